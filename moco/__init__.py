@@ -1,0 +1,66 @@
+"""Momentum Contrast: unlabelled images in, a measurably good encoder out (arXiv:1911.05722, arXiv:2003.04297).
+
+The names of `__all__` are the public ones; each is imported when it is first asked for, so that `import moco` is quick.
+The loop itself is `moco.pretrain.pretrain(config, images)`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moco.config import KnnConfig, PretrainConfig
+    from moco.core.dictionary import InBatch, Keys, MemoryBank, Queue
+    from moco.core.encoder import Encoder, EncoderPlan
+    from moco.core.loss import Contrast, info_nce
+    from moco.core.pair import EncoderPair
+    from moco.data.catalog import load
+    from moco.errors import BadInputError, DivergedError
+    from moco.evaluation.features import Encoding, encode
+    from moco.evaluation.knn import weighted_knn
+    from moco.interop.checkpoints import Weights, load_weights
+    from moco.recipes import RECIPES, recipe
+
+__all__ = [
+    "RECIPES",
+    "BadInputError",
+    "Contrast",
+    "DivergedError",
+    "Encoder",
+    "EncoderPair",
+    "EncoderPlan",
+    "Encoding",
+    "InBatch",
+    "Keys",
+    "KnnConfig",
+    "MemoryBank",
+    "PretrainConfig",
+    "Queue",
+    "Weights",
+    "encode",
+    "info_nce",
+    "load",
+    "load_weights",
+    "recipe",
+    "weighted_knn",
+]
+
+_HOMES = {
+    "moco.config": ("KnnConfig", "PretrainConfig"),
+    "moco.core.dictionary": ("InBatch", "Keys", "MemoryBank", "Queue"),
+    "moco.core.encoder": ("Encoder", "EncoderPlan"),
+    "moco.core.loss": ("Contrast", "info_nce"),
+    "moco.core.pair": ("EncoderPair",),
+    "moco.data.catalog": ("load",),
+    "moco.errors": ("BadInputError", "DivergedError"),
+    "moco.evaluation.features": ("Encoding", "encode"),
+    "moco.evaluation.knn": ("weighted_knn",),
+    "moco.interop.checkpoints": ("Weights", "load_weights"),
+    "moco.recipes": ("RECIPES", "recipe"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'moco' has no attribute {name!r}")

@@ -1,0 +1,68 @@
+"""Commands that join the loop and the evaluations, which do not know each other."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from moco.config import PretrainConfig, ResumeConfig, check, from_json
+from moco.core.encoder import Encoder
+from moco.data.augment import AUGMENTATIONS
+from moco.data.catalog import Split, load, monitor_split
+from moco.data.images import Images, Subset, hold
+from moco.errors import BadInputError
+from moco.evaluation.alignment import align_uniform
+from moco.evaluation.features import Encoding
+from moco.evaluation.knn import knn
+from moco.pretrain import pretrain as train
+from moco.record import Monitor
+from moco.runtime.device import resolve_device, resolve_precision
+
+UNLABELLED_IMAGES = 2048
+"""Images that the monitor without labels looks at."""
+
+
+def pretrain(config: PretrainConfig) -> dict[str, Any]:
+    """`moco pretrain`: train on the images of `config.data`, with a monitor that suits them."""
+    check(config)
+    splits = load(config.data)
+    splits["train"] = hold(splits["train"])
+    return train(config, splits["train"], build_monitor(config, splits))
+
+
+def resume(config: ResumeConfig) -> dict[str, Any]:
+    """`moco resume`: go on with a run by its own config."""
+    path = config.run / "config.json"
+    if not path.is_file():
+        raise BadInputError(f"{config.run}: no run to go on with, expected a folder with a config.json")
+    settled = from_json(PretrainConfig, path.read_text(encoding="utf-8"), path)
+    workers = settled.workers if config.workers is None else config.workers
+    return pretrain(dataclasses.replace(settled, out=config.run, workers=workers, json=config.json))
+
+
+def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:
+    """KNN accuracy where there are labels; alignment and uniformity, and the reason, where there are none."""
+    device = resolve_device(config.device)
+    how = Encoding(config.image_size, config.mean, config.std, precision=resolve_precision(config.precision, device))
+    bank, queries = monitor_split(splits)
+    reason = "without labels (class folders)" if bank.labels is None or queries.labels is None else None
+    if reason is None and len(bank.classes) < 2:
+        reason = f"with one class only ({bank.classes[0]})"
+    if reason is not None:
+        print(f"the images come {reason}: no kNN accuracy; watching alignment and uniformity instead")
+        seen = first_images(splits["train"], UNLABELLED_IMAGES)
+        return lambda encoder: align_uniform(encoder, seen, AUGMENTATIONS[config.augment], how)
+    bank, queries = first_images(bank, config.knn_images), first_images(queries, max(1, config.knn_images // 5))
+
+    def monitor(encoder: Encoder) -> dict[str, float]:
+        figures = knn(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
+        return {f"knn_{name}": value for name, value in figures.items()}
+
+    return monitor
+
+
+def first_images(images: Images, count: int) -> Images:
+    """`count` images spread evenly over the set, or all of them."""
+    if len(images) <= count:
+        return images
+    return Subset(images, np.linspace(0, len(images) - 1, count).astype(np.int64))

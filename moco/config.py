@@ -1,0 +1,260 @@
+"""Every command's settings: a field is a flag, its docstring the flag's help, its value what the run folder records."""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+from moco.errors import BadInputError
+
+Config = TypeVar("Config")
+Value = TypeVar("Value")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+VERSION = 1
+"""Of the format of config.json."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Pre-train an encoder on unlabelled images by momentum contrast."""
+
+    data: str
+    """Images: a folder (flat, class folders, or train/ and val/ or test/ of either), a text list of paths, or one of
+    cifar10, fashion-mnist, digits. Labels, where there are any, only serve the kNN monitor."""
+    out: Path
+    """Run folder. A run of the same config that is already there goes on, or is left alone if it is finished."""
+
+    arch: str = "resnet50"
+    """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d, or
+    any other classification model of torchvision by its name."""
+    stem: Literal["cifar", "imagenet"] = "imagenet"
+    """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels."""
+    head: Literal["linear", "mlp"] = "linear"
+    """Projection head on the backbone: one layer (v1), or two with a ReLU between them (v2). Not part of the result."""
+    feature_dim: int = 128
+    """C: length of the vectors that are contrasted."""
+    hidden_dim: int | None = None
+    """Width of the MLP head's inner layer; by default that of the backbone's features (2048 for resnet50)."""
+    init_weights: str | None = None
+    """Weights to start from: a run, a checkpoint, or an encoder.safetensors of the same architecture."""
+
+    dictionary: Literal["queue", "memory-bank", "in-batch"] = "queue"
+    """Where the keys come from: the momentum encoder's last K keys (MoCo), one stored feature for each image
+    (InstDisc), or the batch itself with gradient to both sides (end-to-end)."""
+    queue_size: int = 65536
+    """K: negative keys that each query is compared with. Best well below the number of images. With memory-bank, how
+    many are drawn; with in-batch K is the batch size - 1, whatever is given here."""
+    key_momentum: float = 0.999
+    """m: theta_k <- m theta_k + (1 - m) theta_q after every step. The fewer steps the run has, the smaller it must be:
+    0.999 suits 10^5 steps and more, 0.99 some 10^4."""
+    temperature: float = 0.07
+    """tau: divides the similarities in the loss."""
+    bank_momentum: float = 0.5
+    """b: share of the old entry that a memory bank keeps."""
+    symmetric: bool = False
+    """Contrast both ways, each view once query and once key, and add the two losses: twice the work for an image."""
+    mask_own_keys: bool = False
+    """Do not count an image's own older keys in the queue as its negatives."""
+    bn_groups: int | None = None
+    """G: batch normalisation takes its statistics over G parts of the batch, as if on G devices, and the keys are
+    shuffled over them (shuffling BN). 1 lets the encoder cheat on one process. Default 8, or the number of processes
+    where that is larger."""
+
+    augment: Literal["v1", "v2", "cifar"] = "v1"
+    """Random views: v1, v2 (with blur and weaker hue changes), or cifar (without blur, with smaller crops)."""
+    image_size: int = 224
+    """Side of the images in pixels, in evaluations too."""
+    view_size: int | None = None
+    """Side of the training views, where they are to be smaller than --image-size: it saves time."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Subtracted from red, green and blue (in [0, 1])."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Red, green and blue are then divided by this."""
+
+    epochs: int = 200
+    """Passes over the images."""
+    max_steps: int | None = None
+    """Length of the run in steps, instead of --epochs; the schedule ends with it."""
+    batch_size: int = 256
+    """N: images for one step, over all processes and parts."""
+    accumulate: int = 1
+    """Work through a batch in this many parts, to save memory. With a queue or a bank the result is the same, if the
+    parts hold whole BN groups; with in-batch keys each part has only its own negatives."""
+    base_lr: float = 0.03
+    """Learning rate at a batch of 256; it grows in proportion to the batch."""
+    lr: float | None = None
+    """Learning rate, instead of --base-lr x batch / 256."""
+    schedule: Literal["step", "cosine"] = "step"
+    """The rate's course: multiplied by --lr-decay at each of --milestones (v1), or half a cosine down to 0 (v2)."""
+    milestones: tuple[float, ...] = (0.6, 0.8)
+    """Shares of the run after which --schedule step lowers the rate: epochs 120 and 160 of 200."""
+    lr_decay: float = 0.1
+    """What it is multiplied by there."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the rate rises to its full value first."""
+    sgd_momentum: float = 0.9
+    """Momentum of SGD (not m)."""
+    weight_decay: float = 1e-4
+    """Weight decay of SGD."""
+
+    seed: int = 0
+    """Of everything random: weights, order of the images, views, shuffles."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of convolutions and matrix products; auto is bf16 where the hardware has it. Loss, queue and m stay fp32."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    threads: int | None = None
+    """Threads inside an operation; by default all cores."""
+    workers: int | None = None
+    """Processes that load images; by default none for small images, which are held in memory, else one per core."""
+
+    log_every: int = 20
+    """Steps between two lines of metrics (0: never)."""
+    checkpoint_every: int | None = None
+    """Steps between two checkpoints (0: only at the end); by default an epoch, at most 1000."""
+    knn_every: int | None = None
+    """Steps between two evaluations by the monitor (0: never); by default an epoch."""
+    knn_images: int = 10000
+    """Images in the monitor's bank, at most, and a fifth as many queries."""
+    knn_k: int = 200
+    """Neighbours that vote in the monitor."""
+    knn_temperature: float = 0.1
+    """Weight of a vote: exp(similarity / this)."""
+    json: bool = False
+    """End with one JSON object on standard output."""
+
+
+@dataclass(frozen=True)
+class ResumeConfig:
+    """Go on with a run that was interrupted, from its newest sound checkpoint."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    workers: int | None = None
+    """Processes that load images, where it is to be another number."""
+    json: bool = False
+    """End with one JSON object on standard output."""
+
+
+@dataclass(frozen=True)
+class KnnConfig:
+    """Weighted k-nearest-neighbour classification by an encoder's features (InstDisc): how good are they?"""
+
+    weights: str
+    """A run folder, a checkpoint, an encoder.safetensors, or random (with --like RUN or --arch)."""
+    data: str
+    """Labelled images, as for pretrain. Queries are the test split, else validation, else a tenth of train."""
+    like: Path | None = None
+    """For random weights: the run whose architecture, image size, mean and std are taken."""
+    arch: str | None = None
+    """For random weights: the backbone."""
+    stem: Literal["cifar", "imagenet"] = "imagenet"
+    """For random weights: first layers of a ResNet."""
+    image_size: int | None = None
+    """Side of the images in pixels; by default that of the training."""
+    features: Literal["backbone", "head"] = "backbone"
+    """Which output to compare: the backbone's pooled features, or the head's vectors."""
+    knn_k: int = 200
+    """Neighbours that vote."""
+    knn_temperature: float = 0.1
+    """Weight of a vote: exp(similarity / this)."""
+    batch_size: int = 256
+    """Images encoded at a time."""
+    seed: int = 0
+    """Of random weights."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of convolutions and matrix products."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    threads: int | None = None
+    """Threads inside an operation; by default all cores."""
+    json: bool = False
+    """End with one JSON object on standard output."""
+
+
+POSITIVE = {
+    "feature_dim", "hidden_dim", "queue_size", "temperature", "bn_groups", "image_size", "view_size", "std",
+    "epochs", "max_steps", "batch_size", "accumulate", "lr", "base_lr", "lr_decay", "threads",
+    "knn_k", "knn_images", "knn_temperature",
+}  # fmt: skip
+NOT_NEGATIVE = {"warmup_epochs", "weight_decay", "workers", "log_every", "checkpoint_every", "knn_every", "seed"}
+SHARES = {"key_momentum", "bank_momentum", "sgd_momentum", "milestones", "mean"}
+
+
+def check(config: Any) -> None:
+    """Raise BadInputError naming the first field whose value lies outside its range."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int | float) or isinstance(number, bool):
+                continue
+            if field.name in POSITIVE and not number > 0:
+                raise BadInputError(f"{flag(field.name)} is {number}: expected more than 0")
+            if field.name in NOT_NEGATIVE and not number >= 0:
+                raise BadInputError(f"{flag(field.name)} is {number}: expected 0 or more")
+            if field.name in SHARES and not 0 <= number <= 1:
+                raise BadInputError(f"{flag(field.name)} is {number}: expected 0 to 1")
+
+
+def settled(value: Value | None) -> Value:
+    """A value that was left open in the flags and is no longer."""
+    assert value is not None
+    return value
+
+
+def negatives(config: PretrainConfig) -> int:
+    """K: how many negatives a query is compared with."""
+    return config.batch_size // config.accumulate - 1 if config.dictionary == "in-batch" else config.queue_size
+
+
+def flag(name: str) -> str:
+    """The flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def to_json(config: Any) -> str:
+    """A config as JSON, in the order of its fields, with the version of the format."""
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
+    return json.dumps({"version": VERSION, **values}, indent=2) + "\n"
+
+
+def from_json(kind: type[Config], text: str, where: Path) -> Config:
+    """Read what `to_json` wrote; nothing is converted and nothing executed.
+
+    Raises BadInputError naming the key that is unknown, missing or of another type, or the version.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadInputError(f"{where}: not JSON ({error})") from error
+    if not isinstance(values, dict) or values.pop("version", None) != VERSION:
+        raise BadInputError(f"{where}: expected a config of version {VERSION}")
+    hints = typing.get_type_hints(kind)
+    for name in sorted(values.keys() ^ hints.keys()):
+        raise BadInputError(f"{where}: {'unknown' if name in values else 'missing'} key {name!r}")
+    for name, hint in hints.items():
+        values[name] = _converted(hint, values[name], f"{where}: {name}")
+    return kind(**values)
+
+
+def _converted(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        hint = next(kind for kind in arguments if kind is not types.NoneType)
+        return None if value is None else _converted(hint, value, where)
+    if origin is Literal and value in arguments:
+        return value
+    if origin is tuple and isinstance(value, list) and (arguments[-1] is ... or len(value) == len(arguments)):
+        return tuple(_converted(arguments[0], part, where) for part in value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise BadInputError(f"{where} is {value!r}, expected {getattr(hint, '__name__', hint)}")

@@ -1,0 +1,103 @@
+"""Batch normalisation in groups: one process computes what G devices would (v1, 3.3)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class _GroupedNormalize(torch.autograd.Function):
+    """Normalise each contiguous block of `size` samples with its own statistics, without moving the samples."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, size: int, eps: float) -> tuple[Tensor, ...]:
+        y = torch.empty_like(x)
+        statistics = []
+        for block, out in zip(torch.split(x, size), torch.split(y, size), strict=True):
+            _, mean, inverse_std = torch.ops.aten.native_batch_norm.out(
+                block, weight, bias, None, None, True, 0.0, eps,
+                out=out, save_mean=weight.new_empty(0), save_invstd=weight.new_empty(0),
+            )  # fmt: skip
+            statistics.append((mean, inverse_std))
+        means, inverse_stds = (torch.stack(part) for part in zip(*statistics, strict=True))
+        ctx.save_for_backward(x, weight, means, inverse_stds)
+        ctx.size, ctx.eps = size, eps
+        ctx.mark_non_differentiable(means, inverse_stds)
+        return y, means, inverse_stds
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, means, inverse_stds = ctx.saved_tensors
+        grad_x, grad_weight, grad_bias = torch.empty_like(x), torch.empty_like(means), torch.empty_like(means)
+        blocks = zip(*(torch.split(tensor, ctx.size) for tensor in (grad_y, x, grad_x)), strict=True)
+        for group, (grad_block, block, out) in enumerate(blocks):
+            torch.ops.aten.native_batch_norm_backward.out(
+                grad_block, block, weight, None, None, means[group], inverse_stds[group], True, ctx.eps,
+                [True, True, True], out0=out, out1=grad_weight[group], out2=grad_bias[group],
+            )  # fmt: skip
+        return grad_x, grad_weight.sum(0), grad_bias.sum(0), None, None
+
+
+class GroupedBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation over groups of `group_size` consecutive samples (0: the whole batch is one group).
+
+    In training, x (N, C, H, W) is cut into N / group_size contiguous blocks, each normalised with its own mean and
+    variance, as if each lay on a device of its own. The running statistics move towards the mean over the groups of
+    what each would have recorded. In evaluation it is ordinary batch normalisation.
+
+    Raises ValueError where N is not a multiple of group_size. Source: arXiv:1911.05722, section 3.3.
+    """
+
+    group_size: int = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (N, C, H, W)."""
+        if not self.training:
+            return super().forward(x)
+        if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+            x = x.contiguous()  # the kernel computes no statistics for other layouts
+        size = self.group_size or len(x)
+        if len(x) % size:
+            raise ValueError(f"a batch of {len(x)} images cannot be cut into BN groups of {size}")
+        y, means, inverse_stds = _GroupedNormalize.apply(x, self.weight, self.bias, size, self.eps)
+        self._record(means, inverse_stds, values=size * x[0, 0].numel())
+        return y  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _record(self, means: Tensor, inverse_stds: Tensor, values: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        variances = (inverse_stds.pow(-2) - self.eps).clamp_(min=0) * (values / max(values - 1, 1))
+        self.running_mean.lerp_(means.mean(0), self.momentum or 0.0)
+        self.running_var.lerp_(variances.mean(0), self.momentum or 0.0)
+        self.num_batches_tracked += 1
+
+
+def group_batch_norms(module: nn.Module, group_size: int) -> int:
+    """Replace every BatchNorm2d inside `module` by a GroupedBatchNorm of that group size; return how many there are.
+
+    Parameters, buffers and their names stay what they were.
+    """
+    count = 0
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d):
+            if not isinstance(child, GroupedBatchNorm):
+                child = _grouped(child)
+                setattr(module, name, child)
+            child.group_size = group_size
+            count += 1
+        else:
+            count += group_batch_norms(child, group_size)
+    return count
+
+
+def _grouped(norm: nn.BatchNorm2d) -> GroupedBatchNorm:
+    """A GroupedBatchNorm that holds the very parameters and buffers of `norm`."""
+    grouped = GroupedBatchNorm(norm.num_features, norm.eps, norm.momentum).train(norm.training)
+    grouped.weight, grouped.bias = norm.weight, norm.bias
+    grouped.running_mean, grouped.running_var = norm.running_mean, norm.running_var
+    grouped.num_batches_tracked = norm.num_batches_tracked
+    return grouped

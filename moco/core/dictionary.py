@@ -1,0 +1,152 @@
+"""The three dictionaries of v1, Fig. 2, behind the same two methods: `read` and `write`."""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moco.errors import BadInputError
+from moco.runtime.distributed import gather, gather_with_gradient
+from moco.runtime.randomness import Stream, permuted
+from moco.shapes import ExtraNegatives, Features, Index, Mask, Negatives
+
+Mechanism = Literal["queue", "memory-bank", "in-batch"]
+
+
+class Keys(NamedTuple):
+    """What the queries of one batch are compared with."""
+
+    positive: Features
+    """The key of each query's own image, (N, C)."""
+    negative: Negatives
+    """The keys that all queries share, (K, C)."""
+    extra: ExtraNegatives | None = None
+    """Further negatives of each query's own, (N, S, C)."""
+    mask: Mask | None = None
+    """True where a shared key does not count for a query, (N, K)."""
+
+
+class Queue(nn.Module):
+    """The last K keys of the momentum encoder, first in, first out (v1, 3.1).
+
+    It starts with K random unit keys of index -1, so that chance is log(K + 1) from the first step on. Any batch of at
+    most K keys can be written: what does not fit before the end goes on at the start. Every key keeps the index of its
+    image and the number of the write that brought it.
+
+    With `mask_own`, a query's own image's older keys are no negatives of it. No gradient passes.
+    """
+
+    keys: Tensor  # (K, C)
+    index: Tensor  # (K,): the image a key came from, -1 for none
+    written: Tensor  # (K,): the write that brought it, -1 for none
+
+    def __init__(self, size: int, feature_dim: int, *, mask_own: bool = False, seed: int = 0) -> None:
+        super().__init__()
+        if size < 1:
+            raise BadInputError(f"--queue-size is {size}: expected at least one key (the paper's is 65536)")
+        self.size, self.mask_own = size, mask_own
+        self.register_buffer("keys", _random_unit_vectors(size, feature_dim, seed))
+        self.register_buffer("index", torch.full((size,), -1))
+        self.register_buffer("written", torch.full((size,), -1))
+        self.writes = 0
+        self.oldest = 0  # where the next key goes
+
+    def read(self, k: Features | None, index: Index) -> Keys:
+        """Compare each query with its own key k (N, C) and with the whole queue."""
+        assert k is not None
+        mask = index[:, None] == self.index[None] if self.mask_own else None
+        return Keys(positive=k, negative=self.keys, mask=mask)
+
+    @torch.no_grad()
+    def write(self, q: Features, k: Features | None, index: Index) -> None:
+        """Enqueue the keys k (N, C) of every rank, and dequeue as many of the oldest."""
+        assert k is not None
+        k, index = gather(k.detach().float()), gather(index)
+        if len(k) > self.size:
+            raise BadInputError(f"a batch of {len(k)} keys does not fit a queue of {self.size}: give --queue-size more")
+        start, fitting = self.oldest, min(len(k), self.size - self.oldest)
+        for first, rows in ((start, slice(fitting)), (0, slice(fitting, None))):
+            block = slice(first, first + len(k[rows]))
+            self.keys[block] = k[rows]
+            self.index[block] = index[rows]
+            self.written[block] = self.writes
+        self.writes += 1
+        self.oldest = (start + len(k)) % self.size
+
+    def age(self) -> Tensor:
+        """How many writes ago each key came, (K,): 0 for the newest, -1 for the random keys of the start."""
+        return torch.where(self.written < 0, -1, self.writes - 1 - self.written)
+
+    def get_extra_state(self) -> Tensor:
+        """The counters, for the state_dict."""
+        return torch.tensor([self.writes, self.oldest])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """The counters, from the state_dict."""
+        self.writes, self.oldest = state.tolist()
+
+
+class MemoryBank(nn.Module):
+    """One stored feature for each image of the data set (v1, Fig. 2b; InstDisc, arXiv:1805.01978).
+
+    The positive is the image's own entry, the negatives are K entries drawn without replacement, a pure function of
+    (seed, step), the query's own masked. `write` moves an entry: norm(b old + (1 - b) q). No gradient passes.
+    """
+
+    features: Tensor  # (images, C)
+
+    def __init__(self, images: int, feature_dim: int, *, negatives: int, momentum: float = 0.5, seed: int = 0) -> None:
+        super().__init__()
+        if not 1 <= negatives <= images:
+            raise BadInputError(
+                f"--queue-size is {negatives}: a memory bank of {images} images draws between 1 and {images} negatives"
+            )
+        self.negatives, self.momentum, self.seed = negatives, momentum, seed
+        self.register_buffer("features", _random_unit_vectors(images, feature_dim, seed))
+        self.step = 0
+
+    def read(self, k: Features | None, index: Index) -> Keys:
+        """Compare each query with its image's own entry and with K entries drawn at random."""
+        drawn = permuted(range(self.negatives), len(self.features), seed=self.seed, stream=Stream.BANK, epoch=self.step)
+        rows = torch.from_numpy(drawn).to(index.device)
+        return Keys(self.features[index], self.features[rows], mask=index[:, None] == rows[None])
+
+    @torch.no_grad()
+    def write(self, q: Features, k: Features | None, index: Index) -> None:
+        """Move the entries of the batch, those of every rank, towards the queries q (N, C)."""
+        q, index = gather(q.detach().float()), gather(index)
+        self.features[index] = F.normalize(self.features[index].lerp(q, 1 - self.momentum))
+        self.step += 1
+
+    def get_extra_state(self) -> Tensor:
+        """The step, for the state_dict."""
+        return torch.tensor([self.step])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """The step, from the state_dict."""
+        self.step = int(state)
+
+
+class InBatch(nn.Module):
+    """The current batch itself, with gradient to both sides (v1, Fig. 2a: end-to-end).
+
+    The negatives of a query are the keys of all other images of the batch, over all ranks.
+    """
+
+    def read(self, k: Features | None, index: Index) -> Keys:
+        """Compare each query with the keys k (N, C) of the whole batch, its own being the positive."""
+        assert k is not None
+        every_k, every_index = gather_with_gradient(k), gather(index)
+        return Keys(positive=k, negative=every_k, mask=index[:, None] == every_index[None])
+
+    def write(self, q: Features, k: Features | None, index: Index) -> None:
+        """Nothing outlives the batch."""
+
+
+Dictionary = Queue | MemoryBank | InBatch
+
+
+def _random_unit_vectors(count: int, feature_dim: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(count, feature_dim, generator=generator))

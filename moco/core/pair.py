@@ -1,0 +1,69 @@
+"""The query encoder f_q and what makes the keys: the momentum encoder f_k, f_q itself, or nothing (v1, 3.2-3.3)."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from moco.core.dictionary import Mechanism
+from moco.core.encoder import Encoder
+from moco.runtime.distributed import exchange, gather_with_gradient, local_block, unwrap, world_size
+from moco.runtime.randomness import Stream, permuted
+from moco.shapes import Features, Views
+
+
+class EncoderPair(nn.Module):
+    """f_q, trained by gradient, and f_k, its slowly moving average (v1, Eq. 2).
+
+    With the queue, keys come from f_k; with in-batch keys, from f_q with gradient; a memory bank needs none. The key
+    batch, and only it, is shuffled over the BN groups of all ranks before it is encoded, and put back in order after
+    (shuffling BN, v1, 3.3): a query and its key then do not share their batch statistics.
+    """
+
+    def __init__(self, encoder: Encoder, mechanism: Mechanism, *, seed: int = 0) -> None:
+        super().__init__()
+        self.mechanism, self.seed = mechanism, seed
+        self.f_q: nn.Module = encoder
+        self.f_k = copy.deepcopy(encoder).requires_grad_(False) if mechanism == "queue" else None
+
+    @property
+    def encoder(self) -> Encoder:
+        """f_q itself, also where it is wrapped for several processes."""
+        encoder = unwrap(self.f_q)
+        assert isinstance(encoder, Encoder)
+        return encoder
+
+    @torch.no_grad()
+    def keys(self, x_k: Views | None, step: int) -> Features | None:
+        """Encode the key views x_k (N, 3, H, W) by f_k, shuffled, without gradient: (N, C). None without an f_k."""
+        if self.f_k is None or x_k is None:
+            return None
+        order, inverse = self._shuffle(len(x_k), step, x_k.device)
+        return exchange(self.f_k(exchange(x_k, order)), inverse)
+
+    def forward(self, x_q: Views, x_k: Views | None, k: Features | None, step: int) -> tuple[Features, Features | None]:
+        """Encode the query views x_q (N, 3, H, W) by f_q, and x_k too where the keys carry gradient: q, k (N, C)."""
+        if self.mechanism != "in-batch":
+            return self.f_q(x_q), k
+        assert x_k is not None
+        order, inverse = self._shuffle(len(x_k), step, x_k.device)
+        q, shuffled = self.f_q(torch.cat([x_q, exchange(x_k, order)])).chunk(2)
+        return q, gather_with_gradient(shuffled)[local_block(inverse)]
+
+    @torch.no_grad()
+    def update(self, m: float) -> None:
+        """theta_k <- m theta_k + (1 - m) theta_q, in fp32 and one fused call (v1, Eq. 2).
+
+        Parameters only: the buffers of f_k, its batch normalisation's running statistics, are its own and follow from
+        the keys that it encodes.
+        """
+        if self.f_k is not None:
+            theta_k, theta_q = tuple(self.f_k.parameters()), tuple(self.encoder.parameters())
+            torch._foreach_lerp_(theta_k, theta_q, 1 - m)
+
+    def _shuffle(self, n: int, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """A permutation of the global batch, a pure function of (seed, step), and its inverse."""
+        size = n * world_size()
+        drawn = permuted(range(size), size, seed=self.seed, stream=Stream.SHUFFLE, epoch=step)
+        order = torch.from_numpy(drawn).to(device)
+        return order, torch.argsort(order)

@@ -1,0 +1,97 @@
+"""ResNets of any width and stem from torchvision's blocks, under torchvision's parameter names."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+
+@dataclass(frozen=True)
+class ResNetPlan:
+    """What tells one ResNet from another (arXiv:1512.03385; ResNeXt arXiv:1611.05431)."""
+
+    block: type[BasicBlock | Bottleneck]
+    layers: tuple[int, int, int, int]
+    groups: int = 1
+    width_per_group: int = 64
+    width: int = 64
+
+
+RESNETS = {
+    "resnet18": ResNetPlan(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": ResNetPlan(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": ResNetPlan(Bottleneck, (3, 4, 6, 3)),
+    "resnet101": ResNetPlan(Bottleneck, (3, 4, 23, 3)),
+    "resnet152": ResNetPlan(Bottleneck, (3, 8, 36, 3)),
+    "resnext50-32x8d": ResNetPlan(Bottleneck, (3, 4, 6, 3), groups=32, width_per_group=8),
+    "resnext50_32x4d": ResNetPlan(Bottleneck, (3, 4, 6, 3), groups=32, width_per_group=4),
+    "resnext101_32x8d": ResNetPlan(Bottleneck, (3, 4, 23, 3), groups=32, width_per_group=8),
+    "resnext101_64x4d": ResNetPlan(Bottleneck, (3, 4, 23, 3), groups=64, width_per_group=4),
+    "wide_resnet50_2": ResNetPlan(Bottleneck, (3, 4, 6, 3), width_per_group=128),
+    "wide_resnet101_2": ResNetPlan(Bottleneck, (3, 4, 23, 3), width_per_group=128),
+}
+
+
+def resnet_plan(arch: str) -> ResNetPlan | None:
+    """Read an architecture name: `resnet50`, `resnet50-2x` (full width twice), `resnet18-w16` (base width 16).
+
+    None where the name is not that of a ResNet.
+    """
+    if arch in RESNETS:
+        return RESNETS[arch]
+    match = re.fullmatch(r"(.+)-(?:(?P<times>[1-9]\d?)x|w(?P<width>[1-9]\d{0,3}))", arch)
+    if match is None or match[1] not in RESNETS:
+        return None
+    plan = RESNETS[match[1]]
+    width = int(match["width"]) if match["width"] else plan.width * int(match["times"])
+    return ResNetPlan(plan.block, plan.layers, plan.groups, plan.width_per_group, width)
+
+
+class ResNet(nn.Module):
+    """A ResNet without its classifier: images (N, 3, H, W) -> globally pooled features (N, num_features).
+
+    `stem` is torchvision's 7x7 convolution of stride 2 with max-pooling ("imagenet"), or a 3x3 convolution of stride 1
+    without max-pooling for small images ("cifar"). Full width: every stage is `plan.width` / 64 times as wide.
+    """
+
+    def __init__(self, plan: ResNetPlan, stem: str) -> None:
+        super().__init__()
+        self._channels = plan.width
+        small = stem == "cifar"
+        kernel, stride, padding = (3, 1, 1) if small else (7, 2, 3)
+        self.conv1 = nn.Conv2d(3, plan.width, kernel, stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(plan.width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = self._stage(plan, 0)
+        self.layer2 = self._stage(plan, 1)
+        self.layer3 = self._stage(plan, 2)
+        self.layer4 = self._stage(plan, 3)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.num_features = self._channels
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _stage(self, plan: ResNetPlan, number: int) -> nn.Sequential:
+        planes = plan.width * 2**number
+        stride = 1 if number == 0 else 2
+        channels_out = planes * plan.block.expansion
+        downsample = None
+        if stride != 1 or self._channels != channels_out:
+            downsample = nn.Sequential(
+                nn.Conv2d(self._channels, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+            )
+        blocks = [plan.block(self._channels, planes, stride, downsample, plan.groups, plan.width_per_group)]
+        self._channels = channels_out
+        for _ in range(1, plan.layers[number]):
+            blocks += [plan.block(self._channels, planes, groups=plan.groups, base_width=plan.width_per_group)]
+        return nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the pooled features of images x."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return torch.flatten(self.avgpool(x), 1)

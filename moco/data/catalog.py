@@ -1,0 +1,248 @@
+"""A name, folder or list -> the images of its splits."""
+
+import gzip
+import hashlib
+import os
+import tarfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from moco.data.images import EXTENSIONS, ArrayImages, FileImages, Images, Labels, PathTable, Subset
+from moco.errors import BadInputError
+from moco.runtime.randomness import Stream, permuted
+
+ByteArray = npt.NDArray[np.uint8]
+Split = Literal["train", "val", "test"]
+
+SPLIT_FOLDERS: dict[str, Split] = {
+    "train": "train",
+    "val": "val",
+    "validation": "val",
+    "valid": "val",
+    "test": "test",
+}
+
+
+def load(data: str) -> dict[Split, Images]:
+    """The splits of a data set: a catalogue name, a folder (flat, class folders, or splits of either), or a list.
+
+    A set without splits is all `train`. Raises BadInputError where there is no such thing, or no image in it.
+    """
+    if data in CATALOG and not Path(data).exists():
+        return CATALOG[data]()
+    path = Path(data)
+    if path.is_dir():
+        return load_folder(path)
+    if path.is_file():
+        return {"train": _listed(path)}
+    names = ", ".join(CATALOG)
+    raise BadInputError(f"--data {data}: no such folder or file, and not one of the names {names}")
+
+
+def load_folder(root: Path) -> dict[Split, Images]:
+    """The splits of a folder, each flat or with a folder for every class."""
+    folders: dict[Split, Path] = {}
+    for entry in sorted(root.iterdir()):
+        split = SPLIT_FOLDERS.get(entry.name.lower())
+        if split and entry.is_dir():
+            if split in folders:
+                raise BadInputError(
+                    f"--data {root}: both {folders[split].name}/ and {entry.name}/ are its {split} split"
+                )
+            folders[split] = entry
+    if "train" not in folders:
+        return {"train": _folder(root, None)}
+    train = _folder(folders["train"], None)
+    return {split: train if split == "train" else _folder(path, train.classes) for split, path in folders.items()}
+
+
+def monitor_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
+    """What a monitor or a choice may use, as (bank, queries): validation against train, else a tenth of train.
+
+    The test split takes no part. The tenth is a pure function of the number of images.
+    """
+    train = splits["train"]
+    if "val" in splits:
+        return train, splits["val"]
+    order = permuted(range(len(train)), len(train), seed=0, stream=Stream.SPLIT, epoch=0)
+    held_out = max(1, len(train) // 10)
+    return Subset(train, np.sort(order[held_out:])), Subset(train, np.sort(order[:held_out]))
+
+
+def final_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
+    """What a final figure uses, as (bank, queries): test against train, else validation, else as the monitor."""
+    if "test" in splits:
+        return splits["train"], splits["test"]
+    return monitor_split(splits)
+
+
+def _folder(root: Path, known_classes: tuple[str, ...] | None) -> FileImages:
+    """Index a folder: images below the first level carry the name of their first folder as class."""
+    top = os.fsencode(root)
+    paths = sorted(_image_paths(top))
+    if not paths:
+        raise BadInputError(f"--data {root}: no image in it, expected files ending in {' '.join(EXTENSIONS)}")
+    folders = [path.split(b"/", 1)[0] if b"/" in path else None for path in paths]
+    names = sorted({folder for folder in folders if folder is not None})
+    if None in folders or not names:
+        return FileImages(top, PathTable(paths))
+    classes = tuple(os.fsdecode(name) for name in names)
+    if known_classes:
+        unknown = [name for name in classes if name not in known_classes]
+        if unknown:
+            raise BadInputError(
+                f"--data {root}: class {unknown[0]!r} is not in the train split, which has {known_classes}"
+            )
+        classes = known_classes
+    number = {name: i for i, name in enumerate(classes)}
+    labels = np.array([number[os.fsdecode(folder)] for folder in folders if folder is not None])
+    return FileImages(top, PathTable(paths), labels, classes)
+
+
+def _image_paths(top: bytes, below: bytes = b"") -> Iterator[bytes]:
+    with os.scandir(os.path.join(top, below)) as entries:
+        for entry in entries:
+            path = os.path.join(below, entry.name)
+            if entry.name.startswith(b"."):
+                continue
+            if entry.is_dir():
+                yield from _image_paths(top, path)
+            elif os.path.splitext(entry.name)[1].lower() in _EXTENSION_BYTES:
+                yield path
+
+
+_EXTENSION_BYTES = {ending.encode() for ending in EXTENSIONS}
+
+
+def _listed(path: Path) -> FileImages:
+    """A text list: a path on each line, relative to the list's folder; empty lines and `# comments` are passed over."""
+    lines = [line.strip() for line in path.read_bytes().splitlines()]
+    paths = sorted(line for line in lines if line and not line.startswith(b"#"))
+    if not paths:
+        raise BadInputError(f"--data {path}: no path in it, expected one on each line")
+    root = os.fsencode(path.parent)
+    missing = next((name for name in paths if not os.path.isfile(os.path.join(root, name))), None)
+    if missing is not None:
+        raise BadInputError(f"--data {path}: lists {os.fsdecode(missing)}, which is not a file")
+    return FileImages(root, PathTable(paths))
+
+
+def data_home() -> Path:
+    """Where named data sets lie: $MOCO_DATA, else ~/.cache/moco."""
+    return Path(os.environ.get("MOCO_DATA") or Path.home() / ".cache" / "moco")
+
+
+FASHION_MNIST_FILES = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def _fashion_mnist() -> dict[Split, Images]:
+    """Zalando's 60,000 + 10,000 grey 28x28 pictures of clothes (arXiv:1708.07747)."""
+    places = [data_home() / "fashion-mnist", Path("/usr/share/datasets/fashion-mnist")]
+    folder = next((place for place in places if all((place / name).is_file() for name in FASHION_MNIST_FILES)), None)
+    if folder is None:
+        folder = places[0]
+        for name, md5 in FASHION_MNIST_FILES.items():
+            _download("fashion-mnist", FASHION_MNIST_URL + name, folder / name, md5)
+
+    def split(prefix: str) -> ArrayImages:
+        pixels = _idx(folder / f"{prefix}-images-idx3-ubyte.gz")
+        labels = _idx(folder / f"{prefix}-labels-idx1-ubyte.gz").astype(np.int64)
+        return ArrayImages(_grey_to_rgb(pixels), labels, FASHION_MNIST_CLASSES)
+
+    return {"train": split("train"), "test": split("t10k")}
+
+
+def _cifar10() -> dict[Split, Images]:
+    """Krizhevsky's 50,000 + 10,000 colour 32x32 images of ten classes, as image folders or in their binary form."""
+    folders = data_home() / "cifar10"
+    if (folders / "train").is_dir():
+        return load_folder(folders)
+    binary = data_home() / "cifar-10-batches-bin"
+    if not (binary / "test_batch.bin").is_file():
+        archive = data_home() / "cifar-10-binary.tar.gz"
+        _download("cifar10", CIFAR10_URL, archive, CIFAR10_MD5)
+        with tarfile.open(archive) as tar:
+            tar.extractall(data_home(), filter="data")
+
+    def split(names: list[str]) -> ArrayImages:
+        records = np.concatenate([np.fromfile(binary / name, np.uint8).reshape(-1, 3073) for name in names])
+        pixels = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy())
+        return ArrayImages(pixels, records[:, 0].astype(np.int64), CIFAR10_CLASSES)
+
+    return {"train": split([f"data_batch_{i}.bin" for i in range(1, 6)]), "test": split(["test_batch.bin"])}
+
+
+def _digits() -> dict[Split, Images]:
+    """The 1,797 grey 8x8 digits that come with scikit-learn; the last fifth is the test split."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = _grey_to_rgb(np.round(bunch.images * (255 / 16)).astype(np.uint8))
+    labels: Labels = bunch.target.astype(np.int64)
+    classes, cut = tuple(str(name) for name in bunch.target_names), len(labels) * 4 // 5
+    return {
+        "train": ArrayImages(pixels[:cut], labels[:cut], classes),
+        "test": ArrayImages(pixels[cut:], labels[cut:], classes),
+    }
+
+
+CATALOG: dict[str, Callable[[], dict[Split, Images]]] = {
+    "cifar10": _cifar10,
+    "fashion-mnist": _fashion_mnist,
+    "digits": _digits,
+}
+
+
+def _grey_to_rgb(grey: ByteArray) -> torch.Tensor:
+    return torch.from_numpy(grey)[:, None].expand(-1, 3, -1, -1)
+
+
+def _idx(path: Path) -> ByteArray:
+    """Read LeCun's IDX format: magic number with type and rank, sizes, bytes."""
+    content = gzip.decompress(path.read_bytes())
+    if content[:3] != b"\0\0\x08":
+        raise BadInputError(f"{path}: not an IDX file of bytes: remove it and try again")
+    rank = content[3]
+    shape = np.frombuffer(content, ">i4", rank, offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape).copy()
+
+
+def _download(name: str, url: str, target: Path, md5: str) -> None:
+    """Fetch a file and keep it only if its published checksum is right."""
+    if target.is_file():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".part")
+    try:
+        with urllib.request.urlopen(url, timeout=20) as response, partial.open("wb") as file:
+            digest = hashlib.md5(usedforsecurity=False)
+            while block := response.read(1 << 20):
+                digest.update(block)
+                file.write(block)
+    except OSError as error:
+        raise BadInputError(
+            f"--data {name}: not in {target.parent}, and {url} cannot be reached ({error}): "
+            f"put it there, or set MOCO_DATA to where it lies"
+        ) from error
+    if digest.hexdigest() != md5:
+        partial.unlink()
+        raise BadInputError(f"--data {name}: {url} gave a file with another checksum than {md5}: try again")
+    partial.replace(target)

@@ -1,0 +1,191 @@
+"""Images by integer index: files in a folder or a list, or an array in memory."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image as PillowImage
+from PIL import ImageOps
+from PIL.TiffImagePlugin import EXTRASAMPLES, SAMPLESPERPIXEL, TiffImageFile
+
+from moco.errors import BadInputError
+from moco.shapes import Bytes, Image
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Endings of the files that are taken for images, in any case."""
+
+SMALL_IMAGE = 96
+"""Images of one size up to this side are held in memory ..."""
+MEMORY_BUDGET = 2 << 30
+"""... where they fit into this many bytes."""
+
+Labels = npt.NDArray[np.int64]
+
+
+@runtime_checkable
+class Images(Protocol):
+    """A set of images, each named by an integer."""
+
+    labels: Labels | None
+    """The class of each image; None without labels."""
+    classes: tuple[str, ...]
+    """The names of the classes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Image:
+        """The decoded image (3, H, W)."""
+
+    def name(self, index: int) -> str:
+        """What a person calls the image: a path, or a number."""
+
+
+class PathTable:
+    """Many paths in two flat arrays: one byte string and where each path ends."""
+
+    def __init__(self, paths: Iterator[bytes] | Sequence[bytes]) -> None:
+        ends, blob = [], bytearray()
+        for path in paths:
+            blob += path
+            ends.append(len(blob))
+        self._blob, self._ends = bytes(blob), np.array([0, *ends], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._blob[self._ends[index] : self._ends[index + 1]]
+
+
+@dataclass
+class FileImages:
+    """Images decoded from files when they are asked for."""
+
+    root: bytes
+    paths: PathTable
+    labels: Labels | None = None
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Image:
+        return decode(os.path.join(self.root, self.paths[index]))
+
+    def name(self, index: int) -> str:
+        """The path below the root."""
+        return os.fsdecode(self.paths[index])
+
+
+@dataclass
+class ArrayImages:
+    """Images of one size in memory, (n, 3, H, W) bytes."""
+
+    pixels: Bytes
+    labels: Labels | None = None
+    classes: tuple[str, ...] = ()
+    names: Images | None = None
+    """The set that the images were decoded from."""
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> Image:
+        return self.pixels[index]
+
+    def name(self, index: int) -> str:
+        """As where it came from, or its number."""
+        return self.names.name(index) if self.names is not None else f"#{index}"
+
+
+@dataclass
+class Subset:
+    """Some images of a set, in the given order."""
+
+    images: Images
+    rows: Labels
+
+    def __post_init__(self) -> None:
+        self.labels = None if self.images.labels is None else self.images.labels[self.rows]
+        self.classes = self.images.classes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Image:
+        return self.images[int(self.rows[index])]
+
+    def name(self, index: int) -> str:
+        """As in the whole set."""
+        return self.images.name(int(self.rows[index]))
+
+
+def hold(images: Images) -> Images:
+    """Decode small images of one size once, into memory; leave others to be decoded whenever they are asked for."""
+    if isinstance(images, ArrayImages):
+        return images
+    first = images[0]
+    if max(first.shape[1:]) > SMALL_IMAGE or len(images) * first.numel() > MEMORY_BUDGET:
+        return images
+    pixels = torch.empty((len(images), *first.shape), dtype=torch.uint8)
+    for index in range(len(images)):
+        image = images[index]
+        if image.shape != first.shape:
+            return images
+        pixels[index] = image
+    return ArrayImages(pixels, images.labels, images.classes, names=images)
+
+
+def decode(path: bytes | str | Path) -> Image:
+    """Read an image file as RGB bytes (3, H, W): upright by its EXIF tag, its first frame where it has several.
+
+    Grey and palette images become RGB, 16 bits are scaled to 8, transparent parts lie on white, CMYK is converted.
+    Raises BadInputError naming the file for anything else: other bands, floating point, not an image, or more pixels
+    than Pillow takes for honest (refused from the header).
+    """
+    name = os.fsdecode(path)
+    try:
+        with PillowImage.open(os.fsdecode(path)) as file:
+            _check_bands(file, name)
+            rgb = _to_rgb(ImageOps.exif_transpose(file), name)
+    except BadInputError:
+        raise
+    except Exception as error:  # a decoder fails as it likes on a damaged file
+        raise BadInputError(f"{name}: cannot be read as an image ({error}): remove or replace it") from error
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+
+
+def _check_bands(file: PillowImage.Image, name: str) -> None:
+    """Pillow drops a TIFF's further bands, or takes a fourth one for opacity."""
+    if not isinstance(file, TiffImageFile):
+        return
+    bands, extra = file.tag_v2.get(SAMPLESPERPIXEL, 1), file.tag_v2.get(EXTRASAMPLES, ())
+    opacity = len(extra) == 1 and extra[0] in (1, 2)
+    if bands > 3 + opacity and file.mode != "CMYK":
+        raise BadInputError(f"{name}: {bands} bands, expected grey, RGB, or RGB with opacity: convert it to RGB")
+
+
+def _to_rgb(image: PillowImage.Image, name: str) -> PillowImage.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("RGBA", "LA", "PA") or (image.mode in ("P", "L", "RGB") and "transparency" in image.info):
+        rgba = image.convert("RGBA")
+        return PillowImage.alpha_composite(PillowImage.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if image.mode.startswith("I"):  # 16-bit grey, also where Pillow keeps it in 32
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise BadInputError(f"{name}: values {values.min()} to {values.max()}, expected 16 bits: convert it")
+        return PillowImage.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode in ("1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV"):
+        return image.convert("RGB")
+    bands = ", ".join(image.getbands())
+    raise BadInputError(
+        f"{name}: mode {image.mode} (bands {bands}), expected grey, palette, RGB, RGBA or CMYK: convert it to RGB"
+    )

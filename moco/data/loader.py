@@ -1,0 +1,80 @@
+"""The batches of a run: the order of the images, and the two views of each."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from moco.data.augment import Augmentation, draw, normalize, render
+from moco.data.images import ArrayImages, Images
+from moco.errors import BadInputError
+from moco.runtime.randomness import Integers, Stream, permuted
+from moco.shapes import Bytes, Image
+
+Batch = tuple[Tensor, Tensor | None, Tensor]
+"""x_q (N, 3, H, W), x_k of the same shape or None, index (N,)."""
+
+
+@dataclass(frozen=True)
+class ViewBatches(Dataset[Batch]):
+    """The batch of every step of a run, a pure function of (seed, step): `batches[step]` is (x_q, x_k, index).
+
+    An epoch passes over the images in a random order and leaves out what does not fill a batch. With several ranks,
+    `batch_size` is the total, and rank r gets the r-th contiguous block of it.
+    """
+
+    images: Images
+    augmentation: Augmentation
+    view_size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    batch_size: int
+    seed: int = 0
+    key_views: bool = True
+    rank: int = 0
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size > len(self.images):
+            raise BadInputError(
+                f"--batch-size is {self.batch_size}, and there are {len(self.images)} images: "
+                f"give a smaller batch or more images"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in one pass over the images."""
+        return len(self.images) // self.batch_size
+
+    def index(self, step: int) -> Integers:
+        """The images of this rank's share of the batch of `step`."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        share = self.batch_size // self.ranks
+        first = batch * self.batch_size + self.rank * share
+        return permuted(range(first, first + share), len(self.images), seed=self.seed, stream=Stream.ORDER, epoch=epoch)
+
+    def __getitem__(self, step: int) -> Batch:
+        index = self.index(step)
+        images: Bytes | list[Image]
+        if isinstance(self.images, ArrayImages):
+            images = self.images.pixels[torch.from_numpy(index)]
+            sizes = np.broadcast_to(np.array(images.shape[2:]), (len(index), 2))
+        else:
+            images = [self.images[int(i)] for i in index]
+            sizes = np.array([image.shape[1:] for image in images])
+        streams = (Stream.VIEW_QUERY, Stream.VIEW_KEY) if self.key_views else (Stream.VIEW_QUERY,)
+        views = []
+        for stream in streams:
+            parameters = draw(
+                self.augmentation, sizes, seed=self.seed, epoch=step // self.steps_per_epoch, index=index, view=stream
+            )
+            pixels = render(images, parameters, self.augmentation, self.view_size)
+            views.append(normalize(pixels, self.mean, self.std))
+        return views[0], views[1] if self.key_views else None, torch.from_numpy(index)
+
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
+        """The batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
+        return iter(DataLoader(self, batch_size=None, sampler=range(start, stop), num_workers=workers))

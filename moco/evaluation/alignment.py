@@ -1,0 +1,47 @@
+"""Alignment and uniformity: what can be said of features without labels (Wang and Isola, arXiv:2005.10242)."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moco.core.encoder import Encoder
+from moco.data.augment import Augmentation, draw, render
+from moco.data.images import ArrayImages, Images
+from moco.evaluation.features import Encoding, encode
+from moco.runtime.randomness import Stream
+from moco.shapes import Features
+
+EPOCH = 2**32 - 1
+"""The views of the monitor are of an epoch that no run reaches."""
+
+
+def alignment(z_1: Features, z_2: Features) -> float:
+    """E |z_1 - z_2|^2 over the positive pairs, rows of (N, C) each; 0 is best."""
+    return float((z_1 - z_2).pow(2).sum(1).mean())
+
+
+def uniformity(z: Features) -> float:
+    """Log E exp(-2 |z_i - z_j|^2) over all pairs of rows of z (N, C); 0 where all are equal, -4 at the very best."""
+    return float((-2 * torch.pdist(z).pow(2)).exp().mean().log())
+
+
+def align_uniform(encoder: Encoder, images: Images, augmentation: Augmentation, how: Encoding) -> dict[str, float]:
+    """Alignment of two views of each image, and uniformity of the first ones, by the features of `how`."""
+    sizes = np.array([images[i].shape[1:] for i in range(len(images))])
+    z_1, z_2 = (
+        encode(encoder, _views(images, augmentation, sizes, stream, how.image_size), how)
+        for stream in (Stream.VIEW_QUERY, Stream.VIEW_KEY)
+    )
+    return {"alignment": alignment(z_1, z_2), "uniformity": uniformity(z_1)}
+
+
+def _views(
+    images: Images,
+    augmentation: Augmentation,
+    sizes: "np.ndarray[tuple[int, int], np.dtype[np.int64]]",
+    stream: Stream,
+    size: int,
+) -> ArrayImages:
+    parameters = draw(augmentation, sizes, seed=0, epoch=EPOCH, index=np.arange(len(images)), view=stream)
+    pixels: Tensor = render([images[i] for i in range(len(images))], parameters, augmentation, size)
+    return ArrayImages((pixels * 255).round().to(torch.uint8))

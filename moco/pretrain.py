@@ -1,0 +1,86 @@
+"""The loop: from unlabelled images to an encoder, by momentum contrast."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from moco.config import PretrainConfig, settled
+from moco.core.loss import info_nce
+from moco.core.pair import EncoderPair
+from moco.data.images import Images
+from moco.prepare import build_batches, build_dictionary, build_encoder, build_schedule, introduction, resolve
+from moco.record import Monitor, Record, earlier_run
+from moco.runtime import distributed
+from moco.runtime.device import autocast, resolve_device
+from moco.runtime.runlog import RunLog
+from moco.runtime.signals import EXIT_CODE, StopRequest
+
+
+def pretrain(config: PretrainConfig, images: Images, monitor: Monitor | None = None) -> dict[str, Any]:
+    """Train an encoder on images by momentum contrast (v1, Algorithm 1) and return the run's figures.
+
+    Goes on where a run of the same config lies in `config.out`. Raises BadInputError for a config that does not fit the
+    images or the machine, and DivergedError where the loss or the gradient is no longer finite.
+    """
+    distributed.start(resolve_device(config.device))
+    config = resolve(config, images)
+    steps, device, precision = settled(config.max_steps), config.device, config.precision
+    earlier = earlier_run(config)
+    if earlier.get("state") == "done":
+        return {**earlier["result"], "already_done": True}
+
+    torch.manual_seed(config.seed)
+    f_q = build_encoder(config).to(device).to(memory_format=torch.channels_last)
+    pair = EncoderPair(f_q, config.dictionary, seed=config.seed)
+    dictionary = build_dictionary(config, len(images)).to(device)
+    optimizer = torch.optim.SGD(
+        f_q.parameters(), momentum=config.sgd_momentum, weight_decay=config.weight_decay, fused=True
+    )
+    batches = build_batches(config, images)
+    schedule = build_schedule(config, batches.steps_per_epoch)
+    trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
+    log = RunLog(config.out, steps, active=distributed.rank() == 0, stdout=not config.json)
+
+    with log, StopRequest() as request:
+        record = Record(config, trained, optimizer, log, len(images), monitor)
+        start = record.restore()
+        log.say(introduction(config, f_q, images))
+        pair.f_q = distributed.wrap(f_q)
+        for step, batch in enumerate(batches.run(start, steps, settled(config.workers)), start):
+            record.before_step(step)
+            x_q, x_k, index = (x if x is None else x.to(device, non_blocking=True) for x in batch)
+            optimizer.param_groups[0]["lr"] = schedule(step)
+
+            contrasts, written = [], []
+            for x_a, x_b in ((x_q, x_k), (x_k, x_q))[: 1 + config.symmetric]:
+                with autocast(precision, device):
+                    k = pair.keys(x_b, step)  # (N, C) by f_k: shuffled, without gradient
+                for a, b, k_part, rows in parts(config.accumulate, x_a, x_b, k, index):
+                    with autocast(precision, device):
+                        q, k_part = pair(a, b, k_part, step)  # (N, C) each
+                    keys = dictionary.read(k_part, rows)  # positive (N, C), negative (K, C)
+                    contrasts.append(info_nce(q, keys, config.temperature))
+                    torch.autograd.backward(contrasts[-1].loss / config.accumulate)
+                    written.append((q.detach(), k_part, rows))
+
+            norm = get_total_norm([p.grad for p in f_q.parameters() if p.grad is not None])
+            record.check_finite(step, contrasts, norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
+            for q, k, rows in written:
+                dictionary.write(q, k, rows)  # newest in, oldest out
+            stopping = request.agreed(device)
+            record.after_step(step + 1, contrasts, norm, schedule(step), save=stopping)
+            if stopping:
+                return record.stop(step + 1, EXIT_CODE)
+        return record.finish(steps)
+
+
+def parts(count: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Cut a batch into `count` parts: the rows of each tensor, None for None."""
+    columns = [[None] * count if tensor is None else tensor.chunk(count) for tensor in tensors]
+    return zip(*columns, strict=True)

@@ -1,0 +1,180 @@
+"""What a run leaves behind and goes on from: checkpoints, the encoder, lines of metrics, its status."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moco.config import PretrainConfig, flag, from_json, negatives, to_json
+from moco.core.encoder import Encoder, encoder_tensors
+from moco.core.loss import Contrast
+from moco.errors import BadInputError, DivergedError
+from moco.interop.checkpoints import encoder_metadata
+from moco.runtime import distributed
+from moco.runtime.checkpoint import checkpoint_path, newest_checkpoint, remove_old_checkpoints, save_tensors
+from moco.runtime.runlog import RunLog, read_status, write_text
+from moco.runtime.state import load_state_tensors, state_tensors
+
+Monitor = Callable[[Encoder], Mapping[str, float]]
+"""A frozen encoder -> figures."""
+
+HOW_NOT_WHAT = frozenset({"out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every"})
+"""Fields that do not change what a run computes: a run goes on where only these differ."""
+
+
+def earlier_run(config: PretrainConfig) -> dict[str, Any]:
+    """The status of the run that lies in `config.out`; empty where there is none.
+
+    Raises BadInputError where it is of another config, naming the first field that differs, and DivergedError where it
+    diverged.
+    """
+    path = config.out / "config.json"
+    if not path.is_file():
+        return {}
+    theirs = from_json(PretrainConfig, path.read_text(encoding="utf-8"), path)
+    for name, value in vars(config).items():
+        if name not in HOW_NOT_WHAT and value != getattr(theirs, name):
+            raise BadInputError(
+                f"--out {config.out} holds a run with {flag(name)} {getattr(theirs, name)}, and now it is {value}: "
+                f"give another folder, or the same flags to go on"
+            )
+    status = read_status(config.out)
+    if status.get("state") == "diverged":
+        raise DivergedError(
+            f"{config.out} diverged at step {status.get('step')}: give another --out and a smaller --lr"
+        )
+    return status or {"state": "running"}
+
+
+class Record:
+    """Keeps the record of one run in its folder; only the first rank writes.
+
+    `modules` is what is trained, by name; its `f_q` is the encoder.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        modules: Mapping[str, nn.Module],
+        optimizer: torch.optim.SGD,
+        log: RunLog,
+        images: int,
+        monitor: Monitor | None,
+    ) -> None:
+        self.config, self.modules, self.optimizer, self.log, self.monitor = config, modules, optimizer, log, monitor
+        self.images, self.chance_loss = images, math.log(negatives(config) + 1)
+        encoder = modules["f_q"]
+        assert isinstance(encoder, Encoder)
+        self.encoder = encoder
+        self.result: dict[str, Any] = {"run": str(config.out)}
+        self._recent: list[Contrast] = []
+        self._recent_steps, self._recent_since = 0, time.monotonic()
+
+    def restore(self) -> int:
+        """Take up the newest sound checkpoint of the folder and return its step; 0 where there is none."""
+        newest = newest_checkpoint(self.config.out)
+        distributed.barrier()  # every rank has read before the first one writes
+        step, seconds = 0, 0.0
+        if newest is not None:
+            path, tensors, metadata, refused = newest
+            for reason in refused:
+                self.log.say(f"passed over: {reason}")
+            load_state_tensors(tensors, self.modules, self.optimizer, str(path))
+            step, seconds = int(metadata["step"]), float(metadata["seconds"])
+        path = self.config.out / "config.json"
+        if path.is_file():
+            self.log.resume(step, seconds)
+        elif self.log.active:
+            write_text(path, to_json(self.config))
+        self.log.status("running", step=step)
+        return step
+
+    def before_step(self, step: int) -> None:
+        """Ask the monitor, where it is due after `step` steps; that time does not count for images per second."""
+        if self.config.knn_every and step % self.config.knn_every == 0:
+            started = time.monotonic()
+            self._watch(step)
+            self._recent_since += time.monotonic() - started
+
+    def check_finite(self, step: int, contrasts: list[Contrast], gradient_norm: Tensor) -> None:
+        """Raise DivergedError before the update that would spread a NaN or an infinity; nothing is overwritten."""
+        loss = sum(float(contrast.loss.detach()) for contrast in contrasts) / len(contrasts)
+        if not math.isfinite(loss + float(gradient_norm)):
+            self.log.event("diverged", step=step)
+            self.log.status("diverged", step=step, exit_code=3)
+            raise DivergedError(
+                f"{self.config.out}: loss {loss:g}, gradient norm {float(gradient_norm):g} at step {step}: the last "
+                f"good checkpoint is kept; start again with a smaller --lr (now {self.config.lr:g}) or --precision fp32"
+            )
+
+    def after_step(self, step: int, contrasts: list[Contrast], gradient_norm: Tensor, lr: float, *, save: bool) -> None:
+        """Note what the step that made `step` of them gave; log and save what is due."""
+        if self.config.log_every:
+            self._recent += [Contrast(*(value.detach() for value in contrast)) for contrast in contrasts]
+            self._recent_steps += 1
+        config, last = self.config, step == self.config.max_steps
+        if config.log_every and (step % config.log_every == 0 or last):
+            self._log_recent(step, {"lr": lr, "gradient_norm": float(gradient_norm)})
+        self.log.progress(step)
+        if save or last or (config.checkpoint_every and step % config.checkpoint_every == 0):
+            self._save(step)
+
+    def finish(self, step: int) -> dict[str, Any]:
+        """Ask the monitor a last time, close the record and return the run's figures."""
+        if self.config.knn_every:
+            self._watch(step)
+        self.result.update(step=step, seconds=round(self.log.seconds, 1))
+        self.log.status("done", step=step, exit_code=0, result=self.result)
+        return self.result
+
+    def stop(self, step: int, exit_code: int) -> dict[str, Any]:
+        """Close the record of a run that was asked to stop after `step` steps, its checkpoint being saved."""
+        self.result.update(step=step, seconds=round(self.log.seconds, 1), exit_code=exit_code)
+        self.log.event("stopped", step=step)
+        self.log.say(f"stopped after step {step}, saved: go on with the same command, or with moco resume")
+        self.log.status("stopped", step=step, exit_code=exit_code)
+        return self.result
+
+    def _log_recent(self, step: int, values: dict[str, float]) -> None:
+        """Log the means over the steps since the last line; symmetric losses are halved, so that log(K+1) is chance."""
+        loss, accuracy = (
+            float(distributed.mean(torch.stack(column).mean())) for column in zip(*self._recent, strict=True)
+        )
+        now = time.monotonic()
+        speed = self._recent_steps * self.config.batch_size / (now - self._recent_since)
+        epoch = step * self.config.batch_size / self.images
+        figures = {"loss": loss, "chance_loss": self.chance_loss, "contrast_accuracy": accuracy, **values}
+        self.log.metrics(step, {"epoch": round(epoch, 4), **figures, "images_per_second": round(speed, 1)})
+        self.result.update(figures)
+        self._recent, self._recent_steps, self._recent_since = [], 0, now
+
+    def _save(self, step: int) -> None:
+        distributed.average_buffers(self.encoder)
+        for module in self.modules.values():
+            distributed.average_buffers(module)
+        if not self.log.active:
+            return
+        config, out = self.config, self.config.out
+        described = encoder_metadata(self.encoder.plan, config.mean, config.std, step)
+        save_tensors(
+            checkpoint_path(out, step),
+            state_tensors(self.modules, self.optimizer),
+            {**described, "kind": "checkpoint", "seconds": self.log.seconds},
+        )
+        remove_old_checkpoints(out, step)
+        save_tensors(out / "encoder.safetensors", encoder_tensors(self.encoder), {**described, "kind": "encoder"})
+        self.log.status("running", step=step)
+
+    def _watch(self, step: int) -> None:
+        """Let the monitor look at the encoder; the other ranks wait."""
+        distributed.average_buffers(self.encoder)
+        if self.monitor is not None and self.log.active:
+            figures = dict(self.monitor(self.encoder))
+            self.log.metrics(step, figures)
+            if step == 0:
+                self.result["before"] = figures
+            self.result.update(figures)
+        distributed.barrier()

@@ -1,0 +1,100 @@
+"""Tensors in safetensors files that are whole or refused: written aside, then renamed; read against their digest."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from moco.errors import BadInputError
+
+Metadata = dict[str, Any]
+KEPT = 2
+"""Checkpoints that a run keeps."""
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> None:
+    """Write tensors and metadata (JSON) so that `path` is at every moment the old file or the new one."""
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps({**metadata, "sha256": digest(own, metadata)}, sort_keys=True)
+    content = save(own, {"moco": text})
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise OSError(error.errno, f"cannot write {len(content)} bytes ({error.strerror})", str(path)) from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
+    """Read what `save_tensors` wrote. Raises BadInputError where the file is not that, or not whole."""
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("moco")
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise BadInputError(f"{path}: not a sound safetensors file ({error})") from error
+    if text is None:
+        raise BadInputError(f"{path}: a safetensors file, but not one of moco's (no moco metadata)")
+    try:
+        metadata = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadInputError(f"{path}: damaged, its metadata is not JSON ({error})") from error
+    if not isinstance(metadata, dict) or metadata.pop("sha256", None) != digest(tensors, metadata):
+        raise BadInputError(f"{path}: damaged, its digest does not fit its contents")
+    return tensors, metadata
+
+
+def digest(tensors: Mapping[str, Tensor], metadata: Metadata) -> str:
+    """SHA-256 over metadata, and over the names, types, shapes and bytes of tensors, in the order of their names."""
+    sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Where a run keeps its checkpoint of `step`."""
+    return run / "checkpoints" / f"{step:09d}.safetensors"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, newest first; unfinished ones are not among them."""
+    return sorted((run / "checkpoints").glob("[0-9]*.safetensors"), reverse=True)
+
+
+def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Tensor], Metadata, list[str]] | None:
+    """The newest sound checkpoint of a run, and what was wrong with each newer one; None where there is none."""
+    refused: list[str] = []
+    for path in checkpoints(run):
+        try:
+            return path, *load_tensors(path), refused
+        except BadInputError as error:
+            refused.append(str(error))
+    return None
+
+
+def remove_old_checkpoints(run: Path, step: int) -> None:
+    """Keep the checkpoint of `step`, just written and so sound, and the newest before it.
+
+    Later ones were passed over when the run was resumed, since they were damaged: they go.
+    """
+    written = checkpoint_path(run, step)
+    earlier = [path for path in checkpoints(run) if path < written]
+    for path in set(checkpoints(run)) - {written, *earlier[: KEPT - 1]}:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,57 @@
+"""Where and how precisely to compute."""
+
+import os
+import sys
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+
+from moco.errors import BadInputError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def resolve_device(device: Device) -> Device:
+    """The named device, or with `auto` the best there is. Raises BadInputError where it is not there."""
+    available: dict[Device, bool] = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if device == "auto":
+        return next(name for name, there in available.items() if there)
+    if not available[device]:
+        here = ", ".join(name for name, there in available.items() if there)
+        raise BadInputError(f"--device {device}: not available here, expected one of {here}")
+    return device
+
+
+def resolve_precision(precision: Precision, device: str) -> Precision:
+    """The named precision, or with `auto` bf16 where the hardware multiplies it natively, else fp32."""
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
+    if device == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+    return "fp32"
+
+
+def autocast(precision: Precision, device: str) -> AbstractContextManager[object]:
+    """Where matrix products and convolutions are done in bf16; parameters and everything else stay fp32."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def cores() -> int:
+    """How many cores each process of this machine may count on."""
+    here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def set_threads(threads: int | None) -> int:
+    """Use this many threads inside an operation, or all cores; return the number."""
+    torch.set_num_threads(threads or cores())
+    return torch.get_num_threads()

@@ -1,0 +1,176 @@
+"""The run folder: lock, config, metrics, status, and what a person sees while it runs."""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from moco.errors import BadInputError
+
+if sys.platform != "win32":
+    import fcntl
+
+Metrics = dict[str, float]
+
+
+class RunLog:
+    """Records one run: `metrics.jsonl`, TensorBoard events, `status.json`; a progress bar or plain lines for people.
+
+    The folder is locked while the run goes on. With `active` false (every rank but the first) nothing is done.
+    """
+
+    def __init__(self, run: Path, steps: int, *, active: bool = True, stdout: bool = True) -> None:
+        self.run, self.steps, self.active = run, steps, active
+        self.console = Console(stderr=not stdout)
+        self._lock: TextIO | None = None
+        self._progress: Progress | None = None
+        self._latest = ""
+        self._earlier = 0.0
+        self._started = time.monotonic()
+
+    def __enter__(self) -> "RunLog":
+        if self.active:
+            self._lock = lock(self.run)
+            self._metrics = (self.run / "metrics.jsonl").open("a", encoding="utf-8")
+            self._events = _events(self.run)
+            if self.console.is_terminal:
+                columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+                self._progress = Progress(*columns, console=self.console)
+                self._task = self._progress.add_task("", total=self.steps)
+                self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._progress:
+            self._progress.stop()
+        if self.active:
+            self._metrics.close()
+            self._events.close()
+        if self._lock:
+            self._lock.close()
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start of the run, without the pauses between its parts."""
+        return self._earlier + time.monotonic() - self._started
+
+    def resume(self, step: int, seconds: float) -> None:
+        """Go on after `step`: what was logged beyond it is cut off, the clock continues."""
+        self._earlier, self._started = seconds, time.monotonic()
+        if not self.active:
+            return
+        path = self.run / "metrics.jsonl"
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, step)]
+        self._metrics.seek(0)
+        self._metrics.truncate()
+        self._metrics.writelines(line + "\n" for line in lines)
+        self.event("resume", step=step)
+
+    def event(self, name: str, **values: Any) -> None:
+        """Log that something happened."""
+        self._write({"event": name, **values})
+
+    def metrics(self, step: int, values: Metrics) -> None:
+        """Log figures of `step`, and show them."""
+        self._write({"step": step, **values})
+        if not self.active:
+            return
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        shown = "  ".join(f"{name} {_rounded(value)}" for name, value in values.items())
+        if "loss" in values:
+            self._latest = f"loss {values['loss']:.3f}  {values['images_per_second']:.0f} images/s"
+        if self._progress is None or "loss" not in values:
+            self.say(f"step {step}/{self.steps}  {shown}")
+
+    def progress(self, step: int) -> None:
+        """Move the progress bar."""
+        if self._progress:
+            self._progress.update(self._task, completed=step, description=self._latest)
+
+    def say(self, text: str) -> None:
+        """Tell a person."""
+        if self.active:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def status(self, state: str, **values: Any) -> None:
+        """Replace `status.json`."""
+        if self.active:
+            write_text(self.run / "status.json", json.dumps({"state": state, "pid": os.getpid(), **values}) + "\n")
+
+    def _write(self, values: dict[str, Any]) -> None:
+        if self.active:
+            finite = {
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in values.items()
+            }
+            self._metrics.write(json.dumps({**finite, "time": round(self.seconds, 3)}) + "\n")
+            self._metrics.flush()
+
+
+def lock(run: Path) -> TextIO:
+    """Hold the run folder until the file is closed. Raises BadInputError naming the process that holds it."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"--out {run}: cannot be written ({error.strerror}): give a folder that can") from error
+    try:
+        if sys.platform != "win32":
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        raise BadInputError(
+            f"--out {run}: process {file.read().strip()} is writing it: wait, or give another"
+        ) from error
+    file.seek(0)
+    file.truncate()
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that it is at every moment the old one or the new one."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def read_status(run: Path) -> dict[str, Any]:
+    """What `status.json` of a run says; empty where there is none."""
+    path = run / "status.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_kept(line: str, step: int) -> bool:
+    """Whether a run that goes on after `step` keeps a line: figures of the monitor at `step` will come again."""
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError:  # the line that was being written when the run was killed
+        return False
+    own = int(values.get("step", 0))
+    return own < step or (own == step and ("loss" in values or "event" in values))
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _events(run: Path) -> Any:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    return SummaryWriter(str(run))
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """The one JSON object that ends a command's standard output."""
+    sys.stdout.write(json.dumps(values) + "\n")

@@ -1,0 +1,71 @@
+"""The tensors of the method and their shapes, as types (n images, c features, k keys); checked while testing."""
+
+from collections.abc import Mapping
+
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from moco.errors import BadInputError
+
+Views = Float[Tensor, "n 3 h w"]
+"""A batch of normalised views."""
+
+Pixels = Float[Tensor, "n 3 h w"]
+"""A batch of images with values in [0, 1]."""
+
+Bytes = UInt8[Tensor, "n 3 h w"]
+"""A batch of decoded images."""
+
+Image = UInt8[Tensor, "3 h w"]
+"""One decoded image."""
+
+Rendered = Float[Tensor, "n 3 s s"]
+"""A batch of square views with values in [0, 1]."""
+
+Square = Float[Tensor, "3 s s"]
+"""One view with values in [0, 1]."""
+
+Grey = Float[Tensor, "n 1 h w"]
+"""A batch of images of one colour."""
+
+Scalar = Float[Tensor, ""]
+"""One number."""
+
+PerImage = Float[Tensor, " n"]
+"""One number for each image of a batch."""
+
+PerImageFactor = Float[Tensor, "n 1 1 1"]
+"""The same, to be multiplied with its pixels."""
+
+ColourFactors = Float[Tensor, "n 4"]
+"""Brightness, contrast, saturation and hue of each image of a batch."""
+
+LineMaps = Float[Tensor, "n out in"]
+"""For each image, how a line of pixels becomes another."""
+
+Features = Float[Tensor, "n c"]
+"""One feature vector for each image of a batch."""
+
+Negatives = Float[Tensor, "k c"]
+"""Keys that every query of a batch is compared with."""
+
+Bank = Float[Tensor, "b c"]
+"""Features that queries are compared with in evaluations."""
+
+ExtraNegatives = Float[Tensor, "n s c"]
+"""Further keys of each query's own."""
+
+Mask = Bool[Tensor, "n k"]
+"""True where a key must not count as a negative of that query."""
+
+Index = Int[Tensor, " n"]
+"""The integers that name the images of a batch."""
+
+
+def require_same_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str) -> None:
+    """Raise BadInputError naming the first tensor that is missing, unexpected or of another shape."""
+    for name in sorted(expected.keys() | found.keys()):
+        wanted = tuple(expected[name].shape) if name in expected else "nothing"
+        given = tuple(found[name].shape) if name in found else "nothing"
+        if wanted != given:
+            raise BadInputError(f"{what}: {name} expected {wanted}, found {given}")

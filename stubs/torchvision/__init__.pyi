@@ -1,0 +1,2 @@
+from torchvision import models as models
+from torchvision import transforms as transforms

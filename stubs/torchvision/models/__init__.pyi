@@ -1,0 +1,6 @@
+from types import ModuleType
+
+from torch import nn
+
+def get_model(name: str, *, weights: None, **config: object) -> nn.Module: ...
+def list_models(module: ModuleType | None = ...) -> list[str]: ...

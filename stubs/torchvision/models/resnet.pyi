@@ -1,0 +1,31 @@
+from collections.abc import Callable
+
+from torch import nn
+
+class BasicBlock(nn.Module):
+    expansion: int
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = ...,
+        downsample: nn.Module | None = ...,
+        groups: int = ...,
+        base_width: int = ...,
+        dilation: int = ...,
+        norm_layer: Callable[..., nn.Module] | None = ...,
+    ) -> None: ...
+
+class Bottleneck(nn.Module):
+    expansion: int
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = ...,
+        downsample: nn.Module | None = ...,
+        groups: int = ...,
+        base_width: int = ...,
+        dilation: int = ...,
+        norm_layer: Callable[..., nn.Module] | None = ...,
+    ) -> None: ...

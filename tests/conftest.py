@@ -1,0 +1,31 @@
+"""Checks every annotated shape while testing; fixtures that several tests need."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+hook = install_import_hook("moco", "beartype.beartype")
+hook.__enter__()
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> Path:
+    """CIFAR-10 as image folders, from $MOCO_DATA; what needs it is skipped elsewhere."""
+    folder = Path(os.environ.get("MOCO_DATA", "")) / "cifar10"
+    if not (folder / "train").is_dir():
+        pytest.skip("CIFAR-10 is not in $MOCO_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two steps on the digits, for what reads runs; it has learned nothing."""
+    from moco.commands import pretrain
+    from moco.recipes import recipe
+
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    small = {"image_size": 16, "max_steps": 2, "batch_size": 32, "queue_size": 64, "knn_every": 0}
+    pretrain(recipe("quick", data="digits", out=out, precision="fp32", device="cpu", threads=1, **small))
+    return out

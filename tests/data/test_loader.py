@@ -1,0 +1,221 @@
+"""The batches of a run are a pure function of (seed, step), whatever makes them and wherever it starts."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+
+from moco.data.augment import AUGMENTATIONS, draw, normalize, render
+from moco.data.images import ArrayImages, FileImages, Images, PathTable
+from moco.data.loader import Batch, ViewBatches
+from moco.errors import BadInputError
+from moco.runtime.randomness import Stream
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+IMAGES, BATCH, SIZE = 23, 8, 16
+STEPS_PER_EPOCH = 2
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Pixels are bit-equal where operations are not split over threads; loading processes have one each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def array_images() -> ArrayImages:
+    """Noise in memory."""
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 3, 20, 20), dtype=np.uint8)
+    return ArrayImages(torch.from_numpy(pixels))
+
+
+@pytest.fixture(scope="module")
+def file_images(tmp_path_factory: pytest.TempPathFactory) -> FileImages:
+    """Noise on disk, each file of another size."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    names = [f"{i:02}.png" for i in range(IMAGES)]
+    for i, name in enumerate(names):
+        PillowImage.fromarray(rng.integers(0, 256, (20 + i, 60 - 2 * i, 3), dtype=np.uint8)).save(root / name)
+    return FileImages(os.fsencode(root), PathTable([name.encode() for name in names]))
+
+
+def batches(images: Images, *, seed: int = 0, key_views: bool = True, rank: int = 0, ranks: int = 1) -> ViewBatches:
+    """The batches of a small run."""
+    return ViewBatches(
+        images, AUGMENTATIONS["v2"], SIZE, MEAN, STD, BATCH, seed=seed, key_views=key_views, rank=rank, ranks=ranks
+    )  # fmt: skip
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    """Whether two batches are equal bit for bit."""
+    assert a[1] is not None
+    assert b[1] is not None
+    return torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and torch.equal(a[2], b[2])
+
+
+def epoch_order(views: ViewBatches, epoch: int) -> list[int]:
+    """The images of an epoch, in order."""
+    first = epoch * views.steps_per_epoch
+    return [int(i) for step in range(first, first + views.steps_per_epoch) for i in views.index(step)]
+
+
+# --- order ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_shows_no_image_twice_and_drops_what_fills_no_batch() -> None:
+    """23 images make two batches of 8; each epoch leaves out others, so that all are seen."""
+    views = batches(array_images())
+    assert views.steps_per_epoch == STEPS_PER_EPOCH
+    seen = set()
+    for epoch in range(12):
+        order = epoch_order(views, epoch)
+        assert len(set(order)) == STEPS_PER_EPOCH * BATCH
+        assert set(order) <= set(range(IMAGES))
+        seen |= set(order)
+    assert seen == set(range(IMAGES))
+
+
+def test_a_full_epoch_is_a_permutation() -> None:
+    """Where the batches come out even, every image is seen once."""
+    images = ArrayImages(array_images().pixels[:16])
+    for epoch in range(3):
+        assert sorted(epoch_order(batches(images), epoch)) == list(range(16))
+
+
+def test_the_order_depends_on_seed_and_epoch_only() -> None:
+    """The same in another object and for other images; another in the next epoch and for another seed."""
+    views, order = batches(array_images()), epoch_order(batches(array_images()), 0)
+    assert epoch_order(views, 0) == order
+    assert epoch_order(batches(ArrayImages(torch.zeros(IMAGES, 3, 4, 4, dtype=torch.uint8))), 0) == order
+    assert epoch_order(views, 1) != order
+    assert epoch_order(batches(array_images(), seed=1), 0) != order
+    assert views.index(1).tolist() == order[BATCH:], "a step can be asked for alone"
+
+
+def test_no_image_prefers_a_place() -> None:
+    """Over many epochs, the mean place of each image is the middle: within five standard errors."""
+    images = ArrayImages(torch.zeros(16, 3, 4, 4, dtype=torch.uint8))
+    orders = np.array([epoch_order(batches(images), epoch) for epoch in range(400)])
+    places = np.argsort(orders, axis=1).mean(0)
+    assert np.abs(places - 7.5).max() < 5 * np.sqrt((16**2 - 1) / 12 / 400)
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_holds_two_views_of_each_image(file_images: FileImages) -> None:
+    """Each is what draw, render and normalize make of that image alone, with its stream and epoch."""
+    step = 3
+    x_q, x_k, index = batches(file_images)[step]
+    assert x_k is not None
+    assert index.tolist() == batches(file_images).index(step).tolist()
+    assert x_q.shape == x_k.shape == (BATCH, 3, SIZE, SIZE)
+    assert x_q.dtype == x_k.dtype == torch.float32
+    for row, i in enumerate(index.tolist()):
+        image = file_images[i]
+        for found, view in ((x_q, Stream.VIEW_QUERY), (x_k, Stream.VIEW_KEY)):
+            sizes = np.array([image.shape[1:]])
+            parameters = draw(AUGMENTATIONS["v2"], sizes, seed=0, epoch=step // STEPS_PER_EPOCH, index=[i], view=view)
+            alone = normalize(render([image], parameters, AUGMENTATIONS["v2"], SIZE), MEAN, STD)
+            # matrix products of one image and of eight may add up in another order: a few 1e-7, divided by std 0.2
+            assert torch.allclose(found[row], alone[0], atol=1e-5, rtol=0)
+
+
+def test_query_and_key_are_different_views() -> None:
+    """And another epoch, seed or image gives others again."""
+    first = batches(array_images())[0]
+    assert first[1] is not None
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], batches(array_images(), seed=1)[0][0])
+
+
+def test_memory_and_list_give_the_same_views(tmp_path: Path) -> None:
+    """Held images are cropped by matrix products, files by interpolation: equal within the error of the crop."""
+    array = array_images()
+    for i in range(IMAGES):
+        PillowImage.fromarray(array[i].permute(1, 2, 0).numpy()).save(tmp_path / f"{i:02}.png")
+    files = FileImages(os.fsencode(tmp_path), PathTable([f"{i:02}.png".encode() for i in range(IMAGES)]))
+    for a, b in zip(batches(array)[1], batches(files)[1], strict=True):
+        assert a is not None
+        assert b is not None
+        assert torch.allclose(a, b, atol=2e-5, rtol=0)  # 4e-6 in [0, 1] (see test_augment), divided by std 0.2
+
+
+def test_without_key_views_there_is_no_key() -> None:
+    """The memory bank needs one view only; it is the same one."""
+    x_q, x_k, index = batches(array_images(), key_views=False)[0]
+    both = batches(array_images())[0]
+    assert x_k is None
+    assert torch.equal(x_q, both[0])
+    assert torch.equal(index, both[2])
+    loaded = next(batches(array_images(), key_views=False).run(0, 1, workers=0))
+    assert loaded[1] is None
+
+
+@pytest.mark.parametrize("kind", ["array", "files"])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_rank_gets_its_block_of_the_batch(file_images: FileImages, kind: str, ranks: int) -> None:
+    """The blocks of all ranks, one after the other, are the batch of a single process."""
+    images: Images = array_images() if kind == "array" else file_images
+    for step in (0, 3):
+        x_q, x_k, index = batches(images)[step]
+        shares = [batches(images, rank=rank, ranks=ranks)[step] for rank in range(ranks)]
+        assert all(len(share[0]) == BATCH // ranks for share in shares)
+        assert torch.equal(torch.cat([share[2] for share in shares]), index)
+        # 1e-6 in [0, 1], divided by std 0.2
+        assert torch.allclose(torch.cat([share[0] for share in shares]), x_q, atol=5e-6, rtol=0)
+        keys = [share[1] for share in shares if share[1] is not None]
+        assert x_k is not None
+        assert torch.allclose(torch.cat(keys), x_k, atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["array", "files"])
+def test_worker_processes_change_nothing(file_images: FileImages, kind: str) -> None:
+    """With none and with two: the same batches bit for bit, in the same order, over two epochs."""
+    images: Images = array_images() if kind == "array" else file_images
+    stop = 2 * STEPS_PER_EPOCH
+    alone = list(batches(images).run(0, stop, workers=0))
+    helped = list(batches(images).run(0, stop, workers=2))
+    assert len(alone) == len(helped) == stop
+    assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+@pytest.mark.parametrize("start", [1, 2, 3])
+def test_a_run_can_start_anywhere(file_images: FileImages, start: int) -> None:
+    """In the middle of an epoch too: the batches are those of a run from the beginning."""
+    stop = 2 * STEPS_PER_EPOCH
+    whole = list(batches(file_images).run(0, stop, workers=0))
+    rest = list(batches(file_images).run(start, stop, workers=0))
+    assert len(rest) == stop - start
+    assert all(equal(a, b) for a, b in zip(whole[start:], rest, strict=True))
+
+
+def test_a_run_may_be_over() -> None:
+    """From the last step on there is nothing."""
+    assert list(batches(array_images()).run(4, 4, workers=0)) == []
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    """The message names the flag and both numbers; a batch of all images is one."""
+    images = array_images()
+    assert ViewBatches(images, AUGMENTATIONS["v1"], SIZE, MEAN, STD, IMAGES).steps_per_epoch == 1
+    with pytest.raises(BadInputError, match=f"--batch-size is {IMAGES + 1}, and there are {IMAGES} images"):
+        ViewBatches(images, AUGMENTATIONS["v1"], SIZE, MEAN, STD, IMAGES + 1)
+
+
+def test_a_bad_image_is_named_from_a_worker_process(tmp_path: Path) -> None:
+    """What a loading process raises comes out as it is, not as a traceback of that process."""
+    names = [b"0.png", b"1.png"]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).write_bytes(b"")
+    views = ViewBatches(FileImages(os.fsencode(tmp_path), PathTable(names)), AUGMENTATIONS["v1"], SIZE, MEAN, STD, 2)
+    for workers in (0, 1):
+        with pytest.raises(BadInputError, match=r"\.png: cannot be read") as caught:
+            next(views.run(0, 1, workers=workers))
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,153 @@
+"""Weighted kNN counts as the oracle does, and says what is missing where it cannot."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from moco.core.encoder import Encoder, EncoderPlan
+from moco.data.catalog import load
+from moco.data.images import ArrayImages, Images, Labels, Subset
+from moco.errors import BadInputError
+from moco.evaluation import knn as module
+from moco.evaluation.features import Encoding, Output, encode
+from moco.evaluation.knn import knn, weighted_knn
+from tests import oracles
+
+
+def check_equals_oracle(
+    bank: Tensor, bank_labels: Labels, queries: Tensor, labels: Labels, k: int, temperature: float, classes: int
+) -> None:
+    """Percentages are rounded to three places."""
+    found = weighted_knn(bank, bank_labels, queries, labels, k=k, temperature=temperature, classes=classes)
+    arrays = (bank.double().numpy(), bank_labels, queries.double().numpy(), labels)
+    top1, top5 = oracles.weighted_knn(*arrays, k=k, temperature=temperature, classes=classes)
+    assert found == {"top1": pytest.approx(top1, abs=1e-3), "top5": pytest.approx(top5, abs=1e-3)}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    bank_size=st.integers(1, 40),
+    k=st.integers(1, 60),
+    classes=st.integers(2, 12),
+    temperature=st.floats(0.03, 2.0),
+)
+def test_random_features_equal_the_oracle(seed: int, bank_size: int, k: int, classes: int, temperature: float) -> None:
+    """Any sizes, k larger than the bank among them, and classes that the bank lacks."""
+    rng = np.random.default_rng(seed)
+    bank, queries = (F.normalize(torch.from_numpy(rng.standard_normal((n, 6))).float()) for n in (bank_size, 12))
+    check_equals_oracle(
+        bank, rng.integers(0, classes, bank_size), queries, rng.integers(0, classes, 12), k, temperature, classes
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.012, 0.01])
+def test_low_temperatures_equal_the_oracle(temperature: float) -> None:
+    """The nearest neighbours decide; exp(1 / 0.01) is beyond fp32, and must not make all votes equal."""
+    rng = np.random.default_rng(0)
+    centres = F.normalize(torch.from_numpy(rng.standard_normal((10, 8))).float())
+    labels = np.arange(60) % 10
+    bank, queries = (
+        F.normalize(centres[labels] + 0.1 * torch.from_numpy(rng.standard_normal((60, 8))).float()) for _ in range(2)
+    )
+    check_equals_oracle(bank, labels, queries, labels, 20, temperature, 10)
+
+
+def test_k_larger_than_the_bank_lets_all_of_it_vote() -> None:
+    """As k = the size of the bank."""
+    rng = np.random.default_rng(1)
+    bank, queries = (F.normalize(torch.from_numpy(rng.standard_normal((n, 4))).float()) for n in (15, 30))
+    labels, truth = rng.integers(0, 3, 15), rng.integers(0, 3, 30)
+    found = [weighted_knn(bank, labels, queries, truth, k=k, temperature=0.1, classes=3) for k in (15, 16, 200)]
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("labels", [[2, 1], [1, 2]])
+def test_equal_votes_go_to_the_lower_class(labels: list[int]) -> None:
+    """Whatever the order in the bank: two equal neighbours of classes 1 and 2 make a 1."""
+    bank = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    for truth, expected in ((1, 100.0), (2, 0.0)):
+        found = weighted_knn(bank, np.array(labels), bank[:1], np.array([truth]), k=2, temperature=0.1, classes=3)
+        assert found == {"top1": expected, "top5": 100.0}
+
+
+def test_classes_without_a_vote_rank_by_their_number() -> None:
+    """With one neighbour, of class 6, the five best are 6, 0, 1, 2, 3."""
+    bank = torch.tensor([[0.0, 1.0]])
+    top5 = [
+        weighted_knn(bank, np.array([6]), bank, np.array([truth]), k=1, temperature=0.1, classes=8)["top5"]
+        for truth in range(8)
+    ]
+    assert top5 == [100, 100, 100, 100, 0, 0, 100, 0]
+
+
+def test_a_nearer_neighbour_outvotes_more_distant_ones() -> None:
+    """At a low temperature one vote of exp(1 / t) is more than two of exp(0.5 / t); at a high one it is less."""
+    bank = torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5], [0.5, 0.75**0.5]])
+    query, labels, truth = torch.tensor([[1.0, 0.0]]), np.array([0, 1, 1]), np.array([0])
+    found = {
+        t: weighted_knn(bank, labels, query, truth, k=3, temperature=t, classes=2)["top1"] for t in (0.1, 0.7, 0.75)
+    }
+    assert found == {0.1: 100, 0.7: 100, 0.75: 0}  # they are equal at t = 0.5 / log 2 = 0.72
+
+
+def test_queries_at_a_time_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer only take less memory."""
+    rng = np.random.default_rng(2)
+    bank, queries = (F.normalize(torch.from_numpy(rng.standard_normal((n, 5))).float()) for n in (40, 50))
+    labels, truth = rng.integers(0, 7, 40), rng.integers(0, 7, 50)
+    whole = weighted_knn(bank, labels, queries, truth, k=9, temperature=0.1, classes=7)
+    monkeypatch.setattr(module, "QUERIES_AT_A_TIME", 8)
+    assert weighted_knn(bank, labels, queries, truth, k=9, temperature=0.1, classes=7) == whole
+
+
+# --- from images ----------------------------------------------------------------------------------------------------
+
+HOW = Encoding(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    """A small network with random weights."""
+    torch.manual_seed(0)
+    return Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16))
+
+
+def digits(first: int, count: int) -> Subset:
+    """Some digits with their labels."""
+    return Subset(load("digits")["train"], np.arange(first, first + count))
+
+
+@pytest.mark.parametrize("output", ["backbone", "head"])
+def test_digits_by_a_random_network_equal_the_oracle(encoder: Encoder, output: Output) -> None:
+    """Images to accuracy: the features of the wanted output, all classes counted."""
+    how = dataclasses.replace(HOW, output=output)
+    bank, queries = digits(0, 120), digits(120, 40)
+    features = [encode(encoder, images, how).double().numpy() for images in (bank, queries)]
+    assert bank.labels is not None
+    assert queries.labels is not None
+    top1, top5 = oracles.weighted_knn(features[0], bank.labels, features[1], queries.labels, 20, 0.1, 10)
+    found = knn(encoder, bank, queries, how, k=20, temperature=0.1)
+    assert found == {"top1": pytest.approx(top1, abs=1e-3), "top5": pytest.approx(top5, abs=1e-3)}
+    assert found["top1"] > 30  # pixels alone tell digits apart far better than chance, 10
+
+
+@pytest.mark.parametrize("case", ["bank without labels", "queries without labels", "one class"])
+def test_labels_are_needed(encoder: Encoder, case: str) -> None:
+    """The message says so, before anything is encoded."""
+    labelled: Images = digits(0, 20)
+    bare = ArrayImages(torch.zeros(20, 3, 8, 8, dtype=torch.uint8))
+    one_class = ArrayImages(bare.pixels, np.zeros(20, np.int64), ("only",))
+    bank, queries = {
+        "bank without labels": (bare, labelled),
+        "queries without labels": (labelled, bare),
+        "one class": (one_class, one_class),
+    }[case]
+    with pytest.raises(BadInputError, match="kNN needs labels: class folders, at least two"):
+        knn(encoder, bank, queries, HOW, k=5, temperature=0.1)

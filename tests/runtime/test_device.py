@@ -1,0 +1,90 @@
+"""Which device and precision `auto` takes, and what is refused."""
+
+import os
+import sys
+
+import pytest
+import torch
+
+from moco.errors import BadInputError
+from moco.runtime.device import autocast, cores, resolve_device, resolve_precision, set_threads
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> None:
+    """Let torch say that these devices are there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(("cuda", "mps", "expected"), [
+    (True, True, "cuda"), (False, True, "mps"), (False, False, "cpu"),
+])  # fmt: skip
+def test_auto_takes_the_best_device(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, expected: str) -> None:
+    """CUDA before MPS before the CPU; a device that is named is taken though a better one is there."""
+    pretend(monkeypatch, cuda=cuda, mps=mps)
+    assert resolve_device("auto") == expected
+    assert resolve_device("cpu") == "cpu"
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names what is."""
+    pretend(monkeypatch, cuda=False, mps=True)
+    with pytest.raises(BadInputError, match="--device cuda: not available here, expected one of mps, cpu"):
+        resolve_device("cuda")
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 0), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_auto_precision_on_cuda(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str) -> None:
+    """bf16 from Ampere on; a V100 (7.0) computes in fp32."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert resolve_precision("auto", "cuda") == expected
+
+
+@pytest.mark.parametrize(("capabilities", "expected"), [
+    ({}, "fp32"), ({"avx512_f": True, "avx512_bf16": False}, "fp32"), ({"avx512_bf16": True}, "bf16"),
+    ({"amx_bf16": True}, "bf16"),
+])  # fmt: skip
+def test_auto_precision_on_cpu(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: str) -> None:
+    """bf16 only where the processor multiplies it natively."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert resolve_precision("auto", "cpu") == expected
+
+
+def test_named_precision_is_taken() -> None:
+    """Nothing is second-guessed; elsewhere `auto` is fp32."""
+    assert resolve_precision("bf16", "cpu") == "bf16"
+    assert resolve_precision("fp32", "cuda") == "fp32"
+    assert resolve_precision("auto", "mps") == "fp32"
+
+
+def test_autocast_multiplies_in_the_precision() -> None:
+    """Products are bf16 inside and parameters stay fp32; with fp32 nothing changes."""
+    layer = torch.nn.Linear(3, 3)
+    x = torch.ones(2, 3)
+    with autocast("bf16", "cpu"):
+        assert layer(x).dtype == torch.bfloat16
+    with autocast("fp32", "cpu"):
+        assert layer(x).dtype == torch.float32
+    assert layer.weight.dtype == torch.float32
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the number of cores is not settable per process")
+def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the processes that torchrun started here counts on its share, and on one core at least."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert cores() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert cores() == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert cores() == 1
+
+
+def test_threads_are_set_and_told() -> None:
+    """A given number is taken, none means all cores."""
+    before = torch.get_num_threads()
+    try:
+        assert set_threads(1) == torch.get_num_threads() == 1
+        assert set_threads(None) == torch.get_num_threads() == cores()
+    finally:
+        torch.set_num_threads(before)

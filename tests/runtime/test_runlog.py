@@ -1,0 +1,238 @@
+"""The run folder: metrics line by line, the cut on resuming, the lock, the status."""
+
+import importlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from moco.errors import BadInputError
+from moco.runtime.runlog import RunLog, lock, print_json, read_status, write_text
+
+LOSS = {"loss": 2.5, "images_per_second": 100.0}
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def without_time(run: Path) -> list[dict[str, Any]]:
+    """The same, but for when."""
+    return [{name: value for name, value in line.items() if name != "time"} for line in lines(run)]
+
+
+def test_metrics_have_step_and_time(tmp_path: Path) -> None:
+    """Every line has its figures, its step and the seconds since the start, which only grow; each is there at once."""
+    with RunLog(tmp_path, 10) as log:
+        for step in (1, 2):
+            log.metrics(step, {"loss": 2.5 / step, "images_per_second": 100.0})
+            assert len(lines(tmp_path)) == step
+        log.event("saved", path="x")
+    assert without_time(tmp_path) == [
+        {"step": 1, "loss": 2.5, "images_per_second": 100.0},
+        {"step": 2, "loss": 1.25, "images_per_second": 100.0},
+        {"event": "saved", "path": "x"},
+    ]
+    times = [line["time"] for line in lines(tmp_path)]
+    assert 0 <= times[0] <= times[1] <= times[2] < 60
+
+
+def test_what_is_not_a_number_becomes_null(tmp_path: Path) -> None:
+    """The file is JSON for every reader, also where a run diverges."""
+    with RunLog(tmp_path, 10) as log:
+        log.metrics(1, {"loss": float("nan"), "gradient_norm": float("inf"), "images_per_second": 1.0})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert without_time(tmp_path) == [{"step": 1, "loss": None, "gradient_norm": None, "images_per_second": 1.0}]
+
+
+def test_resuming_cuts_what_came_later(tmp_path: Path) -> None:
+    """Lines beyond the step go, the step's own monitor figures too (they come again), and the resumption is logged."""
+    with RunLog(tmp_path, 10) as log:
+        log.event("started")
+        for step in range(1, 6):
+            log.metrics(step, LOSS)
+            log.metrics(step, {"knn_top1": 10.0 * step})
+        log.event("stopped", step=5)
+    with RunLog(tmp_path, 10) as log:
+        log.resume(3, seconds=100.0)
+        log.metrics(4, LOSS)
+    assert without_time(tmp_path) == [
+        {"event": "started"},
+        {"step": 1, **LOSS},
+        {"step": 1, "knn_top1": 10.0},
+        {"step": 2, **LOSS},
+        {"step": 2, "knn_top1": 20.0},
+        {"step": 3, **LOSS},
+        {"event": "resume", "step": 3},
+        {"step": 4, **LOSS},
+    ]
+
+
+def test_resuming_continues_the_clock(tmp_path: Path) -> None:
+    """The time goes on from what the checkpoint says, without the pause."""
+    with RunLog(tmp_path, 10) as log:
+        log.metrics(1, LOSS)
+    with RunLog(tmp_path, 10) as log:
+        log.resume(1, seconds=100.0)
+        assert 100 <= log.seconds < 160
+        log.metrics(2, LOSS)
+    assert [line["time"] >= 100 for line in lines(tmp_path)] == [False, True, True]
+
+
+def test_resuming_at_the_start(tmp_path: Path) -> None:
+    """A run without a checkpoint starts over, and says so."""
+    with RunLog(tmp_path, 10) as log:
+        log.metrics(0, {"knn_top1": 10.0})
+        log.metrics(1, LOSS)
+    with RunLog(tmp_path, 10) as log:
+        log.resume(0, seconds=0.0)
+    assert without_time(tmp_path) == [{"event": "resume", "step": 0}]
+
+
+@pytest.mark.parametrize("half", ['{"step": 2, "lo', '{"step": 2', "{", "\0\0\0"])
+def test_a_half_written_line_is_survived(tmp_path: Path, half: str) -> None:
+    """The line that was being written when the run was killed is cut off; what follows is sound again."""
+    with RunLog(tmp_path, 10) as log:
+        log.metrics(1, LOSS)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(half)
+    with RunLog(tmp_path, 10) as log:
+        log.resume(2, seconds=1.0)
+        log.metrics(3, LOSS)
+    assert without_time(tmp_path) == [{"step": 1, **LOSS}, {"event": "resume", "step": 2}, {"step": 3, **LOSS}]
+
+
+def test_a_second_run_in_the_folder_is_refused(tmp_path: Path) -> None:
+    """Another process is told which process holds the folder, and leaves it as it is."""
+    program = (
+        "import sys, pathlib\n"
+        "from moco.errors import BadInputError\n"
+        "from moco.runtime.runlog import RunLog\n"
+        "try:\n"
+        "    RunLog(pathlib.Path(sys.argv[1]), 10).__enter__()\n"
+        "except BadInputError as error:\n"
+        "    print(error)\n"
+    )
+    with RunLog(tmp_path, 10) as log:
+        log.metrics(1, LOSS)
+        command = [sys.executable, "-c", program, str(tmp_path)]
+        other = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
+        log.metrics(2, LOSS)
+    assert other.stdout == f"--out {tmp_path}: process {os.getpid()} is writing it: wait, or give another\n"
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_the_lock_ends_with_the_run(tmp_path: Path) -> None:
+    """After the run, also after one that failed, the next may begin."""
+    with pytest.raises(RuntimeError, match="a step failed"), RunLog(tmp_path, 10):
+        raise RuntimeError("a step failed")
+    lock(tmp_path).close()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    """The error comes before the first step, names the flag and says what to do."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInputError, match=r"--out .*file/run: cannot be written \(Not a directory\): give a folder"):
+        RunLog(tmp_path / "file" / "run", 10).__enter__()
+
+
+def test_status(tmp_path: Path) -> None:
+    """status.json says the state, the process and what else is known; each replaces the last, with nothing beside."""
+    with RunLog(tmp_path, 10) as log:
+        assert read_status(tmp_path) == {}
+        log.status("running", step=3)
+        assert read_status(tmp_path) == {"state": "running", "pid": os.getpid(), "step": 3}
+        log.status("done", step=10, exit_code=0)
+    assert json.loads((tmp_path / "status.json").read_text()) == {
+        "state": "done", "pid": os.getpid(), "step": 10, "exit_code": 0,
+    }  # fmt: skip
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_plain_lines_where_nobody_watches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal every figure is a line of text without colours, on stdout."""
+    with RunLog(tmp_path, 10) as log:
+        log.say("[bold]8 images[/bold], /a/path/that/is/much/longer/than/eighty/characters" + "/and/goes/on" * 5)
+        log.metrics(1, LOSS)
+        log.metrics(1, {"knn_top1": 12.3456})
+        log.progress(1)
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "[bold]8 images[/bold], /a/path/that/is/much/longer/than/eighty/characters" + "/and/goes/on" * 5,
+        "step 1/10  loss 2.5  images_per_second 100",
+        "step 1/10  knn_top1 12.35",
+    ]
+    assert err == ""
+
+
+def test_stdout_is_left_to_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --json people are told on stderr, and stdout has the one object."""
+    with RunLog(tmp_path, 10, stdout=False) as log:
+        log.metrics(1, LOSS)
+    print_json({"loss": 2.5})
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"loss": 2.5}
+    assert err == "step 1/10  loss 2.5  images_per_second 100\n"
+
+
+def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    """On a terminal the loss moves in a bar instead of in lines; other figures still have lines."""
+    screen = io.StringIO()
+    log = RunLog(tmp_path, 10)
+    log.console = Console(file=screen, force_terminal=True, width=120)
+    with log:
+        log.metrics(4, LOSS)
+        log.progress(4)
+        log.metrics(4, {"knn_top1": 12.3456})
+    assert "4/10" in screen.getvalue()
+    assert "loss 2.500  100 images/s" in screen.getvalue()
+    assert "step 4/10  knn_top1 12.35" in screen.getvalue()
+    assert "step 4/10  loss" not in screen.getvalue()
+
+
+def test_the_other_ranks_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every rank but the first keeps silent, and its clock goes on all the same."""
+    with RunLog(tmp_path, 10, active=False) as log:
+        log.resume(3, seconds=100.0)
+        log.metrics(4, LOSS)
+        log.event("saved")
+        log.status("running")
+        log.progress(4)
+        log.say("hello")
+        assert log.seconds >= 100
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ("", "")
+
+
+def test_tensorboard_events_are_written(tmp_path: Path) -> None:
+    """The figures are also there for TensorBoard."""
+    with RunLog(tmp_path, 10) as log:
+        log.metrics(1, LOSS)
+        log.metrics(2, {**LOSS, "loss": 1.5})
+    reader = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    events = reader.EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(scalar.step, scalar.value) for scalar in events.Scalars("loss")] == [(1, 2.5), (2, 1.5)]
+
+
+def test_a_failing_write_keeps_the_old_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files are whole at every moment too."""
+    path = tmp_path / "config.json"
+    write_text(path, "old")
+
+    def fail(*_: object) -> None:
+        raise OSError("interrupted")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="interrupted"):
+        write_text(path, "new")
+    assert path.read_text() == "old"

@@ -1,0 +1,140 @@
+"""The house rules: imports go downwards only, modules and functions stay short, and nothing executes what it reads."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import moco
+
+ROOT = Path(moco.__file__).parent
+ROWS = (
+    "errors",
+    "shapes",
+    "config",
+    "recipes",
+    "runtime",
+    "core",
+    "data",
+    "interop",
+    "prepare",
+    "record",
+    "pretrain",
+    "evaluation",
+    "commands",
+    "cli",
+    "__main__",
+)
+"""The rooms of the house from the top: a module imports from its own room and from those above it."""
+
+CORE_TAKES = ("moco.errors", "moco.shapes", "moco.runtime.distributed", "moco.runtime.randomness", "moco.core")
+STRANGERS = {("pretrain", "evaluation"), ("evaluation", "pretrain")}
+"""Rooms that never import each other, though their order would allow one of the ways."""
+
+VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
+LONGEST_MODULE = 300
+LONGEST_FUNCTION = 70
+
+
+def name_of(path: Path) -> str:
+    """The dotted name of a module."""
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+every_module = pytest.mark.parametrize("name", MODULES)
+
+
+def room(name: str) -> str:
+    """The part of a dotted name that stands in ROWS."""
+    return name.split(".")[1]
+
+
+def imports(name: str) -> Iterator[tuple[str, int]]:
+    """The modules of this package that a module imports, anywhere in it, and the lines."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}:{node.lineno} imports relatively"
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = [module if module in MODULES else str(node.module) for module in inside]
+        else:
+            continue
+        for module in found:
+            if module.split(".")[0] == "moco":
+                yield module, node.lineno
+
+
+def test_the_walk_sees_imports() -> None:
+    """Names imported from a module, modules imported from a package, and imports inside functions are all found."""
+    assert "moco.core.dictionary" in {module for module, _ in imports("moco.core.loss")}
+    assert "moco.runtime.distributed" in {module for module, _ in imports("moco.runtime.signals")}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "moco"])
+def test_imports_go_downwards(name: str) -> None:
+    """A module imports only from its own room or from one above it; the package itself may export from any."""
+    assert room(name) in ROWS, f"{name} has no place in ROWS"
+    for module, line in imports(name):
+        where = f"{MODULES[name]}:{line}"
+        assert module != "moco", f"{where} imports what the package exports: import it from where it is made"
+        assert ROWS.index(room(module)) <= ROWS.index(room(name)), f"{where} imports {module}, from further down"
+        assert (room(name), room(module)) not in STRANGERS, f"{where}: {name} and {module} must not know each other"
+        if room(name) == "core":
+            taken = any(module == allowed or module.startswith(f"{allowed}.") for allowed in CORE_TAKES)
+            assert taken, f"{where} imports {module}: the method takes only {', '.join(CORE_TAKES)}"
+
+
+@every_module
+def test_modules_are_short_and_named_for_what_they_hold(name: str) -> None:
+    """At most 300 lines, and no drawer for everything."""
+    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE
+    assert not VAGUE_NAMES & set(name.split("."))
+
+
+@every_module
+def test_functions_are_short(name: str) -> None:
+    """At most 70 lines, from the decorator to the end."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            assert node.end_lineno is not None
+            assert node.end_lineno - first < LONGEST_FUNCTION, f"{name}.{node.name}"
+
+
+@every_module
+def test_there_is_no_trainer(name: str) -> None:
+    """The loop is a function."""
+    classes = [node.name for node in ast.walk(TREES[name]) if isinstance(node, ast.ClassDef)]
+    assert not [found for found in classes if "trainer" in found.lower()]
+
+
+@every_module
+def test_nothing_executes_what_it_reads(name: str) -> None:
+    """No pickle, eval, exec or torch.load; `model.eval()` is another thing."""
+    for node in ast.walk(TREES[name]):
+        where = f"{MODULES[name]}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            names = {module, *(alias.name for alias in node.names)}
+            assert not names & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}, where
+            assert not (module == "torch" and "load" in names), where
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"eval", "exec"}, where
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) != ("torch", "load"), where
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    """`moco --help` answers at once: what is heavy is imported when a command runs."""
+    program = "import sys, moco.cli; print(sorted({'torch', 'torchvision', 'sklearn'} & set(sys.modules)))"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
+    assert done.stdout == "[]\n"

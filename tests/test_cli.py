@@ -1,0 +1,374 @@
+"""The command line: help names every flag, mistakes are one line and exit code 2, `--json` ends with one object."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+
+from moco import cli
+from moco.cli import COMMANDS, main
+from moco.config import KnnConfig, PretrainConfig, ResumeConfig, flag
+from moco.errors import BadInputError, DivergedError
+from moco.recipes import RECIPES
+
+RANDOM = ["knn", "--weights", "random", "--arch", "resnet18-w16", "--stem", "cifar", "--image-size", "16"]
+SMALL = ["--image-size", "16", "--batch-size", "32", "--queue-size", "64", "--max-steps", "2", "--knn-every", "0"]
+CPU = ["--device", "cpu", "--precision", "fp32", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def as_for_users(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Types are not checked (a flag that must be given has a placeholder), help is wide, threads are put back."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setenv("COLUMNS", "200")
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with images: `flat` (40), `one-class` (40), `broken` (40 of which one is empty), `none`."""
+    rng = np.random.default_rng(0)
+    for folder in ("flat", "one-class/cat", "broken"):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(40):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            PillowImage.fromarray(pixels).save(tmp_path / folder / f"{i:02}.png")
+    (tmp_path / "broken" / "39.png").write_bytes(b"")
+    (tmp_path / "none").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def check_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], *told: str) -> None:
+    """The command must end with exit code 2 and one line that holds each of `told`, and without a traceback."""
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("moco: error: "), err
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in out + err
+    for part in told:
+        assert part in err
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The JSON object that ends standard output; no other line is one."""
+    *before, last = capsys.readouterr().out.splitlines()
+    assert not any(line.startswith("{") for line in before)
+    result = json.loads(last)
+    assert isinstance(result, dict)
+    return result
+
+
+# --- help -----------------------------------------------------------------------------------------------------------
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a call for help prints before it exits with 0."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    assert caught.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]], ids=str)
+def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """With the first line of what it does."""
+    text = help_of(capsys, *arguments)
+    for name, (kind, _) in COMMANDS.items():
+        assert name in text
+        assert (kind.__doc__ or "?").splitlines()[0] in text
+
+
+@pytest.mark.parametrize("arguments", [["pretrain"], ["pretrain", "-h"], ["pretrain", "--help"]], ids=str)
+def test_pretrain_names_every_recipe(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """With what it is."""
+    text = help_of(capsys, *arguments)
+    for name, recipe in RECIPES.items():
+        assert name in text
+        assert recipe.about in text
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [*((["pretrain", name], PretrainConfig) for name in RECIPES), (["resume"], ResumeConfig), (["knn"], KnnConfig)],
+    ids=str,
+)
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], command: list[str], kind: type[Any]) -> None:
+    """Every field of the command's config is a flag, or the run folder of resume."""
+    text = help_of(capsys, *command, "--help")
+    assert f"usage: moco {' '.join(command)}" in text
+    for field in dataclasses.fields(kind):
+        assert ("PATH" if (kind, field.name) == (ResumeConfig, "run") else flag(field.name)) in text
+    words = " ".join(text.replace("│", " ").split())
+    assert "End with one JSON object on standard output." in words
+
+
+def test_help_shows_the_symbol_and_the_recipe_s_value(capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of a recipe shows what that recipe does."""
+    words = " ".join(help_of(capsys, "pretrain", "v2", "--help").replace("│", " ").split())
+    assert "tau: divides the similarities in the loss. (default: 0.2)" in words
+    assert "theta_k <- m theta_k + (1 - m) theta_q" in words
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """A number."""
+    assert help_of(capsys, "--version").strip()[0].isdigit()
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["pretran", "v1"], ["pretran is not a command", "did you mean pretrain?"]),
+        (["frobnicate"], ["frobnicate is not a command", "pretrain, resume, knn"]),
+        (["pretrain", "quik", "--data", "digits", "--out", "run"], ["quik is not a recipe", "did you mean quick?"]),
+        (["pretrain", "--data", "digits", "--out", "run"], ["--data is not a recipe", "v1, v2"]),
+        (["pretrain", "v1", "--data", "d", "--out", "run", "--batchsize", "3"], ["--batchsize", "--batch-size"]),
+        (["pretrain", "v1", "--data", "d", "--out", "run", "--tau", "3"], ["--tau"]),
+        (["pretrain", "v1", "--data", "d", "--out", "run", "--epochs", "many"], ["--epochs", "'many'"]),
+        (["pretrain", "v1", "--data", "d", "--out", "run", "--augment", "v3"], ["--augment", "'v3'", "'cifar'"]),
+        (["pretrain", "v1", "--data", "d", "--out", "run", "--mean", "0.5"], ["--mean"]),
+        (["pretrain", "v1", "--data", "d", "--out", "run", "--epochs"], ["--epochs"]),
+        (["pretrain", "v1", "--data", "d", "--out", "run", "more"], ["more"]),
+        (["pretrain", "v1", "--data", "digits"], ["--out"]),
+        (["pretrain", "v1", "--out", "run"], ["--data"]),
+        (["resume"], ["PATH"]),
+        (["knn"], ["--weights", "--data"]),
+        (["knn", "--weigths", "random", "--data", "digits"], ["--weigths", "--weights"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_a_mistake_in_the_flags(capsys: pytest.CaptureFixture[str], arguments: list[str], told: list[str]) -> None:
+    """The message names what was given and what was expected, and where help is."""
+    check_refused(capsys, arguments, *told, "--help")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["pretrain", "quick", "--data", "none", "--out", "run"], ["--data none", "no image", ".png"]),
+        (["pretrain", "quick", "--data", "gone", "--out", "run"], ["--data gone", "digits"]),
+        (["pretrain", "quick", "--data", "new\nline", "--out", "run"], ["line"]),
+        (["pretrain", "quick", "--data", "flat", "--out", "run"], ["--batch-size is 256", "40 images"]),
+        (["pretrain", "quick", "--data", "digits", "--out", "run", "--queue-size", "0"], ["--queue-size is 0"]),
+        (["pretrain", "quick", "--data", "digits", "--out", "run", "--temperature", "-1"], ["--temperature is -1"]),
+        (["pretrain", "quick", "--data", "digits", "--out", "run", "--arch", "resnet51"], ["resnet51", "resnet50"]),
+        (["pretrain", "quick", "--data", "broken", "--out", "run", "--batch-size", "8"], ["39.png", "replace it"]),
+        (["pretrain", "quick", "--data", "digits", "--out", "run", "--init-weights", "gone"], ["gone"]),
+        (["resume", "none"], ["none", "no run to go on with"]),
+        (["knn", "--weights", "gone", "--data", "digits"], ["--weights gone", "encoder.safetensors"]),
+        (["knn", "--weights", "none", "--data", "digits"], ["--weights none", "encoder.safetensors"]),
+        (["knn", "--weights", "random", "--data", "digits"], ["--like", "--arch", "--image-size"]),
+        (["knn", "--weights", "random", "--like", "gone", "--data", "digits"], ["gone"]),
+        ([*RANDOM, "--data", "gone"], ["--data gone"]),
+        ([*RANDOM, "--data", "flat"], ["labels", "class folders"]),
+        ([*RANDOM, "--data", "one-class"], ["labels", "at least two"]),
+        ([*RANDOM, "--data", "digits", "--knn-k", "0"], ["--knn-k is 0"]),
+        ([*RANDOM, "--data", "digits", "--seed", str(2**64)], ["--seed"]),
+    ],
+    ids=lambda value: " ".join(value),
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:the queue holds")
+def test_a_mistake_in_the_values(
+    capsys: pytest.CaptureFixture[str], data: Path, arguments: list[str], told: list[str]
+) -> None:
+    """The message names the flag or the file; no run is left behind."""
+    check_refused(capsys, arguments, *told)
+    assert not (data / "run" / "checkpoints").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """The message says which are."""
+    check_refused(capsys, [*RANDOM, "--data", "digits", "--device", "cuda"], "--device cuda", "cpu")
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_bad_image_in_training(capsys: pytest.CaptureFixture[str], data: Path, workers: str) -> None:
+    """Large images are decoded while the run goes on, also in another process: the message is one line all the same."""
+    for path in (data / "broken").iterdir():
+        if path.stat().st_size:
+            PillowImage.new("RGB", (100, 100)).save(path)
+    arguments = ["pretrain", "quick", "--data", "broken", "--out", "run", "--batch-size", "40", "--queue-size", "40"]
+    more = ["--image-size", "16", "--epochs", "1", "--knn-every", "0", "--workers", workers, *CPU]
+    assert main([*arguments, *more]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("moco: error: ")
+    assert "39.png" in err
+    assert err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"{}", "version 1"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe\x00", "config.json"),
+        (b'{"version": 1, "colour": "blue"}', "key"),
+    ],
+)
+def test_a_run_whose_config_is_damaged(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes, told: str
+) -> None:
+    """The message names the file."""
+    (tmp_path / "config.json").write_bytes(content)
+    check_refused(capsys, ["resume", str(tmp_path)], str(tmp_path / "config.json"), told)
+
+
+def test_weights_that_are_damaged(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The message names the file."""
+    (tmp_path / "encoder.safetensors").write_bytes(b"<html>not found</html>")
+    check_refused(capsys, ["knn", "--weights", str(tmp_path), "--data", "digits"], str(tmp_path), "safetensors")
+
+
+# --- what a command gives back --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["run", "file", "random"])
+def test_knn_ends_with_one_json_object(
+    capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path, source: str
+) -> None:
+    """Before it stands what people read; a run keeps the result, other weights have no place for it."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    weights = {"run": run, "file": run / "encoder.safetensors", "random": "random"}[source]
+    like = ["--like", str(run)] if source == "random" else []
+    assert main(["knn", "--weights", str(weights), *like, "--data", "digits", "--json", *CPU]) == 0
+    result = last_line(capsys)
+    assert (result["bank"], result["queries"]) == (1437, 360)
+    assert result["weights"] == str(weights)
+    assert 10 < result["top1"] <= result["top5"] <= 100
+    kept = run / "evaluations" / "knn.json"
+    assert kept.exists() == (source == "run")
+    if source == "run":
+        stored = json.loads(kept.read_text())
+        assert {name: stored[name] for name in result} == result
+        assert stored["config"]["knn_k"] == 200
+
+
+def test_knn_without_json_ends_for_people(capsys: pytest.CaptureFixture[str], tiny_run: Path) -> None:
+    """One line with both figures."""
+    assert main(["knn", "--weights", str(tiny_run / "encoder.safetensors"), "--data", "digits", *CPU]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "kNN top-1" in line
+    assert "360 queries" in line
+
+
+@pytest.mark.parametrize("command", ["pretrain", "resume"])
+def test_a_finished_run_is_left_alone(capsys: pytest.CaptureFixture[str], tiny_run: Path, command: str) -> None:
+    """Exit code 0, its figures once more, and nothing changed."""
+    before = {path: path.read_bytes() for path in tiny_run.rglob("*") if path.is_file()}
+    again = ["pretrain", "quick", "--data", "digits", "--out", str(tiny_run), *SMALL, *CPU]
+    assert main([*(again if command == "pretrain" else ["resume", str(tiny_run)]), "--json"]) == 0
+    result = last_line(capsys)
+    assert result["already_done"] is True
+    assert result["step"] == 2
+    assert result["loss"] > 0
+    assert {path: path.read_bytes() for path in tiny_run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_of_another_config_is_not_touched(capsys: pytest.CaptureFixture[str], tiny_run: Path) -> None:
+    """The message names the first flag that differs."""
+    arguments = ["pretrain", "quick", "--data", "digits", "--out", str(tiny_run), *SMALL, *CPU, "--temperature", "0.3"]
+    check_refused(capsys, arguments, "--temperature", "0.1", "0.3")
+
+
+@pytest.mark.filterwarnings("default")
+def test_unlabelled_images_a_warning_and_json(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    """A run of one step on a flat folder: the warning is one line, standard output ends with one object."""
+    run = ["--out", "run", "--max-steps", "1", "--batch-size", "16", "--queue-size", "80", "--image-size", "16"]
+    assert main(["pretrain", "quick", "--data", "flat", *run, *CPU, "--json"]) == 0
+    out, err = capsys.readouterr()
+    warned = [line for line in err.splitlines() if "warning" in line.lower()]
+    assert len(warned) == 1
+    assert warned[0].startswith("moco: warning: the queue holds K = 80 keys of only 40 images")
+    assert "--queue-size" in warned[0]
+    result = json.loads(out.splitlines()[-1])
+    assert {"alignment", "uniformity", "loss"} <= result.keys()
+    assert "knn_top1" not in result
+    assert "without labels" in out + err
+
+
+# --- exit codes -----------------------------------------------------------------------------------------------------
+
+
+def command_that(monkeypatch: pytest.MonkeyPatch, outcome: Exception | Warning | dict[str, Any]) -> None:
+    """Make every command line give or raise this."""
+
+    def function(config: ResumeConfig) -> dict[str, Any]:
+        if isinstance(outcome, Warning):
+            warnings.warn(outcome, stacklevel=1)
+            return {}
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(cli, "parse", lambda arguments: (ResumeConfig(Path("run")), function))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [
+        ({}, 0),
+        ({"exit_code": 75}, 75),
+        (BadInputError("so"), 2),
+        (DivergedError("so"), 3),
+        (OSError("so"), 1),
+    ],
+    ids=str,
+)
+def test_exit_codes(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    outcome: Exception | dict[str, Any],
+    code: int,
+) -> None:
+    """0 done, 1 other failure, 2 bad input, 3 diverged, 75 saved after a signal."""
+    command_that(monkeypatch, outcome)
+    assert main([]) == code
+    assert capsys.readouterr().err == ("moco: error: so\n" if isinstance(outcome, Exception) else "")
+
+
+def test_a_mistake_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes with its traceback, to be reported."""
+    command_that(monkeypatch, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        main([])
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("text", ["one line", "two\nlines"])
+def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """Without file, line number and source."""
+    command_that(monkeypatch, UserWarning(text))
+    assert main([]) == 0
+    assert capsys.readouterr().err == f"moco: warning: {text.replace(chr(10), ' ')}\n"
+
+
+def test_the_module_is_a_program(tmp_path: Path) -> None:
+    """As torchrun calls it: exit code and one line, from a process of its own."""
+    arguments = [sys.executable, "-m", "moco", "knn", "--weights", str(tmp_path / "gone"), "--data", "digits"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, env=environment)  # noqa: S603
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("moco: error: --weights ")
+    assert done.stderr.count("\n") == 1
