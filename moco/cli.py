@@ -127,8 +127,13 @@ def _environment(**values: str) -> Any:
 
 
 def _fail(error: Exception, code: int) -> int:
-    print(f"moco: error: {error}", file=sys.stderr)
+    print(f"moco: error: {_line(error)}", file=sys.stderr)
     return code
+
+
+def _line(message: object) -> str:
+    """A message on one line, whatever names of files it holds."""
+    return " ".join(str(message).splitlines())
 
 
 def _show_warning(
@@ -139,4 +144,4 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"moco: warning: {message}", file=sys.stderr)
+    print(f"moco: warning: {_line(message)}", file=sys.stderr)

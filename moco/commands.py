@@ -35,7 +35,7 @@ def resume(config: ResumeConfig) -> dict[str, Any]:
     path = config.run / "config.json"
     if not path.is_file():
         raise BadInputError(f"{config.run}: no run to go on with, expected a folder with a config.json")
-    settled = from_json(PretrainConfig, path.read_text(encoding="utf-8"), path)
+    settled = from_json(PretrainConfig, path.read_bytes(), path)
     workers = settled.workers if config.workers is None else config.workers
     return pretrain(dataclasses.replace(settled, out=config.run, workers=workers, json=config.json))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -183,6 +184,7 @@ POSITIVE = {
     "knn_k", "knn_images", "knn_temperature",
 }  # fmt: skip
 NOT_NEGATIVE = {"warmup_epochs", "weight_decay", "workers", "log_every", "checkpoint_every", "knn_every", "seed"}
+LARGEST_SEED = 2**63 - 1
 SHARES = {"key_momentum", "bank_momentum", "sgd_momentum", "milestones", "mean"}
 
 
@@ -193,12 +195,14 @@ def check(config: Any) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if not isinstance(number, int | float) or isinstance(number, bool):
                 continue
-            if field.name in POSITIVE and not number > 0:
-                raise BadInputError(f"{flag(field.name)} is {number}: expected more than 0")
-            if field.name in NOT_NEGATIVE and not number >= 0:
-                raise BadInputError(f"{flag(field.name)} is {number}: expected 0 or more")
+            if field.name in POSITIVE and not 0 < number < math.inf:
+                raise BadInputError(f"{flag(field.name)} is {number}: expected more than 0, and a finite number")
+            if field.name in NOT_NEGATIVE and not 0 <= number < math.inf:
+                raise BadInputError(f"{flag(field.name)} is {number}: expected 0 or more, and a finite number")
             if field.name in SHARES and not 0 <= number <= 1:
                 raise BadInputError(f"{flag(field.name)} is {number}: expected 0 to 1")
+            if field.name == "seed" and number > LARGEST_SEED:
+                raise BadInputError(f"--seed is {number}: expected at most {LARGEST_SEED} (2^63 - 1)")
 
 
 def settled(value: Value | None) -> Value:
@@ -223,14 +227,14 @@ def to_json(config: Any) -> str:
     return json.dumps({"version": VERSION, **values}, indent=2) + "\n"
 
 
-def from_json(kind: type[Config], text: str, where: Path) -> Config:
+def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
     """Read what `to_json` wrote; nothing is converted and nothing executed.
 
     Raises BadInputError naming the key that is unknown, missing or of another type, or the version.
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or not even text
         raise BadInputError(f"{where}: not JSON ({error})") from error
     if not isinstance(values, dict) or values.pop("version", None) != VERSION:
         raise BadInputError(f"{where}: expected a config of version {VERSION}")

@@ -34,7 +34,7 @@ def earlier_run(config: PretrainConfig) -> dict[str, Any]:
     path = config.out / "config.json"
     if not path.is_file():
         return {}
-    theirs = from_json(PretrainConfig, path.read_text(encoding="utf-8"), path)
+    theirs = from_json(PretrainConfig, path.read_bytes(), path)
     for name, value in vars(config).items():
         if name not in HOW_NOT_WHAT and value != getattr(theirs, name):
             raise BadInputError(

@@ -16,8 +16,8 @@ Pixels = Float[Tensor, "n 3 h w"]
 Bytes = UInt8[Tensor, "n 3 h w"]
 """A batch of decoded images."""
 
-Image = UInt8[Tensor, "3 h w"]
-"""One decoded image."""
+Image = UInt8[Tensor, "3 _ _"]
+"""One decoded image; those of a list may have different sizes."""
 
 Rendered = Float[Tensor, "n 3 s s"]
 """A batch of square views with values in [0, 1]."""

@@ -5,6 +5,7 @@ import hashlib
 import os
 import tarfile
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -129,7 +130,7 @@ def _listed(path: Path) -> FileImages:
     root = os.fsencode(path.parent)
     missing = next((name for name in paths if not os.path.isfile(os.path.join(root, name))), None)
     if missing is not None:
-        raise BadInputError(f"--data {path}: lists {os.fsdecode(missing)}, which is not a file")
+        raise BadInputError(f"--data {path}: lists {os.fsdecode(missing)!r}, which is not a file")
     return FileImages(root, PathTable(paths))
 
 
@@ -183,11 +184,19 @@ def _cifar10() -> dict[Split, Images]:
             tar.extractall(data_home(), filter="data")
 
     def split(names: list[str]) -> ArrayImages:
-        records = np.concatenate([np.fromfile(binary / name, np.uint8).reshape(-1, 3073) for name in names])
+        records = np.concatenate([_cifar10_records(binary / name) for name in names])
         pixels = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy())
         return ArrayImages(pixels, records[:, 0].astype(np.int64), CIFAR10_CLASSES)
 
     return {"train": split([f"data_batch_{i}.bin" for i in range(1, 6)]), "test": split(["test_batch.bin"])}
+
+
+def _cifar10_records(path: Path) -> ByteArray:
+    """Each record is a label, then the red, the green and the blue plane."""
+    try:
+        return np.fromfile(path, np.uint8).reshape(-1, 3073)
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path}: not a whole batch of CIFAR-10 ({error}): remove its folder, try again") from error
 
 
 def _digits() -> dict[Split, Images]:
@@ -217,12 +226,15 @@ def _grey_to_rgb(grey: ByteArray) -> torch.Tensor:
 
 def _idx(path: Path) -> ByteArray:
     """Read LeCun's IDX format: magic number with type and rank, sizes, bytes."""
-    content = gzip.decompress(path.read_bytes())
-    if content[:3] != b"\0\0\x08":
-        raise BadInputError(f"{path}: not an IDX file of bytes: remove it and try again")
-    rank = content[3]
-    shape = np.frombuffer(content, ">i4", rank, offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape).copy()
+    try:
+        content = gzip.decompress(path.read_bytes())
+        if content[:3] != b"\0\0\x08":
+            raise ValueError("another magic number")
+        rank = content[3]
+        shape = np.frombuffer(content, ">i4", rank, offset=4)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape).copy()
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise BadInputError(f"{path}: not a whole IDX file of bytes ({error}): remove it and try again") from error
 
 
 def _download(name: str, url: str, target: Path, md5: str) -> None:

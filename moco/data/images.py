@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image as PillowImage
 from PIL import ImageOps
-from PIL.TiffImagePlugin import EXTRASAMPLES, SAMPLESPERPIXEL, TiffImageFile
+from PIL.TiffImagePlugin import EXTRASAMPLES, PHOTOMETRIC_INTERPRETATION, SAMPLESPERPIXEL, TiffImageFile
 
 from moco.errors import BadInputError
 from moco.shapes import Bytes, Image
@@ -23,6 +23,9 @@ SMALL_IMAGE = 96
 """Images of one size up to this side are held in memory ..."""
 MEMORY_BUDGET = 2 << 30
 """... where they fit into this many bytes."""
+
+TIFF_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3, 9: 3}
+"""Bands of RGB, CMYK, YCbCr and L*a*b* in a TIFF; grey and palette have one."""
 
 Labels = npt.NDArray[np.int64]
 
@@ -168,22 +171,24 @@ def _check_bands(file: PillowImage.Image, name: str) -> None:
         return
     bands, extra = file.tag_v2.get(SAMPLESPERPIXEL, 1), file.tag_v2.get(EXTRASAMPLES, ())
     opacity = len(extra) == 1 and extra[0] in (1, 2)
-    if bands > 3 + opacity and file.mode != "CMYK":
+    colours = TIFF_COLOURS.get(file.tag_v2.get(PHOTOMETRIC_INTERPRETATION, 0), 1)
+    if bands > colours + opacity:
         raise BadInputError(f"{name}: {bands} bands, expected grey, RGB, or RGB with opacity: convert it to RGB")
 
 
 def _to_rgb(image: PillowImage.Image, name: str) -> PillowImage.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode in ("RGBA", "LA", "PA") or (image.mode in ("P", "L", "RGB") and "transparency" in image.info):
+    transparent = image.info.get("transparency")
+    if image.mode in ("RGBA", "LA", "PA") or (transparent is not None and image.mode in ("1", "P", "L", "RGB")):
         rgba = image.convert("RGBA")
         return PillowImage.alpha_composite(PillowImage.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     if image.mode.startswith("I"):  # 16-bit grey, also where Pillow keeps it in 32
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise BadInputError(f"{name}: values {values.min()} to {values.max()}, expected 16 bits: convert it")
+        if transparent is not None:
+            values = np.where(values == transparent, 65535, values)
         return PillowImage.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-    if image.mode in ("1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV"):
+    if image.mode in ("RGB", "1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV"):
         return image.convert("RGB")
     bands = ", ".join(image.getbands())
     raise BadInputError(

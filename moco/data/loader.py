@@ -77,4 +77,21 @@ class ViewBatches(Dataset[Batch]):
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """The batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
-        return iter(DataLoader(self, batch_size=None, sampler=range(start, stop), num_workers=workers))
+        told = _Told(self)
+        for batch in DataLoader(told, batch_size=None, sampler=range(start, stop), num_workers=workers):
+            if isinstance(batch, BadInputError):
+                raise batch
+            yield batch
+
+
+@dataclass(frozen=True)
+class _Told(Dataset[Batch | BadInputError]):
+    """Hands an error over in place of its batch, since torch would turn it into the traceback of a worker process."""
+
+    batches: ViewBatches
+
+    def __getitem__(self, step: int) -> Batch | BadInputError:
+        try:
+            return self.batches[step]
+        except BadInputError as error:
+            return error

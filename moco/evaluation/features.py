@@ -56,8 +56,8 @@ def prepare(image: Image, size: int) -> Square:
     if size <= SMALL:
         return pixels[0] if pixels.shape[2:] == (size, size) else _resize(pixels, size, size)[0]
     height, width = image.shape[1:]
-    scale = round(size / CROP_SHARE) / min(height, width)
-    rows, columns = max(size, int(height * scale)), max(size, int(width * scale))
+    short = round(size / CROP_SHARE)
+    rows, columns = (int(short * side / min(height, width)) for side in (height, width))
     top, left = round((rows - size) / 2), round((columns - size) / 2)
     return _resize(pixels, rows, columns)[0, :, top : top + size, left : left + size]
 
@@ -69,9 +69,10 @@ def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """With running statistics and without dropout, as long as it lasts."""
-    training = module.training
+    modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
         yield
     finally:
-        module.train(training)
+        for part, training in modes.items():
+            part.training = training

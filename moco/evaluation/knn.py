@@ -39,7 +39,8 @@ def weighted_knn(
     hits = torch.zeros(2)
     for part, own in zip(torch.split(queries, QUERIES_AT_A_TIME), torch.split(truth, QUERIES_AT_A_TIME), strict=True):
         similarity, neighbour = (part @ bank.T).topk(min(k, len(bank)), dim=1)
-        votes = torch.zeros(len(part), classes).scatter_add_(1, labels[neighbour], (similarity / temperature).exp())
+        weight = ((similarity - similarity[:, :1]) / temperature).exp()  # the nearest one's is 1: none overflows
+        votes = torch.zeros(len(part), classes).scatter_add_(1, labels[neighbour], weight)
         ranking = votes.sort(dim=1, descending=True, stable=True).indices
         correct = ranking[:, :5] == own[:, None]
         hits += torch.stack([correct[:, 0].sum(), correct.any(1).sum()])

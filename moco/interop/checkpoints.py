@@ -51,10 +51,11 @@ def load_weights(weights: str) -> Weights:
         mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
     except (KeyError, TypeError) as error:
         raise BadInputError(f"{path}: its metadata does not describe an encoder ({error})") from error
-    prefix = "f_q." if metadata.get("kind") == "checkpoint" else ""
-    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     encoder = Encoder(plan)
-    load_encoder_tensors(encoder, own)
+    if metadata.get("kind") == "checkpoint":
+        trained = {name.removeprefix("f_q."): tensor for name, tensor in tensors.items() if name.startswith("f_q.")}
+        tensors = {name.removeprefix("backbone."): tensor for name, tensor in trained.items()}
+    load_encoder_tensors(encoder, tensors)
     return Weights(encoder, mean, std)
 
 
