@@ -11,6 +11,7 @@ from moco.config import PretrainConfig, settled
 from moco.core.loss import info_nce
 from moco.core.pair import EncoderPair
 from moco.data.images import Images
+from moco.data.loader import Batch
 from moco.prepare import build_batches, build_dictionary, build_encoder, build_schedule, introduction, resolve
 from moco.record import Monitor, Record, earlier_run
 from moco.runtime import distributed
@@ -51,33 +52,41 @@ def pretrain(config: PretrainConfig, images: Images, monitor: Monitor | None = N
         pair.f_q = distributed.wrap(f_q)
         for step, batch in enumerate(batches.run(start, steps, settled(config.workers)), start):
             record.before_step(step)
-            x_q, x_k, index = (x if x is None else x.to(device, non_blocking=True) for x in batch)
+            x_q, x_k, index = moved(batch, device)
             optimizer.param_groups[0]["lr"] = schedule(step)
 
             contrasts, written = [], []
             for x_a, x_b in ((x_q, x_k), (x_k, x_q))[: 1 + config.symmetric]:
                 with autocast(precision, device):
                     k = pair.keys(x_b, step)  # (N, C) by f_k: shuffled, without gradient
+                queries = []
                 for a, b, k_part, rows in parts(config.accumulate, x_a, x_b, k, index):
                     with autocast(precision, device):
                         q, k_part = pair(a, b, k_part, step)  # (N, C) each
                     keys = dictionary.read(k_part, rows)  # positive (N, C), negative (K, C)
                     contrasts.append(info_nce(q, keys, config.temperature))
                     torch.autograd.backward(contrasts[-1].loss / config.accumulate)
-                    written.append((q.detach(), k_part, rows))
+                    queries.append(q.detach())
+                written.append((torch.cat(queries), k, index))
 
             norm = get_total_norm([p.grad for p in f_q.parameters() if p.grad is not None])
             record.check_finite(step, contrasts, norm)
             optimizer.step()
             optimizer.zero_grad()
             pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
-            for q, k, rows in written:
-                dictionary.write(q, k, rows)  # newest in, oldest out
+            for q, k, index in written:
+                dictionary.write(q, k, index)  # newest in, oldest out
             stopping = request.agreed(device)
             record.after_step(step + 1, contrasts, norm, schedule(step), save=stopping)
             if stopping:
                 return record.stop(step + 1, EXIT_CODE)
         return record.finish(steps)
+
+
+def moved(batch: Batch, device: str) -> Batch:
+    """The batch on the device."""
+    x_q, x_k, index = batch
+    return x_q.to(device), None if x_k is None else x_k.to(device), index.to(device)
 
 
 def parts(count: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:

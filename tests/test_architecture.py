@@ -136,5 +136,23 @@ def test_the_command_line_starts_without_torch() -> None:
     """`moco --help` answers at once: what is heavy is imported when a command runs."""
     program = "import sys, moco.cli; print(sorted({'torch', 'torchvision', 'sklearn'} & set(sys.modules)))"
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"
+
+
+PUBLIC = {
+    "RECIPES", "BadInputError", "Contrast", "DivergedError", "Encoder", "EncoderPair", "EncoderPlan", "Encoding",
+    "InBatch", "Keys", "KnnConfig", "MemoryBank", "PretrainConfig", "Queue", "Weights", "encode", "info_nce", "load",
+    "load_weights", "recipe", "weighted_knn",
+}  # fmt: skip
+
+
+def test_the_exported_names() -> None:
+    """What `import moco` gives is a promise: it changes only when this list is changed."""
+    assert set(moco.__all__) == PUBLIC
+    for name in PUBLIC - {"RECIPES"}:
+        assert getattr(moco, name).__name__ == name
+        assert getattr(moco, name).__doc__
+    unknown = "queue"
+    with pytest.raises(AttributeError, match=unknown):
+        getattr(moco, unknown)

@@ -61,9 +61,10 @@ class GroupedBatchNorm(nn.BatchNorm2d):
         size = self.group_size or len(x)
         if len(x) % size:
             raise ValueError(f"a batch of {len(x)} images cannot be cut into BN groups of {size}")
+        y: Tensor
         y, means, inverse_stds = _GroupedNormalize.apply(x, self.weight, self.bias, size, self.eps)
         self._record(means, inverse_stds, values=size * x[0, 0].numel())
-        return y  # type: ignore[no-any-return]
+        return y
 
     @torch.no_grad()
     def _record(self, means: Tensor, inverse_stds: Tensor, values: int) -> None:

@@ -77,8 +77,9 @@ class ViewBatches(Dataset[Batch]):
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """The batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
-        told = _Told(self)
-        for batch in DataLoader(told, batch_size=None, sampler=range(start, stop), num_workers=workers):
+        own = torch.Generator()  # the loader draws a seed for its processes: not from what models draw from
+        steps = range(start, stop)
+        for batch in DataLoader(_Told(self), batch_size=None, sampler=steps, num_workers=workers, generator=own):
             if isinstance(batch, BadInputError):
                 raise batch
             yield batch

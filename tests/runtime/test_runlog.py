@@ -125,7 +125,7 @@ def test_a_second_run_in_the_folder_is_refused(tmp_path: Path) -> None:
     with RunLog(tmp_path, 10) as log:
         log.metrics(1, LOSS)
         command = [sys.executable, "-c", program, str(tmp_path)]
-        other = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
+        other = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         log.metrics(2, LOSS)
     assert other.stdout == f"--out {tmp_path}: process {os.getpid()} is writing it: wait, or give another\n"
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
