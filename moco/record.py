@@ -15,6 +15,7 @@ from moco.errors import BadInputError, DivergedError
 from moco.interop.checkpoints import encoder_metadata
 from moco.runtime import distributed
 from moco.runtime.checkpoint import checkpoint_path, newest_checkpoint, remove_old_checkpoints, save_tensors
+from moco.runtime.device import peak_memory
 from moco.runtime.runlog import RunLog, read_status, write_text
 from moco.runtime.state import load_state_tensors, state_tensors
 
@@ -126,7 +127,8 @@ class Record:
         """Ask the monitor a last time, close the record and return the run's figures."""
         if self.config.knn_every:
             self._watch(step)
-        self.result.update(step=step, seconds=round(self.log.seconds, 1))
+        memory = peak_memory(self.config.device) / 2**20
+        self.result.update(step=step, seconds=round(self.log.seconds, 1), peak_memory_mib=round(memory))
         self.log.status("done", step=step, exit_code=0, result=self.result)
         return self.result
 

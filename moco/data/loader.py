@@ -82,7 +82,8 @@ class ViewBatches(Dataset[Batch]):
         for batch in DataLoader(_Told(self), batch_size=None, sampler=steps, num_workers=workers, generator=own):
             if isinstance(batch, BadInputError):
                 raise batch
-            yield batch
+            x_q, x_k, index = batch
+            yield x_q, x_k, index
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,18 @@ def autocast(precision: Precision, device: str) -> AbstractContextManager[object
     return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
+def peak_memory(device: str) -> int:
+    """The most memory that this process has held, in bytes: on the GPU where that computes, else resident."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def cores() -> int:
     """How many cores each process of this machine may count on."""
     here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

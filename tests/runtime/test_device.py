@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from moco.errors import BadInputError
-from moco.runtime.device import autocast, cores, resolve_device, resolve_precision, set_threads
+from moco.runtime.device import autocast, cores, peak_memory, resolve_device, resolve_precision, set_threads
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> None:
@@ -88,3 +88,9 @@ def test_threads_are_set_and_told() -> None:
         assert set_threads(None) == torch.get_num_threads() == cores()
     finally:
         torch.set_num_threads(before)
+
+
+def test_peak_memory_counts_what_was_held() -> None:
+    """A tensor of 256 MiB that is gone again is still in it."""
+    torch.ones(2**26).sum()
+    assert 2**28 < peak_memory("cpu") < 2**36
