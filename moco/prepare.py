@@ -76,9 +76,14 @@ def _bn_groups(config: PretrainConfig, ranks: int) -> int:
 
     if config.bn_groups is None:
         default = max(DEFAULT_BN_GROUPS, ranks)
-        few, many = range(min(default, config.batch_size // 4), 0, -1), range(default, config.batch_size + 1)
+        few, many = range(max(1, min(default, config.batch_size // 4)), 0, -1), range(default, config.batch_size + 1)
         fitting: Iterator[int] = filter(fits, (*few, *many))
         return next(fitting)
+    if config.batch_size < 2 * config.bn_groups:
+        raise BadInputError(
+            f"--bn-groups is {config.bn_groups}: a batch of {config.batch_size} has at most {config.batch_size // 2} "
+            f"groups of two images or more, and of one there are no statistics"
+        )
     if not fits(config.bn_groups):
         raise BadInputError(
             f"--bn-groups is {config.bn_groups}: expected groups of equal size that fill the batch of "
@@ -95,7 +100,7 @@ def _warn(config: PretrainConfig, n: int) -> None:
             f"pushed away from them. Give --queue-size {max(1, n // 2)} or less, or --mask-own-keys.",
             stacklevel=3,
         )
-    if config.bn_groups == 1 and config.dictionary != "memory-bank":
+    if config.bn_groups == 1 and config.dictionary == "queue":
         warnings.warn(
             "--bn-groups 1: a query and its key share the statistics of batch normalisation, and the encoder will "
             "learn to tell them by these instead of by what is in the image: contrast accuracy rises towards "

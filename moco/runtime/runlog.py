@@ -68,9 +68,11 @@ class RunLog:
             return
         path = self.run / "metrics.jsonl"
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, step)]
-        self._metrics.seek(0)
-        self._metrics.truncate()
-        self._metrics.writelines(line + "\n" for line in lines)
+        self._metrics.close()
+        write_text(path, "".join(line + "\n" for line in lines))
+        self._metrics = path.open("a", encoding="utf-8")
+        self._events.close()
+        self._events = _events(self.run, purge_step=step + 1)
         self.event("resume", step=step)
 
     def event(self, name: str, **values: Any) -> None:
@@ -145,9 +147,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_status(run: Path) -> dict[str, Any]:
-    """What `status.json` of a run says; empty where there is none."""
-    path = run / "status.json"
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """What `status.json` of a run says; empty where there is none, or a damaged one."""
+    try:
+        content = json.loads((run / "status.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
     return content if isinstance(content, dict) else {}
 
 
@@ -165,10 +169,11 @@ def _rounded(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def _events(run: Path) -> Any:
+def _events(run: Path, purge_step: int | None = None) -> Any:
+    """TensorBoard's writer; a reader passes over what earlier files hold from `purge_step` on."""
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    return SummaryWriter(str(run))
+    return SummaryWriter(str(run), purge_step=purge_step)
 
 
 def print_json(values: dict[str, Any]) -> None:
