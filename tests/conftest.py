@@ -26,6 +26,13 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from moco.recipes import recipe
 
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    small = {"image_size": 16, "max_steps": 2, "batch_size": 32, "queue_size": 64, "knn_every": 0}
+    small = {
+        "dictionary": "queue",
+        "image_size": 16,
+        "max_steps": 2,
+        "batch_size": 32,
+        "queue_size": 64,
+        "knn_every": 0,
+    }
     pretrain(recipe("quick", data="digits", out=out, precision="fp32", device="cpu", threads=1, **small))
     return out

@@ -24,7 +24,20 @@ from moco.errors import BadInputError, DivergedError
 from moco.recipes import RECIPES
 
 RANDOM = ["knn", "--weights", "random", "--arch", "resnet18-w16", "--stem", "cifar", "--image-size", "16"]
-SMALL = ["--image-size", "16", "--batch-size", "32", "--queue-size", "64", "--max-steps", "2", "--knn-every", "0"]
+SMALL = [
+    "--dictionary",
+    "queue",
+    "--image-size",
+    "16",
+    "--batch-size",
+    "32",
+    "--queue-size",
+    "64",
+    "--max-steps",
+    "2",
+    "--knn-every",
+    "0",
+]
 CPU = ["--device", "cpu", "--precision", "fp32", "--threads", "1"]
 
 
@@ -168,7 +181,7 @@ def test_a_mistake_in_the_flags(capsys: pytest.CaptureFixture[str], arguments: l
         (["pretrain", "quick", "--data", "none", "--out", "run"], ["--data none", "no image", ".png"]),
         (["pretrain", "quick", "--data", "gone", "--out", "run"], ["--data gone", "digits"]),
         (["pretrain", "quick", "--data", "new\nline", "--out", "run"], ["line"]),
-        (["pretrain", "quick", "--data", "flat", "--out", "run"], ["--batch-size is 256", "40 images"]),
+        (["pretrain", "quick", "--data", "flat", "--out", "run"], ["--batch-size is 128", "40 images"]),
         (["pretrain", "quick", "--data", "digits", "--out", "run", "--queue-size", "0"], ["--queue-size is 0"]),
         (["pretrain", "quick", "--data", "digits", "--out", "run", "--temperature", "-1"], ["--temperature is -1"]),
         (["pretrain", "quick", "--data", "digits", "--out", "run", "--arch", "resnet51"], ["resnet51", "resnet50"]),
@@ -295,6 +308,7 @@ def test_a_run_of_another_config_is_not_touched(capsys: pytest.CaptureFixture[st
 def test_unlabelled_images_a_warning_and_json(capsys: pytest.CaptureFixture[str], data: Path) -> None:
     """A run of one step on a flat folder: the warning is one line, standard output ends with one object."""
     run = ["--out", "run", "--max-steps", "1", "--batch-size", "16", "--queue-size", "80", "--image-size", "16"]
+    run += ["--dictionary", "queue"]
     assert main(["pretrain", "quick", "--data", "flat", *run, *CPU, "--json"]) == 0
     out, err = capsys.readouterr()
     warned = [line for line in err.splitlines() if "warning" in line.lower()]

@@ -151,6 +151,7 @@ FASHION_MNIST_CLASSES = (
 )  # fmt: skip
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+CIFAR10_BATCHES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -180,15 +181,28 @@ def _cifar10() -> dict[Split, Images]:
     if not (binary / "test_batch.bin").is_file():
         archive = data_home() / "cifar-10-binary.tar.gz"
         _download("cifar10", CIFAR10_URL, archive, CIFAR10_MD5)
-        with tarfile.open(archive) as tar:
-            tar.extractall(data_home(), filter="data")
+        _unpack_cifar10(archive, binary)
 
     def split(names: list[str]) -> ArrayImages:
         records = np.concatenate([_cifar10_records(binary / name) for name in names])
         pixels = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy())
         return ArrayImages(pixels, records[:, 0].astype(np.int64), CIFAR10_CLASSES)
 
-    return {"train": split([f"data_batch_{i}.bin" for i in range(1, 6)]), "test": split(["test_batch.bin"])}
+    return {"train": split(CIFAR10_BATCHES[:-1]), "test": split(CIFAR10_BATCHES[-1:])}
+
+
+def _unpack_cifar10(archive: Path, folder: Path) -> None:
+    """Take the six batches out of the archive, by name, and nothing else."""
+    folder.mkdir(exist_ok=True)
+    try:
+        with tarfile.open(archive) as tar:
+            for name in CIFAR10_BATCHES:
+                content = tar.extractfile(f"{folder.name}/{name}")
+                if content is None:
+                    raise KeyError(name)
+                (folder / name).write_bytes(content.read())
+    except (KeyError, EOFError, tarfile.TarError) as error:
+        raise BadInputError(f"{archive}: not CIFAR-10's archive ({error}): remove it and try again") from error
 
 
 def _cifar10_records(path: Path) -> ByteArray:
