@@ -48,6 +48,14 @@ class Images(Protocol):
         """What a person calls the image: a path, or a number."""
 
 
+@runtime_checkable
+class Encoded(Protocol):
+    """Images that lie in an image format and can be had as such."""
+
+    def encoded(self, index: int) -> bytes:
+        """The file of an image, as it lies on disk."""
+
+
 class PathTable:
     """Many paths in two flat arrays: one byte string and where each path ends."""
 
@@ -81,6 +89,15 @@ class FileImages:
 
     def __getitem__(self, index: int) -> Image:
         return decode(os.path.join(self.root, self.paths[index]))
+
+    def encoded(self, index: int) -> bytes:
+        """The file of an image. Raises BadInputError where it cannot be read."""
+        path = os.path.join(self.root, self.paths[index])
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise BadInputError(f"{os.fsdecode(path)}: cannot be read ({error.strerror}): remove it") from error
 
     def name(self, index: int) -> str:
         """The path below the root."""
