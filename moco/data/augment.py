@@ -193,7 +193,7 @@ def resampling_matrix(start: PerImage, length: PerImage, in_size: int, out_size:
     scale = (length / out_size)[:, None]  # (N, 1)
     centre = start[:, None] + scale * (torch.arange(out_size, device=start.device) + 0.5)  # (N, out)
     distance = (pixel - centre[..., None]).abs() / scale.clamp(min=1)[..., None]  # (N, out, in)
-    inside = (pixel > start[:, None]) & (pixel < (start + length)[:, None])  # (N, in)
+    inside = (pixel >= start[:, None]) & (pixel <= (start + length)[:, None])  # (N, in)
     weight = (1 - distance).clamp(min=0) * inside[:, None]
     return weight / weight.sum(2, keepdim=True)
 

@@ -64,7 +64,7 @@ def line_weights(
     """
     step = length / out_size
     reach = max(step, 1.0)
-    first, last = max(int(np.ceil(start - 0.5)), 0), min(int(np.ceil(start + length - 0.5)), in_size)
+    first, last = int(np.ceil(start - 0.5)), min(int(np.floor(start + length + 0.5)), in_size)
     taps = max(4, 2 * (int(np.ceil(reach)) + 1))
     source, weights = np.empty(out_size, np.int64), np.zeros((out_size, taps), np.float32)
     for i in range(out_size):

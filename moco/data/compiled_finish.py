@@ -26,7 +26,7 @@ def finish(
     pixels: Reals, factors: Reals, order: Positions, grey: Flags, grey_first: bool, sigma: Reals, kernel_size: int,
     flip: Flags, mean: Reals, std: Reals, out: Reals,
 ) -> None:  # fmt: skip
-    """Write what becomes of pixels (n, 3, S, S), which are used up, into out (n, S, S, 3); others are ViewParameters'."""
+    """Write what pixels (n, 3, S, S), which are used up, become into out (n, S, S, 3); the rest is ViewParameters'."""
     size = out.shape[1]
     line, padded = np.empty((3, size), np.float32), np.empty(size + kernel_size, np.float32)
     for n in range(len(out)):

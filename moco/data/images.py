@@ -1,5 +1,6 @@
 """Images by integer index: files in a folder or a list, or an array in memory."""
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -170,9 +171,17 @@ def decode(path: bytes | str | Path) -> Image:
     Raises BadInputError naming the file for anything else: other bands, floating point, not an image, or more pixels
     than Pillow takes for honest (refused from the header).
     """
-    name = os.fsdecode(path)
+    return _decode(os.fsdecode(path), os.fsdecode(path))
+
+
+def decode_bytes(content: bytes, name: str) -> Image:
+    """`decode` the content of an image file; errors call it `name`."""
+    return _decode(io.BytesIO(content), name)
+
+
+def _decode(source: str | io.BytesIO, name: str) -> Image:
     try:
-        with PillowImage.open(os.fsdecode(path)) as file:
+        with PillowImage.open(source) as file:
             _check_bands(file, name)
             rgb = _to_rgb(ImageOps.exif_transpose(file), name)
     except BadInputError:

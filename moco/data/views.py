@@ -24,7 +24,7 @@ from moco.data.augment import (
 from moco.data.images import Encoded, Images
 from moco.data.jpeg import decode_plain, plain_size, shrink_for
 from moco.runtime.randomness import Integers
-from moco.shapes import Bytes, Image, Interleaved, Views
+from moco.shapes import Bytes, Image, Interleaved, SquareViews
 
 COMPILED = find_spec("numba") is not None
 """Whether the compiled kernels can be used: numba is an extra."""
@@ -55,7 +55,7 @@ class Photo:
     image: Image | None
 
 
-def of_array(images: Bytes, parameters: ViewParameters, look: Look) -> Views:
+def of_array(images: Bytes, parameters: ViewParameters, look: Look) -> SquareViews:
     """A view of each image of one size, normalised: by torch's operations on a GPU, where the images are there."""
     if not look.compiled or images.device.type != "cpu":
         pixels = finish(crop_batch(images, parameters.crop, look.size), parameters, look.augmentation)
@@ -65,7 +65,7 @@ def of_array(images: Bytes, parameters: ViewParameters, look: Look) -> Views:
     return out.permute(0, 3, 1, 2)
 
 
-def of_images(images: Images, index: Integers, draw: Draw, look: Look, *, scaled: bool = False) -> list[Views]:
+def of_images(images: Images, index: Integers, draw: Draw, look: Look, *, scaled: bool = False) -> list[SquareViews]:
     """The views that `draw` gives of the images of `index`, each decoded once, for all its views, and not kept.
 
     With `scaled`, a photograph is decoded at a half, a quarter or an eighth of its size where every crop of it still
@@ -81,7 +81,9 @@ def of_images(images: Images, index: Integers, draw: Draw, look: Look, *, scaled
         for parameters, out in zip(drawn, outs, strict=True):
             window = parameters.crop[row]
             if look.compiled:
-                _make_compiled(image[None], window[None] / shrink, parameters, slice(row, row + 1), look, out)
+                _make_compiled(
+                    image[None], window[None] / shrink, parameters, slice(row, row + 1), look, out[row : row + 1]
+                )
             elif shrink == 1:
                 out[row] = crop_one(image, window.tolist(), look.size)
             else:
@@ -116,7 +118,7 @@ def _decoded(images: Images, photo: Photo, shrink: int) -> tuple[Image, int]:
 def _make_compiled(
     images: Bytes, windows: Windows, parameters: ViewParameters, rows: slice, look: Look, out: Interleaved
 ) -> None:
-    """Write the views of some rows of `parameters` to those of `out`."""
+    """Write the views with some rows of `parameters` into `out`."""
     from moco.data import compiled_crop, compiled_finish
 
     n, _, height, width = images.shape
@@ -126,5 +128,5 @@ def _make_compiled(
     compiled_finish.finish(
         pixels, parameters.factors[rows], parameters.order[rows], parameters.grey[rows],
         look.augmentation.grey_first, parameters.sigma[rows], blur_kernel_size(look.size), parameters.flip[rows], mean,
-        std, out[rows].numpy(),
+        std, out.numpy(),
     )  # fmt: skip
