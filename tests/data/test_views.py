@@ -26,7 +26,7 @@ from tests.data.test_augment import digits, drawn, photographs, reference_view
 LARGEST_SMALL, LARGEST_PHOTOGRAPH = 4e-6, 1e-4
 """Of 1: largest difference to torchvision's pixels; 1.4e-6 and 4.5e-5 seen. See test_augment for the reasons."""
 LARGEST_SCALED, MEAN_SCALED = 0.25, 0.003
-"""Of 1: largest and mean difference of views decoded at a smaller size to views from all pixels; docs/views.md has more."""
+"""Of 1: largest and mean difference of views decoded at a smaller size to exact views; docs/views.md has more."""
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 PLAIN = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
