@@ -7,6 +7,7 @@ several passes, so that the ratios hold on a machine that has other work too.
 
 import io
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_images
 from torchvision import transforms
 
@@ -27,7 +28,7 @@ from moco.data.views import COMPILED, Look, of_array, of_images
 from moco.runtime.randomness import Integers, Stream
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PHOTOGRAPHS, BATCH, PASSES = 100, 32, 5
+PHOTOGRAPHS, BATCH, PASSES = 100, 32, 7
 
 
 def photographs(folder: Path, width: int, height: int, count: int) -> FileImages:
@@ -160,14 +161,15 @@ def stages(images: FileImages, size: int) -> None:
 
 
 def recipe(size: int, least: float, blur: bool) -> Callable[[Image.Image], torch.Tensor]:
-    """A view as reference code makes it: Pillow images, torchvision's transforms."""
+    """A view as reference code makes it: torchvision's transforms on Pillow images, and Pillow's blur."""
     steps = [
         transforms.RandomResizedCrop(size, scale=(least, 1.0)),
         transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
         transforms.RandomGrayscale(p=0.2),
     ]
     if blur:
-        steps.append(transforms.RandomApply([transforms.GaussianBlur(23, (0.1, 2.0))], p=0.5))
+        gaussian = transforms.Lambda(lambda image: image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0))))
+        steps.append(transforms.RandomApply([gaussian], p=0.5))
     steps += [transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     composed: Callable[[Image.Image], torch.Tensor] = transforms.Compose(steps)
     return composed

@@ -11,6 +11,7 @@ from moco.data.augment import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from moco.data.compiled_crop import Positions, Real, Reals, compiled
 
 Flags = npt.NDArray[np.bool_]
+Pair = tuple[np.uintp, np.uintp]
 
 ZERO, ONE, TWO, THREE, FOUR, FIVE, SIX = (np.float32(number) for number in range(7))
 SIXTH = np.float32(1 / 6)
@@ -47,10 +48,10 @@ def finish(
         if len(weights) > 1:
             for c in range(3):
                 for y in range(size):
-                    blur_row(pixels[n, c, y], weights, padded, line[0])
+                    blur_row(flat[c], y, size, weights, padded, line[0])
         for y in range(size):
             for c in range(3):
-                blur_column(pixels[n, c], y, weights, line[c])
+                blur_column(flat[c], y, size, weights, line[c])
             store(line[0], line[1], line[2], flip[n], mean, std, out[n, y])
 
 
@@ -152,46 +153,63 @@ def blur_weights(sigma: Real, kernel_size: int) -> Reals:
 
 
 @compiled
-def blur_row(row: Reals, weights: Reals, padded: Reals, line: Reals) -> None:
-    """Blur a row in place, reflected at both ends; `padded` and `line` are room for it."""
-    size, reach = row.size, len(weights) - 1
+def blur_row(plane: Reals, y: int, size: int, weights: Reals, padded: Reals, line: Reals) -> None:
+    """Blur row y of a plane (S S,) in place, reflected at both ends; `padded` and `line` are room for it."""
+    reach, row = len(weights) - 1, plane[y * size : (y + 1) * size]
     for i in range(size):
         padded[reach + i] = row[i]
     for k in range(1, reach + 1):
-        padded[reach - k], padded[reach + size - 1 + k] = row[reflected(k, size)], row[reflected(size - 1 - k, size)]
-    scaled(padded[reach : reach + size], weights[0], line)
-    for k in range(1, reach + 1):
-        add_both(padded[reach - k : reach - k + size], padded[reach + k : reach + k + size], weights[k], line)
-    row[:] = line
+        padded[reach - k], padded[reach + size - 1 + k] = row[k], row[size - 1 - k]
+    add_one(padded, np.uintp(reach), weights[0], line)
+    for k in range(1, reach, 2):
+        near, far = (np.uintp(reach - k), np.uintp(reach + k)), (np.uintp(reach - k - 1), np.uintp(reach + k + 1))
+        add_four(padded, near, far, weights[k], weights[k + 1], line)
+    if reach % 2 == 1:
+        add_two(padded, np.uintp(0), np.uintp(2 * reach), weights[reach], line)
+    for i in range(size):
+        row[i] = line[i]
 
 
 @compiled
-def blur_column(plane: Reals, y: int, weights: Reals, line: Reals) -> None:
-    """Row y of a plane that is blurred from top to bottom."""
-    size = len(plane)
-    scaled(plane[y], weights[0], line)
-    for k in range(1, len(weights)):
-        add_both(plane[reflected(y - k, size)], plane[reflected(y + k, size)], weights[k], line)
+def blur_column(plane: Reals, y: int, size: int, weights: Reals, line: Reals) -> None:
+    """Write row y of a plane (S S,) that is blurred from top to bottom to `line`."""
+    reach = len(weights) - 1
+    add_one(plane, row_at(y, size), weights[0], line)
+    for k in range(1, reach, 2):
+        near = (row_at(y - k, size), row_at(y + k, size))
+        far = (row_at(y - k - 1, size), row_at(y + k + 1, size))
+        add_four(plane, near, far, weights[k], weights[k + 1], line)
+    if reach % 2 == 1:
+        add_two(plane, row_at(y - reach, size), row_at(y + reach, size), weights[reach], line)
 
 
 @compiled
-def reflected(place: int, size: int) -> int:
-    """A place beyond the border, mirrored at the outermost pixel."""
-    return size - 1 - abs(size - 1 - abs(place))
+def row_at(y: int, size: int) -> np.uintp:
+    """Where row y begins; rows beyond the border are mirrored at the outermost one."""
+    return np.uintp(size * (size - 1 - abs(size - 1 - abs(y))))
 
 
 @compiled
-def scaled(row: Reals, weight: Real, line: Reals) -> None:
-    """A row times its weight."""
+def add_one(source: Reals, at: np.uintp, weight: Real, line: Reals) -> None:
+    """Begin a weighted sum; unsigned places need no check for one before the beginning."""
     for i in range(line.size):
-        line[i] = weight * row[i]
+        line[i] = weight * source[at + np.uintp(i)]
 
 
 @compiled
-def add_both(before: Reals, after: Reals, weight: Real, line: Reals) -> None:
-    """Add the two rows that have the same distance and so the same weight."""
+def add_two(source: Reals, before: np.uintp, after: np.uintp, weight: Real, line: Reals) -> None:
+    """Add what lies at the same distance and so has the same weight."""
     for i in range(line.size):
-        line[i] += weight * (before[i] + after[i])
+        line[i] += weight * (source[before + np.uintp(i)] + source[after + np.uintp(i)])
+
+
+@compiled
+def add_four(source: Reals, near: Pair, far: Pair, weight: Real, far_weight: Real, line: Reals) -> None:
+    """`add_two` twice, with half as many visits to `line`."""
+    for i in range(line.size):
+        at = np.uintp(i)
+        nearer = weight * (source[near[0] + at] + source[near[1] + at])
+        line[i] += nearer + far_weight * (source[far[0] + at] + source[far[1] + at])
 
 
 @compiled

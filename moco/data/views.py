@@ -21,7 +21,7 @@ from moco.data.augment import (
     finish,
     normalize,
 )
-from moco.data.images import Encoded, Images
+from moco.data.images import Encoded, Images, Subset
 from moco.data.jpeg import decode_plain, plain_size, shrink_for
 from moco.runtime.randomness import Integers
 from moco.shapes import Bytes, Image, Interleaved, SquareViews
@@ -71,6 +71,9 @@ def of_images(images: Images, index: Integers, draw: Draw, look: Look, *, scaled
     With `scaled`, a photograph is decoded at a half, a quarter or an eighth of its size where every crop of it still
     has as many pixels as a view. What is drawn depends on the size of the file, and the crops shrink with the image.
     """
+    while isinstance(images, Subset):
+        index = images.rows[index]
+        images = images.images
     photos = [_photo(images, int(i)) for i in index]
     drawn = draw(np.array([photo.size for photo in photos]))
     shape = (look.size, look.size, 3) if look.compiled else (3, look.size, look.size)

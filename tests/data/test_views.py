@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moco.data import views as module
 from moco.data.augment import AUGMENTATIONS, ViewParameters, crop_batch, crop_fraction, draw
-from moco.data.images import ArrayImages, FileImages, PathTable
+from moco.data.images import ArrayImages, FileImages, PathTable, Subset
 from moco.data.jpeg import decode_plain
 from moco.data.views import COMPILED, Look, of_array, of_images
 from moco.errors import BadInputError
@@ -200,6 +200,15 @@ def test_a_crop_by_fractions_of_pixels_equals_the_oracle(shrink: float) -> None:
         lines = image.permute(1, 2, 0).reshape(1, 427, -1).numpy()
         crop(lines, np.array([[top, left, height, width]]), pixels)
         assert (torch.from_numpy(pixels[0]) - expected).abs().max() <= LARGEST_PHOTOGRAPH
+
+
+def test_a_part_of_a_set_is_decoded_from_its_files(files: FileImages) -> None:
+    """Also a part of a part; scaled where the whole set would be."""
+    part = Subset(Subset(files, np.array([4, 1, 0])), np.array([2, 1]))
+    look = Look(AUGMENTATIONS["v2"], 32, *PLAIN)
+    found = of_images(part, np.array([1, 0]), draw_pair("v2", [7, 8]), look, scaled=True)
+    expected = of_images(files, np.array([1, 0]), draw_pair("v2", [7, 8]), look, scaled=True)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("cut", [100, 20000])
