@@ -153,6 +153,7 @@ def build_batches(config: PretrainConfig, images: Images) -> ViewBatches:
         key_views=config.dictionary != "memory-bank",
         rank=distributed.rank(),
         ranks=distributed.world_size(),
+        decode=config.decode,
     )
 
 

@@ -22,6 +22,12 @@ Image = UInt8[Tensor, "3 _ _"]
 Rendered = Float[Tensor, "n 3 s s"]
 """A batch of square views with values in [0, 1]."""
 
+SquareViews = Float[Tensor, "n 3 s s"]
+"""A batch of square views, normalised."""
+
+Interleaved = Float[Tensor, "n s s 3"]
+"""The same with the colours as the last dimension."""
+
 Square = Float[Tensor, "3 s s"]
 """One view with values in [0, 1]."""
 

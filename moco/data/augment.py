@@ -4,6 +4,7 @@ Every operation equals torchvision's tensor function in float32 for the same par
 difference). The parameters are a pure function of (seed, epoch, index, view).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -130,6 +131,11 @@ def render(
         pixels = torch.stack(
             [crop_one(image, window, size) for image, window in zip(images, parameters.crop.tolist(), strict=True)]
         )
+    return finish(pixels, parameters, augmentation)
+
+
+def finish(pixels: Rendered, parameters: ViewParameters, augmentation: Augmentation) -> Rendered:
+    """All that follows the crop, in place: colours, blur, flip."""
     grey = torch.from_numpy(np.flatnonzero(parameters.grey)).to(pixels.device)
     if augmentation.grey_first:
         pixels[grey] = to_grey(pixels[grey])
@@ -158,6 +164,18 @@ def crop_one(image: Image, window: Sequence[int], size: int) -> Square:
     return F.interpolate(cut, (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
 
 
+def crop_fraction(image: Image, window: Sequence[float], size: int) -> Square:
+    """`crop_one` for a window that need not begin and end with a pixel; a pixel belongs to it if its centre does."""
+    top, left, height, width = window
+    maps, cut = [], image
+    for axis, (start, length) in enumerate(((top, height), (left, width)), 1):
+        first, last = int(start), min(math.ceil(start + length), image.shape[axis])
+        cut = cut.narrow(axis, first, last - first)
+        place = [torch.tensor([value], device=image.device) for value in (start - first, length)]
+        maps.append(resampling_matrix(place[0], place[1], last - first, size)[0])
+    return maps[0] @ (cut.float() / 255) @ maps[1].T
+
+
 def crop_batch(images: Bytes, windows: Integers, size: int) -> Rendered:
     """`crop_one` for a batch of images of one size, as two matrix products."""
     n, channels, height, width = images.shape
@@ -175,7 +193,7 @@ def resampling_matrix(start: PerImage, length: PerImage, in_size: int, out_size:
     scale = (length / out_size)[:, None]  # (N, 1)
     centre = start[:, None] + scale * (torch.arange(out_size, device=start.device) + 0.5)  # (N, out)
     distance = (pixel - centre[..., None]).abs() / scale.clamp(min=1)[..., None]  # (N, out, in)
-    inside = (pixel > start[:, None]) & (pixel < (start + length)[:, None])  # (N, in)
+    inside = (pixel >= start[:, None]) & (pixel <= (start + length)[:, None])  # (N, in)
     weight = (1 - distance).clamp(min=0) * inside[:, None]
     return weight / weight.sum(2, keepdim=True)
 

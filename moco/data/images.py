@@ -1,5 +1,6 @@
 """Images by integer index: files in a folder or a list, or an array in memory."""
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,14 @@ class Images(Protocol):
         """What a person calls the image: a path, or a number."""
 
 
+@runtime_checkable
+class Encoded(Protocol):
+    """Images that lie in an image format and can be had as such."""
+
+    def encoded(self, index: int) -> bytes:
+        """The file of an image, as it lies on disk."""
+
+
 class PathTable:
     """Many paths in two flat arrays: one byte string and where each path ends."""
 
@@ -81,6 +90,15 @@ class FileImages:
 
     def __getitem__(self, index: int) -> Image:
         return decode(os.path.join(self.root, self.paths[index]))
+
+    def encoded(self, index: int) -> bytes:
+        """The file of an image. Raises BadInputError where it cannot be read."""
+        path = os.path.join(self.root, self.paths[index])
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise BadInputError(f"{os.fsdecode(path)}: cannot be read ({error.strerror}): remove it") from error
 
     def name(self, index: int) -> str:
         """The path below the root."""
@@ -153,9 +171,17 @@ def decode(path: bytes | str | Path) -> Image:
     Raises BadInputError naming the file for anything else: other bands, floating point, not an image, or more pixels
     than Pillow takes for honest (refused from the header).
     """
-    name = os.fsdecode(path)
+    return _decode(os.fsdecode(path), os.fsdecode(path))
+
+
+def decode_bytes(content: bytes, name: str) -> Image:
+    """`decode` the content of an image file; errors call it `name`."""
+    return _decode(io.BytesIO(content), name)
+
+
+def _decode(source: str | io.BytesIO, name: str) -> Image:
     try:
-        with PillowImage.open(os.fsdecode(path)) as file:
+        with PillowImage.open(source) as file:
             _check_bands(file, name)
             rgb = _to_rgb(ImageOps.exif_transpose(file), name)
     except BadInputError:

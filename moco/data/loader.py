@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from moco.data.augment import Augmentation, draw, normalize, render
+from moco.data.augment import Augmentation, ViewParameters, draw
 from moco.data.images import ArrayImages, Images
+from moco.data.views import Look, of_array, of_images
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers, Stream, permuted
-from moco.shapes import Bytes, Image
 
 Batch = tuple[Tensor, Tensor | None, Tensor]
 """x_q (N, 3, H, W), x_k of the same shape or None, index (N,)."""
@@ -36,6 +37,7 @@ class ViewBatches(Dataset[Batch]):
     key_views: bool = True
     rank: int = 0
     ranks: int = 1
+    decode: Literal["exact", "scaled"] = "exact"
 
     def __post_init__(self) -> None:
         if self.batch_size > len(self.images):
@@ -57,22 +59,22 @@ class ViewBatches(Dataset[Batch]):
         return permuted(range(first, first + share), len(self.images), seed=self.seed, stream=Stream.ORDER, epoch=epoch)
 
     def __getitem__(self, step: int) -> Batch:
-        index = self.index(step)
-        images: Bytes | list[Image]
-        if isinstance(self.images, ArrayImages):
-            images = self.images.pixels[torch.from_numpy(index)]
-            sizes = np.broadcast_to(np.array(images.shape[2:]), (len(index), 2))
-        else:
-            images = [self.images[int(i)] for i in index]
-            sizes = np.array([image.shape[1:] for image in images])
+        index, epoch = self.index(step), step // self.steps_per_epoch
         streams = (Stream.VIEW_QUERY, Stream.VIEW_KEY) if self.key_views else (Stream.VIEW_QUERY,)
-        views = []
-        for stream in streams:
-            parameters = draw(
-                self.augmentation, sizes, seed=self.seed, epoch=step // self.steps_per_epoch, index=index, view=stream
-            )
-            pixels = render(images, parameters, self.augmentation, self.view_size)
-            views.append(normalize(pixels, self.mean, self.std))
+        look = Look(self.augmentation, self.view_size, self.mean, self.std)
+
+        def draw_views(sizes: Integers) -> list[ViewParameters]:
+            return [
+                draw(self.augmentation, sizes, seed=self.seed, epoch=epoch, index=index, view=stream)
+                for stream in streams
+            ]
+
+        if isinstance(self.images, ArrayImages):
+            pixels = self.images.pixels[torch.from_numpy(index)]
+            sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(index), 2))
+            views = [of_array(pixels, parameters, look) for parameters in draw_views(sizes)]
+        else:
+            views = of_images(self.images, index, draw_views, look, scaled=self.decode == "scaled")
         return views[0], views[1] if self.key_views else None, torch.from_numpy(index)
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:

@@ -1,0 +1,135 @@
+"""Images and what was drawn for them -> normalised views, by the compiled kernels where these are installed.
+
+Both functions are augment.render and then augment.normalize, within rounding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from moco.data.augment import (
+    Augmentation,
+    ViewParameters,
+    blur_kernel_size,
+    crop_batch,
+    crop_fraction,
+    crop_one,
+    finish,
+    normalize,
+)
+from moco.data.images import Encoded, Images, Subset
+from moco.data.jpeg import decode_plain, plain_size, shrink_for
+from moco.runtime.randomness import Integers
+from moco.shapes import Bytes, Image, Interleaved, SquareViews
+
+COMPILED = find_spec("numba") is not None
+"""Whether the compiled kernels can be used: numba is an extra."""
+Windows = npt.NDArray[np.float64]
+Draw = Callable[[Integers], Sequence[ViewParameters]]
+"""The parameters of the views of images of these sizes (n, 2)."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What all views of a run have in common."""
+
+    augmentation: Augmentation
+    size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    compiled: bool = COMPILED
+    """By the compiled kernels, else by torch's operations: equal within rounding."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image before its views are drawn: a plain JPEG as it is, anything else decoded."""
+
+    index: int
+    size: tuple[int, int]
+    content: bytes | None
+    image: Image | None
+
+
+def of_array(images: Bytes, parameters: ViewParameters, look: Look) -> SquareViews:
+    """A view of each image of one size, normalised: by torch's operations on a GPU, where the images are there."""
+    if not look.compiled or images.device.type != "cpu":
+        pixels = finish(crop_batch(images, parameters.crop, look.size), parameters, look.augmentation)
+        return normalize(pixels, look.mean, look.std)
+    out = torch.empty(len(images), look.size, look.size, 3)
+    _make_compiled(images, parameters.crop.astype(np.float64), parameters, slice(None), look, out)
+    return out.permute(0, 3, 1, 2)
+
+
+def of_images(images: Images, index: Integers, draw: Draw, look: Look, *, scaled: bool = False) -> list[SquareViews]:
+    """The views that `draw` gives of the images of `index`, each decoded once, for all its views, and not kept.
+
+    With `scaled`, a photograph is decoded at a half, a quarter or an eighth of its size where every crop of it still
+    has as many pixels as a view. What is drawn depends on the size of the file, and the crops shrink with the image.
+    """
+    while isinstance(images, Subset):
+        index = images.rows[index]
+        images = images.images
+    photos = [_photo(images, int(i)) for i in index]
+    drawn = draw(np.array([photo.size for photo in photos]))
+    shape = (look.size, look.size, 3) if look.compiled else (3, look.size, look.size)
+    outs = [torch.empty(len(photos), *shape) for _ in drawn]
+    for row, photo in enumerate(photos):
+        shortest = min(int(parameters.crop[row, 2:].min()) for parameters in drawn)
+        image, shrink = _decoded(images, photo, shrink_for(shortest, look.size) if scaled else 1)
+        for parameters, out in zip(drawn, outs, strict=True):
+            window = parameters.crop[row]
+            if look.compiled:
+                _make_compiled(
+                    image[None], window[None] / shrink, parameters, slice(row, row + 1), look, out[row : row + 1]
+                )
+            elif shrink == 1:
+                out[row] = crop_one(image, window.tolist(), look.size)
+            else:
+                out[row] = crop_fraction(image, (window / shrink).tolist(), look.size)
+    if look.compiled:
+        return [out.permute(0, 3, 1, 2) for out in outs]
+    return [
+        normalize(finish(out, parameters, look.augmentation), look.mean, look.std)
+        for parameters, out in zip(drawn, outs, strict=True)
+    ]
+
+
+def _photo(images: Images, index: int) -> Photo:
+    if isinstance(images, Encoded):
+        content = images.encoded(index)
+        size = plain_size(content)
+        if size is not None:
+            return Photo(index, size, content, None)
+    image = images[index]
+    return Photo(index, (image.shape[1], image.shape[2]), None, image)
+
+
+def _decoded(images: Images, photo: Photo, shrink: int) -> tuple[Image, int]:
+    """The image, and by how much it is smaller than drawn for."""
+    if photo.image is not None:
+        return photo.image, 1
+    assert photo.content is not None
+    image = decode_plain(photo.content, shrink)
+    return (images[photo.index], 1) if image is None else (image, shrink)
+
+
+def _make_compiled(
+    images: Bytes, windows: Windows, parameters: ViewParameters, rows: slice, look: Look, out: Interleaved
+) -> None:
+    """Write the views with some rows of `parameters` into `out`."""
+    from moco.data import compiled_crop, compiled_finish
+
+    n, _, height, width = images.shape
+    mean, std = np.array(look.mean, np.float32), np.array(look.std, np.float32)
+    pixels = np.empty((n, 3, look.size, look.size), np.float32)
+    compiled_crop.crop(images.permute(0, 2, 3, 1).reshape(n, height, 3 * width).numpy(), windows, pixels)
+    compiled_finish.finish(
+        pixels, parameters.factors[rows], parameters.order[rows], parameters.grey[rows],
+        look.augmentation.grey_first, parameters.sigma[rows], blur_kernel_size(look.size), parameters.flip[rows], mean,
+        std, out.numpy(),
+    )  # fmt: skip

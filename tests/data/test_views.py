@@ -1,0 +1,239 @@
+"""Views of arrays and of files equal torchvision's, by the compiled kernels and by torch; files are decoded once."""
+
+import dataclasses
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import torchvision.transforms.functional as reference
+from PIL import Image as PillowImage
+from torch import Tensor
+
+from moco.data import views as module
+from moco.data.augment import AUGMENTATIONS, ViewParameters, crop_batch, crop_fraction, draw
+from moco.data.images import ArrayImages, FileImages, PathTable, Subset
+from moco.data.jpeg import decode_plain
+from moco.data.views import COMPILED, Look, of_array, of_images
+from moco.errors import BadInputError
+from moco.runtime.randomness import Integers, Stream
+from tests.data.test_augment import digits, drawn, photographs, reference_view
+
+LARGEST_SMALL, LARGEST_PHOTOGRAPH = 4e-6, 1e-4
+"""Of 1: largest difference to torchvision's pixels; 1.4e-6 and 4.5e-5 seen. See test_augment for the reasons."""
+LARGEST_SCALED, MEAN_SCALED = 0.25, 0.003
+"""Of 1: largest and mean difference of views decoded at a smaller size to exact views; docs/views.md has more."""
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+PLAIN = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+needs_numba = pytest.mark.skipif(not COMPILED, reason="numba is not installed")
+both_ways = pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_numba)], ids=["torch", "numba"])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> FileImages:
+    """Large JPEG photographs, a small one, a turned one, a PNG."""
+    root = tmp_path_factory.mktemp("files")
+    large = [PillowImage.fromarray(photo.permute(1, 2, 0).numpy()).resize((1500, 1001)) for photo in photographs()[:2]]
+    for i, image in enumerate(large):
+        image.save(root / f"{i}.jpg", quality=90)
+    small = large[0].resize((120, 90))
+    small.save(root / "2.jpg", quality=90)
+    turned = PillowImage.Exif()
+    turned[0x0112] = 6
+    small.save(root / "3.jpg", quality=90, exif=turned)
+    small.save(root / "4.png")
+    return FileImages(os.fsencode(root), PathTable([b"0.jpg", b"1.jpg", b"2.jpg", b"3.jpg", b"4.png"]))
+
+
+def draw_pair(name: str, index: list[int]) -> Callable[[Integers], list[ViewParameters]]:
+    """The function that draws two views of the images of `index`."""
+
+    def draw_views(sizes: Integers) -> list[ViewParameters]:
+        streams = (Stream.VIEW_QUERY, Stream.VIEW_KEY)
+        return [draw(AUGMENTATIONS[name], sizes, seed=0, epoch=0, index=index, view=stream) for stream in streams]
+
+    return draw_views
+
+
+@both_ways
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("size", [224, 32])
+def test_views_of_photographs_equal_torchvision(name: str, size: int, compiled: bool) -> None:
+    """Fifteen views, in which every operation and most orders occur."""
+    n = 15
+    parameters = drawn(name, n, (427, 640), seed=5)
+    images = [photographs()[i % 3] for i in range(n)]
+    found = of_array(torch.stack(images), parameters, Look(AUGMENTATIONS[name], size, *PLAIN, compiled=compiled))
+    expected = torch.stack([reference_view(image, name, parameters, i, size) for i, image in enumerate(images)])
+    assert found.shape == (n, 3, size, size)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert (found - expected).abs().max() <= LARGEST_PHOTOGRAPH
+
+
+@both_ways
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_views_of_small_images_equal_torchvision_in_all_orders(name: str, compiled: bool) -> None:
+    """A few hundred views from 32 and from 8 pixels, normalised."""
+    look = Look(AUGMENTATIONS[name], 32, MEAN, STD, compiled=compiled)
+    patches = torch.stack([photographs()[i % 3][:, i : i + 32, i : i + 32] for i in range(200)])
+    for images in (patches, digits().repeat(25, 1, 1, 1)):
+        parameters = drawn(name, 200, (images.shape[2], images.shape[3]))
+        assert len({tuple(order) for order in parameters.order.tolist()}) >= 24
+        expected = torch.stack([reference_view(image, name, parameters, i, 32) for i, image in enumerate(images)])
+        found = of_array(images, parameters, look)
+        assert (found - reference.normalize(expected, list(MEAN), list(STD))).abs().max() <= LARGEST_SMALL / min(STD)
+
+
+@needs_numba
+def test_a_compiled_view_does_not_depend_on_its_batch() -> None:
+    """Alone: bit-equal."""
+    images, look = digits(), Look(AUGMENTATIONS["v2"], 32, MEAN, STD, compiled=True)
+    parameters = drawn("v2", 8, (8, 8))
+    together = of_array(images, parameters, look)
+    for i in range(8):
+        fields = dataclasses.fields(parameters)
+        one = ViewParameters(**{field.name: getattr(parameters, field.name)[i : i + 1] for field in fields})
+        assert torch.equal(of_array(images[i : i + 1], one, look)[0], together[i])
+
+
+@needs_numba
+@pytest.mark.parametrize("size", [1, 2, 7, 96])
+def test_compiled_views_of_odd_sizes_equal_torch(size: int) -> None:
+    """From images of one pixel and of thousands of lines, to views of one pixel and of sizes that fill no strip."""
+    for height, width in ((1, 1), (3, 2000), (2000, 3), (37, 41)):
+        images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (9, 3, height, width), dtype=np.uint8))
+        parameters = drawn("v2", 9, (height, width), seed=2)
+        ways = [
+            of_array(images, parameters, Look(AUGMENTATIONS["v2"], size, *PLAIN, compiled=way)) for way in (True, False)
+        ]
+        assert (ways[0] - ways[1]).abs().max() <= LARGEST_PHOTOGRAPH
+
+
+@both_ways
+@pytest.mark.parametrize("scaled", [False, True])
+def test_views_of_files_are_those_of_the_decoded_images(files: FileImages, compiled: bool, scaled: bool) -> None:
+    """Turned pictures, PNG files and small JPEGs are never decoded at a smaller size."""
+    index, look = np.array([3, 2, 4, 3]), Look(AUGMENTATIONS["v2"], 32, *PLAIN, compiled=compiled)
+    found = of_images(files, index, draw_pair("v2", index.tolist()), look, scaled=scaled)
+    decoded = [files[int(i)] for i in index]
+    drawn_views = draw_pair("v2", index.tolist())(np.array([image.shape[1:] for image in decoded]))
+    for views, parameters in zip(found, drawn_views, strict=True):
+        for i, image in enumerate(decoded):
+            if not scaled or index[i] != 2:
+                expected = reference_view(image, "v2", parameters, i, 32)
+                assert (views[i] - expected).abs().max() <= LARGEST_PHOTOGRAPH
+
+
+@both_ways
+def test_views_at_a_smaller_size_differ_little(files: FileImages, compiled: bool) -> None:
+    """What is drawn is the same; the largest and mean differences are those stated above."""
+    index, look = np.array([0, 1] * 4), Look(AUGMENTATIONS["v2"], 96, *PLAIN, compiled=compiled)
+
+    def draw_eight(sizes: Integers) -> list[ViewParameters]:
+        return draw_pair("v2", list(range(8)))(sizes)
+
+    exact = of_images(files, index, draw_eight, look)
+    scaled = of_images(files, index, draw_eight, look, scaled=True)
+    for a, b in zip(exact, scaled, strict=True):
+        difference = (a - b).abs()
+        assert 0 < difference.max() <= LARGEST_SCALED
+        assert difference.mean() <= MEAN_SCALED
+
+
+def test_a_photograph_is_decoded_once_and_no_larger_than_needed(
+    files: FileImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the largest shrink that leaves both crops a view's pixels, or at its full size."""
+    asked: list[int] = []
+
+    def counted(content: bytes, shrink: int) -> Tensor | None:
+        asked.append(shrink)
+        return decode_plain(content, shrink)
+
+    monkeypatch.setattr(module, "decode_plain", counted)
+    index, look = np.arange(2), Look(AUGMENTATIONS["v2"], 96, *PLAIN)
+    of_images(files, index, draw_pair("v2", [0, 1]), look)
+    assert asked == [1, 1]
+    asked.clear()
+    of_images(files, index, draw_pair("v2", [0, 1]), look, scaled=True)
+    crops = [parameters.crop[:, 2:] for parameters in draw_pair("v2", [0, 1])(np.array([[1001, 1500]] * 2))]
+    shortest = np.minimum(crops[0].min(1), crops[1].min(1)) / 96
+    assert asked == [max(shrink for shrink in (1, 2, 4, 8) if shrink <= room or shrink == 1) for room in shortest]
+    assert max(asked) > 1
+
+
+def triangle_weights(start: float, length: float, in_size: int, out_size: int) -> npt.NDArray[np.float64]:
+    """The weights (out, in) that resize [start, start + length), by plain loops."""
+    weights = np.zeros((out_size, in_size))
+    step = length / out_size
+    for i in range(out_size):
+        for j in range(in_size):
+            if start <= j + 0.5 <= start + length:
+                distance = abs(j + 0.5 - (start + step * (i + 0.5)))
+                weights[i, j] = max(0.0, 1 - distance / max(step, 1.0))
+        weights[i] /= weights[i].sum()
+    return weights
+
+
+@pytest.mark.parametrize("shrink", [2, 3.5])
+def test_a_crop_by_fractions_of_pixels_equals_the_oracle(shrink: float) -> None:
+    """Weights by plain loops in float64, and whole windows as `crop_one` has them."""
+    image = photographs()[0]
+    top, left, height, width = 31 / shrink, 77 / shrink, 401 / shrink, 333 / shrink
+    found = crop_fraction(image, (top, left, height, width), 32)
+    rows = triangle_weights(top, height, 427, 32)
+    columns = triangle_weights(left, width, 640, 32)
+    expected = torch.from_numpy(rows @ (image.double().numpy() / 255) @ columns.T)
+    assert (found - expected).abs().max() <= LARGEST_PHOTOGRAPH
+    whole = crop_fraction(image, (31.0, 77.0, 201.0, 333.0), 32)
+    assert (whole - crop_batch(image[None], np.array([[31, 77, 201, 333]]), 32)[0]).abs().max() <= LARGEST_PHOTOGRAPH
+    if COMPILED:
+        from moco.data.compiled_crop import crop
+
+        pixels = np.empty((1, 3, 32, 32), np.float32)
+        lines = image.permute(1, 2, 0).reshape(1, 427, -1).numpy()
+        crop(lines, np.array([[top, left, height, width]]), pixels)
+        assert (torch.from_numpy(pixels[0]) - expected).abs().max() <= LARGEST_PHOTOGRAPH
+
+
+def test_a_part_of_a_set_is_decoded_from_its_files(files: FileImages) -> None:
+    """Also a part of a part; scaled where the whole set would be."""
+    part = Subset(Subset(files, np.array([4, 1, 0])), np.array([2, 1]))
+    look = Look(AUGMENTATIONS["v2"], 32, *PLAIN)
+    found = of_images(part, np.array([1, 0]), draw_pair("v2", [7, 8]), look, scaled=True)
+    expected = of_images(files, np.array([1, 0]), draw_pair("v2", [7, 8]), look, scaled=True)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("cut", [100, 20000])
+def test_a_damaged_photograph_is_named(tmp_path: Path, cut: int) -> None:
+    """A header without a picture, and half a picture."""
+    file = io.BytesIO()
+    PillowImage.fromarray(photographs()[0].permute(1, 2, 0).numpy()).save(file, "jpeg")
+    (tmp_path / "x.jpg").write_bytes(file.getvalue()[:cut])
+    images = FileImages(os.fsencode(tmp_path), PathTable([b"x.jpg"]))
+    with pytest.raises(BadInputError, match=r"x\.jpg: cannot be read as an image"):
+        of_images(images, np.array([0]), draw_pair("v2", [0]), Look(AUGMENTATIONS["v2"], 32, *PLAIN))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """It was there when the folder was read."""
+    images = FileImages(os.fsencode(tmp_path), PathTable([b"gone.jpg"]))
+    with pytest.raises(BadInputError, match=r"gone\.jpg: cannot be read"):
+        of_images(images, np.array([0]), draw_pair("v2", [0]), Look(AUGMENTATIONS["v2"], 32, *PLAIN))
+
+
+def test_images_without_files_are_taken_as_they_are() -> None:
+    """An array behind the same interface."""
+    images = ArrayImages(digits())
+    found = of_images(images, np.arange(2), draw_pair("v2", [0, 1]), Look(AUGMENTATIONS["v2"], 16, *PLAIN))
+    parameters = drawn("v2", 2, (8, 8))
+    for i in range(2):
+        expected = reference_view(digits()[i], "v2", parameters, i, 16)
+        assert (found[0][i] - expected).abs().max() <= LARGEST_SMALL
