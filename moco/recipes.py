@@ -41,8 +41,8 @@ QUICK = {
     "epochs": 5,
     "base_lr": 0.12,
 }
-"""In its first few thousand steps an encoder changes so fast that a queue's keys can be told apart by their age, and keys
-of the batch itself teach more (docs/results.md). It is small images' fastest start, not the papers' method."""
+"""In its first few thousand steps an encoder changes so fast that a queue's keys can be told apart by their age, and
+keys of the batch itself teach more (docs/results.md). It is small images' fastest start, not the papers' method."""
 
 RECIPES = {
     "v1": Recipe("MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; 60.6% linear on ImageNet (paper)", {}),
