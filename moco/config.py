@@ -185,7 +185,7 @@ class BenchConfig:
     only: str | None = None
     """What to measure, separated by commas: peak, step, end-to-end, views, dictionary. By default all of them."""
     seconds: float = 5.0
-    """How long each figure is measured, at least; there are 17, and starting takes some seconds more for each."""
+    """How long each figure is measured, at least; there are 13, and each takes some seconds more to start."""
     seed: int = 0
     """Of everything random."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
