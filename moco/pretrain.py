@@ -1,7 +1,7 @@
 """The loop: from unlabelled images to an encoder, by momentum contrast."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,11 +20,26 @@ from moco.runtime.runlog import RunLog
 from moco.runtime.signals import EXIT_CODE, StopRequest
 
 
-def pretrain(config: PretrainConfig, images: Images, monitor: Monitor | None = None) -> dict[str, Any]:
+@runtime_checkable
+class Batches(Protocol):
+    """Where the loop gets its batches from."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one pass over the images."""
+
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
+        """The batches of steps start..stop-1, in order."""
+
+
+def pretrain(
+    config: PretrainConfig, images: Images, monitor: Monitor | None = None, batches: Batches | None = None
+) -> dict[str, Any]:
     """Train an encoder on images by momentum contrast (v1, Algorithm 1) and return the run's figures.
 
-    Goes on where a run of the same config lies in `config.out`. Raises BadInputError for a config that does not fit the
-    images or the machine, and DivergedError where the loss or the gradient is no longer finite.
+    `batches` are given where the loop is timed without loading; else they are views of the images. Goes on where a run
+    of the same config lies in `config.out`. Raises BadInputError for a config that does not fit the images or the
+    machine, and DivergedError where the loss or the gradient is no longer finite.
     """
     distributed.start(resolve_device(config.device))
     config = resolve(config, images)
@@ -40,7 +55,7 @@ def pretrain(config: PretrainConfig, images: Images, monitor: Monitor | None = N
     optimizer = torch.optim.SGD(
         f_q.parameters(), momentum=config.sgd_momentum, weight_decay=config.weight_decay, fused=True
     )
-    batches = build_batches(config, images)
+    batches = batches or build_batches(config, images)
     schedule = build_schedule(config, batches.steps_per_epoch)
     trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
     log = RunLog(config.out, steps, active=distributed.rank() == 0, stdout=not config.json)

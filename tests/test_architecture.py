@@ -23,6 +23,7 @@ ROWS = (
     "prepare",
     "record",
     "pretrain",
+    "bench",
     "evaluation",
     "commands",
     "cli",

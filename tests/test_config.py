@@ -16,6 +16,7 @@ from moco.config import (
     NOT_NEGATIVE,
     POSITIVE,
     SHARES,
+    BenchConfig,
     KnnConfig,
     PretrainConfig,
     ResumeConfig,
@@ -42,6 +43,7 @@ CONFIGS = [
     ResumeConfig(Path("runs/a"), workers=3, json=True),
     KNN,
     KnnConfig("random", "digits", like=Path("run"), image_size=32, features="head"),
+    BenchConfig(only="peak,step", seconds=0.5),
 ]
 
 
@@ -227,7 +229,11 @@ def test_every_number_has_a_range(kind: type[Any]) -> None:
 
 def test_no_range_is_for_nothing() -> None:
     """Each name in the sets is a field's."""
-    fields = {field.name for kind in (PretrainConfig, ResumeConfig, KnnConfig) for field in dataclasses.fields(kind)}
+    fields = {
+        field.name
+        for kind in (PretrainConfig, ResumeConfig, KnnConfig, BenchConfig)
+        for field in dataclasses.fields(kind)
+    }
     assert fields >= POSITIVE | NOT_NEGATIVE | SHARES
 
 

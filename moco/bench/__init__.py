@@ -1,0 +1,1 @@
+"""How fast this machine trains, measured on the real loop, and what holds it back."""

@@ -1,0 +1,120 @@
+"""`moco bench`: each measurement in a fresh process, one after the other.
+
+Imports no torch: a process that it starts takes over its peak memory, so its own must be small.
+"""
+
+import importlib
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from moco.bench.cases import DICTIONARIES, TRAININGS, VIEWS
+from moco.bench.report import add_ratios, table
+from moco.bench.verdict import verdict
+from moco.config import BenchConfig, check
+from moco.errors import BadInputError
+
+MEASUREMENTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "peak": ("moco.bench.peak:measure", ("fp32", "bf16")),
+    "step": ("moco.bench.loop:step", tuple(TRAININGS)),
+    "end-to-end": ("moco.bench.loop:end_to_end", tuple(TRAININGS)),
+    "views": ("moco.bench.views:measure", tuple(VIEWS)),
+    "dictionary": ("moco.bench.dictionary:measure", tuple(DICTIONARIES)),
+}
+"""A name of `--only` -> the function that measures it, and its cases."""
+
+
+def run(config: BenchConfig) -> dict[str, Any]:
+    """Measure what was asked for; print a table and a verdict, and return every figure by measurement and case."""
+    check(config)
+    names = selected(config.only)
+    console = Console(stderr=config.json)
+    found: dict[str, Any] = {"machine": machine(), **{name: {} for name in names}}
+    with tempfile.TemporaryDirectory(prefix="moco-bench-") as folder:
+        if {"step", "end-to-end", "views"} & set(names):
+            alone("moco.bench.photographs:prepare", config, Path(folder), "")
+        for name, case in _in_turn(names):
+            console.print(f"measuring {name} {case}", markup=False, highlight=False)
+            found[name][case] = alone(MEASUREMENTS[name][0], config, Path(folder), case)
+    add_ratios(found)
+    found["verdict"] = verdict(found)
+    console.print(table(found))
+    console.print(found["verdict"], markup=False, highlight=False, soft_wrap=True)
+    return found
+
+
+def selected(only: str | None) -> list[str]:
+    """The names of `--only`, in the order in which they are measured. Raises BadInputError naming an unknown one."""
+    if only is None:
+        return list(MEASUREMENTS)
+    given = [name.strip() for name in only.split(",") if name.strip()]
+    for name in given:
+        if name not in MEASUREMENTS:
+            similar = get_close_matches(name, MEASUREMENTS, n=1)
+            hint = f"did you mean {similar[0]}?" if similar else f"expected some of {', '.join(MEASUREMENTS)}"
+            raise BadInputError(f"--only {only}: {name} is not measured, {hint}")
+    if not given:
+        raise BadInputError(f"--only {only!r}: expected some of {', '.join(MEASUREMENTS)}")
+    return [name for name in MEASUREMENTS if name in given]
+
+
+def _in_turn(names: list[str]) -> Iterator[tuple[str, str]]:
+    """Every measurement and case; a step and the loop around it one after the other, since they are compared."""
+    loops = [name for name in ("step", "end-to-end") if name in names]
+    for name in names:
+        if name not in loops:
+            yield from ((name, case) for case in MEASUREMENTS[name][1])
+        elif name == loops[0]:
+            yield from ((loop, case) for case in TRAININGS for loop in loops)
+
+
+def alone(target: str, config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
+    """Call "module:function" in a fresh process, so that its peak memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(quietly, target, config, folder, case).result()
+        except BrokenProcessPool as error:
+            raise OSError(f"measuring {target} {case}: its process was killed, perhaps for want of memory") from error
+
+
+def quietly(target: str, config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
+    """Call "module:function" without what it prints, and add the peak memory of this process."""
+    module, function = target.split(":")
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        found: dict[str, Any] = getattr(importlib.import_module(module), function)(config, folder, case)
+    from moco.runtime.device import peak_memory, resolve_device
+
+    return {**found, "peak_memory_mib": round(peak_memory(resolve_device(config.device)) / 2**20)}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on: processor, cores, torch, date."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return {
+        "processor": _processor(),
+        "cores": cores,
+        "system": f"{platform.system()} {platform.machine()}",
+        "torch": version("torch"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"

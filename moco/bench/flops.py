@@ -1,0 +1,44 @@
+"""How many floating-point operations a step takes, by formula."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moco.core.encoder import Encoder
+
+
+def layer_flops(encoder: Encoder) -> list[int]:
+    """Operations of each convolution and linear layer for one image, in the order of their execution.
+
+    A convolution takes 2 C_out H_out W_out (C_in / groups) k_h k_w, a linear layer 2 in out; a multiplication and an
+    addition count as two. What lies between them (normalisation, ReLU, pooling) is left out, as is usual.
+    """
+    found: list[int] = []
+
+    def note(layer: nn.Module, _: Any, y: Tensor) -> None:
+        if isinstance(layer, nn.Conv2d):
+            found.append(2 * y[0].numel() * layer.weight[0].numel())
+        elif isinstance(layer, nn.Linear):
+            found.append(2 * layer.weight.numel())
+
+    training, size = encoder.training, encoder.plan.image_size
+    hooks = [layer.register_forward_hook(note) for layer in encoder.modules()]
+    try:
+        with torch.no_grad():
+            encoder.eval()(next(encoder.parameters()).new_zeros(1, 3, size, size))
+    finally:
+        encoder.train(training)
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def step_flops(encoder: Encoder) -> int:
+    """Operations of a step with a queue, for one image: forward and backward of f_q, forward of f_k.
+
+    The backward pass takes twice the forward pass (gradients of inputs and of weights), but the first layer needs no
+    gradient of its input: 4 F - F_1.
+    """
+    layers = layer_flops(encoder)
+    return 4 * sum(layers) - layers[0]

@@ -1,0 +1,64 @@
+"""Real photographs to measure with: scikit-learn's two samples, cut and resized."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image as PillowImage
+from sklearn.datasets import load_sample_images
+
+from moco.bench.cases import JPEGS, PATCHES
+from moco.config import BenchConfig
+from moco.data.catalog import load
+from moco.data.images import ArrayImages, Images
+
+PATCH_COUNT, PATCH_SIZE = 8192, 32
+JPEG_COUNT, JPEG_SIZE, JPEG_QUALITY = 64, (500, 375), 90
+"""Width and height are those of most of ImageNet's photographs."""
+
+
+def prepare(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
+    """Write patches and JPEG files into the folder, by `config.seed`."""
+    rng = np.random.default_rng(config.seed)
+    np.save(folder / PATCHES, patches(rng, PATCH_COUNT))
+    write_jpegs(folder / JPEGS, rng, JPEG_COUNT)
+    return {"patches": PATCH_COUNT, "jpegs": JPEG_COUNT}
+
+
+def patches(rng: np.random.Generator, count: int) -> npt.NDArray[np.uint8]:
+    """`count` windows of 24 to 96 pixels of the photographs, resized to 32 x 32: (count, 32, 32, 3)."""
+    photographs = _photographs()
+    cut = (_window(rng, photographs, int(rng.integers(24, 97)), 1.0) for _ in range(count))
+    return np.stack([np.asarray(window.resize((PATCH_SIZE, PATCH_SIZE))) for window in cut])
+
+
+def write_jpegs(folder: Path, rng: np.random.Generator, count: int) -> None:
+    """Write `count` windows of the photographs as JPEG files of 500 x 375 pixels into the folder."""
+    photographs, (width, height) = _photographs(), JPEG_SIZE
+    folder.mkdir(parents=True)
+    for number in range(count):
+        window = _window(rng, photographs, int(rng.integers(300, 427)), width / height)
+        window.resize(JPEG_SIZE).save(folder / f"{number:04}.jpg", quality=JPEG_QUALITY)
+
+
+def images_in(folder: Path, size: int) -> Images:
+    """What `prepare` wrote: the patches, in memory; for sizes above theirs the JPEG files, decoded when asked for."""
+    if size > PATCH_SIZE:
+        return load(str(folder / JPEGS))["train"]
+    pixels = torch.from_numpy(np.load(folder / PATCHES))
+    return ArrayImages(pixels.permute(0, 3, 1, 2).contiguous())
+
+
+def _photographs() -> list[PillowImage.Image]:
+    return [PillowImage.fromarray(pixels) for pixels in load_sample_images().images]
+
+
+def _window(
+    rng: np.random.Generator, photographs: list[PillowImage.Image], height: int, ratio: float
+) -> PillowImage.Image:
+    """A window of that height and ratio of width to height, anywhere in any of the photographs."""
+    photograph, width = photographs[rng.integers(len(photographs))], round(height * ratio)
+    left, top = (int(rng.integers(room + 1)) for room in (photograph.width - width, photograph.height - height))
+    return photograph.crop((left, top, left + width, top + height))

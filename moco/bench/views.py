@@ -1,0 +1,25 @@
+"""How many views one core makes, loading included."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from moco.bench.cases import VIEWS
+from moco.bench.photographs import images_in
+from moco.config import BenchConfig, PretrainConfig
+from moco.prepare import build_batches
+from moco.runtime.device import set_threads
+
+
+def measure(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
+    """Views per second of the loop's own batches, in one process with one thread, after one batch of warming up."""
+    set_threads(1)
+    training = PretrainConfig(data="", out=folder, seed=config.seed, **VIEWS[case])
+    batches = build_batches(training, images_in(folder, training.image_size))
+    batches[0]
+    step, started = 1, time.perf_counter()
+    while step < 2 or time.perf_counter() < started + config.seconds:
+        batches[step]
+        step += 1
+    views = 2 * training.batch_size * (step - 1)
+    return {"views_per_second_per_core": round(views / (time.perf_counter() - started), 1), "views": views}
