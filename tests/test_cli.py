@@ -19,7 +19,7 @@ from PIL import Image as PillowImage
 
 from moco import cli
 from moco.cli import COMMANDS, main
-from moco.config import KnnConfig, PretrainConfig, ResumeConfig, flag
+from moco.config import KnnConfig, PackConfig, PretrainConfig, ResumeConfig, flag
 from moco.errors import BadInputError, DivergedError
 from moco.recipes import RECIPES
 
@@ -107,7 +107,12 @@ def test_pretrain_names_every_recipe(capsys: pytest.CaptureFixture[str], argumen
 
 @pytest.mark.parametrize(
     ("command", "kind"),
-    [*((["pretrain", name], PretrainConfig) for name in RECIPES), (["resume"], ResumeConfig), (["knn"], KnnConfig)],
+    [
+        *((["pretrain", name], PretrainConfig) for name in RECIPES),
+        (["resume"], ResumeConfig),
+        (["knn"], KnnConfig),
+        (["pack"], PackConfig),
+    ],
     ids=str,
 )
 def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], command: list[str], kind: type[Any]) -> None:

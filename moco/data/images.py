@@ -1,10 +1,12 @@
-"""Images by integer index: files in a folder or a list, or an array in memory."""
+"""Images by integer index: files in a folder or a list, or an array in memory or mapped from disk."""
 
+import io
 import os
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import BinaryIO, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,7 @@ TIFF_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3, 9: 3}
 """Bands of RGB, CMYK, YCbCr and L*a*b* in a TIFF; grey and palette have one."""
 
 Labels = npt.NDArray[np.int64]
+Split = Literal["train", "val", "test"]
 
 
 @runtime_checkable
@@ -48,23 +51,50 @@ class Images(Protocol):
         """What a person calls the image: a path, or a number."""
 
 
-class PathTable:
-    """Many paths in two flat arrays: one byte string and where each path ends."""
+@runtime_checkable
+class Named(Protocol):
+    """What has a name for each integer."""
 
-    def __init__(self, paths: Iterator[bytes] | Sequence[bytes]) -> None:
-        ends, blob = [], bytearray()
+    def name(self, index: int) -> str:
+        """What a person calls it."""
+
+
+@runtime_checkable
+class Encoded(Protocol):
+    """Images that lie in an image format and can be had as such."""
+
+    def encoded(self, index: int) -> bytes:
+        """The file of an image, as it lies on disk."""
+
+
+class PathTable:
+    """Many paths in two flat arrays, in memory or mapped from disk: one string of bytes, and where each path ends."""
+
+    def __init__(self, paths: Iterable[bytes]) -> None:
+        ends, text = array("q", [0]), bytearray()
         for path in paths:
-            blob += path
-            ends.append(len(blob))
-        self._blob, self._ends = bytes(blob), np.array([0, *ends], dtype=np.int64)
+            text += path
+            ends.append(len(text))
+        self.text, self.ends = np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64)
+
+    @classmethod
+    def over(cls, text: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> "PathTable":
+        """The table of n paths whose arrays are already there; `ends` is (n + 1,) and begins with 0."""
+        table = cls(())
+        table.text, table.ends = text, ends
+        return table
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self.ends) - 1
 
     def __getitem__(self, index: int) -> bytes:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self._blob[self._ends[index] : self._ends[index + 1]]
+        return self.text[self.ends[index] : self.ends[index + 1]].tobytes()
+
+    def name(self, index: int) -> str:
+        """A path as text."""
+        return os.fsdecode(self[index])
 
 
 @dataclass
@@ -82,20 +112,29 @@ class FileImages:
     def __getitem__(self, index: int) -> Image:
         return decode(os.path.join(self.root, self.paths[index]))
 
+    def encoded(self, index: int) -> bytes:
+        """The file of an image. Raises BadInputError where it cannot be read."""
+        path = os.path.join(self.root, self.paths[index])
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise BadInputError(f"{os.fsdecode(path)}: cannot be read ({error.strerror}): remove it") from error
+
     def name(self, index: int) -> str:
         """The path below the root."""
-        return os.fsdecode(self.paths[index])
+        return self.paths.name(index)
 
 
 @dataclass
 class ArrayImages:
-    """Images of one size in memory, (n, 3, H, W) bytes."""
+    """Images of one size, (n, 3, H, W) bytes, in memory or mapped from disk (where they must not be written to)."""
 
     pixels: Bytes
     labels: Labels | None = None
     classes: tuple[str, ...] = ()
-    names: Images | None = None
-    """The set that the images were decoded from."""
+    names: Named | None = None
+    """What the images were called before, such as the set that they were decoded from."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -153,9 +192,17 @@ def decode(path: bytes | str | Path) -> Image:
     Raises BadInputError naming the file for anything else: other bands, floating point, not an image, or more pixels
     than Pillow takes for honest (refused from the header).
     """
-    name = os.fsdecode(path)
+    return _decode(os.fsdecode(path), os.fsdecode(path))
+
+
+def decode_bytes(content: bytes, name: str) -> Image:
+    """`decode` the content of an image file; errors call it `name`."""
+    return _decode(io.BytesIO(content), name)
+
+
+def _decode(source: str | BinaryIO, name: str) -> Image:
     try:
-        with PillowImage.open(os.fsdecode(path)) as file:
+        with PillowImage.open(source) as file:
             _check_bands(file, name)
             rgb = _to_rgb(ImageOps.exif_transpose(file), name)
     except BadInputError:
