@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from moco.data.folder import open_folder
+from moco.data.folder import open_folder, open_kept
 from moco.data.images import EXTENSIONS, ArrayImages, FileImages, Images, Labels, PathTable, Subset
 from moco.data.images import Split as Split
 from moco.data.indexing import open_shards
@@ -57,6 +57,9 @@ def load(data: str) -> dict[Split, Images]:
 
 def load_folder(root: Path) -> dict[Split, Images]:
     """The splits of a folder, each flat or with a folder for every class."""
+    kept = open_kept(root)  # then it has no splits: no folder in it was added since
+    if kept is not None:
+        return {"train": kept}
     folders: dict[Split, Path] = {}
     for entry in sorted(root.iterdir()):
         split = SPLIT_FOLDERS.get(entry.name.lower())

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.format import open_memmap
 
 Column = npt.NDArray[Any]
 Facts = dict[str, Any]
@@ -51,7 +52,7 @@ def load(place: Path, kinds: Mapping[str, str]) -> tuple[dict[str, Column], Fact
         text = (place / FACTS).read_bytes()
         facts = json.loads(text)
         # plain views: an item of the class memmap takes three times as long
-        columns = {name: np.asarray(np.load(place / f"{name}.npy", mmap_mode="r")) for name in kinds}
+        columns = {name: np.asarray(open_memmap(place / f"{name}.npy", mode="r")) for name in kinds}
         same = (place / FACTS).read_bytes() == text  # otherwise the folder was replaced meanwhile
     except (OSError, ValueError):
         return None

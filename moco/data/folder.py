@@ -29,22 +29,23 @@ def open_folder(root: Path) -> FileImages:
     The index of a large folder is opened as long as no folder in it has another time of change than it had then: a file
     or folder was neither added nor removed nor renamed since. Raises BadInputError where there is no image.
     """
-    place = columns.cache_place(root)
-    kept = _kept(root, place)
+    kept = open_kept(root)
     if kept is not None:
         return kept
     found = _Found()
     images = _search(root, found)
     if len(images) > LARGE:
         try:
-            _keep(root, place, images, found)
+            _keep(root, images, found)
         except OSError as error:
+            place = columns.cache_place(root)
             warnings.warn(f"the index of {root} cannot be kept in {place} ({error.strerror})", stacklevel=2)
     return images
 
 
-def _kept(root: Path, place: Path) -> FileImages | None:
-    stored = columns.load(place, COLUMNS)
+def open_kept(root: Path) -> FileImages | None:
+    """The images below `root` by the index that was kept of it; None where there is none or something changed since."""
+    stored = columns.load(columns.cache_place(root), COLUMNS)
     if stored is None:
         return None
     arrays, facts = stored
@@ -58,7 +59,7 @@ def _kept(root: Path, place: Path) -> FileImages | None:
         except OSError:
             return None
     labels = arrays["labels"] if len(arrays["labels"]) else None
-    return FileImages(top, PathTable.over(arrays["names"], arrays["name_ends"]), labels, tuple(facts["classes"]))
+    return FileImages(top, PathTable.over(arrays["names"], arrays["name_ends"]), labels, tuple(facts.get("classes", ())))
 
 
 @dataclass
@@ -77,7 +78,7 @@ class _Found:
     """Whether an image lies in none."""
 
 
-def _keep(root: Path, place: Path, images: FileImages, found: _Found) -> None:
+def _keep(root: Path, images: FileImages, found: _Found) -> None:
     folders, none = PathTable(found.folders), np.zeros(0, np.int64)
     arrays: dict[str, columns.Column] = {
         "names": images.paths.text,
@@ -87,7 +88,7 @@ def _keep(root: Path, place: Path, images: FileImages, found: _Found) -> None:
         "folder_ends": folders.ends,
         "times": np.array(found.times, np.int64),
     }
-    columns.save(place, arrays, {"root": os.path.realpath(root), "classes": images.classes})
+    columns.save(columns.cache_place(root), arrays, {"root": os.path.realpath(root), "classes": images.classes})
 
 
 def _search(root: Path, found: _Found) -> FileImages:

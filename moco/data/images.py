@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -200,7 +200,7 @@ def decode_bytes(content: bytes, name: str) -> Image:
     return _decode(io.BytesIO(content), name)
 
 
-def _decode(source: str | BinaryIO, name: str) -> Image:
+def _decode(source: str | io.BytesIO, name: str) -> Image:
     try:
         with PillowImage.open(source) as file:
             _check_bands(file, name)

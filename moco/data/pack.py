@@ -32,6 +32,7 @@ from moco.errors import BadInputError
 from moco.runtime.runlog import lock
 from moco.shapes import Image
 
+LOCK = ".lock"
 KEY_DIGITS = 9
 """Members are called by the image's number: names from elsewhere may hold anything."""
 
@@ -47,7 +48,7 @@ def run(config: PackConfig) -> dict[str, Any]:
         form = write(splits, folder, config)
         facts = {"moco_pack": VERSION, "format": form, "splits": list(splits), "data": config.data}
         (folder / PACK).write_text(json.dumps(facts, indent=1) + "\n", encoding="ascii")
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
     counts = {split: len(images) for split, images in splits.items()}
     seconds = time.monotonic() - started
     told = ", ".join(f"{count} {split}" for split, count in counts.items())
@@ -71,23 +72,23 @@ def written_aside(out: Path) -> Iterator[Path]:
         try:
             _clear(partial)  # what a killed process left
             yield partial
-            (partial / ".lock").unlink()
             partial.rename(out)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise BadInputError(taken) from error
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise BadInputError(f"--out {out}: the disk is full ({error.strerror}): give another place") from error
-            raise
-        finally:
+        except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
+            number = error.errno if isinstance(error, OSError) else None
+            if number in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise BadInputError(taken) from error
+            if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise BadInputError(f"--out {out}: the disk is full ({error}): give another place") from error
+            raise
+        (out / LOCK).unlink()  # not before: somebody else could take the folder for a killed one's
 
 
 def _clear(folder: Path) -> None:
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        elif entry.name != ".lock":
+        elif entry.name != LOCK:
             entry.unlink()
 
 
@@ -164,7 +165,7 @@ def write_shards(images: Images, folder: Path, shard_bytes: int) -> None:
     with contextlib.ExitStack() as stack:
         for index in _shown(images, folder.name):
             content, ending = _file(images, index)
-            if tar is None or tar.offset + len(content) + 4 * BLOCK > shard_bytes:
+            if tar is None or _size_with(tar, len(content)) > shard_bytes:
                 stack.close()
                 paths.append(folder / f"{len(paths):06d}.tar")
                 tar = stack.enter_context(_new_tar(paths[-1]))
@@ -176,6 +177,12 @@ def write_shards(images: Images, folder: Path, shard_bytes: int) -> None:
             rows.add(len(paths) - 1, member, zlib.crc32(content))
     arrays = rows.columns(labels)
     columns.save(folder / INDEX, arrays, {"shards": describe(paths), "classes": list(images.classes)})
+
+
+def _size_with(tar: tarfile.TarFile, length: int) -> int:
+    """What a tar file will have if it is closed after one more image and its class: it is filled to whole records."""
+    end = tar.offset + (3 + -(-length // BLOCK) + 2) * BLOCK
+    return -(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 @contextlib.contextmanager

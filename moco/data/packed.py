@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch.utils.dlpack
+from numpy.lib.format import open_memmap
 
 from moco.data import columns
 from moco.data.images import ArrayImages, Images, PathTable, Split
@@ -58,7 +59,7 @@ def open_arrays(folder: Path) -> ArrayImages:
         raise BadInputError(f"--data {folder}: its index is missing or damaged: pack again")
     arrays, facts = stored
     labels = arrays["labels"] if len(arrays["labels"]) else None
-    return ArrayImages(pixels, labels, tuple(facts["classes"]), PathTable.over(arrays["names"], arrays["name_ends"]))
+    return ArrayImages(pixels, labels, tuple(facts.get("classes", ())), PathTable.over(arrays["names"], arrays["name_ends"]))
 
 
 def _map(path: Path) -> Bytes:
@@ -67,7 +68,7 @@ def _map(path: Path) -> Bytes:
     A private mapping could be written to, but Linux refuses one that is larger than the memory.
     """
     try:
-        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        pixels = open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         raise BadInputError(f"{path}: missing, cut off or damaged ({error}): pack again") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.flags.c_contiguous:

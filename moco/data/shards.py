@@ -122,6 +122,11 @@ def open_index(place: Path, paths: Sequence[Path], *, times: bool) -> ShardImage
     if stored is None:
         return None
     arrays, facts = stored
+    if (
+        len({len(arrays[name]) for name in ("shard", "offset", "length", "checksum")} | {len(arrays["name_ends"]) - 1})
+        > 1
+    ):
+        return None
     now, was = describe(paths), facts.get("shards")
     known = 3 if times else 2
     if not isinstance(was, list) or [shard[:known] for shard in was] != [shard[:known] for shard in now]:
