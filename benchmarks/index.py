@@ -59,7 +59,11 @@ def measured(what: str, work: Callable[[], object]) -> None:
 def memory() -> dict[str, float]:
     """What this process has in memory, in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return {name: int(value.split()[0]) / 1024 for name, _, value in (line.partition(":") for line in lines) if "Rss" in name}
+    return {
+        name: int(value.split()[0]) / 1024
+        for name, _, value in (line.partition(":") for line in lines)
+        if "Rss" in name
+    }
 
 
 def drop_from_page_cache(folder: Path) -> None:
@@ -140,7 +144,9 @@ def use_folder(folder: Path, arguments: argparse.Namespace) -> None:
     measured(what, lambda: opened.append(open_folder(folder / "images")))
     images = opened[0]
     rows = np.random.default_rng().integers(0, len(images), SAMPLE).tolist()
-    measured(f"  path and label of {SAMPLE} random entries", lambda: [(images.name(row), images.labels[row]) for row in rows])
+    measured(
+        f"  path and label of {SAMPLE} random entries", lambda: [(images.name(row), images.labels[row]) for row in rows]
+    )
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {

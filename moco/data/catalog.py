@@ -61,14 +61,13 @@ def load_folder(root: Path) -> dict[Split, Images]:
     if kept is not None:
         return {"train": kept}
     folders: dict[Split, Path] = {}
-    for entry in sorted(root.iterdir()):
-        split = SPLIT_FOLDERS.get(entry.name.lower())
-        if split and entry.is_dir():
-            if split in folders:
-                raise BadInputError(
-                    f"--data {root}: both {folders[split].name}/ and {entry.name}/ are its {split} split"
-                )
-            folders[split] = entry
+    with os.scandir(root) as entries:
+        names = sorted(entry.name for entry in entries if entry.name.lower() in SPLIT_FOLDERS and entry.is_dir())
+    for name in names:
+        split = SPLIT_FOLDERS[name.lower()]
+        if split in folders:
+            raise BadInputError(f"--data {root}: both {folders[split].name}/ and {name}/ are its {split} split")
+        folders[split] = root / name
     if "train" not in folders:
         shards = shard_files(root)
         return _by_name(root, shards) if shards else {"train": open_folder(root)}

@@ -59,7 +59,9 @@ def open_kept(root: Path) -> FileImages | None:
         except OSError:
             return None
     labels = arrays["labels"] if len(arrays["labels"]) else None
-    return FileImages(top, PathTable.over(arrays["names"], arrays["name_ends"]), labels, tuple(facts.get("classes", ())))
+    return FileImages(
+        top, PathTable.over(arrays["names"], arrays["name_ends"]), labels, tuple(facts.get("classes", ()))
+    )
 
 
 @dataclass

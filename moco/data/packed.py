@@ -59,7 +59,9 @@ def open_arrays(folder: Path) -> ArrayImages:
         raise BadInputError(f"--data {folder}: its index is missing or damaged: pack again")
     arrays, facts = stored
     labels = arrays["labels"] if len(arrays["labels"]) else None
-    return ArrayImages(pixels, labels, tuple(facts.get("classes", ())), PathTable.over(arrays["names"], arrays["name_ends"]))
+    return ArrayImages(
+        pixels, labels, tuple(facts.get("classes", ())), PathTable.over(arrays["names"], arrays["name_ends"])
+    )
 
 
 def _map(path: Path) -> Bytes:

@@ -30,7 +30,7 @@ def some(count: int = 3, seed: int = 0) -> dict[str, columns.Column]:
 def test_what_is_read_is_what_was_written(place: list[int], length: list[int], text: bytes, note: object) -> None:
     """Any values, none at all, and any JSON beside them; the arrays are mapped and cannot be written to."""
     with tempfile.TemporaryDirectory() as folder:
-        arrays = {
+        arrays: dict[str, columns.Column] = {
             "place": np.array(place, np.int64),
             "length": np.array(length, np.uint32),
             "text": np.frombuffer(text, np.uint8),

@@ -5,7 +5,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from moco.data import columns, indexing
 from moco.data.catalog import load
 from moco.data.images import EXTENSIONS, Images
 from moco.data.shards import ShardImages
+from moco.data.tar import Member
+from moco.data.tar import members as members_of
 from moco.errors import BadInputError
 
 
@@ -82,7 +84,7 @@ def test_images_and_classes(tmp_path: Path) -> None:
     """In the order of the shards' names and of their members; the same bytes, pixels, checksums and labels."""
     files = {f"{i:03}": (image(i, ending), ending) for i, ending in enumerate(("png", "jpg", "webp", "png"))}
     for number, keys in (("1", ("000", "001")), ("0", ("002", "003"))):
-        members = {}
+        members: dict[str, bytes] = {}
         for key in keys:
             members |= {f"{key}.{files[key][1]}": files[key][0], f"{key}.cls": str(7 - int(key)).encode()}
         shard(tmp_path / "d" / f"{number}.tar", members)
@@ -296,11 +298,10 @@ def shards(tmp_path: Path) -> Path:
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The shards that are read through from now on."""
     seen: list[str] = []
-    read = indexing.members
 
-    def counted(descriptor: int, path: str) -> object:
+    def counted(descriptor: int, path: str) -> Iterator[Member]:
         seen.append(Path(path).name)
-        return read(descriptor, path)
+        return members_of(descriptor, path)
 
     monkeypatch.setattr(indexing, "members", counted)
     return seen

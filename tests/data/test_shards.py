@@ -1,7 +1,7 @@
 """Members of shards are read by offset; what is not what was indexed is named and never decoded."""
 
-import os
 import copy
+import os
 import threading
 import zlib
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_small_ones_are_held_in_memory(images: ShardImages) -> None:
 def test_the_loader_reads_them(images: ShardImages, workers: int) -> None:
     """Also in processes of its own, after files were opened here."""
     images[0]
-    batches = ViewBatches(images, AUGMENTATIONS["v1"], 8, (0, 0, 0), (1, 1, 1), 2)
+    batches = ViewBatches(images, AUGMENTATIONS["v1"], 8, (0.5,) * 3, (0.2,) * 3, 2)
     expected = [batches[step] for step in range(3)]
     for found, alone in zip(batches.run(0, 3, workers=workers), expected, strict=True):
         assert torch.equal(found[2], alone[2])

@@ -1,11 +1,15 @@
 """Where files lie in a tar file, against the standard library's tarfile; what is damaged is named."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -59,7 +63,7 @@ def refusal(content: bytes) -> str:
     return message
 
 
-letters = st.text(st.characters(codec="utf-8", exclude_characters="\0/", exclude_categories=("Cs",)), min_size=1)
+letters = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1)
 names = st.lists(letters | st.just("a" * 120), min_size=1, max_size=4).map("/".join)
 contents = st.lists(st.tuples(names, st.binary(max_size=1100)), max_size=6)
 
@@ -146,9 +150,7 @@ def test_sizes_beyond_eight_gigabytes() -> None:
     """GNU writes them in binary: read, and found to lie beyond the end of this file."""
     large = b"\x80" + (2**40).to_bytes(11, "big")
     assert "has 1099511627776 bytes, and the file ends after 1024" in refusal(header(large) + bytes(1024))
-    with tarfile.open(fileobj=io.BytesIO(header(large) + bytes(1024))) as oracle:
-        assert oracle.firstmember is not None
-        assert oracle.firstmember.size == 2**40
+    assert tarfile.TarInfo.frombuf(header(large), "utf-8", "strict").size == 2**40
 
 
 @pytest.mark.parametrize("size", [b"\xff" * 12, b"not a number", b"-0000000001\0", b"00000_00001\0", b"0000000001x\0"])
@@ -178,14 +180,11 @@ def test_one_wrong_bit_in_a_header(byte: int, bit: int) -> None:
     assert "checksum" in refusal(bytes(tar))
 
 
-@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
-def test_a_compressed_file(mode: str) -> None:
+@pytest.mark.parametrize("kind", [gzip, bz2, lzma])
+def test_a_compressed_file(kind: Any) -> None:
     """It has no places to read from; the message says so where it can tell."""
-    buffer = io.BytesIO()
-    with tarfile.open("x", mode, buffer) as tar:  # type: tarfile.TarFile
-        tar.addfile(tarfile.TarInfo("cat.jpg"), io.BytesIO(b""))
-    message = refusal(buffer.getvalue() + bytes(BLOCK))
-    assert ("decompress it" if mode == "w:gz" else "no tar header") in message
+    message = refusal(kind.compress(packed([("cat.jpg", b"")], tarfile.USTAR_FORMAT)) + bytes(BLOCK))
+    assert ("decompress it" if kind is gzip else "no tar header") in message
 
 
 def test_sparse_members(tmp_path: Path) -> None:
