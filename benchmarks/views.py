@@ -7,7 +7,6 @@ several passes, so that the ratios hold on a machine that has other work too.
 
 import io
 import os
-import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -168,7 +167,9 @@ def recipe(size: int, least: float, blur: bool) -> Callable[[Image.Image], torch
         transforms.RandomGrayscale(p=0.2),
     ]
     if blur:
-        gaussian = transforms.Lambda(lambda image: image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0))))
+        gaussian = transforms.Lambda(
+            lambda image: image.filter(ImageFilter.GaussianBlur(float(torch.empty(1).uniform_(0.1, 2.0))))
+        )
         steps.append(transforms.RandomApply([gaussian], p=0.5))
     steps += [transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     composed: Callable[[Image.Image], torch.Tensor] = transforms.Compose(steps)

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import tyro
 
-from moco.config import BenchConfig, KnnConfig, PretrainConfig, ResumeConfig
+from moco.config import BenchConfig, KnnConfig, PackConfig, PretrainConfig, ResumeConfig
 from moco.errors import BadInputError, DivergedError
 from moco.recipes import RECIPES
 
@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "pretrain": (PretrainConfig, "moco.commands:pretrain"),
     "resume": (ResumeConfig, "moco.commands:resume"),
     "knn": (KnnConfig, "moco.evaluation.knn:run"),
+    "pack": (PackConfig, "moco.data.pack:run"),
     "bench": (BenchConfig, "moco.bench.command:run"),
 }
 HELP = ("-h", "--help")

@@ -183,6 +183,25 @@ class KnnConfig:
 
 
 @dataclass(frozen=True)
+class PackConfig:
+    """Pack images into memory-mapped arrays or tar shards with an index, which load faster than many files."""
+
+    data: str
+    """Images, as for pretrain; all their splits are packed, in their order."""
+    out: Path
+    """New folder for the pack, which is then given as --data."""
+    format: Literal["auto", "arrays", "shards"] = "auto"
+    """arrays: decoded pixels, for small images of one size; shards: the files as they are, in tar files in WebDataset
+    layout; auto: arrays where the images are of one size up to 96 pixels, else shards."""
+    image_size: int | None = None
+    """Side of the images in pixels: for arrays, to which each image's shorter side is brought; the centre is kept."""
+    shard_bytes: int = 1 << 28
+    """Size at which a new shard is begun."""
+    json: bool = False
+    """End with one JSON object on standard output."""
+
+
+@dataclass(frozen=True)
 class BenchConfig:
     """Measure how fast this machine trains, which share of its peak that is, and what holds it back."""
 
@@ -205,7 +224,7 @@ class BenchConfig:
 POSITIVE = {
     "feature_dim", "hidden_dim", "queue_size", "temperature", "bn_groups", "image_size", "view_size", "std",
     "epochs", "max_steps", "batch_size", "accumulate", "lr", "base_lr", "lr_decay", "threads",
-    "knn_k", "knn_images", "knn_temperature", "seconds",
+    "knn_k", "knn_images", "knn_temperature", "seconds", "shard_bytes",
 }  # fmt: skip
 NOT_NEGATIVE = {"warmup_epochs", "weight_decay", "workers", "log_every", "checkpoint_every", "knn_every", "seed"}
 LARGEST_SEED = 2**63 - 1

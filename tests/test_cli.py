@@ -19,7 +19,7 @@ from PIL import Image as PillowImage
 
 from moco import cli
 from moco.cli import COMMANDS, main
-from moco.config import BenchConfig, KnnConfig, PretrainConfig, ResumeConfig, flag
+from moco.config import BenchConfig, KnnConfig, PackConfig, PretrainConfig, ResumeConfig, flag
 from moco.errors import BadInputError, DivergedError
 from moco.recipes import RECIPES
 
@@ -124,6 +124,7 @@ def test_pretrain_names_every_recipe(capsys: pytest.CaptureFixture[str], argumen
         *((["pretrain", name], PretrainConfig) for name in RECIPES),
         (["resume"], ResumeConfig),
         (["knn"], KnnConfig),
+        (["pack"], PackConfig),
         (["bench"], BenchConfig),
     ],
     ids=str,

@@ -18,6 +18,7 @@ from moco.config import (
     SHARES,
     BenchConfig,
     KnnConfig,
+    PackConfig,
     PretrainConfig,
     ResumeConfig,
     check,
@@ -33,6 +34,7 @@ from moco.recipes import RECIPES, recipe
 WHERE = Path("run/config.json")
 PRETRAIN = recipe("cifar10", data="photos", out=Path("run"))
 KNN = KnnConfig("run", "digits")
+PACK = PackConfig("digits", Path("pack"))
 CONFIGS = [
     *(recipe(name, data="my photos/é", out=Path("runs") / name) for name in RECIPES),
     dataclasses.replace(
@@ -180,11 +182,11 @@ def with_value(config: Any, name: str, value: float) -> Any:
 OUTSIDE = {"POSITIVE": (0, -1), "NOT_NEGATIVE": (-1,), "SHARES": (-0.1, 1.1)}
 
 
-@pytest.mark.parametrize("kind", [PretrainConfig, ResumeConfig, KnnConfig])
+@pytest.mark.parametrize("kind", [PretrainConfig, ResumeConfig, KnnConfig, PackConfig])
 @pytest.mark.parametrize("names", OUTSIDE)
 def test_a_value_out_of_range_is_refused_by_its_flag(kind: type[Any], names: str) -> None:
     """For every field with a range: the message starts with the flag and says what is expected."""
-    config = {PretrainConfig: PRETRAIN, ResumeConfig: ResumeConfig(Path("run")), KnnConfig: KNN}[kind]
+    config = {PretrainConfig: PRETRAIN, ResumeConfig: ResumeConfig(Path("run")), KnnConfig: KNN, PackConfig: PACK}[kind]
     for name, hint in typing.get_type_hints(kind).items():
         if name not in getattr(module, names):
             continue
@@ -219,7 +221,7 @@ def test_the_ends_of_a_share_are_allowed(value: float) -> None:
         check(with_value(PRETRAIN, name, value))
 
 
-@pytest.mark.parametrize("kind", [PretrainConfig, ResumeConfig, KnnConfig])
+@pytest.mark.parametrize("kind", [PretrainConfig, ResumeConfig, KnnConfig, PackConfig])
 def test_every_number_has_a_range(kind: type[Any]) -> None:
     """A field that is added must be put into one of the sets, and only into one."""
     for name, hint in typing.get_type_hints(kind).items():
@@ -231,7 +233,7 @@ def test_no_range_is_for_nothing() -> None:
     """Each name in the sets is a field's."""
     fields = {
         field.name
-        for kind in (PretrainConfig, ResumeConfig, KnnConfig, BenchConfig)
+        for kind in (PretrainConfig, ResumeConfig, KnnConfig, PackConfig, BenchConfig)
         for field in dataclasses.fields(kind)
     }
     assert fields >= POSITIVE | NOT_NEGATIVE | SHARES

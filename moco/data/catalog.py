@@ -1,25 +1,30 @@
 """A name, folder or list -> the images of its splits."""
 
+import dataclasses
 import gzip
 import hashlib
 import os
+import re
 import tarfile
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from moco.data.folder import open_folder, open_kept
 from moco.data.images import EXTENSIONS, ArrayImages, FileImages, Images, Labels, PathTable, Subset
+from moco.data.images import Split as Split
+from moco.data.indexing import open_shards
+from moco.data.packed import is_pack, open_pack
+from moco.data.shards import ShardImages
 from moco.errors import BadInputError
 from moco.runtime.randomness import Stream, permuted
 
 ByteArray = npt.NDArray[np.uint8]
-Split = Literal["train", "val", "test"]
 
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train",
@@ -31,15 +36,19 @@ SPLIT_FOLDERS: dict[str, Split] = {
 
 
 def load(data: str) -> dict[Split, Images]:
-    """The splits of a data set: a catalogue name, a folder (flat, class folders, or splits of either), or a list.
+    """The splits of a data set: a catalogue name, a folder (flat, class folders, or splits of either), a list, shards.
 
-    A set without splits is all `train`. Raises BadInputError where there is no such thing, or no image in it.
+    Shards are a folder of tar files in WebDataset layout, splits of such, or a single one; a folder may also be what
+    `moco pack` wrote. A set without splits is all `train`. Raises BadInputError where there is no such thing, or no
+    image in it.
     """
     if data in CATALOG and not Path(data).exists():
         return CATALOG[data]()
     path = Path(data)
     if path.is_dir():
-        return load_folder(path)
+        return open_pack(path) if is_pack(path) else load_folder(path)
+    if path.is_file() and path.suffix.lower() == ".tar":
+        return {"train": open_shards([path], path.name)}
     if path.is_file():
         return {"train": _listed(path)}
     names = ", ".join(CATALOG)
@@ -48,19 +57,26 @@ def load(data: str) -> dict[Split, Images]:
 
 def load_folder(root: Path) -> dict[Split, Images]:
     """The splits of a folder, each flat or with a folder for every class."""
+    kept = open_kept(root)  # then it has no splits: no folder in it was added since
+    if kept is not None:
+        return {"train": kept}
     folders: dict[Split, Path] = {}
-    for entry in sorted(root.iterdir()):
-        split = SPLIT_FOLDERS.get(entry.name.lower())
-        if split and entry.is_dir():
-            if split in folders:
-                raise BadInputError(
-                    f"--data {root}: both {folders[split].name}/ and {entry.name}/ are its {split} split"
-                )
-            folders[split] = entry
+    with os.scandir(root) as entries:
+        names = sorted(entry.name for entry in entries if entry.name.lower() in SPLIT_FOLDERS and entry.is_dir())
+    for name in names:
+        split = SPLIT_FOLDERS[name.lower()]
+        if split in folders:
+            raise BadInputError(f"--data {root}: both {folders[split].name}/ and {name}/ are its {split} split")
+        folders[split] = root / name
     if "train" not in folders:
-        return {"train": _folder(root, None)}
-    train = _folder(folders["train"], None)
-    return {split: train if split == "train" else _folder(path, train.classes) for split, path in folders.items()}
+        shards = shard_files(root)
+        return _by_name(root, shards) if shards else {"train": open_folder(root)}
+    splits: dict[Split, Images] = {}
+    for split, path in sorted(folders.items(), key=lambda item: item[0] != "train"):
+        shards = shard_files(path)
+        images = open_shards(shards, split) if shards else open_folder(path)
+        splits[split] = images if split == "train" else _in_classes(images, splits["train"].classes, path)
+    return splits
 
 
 def monitor_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
@@ -83,42 +99,52 @@ def final_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
     return monitor_split(splits)
 
 
-def _folder(root: Path, known_classes: tuple[str, ...] | None) -> FileImages:
-    """Index a folder: images below the first level carry the name of their first folder as class."""
-    top = os.fsencode(root)
-    paths = sorted(_image_paths(top))
-    if not paths:
-        raise BadInputError(f"--data {root}: no image in it, expected files ending in {' '.join(EXTENSIONS)}")
-    folders = [path.split(b"/", 1)[0] if b"/" in path else None for path in paths]
-    names = sorted({folder for folder in folders if folder is not None})
-    if None in folders or not names:
-        return FileImages(top, PathTable(paths))
-    classes = tuple(os.fsdecode(name) for name in names)
-    if known_classes:
-        unknown = [name for name in classes if name not in known_classes]
-        if unknown:
-            raise BadInputError(
-                f"--data {root}: class {unknown[0]!r} is not in the train split, which has {known_classes}"
-            )
-        classes = known_classes
-    number = {name: i for i, name in enumerate(classes)}
-    labels = np.array([number[os.fsdecode(folder)] for folder in folders if folder is not None])
-    return FileImages(top, PathTable(paths), labels, classes)
-
-
-def _image_paths(top: bytes, below: bytes = b"") -> Iterator[bytes]:
-    with os.scandir(os.path.join(top, below)) as entries:
+def shard_files(folder: Path) -> list[Path]:
+    """The tar files of a folder in which there is nothing else to take for a data set: no image and no folder."""
+    shards = []
+    with os.scandir(folder) as entries:
         for entry in entries:
-            path = os.path.join(below, entry.name)
-            if entry.name.startswith(b"."):
+            ending = os.path.splitext(entry.name)[1].lower()
+            if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                yield from _image_paths(top, path)
-            elif os.path.splitext(entry.name)[1].lower() in _EXTENSION_BYTES:
-                yield path
+            if ending in EXTENSIONS or entry.is_dir():
+                return []
+            if ending == ".tar":
+                shards.append(folder / entry.name)
+    return sorted(shards, key=os.fsencode)
 
 
-_EXTENSION_BYTES = {ending.encode() for ending in EXTENSIONS}
+def _by_name(folder: Path, shards: Sequence[Path]) -> dict[Split, Images]:
+    """Shards in one folder, in splits where each has the name of one as a word of its own (imagenet-train-0001.tar)."""
+    parts: dict[Split | None, list[Path]] = {}
+    for shard in shards:
+        found = {SPLIT_FOLDERS[word] for word in re.split(r"[^a-z]+", shard.name.lower()) if word in SPLIT_FOLDERS}
+        parts.setdefault(found.pop() if len(found) == 1 else None, []).append(shard)
+    if "train" not in parts:
+        return {"train": open_shards(shards, "train")}
+    if None in parts:
+        raise BadInputError(
+            f"--data {folder}: some shards say train in their name, and {parts[None][0].name} does not say which split "
+            f"it is of: expected train, val or test in each, or folders of these names"
+        )
+    train = open_shards(parts["train"], "train")
+    splits: dict[Split, Images] = {"train": train}
+    for split, paths in parts.items():
+        if split is not None and split != "train":
+            splits[split] = _in_classes(open_shards(paths, split), train.classes, folder)
+    return splits
+
+
+def _in_classes(images: FileImages | ShardImages, known: tuple[str, ...], where: Path) -> FileImages | ShardImages:
+    """The images of another split, their labels counted as in train."""
+    if images.labels is None or not known or images.classes == known:
+        return images
+    unknown = next((name for name in images.classes if name not in known), None)
+    if unknown is not None:
+        raise BadInputError(f"--data {where}: class {unknown!r} is not in the train split, which has {known}")
+    number = {name: i for i, name in enumerate(known)}
+    labels = np.array([number[name] for name in images.classes], np.int64)[images.labels]
+    return dataclasses.replace(images, labels=labels, classes=known)
 
 
 def _listed(path: Path) -> FileImages:

@@ -1,11 +1,12 @@
-"""Images by integer index: files in a folder or a list, or an array in memory."""
+"""Images by integer index: files in a folder or a list, or an array in memory or mapped from disk."""
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ TIFF_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3, 9: 3}
 """Bands of RGB, CMYK, YCbCr and L*a*b* in a TIFF; grey and palette have one."""
 
 Labels = npt.NDArray[np.int64]
+Split = Literal["train", "val", "test"]
 
 
 @runtime_checkable
@@ -50,6 +52,14 @@ class Images(Protocol):
 
 
 @runtime_checkable
+class Named(Protocol):
+    """What has a name for each integer."""
+
+    def name(self, index: int) -> str:
+        """What a person calls it."""
+
+
+@runtime_checkable
 class Encoded(Protocol):
     """Images that lie in an image format and can be had as such."""
 
@@ -58,22 +68,33 @@ class Encoded(Protocol):
 
 
 class PathTable:
-    """Many paths in two flat arrays: one byte string and where each path ends."""
+    """Many paths in two flat arrays, in memory or mapped from disk: one string of bytes, and where each path ends."""
 
-    def __init__(self, paths: Iterator[bytes] | Sequence[bytes]) -> None:
-        ends, blob = [], bytearray()
+    def __init__(self, paths: Iterable[bytes]) -> None:
+        ends, text = array("q", [0]), bytearray()
         for path in paths:
-            blob += path
-            ends.append(len(blob))
-        self._blob, self._ends = bytes(blob), np.array([0, *ends], dtype=np.int64)
+            text += path
+            ends.append(len(text))
+        self.text, self.ends = np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64)
+
+    @classmethod
+    def over(cls, text: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> "PathTable":
+        """The table of n paths whose arrays are already there; `ends` is (n + 1,) and begins with 0."""
+        table = cls(())
+        table.text, table.ends = text, ends
+        return table
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self.ends) - 1
 
     def __getitem__(self, index: int) -> bytes:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self._blob[self._ends[index] : self._ends[index + 1]]
+        return self.text[self.ends[index] : self.ends[index + 1]].tobytes()
+
+    def name(self, index: int) -> str:
+        """A path as text."""
+        return os.fsdecode(self[index])
 
 
 @dataclass
@@ -102,18 +123,18 @@ class FileImages:
 
     def name(self, index: int) -> str:
         """The path below the root."""
-        return os.fsdecode(self.paths[index])
+        return self.paths.name(index)
 
 
 @dataclass
 class ArrayImages:
-    """Images of one size in memory, (n, 3, H, W) bytes."""
+    """Images of one size, (n, 3, H, W) bytes, in memory or mapped from disk (where they must not be written to)."""
 
     pixels: Bytes
     labels: Labels | None = None
     classes: tuple[str, ...] = ()
-    names: Images | None = None
-    """The set that the images were decoded from."""
+    names: Named | None = None
+    """What the images were called before, such as the set that they were decoded from."""
 
     def __len__(self) -> int:
         return len(self.pixels)

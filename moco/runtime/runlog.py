@@ -128,10 +128,10 @@ def lock(run: Path) -> TextIO:
         if sys.platform != "win32":
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        file.seek(0)
-        raise BadInputError(
-            f"--out {run}: process {file.read().strip()} is writing it: wait, or give another"
-        ) from error
+        with file:
+            file.seek(0)
+            holder = file.read().strip()
+        raise BadInputError(f"--out {run}: process {holder} is writing it: wait, or give another") from error
     file.seek(0)
     file.truncate()
     file.write(f"{os.getpid()}\n")

@@ -1,0 +1,85 @@
+"""Flat arrays in a folder on disk: written whole or not at all, opened without being read."""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.format import open_memmap
+
+Column = npt.NDArray[Any]
+Facts = dict[str, Any]
+"""What is known of the columns as a whole, as JSON."""
+
+VERSION = 1
+"""Of the layout of the folder."""
+FACTS = "index.json"
+REPLACE_TRIES = 5
+
+
+def save(place: Path, columns: Mapping[str, Column], facts: Facts) -> None:
+    """Write `columns` as NAME.npy and `facts` as index.json into the folder `place`, in place of what is there.
+
+    Readers see the old folder, none, or the new one; each stays readable for those who have it open.
+    """
+    token = secrets.token_hex(8)
+    partial = place.with_name(f".{place.name}.{token}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial.mkdir()
+    try:
+        for name, column in columns.items():
+            with (partial / f"{name}.npy").open("wb") as file:
+                np.save(file, column, allow_pickle=False)
+                os.fsync(file.fileno())
+        text = json.dumps({**facts, "version": VERSION, "token": token}, indent=1)
+        (partial / FACTS).write_text(text, encoding="ascii")
+        _put(partial, place)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def load(place: Path, kinds: Mapping[str, str]) -> tuple[dict[str, Column], Facts] | None:
+    """Map the columns of these names and dtypes read-only; None where there is no whole folder of this version."""
+    try:
+        text = (place / FACTS).read_bytes()
+        facts = json.loads(text)
+        # plain views: an item of the class memmap takes three times as long
+        columns = {name: np.asarray(open_memmap(place / f"{name}.npy", mode="r")) for name in kinds}
+        same = (place / FACTS).read_bytes() == text  # otherwise the folder was replaced meanwhile
+    except (OSError, ValueError):
+        return None
+    if not same or not isinstance(facts, dict) or facts.get("version") != VERSION:
+        return None
+    if any(column.dtype != kinds[name] for name, column in columns.items()):
+        return None
+    return columns, facts
+
+
+def cache_place(path: Path) -> Path:
+    """Where what belongs to `path` is kept if it cannot lie beside it: in $XDG_CACHE_HOME, else ~/.cache."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "moco" / "index" / hashlib.sha256(os.path.realpath(os.fsencode(path))).hexdigest()[:32]
+
+
+def _put(partial: Path, place: Path) -> None:
+    """Rename a folder to a name that may be taken: POSIX replaces only empty folders."""
+    old = partial.with_name(partial.name + ".old")
+    for tries in range(REPLACE_TRIES):
+        try:
+            partial.rename(place)
+        except OSError:
+            if tries == REPLACE_TRIES - 1 or not place.is_dir():
+                raise
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                place.rename(old)
+        else:
+            break
+        shutil.rmtree(old, ignore_errors=True)

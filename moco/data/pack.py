@@ -1,0 +1,230 @@
+"""One-off: images -> memory-mapped arrays (small ones of one size) or tar shards with an index."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import shutil
+import tarfile
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image as PillowImage
+from rich.console import Console
+from rich.progress import track
+
+from moco.config import PackConfig, check
+from moco.data import columns
+from moco.data.catalog import load
+from moco.data.images import EXTENSIONS, SMALL_IMAGE, Encoded, Images, Labels, PathTable, Split
+from moco.data.indexing import Rows
+from moco.data.packed import INDEX, PACK, PIXELS, VERSION, Format
+from moco.data.shards import describe
+from moco.data.tar import BLOCK, Member
+from moco.errors import BadInputError
+from moco.runtime.runlog import lock
+from moco.shapes import Image
+
+LOCK = ".lock"
+KEY_DIGITS = 9
+"""Members are called by the image's number: names from elsewhere may hold anything."""
+
+
+def run(config: PackConfig) -> dict[str, Any]:
+    """`moco pack`: write the images of all splits into a new folder, in their order."""
+    check(config)
+    if config.image_size is not None and config.format == "shards":
+        raise BadInputError("--image-size is for --format arrays: shards hold the files as they are; leave one out")
+    started = time.monotonic()
+    splits = load(config.data)
+    with written_aside(config.out) as folder:
+        form = write(splits, folder, config)
+        facts = {"moco_pack": VERSION, "format": form, "splits": list(splits), "data": config.data}
+        (folder / PACK).write_text(json.dumps(facts, indent=1) + "\n", encoding="ascii")
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
+    counts = {split: len(images) for split, images in splits.items()}
+    seconds = time.monotonic() - started
+    told = ", ".join(f"{count} {split}" for split, count in counts.items())
+    print(f"{config.out}: {told} images as {form}, {size / 1e6:.1f} MB, in {seconds:.1f} s; use it as --data")
+    return {"out": str(config.out), "format": form, "images": counts, "bytes": size, "seconds": round(seconds, 3)}
+
+
+@contextlib.contextmanager
+def written_aside(out: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `out` in the end, and is removed where that is not reached.
+
+    Raises BadInputError where `out` is there already, cannot be made, or does not fit on the disk.
+    """
+    taken = f"--out {out}: is there already, and is not overwritten: expected a new folder, give another or remove it"
+    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise BadInputError(taken)
+    partial = out.with_name(f".{out.name}.moco-partial")
+    if partial.is_symlink():
+        raise BadInputError(f"--out {out}: {partial} is a link, expected nothing there: remove it")
+    with lock(partial):
+        try:
+            _clear(partial)  # what a killed process left
+            yield partial
+            partial.rename(out)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            number = error.errno if isinstance(error, OSError) else None
+            if number in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise BadInputError(taken) from error
+            if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise BadInputError(f"--out {out}: the disk is full ({error}): give another place") from error
+            raise
+        (out / LOCK).unlink()  # not before: somebody else could take the folder for a killed one's
+
+
+def _clear(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()
+
+
+def write(splits: dict[Split, Images], folder: Path, config: PackConfig) -> Format:
+    """Write all splits as `config.format`, or as what suits the images; the format that it was."""
+    size, auto = config.image_size, config.format == "auto" and config.image_size is None
+    if config.format == "arrays" or size or (auto and all(_is_small(images[0]) for images in splits.values())):
+        message = _write_all_arrays(splits, folder, size)
+        if message is None:
+            return "arrays"
+        if not auto:
+            raise BadInputError(message)
+        _clear(folder)
+    for split, images in splits.items():
+        (folder / split).mkdir()
+        write_shards(images, folder / split, config.shard_bytes)
+    return "shards"
+
+
+def _is_small(image: Image) -> bool:
+    return max(image.shape[1:]) <= SMALL_IMAGE
+
+
+def _write_all_arrays(splits: dict[Split, Images], folder: Path, size: int | None) -> str | None:
+    """Write all splits as arrays; what stands against it, if anything does."""
+    for split, images in splits.items():
+        (folder / split).mkdir()
+        other = write_arrays(images, folder / split, size)
+        if other is not None:
+            return (
+                f"--format arrays: {images.name(other)} has another size than {images.name(0)}, expected images of one "
+                f"size: give --image-size to bring them to one, or --format shards"
+            )
+    return None
+
+
+def write_arrays(images: Images, folder: Path, size: int | None) -> int | None:
+    """Write a split as one array (n, 3, H, W), or (n, 3, size, size); the first image of another size, if any.
+
+    One image is in memory at a time.
+    """
+    first = images[0] if size is None else squared(images[0], size)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *first.shape)}
+    with (folder / PIXELS).open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for index in _shown(images, folder.name):
+            image = images[index] if size is None else squared(images[index], size)
+            if image.shape != first.shape:
+                return index
+            file.write(image.contiguous().numpy().data)
+        _sync(file)
+    names = PathTable(os.fsencode(images.name(index)) for index in range(len(images)))
+    arrays: dict[str, columns.Column] = {"labels": _labels(images), "names": names.text, "name_ends": names.ends}
+    columns.save(folder / INDEX, arrays, {"classes": list(images.classes)})
+    return None
+
+
+def squared(image: Image, size: int) -> Image:
+    """The shorter side resized to `size` (bilinear, antialiased), and the centre cut out."""
+    height, width = image.shape[1:]
+    rows, wide = (round(size * side / min(height, width)) for side in (height, width))
+    pixels = F.interpolate(image[None].float(), (rows, wide), mode="bilinear", antialias=True)[0]
+    top, left = (rows - size) // 2, (wide - size) // 2
+    return pixels[:, top : top + size, left : left + size].round().to(torch.uint8)
+
+
+def write_shards(images: Images, folder: Path, shard_bytes: int) -> None:
+    """Write a split as tar files NUMBER.tar with members KEY.EXTENSION and KEY.cls, and their index.
+
+    A new one is begun where `shard_bytes` would be exceeded; each holds an image at least.
+    """
+    rows, labels, paths = Rows(), _labels(images), list[Path]()
+    tar: tarfile.TarFile | None = None
+    with contextlib.ExitStack() as stack:
+        for index in _shown(images, folder.name):
+            content, ending = _file(images, index)
+            if tar is None or _size_with(tar, len(content)) > shard_bytes:
+                stack.close()
+                paths.append(folder / f"{len(paths):06d}.tar")
+                tar = stack.enter_context(_new_tar(paths[-1]))
+            place = tar.offset + BLOCK
+            _add(tar, f"{index:0{KEY_DIGITS}d}{ending}", content)
+            if len(labels):
+                _add(tar, f"{index:0{KEY_DIGITS}d}.cls", str(labels[index]).encode())
+            member = Member(os.fsencode(images.name(index)), place, len(content))
+            rows.add(len(paths) - 1, member, zlib.crc32(content))
+    arrays = rows.columns(labels)
+    columns.save(folder / INDEX, arrays, {"shards": describe(paths), "classes": list(images.classes)})
+
+
+def _size_with(tar: tarfile.TarFile, length: int) -> int:
+    """What a tar file will have if it is closed after one more image and its class: it is filled to whole records."""
+    end = tar.offset + (3 + -(-length // BLOCK) + 2) * BLOCK
+    return -(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+
+@contextlib.contextmanager
+def _new_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    with path.open("wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            yield tar
+        _sync(file)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)  # the same for everybody: no time, no owner
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _file(images: Images, index: int) -> tuple[bytes, str]:
+    """An image's file and the ending of its name: as it is, or as PNG where there is none."""
+    if not isinstance(images, Encoded):
+        buffer = io.BytesIO()
+        PillowImage.fromarray(images[index].permute(1, 2, 0).numpy()).save(buffer, "png")
+        return buffer.getvalue(), ".png"
+    content, name = images.encoded(index), images.name(index)
+    try:
+        with PillowImage.open(io.BytesIO(content)):  # reads the header only
+            pass
+    except Exception as error:  # a decoder fails as it likes on a damaged file
+        raise BadInputError(f"{name}: cannot be read as an image ({error}): remove or replace it") from error
+    ending = os.path.splitext(name)[1].lower()
+    return content, ending if ending in EXTENSIONS else ".png"
+
+
+def _labels(images: Images) -> Labels:
+    return np.zeros(0, np.int64) if images.labels is None else images.labels
+
+
+def _shown(images: Images, what: str) -> Iterable[int]:
+    """The images' numbers, with a progress bar for people."""
+    console = Console(stderr=True)
+    return track(range(len(images)), f"packing {what}", console=console, disable=not console.is_terminal)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())

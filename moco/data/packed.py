@@ -1,0 +1,90 @@
+"""A folder that `moco pack` wrote -> the images of its splits."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch.utils.dlpack
+from numpy.lib.format import open_memmap
+
+from moco.data import columns
+from moco.data.images import ArrayImages, Images, PathTable, Split
+from moco.data.shards import open_index
+from moco.errors import BadInputError
+from moco.shapes import Bytes
+
+Format = Literal["arrays", "shards"]
+
+PACK, PIXELS, INDEX = "pack.json", "pixels.npy", "index"
+"""P/pack.json; P/SPLIT/pixels.npy or P/SPLIT/000000.tar; P/SPLIT/index/."""
+VERSION = 1
+ARRAY_COLUMNS = {"labels": "i8", "names": "u1", "name_ends": "i8"}
+
+
+def is_pack(path: Path) -> bool:
+    """Whether `moco pack` wrote this folder."""
+    return (path / PACK).is_file()
+
+
+def open_pack(path: Path) -> dict[Split, Images]:
+    """The splits of a pack. Raises BadInputError where something in it is missing, cut off, or of another size."""
+    facts = _facts(path)
+    opened = open_arrays if facts["format"] == "arrays" else open_packed_shards
+    return {split: opened(path / split) for split in facts["splits"]}
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((path / PACK).read_bytes())
+        sound = (
+            facts["moco_pack"] == VERSION
+            and facts["format"] in get_args(Format)
+            and "train" in facts["splits"]
+            and set(facts["splits"]) <= set(get_args(Split))
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise BadInputError(f"--data {path}: its {PACK} is not that of a pack of version {VERSION}: pack again")
+    assert isinstance(facts, dict)
+    return facts
+
+
+def open_arrays(folder: Path) -> ArrayImages:
+    """A split of arrays; its pixels are mapped from disk, and only those are read that are asked for."""
+    stored = columns.load(folder / INDEX, ARRAY_COLUMNS)
+    pixels = _map(folder / PIXELS)
+    if stored is None or len(stored[0]["name_ends"]) != len(pixels) + 1:
+        raise BadInputError(f"--data {folder}: its index is missing or damaged: pack again")
+    arrays, facts = stored
+    labels = arrays["labels"] if len(arrays["labels"]) else None
+    return ArrayImages(
+        pixels, labels, tuple(facts.get("classes", ())), PathTable.over(arrays["names"], arrays["name_ends"])
+    )
+
+
+def _map(path: Path) -> Bytes:
+    """The file as a tensor, mapped read-only: what is written to it ends the process.
+
+    A private mapping could be written to, but Linux refuses one that is larger than the memory.
+    """
+    try:
+        pixels = open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path}: missing, cut off or damaged ({error}): pack again") from error
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.flags.c_contiguous:
+        raise BadInputError(f"{path}: holds {pixels.dtype} {pixels.shape}, expected bytes (n, 3, H, W): pack again")
+    return torch.utils.dlpack.from_dlpack(pixels)  # from_numpy would warn that it cannot be written to
+
+
+def open_packed_shards(folder: Path) -> Images:
+    """A split of shards, which must have the sizes that they were written with."""
+    paths = sorted(folder.glob("*.tar"))
+    images = open_index(folder / INDEX, paths, times=False)
+    if images is None:
+        raise BadInputError(
+            f"--data {folder}: its index is missing or damaged, or a shard is missing or has another size than when "
+            f"it was packed: copy it again whole, or pack again"
+        )
+    return images

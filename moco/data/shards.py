@@ -1,0 +1,148 @@
+"""Images in uncompressed tar shards (WebDataset layout): read by offset through an index of flat arrays."""
+
+import os
+import weakref
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moco.data import columns
+from moco.data.columns import Column
+from moco.data.images import Labels, PathTable, decode_bytes
+from moco.errors import BadInputError
+from moco.shapes import Image
+
+COLUMNS = {
+    "shard": "i4",
+    "offset": "i8",
+    "length": "u4",
+    "checksum": "u4",
+    "labels": "i8",
+    "names": "u1",
+    "name_ends": "i8",
+}
+"""Of an index, one row for each image: its shard's number, its place there, the CRC-32 of its bytes, label and name."""
+
+Described = list[str | int]
+"""A shard's name, size in bytes, and time of change in nanoseconds."""
+
+KEPT_OPEN = 256
+"""Shards whose files stay open: opening costs a round trip on network file systems, and descriptors are limited."""
+
+
+@dataclass
+class ShardImages:
+    """Images decoded from members of tar shards when they are asked for, each checked against its checksum."""
+
+    paths: Sequence[Path]
+    sizes: Sequence[int]
+    """Bytes of each shard when it was indexed."""
+    arrays: dict[str, Column]
+    classes: tuple[str, ...] = ()
+    labels: Labels | None = None
+    _open: dict[int, int] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.names = PathTable.over(self.arrays["names"], self.arrays["name_ends"])
+        weakref.finalize(self, _close, self._open)
+
+    def __reduce__(self) -> tuple[object, ...]:  # open files stay in this process
+        return ShardImages, (self.paths, self.sizes, self.arrays, self.classes, self.labels)
+
+    def __len__(self) -> int:
+        return len(self.arrays["offset"])
+
+    def __getitem__(self, index: int) -> Image:
+        return decode_bytes(self.encoded(index), self._called(index))
+
+    def name(self, index: int) -> str:
+        """As the index has it: what it was packed from, or shard and member."""
+        return self.names.name(index)
+
+    def encoded(self, index: int) -> bytes:
+        """The file of an image. Raises BadInputError where the shard is not what was indexed."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        shard, offset, length, checksum = (
+            int(self.arrays[column][index]) for column in ("shard", "offset", "length", "checksum")
+        )
+        if not (0 <= shard < len(self.paths) and 0 <= offset <= offset + length <= self.sizes[shard]):
+            raise BadInputError(f"{self._called(index)}: the index is damaged: remove it, or pack again")
+        content = self._read(shard, offset, length, index)
+        if len(content) < length or zlib.crc32(content) != checksum:
+            raise BadInputError(
+                f"{self._called(index)}: its bytes are not those that were indexed (another checksum): "
+                f"the shard is damaged, get it again"
+            )
+        return content
+
+    def _read(self, shard: int, offset: int, length: int, index: int) -> bytes:
+        descriptor = self._open.get(shard)
+        try:
+            if descriptor is None:
+                descriptor = os.open(self.paths[shard], os.O_RDONLY | os.O_CLOEXEC)
+                if len(self._open) < KEPT_OPEN:
+                    kept = self._open.setdefault(shard, descriptor)
+                    if kept != descriptor:  # another thread was faster
+                        os.close(descriptor)
+                        descriptor = kept
+            try:
+                size = os.fstat(descriptor).st_size
+                if size != self.sizes[shard]:
+                    raise BadInputError(
+                        f"{self._called(index)}: the shard has {size} bytes, and had {self.sizes[shard]} when it was "
+                        f"indexed: it was changed or cut off, get it again"
+                    )
+                return os.pread(descriptor, length, offset)
+            finally:
+                if self._open.get(shard) != descriptor:
+                    os.close(descriptor)
+        except OSError as error:
+            raise BadInputError(f"{self._called(index)}: cannot be read ({error.strerror})") from error
+
+    def _called(self, index: int) -> str:
+        """The shard and the image's name, for messages."""
+        shard = int(self.arrays["shard"][index])
+        path = self.paths[shard] if 0 <= shard < len(self.paths) else "?"
+        return f"{path} ({self.names.name(index)})"
+
+
+def _close(descriptors: dict[int, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)
+
+
+def open_index(place: Path, paths: Sequence[Path], *, times: bool) -> ShardImages | None:
+    """The images of an index in `place`; None where there is none, or it is not of these shards.
+
+    Shards are known by name and size, with `times` by their time of change too.
+    """
+    stored = columns.load(place, COLUMNS)
+    if stored is None:
+        return None
+    arrays, facts = stored
+    if (
+        len({len(arrays[name]) for name in ("shard", "offset", "length", "checksum")} | {len(arrays["name_ends"]) - 1})
+        > 1
+    ):
+        return None
+    now, was = describe(paths), facts.get("shards")
+    known = 3 if times else 2
+    if not isinstance(was, list) or [shard[:known] for shard in was] != [shard[:known] for shard in now]:
+        return None
+    return from_index(paths, now, arrays, facts.get("classes", ()))
+
+
+def from_index(
+    paths: Sequence[Path], shards: Sequence[Described], arrays: dict[str, Column], classes: Sequence[str]
+) -> ShardImages:
+    """The images of an index that is in memory or mapped from disk."""
+    labels = arrays["labels"] if len(arrays["labels"]) else None
+    return ShardImages(paths, [int(shard[1]) for shard in shards], arrays, tuple(classes), labels)
+
+
+def describe(paths: Sequence[Path]) -> list[Described]:
+    """Name, size and time of change of each shard."""
+    status = [(path.name, path.stat()) for path in paths]
+    return [[name, shard.st_size, shard.st_mtime_ns] for name, shard in status]

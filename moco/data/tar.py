@@ -1,0 +1,125 @@
+"""Where the files in an uncompressed tar file lie; nothing is extracted and no name in it is used as a path.
+
+Reads V7, ustar, GNU (long names, large sizes) and PAX (path, size) headers. Directories, links, devices and what is
+unknown are passed over.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from moco.errors import BadInputError
+
+BLOCK = 512
+REGULAR = (b"0", b"\0", b"7")
+WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
+"""Links, devices, directories and pipes, whatever size their header claims."""
+LONG_NAME, LONG_LINK, SPARSE = b"L", b"K", b"S"
+PAX, PAX_OF_ALL = (b"x", b"X"), b"g"
+LONGEST_NAME = 1 << 20
+"""Bytes of a GNU or PAX header's content that are believed."""
+GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a tar file: its content is `length` bytes from `offset` on."""
+
+    name: bytes
+    offset: int
+    length: int
+
+
+def members(descriptor: int, shard: str) -> Iterator[Member]:
+    """The regular files of an open tar file called `shard`, in order, by their headers.
+
+    Raises BadInputError naming shard and byte where a header's checksum is wrong, the file ends too early (also where
+    only the empty block that marks the end is missing), or members are stored in a form that has no place of their own.
+    """
+    size, position = os.fstat(descriptor).st_size, 0
+    told: dict[bytes, bytes] = {}  # by GNU or PAX headers about the member that follows
+    while True:
+        header = os.pread(descriptor, BLOCK, position)
+        if len(header) == BLOCK and not header.strip(b"\0"):
+            return
+        where = f"{shard}: at byte {position}"
+        if len(header) < BLOCK:
+            raise BadInputError(
+                f"{where}: the file ends without the empty block that ends a tar file, so it is cut off: "
+                f"get it again, or append 1024 zero bytes if it is known to be whole"
+            )
+        _verify(header, where)
+        kind, length = header[156:157], _number(header[124:136], where)
+        start, name = position + BLOCK, told.get(b"path", _name(header))
+        if kind in REGULAR and told.get(b"size"):
+            length = int(told[b"size"])
+        if kind in WITHOUT_DATA or (kind == b"\0" and name.endswith(b"/")):
+            length = 0
+        if start + length > size:
+            raise BadInputError(
+                f"{where}: {os.fsdecode(name)!r} has {length} bytes, and the file ends after {size - start} of them: "
+                f"it is cut off or damaged, get it again"
+            )
+        if kind in (LONG_NAME, LONG_LINK, *PAX):
+            told |= _told(kind, _extension(descriptor, start, length, where), where)
+        elif kind != PAX_OF_ALL:
+            if kind == SPARSE or b"GNU.sparse.major" in told or b"GNU.sparse.size" in told:
+                raise BadInputError(f"{where}: {os.fsdecode(name)!r} is stored sparsely: write it without --sparse")
+            if kind in REGULAR and not name.endswith(b"/"):
+                yield Member(name, start, length)
+            told = {}
+        position = start + -(-length // BLOCK) * BLOCK
+
+
+def _verify(header: bytes, where: str) -> None:
+    """The sum of the header's bytes, its own field counted as blanks; some old tars summed signed bytes."""
+    own = re.fullmatch(rb" *([0-7]+)[ \0]*", header[148:156])
+    total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
+    signed = total - 256 * sum(byte > 127 for byte in header[:148] + header[156:])
+    if own is None or int(own[1], 8) not in (total, signed):
+        raise BadInputError(
+            f"{where}: this is compressed, expected an uncompressed tar file: decompress it"
+            if header.startswith(GZIP)
+            else f"{where}: no tar header (its checksum is wrong), so the file is damaged or no tar file: get it again"
+        )
+
+
+def _number(field: bytes, where: str) -> int:
+    """Octal digits, or what GNU tar writes for larger numbers: binary, after a byte 0x80."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = re.fullmatch(rb"[ \0]*([0-7]*)[ \0]*", field)
+    if digits is None:
+        raise BadInputError(f"{where}: the size of a member is {field!r}, expected a number: the file is damaged")
+    return int(digits[1] or b"0", 8)
+
+
+def _name(header: bytes) -> bytes:
+    name, prefix = header[:100].split(b"\0", 1)[0], header[345:500].split(b"\0", 1)[0]
+    return prefix + b"/" + name if prefix and header[257:263] == b"ustar\0" else name
+
+
+def _extension(descriptor: int, start: int, length: int, where: str) -> bytes:
+    if length > LONGEST_NAME:
+        raise BadInputError(f"{where}: a name of {length} bytes, expected at most {LONGEST_NAME}: the file is damaged")
+    return os.pread(descriptor, length, start)
+
+
+def _told(kind: bytes, content: bytes, where: str) -> dict[bytes, bytes]:
+    """What a GNU or PAX header says; PAX records are LENGTH KEY=VALUE and a line feed, all of it counted."""
+    if kind == LONG_NAME:
+        return {b"path": content.split(b"\0", 1)[0]}
+    if kind == LONG_LINK:
+        return {}
+    values = {}
+    while content.strip(b"\0"):
+        head = re.match(rb"(\d{1,8}) ([^=]+)=", content)
+        length = int(head[1]) if head else 0
+        if head is None or not head.end() < length <= len(content) or content[length - 1 : length] != b"\n":
+            raise BadInputError(f"{where}: a PAX header that cannot be read: the file is damaged")
+        values[head[2]] = content[head.end() : length - 1]
+        content = content[length:]
+    if not re.fullmatch(rb"\d{0,18}", values.get(b"size", b"")):
+        raise BadInputError(f"{where}: the size of a member is {values[b'size']!r}, expected a number")
+    return values
