@@ -36,7 +36,7 @@ STRANGERS = {("pretrain", "evaluation"), ("evaluation", "pretrain")}
 """Rooms that never import each other, though their order would allow one of the ways."""
 
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
-LONGEST_MODULE = 300
+LONGEST_MODULE = 320
 LONGEST_FUNCTION = 70
 
 

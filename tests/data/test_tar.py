@@ -172,10 +172,10 @@ def test_a_file_that_is_cut_off(form: int) -> None:
 @given(st.integers(0, BLOCK - 1), st.integers(0, 7))
 @settings(max_examples=200, deadline=None)
 def test_one_wrong_bit_in_a_header(byte: int, bit: int) -> None:
-    """Refused wherever it stands, but for the blank and the zero after the checksum, which say nothing."""
+    """Refused wherever it stands, but where the checksum keeps its value: a blank for its first 0, what follows it."""
     tar = bytearray(packed([("cat.jpg", b"1")], tarfile.USTAR_FORMAT))
     tar[byte] ^= 1 << bit
-    if byte in (154, 155):
+    if byte in (154, 155) or (byte, bit) == (148, 4):
         return
     assert "checksum" in refusal(bytes(tar))
 
