@@ -7,7 +7,6 @@ several passes, so that the ratios hold on a machine that has other work too.
 
 import io
 import os
-import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -167,8 +166,9 @@ def recipe(size: int, least: float, blur: bool) -> Callable[[Image.Image], torch
         transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
         transforms.RandomGrayscale(p=0.2),
     ]
+    rng = np.random.default_rng(0)
     if blur:
-        gaussian = transforms.Lambda(lambda image: image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0))))
+        gaussian = transforms.Lambda(lambda image: image.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0))))
         steps.append(transforms.RandomApply([gaussian], p=0.5))
     steps += [transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     composed: Callable[[Image.Image], torch.Tensor] = transforms.Compose(steps)
