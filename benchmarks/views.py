@@ -166,10 +166,9 @@ def recipe(size: int, least: float, blur: bool) -> Callable[[Image.Image], torch
         transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
         transforms.RandomGrayscale(p=0.2),
     ]
+    rng = np.random.default_rng(0)
     if blur:
-        gaussian = transforms.Lambda(
-            lambda image: image.filter(ImageFilter.GaussianBlur(float(torch.empty(1).uniform_(0.1, 2.0))))
-        )
+        gaussian = transforms.Lambda(lambda image: image.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0))))
         steps.append(transforms.RandomApply([gaussian], p=0.5))
     steps += [transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     composed: Callable[[Image.Image], torch.Tensor] = transforms.Compose(steps)

@@ -130,9 +130,7 @@ def resize_row(
         if used > 2:
             w, at = weights[x, 2], at + np.uintp(3)
             r, g, b = r + w * line[at], g + w * line[at + one], b + w * line[at + two]
-            w, at = weights[x, 3], at + np.uintp(3)
-            r, g, b = r + w * line[at], g + w * line[at + one], b + w * line[at + two]
-            for k in range(4, used):
+            for k in range(3, used):
                 w, at = weights[x, k], at + np.uintp(3)
                 r, g, b = r + w * line[at], g + w * line[at + one], b + w * line[at + two]
         red[x], green[x], blue[x] = r, g, b

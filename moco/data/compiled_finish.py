@@ -12,6 +12,7 @@ from moco.data.compiled_crop import Positions, Real, Reals, compiled
 
 Flags = npt.NDArray[np.bool_]
 Pair = tuple[np.uintp, np.uintp]
+Triple = tuple[np.float32, np.float32, np.float32]
 
 ZERO, ONE, TWO, THREE, FOUR, FIVE, SIX = (np.float32(number) for number in range(7))
 SIXTH = np.float32(1 / 6)
@@ -30,36 +31,42 @@ def finish(
     """Write what pixels (n, 3, S, S), which are used up, become into out (n, S, S, 3); the rest is ViewParameters'."""
     size = out.shape[1]
     line, padded = np.empty((3, size), np.float32), np.empty(size + kernel_size, np.float32)
+    scale = (ONE / std[0], ONE / std[1], ONE / std[2])
+    shift = (-mean[0] * scale[0], -mean[1] * scale[1], -mean[2] * scale[2])
     for n in range(len(out)):
-        flat = pixels[n].reshape(3, size * size)
+        flat, written = pixels[n].reshape(3, size * size), out[n].reshape(3 * size * size)
         contrast_at = 4
         for position in range(4):
             if order[n, position] == CONTRAST:
                 contrast_at = position
         before, after = order[n, :contrast_at], order[n, contrast_at:]
-        mean_grey = ZERO
-        if contrast_at < 4 or grey_first:
-            luminance = colour(flat, before, factors[n], ZERO, grey[n] and grey_first, False)
+        grey_after = grey[n] and not grey_first
+        if contrast_at < 4:
+            luminance = colour(flat, before, factors[n], ZERO, grey[n] and grey_first, False, True)
             mean_grey = (ONE - factors[n, CONTRAST]) * np.float32(luminance / (size * size))
+            colour(flat, after, factors[n], mean_grey, False, grey_after, False)
         else:
-            after = before
-        colour(flat, after, factors[n], mean_grey, False, grey[n] and not grey_first)
+            colour(flat, before, factors[n], ZERO, grey[n] and grey_first, grey_after, False)
         weights = blur_weights(sigma[n], kernel_size)
         if len(weights) > 1:
             for c in range(3):
                 for y in range(size):
                     blur_row(flat[c], y, size, weights, padded, line[0])
-        for y in range(size):
-            for c in range(3):
-                blur_column(flat[c], y, size, weights, line[c])
-            store(line[0], line[1], line[2], flip[n], mean, std, out[n, y])
+            for y in range(size):
+                for c in range(3):
+                    blur_column(flat[c], y, size, weights, line[c])
+                store(line[0], line[1], line[2], flip[n], scale, shift, np.uintp(3 * size * y), written)
+        else:
+            for y in range(size):
+                red, green, blue = pixels[n, 0, y], pixels[n, 1, y], pixels[n, 2, y]
+                store(red, green, blue, flip[n], scale, shift, np.uintp(3 * size * y), written)
 
 
 @compiled
 def colour(
-    flat: Reals, order: Positions, factors: Reals, mean: Real, grey_first: bool, grey_last: bool
-) -> float:  # fmt: skip
-    """Do the operations of `order` on an image (3, S S), and return the sum of its luminance after them.
+    flat: Reals, order: Positions, factors: Reals, mean: Real, grey_first: bool, grey_last: bool, sum_up: bool
+) -> float:
+    """Do the operations of `order` on an image (3, S S); with `sum_up` return the sum of its luminance after them.
 
     `mean` is (1 - the factor of contrast) times the image's mean luminance.
     """
@@ -80,8 +87,9 @@ def colour(
                 hue(r, g, b, factors[HUE])
         if grey_last:
             to_grey(r, g, b)
-        for i in range(r.size):
-            luminance[i] += RED * r[i] + GREEN * g[i] + BLUE * b[i]
+        if sum_up:
+            for i in range(r.size):
+                luminance[i] += RED * r[i] + GREEN * g[i] + BLUE * b[i]
     return np.sum(luminance.astype(np.float64))
 
 
@@ -213,14 +221,11 @@ def add_four(source: Reals, near: Pair, far: Pair, weight: Real, far_weight: Rea
 
 
 @compiled
-def store(r: Reals, g: Reals, b: Reals, flip: bool, mean: Reals, std: Reals, out: Reals) -> None:
-    """Write a normalised line, mirrored or not, with colours innermost."""
-    last = r.size - 1
-    for c, row in enumerate((r, g, b)):
-        shift, scale = mean[c], ONE / std[c]
-        if flip:
-            for i in range(row.size):
-                out[i, c] = (row[last - i] - shift) * scale
-        else:
-            for i in range(row.size):
-                out[i, c] = (row[i] - shift) * scale
+def store(r: Reals, g: Reals, b: Reals, flip: bool, scale: Triple, shift: Triple, at: np.uintp, out: Reals) -> None:
+    """Write a line times `scale` plus `shift` to `out` from `at` on, colours innermost, mirrored or not."""
+    last, one, two = r.size - 1, np.uintp(1), np.uintp(2)
+    for i in range(r.size):
+        here, there = np.uintp(last - i if flip else i), at + np.uintp(3 * i)
+        out[there] = r[here] * scale[0] + shift[0]
+        out[there + one] = g[here] * scale[1] + shift[1]
+        out[there + two] = b[here] * scale[2] + shift[2]
