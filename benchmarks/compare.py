@@ -123,7 +123,9 @@ def summary(row: Row, rounds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]
 def table(report: dict[str, Any]) -> Table:
     """Every row's medians and ratios."""
     told = report["machine"]
-    lines = Table(title=f"{told['processor']}, {told['cores']} cores, torch {told['torch']}, {told['date']}")
+    lines = Table(
+        title=f"{told['processor']}, {told['cores']} cores, torch {told['torch']}, {told['date']}, load {told['load']}"
+    )
     for heading in ("row", "contestant", "median", "moco is", "lowest to highest", "must / aim"):
         lines.add_column(heading)
     for name, row in report["rows"].items():

@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from moco.bench.cases import DICTIONARIES, TRAININGS, VIEWS
-from moco.bench.report import add_ratios, table
+from moco.bench.report import add_ratios, caution, table
 from moco.bench.verdict import verdict
 from moco.config import BenchConfig, check
 from moco.errors import BadInputError
@@ -52,7 +52,9 @@ def run(config: BenchConfig) -> dict[str, Any]:
     add_ratios(found)
     found["verdict"] = verdict(found)
     console.print(table(found))
-    console.print(found["verdict"], markup=False, highlight=False, soft_wrap=True)
+    found["caution"] = caution(found)
+    for line in filter(None, (found["caution"], found["verdict"])):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     return found
 
 
@@ -101,13 +103,14 @@ def quietly(target: str, config: BenchConfig, folder: Path, case: str) -> dict[s
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on: processor, cores, torch, date."""
+    """What the figures depend on: processor, cores, torch, what else ran in the minute before, date."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     return {
         "processor": _processor(),
         "cores": cores,
         "system": f"{platform.system()} {platform.machine()}",
         "torch": version("torch"),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 

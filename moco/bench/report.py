@@ -8,6 +8,9 @@ from rich.table import Table
 LARGE_QUEUE_CASE, LARGE_QUEUE_BATCH = "resnet50-224", 32
 """The step that a longer queue is compared with: ResNet-50 at 224 pixels, 32 images."""
 
+BUSY, IMPOSSIBLE = 0.5, 1.1
+"""Load of the last minute for each core, and share of its own step, above which a figure is not believed."""
+
 Found = dict[str, Any]
 
 
@@ -33,14 +36,27 @@ def table(found: Found) -> Table:
     """Every figure in a line, with what it is to be compared with."""
     lines = Table(title=_title(found["machine"]), title_justify="left")
     for heading in ("measured", "case", "figure", "compared", "memory"):
-        lines.add_column(heading, justify="left" if heading in ("measured", "case") else "right")
+        name = heading in ("measured", "case")
+        lines.add_column(heading, justify="left" if name else "right", no_wrap=name)
     for name, case, figure, compared in _lines(found):
         lines.add_row(name, case, figure, compared, f"{found[name][case]['peak_memory_mib']} MiB")
     return lines
 
 
 def _title(machine: Found) -> str:
-    return f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, {machine['date']}"
+    busy = f", load {machine['load']:g} before" if machine["load"] is not None else ""
+    return f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, {machine['date']}{busy}"
+
+
+def caution(found: Found) -> str | None:
+    """A word where the figures cannot be trusted: others computed too, or a whole was faster than its part."""
+    load, cores = found["machine"]["load"], found["machine"]["cores"]
+    if load is not None and load > BUSY * cores:
+        return f"caution: the machine was busy before (load {load:g} on {cores} cores): figures are too low"
+    shares = [row.get("share_of_step", 0.0) for row in found.get("end-to-end", {}).values()]
+    if max(shares, default=0.0) > IMPOSSIBLE:
+        return f"caution: a loop was {max(shares):.2f} times as fast as its step alone: the machine's speed changes"
+    return None
 
 
 def _lines(found: Found) -> Iterator[tuple[str, str, str, str]]:

@@ -125,7 +125,7 @@ def test_the_command_ends_with_one_object(capsys: pytest.CaptureFixture[str], mo
     assert main(["bench", "--only", "peak", "--seconds", "0.01", "--threads", "1", "--json"]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
-    assert set(result) == {"machine", "peak", "verdict"}
+    assert set(result) == {"machine", "peak", "verdict", "caution"}
     for row in result["peak"].values():
         assert row["gflops"] > 0
         assert row["peak_memory_mib"] > 50

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from moco.bench.report import add_ratios, table
+from moco.bench.report import add_ratios, caution, table
 from moco.bench.verdict import verdict
 
 
@@ -13,7 +13,7 @@ def found(**changes: Any) -> dict[str, Any]:
     """Made-up figures of a machine without fault: 90% of the peak, 97% of the step."""
     step = {"images_per_second": 10.0, "gflops": 90.0, "precision": "fp32", "peak_memory_mib": 1000}
     figures: dict[str, Any] = {
-        "machine": {"processor": "P", "cores": 2, "torch": "2", "date": "today"},
+        "machine": {"processor": "P", "cores": 2, "torch": "2", "load": 0.2, "date": "today"},
         "peak": {
             "fp32": {"gflops": 100.0, "size": 1024, "peak_memory_mib": 300},
             "bf16": {"gflops": 1.0, "size": 256, "peak_memory_mib": 300},
@@ -80,6 +80,25 @@ def test_what_was_not_measured_is_not_judged() -> None:
     add_ratios(figures)
     assert "share_of_peak" not in figures["step"]["small"]
     assert verdict(figures).startswith("no verdict")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"machine__load": 2.5}, "load 2.5 on 2 cores"),
+        ({"end_to_end__small__images_per_second": 13.0}, "1.30 times as fast"),
+    ],
+    ids=["busy", "impossible"],
+)
+def test_figures_that_cannot_be_trusted_say_so(changes: dict[str, Any], told: str) -> None:
+    """Where others computed before, or where a loop is faster than its own step."""
+    assert told in (caution(found(**changes)) or "")
+
+
+def test_figures_that_can_be_trusted_stand_alone() -> None:
+    """Also where the system tells no load, and where nothing was compared."""
+    assert caution(found()) is None
+    assert caution({"machine": {"load": None, "cores": 2}}) is None
 
 
 def test_the_table_shows_every_figure() -> None:
