@@ -36,8 +36,8 @@ def table(found: Found) -> Table:
     """Every figure in a line, with what it is to be compared with."""
     lines = Table(title=_title(found["machine"]), title_justify="left")
     for heading in ("measured", "case", "figure", "compared", "memory"):
-        name = heading in ("measured", "case")
-        lines.add_column(heading, justify="left" if name else "right", no_wrap=name)
+        names = heading in ("measured", "case")
+        lines.add_column(heading, justify="left" if names else "right", no_wrap=names)
     for name, case, figure, compared in _lines(found):
         lines.add_row(name, case, figure, compared, f"{found[name][case]['peak_memory_mib']} MiB")
     return lines
