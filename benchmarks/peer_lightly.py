@@ -1,7 +1,6 @@
 """The peer: MoCo v2 put together from lightly's parts (`pip install lightly`), as its documentation suggests."""
 
 import copy
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.peer_torchvision import LEAST, WORKERS, forever, views_of
+from benchmarks.peer_torchvision import WORKERS, forever, timed, views_of
 from moco.bench.cases import JPEGS, PATCHES, TRAININGS
 from moco.config import BenchConfig
 
@@ -75,22 +74,17 @@ def end_to_end(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
     model = MoCo(values["arch"])
     criterion = NTXentLoss(temperature=values["temperature"], memory_bank_size=(values["queue_size"], 128))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
-    started, steps, passed = 0.0, 0, 0.0
-    for (x_q, x_k), _, _ in forever(loader):
+
+    def step(batch: Any) -> None:
+        (x_q, x_k), _, _ = batch
         update_momentum(model.backbone, model.backbone_momentum, m=values["key_momentum"])
         update_momentum(model.head, model.head_momentum, m=values["key_momentum"])
         loss = criterion(model(x_q), model.forward_momentum(x_k))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if not started:
-            started = time.perf_counter()
-            continue
-        steps += 1
-        passed = time.perf_counter() - started
-        if steps >= LEAST and passed >= config.seconds:
-            break
-    return {"images_per_second": round(steps * values["batch_size"] / passed, 2), "steps": steps}
+
+    return timed(step, forever(loader), values["batch_size"], config.seconds)
 
 
 def views(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:

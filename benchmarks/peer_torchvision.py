@@ -134,25 +134,29 @@ class MoCo(nn.Module):
 
 
 def train(case: str, batches: Iterable[Any], seconds: float) -> dict[str, Any]:
-    """Images per second of the steps after the first one."""
-    values = TRAININGS[case]
-    model = MoCo(case, values)
+    """Images per second of the training loop."""
+    model = MoCo(case, TRAININGS[case])
     optimizer = torch.optim.SGD(model.encoder_q.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
-    started, steps = 0.0, 0
-    for x_q, x_k in batches:
-        loss = model(x_q, x_k)
+
+    def step(batch: Any) -> None:
+        loss = model(*batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         loss.item()
-        if not started:
-            started = time.perf_counter()
-            continue
-        steps += 1
-        passed = time.perf_counter() - started
-        if steps >= LEAST and passed >= seconds:
-            break
-    return {"images_per_second": round(steps * values["batch_size"] / passed, 2), "steps": steps}
+
+    return timed(step, batches, TRAININGS[case]["batch_size"], seconds)
+
+
+def timed(step: Callable[[Any], None], batches: Iterable[Any], batch_size: int, seconds: float) -> dict[str, Any]:
+    """Images per second of a step on batches, after the first one."""
+    batches = iter(batches)
+    step(next(batches))
+    started, steps, passed = time.perf_counter(), 0, 0.0
+    while steps < LEAST or passed < seconds:
+        step(next(batches))
+        steps, passed = steps + 1, time.perf_counter() - started
+    return {"images_per_second": round(steps * batch_size / passed, 2), "steps": steps}
 
 
 def forever(loader: DataLoader[Any]) -> Iterator[Any]:

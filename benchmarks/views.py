@@ -1,12 +1,11 @@
 """What views cost on one core: decoders, each stage of a view, whole views before and after, and against torchvision.
 
-Run by hand: `OMP_NUM_THREADS=1 python benchmarks/views.py`. It makes JPEG photographs of 500x375 and of 2000x1500 out
-of scikit-learn's two in a temporary folder and prints a table for docs/views.md. Times are processor times, the best of
-several passes, so that the ratios hold on a machine that has other work too.
+Run by hand from the root: `OMP_NUM_THREADS=1 python -m benchmarks.views`. It makes JPEG photographs of 500x375 and of
+2000x1500 out of scikit-learn's two in a temporary folder and prints a table for docs/views.md. Times are processor
+times, the best of several passes, so that the ratios hold on a machine that has other work too.
 """
 
 import io
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,33 +14,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
-from sklearn.datasets import load_sample_images
-from torchvision import transforms
+from PIL import Image
 
+from benchmarks.peer_torchvision import augmentation
+from moco.bench.photographs import JPEG_SIZE, write_jpegs
+from moco.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data import augment
 from moco.data.augment import AUGMENTATIONS, ViewParameters, draw, finish, normalize
-from moco.data.images import FileImages, PathTable, decode_bytes
+from moco.data.folder import open_folder
+from moco.data.images import FileImages, decode_bytes
 from moco.data.jpeg import DECODER, decode_plain, plain_size
 from moco.data.views import COMPILED, Look, of_array, of_images
 from moco.runtime.randomness import Integers, Stream
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 PHOTOGRAPHS, BATCH, PASSES = 100, 32, 7
 
 
-def photographs(folder: Path, width: int, height: int, count: int) -> FileImages:
-    """JPEG files, quality 90, of different crops of two photographs, resized."""
-    rng, names = np.random.default_rng(0), []
-    pictures = [Image.fromarray(pixels) for pixels in load_sample_images().images]
-    for number in range(count):
-        w = int(rng.integers(480, 569))
-        h = w * 3 // 4
-        left, top = int(rng.integers(0, 640 - w + 1)), int(rng.integers(0, 427 - h + 1))
-        cut = pictures[number % 2].crop((left, top, left + w, top + h))
-        names.append(f"{width}-{number:03}.jpg")
-        cut.resize((width, height), Image.Resampling.BICUBIC).save(folder / names[-1], quality=90)
-    return FileImages(os.fsencode(folder), PathTable([name.encode() for name in names]))
+def photographs(folder: Path, size: tuple[int, int], count: int) -> FileImages:
+    """JPEG files, quality 90, of different windows of two photographs, resized."""
+    write_jpegs(folder, np.random.default_rng(0), count, size)
+    return open_folder(folder)
 
 
 def seconds(work: Callable[[], object], passes: int = PASSES) -> float:
@@ -107,14 +100,14 @@ def stages(images: FileImages, size: int) -> None:
     """Each operation on a batch by torch, and by the compiled kernels."""
     decoded = [images[i] for i in range(BATCH)]
     sizes = np.array([image.shape[1:] for image in decoded])
-    augmentation = AUGMENTATIONS["v2"]
-    parameters = draw(augmentation, sizes, seed=0, epoch=0, index=range(BATCH), view=Stream.VIEW_QUERY)
+    v2 = AUGMENTATIONS["v2"]
+    parameters = draw(v2, sizes, seed=0, epoch=0, index=range(BATCH), view=Stream.VIEW_QUERY)
     windows = parameters.crop.tolist()
     pixels = torch.stack([augment.crop_one(*pair, size) for pair in zip(decoded, windows, strict=True)])
     factors, sigma = torch.from_numpy(parameters.factors), torch.linspace(0.1, 2, BATCH)
     ones = {"brightness": 0, "contrast": 1, "saturation": 2, "hue": 3}
     torch_ways: dict[str, Callable[[], object]] = {
-        "draw": lambda: draw(augmentation, sizes, seed=0, epoch=0, index=range(BATCH), view=Stream.VIEW_QUERY),
+        "draw": lambda: draw(v2, sizes, seed=0, epoch=0, index=range(BATCH), view=Stream.VIEW_QUERY),
         "crop": lambda: [augment.crop_one(*pair, size) for pair in zip(decoded, windows, strict=True)],
         **{
             name: lambda name=name, at=at: getattr(augment, name)(pixels, factors[:, at].view(-1, 1, 1, 1))
@@ -122,7 +115,7 @@ def stages(images: FileImages, size: int) -> None:
         },
         "blur (every image)": lambda: augment.blur(pixels, sigma),
         "normalise": lambda: normalize(pixels, MEAN, STD),
-        "all after the crop": lambda: normalize(finish(pixels.clone(), parameters, augmentation), MEAN, STD),
+        "all after the crop": lambda: normalize(finish(pixels.clone(), parameters, v2), MEAN, STD),
     }
     for name, way in torch_ways.items():
         row(f"torch: {name}", seconds(way) / BATCH)
@@ -159,25 +152,9 @@ def stages(images: FileImages, size: int) -> None:
     row("compiled: all after the crop", seconds(lambda: finished(parameters)) / BATCH)
 
 
-def recipe(size: int, least: float, blur: bool) -> Callable[[Image.Image], torch.Tensor]:
-    """A view as reference code makes it: torchvision's transforms on Pillow images, and Pillow's blur."""
-    steps = [
-        transforms.RandomResizedCrop(size, scale=(least, 1.0)),
-        transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-        transforms.RandomGrayscale(p=0.2),
-    ]
-    rng = np.random.default_rng(0)
-    if blur:
-        gaussian = transforms.Lambda(lambda image: image.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0))))
-        steps.append(transforms.RandomApply([gaussian], p=0.5))
-    steps += [transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-    composed: Callable[[Image.Image], torch.Tensor] = transforms.Compose(steps)
-    return composed
-
-
 def reference(images: FileImages) -> float:
     """Time for a view by torchvision: an image decoded, two views."""
-    view = recipe(224, 0.2, blur=True)
+    view = augmentation("v2", 224, MEAN, STD)
 
     def work() -> None:
         for i in range(BATCH):
@@ -217,7 +194,7 @@ def small() -> None:
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
     sizes = np.tile([32, 32], (256, 1))
     for name in ("cifar", "v2"):
-        view = recipe(32, AUGMENTATIONS[name].crop_scale[0], blur=name == "v2")
+        view = augmentation(name, 32, MEAN, STD)
         against = seconds(lambda view=view: [view(picture) for picture in pictures], 2) / 256
         row(f"{name}: torchvision", against, against)
         for compiled in (False, True) if COMPILED else (False,):
@@ -234,8 +211,8 @@ def main() -> None:
     """Print the tables."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        images = photographs(Path(folder), 500, 375, PHOTOGRAPHS)
-        large = photographs(Path(folder), 2000, 1500, BATCH)
+        images = photographs(Path(folder) / "small", JPEG_SIZE, PHOTOGRAPHS)
+        large = photographs(Path(folder) / "large", (2000, 1500), BATCH)
         print("\n| decoder, 500x375 | ms | images/s | against the first |\n|---|---|---|---|")
         decoders([images.encoded(i) for i in range(PHOTOGRAPHS)])
         print("\n| decoder, 2000x1500 | ms | images/s | against the first |\n|---|---|---|---|")

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from moco.config import PretrainConfig, ResumeConfig, check, from_json
+from moco.config import PretrainConfig, ResumeConfig, check
+from moco.configfile import from_json
 from moco.core.encoder import Encoder
 from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import Split, load, monitor_split

@@ -1,7 +1,7 @@
 """The loop: from unlabelled images to an encoder, by momentum contrast."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,25 +11,13 @@ from moco.config import PretrainConfig, settled
 from moco.core.loss import info_nce
 from moco.core.pair import EncoderPair
 from moco.data.images import Images
-from moco.data.loader import Batch
+from moco.data.loader import Batches, moved
 from moco.prepare import build_batches, build_dictionary, build_encoder, build_schedule, introduction, resolve
 from moco.record import Monitor, Record, earlier_run
 from moco.runtime import distributed
 from moco.runtime.device import autocast, resolve_device
 from moco.runtime.runlog import RunLog
 from moco.runtime.signals import EXIT_CODE, StopRequest
-
-
-@runtime_checkable
-class Batches(Protocol):
-    """Where the loop gets its batches from."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in one pass over the images."""
-
-    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
-        """The batches of steps start..stop-1, in order."""
 
 
 def pretrain(
@@ -55,7 +43,7 @@ def pretrain(
     optimizer = torch.optim.SGD(
         f_q.parameters(), momentum=config.sgd_momentum, weight_decay=config.weight_decay, fused=True
     )
-    batches = batches or build_batches(config, images)
+    batches = build_batches(config, images) if batches is None else batches
     schedule = build_schedule(config, batches.steps_per_epoch)
     trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
     log = RunLog(config.out, steps, active=distributed.rank() == 0, stdout=not config.json)
@@ -96,12 +84,6 @@ def pretrain(
             if stopping:
                 return record.stop(step + 1, EXIT_CODE)
         return record.finish(steps)
-
-
-def moved(batch: Batch, device: str) -> Batch:
-    """The batch on the device."""
-    x_q, x_k, index = batch
-    return x_q.to(device), None if x_k is None else x_k.to(device), index.to(device)
 
 
 def parts(count: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moco.config import PretrainConfig, flag, from_json, negatives, to_json
+from moco.config import PretrainConfig, flag, negatives
+from moco.configfile import from_json, to_json
 from moco.core.encoder import Encoder, encoder_tensors
 from moco.core.loss import Contrast
 from moco.errors import BadInputError, DivergedError

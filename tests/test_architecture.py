@@ -15,6 +15,7 @@ ROWS = (
     "errors",
     "shapes",
     "config",
+    "configfile",
     "recipes",
     "runtime",
     "core",
@@ -36,7 +37,7 @@ STRANGERS = {("pretrain", "evaluation"), ("evaluation", "pretrain")}
 """Rooms that never import each other, though their order would allow one of the ways."""
 
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
-LONGEST_MODULE = 320
+LONGEST_MODULE = 300
 LONGEST_FUNCTION = 70
 
 

@@ -153,13 +153,13 @@ LEARNING: dict[str, Any] = {"lr": 0.06, "augment": "v2", "batch_size": 64, "log_
 """For real learning on the digits within 80 steps, though little of it."""
 
 
-@pytest.mark.parametrize("dictionary", ["queue", "in-batch"])
-def test_queries_find_their_keys(tmp_path: Path, digits: Images, dictionary: str) -> None:
-    """Eighty steps bring the loss below chance, and contrast accuracy to more than one and a half times chance."""
+@pytest.mark.parametrize(("dictionary", "times_chance"), [("queue", 1.5), ("in-batch", 4)])
+def test_queries_find_their_keys(tmp_path: Path, digits: Images, dictionary: str, times_chance: float) -> None:
+    """Eighty steps bring the loss below chance, and contrast accuracy above it: soon with gradient on both sides."""
     pretrain(small(tmp_path, dictionary=dictionary, max_steps=80, queue_size=64, **LEARNING), digits)
     last = lines(tmp_path, "loss")[-1]
     assert last["loss"] < last["chance_loss"] - 0.02
-    assert last["contrast_accuracy"] > 1.5 * 100 / 65
+    assert last["contrast_accuracy"] > times_chance * 100 / 65
 
 
 def test_a_memory_bank_fills_with_what_belongs_together(tmp_path: Path, digits: Images) -> None:

@@ -18,10 +18,10 @@ from moco.bench.photographs import images_in
 from moco.config import BenchConfig, PretrainConfig, settled
 from moco.core.encoder import Encoder
 from moco.data.images import Images
-from moco.data.loader import Batch
+from moco.data.loader import Batch, Batches
 from moco.errors import BadInputError
 from moco.prepare import build_batches, build_encoder, resolve
-from moco.pretrain import Batches, pretrain
+from moco.pretrain import pretrain
 from moco.record import Monitor
 
 LEAST = 3

@@ -34,13 +34,13 @@ def patches(rng: np.random.Generator, count: int) -> npt.NDArray[np.uint8]:
     return np.stack([np.asarray(window.resize((PATCH_SIZE, PATCH_SIZE))) for window in cut])
 
 
-def write_jpegs(folder: Path, rng: np.random.Generator, count: int) -> None:
-    """Write `count` windows of the photographs as JPEG files of 500 x 375 pixels into the folder."""
-    photographs, (width, height) = _photographs(), JPEG_SIZE
+def write_jpegs(folder: Path, rng: np.random.Generator, count: int, size: tuple[int, int] = JPEG_SIZE) -> None:
+    """Write `count` windows of the photographs as JPEG files of that width and height into the folder."""
+    photographs, (width, height) = _photographs(), size
     folder.mkdir(parents=True)
     for number in range(count):
         window = _window(rng, photographs, int(rng.integers(300, 427)), width / height)
-        window.resize(JPEG_SIZE).save(folder / f"{number:04}.jpg", quality=JPEG_QUALITY)
+        window.resize(size).save(folder / f"{number:04}.jpg", quality=JPEG_QUALITY)
 
 
 def images_in(folder: Path, size: int) -> Images:

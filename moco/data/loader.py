@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,18 @@ from moco.runtime.randomness import Integers, Stream, permuted
 
 Batch = tuple[Tensor, Tensor | None, Tensor]
 """x_q (N, 3, H, W), x_k of the same shape or None, index (N,)."""
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Where the loop gets its batches from."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one pass over the images."""
+
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
+        """The batches of steps start..stop-1, in order."""
 
 
 @dataclass(frozen=True)
@@ -99,3 +111,9 @@ class _Told(Dataset[Batch | BadInputError]):
             return self.batches[step]
         except BadInputError as error:
             return error
+
+
+def moved(batch: Batch, device: str) -> Batch:
+    """The batch on the device."""
+    x_q, x_k, index = batch
+    return x_q.to(device), None if x_k is None else x_k.to(device), index.to(device)

@@ -15,11 +15,11 @@ from moco.data.augment import (
     Augmentation,
     ViewParameters,
     blur_kernel_size,
-    crop_batch,
     crop_fraction,
     crop_one,
     finish,
     normalize,
+    render,
 )
 from moco.data.images import Encoded, Images, Subset
 from moco.data.jpeg import decode_plain, plain_size, shrink_for
@@ -58,8 +58,7 @@ class Photo:
 def of_array(images: Bytes, parameters: ViewParameters, look: Look) -> SquareViews:
     """A view of each image of one size, normalised: by torch's operations on a GPU, where the images are there."""
     if not look.compiled or images.device.type != "cpu":
-        pixels = finish(crop_batch(images, parameters.crop, look.size), parameters, look.augmentation)
-        return normalize(pixels, look.mean, look.std)
+        return normalize(render(images, parameters, look.augmentation, look.size), look.mean, look.std)
     out = torch.empty(len(images), look.size, look.size, 3)
     _make_compiled(images, parameters.crop.astype(np.float64), parameters, slice(None), look, out)
     return out.permute(0, 3, 1, 2)

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from moco.config import IMAGENET_MEAN, IMAGENET_STD, KnnConfig, check, to_json
+from moco.config import IMAGENET_MEAN, IMAGENET_STD, KnnConfig, check
+from moco.configfile import to_json
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.catalog import final_split, load
 from moco.data.images import Images, Labels
@@ -53,7 +54,7 @@ def knn(
 ) -> dict[str, float]:
     """Classify the queries by the bank's features. Raises BadInputError where either has no labels."""
     if bank.labels is None or queries.labels is None or len(bank.classes) < 2:
-        raise BadInputError("kNN needs labels: class folders, at least two (moco embed needs none)")
+        raise BadInputError("kNN needs labels: class folders, at least two")
     return weighted_knn(
         encode(encoder, bank, how), bank.labels, encode(encoder, queries, how), queries.labels,
         k=k, temperature=temperature, classes=len(bank.classes),
