@@ -141,15 +141,16 @@ def test_the_shards_are_webdataset_s(photos: Path, tmp_path: Path) -> None:
         assert np.load(index / "checksum.npy")[i] == zlib.crc32(data)
 
 
-def test_the_index_equals_that_of_a_reader(tmp_path: Path) -> None:
+def test_the_index_equals_that_of_a_reader(photos: Path, tmp_path: Path) -> None:
     """What is noted while writing is what is found by reading the shards through."""
-    run(PackConfig("digits", tmp_path / "p", format="shards", shard_bytes=200_000))
+    run(PackConfig(str(photos), tmp_path / "p", shard_bytes=10_240))
     paths = sorted((tmp_path / "p" / "train").glob("*.tar"))
     rows, labels, classes = indexing.index_shards(paths)
     for name, column in rows.columns(labels).items():
         if name not in ("names", "name_ends"):
             assert np.array_equal(column, np.load(tmp_path / "p" / "train" / "index" / f"{name}.npy")), name
-    assert classes == load("digits")["train"].classes
+    assert len(paths) > 1
+    assert classes == ("0", "1")
 
 
 def test_shards_are_limited_in_size(photos: Path, tmp_path: Path) -> None:
@@ -345,9 +346,10 @@ def test_a_killed_one_is_begun_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["arrays", "shards"])
-def test_a_damaged_pack_is_named(tmp_path: Path, form: Literal["arrays", "shards"]) -> None:
+def test_a_damaged_pack_is_named(photos: Path, tmp_path: Path, form: Literal["arrays", "shards"]) -> None:
     """Every file of it that is missing or cut off is noticed when it is opened."""
-    run(PackConfig("digits", tmp_path / "p", format=form))
+    data = str(photos) if form == "shards" else "digits"
+    run(PackConfig(data, tmp_path / "p", format=form))
     for path in sorted(path for path in (tmp_path / "p").rglob("*") if path.is_file()):
         content = path.read_bytes()
         for bad in (None, b"", content[:-1] if path.suffix != ".json" else content[:-4]):
@@ -359,7 +361,7 @@ def test_a_damaged_pack_is_named(tmp_path: Path, form: Literal["arrays", "shards
             with pytest.raises(BadInputError, match=r"p.*(pack again|is not that of a pack)"):
                 load(str(tmp_path / "p"))
         path.write_bytes(content)
-    assert len(load(str(tmp_path / "p"))["train"]) == 1437
+    check_same(load(str(tmp_path / "p")), load(data))
 
 
 @pytest.mark.parametrize(
@@ -384,13 +386,13 @@ def test_pixels_of_another_kind(tmp_path: Path) -> None:
             load(str(tmp_path / "p"))
 
 
-def test_a_pack_may_be_copied(tmp_path: Path) -> None:
+def test_a_pack_may_be_copied(photos: Path, tmp_path: Path) -> None:
     """Times of change do not count, sizes and checksums do."""
-    run(PackConfig("digits", tmp_path / "p", format="shards"))
+    run(PackConfig(str(photos), tmp_path / "p"))
     for path in (tmp_path / "p").rglob("*"):
         os.utime(path, (0, 0))
     (tmp_path / "p").rename(tmp_path / "q")
-    assert load(str(tmp_path / "q"))["train"][0].shape == (3, 8, 8)
+    check_same(load(str(tmp_path / "q")), load(str(photos)))
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
