@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import tyro
 
 from moco.config import BenchConfig, KnnConfig, PackConfig, PretrainConfig, ResumeConfig
-from moco.errors import BadInputError, DivergedError
+from moco.errors import BadInputError, DivergedError, StalledError
 from moco.recipes import RECIPES
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
 }
 HELP = ("-h", "--help")
 HELP_INDENT = 8
+INTERRUPTED = 130
+"""Exit code after Ctrl-C where there is nothing to save, or a second one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,8 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except DivergedError as error:
         return _fail(error, 3)
-    except OSError as error:
+    except (OSError, StalledError) as error:
         return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     if config.json:
         print(json.dumps(result))
     return int(result.get("exit_code", 0))
@@ -128,7 +132,7 @@ def _environment(**values: str) -> Any:
                 os.environ[name] = value
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: BaseException, code: int) -> int:
     print(f"moco: error: {_line(error)}", file=sys.stderr)
     return code
 

@@ -17,6 +17,7 @@ from moco.evaluation.features import Encoding
 from moco.evaluation.knn import knn
 from moco.pretrain import pretrain as train
 from moco.record import Monitor
+from moco.runtime import distributed
 from moco.runtime.device import resolve_device, resolve_precision
 
 UNLABELLED_IMAGES = 2048
@@ -28,7 +29,9 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     check(config)
     splits = load(config.data)
     splits["train"] = hold(splits["train"])
-    return train(config, splits["train"], build_monitor(config, splits))
+    result = train(config, splits["train"], build_monitor(config, splits))
+    distributed.stop()
+    return result
 
 
 def resume(config: ResumeConfig) -> dict[str, Any]:

@@ -107,6 +107,14 @@ class PretrainConfig:
     """Of convolutions and matrix products; auto is bf16 where the hardware has it. Loss, queue and m stay fp32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
+    compile: bool = False
+    """Compile the encoders before the first step. It takes a minute or more, and pays on GPUs and for small, narrow
+    nets; on a CPU large nets become slower (docs/benchmarks.md)."""
+    recompute: bool = False
+    """Keep only the inputs of a ResNet's blocks and compute the rest once more for the gradient: much less memory for a
+    third more time."""
+    timeout: float = 600.0
+    """Seconds that a process waits for the others before it gives up and names the one that stalls."""
     threads: int | None = None
     """Threads inside an operation; by default all cores."""
     workers: int | None = None
@@ -218,7 +226,7 @@ class BenchConfig:
 POSITIVE = {
     "feature_dim", "hidden_dim", "queue_size", "temperature", "bn_groups", "image_size", "view_size", "std",
     "epochs", "max_steps", "batch_size", "accumulate", "lr", "base_lr", "lr_decay", "threads",
-    "knn_k", "knn_images", "knn_temperature", "seconds", "shard_bytes",
+    "knn_k", "knn_images", "knn_temperature", "seconds", "shard_bytes", "timeout",
 }  # fmt: skip
 NOT_NEGATIVE = {"warmup_epochs", "weight_decay", "workers", "log_every", "checkpoint_every", "knn_every", "seed"}
 LARGEST_SEED = 2**63 - 1

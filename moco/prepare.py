@@ -124,6 +124,7 @@ def build_encoder(config: PretrainConfig) -> Encoder:
         kept = {name: value for name, value in given.items() if same_head or not is_head(name)}
         load_encoder_tensors(encoder, {**({} if same_head else {n: v for n, v in own.items() if is_head(n)}), **kept})
     encoder.set_bn_group_size(config.batch_size // settled(config.bn_groups))
+    encoder.set_recompute(config.recompute)
     return encoder
 
 

@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from moco.config import PretrainConfig, settled
-from moco.core.loss import info_nce
+from moco.core.loss import Contrast, info_nce
 from moco.core.pair import EncoderPair
 from moco.data.images import Images
 from moco.data.loader import Batches, moved
 from moco.prepare import build_batches, build_dictionary, build_encoder, build_schedule, introduction, resolve
 from moco.record import Monitor, Record, earlier_run
-from moco.runtime import distributed
+from moco.runtime import distributed, pulse
 from moco.runtime.device import autocast, resolve_device
 from moco.runtime.runlog import RunLog
 from moco.runtime.signals import EXIT_CODE, StopRequest
@@ -29,16 +29,18 @@ def pretrain(
     of the same config lies in `config.out`. Raises BadInputError for a config that does not fit the images or the
     machine, and DivergedError where the loss or the gradient is no longer finite.
     """
-    distributed.start(resolve_device(config.device))
+    distributed.start(resolve_device(config.device), config.timeout)
     config = resolve(config, images)
     steps, device, precision = settled(config.max_steps), config.device, config.precision
-    earlier = earlier_run(config)
+    earlier = distributed.from_first(lambda: earlier_run(config))
     if earlier.get("state") == "done":
         return {**earlier["result"], "already_done": True}
 
     torch.manual_seed(config.seed)
     f_q = build_encoder(config).to(device).to(memory_format=torch.channels_last)
     pair = EncoderPair(f_q, config.dictionary, seed=config.seed)
+    if config.compile:
+        compile_encoders(pair)
     dictionary = build_dictionary(config, len(images)).to(device)
     optimizer = torch.optim.SGD(
         f_q.parameters(), momentum=config.sgd_momentum, weight_decay=config.weight_decay, fused=True
@@ -48,7 +50,7 @@ def pretrain(
     trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
     log = RunLog(config.out, steps, active=distributed.rank() == 0, stdout=not config.json)
 
-    with log, StopRequest() as request:
+    with log, StopRequest() as request, pulse.watched(distributed.rank(), distributed.world_size()):
         record = Record(config, trained, optimizer, log, len(images), monitor)
         start = record.restore()
         log.say(introduction(config, f_q, images))
@@ -73,17 +75,30 @@ def pretrain(
                 written.append((torch.cat(queries), k, index))
 
             norm = get_total_norm([p.grad for p in f_q.parameters() if p.grad is not None])
-            record.check_finite(step, contrasts, norm)
+            diverged, stopping = distributed.on_any_rank(device, not finite(contrasts, norm), request.noted)
+            if diverged:
+                raise record.diverged(step, contrasts, norm)
             optimizer.step()
             optimizer.zero_grad()
             pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
             for q, k, index in written:
                 dictionary.write(q, k, index)  # newest in, oldest out
-            stopping = request.agreed(device)
             record.after_step(step + 1, contrasts, norm, schedule(step), save=stopping)
             if stopping:
                 return record.stop(step + 1, EXIT_CODE)
         return record.finish(steps)
+
+
+def finite(contrasts: list[Contrast], gradient_norm: Tensor) -> bool:
+    """Whether the loss and the gradient are numbers."""
+    return bool(torch.isfinite(sum((contrast.loss.detach() for contrast in contrasts), gradient_norm)))
+
+
+def compile_encoders(pair: EncoderPair) -> None:
+    """Compile what the loop calls; evaluations, at other sizes, call the backbone as it is."""
+    for encoder in (pair.f_q, pair.f_k):
+        if encoder is not None:
+            encoder.compile()
 
 
 def parts(count: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:

@@ -1,5 +1,6 @@
 """What a run leaves behind and goes on from: checkpoints, the encoder, lines of metrics, its status."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,15 +16,22 @@ from moco.core.loss import Contrast
 from moco.errors import BadInputError, DivergedError
 from moco.interop.checkpoints import encoder_metadata
 from moco.runtime import distributed
-from moco.runtime.checkpoint import checkpoint_path, newest_checkpoint, remove_old_checkpoints, save_tensors
+from moco.runtime.checkpoint import (
+    Writer,
+    checkpoint_path,
+    newest_checkpoint,
+    remove_old_checkpoints,
+    save_tensors,
+    snapshot,
+)
 from moco.runtime.device import peak_memory
 from moco.runtime.runlog import RunLog, read_status, write_text
-from moco.runtime.state import load_state_tensors, state_tensors
+from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors
 
 Monitor = Callable[[Encoder], Mapping[str, float]]
 """A frozen encoder -> figures."""
 
-HOW_NOT_WHAT = frozenset({"out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every"})
+HOW_NOT_WHAT = frozenset({"out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every", "timeout"})
 """Fields that do not change what a run computes: a run goes on where only these differ."""
 
 
@@ -72,13 +80,13 @@ class Record:
         assert isinstance(encoder, Encoder)
         self.encoder = encoder
         self.result: dict[str, Any] = {"run": str(config.out)}
+        self.writer = Writer()
         self._recent: list[Contrast] = []
         self._recent_steps, self._recent_since = 0, time.monotonic()
 
     def restore(self) -> int:
         """Take up the newest sound checkpoint of the folder and return its step; 0 where there is none."""
-        newest = newest_checkpoint(self.config.out)
-        distributed.barrier()  # every rank has read before the first one writes
+        newest = distributed.from_first(lambda: newest_checkpoint(self.config.out))
         step, seconds = 0, 0.0
         if newest is not None:
             path, tensors, metadata, refused = newest
@@ -101,16 +109,16 @@ class Record:
             self._watch(step)
             self._recent_since += time.monotonic() - started
 
-    def check_finite(self, step: int, contrasts: list[Contrast], gradient_norm: Tensor) -> None:
-        """Raise DivergedError before the update that would spread a NaN or an infinity; nothing is overwritten."""
+    def diverged(self, step: int, contrasts: list[Contrast], gradient_norm: Tensor) -> DivergedError:
+        """Close the record of a run that a NaN or an infinity ends before it spreads; nothing is overwritten."""
         loss = sum(float(contrast.loss.detach()) for contrast in contrasts) / len(contrasts)
-        if not math.isfinite(loss + float(gradient_norm)):
-            self.log.event("diverged", step=step)
-            self.log.status("diverged", step=step, exit_code=3)
-            raise DivergedError(
-                f"{self.config.out}: loss {loss:g}, gradient norm {float(gradient_norm):g} at step {step}: the last "
-                f"good checkpoint is kept; start again with a smaller --lr (now {self.config.lr:g}) or --precision fp32"
-            )
+        self.writer.wait()
+        self.log.event("diverged", step=step)
+        self.log.status("diverged", step=step, exit_code=3)
+        return DivergedError(
+            f"{self.config.out}: loss {loss:g}, gradient norm {float(gradient_norm):g} at step {step}: the last "
+            f"good checkpoint is kept; start again with a smaller --lr (now {self.config.lr:g}) or --precision fp32"
+        )
 
     def after_step(self, step: int, contrasts: list[Contrast], gradient_norm: Tensor, lr: float, *, save: bool) -> None:
         """Note what the step that made `step` of them gave; log and save what is due."""
@@ -123,11 +131,13 @@ class Record:
         self.log.progress(step)
         if save or last or (config.checkpoint_every and step % config.checkpoint_every == 0):
             self._save(step)
+        self.writer.check()
 
     def finish(self, step: int) -> dict[str, Any]:
         """Ask the monitor a last time, close the record and return the run's figures."""
         if self.config.knn_every:
             self._watch(step)
+        self.writer.wait()
         memory = peak_memory(self.config.device) / 2**20
         self.result.update(step=step, seconds=round(self.log.seconds, 1), peak_memory_mib=round(memory))
         self.log.status("done", step=step, exit_code=0, result=self.result)
@@ -135,6 +145,7 @@ class Record:
 
     def stop(self, step: int, exit_code: int) -> dict[str, Any]:
         """Close the record of a run that was asked to stop after `step` steps, its checkpoint being saved."""
+        self.writer.wait()
         self.result.update(step=step, seconds=round(self.log.seconds, 1), exit_code=exit_code)
         self.log.event("stopped", step=step)
         self.log.say(f"stopped after step {step}, saved: go on with the same command, or with moco resume")
@@ -155,29 +166,35 @@ class Record:
         self._recent, self._recent_steps, self._recent_since = [], 0, now
 
     def _save(self, step: int) -> None:
-        distributed.average_buffers(self.encoder)
-        for module in self.modules.values():
-            distributed.average_buffers(module)
-        if not self.log.active:
-            return
-        config, out = self.config, self.config.out
-        described = encoder_metadata(self.encoder.plan, config.mean, config.std, step)
-        save_tensors(
-            checkpoint_path(out, step),
-            state_tensors(self.modules, self.optimizer),
-            {**described, "kind": "checkpoint", "seconds": self.log.seconds},
-        )
-        remove_old_checkpoints(out, step)
-        save_tensors(out / "encoder.safetensors", encoder_tensors(self.encoder), {**described, "kind": "encoder"})
-        self.log.status("running", step=step)
+        """Copy the state now; the copy is written while training goes on."""
+        tensors, encoder = rank_tensors(self.modules), dict[str, Tensor]()
+        with contextlib.ExitStack() as stack:
+            for name in ("f_q", "f_k"):
+                if name in self.modules:
+                    stack.enter_context(distributed.averaged(self.modules[name]))
+            if self.log.active:
+                tensors = snapshot({**tensors, **state_tensors(self.modules, self.optimizer)})
+                encoder = snapshot(encoder_tensors(self.encoder))
+        described = encoder_metadata(self.encoder.plan, self.config.mean, self.config.std, step)
+        out, seconds = self.config.out, self.log.seconds
+
+        def write() -> None:
+            kinds = {**described, "kind": "checkpoint", "seconds": seconds}, {**described, "kind": "encoder"}
+            save_tensors(checkpoint_path(out, step), tensors, kinds[0])
+            remove_old_checkpoints(out, step)
+            save_tensors(out / "encoder.safetensors", encoder, kinds[1])
+            self.log.status("running", step=step)
+
+        if self.log.active:
+            self.writer.submit(write)
 
     def _watch(self, step: int) -> None:
-        """Let the monitor look at the encoder; the other ranks wait."""
-        distributed.average_buffers(self.encoder)
-        if self.monitor is not None and self.log.active:
+        """Let the monitor look at the encoder, on every rank: it shares the images out."""
+        if self.monitor is None:
+            return
+        with distributed.averaged(self.encoder):
             figures = dict(self.monitor(self.encoder))
-            self.log.metrics(step, figures)
-            if step == 0:
-                self.result["before"] = figures
-            self.result.update(figures)
-        distributed.barrier()
+        self.log.metrics(step, figures)
+        if step == 0:
+            self.result["before"] = figures
+        self.result.update(figures)

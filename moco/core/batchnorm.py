@@ -1,10 +1,27 @@
 """Batch normalisation in groups: one process computes what G devices would (v1, 3.3)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from moco.core.precision import at_least_fp32
+
+_recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
+
+
+@contextmanager
+def recomputing() -> Iterator[None]:
+    """While a forward pass is done over for its gradient: its statistics were recorded the first time."""
+    before = _recomputing.set(True)
+    try:
+        yield
+    finally:
+        _recomputing.reset(before)
 
 
 class _GroupedNormalize(torch.autograd.Function):
@@ -56,18 +73,32 @@ class GroupedBatchNorm(nn.BatchNorm2d):
         """Normalise x (N, C, H, W)."""
         if not self.training:
             return super().forward(x)
-        if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
-            x = x.contiguous()  # the kernel computes no statistics for other layouts
         size = self.group_size or len(x)
         if len(x) % size:
             raise ValueError(f"a batch of {len(x)} images cannot be cut into BN groups of {size}")
+        if torch.compiler.is_compiling():
+            return self._by_formula(x, size)
+        if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+            x = x.contiguous()  # the kernel computes no statistics for other layouts
         y: Tensor
         y, means, inverse_stds = _GroupedNormalize.apply(x, self.weight, self.bias, size, self.eps)
         self._record(means, inverse_stds, values=size * x[0, 0].numel())
         return y
 
+    def _by_formula(self, x: Tensor, size: int) -> Tensor:
+        """The same in operations that a compiler fuses with their neighbours."""
+        groups = at_least_fp32(x).view(-1, size, *x.shape[1:])  # (G, n, C, H, W)
+        variances, means = torch.var_mean(groups, (1, 3, 4), correction=0, keepdim=True)
+        inverse_stds = torch.rsqrt(variances + self.eps)
+        weight, bias = (parameter.view(1, 1, -1, 1, 1) for parameter in (self.weight, self.bias))
+        y = ((groups - means) * (inverse_stds * weight) + bias).flatten(0, 1)
+        self._record(means.flatten(1), inverse_stds.flatten(1), values=size * x[0, 0].numel())
+        return y.to(x.dtype)
+
     @torch.no_grad()
     def _record(self, means: Tensor, inverse_stds: Tensor, values: int) -> None:
+        if _recomputing.get():
+            return
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moco.core.precision import at_least_fp32
 from moco.errors import BadInputError
 from moco.runtime.distributed import gather, gather_with_gradient
 from moco.runtime.randomness import Stream, permuted
@@ -62,7 +63,7 @@ class Queue(nn.Module):
     def write(self, q: Features, k: Features | None, index: Index) -> None:
         """Enqueue the keys k (N, C) of every rank, and dequeue as many of the oldest."""
         assert k is not None
-        k, index = gather(k.detach().float()), gather(index)
+        k, index = gather(at_least_fp32(k.detach())), gather(index)
         if len(k) > self.size:
             raise BadInputError(f"a batch of {len(k)} keys does not fit a queue of {self.size}: give --queue-size more")
         start, fitting = self.oldest, min(len(k), self.size - self.oldest)
@@ -115,7 +116,7 @@ class MemoryBank(nn.Module):
     @torch.no_grad()
     def write(self, q: Features, k: Features | None, index: Index) -> None:
         """Move the entries of the batch, those of every rank, towards the queries q (N, C)."""
-        q, index = gather(q.detach().float()), gather(index)
+        q, index = gather(at_least_fp32(q.detach())), gather(index)
         self.features[index] = F.normalize(self.features[index].lerp(q, 1 - self.momentum))
         self.step += 1
 

@@ -10,12 +10,15 @@ import torchvision
 from torch import Tensor, nn
 
 from moco.core.batchnorm import group_batch_norms
+from moco.core.precision import at_least_fp32
 from moco.core.resnet import RESNETS, ResNet, resnet_plan
 from moco.errors import BadInputError
 from moco.shapes import Features, Views, require_same_shapes
 
 Stem = Literal["cifar", "imagenet"]
 Head = Literal["linear", "mlp"]
+Output = Literal["backbone", "head"]
+"""What features are read off: the backbone's, or the head's unit vectors."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,23 @@ class Encoder(nn.Module):
             )
 
     def forward(self, x: Views) -> Features:
-        """Encode views x into unit vectors; the normalisation is fp32 whatever the precision."""
-        return F.normalize(self.head(self.backbone(x)).float())
+        """Encode views x into unit vectors; the normalisation is at least fp32 whatever the precision."""
+        return F.normalize(at_least_fp32(self.head(self.backbone(x))))
 
     def set_bn_group_size(self, size: int) -> int:
         """Normalise in BN groups of `size` consecutive images (0: all together); return how many layers do."""
         return group_batch_norms(self.backbone, size)
+
+    def width(self, output: Output) -> int:
+        """How many numbers an output has."""
+        return self.plan.feature_dim if output == "head" else self.num_features
+
+    def set_recompute(self, recompute: bool) -> None:
+        """Keep little for the gradient, and compute it once more. Raises BadInputError where it is no ResNet."""
+        if isinstance(self.backbone, ResNet):
+            self.backbone.recompute = recompute
+        elif recompute:
+            raise BadInputError(f"--recompute is for ResNets, and --arch is {self.plan.arch}: leave it out")
 
 
 def build_backbone(arch: str, stem: Stem, image_size: int) -> tuple[nn.Module, int]:

@@ -1,11 +1,15 @@
 """ResNets of any width and stem from torchvision's blocks, under torchvision's parameter names."""
 
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from moco.core.batchnorm import recomputing
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class ResNet(nn.Module):
         self.layer4 = self._stage(plan, 3)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.num_features = self._channels
+        self.recompute = False
+        """Keep only what goes into each block, and compute the rest once more for the gradient: saves memory."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -93,5 +99,9 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the pooled features of images x."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), recomputing()))
+            else:
+                x = block(x)
         return torch.flatten(self.avgpool(x), 1)

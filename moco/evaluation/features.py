@@ -1,21 +1,21 @@
 """A frozen encoder and images -> features."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moco.core.encoder import Encoder
+from moco.core.encoder import Encoder, Output
 from moco.data.augment import normalize
 from moco.data.images import Images
 from moco.runtime.device import Precision, autocast
+from moco.runtime.distributed import gather, rank, world_size
 from moco.shapes import Features, Image, Square
 
-Output = Literal["backbone", "head"]
 CROP_SHARE = 0.875
 """Images are resized to size / 0.875 and their centre is cut out (256 and 224 in the papers) ..."""
 SMALL = 64
@@ -36,18 +36,28 @@ class Encoding:
 
 @torch.no_grad()
 def encode(encoder: Encoder, images: Images, how: Encoding) -> Features:
-    """The features of all images, of unit length, in fp32 on the CPU; the encoder is left in the mode it was in."""
+    """The features of all images, of unit length, in fp32 on the CPU; the encoder is left in the mode it was in.
+
+    Several ranks share the images out, and each gets all the features.
+    """
     device = next(encoder.parameters()).device
     module: nn.Module = encoder if how.output == "head" else encoder.backbone
+    own = math.ceil(len(images) / world_size())  # images of this rank, the last ranks perhaps fewer
+    first, last = (min(place * own, len(images)) for place in (rank(), rank() + 1))
     features = []
     with evaluating(encoder):
-        for start in range(0, len(images), how.batch_size):
-            rows = range(start, min(start + how.batch_size, len(images)))
+        for start in range(first, last, how.batch_size):
+            rows = range(start, min(start + how.batch_size, last))
             batch = torch.stack([prepare(images[row], how.image_size) for row in rows])
             views = normalize(batch.to(device), how.mean, how.std)
             with autocast(how.precision, device.type):
                 features.append(F.normalize(module(views).float()).cpu())
-    return torch.cat(features)
+    if world_size() == 1:
+        return torch.cat(features)
+    padded = torch.zeros(own, encoder.width(how.output), device=device)
+    if features:
+        padded[: last - first] = torch.cat(features)
+    return gather(padded)[: len(images)].cpu()
 
 
 def prepare(image: Image, size: int) -> Square:

@@ -4,7 +4,9 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,35 @@ KEPT = 2
 """Checkpoints that a run keeps."""
 
 
+class Writer:
+    """Writes beside the training, one thing at a time; what fails is raised when the next is given, or by `check`."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def submit(self, write: Callable[[], None]) -> None:
+        """Begin `write` when the one before it has ended. It must hold what later steps cannot change."""
+        self.wait()
+        self._pending = self._thread.submit(write)
+
+    def check(self) -> None:
+        """Raise what the last write raised, if it has ended."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until all is written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+
+def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, which later steps do not change."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> None:
     """Write tensors and metadata (JSON) so that `path` is at every moment the old file or the new one."""
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -33,6 +64,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) 
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -56,6 +88,17 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     if not isinstance(metadata, dict) or metadata.pop("sha256", None) != digest(tensors, metadata):
         raise BadInputError(f"{path}: damaged, its digest does not fit its contents")
     return tensors, metadata
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in a folder last through a loss of power."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Metadata) -> str:
@@ -90,11 +133,16 @@ def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Tensor], Metadata, lis
 
 
 def remove_old_checkpoints(run: Path, step: int) -> None:
-    """Keep the checkpoint of `step`, just written and so sound, and the newest before it.
+    """Keep the checkpoint of `step`, just written and so sound, and the newest before it; remove half-written ones.
 
-    Later ones were passed over when the run was resumed, since they were damaged: they go.
+    Later ones were passed over when the run was resumed, since they were damaged: they go. What cannot be removed
+    stays, with a warning: it harms nobody.
     """
     written = checkpoint_path(run, step)
     earlier = [path for path in checkpoints(run) if path < written]
-    for path in set(checkpoints(run)) - {written, *earlier[: KEPT - 1]}:
-        path.unlink(missing_ok=True)
+    half_written = set((run / "checkpoints").glob("*.part"))
+    for path in (set(checkpoints(run)) | half_written) - {written, *earlier[: KEPT - 1]}:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            warnings.warn(f"{path}: an old checkpoint that cannot be removed ({error.strerror})", stacklevel=2)

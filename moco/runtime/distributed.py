@@ -1,12 +1,21 @@
 """The collectives of the method; with one process each of them is the identity."""
 
 import os
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from moco.errors import BadInputError, DivergedError
+from moco.runtime import pulse
+
+Value = TypeVar("Value")
 
 
 def rank() -> int:
@@ -19,16 +28,23 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def start(device: str) -> None:
-    """Join the other processes where torchrun has started several: NCCL between GPUs, else gloo."""
+def start(device: str, timeout: float = 600.0) -> None:
+    """Join the other processes where torchrun has started several: NCCL between GPUs, else gloo.
+
+    A collective that waits longer than `timeout` seconds fails.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        # small objects and what is saved travel by gloo, also between GPUs
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        pulse.start(rank())
 
 
 def stop() -> None:
     """Leave the other processes."""
+    pulse.stop()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -37,7 +53,9 @@ def wrap(module: nn.Module) -> nn.Module:
     """Average the gradients of `module` over the processes whenever it is differentiated."""
     if world_size() == 1:
         return module
-    return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of another name from torch 2.14 on
+        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -111,11 +129,57 @@ def mean(x: Tensor) -> Tensor:
     return x
 
 
-def average_buffers(module: nn.Module) -> None:
-    """Replace every floating-point buffer (the running statistics) by its mean over the ranks."""
-    for buffer in module.buffers():
-        if buffer.is_floating_point():
-            buffer.copy_(mean(buffer))
+@contextmanager
+def averaged(module: nn.Module) -> Iterator[None]:
+    """With every floating-point buffer (the running statistics) being its mean over the ranks, as long as it lasts.
+
+    Each rank then goes on with its own: what is looked at or saved in between changes nothing.
+    """
+    floating = [buffer for buffer in module.buffers() if buffer.is_floating_point()] if world_size() > 1 else []
+    own = [buffer.clone() for buffer in floating]
+    for buffer in floating:
+        buffer.copy_(mean(buffer))
+    try:
+        yield
+    finally:
+        for buffer, value in zip(floating, own, strict=True):
+            buffer.copy_(value)
+
+
+def on_any_rank(device: str, *flags: bool) -> list[bool]:
+    """For each flag, whether it is set on some rank: every rank gets the same answers, by one collective."""
+    if world_size() == 1:
+        return list(flags)
+    counts = torch.tensor(flags, dtype=torch.int32, device=device)
+    dist.all_reduce(counts)
+    return [count > 0 for count in counts.tolist()]
+
+
+def from_first(make: Callable[[], Value]) -> Value:
+    """What `make` returns, or raises of ours, on the first rank, on every rank: only that one reads and decides."""
+    if world_size() == 1:
+        return make()
+    told: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            told[0] = make()
+        except (BadInputError, DivergedError, OSError) as error:
+            told[1] = error
+    dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
+    if told[1] is not None:
+        raise told[1]
+    value: Value = told[0]
+    return value
+
+
+def require_same(value: object, what: str) -> None:
+    """Raise BadInputError on every rank where the ranks do not have the same value."""
+    values: list[Any] = [None] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+        if any(other != values[0] for other in values):
+            told = ", ".join(f"{other} on process {number}" for number, other in enumerate(values))
+            raise BadInputError(f"{what} must be the same on every process, and is {told}")
 
 
 def barrier() -> None:

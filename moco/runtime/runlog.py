@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moco.errors import BadInputError
+from moco.runtime import distributed
 
 if sys.platform != "win32":
     import fcntl
@@ -36,6 +37,10 @@ class RunLog:
         self._started = time.monotonic()
 
     def __enter__(self) -> "RunLog":
+        distributed.from_first(self._open)  # where it cannot be opened, no rank goes on
+        return self
+
+    def _open(self) -> None:
         if self.active:
             self._lock = lock(self.run)
             self._metrics = (self.run / "metrics.jsonl").open("a", encoding="utf-8")
@@ -45,7 +50,6 @@ class RunLog:
                 self._progress = Progress(*columns, console=self.console)
                 self._task = self._progress.add_task("", total=self.steps)
                 self._progress.start()
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._progress:
@@ -132,6 +136,8 @@ def lock(run: Path) -> TextIO:
             file.seek(0)
             holder = file.read().strip()
         raise BadInputError(f"--out {run}: process {holder} is writing it: wait, or give another") from error
+    if sys.platform != "win32":
+        os.register_at_fork(after_in_child=file.close)  # a loading process must not hold it when this one is killed
     file.seek(0)
     file.truncate()
     file.write(f"{os.getpid()}\n")

@@ -3,10 +3,6 @@
 import signal
 from types import FrameType, TracebackType
 
-import torch
-
-from moco.runtime import distributed
-
 EXIT_CODE = 75
 """Of a process that was saved after a signal."""
 
@@ -17,7 +13,7 @@ class StopRequest:
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __enter__(self) -> "StopRequest":
-        self._noted = False
+        self.noted = False
         self._before = {number: signal.getsignal(number) for number in self.SIGNALS}
         for number in self.SIGNALS:
             signal.signal(number, self._note)
@@ -28,12 +24,6 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._noted = True
+        self.noted = True
         for known, handler in self._before.items():
             signal.signal(known, handler)
-
-    def agreed(self, device: str) -> bool:
-        """Whether any rank was asked to stop; every rank gets the same answer."""
-        if distributed.world_size() == 1:
-            return self._noted
-        return bool(distributed.mean(torch.tensor(float(self._noted), device=device)) > 0)

@@ -11,12 +11,12 @@ import torchvision.transforms.functional as reference
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from moco.core.encoder import Encoder, EncoderPlan
+from moco.core.encoder import Encoder, EncoderPlan, Output
 from moco.data.augment import normalize
 from moco.data.catalog import load
 from moco.data.images import FileImages, Images, PathTable, Subset
 from moco.errors import BadInputError
-from moco.evaluation.features import Encoding, Output, encode, prepare
+from moco.evaluation.features import Encoding, encode, prepare
 
 LARGEST = 1e-6
 """Largest difference of a prepared pixel in [0, 1] to torchvision's: 0 seen, and a margin for other machines."""

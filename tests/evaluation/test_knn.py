@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moco.core.encoder import Encoder, EncoderPlan
+from moco.core.encoder import Encoder, EncoderPlan, Output
 from moco.data.catalog import load
 from moco.data.images import ArrayImages, Images, Labels, Subset
 from moco.errors import BadInputError
 from moco.evaluation import knn as module
-from moco.evaluation.features import Encoding, Output, encode
+from moco.evaluation.features import Encoding, encode
 from moco.evaluation.knn import knn, weighted_knn
 from tests import oracles
 

@@ -104,9 +104,10 @@ def collectives() -> Iterator[tuple[str, Tensor]]:
     norm = torch.nn.BatchNorm2d(2)
     norm.get_buffer("running_mean").fill_(distributed.rank() + 1.0)
     norm.get_buffer("num_batches_tracked").fill_(7)
-    distributed.average_buffers(norm)
-    yield "running_mean", norm.get_buffer("running_mean")
-    yield "num_batches_tracked", norm.get_buffer("num_batches_tracked")
+    with distributed.averaged(norm):
+        yield "running_mean", norm.get_buffer("running_mean").clone()
+        yield "num_batches_tracked", norm.get_buffer("num_batches_tracked").clone()
+    yield "own_running_mean", norm.get_buffer("running_mean")
 
 
 def training() -> Iterator[tuple[str, Tensor]]:
@@ -141,9 +142,9 @@ def training() -> Iterator[tuple[str, Tensor]]:
             dictionary.write(q, k, index)
             for name, value in dictionary.state_dict().items():
                 yield f"{where} dictionary {name}", value.clone()
-        distributed.average_buffers(pair)
-        for number, value in enumerate(pair.buffers()):
-            yield f"{mechanism} buffer {number}", value
+        with distributed.averaged(pair):
+            for number, value in enumerate(pair.buffers()):
+                yield f"{mechanism} buffer {number}", value.clone()
 
 
 def build(mechanism: Mechanism) -> Dictionary:
@@ -156,10 +157,10 @@ def build(mechanism: Mechanism) -> Dictionary:
 def stop_request() -> Iterator[tuple[str, Tensor]]:
     """Only the second rank is asked to stop."""
     with StopRequest() as request:
-        before = request.agreed("cpu")
+        before = distributed.on_any_rank("cpu", request.noted)[0]
         if distributed.rank() == 1:
             signal.raise_signal(signal.SIGTERM)
-        yield "stop", torch.tensor([before, request.agreed("cpu")])
+        yield "stop", torch.tensor([before, distributed.on_any_rank("cpu", request.noted)[0]])
 
 
 # --- collectives ----------------------------------------------------------------------------------------------------
@@ -198,9 +199,10 @@ def test_mean_is_over_the_ranks(ranks: list[Results]) -> None:
         assert torch.equal(found["mean"], (rows(8)[:4] + rows(8)[4:]) / 2)
 
 
-def test_average_buffers_takes_running_statistics_only(ranks: list[Results]) -> None:
-    """Floating-point buffers become their mean; the count of batches is left."""
-    for found in ranks:
+def test_averaged_takes_running_statistics_only(ranks: list[Results]) -> None:
+    """Floating-point buffers are their mean for a while; the count of batches is left, and afterwards all are."""
+    for rank, found in enumerate(ranks):
+        assert found["own_running_mean"].tolist() == [rank + 1.0] * 2
         assert found["running_mean"].tolist() == [1.5, 1.5]
         assert found["num_batches_tracked"] == 7
 
