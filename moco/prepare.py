@@ -155,6 +155,7 @@ def build_batches(config: PretrainConfig, images: Images) -> ViewBatches:
         rank=distributed.rank(),
         ranks=distributed.world_size(),
         decode=config.decode,
+        device="cpu" if config.workers else config.device,  # another process cannot share the GPU's memory
     )
 
 

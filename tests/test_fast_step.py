@@ -24,8 +24,9 @@ STATES = 20
 
 
 def plain_step(config: PretrainConfig, state: dict[str, Tensor], views: tuple[Tensor, Tensor]) -> tuple[float, Tensor]:
-    """Loss and gradient of one step of Algorithm 1 from a state: ordinary layers, contiguous images, one group a time."""
-    f_q, f_k = (Encoder(EncoderPlan(config.arch, config.stem, config.head, image_size=config.image_size)) for _ in "qk")
+    """Loss and gradient of one step of Algorithm 1 from a state: ordinary layers, contiguous images, group by group."""
+    plan = EncoderPlan(config.arch, config.stem, config.head, image_size=config.image_size)
+    f_q, f_k = Encoder(plan), Encoder(plan)
     for name, encoder in (("f_q", f_q), ("f_k", f_k)):
         prefix = f"{name}."
         own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
