@@ -14,7 +14,7 @@ from moco.runtime.device import set_threads
 def measure(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
     """Views per second of the loop's own batches, in one process with one thread, after one batch of warming up."""
     set_threads(1)
-    training = PretrainConfig(data="", out=folder, seed=config.seed, **VIEWS[case])
+    training = PretrainConfig(data="", out=folder, seed=config.seed, device="cpu", **VIEWS[case])
     batches = build_batches(training, images_in(folder, training.image_size))
     batches[0]
     step, started = 1, time.perf_counter()
