@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Iterator
 
-from moco.config import PretrainConfig, check, negatives, settled
+from moco.config import PretrainConfig, check, flag, negatives, settled
 from moco.core.dictionary import Dictionary, InBatch, MemoryBank, Queue
 from moco.core.encoder import (
     Encoder,
@@ -26,15 +26,19 @@ from moco.runtime.schedule import Schedule
 
 DEFAULT_BN_GROUPS = 8
 """As many as the papers' devices."""
+OF_EACH_PROCESS = frozenset({"data", "out", "threads", "workers", "json"})
+"""Fields that may differ between the processes of a run, say because their machines do."""
 
 
 def resolve(config: PretrainConfig, images: Images) -> PretrainConfig:
     """Settle every value that was left open, for these images and this machine; set the number of threads.
 
-    Raises BadInputError naming the flag whose value does not fit.
+    Raises BadInputError naming the flag whose value does not fit, or is not that of the other processes.
     """
-    check(config)
     n, ranks = len(images), distributed.world_size()
+    flags = {flag(name): value for name, value in vars(config).items() if name not in OF_EACH_PROCESS}
+    distributed.require_same({"the number of images": n, **flags})
+    check(config)
     if config.batch_size > n:
         raise BadInputError(f"--batch-size is {config.batch_size}, and there are {n} images: give a smaller batch")
     if config.batch_size % (ranks * config.accumulate):

@@ -56,7 +56,7 @@ def pretrain(
         log.say(introduction(config, f_q, images))
         pair.f_q = distributed.wrap(f_q)
         for step, batch in enumerate(batches.run(start, steps, settled(config.workers)), start):
-            record.before_step(step)
+            record.before_step(step, batch[2])
             x_q, x_k, index = moved(batch, device)
             optimizer.param_groups[0]["lr"] = schedule(step)
 

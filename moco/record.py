@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +19,7 @@ from moco.errors import BadInputError, DivergedError
 from moco.interop.checkpoints import encoder_metadata
 from moco.runtime import distributed
 from moco.runtime.checkpoint import (
+    Newest,
     Writer,
     checkpoint_path,
     newest_checkpoint,
@@ -26,10 +29,12 @@ from moco.runtime.checkpoint import (
 )
 from moco.runtime.device import peak_memory
 from moco.runtime.runlog import RunLog, read_status, write_text
-from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors
+from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, withhold
 
 Monitor = Callable[[Encoder], Mapping[str, float]]
 """A frozen encoder -> figures."""
+SHOWN_IMAGES = 8
+"""How many images of each rank's share of the first batch are logged."""
 
 HOW_NOT_WHAT = frozenset({"out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every", "timeout"})
 """Fields that do not change what a run computes: a run goes on where only these differ."""
@@ -83,16 +88,24 @@ class Record:
         self.writer = Writer()
         self._recent: list[Contrast] = []
         self._recent_steps, self._recent_since = 0, time.monotonic()
+        self._ranks_known = distributed.world_size() == 1
 
     def restore(self) -> int:
         """Take up the newest sound checkpoint of the folder and return its step; 0 where there is none."""
-        newest = distributed.from_first(lambda: newest_checkpoint(self.config.out))
-        step, seconds = 0, 0.0
+        step, seconds, whole = 0, 0.0, dict[str, Tensor]()
+
+        def read() -> Newest | None:
+            found = newest_checkpoint(self.config.out)
+            if found is not None:
+                whole.update(withhold(found[1], self.modules, str(found[0])))
+            return found
+
+        newest = distributed.from_first(read)
         if newest is not None:
             path, tensors, metadata, refused = newest
             for reason in refused:
                 self.log.say(f"passed over: {reason}")
-            load_state_tensors(tensors, self.modules, self.optimizer, str(path))
+            load_state_tensors({**tensors, **whole}, self.modules, self.optimizer, str(path))
             step, seconds = int(metadata["step"]), float(metadata["seconds"])
         path = self.config.out / "config.json"
         if path.is_file():
@@ -102,8 +115,14 @@ class Record:
         self.log.status("running", step=step)
         return step
 
-    def before_step(self, step: int) -> None:
-        """Ask the monitor, where it is due after `step` steps; that time does not count for images per second."""
+    def before_step(self, step: int, index: Tensor) -> None:
+        """Ask the monitor, where it is due after `step` steps; that time does not count for images per second.
+
+        Before the first step that several ranks do, log how they share the batch; index (n,) is this rank's part.
+        """
+        if not self._ranks_known:
+            self._ranks_known = True
+            self._log_ranks(step, index)
         if self.config.knn_every and step % self.config.knn_every == 0:
             started = time.monotonic()
             self._watch(step)
@@ -152,6 +171,13 @@ class Record:
         self.log.status("stopped", step=step, exit_code=exit_code)
         return self.result
 
+    def _log_ranks(self, step: int, index: Tensor) -> None:
+        """Log where each rank runs, which rows of the global batch it takes, and the first images it sees."""
+        rows = [distributed.rank() * len(index), (distributed.rank() + 1) * len(index)]
+        first = index[:SHOWN_IMAGES].tolist()
+        own = {"host": socket.gethostname(), "pid": os.getpid(), "rows": rows, "first": first}
+        self.log.event("ranks", step=step, ranks=distributed.gather_values(own))
+
     def _log_recent(self, step: int, values: dict[str, float]) -> None:
         """Log the means over the steps since the last line; symmetric losses are halved, so that log(K+1) is chance."""
         loss, accuracy = (
@@ -173,7 +199,8 @@ class Record:
                 if name in self.modules:
                     stack.enter_context(distributed.averaged(self.modules[name]))
             if self.log.active:
-                tensors = snapshot({**tensors, **state_tensors(self.modules, self.optimizer)})
+                own = snapshot(state_tensors(self.modules, self.optimizer))
+                tensors = own | {name: value.cpu() for name, value in tensors.items()}
                 encoder = snapshot(encoder_tensors(self.encoder))
         described = encoder_metadata(self.encoder.plan, self.config.mean, self.config.std, step)
         out, seconds = self.config.out, self.log.seconds

@@ -1,5 +1,6 @@
 """The three dictionaries of v1, Fig. 2, behind the same two methods: `read` and `write`."""
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -8,11 +9,16 @@ from torch import Tensor, nn
 
 from moco.core.precision import at_least_fp32
 from moco.errors import BadInputError
-from moco.runtime.distributed import gather, gather_with_gradient
-from moco.runtime.randomness import Stream, permuted
+from moco.runtime.distributed import fetch, gather, gather_with_gradient, local_block, share, world_size
+from moco.runtime.randomness import Stream, permuted, philox
 from moco.shapes import ExtraNegatives, Features, Index, Mask, Negatives
 
 Mechanism = Literal["queue", "memory-bank", "in-batch"]
+
+SHARD_FROM = 1 << 30
+"""Bytes from which on a memory bank is cut over the ranks: 2 million features of 128 fp32 numbers."""
+CHUNK = 1 << 16
+"""Rows of a memory bank whose first features are drawn together."""
 
 
 class Keys(NamedTuple):
@@ -93,30 +99,49 @@ class MemoryBank(nn.Module):
 
     The positive is the image's own entry, the negatives are K entries drawn without replacement, a pure function of
     (seed, step), the query's own masked. `write` moves an entry: norm(b old + (1 - b) q). No gradient passes.
+
+    From `shard_from` bytes on, each of several ranks holds a contiguous share of the rows; the result is the same.
     """
 
-    features: Tensor  # (images, C)
+    features: Tensor  # (images, C), or this rank's rows of it
 
-    def __init__(self, images: int, feature_dim: int, *, negatives: int, momentum: float = 0.5, seed: int = 0) -> None:
+    def __init__(
+        self, images: int, feature_dim: int, *,
+        negatives: int, momentum: float = 0.5, seed: int = 0, shard_from: int = SHARD_FROM,
+    ) -> None:  # fmt: skip
         super().__init__()
         if not 1 <= negatives <= images:
             raise BadInputError(
                 f"--queue-size is {negatives}: a memory bank of {images} images draws between 1 and {images} negatives"
             )
-        self.negatives, self.momentum, self.seed = negatives, momentum, seed
-        self.register_buffer("features", _random_unit_vectors(images, feature_dim, seed))
+        self.images, self.negatives, self.momentum, self.seed = images, negatives, momentum, seed
+        large = images * feature_dim * torch.get_default_dtype().itemsize >= shard_from
+        self.sharded = {"features": images} if large and world_size() > 1 else {}
+        """The buffers of which each rank has its share of the rows, and how many rows they have in all."""
+        self.rows = share(images) if self.sharded else range(images)
+        self.register_buffer("features", torch.empty(len(self.rows), feature_dim))
+        for place, drawn in _random_rows(self.rows, images, feature_dim, seed):
+            self.features[place : place + len(drawn)] = drawn
         self.step = 0
 
     def read(self, k: Features | None, index: Index) -> Keys:
         """Compare each query with its image's own entry and with K entries drawn at random."""
-        drawn = permuted(range(self.negatives), len(self.features), seed=self.seed, stream=Stream.BANK, epoch=self.step)
+        drawn = permuted(range(self.negatives), self.images, seed=self.seed, stream=Stream.BANK, epoch=self.step)
         rows = torch.from_numpy(drawn).to(index.device)
-        return Keys(self.features[index], self.features[rows], mask=index[:, None] == rows[None])
+        mask = index[:, None] == rows[None]
+        if not self.sharded:
+            return Keys(self.features[index], self.features[rows], mask=mask)
+        every = gather(index)
+        positive, negative = fetch(self.features, self.rows, torch.cat([every, rows])).split([len(every), len(rows)])
+        return Keys(local_block(positive), negative, mask=mask)
 
     @torch.no_grad()
     def write(self, q: Features, k: Features | None, index: Index) -> None:
         """Move the entries of the batch, those of every rank, towards the queries q (N, C)."""
         q, index = gather(at_least_fp32(q.detach())), gather(index)
+        if self.sharded:
+            held = (index >= self.rows.start) & (index < self.rows.stop)
+            q, index = q[held], index[held] - self.rows.start
         self.features[index] = F.normalize(self.features[index].lerp(q, 1 - self.momentum))
         self.step += 1
 
@@ -151,3 +176,15 @@ Dictionary = Queue | MemoryBank | InBatch
 def _random_unit_vectors(count: int, feature_dim: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(count, feature_dim, generator=generator))
+
+
+def _random_rows(rows: range, count: int, feature_dim: int, seed: int) -> Iterator[tuple[int, Tensor]]:
+    """Some rows of a table of `count` random unit vectors, in pieces, each with its place among `rows`.
+
+    A chunk is a function of (seed, its number): a rank draws no more than it holds, and any number of ranks the same.
+    """
+    for first in range(rows.start // CHUNK * CHUNK, rows.stop, CHUNK):
+        word, other = (int(word) for word in philox((first // CHUNK, 0, int(Stream.BANK), 1 << 30), seed)[:2])
+        chunk = _random_unit_vectors(min(CHUNK, count - first), feature_dim, word << 31 | other >> 1)
+        begin, end = max(rows.start, first), min(rows.stop, first + CHUNK)
+        yield begin - rows.start, chunk[begin - first : end - first]

@@ -18,6 +18,8 @@ from torch import Tensor
 from moco.errors import BadInputError
 
 Metadata = dict[str, Any]
+Newest = tuple[Path, dict[str, Tensor], Metadata, list[str]]
+"""A checkpoint's path, tensors and metadata, and what was wrong with each newer one."""
 KEPT = 2
 """Checkpoints that a run keeps."""
 
@@ -121,7 +123,7 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("[0-9]*.safetensors"), reverse=True)
 
 
-def newest_checkpoint(run: Path) -> tuple[Path, dict[str, Tensor], Metadata, list[str]] | None:
+def newest_checkpoint(run: Path) -> Newest | None:
     """The newest sound checkpoint of a run, and what was wrong with each newer one; None where there is none."""
     refused: list[str] = []
     for path in checkpoints(run):

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -16,6 +16,8 @@ from moco.errors import BadInputError, DivergedError
 from moco.runtime import pulse
 
 Value = TypeVar("Value")
+PIECE_BYTES = 1 << 27
+"""How much of a table each rank hands over at a time when the whole is collected."""
 
 
 def rank() -> int:
@@ -172,14 +174,89 @@ def from_first(make: Callable[[], Value]) -> Value:
     return value
 
 
-def require_same(value: object, what: str) -> None:
-    """Raise BadInputError on every rank where the ranks do not have the same value."""
-    values: list[Any] = [None] * world_size()
+def gather_values(value: Value) -> list[Value]:
+    """What each rank has, in the order of the ranks; for small things."""
+    values = [value] * world_size()
     if world_size() > 1:
         dist.all_gather_object(values, value)
-        if any(other != values[0] for other in values):
-            told = ", ".join(f"{other} on process {number}" for number, other in enumerate(values))
-            raise BadInputError(f"{what} must be the same on every process, and is {told}")
+    return values
+
+
+def require_same(values: Mapping[str, object]) -> None:
+    """Raise BadInputError on every rank, naming the first of the values that is not the same on all of them."""
+    every = gather_values(dict(values))
+    for what in values:
+        if any(other[what] != every[0][what] for other in every):
+            told = ", ".join(f"{other[what]} on process {number}" for number, other in enumerate(every))
+            raise BadInputError(
+                f"{what} must be the same on every process, and is {told}: start all with the same command and data"
+            )
+
+
+def share(count: int) -> range:
+    """This rank's contiguous share of a table of `count` rows; the last ranks' may be shorter, or empty."""
+    size = -(-count // world_size())
+    return range(min(rank() * size, count), min((rank() + 1) * size, count))
+
+
+@torch.no_grad()
+def fetch(own: Tensor, rows: range, wanted: Tensor) -> Tensor:
+    """Rows `wanted` (n,) of a table whose `rows` this rank holds as `own`; every rank wants the same: one all_reduce.
+
+    Exact: all ranks but the owner add zeros.
+    """
+    held = (wanted >= rows.start) & (wanted < rows.stop)
+    found = own.new_zeros(len(wanted), *own.shape[1:])
+    found[held] = own[wanted[held] - rows.start]
+    if world_size() > 1:
+        dist.all_reduce(found)
+    return found
+
+
+@torch.no_grad()
+def collect(own: Tensor, count: int) -> Tensor:
+    """The whole of a table of `count` rows of which every rank holds its `share`: on the first rank's CPU, else empty.
+
+    It goes in pieces, so that only the first rank ever holds more than its own.
+    """
+    size, first = -(-count // world_size()), rank() == 0
+    whole = torch.empty(world_size() * size if first else 0, *own.shape[1:], dtype=own.dtype)
+    piece = _rows_at_a_time(own)
+    for start in range(0, size, piece):
+        stop = min(start + piece, size)
+        sent = torch.zeros(stop - start, *own.shape[1:], dtype=own.dtype)
+        sent[: len(own[start:stop])] = own[start:stop]
+        blocks = [whole[number * size :][start:stop] for number in range(world_size())]
+        if world_size() > 1:
+            dist.gather(sent, blocks if first else None)
+        else:
+            blocks[0].copy_(sent)
+    return whole[:count]
+
+
+def _rows_at_a_time(own: Tensor) -> int:
+    return max(1, PIECE_BYTES // max(1, own.shape[1:].numel() * own.itemsize))
+
+
+@torch.no_grad()
+def deal(whole: Tensor | None, own: Tensor, count: int) -> None:
+    """Fill `own`, this rank's `share` of a table of `count` rows, from the whole, which only the first rank has."""
+    size = -(-count // world_size())
+    piece = _rows_at_a_time(own)
+    for start in range(0, size, piece):
+        stop = min(start + piece, size)
+        got = torch.zeros(stop - start, *own.shape[1:], dtype=own.dtype)
+        blocks: list[Tensor] | None = None
+        if whole is not None:
+            blocks = [torch.zeros_like(got) for _ in range(world_size())]
+            for number, block in enumerate(blocks):
+                rows = whole[number * size + start : number * size + stop]
+                block[: len(rows)] = rows
+        if world_size() > 1:
+            dist.scatter(got, blocks)
+        elif blocks is not None:
+            got = blocks[0]
+        own[start:stop] = got[: len(own[start:stop])]
 
 
 def barrier() -> None:

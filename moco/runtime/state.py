@@ -1,6 +1,6 @@
 """Everything that training changes, as named tensors and back: modules, optimiser, random state."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -25,27 +25,61 @@ def state_tensors(modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD) 
 
 
 def rank_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """The running statistics of every rank, under their names after `ranks.`; nothing where there is one rank."""
+    """What the first rank must have from the others; nothing where there is one rank. All ranks call it together.
+
+    These are the running statistics of every rank, under their names after `ranks.`, and under its own name the whole
+    of what is cut over the ranks (empty on all but the first), which takes the place of the first rank's share.
+    """
     if distributed.world_size() == 1:
         return {}
-    return {
+    statistics = {
         f"{EACH_RANK}{name}.{key}": distributed.gather(value[None])
         for name, module in modules.items()
         for key, value in module.named_buffers()
         if key.endswith(RUNNING)
     }
+    return statistics | {name: distributed.collect(own, count) for name, own, count in _sharded(modules)}
+
+
+def _sharded(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor, int]]:
+    """The buffers that modules say, by `sharded`, to be cut over the ranks: name, this rank's rows, rows in all."""
+    for name, module in modules.items():
+        for key, count in getattr(module, "sharded", {}).items():
+            yield f"{name}.{key}", module.get_buffer(key), count
+
+
+def withhold(tensors: dict[str, Tensor], modules: Mapping[str, nn.Module], what: str) -> dict[str, Tensor]:
+    """Take out of a checkpoint the whole of what is cut over the ranks, which is too large to be given to all of them.
+
+    Raises BadInputError where it does not fit.
+    """
+    whole = {}
+    for name, own, count in _sharded(modules):
+        found = {name: tensors[name]} if name in tensors else {}
+        require_same_shapes({name: own.new_empty(count, *own.shape[1:], device="meta")}, found, what)
+        whole[name] = tensors.pop(name)
+    return whole
 
 
 def load_state_tensors(
     tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD, what: str
 ) -> None:
-    """Put back what `state_tensors` gave, and this rank's running statistics where there are as many ranks as before.
+    """Put back what `state_tensors` gave.
+
+    Only the first rank has the whole of what is cut over the ranks; each gets its share. The running statistics are
+    this rank's own where there are as many ranks as before, else their mean.
 
     Raises BadInputError naming the first tensor that does not fit.
     """
     of_ranks = {name.removeprefix(EACH_RANK): value for name, value in tensors.items() if name.startswith(EACH_RANK)}
     tensors = {name: value for name, value in tensors.items() if not name.startswith(EACH_RANK)}
-    require_same_shapes(state_tensors(modules, optimizer), tensors, what)
+    sharded = {name: (own, count) for name, own, count in _sharded(modules)}
+    whole = {name: tensors.pop(name) for name in sharded if name in tensors}
+    expected = {name: value for name, value in state_tensors(modules, optimizer).items() if name not in sharded}
+    require_same_shapes(expected, tensors, what)
+    for name, (own, count) in sharded.items():
+        distributed.deal(whole.get(name), own, count)
+        tensors[name] = own
     if all(len(value) == distributed.world_size() for value in of_ranks.values()):
         tensors |= {name: value[distributed.rank()] for name, value in of_ranks.items()}
     for name, module in modules.items():

@@ -199,6 +199,25 @@ def test_bank_draws_at_most_all_images(negatives: int) -> None:
         MemoryBank(12, DIM, negatives=negatives)
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_first_entries_do_not_depend_on_the_ranks(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    """Each rank draws its own rows, in chunks that lie across the shares; together they are those of one process."""
+    monkeypatch.setattr("moco.core.dictionary.CHUNK", 7)
+    whole = MemoryBank(30, DIM, negatives=6, seed=5).features
+    assert len({tuple(row) for row in whole.tolist()}) == 30
+    for module in ("core.dictionary", "runtime.distributed"):
+        monkeypatch.setattr(f"moco.{module}.world_size", lambda: ranks)
+    shares = []
+    for rank in range(ranks):
+        monkeypatch.setattr("moco.runtime.distributed.rank", lambda rank=rank: rank)
+        bank = MemoryBank(30, DIM, negatives=6, seed=5, shard_from=30 * DIM * 4)
+        assert bank.sharded == {"features": 30}
+        assert len(bank.features) == len(bank.rows)
+        shares.append(bank.features)
+    assert torch.equal(torch.cat(shares), whole)
+    assert not MemoryBank(30, DIM, negatives=6, seed=5, shard_from=30 * DIM * 4 + 1).sharded
+
+
 def test_restored_bank_goes_on_identically() -> None:
     """A bank restored from a state_dict draws and moves as the one that was never saved."""
     bank, restored = (MemoryBank(12, DIM, negatives=6, seed=5) for _ in range(2))

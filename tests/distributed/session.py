@@ -1,0 +1,187 @@
+"""What one of R processes does: real runs of `pretrain`, each into a folder of its own.
+
+    python -m torch.distributed.run --standalone --nproc-per-node R -m tests.distributed.session FOLDER [EARLIER]
+
+FOLDER/CASE are the runs; FOLDER/RANK.json is what else this process found. EARLIER is the folder of another session,
+with another number of processes: a run of it is taken up from its checkpoint in the middle.
+"""
+
+import dataclasses
+import functools
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from moco import prepare
+from moco.config import PretrainConfig
+from moco.core.dictionary import MemoryBank
+from moco.data.catalog import load
+from moco.data.images import Subset
+from moco.data.loader import Batch
+from moco.errors import BadInputError
+from moco.pretrain import pretrain
+from moco.recipes import recipe
+from moco.runtime import distributed
+from moco.runtime.checkpoint import checkpoint_path
+
+STEPS, MIDDLE, BATCH, IMAGES, QUEUE = 50, 25, 16, 80, 72
+SMALL: dict[str, Any] = {
+    "arch": "resnet18-w4", "image_size": 12, "view_size": None, "batch_size": BATCH, "queue_size": QUEUE,
+    "max_steps": STEPS, "bn_groups": 4, "log_every": 1, "checkpoint_every": MIDDLE, "knn_every": 0, "threads": 1,
+    "precision": "fp32", "device": "cpu", "augment": "cifar", "lr": 0.02, "feature_dim": 8, "timeout": 60.0,
+}  # fmt: skip
+SHARDED, RESUMED, WRONG_GROUPS, FP32 = "memory-bank-sharded", "memory-bank-resumed", "queue-of-2-groups", "queue-fp32"
+CASES: dict[str, dict[str, Any]] = {
+    "queue": {"dictionary": "queue"},
+    "queue-symmetric": {"dictionary": "queue", "symmetric": True},
+    "memory-bank": {"dictionary": "memory-bank"},
+    SHARDED: {"dictionary": "memory-bank"},
+    "in-batch": {"dictionary": "in-batch"},
+}
+"""What is compared in float64, with the same config on any number of processes."""
+
+Sent = dict[str, list[int]]
+
+
+def config_of(out: Path, **values: Any) -> PretrainConfig:
+    """A config of small steps on the digits."""
+    return recipe("quick", data="digits", out=out, **{**SMALL, **values})
+
+
+def images() -> Subset:
+    """So few that the runs pass over them ten times."""
+    return Subset(load("digits")["train"], np.arange(IMAGES))
+
+
+def global_batches(config: PretrainConfig, steps: int) -> list[Batch]:
+    """The whole batch of each step, in float32; every process computes the same pixels."""
+    batches = prepare.build_batches(prepare.resolve(config, images()), images())
+    whole = dataclasses.replace(batches, rank=0, ranks=1)
+    return [whole[step] for step in range(steps)]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The rank's contiguous block of each global batch, in a precision; where there is no f_k, without key views."""
+
+    batches: list[Batch]
+    dtype: torch.dtype
+    key_views: bool
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in one pass over the images."""
+        return IMAGES // BATCH
+
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
+        """The batches of steps start..stop-1."""
+        for x_q, x_k, index in self.batches[start:stop]:
+            assert x_k is not None
+            q, k = (distributed.local_block(x).to(self.dtype) for x in (x_q, x_k))
+            yield q, k if self.key_views else None, distributed.local_block(index)
+
+
+def train(config: PretrainConfig, batches: list[Batch], dtype: torch.dtype, *, sharded: bool = False) -> None:
+    """A run in a precision, with a memory bank that is cut over the processes however small it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "MemoryBank", functools.partial(MemoryBank, shard_from=0 if sharded else 1 << 40))
+        torch.set_default_dtype(dtype)
+        pretrain(config, images(), batches=Shares(batches, dtype, config.dictionary != "memory-bank"))
+        torch.set_default_dtype(torch.float32)
+
+
+def take_up(run: Path, earlier: Path) -> None:
+    """Make a run folder of what an earlier run had left in the middle of it."""
+    middle = checkpoint_path(run, MIDDLE)
+    middle.parent.mkdir(parents=True)
+    shutil.copy(checkpoint_path(earlier, MIDDLE), middle)
+    shutil.copy(earlier / "config.json", run)
+    shutil.copy(earlier / "metrics.jsonl", run)
+
+
+def refusal(config: PretrainConfig, given: Subset) -> str:
+    """What a run says that cannot begin."""
+    try:
+        pretrain(config, given)
+    except BadInputError as error:
+        return str(error)
+    return "nothing was refused"
+
+
+def counted(patch: pytest.MonkeyPatch, sent: Sent) -> None:
+    """From now on note the bytes that are given to each kind of collective, by its name."""
+
+    def counting(name: str, payload: Callable[..., Tensor]) -> None:
+        collective = getattr(dist, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            sent.setdefault(name, []).append(payload(*arguments).nbytes)
+            return collective(*arguments, **options)
+
+        patch.setattr(dist, name, call)
+
+    counting("all_to_all_single", lambda output, given: given)
+    counting("all_gather", lambda outputs, given: given)
+    counting("all_reduce", lambda given: given)
+
+
+def tables(patch: pytest.MonkeyPatch) -> dict[str, list[list[float]]]:
+    """A table of five rows, cut over the processes (of four the last has none), handed on row by row."""
+    patch.setattr(distributed, "PIECE_BYTES", 1)
+    whole = torch.arange(10.0).reshape(5, 2)
+    rows = distributed.share(5)
+    own = whole[rows.start : rows.stop].clone()
+    dealt = torch.zeros_like(own)
+    distributed.deal(whole if distributed.rank() == 0 else None, dealt, 5)
+    return {
+        "own": own.tolist(),
+        "dealt": dealt.tolist(),
+        "collected": distributed.collect(own, 5).tolist(),
+        "fetched": distributed.fetch(own, rows, torch.tensor([4, 0, 3, 3])).tolist(),
+    }
+
+
+def main(folder: Path, earlier: Path | None) -> None:
+    """All that one process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    distributed.start("cpu", timeout=60)
+    found: dict[str, Any] = {}
+    rank, ranks = distributed.rank(), distributed.world_size()
+    if ranks > 1:
+        unequal = Subset(load("digits")["train"], np.arange(IMAGES - rank))
+        found["unequal data"] = refusal(config_of(folder / "unequal"), unequal)
+        found["unequal flags"] = refusal(config_of(folder / "unequal", lr=0.1 * (rank + 1)), images())
+    with pytest.MonkeyPatch.context() as patch:
+        found["tables"] = tables(patch)
+    batches = global_batches(config_of(folder), STEPS)
+    for name, values in CASES.items():
+        train(config_of(folder / name, **values), batches, torch.float64, sharded=name == SHARDED)
+    with pytest.MonkeyPatch.context() as patch:
+        counted(patch, sent := {})
+        train(config_of(folder / FP32, dictionary="queue", max_steps=3), batches, torch.float32)
+    found["sent"] = sent
+    if earlier is not None:
+        if rank == 0:
+            take_up(folder / RESUMED, earlier / SHARDED)
+        distributed.barrier()
+        train(config_of(folder / RESUMED, **CASES[SHARDED]), batches, torch.float64, sharded=True)
+    if ranks == 1:
+        train(config_of(folder / WRONG_GROUPS, dictionary="queue", bn_groups=2), batches, torch.float64)
+    (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    distributed.barrier()
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
