@@ -149,10 +149,11 @@ def lock(run: Path) -> TextIO:
         raise BadInputError(f"--out {run}: process {holder} is writing it: wait, or give another") from error
     if sys.platform != "win32":
         os.register_at_fork(after_in_child=file.close)  # a loading process must not hold it when this one is killed
-    file.seek(0)
-    file.truncate()
-    file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+    with _naming(run / ".lock"):
+        file.seek(0)
+        file.truncate()
+        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
     return file
 
 
