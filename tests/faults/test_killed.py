@@ -118,6 +118,15 @@ def test_a_killed_rank(tmp_path: Path) -> None:
     assert f"without a pulse: 1 (process {training.processes[1].pid} on " in training.text().splitlines()[-1]
 
 
+def test_a_rank_that_never_comes(tmp_path: Path) -> None:
+    """A rank that dies before the others have met it is told of as well."""
+    training = start(command(tmp_path / "run", timeout=3), tmp_path, ranks=2)
+    training.send(signal.SIGSTOP, 1)
+    training.processes[0].join(60)
+    assert training.processes[0].exitcode == 1
+    assert "moco: error: process 0 of 2 did not meet the others at 127.0.0.1:" in training.text().splitlines()[-1]
+
+
 def test_a_killed_loading_process(tmp_path: Path, whole: Whole) -> None:
     """Row 12: one clear line that names it, exit code 1; the checkpoint is sound and the run goes on."""
     run, place = tmp_path / "run", gate(tmp_path / "gate")
