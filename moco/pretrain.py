@@ -11,7 +11,7 @@ from moco.config import PretrainConfig, settled
 from moco.core.loss import Contrast, info_nce
 from moco.core.pair import EncoderPair
 from moco.data.images import Images
-from moco.data.loader import Batches, moved
+from moco.data.loader import Batches, loading, moved
 from moco.prepare import build_batches, build_dictionary, build_encoder, build_schedule, introduction, resolve
 from moco.record import Monitor, Record, earlier_run
 from moco.runtime import distributed, pulse
@@ -50,7 +50,8 @@ def pretrain(
     trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
     log = RunLog(config.out, steps, active=distributed.rank() == 0, stdout=not config.json)
 
-    with log, StopRequest() as request, pulse.watched(distributed.rank(), distributed.world_size()):
+    watched = pulse.watched(distributed.rank(), distributed.world_size())
+    with log, StopRequest() as request, loading(), watched:
         record = Record(config, trained, optimizer, log, len(images), monitor)
         start = record.restore()
         log.say(introduction(config, f_q, images))

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from moco.errors import BadInputError, DivergedError
 from moco.interop.checkpoints import encoder_metadata
 from moco.runtime import distributed
 from moco.runtime.checkpoint import (
+    KEPT,
     Newest,
     Writer,
     checkpoint_path,
@@ -86,6 +88,7 @@ class Record:
         self.encoder = encoder
         self.result: dict[str, Any] = {"run": str(config.out)}
         self.writer = Writer()
+        self._sound: list[Path] = []  # the checkpoints that were read or written here, oldest first
         self._recent: list[Contrast] = []
         self._recent_steps, self._recent_since = 0, time.monotonic()
         self._ranks_known = distributed.world_size() == 1
@@ -106,6 +109,7 @@ class Record:
             for reason in refused:
                 self.log.say(f"passed over: {reason}")
             load_state_tensors({**tensors, **whole}, self.modules, self.optimizer, str(path))
+            self._sound = [path]
             step, seconds = int(metadata["step"]), float(metadata["seconds"])
         path = self.config.out / "config.json"
         if path.is_file():
@@ -160,6 +164,7 @@ class Record:
         memory = peak_memory(self.config.device) / 2**20
         self.result.update(step=step, seconds=round(self.log.seconds, 1), peak_memory_mib=round(memory))
         self.log.status("done", step=step, exit_code=0, result=self.result)
+        distributed.barrier()
         return self.result
 
     def stop(self, step: int, exit_code: int) -> dict[str, Any]:
@@ -169,6 +174,7 @@ class Record:
         self.log.event("stopped", step=step)
         self.log.say(f"stopped after step {step}, saved: go on with the same command, or with moco resume")
         self.log.status("stopped", step=step, exit_code=exit_code)
+        distributed.barrier()  # when one process ends torchrun ends the others: not while the first is writing
         return self.result
 
     def _log_ranks(self, step: int, index: Tensor) -> None:
@@ -206,10 +212,12 @@ class Record:
         out, seconds = self.config.out, self.log.seconds
 
         def write() -> None:
-            kinds = {**described, "kind": "checkpoint", "seconds": seconds}, {**described, "kind": "encoder"}
-            save_tensors(checkpoint_path(out, step), tensors, kinds[0])
-            remove_old_checkpoints(out, step)
-            save_tensors(out / "encoder.safetensors", encoder, kinds[1])
+            # the encoder first: where a run is killed in between, it does the last steps again and writes both
+            save_tensors(out / "encoder.safetensors", encoder, {**described, "kind": "encoder"})
+            path = checkpoint_path(out, step)
+            save_tensors(path, tensors, {**described, "kind": "checkpoint", "seconds": seconds})
+            self._sound = [*self._sound, path][-KEPT:]
+            remove_old_checkpoints(out, self._sound)
             self.log.status("running", step=step)
 
         if self.log.active:

@@ -1,6 +1,8 @@
 """The batches of a run: the order of the images, and the two views of each."""
 
+import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -14,6 +16,7 @@ from moco.data.images import ArrayImages, Images
 from moco.data.views import Look, of_array, of_images
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers, Stream, permuted
+from moco.runtime.signals import StopRequest
 
 Batch = tuple[Tensor, Tensor | None, Tensor]
 """x_q (N, 3, H, W), x_k of the same shape or None, index (N,)."""
@@ -95,7 +98,9 @@ class ViewBatches(Dataset[Batch]):
         """The batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
         own = torch.Generator()  # the loader draws a seed for its processes: not from what models draw from
         steps = range(start, stop)
-        for batch in DataLoader(_Told(self), batch_size=None, sampler=steps, num_workers=workers, generator=own):
+        for batch in DataLoader(
+            _Told(self), batch_size=None, sampler=steps, num_workers=workers, generator=own, worker_init_fn=_go_on
+        ):
             if isinstance(batch, BadInputError):
                 raise batch
             x_q, x_k, index = batch
@@ -113,6 +118,27 @@ class _Told(Dataset[Batch | BadInputError]):
             return self.batches[step]
         except BadInputError as error:
             return error
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Raise ChildProcessError, in one clear line, where a loading process dies: torch tells it amidst a step."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        reason = str(error).strip().splitlines()[0].strip()
+        raise ChildProcessError(
+            f"a process that loads images is lost: {reason} If the memory was full, give fewer --workers. "
+            f"The last checkpoint is sound: the same command goes on from it"
+        ) from error
+
+
+def _go_on(worker: int) -> None:
+    """A loading process goes on until the training ends, also where torchrun or a terminal signals all of a group."""
+    for number in StopRequest.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def moved(batch: Batch, device: str) -> Batch:

@@ -1,11 +1,9 @@
 """Tensors in safetensors files that are whole or refused: written aside, then renamed; read against their digest."""
 
-import contextlib
 import hashlib
 import json
-import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from moco.errors import BadInputError
+from moco.runtime.files import replace_file
 
 Metadata = dict[str, Any]
 Newest = tuple[Path, dict[str, Tensor], Metadata, list[str]]
@@ -57,20 +56,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) 
     """Write tensors and metadata (JSON) so that `path` is at every moment the old file or the new one."""
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({**metadata, "sha256": digest(own, metadata)}, sort_keys=True)
-    content = save(own, {"moco": text})
-    partial = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise OSError(error.errno, f"cannot write {len(content)} bytes ({error.strerror})", str(path)) from error
+    replace_file(path, save(own, {"moco": text}))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
@@ -90,17 +76,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     if not isinstance(metadata, dict) or metadata.pop("sha256", None) != digest(tensors, metadata):
         raise BadInputError(f"{path}: damaged, its digest does not fit its contents")
     return tensors, metadata
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in a folder last through a loss of power."""
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Metadata) -> str:
@@ -124,26 +99,31 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def newest_checkpoint(run: Path) -> Newest | None:
-    """The newest sound checkpoint of a run, and what was wrong with each newer one; None where there is none."""
+    """The newest sound checkpoint of a run, and what was wrong with each newer one; None where there is none at all.
+
+    Raises BadInputError where there are some and all are damaged: to start over is not for the machine to decide.
+    """
     refused: list[str] = []
     for path in checkpoints(run):
         try:
             return path, *load_tensors(path), refused
         except BadInputError as error:
             refused.append(str(error))
+    if refused:
+        raise BadInputError(
+            f"{run}: none of its {len(refused)} checkpoints is sound (the newest: {refused[0]}): "
+            f"remove the folder {run / 'checkpoints'} to start over"
+        )
     return None
 
 
-def remove_old_checkpoints(run: Path, step: int) -> None:
-    """Keep the checkpoint of `step`, just written and so sound, and the newest before it; remove half-written ones.
+def remove_old_checkpoints(run: Path, keep: Collection[Path]) -> None:
+    """Remove all but `keep`, which are known to be sound, and half-written ones.
 
-    Later ones were passed over when the run was resumed, since they were damaged: they go. What cannot be removed
-    stays, with a warning: it harms nobody.
+    What cannot be removed stays, with a warning: it harms nobody.
     """
-    written = checkpoint_path(run, step)
-    earlier = [path for path in checkpoints(run) if path < written]
     half_written = set((run / "checkpoints").glob("*.part"))
-    for path in (set(checkpoints(run)) | half_written) - {written, *earlier[: KEPT - 1]}:
+    for path in sorted((set(checkpoints(run)) | half_written) - set(keep)):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from moco.errors import BadInputError, DivergedError
+from moco.errors import BadInputError, DivergedError, StalledError
 from moco.runtime import pulse
 
 Value = TypeVar("Value")
@@ -40,7 +40,15 @@ def start(device: str, timeout: float = 600.0) -> None:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         # small objects and what is saved travel by gloo, also between GPUs
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        try:
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        except RuntimeError as error:
+            who = f"process {os.environ.get('RANK')} of {os.environ['WORLD_SIZE']}"
+            where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            raise StalledError(
+                f"{who} did not meet the others at {where} within {timeout:g} s ({str(error).splitlines()[0]}): "
+                f"are all of them started, and can they reach each other?"
+            ) from error
         pulse.start(rank())
 
 
@@ -167,7 +175,8 @@ def from_first(make: Callable[[], Value]) -> Value:
             told[0] = make()
         except (BadInputError, DivergedError, OSError) as error:
             told[1] = error
-    dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
+    with pulse.watched(rank(), world_size()):
+        dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
     if told[1] is not None:
         raise told[1]
     value: Value = told[0]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from moco.errors import StalledError
+from moco.errors import DivergedError, StalledError
 
 SECONDS = 1.0
 """Between two beats."""
@@ -44,6 +44,8 @@ def watched(rank: int, ranks: int) -> Iterator[None]:
     """Raise StalledError, which names the processes without a pulse, where a collective fails inside."""
     try:
         yield
+    except (StalledError, DivergedError):  # has been told, and may hold a folder's name with one of the words below
+        raise
     except RuntimeError as error:
         if ranks == 1 or isinstance(error, torch.OutOfMemoryError) or not _is_of_a_collective(error):
             raise

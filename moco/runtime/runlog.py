@@ -3,8 +3,11 @@
 import json
 import math
 import os
+import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -14,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from moco.errors import BadInputError
 from moco.runtime import distributed
+from moco.runtime.files import replace_file
 
 if sys.platform != "win32":
     import fcntl
@@ -54,11 +58,16 @@ class RunLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._progress:
             self._progress.stop()
-        if self.active:
-            self._metrics.close()
-            self._events.close()
-        if self._lock:
-            self._lock.close()
+        try:
+            if self.active:
+                self._metrics.close()
+                self._events.close()
+        except OSError:  # on a full disk; where that ended the run, it has been said
+            if error is None:
+                raise
+        finally:
+            if self._lock:
+                self._lock.close()
 
     @property
     def seconds(self) -> float:
@@ -88,8 +97,9 @@ class RunLog:
         self._write({"step": step, **values})
         if not self.active:
             return
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        with _naming(self.run / "events.out.tfevents"):
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
         shown = "  ".join(f"{name} {_rounded(value)}" for name, value in values.items())
         if "loss" in values:
             self._latest = f"loss {values['loss']:.3f}  {values['images_per_second']:.0f} images/s"
@@ -117,8 +127,9 @@ class RunLog:
                 name: None if isinstance(value, float) and not math.isfinite(value) else value
                 for name, value in values.items()
             }
-            self._metrics.write(json.dumps({**finite, "time": round(self.seconds, 3)}) + "\n")
-            self._metrics.flush()
+            with _naming(self.run / "metrics.jsonl"):
+                self._metrics.write(json.dumps({**finite, "time": round(self.seconds, 3)}) + "\n")
+                self._metrics.flush()
 
 
 def lock(run: Path) -> TextIO:
@@ -138,18 +149,26 @@ def lock(run: Path) -> TextIO:
         raise BadInputError(f"--out {run}: process {holder} is writing it: wait, or give another") from error
     if sys.platform != "win32":
         os.register_at_fork(after_in_child=file.close)  # a loading process must not hold it when this one is killed
-    file.seek(0)
-    file.truncate()
-    file.write(f"{os.getpid()}\n")
-    file.flush()
+    with _naming(run / ".lock"):
+        file.seek(0)
+        file.truncate()
+        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
     return file
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that it is at every moment the old one or the new one."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    replace_file(path, text.encode())
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say in an OSError which file could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write ({error.strerror or error})", str(path)) from error
 
 
 def read_status(run: Path) -> dict[str, Any]:

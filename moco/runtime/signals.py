@@ -1,14 +1,18 @@
 """A request to stop, honoured between two steps."""
 
 import signal
+import time
 from types import FrameType, TracebackType
 
 EXIT_CODE = 75
 """Of a process that was saved after a signal."""
+SAME_REQUEST = 1.0
+"""Seconds in which further signals are the first one's echo: a scheduler signals torchrun and every process, and
+torchrun hands its own on to them."""
 
 
 class StopRequest:
-    """Notes SIGINT and SIGTERM while it is entered; a second signal does what it always did."""
+    """Notes SIGINT and SIGTERM while it is entered; one that comes more than a second later does what it always did."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -24,6 +28,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.noted = True
-        for known, handler in self._before.items():
-            signal.signal(known, handler)
+        if not self.noted:
+            self.noted, self._since = True, time.monotonic()
+        elif time.monotonic() - self._since > SAME_REQUEST:
+            for known, handler in self._before.items():
+                signal.signal(known, handler)
+            signal.raise_signal(number)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from moco.errors import BadInputError
 from moco.runtime.checkpoint import (
-    KEPT,
     checkpoint_path,
     checkpoints,
     digest,
@@ -257,31 +256,44 @@ def test_newest_checkpoint_falls_back(tmp_path: Path) -> None:
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
-    """A new run has none, and a run whose only one is damaged has none either."""
+    """A new run has none."""
     assert newest_checkpoint(tmp_path) is None
-    save_steps(tmp_path, 1)
-    checkpoint_path(tmp_path, 1).write_bytes(b"")
-    assert newest_checkpoint(tmp_path) is None
+
+
+def test_none_is_sound(tmp_path: Path) -> None:
+    """A run whose checkpoints are all damaged does not quietly start over: the error says where to look."""
+    save_steps(tmp_path, 1, 2)
+    for step in (1, 2):
+        checkpoint_path(tmp_path, step).write_bytes(b"")
+    message = (
+        r"none of its 2 checkpoints is sound \(the newest: .*000000002.*\): remove the folder .*checkpoints to start"
+    )
+    with pytest.raises(BadInputError, match=message):
+        newest_checkpoint(tmp_path)
 
 
 def test_damaged_checkpoints_do_not_crowd_out_the_new_one(tmp_path: Path) -> None:
     """A run that fell back behind its damaged checkpoints keeps what it saves from then on, though of a lower step."""
-    save_steps(tmp_path, 30, 40)
+    save_steps(tmp_path, 4, 30, 40)
     for step in (30, 40):
         checkpoint_path(tmp_path, step).write_bytes(b"damaged")
     save_steps(tmp_path, 5)
-    remove_old_checkpoints(tmp_path, 5)
+    remove_old_checkpoints(tmp_path, [checkpoint_path(tmp_path, step) for step in (4, 5)])
     newest = newest_checkpoint(tmp_path)
     assert newest is not None
     assert newest[2] == {"step": 5}
+    assert checkpoints(tmp_path) == [checkpoint_path(tmp_path, step) for step in (5, 4)]
 
 
-def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
-    """Removing old ones leaves the newest two and every other file."""
+def test_what_is_to_be_kept_is_kept(tmp_path: Path) -> None:
+    """Removing old ones leaves those that are known to be sound, and every other file; half-written ones go."""
     save_steps(tmp_path, 5, 30, 200, 1000)
     other = tmp_path / "checkpoints" / "notes.txt"
     other.write_text("mine")
-    remove_old_checkpoints(tmp_path, 1000)
-    assert checkpoints(tmp_path) == [checkpoint_path(tmp_path, step) for step in (1000, 200)]
-    assert len(checkpoints(tmp_path)) == KEPT
+    half = checkpoint_path(tmp_path, 2000).with_suffix(".safetensors.part")
+    half.write_bytes(b"half")
+    sound = [checkpoint_path(tmp_path, step) for step in (1000, 30)]
+    remove_old_checkpoints(tmp_path, sound)
+    assert checkpoints(tmp_path) == sound
     assert other.exists()
+    assert not half.exists()

@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -127,7 +128,10 @@ def test_a_second_run_in_the_folder_is_refused(tmp_path: Path) -> None:
         command = [sys.executable, "-c", program, str(tmp_path)]
         other = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         log.metrics(2, LOSS)
-    assert other.stdout == f"--out {tmp_path}: process {os.getpid()} is writing it: wait, or give another\n"
+    assert (
+        other.stdout
+        == f"--out {tmp_path}: process {os.getpid()} on {socket.gethostname()} is writing it: wait, or give another\n"
+    )
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 

@@ -1,9 +1,10 @@
-"""A request to stop is noted once; afterwards, and for a second one, everything is as it was."""
+"""A request to stop is noted; one that comes later than its echo does what it always did."""
 
 import signal
 
 import pytest
 
+from moco.runtime import signals
 from moco.runtime.signals import StopRequest
 
 
@@ -25,14 +26,24 @@ def test_nothing_is_noted_without_a_signal() -> None:
         assert not request.noted
 
 
-def test_a_second_signal_does_what_it_did() -> None:
-    """After the first signal the handlers from before are back, so a second Ctrl-C interrupts."""
+@pytest.mark.parametrize("number", StopRequest.SIGNALS)
+def test_an_echo_is_the_same_request(number: signal.Signals) -> None:
+    """A scheduler's signal, which torchrun then hands on once more, does not end what is being saved."""
+    with StopRequest() as request:
+        for _ in range(3):
+            signal.raise_signal(number)
+        assert request.noted
+
+
+def test_a_second_signal_does_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later one finds the handlers from before, so a second Ctrl-C interrupts."""
+    monkeypatch.setattr(signals, "SAME_REQUEST", 0.0)
     before = {number: signal.getsignal(number) for number in StopRequest.SIGNALS}
     with StopRequest():
         signal.raise_signal(signal.SIGTERM)
-        assert {number: signal.getsignal(number) for number in StopRequest.SIGNALS} == before
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+        assert {number: signal.getsignal(number) for number in StopRequest.SIGNALS} == before
 
 
 @pytest.mark.parametrize("failing", [False, True])

@@ -1,0 +1,151 @@
+"""SIGKILLs at random moments: every run, resumed from its newest checkpoint, must end as if nothing had happened.
+
+    python -m benchmarks.kills [--kills 100] [--seed 0] [--folder FOLDER]
+
+from the root of the repository. The kills are spread over runs with each dictionary, on one and on two ranks; with two,
+half of them hit one rank only, and the other must end by itself. A run that ends before its kills are used up is
+compared, and another is begun.
+"""
+
+import random
+import signal
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from moco.core.dictionary import Mechanism
+from moco.runtime.checkpoint import newest_checkpoint
+from tests.faults.processes import assert_same_end, command, finish, kill_all, lines, resumed, start
+
+STEPS, CHECKPOINT_EVERY = 150, 4
+MOMENT = 0.8
+"""A process is killed after at most this share of the time that an undisturbed run takes."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to do."""
+
+    kills: int = 100
+    """How many, in all."""
+    seed: int = 0
+    """Of the moments."""
+    folder: Path | None = None
+    """Where the runs go; by default a folder that is removed afterwards."""
+
+
+@dataclass
+class Tally:
+    """What happened to the runs of one kind."""
+
+    dictionary: str
+    ranks: int
+    undisturbed: float = 0.0
+    """Seconds that a run takes which nobody kills."""
+    kills: int = 0
+    while_starting: int = 0
+    """Kills before a step was logged."""
+    of_one_rank: int = 0
+    resumed: list[int] = field(default_factory=list)
+    """The step of every resume event that was logged after a kill where there was a checkpoint."""
+    lost: list[int] = field(default_factory=list)
+    """Steps logged before a kill, and not in the newest checkpoint."""
+    runs: int = 0
+    """Ended, and identical to the undisturbed run."""
+
+
+def kill_runs(tally: Tally, kills: int, folder: Path, chance: random.Random) -> None:
+    """Kill runs of one kind until the number is reached, and let the last one end."""
+    flags = {"max_steps": STEPS, "checkpoint_every": CHECKPOINT_EVERY, "dictionary": tally.dictionary, "timeout": 20}
+    whole = folder / "whole" / "run"
+    whole.parent.mkdir(parents=True)
+    began = time.monotonic()
+    finish(command(whole, **flags), whole.parent, ranks=tally.ranks)
+    tally.undisturbed = time.monotonic() - began
+    workers = 1 if tally.dictionary == "queue" else 0
+    while tally.kills < kills:
+        run = folder / str(tally.runs) / "run"
+        run.parent.mkdir()
+        while not attempt(tally, run, command(run, workers=workers, **flags), kills, chance):
+            pass
+        assert_same_end(run, whole, STEPS)
+        tally.runs += 1
+
+
+def attempt(tally: Tally, run: Path, arguments: list[str], kills: int, chance: random.Random) -> bool:
+    """Start a run or go on with it, and kill it at a random moment where kills are left; whether it came to its end."""
+    newest = newest_checkpoint(run)
+    expected, before = newest[2]["step"] if newest else 0, len(resumed(run))
+    training = start(arguments, run.parent, ranks=tally.ranks)
+    if tally.kills < kills:
+        codes = training.exit_codes(seconds=chance.uniform(0, MOMENT * tally.undisturbed))
+    else:
+        codes = training.exit_codes()
+    killed = any(code is None for code in codes)
+    if killed:
+        tally.kills += 1
+        if tally.ranks > 1 and chance.random() < 0.5:
+            tally.of_one_rank += 1
+            training.send(signal.SIGKILL, chance.randrange(tally.ranks))
+            ends = training.exit_codes()
+            assert None not in ends, f"a rank hangs: {ends}"
+        training.kill()
+    told = resumed(run)[before:]
+    assert told in ([], [expected]), f"{run} was resumed at {told}, and its newest checkpoint was of step {expected}"
+    if expected:
+        tally.resumed += told
+    if not killed:
+        assert set(codes) == {0}, f"{codes}\n" + "\n".join(training.text(rank) for rank in range(tally.ranks))
+        return True
+    logged = [line["step"] for line in lines(run, "loss")]
+    newest = newest_checkpoint(run)
+    after = newest[2]["step"] if newest else 0
+    assert after >= expected, f"{run} had a checkpoint of step {expected}, and now {after}"
+    tally.while_starting += not logged or logged[-1] <= expected
+    tally.lost.append(max(0, (logged[-1] if logged else 0) - after))
+    return False
+
+
+def shown(tallies: list[Tally]) -> Table:
+    """The figures of every kind of run, and their sum."""
+    table = Table("dictionary", "ranks", "kills", "of one rank", "before a step", "resumed", "at steps", "lost", "runs")
+    for tally in tallies:
+        steps = f"{min(tally.resumed)} to {max(tally.resumed)}" if tally.resumed else "-"
+        lost = f"{sum(tally.lost) / max(1, len(tally.lost)):.1f}, at most {max(tally.lost, default=0)}"
+        counts = tally.kills, tally.of_one_rank, tally.while_starting, len(tally.resumed)
+        table.add_row(tally.dictionary, str(tally.ranks), *map(str, counts), steps, lost, f"{tally.runs} identical")
+    return table
+
+
+def main(options: Options) -> None:
+    """Kill, compare, and print the figures; an assertion fails where anything differs."""
+    began, chance, console = time.monotonic(), random.Random(options.seed), Console(width=120)  # noqa: S311
+    tallies = [Tally(dictionary, ranks) for dictionary in get_args(Mechanism) for ranks in (1, 2)]
+    with tempfile.TemporaryDirectory() as temporary:
+        for number, tally in enumerate(tallies):
+            share = (options.kills + number) // len(tallies)
+            folder = (options.folder or Path(temporary)) / f"{tally.dictionary}-{tally.ranks}"
+            try:
+                kill_runs(tally, share, folder, chance)
+            finally:
+                kill_all()
+            console.print(f"{tally.dictionary}, {tally.ranks} rank(s): {tally.kills} kills", highlight=False)
+    console.print(shown(tallies))
+    total, resumes = sum(tally.kills for tally in tallies), [step for tally in tallies for step in tally.resumed]
+    assert all(step > 0 for step in resumes)
+    console.print(
+        f"{total} kills, {len(resumes)} resumptions from a checkpoint, all at its step (more than 0); "
+        f"{sum(tally.runs for tally in tallies)} runs, all identical to the undisturbed ones; "
+        f"{time.monotonic() - began:.0f} s",
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

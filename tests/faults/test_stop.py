@@ -1,0 +1,155 @@
+"""SIGTERM and SIGINT: to torchrun, to one rank, at bad moments, twice (rows 6-9)."""
+
+import functools
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from moco.runtime.checkpoint import load_tensors
+from moco.runtime.signals import SAME_REQUEST
+from tests.faults.conftest import Whole
+from tests.faults.injections import each, gate, pause_before, pause_in_batch, pause_in_monitor, pause_in_save
+from tests.faults.processes import (
+    Inject,
+    assert_same_end,
+    command,
+    finish,
+    lines,
+    reached,
+    resumed,
+    saved_steps,
+    start,
+    status,
+    torchrun,
+    until,
+)
+
+
+def assert_stopped(run: Path, step: int) -> None:
+    """A run was saved after a step, which is the last that it made."""
+    assert saved_steps(run)[0] == step
+    assert [line["step"] for line in lines(run, "loss")][-1] == step
+    assert lines(run, "event")[-1] | {"time": 0} == {"event": "stopped", "step": step, "time": 0}
+    assert (status(run)["state"], status(run)["step"], status(run)["exit_code"]) == ("stopped", step, 75)
+    assert not list(run.rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_with_workers(tmp_path: Path, whole: Whole) -> None:
+    """Row 6: torchrun signals whole process groups; the loading processes leave it to the ranks, which save."""
+    run, flags = tmp_path / "run", {"max_steps": 200}
+    job = torchrun(command(run, workers=2, **flags), tmp_path / "said", "--standalone", "--nproc-per-node", "2")
+    reached(run, 3)
+    job.process.terminate()
+    job.process.wait(60)
+    step = lines(run, "loss")[-1]["step"]
+    assert 3 <= step < 200
+    assert_stopped(run, step)
+    assert "stopped after step" in job.text()
+    assert "Traceback" not in job.text().split("stopped after step")[0]
+    finish(command(run, workers=0, **flags), tmp_path, ranks=2)
+    assert resumed(run) == [step]
+    assert_same_end(run, whole(2, **flags), 200)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group(tmp_path: Path, whole: Whole, number: signal.Signals) -> None:
+    """A terminal and torchrun signal the loading processes too."""
+    run, place = tmp_path / "run", gate(tmp_path / "gate")
+    training = start(command(run, workers=2), tmp_path, inject=functools.partial(pause_before, place, 4))
+    place.wait()
+    training.send(number, group=True)
+    place.open()
+    assert training.exit_codes() == [75], training.text()
+    assert_stopped(run, 5)
+    finish(command(run), tmp_path)
+    assert_same_end(run, whole())
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_sigterm_to_one_rank_only(tmp_path: Path, whole: Whole, rank: int) -> None:
+    """Row 7: both ranks stop after the same step."""
+    run, place = tmp_path / "run", gate(tmp_path / "gate")
+    inject = functools.partial(pause_before, place, 4, rank)
+    training = start(command(run), tmp_path, ranks=2, inject=inject)
+    place.wait()
+    training.send(signal.SIGTERM, rank)
+    place.open()
+    assert training.exit_codes() == [75, 75], training.text()
+    assert_stopped(run, 5)
+    finish(command(run), tmp_path, ranks=2)
+    assert_same_end(run, whole(2))
+
+
+def test_no_rank_leaves_before_all_is_written(tmp_path: Path) -> None:
+    """Row 7: torchrun ends the others when one rank ends, so that rank 1 waits for what rank 0 writes."""
+    run, before, saving = tmp_path / "run", gate(tmp_path / "before"), gate(tmp_path / "saving")
+    pauses = functools.partial(pause_before, before, 4, 1), functools.partial(pause_in_save, saving, 5)
+    training = start(command(run), tmp_path, ranks=2, inject=functools.partial(each, pauses))
+    before.wait()
+    training.send(signal.SIGTERM, 1)
+    before.open()
+    saving.wait()
+    assert training.exit_codes(seconds=1.0) == [None, None]
+    saving.open()
+    assert training.exit_codes() == [75, 75]
+
+
+def moments(where: str, folder: Path) -> tuple[Inject, dict[str, object], int]:
+    """How to pause in the midst of something, the flags that make it happen, and the step that is saved."""
+    place = gate(folder)
+    return {
+        "saving": (functools.partial(pause_in_save, place, 3), {"checkpoint_every": 3}, 4),
+        "evaluating": (functools.partial(pause_in_monitor, place), {"knn_every": 100}, 1),
+        "first batch": (functools.partial(pause_in_batch, place, 0), {"workers": 0}, 1),
+    }[where]
+
+
+@pytest.mark.parametrize("where", ["saving", "evaluating", "first batch"])
+def test_sigterm_at_a_bad_moment(tmp_path: Path, whole: Whole, where: str) -> None:
+    """Row 8: the step is made, saved, and the run goes on as if nothing had been."""
+    run = tmp_path / "run"
+    inject, flags, least = moments(where, tmp_path / "gate")
+    training = start(command(run, **flags), tmp_path, inject=inject)
+    until((tmp_path / "gate" / "reached").exists, where)
+    training.send(signal.SIGTERM)
+    (tmp_path / "gate" / "open").touch()
+    assert training.exit_codes() == [75], training.text()
+    assert saved_steps(run)[0] >= least
+    assert_stopped(run, saved_steps(run)[0])
+    finish(command(run, **{**flags, "knn_every": 0}), tmp_path)
+    assert_same_end(run, whole())
+
+
+def test_a_second_sigterm(tmp_path: Path, whole: Whole) -> None:
+    """Row 9: it ends the process at once, in the midst of a write; the checkpoint before is sound."""
+    run, place = tmp_path / "run", gate(tmp_path / "gate")
+    inject = functools.partial(pause_in_save, place, 8)
+    training = start(command(run, checkpoint_every=4), tmp_path, inject=inject)
+    place.wait()
+    training.send(signal.SIGTERM)
+    first = time.monotonic()
+    until(lambda: time.monotonic() > first + SAME_REQUEST + 0.5, "the echo's end")
+    training.send(signal.SIGTERM)
+    assert training.exit_codes(seconds=5.0) == [-signal.SIGTERM]
+    assert saved_steps(run) == [4]
+    assert list((run / "checkpoints").glob("*.part"))
+    load_tensors(run / "checkpoints" / "000000004.safetensors")
+    finish(command(run, checkpoint_every=4), tmp_path)
+    assert resumed(run) == [4]
+    assert_same_end(run, whole())
+    assert not list(run.rglob("*.part"))
+
+
+def test_an_echo_of_the_first_sigterm(tmp_path: Path) -> None:
+    """A scheduler that signals every process, and torchrun that hands it on, ask once."""
+    run, place = tmp_path / "run", gate(tmp_path / "gate")
+    training = start(command(run), tmp_path, inject=functools.partial(pause_before, place, 2))
+    place.wait()
+    for _ in range(3):
+        training.send(signal.SIGTERM)
+    place.open()
+    assert training.exit_codes() == [75], training.text()
+    assert_stopped(run, 3)
