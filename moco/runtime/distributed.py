@@ -172,6 +172,14 @@ def from_first(make: Callable[[], Value]) -> Value:
     return value
 
 
+def gather_values(value: Value) -> list[Value]:
+    """What each rank has, in the order of the ranks; for small things."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def require_same(value: object, what: str) -> None:
     """Raise BadInputError on every rank where the ranks do not have the same value."""
     values: list[Any] = [None] * world_size()
