@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import tyro
 
 from moco.config import BenchConfig, KnnConfig, PackConfig, PretrainConfig, ResumeConfig
-from moco.errors import BadInputError, DivergedError, StalledError
+from moco.errors import BadInputError, DivergedError, StalledError, one_line
 from moco.recipes import RECIPES
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
@@ -133,13 +133,8 @@ def _environment(**values: str) -> Any:
 
 
 def _fail(error: BaseException, code: int) -> int:
-    print(f"moco: error: {_line(error)}", file=sys.stderr)
+    print(f"moco: error: {one_line(error)}", file=sys.stderr)
     return code
-
-
-def _line(message: object) -> str:
-    """A message on one line, whatever names of files it holds."""
-    return " ".join(str(message).splitlines())
 
 
 def _show_warning(
@@ -150,4 +145,4 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"moco: warning: {_line(message)}", file=sys.stderr)
+    print(f"moco: warning: {one_line(message)}", file=sys.stderr)

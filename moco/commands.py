@@ -11,7 +11,8 @@ from moco.core.encoder import Encoder
 from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import Split, load, monitor_split
 from moco.data.images import Images, Subset, hold
-from moco.errors import BadInputError
+from moco.data.replacement import readable
+from moco.errors import BadInputError, one_line
 from moco.evaluation.alignment import align_uniform
 from moco.evaluation.features import Encoding
 from moco.evaluation.knn import knn
@@ -40,8 +41,10 @@ def resume(config: ResumeConfig) -> dict[str, Any]:
     if not path.is_file():
         raise BadInputError(f"{config.run}: no run to go on with, expected a folder with a config.json")
     settled = from_json(PretrainConfig, path.read_bytes(), path)
-    workers = settled.workers if config.workers is None else config.workers
-    return pretrain(dataclasses.replace(settled, out=config.run, workers=workers, json=config.json))
+    now: dict[str, Any] = {"out": config.run, "json": config.json, "accept_changed_data": config.accept_changed_data}
+    if config.workers is not None:
+        now["workers"] = config.workers
+    return pretrain(dataclasses.replace(settled, **now))
 
 
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:
@@ -51,12 +54,13 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     bank, queries = monitor_split(splits)
     reason = "without labels (class folders)" if bank.labels is None or queries.labels is None else None
     if reason is None and len(bank.classes) < 2:
-        reason = f"with one class only ({bank.classes[0]})"
+        reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
         print(f"the images come {reason}: no kNN accuracy; watching alignment and uniformity instead")
-        seen = first_images(splits["train"], UNLABELLED_IMAGES)
+        seen = readable(first_images(splits["train"], UNLABELLED_IMAGES))
         return lambda encoder: align_uniform(encoder, seen, AUGMENTATIONS[config.augment], how)
-    bank, queries = first_images(bank, config.knn_images), first_images(queries, max(1, config.knn_images // 5))
+    bank = readable(first_images(bank, config.knn_images))
+    queries = readable(first_images(queries, max(1, config.knn_images // 5)))
 
     def monitor(encoder: Encoder) -> dict[str, float]:
         figures = knn(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)

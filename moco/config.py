@@ -132,6 +132,8 @@ class PretrainConfig:
     """Neighbours that vote in the monitor."""
     knn_temperature: float = 0.1
     """Weight of a vote: exp(similarity / this)."""
+    accept_changed_data: bool = False
+    """Go on with a run though images were added, removed or changed since it began."""
     json: bool = False
     """End with one JSON object on standard output."""
 
@@ -144,6 +146,8 @@ class ResumeConfig:
     """The run folder."""
     workers: int | None = None
     """Processes that load images, where it is to be another number."""
+    accept_changed_data: bool = False
+    """Go on though images were added, removed or changed since the run began."""
     json: bool = False
     """End with one JSON object on standard output."""
 

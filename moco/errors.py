@@ -1,6 +1,12 @@
 """The failures that a caller can act on; `cli` turns each into its exit code."""
 
 
+def one_line(message: object) -> str:
+    """A message on one line, of which a terminal does no more than show it: names of files may hold anything."""
+    text = " ".join(str(message).splitlines())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
 class BadInputError(ValueError):
     """What was given cannot be used: says what was given, what was expected and what to do (exit code 2)."""
 

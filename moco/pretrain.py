@@ -32,7 +32,7 @@ def pretrain(
     distributed.start(resolve_device(config.device), config.timeout)
     config = resolve(config, images)
     steps, device, precision = settled(config.max_steps), config.device, config.precision
-    earlier = distributed.from_first(lambda: earlier_run(config))
+    earlier = distributed.from_first(lambda: earlier_run(config, images))
     if earlier.get("state") == "done":
         return {**earlier["result"], "already_done": True}
 
@@ -52,13 +52,14 @@ def pretrain(
 
     watched = pulse.watched(distributed.rank(), distributed.world_size())
     with log, StopRequest() as request, loading(), watched:
-        record = Record(config, trained, optimizer, log, len(images), monitor)
+        record = Record(config, trained, optimizer, log, images, monitor)
         start = record.restore()
         log.say(introduction(config, f_q, images))
         pair.f_q = distributed.wrap(f_q)
         for step, batch in enumerate(batches.run(start, steps, settled(config.workers)), start):
             record.before_step(step, batch[2])
-            x_q, x_k, index = moved(batch, device)
+            x_q, x_k, index, replaced = moved(batch, device)
+            record.replaced(step + 1, replaced)
             optimizer.param_groups[0]["lr"] = schedule(step)
 
             contrasts, written = [], []

@@ -5,7 +5,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from moco.config import PretrainConfig, flag, negatives
 from moco.configfile import from_json, to_json
 from moco.core.encoder import Encoder, encoder_tensors
 from moco.core.loss import Contrast
-from moco.errors import BadInputError, DivergedError
+from moco.data import fingerprint
+from moco.data.images import Images
+from moco.data.replacement import Damage, Replaced
+from moco.errors import BadInputError, DivergedError, one_line
 from moco.interop.checkpoints import encoder_metadata
 from moco.runtime import distributed
 from moco.runtime.checkpoint import (
@@ -30,7 +33,7 @@ from moco.runtime.checkpoint import (
     snapshot,
 )
 from moco.runtime.device import peak_memory
-from moco.runtime.runlog import RunLog, read_status, write_text
+from moco.runtime.runlog import RunLog, read_events, read_status, write_text
 from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, withhold
 
 Monitor = Callable[[Encoder], Mapping[str, float]]
@@ -38,27 +41,31 @@ Monitor = Callable[[Encoder], Mapping[str, float]]
 SHOWN_IMAGES = 8
 """How many images of each rank's share of the first batch are logged."""
 
-HOW_NOT_WHAT = frozenset({"out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every", "timeout"})
+HOW_NOT_WHAT = frozenset({
+    "out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every", "timeout", "accept_changed_data",
+})  # fmt: skip
 """Fields that do not change what a run computes: a run goes on where only these differ."""
 
 
-def earlier_run(config: PretrainConfig) -> dict[str, Any]:
+def earlier_run(config: PretrainConfig, images: Images) -> dict[str, Any]:
     """The status of the run that lies in `config.out`; empty where there is none.
 
-    Raises BadInputError where it is of another config, naming the first field that differs, and DivergedError where it
-    diverged.
+    Raises BadInputError where it is of other images, saying what changed, or of another config, naming the first field
+    that differs, and DivergedError where it diverged.
     """
     path = config.out / "config.json"
     if not path.is_file():
         return {}
     theirs = from_json(PretrainConfig, path.read_bytes(), path)
+    status = read_status(config.out)
+    if status.get("state") != "done":  # then they are no longer needed
+        fingerprint.require_same(config.out, images, accept=config.accept_changed_data)
     for name, value in vars(config).items():
         if name not in HOW_NOT_WHAT and value != getattr(theirs, name):
             raise BadInputError(
                 f"--out {config.out} holds a run with {flag(name)} {getattr(theirs, name)}, and now it is {value}: "
                 f"give another folder, or the same flags to go on"
             )
-    status = read_status(config.out)
     if status.get("state") == "diverged":
         raise DivergedError(
             f"{config.out} diverged at step {status.get('step')}: give another --out and a smaller --lr"
@@ -78,11 +85,12 @@ class Record:
         modules: Mapping[str, nn.Module],
         optimizer: torch.optim.SGD,
         log: RunLog,
-        images: int,
+        images: Images,
         monitor: Monitor | None,
     ) -> None:
         self.config, self.modules, self.optimizer, self.log, self.monitor = config, modules, optimizer, log, monitor
         self.images, self.chance_loss = images, math.log(negatives(config) + 1)
+        self.damage = Damage(len(images), config.batch_size)
         encoder = modules["f_q"]
         assert isinstance(encoder, Encoder)
         self.encoder = encoder
@@ -116,8 +124,34 @@ class Record:
             self.log.resume(step, seconds)
         elif self.log.active:
             write_text(path, to_json(self.config))
+        earlier = distributed.from_first(lambda: read_events(self.config.out, "replaced"))
+        self.damage.names = {event["index"]: str(event.get("path")) for event in earlier if "index" in event}
+        changed = distributed.from_first(self._keep_fingerprint)
+        if changed:
+            self.log.event("data_changed", step=step, what=changed)
+            self.log.say(f"going on with other images than before, as told: {changed}")
         self.log.status("running", step=step)
         return step
+
+    def _keep_fingerprint(self) -> str:
+        return fingerprint.keep(self.config.out, self.images, accept=self.config.accept_changed_data)
+
+    def replaced(self, step: int, replaced: Sequence[Replaced]) -> None:
+        """Note the images of the batch that makes `step`, on any rank, that others stand in for: once each.
+
+        Raises BadInputError, on every rank, where there are too many of them.
+        """
+        if not distributed.on_any_rank("cpu", bool(replaced))[0]:
+            return
+        for one in self.damage.add(one for part in distributed.gather_values(replaced) for one in part):
+            self.log.event("replaced", step=step, index=one.index, path=one.name, by=one.by, reason=one.reason)
+            self.log.say(one_line(f"step {step}: {one.by} stands in for {one.reason}"))
+        try:
+            self.damage.check(step)
+        except BadInputError:
+            self.writer.wait()
+            self.log.status("failed", step=step, exit_code=2)
+            raise
 
     def before_step(self, step: int, index: Tensor) -> None:
         """Ask the monitor, where it is due after `step` steps; that time does not count for images per second.
@@ -191,7 +225,7 @@ class Record:
         )
         now = time.monotonic()
         speed = self._recent_steps * self.config.batch_size / (now - self._recent_since)
-        epoch = step * self.config.batch_size / self.images
+        epoch = step * self.config.batch_size / len(self.images)
         figures = {"loss": loss, "chance_loss": self.chance_loss, "contrast_accuracy": accuracy, **values}
         self.log.metrics(step, {"epoch": round(epoch, 4), **figures, "images_per_second": round(speed, 1)})
         self.result.update(figures)

@@ -18,7 +18,7 @@ from moco.bench.photographs import images_in
 from moco.config import BenchConfig, PretrainConfig, settled
 from moco.core.encoder import Encoder
 from moco.data.images import Images
-from moco.data.loader import Batch, Batches
+from moco.data.loader import Batches, Loaded
 from moco.errors import BadInputError
 from moco.prepare import build_batches, build_encoder, resolve
 from moco.pretrain import pretrain
@@ -38,10 +38,10 @@ class _TimeIsOverError(Exception):
 class ReadyBatches:
     """One batch, again and again: what a step costs when nothing is loaded."""
 
-    batch: Batch
+    batch: Loaded
     steps_per_epoch: int = ENDLESS
 
-    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Loaded]:
         """The batch, stop - start times."""
         return itertools.repeat(self.batch, stop - start)
 
@@ -50,7 +50,7 @@ def step(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
     """The loop alone, on a batch that is ready; and the operations that it takes by formula."""
     training, images = _training(config, folder, case)
     resolved = resolve(training, images)
-    batch = build_batches(resolved, images)[0]
+    batch = build_batches(resolved, images).loaded(0)
     flops = step_flops(build_encoder(resolved).to("meta"))
     found = timed(training, images, config.seconds, ReadyBatches(batch))
     return {

@@ -3,8 +3,8 @@
 import io
 import os
 from array import array
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -24,10 +24,14 @@ EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", "
 SMALL_IMAGE = 96
 """Images of one size up to this side are held in memory ..."""
 MEMORY_BUDGET = 2 << 30
-"""... where they fit into this many bytes."""
+"""... where they fit into this many bytes, and no more than these, and one in a hundred, cannot be decoded."""
+UNREADABLE_HELD = 100
 
 TIFF_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3, 9: 3}
 """Bands of RGB, CMYK, YCbCr and L*a*b* in a TIFF; grey and palette have one."""
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""What a file may be, whatever it is called. Pillow would read more, and have EPS drawn by another program."""
 
 Labels = npt.NDArray[np.int64]
 Split = Literal["train", "val", "test"]
@@ -135,11 +139,15 @@ class ArrayImages:
     classes: tuple[str, ...] = ()
     names: Named | None = None
     """What the images were called before, such as the set that they were decoded from."""
+    unreadable: Mapping[int, str] = field(default_factory=dict)
+    """The images that could not be decoded, and why; their pixels are black."""
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> Image:
+        if index in self.unreadable:
+            raise BadInputError(self.unreadable[index])
         return self.pixels[index]
 
     def name(self, index: int) -> str:
@@ -170,19 +178,31 @@ class Subset:
 
 
 def hold(images: Images) -> Images:
-    """Decode small images of one size once, into memory; leave others to be decoded whenever they are asked for."""
+    """Decode small images of one size once, into memory; leave others to be decoded whenever they are asked for.
+
+    What cannot be decoded is noted; where that is much, nothing is held.
+    """
     if isinstance(images, ArrayImages):
         return images
-    first = images[0]
-    if max(first.shape[1:]) > SMALL_IMAGE or len(images) * first.numel() > MEMORY_BUDGET:
-        return images
-    pixels = torch.empty((len(images), *first.shape), dtype=torch.uint8)
+    pixels, unreadable = None, dict[int, str]()
     for index in range(len(images)):
-        image = images[index]
-        if image.shape != first.shape:
+        try:
+            image = images[index]
+        except BadInputError as error:
+            unreadable[index] = str(error)
+            if len(unreadable) > UNREADABLE_HELD + index // 100:
+                return images
+            continue
+        if pixels is None:
+            if max(image.shape[1:]) > SMALL_IMAGE or len(images) * image.numel() > MEMORY_BUDGET:
+                return images
+            pixels = torch.zeros((len(images), *image.shape), dtype=torch.uint8)
+        if image.shape != pixels.shape[1:]:
             return images
         pixels[index] = image
-    return ArrayImages(pixels, images.labels, images.classes, names=images)
+    if pixels is None:
+        return images
+    return ArrayImages(pixels, images.labels, images.classes, names=images, unreadable=unreadable)
 
 
 def decode(path: bytes | str | Path) -> Image:
@@ -202,7 +222,7 @@ def decode_bytes(content: bytes, name: str) -> Image:
 
 def _decode(source: str | io.BytesIO, name: str) -> Image:
     try:
-        with PillowImage.open(source) as file:
+        with PillowImage.open(source, formats=FORMATS) as file:
             _check_bands(file, name)
             rgb = _to_rgb(ImageOps.exif_transpose(file), name)
     except BadInputError:

@@ -22,6 +22,7 @@ SHRINKS = (8, 4, 2, 1)
 """The sizes that the decoders' vector units compute; other eighths take longer than the full size."""
 ORIENTATION = 0x0112
 """The EXIF tag that says how a picture is to be turned."""
+FORMATS = ("JPEG",)
 
 
 def plain_size(content: bytes) -> tuple[int, int] | None:
@@ -29,7 +30,7 @@ def plain_size(content: bytes) -> tuple[int, int] | None:
     if not content.startswith(b"\xff\xd8\xff"):
         return None
     with suppress(Exception):  # images.decode is to say what is wrong
-        file = PillowImage.open(io.BytesIO(content))
+        file = PillowImage.open(io.BytesIO(content), formats=FORMATS)
         upright = file.getexif().get(ORIENTATION, 1) == 1
         if file.format == "JPEG" and file.mode in ("RGB", "L") and upright:
             return file.height, file.width
@@ -61,7 +62,7 @@ def _by_simplejpeg(content: bytes, shrink: int) -> npt.NDArray[np.uint8]:
 
 
 def _by_pillow(content: bytes, shrink: int) -> npt.NDArray[np.uint8]:
-    with PillowImage.open(io.BytesIO(content)) as file:
+    with PillowImage.open(io.BytesIO(content), formats=FORMATS) as file:
         wanted = (-(-file.height // shrink), -(-file.width // shrink))
         if shrink > 1:
             file.draft("RGB", (file.width // shrink, file.height // shrink))

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from moco.data.augment import Augmentation, ViewParameters, draw
 from moco.data.images import ArrayImages, Images
+from moco.data.replacement import Replaced, StandIns
 from moco.data.views import Look, of_array, of_images
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers, Stream, permuted
@@ -20,6 +21,8 @@ from moco.runtime.signals import StopRequest
 
 Batch = tuple[Tensor, Tensor | None, Tensor]
 """x_q (N, 3, H, W), x_k of the same shape or None, index (N,)."""
+Loaded = tuple[Tensor, Tensor | None, Tensor, tuple[Replaced, ...]]
+"""The same, and the images that could not be read; index is of those in their place."""
 
 
 @runtime_checkable
@@ -30,7 +33,7 @@ class Batches(Protocol):
     def steps_per_epoch(self) -> int:
         """Batches in one pass over the images."""
 
-    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Loaded]:
         """The batches of steps start..stop-1, in order."""
 
 
@@ -39,7 +42,8 @@ class ViewBatches(Dataset[Batch]):
     """The batch of every step of a run, a pure function of (seed, step): `batches[step]` is (x_q, x_k, index).
 
     An epoch passes over the images in a random order and leaves out what does not fill a batch. With several ranks,
-    `batch_size` is the total, and rank r gets the r-th contiguous block of it.
+    `batch_size` is the total, and rank r gets the r-th contiguous block of it. For an image that cannot be read another
+    stands in, with its own index and views.
     """
 
     images: Images
@@ -76,25 +80,35 @@ class ViewBatches(Dataset[Batch]):
         return permuted(range(first, first + share), len(self.images), seed=self.seed, stream=Stream.ORDER, epoch=epoch)
 
     def __getitem__(self, step: int) -> Batch:
-        index, epoch = self.index(step), step // self.steps_per_epoch
+        x_q, x_k, index, _ = self.loaded(step)
+        return x_q, x_k, index
+
+    def loaded(self, step: int) -> Loaded:
+        """The batch of `step`, and which of its images others stand in for."""
+        epoch = step // self.steps_per_epoch
+        chosen = StandIns(self.images, self.index(step), epoch, self.seed)
         streams = (Stream.VIEW_QUERY, Stream.VIEW_KEY) if self.key_views else (Stream.VIEW_QUERY,)
+        views = self._views(chosen, epoch, streams)
+        return views[0], views[1] if self.key_views else None, torch.from_numpy(chosen.index), chosen.replaced()
+
+    def _views(self, chosen: StandIns, epoch: int, streams: Sequence[Stream]) -> list[Tensor]:
         look = Look(self.augmentation, self.view_size, self.mean, self.std)
 
         def draw_views(sizes: Integers) -> list[ViewParameters]:
             return [
-                draw(self.augmentation, sizes, seed=self.seed, epoch=epoch, index=index, view=stream)
+                draw(self.augmentation, sizes, seed=self.seed, epoch=epoch, index=chosen.index, view=stream)
                 for stream in streams
             ]
 
         if isinstance(self.images, ArrayImages):
-            pixels = self.images.pixels[torch.from_numpy(index)].to(self.device)
-            sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(index), 2))
-            views = [of_array(pixels, parameters, look) for parameters in draw_views(sizes)]
-        else:
-            views = of_images(self.images, index, draw_views, look, scaled=self.decode == "scaled")
-        return views[0], views[1] if self.key_views else None, torch.from_numpy(index)
+            chosen.pass_over(self.images.unreadable)
+            pixels = self.images.pixels[torch.from_numpy(chosen.index)].to(self.device)
+            sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(pixels), 2))
+            return [of_array(pixels, parameters, look) for parameters in draw_views(sizes)]
+        scaled = self.decode == "scaled"
+        return of_images(self.images, chosen.index, draw_views, look, scaled=scaled, replace=chosen.replace)
 
-    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Loaded]:
         """The batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
         own = torch.Generator()  # the loader draws a seed for its processes: not from what models draw from
         steps = range(start, stop)
@@ -103,19 +117,19 @@ class ViewBatches(Dataset[Batch]):
         ):
             if isinstance(batch, BadInputError):
                 raise batch
-            x_q, x_k, index = batch
-            yield x_q, x_k, index
+            x_q, x_k, index, replaced = batch
+            yield x_q, x_k, index, replaced
 
 
 @dataclass(frozen=True)
-class _Told(Dataset[Batch | BadInputError]):
+class _Told(Dataset[Loaded | BadInputError]):
     """Hands an error over in place of its batch, since torch would turn it into the traceback of a worker process."""
 
     batches: ViewBatches
 
-    def __getitem__(self, step: int) -> Batch | BadInputError:
+    def __getitem__(self, step: int) -> Loaded | BadInputError:
         try:
-            return self.batches[step]
+            return self.batches.loaded(step)
         except BadInputError as error:
             return error
 
@@ -141,7 +155,7 @@ def _go_on(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def moved(batch: Batch, device: str) -> Batch:
+def moved(batch: Loaded, device: str) -> Loaded:
     """The batch on the device."""
-    x_q, x_k, index = batch
-    return x_q.to(device), None if x_k is None else x_k.to(device), index.to(device)
+    x_q, x_k, index, replaced = batch
+    return x_q.to(device), None if x_k is None else x_k.to(device), index.to(device), replaced

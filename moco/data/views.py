@@ -24,6 +24,7 @@ from moco.data.augment import (
 )
 from moco.data.images import Encoded, Images, Subset
 from moco.data.jpeg import decode_plain, plain_size, shrink_for
+from moco.errors import BadInputError
 from moco.runtime.randomness import Integers
 from moco.shapes import Bytes, Image, Interleaved, SquareViews
 
@@ -32,6 +33,8 @@ COMPILED = find_spec("numba") is not None
 Windows = npt.NDArray[np.float64]
 Draw = Callable[[Integers], Sequence[ViewParameters]]
 """The parameters of the views of images of these sizes (n, 2)."""
+Replace = Callable[[int, BadInputError], int]
+"""A row of a batch whose image cannot be read, and why -> the image to take in its place."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +68,33 @@ def of_array(images: Bytes, parameters: ViewParameters, look: Look) -> SquareVie
     return out.permute(0, 3, 1, 2)
 
 
-def of_images(images: Images, index: Integers, draw: Draw, look: Look, *, scaled: bool = False) -> list[SquareViews]:
+def refuse(row: int, error: BadInputError) -> int:
+    """Let nothing stand in for an image that cannot be read."""
+    raise error
+
+
+def of_images(
+    images: Images, index: Integers, draw: Draw, look: Look, *, scaled: bool = False, replace: Replace = refuse
+) -> list[SquareViews]:
     """The views that `draw` gives of the images of `index`, each decoded once, for all its views, and not kept.
 
     With `scaled`, a photograph is decoded at a half, a quarter or an eighth of its size where every crop of it still
     has as many pixels as a view. What is drawn depends on the size of the file, and the crops shrink with the image.
+    Raises BadInputError for an image that cannot be read, unless `replace` names another.
     """
-    while isinstance(images, Subset):
-        index = images.rows[index]
-        images = images.images
-    photos = [_photo(images, int(i)) for i in index]
+    photos = [_photo(images, row, int(i), replace) for row, i in enumerate(index)]
     drawn = draw(np.array([photo.size for photo in photos]))
     shape = (look.size, look.size, 3) if look.compiled else (3, look.size, look.size)
     outs = [_room(len(photos), *shape) for _ in drawn]
-    for row, photo in enumerate(photos):
-        shortest = min(int(parameters.crop[row, 2:].min()) for parameters in drawn)
-        image, shrink = _decoded(images, photo, shrink_for(shortest, look.size) if scaled else 1)
+    for row in range(len(photos)):
+        while True:
+            shortest = min(int(parameters.crop[row, 2:].min()) for parameters in drawn)
+            try:
+                image, shrink = _decoded(images, photos[row], shrink_for(shortest, look.size) if scaled else 1)
+                break
+            except BadInputError as error:  # its header was sound
+                photos[row] = _photo(images, row, replace(row, error), replace)
+                drawn = draw(np.array([photo.size for photo in photos]))  # other rows stay as they are
         for parameters, out in zip(drawn, outs, strict=True):
             window = parameters.crop[row]
             if look.compiled:
@@ -104,14 +118,24 @@ def _room(*shape: int) -> Tensor:
     return torch.from_numpy(np.empty(shape, np.float32))
 
 
-def _photo(images: Images, index: int) -> Photo:
-    if isinstance(images, Encoded):
-        content = images.encoded(index)
-        size = plain_size(content)
-        if size is not None:
-            return Photo(index, size, content, None)
-    image = images[index]
-    return Photo(index, (image.shape[1], image.shape[2]), None, image)
+def _photo(images: Images, row: int, index: int, replace: Replace) -> Photo:
+    while True:
+        try:
+            content = _encoded(images, index)
+            size = None if content is None else plain_size(content)
+            if size is not None:
+                return Photo(index, size, content, None)
+            image = images[index]
+            return Photo(index, (image.shape[1], image.shape[2]), None, image)
+        except BadInputError as error:
+            index = replace(row, error)
+
+
+def _encoded(images: Images, index: int) -> bytes | None:
+    """The file of an image, if it has one."""
+    while isinstance(images, Subset):
+        index, images = int(images.rows[index]), images.images
+    return images.encoded(index) if isinstance(images, Encoded) else None
 
 
 def _decoded(images: Images, photo: Photo, shrink: int) -> tuple[Image, int]:

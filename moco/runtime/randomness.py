@@ -28,6 +28,7 @@ class Stream(IntEnum):
     SHUFFLE = 3
     BANK = 4
     SPLIT = 5
+    STAND_IN = 6
 
 
 def philox(counter: tuple[IntegersLike, ...], seed: int) -> tuple[Words, ...]:

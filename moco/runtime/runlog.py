@@ -1,5 +1,6 @@
 """The run folder: lock, config, metrics, status, and what a person sees while it runs."""
 
+import contextlib
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from moco.errors import BadInputError
+from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
 from moco.runtime.files import replace_file
 
@@ -114,7 +115,8 @@ class RunLog:
     def say(self, text: str) -> None:
         """Tell a person."""
         if self.active:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            shown = "\n".join(one_line(line) for line in text.split("\n"))
+            self.console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
     def status(self, state: str, **values: Any) -> None:
         """Replace `status.json`."""
@@ -178,6 +180,19 @@ def read_status(run: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def read_events(run: Path, name: str) -> list[dict[str, Any]]:
+    """The events of this name in `metrics.jsonl`, of which half a line may be the last; none where there is no file."""
+    try:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return [values for values in found if isinstance(values, dict) and values.get("event") == name]
 
 
 def _is_kept(line: str, step: int) -> bool:

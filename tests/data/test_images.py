@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,23 @@ def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
     check_refused(tmp_path / "x.jpg", "remove or replace it")
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png", "eps"])
+def test_no_other_program_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    """Pillow gives PostScript to Ghostscript, whatever the file is called; here that is one that leaves a trace."""
+    program, trace = tmp_path / "gs", tmp_path / "trace"
+    program.write_text(f"#!/bin/sh\ntouch {trace}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    path = tmp_path / f"x.{ending}"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n%%EOF\n")
+    with suppress(OSError), PillowImage.open(path) as file:
+        file.load()
+    assert trace.exists(), "Pillow does call it, so that this test says something"
+    trace.unlink()
+    check_refused(path, "remove or replace it")
+    assert not trace.exists()
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """It may be deleted while a run goes on."""
     check_refused(tmp_path / "x.jpg")
@@ -427,9 +445,27 @@ def test_images_beyond_the_memory_budget_stay_files(tmp_path: Path, monkeypatch:
     assert isinstance(hold(files), ArrayImages)
 
 
-def test_a_bad_image_is_named_while_small_images_are_held(tmp_path: Path) -> None:
-    """Holding decodes all of them: the message says which one to replace."""
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_bad_image_is_noted_while_small_images_are_held(tmp_path: Path, bad: int) -> None:
+    """Also where it is the first; whoever asks for it is told which one to replace, and the others are there."""
     files = file_images(tmp_path, [(8, 8)] * 3)
-    (tmp_path / "1.png").write_bytes(b"")
-    with pytest.raises(BadInputError, match=r"1\.png"):
-        hold(files)
+    expected = {i: files[i] for i in range(3) if i != bad}
+    (tmp_path / f"{bad}.png").write_bytes(b"")
+    held = hold(files)
+    assert isinstance(held, ArrayImages)
+    assert list(held.unreadable) == [bad]
+    for i, image in expected.items():
+        assert torch.equal(held[i], image)
+    with pytest.raises(BadInputError, match=rf"{bad}\.png: cannot be read as an image"):
+        held[bad]
+
+
+def test_where_most_images_are_bad_nothing_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run will say so; a set of which nothing can be read is not waited for to its end."""
+    files = file_images(tmp_path, [(8, 8)] * 6)
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    monkeypatch.setattr(module, "UNREADABLE_HELD", 3)
+    assert hold(files) is files
+    monkeypatch.setattr(module, "UNREADABLE_HELD", 4)
+    assert isinstance(hold(files), ArrayImages)

@@ -1,0 +1,189 @@
+"""What a run knows of its images, so that it does not go on with others: names, sizes or checksums, times of change.
+
+Three 32-bit numbers for each image, in order, in RUN/data.safetensors. They notice mistakes, not intent: whoever wants
+to can make a file of the same size and time.
+"""
+
+import os
+import warnings
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from moco.data.images import ArrayImages, FileImages, Images, PathTable
+from moco.data.shards import ShardImages
+from moco.errors import BadInputError, one_line
+from moco.runtime.checkpoint import load_tensors, save_tensors
+
+Words = npt.NDArray[np.uint32]
+
+FILE = "data.safetensors"
+MOST_ROWS = 1 << 20
+"""Of a fingerprint; larger sets have one for several images: all of their names, and the first one's content."""
+PIXEL_BUDGET = 2 << 30
+"""Bytes of an array that are looked at."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells a set of images from others: a row of 32-bit numbers for each `block` images, in order."""
+
+    kind: str
+    images: int
+    block: int
+    names: Words
+    """CRC-32 of the names."""
+    contents: Words
+    """Of files the CRC-32 of the size, of shards what their index says of the bytes, of arrays that of the pixels."""
+    times: Words
+    """Of files the CRC-32 of the time of change in nanoseconds; of others 0."""
+
+
+def fingerprint(images: Images) -> Fingerprint:
+    """Look at every image's name and size, or at its pixels in memory; 10^6 files take some seconds."""
+    count, block = len(images), max(1, -(-len(images) // MOST_ROWS))
+    if isinstance(images, ArrayImages):
+        block = max(block, -(-images.pixels[:1].nbytes * count // PIXEL_BUDGET))
+    rows = range(0, count, block)
+    names, nothing = _of_names(images, rows), np.zeros(len(rows), np.uint32)
+    contents, times = nothing, nothing
+    if isinstance(images, FileImages):
+        contents, times = _of_files(images, rows)
+    elif isinstance(images, ShardImages):
+        contents = np.array(images.arrays["checksum"][::block])
+    elif isinstance(images, ArrayImages):
+        contents = _words(zlib.crc32(np.ascontiguousarray(images.pixels[row].numpy())) for row in rows)
+    return Fingerprint(type(images).__name__, count, block, names, contents, times)
+
+
+def changes(was: Fingerprint, now: Fingerprint, images: Images) -> str:
+    """What is not as it was, in words; empty where all is. `images` are those of now."""
+    if (was.kind, was.block) != (now.kind, now.block):
+        return f"{was.images} images ({was.kind}) then, {now.images} ({now.kind}) now"
+    least = min(len(was.names), len(now.names))
+    differs = np.zeros(least, bool)
+    for a, b in ((was.names, now.names), (was.contents, now.contents), (was.times, now.times)):
+        differs |= a[:least] != b[:least]
+    if not differs.any() and was.images == now.images:
+        return ""
+    added, removed = (int(np.isin(a.names, b.names, invert=True).sum()) for a, b in ((now, was), (was, now)))
+    _, mine, theirs = np.intersect1d(now.names, was.names, return_indices=True)
+    changed = (now.contents[mine] != was.contents[theirs]) | (now.times[mine] != was.times[theirs])
+    counts = ((added, "added"), (removed, "removed"), (int(changed.sum()), "changed"))
+    told = ", ".join(f"{count} {what}" for count, what in counts if count) or "in another order"
+    blocks = f" (blocks of {now.block})" if now.block > 1 else ""
+    first = int(np.argmax(differs)) if differs.any() else least
+    return f"{was.images} images then, {now.images} now: {told}{blocks}, {_place(was, now, images, first)}"
+
+
+def _place(was: Fingerprint, now: Fingerprint, images: Images, first: int) -> str:
+    """Where the first difference is."""
+    if first >= len(now.names):
+        return f"the first behind {one_line(images.name(now.images - 1))}"
+    name = one_line(images.name(first * now.block))
+    gone = first < len(was.names) and was.names[first] not in now.names and now.names[first] in was.names
+    return f"the first missing before {name}" if gone else f"the first {name}"
+
+
+def only_copied(was: Fingerprint, now: Fingerprint) -> bool:
+    """Whether names and sizes are those of before and every time is another, as of files that were copied."""
+    return (
+        (was.kind, was.images, was.block) == (now.kind, now.images, now.block)
+        and np.array_equal(was.names, now.names)
+        and np.array_equal(was.contents, now.contents)
+        and bool((was.times != now.times).all())
+    )
+
+
+def require_same(run: Path, images: Images, *, accept: bool) -> None:
+    """Raise BadInputError, saying what changed, where a run began with other images, unless that is accepted."""
+    was = None if accept else load(run)
+    if was is None:
+        return
+    now = fingerprint(images)
+    found = changes(was, now, images)
+    if found and only_copied(was, now):
+        warnings.warn(
+            f"{run}: every image has another time of change, with name and size as before: taken for a copy",
+            stacklevel=2,
+        )
+    elif found:
+        raise BadInputError(
+            f"{run}: the images are not those that it began with ({found}): bring them back, give another --out, or go "
+            f"on all the same with --accept-changed-data"
+        )
+
+
+def keep(run: Path, images: Images, *, accept: bool) -> str:
+    """Store what the images are where it is not known yet, or is no longer true; returns what changed, in words."""
+    if (run / FILE).is_file() and not accept:
+        return ""
+    now, found = fingerprint(images), ""
+    try:
+        was = load(run)
+        found = "" if was is None else changes(was, now, images)
+    except BadInputError as error:
+        found = str(error)
+    columns = {"names": now.names, "contents": now.contents, "times": now.times}
+    tensors = {name: torch.from_numpy(column.view(np.int32)) for name, column in columns.items()}
+    save_tensors(run / FILE, tensors, {"kind": now.kind, "images": now.images, "block": now.block})
+    return found
+
+
+def load(run: Path) -> Fingerprint | None:
+    """What a run knows of its images; None where it knows nothing.
+
+    Raises BadInputError where that is damaged: it can be accepted anew.
+    """
+    path = run / FILE
+    if not path.is_file():
+        return None
+    try:
+        tensors, facts = load_tensors(path)
+        columns = [tensors[name].numpy().view(np.uint32) for name in ("names", "contents", "times")]
+        return Fingerprint(str(facts["kind"]), int(facts["images"]), int(facts["block"]), *columns)
+    except (BadInputError, KeyError, TypeError, ValueError) as error:
+        raise BadInputError(
+            f"{path}: what the run knew of its images cannot be read ({error}): go on with --accept-changed-data"
+        ) from error
+
+
+def _words(values: Iterable[int]) -> Words:
+    return np.fromiter(values, np.uint32)
+
+
+def _of_files(images: FileImages, rows: range) -> tuple[Words, Words]:
+    sizes, times = np.zeros(len(rows), np.uint32), np.zeros(len(rows), np.uint32)
+    for place, row in enumerate(rows):
+        try:
+            status = os.stat(os.path.join(images.root, images.paths[row]))
+        except OSError:  # a missing file is like none
+            continue
+        sizes[place] = zlib.crc32(status.st_size.to_bytes(8, "little"))
+        times[place] = zlib.crc32(status.st_mtime_ns.to_bytes(9, "little", signed=True))
+    return sizes, times
+
+
+def _of_names(images: Images, rows: range) -> Words:
+    table = _table(images)
+    if table is None:
+        return _words(zlib.crc32(os.fsencode(images.name(row))) for row in rows)
+    text, ends = memoryview(np.ascontiguousarray(table.text)), table.ends[[*rows, len(table)]].tolist()
+    return _words(zlib.crc32(text[start:stop]) for start, stop in pairwise(ends))
+
+
+def _table(images: object) -> PathTable | None:
+    """The names as they lie in memory, if they do."""
+    if isinstance(images, ArrayImages):
+        return _table(images.names)
+    if isinstance(images, FileImages):
+        return images.paths
+    if isinstance(images, ShardImages):
+        return images.names
+    return images if isinstance(images, PathTable) else None

@@ -1,0 +1,207 @@
+"""A fingerprint notices every added, removed, renamed or changed image, and says which was the first."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+
+from moco.config import PackConfig
+from moco.data import fingerprint as module
+from moco.data.catalog import load
+from moco.data.fingerprint import changes, fingerprint, keep, only_copied, require_same
+from moco.data.images import ArrayImages, FileImages, Images, PathTable, Subset, hold
+from moco.data.pack import run as pack
+from moco.errors import BadInputError
+
+COUNT = 12
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder of twelve small images, each with its own time."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(COUNT):
+        path = folder / f"{i:02}.png"
+        PillowImage.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+        os.utime(path, ns=(0, 10**18 + i))
+    return folder
+
+
+def files(folder: Path) -> FileImages:
+    """The images in a folder, by name."""
+    return FileImages(os.fsencode(folder), PathTable(sorted(os.fsencode(path.name) for path in folder.iterdir())))
+
+
+def difference(before: Images, after: Images) -> str:
+    """In words."""
+    return changes(fingerprint(before), fingerprint(after), after)
+
+
+def told(folder: Path, before: module.Fingerprint) -> str:
+    """What is different in a folder since."""
+    images = files(folder)
+    return changes(before, fingerprint(images), images)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_files_are_the_same(data: Path) -> None:
+    """Also in another object, through a part of the set, and from another folder with the same times."""
+    before = fingerprint(files(data))
+    assert told(data, before) == ""
+    shutil.copytree(data, data.parent / "copy")
+    assert told(data.parent / "copy", before) == ""
+    part = Subset(files(data), np.arange(5))
+    assert difference(part, Subset(files(data), np.arange(5))) == ""
+    assert difference(part, Subset(files(data), np.arange(6))) != ""
+
+
+@pytest.mark.parametrize("place", [0, 5, COUNT - 1])
+def test_every_change_is_noticed(data: Path, place: int) -> None:
+    """At the beginning, in the middle and at the end."""
+    before, path = fingerprint(files(data)), data / f"{place:02}.png"
+    content, status = path.read_bytes(), path.stat()
+
+    path.write_bytes(content + b"x")
+    os.utime(path, ns=(0, status.st_mtime_ns))
+    assert told(data, before) == f"12 images then, 12 now: 1 changed, the first {path.name}"
+
+    path.write_bytes(content)
+    os.utime(path, ns=(0, status.st_mtime_ns + 1))
+    assert told(data, before) == f"12 images then, 12 now: 1 changed, the first {path.name}"
+    assert not only_copied(before, fingerprint(files(data)))
+
+    path.unlink()
+    where = f"missing before {place + 1:02}.png" if place < COUNT - 1 else f"behind {place - 1:02}.png"
+    assert told(data, before) == f"12 images then, 11 now: 1 removed, the first {where}"
+
+    path.write_bytes(content)
+    os.utime(path, ns=(0, status.st_mtime_ns))
+    assert told(data, before) == ""
+    new = data / f"{place:02}.png-new"
+    new.write_bytes(content)
+    assert told(data, before) == f"12 images then, 13 now: 1 added, the first {new.name}"
+
+    path.unlink()
+    assert told(data, before) == f"12 images then, 12 now: 1 added, 1 removed, the first {new.name}"
+
+
+def test_a_file_that_is_gone_though_its_name_is_there(data: Path) -> None:
+    """As in a text list or a kept index."""
+    before, images = fingerprint(files(data)), files(data)
+    (data / "03.png").unlink()
+    assert changes(before, fingerprint(images), images) == "12 images then, 12 now: 1 changed, the first 03.png"
+
+
+def test_another_order_is_noticed(data: Path) -> None:
+    """Images are numbers, so their order matters."""
+    images = files(data)
+    turned = FileImages(images.root, PathTable(images.paths[i] for i in reversed(range(COUNT))))
+    assert difference(images, turned) == "12 images then, 12 now: in another order, the first 11.png"
+
+
+def test_a_copy_has_other_times_and_nothing_else(data: Path) -> None:
+    """Of all images; one that was also changed is no copy."""
+    before = fingerprint(files(data))
+    for path in data.iterdir():
+        path.touch()
+    assert only_copied(before, fingerprint(files(data)))
+    (data / "05.png").write_bytes(b"other")
+    assert not only_copied(before, fingerprint(files(data)))
+
+
+def test_hostile_names_are_told_on_one_line(data: Path) -> None:
+    """A name may hold anything."""
+    before = fingerprint(files(data))
+    (data / "00.png\n\x1b[2J").write_bytes(b"")
+    assert "\n" not in told(data, before)
+    assert "\x1b" not in told(data, before)
+
+
+# --- arrays, shards, large sets -------------------------------------------------------------------------------------
+
+
+def test_one_pixel_is_noticed() -> None:
+    """Of images in memory; contiguous or not."""
+    pixels = torch.randint(0, 256, (30, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before = ArrayImages(pixels.expand(-1, 3, -1, -1))
+    assert difference(before, ArrayImages(pixels.repeat(1, 3, 1, 1))) == ""
+    for place in (0, 17, 29):
+        other = pixels.clone()
+        other[place, 0, 7, 7] ^= 1
+        after = ArrayImages(other.expand(-1, 3, -1, -1))
+        assert difference(before, after) == f"30 images then, 30 now: 1 changed, the first #{place}"
+
+
+def test_held_images_are_known_by_name_and_pixels(data: Path) -> None:
+    """Other times say nothing where the pixels are the same."""
+    before = fingerprint(hold(files(data)))
+    for path in data.iterdir():
+        path.touch()
+    after = hold(files(data))
+    assert changes(before, fingerprint(after), after) == ""
+    PillowImage.new("RGB", (8, 8)).save(data / "05.png")
+    after = hold(files(data))
+    assert changes(before, fingerprint(after), after) == "12 images then, 12 now: 1 changed, the first 05.png"
+
+
+@pytest.mark.parametrize("form", ["arrays", "shards"])
+def test_packs(data: Path, tmp_path: Path, form: str) -> None:
+    """Shards by the checksums in their index, which are compared with the bytes when these are read."""
+    pack(PackConfig(str(data), tmp_path / "one", format=form))  # type: ignore[arg-type]
+    PillowImage.new("RGB", (8, 8)).save(data / "07.png")
+    pack(PackConfig(str(data), tmp_path / "two", format=form))  # type: ignore[arg-type]
+    one, two = (load(str(tmp_path / name))["train"] for name in ("one", "two"))
+    assert difference(one, load(str(tmp_path / "one"))["train"]) == ""
+    assert difference(one, two) == "12 images then, 12 now: 1 changed, the first 07.png"
+    assert "ArrayImages" in difference(files(data), hold(files(data)))
+
+
+def test_large_sets_have_blocks(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All names count, and of contents those of each block's first image; the message says so."""
+    monkeypatch.setattr(module, "MOST_ROWS", 4)
+    before = fingerprint(files(data))
+    assert len(before.names) == len(before.contents) == 4
+    (data / "07.png").rename(data / "07-b.png")
+    assert told(data, before) == "12 images then, 12 now: 1 added, 1 removed (blocks of 3), the first 06.png"
+    (data / "07-b.png").rename(data / "07.png")
+    assert told(data, before) == ""
+    (data / "06.png").write_bytes(b"")
+    assert told(data, before) == "12 images then, 12 now: 1 changed (blocks of 3), the first 06.png"
+
+
+# --- what a run keeps -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_keeps_what_it_began_with(data: Path, tmp_path: Path) -> None:
+    """Until something else is accepted."""
+    run = tmp_path / "run"
+    require_same(run, files(data), accept=False)  # nothing is known yet
+    assert keep(run, files(data), accept=False) == ""
+    require_same(run, files(data), accept=False)
+    (data / "03.png").unlink()
+    assert keep(run, files(data), accept=False) == ""
+    with pytest.raises(BadInputError, match=r"12 images then, 11 now.*--accept-changed-data"):
+        require_same(run, files(data), accept=False)
+    require_same(run, files(data), accept=True)
+    assert keep(run, files(data), accept=True).startswith("12 images then, 11 now")
+    require_same(run, files(data), accept=False)
+    assert keep(run, files(data), accept=True) == ""
+
+
+def test_a_damaged_one_is_an_error_until_accepted(data: Path, tmp_path: Path) -> None:
+    """Rather than going on with whatever there is."""
+    keep(tmp_path, files(data), accept=False)
+    path = tmp_path / module.FILE
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(BadInputError, match="--accept-changed-data"):
+        require_same(tmp_path, files(data), accept=False)
+    assert "cannot be read" in keep(tmp_path, files(data), accept=True)
+    require_same(tmp_path, files(data), accept=False)
