@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from moco.config import PretrainConfig, flag, negatives
 from moco.configfile import from_json, to_json
+from moco.core.dictionary import MemoryBank, Queue
 from moco.core.encoder import Encoder, encoder_tensors
 from moco.core.loss import Contrast
 from moco.errors import BadInputError, DivergedError
+from moco.health import diagnose, summary
 from moco.interop.checkpoints import encoder_metadata
 from moco.runtime import distributed
 from moco.runtime.checkpoint import (
@@ -30,6 +33,22 @@ from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors
 
 Monitor = Callable[[Encoder], Mapping[str, float]]
 """A frozen encoder -> figures."""
+
+Checkup = Callable[[Mapping[str, nn.Module]], Mapping[str, float]]
+"""What is trained, by name (f_q, f_k, dictionary) -> figures for `health.diagnose`."""
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """A monitor, and a check-up at each of its looks."""
+
+    monitor: Monitor
+    checkup: Checkup
+
+    def __call__(self, encoder: Encoder) -> Mapping[str, float]:
+        """Ask the monitor."""
+        return self.monitor(encoder)
+
 
 HOW_NOT_WHAT = frozenset({"out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every", "timeout"})
 """Fields that do not change what a run computes: a run goes on where only these differ."""
@@ -75,6 +94,7 @@ class Record:
         monitor: Monitor | None,
     ) -> None:
         self.config, self.modules, self.optimizer, self.log, self.monitor = config, modules, optimizer, log, monitor
+        self.checkup = monitor.checkup if isinstance(monitor, Watcher) else None
         self.images, self.chance_loss = images, math.log(negatives(config) + 1)
         encoder = modules["f_q"]
         assert isinstance(encoder, Encoder)
@@ -107,6 +127,8 @@ class Record:
         if self.config.knn_every and step % self.config.knn_every == 0:
             started = time.monotonic()
             self._watch(step)
+            if step:  # before the first there is nothing to judge
+                self._examine(step)
             self._recent_since += time.monotonic() - started
 
     def diverged(self, step: int, contrasts: list[Contrast], gradient_norm: Tensor) -> DivergedError:
@@ -137,6 +159,7 @@ class Record:
         """Ask the monitor a last time, close the record and return the run's figures."""
         if self.config.knn_every:
             self._watch(step)
+        self._examine(step)
         self.writer.wait()
         memory = peak_memory(self.config.device) / 2**20
         self.result.update(step=step, seconds=round(self.log.seconds, 1), peak_memory_mib=round(memory))
@@ -198,3 +221,27 @@ class Record:
         if step == 0:
             self.result["before"] = figures
         self.result.update(figures)
+
+    def _examine(self, step: int) -> None:
+        """Say in plain words how the run does; every rank examines its modules, only where the monitor looks."""
+        figures = {"filled": round(filled(self.modules["dictionary"], self.config.batch_size), 2)}
+        if self.checkup is not None and self.config.knn_every:
+            with contextlib.ExitStack() as stack:
+                for name in ("f_q", "f_k"):
+                    if name in self.modules:
+                        stack.enter_context(distributed.averaged(self.modules[name]))
+                figures |= self.checkup(self.modules)
+        last = {name: self.result[name] for name in ("loss", "chance_loss", "contrast_accuracy") if name in self.result}
+        findings = diagnose(self.config, step, {**last, **figures})
+        text, names = summary(findings), [finding.name for finding in findings]
+        self.log.health(step, text, names, figures)
+        self.result.update(figures, health=text, findings=names)
+
+
+def filled(dictionary: nn.Module, batch_size: int) -> float:
+    """How much of a queue or a bank, in percent, comes from images; the rest are the random vectors of the start."""
+    if isinstance(dictionary, Queue):
+        return 100 * float((dictionary.written >= 0).float().mean())
+    if isinstance(dictionary, MemoryBank):  # an epoch takes each image once
+        return min(100.0, 100 * dictionary.step * batch_size / len(dictionary.features))
+    return 100.0

@@ -71,8 +71,13 @@ class ViewBatches(Dataset[Batch]):
         return permuted(range(first, first + share), len(self.images), seed=self.seed, stream=Stream.ORDER, epoch=epoch)
 
     def __getitem__(self, step: int) -> Batch:
-        index, epoch = self.index(step), step // self.steps_per_epoch
+        index = self.index(step)
         streams = (Stream.VIEW_QUERY, Stream.VIEW_KEY) if self.key_views else (Stream.VIEW_QUERY,)
+        views = self.views(index, step // self.steps_per_epoch, streams)
+        return views[0], views[1] if self.key_views else None, torch.from_numpy(index)
+
+    def views(self, index: Integers, epoch: int | Integers, streams: Sequence[Stream]) -> list[Tensor]:
+        """For each stream, the views (n, 3, H, W) that the images of `index` have in an epoch, or each in its own."""
         look = Look(self.augmentation, self.view_size, self.mean, self.std)
 
         def draw_views(sizes: Integers) -> list[ViewParameters]:
@@ -84,10 +89,8 @@ class ViewBatches(Dataset[Batch]):
         if isinstance(self.images, ArrayImages):
             pixels = self.images.pixels[torch.from_numpy(index)]
             sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(index), 2))
-            views = [of_array(pixels, parameters, look) for parameters in draw_views(sizes)]
-        else:
-            views = of_images(self.images, index, draw_views, look, scaled=self.decode == "scaled")
-        return views[0], views[1] if self.key_views else None, torch.from_numpy(index)
+            return [of_array(pixels, parameters, look) for parameters in draw_views(sizes)]
+        return of_images(self.images, index, draw_views, look, scaled=self.decode == "scaled")
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """The batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -32,7 +33,7 @@ class RunLog:
         self.console = Console(stderr=not stdout)
         self._lock: TextIO | None = None
         self._progress: Progress | None = None
-        self._latest = ""
+        self._latest, self._health = "", dict[str, str]()
         self._earlier = 0.0
         self._started = time.monotonic()
 
@@ -96,6 +97,15 @@ class RunLog:
         if self._progress is None or "loss" not in values:
             self.say(f"step {step}/{self.steps}  {shown}")
 
+    def health(self, step: int, text: str, findings: Sequence[str], values: Metrics) -> None:
+        """Log how the run does after `step` in words, the names of what was found, and the figures that say so."""
+        self._health = {"health": text}
+        self._write({"step": step, "health": text, "findings": findings, **values})
+        if self.active:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+        self.say(f"step {step}/{self.steps}  health: {text}")
+
     def progress(self, step: int) -> None:
         """Move the progress bar."""
         if self._progress:
@@ -107,9 +117,10 @@ class RunLog:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def status(self, state: str, **values: Any) -> None:
-        """Replace `status.json`."""
+        """Replace `status.json`; it also holds the latest word on the run's health."""
         if self.active:
-            write_text(self.run / "status.json", json.dumps({"state": state, "pid": os.getpid(), **values}) + "\n")
+            told = {"state": state, "pid": os.getpid(), **self._health, **values}
+            write_text(self.run / "status.json", json.dumps(told) + "\n")
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.active:
