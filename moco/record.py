@@ -50,6 +50,9 @@ class Watcher:
         return self.monitor(encoder)
 
 
+TRAINING = ("loss", "chance_loss", "contrast_accuracy")
+"""Figures of training that a run's health is judged by."""
+
 HOW_NOT_WHAT = frozenset({"out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every", "timeout"})
 """Fields that do not change what a run computes: a run goes on where only these differ."""
 
@@ -116,7 +119,8 @@ class Record:
             step, seconds = int(metadata["step"]), float(metadata["seconds"])
         path = self.config.out / "config.json"
         if path.is_file():
-            self.log.resume(step, seconds)
+            last = self.log.resume(step, seconds)
+            self.result.update({name: last[name] for name in TRAINING if name in last})
         elif self.log.active:
             write_text(path, to_json(self.config))
         self.log.status("running", step=step)
@@ -231,7 +235,8 @@ class Record:
                     if name in self.modules:
                         stack.enter_context(distributed.averaged(self.modules[name]))
                 figures |= self.checkup(self.modules)
-        last = {name: self.result[name] for name in ("loss", "chance_loss", "contrast_accuracy") if name in self.result}
+        last = {name: self.result[name] for name in TRAINING if name in self.result}
+        last["epoch"] = step * self.config.batch_size / self.images
         findings = diagnose(self.config, step, {**last, **figures})
         text, names = summary(findings), [finding.name for finding in findings]
         self.log.health(step, text, names, figures)

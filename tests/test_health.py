@@ -86,9 +86,17 @@ def test_a_loss_at_chance(loss: float) -> None:
 
 
 def test_what_is_early_grows_with_the_queue() -> None:
-    """At K = 65536 and a batch of 256, two queues are 512 steps; keys of the batch itself need no queue."""
-    assert "normal in the first 512 steps" in text(300, {"queue_size": 65536}, loss=12.0)
+    """At K = 65536 and a batch of 256, eight queues are 2048 steps; keys of the batch itself need no queue."""
+    assert "normal in the first 2048 steps" in text(2000, {"queue_size": 65536}, loss=12.0)
+    assert "nothing is learned" in text(2048, {"queue_size": 65536}, loss=12.0)
     assert "nothing is learned" in text(300, {"queue_size": 65536, "dictionary": "in-batch"}, loss=12.0)
+
+
+def test_a_memory_bank_takes_epochs() -> None:
+    """Ten of fifty steps here: its entries are as old as the last epoch."""
+    bank = {"dictionary": "memory-bank"}
+    assert "normal in the first 500 steps" in text(450, bank, loss=9.0, epoch=9.0)
+    assert "nothing is learned" in text(550, bank, loss=9.0, epoch=11.0)
 
 
 def test_a_leak_through_batch_normalisation() -> None:

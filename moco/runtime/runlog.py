@@ -66,11 +66,14 @@ class RunLog:
         """Time since the start of the run, without the pauses between its parts."""
         return self._earlier + time.monotonic() - self._started
 
-    def resume(self, step: int, seconds: float) -> None:
-        """Go on after `step`: what was logged beyond it is cut off, the clock continues."""
+    def resume(self, step: int, seconds: float) -> Metrics:
+        """Go on after `step`: what was logged beyond it is cut off, the clock continues.
+
+        Returns the last line with a loss; nothing where there is none, and on every rank but the first.
+        """
         self._earlier, self._started = seconds, time.monotonic()
         if not self.active:
-            return
+            return {}
         path = self.run / "metrics.jsonl"
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, step)]
         self._metrics.close()
@@ -79,6 +82,8 @@ class RunLog:
         self._events.close()
         self._events = _events(self.run, purge_step=step + 1)
         self.event("resume", step=step)
+        losses = [values for values in map(json.loads, lines) if values.get("loss") is not None]
+        return losses[-1] if losses else {}
 
     def event(self, name: str, **values: Any) -> None:
         """Log that something happened."""
