@@ -44,13 +44,14 @@ def test_a_sound_run_is_healthy() -> None:
 @pytest.mark.parametrize("name", SOUND)
 def test_what_is_no_number_is_not_judged(name: str) -> None:
     """A figure that is missing or undefined raises nothing and accuses nobody."""
-    assert names(**{name: math.nan}) == []
+    unknown: dict[str, Any] = {name: math.nan}
+    assert names(**unknown) == []
     assert diagnose(config(), 500, {key: value for key, value in SOUND.items() if key != name}) == []
 
 
 def test_a_queue_with_random_keys_is_filling() -> None:
     """The sentence says until when; nothing is said of a loss against random keys."""
-    figures = {"filled": 25.0, "loss": CHANCE, "contrast_accuracy": 100.0}
+    figures: dict[str, Any] = {"filled": 25.0, "loss": CHANCE, "contrast_accuracy": 100.0}
     assert names(4, **figures) == ["filling"]
     assert "75% of the queue's 4096 keys are still the random ones" in text(4, **figures)
     assert "before step 16; wait" in text(4, **figures)
@@ -118,7 +119,7 @@ def test_a_task_that_is_too_easy(dictionary: str, flag: str) -> None:
 
 
 @pytest.mark.parametrize("figures", [{"effective_rank": 1.4}, {"head_uniformity": -0.01}])
-def test_collapsed_features(figures: dict[str, float]) -> None:
+def test_collapsed_features(figures: dict[str, Any]) -> None:
     """One direction, or no distance; the loss at chance that follows is not told as well."""
     assert names(**figures, loss=CHANCE) == ["collapsed"]
     assert "smaller --lr or a --key-momentum nearer to 1" in text(**figures)

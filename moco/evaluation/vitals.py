@@ -14,7 +14,7 @@ from moco.evaluation.features import evaluating
 from moco.runtime.device import Precision, autocast
 from moco.runtime.distributed import gather, rank, world_size
 from moco.runtime.randomness import Integers, Stream
-from moco.shapes import Features, Views
+from moco.shapes import Features, Negatives, Views
 
 IMAGES = 256
 """Images of which two views each are encoded: twice C, so that the rank of the 128 features can show."""
@@ -60,7 +60,7 @@ def vitals(
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def effective_negatives(q: Features, keys: Features, temperature: float) -> float:
+def effective_negatives(q: Features, keys: Negatives, temperature: float) -> float:
     """How many of the negatives (K, C) push a query, on average: exp of the entropy of their weights in the loss.
 
     The weights are softmax(q.k / tau) over the negatives, which the gradient has (v1, Eq. 1): K where all are equally
@@ -97,7 +97,7 @@ def key_figures(
         return torch.where(torch.from_numpy(second[rows])[:, None, None, None], x_q, x_k)
 
     now, stored = _encode(f_k, views, len(entries), precision), queue.keys.cpu()[entries]
-    figures = {}
+    figures = dict[str, float]()
     for name, rows in (("new_keys", slice(count)), ("old_keys", slice(count, None))):
         similarity, own = likeness(stored[rows], now[rows])
         figures |= {f"{name}_similarity": similarity, f"{name}_own": own}
