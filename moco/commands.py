@@ -1,9 +1,11 @@
 """Commands that join the loop and the evaluations, which do not know each other."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from moco.config import PretrainConfig, ResumeConfig, check
 from moco.configfile import from_json
@@ -16,8 +18,10 @@ from moco.errors import BadInputError, one_line
 from moco.evaluation.alignment import align_uniform
 from moco.evaluation.features import Encoding
 from moco.evaluation.knn import knn
+from moco.evaluation.vitals import vitals
+from moco.prepare import build_batches
 from moco.pretrain import pretrain as train
-from moco.record import Monitor
+from moco.record import Checkup, Monitor, Watcher
 from moco.runtime import distributed
 from moco.runtime.device import resolve_device, resolve_precision
 
@@ -30,7 +34,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     check(config)
     splits = load(config.data)
     splits["train"] = hold(splits["train"])
-    result = train(config, splits["train"], build_monitor(config, splits))
+    watcher = Watcher(build_monitor(config, splits), build_checkup(config, splits["train"]))
+    result = train(config, splits["train"], watcher)
     distributed.stop()
     return result
 
@@ -67,6 +72,17 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         return {f"knn_{name}": value for name, value in figures.items()}
 
     return monitor
+
+
+def build_checkup(config: PretrainConfig, images: Images) -> Checkup:
+    """What a run's health is judged by, beside its loss: its own images and keys."""
+    precision = resolve_precision(config.precision, resolve_device(config.device))
+
+    def checkup(modules: Mapping[str, nn.Module]) -> dict[str, float]:
+        batches, temperature, symmetric = build_batches(config, images), config.temperature, config.symmetric
+        return vitals(modules, batches, temperature=temperature, symmetric=symmetric, precision=precision)
+
+    return checkup
 
 
 def first_images(images: Images, count: int) -> Images:

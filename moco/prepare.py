@@ -113,6 +113,38 @@ def _warn(config: PretrainConfig, n: int) -> None:
         )
 
 
+HOW_NOT_WHAT = frozenset({
+    "out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every", "timeout", "accept_changed_data",
+})  # fmt: skip
+"""Fields that do not change what a run computes: a run goes on where only these differ."""
+
+
+def earlier_run(config: PretrainConfig, images: Images) -> dict[str, Any]:
+    """The status of the run that lies in `config.out`; empty where there is none.
+
+    Raises BadInputError where it is of other images, saying what changed, or of another config, naming the first field
+    that differs, and DivergedError where it diverged.
+    """
+    path = config.out / "config.json"
+    if not path.is_file():
+        return {}
+    theirs = from_json(PretrainConfig, path.read_bytes(), path)
+    status = read_status(config.out)
+    if status.get("state") != "done":  # then they are no longer needed
+        fingerprint.require_same(config.out, images, accept=config.accept_changed_data)
+    for name, value in vars(config).items():
+        if name not in HOW_NOT_WHAT and value != getattr(theirs, name):
+            raise BadInputError(
+                f"--out {config.out} holds a run with {flag(name)} {getattr(theirs, name)}, and now it is {value}: "
+                f"give another folder, or the same flags to go on"
+            )
+    if status.get("state") == "diverged":
+        raise DivergedError(
+            f"{config.out} diverged at step {status.get('step')}: give another --out and a smaller --lr"
+        )
+    return status or {"state": "running"}
+
+
 def build_encoder(config: PretrainConfig) -> Encoder:
     """A new f_q, with the weights of `init_weights` where these are given, in BN groups.
 

@@ -6,20 +6,23 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from moco.config import PretrainConfig, flag, negatives
-from moco.configfile import from_json, to_json
+from moco.config import PretrainConfig, negatives
+from moco.configfile import to_json
+from moco.core.dictionary import MemoryBank, Queue
 from moco.core.encoder import Encoder, encoder_tensors
 from moco.core.loss import Contrast
 from moco.data import fingerprint
 from moco.data.images import Images
 from moco.data.replacement import Damage, Replaced
 from moco.errors import BadInputError, DivergedError, one_line
+from moco.health import diagnose, summary
 from moco.interop.checkpoints import encoder_metadata
 from moco.runtime import distributed
 from moco.runtime.checkpoint import (
@@ -33,7 +36,7 @@ from moco.runtime.checkpoint import (
     snapshot,
 )
 from moco.runtime.device import peak_memory
-from moco.runtime.runlog import RunLog, read_events, read_status, write_text
+from moco.runtime.runlog import RunLog, read_events, write_text
 from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, withhold
 
 Monitor = Callable[[Encoder], Mapping[str, float]]
@@ -41,36 +44,24 @@ Monitor = Callable[[Encoder], Mapping[str, float]]
 SHOWN_IMAGES = 8
 """How many images of each rank's share of the first batch are logged."""
 
-HOW_NOT_WHAT = frozenset({
-    "out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every", "timeout", "accept_changed_data",
-})  # fmt: skip
-"""Fields that do not change what a run computes: a run goes on where only these differ."""
+Checkup = Callable[[Mapping[str, nn.Module]], Mapping[str, float]]
+"""What is trained, by name (f_q, f_k, dictionary) -> figures for `health.diagnose`."""
 
 
-def earlier_run(config: PretrainConfig, images: Images) -> dict[str, Any]:
-    """The status of the run that lies in `config.out`; empty where there is none.
+@dataclass(frozen=True)
+class Watcher:
+    """A monitor, and a check-up at each of its looks."""
 
-    Raises BadInputError where it is of other images, saying what changed, or of another config, naming the first field
-    that differs, and DivergedError where it diverged.
-    """
-    path = config.out / "config.json"
-    if not path.is_file():
-        return {}
-    theirs = from_json(PretrainConfig, path.read_bytes(), path)
-    status = read_status(config.out)
-    if status.get("state") != "done":  # then they are no longer needed
-        fingerprint.require_same(config.out, images, accept=config.accept_changed_data)
-    for name, value in vars(config).items():
-        if name not in HOW_NOT_WHAT and value != getattr(theirs, name):
-            raise BadInputError(
-                f"--out {config.out} holds a run with {flag(name)} {getattr(theirs, name)}, and now it is {value}: "
-                f"give another folder, or the same flags to go on"
-            )
-    if status.get("state") == "diverged":
-        raise DivergedError(
-            f"{config.out} diverged at step {status.get('step')}: give another --out and a smaller --lr"
-        )
-    return status or {"state": "running"}
+    monitor: Monitor
+    checkup: Checkup
+
+    def __call__(self, encoder: Encoder) -> Mapping[str, float]:
+        """Ask the monitor."""
+        return self.monitor(encoder)
+
+
+TRAINING = ("loss", "chance_loss", "contrast_accuracy")
+"""Figures of training that a run's health is judged by."""
 
 
 class Record:
@@ -89,6 +80,7 @@ class Record:
         monitor: Monitor | None,
     ) -> None:
         self.config, self.modules, self.optimizer, self.log, self.monitor = config, modules, optimizer, log, monitor
+        self.checkup = monitor.checkup if isinstance(monitor, Watcher) else None
         self.images, self.chance_loss = images, math.log(negatives(config) + 1)
         self.damage = Damage(len(images), config.batch_size)
         encoder = modules["f_q"]
@@ -121,7 +113,8 @@ class Record:
             step, seconds = int(metadata["step"]), float(metadata["seconds"])
         path = self.config.out / "config.json"
         if path.is_file():
-            self.log.resume(step, seconds)
+            last = self.log.resume(step, seconds)
+            self.result.update({name: last[name] for name in TRAINING if name in last})
         elif self.log.active:
             write_text(path, to_json(self.config))
         earlier = distributed.from_first(lambda: read_events(self.config.out, "replaced"))
@@ -164,6 +157,8 @@ class Record:
         if self.config.knn_every and step % self.config.knn_every == 0:
             started = time.monotonic()
             self._watch(step)
+            if step:  # before the first there is nothing to judge
+                self._examine(step)
             self._recent_since += time.monotonic() - started
 
     def diverged(self, step: int, contrasts: list[Contrast], gradient_norm: Tensor) -> DivergedError:
@@ -194,6 +189,7 @@ class Record:
         """Ask the monitor a last time, close the record and return the run's figures."""
         if self.config.knn_every:
             self._watch(step)
+        self._examine(step)
         self.writer.wait()
         memory = peak_memory(self.config.device) / 2**20
         self.result.update(step=step, seconds=round(self.log.seconds, 1), peak_memory_mib=round(memory))
@@ -267,3 +263,28 @@ class Record:
         if step == 0:
             self.result["before"] = figures
         self.result.update(figures)
+
+    def _examine(self, step: int) -> None:
+        """Say in plain words how the run does; every rank examines its modules, only where the monitor looks."""
+        figures = {"filled": round(filled(self.modules["dictionary"], self.config.batch_size), 2)}
+        if self.checkup is not None and self.config.knn_every:
+            with contextlib.ExitStack() as stack:
+                for name in ("f_q", "f_k"):
+                    if name in self.modules:
+                        stack.enter_context(distributed.averaged(self.modules[name]))
+                figures |= self.checkup(self.modules)
+        last = {name: self.result[name] for name in TRAINING if name in self.result}
+        last["epoch"] = step * self.config.batch_size / self.images
+        findings = diagnose(self.config, step, {**last, **figures})
+        text, names = summary(findings), [finding.name for finding in findings]
+        self.log.health(step, text, names, figures)
+        self.result.update(figures, health=text, findings=names)
+
+
+def filled(dictionary: nn.Module, batch_size: int) -> float:
+    """How much of a queue or a bank, in percent, comes from images; the rest are the random vectors of the start."""
+    if isinstance(dictionary, Queue):
+        return 100 * float((dictionary.written >= 0).float().mean())
+    if isinstance(dictionary, MemoryBank):  # an epoch takes each image once
+        return min(100.0, 100 * dictionary.step * batch_size / len(dictionary.features))
+    return 100.0

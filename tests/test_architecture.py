@@ -22,6 +22,7 @@ ROWS = (
     "data",
     "interop",
     "prepare",
+    "health",
     "record",
     "pretrain",
     "bench",

@@ -91,7 +91,11 @@ class ViewBatches(Dataset[Batch]):
         views = self._views(chosen, epoch, streams)
         return views[0], views[1] if self.key_views else None, torch.from_numpy(chosen.index), chosen.replaced()
 
-    def _views(self, chosen: StandIns, epoch: int, streams: Sequence[Stream]) -> list[Tensor]:
+    def views(self, index: Integers, epoch: int | Integers, streams: Sequence[Stream]) -> list[Tensor]:
+        """For each stream, the views (n, 3, H, W) that the images of `index` have in an epoch, or each in its own."""
+        return self._views(StandIns(self.images, index.copy(), epoch, self.seed), epoch, streams)
+
+    def _views(self, chosen: StandIns, epoch: int | Integers, streams: Sequence[Stream]) -> list[Tensor]:
         look = Look(self.augmentation, self.view_size, self.mean, self.std)
 
         def draw_views(sizes: Integers) -> list[ViewParameters]:

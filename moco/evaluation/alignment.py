@@ -25,6 +25,17 @@ def uniformity(z: Features) -> float:
     return float((-2 * torch.pdist(z).pow(2)).exp().mean().log())
 
 
+def effective_rank(z: Features) -> float:
+    """In how many directions the rows of z (N, C) lie: exp of the entropy of the singular values, divided by their sum.
+
+    From 1, all rows being multiples of one vector, to min(N, C), all directions alike (Roy and Vetterli, EUSIPCO 2007;
+    RankMe, arXiv:2210.02885). Nothing is centred: rows that are all equal have rank 1.
+    """
+    values = torch.linalg.svdvals(z.double())
+    share = values / values.sum()
+    return float(torch.special.entr(share).sum().exp())
+
+
 def align_uniform(encoder: Encoder, images: Images, augmentation: Augmentation, how: Encoding) -> dict[str, float]:
     """Alignment of two views of each image, and uniformity of the first ones, by the features of `how`."""
     sizes = np.array([images[i].shape[1:] for i in range(len(images))])

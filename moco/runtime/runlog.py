@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +37,7 @@ class RunLog:
         self.console = Console(stderr=not stdout)
         self._lock: TextIO | None = None
         self._progress: Progress | None = None
-        self._latest = ""
+        self._latest, self._health = "", dict[str, str]()
         self._earlier = 0.0
         self._started = time.monotonic()
 
@@ -75,11 +75,14 @@ class RunLog:
         """Time since the start of the run, without the pauses between its parts."""
         return self._earlier + time.monotonic() - self._started
 
-    def resume(self, step: int, seconds: float) -> None:
-        """Go on after `step`: what was logged beyond it is cut off, the clock continues."""
+    def resume(self, step: int, seconds: float) -> Metrics:
+        """Go on after `step`: what was logged beyond it is cut off, the clock continues.
+
+        Returns the last line with a loss; nothing where there is none, and on every rank but the first.
+        """
         self._earlier, self._started = seconds, time.monotonic()
         if not self.active:
-            return
+            return {}
         path = self.run / "metrics.jsonl"
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, step)]
         self._metrics.close()
@@ -88,6 +91,8 @@ class RunLog:
         self._events.close()
         self._events = _events(self.run, purge_step=step + 1)
         self.event("resume", step=step)
+        losses = [values for values in map(json.loads, lines) if values.get("loss") is not None]
+        return losses[-1] if losses else {}
 
     def event(self, name: str, **values: Any) -> None:
         """Log that something happened."""
@@ -107,6 +112,15 @@ class RunLog:
         if self._progress is None or "loss" not in values:
             self.say(f"step {step}/{self.steps}  {shown}")
 
+    def health(self, step: int, text: str, findings: Sequence[str], values: Metrics) -> None:
+        """Log how the run does after `step` in words, the names of what was found, and the figures that say so."""
+        self._health = {"health": text}
+        self._write({"step": step, "health": text, "findings": findings, **values})
+        if self.active:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+        self.say(f"step {step}/{self.steps}  health: {text}")
+
     def progress(self, step: int) -> None:
         """Move the progress bar."""
         if self._progress:
@@ -119,9 +133,10 @@ class RunLog:
             self.console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
     def status(self, state: str, **values: Any) -> None:
-        """Replace `status.json`."""
+        """Replace `status.json`; it also holds the latest word on the run's health."""
         if self.active:
-            write_text(self.run / "status.json", json.dumps({"state": state, "pid": os.getpid(), **values}) + "\n")
+            told = {"state": state, "pid": os.getpid(), **self._health, **values}
+            write_text(self.run / "status.json", json.dumps(told) + "\n")
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.active:

@@ -1,4 +1,4 @@
-"""Alignment and uniformity equal the oracles, of features and of images."""
+"""Alignment and uniformity equal the oracles, of features and of images; effective rank equals closed forms."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.augment import AUGMENTATIONS, draw, render
 from moco.data.catalog import load
 from moco.data.images import ArrayImages, Images, Labels, Subset
-from moco.evaluation.alignment import EPOCH, align_uniform, alignment, uniformity
+from moco.evaluation.alignment import EPOCH, align_uniform, alignment, effective_rank, uniformity
 from moco.evaluation.features import Encoding, encode
 from moco.runtime.randomness import Stream
 from tests import oracles
@@ -40,6 +40,33 @@ def test_extremes() -> None:
     assert uniformity(z[:1].expand(5, 4)) == 0
     assert uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])) == pytest.approx(-8)  # two points can be opposite
     assert uniformity(unit_vectors(1000, 128, 0)) == pytest.approx(-4, abs=0.1)  # many points: mean distance^2 is 2
+
+
+def test_effective_rank_of_known_spectra() -> None:
+    """All directions alike give C, one direction 1, and r equal singular values r, wherever the vectors lie."""
+    assert effective_rank(torch.eye(7)) == pytest.approx(7)
+    assert effective_rank(torch.ones(9, 5)) == pytest.approx(1, abs=1e-5)
+    assert effective_rank(torch.outer(torch.arange(1.0, 6), torch.arange(1.0, 4))) == pytest.approx(1, abs=1e-5)
+    left, right = (np.linalg.qr(np.random.default_rng(seed).standard_normal((20, 6)))[0] for seed in (0, 1))
+    for spectrum, expected in [
+        ([3, 3, 3, 0, 0, 0], 3),
+        ([1, 1, 1, 1, 1, 1], 6),
+        ([2, 1, 1, 0, 0, 0], 2**1.5),  # entropy: 1/2 log 2 + 2 x 1/4 log 4 = 3/2 log 2
+        ([3, 1, 0, 0, 0, 0], 4 / 3**0.75),  # 3/4 log 4/3 + 1/4 log 4 = log 4 - 3/4 log 3
+    ]:
+        matrix = left @ np.diag(np.array(spectrum, float)) @ right.T
+        assert effective_rank(torch.from_numpy(matrix).float()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("n", "width"), [(5, 40), (200, 16)])
+def test_effective_rank_equals_numpy(n: int, width: int) -> None:
+    """By the eigenvalues of the Gram matrix, and never above the smaller side."""
+    z = unit_vectors(n, width, 0)
+    values = np.sqrt(np.clip(np.linalg.eigvalsh(z.double().numpy().T @ z.double().numpy()), 0, None))
+    share = values[values > 1e-6] / values.sum()
+    expected = np.exp(-np.sum(share * np.log(share)))
+    assert effective_rank(z) == pytest.approx(expected, rel=1e-5)
+    assert 0.8 * min(n, width) < effective_rank(z) <= min(n, width)
 
 
 @pytest.fixture(scope="module")

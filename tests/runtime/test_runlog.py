@@ -64,7 +64,7 @@ def test_resuming_cuts_what_came_later(tmp_path: Path) -> None:
             log.metrics(step, {"knn_top1": 10.0 * step})
         log.event("stopped", step=5)
     with RunLog(tmp_path, 10) as log:
-        log.resume(3, seconds=100.0)
+        assert LOSS.items() <= log.resume(3, seconds=100.0).items()
         log.metrics(4, LOSS)
     assert without_time(tmp_path) == [
         {"event": "started"},
@@ -95,7 +95,7 @@ def test_resuming_at_the_start(tmp_path: Path) -> None:
         log.metrics(0, {"knn_top1": 10.0})
         log.metrics(1, LOSS)
     with RunLog(tmp_path, 10) as log:
-        log.resume(0, seconds=0.0)
+        assert log.resume(0, seconds=0.0) == {}
     assert without_time(tmp_path) == [{"event": "resume", "step": 0}]
 
 
@@ -160,6 +160,26 @@ def test_status(tmp_path: Path) -> None:
         "state": "done", "pid": os.getpid(), "step": 10, "exit_code": 0,
     }  # fmt: skip
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_health(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line of metrics with the words, what was found and its figures; told to people; kept in every later status."""
+    with RunLog(tmp_path, 10) as log:
+        log.health(4, "Too few.", ["filling"], {"filled": 25.0})
+        log.status("running", step=4)
+        assert read_status(tmp_path) == {"state": "running", "pid": os.getpid(), "health": "Too few.", "step": 4}
+        log.health(8, "healthy", [], {"filled": 100.0, "effective_rank": float("nan")})
+        log.status("done", step=8)
+    assert without_time(tmp_path) == [
+        {"step": 4, "health": "Too few.", "findings": ["filling"], "filled": 25.0},
+        {"step": 8, "health": "healthy", "findings": [], "filled": 100.0, "effective_rank": None},
+    ]
+    assert capsys.readouterr().out == "step 4/10  health: Too few.\nstep 8/10  health: healthy\n"
+    assert read_status(tmp_path)["health"] == "healthy"
+    with RunLog(tmp_path, 10) as log:
+        log.resume(8, seconds=1.0)
+    assert [line["step"] for line in lines(tmp_path)] == [4, 8]  # what was said of step 8 will be said again
+    assert lines(tmp_path)[-1]["event"] == "resume"
 
 
 def test_plain_lines_where_nobody_watches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

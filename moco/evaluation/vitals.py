@@ -1,0 +1,130 @@
+"""How the features and the queue of a run are, measured on a few of its own images and keys."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from moco.core.dictionary import Queue
+from moco.core.encoder import Encoder
+from moco.data.loader import ViewBatches
+from moco.evaluation.alignment import EPOCH, alignment, effective_rank, uniformity
+from moco.evaluation.features import evaluating
+from moco.runtime.device import Precision, autocast
+from moco.runtime.distributed import gather, rank, world_size
+from moco.runtime.randomness import Integers, Stream
+from moco.shapes import Features, Negatives, Views
+
+IMAGES = 256
+"""Images of which two views each are encoded: twice C, so that the rank of the 128 features can show."""
+KEYS = 64
+"""Newest and oldest keys, each, whose views are encoded once more: the mean cosine is then known to about 0.01."""
+AT_A_TIME = 64
+"""Views encoded at a time; 64 of 224 pixels take ResNet-50 half a GiB."""
+
+Draw = Callable[[Integers], Views]
+"""Rows of a sample -> the views that these have."""
+
+
+def vitals(
+    modules: Mapping[str, nn.Module],
+    batches: ViewBatches,
+    *,
+    temperature: float,
+    symmetric: bool = False,
+    precision: Precision = "fp32",
+) -> dict[str, float]:
+    """What `health.diagnose` wants to know of the encoder f_q, and of `dictionary` and f_k where that is a queue.
+
+    Of the head's vectors of two views of each of 256 images: `effective_rank`, `head_alignment`, `head_uniformity`.
+    With a queue: `effective_negatives`, and of `stale_keys` the figures. Costs 512 + 128 forward passes, which the
+    ranks share: each must call it. Nothing of the run is changed.
+    """
+    f_q, f_k, queue = (modules.get(name) for name in ("f_q", "f_k", "dictionary"))
+    assert isinstance(f_q, Encoder)
+    images = np.linspace(0, len(batches.images) - 1, min(IMAGES, len(batches.images))).astype(np.int64)
+
+    def views(stream: Stream) -> Features:
+        return _encode(f_q, lambda rows: batches.views(images[rows], EPOCH, (stream,))[0], len(images), precision)
+
+    z_1, z_2 = views(Stream.VIEW_QUERY), views(Stream.VIEW_KEY)
+    figures = {
+        "effective_rank": effective_rank(z_1),
+        "head_alignment": alignment(z_1, z_2),
+        "head_uniformity": uniformity(z_1),
+    }
+    if isinstance(queue, Queue) and isinstance(f_k, Encoder):
+        figures["effective_negatives"] = effective_negatives(z_1, queue.keys.cpu(), temperature)
+        figures |= key_figures(f_k, queue, batches, symmetric=symmetric, precision=precision)
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def effective_negatives(q: Features, keys: Negatives, temperature: float) -> float:
+    """How many of the negatives (K, C) push a query, on average: exp of the entropy of their weights in the loss.
+
+    The weights are softmax(q.k / tau) over the negatives, which the gradient has (v1, Eq. 1): K where all are equally
+    hard, few where most are easy.
+    """
+    weights = (q @ keys.T / temperature).softmax(1)
+    return float(torch.special.entr(weights).sum(1).exp().mean())
+
+
+def key_figures(
+    f_k: Encoder, queue: Queue, batches: ViewBatches, *, symmetric: bool = False, precision: Precision = "fp32"
+) -> dict[str, float]:
+    """How near stored keys are to their own views as f_k encodes these now, for the newest keys and for the oldest.
+
+    `new_keys_similarity` and `old_keys_similarity` are mean cosines; `new_keys_own` and `old_keys_own` are what is left
+    of these after taking away the mean cosine with the other views of the same sample, which is what keys have in
+    common whatever they are of. f_k encodes with its running statistics, where a key was made with those of its batch:
+    so even the newest key is not at 1. Nothing where there are fewer than two keys, or all are of one write.
+    """
+    age = queue.age().cpu().numpy()
+    known = np.flatnonzero(age >= 0)
+    if len(known) < 2 or age[known].min() == age[known].max():
+        return {}
+    by_age = known[np.argsort(age[known], kind="stable")]
+    count = min(KEYS, len(known) // 2)
+    entries = np.concatenate([by_age[:count], by_age[-count:]])
+    index, written = queue.index.cpu().numpy()[entries], queue.written.cpu().numpy()[entries]
+    writes = 1 + symmetric
+    epoch, second = written // writes // batches.steps_per_epoch, written % writes == 1
+
+    def views(rows: Integers) -> Views:
+        """Each key's own view: with a symmetric loss, the second write of a step is of the query views."""
+        x_q, x_k = batches.views(index[rows], epoch[rows], (Stream.VIEW_QUERY, Stream.VIEW_KEY))
+        return torch.where(torch.from_numpy(second[rows])[:, None, None, None], x_q, x_k)
+
+    now, stored = _encode(f_k, views, len(entries), precision), queue.keys.cpu()[entries]
+    figures = dict[str, float]()
+    for name, rows in (("new_keys", slice(count)), ("old_keys", slice(count, None))):
+        similarity, own = likeness(stored[rows], now[rows])
+        figures |= {f"{name}_similarity": similarity, f"{name}_own": own}
+    return figures
+
+
+def likeness(stored: Features, now: Features) -> tuple[float, float]:
+    """Mean cosine of each stored key (n, C) with its own row of `now`, and by how much it exceeds that with the others.
+
+    With n = 1 there are no others, and both are the cosine.
+    """
+    cosine = stored @ now.T
+    n = len(cosine)
+    own = float(cosine.diagonal().mean())
+    others = (float(cosine.mean()) * n - own) / (n - 1) if n > 1 else 0.0
+    return own, own - others
+
+
+@torch.no_grad()
+def _encode(encoder: Encoder, draw: Draw, count: int, precision: Precision) -> Features:
+    """The head's vectors of `count` views, on the CPU; each rank encodes its share and gets all."""
+    device = next(encoder.parameters()).device
+    share = -(-count // world_size())
+    rows = np.resize(np.arange(count), share * world_size())[share * rank() :][:share]
+    features: list[Tensor] = []
+    with evaluating(encoder), autocast(precision, device.type):
+        for start in range(0, share, AT_A_TIME):
+            x = draw(rows[start : start + AT_A_TIME]).to(device)
+            features.append(encoder.forward(x))  # not a call: that would be compiled anew for this size
+    return gather(torch.cat(features))[:count].cpu()

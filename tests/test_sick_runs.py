@@ -1,0 +1,104 @@
+"""Runs made sick on purpose say what ails them, and a run that goes well says that it is healthy and nothing else."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from moco import cli
+from moco.commands import build_checkup, pretrain
+from moco.config import PretrainConfig, flag
+from moco.data.catalog import load
+from moco.data.images import Images
+from moco.pretrain import pretrain as train
+from moco.recipes import recipe
+from moco.record import Watcher
+from moco.runtime.checkpoint import checkpoint_path, load_tensors
+
+SMALL: dict[str, Any] = {
+    "arch": "resnet18-w16", "image_size": 12, "view_size": None, "dictionary": "queue", "batch_size": 64,
+    "queue_size": 128, "max_steps": 100, "bn_groups": 8, "lr": 0.06, "knn_every": 50, "checkpoint_every": 0,
+    "threads": 1, "precision": "fp32", "device": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits() -> Images:
+    """The training images of scikit-learn's digits."""
+    return load("digits")["train"]
+
+
+def small(out: Path, **values: Any) -> PretrainConfig:
+    """A config of a hundred small steps on the digits."""
+    return recipe("quick", data="digits", out=out, **{**SMALL, **values})
+
+
+def health(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics that tell the run's health."""
+    text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    return [line for line in map(json.loads, text.splitlines()) if "health" in line]
+
+
+def examined(config: PretrainConfig, images: Images) -> list[dict[str, Any]]:
+    """Train with a check-up at each look and no other monitor; the lines that tell the run's health."""
+    train(config, images, Watcher(lambda encoder: {}, build_checkup(config, images)))
+    return health(config.out)
+
+
+# --- what a run says ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_goes_well_is_healthy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the terminal, in the metrics, in the status and in the result; and nothing else is said."""
+    result = pretrain(small(tmp_path / "run", max_steps=200, knn_every=100))
+    found = health(tmp_path / "run")
+    assert [(line["step"], line["health"], line["findings"]) for line in found] == [
+        (100, "healthy", []),
+        (200, "healthy", []),
+    ]
+    assert (result["health"], result["findings"]) == ("healthy", [])
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["health"] == status["result"]["health"] == "healthy"
+    shown = [line for line in capsys.readouterr().out.splitlines() if "health" in line]
+    assert shown == ["step 100/200  health: healthy", "step 200/200  health: healthy"]
+    assert {"filled", "effective_rank", "head_alignment", "head_uniformity", "effective_negatives"} <= found[0].keys()
+    assert {"new_keys_own", "old_keys_own", "new_keys_similarity", "old_keys_similarity"} <= found[0].keys()
+
+
+def test_looks_change_nothing(tmp_path: Path, digits: Images) -> None:
+    """With a check-up at every step or none, every weight, key and running statistic is the same in the end."""
+    values: dict[str, Any] = {"max_steps": 6, "log_every": 1}
+    examined(small(tmp_path / "looked", knn_every=1, **values), digits)
+    train(small(tmp_path / "left alone", knn_every=0, **values), digits)
+    looked, alone = (load_tensors(checkpoint_path(tmp_path / name, 6))[0] for name in ("looked", "left alone"))
+    assert looked.keys() == alone.keys()
+    assert all(torch.equal(looked[name], alone[name]) for name in alone)
+    assert [line["step"] for line in health(tmp_path / "looked")] == [1, 2, 3, 4, 5, 6]
+    (only,) = health(tmp_path / "left alone")
+    assert (only["step"], only["filled"], "effective_rank" in only) == (6, 100.0, False)
+
+
+def test_two_processes_say_what_one_says(tmp_path: Path, digits: Images) -> None:
+    """Each encodes half of the views: the figures of the first look agree within fp32's rounding after three steps."""
+    values = {**SMALL, "max_steps": 3, "knn_every": 3, "knn_images": 100, "base_lr": 0.03, "augment": "cifar"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "moco"]
+    command += ["pretrain", "quick", "--data", "digits", "--out", str(tmp_path / "two")]
+    for name, value in values.items():
+        command += [flag(name), str(value)] if value is not None else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (two,) = health(tmp_path / "two")
+    (one,) = examined(small(tmp_path / "one", **values), digits)
+    figures = {name: value for name, value in one.items() if isinstance(value, float) and name != "time"}
+    assert {name: two[name] for name in figures} == {name: pytest.approx(figures[name], rel=0.02) for name in figures}
+    assert two["findings"] == one["findings"]
+    assert done.stdout.count("health: ") == 1
+
+
+# --- sick runs ------------------------------------------------------------------------------------------------------
