@@ -4,8 +4,10 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from moco.config import PretrainConfig, check, flag, negatives, settled
+from moco.configfile import from_json
 from moco.core.dictionary import Dictionary, InBatch, MemoryBank, Queue
 from moco.core.encoder import (
     Encoder,
@@ -15,13 +17,15 @@ from moco.core.encoder import (
     load_encoder_tensors,
     parameter_count,
 )
+from moco.data import fingerprint
 from moco.data.augment import AUGMENTATIONS
 from moco.data.images import ArrayImages, Images
 from moco.data.loader import ViewBatches
-from moco.errors import BadInputError
+from moco.errors import BadInputError, DivergedError
 from moco.interop.checkpoints import load_weights
 from moco.runtime import distributed
 from moco.runtime.device import cores, resolve_device, resolve_precision, set_threads
+from moco.runtime.runlog import read_status
 from moco.runtime.schedule import Schedule
 
 DEFAULT_BN_GROUPS = 8

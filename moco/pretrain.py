@@ -12,8 +12,16 @@ from moco.core.loss import Contrast, info_nce
 from moco.core.pair import EncoderPair
 from moco.data.images import Images
 from moco.data.loader import Batches, loading, moved
-from moco.prepare import build_batches, build_dictionary, build_encoder, build_schedule, introduction, resolve
-from moco.record import Monitor, Record, earlier_run
+from moco.prepare import (
+    build_batches,
+    build_dictionary,
+    build_encoder,
+    build_schedule,
+    earlier_run,
+    introduction,
+    resolve,
+)
+from moco.record import Monitor, Record
 from moco.runtime import distributed, pulse
 from moco.runtime.device import autocast, resolve_device
 from moco.runtime.runlog import RunLog

@@ -274,7 +274,7 @@ class Record:
                         stack.enter_context(distributed.averaged(self.modules[name]))
                 figures |= self.checkup(self.modules)
         last = {name: self.result[name] for name in TRAINING if name in self.result}
-        last["epoch"] = step * self.config.batch_size / self.images
+        last["epoch"] = step * self.config.batch_size / len(self.images)
         findings = diagnose(self.config, step, {**last, **figures})
         text, names = summary(findings), [finding.name for finding in findings]
         self.log.health(step, text, names, figures)
