@@ -12,7 +12,7 @@ from moco.core.loss import Contrast, info_nce
 from moco.core.pair import EncoderPair
 from moco.data.images import Images
 from moco.data.loader import Batches, moved
-from moco.prepare import build_batches, build_dictionary, build_encoder, build_schedule, introduction, resolve
+from moco.prepare import build_batches, build_dictionary, build_encoder, build_schedule, introduction, resolve, take_up
 from moco.record import Monitor, Record, earlier_run
 from moco.runtime import distributed, pulse
 from moco.runtime.device import autocast, resolve_device
@@ -42,6 +42,7 @@ def pretrain(
     if config.compile:
         compile_encoders(pair)
     dictionary = build_dictionary(config, len(images)).to(device)
+    origin = take_up(config, pair, dictionary)
     optimizer = torch.optim.SGD(
         f_q.parameters(), momentum=config.sgd_momentum, weight_decay=config.weight_decay, fused=True
     )
@@ -53,7 +54,7 @@ def pretrain(
     with log, StopRequest() as request, pulse.watched(distributed.rank(), distributed.world_size()):
         record = Record(config, trained, optimizer, log, len(images), monitor)
         start = record.restore()
-        log.say(introduction(config, f_q, images))
+        log.say(introduction(config, f_q, images) + origin)
         pair.f_q = distributed.wrap(f_q)
         for step, batch in enumerate(batches.run(start, steps, settled(config.workers)), start):
             record.before_step(step)
