@@ -20,10 +20,8 @@ FOREIGN = frozenset({
     "omegaconf", "pathlib", "pytorch_lightning", "solo", "typing", "vissl", "yacs",
 })  # fmt: skip
 """Packages whose classes other projects leave in their checkpoints, beside the tensors."""
-HARMLESS = frozenset({
-    "collections.defaultdict",
-    *(f"builtins.{name}" for name in ("bool", "dict", "float", "frozenset", "int", "list", "object", "slice", "str")),
-})  # fmt: skip
+TYPES = ("bool", "dict", "float", "frozenset", "int", "list", "object", "slice", "str", "tuple")
+HARMLESS = frozenset({"collections.defaultdict", *(f"builtins.{name}" for name in TYPES)})
 MAPPINGS = frozenset({"AttributeDict", "CfgNode", "ConfigDict", "Dict", "EasyDict", "defaultdict"})
 """Classes among them that are filled like a dict."""
 UNREADABLE = (
