@@ -33,6 +33,7 @@ def run(config: ExportConfig) -> dict[str, Any]:
     weights = load_weights(config.weights)
     target.require(weights, config.format)
     partial = config.out.with_name(config.out.name + ".part")
+    _remove(partial)  # of an export that was killed
     try:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         target.write(weights, partial, config.weights)
@@ -41,7 +42,8 @@ def run(config: ExportConfig) -> dict[str, Any]:
     finally:
         _remove(partial)
     difference = figures.get("largest_difference")
-    checked = target.library if difference is None else f"{target.library} ({figures['images']} photographs)"
+    library = target.checked_with(weights)
+    checked = library if difference is None else f"{library} ({figures['images']} photographs)"
     said = (
         "" if difference is None else f"; largest difference {difference:.1e}, features up to {figures['largest']:.3g}"
     )
@@ -49,7 +51,7 @@ def run(config: ExportConfig) -> dict[str, Any]:
     print(f"{config.out}: {config.format}; checked with {checked}{said}\n{told}")
     return {
         "weights": config.weights, "origin": weights.origin, "format": config.format, "out": str(config.out),
-        "checked_with": target.library, "largest_difference": difference, **figures, "told": told,
+        "checked_with": library, "largest_difference": difference, **figures, "told": told,
     }  # fmt: skip
 
 

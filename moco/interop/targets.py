@@ -40,6 +40,12 @@ class Target:
     """(file, what it was written from, images (N, 3, H, W)) -> features (N, D), by the library alone."""
     told: Callable[[Weights], str]
     """How the file is used."""
+    otherwise: str | None = None
+    """What it is checked with where timm does not have the net."""
+
+    def checked_with(self, weights: Weights) -> str:
+        """What the file of this net is checked with."""
+        return self.library if self.otherwise is None or _standard(weights) else self.otherwise
 
 
 def require_torchvision(weights: Weights, name: str) -> None:
@@ -71,11 +77,22 @@ def require_detectron2(weights: Weights, name: str) -> None:
         raise BadInputError(f"--format {name} has no 3x3 stem, which this {weights.encoder.plan.arch} has: {ANY_NET}")
 
 
+def require_reference(weights: Weights, name: str) -> None:
+    """As `require_timm`; and the authors' scripts build the net by its name in torchvision."""
+    require_timm(weights, name)
+    if not _has_name(weights.encoder.plan.arch):
+        raise BadInputError(f"--format {name} has no net named {weights.encoder.plan.arch}: {ANY_NET}")
+
+
 def require_own_stem(weights: Weights, name: str) -> None:
     """Raise BadInputError for solo-learn's 3x3 stem, whose padding of 2 is not among what our files say."""
     stem = getattr(weights.encoder.backbone, "conv1", None)
     if weights.encoder.plan.stem == "cifar" and isinstance(stem, nn.Conv2d) and stem.padding != (1, 1):
         raise BadInputError(f"--format {name} has no 3x3 stem with a padding of {stem.padding[0]}: give --format onnx")
+
+
+def _has_name(arch: str) -> bool:
+    return arch in torchvision.models.list_models(module=torchvision.models)
 
 
 def _require_resnet(weights: Weights, name: str) -> None:
@@ -95,7 +112,7 @@ def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images:
         model, _ = build_backbone(plan.arch, plan.stem, plan.image_size)  # torchvision's, without its classifier
         model.load_state_dict(state)
         return model.eval()(images)
-    if plan.arch in torchvision.models.list_models(module=torchvision.models):
+    if _has_name(plan.arch):
         model = torchvision.models.get_model(plan.arch, weights=None)
     else:  # resnext50-32x8d, which torchvision has no name for
         layers = list(resnet.layers)
@@ -202,6 +219,8 @@ def _told_of_normalisation(weights: Weights) -> str:
 
 def _told_of_state(weights: Weights) -> str:
     loading = "a state dict without classifier: load it with strict=False, and only the classifier (fc) is missing"
+    if weights.encoder.plan.arch == "resnext50-32x8d":
+        loading += " from models.resnet.ResNet(Bottleneck, [3, 4, 6, 3], groups=32, width_per_group=8)"
     return f"{loading}; {_told_of_normalisation(weights)}"
 
 
@@ -212,9 +231,7 @@ def _told_of_timm(weights: Weights) -> str:
 
 
 TARGETS: dict[str, Target] = {
-    "torchvision": Target(
-        "torchvision", (), require_torchvision, _write_state, _in_torchvision, _told_of_state
-    ),
+    "torchvision": Target("torchvision", (), require_torchvision, _write_state, _in_torchvision, _told_of_state),
     "timm": Target("timm", ("timm",), require_timm, _write_state, _in_timm, _told_of_timm),
     "detectron2": Target(
         "the names that detectron2 documents, since it is not on PyPI", (), require_detectron2, detectron2.write_pickle,
@@ -224,8 +241,6 @@ TARGETS: dict[str, Target] = {
         "onnxruntime", ("onnx", "onnxscript", "onnxruntime"), lambda weights, name: None, _write_onnx, _in_onnxruntime,
         _told_of_normalisation,
     ),
-    "safetensors": Target("timm", ("timm",), require_own_stem, _write_folder, _in_folder, card.told),
-    "reference": Target(
-        "torchvision", (), require_torchvision, _write_reference, _in_reference, reference.told
-    ),
+    "safetensors": Target("timm", ("timm",), require_own_stem, _write_folder, _in_folder, card.told, otherwise="moco"),
+    "reference": Target("torchvision", (), require_reference, _write_reference, _in_reference, reference.told),
 }  # fmt: skip
