@@ -79,7 +79,12 @@ def complete(tensors: Mapping[str, Tensor], arch: str, stem: Stem, where: str) -
         for name, value in expected.items()
         if name in tensors and tensors[name].shape != value.shape
     ]
-    kinds = (("missing", missing), ("left over", left), ("of another shape", shapes))
+    whole = [
+        name
+        for name, value in expected.items()
+        if name in tensors and value.is_floating_point() and not tensors[name].is_floating_point()
+    ]
+    kinds = (("missing", missing), ("left over", left), ("of another shape", shapes), ("of whole numbers", whole))
     faults = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names]
     if faults:
         raise BadInputError(f"{where}: not a whole {arch}, which its backbone is most like: {', '.join(faults)}")

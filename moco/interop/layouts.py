@@ -137,6 +137,9 @@ def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _project(layout: Layout, tensors: Mapping[str, Tensor], content: object) -> str:
     """Whose file it is, where several projects use the same prefix."""
+    numbered = f"{layout.query}0.weight" in tensors
+    if layout.query == "" and numbered:
+        return "lightly"
     if layout.query not in ("backbone.", "encoder."):
         return layout.project
     meta = _down(content, "meta")
@@ -145,7 +148,6 @@ def _project(layout: Layout, tensors: Mapping[str, Tensor], content: object) -> 
     beside = {name.split(".")[0] for name in tensors}
     if "classifier" in beside and beside & {"projector", "momentum_backbone", "momentum_encoder"}:
         return "solo-learn"
-    numbered = f"{layout.query}0.weight" in tensors
     return layout.project if numbered else f"a module with {layout.query}*"
 
 

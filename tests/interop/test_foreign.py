@@ -194,7 +194,7 @@ LAYOUTS: dict[str, tuple[Callable[[nn.Module, nn.Module], Any], str]] = {
     "MoCo v2, released": (moco_v2_released, "MoCo"),
     "MoCo v3": (moco_v3, "MoCo v3"),
     "lightly": (lightly, "lightly"),
-    "lightly's backbone": (lightly_backbone, "torchvision"),
+    "lightly's backbone": (lightly_backbone, "lightly"),
     "solo-learn": (lambda q, k: solo(q, k, "backbone"), "solo-learn"),
     "solo-learn, old": (lambda q, k: solo(q, k, "encoder"), "solo-learn"),
     "mmselfsup": (mmselfsup, "mmselfsup or mmpretrain"),
