@@ -16,12 +16,14 @@ import tyro
 
 from moco.config import BenchConfig, KnnConfig, PackConfig, PretrainConfig, ResumeConfig
 from moco.errors import BadInputError, DivergedError, StalledError, one_line
+from moco.interop.config import ExportConfig
 from moco.recipes import RECIPES
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "pretrain": (PretrainConfig, "moco.commands:pretrain"),
     "resume": (ResumeConfig, "moco.commands:resume"),
     "knn": (KnnConfig, "moco.evaluation.knn:run"),
+    "export": (ExportConfig, "moco.interop.export:run"),
     "pack": (PackConfig, "moco.data.pack:run"),
     "bench": (BenchConfig, "moco.bench.command:run"),
 }

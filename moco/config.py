@@ -36,7 +36,8 @@ class PretrainConfig:
     hidden_dim: int | None = None
     """Width of the MLP head's inner layer; by default that of the backbone's features (2048 for resnet50)."""
     init_weights: str | None = None
-    """Weights to start from: a run, a checkpoint, or an encoder.safetensors of the same architecture."""
+    """Weights to start from, of the same architecture: a run, a checkpoint, an encoder.safetensors, or another
+    project's checkpoint (docs/interop.md). f_k and the queue are taken too where the file has them and they fit."""
 
     dictionary: Literal["queue", "memory-bank", "in-batch"] = "queue"
     """Where the keys come from: the momentum encoder's last K keys (MoCo), one stored feature for each image
@@ -157,7 +158,8 @@ class KnnConfig:
     """Weighted k-nearest-neighbour classification by an encoder's features (InstDisc): how good are they?"""
 
     weights: str
-    """A run folder, a checkpoint, an encoder.safetensors, or random (with --like RUN or --arch)."""
+    """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), or random
+    (with --like RUN or --arch)."""
     data: str
     """Labelled images, as for pretrain. Queries are the test split, else validation, else a tenth of train."""
     like: Path | None = None

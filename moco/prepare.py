@@ -3,8 +3,10 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from torch import Tensor
 
 from moco.config import PretrainConfig, check, flag, negatives, settled
 from moco.configfile import from_json
@@ -17,6 +19,7 @@ from moco.core.encoder import (
     load_encoder_tensors,
     parameter_count,
 )
+from moco.core.pair import EncoderPair
 from moco.data import fingerprint
 from moco.data.augment import AUGMENTATIONS
 from moco.data.images import ArrayImages, Images
@@ -160,7 +163,7 @@ def build_encoder(config: PretrainConfig) -> Encoder:
     encoder = Encoder(plan)
     if config.init_weights is not None:
         own, given = encoder_tensors(encoder), encoder_tensors(load_weights(config.init_weights).encoder)
-        same_head = all(name in given and given[name].shape == own[name].shape for name in own if is_head(name))
+        same_head = _same_head(own, given)
         kept = {name: value for name, value in given.items() if same_head or not is_head(name)}
         load_encoder_tensors(encoder, {**({} if same_head else {n: v for n, v in own.items() if is_head(n)}), **kept})
     encoder.set_bn_group_size(config.batch_size // settled(config.bn_groups))
@@ -179,6 +182,36 @@ def build_dictionary(config: PretrainConfig, images: int) -> Dictionary:
             images, config.feature_dim, negatives=config.queue_size, momentum=config.bank_momentum, seed=config.seed
         )
     return InBatch()
+
+
+def take_up(config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary) -> str:
+    """Take f_k and the queue of `init_weights` too, where its file has them and they fit; say what begins anew."""
+    if config.init_weights is None:
+        return ""
+    weights = load_weights(config.init_weights)
+    same_head = _same_head(encoder_tensors(pair.encoder), encoder_tensors(weights.encoder))
+    told = f"\nf_q is that of {config.init_weights} ({weights.origin})" + ("" if same_head else ", its head is new")
+    if pair.f_k is not None:
+        if same_head and weights.momentum is not None:
+            load_encoder_tensors(pair.f_k, weights.momentum)
+            told += "; f_k is the file's"
+        else:
+            told += "; f_k, which the file does not have for this head, starts as a copy of f_q"
+    if isinstance(dictionary, Queue):
+        if same_head and weights.queue is not None and weights.queue.shape == dictionary.keys.shape:
+            dictionary.keys.copy_(weights.queue)
+            dictionary.oldest = weights.pointer
+            told += "; the queue is the file's"
+        else:
+            found = (
+                "none" if weights.queue is None else f"{tuple(weights.queue.shape)}, for another head or --queue-size"
+            )
+            told += f"; the queue starts with {dictionary.size} random keys (the file's: {found})"
+    return told
+
+
+def _same_head(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:
+    return all(name in given and given[name].shape == own[name].shape for name in own if is_head(name))
 
 
 def build_batches(config: PretrainConfig, images: Images) -> ViewBatches:

@@ -20,6 +20,7 @@ from moco.prepare import (
     earlier_run,
     introduction,
     resolve,
+    take_up,
 )
 from moco.record import Monitor, Record
 from moco.runtime import distributed, pulse
@@ -50,6 +51,7 @@ def pretrain(
     if config.compile:
         compile_encoders(pair)
     dictionary = build_dictionary(config, len(images)).to(device)
+    origin = take_up(config, pair, dictionary)
     optimizer = torch.optim.SGD(
         f_q.parameters(), momentum=config.sgd_momentum, weight_decay=config.weight_decay, fused=True
     )
@@ -62,7 +64,7 @@ def pretrain(
     with log, StopRequest() as request, loading(), watched:
         record = Record(config, trained, optimizer, log, images, monitor)
         start = record.restore()
-        log.say(introduction(config, f_q, images))
+        log.say(introduction(config, f_q, images) + origin)
         pair.f_q = distributed.wrap(f_q)
         for step, batch in enumerate(batches.run(start, steps, settled(config.workers)), start):
             record.before_step(step, batch[2])

@@ -1,23 +1,54 @@
-"""Weights by name: a run folder, a checkpoint, an encoder file -> an encoder and how its images were normalised."""
+"""Weights by name: a run, a checkpoint, an encoder file, another project's -> an encoder and its images' form."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
-from moco.core.encoder import Encoder, EncoderPlan, load_encoder_tensors
+from moco.config import IMAGENET_MEAN, IMAGENET_STD
+from moco.core.encoder import Encoder, EncoderPlan, Head, Stem, encoder_tensors, load_encoder_tensors
 from moco.errors import BadInputError
+from moco.interop.architecture import complete, infer
+from moco.interop.layouts import Found, recognise
+from moco.interop.unpickling import load_pickle
 from moco.runtime.checkpoint import Metadata, load_tensors, newest_checkpoint
+from moco.shapes import require_same_shapes
+
+IMAGE_SIZES: dict[Stem, int] = {"imagenet": 224, "cifar": 32}
+"""Of other projects' encoders, whose files do not say it."""
+LINEAR_HEAD = ("weight", "bias")
+MLP_HEAD = ("0.weight", "0.bias", "2.weight", "2.bias")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """An encoder, and what images must look like for it."""
+    """An encoder (f_q), what images must look like for it, and what else its file held to train on from."""
 
     encoder: Encoder
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    origin: str = "moco"
+    """The project whose layout the file has."""
+    momentum: Mapping[str, Tensor] | None = None
+    """f_k, named as by `encoder_tensors`, where the file has it."""
+    queue: Tensor | None = None
+    """The keys of the queue, (K, C), where the file has them."""
+    pointer: int = 0
+    """The row of the oldest key."""
+    step: int = 0
+    """Steps that it was trained for, where one of ours says so."""
+
+
+class NoHead(nn.Module):
+    """Stands where an encoder file has no projection head, so that no random one is mistaken for a trained one."""
+
+    def forward(self, _: Tensor) -> Tensor:
+        """Raises BadInputError."""
+        raise BadInputError("these weights have no projection head, only a backbone: give --features backbone")
 
 
 def encoder_metadata(plan: EncoderPlan, mean: tuple[float, ...], std: tuple[float, ...], step: int) -> Metadata:
@@ -33,36 +64,111 @@ def random_weights(plan: EncoderPlan, seed: int, mean: tuple[float, ...], std: t
 
 
 def load_weights(weights: str) -> Weights:
-    """Read an encoder (f_q) from a run, a checkpoint or an encoder.safetensors.
+    """Read an encoder (f_q) from a run, a checkpoint, an encoder.safetensors, or another project's checkpoint.
 
-    Raises BadInputError where there is none, where it is damaged, or where it does not fit its own description.
+    Other projects' are known by their tensors' names (docs/interop.md). Raises BadInputError where there is none, where
+    it is damaged, where it does not fit its own description, or where any part of its backbone is missing or left over.
     """
     path = Path(weights)
     if path.is_dir():
-        path = _in_run(path)
+        path = _in_folder(path)
     if not path.is_file():
         raise BadInputError(
-            f"--weights {weights}: no such run or file, expected a run folder, a checkpoint, an encoder.safetensors or "
-            f"random"
+            f"--weights {weights}: no such run or file, expected a run folder, a checkpoint, an encoder.safetensors, "
+            f"another project's checkpoint or random"
         )
+    content = _foreign(path)
+    if content is not None:
+        return _foreign_weights(recognise(content, str(path)), str(path))
     tensors, metadata = load_tensors(path)
     try:
         plan = EncoderPlan(**metadata["encoder"])
-        mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
-    except (KeyError, TypeError) as error:
+        mean, std, step = tuple(metadata["mean"]), tuple(metadata["std"]), int(metadata["step"])
+    except (KeyError, TypeError, ValueError) as error:
         raise BadInputError(f"{path}: its metadata does not describe an encoder ({error})") from error
     encoder = Encoder(plan)
-    if metadata.get("kind") == "checkpoint":
-        trained = {name.removeprefix("f_q."): tensor for name, tensor in tensors.items() if name.startswith("f_q.")}
-        tensors = {name.removeprefix("backbone."): tensor for name, tensor in trained.items()}
-    load_encoder_tensors(encoder, tensors)
-    return Weights(encoder, mean, std)
+    if metadata.get("kind") == "backbone":
+        encoder.head = NoHead()
+    if metadata.get("kind") != "checkpoint":
+        load_encoder_tensors(encoder, tensors)
+        return Weights(encoder, mean, std, step=step)
+    load_encoder_tensors(encoder, _part(tensors, "f_q."))
+    counters = tensors.get("dictionary._extra_state", torch.zeros(2))
+    queue = tensors.get("dictionary.keys")
+    return Weights(encoder, mean, std, "moco", _part(tensors, "f_k.") or None, queue, int(counters[-1]), step)
 
 
-def _in_run(run: Path) -> Path:
-    if (run / "encoder.safetensors").is_file():
-        return run / "encoder.safetensors"
-    newest = newest_checkpoint(run)
+def _in_folder(folder: Path) -> Path:
+    for name in ("encoder.safetensors", "model.safetensors"):
+        if (folder / name).is_file():
+            return folder / name
+    newest = newest_checkpoint(folder)
     if newest is None:
-        raise BadInputError(f"--weights {run}: a folder without encoder.safetensors and without a sound checkpoint")
+        raise BadInputError(f"--weights {folder}: a folder without encoder.safetensors and without a sound checkpoint")
     return newest[0]
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """One encoder of a checkpoint, named as by `encoder_tensors`."""
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {name.removeprefix("backbone."): value for name, value in own.items()}
+
+
+def _foreign(path: Path) -> object | None:
+    """What another project's file holds; None for one of ours, and for one that is damaged."""
+    with path.open("rb") as file:
+        safetensors = file.read(9)[8:] == b"{"  # behind the header's length
+    if not safetensors:
+        return load_pickle(path)
+    try:
+        with safe_open(path, "pt") as opened:
+            if "moco" in (opened.metadata() or {}):
+                return None
+            return {name: opened.get_tensor(name) for name in list(opened.keys())}
+    except (SafetensorError, OSError):
+        return None
+
+
+def _foreign_weights(found: Found, where: str) -> Weights:
+    """An encoder of the architecture that its tensors show."""
+    arch, stem = infer(found.backbone, where)
+    kind, feature_dim, hidden_dim = _head(found.head, where)
+    plan = EncoderPlan(arch, stem, kind, feature_dim, hidden_dim, IMAGE_SIZES[stem])
+    with torch.device("meta"):
+        encoder = Encoder(plan)
+        if not found.head:
+            encoder.head = NoHead()
+    tensors = _checked(encoder, found, where)
+    named = {name if name.startswith("head.") else f"backbone.{name}": value for name, value in tensors.items()}
+    encoder.load_state_dict(named, assign=True)
+    if stem == "cifar":
+        convolution = encoder.backbone.get_submodule("conv1")
+        assert isinstance(convolution, nn.Conv2d)
+        convolution.padding = (found.stem_padding, found.stem_padding)
+    momentum = None if found.momentum is None else _checked(encoder, found.momentum, where)
+    queue = None if found.queue is None or len(found.queue) != feature_dim else found.queue.float().T.contiguous()
+    pointer = 0 if queue is None or not len(queue) else found.pointer % len(queue)
+    return Weights(encoder, IMAGENET_MEAN, IMAGENET_STD, found.project, momentum, queue, pointer)
+
+
+def _checked(encoder: Encoder, found: Found, where: str) -> dict[str, Tensor]:
+    """The tensors of one encoder in the file, named as by `encoder_tensors`, all of them and of the right shapes."""
+    backbone = complete(found.backbone, encoder.plan.arch, encoder.plan.stem, where)
+    head = {f"head.{name}": value.float().contiguous() for name, value in found.head.items()}
+    require_same_shapes(encoder_tensors(encoder), {**backbone, **head}, f"{where}: {found.project}'s encoder")
+    return {**backbone, **head}
+
+
+def _head(tensors: Mapping[str, Tensor], where: str) -> tuple[Head, int, int | None]:
+    """Kind, C and hidden width of a projection head; the defaults where there is none."""
+    flat = all(value.dim() == 2 for name, value in tensors.items() if name.endswith("weight"))
+    if not tensors:
+        return "linear", EncoderPlan.feature_dim, None
+    if flat and tensors.keys() == set(LINEAR_HEAD):
+        return "linear", len(tensors["weight"]), None
+    if flat and tensors.keys() == set(MLP_HEAD):
+        return "mlp", len(tensors["2.weight"]), len(tensors["0.weight"])
+    raise BadInputError(
+        f"{where}: its projection head fc has {', '.join(list(tensors)[:6])}: expected {' and '.join(LINEAR_HEAD)} (v1)"
+        f" or {', '.join(MLP_HEAD)} (v2)"
+    )

@@ -153,9 +153,9 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path, form: str) -> None:
 
 
 def test_a_file_of_another_program(tmp_path: Path) -> None:
-    """A sound safetensors file without a description."""
-    save_file({"conv1.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
-    check_refused(tmp_path / "model.safetensors", "model.safetensors", "moco")
+    """A sound safetensors file without a description, and of no ResNet."""
+    save_file({"patches.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    check_refused(tmp_path / "model.safetensors", "model.safetensors", "patches.weight", "expected a ResNet of MoCo")
 
 
 # --- what does not fit ----------------------------------------------------------------------------------------------

@@ -29,3 +29,16 @@ class Bottleneck(nn.Module):
         dilation: int = ...,
         norm_layer: Callable[..., nn.Module] | None = ...,
     ) -> None: ...
+
+class ResNet(nn.Module):
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        layers: list[int],
+        num_classes: int = ...,
+        zero_init_residual: bool = ...,
+        groups: int = ...,
+        width_per_group: int = ...,
+        replace_stride_with_dilation: list[bool] | None = ...,
+        norm_layer: Callable[..., nn.Module] | None = ...,
+    ) -> None: ...

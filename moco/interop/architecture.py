@@ -1,0 +1,100 @@
+"""Which ResNet a set of tensors is, from their names and shapes alone, and whether it is all of it."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from moco.core.encoder import Stem
+from moco.core.resnet import RESNETS, ResNet, ResNetPlan, resnet_plan
+from moco.errors import BadInputError
+
+STEMS: dict[tuple[int, ...], Stem] = {(3, 7, 7): "imagenet", (3, 3, 3): "cifar"}
+"""Input channels and kernel of the first convolution."""
+STANDARD_WIDTH = 64
+SHOWN = 3
+"""Names that a message gives of each kind."""
+COUNTER = "num_batches_tracked"
+"""Not in files of torch before 0.4.1, and of no effect on features."""
+
+
+def infer(tensors: Mapping[str, Tensor], where: str) -> tuple[str, Stem]:
+    """The name and stem of the ResNet that is most like these tensors (under torchvision's names).
+
+    Depth is counted; width, groups and the width of a group follow from shapes. Raises BadInputError where the first
+    convolution is no ResNet's.
+    """
+    first = tuple(tensors["conv1.weight"].shape) if "conv1.weight" in tensors else ()
+    stem = STEMS.get(first[1:])
+    if stem is None or not 1 <= first[0] < 10000:
+        raise BadInputError(
+            f"{where}: the first convolution's weight, conv1.weight, is {first or 'missing'}: expected (width, 3, 7, 7)"
+            f" or (width, 3, 3, 3)"
+        )
+    plan = _plan(tensors, first[0])
+
+    def distance(name: str) -> tuple[bool, int, int, int]:
+        known = RESNETS[name]
+        blocks = sum(abs(a - b) for a, b in zip(known.layers, plan.layers, strict=True))
+        groups, width = abs(known.groups - plan.groups), abs(known.width_per_group - plan.width_per_group)
+        return known.block is not plan.block, blocks, groups, width
+
+    name = min(RESNETS, key=distance)
+    if plan.width == STANDARD_WIDTH:
+        return name, stem
+    times, rest = divmod(plan.width, STANDARD_WIDTH)
+    return (f"{name}-w{plan.width}" if rest or times > 99 else f"{name}-{times}x"), stem
+
+
+def _plan(tensors: Mapping[str, Tensor], width: int) -> ResNetPlan:
+    """What the names and shapes say; where some are missing, what the others say."""
+    found = [re.match(r"layer([1-4])\.([0-9]{1,3})\.", name) for name in tensors]
+    numbers = {(int(match[1]), int(match[2])) for match in found if match is not None}
+    counts = [sum(1 for stage, _ in numbers if stage == number) for number in (1, 2, 3, 4)]
+    layers = (counts[0], counts[1], counts[2], counts[3])
+    if not any(name.endswith(".conv3.weight") for name in tensors):
+        return ResNetPlan(BasicBlock, layers, width=width)
+    inner = tensors.get("layer1.0.conv2.weight")
+    if inner is None or inner.dim() != 4 or min(inner.shape[:2]) < 1:
+        return ResNetPlan(Bottleneck, layers, width=width)
+    channels, per_group = inner.shape[:2]
+    return ResNetPlan(Bottleneck, layers, channels // per_group, per_group * STANDARD_WIDTH // width, width)
+
+
+def complete(tensors: Mapping[str, Tensor], arch: str, stem: Stem, where: str) -> dict[str, Tensor]:
+    """The tensors as that ResNet takes them: in its order, of its types.
+
+    Raises BadInputError where any is missing, left over or of another shape, with how many and the first of each.
+    """
+    plan = resnet_plan(arch)
+    assert plan is not None
+    with torch.device("meta"):
+        expected = ResNet(plan, stem).state_dict()
+    missing = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
+    left = [name for name in tensors if name not in expected]
+    shapes = [
+        f"{name} {tuple(tensors[name].shape)} for {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    whole = [
+        name
+        for name, value in expected.items()
+        if name in tensors and value.is_floating_point() and not tensors[name].is_floating_point()
+    ]
+    kinds = (("missing", missing), ("left over", left), ("of another shape", shapes), ("of whole numbers", whole))
+    faults = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names]
+    if faults:
+        raise BadInputError(f"{where}: not a whole {arch}, which its backbone is most like: {', '.join(faults)}")
+    return {
+        name: tensors[name].to(value.dtype, copy=True).contiguous()
+        if name in tensors
+        else torch.zeros((), dtype=value.dtype)
+        for name, value in expected.items()
+    }
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

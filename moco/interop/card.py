@@ -1,0 +1,138 @@
+"""A folder in the Hugging Face layout: model.safetensors, config.json, and a README that says what it is."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from moco.interop.checkpoints import Weights, encoder_metadata, load_weights
+from moco.runtime.checkpoint import save_tensors
+
+SHOWN = (
+    "arch", "stem", "head", "dictionary", "queue_size", "key_momentum", "temperature", "symmetric", "augment",
+    "image_size", "epochs", "max_steps", "batch_size", "bn_groups", "lr", "schedule", "weight_decay", "seed",
+)  # fmt: skip
+"""Fields of a run's config that the card lists."""
+FIGURES = ("top1", "top5", "knn_top1", "knn_top5", "alignment", "uniformity", "loss")
+
+
+def write_folder(
+    weights: Weights, backbone: Mapping[str, Tensor], folder: Path, source: str, timm: tuple[str, dict[str, int]] | None
+) -> None:
+    """Write the backbone, its description for timm (a name, what to give beside) where it can be one, and the card."""
+    plan = weights.encoder.plan
+    described = {**encoder_metadata(plan, weights.mean, weights.std, weights.step), "kind": "backbone"}
+    folder.mkdir()
+    save_tensors(folder / "model.safetensors", backbone, described)
+    config: dict[str, Any] = {"moco": described, "num_features": weights.encoder.num_features, "num_classes": 0}
+    if timm is not None:
+        size = [3, plan.image_size, plan.image_size]
+        pretrained = {
+            "input_size": size, "mean": list(weights.mean), "std": list(weights.std), "num_classes": 0,
+            "interpolation": "bilinear", "crop_pct": 0.875, "pool_size": [-(-size[1] // 32)] * 2,
+            "first_conv": "conv1", "classifier": "fc",
+        }  # fmt: skip
+        config |= {"architecture": timm[0], "model_args": timm[1], "pretrained_cfg": pretrained}
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_card(weights, source, timm is not None), encoding="utf-8")
+
+
+def read_folder(folder: Path, images: Tensor) -> Tensor:
+    """Features by our own loader, for nets that no other library has."""
+    features: Tensor = load_weights(str(folder)).encoder.backbone.eval()(images)
+    return features
+
+
+def told(weights: Weights) -> str:
+    """How the folder is used."""
+    return (
+        "a folder for the Hugging Face hub; moco takes it as --weights, timm as local-dir:FOLDER where it has the net"
+    )
+
+
+def _card(weights: Weights, source: str, in_timm: bool) -> str:
+    """The model card: what it is, how it was trained, on what, how good it was found to be, how it is used."""
+    run = _run_of(Path(source))
+    config = _read(run / "config.json") if run is not None else {}
+    plan = weights.encoder.plan
+    head = ["---", f"library_name: {'timm' if in_timm else 'moco'}", "pipeline_tag: image-feature-extraction", "tags:"]
+    head += ["- self-supervised-learning", "- momentum-contrast", "- arxiv:1911.05722", "- arxiv:2003.04297", "---", ""]
+    what = "momentum contrast (MoCo)" if weights.origin == "moco" else f"a checkpoint in the layout of {weights.origin}"
+    lines = [
+        f"# {plan.arch} pre-trained without labels",
+        "",
+        f"An image encoder from {what}: RGB images of {plan.image_size} pixels, in [0, 1], less the mean "
+        f"{list(weights.mean)} and divided by {list(weights.std)}, to {weights.encoder.num_features} features. "
+        f"First layers: {plan.stem}. The projection head of the training is not part of it.",
+        "",
+        "## Training",
+        "",
+    ]
+    rows = {"data": config.get("data"), **{name: config.get(name) for name in SHOWN}, "steps": weights.step or None}
+    lines += _table(("setting", "value"), {name: value for name, value in rows.items() if value is not None})
+    if not config:
+        lines += ["", "No run folder came with these weights: recipe and data are not known."]
+    lines += ["", "## Measured", "", *_table(("figure", "value"), _figures(run)), "", "## Use", "", "```python"]
+    if in_timm:
+        lines += ["import timm", 'encoder = timm.create_model("local-dir:THIS_FOLDER", pretrained=True).eval()']
+    else:
+        lines += ["import moco", 'encoder = moco.load_weights("THIS_FOLDER").encoder.backbone.eval()']
+    return "\n".join([*head, *lines, "features = encoder(images)", "```", ""])
+
+
+def _run_of(source: Path) -> Path | None:
+    """The run folder that weights lie in: the path itself, its folder, or that of its checkpoints."""
+    folders = (source, source.parent, source.parent.parent)
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
+def _figures(run: Path | None) -> dict[str, Any]:
+    """What the run's log and its evaluations found last."""
+    found: dict[str, Any] = {}
+    if run is None:
+        return found
+    try:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    for line in lines:
+        values = _parsed(line)
+        found |= {f"{name} while training": values[name] for name in FIGURES if name in values}
+    for path in sorted((run / "evaluations").glob("*.json")):
+        values = _read(path)
+        found |= {f"{path.stem} {name} on {values.get('data')}": values[name] for name in FIGURES if name in values}
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return _parsed(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return {}
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _table(head: tuple[str, str], rows: Mapping[str, Any]) -> list[str]:
+    """A Markdown table; names of files in it are inert."""
+    if not rows:
+        return ["Nothing is known."]
+    return [
+        f"| {head[0]} | {head[1]} |",
+        "|---|---|",
+        *(f"| {_inert(name)} | {_inert(value)} |" for name, value in rows.items()),
+    ]
+
+
+def _inert(value: object) -> str:
+    """Text that is neither HTML nor Markdown, on one line."""
+    text = " ".join(str(value).split())
+    return "".join(f"&#{ord(letter)};" if letter in "<>&|`*_[]()!\\#\"'" else letter for letter in text)

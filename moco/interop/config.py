@@ -1,0 +1,23 @@
+"""The settings of `moco export`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Format = Literal["torchvision", "timm", "detectron2", "onnx", "safetensors", "reference"]
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write an encoder for another project, and check there that its features are the same."""
+
+    weights: str
+    """A run folder, a checkpoint, an encoder.safetensors, or another project's checkpoint (docs/interop.md)."""
+    format: Format
+    """torchvision and timm: a state dict, without classifier; detectron2: a .pkl; onnx: images to pooled features, any
+    batch size; safetensors: a folder in the Hugging Face layout with a model card; reference: the MoCo authors'
+    .pth.tar."""
+    out: Path
+    """New file, or for safetensors a new folder."""
+    json: bool = False
+    """End with one JSON object on standard output."""

@@ -1,0 +1,60 @@
+"""An encoder for detectron2: a .pkl with its names of a ResNet's tensors, as the MoCo authors' conversion writes it."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import dump
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from moco.core.encoder import encoder_tensors, is_head
+from moco.core.resnet import RESNETS, resnet_plan
+from moco.interop.checkpoints import Weights
+
+STEM = ("conv1.", "bn1.")
+
+
+def detectron2_name(name: str) -> str:
+    """A tensor's name in torchvision -> in detectron2: layer1 is res2, bn1 is conv1's norm, downsample the shortcut."""
+    name = f"stem.{name}" if name.startswith(STEM) else name
+    name = re.sub(r"^layer([1-4])\.", lambda match: f"res{int(match[1]) + 1}.", name)
+    name = re.sub(r"\bbn([1-3])\.", r"conv\1.norm.", name)
+    return name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
+
+
+def converted(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.float32]]:
+    """The backbone's tensors as arrays under detectron2's names."""
+    return {
+        detectron2_name(name): value.detach().cpu().contiguous().numpy()
+        for name, value in tensors.items()
+        if not is_head(name)
+    }
+
+
+def write_pickle(weights: Weights, path: Path, _: str) -> None:
+    """Write the .pkl; a pickle, since that is what detectron2 reads. It holds arrays and text only."""
+    model = converted(encoder_tensors(weights.encoder))
+    with path.open("wb") as file:
+        dump({"model": model, "__author__": "MOCO", "matching_heuristics": True}, file)
+
+
+def settings(weights: Weights) -> str:
+    """What detectron2's config must say so that it builds this net and shows it the right images."""
+    plan = resnet_plan(weights.encoder.plan.arch)
+    assert plan is not None
+    alike = (name for name, known in RESNETS.items() if (known.block, known.layers) == (plan.block, plan.layers))
+    depth = next(alike).removeprefix("resnet")  # the plain one stands first
+    values = {
+        "MODEL.RESNETS.DEPTH": depth,
+        "MODEL.RESNETS.NUM_GROUPS": plan.groups,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": plan.width_per_group * plan.width // 64,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": plan.width,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": plan.width * plan.block.expansion,
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        "INPUT.FORMAT": "RGB",
+        "MODEL.PIXEL_MEAN": [round(255 * value, 3) for value in weights.mean],
+        "MODEL.PIXEL_STD": [round(255 * value, 3) for value in weights.std],
+    }
+    return "; ".join(f"{name} {value}" for name, value in values.items())

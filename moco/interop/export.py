@@ -1,0 +1,95 @@
+"""`moco export`: write an encoder for another project, load it there, and compare the features of real images."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_sample_images
+
+from moco.data.augment import normalize
+from moco.errors import BadInputError
+from moco.interop.checkpoints import Weights, load_weights
+from moco.interop.config import ExportConfig
+from moco.interop.targets import TARGETS
+from moco.shapes import SquareViews
+
+TOLERANCE = 1e-4
+"""Largest difference of a feature, as a share of the largest feature: rounding in another order stays below it."""
+
+
+def run(config: ExportConfig) -> dict[str, Any]:
+    """`moco export`: write the file, check it with the target's own library, and say how far the features differ.
+
+    Raises BadInputError where the target cannot express the net, where the library for the check is not installed, and
+    where `config.out` exists; RuntimeError where the features differ, and then nothing is kept.
+    """
+    target = TARGETS[config.format]
+    _require(config.format, target.packages)
+    if config.out.exists():
+        raise BadInputError(f"--out {config.out} exists: give another name")
+    weights = load_weights(config.weights)
+    target.require(weights, config.format)
+    partial = config.out.with_name(config.out.name + ".part")
+    _remove(partial)  # of an export that was killed
+    try:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        target.write(weights, partial, config.weights)
+        figures = _compared(target.features, weights, partial) if target.features is not None else {}
+        partial.replace(config.out)
+    finally:
+        _remove(partial)
+    difference = figures.get("largest_difference")
+    library = target.checked_with(weights)
+    checked = library if difference is None else f"{library} ({figures['images']} photographs)"
+    said = (
+        "" if difference is None else f"; largest difference {difference:.1e}, features up to {figures['largest']:.3g}"
+    )
+    told = target.told(weights)
+    print(f"{config.out}: {config.format}; checked with {checked}{said}\n{told}")
+    return {
+        "weights": config.weights, "origin": weights.origin, "format": config.format, "out": str(config.out),
+        "checked_with": library, "largest_difference": difference, **figures, "told": told,
+    }  # fmt: skip
+
+
+def _compared(features: Any, weights: Weights, path: Path) -> dict[str, float]:
+    """The largest difference between our features and the target's, over photographs, one at a time and together."""
+    views = photographs(weights)
+    with torch.no_grad():
+        ours = weights.encoder.backbone.eval()(views)
+        theirs = features(path, weights, views)
+        alone = features(path, weights, views[:1])
+    largest = float(ours.abs().max())
+    difference = max(float((ours - theirs).abs().max()), float((ours[:1] - alone).abs().max()))
+    if not difference <= TOLERANCE * max(largest, 1.0):
+        raise RuntimeError(
+            f"the exported net's features differ from ours by {difference:g} (features up to {largest:g}): not kept"
+        )
+    return {"largest_difference": difference, "largest": largest, "images": len(views)}
+
+
+def photographs(weights: Weights) -> SquareViews:
+    """Scikit-learn's two photographs, each whole and its four quarters, at the encoder's size, normalised for it."""
+    size, views = weights.encoder.plan.image_size, []
+    for image in load_sample_images().images:
+        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+        height, width = pixels.shape[2] // 2, pixels.shape[3] // 2
+        quarters = [pixels[..., y : y + height, x : x + width] for y in (0, height) for x in (0, width)]
+        views += [F.interpolate(part, (size, size), mode="bilinear", antialias=True) for part in (pixels, *quarters)]
+    return normalize(torch.cat(views), weights.mean, weights.std)
+
+
+def _require(name: str, packages: tuple[str, ...]) -> None:
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise BadInputError(f"--format {name} needs {' and '.join(missing)}: pip install 'momentum-contrast[export]'")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

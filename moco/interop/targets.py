@@ -1,0 +1,246 @@
+"""The libraries that an encoder is exported for: what each can express, how its file is written and loaded there."""
+
+import importlib
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import ResNet as TorchvisionResNet
+
+from moco.core.encoder import EncoderPlan, build_backbone, encoder_tensors, is_head
+from moco.core.resnet import resnet_plan
+from moco.errors import BadInputError
+from moco.interop import card, detectron2, reference
+from moco.interop.checkpoints import Weights
+
+STANDARD_WIDTH = 64
+CLASSIFIER = {"fc.weight", "fc.bias"}
+ANY_NET = "give --format onnx or safetensors, which take any net"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format: how it is written, and the features of its file in the library that reads it."""
+
+    library: str
+    """What the file is checked with."""
+    packages: tuple[str, ...]
+    """What must be installed for it."""
+    require: Callable[[Weights, str], None]
+    """Raises BadInputError where it cannot express the net."""
+    write: Callable[[Weights, Path, str], None]
+    """Writes a file or a folder, given where the weights came from too."""
+    features: Callable[[Path, Weights, Tensor], Tensor] | None
+    """(file, what it was written from, images (N, 3, H, W)) -> features (N, D), by the library alone."""
+    told: Callable[[Weights], str]
+    """How the file is used."""
+    otherwise: str | None = None
+    """What it is checked with where timm does not have the net."""
+
+    def checked_with(self, weights: Weights) -> str:
+        """What the file of this net is checked with."""
+        return self.library if self.otherwise is None or _standard(weights) else self.otherwise
+
+
+def require_torchvision(weights: Weights, name: str) -> None:
+    """Raise BadInputError for what torchvision's classes cannot be made to be: 3x3 stems, widths other than its own."""
+    plan = weights.encoder.plan
+    resnet = resnet_plan(plan.arch)
+    if plan.stem == "cifar":
+        raise BadInputError(f"--format {name} has no 3x3 stem, which this {plan.arch} has: {ANY_NET}")
+    if resnet is not None and resnet.width != STANDARD_WIDTH:
+        raise BadInputError(f"--format {name} has no ResNet of base width {resnet.width} ({plan.arch}): {ANY_NET}")
+
+
+def require_timm(weights: Weights, name: str) -> None:
+    """As `require_torchvision`, and ResNets only: timm names the tensors of other nets otherwise."""
+    _require_resnet(weights, name)
+    require_torchvision(weights, name)
+
+
+def require_detectron2(weights: Weights, name: str) -> None:
+    """Raise BadInputError for 3x3 stems, for what is no ResNet, and for ResNet-18 and -34 of another width.
+
+    Its configs can set the width of bottlenecks, and insist on 64 for those two.
+    """
+    _require_resnet(weights, name)
+    plan = resnet_plan(weights.encoder.plan.arch)
+    if plan is not None and plan.block is BasicBlock:
+        require_torchvision(weights, name)
+    if weights.encoder.plan.stem == "cifar":
+        raise BadInputError(f"--format {name} has no 3x3 stem, which this {weights.encoder.plan.arch} has: {ANY_NET}")
+
+
+def require_reference(weights: Weights, name: str) -> None:
+    """As `require_timm`; and the authors' scripts build the net by its name in torchvision."""
+    require_timm(weights, name)
+    if not _has_name(weights.encoder.plan.arch):
+        raise BadInputError(f"--format {name} has no net named {weights.encoder.plan.arch}: {ANY_NET}")
+
+
+def require_own_stem(weights: Weights, name: str) -> None:
+    """Raise BadInputError for solo-learn's 3x3 stem, whose padding of 2 is not among what our files say."""
+    stem = getattr(weights.encoder.backbone, "conv1", None)
+    if weights.encoder.plan.stem == "cifar" and isinstance(stem, nn.Conv2d) and stem.padding != (1, 1):
+        raise BadInputError(f"--format {name} has no 3x3 stem with a padding of {stem.padding[0]}: give --format onnx")
+
+
+def _has_name(arch: str) -> bool:
+    return arch in torchvision.models.list_models(module=torchvision.models)
+
+
+def _require_resnet(weights: Weights, name: str) -> None:
+    if resnet_plan(weights.encoder.plan.arch) is None:
+        raise BadInputError(f"--format {name} is for ResNets, and this is {weights.encoder.plan.arch}: {ANY_NET}")
+
+
+def backbone_tensors(weights: Weights) -> dict[str, Tensor]:
+    """The backbone's tensors under torchvision's names, without the projection head."""
+    return {name: value for name, value in encoder_tensors(weights.encoder).items() if not is_head(name)}
+
+
+def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images: Tensor) -> Tensor:
+    """Features by torchvision's own model, loaded as its users do: only the classifier may be missing."""
+    resnet = resnet_plan(plan.arch)
+    if resnet is None:
+        model, _ = build_backbone(plan.arch, plan.stem, plan.image_size)  # torchvision's, without its classifier
+        model.load_state_dict(state)
+        return model.eval()(images)
+    if _has_name(plan.arch):
+        model = torchvision.models.get_model(plan.arch, weights=None)
+    else:  # resnext50-32x8d, which torchvision has no name for
+        layers = list(resnet.layers)
+        model = TorchvisionResNet(resnet.block, layers, groups=resnet.groups, width_per_group=resnet.width_per_group)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if set(missing) != CLASSIFIER or unexpected:
+        raise RuntimeError(f"torchvision misses {missing[:3]} and does not expect {unexpected[:3]}")
+    model.set_submodule("fc", nn.Identity())
+    return model.eval()(images)
+
+
+def timm_name(plan: EncoderPlan) -> tuple[str, dict[str, int]]:
+    """Timm's name for a ResNet of standard width, and what to give it beside."""
+    if plan.arch == "resnext50-32x8d":
+        return "resnext50_32x4d", {"base_width": 8}
+    return plan.arch, {}
+
+
+def _write_state(weights: Weights, path: Path, _: str) -> None:
+    torch.save(backbone_tensors(weights), path)
+
+
+def _in_torchvision(path: Path, weights: Weights, images: Tensor) -> Tensor:
+    return torchvision_features(torch.load(path, weights_only=True), weights.encoder.plan, images)
+
+
+def _in_timm(path: Path, weights: Weights, images: Tensor) -> Tensor:
+    name, arguments = timm_name(weights.encoder.plan)
+    timm: Any = importlib.import_module("timm")
+    model = timm.create_model(name, num_classes=0, checkpoint_path=str(path), **arguments)
+    features: Tensor = model.eval()(images)
+    return features
+
+
+def _write_reference(weights: Weights, path: Path, _: str) -> None:
+    torch.save(reference.written_as_reference(weights), path)
+
+
+def _in_reference(path: Path, weights: Weights, images: Tensor) -> Tensor:
+    """As the reference's linear evaluation takes them: f_q's tensors, without its head, into torchvision's model."""
+    prefix = "module.encoder_q."
+    state = torch.load(path, weights_only=True)["state_dict"]
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    headless = {name: value for name, value in own.items() if not name.startswith("fc.")}
+    return torchvision_features(headless, weights.encoder.plan, images)
+
+
+def _write_onnx(weights: Weights, path: Path, _: str) -> None:
+    size = weights.encoder.plan.image_size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            weights.encoder.backbone.eval(),
+            (torch.zeros(2, 3, size, size),),
+            input_names=["images"],
+            output_names=["features"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    for node in program.model.graph:
+        node.metadata_props.clear()  # where each operation stood in this machine's source files
+        node.doc_string = None
+    described = {"mean": weights.mean, "std": weights.std, "image_size": size, "arch": weights.encoder.plan.arch}
+    program.model.metadata_props.update({name: str(value) for name, value in described.items()})
+    program.save(path)
+
+
+def _in_onnxruntime(path: Path, _: Weights, images: Tensor) -> Tensor:
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (features,) = session.run(["features"], {"images": images.contiguous().numpy()})
+    return torch.from_numpy(features)
+
+
+def _write_folder(weights: Weights, path: Path, source: str) -> None:
+    timm = timm_name(weights.encoder.plan) if _standard(weights) else None
+    card.write_folder(weights, backbone_tensors(weights), path, source, timm)
+
+
+def _in_folder(path: Path, weights: Weights, images: Tensor) -> Tensor:
+    if not _standard(weights):
+        return card.read_folder(path, images)
+    timm: Any = importlib.import_module("timm")
+    model = timm.create_model(f"local-dir:{path}", pretrained=True)
+    features: Tensor = model.eval()(images)
+    return features
+
+
+def _standard(weights: Weights) -> bool:
+    """Whether timm can express the net."""
+    try:
+        require_timm(weights, "")
+    except BadInputError:
+        return False
+    return True
+
+
+def _told_of_normalisation(weights: Weights) -> str:
+    size, mean, std = weights.encoder.plan.image_size, weights.mean, weights.std
+    return f"images: RGB in [0, 1], mean {mean}, std {std}, {size} x {size} pixels"
+
+
+def _told_of_state(weights: Weights) -> str:
+    loading = "a state dict without classifier: load it with strict=False, and only the classifier (fc) is missing"
+    if weights.encoder.plan.arch == "resnext50-32x8d":
+        loading += " from models.resnet.ResNet(Bottleneck, [3, 4, 6, 3], groups=32, width_per_group=8)"
+    return f"{loading}; {_told_of_normalisation(weights)}"
+
+
+def _told_of_timm(weights: Weights) -> str:
+    name, arguments = timm_name(weights.encoder.plan)
+    more = "".join(f", {key}={value}" for key, value in arguments.items())
+    return f"timm.create_model({name!r}{more}, num_classes=0, checkpoint_path=F); {_told_of_normalisation(weights)}"
+
+
+TARGETS: dict[str, Target] = {
+    "torchvision": Target("torchvision", (), require_torchvision, _write_state, _in_torchvision, _told_of_state),
+    "timm": Target("timm", ("timm",), require_timm, _write_state, _in_timm, _told_of_timm),
+    "detectron2": Target(
+        "the names that detectron2 documents, since it is not on PyPI", (), require_detectron2, detectron2.write_pickle,
+        None, detectron2.settings,
+    ),
+    "onnx": Target(
+        "onnxruntime", ("onnx", "onnxscript", "onnxruntime"), lambda weights, name: None, _write_onnx, _in_onnxruntime,
+        _told_of_normalisation,
+    ),
+    "safetensors": Target("timm", ("timm",), require_own_stem, _write_folder, _in_folder, card.told, otherwise="moco"),
+    "reference": Target("torchvision", (), require_reference, _write_reference, _in_reference, reference.told),
+}  # fmt: skip

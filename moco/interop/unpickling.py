@@ -1,0 +1,107 @@
+"""Other projects' pickles, read by torch's restricted unpickler: stubs stand for known classes, and nothing runs."""
+
+import pickletools
+import re
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from moco.errors import BadInputError
+
+FOREIGN = frozenset({
+    "addict", "argparse", "classy_vision", "datetime", "easydict", "fvcore", "hydra", "iopath", "lightly", "lightning",
+    "lightning_fabric", "lightning_utilities", "mmcls", "mmcv", "mmengine", "mmpretrain", "mmselfsup", "numpy",
+    "omegaconf", "pathlib", "pytorch_lightning", "solo", "typing", "vissl", "yacs",
+})  # fmt: skip
+"""Packages whose classes other projects leave in their checkpoints, beside the tensors."""
+TYPES = ("bool", "dict", "float", "frozenset", "int", "list", "object", "slice", "str", "tuple")
+HARMLESS = frozenset({"collections.defaultdict", *(f"builtins.{name}" for name in TYPES)})
+MAPPINGS = frozenset({"AttributeDict", "CfgNode", "ConfigDict", "Dict", "EasyDict", "defaultdict"})
+"""Classes among them that are filled like a dict."""
+UNREADABLE = (
+    UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError,
+    AssertionError, MemoryError, OverflowError, RecursionError, zipfile.BadZipFile,
+)  # fmt: skip
+"""What torch and pickletools raise for files that are damaged, cut off or made up."""
+ZIP = b"PK\x03\x04"
+LEGACY_PICKLES = 4
+"""torch.save before 1.6 wrote a magic number, a protocol and a system's description before the object."""
+
+
+class Stub:
+    """Stands for any object of a foreign class: takes whatever it is given, and keeps nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+class StubMapping:
+    """Stands for a foreign dict: what is made in its place is a plain one."""
+
+    def __new__(cls, *_: object) -> Any:
+        """An empty dict, which the unpickler may fill."""
+        return OrderedDict()
+
+
+def load_pickle(path: Path) -> object:
+    """Read what torch.save wrote, with stubs for objects of FOREIGN packages; nothing in the file is executed.
+
+    Nothing is written to disk. Raises BadInputError where the file is damaged, or names any other class.
+    """
+    try:
+        names = set(_global_names(path))
+        stubs: list[Any] = [(_stub(name), name) for name in sorted(names) if _is_foreign(name)]
+        with warnings.catch_warnings(), torch.serialization.safe_globals(stubs):
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        told = str(error)
+        refused = re.search(r"GLOBAL (\S+)", told)
+        if refused is not None:
+            raise BadInputError(
+                f"{path}: refused, since reading it would need {refused[1]}, which is none of the classes that may "
+                f"stand in a checkpoint: save its state_dict alone, with torch.save, where it was made"
+            ) from error
+        reason = " ".join(told.split())[:200] or type(error).__name__
+        raise BadInputError(f"{path}: not a sound checkpoint of torch.save ({reason})") from error
+
+
+def _global_names(path: Path) -> Iterator[str]:
+    """The classes and functions that the file names, found without running it."""
+    with path.open("rb") as file:
+        if file.read(len(ZIP)) != ZIP:
+            file.seek(0)
+            for _ in range(LEGACY_PICKLES):
+                yield from _named_in(file)
+            return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("it would unpack to more than its own size, and torch.save does not compress")
+        for entry in entries:
+            if entry.filename.endswith("data.pkl"):
+                with archive.open(entry) as file:
+                    yield from _named_in(file)
+
+
+def _named_in(file: Any) -> Iterator[str]:
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL":
+            yield str(argument).replace(" ", ".").replace("__builtin__.", "builtins.")
+
+
+def _is_foreign(name: str) -> bool:
+    return name.split(".")[0] in FOREIGN or name in HARMLESS
+
+
+def _stub(name: str) -> type[Stub] | type[StubMapping]:
+    return StubMapping if name.split(".")[-1] in MAPPINGS else Stub
