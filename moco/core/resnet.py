@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -22,6 +23,9 @@ class ResNetPlan:
     width_per_group: int = 64
     width: int = 64
 
+
+NARROW = 16
+"""Channels below which a strided 1x1 convolution is not left to oneDNN."""
 
 RESNETS = {
     "resnet18": ResNetPlan(BasicBlock, (2, 2, 2, 2)),
@@ -51,6 +55,19 @@ def resnet_plan(arch: str) -> ResNetPlan | None:
     plan = RESNETS[match[1]]
     width = int(match["width"]) if match["width"] else plan.width * int(match["times"])
     return ResNetPlan(plan.block, plan.layers, plan.groups, plan.width_per_group, width)
+
+
+class NarrowConv(nn.Conv2d):
+    """A strided 1x1 convolution as what it is: every stride-th pixel, and a 1x1 convolution without stride.
+
+    oneDNN's gradient of the strided one writes past its memory where the channels are fewer than a vector of the
+    processor and come last (uxlfoundation/oneDNN issue 6035; torch 2.14).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve x (N, C, H, W)."""
+        (step, _), layout = self.stride, torch.channels_last
+        return F.conv2d(x[:, :, ::step, ::step].contiguous(memory_format=layout), self.weight)
 
 
 class ResNet(nn.Module):
@@ -87,8 +104,9 @@ class ResNet(nn.Module):
         channels_out = planes * plan.block.expansion
         downsample = None
         if stride != 1 or self._channels != channels_out:
+            convolution = nn.Conv2d if self._channels >= NARROW else NarrowConv
             downsample = nn.Sequential(
-                nn.Conv2d(self._channels, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+                convolution(self._channels, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
             )
         blocks = [plan.block(self._channels, planes, stride, downsample, plan.groups, plan.width_per_group)]
         self._channels = channels_out

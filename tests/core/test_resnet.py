@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import nn
 
 from moco.core.encoder import build_backbone, parameter_count
-from moco.core.resnet import RESNETS, ResNet, resnet_plan
+from moco.core.resnet import RESNETS, NarrowConv, ResNet, resnet_plan
 from tests import oracles
 
 LAYERS = {
@@ -33,6 +34,23 @@ def fill(net: nn.Module) -> nn.Module:
         else:
             value.uniform_(0.5, 1.5)
     return net
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("side", [7, 8])
+def test_narrow_convolution_equals_the_strided_one(side: int, memory: torch.memory_format) -> None:
+    """Outputs and gradients are those of every second pixel times the weights, in float64."""
+    conv = NarrowConv(3, 5, 1, 2, bias=False).double()
+    x = torch.randn(2, 3, side, side, dtype=torch.float64).contiguous(memory_format=memory).requires_grad_()
+    y = conv(x)
+    pixels = x.detach().numpy()[:, :, ::2, ::2]
+    expected = np.einsum("oc,nchw->nohw", conv.weight.detach().numpy()[:, :, 0, 0], pixels)
+    np.testing.assert_allclose(y.detach().numpy(), expected, atol=1e-12)
+    torch.autograd.backward(y.sum())
+    assert x.grad is not None
+    assert conv.weight.grad is not None
+    np.testing.assert_allclose(conv.weight.grad[:, :, 0, 0].numpy(), np.tile(pixels.sum((0, 2, 3)), (5, 1)), atol=1e-12)
+    assert int((x.grad != 0).sum()) == 2 * 3 * 4 * 4  # every second row and column
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
