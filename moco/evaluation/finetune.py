@@ -27,9 +27,9 @@ from moco.evaluation.session import (
     keep,
     labelled,
     labels_of,
+    loading,
     say,
     session,
-    workers_for,
 )
 from moco.runtime import distributed
 from moco.runtime.checkpoint import save_tensors
@@ -70,15 +70,15 @@ def train_network(subject: Subject, train: Images, recipe: Finetuning, title: st
     stays as it was. Raises DivergedError where the loss is no longer finite.
     """
     encoder, how = subject.encoder, subject.how
-    device = str(next(encoder.parameters()).device)
+    device = next(encoder.parameters()).device
     batches = ViewBatches(
         train, CROP_AND_FLIP, how.image_size, how.mean, how.std, fitting_batch(recipe.batch_size, len(train)),
         recipe.seed, key_views=False, rank=distributed.rank(), ranks=distributed.world_size(), decode="scaled",
     )  # fmt: skip
     warmup = min(recipe.warmup_steps, int(LARGEST_WARMUP * recipe.steps))
     schedule = Schedule("cosine", recipe.lr, recipe.steps, warmup)
-    model = with_classifier(subject, len(train.classes), recipe.seed, device)
-    if distributed.world_size() > 1 and device.startswith("cuda"):
+    model = with_classifier(subject, len(train.classes), recipe.seed)
+    if distributed.world_size() > 1 and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     truth = torch.from_numpy(labels_of(train)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay)
@@ -87,15 +87,15 @@ def train_network(subject: Subject, train: Images, recipe: Finetuning, title: st
         torch.manual_seed(recipe.seed)
         model.train()
         for step, batch in enumerate(shown(batches.run(0, recipe.steps, how.workers), title, recipe.steps)):
-            x, _, index = moved(batch, device)
+            x, _, index = moved(batch, str(device))
             optimizer.param_groups[0]["lr"] = schedule(step)
-            with autocast(how.precision, device):
+            with autocast(how.precision, device.type):
                 logits = wrapped(x)
             loss = F.cross_entropy(logits.float(), truth[index])
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-    if distributed.on_any_rank(device, not bool(torch.isfinite(loss)))[0]:
+    if distributed.on_any_rank(str(device), not bool(torch.isfinite(loss)))[0]:
         raise DivergedError(f"fine-tuning diverged at lr {recipe.lr:g}: give a smaller learning rate")
     for buffer in model.buffers():
         if buffer.is_floating_point():  # running statistics of the ranks
@@ -103,14 +103,15 @@ def train_network(subject: Subject, train: Images, recipe: Finetuning, title: st
     return model
 
 
-def with_classifier(subject: Subject, classes: int, seed: int, device: str) -> nn.Module:
+def with_classifier(subject: Subject, classes: int, seed: int) -> nn.Module:
     """A copy of the backbone and a new classifier of small random weights."""
     encoder = subject.encoder
     fc = nn.Linear(encoder.num_features, classes)
     with torch.no_grad():
         fc.weight.copy_(first_weights(encoder.num_features, classes, seed).T)
         fc.bias.zero_()
-    return nn.Sequential(OrderedDict(backbone=copy.deepcopy(encoder.backbone), fc=fc.to(device)))
+    fc.to(next(encoder.parameters()).device)
+    return nn.Sequential(OrderedDict(backbone=copy.deepcopy(encoder.backbone), fc=fc))
 
 
 def run(config: FinetuneConfig) -> dict[str, Any]:
@@ -119,9 +120,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         raise BadInputError(f"--save {config.save}: expected a name that ends in .safetensors")
     with session(config) as subject:
         images = labelled(config.data)
-        subject = dataclasses.replace(
-            subject, how=dataclasses.replace(subject.how, workers=workers_for(config, images.train))
-        )
+        subject = loading(config, subject, images.train)
         per_epoch = max(1, len(images.train) // config.batch_size)
         recipe = Finetuning(
             config.max_steps or config.epochs * per_epoch, config.base_lr * config.batch_size / 256, config.batch_size,

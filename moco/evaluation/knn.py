@@ -13,7 +13,7 @@ from moco.data.images import Images, Labels
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.scores import Scores, in_detail, scores
-from moco.evaluation.session import at_random, keep, labelled, say, session, workers_for
+from moco.evaluation.session import at_random, keep, labelled, labels_of, say, session, workers_for
 from moco.shapes import Bank, Features
 
 QUERIES_AT_A_TIME = 1024
@@ -99,10 +99,10 @@ def knn_scores(
     ]
     device = next(encoder.parameters()).device
     votes = knn_votes(
-        features[0], bank.labels, features[1], k=k, temperature=temperature, classes=len(bank.classes),
+        features[0], labels_of(bank), features[1], k=k, temperature=temperature, classes=len(bank.classes),
         device=str(device),
     )  # fmt: skip
-    return scores(votes, queries.labels)
+    return scores(votes, labels_of(queries))
 
 
 def run(config: KnnConfig) -> dict[str, Any]:

@@ -38,9 +38,10 @@ from moco.evaluation.session import (
     kept,
     labelled,
     labels_of,
+    loading,
+    require_rates,
     say,
     session,
-    workers_for,
 )
 from moco.runtime import distributed
 from moco.runtime.device import autocast
@@ -103,7 +104,7 @@ def encode_views(
 def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) -> Evaluated:
     """The papers' protocol: another random crop and flip of each image in every epoch, through the frozen backbone."""
     encoder, how, train = subject.encoder, subject.how, images.train
-    device = str(next(encoder.parameters()).device)
+    device = next(encoder.parameters()).device
     batch_size = fitting_batch(config.batch_size, len(train))
     batches = ViewBatches(
         train, CROP_AND_FLIP, how.image_size, how.mean, how.std, batch_size, config.seed, key_views=False,
@@ -121,8 +122,8 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
     started = time.monotonic()
     with evaluating(encoder.backbone):
         for step, batch in enumerate(shown(batches.run(0, steps, how.workers), title, steps)):
-            x, _, index = moved(batch, device)
-            with torch.no_grad(), autocast(how.precision, device):
+            x, _, index = moved(batch, str(device))
+            with torch.no_grad(), autocast(how.precision, device.type):
                 h = encoder.backbone(x)
             loss = F.cross_entropy(model(h.float()), truth[index])
             optimizer.zero_grad()
@@ -147,11 +148,10 @@ def evaluate(subject: Subject, images: Labelled, config: LinearConfig, title: st
 
 def run(config: LinearConfig) -> dict[str, Any]:
     """`moco linear`: top-1 and top-5 of a linear classifier on frozen features, beside its baselines."""
+    require_rates(config.lrs)
     with session(config) as subject:
         images = labelled(config.data)
-        subject = dataclasses.replace(
-            subject, how=dataclasses.replace(subject.how, workers=workers_for(config, images.train))
-        )
+        subject = loading(config, subject, images.train)
         started = time.monotonic()
         found, told = evaluate(subject, images, config)
         result: dict[str, Any] = {

@@ -25,9 +25,10 @@ from moco.evaluation.session import (
     keep,
     labelled,
     labels_of,
+    loading,
+    require_rates,
     say,
     session,
-    workers_for,
 )
 from moco.runtime.randomness import Stream, permuted
 from moco.shapes import Features
@@ -163,10 +164,10 @@ def _told(figures: dict[str, Any]) -> str:
 def run(config: LowshotConfig) -> dict[str, Any]:
     """`moco lowshot`: linear classifier and fine-tuned network with few labels, beside random weights."""
     wanted = few(config.labels)
+    require_rates(config.lrs)
     with session(config) as subject:
         images = labelled(config.data)
-        how = dataclasses.replace(subject.how, workers=workers_for(config, images.train))
-        subject = dataclasses.replace(subject, how=how)
+        subject = loading(config, subject, images.train)
         result: dict[str, Any] = {
             "labels": config.labels, "draws": config.draws, "weights": config.weights, "data": config.data,
             "test": len(images.test), **evaluate(subject, images, config, config.weights), "baselines": {},

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,7 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
     check(config)
     set_threads(config.threads)
     device = resolve_device(config.device)
+    together = distributed.world_size() > 1  # by the program that called this
     distributed.start(device)
     try:
         weights = placed(_weights(config), device)
@@ -60,7 +61,8 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
         )  # fmt: skip
         yield Subject(weights, how)
     finally:
-        distributed.stop()
+        if not together:
+            distributed.stop()
 
 
 def at_random(config: EvaluationConfig, subject: Subject) -> Subject:
@@ -120,6 +122,12 @@ def labelled(data: str) -> Labelled:
     return Labelled(hold(train), hold(test), None if validation is None else hold(validation))
 
 
+def require_rates(rates: Sequence[float]) -> None:
+    """Raise BadInputError where there is no learning rate to try."""
+    if not rates:
+        raise BadInputError("--lrs is empty: give at least one learning rate, such as --lrs 0.3 3 30")
+
+
 def held_out_rows(images: Images) -> tuple[Labels, Labels]:
     """The rows of a set that are left, and those of the tenth that is held out to choose by, as for the monitor."""
     parts = monitor_split({"train": images})
@@ -141,9 +149,14 @@ def require_labels(train: Images, test: Images) -> None:
 
 
 def labels_of(images: Images) -> Labels:
-    """The labels of images of which it is known that they have some."""
+    """The labels of images of which it is known that they have some; torch wants them to be writable."""
     assert images.labels is not None
-    return images.labels
+    return images.labels if images.labels.flags.writeable else images.labels.copy()
+
+
+def loading(config: EvaluationConfig, subject: Subject, images: Images) -> Subject:
+    """The subject, with as many processes that load images as suit these."""
+    return Subject(subject.weights, dataclasses.replace(subject.how, workers=workers_for(config, images)))
 
 
 def workers_for(config: EvaluationConfig, images: Images) -> int:
