@@ -21,10 +21,10 @@ LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [40, 60, 150]
 @pytest.mark.parametrize(
     ("text", "expected", "name"),
     [
-        ("1%", Few(1, None), "1pct"),
-        ("10%", Few(10, None), "10pct"),
+        ("1%", Few(1.0, None), "1pct"),
+        ("10%", Few(10.0, None), "10pct"),
         ("0.5%", Few(0.5, None), "0.5pct"),
-        ("100%", Few(100, None), "100pct"),
+        ("100%", Few(100.0, None), "100pct"),
         ("5", Few(None, 5), "5"),
     ],
 )
