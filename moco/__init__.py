@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from moco.core.pair import EncoderPair
     from moco.data.catalog import load
     from moco.errors import BadInputError, DivergedError
+    from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, LowshotConfig
     from moco.evaluation.features import Encoding, encode
+    from moco.evaluation.frozen import FrozenEncoder, load_encoder
     from moco.evaluation.knn import weighted_knn
     from moco.interop.checkpoints import Weights, load_weights
     from moco.recipes import RECIPES, recipe
@@ -25,13 +27,18 @@ __all__ = [
     "BadInputError",
     "Contrast",
     "DivergedError",
+    "EmbedConfig",
     "Encoder",
     "EncoderPair",
     "EncoderPlan",
     "Encoding",
+    "FinetuneConfig",
+    "FrozenEncoder",
     "InBatch",
     "Keys",
     "KnnConfig",
+    "LinearConfig",
+    "LowshotConfig",
     "MemoryBank",
     "PretrainConfig",
     "Queue",
@@ -39,6 +46,7 @@ __all__ = [
     "encode",
     "info_nce",
     "load",
+    "load_encoder",
     "load_weights",
     "recipe",
     "weighted_knn",
@@ -52,7 +60,9 @@ _HOMES = {
     "moco.core.pair": ("EncoderPair",),
     "moco.data.catalog": ("load",),
     "moco.errors": ("BadInputError", "DivergedError"),
+    "moco.evaluation.config": ("EmbedConfig", "FinetuneConfig", "LinearConfig", "LowshotConfig"),
     "moco.evaluation.features": ("Encoding", "encode"),
+    "moco.evaluation.frozen": ("FrozenEncoder", "load_encoder"),
     "moco.evaluation.knn": ("weighted_knn",),
     "moco.interop.checkpoints": ("Weights", "load_weights"),
     "moco.recipes": ("RECIPES", "recipe"),

@@ -16,6 +16,7 @@ import tyro
 
 from moco.config import BenchConfig, KnnConfig, PackConfig, PretrainConfig, ResumeConfig
 from moco.errors import BadInputError, DivergedError, StalledError, one_line
+from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, LowshotConfig
 from moco.interop.config import ExportConfig
 from moco.recipes import RECIPES
 
@@ -23,6 +24,10 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "pretrain": (PretrainConfig, "moco.commands:pretrain"),
     "resume": (ResumeConfig, "moco.commands:resume"),
     "knn": (KnnConfig, "moco.evaluation.knn:run"),
+    "linear": (LinearConfig, "moco.evaluation.linear:run"),
+    "lowshot": (LowshotConfig, "moco.evaluation.lowshot:run"),
+    "finetune": (FinetuneConfig, "moco.evaluation.finetune:run"),
+    "embed": (EmbedConfig, "moco.evaluation.embed:run"),
     "export": (ExportConfig, "moco.interop.export:run"),
     "pack": (PackConfig, "moco.data.pack:run"),
     "bench": (BenchConfig, "moco.bench.command:run"),
@@ -47,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
-    if config.json:
+    if config.json and os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
         print(json.dumps(result))
     return int(result.get("exit_code", 0))
 

@@ -176,6 +176,10 @@ class KnnConfig:
     """Neighbours that vote."""
     knn_temperature: float = 0.1
     """Weight of a vote: exp(similarity / this)."""
+    bank: Literal["fp32", "fp16"] = "fp32"
+    """How features are kept in memory: 1.28 million of 2048 numbers are 10.5 GB in fp32, half of that in fp16."""
+    baseline: bool = True
+    """Also evaluate random weights of the same network."""
     batch_size: int = 256
     """Images encoded at a time."""
     seed: int = 0
@@ -184,6 +188,8 @@ class KnnConfig:
     """Of convolutions and matrix products."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
+    workers: int | None = None
+    """Processes that load images; by default none for small images, which are held in memory, else one per core."""
     threads: int | None = None
     """Threads inside an operation; by default all cores."""
     json: bool = False
@@ -233,8 +239,10 @@ POSITIVE = {
     "feature_dim", "hidden_dim", "queue_size", "temperature", "bn_groups", "image_size", "view_size", "std",
     "epochs", "max_steps", "batch_size", "accumulate", "lr", "base_lr", "lr_decay", "threads",
     "knn_k", "knn_images", "knn_temperature", "seconds", "shard_bytes", "timeout",
+    "lrs", "draws", "finetune_lr",
 }  # fmt: skip
 NOT_NEGATIVE = {"warmup_epochs", "weight_decay", "workers", "log_every", "checkpoint_every", "knn_every", "seed"}
+NOT_NEGATIVE |= {"views", "supervised_epochs", "finetune_steps"}
 LARGEST_SEED = 2**63 - 1
 SHARES = {"key_momentum", "bank_momentum", "sgd_momentum", "milestones", "mean"}
 

@@ -26,6 +26,7 @@ from moco.config import (
     settled,
 )
 from moco.errors import BadInputError
+from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, LowshotConfig
 from moco.recipes import RECIPES, recipe
 
 PRETRAIN = recipe("cifar10", data="photos", out=Path("run"))
@@ -36,6 +37,10 @@ KINDS: dict[type[Any], Any] = {
     KnnConfig: KNN,
     PackConfig: PackConfig("digits", Path("pack")),
     BenchConfig: BenchConfig(),
+    LinearConfig: LinearConfig("run", "digits"),
+    LowshotConfig: LowshotConfig("run", "digits"),
+    FinetuneConfig: FinetuneConfig("run", "digits"),
+    EmbedConfig: EmbedConfig("run", "digits", Path("f.npz")),
 }
 """A config of every command."""
 

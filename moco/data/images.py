@@ -223,12 +223,17 @@ def decode_bytes(content: bytes, name: str) -> Image:
 def _decode(source: str | io.BytesIO, name: str) -> Image:
     try:
         with PillowImage.open(source, formats=FORMATS) as file:
-            _check_bands(file, name)
-            rgb = _to_rgb(ImageOps.exif_transpose(file), name)
+            return from_pillow(file, name)
     except BadInputError:
         raise
     except Exception as error:  # a decoder fails as it likes on a damaged file
         raise BadInputError(f"{name}: cannot be read as an image ({error}): remove or replace it") from error
+
+
+def from_pillow(image: PillowImage.Image, name: str) -> Image:
+    """What `decode` makes of a file that Pillow has opened; errors call it `name`."""
+    _check_bands(image, name)
+    rgb = _to_rgb(ImageOps.exif_transpose(image), name)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 

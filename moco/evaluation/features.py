@@ -4,22 +4,31 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from moco.core.encoder import Encoder, Output
-from moco.data.augment import normalize
-from moco.data.images import Images
+from moco.data.augment import Augmentation, ViewParameters, draw, normalize
+from moco.data.images import ArrayImages, Images
+from moco.data.views import Look, of_array, of_images
+from moco.errors import BadInputError
 from moco.runtime.device import Precision, autocast
 from moco.runtime.distributed import gather, rank, world_size
+from moco.runtime.progress import shown
+from moco.runtime.randomness import Integers, Stream
 from moco.shapes import Features, Image, Square
 
 CROP_SHARE = 0.875
 """Images are resized to size / 0.875 and their centre is cut out (256 and 224 in the papers) ..."""
 SMALL = 64
 """... but for sizes up to this, where the whole image is resized."""
+ROWS_AT_A_TIME = 8192
+"""Of what the ranks exchange: bounds the memory that this takes."""
 
 
 @dataclass(frozen=True)
@@ -32,32 +41,132 @@ class Encoding:
     output: Output = "backbone"
     batch_size: int = 256
     precision: Precision = "fp32"
+    unit: bool = True
+    """Scale features to unit length (the head's always are)."""
+    stored: Literal["fp32", "fp16"] = "fp32"
+    workers: int = 0
+    """Processes that load images (0: this one)."""
+
+
+@dataclass(frozen=True)
+class RandomViews:
+    """Which random view of each image is encoded: a pure function of (seed, number, image)."""
+
+    augmentation: Augmentation
+    seed: int
+    number: int
+
+
+def encode(
+    encoder: Encoder, images: Images, how: Encoding, views: RandomViews | None = None, title: str | None = None
+) -> Features:
+    """The features of all images, on the CPU, in fp32 and of unit length unless `how` says otherwise.
+
+    Of each image the whole or its centre (`prepare`), or with `views` a random view. The encoder is left in the mode
+    it was in. Several ranks share the images out, and each gets all the features. With a title, a bar shows progress.
+    """
+    module: nn.Module = encoder if how.output == "head" else encoder.backbone
+    return outputs(module, encoder.width(how.output), images, how, views, title)
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, images: Images, how: Encoding) -> Features:
-    """The features of all images, of unit length, in fp32 on the CPU; the encoder is left in the mode it was in.
-
-    Several ranks share the images out, and each gets all the features.
-    """
-    device = next(encoder.parameters()).device
-    module: nn.Module = encoder if how.output == "head" else encoder.backbone
+def outputs(
+    module: nn.Module,
+    width: int,
+    images: Images,
+    how: Encoding,
+    views: RandomViews | None = None,
+    title: str | None = None,
+) -> Features:
+    """`encode` with any module that gives `width` numbers for each image."""
+    device = next(module.parameters()).device
     own = math.ceil(len(images) / world_size())  # images of this rank, the last ranks perhaps fewer
     first, last = (min(place * own, len(images)) for place in (rank(), rank() + 1))
-    features = []
-    with evaluating(encoder):
-        for start in range(first, last, how.batch_size):
-            rows = range(start, min(start + how.batch_size, last))
-            batch = torch.stack([prepare(images[row], how.image_size) for row in rows])
-            views = normalize(batch.to(device), how.mean, how.std)
+    kind = torch.float16 if how.stored == "fp16" else torch.float32
+    block = torch.zeros(own, width, dtype=kind)
+    starts = range(first, last, how.batch_size)
+    with evaluating(module):
+        batches = zip(starts, _batches(images, how, views, first, last), strict=True)
+        for start, batch in shown(batches, title, len(starts)):
             with autocast(how.precision, device.type):
-                features.append(F.normalize(module(views).float()).cpu())
+                features = module(batch.to(device)).float()
+            rows = block[start - first : start - first + len(batch)]
+            rows.copy_(F.normalize(features) if how.unit else features)
     if world_size() == 1:
-        return torch.cat(features)
-    padded = torch.zeros(own, encoder.width(how.output), device=device)
-    if features:
-        padded[: last - first] = torch.cat(features)
-    return gather(padded)[: len(images)].cpu()
+        return block
+    whole = torch.empty(world_size(), own, width, dtype=kind)
+    for start in range(0, own, ROWS_AT_A_TIME):
+        part = block[start : start + ROWS_AT_A_TIME]
+        whole[:, start : start + len(part)] = gather(part.to(device)).cpu().view(world_size(), len(part), width)
+    return whole.view(-1, width)[: len(images)]
+
+
+def _batches(images: Images, how: Encoding, views: RandomViews | None, first: int, last: int) -> Iterator[Tensor]:
+    """The images first..last-1 in order, normalised, `how.batch_size` at a time."""
+    ranges = [range(start, min(start + how.batch_size, last)) for start in range(first, last, how.batch_size)]
+    own = torch.Generator()  # the loader draws a seed for its processes: not from what models draw from
+    loader = DataLoader(
+        _Prepared(images, how, views), batch_size=None, sampler=ranges, num_workers=how.workers, generator=own
+    )
+    for batch in loader:
+        if isinstance(batch, BadInputError):
+            raise batch
+        yield batch
+
+
+@dataclass(frozen=True)
+class _Prepared(Dataset[Tensor | BadInputError]):
+    """Hands an error over in place of its batch, since torch would turn it into the traceback of a worker process."""
+
+    images: Images
+    how: Encoding
+    views: RandomViews | None
+
+    def __getitem__(self, rows: range) -> Tensor | BadInputError:
+        try:
+            return self._centred(rows) if self.views is None else self._random(rows, self.views)
+        except BadInputError as error:
+            return error
+
+    def _centred(self, rows: range) -> Tensor:
+        batch = torch.stack([prepare(self.images[row], self.how.image_size) for row in rows])
+        return normalize(batch, self.how.mean, self.how.std)
+
+    def _random(self, rows: range, views: RandomViews) -> Tensor:
+        index = np.arange(rows.start, rows.stop)
+        look = Look(views.augmentation, self.how.image_size, self.how.mean, self.how.std)
+
+        def draw_views(sizes: Integers) -> list[ViewParameters]:
+            return [
+                draw(
+                    views.augmentation, sizes, seed=views.seed, epoch=views.number, index=index, view=Stream.VIEW_QUERY
+                )
+            ]
+
+        if not isinstance(self.images, ArrayImages):
+            return of_images(self.images, index, draw_views, look, scaled=True)[0]
+        pixels = self.images.pixels[torch.from_numpy(index)]
+        return of_array(pixels, draw_views(np.broadcast_to(np.array(pixels.shape[2:]), (len(rows), 2)))[0], look)
+
+
+@dataclass
+class Mirrored:
+    """Every image of a set turned left to right."""
+
+    images: Images
+
+    def __post_init__(self) -> None:
+        self.labels, self.classes = self.images.labels, self.images.classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Image:
+        return self.images[index].flip(-1)
+
+    def name(self, index: int) -> str:
+        """As in the set."""
+        return self.images.name(index)
 
 
 def prepare(image: Image, size: int) -> Square:

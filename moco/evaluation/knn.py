@@ -1,24 +1,24 @@
 """Weighted k-nearest-neighbour classification (InstDisc, arXiv:1805.01978)."""
 
-import json
-from pathlib import Path
+import dataclasses
+import time
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from moco.config import IMAGENET_MEAN, IMAGENET_STD, KnnConfig, check
-from moco.configfile import to_json
-from moco.core.encoder import Encoder, EncoderPlan
-from moco.data.catalog import final_split, load
+from moco.config import KnnConfig
+from moco.core.encoder import Encoder
 from moco.data.images import Images, Labels
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
-from moco.interop.checkpoints import Weights, load_weights, random_weights
-from moco.runtime.device import resolve_device, resolve_precision, set_threads
-from moco.runtime.runlog import write_text
+from moco.evaluation.scores import Scores, in_detail, scores
+from moco.evaluation.session import at_random, keep, labelled, labels_of, say, session, workers_for
 from moco.shapes import Bank, Features
 
 QUERIES_AT_A_TIME = 1024
+BANK_AT_A_TIME = 65536
+"""Similarities that exist at a time are these two multiplied, in fp32: 0.27 GB."""
 
 
 def weighted_knn(
@@ -34,65 +34,104 @@ def weighted_knn(
     """Percentages top1 and top5 of queries whose class gets most of the votes of the k most similar features.
 
     A neighbour's vote weighs exp(similarity / t). bank is (B, C) and queries (N, C), all of unit length. A bank of
-    fewer than k features votes as a whole.
+    fewer than k features votes as a whole. Features in fp16 are multiplied in fp32.
     """
-    labels, truth = torch.from_numpy(bank_labels), torch.from_numpy(query_labels)
-    hits = torch.zeros(2)
-    for part, own in zip(torch.split(queries, QUERIES_AT_A_TIME), torch.split(truth, QUERIES_AT_A_TIME), strict=True):
-        similarity, neighbour = (part @ bank.T).topk(min(k, len(bank)), dim=1)
+    votes = knn_votes(bank, bank_labels, queries, k=k, temperature=temperature, classes=classes)
+    return scores(votes, query_labels).figures
+
+
+def knn_votes(
+    bank: Bank, bank_labels: Labels, queries: Features, *, k: int, temperature: float, classes: int, device: str = "cpu"
+) -> Tensor:
+    """The votes (N, classes) for every query, computed on `device` in parts that bound the memory.
+
+    Beside bank, queries and votes it takes some 2 GB for features of 2048 numbers, however many there are.
+    """
+    labels, votes = torch.from_numpy(bank_labels).to(device), torch.zeros(len(queries), classes)
+    for part, out in zip(torch.split(queries, QUERIES_AT_A_TIME), torch.split(votes, QUERIES_AT_A_TIME), strict=True):
+        similarity, neighbour = nearest(part.to(device).float(), bank, k)
         weight = ((similarity - similarity[:, :1]) / temperature).exp()  # the nearest one's is 1: none overflows
-        votes = torch.zeros(len(part), classes).scatter_add_(1, labels[neighbour], weight)
-        ranking = votes.sort(dim=1, descending=True, stable=True).indices
-        correct = ranking[:, :5] == own[:, None]
-        hits += torch.stack([correct[:, 0].sum(), correct.any(1).sum()])
-    top1, top5 = (100 * hits / len(queries)).tolist()
-    return {"top1": round(top1, 3), "top5": round(top5, 3)}
+        out.copy_(torch.zeros(len(part), classes, device=device).scatter_add_(1, labels[neighbour], weight))
+    return votes
+
+
+def nearest(queries: Features, bank: Bank, k: int) -> tuple[Tensor, Tensor]:
+    """The similarities and rows (N, k) of the k features of the bank that are most similar to each query.
+
+    The bank is gone through in parts, of each of which the k best are kept.
+    """
+    similarity = queries.new_empty(len(queries), 0)
+    neighbour = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for start in range(0, len(bank), BANK_AT_A_TIME):
+        part = bank[start : start + BANK_AT_A_TIME].to(queries.device).float()
+        near, row = (queries @ part.T).topk(min(k, len(part)), dim=1)
+        similarity, neighbour = torch.cat([similarity, near], 1), torch.cat([neighbour, row + start], 1)
+        if similarity.shape[1] > k:
+            similarity, best = similarity.topk(k, dim=1)
+            neighbour = neighbour.gather(1, best)
+    return similarity, neighbour
 
 
 def knn(
     encoder: Encoder, bank: Images, queries: Images, how: Encoding, *, k: int, temperature: float
 ) -> dict[str, float]:
     """Classify the queries by the bank's features. Raises BadInputError where either has no labels."""
+    return knn_scores(encoder, bank, queries, how, k=k, temperature=temperature).figures
+
+
+def knn_scores(
+    encoder: Encoder,
+    bank: Images,
+    queries: Images,
+    how: Encoding,
+    *,
+    k: int,
+    temperature: float,
+    title: str | None = None,
+) -> Scores:
+    """`knn` with the class that each query was taken for. With a title, bars show progress."""
     if bank.labels is None or queries.labels is None or len(bank.classes) < 2:
         raise BadInputError("kNN needs labels: class folders, at least two")
-    return weighted_knn(
-        encode(encoder, bank, how), bank.labels, encode(encoder, queries, how), queries.labels,
-        k=k, temperature=temperature, classes=len(bank.classes),
+    how = dataclasses.replace(how, unit=True)
+    features = [
+        encode(encoder, images, how, title=title and f"{title}: encoding {len(images)} images")
+        for images in (bank, queries)
+    ]
+    device = next(encoder.parameters()).device
+    votes = knn_votes(
+        features[0], labels_of(bank), features[1], k=k, temperature=temperature, classes=len(bank.classes),
+        device=str(device),
     )  # fmt: skip
+    return scores(votes, labels_of(queries))
 
 
 def run(config: KnnConfig) -> dict[str, Any]:
     """`moco knn`: top-1 and top-5 of an encoder on labelled images; kept in the run's folder where it is one's."""
-    check(config)
-    set_threads(config.threads)
-    device = resolve_device(config.device)
-    weights = _weights(config)
-    bank, queries = final_split(load(config.data))
-    how = Encoding(
-        config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, config.features,
-        config.batch_size, resolve_precision(config.precision, device),
-    )  # fmt: skip
-    encoder = weights.encoder.to(device).to(memory_format=torch.channels_last)
-    figures = knn(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
-    result = {**figures, "weights": config.weights, "data": config.data, "bank": len(bank), "queries": len(queries)}
-    print(
-        f"{config.weights}: kNN top-1 {figures['top1']:.2f}%, top-5 {figures['top5']:.2f}% "
-        f"({len(queries)} queries, {len(bank)} images in the bank)"
-    )
-    if Path(config.weights).is_dir():
-        folder = Path(config.weights) / "evaluations"
-        folder.mkdir(exist_ok=True)
-        write_text(folder / "knn.json", json.dumps({**result, "config": json.loads(to_json(config))}, indent=2) + "\n")
+    with session(config) as subject:
+        images = labelled(config.data)
+        how = dataclasses.replace(subject.how, stored=config.bank, workers=workers_for(config, images.train))
+
+        def evaluate(encoder: Encoder, title: str) -> Scores:
+            return knn_scores(
+                encoder, images.train, images.test, how, k=config.knn_k, temperature=config.knn_temperature, title=title
+            )
+
+        started = time.monotonic()
+        found = evaluate(subject.encoder, "kNN")
+        seconds = time.monotonic() - started
+        bank, queries = len(images.train), len(images.test)
+        result: dict[str, Any] = {
+            **found.figures, "weights": config.weights, "data": config.data, "bank": bank, "queries": queries,
+            "seconds": round(seconds, 2),
+        }  # fmt: skip
+        beside = ""
+        if config.baseline and config.weights != "random":
+            random = evaluate(at_random(config, subject).encoder, "kNN, random weights")
+            result["baselines"] = {"random": random.figures}
+            beside = f"; random weights {random.top1:.2f}%"
+        say(
+            f"{config.weights}: kNN top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}%{beside} "
+            f"({queries} queries, {bank} images in the bank)"
+        )
+        keep(config, "knn", result, **in_detail(images.test, found.predicted))
     return result
-
-
-def _weights(config: KnnConfig) -> Weights:
-    if config.weights != "random":
-        return load_weights(config.weights)
-    if config.like is not None:
-        like = load_weights(str(config.like))
-        return random_weights(like.encoder.plan, config.seed, like.mean, like.std)
-    if config.arch is None or config.image_size is None:
-        raise BadInputError("--weights random: give --like RUN, or --arch and --image-size")
-    plan = EncoderPlan(config.arch, config.stem, image_size=config.image_size)
-    return random_weights(plan, config.seed, IMAGENET_MEAN, IMAGENET_STD)

@@ -1,6 +1,10 @@
 """Weighted kNN counts as the oracle does, and says what is missing where it cannot."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +109,55 @@ def test_queries_at_a_time_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> Non
     whole = weighted_knn(bank, labels, queries, truth, k=9, temperature=0.1, classes=7)
     monkeypatch.setattr(module, "QUERIES_AT_A_TIME", 8)
     assert weighted_knn(bank, labels, queries, truth, k=9, temperature=0.1, classes=7) == whole
+
+
+@pytest.mark.parametrize("at_a_time", [1, 7, 39, 40, 1000])
+def test_parts_of_the_bank_do_not_matter(monkeypatch: pytest.MonkeyPatch, at_a_time: int) -> None:
+    """The same neighbours in the same order, and similarities to a few roundings of fp32; the oracle agrees."""
+    rng = np.random.default_rng(3)
+    bank, queries = (F.normalize(torch.from_numpy(rng.standard_normal((n, 5))).float()) for n in (40, 50))
+    labels, truth = rng.integers(0, 7, 40), rng.integers(0, 7, 50)
+    expected = [module.nearest(queries, bank, k) for k in (9, 40, 100)]
+    monkeypatch.setattr(module, "BANK_AT_A_TIME", at_a_time)
+    for k, (similarity, neighbour) in zip((9, 40, 100), expected, strict=True):
+        found = module.nearest(queries, bank, k)
+        assert torch.equal(found[1], neighbour)
+        assert torch.allclose(found[0], similarity, atol=1e-6)
+    check_equals_oracle(bank, labels, queries, truth, 9, 0.1, 7)
+
+
+def test_a_bank_in_fp16_gives_nearly_the_same() -> None:
+    """Similarities move by 5e-4 at most (11 bits): of 400 queries at most 4 go to another class."""
+    rng = np.random.default_rng(4)
+    bank, queries = (F.normalize(torch.from_numpy(rng.standard_normal((n, 32))).float()) for n in (2000, 400))
+    labels = rng.integers(0, 5, 2000)
+    votes = [
+        module.knn_votes(b, labels, q, k=50, temperature=0.1, classes=5)
+        for b, q in ((bank, queries), (bank.half(), queries.half()))
+    ]
+    assert (votes[0].argmax(1) != votes[1].argmax(1)).sum() <= 4
+
+
+MEASURE = """
+import resource, sys
+import numpy as np, torch
+from moco.evaluation import knn
+torch.set_num_threads(1)
+bank, queries = torch.randn(600_000, 4), torch.randn(1024, 4)
+labels = np.zeros(len(bank), np.int64)
+knn.knn_votes(bank[:2000], labels[:2000], queries[:8], k=9, temperature=0.1, classes=3)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+knn.knn_votes(bank, labels, queries, k=200, temperature=0.1, classes=3)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts resident memory in KiB")
+def test_memory_does_not_grow_with_the_bank() -> None:
+    """1,024 queries against 600,000 features: similarities at once would be 2.5 GB, in parts they are 0.27."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, env=environment, check=True)
+    assert int(done.stdout) < 700e6
 
 
 # --- from images ----------------------------------------------------------------------------------------------------

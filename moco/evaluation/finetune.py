@@ -1,0 +1,161 @@
+"""The whole network with a new classifier, trained on labelled images; from random weights, supervised from scratch."""
+
+import copy
+import dataclasses
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from moco.data.augment import Augmentation
+from moco.data.images import Images
+from moco.data.loader import ViewBatches, moved
+from moco.errors import BadInputError, DivergedError
+from moco.evaluation.classifiers import MOMENTUM, first_weights
+from moco.evaluation.config import FinetuneConfig
+from moco.evaluation.features import outputs
+from moco.evaluation.scores import Scores, in_detail, scores
+from moco.evaluation.session import (
+    RANDOM,
+    Subject,
+    at_random,
+    fitting_batch,
+    keep,
+    labelled,
+    labels_of,
+    loading,
+    say,
+    session,
+)
+from moco.runtime import distributed
+from moco.runtime.checkpoint import save_tensors
+from moco.runtime.device import autocast
+from moco.runtime.progress import shown
+from moco.runtime.schedule import Schedule
+
+CROP_AND_FLIP = Augmentation((0.2, 1.0), (0.0, 0.0, 0.0, 0.0), jitter_probability=0.0, grey_probability=0.0)
+"""Crops of at least a fifth of the image: in few epochs smaller ones cost more than they bring."""
+LARGEST_WARMUP = 0.1
+"""Share of the steps."""
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """SGD with momentum 0.9 and a cosine schedule; batch normalisation with the statistics of the whole batch."""
+
+    steps: int
+    lr: float = 0.1
+    batch_size: int = 256
+    weight_decay: float = 5e-4
+    warmup_steps: int = 0
+    seed: int = 0
+
+
+def finetuned(subject: Subject, train: Images, test: Images, recipe: Finetuning, title: str | None = None) -> Scores:
+    """Train a copy of the subject's backbone with a classifier, and score it on the test images."""
+    model = train_network(subject, train, recipe, title)
+    return scores(
+        outputs(model, len(train.classes), test, subject.how, title=title and f"{title}: testing"), labels_of(test)
+    )
+
+
+def train_network(subject: Subject, train: Images, recipe: Finetuning, title: str | None = None) -> nn.Module:
+    """A copy of the subject's backbone and a new classifier (`backbone`, `fc`), trained on labelled images.
+
+    Batches are random crops and flips, a pure function of the seed. Several processes share each batch. The subject
+    stays as it was. Raises DivergedError where the loss is no longer finite.
+    """
+    encoder, how = subject.encoder, subject.how
+    device = next(encoder.parameters()).device
+    batches = ViewBatches(
+        train, CROP_AND_FLIP, how.image_size, how.mean, how.std, fitting_batch(recipe.batch_size, len(train)),
+        recipe.seed, key_views=False, rank=distributed.rank(), ranks=distributed.world_size(), decode="scaled",
+    )  # fmt: skip
+    warmup = min(recipe.warmup_steps, int(LARGEST_WARMUP * recipe.steps))
+    schedule = Schedule("cosine", recipe.lr, recipe.steps, warmup)
+    model = with_classifier(subject, len(train.classes), recipe.seed)
+    if distributed.world_size() > 1 and device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    truth = torch.from_numpy(labels_of(train)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay)
+    wrapped, loss = distributed.wrap(model), torch.zeros(())
+    with torch.random.fork_rng(devices=[]):  # of networks with dropout
+        torch.manual_seed(recipe.seed)
+        model.train()
+        for step, batch in enumerate(shown(batches.run(0, recipe.steps, how.workers), title, recipe.steps)):
+            x, _, index = moved(batch, str(device))
+            optimizer.param_groups[0]["lr"] = schedule(step)
+            with autocast(how.precision, device.type):
+                logits = wrapped(x)
+            loss = F.cross_entropy(logits.float(), truth[index])
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+    if distributed.on_any_rank(str(device), not bool(torch.isfinite(loss)))[0]:
+        raise DivergedError(f"fine-tuning diverged at lr {recipe.lr:g}: give a smaller learning rate")
+    for buffer in model.buffers():
+        if buffer.is_floating_point():  # running statistics of the ranks
+            buffer.copy_(distributed.mean(buffer))
+    return model
+
+
+def with_classifier(subject: Subject, classes: int, seed: int) -> nn.Module:
+    """A copy of the backbone and a new classifier of small random weights."""
+    encoder = subject.encoder
+    fc = nn.Linear(encoder.num_features, classes)
+    with torch.no_grad():
+        fc.weight.copy_(first_weights(encoder.num_features, classes, seed).T)
+        fc.bias.zero_()
+    fc.to(next(encoder.parameters()).device)
+    return nn.Sequential(OrderedDict(backbone=copy.deepcopy(encoder.backbone), fc=fc))
+
+
+def run(config: FinetuneConfig) -> dict[str, Any]:
+    """`moco finetune`: top-1 and top-5 of the whole network, trained with a new classifier."""
+    if config.save is not None and config.save.suffix != ".safetensors":
+        raise BadInputError(f"--save {config.save}: expected a name that ends in .safetensors")
+    with session(config) as subject:
+        images = labelled(config.data)
+        subject = loading(config, subject, images.train)
+        per_epoch = max(1, len(images.train) // config.batch_size)
+        recipe = Finetuning(
+            config.max_steps or config.epochs * per_epoch, config.base_lr * config.batch_size / 256, config.batch_size,
+            config.weight_decay, round(config.warmup_epochs * per_epoch), config.seed,
+        )  # fmt: skip
+
+        def train(subject: Subject, title: str) -> tuple[nn.Module, Scores, float]:
+            started = time.monotonic()
+            model = train_network(subject, images.train, recipe, title)
+            logits = outputs(model, len(images.classes), images.test, subject.how, title=f"{title}: testing")
+            found = scores(logits, labels_of(images.test))
+            seconds = round(time.monotonic() - started, 2)
+            say(f"{title}: top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% ({recipe.steps} steps, {seconds:.0f} s)")
+            return model, found, seconds
+
+        model, found, seconds = train(subject, f"{config.weights}: fine-tuned")
+        result: dict[str, Any] = {
+            **found.figures, "steps": recipe.steps, "lr": recipe.lr, "seconds": seconds, "weights": config.weights,
+            "data": config.data, "train": len(images.train), "test": len(images.test), "baselines": {},
+        }  # fmt: skip
+        if config.baseline and config.weights != RANDOM:
+            _, scratch, seconds = train(at_random(config, subject), "supervised from scratch")
+            result["baselines"]["supervised"] = {**scratch.figures, "steps": recipe.steps, "seconds": seconds}
+        keep(config, "finetune", result, **in_detail(images.test, found.predicted))
+        if config.save is not None and distributed.rank() == 0:
+            _save(config, subject, model, images.classes)
+    return result
+
+
+def _save(config: FinetuneConfig, subject: Subject, model: nn.Module, classes: tuple[str, ...]) -> None:
+    """The network under torchvision's names, and what is needed to use it."""
+    assert config.save is not None
+    tensors = {name.removeprefix("backbone."): tensor for name, tensor in model.state_dict().items()}
+    metadata = {
+        "kind": "classifier", "encoder": dataclasses.asdict(subject.encoder.plan), "mean": list(subject.weights.mean),
+        "std": list(subject.weights.std), "classes": list(classes),
+    }  # fmt: skip
+    save_tensors(config.save, tensors, metadata)

@@ -1,0 +1,85 @@
+"""An encoder for other programs: images in, features out, with the preparation that it was evaluated with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image as PillowImage
+from torch import Tensor, nn
+
+from moco.core.encoder import Output
+from moco.data.augment import normalize
+from moco.data.images import decode, from_pillow
+from moco.errors import BadInputError
+from moco.evaluation.features import evaluating, prepare
+from moco.interop.checkpoints import load_weights
+from moco.shapes import Features, Image, Views
+
+Picture = PillowImage.Image | Tensor | str | Path
+"""A Pillow image, bytes of RGB (3, H, W), or the path of a file."""
+
+
+class FrozenEncoder(nn.Module):
+    """Views (N, 3, H, W), normalised, -> features (N, C); `embed` takes images as they are."""
+
+    def __init__(self, module: nn.Module, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.module = module
+        self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, x: Views) -> Features:
+        """Features of images that are already prepared and normalised."""
+        features: Tensor = self.module(x)
+        return features
+
+    @torch.no_grad()
+    def embed(self, images: Sequence[Picture], *, unit: bool = False, batch_size: int = 256) -> Features:
+        """Features (N, C) in fp32 on the CPU, a row for each image, in order; with `unit` of unit length, as for kNN.
+
+        Images may be of any and of different sizes; they are resized, cut and normalised as evaluations do. Raises
+        BadInputError for what is not an image.
+        """
+        if isinstance(images, str | Path | PillowImage.Image):
+            raise BadInputError("embed takes a list of images, got a single one: put it in a list")
+        device = next(self.module.parameters()).device
+        features = []
+        with evaluating(self):
+            for start in range(0, len(images), batch_size):
+                pixels = [prepare(to_image(image), self.image_size) for image in images[start : start + batch_size]]
+                views = normalize(torch.stack(pixels).to(device), self.mean, self.std)
+                found = self(views).float()
+                features.append((F.normalize(found) if unit else found).cpu())
+        if not features:
+            raise BadInputError("embed takes a list of images, got an empty one")
+        return torch.cat(features)
+
+
+def to_image(image: Picture) -> Image:
+    """Any picture as bytes of RGB (3, H, W). Raises BadInputError saying what was given."""
+    if isinstance(image, str | Path):
+        return decode(image)
+    if isinstance(image, PillowImage.Image):
+        return from_pillow(image, "a Pillow image")
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
+        return image.cpu()
+    told = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+    raise BadInputError(
+        f"embed takes Pillow images, paths, and tensors of bytes of shape (3, height, width), got {told}"
+    )
+
+
+def load_encoder(weights: str | Path, *, features: Output = "backbone", image_size: int | None = None) -> FrozenEncoder:
+    """The encoder of a run, a checkpoint or an encoder file, in eval mode, without gradients; `.to(device)` moves it.
+
+    `features` are the backbone's, or the head's unit vectors. Images are brought to `image_size`, by default that of
+    the training. Raises BadInputError where there is no such encoder.
+    """
+    if image_size is not None and image_size < 1:
+        raise BadInputError(f"image_size is {image_size}: expected a number of pixels")
+    found = load_weights(str(weights))
+    encoder = found.encoder
+    module: nn.Module = encoder if features == "head" else encoder.backbone
+    return FrozenEncoder(module, image_size or encoder.plan.image_size, found.mean, found.std)

@@ -1,0 +1,211 @@
+"""A linear classifier on the frozen backbone (v1, 4.1): the papers' protocol, and a fast one on kept features."""
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from moco.core.encoder import Encoder
+from moco.data.augment import Augmentation
+from moco.data.images import Images, Labels, Subset
+from moco.data.loader import ViewBatches, moved
+from moco.evaluation.classifiers import (
+    MILESTONES,
+    MOMENTUM,
+    Classifiers,
+    Training,
+    ViewFeatures,
+    first_weights,
+    train_classifiers,
+)
+from moco.evaluation.config import LinearConfig
+from moco.evaluation.features import Encoding, Mirrored, RandomViews, encode, evaluating
+from moco.evaluation.finetune import Finetuning, finetuned
+from moco.evaluation.scores import Scores, in_detail, paired_interval, scores
+from moco.evaluation.session import (
+    RANDOM,
+    Labelled,
+    Subject,
+    at_random,
+    backbone_digest,
+    fitting_batch,
+    held_out_rows,
+    keep,
+    kept,
+    labelled,
+    labels_of,
+    loading,
+    require_rates,
+    say,
+    session,
+)
+from moco.runtime import distributed
+from moco.runtime.device import autocast
+from moco.runtime.progress import shown
+from moco.runtime.schedule import Schedule
+
+CROP_AND_FLIP = Augmentation((0.08, 1.0), (0.0, 0.0, 0.0, 0.0), jitter_probability=0.0, grey_probability=0.0)
+"""Views of labelled images: torchvision's random resized crop with its default scale, and flip (the authors' code)."""
+
+Evaluated = tuple[Scores, dict[str, Any]]
+"""Scores on the test images, and what else the result tells."""
+
+
+def fast(subject: Subject, images: Labelled, config: LinearConfig, title: str) -> Evaluated:
+    """Features once, all rates at once: the best rate on held-out images, and its score on test after all of train.
+
+    The classifiers are trained twice: without the held-out images, to choose the rate, and with them.
+    """
+    encoder, how, device = subject.encoder, subject.how, str(next(subject.encoder.parameters()).device)
+    train, classes = images.train, len(images.classes)
+    features = encode_views(encoder, train, how, config.views, config.seed, title)
+    test = encode(encoder, images.test, how, title=f"{title}: encoding {len(images.test)} images")
+    rows: Labels | None = None
+    chooser = images.validation
+    if chooser is None:
+        rows, held_out = held_out_rows(train)
+        chooser = Subset(train, held_out)
+    choosing = encode(encoder, chooser, how, title=f"{title}: encoding {len(chooser)} images")
+
+    training = Training(config.lrs, config.epochs, config.batch_size, config.seed, device)
+    names = f"{title}: {len(config.lrs)} rates, choosing", f"{title}: {len(config.lrs)} rates"
+    without = train_classifiers(features, labels_of(train), classes, training, rows, names[0])
+    found = without.accuracies(choosing, labels_of(chooser))
+    best = found.index(max(found))
+    whole = (
+        without if rows is None else train_classifiers(features, labels_of(train), classes, training, None, names[1])
+    )
+    tested = whole.accuracies(test, labels_of(images.test))
+    sweep = [
+        {"lr": rate, "held_out": chosen, "top1": top1}
+        for rate, chosen, top1 in zip(config.lrs, found, tested, strict=True)
+    ]
+    return scores(whole.logits(test, best), labels_of(images.test)), {"lr": config.lrs[best], "rates": sweep}
+
+
+def encode_views(
+    encoder: Encoder, images: Images, how: Encoding, views: int, seed: int, title: str | None = None
+) -> ViewFeatures:
+    """Features (V, N, C) of V random crops and flips of each image; with V = 0, of its centre and that mirrored."""
+    features = torch.empty(views or 2, len(images), encoder.width(how.output))
+    for number, out in enumerate(features):
+        said = title and f"{title}: encoding {len(images)} images, {number + 1} of {len(features)}"
+        if views:
+            out.copy_(encode(encoder, images, how, RandomViews(CROP_AND_FLIP, seed, number), said))
+        else:
+            out.copy_(encode(encoder, Mirrored(images) if number else images, how, title=said))
+    return features
+
+
+def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) -> Evaluated:
+    """The papers' protocol: another random crop and flip of each image in every epoch, through the frozen backbone."""
+    encoder, how, train = subject.encoder, subject.how, images.train
+    device = next(encoder.parameters()).device
+    batch_size = fitting_batch(config.batch_size, len(train))
+    batches = ViewBatches(
+        train, CROP_AND_FLIP, how.image_size, how.mean, how.std, batch_size, config.seed, key_views=False,
+        rank=distributed.rank(), ranks=distributed.world_size(), decode="scaled",
+    )  # fmt: skip
+    steps = config.epochs * batches.steps_per_epoch
+    schedule = Schedule("step", config.lr, steps, milestones=MILESTONES)
+    truth = torch.from_numpy(labels_of(train)).to(device)
+    fc = nn.Linear(encoder.num_features, len(images.classes)).to(device)
+    with torch.no_grad():
+        fc.weight.copy_(first_weights(encoder.num_features, len(images.classes), config.seed).T)
+        fc.bias.zero_()
+    optimizer = torch.optim.SGD(fc.parameters(), config.lr, MOMENTUM, weight_decay=0)
+    model = distributed.wrap(fc)
+    started = time.monotonic()
+    with evaluating(encoder.backbone):
+        for step, batch in enumerate(shown(batches.run(0, steps, how.workers), title, steps)):
+            x, _, index = moved(batch, str(device))
+            with torch.no_grad(), autocast(how.precision, device.type):
+                h = encoder.backbone(x)
+            loss = F.cross_entropy(model(h.float()), truth[index])
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.param_groups[0]["lr"] = schedule(step)
+            optimizer.step()
+    seconds = (time.monotonic() - started) / config.epochs
+    test = encode(encoder, images.test, how, title=f"{title}: encoding {len(images.test)} images")
+    classifier = Classifiers(fc.weight.detach().T.cpu(), fc.bias.detach().cpu(), len(images.classes))
+    found = scores(classifier.logits(test), labels_of(images.test))
+    return found, {"lr": config.lr, "seconds_per_epoch": round(seconds, 3)}
+
+
+def evaluate(subject: Subject, images: Labelled, config: LinearConfig, title: str = "linear") -> Evaluated:
+    """The protocol that the config names. Raises RuntimeError where the backbone was changed by it."""
+    before = backbone_digest(subject.encoder)
+    found, told = (paper if config.protocol == "paper" else fast)(subject, images, config, title)
+    if backbone_digest(subject.encoder) != before:
+        raise RuntimeError("the frozen backbone was changed by its linear evaluation: the figure is void, report this")
+    return found, {**told, "backbone": before}
+
+
+def run(config: LinearConfig) -> dict[str, Any]:
+    """`moco linear`: top-1 and top-5 of a linear classifier on frozen features, beside its baselines."""
+    require_rates(config.lrs)
+    with session(config) as subject:
+        images = labelled(config.data)
+        subject = loading(config, subject, images.train)
+        started = time.monotonic()
+        found, told = evaluate(subject, images, config)
+        result: dict[str, Any] = {
+            **found.figures, "protocol": config.protocol, "seconds": round(time.monotonic() - started, 2),
+            "weights": config.weights, "data": config.data, "train": len(images.train), "test": len(images.test),
+            **told,
+        }  # fmt: skip
+        say(
+            f"{config.weights}: linear ({config.protocol}) top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% "
+            f"({len(images.test)} test images, lr {told['lr']:g}, {result['seconds']:.0f} s)"
+        )
+        result["baselines"] = baselines(config, subject, images)
+        name = f"linear-{config.protocol}"
+        agreement = compared(config, result, found.predicted, labels_of(images.test))
+        if agreement is not None:
+            result["agreement"] = agreement
+        keep(config, name, result, **in_detail(images.test, found.predicted))
+    return result
+
+
+def baselines(config: LinearConfig, subject: Subject, images: Labelled) -> dict[str, Any]:
+    """Random weights under the fast protocol; the same network from random weights with all labels."""
+    found: dict[str, Any] = {}
+    if config.baseline and config.weights != RANDOM:
+        quick = dataclasses.replace(config, protocol="fast")
+        started = time.monotonic()
+        random, told = evaluate(at_random(config, subject), images, quick, "linear, random weights")
+        seconds = round(time.monotonic() - started, 2)
+        found["random"] = {**random.figures, "lr": told["lr"], "protocol": "fast", "seconds": seconds}
+        say(f"random weights: linear (fast) top-1 {random.top1:.2f}%, top-5 {random.top5:.2f}%")
+    if config.supervised_epochs:
+        steps = config.supervised_epochs * max(1, len(images.train) // config.batch_size)
+        recipe = Finetuning(steps, batch_size=config.batch_size, seed=config.seed)
+        started = time.monotonic()
+        supervised = finetuned(at_random(config, subject), images.train, images.test, recipe, "supervised from scratch")
+        seconds = round(time.monotonic() - started, 2)
+        found["supervised"] = {**supervised.figures, "epochs": config.supervised_epochs, "seconds": seconds}
+        say(
+            f"supervised from scratch, {config.supervised_epochs} epochs: top-1 {supervised.top1:.2f}%, {seconds:.0f} s"
+        )
+    return found
+
+
+def compared(config: LinearConfig, result: dict[str, Any], predicted: Labels, truth: Labels) -> dict[str, Any] | None:
+    """The paired 95% interval of this protocol minus the other, where that was run on the same backbone and images."""
+    other = "paper" if config.protocol == "fast" else "fast"
+    earlier = kept(config, f"linear-{other}")
+    same = all(earlier.get(name) == result[name] for name in ("backbone", "data", "test"))
+    guesses = earlier.get("predicted")
+    if not same or not isinstance(guesses, list) or len(guesses) != len(truth):
+        return None
+    interval = paired_interval((predicted == truth).tolist(), (np.array(guesses) == truth).tolist())
+    say(
+        f"{config.protocol} minus {other}: {interval.difference:+.2f} points, "
+        f"95% interval {interval.low:+.2f} to {interval.high:+.2f} (same test images)"
+    )
+    return {"with": other, **dataclasses.asdict(interval)}

@@ -1,0 +1,179 @@
+"""Few labels: a linear classifier and the fine-tuned network, over several draws of the labelled images."""
+
+import dataclasses
+import math
+import re
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from moco.data.images import Images, Labels, Subset, hold
+from moco.errors import BadInputError
+from moco.evaluation.classifiers import Training, train_classifiers
+from moco.evaluation.config import LowshotConfig
+from moco.evaluation.features import encode
+from moco.evaluation.finetune import Finetuning, finetuned
+from moco.evaluation.linear import encode_views
+from moco.evaluation.scores import Scores, scores, spread
+from moco.evaluation.session import (
+    RANDOM,
+    Labelled,
+    Subject,
+    at_random,
+    keep,
+    labelled,
+    labels_of,
+    loading,
+    require_rates,
+    say,
+    session,
+)
+from moco.runtime.randomness import Stream, permuted
+from moco.shapes import Features
+
+FOLDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Few:
+    """How many images of each class keep their label: a share of them, or a number."""
+
+    share: float | None
+    number: int | None
+
+    @property
+    def name(self) -> str:
+        """For a file."""
+        return f"{self.share:g}pct" if self.share is not None else str(self.number)
+
+
+def few(labels: str) -> Few:
+    """Read `1%` or `5`. Raises BadInputError for anything else."""
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)%|(\d{1,9})", labels)
+    share = float(match[1]) if match and match[1] else None
+    number = int(match[2]) if match and match[2] else None
+    if not (share is not None and 0 < share <= 100) and not (number is not None and number >= 1):
+        raise BadInputError(
+            f"--labels {labels}: expected a share of each class (1%, 10%) or a number for each class (5)"
+        )
+    return Few(share, number)
+
+
+def draw_rows(labels: Labels, classes: tuple[str, ...], wanted: Few, seed: int, draw: int) -> Labels:
+    """The rows whose labels are kept in a draw: of each class its share, rounded, or the number; a pure function.
+
+    Raises BadInputError naming a class that has too few images.
+    """
+    rows = []
+    for number, name in enumerate(classes):
+        members = np.flatnonzero(labels == number)
+        if wanted.share is None:
+            count = wanted.number or 0
+            if count > len(members):
+                raise BadInputError(f"--labels {count}: class {name!r} has only {len(members)} training images")
+        else:
+            count = math.floor(wanted.share / 100 * len(members) + 0.5)
+            if count == 0:
+                raise BadInputError(
+                    f"--labels {wanted.share:g}%: that is none of the {len(members)} training images of class "
+                    f"{name!r}: give a larger share, or a number for each class"
+                )
+        epoch = 1 + draw * len(classes) + number  # 0 is the monitor's split
+        order = permuted(range(count), len(members), seed=seed, stream=Stream.SPLIT, epoch=epoch)
+        rows.append(members[order])
+    return np.concatenate(rows)
+
+
+def linear_few(
+    subject: Subject, images: Images, test: Features, test_labels: Labels, config: LowshotConfig, seed: int
+) -> tuple[Scores, float]:
+    """The linear classifier of a draw, and its rate: the best in cross-validation, then trained on all of the draw.
+
+    Where a class has one image, nothing can be left out: the rate in the middle of --lrs is taken.
+    """
+    labels, classes = labels_of(images), len(images.classes)
+    device = str(next(subject.encoder.parameters()).device)
+    features = encode_views(subject.encoder, images, subject.how, config.views, seed)
+    training = Training(config.lrs, config.epochs, config.batch_size, seed, device)
+    folds = min(FOLDS, int(np.bincount(labels, minlength=classes).min()))
+    best = len(config.lrs) // 2
+    if folds > 1 and len(config.lrs) > 1:
+        centres = encode(subject.encoder, images, subject.how)
+        fold = places(labels) % folds
+        right = np.zeros(len(config.lrs))
+        for left_out in range(folds):
+            inside, outside = np.flatnonzero(fold != left_out), np.flatnonzero(fold == left_out)
+            found = train_classifiers(features, labels, classes, training, inside)
+            rows = torch.from_numpy(outside)
+            right += np.array(found.accuracies(centres[rows], labels[outside])) * len(outside)
+        best = int(right.argmax())
+    chosen = dataclasses.replace(training, rates=config.lrs[best : best + 1])
+    classifier = train_classifiers(features, labels, classes, chosen)
+    return scores(classifier.logits(test), test_labels), config.lrs[best]
+
+
+def places(labels: Labels) -> Labels:
+    """For each image, how many of its class stand before it."""
+    found = np.zeros(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        found[members] = np.arange(len(members))
+    return found
+
+
+def evaluate(subject: Subject, images: Labelled, config: LowshotConfig, title: str) -> dict[str, Any]:
+    """Both figures over all draws, in percent: mean, sample standard deviation and each."""
+    wanted, test_labels = few(config.labels), labels_of(images.test)
+    drawn = [
+        draw_rows(labels_of(images.train), images.classes, wanted, config.seed, draw) for draw in range(config.draws)
+    ]
+    test = encode(subject.encoder, images.test, subject.how, title=f"{title}: encoding {len(images.test)} images")
+    linear, rates, tuned = [], [], []
+    started = time.monotonic()
+    for number, rows in enumerate(drawn):
+        labelled_images = hold(Subset(images.train, rows))
+        found, rate = linear_few(subject, labelled_images, test, test_labels, config, config.seed + number)
+        linear.append(found.top1)
+        rates.append(rate)
+    result: dict[str, Any] = {
+        "images": len(drawn[0]), "linear": {**spread(linear), "lr": rates},
+        "linear_seconds": round(time.monotonic() - started, 2),
+    }  # fmt: skip
+    if config.finetune_steps:
+        started = time.monotonic()
+        for number, rows in enumerate(drawn):
+            recipe = Finetuning(
+                config.finetune_steps, config.finetune_lr, config.batch_size, seed=config.seed + number,
+                warmup_steps=config.finetune_steps // 20,
+            )  # fmt: skip
+            said = f"{title}: fine-tuning, draw {number + 1} of {config.draws}"
+            tuned.append(finetuned(subject, hold(Subset(images.train, rows)), images.test, recipe, said).top1)
+        result |= {"finetune": spread(tuned), "finetune_seconds": round(time.monotonic() - started, 2)}
+    parts = [f"{name} {_told(result[name])}" for name in ("linear", "finetune") if name in result]
+    say(f"{title}, labels {config.labels} ({len(drawn[0])} images, {config.draws} draws): top-1 {', '.join(parts)}")
+    return result
+
+
+def _told(figures: dict[str, Any]) -> str:
+    deviation = "" if figures["deviation"] is None else f" ± {figures['deviation']:.2f}"
+    return f"{figures['mean']:.2f}{deviation}%"
+
+
+def run(config: LowshotConfig) -> dict[str, Any]:
+    """`moco lowshot`: linear classifier and fine-tuned network with few labels, beside random weights."""
+    wanted = few(config.labels)
+    require_rates(config.lrs)
+    with session(config) as subject:
+        images = labelled(config.data)
+        subject = loading(config, subject, images.train)
+        result: dict[str, Any] = {
+            "labels": config.labels, "draws": config.draws, "weights": config.weights, "data": config.data,
+            "test": len(images.test), **evaluate(subject, images, config, config.weights), "baselines": {},
+        }  # fmt: skip
+        if config.baseline and config.weights != RANDOM:
+            random = at_random(config, subject)
+            result["baselines"]["random"] = evaluate(random, images, config, "random weights")
+        keep(config, f"lowshot-{wanted.name}", result)
+    return result

@@ -1,0 +1,85 @@
+"""What predictions are worth: accuracies, and how certain it is that two of them differ."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moco.data.images import Images, Labels
+from moco.errors import BadInputError
+
+Z_95 = 1.959964
+"""The normal distribution has 95% of its mass within this many standard deviations."""
+CONFUSION_UP_TO = 200
+"""Classes for which a table of confusions is kept."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Percentages, and the class that each image was taken for."""
+
+    top1: float
+    top5: float
+    predicted: Labels
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """For a result."""
+        return {"top1": self.top1, "top5": self.top5}
+
+
+def scores(logits: Tensor, labels: Labels) -> Scores:
+    """Score logits (N, classes); equal ones count for the class of the lower number."""
+    truth = torch.from_numpy(labels)
+    ranking = logits.sort(dim=1, descending=True, stable=True).indices[:, :5]
+    correct = ranking == truth[:, None]
+    top1, top5 = (100 * float(hits.float().mean()) for hits in (correct[:, 0], correct.any(1)))
+    return Scores(round(top1, 3), round(top5, 3), ranking[:, 0].numpy().astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The difference of two accuracies on the same images in percentage points, with its 95% interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def paired_interval(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> Interval:
+    """Accuracy of a minus that of b, with the 95% interval that follows from the images on which only one is right.
+
+    With p and q the shares of images that only a, or only b, gets right, the difference is p - q and its variance is
+    (p + q - (p - q)^2) / n (the normal interval that belongs to McNemar's test). Raises BadInputError where the two
+    are not of the same images.
+    """
+    if len(correct_a) != len(correct_b) or len(correct_a) == 0:
+        raise BadInputError(
+            f"a paired interval needs two results of the same images, got {len(correct_a)} and {len(correct_b)}"
+        )
+    a, b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
+    only_a, only_b = float((a & ~b).mean()), float((b & ~a).mean())
+    difference = only_a - only_b
+    reach = Z_95 * math.sqrt((only_a + only_b - difference**2) / len(a))
+    return Interval(*(round(100 * value, 3) for value in (difference, difference - reach, difference + reach)))
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and sample standard deviation (None of a single value), and the values."""
+    deviation = round(float(np.std(values, ddof=1)), 3) if len(values) > 1 else None
+    return {"mean": round(float(np.mean(values)), 3), "deviation": deviation, "each": list(values)}
+
+
+def in_detail(images: Images, predicted: Labels) -> dict[str, Any]:
+    """What a report shows of predictions: the class that each image was taken for, and the table of confusions."""
+    assert images.labels is not None
+    classes = len(images.classes)
+    detail: dict[str, Any] = {"classes": list(images.classes), "predicted": [int(label) for label in predicted]}
+    if classes <= CONFUSION_UP_TO:
+        counts = np.bincount(images.labels * classes + predicted, minlength=classes * classes)
+        detail["confusion"] = counts.reshape(classes, classes).tolist()
+    return detail

@@ -1,0 +1,227 @@
+"""What the evaluation commands begin and end with: weights, processes, device, images; where the result is kept."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moco.config import IMAGENET_MEAN, IMAGENET_STD, check
+from moco.configfile import to_json
+from moco.core.encoder import Encoder, EncoderPlan, Output
+from moco.data.catalog import Split, final_split, load, monitor_split
+from moco.data.images import ArrayImages, Images, Labels, Subset, hold
+from moco.errors import BadInputError
+from moco.evaluation.config import EvaluationConfig
+from moco.evaluation.features import Encoding
+from moco.interop.checkpoints import Weights, load_weights, random_weights
+from moco.runtime import distributed
+from moco.runtime.checkpoint import digest
+from moco.runtime.device import cores, resolve_device, resolve_precision, set_threads
+from moco.runtime.runlog import write_text
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An encoder that is evaluated, where it computes, and how images are brought to it."""
+
+    weights: Weights
+    """Its encoder is on the device."""
+    how: Encoding
+
+    @property
+    def encoder(self) -> Encoder:
+        """f_q, or random weights."""
+        return self.weights.encoder
+
+
+@contextmanager
+def session(config: EvaluationConfig) -> Iterator[Subject]:
+    """The subject of an evaluation command; several processes are together as long as it lasts.
+
+    Raises BadInputError for values out of range, weights that are not there, or a device that is not.
+    """
+    check(config)
+    set_threads(config.threads)
+    device = resolve_device(config.device)
+    together = distributed.world_size() > 1  # by the program that called this
+    distributed.start(device)
+    try:
+        weights = placed(_weights(config), device)
+        output: Output = getattr(config, "features", "backbone")
+        how = Encoding(
+            config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
+            config.batch_size, resolve_precision(config.precision, device), unit=False,
+        )  # fmt: skip
+        yield Subject(weights, how)
+    finally:
+        if not together:
+            distributed.stop()
+
+
+def at_random(config: EvaluationConfig, subject: Subject) -> Subject:
+    """The same network with random weights: the baseline."""
+    plan, device = subject.encoder.plan, next(subject.encoder.parameters()).device
+    weights = random_weights(plan, config.seed, subject.weights.mean, subject.weights.std)
+    return Subject(placed(weights, str(device)), subject.how)
+
+
+def placed(weights: Weights, device: str) -> Weights:
+    """Weights whose encoder is on the device, in the memory format that convolutions like."""
+    encoder = weights.encoder.to(device).to(memory_format=torch.channels_last)
+    return dataclasses.replace(weights, encoder=encoder)
+
+
+def _weights(config: EvaluationConfig) -> Weights:
+    if config.weights != RANDOM:
+        return load_weights(config.weights)
+    if config.like is not None:
+        like = load_weights(str(config.like))
+        return random_weights(like.encoder.plan, config.seed, like.mean, like.std)
+    if config.arch is None or config.image_size is None:
+        raise BadInputError("--weights random: give --like RUN, or --arch and --image-size")
+    plan = EncoderPlan(config.arch, config.stem, image_size=config.image_size)
+    return random_weights(plan, config.seed, IMAGENET_MEAN, IMAGENET_STD)
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The images of an evaluation with labels: to learn from, to tell the figure of, and to choose by."""
+
+    train: Images
+    test: Images
+    validation: Images | None
+    """The validation split, where the figure is of another one."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+        return self.train.classes
+
+
+def labelled(data: str) -> Labelled:
+    """The labelled images of `--data`, small ones held in memory.
+
+    Raises BadInputError where there are no labels, one class only, or other classes in train than in test.
+    """
+    splits = load(data)
+    train, test = final_split(splits)
+    require_labels(train, test)
+    validation = splits["val"] if "test" in splits and "val" in splits else None
+    if validation is not None:
+        require_labels(train, validation)
+    return Labelled(hold(train), hold(test), None if validation is None else hold(validation))
+
+
+def require_rates(rates: Sequence[float]) -> None:
+    """Raise BadInputError where there is no learning rate to try."""
+    if not rates:
+        raise BadInputError("--lrs is empty: give at least one learning rate, such as --lrs 0.3 3 30")
+
+
+def held_out_rows(images: Images) -> tuple[Labels, Labels]:
+    """The rows of a set that are left, and those of the tenth that is held out to choose by, as for the monitor."""
+    parts = monitor_split({"train": images})
+    assert isinstance(parts[0], Subset)
+    assert isinstance(parts[1], Subset)
+    return parts[0].rows, parts[1].rows
+
+
+def require_labels(train: Images, test: Images) -> None:
+    """Raise BadInputError where there are no labels, one class only, or other classes in train than in test."""
+    if train.labels is None or test.labels is None or len(train.classes) < 2:
+        raise BadInputError("this evaluation needs labels: class folders, at least two")
+    if train.classes != test.classes:
+        one_sided = sorted(set(train.classes) ^ set(test.classes)) or ["their order"]
+        raise BadInputError(
+            f"the training and the test images are not of the same classes ({one_sided[0]!r} differs): "
+            f"{len(train.classes)} and {len(test.classes)} classes, expected class folders of the same names"
+        )
+
+
+def labels_of(images: Images) -> Labels:
+    """The labels of images of which it is known that they have some; torch wants them to be writable."""
+    assert images.labels is not None
+    return images.labels if images.labels.flags.writeable else images.labels.copy()
+
+
+def loading(config: EvaluationConfig, subject: Subject, images: Images) -> Subject:
+    """The subject, with as many processes that load images as suit these."""
+    return Subject(subject.weights, dataclasses.replace(subject.how, workers=workers_for(config, images)))
+
+
+def workers_for(config: EvaluationConfig, images: Images) -> int:
+    """How many processes load the images."""
+    default = 0 if isinstance(images, ArrayImages) else cores()
+    return default if config.workers is None else config.workers
+
+
+def fitting_batch(batch_size: int, images: int) -> int:
+    """The batch, or the largest that few images allow; every process has the same share of it.
+
+    Raises BadInputError where it cannot be shared out.
+    """
+    ranks = distributed.world_size()
+    if batch_size % ranks or images < ranks:
+        raise BadInputError(
+            f"--batch-size is {batch_size}, of {images} images: expected a multiple of {ranks} processes"
+        )
+    return min(batch_size, images // ranks * ranks)
+
+
+def all_splits(data: str, split: str) -> dict[Split, Images]:
+    """The wanted split, or all. Raises BadInputError naming those that are there."""
+    splits = load(data)
+    if split == "all":
+        return splits
+    chosen: dict[Split, Images] = {name: images for name, images in splits.items() if name == split}
+    if not chosen:
+        raise BadInputError(f"--split {split}: --data {data} has no such split, expected one of {', '.join(splits)}")
+    return chosen
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+def backbone_digest(encoder: Encoder) -> str:
+    """SHA-256 of the backbone's tensors, running statistics among them."""
+    return digest({name: tensor.detach().cpu() for name, tensor in encoder.backbone.state_dict().items()}, {})
+
+
+def say(text: str) -> None:
+    """Tell a person, on the first process only."""
+    if distributed.rank() == 0:
+        print(text)
+
+
+def keep(config: EvaluationConfig, name: str, result: Mapping[str, Any], **more: Any) -> None:
+    """Write a result and what is too long to print to `evaluations/NAME.json` where the weights are a run's."""
+    if distributed.rank() != 0 or config.weights == RANDOM or not Path(config.weights).is_dir():
+        return
+    folder = Path(config.weights) / "evaluations"
+    try:
+        folder.mkdir(exist_ok=True)
+        content = {**result, **more, "config": json.loads(to_json(config))}
+        write_text(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise BadInputError(f"{folder}: cannot be written ({error.strerror}): the result is lost") from error
+
+
+def kept(config: EvaluationConfig, name: str) -> dict[str, Any]:
+    """What an earlier evaluation of the run left under this name; empty where there is none, or a damaged one."""
+    if config.weights == RANDOM:
+        return {}
+    try:
+        content = json.loads((Path(config.weights) / "evaluations" / f"{name}.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,133 @@
+"""Fine-tuning trains a copy of the whole network, the same way every time, and says when it fails."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from moco.core.encoder import Encoder, EncoderPlan
+from moco.data.catalog import load
+from moco.data.images import ArrayImages, Images
+from moco.data.loader import ViewBatches
+from moco.errors import BadInputError, DivergedError
+from moco.evaluation.config import FinetuneConfig
+from moco.evaluation.features import Encoding
+from moco.evaluation.finetune import CROP_AND_FLIP, Finetuning, finetuned, run, train_network, with_classifier
+from moco.evaluation.session import Subject, backbone_digest
+from moco.interop.checkpoints import Weights
+from moco.runtime.checkpoint import load_tensors
+
+HALVES = (0.5, 0.5, 0.5)
+CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
+
+
+@pytest.fixture
+def subject() -> Subject:
+    """A small network with random weights."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16))
+    return Subject(Weights(encoder, HALVES, HALVES), Encoding(16, HALVES, HALVES, unit=False))
+
+
+def digits(split: Any, count: int) -> Images:
+    """Some digits, in memory."""
+    images = load("digits")[split]
+    assert isinstance(images, ArrayImages)
+    assert images.labels is not None
+    return ArrayImages(images.pixels[:count], images.labels[:count], images.classes)
+
+
+def test_it_learns_and_leaves_the_subject_as_it_was(subject: Subject) -> None:
+    """From random weights, 60 steps on 600 digits: far above chance; the encoder that was given is untouched."""
+    before = backbone_digest(subject.encoder)
+    found = finetuned(subject, digits("train", 600), digits("test", 200), Finetuning(60, 0.05, 64))
+    assert found.top1 > 60
+    assert backbone_digest(subject.encoder) == before
+
+
+def test_the_same_seed_trains_the_same_network(subject: Subject) -> None:
+    """Bit for bit; another seed another."""
+    train = digits("train", 64)
+    found = []
+    for seed in (0, 0, 1):
+        torch.rand(3)
+        model = train_network(subject, train, Finetuning(3, 0.05, 32, seed=seed))
+        found.append(model.state_dict())
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+    assert not torch.equal(found[0]["fc.weight"], found[2]["fc.weight"])
+
+
+def test_a_step_equals_torch_s_own(subject: Subject) -> None:
+    """One step at the full rate: every weight and statistic is what nn.Module and SGD make of the same batch.
+
+    Batch normalisation therefore took its statistics over all 32 images.
+    """
+    train = digits("train", 32)
+    found = train_network(subject, train, Finetuning(1, 0.05, 32, weight_decay=1e-3)).state_dict()
+    model = with_classifier(subject, 10, 0).train()
+    x, _, index = ViewBatches(train, CROP_AND_FLIP, 16, HALVES, HALVES, 32, key_views=False)[0]
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=1e-3)
+    assert train.labels is not None
+    torch.autograd.backward(nn.functional.cross_entropy(model(x), torch.from_numpy(train.labels)[index]))
+    optimizer.step()
+    for name, value in model.state_dict().items():
+        assert torch.allclose(found[name].float(), value.float(), atol=1e-6), name
+
+
+def test_the_rate_falls_to_nothing_by_half_a_cosine(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a warm-up of at most a tenth of the steps."""
+    rates: list[float] = []
+    step = torch.optim.SGD.step
+
+    def watched(self: torch.optim.SGD, *arguments: Any, **more: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments, **more)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watched)
+    train_network(subject, digits("train", 16), Finetuning(20, 0.1, 16, warmup_steps=100))
+    assert rates[:2] == pytest.approx([0.05, 0.1])
+    assert rates[3:] == pytest.approx([0.05 * (1 + np.cos(np.pi * t / 20)) for t in range(3, 20)])
+
+
+def test_divergence_is_told(subject: Subject) -> None:
+    """Not a figure of a network that is not a number."""
+    with pytest.raises(DivergedError, match="lr 1e\\+30"):
+        train_network(subject, digits("train", 32), Finetuning(4, 1e30, 16))
+
+
+def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Result, baseline, the file in the run, and the network in a file."""
+    import shutil
+
+    copy = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    save = tmp_path / "tuned.safetensors"
+    config = FinetuneConfig(str(copy), "digits", max_steps=3, batch_size=32, baseline=True, save=save, **CPU)
+    result = run(config)
+    assert result["steps"] == 3
+    assert result["lr"] == pytest.approx(0.1 * 32 / 256)
+    assert result["baselines"]["supervised"]["top5"] <= 100
+    assert (copy / "evaluations" / "finetune.json").is_file()
+    told = capsys.readouterr().out
+    assert "fine-tuned: top-1" in told
+    assert "supervised from scratch: top-1" in told
+    tensors, metadata = load_tensors(save)
+    assert tensors["fc.weight"].shape == (10, 128)
+    assert metadata["classes"] == [str(digit) for digit in range(10)]
+    with pytest.raises(BadInputError, match=r"ends in \.safetensors"):
+        run(dataclasses.replace(config, save=tmp_path / "tuned.pth"))
+
+
+def test_a_saved_network_is_torchvision_s(tmp_path: Path) -> None:
+    """Names and shapes of a whole ResNet-18 with as many classes."""
+    save = tmp_path / "tuned.safetensors"
+    config = FinetuneConfig(
+        "random", "digits", arch="resnet18", image_size=32, max_steps=1, batch_size=8, save=save, **CPU
+    )
+    run(config)
+    model = torchvision.models.resnet18(num_classes=10)
+    model.load_state_dict(load_tensors(save)[0])

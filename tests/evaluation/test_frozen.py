@@ -1,0 +1,113 @@
+"""`moco.load_encoder`: pictures of any kind and size in, the features that evaluations use out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+from torch import Tensor
+
+import moco
+from moco.data.augment import normalize
+from moco.data.images import decode
+from moco.errors import BadInputError
+from moco.evaluation.features import Encoding, encode, prepare
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Pictures of different sizes and modes, one of them to be turned by its EXIF tag."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for number, size in enumerate([(16, 16, 3), (40, 20, 3), (9, 30)]):
+        paths.append(tmp_path / f"{number}.png")
+        PillowImage.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(paths[-1])
+    turned = PillowImage.new("RGB", (30, 10), "red")
+    turned.paste("blue", (0, 0, 15, 10))
+    exif = PillowImage.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    return [*paths, tmp_path / "turned.jpg"]
+
+
+def test_paths_pillow_images_and_tensors_give_the_same(tiny_run: Path, files: list[Path]) -> None:
+    """A row each, in their order: what the backbone gives for the prepared image; one by one or together (1e-5)."""
+    encoder = moco.load_encoder(tiny_run)
+    of_paths = encoder.embed(files)
+    assert of_paths.shape == (4, 128)
+    assert of_paths.dtype == torch.float32
+    assert torch.equal(encoder.embed([str(path) for path in files]), of_paths)
+    assert torch.equal(encoder.embed([decode(path) for path in files]), of_paths)
+    assert torch.equal(encoder.embed([PillowImage.open(path) for path in files]), of_paths)
+    weights = moco.load_weights(str(tiny_run))
+    backbone = weights.encoder.backbone.eval()
+    for row, path in enumerate(files):
+        with torch.no_grad():
+            expected = backbone(normalize(prepare(decode(path), 16)[None], weights.mean, weights.std))[0]
+        assert torch.allclose(of_paths[row], expected, atol=1e-5, rtol=1e-5)
+    assert torch.allclose(encoder.embed(files, batch_size=3), of_paths, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("output", ["backbone", "head"])
+def test_unit_features_are_those_of_the_evaluations(tiny_run: Path, output: Any) -> None:
+    """`moco.encode` gives the same."""
+    weights, digits = moco.load_weights(str(tiny_run)), moco.load("digits")["test"]
+    how = Encoding(16, weights.mean, weights.std, output)
+    expected = encode(weights.encoder, digits, how)[:20]
+    found = moco.load_encoder(tiny_run, features=output).embed([digits[row] for row in range(20)], unit=True)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_it_is_a_module_in_eval_mode_without_gradients(tiny_run: Path) -> None:
+    """Called with prepared views as any network; embed leaves a mode as it was, and never uses batch statistics."""
+    encoder = moco.load_encoder(tiny_run)
+    assert isinstance(encoder, torch.nn.Module)
+    assert not any(part.training for part in encoder.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    assert encoder(torch.zeros(2, 3, 16, 16)).shape == (2, 128)
+    pictures: list[Any] = [torch.zeros(3, 8, 8, dtype=torch.uint8), torch.full((3, 9, 5), 200, dtype=torch.uint8)]
+    before = encoder.embed(pictures)
+    encoder.train()
+    assert torch.equal(encoder.embed(pictures), before)
+    assert encoder.training
+
+
+def test_another_image_size(tiny_run: Path) -> None:
+    """Is that of the views."""
+    seen: list[Tensor] = []
+    encoder = moco.load_encoder(tiny_run, image_size=24)
+    encoder.module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    encoder.embed([torch.zeros(3, 8, 8, dtype=torch.uint8)])
+    assert seen[0].shape == (1, 3, 24, 24)
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        ([], "an empty one"),
+        ("one.png", "put it in a list"),
+        ([torch.zeros(3, 4, 4)], r"float32 of shape \(3, 4, 4\)"),
+        ([torch.zeros(1, 4, 4, dtype=torch.uint8)], r"uint8 of shape \(1, 4, 4\)"),
+        ([7], "got int"),
+        (["/nowhere/gone.png"], r"gone\.png"),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_picture_is_refused(tiny_run: Path, monkeypatch: pytest.MonkeyPatch, images: Any, told: str) -> None:
+    """In one line that says what was given."""
+    import jaxtyping
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user's call is not type-checked
+    with pytest.raises(BadInputError, match=told):
+        moco.load_encoder(tiny_run).embed(images)
+
+
+def test_weights_that_are_not_there(tmp_path: Path) -> None:
+    """As for every command."""
+    with pytest.raises(BadInputError, match="expected a run folder"):
+        moco.load_encoder(tmp_path / "gone")
+    with pytest.raises(BadInputError, match="image_size is 0"):
+        moco.load_encoder(tmp_path, image_size=0)

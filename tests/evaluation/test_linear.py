@@ -1,0 +1,304 @@
+"""The linear protocols: what they compute, what they leave alone, and what they refuse."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image as PillowImage
+from torch import nn
+
+from moco.cli import main
+from moco.core.encoder import Encoder, EncoderPlan
+from moco.data.catalog import load
+from moco.data.images import ArrayImages, Images
+from moco.data.loader import ViewBatches
+from moco.errors import BadInputError
+from moco.evaluation import linear as module
+from moco.evaluation.classifiers import first_weights
+from moco.evaluation.config import LinearConfig
+from moco.evaluation.features import Encoding, RandomViews, encode
+from moco.evaluation.linear import CROP_AND_FLIP, encode_views, evaluate, fast, paper
+from moco.evaluation.scores import scores
+from moco.evaluation.session import Labelled, Subject, fitting_batch, labelled, require_labels
+from moco.interop.checkpoints import Weights
+
+HALVES = (0.5, 0.5, 0.5)
+CPU = ["--device", "cpu", "--precision", "fp32", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    """A small network with random weights."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16))
+    return Subject(Weights(encoder, HALVES, HALVES), Encoding(16, HALVES, HALVES, unit=False))
+
+
+def digits(split: Any, first: int, count: int) -> ArrayImages:
+    """Some digits, in memory."""
+    images = load("digits")[split]
+    assert isinstance(images, ArrayImages)
+    assert images.labels is not None
+    rows = slice(first, first + count)
+    return ArrayImages(images.pixels[rows], images.labels[rows], images.classes)
+
+
+def some(validation: Images | None = None) -> Labelled:
+    """Images for an evaluation."""
+    return Labelled(digits("train", 0, 200), digits("test", 0, 100), validation)
+
+
+CONFIG = LinearConfig("run", "digits", epochs=4, lrs=(0.03, 0.3, 3.0), batch_size=32, lr=0.3, views=1)
+
+
+def test_paper_equals_a_plain_loop(subject: Subject) -> None:
+    """By torch's layer, optimiser and schedule over the same views; the rate falls after epochs 2.4 and 3.2."""
+    images = some()
+    backbone, fc = subject.encoder.backbone.eval(), nn.Linear(128, 10)
+    with torch.no_grad():
+        fc.weight.copy_(first_weights(128, 10, 0).T)
+        fc.bias.zero_()
+    optimizer = torch.optim.SGD(fc.parameters(), 0.3, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [15, 20], gamma=0.1)  # 0.6 and 0.8 of 24, rounded up
+    batches = ViewBatches(images.train, CROP_AND_FLIP, 16, HALVES, HALVES, 32, key_views=False)
+    assert images.train.labels is not None
+    for step in range(4 * 6):
+        x, _, index = batches[step]
+        with torch.no_grad():
+            h = backbone(x)
+        optimizer.zero_grad()
+        torch.autograd.backward(F.cross_entropy(fc(h), torch.from_numpy(images.train.labels)[index]))
+        optimizer.step()
+        schedule.step()
+    assert images.test.labels is not None
+    expected = scores(fc(encode(subject.encoder, images.test, subject.how)), images.test.labels)
+    found, told = paper(subject, images, CONFIG, "")
+    assert (found.predicted != expected.predicted).sum() <= 1  # logits differ by rounding
+    assert found.top1 == pytest.approx(expected.top1, abs=1)
+    assert told["lr"] == 0.3
+
+
+def test_views_of_labelled_images_are_crops_and_flips() -> None:
+    """Colours stay: every view of a picture of one colour is that colour."""
+    pixels = torch.tensor([40, 90, 200], dtype=torch.uint8).view(1, 3, 1, 1).expand(8, 3, 20, 20)
+    x = ViewBatches(ArrayImages(pixels), CROP_AND_FLIP, 16, (0.0,) * 3, (1.0,) * 3, 8, key_views=False)[0][0]
+    assert torch.allclose(x, (pixels[:, :, :16, :16].float() / 255), atol=1e-5)
+
+
+def test_encoded_views_are_crops_of_their_own_or_centre_and_mirror(subject: Subject) -> None:
+    """Random ones differ from each other and are the same again; without, each image and its mirror image."""
+    images, encoder, how = digits("train", 0, 30), subject.encoder, subject.how
+    drawn = encode_views(encoder, images, how, 2, seed=5)
+    assert drawn.shape == (2, 30, 128)
+    assert not torch.allclose(drawn[0], drawn[1], atol=0.1)
+    assert torch.equal(drawn[1], encode(encoder, images, how, RandomViews(CROP_AND_FLIP, 5, 1)))
+    rest = dataclasses.replace(how, batch_size=7)
+    assert torch.allclose(encode(encoder, images, rest, RandomViews(CROP_AND_FLIP, 5, 1)), drawn[1], atol=1e-5)
+    mirrored = ArrayImages(images.pixels.flip(-1))
+    both = encode_views(encoder, images, how, 0, seed=5)
+    assert torch.allclose(both[0], encode(encoder, images, how), atol=1e-6)
+    assert torch.allclose(both[1], encode(encoder, mirrored, how), atol=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_are_not_held_give_the_same_views(subject: Subject, workers: int) -> None:
+    """One by one through the decoder's way, by this process or others: 1e-5 of the features' size."""
+    images = digits("train", 0, 20)
+    how = dataclasses.replace(subject.how, batch_size=8, workers=workers)
+    one_by_one = OneByOne(images)
+    for views in (None, RandomViews(CROP_AND_FLIP, 0, 0)):
+        expected = encode(subject.encoder, images, how, views)
+        assert torch.allclose(encode(subject.encoder, one_by_one, how, views), expected, atol=1e-4)
+
+
+@dataclasses.dataclass
+class OneByOne:
+    """Images that must be asked for one at a time."""
+
+    images: ArrayImages
+
+    def __post_init__(self) -> None:
+        self.labels, self.classes = self.images.labels, self.images.classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.images[index]
+
+    def name(self, index: int) -> str:
+        """Its number."""
+        return str(index)
+
+
+# --- the choice of the rate -----------------------------------------------------------------------------------------
+
+
+def test_the_rate_is_chosen_on_held_out_images(subject: Subject) -> None:
+    """The best of them there, the lowest of equals, and the figure is that rate's on test."""
+    found, told = fast(subject, some(), CONFIG, "")
+    assert [row["lr"] for row in told["rates"]] == [0.03, 0.3, 3.0]
+    held_out = [row["held_out"] for row in told["rates"]]
+    best = held_out.index(max(held_out))
+    assert told["lr"] == told["rates"][best]["lr"]
+    assert found.top1 == pytest.approx(told["rates"][best]["top1"], abs=1)  # of equal logits either may count
+    assert all(value % 5 == 0 for value in held_out)  # a tenth of 200 images
+
+
+def test_a_validation_split_chooses_where_there_is_one(subject: Subject) -> None:
+    """And then nothing of train is held out: choosing by the test images gives their figures."""
+    images = some(validation=digits("test", 0, 100))
+    _, told = fast(subject, images, CONFIG, "")
+    assert [row["held_out"] for row in told["rates"]] == [row["top1"] for row in told["rates"]]
+
+
+def test_the_choice_does_not_look_at_the_test_images(subject: Subject) -> None:
+    """With wrong test labels the same rate is chosen."""
+    images = some()
+    assert images.test.labels is not None
+    wrong = ArrayImages(digits("test", 0, 100).pixels, (images.test.labels + 3) % 10, images.classes)
+    told = [fast(subject, dataclasses.replace(images, test=test), CONFIG, "")[1] for test in (images.test, wrong)]
+    assert told[0]["lr"] == told[1]["lr"]
+    assert told[0]["rates"] != told[1]["rates"]
+
+
+# --- the backbone ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["fast", "paper"])
+def test_the_backbone_stays_as_it_is(subject: Subject, protocol: Any) -> None:
+    """Bit for bit, mode included."""
+    subject.encoder.train()
+    before = {name: value.clone() for name, value in subject.encoder.state_dict().items()}
+    evaluate(subject, some(), dataclasses.replace(CONFIG, protocol=protocol))
+    assert all(torch.equal(value, before[name]) for name, value in subject.encoder.state_dict().items())
+    assert all(part.training for part in subject.encoder.modules())
+
+
+def test_a_changed_backbone_voids_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgetting eval mode moves the running statistics: an error, not a number."""
+    encoder = Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16)).train()
+    own = Subject(Weights(encoder, HALVES, HALVES), Encoding(16, HALVES, HALVES, unit=False))
+    monkeypatch.setattr(module, "evaluating", lambda backbone: contextlib.nullcontext())
+    with pytest.raises(RuntimeError, match="backbone was changed"):
+        evaluate(own, some(), dataclasses.replace(CONFIG, protocol="paper", epochs=1))
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def result_of(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> dict[str, Any]:
+    """The JSON object that ends a command's output."""
+    assert main(["linear", *arguments, "--data", "digits", "--json", *CPU]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert isinstance(result, dict)
+    return result
+
+
+def test_both_protocols_and_their_difference(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each leaves its file in the run; the second tells the paired interval on the same test images."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    quick = result_of(capsys, ["--weights", str(run), "--epochs", "10", "--supervised-epochs", "1"])
+    assert (quick["protocol"], quick["test"], quick["train"]) == ("fast", 360, 1437)
+    assert 30 in [row["lr"] for row in quick["rates"]]
+    assert 50 < quick["top1"] <= quick["top5"] <= 100
+    assert quick["seconds"] > 0
+    assert quick["baselines"]["random"]["top1"] > 50
+    assert quick["baselines"]["supervised"]["epochs"] == 1
+    assert "agreement" not in quick
+    slow = result_of(
+        capsys, ["--weights", str(run), "--protocol", "paper", "--epochs", "2", "--lr", "0.3", "--no-baseline"]
+    )
+    assert (slow["protocol"], slow["lr"], slow["baselines"]) == ("paper", 0.3, {})
+    stored = {name: json.loads((run / "evaluations" / f"linear-{name}.json").read_text()) for name in ("fast", "paper")}
+    for name, result in (("fast", quick), ("paper", slow)):
+        assert {key: stored[name][key] for key in result} == result
+        assert np.array(stored[name]["confusion"]).sum() == 360
+    truth = load("digits")["test"].labels
+    hits = {name: np.array(stored[name]["predicted"]) == truth for name in stored}
+    difference = 100 * (hits["paper"].mean() - hits["fast"].mean())
+    assert slow["agreement"]["with"] == "fast"
+    assert slow["agreement"]["difference"] == pytest.approx(difference, abs=1e-3)
+    assert slow["agreement"]["low"] < difference < slow["agreement"]["high"]
+
+
+def test_other_weights_leave_no_file(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Random ones have no place for it, and no baseline."""
+    before = sorted(tiny_run.rglob("*"))
+    found = result_of(capsys, ["--weights", "random", "--like", str(tiny_run), "--epochs", "2", "--lrs", "0.3"])
+    assert found["baselines"] == {}
+    assert sorted(tiny_run.rglob("*")) == before
+
+
+def test_a_damaged_earlier_result_is_passed_over(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is nothing to compare with, and the new one is written."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    (run / "evaluations").mkdir(exist_ok=True)
+    (run / "evaluations" / "linear-paper.json").write_text('{"backbone": ')
+    found = result_of(capsys, ["--weights", str(run), "--epochs", "1", "--no-baseline"])
+    assert "agreement" not in found
+    assert json.loads((run / "evaluations" / "linear-fast.json").read_text())["top1"] == found["top1"]
+
+
+def folder_of(root: Path, classes: dict[str, int]) -> None:
+    """Class folders with some pictures each; a flat folder for the class ''."""
+    rng = np.random.default_rng(0)
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            PillowImage.fromarray(pixels).save(root / name / f"{number}.png")
+
+
+@pytest.mark.parametrize("command", ["linear", "knn", "lowshot", "finetune"])
+@pytest.mark.parametrize("case", ["no labels", "one class", "other classes"])
+def test_labels_that_do_not_do(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, case: str
+) -> None:
+    """Every evaluation with labels: exit code 2 and one line."""
+    data = tmp_path / "data"
+    if case == "no labels":
+        folder_of(data, {"": 12})
+    elif case == "one class":
+        folder_of(data, {"cat": 12})
+    else:
+        folder_of(data / "train", {"cat": 12, "dog": 12})
+        folder_of(data / "test", {"cat": 4, "eel": 4})
+    assert main([command, "--weights", str(tiny_run), "--data", str(data), *CPU]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert ("'eel'" if case == "other classes" else "needs labels: class folders, at least two") in told
+
+
+def test_sets_of_other_classes_are_refused() -> None:
+    """Also where no folder tells."""
+    train, test = digits("train", 0, 20), digits("test", 0, 20)
+    with pytest.raises(BadInputError, match="'nine' differs"):
+        require_labels(train, dataclasses.replace(test, classes=(*test.classes[:9], "nine")))
+    with pytest.raises(BadInputError, match="not of the same classes"):
+        require_labels(train, dataclasses.replace(test, classes=test.classes[::-1]))
+
+
+def test_a_lone_split_is_divided(tmp_path: Path) -> None:
+    """A tenth is for the figure, and none of it is trained on."""
+    folder_of(tmp_path, {"cat": 20, "dog": 20})
+    images = labelled(str(tmp_path))
+    assert (len(images.train), len(images.test), images.validation) == (36, 4, None)
+    names = [{part.name(row) for row in range(len(part))} for part in (images.train, images.test)]
+    assert not names[0] & names[1]
+
+
+def test_few_images_make_a_smaller_batch() -> None:
+    """Than asked for."""
+    assert (fitting_batch(256, 1000), fitting_batch(256, 10)) == (256, 10)

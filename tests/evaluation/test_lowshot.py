@@ -1,0 +1,104 @@
+"""Few labels: what is drawn, what is refused, and that both ways of using them learn something."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moco.cli import main
+from moco.errors import BadInputError
+from moco.evaluation.config import LowshotConfig
+from moco.evaluation.lowshot import Few, draw_rows, few, places, run
+
+CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
+NAMES = ("a", "b", "c")
+LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [40, 60, 150]))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "name"),
+    [
+        ("1%", Few(1.0, None), "1pct"),
+        ("10%", Few(10.0, None), "10pct"),
+        ("0.5%", Few(0.5, None), "0.5pct"),
+        ("100%", Few(100.0, None), "100pct"),
+        ("5", Few(None, 5), "5"),
+    ],
+)
+def test_labels_are_a_share_or_a_number(text: str, expected: Few, name: str) -> None:
+    """And name the file."""
+    assert few(text) == expected
+    assert few(text).name == name
+
+
+@pytest.mark.parametrize("text", ["0", "0%", "101%", "-1", "1.5", "ten", "", "%", "1 %", "../x"])
+def test_other_labels_are_refused(text: str) -> None:
+    """With what was expected."""
+    with pytest.raises(BadInputError, match="expected a share of each class"):
+        few(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"), [("10%", [4, 6, 15]), ("1%", [0, 1, 2]), ("2.5%", [1, 2, 4]), ("7", [7, 7, 7])]
+)
+def test_draws_are_stratified(text: str, counts: list[int]) -> None:
+    """Of each class its share, halves rounded up, without a row twice; a class of which none is left is an error."""
+    if 0 in counts:
+        with pytest.raises(BadInputError, match="none of the 40 training images of class 'a'"):
+            draw_rows(LABELS, NAMES, few(text), 0, 0)
+        return
+    rows = draw_rows(LABELS, NAMES, few(text), 0, 0)
+    assert np.bincount(LABELS[rows], minlength=3).tolist() == counts
+    assert len(set(rows.tolist())) == len(rows)
+
+
+def test_draws_are_a_pure_function_of_seed_and_number() -> None:
+    """The same again, others for another draw or seed; every row has its turn."""
+    draws = [draw_rows(LABELS, NAMES, few("10%"), 0, draw) for draw in range(60)]
+    assert np.array_equal(draws[1], draw_rows(LABELS, NAMES, few("10%"), 0, 1))
+    assert set(draws[0].tolist()) != set(draws[1].tolist())
+    assert set(draws[0].tolist()) != set(draw_rows(LABELS, NAMES, few("10%"), 1, 0).tolist())
+    assert len(set(np.concatenate(draws).tolist())) > 240  # each is missed with probability 0.9^60 = 0.2%
+
+
+def test_too_many_of_a_class() -> None:
+    """Names it, and how many there are."""
+    with pytest.raises(BadInputError, match="class 'a' has only 40"):
+        draw_rows(LABELS, NAMES, few("41"), 0, 0)
+
+
+def test_places() -> None:
+    """How many of the class come before."""
+    assert places(np.array([1, 0, 1, 1, 0])).tolist() == [0, 0, 1, 2, 1]
+
+
+@pytest.mark.parametrize("labels", ["1", "5%"])
+def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], labels: str) -> None:
+    """Mean and spread of both ways, for the run and for random weights; better than chance; the file in the run."""
+    copy = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    flags = ["--weights", str(copy), "--data", "digits", "--labels", labels, "--draws", "2", "--finetune-steps", "3"]
+    flags += ["--epochs", "20", "--views", "2", "--device", "cpu", "--threads", "1", "--batch-size", "16", "--json"]
+    assert main(["lowshot", *flags]) == 0
+    *told, last = capsys.readouterr().out.splitlines()
+    result = json.loads(last)
+    assert len(told) == 2
+    assert "random weights" in told[1]
+    assert result["images"] == (10 if labels == "1" else 72)  # 5% of each digit's, rounded
+    for found in (result, result["baselines"]["random"]):
+        for way in ("linear", "finetune"):
+            assert len(found[way]["each"]) == 2
+            assert found[way]["mean"] == pytest.approx(np.mean(found[way]["each"]), abs=1e-3)
+            assert found[way]["deviation"] == pytest.approx(np.std(found[way]["each"], ddof=1), abs=1e-3)
+        assert found["linear"]["mean"] > 25  # chance is 10
+    name = "lowshot-1.json" if labels == "1" else "lowshot-5pct.json"
+    stored = json.loads((copy / "evaluations" / name).read_text())
+    assert stored["linear"] == result["linear"]
+
+
+def test_a_share_that_leaves_a_class_empty(tiny_run: Path) -> None:
+    """Is told before anything is trained."""
+    with pytest.raises(BadInputError, match=r"--labels 0\.1%: that is none of the"):
+        run(LowshotConfig(str(tiny_run), "digits", labels="0.1%", **CPU))

@@ -1,0 +1,69 @@
+"""Evaluations on two processes, as torchrun starts them: the figures of one, told and written once."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moco import cli
+
+PROGRAM = """
+import sys
+from moco.cli import main
+run, out = sys.argv[1:]
+CPU = ["--device", "cpu", "--precision", "fp32", "--threads", "1", "--weights", run, "--data", "digits", "--json"]
+for command in (
+    ["embed", "--out", f"{out}/f.npz", "--split", "test"],
+    ["knn"],
+    ["linear", "--epochs", "5", "--lrs", "0.3", "1", "--views", "1", "--no-baseline"],
+    ["linear", "--protocol", "paper", "--epochs", "2", "--lr", "0.3", "--no-baseline"],
+    ["finetune", "--max-steps", "2", "--batch-size", "32"],
+):
+    assert main([*command, *CPU]) == 0, command
+"""
+EXACT = ("bank", "queries", "test", "train", "images", "width", "steps", "protocol")
+
+
+def results(tiny_run: Path, folder: Path, *launcher: str) -> tuple[Path, list[dict[str, Any]], list[str]]:
+    """A run that was evaluated by some processes, the JSON objects and the other lines of standard output."""
+    run = Path(shutil.copytree(tiny_run, folder / "run"))
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launcher, str(program), str(run), str(folder)],
+        capture_output=True, text=True, env=environment, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    objects = [json.loads(line) for line in lines if line.startswith("{")]
+    return run, objects, [line for line in lines if not line.startswith("{")]
+
+
+def test_two_processes_tell_what_one_tells(tiny_run: Path, tmp_path: Path) -> None:
+    """Features within 1e-5, accuracies of 360 images within 1 point (3 images), each file and line once."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    two_processes = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    alone = results(tiny_run, folders[0])
+    both = results(tiny_run, folders[1], *two_processes)
+    assert len(alone[1]) == len(both[1]) == 5
+    assert len(alone[2]) == len(both[2])
+    arrays = [np.load(folder / "f.npz", allow_pickle=False) for folder in folders]
+    assert np.allclose(arrays[0]["features"], arrays[1]["features"], atol=1e-5)
+    for name in ("labels", "paths", "classes"):
+        assert np.array_equal(arrays[0][name], arrays[1][name])
+    for one, two in zip(alone[1][:-1], both[1][:-1], strict=True):  # fine-tuning has the ranks' own batch statistics
+        assert {name: one[name] for name in EXACT if name in one} == {name: two[name] for name in EXACT if name in two}
+        if "top1" in one:
+            assert one["top1"] == pytest.approx(two["top1"], abs=1)
+    names = {"knn.json", "linear-fast.json", "linear-paper.json", "finetune.json"}
+    for run in (alone[0], both[0]):
+        assert {path.name for path in (run / "evaluations").iterdir()} == names

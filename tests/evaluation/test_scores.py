@@ -1,0 +1,98 @@
+"""Accuracies equal a plain count, and the paired interval what resampling and theory say."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+import torch
+
+from moco.data.images import ArrayImages
+from moco.errors import BadInputError
+from moco.evaluation.scores import in_detail, paired_interval, scores, spread
+
+
+@pytest.mark.parametrize("classes", [2, 4, 5, 12])
+def test_scores_equal_a_plain_count(classes: int) -> None:
+    """Top-1 and top-5, with equal logits among them (they are rounded); with few classes top-5 is 100."""
+    rng = np.random.default_rng(classes)
+    logits, labels = np.round(rng.standard_normal((300, classes)), 1), rng.integers(0, classes, 300)
+    first, five = 0, 0
+    for row, label in zip(logits, labels, strict=True):
+        order = sorted(range(classes), key=lambda c, row=row: (-row[c], c))  # type: ignore[misc]
+        first += order[0] == label
+        five += int(label) in order[:5]
+    found = scores(torch.from_numpy(logits), labels)
+    assert found.top1 == pytest.approx(100 * first / 300, abs=1e-3)
+    assert found.top5 == pytest.approx(100 * five / 300, abs=1e-3)
+    assert np.array_equal(found.predicted, logits.argmax(1))
+    if classes <= 5:
+        assert found.top5 == 100
+
+
+def correct(n: int, both: float, only_a: float, only_b: float, seed: int) -> tuple[list[bool], list[bool]]:
+    """What two classifiers get right, of n images, with these probabilities."""
+    u = np.random.default_rng(seed).random(n)
+    a = (u < both) | ((u >= both) & (u < both + only_a))
+    b = (u < both) | ((u >= both + only_a) & (u < both + only_a + only_b))
+    return a.tolist(), b.tolist()
+
+
+def test_interval_of_an_example() -> None:
+    """Of 100 images 12 only by a and 5 only by b: 7 points, variance (0.17 - 0.0049) / 100."""
+    a, b = [True] * 62 + [False] * 38, [True] * 50 + [False] * 12 + [True] * 5 + [False] * 33
+    found = paired_interval(a, b)
+    reach = 100 * 1.959964 * math.sqrt((0.12 + 0.05 - 0.07**2) / 100)
+    assert (found.difference, found.low, found.high) == pytest.approx((7, 7 - reach, 7 + reach), abs=1e-3)
+
+
+def test_interval_equals_the_bootstrap_s() -> None:
+    """Resampling the images 4,000 times: its ends are within a twentieth of the interval's width."""
+    a, b = correct(1000, 0.6, 0.08, 0.05, seed=0)
+    rows = np.random.default_rng(1).integers(0, 1000, (4000, 1000))
+    differences = 100 * (np.array(a, float)[rows].mean(1) - np.array(b, float)[rows].mean(1))
+    low, high = np.percentile(differences, [2.5, 97.5])
+    found = paired_interval(a, b)
+    assert abs(found.low - low) < (high - low) / 20
+    assert abs(found.high - high) < (high - low) / 20
+
+
+def test_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """95% of 1,000 experiments, give or take three standard errors (2.1 points)."""
+    inside = 0
+    for seed in range(1000):
+        found = paired_interval(*correct(400, 0.5, 0.1, 0.06, seed))
+        inside += found.low <= 4 <= found.high
+    assert abs(inside / 10 - 95) < 2.1
+
+
+def test_interval_of_the_same_predictions() -> None:
+    """No difference, and no doubt about it."""
+    found = paired_interval([True, False], [True, False])
+    assert (found.difference, found.low, found.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("a", "b"), [([True], [True, False]), ([], [])])
+def test_interval_needs_the_same_images(a: list[bool], b: list[bool]) -> None:
+    """The message says how many there were."""
+    with pytest.raises(BadInputError, match=rf"same images, got {len(a)} and {len(b)}"):
+        paired_interval(a, b)
+
+
+def test_spread() -> None:
+    """Mean and sample standard deviation; a single value has none."""
+    found = spread([50.0, 52.0, 57.0])
+    assert found["mean"] == pytest.approx(53, abs=1e-3)
+    assert found["deviation"] == pytest.approx(statistics.stdev([50.0, 52.0, 57.0]), abs=1e-3)
+    assert spread([50.0])["deviation"] is None
+
+
+def test_detail_counts_the_confusions() -> None:
+    """Rows are the true classes; where there are very many, only the guesses are kept."""
+    pixels = torch.zeros(5, 3, 4, 4, dtype=torch.uint8)
+    labels, guesses = np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 0, 2])
+    found = in_detail(ArrayImages(pixels, labels, ("a", "b", "c")), guesses)
+    assert found["confusion"] == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+    assert found["predicted"] == [0, 1, 1, 0, 2]
+    many = tuple(f"class {i}" for i in range(201))
+    assert "confusion" not in in_detail(ArrayImages(pixels, labels, many), guesses)
