@@ -17,6 +17,7 @@ import tyro
 from moco.config import BenchConfig, KnnConfig, PackConfig, PretrainConfig, ResumeConfig
 from moco.errors import BadInputError, DivergedError, StalledError
 from moco.recipes import RECIPES
+from moco.report.config import ReportConfig
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "pretrain": (PretrainConfig, "moco.commands:pretrain"),
@@ -24,6 +25,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "knn": (KnnConfig, "moco.evaluation.knn:run"),
     "pack": (PackConfig, "moco.data.pack:run"),
     "bench": (BenchConfig, "moco.bench.command:run"),
+    "report": (ReportConfig, "moco.reporting:report"),
 }
 HELP = ("-h", "--help")
 HELP_INDENT = 8
