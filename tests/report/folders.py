@@ -15,7 +15,7 @@ from moco.config import PretrainConfig
 from moco.configfile import to_json
 from moco.recipes import RECIPES
 
-VOID = {"meta", "img", "br", "link", "path", "line", "circle"}
+VOID = {"meta", "img", "br", "link"}
 CHANCE = math.log(128)
 
 
@@ -71,6 +71,7 @@ def gallery(names: Sequence[str], classes: Sequence[str] | None, count: int = 12
         label = None if classes is None else i % len(classes)
         return {"name": names[i % len(names)], "class": label, "image": webp((i % 256, 99, 99))}
 
+    columns = max(4, round(count**0.5))
     labels = None if classes is None else [i % len(classes) for i in range(count)]
     found = [{**image(i), "similarity": round(0.9 - i / 100, 3)} for i in range(3)]
     content: dict[str, Any] = {
@@ -83,7 +84,8 @@ def gallery(names: Sequence[str], classes: Sequence[str] | None, count: int = 12
         "filters": {"layer": "conv1", "count": 2, "side": 3, "images": [webp(), webp()]},
         "neighbours": [{**image(i), "found": found} for i in range(2)],
         "map": {
-            "method": "t-SNE, 750 steps", "tile": 8, "columns": 4, "sprite": webp(size=(32, 8 * -(-count // 4))),
+            "method": "t-SNE, 750 steps", "tile": 8, "columns": columns,
+            "sprite": webp(size=(8 * columns, 8 * -(-count // columns))),
             "x": [(i * 37) % 1001 for i in range(count)], "y": [(i * 91) % 1001 for i in range(count)],
             "names": [names[i % len(names)] for i in range(count)], "classes": labels, "predicted": labels,
         },

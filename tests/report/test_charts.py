@@ -72,7 +72,7 @@ def test_a_line_runs_through_its_points() -> None:
     for (_, x, y), (place, value) in zip(drawn, [p for p in points if p[1] is not None], strict=True):
         assert value is not None
         assert x == pytest.approx(LEFT + place / 40 * (WIDTH - LEFT - RIGHT), abs=0.1)
-        assert y == pytest.approx(TOP + (4.5 - value) / 3.5 * (HEIGHT - TOP - BOTTOM), abs=0.1)  # the axis: 1 to 4.5
+        assert y == pytest.approx(TOP + (5 - value) / 4 * (HEIGHT - TOP - BOTTOM), abs=0.1)  # the axis: 1 to 5
     assert len(found.all("circle")) == 4
 
 

@@ -202,15 +202,16 @@ def test_confusions_of_many_classes_are_a_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_names_stay_text(tmp_path: Path, name: str) -> None:
-    """As file, class, data, run, evaluation, baseline and setting: no other element, no other attribute, same scripts."""
+    """As file, class, data, run, evaluation, baseline, setting: no other element, no other attribute, same scripts."""
     other = gallery(["b"], ["x", "y"])
     plain = parsed(read_run(write_run(tmp_path / "plain", evaluations={"gallery": other})))
-    run = read_run(write_run(tmp_path / "run", data=name, evaluations={"gallery": gallery([name], [name, "other"])}))
+    stored = {"gallery": gallery([name], [name, "other"])}
+    run = read_run(write_run(tmp_path / "run", data=name, evaluations=stored))
     baselines = {name: {"top1": 1.0}}
     evaluations = {"knn": {"top1": 2.0, "data": name, "baselines": baselines}, name: {name: 3.0}}
     hostile = Run(
-        name, {**run.config, name: name, "arch": name}, {**run.status, "health": name}, {"processor": name}, run.metrics,
-        evaluations, run.gallery, (name,),
+        name, {**run.config, name: name, "arch": name}, {**run.status, "health": name}, {"processor": name},
+        run.metrics, evaluations, run.gallery, (name,),
     )  # fmt: skip
     content = page([hostile], name)
     content.encode("utf-8")  # no lone surrogates
@@ -278,11 +279,11 @@ def test_a_run_without_labels(tmp_path: Path) -> None:
     ("status", "told"),
     [
         (
-            {"state": "diverged", "step": 60, "exit_code": 3},
-            ["It diverged", "At step 60", "smaller --lr (it was 0.06)"],
+            {"state": "diverged", "step": 106, "exit_code": 3},
+            ["It diverged", "At step 106", "smaller --lr (it was 0.06)"],
         ),
-        ({"state": "running", "step": 40}, ["It had not finished: step 100 of 400 (25%)"]),
-        ({"state": "stopped", "step": 40}, ["It was stopped: step 100 of 400"]),
+        ({"state": "running", "step": 40}, ["It had not finished: step 106 of 400 (26%)"]),
+        ({"state": "stopped", "step": 40}, ["It was stopped: step 106 of 400"]),
         ({}, ["It had not begun"]),
         ({"state": "<b>"}, ["It had not begun"]),
     ],
@@ -290,11 +291,8 @@ def test_a_run_without_labels(tmp_path: Path) -> None:
 )
 def test_a_run_that_did_not_end_well(tmp_path: Path, status: dict[str, Any], told: list[str]) -> None:
     """The headline says so; the curves are there as far as they go."""
-    lines = [
-        *metrics(),
-        {"step": 105, "loss": None, "lr": 0.06, "time": 55.0},
-        {"event": "diverged", "step": 106, "time": 56},
-    ]
+    last = {"step": 105, "loss": None, "lr": 0.06, "time": 55.0}, {"event": "diverged", "step": 106, "time": 56}
+    lines = [*metrics(), *last]
     found = parsed(read_run(write_run(tmp_path / "run", status=status, max_steps=400, lines=lines)))
     for part in told:
         assert part in found.text
@@ -311,7 +309,7 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
 
 
 def test_damaged_files_are_passed_over(tmp_path: Path) -> None:
-    """A torn line of metrics, an evaluation cut off, one that is a list: the rest is shown, and what is missing named."""
+    """A torn line of metrics, an evaluation cut off, one that is a list: the rest is shown, what is missing named."""
     folder = write_run(tmp_path / "run", evaluations={"knn": {"top1": 12.5}, "list": [1, 2]})
     (folder / "evaluations" / "cut.json").write_text('{"top1": 5')
     (folder / "status.json").write_bytes(b"\xff\xfe")
