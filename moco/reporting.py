@@ -1,5 +1,6 @@
 """`moco report`: computes what the page shows of encoders and images, where it is missing, and writes the page."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ from moco.report.runs import GALLERY, distinct_names, read_run
 
 def report(config: ReportConfig) -> dict[str, Any]:
     """Write one page on all runs, and say where it is."""
+    if not config.runs:
+        raise BadInputError("no run is given: moco report RUN, or several of them")
     if not 1 <= config.map_images <= MOST_POINTS:
         raise BadInputError(f"--map-images is {config.map_images}: expected 1 to {MOST_POINTS}")
     if not config.map_seconds > 0:
@@ -32,7 +35,7 @@ def report(config: ReportConfig) -> dict[str, Any]:
         for note in run.notes:
             print(f"{run.name}: {note}")
     size = len(content.encode("utf-8"))
-    print(f"the report is {out} ({size / 1e6:.1f} MB): open it in any browser")
+    print(f"the report is {out} ({size / 1e6:.2f} MB): open it in any browser")
     return {"report": str(out), "bytes": size, "runs": [run.name for run in runs]}
 
 
@@ -93,9 +96,10 @@ def _stored(path: Path) -> dict[str, Any]:
 
 def _with_new_fields(text: bytes) -> str:
     """A config with the defaults of fields that were added since: an older run can be shown, if not gone on with."""
-    import dataclasses
-
-    values = json.loads(text)
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
     if not isinstance(values, dict):
         return text.decode("utf-8", "replace")
     fields = dataclasses.fields(PretrainConfig)

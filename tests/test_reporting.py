@@ -118,7 +118,7 @@ def test_two_runs_of_one_name(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["report"], ["PATH"]),
+        (["report"], ["no run is given", "moco report RUN"]),
         (["report", "gone"], ["gone: no run to report", "config.json"]),
         (["report", "RUN", "gone"], ["gone: no run to report"]),
         (["report", "RUN", "--data", "gone"], ["--data gone"]),

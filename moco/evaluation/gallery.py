@@ -122,7 +122,7 @@ def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
     columns, titles = [], []
     for epoch in range(EPOCHS):
         for name, stream in list(streams.items())[: 1 if config.dictionary == "memory-bank" else 2]:
-            columns.append(_views(train, index, config.seed, epoch, stream, look))
+            columns.append(_views(train, index, config, epoch, stream, look))
             titles.append({"epoch": epoch + 1, "view": name})
     rows = [
         {**described(train, int(i)), "views": [_picture(column[row], VIEW_SIDE, 90) for column in columns]}
@@ -131,15 +131,15 @@ def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
     return {"size": size, "augment": config.augment, "titles": titles, "rows": rows}
 
 
-def _views(images: Images, index: Integers, seed: int, epoch: int, stream: Stream, look: Look) -> Tensor:
+def _views(images: Images, index: Integers, config: PretrainConfig, epoch: int, stream: Stream, look: Look) -> Tensor:
     def drawn(sizes: Integers) -> list[Any]:
-        return [draw(look.augmentation, sizes, seed=seed, epoch=epoch, index=index, view=stream)]
+        return [draw(look.augmentation, sizes, seed=config.seed, epoch=epoch, index=index, view=stream)]
 
     if isinstance(images, ArrayImages):
         pixels = images.pixels[torch.from_numpy(index)]
         sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(index), 2))
         return of_array(pixels, drawn(sizes)[0], look)
-    return of_images(images, index, drawn, look)[0]
+    return of_images(images, index, drawn, look, scaled=config.decode == "scaled")[0]
 
 
 def first_filters(encoder: Encoder) -> dict[str, Any] | None:
@@ -175,8 +175,8 @@ def _spread_over_classes(images: Images) -> list[int]:
     classes = np.unique(images.labels)
     chosen = classes[np.linspace(0, len(classes) - 1, min(QUERIES, len(classes))).astype(int)]
     members = [np.flatnonzero(images.labels == label) for label in chosen]
-    rows = [int(rows[len(rows) // 2]) for rows in members]
-    rows += [int(rows[len(rows) // 4]) for rows in members if len(rows) > 2][: QUERIES - len(rows)]
+    rows = [int(own[len(own) // 2]) for own in members]
+    rows += [int(own[len(own) // 4]) for own in members if len(own) > 2][: QUERIES - len(rows)]
     return sorted(rows, key=lambda row: int(images.labels[row]) if images.labels is not None else 0)
 
 

@@ -26,7 +26,7 @@ def page(runs: Sequence[Run], made: str) -> str:
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
     parts = [(name, heading, body) for name, heading, body in _sections(runs) if body]
     links = "".join(element("li", element("a", escaped(heading), href=f"#{name}")) for name, heading, _ in parts)
-    header = element("h1", escaped(title)) + element("p", escaped(_lead(runs)), class_="lead")
+    header = element("h1", escaped(title)) + element("p", escaped_whole(_lead(runs)), class_="lead")
     header += element("nav", element("ul", links), aria_label="Parts of this page")
     main = "".join(element("section", element("h2", escaped(heading)) + body, id=name) for name, heading, body in parts)
     footer = element(
@@ -97,8 +97,9 @@ def _card(run: Run) -> str:
     verdict = judge(run)
     knn, loss, chance = run.last("knn_top1"), run.last("loss"), run.last("chance_loss")
     linear = next((c.get("top1") for name, c in run.evaluations.items() if name.startswith("linear")), None)
+    tested = run.evaluations.get("knn", {}).get("top1")
     figures = [
-        ("kNN in the run", percent(knn), knn), ("linear", percent(linear), number(linear)),
+        ("kNN, test", percent(tested), number(tested)), ("kNN in the run", percent(knn), knn), ("linear", percent(linear), number(linear)),
         ("loss", f"{shown(loss)} <small>chance {shown(chance)}</small>", loss),
         ("training time", duration(run.seconds), run.seconds),
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """A run folder -> what the page shows of it; whatever is missing or damaged is left out, and said so."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -142,8 +143,6 @@ def _time(line: dict[str, Any]) -> float | None:
 
 def distinct_names(runs: list[Run]) -> list[Run]:
     """The runs, those of equal names numbered."""
-    import dataclasses
-
     names = [run.name for run in runs]
     return [
         dataclasses.replace(run, name=f"{run.name} ({names[: i + 1].count(run.name)})")

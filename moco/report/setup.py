@@ -1,6 +1,7 @@
 """What was run: settings against the recipe's, data, machine, time."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
@@ -81,7 +82,7 @@ def settings(runs: Sequence[Run]) -> str:
         return [
             escaped("--" + str(name).replace("_", "-")),
             *values,
-            escaped(", ".join(sorted(theirs)) or "the same" if name not in NOT_THE_RECIPE_S else NOTHING),
+            escaped(", ".join(sorted(theirs)) or "as in the recipe" if name not in NOT_THE_RECIPE_S else NOTHING),
         ]
 
     content = ""
@@ -128,7 +129,7 @@ def _encoder(run: Run) -> str:
 
 def _dictionary(run: Run) -> str:
     config, chance = run.config, run.last("chance_loss")
-    size = "" if chance is None else f", K = {round(2.718281828459045**chance) - 1:,}".replace(",", "\u2009")
+    size = "" if chance is None else f", K = {shown(round(math.exp(chance)) - 1, 0)}"
     momentum = f", m = {_value(config.get('key_momentum'))}" if config.get("dictionary") == "queue" else ""
     return f"{config.get('dictionary')}{size}{momentum}, τ = {_value(config.get('temperature'))}"
 
@@ -138,7 +139,7 @@ def _machine(run: Run) -> str:
     parts = [str(machine[name]) for name in ("gpu", "processor") if machine.get(name)]
     cores = number(machine.get("cores"))
     parts += [f"{cores:.0f} cores"] if cores is not None else []
-    parts += [f"{config.get('device')}, {config.get('precision')}, {config.get('threads')} threads"]
+    parts += [f"{config.get('device')}, {config.get('precision')}, threads: {config.get('threads')}"]
     parts += [f"torch {machine['torch']}"] if machine.get("torch") else []
     return ", ".join(parts)
 

@@ -37,7 +37,8 @@ def judge(run: Run) -> Verdict:
     task = _task(run, sentences)
     classes = _classes(run, sentences)
     health = _health(run, sentences)
-    _evaluated(run, sentences)
+    evaluated = _evaluated(run, sentences)
+    classes = evaluated if classes is None else classes
     _pace(run, sentences)
     if run.state == "diverged":
         return Verdict("bad", "It diverged", (_diverged(run), *sentences))
@@ -47,7 +48,7 @@ def judge(run: Run) -> Verdict:
         return Verdict("bad", "It did not learn: its features are all alike", tuple(sentences))
     if classes is None:
         headlines: dict[bool | None, tuple[Mood, str]] = {
-            True: ("mixed", "It learned the task; what that is worth cannot be said without labels"),
+            True: ("mixed", "It learned the task; what that is worth for classes was not measured"),
             False: ("bad", "It did not learn"),
             None: ("open", "It ended; there are no figures to judge it by"),
         }
@@ -89,6 +90,13 @@ def _task(run: Run, sentences: list[str]) -> bool | None:
     losses = [value for _, value in run.series("loss") if value is not None]
     chance = run.last("chance_loss")
     if not losses or not chance:
+        return None
+    keys, batch = number(run.config.get("queue_size")), number(run.config.get("batch_size"))
+    if run.config.get("dictionary") == "queue" and keys and batch and run.step * batch < keys:
+        sentences.append(
+            f"The queue of {shown(keys, 0)} keys was not yet full of images' keys, so its loss of {shown(losses[-1])} "
+            f"says little: against random keys any encoder looks good."
+        )
         return None
     loss = mean(losses[-5:])
     others, right = round(math.exp(chance)), 100 * math.exp(-loss)
@@ -156,22 +164,29 @@ def _health(run: Run, sentences: list[str]) -> bool:
     return True
 
 
-def _evaluated(run: Run, sentences: list[str]) -> None:
+def _evaluated(run: Run, sentences: list[str]) -> bool | None:
+    """Whether an evaluation found more than random weights give; None where none was run beside them."""
+    better = None
     for name, content in run.evaluations.items():
-        if not name.startswith("linear"):
+        beside, top1 = content.get("baselines"), number(content.get("top1"))
+        if top1 is None or not name.startswith(("knn", "linear")):
             continue
-        top1, baselines = number(content.get("top1")), content.get("baselines")
-        beside = baselines if isinstance(baselines, dict) else {}
+        beside = beside if isinstance(beside, dict) else {}
         random, supervised = (number(_top1(beside.get(which))) for which in ("random", "supervised"))
-        if top1 is None:
-            continue
+        if random is not None and better is not True:
+            count = number(content.get("test")) or number(content.get("queries")) or 1000
+            better = top1 - random > noise(random, max(1, int(count)))
         parts = [f"random weights {percent(random)}"] if random is not None else []
         parts += [f"the same network trained with labels {percent(supervised)}"] if supervised is not None else []
-        sentences.append(
-            f"A linear classifier on the frozen features is right for {percent(top1)} of the test images"
-            + (f" ({', '.join(parts)})." if parts else ".")
+        by = (
+            "The vote of the nearest neighbours"
+            if name.startswith("knn")
+            else "A linear classifier on the frozen features"
         )
-        return
+        sentences.append(
+            f"{by} is right for {percent(top1)} of the test images{f' ({", ".join(parts)})' if parts else ''}."
+        )
+    return better
 
 
 def _top1(value: Any) -> Any:
@@ -188,7 +203,7 @@ def _pace(run: Run, sentences: list[str]) -> None:
     speeds = [value for _, value in run.series("images_per_second") if value]
     if not speeds:
         return
-    sentences.append(f"It took {duration(run.seconds)}, with {median(speeds):.0f} images per second in the median.")
+    sentences.append(f"It took {duration(run.seconds)}, with {median(speeds):.3g} images per second in the median.")
     quarter = len(speeds) // 4
     if quarter >= 3:
         early, late = median(speeds[:quarter]), median(speeds[-quarter:])

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import time
@@ -71,8 +72,6 @@ class Browser:
             self.events.append(answer)
 
     def _next(self) -> dict[str, Any]:
-        import select
-
         end = time.monotonic() + PATIENCE
         while b"\0" not in self._rest:
             if not select.select([self._read], [], [], max(0.0, end - time.monotonic()))[0]:

@@ -268,7 +268,7 @@ def test_a_run_without_labels(tmp_path: Path) -> None:
     found = parsed(run)
     assert ["run", "100", "0.250"] in found.rows()
     assert ["run", "100", "\u22122.500"] in found.rows()
-    assert "cannot be said without labels" in found.text
+    assert "what that is worth for classes was not measured" in found.text
     assert "✓" not in found.text
     assert "confusion" not in {attributes.get("id") for attributes in found.all("section")}
     assert found.all("button") == []

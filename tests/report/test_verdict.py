@@ -30,7 +30,7 @@ def flat(loss: float, knn: tuple[float, ...]) -> list[dict[str, Any]]:
         (CHANCE / 2, (20.0, 15.0, 12.0), "mixed", "It learned the task, but nothing about the classes"),
         (CHANCE, (20.0, 20.0, 20.5), "bad", "It did not learn"),
         (CHANCE * 1.1, (), "bad", "It did not learn"),
-        (CHANCE / 2, (), "mixed", "It learned the task; what that is worth cannot be said without labels"),
+        (CHANCE / 2, (), "mixed", "It learned the task; what that is worth for classes was not measured"),
     ],
 )
 def test_headlines(tmp_path: Path, loss: float, knn: tuple[float, ...], mood: str, headline: str) -> None:
@@ -82,11 +82,21 @@ def test_suspicions(tmp_path: Path) -> None:
 
 def test_the_linear_evaluation_is_told_with_its_baselines(tmp_path: Path) -> None:
     """In one sentence."""
-    linear = {"top1": 61.25, "baselines": {"random": {"top1": 40.5}, "supervised": {"top1": 70.75}}}
-    said = judged(tmp_path / "run", metrics(), evaluations={"linear-fast": linear})[2]
+    linear = {"top1": 61.25, "test": 1000, "baselines": {"random": {"top1": 40.5}, "supervised": {"top1": 70.75}}}
+    mood, headline, said = judged(tmp_path / "run", metrics(knn=()), evaluations={"linear-fast": linear})
+    assert (mood, headline) == ("good", "It learned")
     assert "61.25% of the test images (random weights 40.50%, the same network trained with labels 70.75%)" in said
 
 
 def test_noise() -> None:
     """Two standard errors of a share: at 50% of 2000 images 2.24 points."""
     assert noise(50.0, 2000) == pytest.approx(100 * 2 * math.sqrt(0.25 / 2000))
+
+
+def test_a_queue_that_is_not_full_is_no_ground_for_a_verdict(tmp_path: Path) -> None:
+    """Its random keys are told from others by any encoder."""
+    lines = flat(2.0, ())
+    queue = {"dictionary": "queue", "queue_size": 65536}
+    mood, headline, said = judged(tmp_path / "run", lines, **queue)
+    assert (mood, headline) == ("open", "It ended; there are no figures to judge it by")
+    assert "The queue of 65\u2009536 keys was not yet full" in said
