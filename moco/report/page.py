@@ -99,10 +99,12 @@ def _card(run: Run) -> str:
     linear = next((c.get("top1") for name, c in run.evaluations.items() if name.startswith("linear")), None)
     tested = run.evaluations.get("knn", {}).get("top1")
     figures = [
-        ("kNN, test", percent(tested), number(tested)), ("kNN in the run", percent(knn), knn), ("linear", percent(linear), number(linear)),
+        ("kNN, test", percent(tested), number(tested)),
+        ("kNN in the run", percent(knn), knn),
+        ("linear", percent(linear), number(linear)),
         ("loss", f"{shown(loss)} <small>chance {shown(chance)}</small>", loss),
         ("training time", duration(run.seconds), run.seconds),
-    ]  # fmt: skip
+    ]
     terms = "".join(
         element("div", element("dt", name) + element("dd", text)) for name, text, there in figures if there is not None
     )

@@ -178,14 +178,9 @@ def _evaluated(run: Run, sentences: list[str]) -> bool | None:
             better = top1 - random > noise(random, max(1, int(count)))
         parts = [f"random weights {percent(random)}"] if random is not None else []
         parts += [f"the same network trained with labels {percent(supervised)}"] if supervised is not None else []
-        by = (
-            "The vote of the nearest neighbours"
-            if name.startswith("knn")
-            else "A linear classifier on the frozen features"
-        )
-        sentences.append(
-            f"{by} is right for {percent(top1)} of the test images{f' ({", ".join(parts)})' if parts else ''}."
-        )
+        by = "The nearest neighbours' vote" if name.startswith("knn") else "A linear classifier on the frozen features"
+        compared = f" ({', '.join(parts)})" if parts else ""
+        sentences.append(f"{by} is right for {percent(top1)} of the test images{compared}.")
     return better
 
 
