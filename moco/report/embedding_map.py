@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from moco.report.markup import data_block, element, escaped, number, percent, picture, plain, shown
+from moco.report.markup import data_block, element, escaped, listed, number, percent, picture, plain, shown
 from moco.report.runs import Run
 
 OWN_COLOURS = 10
@@ -22,7 +22,7 @@ def embedding_map(run: Run, place: int) -> str:
     points = _points(content)
     if not points:
         return ""
-    classes = [plain(name) for name in run.gallery.get("classes") or []]
+    classes = [plain(name) for name in listed(run.gallery.get("classes"))]
     labels = _labels(content.get("classes"), len(points), len(classes))
     predicted = _labels(content.get("predicted"), len(points), len(classes))
     counts = Counter(labels)
@@ -35,7 +35,7 @@ def embedding_map(run: Run, place: int) -> str:
         f'<svg viewBox="-24 -24 1048 1048" role="img" aria-label="{escaped(said)}">{paths}'
         f'<circle class="ring" r="14" cx="0" cy="0" visibility="hidden"/></svg>'
     )
-    names = content.get("names") if isinstance(content.get("names"), list) else []
+    names = listed(content.get("names"))
     data = data_block(f"map-{place}", {
         "x": [x for x, _ in points], "y": [y for _, y in points], "names": names[: len(points)], "labels": labels,
         "predicted": predicted, "classes": classes, "tile": number(content.get("tile")) or 1,

@@ -102,6 +102,11 @@ def scrolling(content: str, label: str) -> str:
     return element("div", content, class_="scroll", role="region", tabindex="0", aria_label=label)
 
 
+def listed(value: object) -> list[Any]:
+    """A list; an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
 def number(value: object) -> float | None:
     """A finite number, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

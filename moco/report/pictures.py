@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from moco.report.markup import TIMES, element, escaped, number, percent, picture, plain, scrolling, shown, table
+from moco.report.markup import TIMES, element, escaped, listed, number, percent, picture, plain, scrolling, shown, table
 from moco.report.runs import Run
 
 LARGEST_MATRIX = 20
@@ -32,7 +32,7 @@ def views(run: Run) -> str:
     body = []
     for row in rows_of(content.get("rows")):
         name = _named(row, run.gallery.get("classes"))
-        shown_views = row.get("views") if isinstance(row.get("views"), list) else []
+        shown_views = listed(row.get("views"))
         cells = [picture(row.get("image"), f"image {name}", class_="thumb")]
         cells += [
             picture(view, f"{title} of {name}", class_="thumb")
@@ -151,15 +151,15 @@ def _counts(run: Run) -> tuple[list[list[int]] | None, list[str], str]:
         (run.gallery, f"By the neighbours among {shown(run.gallery.get('bank'), 0)} training images"),
     ]
     for content, said in sources:
-        counts, classes = content.get("confusion"), content.get("classes")
-        if _is_square(counts) and isinstance(classes, list) and len(classes) == len(counts):
+        counts, classes = listed(content.get("confusion")), listed(content.get("classes"))
+        if _is_square(counts) and len(classes) == len(counts):
             return [[int(count) for count in row] for row in counts], [plain(name) for name in classes], said
     return None, [], ""
 
 
-def _is_square(counts: Any) -> bool:
+def _is_square(counts: list[Any]) -> bool:
     return (
-        isinstance(counts, list) and len(counts) > 1
+        len(counts) > 1
         and all(isinstance(row, list) and len(row) == len(counts) for row in counts)
         and all(number(count) is not None and count >= 0 for row in counts for count in row)
     )  # fmt: skip

@@ -38,7 +38,7 @@ def closest_recipe(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _equal(ours: Any, theirs: Any) -> bool:
-    return (list(ours) if isinstance(ours, tuple) else ours) == theirs
+    return bool((list(ours) if isinstance(ours, tuple) else ours) == theirs)
 
 
 def summary(runs: Sequence[Run]) -> str:

@@ -208,7 +208,10 @@ def test_hostile_names_stay_text(tmp_path: Path, name: str) -> None:
     stored = {"gallery": gallery([name], [name, "other"])}
     run = read_run(write_run(tmp_path / "run", data=name, evaluations=stored))
     baselines = {name: {"top1": 1.0}}
-    evaluations = {"knn": {"top1": 2.0, "data": name, "baselines": baselines}, name: {name: 3.0}}
+    evaluations: dict[str, dict[str, Any]] = {
+        "knn": {"top1": 2.0, "data": name, "baselines": baselines},
+        name: {name: 3.0},
+    }
     hostile = Run(
         name, {**run.config, name: name, "arch": name}, {**run.status, "health": name}, {"processor": name},
         run.metrics, evaluations, run.gallery, (name,),
