@@ -83,7 +83,7 @@ class _Plane:
 def _svg(name: str, title: str, curves: Sequence[Curve], axes: Axes, levels: Sequence[Level]) -> str:
     values = [value for curve in curves for _, value in curve.points if value is not None]
     y_low, y_high, y_ticks = scale([*values, *(level.value for level in levels), *([0.0] if axes.from_zero else [])])
-    x_low, x_high, x_ticks = scale([place for curve in curves for place, _ in curve.points], tight=True)
+    x_low, x_high, x_ticks = scale([0.0, *(place for curve in curves for place, _ in curve.points)], tight=True)
     plane = _Plane((x_low, x_high), (y_low, y_high))
     parts = [f'<title id="{name}-t">{escaped(title)}</title>']
     parts.append(f'<desc id="{name}-d">{escaped_whole(described(curves, axes, levels))}</desc>')
@@ -207,5 +207,5 @@ def _figures(title: str, curves: Sequence[Curve], axes: Axes) -> str:
             place, value = curve.points[i]
             cells = [_placed(place), "not a number" if value is None else shown(value, axes.digits)]
             rows.append([escaped(curve.name), *cells])
-    body = table("", ["curve", escaped(axes.x), escaped(axes.y)], rows, label=f"{title}: figures")
+    body = table(["curve", escaped(axes.x), escaped(axes.y)], rows, label=f"{title}: figures", numbers=range(1, 3))
     return element("details", element("summary", "figures as a table") + body)

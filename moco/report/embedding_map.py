@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from moco.report.markup import data_block, element, escaped, listed, number, percent, picture, plain, shown
+from moco.report.markup import data_block, element, escaped, listed, number, picture, plain, shown
 from moco.report.runs import Run
 
 OWN_COLOURS = 10
@@ -95,7 +95,7 @@ def _legend(classes: list[str], counts: Counter[int], labels: list[int], predict
     buttons = []
     for label in [label for label in sorted(counts) if label >= 0][:MOST_BUTTONS]:
         dot = f'<svg viewBox="0 0 10 10" aria-hidden="true"><path {_colour(label)} d="M5 5h.1"/></svg>'
-        share = f" {percent(100 * right[label] / counts[label])}" if guessed else ""
+        share = f" · {shown(100 * right[label] / counts[label], 0)}%" if guessed else ""
         small = element("small", f"{shown(counts[label], 0)}{share}")
         text = f"{dot}<span>{escaped(classes[label])}</span>{small}"
         buttons.append(element("button", text, type="button", aria_pressed="true", data_label=label))

@@ -55,7 +55,7 @@ def tables(runs: Sequence[Run]) -> str:
             row += [element("strong", _with_deviation(figure.top1, figure.deviation)), percent(figure.top5)]
             row += [_with_deviation(*figure.baselines.get(name, (None, None))) for name in known]
             rows.append([*row, escaped(figure.conditions)])
-        content += table("", header, rows, numbers_from=2 if len(runs) > 1 else 1, label="Accuracies")
+        content += table(header, rows, label="Accuracies", numbers=range(1 + (len(runs) > 1), len(header) - 1))
         content += element(
             "p",
             "Percentages; ± is the standard deviation over draws. To the right of them, what the same network reaches "
@@ -64,7 +64,7 @@ def tables(runs: Sequence[Run]) -> str:
         )
     if others:
         rows = [[escaped(name), escaped(run.name), escaped(key), shown(value, 3)] for run, name, key, value in others]
-        content += table("", ["evaluation", "run", "figure", "value"], rows, numbers_from=3, label="Other figures")
+        content += table(["evaluation", "run", "figure", "value"], rows, label="Other figures", numbers=range(3, 4))
     return content
 
 

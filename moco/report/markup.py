@@ -75,26 +75,18 @@ def picture(content: object, alt: str, **attributes: object) -> str:
     return f'<img src="data:image/webp;base64,{content}"{rest}>'
 
 
-def table(
-    caption: str,
-    header: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    numbers_from: int = 1,
-    label: str | None = None,
-) -> str:
-    """A table of HTML cells whose first column names the rows; it scrolls by itself, also by keyboard."""
-    head = "".join(element("th", cell, scope="col", class_="n" if i >= numbers_from else None)
-                   for i, cell in enumerate(header))  # fmt: skip
-    body = []
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, label: str, numbers: range | None = None) -> str:
+    """A table of HTML cells whose first column names the rows; it scrolls by itself, also by keyboard.
+
+    The columns of `numbers` are set to the right.
+    """
+    kinds = ["n" if numbers is not None and i in numbers else None for i in range(len(header))]
+    head = "".join(element("th", cell, scope="col", class_=kind) for cell, kind in zip(header, kinds, strict=True))
+    body = ""
     for first, *others in rows:
-        cells = "".join(
-            element("td", cell, class_="n" if i >= numbers_from else None) for i, cell in enumerate(others, 1)
-        )
-        body.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
-    content = f"<caption>{caption}</caption>" if caption else ""
-    content += f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
-    return scrolling(element("table", content), label or caption or "table")
+        cells = "".join(element("td", cell, class_=kind) for cell, kind in zip(others, kinds[1:], strict=False))
+        body += f'<tr><th scope="row">{first}</th>{cells}</tr>'
+    return scrolling(element("table", f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"), label)
 
 
 def scrolling(content: str, label: str) -> str:

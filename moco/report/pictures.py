@@ -43,9 +43,7 @@ def views(run: Run) -> str:
         f"Left the image, then what the model was given of it: views of {escaped(content.get('size'))} pixels, "
         f"augmentation {escaped(content.get('augment'))}. Query and key of one epoch are a positive pair."
     )
-    return element("p", text, class_="note") + table(
-        "", ["image", *map(escaped, titles)], body, numbers_from=99, label="Views"
-    )
+    return element("p", text, class_="note") + table(["image", *map(escaped, titles)], body, label="Views")
 
 
 def neighbours(run: Run) -> str:
@@ -140,7 +138,7 @@ def _mistakes(counts: list[list[int]], classes: list[str]) -> str:
         for share, count, i, j in sorted(pairs, reverse=True)[:LISTED]
     ]
     return table(
-        "", ["class", "taken for", "images", "of the class"], rows, numbers_from=2, label="Most frequent mistakes"
+        ["class", "taken for", "images", "of the class"], rows, numbers=range(2, 4), label="Most frequent mistakes"
     )
 
 

@@ -60,7 +60,7 @@ def summary(runs: Sequence[Run]) -> str:
         [escaped(name), *(escaped(value) for value in values)] for name, values in rows if set(values) != {NOTHING}
     ]
     header = ["", *(escaped(run.name) for run in runs)]
-    return table("", header, cells, numbers_from=99, label="What was run")
+    return table(header, cells, label="What was run")
 
 
 def settings(runs: Sequence[Run]) -> str:
@@ -87,11 +87,11 @@ def settings(runs: Sequence[Run]) -> str:
 
     content = ""
     if differing:
-        content += table("", header, [row(name) for name in differing], numbers_from=99, label="Settings that differ")
+        content += table(header, [row(name) for name in differing], label="Settings that differ")
         content += element("p", "In bold: where a run departs from the recipe that is closest to it.", class_="note")
     else:
         content += element("p", f"Every setting is that of the recipe {escaped(recipes[0][0])}.")
-    everything = table("", header[:-1], [row(name)[:-1] for name in names], numbers_from=99, label="All settings")
+    everything = table(header[:-1], [row(name)[:-1] for name in names], label="All settings")
     return content + element("details", element("summary", f"all {len(names)} settings") + everything)
 
 
