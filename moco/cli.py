@@ -19,6 +19,7 @@ from moco.errors import BadInputError, DivergedError, StalledError, one_line
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, LowshotConfig
 from moco.interop.config import ExportConfig
 from moco.recipes import RECIPES
+from moco.report.config import ReportConfig
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "pretrain": (PretrainConfig, "moco.commands:pretrain"),
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "export": (ExportConfig, "moco.interop.export:run"),
     "pack": (PackConfig, "moco.data.pack:run"),
     "bench": (BenchConfig, "moco.bench.command:run"),
+    "report": (ReportConfig, "moco.reporting:report"),
 }
 HELP = ("-h", "--help")
 HELP_INDENT = 8

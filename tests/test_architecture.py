@@ -27,6 +27,8 @@ ROWS = (
     "pretrain",
     "bench",
     "evaluation",
+    "report",
+    "reporting",
     "commands",
     "cli",
     "__main__",
@@ -34,6 +36,7 @@ ROWS = (
 """The rooms of the house from the top: a module imports from its own room and from those above it."""
 
 CORE_TAKES = ("moco.errors", "moco.shapes", "moco.runtime.distributed", "moco.runtime.randomness", "moco.core")
+REPORT_TAKES = ("moco.errors", "moco.config", "moco.recipes", "moco.report")
 STRANGERS = {("pretrain", "evaluation"), ("evaluation", "pretrain")}
 """Rooms that never import each other, though their order would allow one of the ways."""
 
@@ -93,6 +96,9 @@ def test_imports_go_downwards(name: str) -> None:
         if room(name) == "core":
             taken = any(module == allowed or module.startswith(f"{allowed}.") for allowed in CORE_TAKES)
             assert taken, f"{where} imports {module}: the method takes only {', '.join(CORE_TAKES)}"
+        if room(name) == "report":
+            taken = any(module == allowed or module.startswith(f"{allowed}.") for allowed in REPORT_TAKES)
+            assert taken, f"{where} imports {module}: the report reads run folders, and takes {', '.join(REPORT_TAKES)}"
 
 
 @every_module

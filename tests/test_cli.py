@@ -22,6 +22,7 @@ from moco.cli import COMMANDS, main
 from moco.config import BenchConfig, KnnConfig, PackConfig, PretrainConfig, ResumeConfig, flag
 from moco.errors import BadInputError, DivergedError
 from moco.recipes import RECIPES
+from moco.report.config import ReportConfig
 
 RANDOM = ["knn", "--weights", "random", "--arch", "resnet18-w16", "--stem", "cifar", "--image-size", "16"]
 SMALL = [
@@ -126,6 +127,7 @@ def test_pretrain_names_every_recipe(capsys: pytest.CaptureFixture[str], argumen
         (["knn"], KnnConfig),
         (["pack"], PackConfig),
         (["bench"], BenchConfig),
+        (["report"], ReportConfig),
     ],
     ids=str,
 )
@@ -134,7 +136,7 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], command: list
     text = help_of(capsys, *command, "--help")
     assert f"usage: moco {' '.join(command)}" in text
     for field in dataclasses.fields(kind):
-        assert ("PATH" if (kind, field.name) == (ResumeConfig, "run") else flag(field.name)) in text
+        assert ("PATH" if field.name in ("run", "runs") else flag(field.name)) in text
     words = " ".join(text.replace("│", " ").split())
     assert "End with one JSON object on standard output." in words
 

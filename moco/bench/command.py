@@ -6,16 +6,12 @@ Imports no torch: a process that it starts takes over its peak memory, so its ow
 import importlib
 import multiprocessing
 import os
-import platform
-import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
-from datetime import UTC, datetime
 from difflib import get_close_matches
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,7 @@ from moco.bench.report import add_ratios, caution, table
 from moco.bench.verdict import verdict
 from moco.config import BenchConfig, check
 from moco.errors import BadInputError
+from moco.runtime.machine import machine
 
 MEASUREMENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "peak": ("moco.bench.peak:measure", ("fp32", "bf16")),
@@ -100,24 +97,3 @@ def quietly(target: str, config: BenchConfig, folder: Path, case: str) -> dict[s
     from moco.runtime.device import peak_memory, resolve_device
 
     return {**found, "peak_memory_mib": round(peak_memory(resolve_device(config.device)) / 2**20)}
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on: processor, cores, torch, what else ran in the minute before, date."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return {
-        "processor": _processor(),
-        "cores": cores,
-        "system": f"{platform.system()} {platform.machine()}",
-        "torch": version("torch"),
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"

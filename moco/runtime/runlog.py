@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
 from moco.runtime.files import replace_file
+from moco.runtime.machine import machine
 
 if sys.platform != "win32":
     import fcntl
@@ -27,7 +28,7 @@ Metrics = dict[str, float]
 
 
 class RunLog:
-    """Records one run: `metrics.jsonl`, TensorBoard events, `status.json`; a progress bar or plain lines for people.
+    """Records one run: metrics, TensorBoard events, status and machine; a progress bar or plain lines for people.
 
     The folder is locked while the run goes on. With `active` false (every rank but the first) nothing is done.
     """
@@ -48,6 +49,7 @@ class RunLog:
     def _open(self) -> None:
         if self.active:
             self._lock = lock(self.run)
+            write_text(self.run / "machine.json", json.dumps(machine()) + "\n")
             self._metrics = (self.run / "metrics.jsonl").open("a", encoding="utf-8")
             self._events = _events(self.run)
             if self.console.is_terminal:

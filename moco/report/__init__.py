@@ -1,0 +1,1 @@
+"""Run folders -> one page. Nothing here imports torch: what needs it was computed by an evaluation and stored."""

@@ -1,0 +1,211 @@
+"""Curves as SVG that is written by hand: small, sharp at any size, and read out by its title and description."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moco.report.markup import element, escaped, escaped_whole, shown, table
+from moco.report.runs import Point
+
+WIDTH, HEIGHT = 480, 270
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 40
+MOST_POINTS = 500
+"""Points of a curve; of more, the lowest and the highest of each stretch are kept, so that no peak is lost."""
+MARKED = 40
+"""Curves of at most so many points have a mark on each."""
+MOST_ROWS = 12
+"""Rows of the table beneath a chart, for each curve."""
+COLOURS = 8
+"""Curves that have a colour of their own; each has its own dashes too."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A name and its points in order; a point without a figure is a gap."""
+
+    name: str
+    points: Sequence[Point]
+    style: int = 0
+
+
+@dataclass(frozen=True)
+class Level:
+    """A horizontal line to compare with."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What stands at the axes, and with how many digits figures are told."""
+
+    x: str
+    y: str
+    digits: int = 2
+    from_zero: bool = False
+
+
+def chart(
+    name: str, title: str, curves: Sequence[Curve], axes: Axes, levels: Sequence[Level] = (), note: str = ""
+) -> str:
+    """A figure with curves, a legend where there are several, and the figures as a table; empty without a point."""
+    curves = [curve for curve in curves if any(value is not None for _, value in curve.points)]
+    if not curves:
+        return ""
+    legend = "".join(
+        element("li", f'{_swatch(curve.style)}{escaped(curve.name)}') for curve in curves
+    )  # fmt: skip
+    content = element("h3", escaped(title), id=f"{name}-title") + _svg(name, title, curves, axes, levels)
+    if len(curves) > 1:
+        content += element("ul", legend, class_="legend")
+    if note:
+        content += element("p", escaped(note), class_="note")
+    return element("figure", content + _figures(title, curves, axes), class_="chart")
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """Where figures lie in the drawing."""
+
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+
+    def x(self, value: float) -> float:
+        low, high = self.x_range
+        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def y(self, value: float) -> float:
+        low, high = self.y_range
+        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+
+def _svg(name: str, title: str, curves: Sequence[Curve], axes: Axes, levels: Sequence[Level]) -> str:
+    values = [value for curve in curves for _, value in curve.points if value is not None]
+    y_low, y_high, y_ticks = scale([*values, *(level.value for level in levels), *([0.0] if axes.from_zero else [])])
+    x_low, x_high, x_ticks = scale([0.0, *(place for curve in curves for place, _ in curve.points)], tight=True)
+    plane = _Plane((x_low, x_high), (y_low, y_high))
+    parts = [f'<title id="{name}-t">{escaped(title)}</title>']
+    parts.append(f'<desc id="{name}-d">{escaped_whole(described(curves, axes, levels))}</desc>')
+    for tick, text in y_ticks:
+        parts.append(_horizontal("grid", plane.y(tick)) + _text(LEFT - 6, plane.y(tick) + 4, text, "end"))
+    for tick, text in x_ticks:
+        parts.append(_text(plane.x(tick), HEIGHT - BOTTOM + 18, text))
+    parts.append(_horizontal("axis", HEIGHT - BOTTOM))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, escaped(axes.x)))
+    for level in levels:
+        y = plane.y(level.value)
+        below = y < TOP + 16
+        parts.append(
+            _horizontal("level", y) + _text(WIDTH - RIGHT, y + (14 if below else -5), level.name, "end", "level")
+        )
+    parts += [_drawn(curve, plane, axes) for curve in curves]
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}-t {name}-d">{"".join(parts)}</svg>'
+
+
+def _drawn(curve: Curve, plane: _Plane, axes: Axes) -> str:
+    """A line, and a mark on each point where they are few."""
+    points, style = thinned(curve.points), f"s{curve.style % COLOURS}"
+    line = _path([(plane.x(place), None if value is None else plane.y(value)) for place, value in points])
+    marks = ""
+    for place, value in points if len(points) <= MARKED else ():
+        if value is not None:
+            said = f"{curve.name}: {shown(value, axes.digits)} at {_placed(place)} ({axes.x})"
+            spot = f'class="mark {style}" cx="{plane.x(place):.1f}" cy="{plane.y(value):.1f}" r="3"'
+            marks += f"<circle {spot}><title>{escaped(said)}</title></circle>"
+    return f'<path class="curve {style}" d="{line}"/>{marks}'
+
+
+def _horizontal(kind: str, y: float) -> str:
+    return f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "tick") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
+
+
+def _placed(place: float) -> str:
+    """A step, or minutes."""
+    return shown(place, 0 if place == int(place) else 1)
+
+
+def described(curves: Sequence[Curve], axes: Axes, levels: Sequence[Level]) -> str:
+    """What the curves do, in words."""
+    told = []
+    for curve in curves:
+        values = [value for _, value in curve.points if value is not None]
+        told.append(
+            f"{curve.name}: {axes.y} from {shown(values[0], axes.digits)} to {shown(values[-1], axes.digits)}, "
+            f"lowest {shown(min(values), axes.digits)}, highest {shown(max(values), axes.digits)}."
+        )
+    return " ".join([*told, *(f"For comparison, {level.name}." for level in levels)])
+
+
+def scale(values: Sequence[float], *, tight: bool = False) -> tuple[float, float, list[tuple[float, str]]]:
+    """The ends of an axis that holds the values, and its ticks at round numbers with their texts."""
+    low, high = min(values), max(values)
+    if high - low < 1e-12 * max(1.0, abs(low), abs(high)):
+        low, high = (low, high + 1) if tight else (low - abs(low or 1) / 2, high + abs(high or 1) / 2)
+    raw = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9) if tight else math.floor(low / step + 1e-9)
+    last = math.floor(high / step + 1e-9) if tight else math.ceil(high / step - 1e-9)
+    ticks = [round(i * step, 12) for i in range(first, last + 1)]
+    return (low, high, _labelled(ticks, step)) if tight else (ticks[0], ticks[-1], _labelled(ticks, step))
+
+
+def _labelled(ticks: Sequence[float], step: float) -> list[tuple[float, str]]:
+    largest = max(map(abs, ticks), default=0.0)
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if largest >= 10 * unit or (letter == "k" and largest >= 10_000):
+            return [(tick, "0" if tick == 0 else f"{tick / unit:g}{letter}") for tick in ticks]
+    if 0 < largest < 0.001:
+        return [(tick, f"{tick:.1e}" if tick else "0") for tick in ticks]
+    digits = max(0, min(6, -math.floor(math.log10(step) + 1e-9)))
+    if round(step, digits) != round(step, 9):  # 2.5 and its kin
+        digits += 1
+    return [(tick, f"{tick:.{digits}f}".replace("-", "\u2212")) for tick in ticks]
+
+
+def thinned(points: Sequence[Point]) -> list[Point]:
+    """At most about MOST_POINTS of the points, in order: the first, the last, and the extremes of each stretch."""
+    if len(points) <= MOST_POINTS:
+        return list(points)
+    stretch = math.ceil(2 * len(points) / MOST_POINTS)
+    kept = {0, len(points) - 1}
+    for start in range(0, len(points), stretch):
+        rows = [i for i in range(start, min(start + stretch, len(points))) if points[i][1] is not None]
+        if rows:
+            kept |= {min(rows, key=lambda i: points[i][1] or 0.0), max(rows, key=lambda i: points[i][1] or 0.0)}
+        else:
+            kept.add(start)
+    return [points[i] for i in sorted(kept)]
+
+
+def _path(points: Sequence[Point]) -> str:
+    parts, pen_down = [], False
+    for x, y in points:
+        if y is not None:
+            parts.append(f"{'L' if pen_down else 'M'}{x:.1f} {y:.1f}")
+        pen_down = y is not None
+    return "".join(parts)
+
+
+def _swatch(style: int) -> str:
+    path = f'<path class="curve s{style % COLOURS}" d="M1 5H25"/>'
+    return f'<svg class="swatch" viewBox="0 0 26 10" aria-hidden="true">{path}</svg>'
+
+
+def _figures(title: str, curves: Sequence[Curve], axes: Axes) -> str:
+    """The figures of each curve, evenly chosen where there are many, the last among them."""
+    rows = []
+    for curve in curves:
+        count = min(MOST_ROWS, len(curve.points))
+        chosen = sorted({round(i * (len(curve.points) - 1) / max(1, count - 1)) for i in range(count)})
+        for i in chosen:
+            place, value = curve.points[i]
+            cells = [_placed(place), "not a number" if value is None else shown(value, axes.digits)]
+            rows.append([escaped(curve.name), *cells])
+    body = table(["curve", escaped(axes.x), escaped(axes.y)], rows, label=f"{title}: figures", numbers=range(1, 3))
+    return element("details", element("summary", "figures as a table") + body)

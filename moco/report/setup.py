@@ -1,0 +1,153 @@
+"""What was run: settings against the recipe's, data, machine, time."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+from moco.config import PretrainConfig
+from moco.recipes import RECIPES
+from moco.report.markup import NOTHING, TIMES, duration, element, escaped, number, shown, table
+from moco.report.runs import Run
+
+NOT_THE_RECIPE_S = {
+    "version", "data", "out", "seed", "device", "precision", "threads", "workers", "log_every", "checkpoint_every",
+    "knn_every", "json", "timeout", "max_steps", "lr", "init_weights", "compile", "recompute", "decode",
+}  # fmt: skip
+"""Settings that no recipe gives, or that follow from others."""
+STATES = {
+    "done": "finished", "running": "running, or killed", "stopped": "stopped by a signal", "diverged": "diverged",
+    "unknown": "no status",
+}  # fmt: skip
+
+
+def closest_recipe(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The recipe from which a config departs in the fewest settings, and its values for these settings."""
+    best: tuple[int, str, dict[str, Any]] | None = None
+    for name, recipe in RECIPES.items():
+        values = dataclasses.asdict(PretrainConfig(**{"data": "", "out": PurePath(), **recipe.values}))
+        departures = {
+            key: value for key, value in values.items()
+            if key not in NOT_THE_RECIPE_S and key in config and value is not None and not _equal(value, config[key])
+        }  # fmt: skip
+        if best is None or len(departures) < best[0]:
+            best = len(departures), name, departures
+    assert best is not None
+    return best[1], best[2]
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    return bool((list(ours) if isinstance(ours, tuple) else ours) == theirs)
+
+
+def summary(runs: Sequence[Run]) -> str:
+    """A table with a column for each run: recipe, data, machine, time and the last figures."""
+    rows: list[tuple[str, list[str]]] = [
+        ("state", [STATES[run.state] for run in runs]),
+        ("recipe", [_recipe(run) for run in runs]),
+        ("data", [_data(run) for run in runs]),
+        ("encoder", [_encoder(run) for run in runs]),
+        ("dictionary", [_dictionary(run) for run in runs]),
+        ("steps", [_steps(run) for run in runs]),
+        ("training time", [duration(run.seconds) for run in runs]),
+        ("machine", [_machine(run) for run in runs]),
+        ("loss", [_with_chance(run) for run in runs]),
+        ("kNN top-1 in the run", [_percent(run.last("knn_top1")) for run in runs]),
+        ("seed", [str(run.config.get("seed", NOTHING)) for run in runs]),
+    ]  # fmt: skip
+    cells = [
+        [escaped(name), *(escaped(value) for value in values)] for name, values in rows if set(values) != {NOTHING}
+    ]
+    header = ["", *(escaped(run.name) for run in runs)]
+    return table(header, cells, label="What was run")
+
+
+def settings(runs: Sequence[Run]) -> str:
+    """Settings in which a run departs from its recipe or from the other runs; all of them below."""
+    recipes = [closest_recipe(run.config) for run in runs]
+    names = list(dict.fromkeys(name for run in runs for name in run.config if name not in ("version", "json", "out")))
+    differing = [
+        name for name in names
+        if any(name in departures for _, departures in recipes) or len({str(run.config.get(name)) for run in runs}) > 1
+    ]  # fmt: skip
+    header = ["setting", *(escaped(run.name) for run in runs), "recipe"]
+
+    def row(name: str) -> list[str]:
+        values = []
+        for run, (_, departures) in zip(runs, recipes, strict=True):
+            text = escaped(_value(run.config.get(name)))
+            values.append(element("strong", text) if name in departures else text)
+        theirs = {f"{_value(departures[name])} ({recipe})" for recipe, departures in recipes if name in departures}
+        return [
+            escaped("--" + str(name).replace("_", "-")),
+            *values,
+            escaped(", ".join(sorted(theirs)) or "as in the recipe" if name not in NOT_THE_RECIPE_S else NOTHING),
+        ]
+
+    content = ""
+    if differing:
+        content += table(header, [row(name) for name in differing], label="Settings that differ")
+        content += element("p", "In bold: where a run departs from the recipe that is closest to it.", class_="note")
+    else:
+        content += element("p", f"Every setting is that of the recipe {escaped(recipes[0][0])}.")
+    everything = table(header[:-1], [row(name)[:-1] for name in names], label="All settings")
+    return content + element("details", element("summary", f"all {len(names)} settings") + everything)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_value(part) for part in value)
+    if value is None:
+        return NOTHING
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _steps(run: Run) -> str:
+    whole = f" of {shown(run.steps, 0)}" if run.steps and run.steps != run.step else ""
+    return f"{shown(run.step, 0)}{whole} {TIMES} {run.config.get('batch_size')} images"
+
+
+def _recipe(run: Run) -> str:
+    name, departures = closest_recipe(run.config)
+    if not departures:
+        return f"{name}, unchanged"
+    return f"{name}, {len(departures)} setting{'s' if len(departures) > 1 else ''} changed"
+
+
+def _data(run: Run) -> str:
+    images = "" if run.images is None else f", {shown(run.images, 0)} images"
+    return f"{run.config.get('data')}{images}"
+
+
+def _encoder(run: Run) -> str:
+    config = run.config
+    size, view = config.get("image_size"), config.get("view_size")
+    views = f", views of {view}" if view not in (None, size) else ""
+    return f"{config.get('arch')}, {config.get('stem')} stem, {config.get('head')} head, {size} pixels{views}"
+
+
+def _dictionary(run: Run) -> str:
+    config, chance = run.config, run.last("chance_loss")
+    size = "" if chance is None else f", K = {shown(round(math.exp(chance)) - 1, 0)}"
+    momentum = f", m = {_value(config.get('key_momentum'))}" if config.get("dictionary") == "queue" else ""
+    return f"{config.get('dictionary')}{size}{momentum}, τ = {_value(config.get('temperature'))}"
+
+
+def _machine(run: Run) -> str:
+    machine, config = run.machine, run.config
+    parts = [str(machine[name]) for name in ("gpu", "processor") if machine.get(name)]
+    cores = number(machine.get("cores"))
+    parts += [f"{cores:.0f} cores"] if cores is not None else []
+    parts += [f"{config.get('device')}, {config.get('precision')}, threads: {config.get('threads')}"]
+    parts += [f"torch {machine['torch']}"] if machine.get("torch") else []
+    return ", ".join(parts)
+
+
+def _with_chance(run: Run) -> str:
+    loss, chance = run.last("loss"), run.last("chance_loss")
+    return NOTHING if loss is None else f"{shown(loss, 3)}{'' if chance is None else f' (chance {shown(chance, 3)})'}"
+
+
+def _percent(value: float | None) -> str:
+    return NOTHING if value is None else f"{shown(value)}%"

@@ -1,0 +1,43 @@
+"""The curves of one or several runs: loss, kNN, learning rate, throughput."""
+
+from collections.abc import Sequence
+
+from moco.report.charts import Axes, Curve, Level, chart
+from moco.report.runs import Run
+
+CHANCE_NOTE = (
+    "Guessing gives the dashed line. A loss may rise at first, while the dictionary fills; losses at different K or "
+    "temperature cannot be compared."
+)
+KNN_NOTE = (
+    "Share of held-out training images whose nearest neighbours vote for the right class. The first point is the "
+    "network before its first step."
+)
+CONTRAST_NOTE = (
+    "How often the right key is the most similar one. It is no measure of the features' worth, and close to 100% it is "
+    "suspicious."
+)
+
+
+def curves(runs: Sequence[Run]) -> str:
+    """Every chart for which there are figures, the runs together in each."""
+    chances = sorted({round(chance, 4) for run in runs if (chance := run.last("chance_loss")) is not None})
+    levels = [Level(f"chance: log(K+1) = {chance:.2f}", chance) for chance in chances]
+    alike, near_0 = "0 is best: both views of an image have the same features.", "Lower is better; at 0 all are alike."
+    knn = [Curve(run.name, run.series("knn_top1", over="time"), style) for style, run in enumerate(runs)]
+    charts = (
+        _chart(runs, "loss", "Contrastive loss", Axes("step", "loss", digits=3), levels, CHANCE_NOTE),
+        chart("knn", "kNN accuracy over time", knn, Axes("minutes", "kNN top-1 (%)"), (), KNN_NOTE),
+        _chart(runs, "alignment", "Alignment of two views", Axes("step", "alignment", digits=3), note=alike),
+        _chart(runs, "uniformity", "Uniformity", Axes("step", "uniformity", digits=3), note=near_0),
+        _chart(runs, "contrast_accuracy", "Contrast accuracy", Axes("step", "%", from_zero=True), note=CONTRAST_NOTE),
+        _chart(runs, "lr", "Learning rate", Axes("step", "learning rate", digits=5, from_zero=True)),
+        _chart(runs, "images_per_second", "Throughput", Axes("step", "images per second", digits=1, from_zero=True)),
+        _chart(runs, "gradient_norm", "Gradient norm", Axes("step", "gradient norm", digits=3, from_zero=True)),
+    )
+    return "".join(charts)
+
+
+def _chart(runs: Sequence[Run], name: str, title: str, axes: Axes, levels: Sequence[Level] = (), note: str = "") -> str:
+    shown = [Curve(run.name, run.series(name), style) for style, run in enumerate(runs)]
+    return chart(name.replace("_", "-"), title, shown, axes, levels, note)

@@ -1,0 +1,119 @@
+"""`moco report`: computes what the page shows of encoders and images, where it is missing, and writes the page."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from moco.config import PretrainConfig
+from moco.errors import BadInputError
+from moco.report.config import ReportConfig
+from moco.report.embedding_map import MOST_POINTS
+from moco.report.page import page
+from moco.report.runs import GALLERY, distinct_names, read_run
+
+
+def report(config: ReportConfig) -> dict[str, Any]:
+    """Write one page on all runs, and say where it is."""
+    if not config.runs:
+        raise BadInputError("no run is given: moco report RUN, or several of them")
+    if not 1 <= config.map_images <= MOST_POINTS:
+        raise BadInputError(f"--map-images is {config.map_images}: expected 1 to {MOST_POINTS}")
+    if not config.map_seconds > 0:
+        raise BadInputError(f"--map-seconds is {config.map_seconds}: expected a number more than 0")
+    for folder in config.runs:
+        read_run(folder)  # a mistake in the last name is told before the first is worked on
+    runs = distinct_names([read_run(folder, _complete(folder, config)) for folder in config.runs])
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    content = page(runs, f"Made by momentum-contrast {version('momentum-contrast')} on {made}.")
+    out = config.out or config.runs[0] / "report.html"
+    _write(out, content)
+    for run in runs:
+        for note in run.notes:
+            print(f"{run.name}: {note}")
+    size = len(content.encode("utf-8"))
+    print(f"the report is {out} ({size / 1e6:.2f} MB): open it in any browser")
+    return {"report": str(out), "bytes": size, "runs": [run.name for run in runs]}
+
+
+def _complete(folder: Path, config: ReportConfig) -> tuple[str, ...]:
+    """Compute a run's gallery where there is none of these weights and images; what is left out, and why."""
+    if not config.gallery:
+        return ()
+    try:
+        return _compute(folder, config, print)
+    except BadInputError as error:
+        if config.data is not None:
+            raise
+        return (f"views, neighbours and map are left out: {error}",)
+
+
+def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> tuple[str, ...]:
+    from moco.configfile import from_json
+    from moco.data.catalog import load
+    from moco.evaluation.features import Encoding
+    from moco.evaluation.gallery import Scope, fingerprint, gallery, is_here
+    from moco.interop.checkpoints import load_weights
+    from moco.runtime.device import resolve_device, resolve_precision, set_threads
+
+    weights_file = folder / "encoder.safetensors"
+    if not weights_file.is_file():
+        raise BadInputError("the run has not written an encoder.safetensors yet")
+    path = folder / "evaluations" / f"{GALLERY}.json"
+    given = _with_new_fields((folder / "config.json").read_bytes())
+    trained = from_json(PretrainConfig, given, folder / "config.json")
+    data = config.data or trained.data
+    key = {"weights": fingerprint(weights_file), "data": data, "map_images": config.map_images}
+    if _stored(path) == key:
+        return ()
+    if config.data is None and not is_here(data):
+        raise BadInputError(f"its images ({data}) are no longer there: give --data")
+    say(f"{folder}: computing views, neighbours and map of {data}")
+    set_threads(config.threads)
+    device = resolve_device(config.device)
+    weights, splits = load_weights(str(folder)), load(data)
+    how = Encoding(
+        weights.encoder.plan.image_size, weights.mean, weights.std, precision=resolve_precision("auto", device)
+    )
+    scope = Scope(config.map_images, map_seconds=config.map_seconds)
+    content = gallery(weights.encoder.to(device), splits, trained, how, scope)
+    path.parent.mkdir(exist_ok=True)
+    _write(path, json.dumps({**content, "of": {**key, "map_images": config.map_images}}) + "\n")
+    return ()
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """What an earlier gallery was computed of; empty where there is none."""
+    try:
+        of = json.loads(path.read_bytes())["of"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return of if isinstance(of, dict) else {}
+
+
+def _with_new_fields(text: bytes) -> str:
+    """A config with the defaults of fields that were added since: an older run can be shown, if not gone on with."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        return text.decode("utf-8", "replace")
+    fields = dataclasses.fields(PretrainConfig)
+    defaults = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    known = {field.name for field in fields} | {"version"}
+    kept = {name: value for name, value in values.items() if name in known}
+    return json.dumps({**defaults, **kept})
+
+
+def _write(path: Path, text: str) -> None:
+    """A file that is at every moment the old one or the new one."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be written ({error.strerror}): give --out") from error

@@ -1,0 +1,6 @@
+import numpy as np
+import numpy.typing as npt
+
+class PCA:
+    def __init__(self, n_components: int) -> None: ...
+    def fit_transform(self, x: npt.NDArray[np.float64], /) -> npt.NDArray[np.float64]: ...

@@ -1,0 +1,8 @@
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+def confusion_matrix(
+    y_true: npt.NDArray[np.int64], y_pred: npt.NDArray[np.int64], *, labels: Sequence[int]
+) -> npt.NDArray[np.int64]: ...
