@@ -87,7 +87,7 @@ def train_network(subject: Subject, train: Images, recipe: Finetuning, title: st
         torch.manual_seed(recipe.seed)
         model.train()
         for step, batch in enumerate(shown(batches.run(0, recipe.steps, how.workers), title, recipe.steps)):
-            x, _, index = moved(batch, str(device))
+            x, _, index, _ = moved(batch, str(device))
             optimizer.param_groups[0]["lr"] = schedule(step)
             with autocast(how.precision, device.type):
                 logits = wrapped(x)

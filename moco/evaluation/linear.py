@@ -122,7 +122,7 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
     started = time.monotonic()
     with evaluating(encoder.backbone):
         for step, batch in enumerate(shown(batches.run(0, steps, how.workers), title, steps)):
-            x, _, index = moved(batch, str(device))
+            x, _, index, _ = moved(batch, str(device))
             with torch.no_grad(), autocast(how.precision, device.type):
                 h = encoder.backbone(x)
             loss = F.cross_entropy(model(h.float()), truth[index])

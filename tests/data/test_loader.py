@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 
 from moco.data.augment import AUGMENTATIONS, draw, normalize, render
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
-from moco.data.loader import Batch, ViewBatches
+from moco.data.loader import Batch, Loaded, ViewBatches
 from moco.errors import BadInputError
 from moco.runtime.randomness import Stream
 
@@ -52,7 +52,7 @@ def batches(images: Images, *, seed: int = 0, key_views: bool = True, rank: int 
     )  # fmt: skip
 
 
-def equal(a: Batch, b: Batch) -> bool:
+def equal(a: Batch | Loaded, b: Batch | Loaded) -> bool:
     """Whether two batches are equal bit for bit."""
     assert a[1] is not None
     assert b[1] is not None

@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Any, BinaryIO
 from unittest.mock import patch
 
+from torch import Tensor
+
 from moco.core.encoder import Encoder
 from moco.core.loss import Contrast
 from tests.faults.processes import until
@@ -61,10 +63,10 @@ def pause_before(place: Gate, step: int, rank: int = 0) -> None:
 
     real = Record.before_step
 
-    def before_step(self: Record, now: int) -> None:
+    def before_step(self: Record, now: int, index: Tensor) -> None:
         if now == step and is_rank(rank):
             place.stand()
-        real(self, now)
+        real(self, now, index)
 
     patch.object(Record, "before_step", before_step).start()
 
