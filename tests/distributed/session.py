@@ -157,6 +157,7 @@ def main(folder: Path, earlier: Path | None) -> None:
     torch.set_num_threads(1)
     distributed.start("cpu", timeout=60)
     found: dict[str, Any] = {}
+    sent: Sent = {}
     rank, ranks = distributed.rank(), distributed.world_size()
     if ranks > 1:
         unequal = Subset(load("digits")["train"], np.arange(IMAGES - rank))
@@ -168,7 +169,7 @@ def main(folder: Path, earlier: Path | None) -> None:
     for name, values in CASES.items():
         train(config_of(folder / name, **values), batches, torch.float64, sharded=name == SHARDED)
     with pytest.MonkeyPatch.context() as patch:
-        counted(patch, sent := {})
+        counted(patch, sent)
         train(config_of(folder / FP32, dictionary="queue", max_steps=3), batches, torch.float32)
     found["sent"] = sent
     if earlier is not None:
