@@ -132,8 +132,8 @@ class MemoryBank(nn.Module):
         if not self.sharded:
             return Keys(self.features[index], self.features[rows], mask=mask)
         every = gather(index)
-        positive, negative = fetch(self.features, self.rows, torch.cat([every, rows])).split([len(every), len(rows)])
-        return Keys(local_block(positive), negative, mask=mask)
+        fetched = fetch(self.features, self.rows, torch.cat([every, rows]))
+        return Keys(local_block(fetched[: len(every)]), fetched[len(every) :], mask=mask)
 
     @torch.no_grad()
     def write(self, q: Features, k: Features | None, index: Index) -> None:
@@ -184,7 +184,7 @@ def _random_rows(rows: range, count: int, feature_dim: int, seed: int) -> Iterat
     A chunk is a function of (seed, its number): a rank draws no more than it holds, and any number of ranks the same.
     """
     for first in range(rows.start // CHUNK * CHUNK, rows.stop, CHUNK):
-        word, other = (int(word) for word in philox((first // CHUNK, 0, int(Stream.BANK), 1 << 30), seed)[:2])
+        word, other = (int(words[0]) for words in philox(([first // CHUNK], 0, int(Stream.BANK), 1 << 30), seed)[:2])
         chunk = _random_unit_vectors(min(CHUNK, count - first), feature_dim, word << 31 | other >> 1)
         begin, end = max(rows.start, first), min(rows.stop, first + CHUNK)
         yield begin - rows.start, chunk[begin - first : end - first]

@@ -36,7 +36,7 @@ from moco.runtime.checkpoint import checkpoint_path
 
 STEPS, MIDDLE, BATCH, IMAGES, QUEUE = 50, 25, 16, 80, 72
 SMALL: dict[str, Any] = {
-    "arch": "resnet18-w4", "image_size": 12, "view_size": None, "batch_size": BATCH, "queue_size": QUEUE,
+    "arch": "resnet18-w4", "image_size": 8, "view_size": None, "batch_size": BATCH, "queue_size": QUEUE,
     "max_steps": STEPS, "bn_groups": 4, "log_every": 1, "checkpoint_every": MIDDLE, "knn_every": 0, "threads": 1,
     "precision": "fp32", "device": "cpu", "augment": "cifar", "lr": 0.02, "feature_dim": 8, "timeout": 60.0,
 }  # fmt: skip
@@ -157,6 +157,7 @@ def main(folder: Path, earlier: Path | None) -> None:
     torch.set_num_threads(1)
     distributed.start("cpu", timeout=60)
     found: dict[str, Any] = {}
+    sent: Sent = {}
     rank, ranks = distributed.rank(), distributed.world_size()
     if ranks > 1:
         unequal = Subset(load("digits")["train"], np.arange(IMAGES - rank))
@@ -168,7 +169,7 @@ def main(folder: Path, earlier: Path | None) -> None:
     for name, values in CASES.items():
         train(config_of(folder / name, **values), batches, torch.float64, sharded=name == SHARDED)
     with pytest.MonkeyPatch.context() as patch:
-        counted(patch, sent := {})
+        counted(patch, sent)
         train(config_of(folder / FP32, dictionary="queue", max_steps=3), batches, torch.float32)
     found["sent"] = sent
     if earlier is not None:

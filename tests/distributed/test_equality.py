@@ -263,7 +263,8 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Found:
         )  # fmt: skip
 
         def shuffle(step: int) -> list[int]:
-            return permuted(range(BATCH), BATCH, seed=config.seed, stream=Stream.SHUFFLE, epoch=step).tolist()
+            drawn = permuted(range(BATCH), BATCH, seed=config.seed, stream=Stream.SHUFFLE, epoch=step)
+            return [int(image) for image in drawn]
 
         return algorithm_1(how, first, queue, batches, shuffle)
     finally:
