@@ -42,7 +42,15 @@ FLAGS: dict[str, Any] = {
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["moco.commands", "pytest", "sklearn.datasets", "torch.utils.tensorboard.writer", "tests.faults.injections"]
+    [
+        "moco.commands",
+        "moco.data.compiled_crop",
+        "moco.data.compiled_finish",
+        "pytest",
+        "sklearn.datasets",
+        "torch.utils.tensorboard.writer",
+        "tests.faults.injections",
+    ]
 )
 _running: list["Training | Torchrun"] = []
 
@@ -173,7 +181,7 @@ def children(pid: int) -> list[int]:
 
 def ranks_of(pid: int) -> dict[int, int]:
     """The processes that a torchrun started, by rank."""
-    found = {}
+    found: dict[int, int] = {}
     for child in children(pid):
         with contextlib.suppress(OSError):
             variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")

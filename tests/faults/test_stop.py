@@ -100,11 +100,12 @@ def test_no_rank_leaves_before_all_is_written(tmp_path: Path) -> None:
 def moments(where: str, folder: Path) -> tuple[Inject, dict[str, object], int]:
     """How to pause in the midst of something, the flags that make it happen, and the step that is saved."""
     place = gate(folder)
-    return {
+    known: dict[str, tuple[Inject, dict[str, object], int]] = {
         "saving": (functools.partial(pause_in_save, place, 3), {"checkpoint_every": 3}, 4),
         "evaluating": (functools.partial(pause_in_monitor, place), {"knn_every": 100}, 1),
         "first batch": (functools.partial(pause_in_batch, place, 0), {"workers": 0}, 1),
-    }[where]
+    }
+    return known[where]
 
 
 @pytest.mark.parametrize("where", ["saving", "evaluating", "first batch"])
