@@ -121,6 +121,7 @@ def finish(arguments: Sequence[str], folder: Path, *, ranks: int = 1, inject: In
 
 def _run(arguments: list[str], said: Path, environment: dict[str, str], inject: Inject | None) -> None:
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of loading processes, as in an ordinary process
     descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
