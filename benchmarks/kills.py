@@ -136,7 +136,7 @@ def main(options: Options) -> None:
             tally, chance = tallies[number], random.Random(options.seed + number)  # noqa: S311
             folder = (options.folder or Path(temporary)) / f"{tally.dictionary}-{tally.ranks}"
             kill_runs(tally, (options.kills + number) // len(tallies), folder, chance)
-            console.print(f"{tally.dictionary}, {tally.ranks} rank(s): {tally.kills} kills")
+            console.print(tally)
 
         try:
             list(pool.map(one_kind, range(len(tallies))))

@@ -31,7 +31,7 @@ Inject = Callable[[], None]
 """What a process does to itself before it trains; it must be picklable."""
 
 ROOT = Path(moco.__file__).parents[1]
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds after which something that should have happened did not."""
 STEPS = 12
 FLAGS: dict[str, Any] = {

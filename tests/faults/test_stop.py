@@ -39,19 +39,19 @@ def assert_stopped(run: Path, step: int) -> None:
 @pytest.mark.slow
 def test_sigterm_to_torchrun_with_workers(tmp_path: Path, whole: Whole) -> None:
     """Row 6: torchrun signals whole process groups; the loading processes leave it to the ranks, which save."""
-    run, flags = tmp_path / "run", {"max_steps": 200}
+    run, flags = tmp_path / "run", {"max_steps": 120}
     job = torchrun(command(run, workers=2, **flags), tmp_path / "said", "--standalone", "--nproc-per-node", "2")
     reached(run, 3)
     job.process.terminate()
     job.process.wait(60)
     step = lines(run, "loss")[-1]["step"]
-    assert 3 <= step < 200
+    assert 3 <= step < 120
     assert_stopped(run, step)
     assert "stopped after step" in job.text()
     assert "Traceback" not in job.text().split("stopped after step")[0]
     finish(command(run, workers=0, **flags), tmp_path, ranks=2)
     assert resumed(run) == [step]
-    assert_same_end(run, whole(2, **flags), 200)
+    assert_same_end(run, whole(2, **flags), 120)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
