@@ -76,7 +76,7 @@ def main(options: Options) -> None:
         )  # fmt: skip
         modules, optimizer = trained(config)
         x, norm = torch.randn(8, 3, 64, 64), torch.zeros(())
-        stalls, writings, slowed, alone = [], [], [], []
+        stalls, worked, writings, slowed, alone = [], [], [], [], []
         with RunLog(config.out, 100_000) as log:
             record = Record(config, modules, optimizer, log, IMAGES, None)
             steps(modules["f_q"], x, 3)
@@ -87,8 +87,9 @@ def main(options: Options) -> None:
                 stalls.append(time.monotonic() - began)
                 slowed.append(steps(modules["f_q"], x, options.steps))
                 record.writer.wait()
-                began = time.monotonic()
+                began, work = time.monotonic(), time.thread_time()
                 record.after_step(100 + number, [], norm, 0.0, save=True)
+                worked.append(time.thread_time() - work)
                 begun = time.monotonic()
                 record.writer.wait()
                 stalls.append(begun - began)
@@ -98,7 +99,10 @@ def main(options: Options) -> None:
     slower = max(0.0, statistics.median(slowed) - statistics.median(alone))
     console = Console(width=120, highlight=False)
     console.print(f"a checkpoint has {size / 1e6:.0f} MB; {options.saves} of each measurement, medians")
-    console.print(f"stall of the training: {stall * 1e3:.0f} ms (largest {max(stalls) * 1e3:.0f})")
+    console.print(
+        f"stall of training: {stall * 1e3:.0f} ms (least {min(stalls) * 1e3:.0f}, largest {max(stalls) * 1e3:.0f}), "
+        f"of which the processor worked {statistics.median(worked) * 1e3:.0f} ms"
+    )
     console.print(f"writing beside it, with nothing else to do: {writing:.2f} s (largest {max(writings):.2f})")
     console.print(
         f"{options.steps} passes: {statistics.median(alone):.2f} s alone, {statistics.median(slowed):.2f} s beside it: "

@@ -11,6 +11,7 @@ import random
 import signal
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -23,9 +24,9 @@ from moco.core.dictionary import Mechanism
 from moco.runtime.checkpoint import newest_checkpoint
 from tests.faults.processes import assert_same_end, command, finish, kill_all, lines, resumed, start
 
-STEPS, CHECKPOINT_EVERY = 150, 4
-MOMENT = 0.8
-"""A process is killed after at most this share of the time that an undisturbed run takes."""
+STEPS, CHECKPOINT_EVERY = 60, 3
+EARLIEST, LATEST = 0.3, 1.0
+"""A process is killed within these shares of the time that an undisturbed run takes."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Options:
     """How many, in all."""
     seed: int = 0
     """Of the moments."""
+    parallel: int = 2
+    """Kinds of run that go on at a time."""
     folder: Path | None = None
     """Where the runs go; by default a folder that is removed afterwards."""
 
@@ -84,7 +87,7 @@ def attempt(tally: Tally, run: Path, arguments: list[str], kills: int, chance: r
     expected, before = newest[2]["step"] if newest else 0, len(resumed(run))
     training = start(arguments, run.parent, ranks=tally.ranks)
     if tally.kills < kills:
-        codes = training.exit_codes(seconds=chance.uniform(0, MOMENT * tally.undisturbed))
+        codes = training.exit_codes(seconds=chance.uniform(EARLIEST, LATEST) * tally.undisturbed)
     else:
         codes = training.exit_codes()
     killed = any(code is None for code in codes)
@@ -125,25 +128,27 @@ def shown(tallies: list[Tally]) -> Table:
 
 def main(options: Options) -> None:
     """Kill, compare, and print the figures; an assertion fails where anything differs."""
-    began, chance, console = time.monotonic(), random.Random(options.seed), Console(width=120)  # noqa: S311
+    began, console = time.monotonic(), Console(width=120, highlight=False)
     tallies = [Tally(dictionary, ranks) for dictionary in get_args(Mechanism) for ranks in (1, 2)]
-    with tempfile.TemporaryDirectory() as temporary:
-        for number, tally in enumerate(tallies):
-            share = (options.kills + number) // len(tallies)
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.parallel) as pool:
+
+        def one_kind(number: int) -> None:
+            tally, chance = tallies[number], random.Random(options.seed + number)  # noqa: S311
             folder = (options.folder or Path(temporary)) / f"{tally.dictionary}-{tally.ranks}"
-            try:
-                kill_runs(tally, share, folder, chance)
-            finally:
-                kill_all()
-            console.print(f"{tally.dictionary}, {tally.ranks} rank(s): {tally.kills} kills", highlight=False)
+            kill_runs(tally, (options.kills + number) // len(tallies), folder, chance)
+            console.print(tally)
+
+        try:
+            list(pool.map(one_kind, range(len(tallies))))
+        finally:
+            kill_all()
     console.print(shown(tallies))
     total, resumes = sum(tally.kills for tally in tallies), [step for tally in tallies for step in tally.resumed]
     assert all(step > 0 for step in resumes)
     console.print(
         f"{total} kills, {len(resumes)} resumptions from a checkpoint, all at its step (more than 0); "
         f"{sum(tally.runs for tally in tallies)} runs, all identical to the undisturbed ones; "
-        f"{time.monotonic() - began:.0f} s",
-        highlight=False,
+        f"{time.monotonic() - began:.0f} s"
     )
 
 

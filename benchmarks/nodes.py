@@ -27,7 +27,7 @@ from tests.faults.processes import (
     until,
 )
 
-STEPS, CHECKPOINT_EVERY, FIRST, SECOND = 600, 10, 50, 200
+STEPS, CHECKPOINT_EVERY, FIRST, SECOND = 150, 10, 30, 80
 
 
 def node(number: int, port: int, folder: Path) -> Torchrun:

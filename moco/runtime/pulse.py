@@ -1,6 +1,7 @@
 """Each process tells the others that it is alive, so that when one stalls the others can name it."""
 
 import os
+import re
 import socket
 import threading
 import time
@@ -63,7 +64,8 @@ def _is_of_a_collective(error: RuntimeError) -> bool:
 
 
 def _first_line(error: RuntimeError) -> str:
-    return str(error).strip().splitlines()[0][:200]
+    line = str(error).strip().splitlines()[0]
+    return re.sub(r"^\[[^]]*\] *", "", line).split(". ")[0][:200]  # without the line of gloo's source, and its advice
 
 
 def _beat(store: Any, rank: int) -> None:

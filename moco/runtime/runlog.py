@@ -230,7 +230,8 @@ def _events(run: Path, purge_step: int | None = None) -> Any:
     """TensorBoard's writer; a reader passes over what earlier files hold from `purge_step` on."""
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    return SummaryWriter(str(run), purge_step=purge_step)
+    with _naming(run / "events.out.tfevents"):
+        return SummaryWriter(str(run), purge_step=purge_step)
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ Inject = Callable[[], None]
 """What a process does to itself before it trains; it must be picklable."""
 
 ROOT = Path(moco.__file__).parents[1]
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds after which something that should have happened did not."""
 STEPS = 12
 FLAGS: dict[str, Any] = {
@@ -42,7 +42,15 @@ FLAGS: dict[str, Any] = {
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["moco.commands", "pytest", "sklearn.datasets", "torch.utils.tensorboard.writer", "tests.faults.injections"]
+    [
+        "moco.commands",
+        "moco.data.compiled_crop",
+        "moco.data.compiled_finish",
+        "pytest",
+        "sklearn.datasets",
+        "torch.utils.tensorboard.writer",
+        "tests.faults.injections",
+    ]
 )
 _running: list["Training | Torchrun"] = []
 
@@ -113,6 +121,7 @@ def finish(arguments: Sequence[str], folder: Path, *, ranks: int = 1, inject: In
 
 def _run(arguments: list[str], said: Path, environment: dict[str, str], inject: Inject | None) -> None:
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of loading processes, as in an ordinary process
     descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -173,7 +182,7 @@ def children(pid: int) -> list[int]:
 
 def ranks_of(pid: int) -> dict[int, int]:
     """The processes that a torchrun started, by rank."""
-    found = {}
+    found: dict[int, int] = {}
     for child in children(pid):
         with contextlib.suppress(OSError):
             variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")

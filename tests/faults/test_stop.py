@@ -39,19 +39,19 @@ def assert_stopped(run: Path, step: int) -> None:
 @pytest.mark.slow
 def test_sigterm_to_torchrun_with_workers(tmp_path: Path, whole: Whole) -> None:
     """Row 6: torchrun signals whole process groups; the loading processes leave it to the ranks, which save."""
-    run, flags = tmp_path / "run", {"max_steps": 200}
+    run, flags = tmp_path / "run", {"max_steps": 120}
     job = torchrun(command(run, workers=2, **flags), tmp_path / "said", "--standalone", "--nproc-per-node", "2")
     reached(run, 3)
     job.process.terminate()
     job.process.wait(60)
     step = lines(run, "loss")[-1]["step"]
-    assert 3 <= step < 200
+    assert 3 <= step < 120
     assert_stopped(run, step)
     assert "stopped after step" in job.text()
     assert "Traceback" not in job.text().split("stopped after step")[0]
     finish(command(run, workers=0, **flags), tmp_path, ranks=2)
     assert resumed(run) == [step]
-    assert_same_end(run, whole(2, **flags), 200)
+    assert_same_end(run, whole(2, **flags), 120)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -100,11 +100,12 @@ def test_no_rank_leaves_before_all_is_written(tmp_path: Path) -> None:
 def moments(where: str, folder: Path) -> tuple[Inject, dict[str, object], int]:
     """How to pause in the midst of something, the flags that make it happen, and the step that is saved."""
     place = gate(folder)
-    return {
+    known: dict[str, tuple[Inject, dict[str, object], int]] = {
         "saving": (functools.partial(pause_in_save, place, 3), {"checkpoint_every": 3}, 4),
         "evaluating": (functools.partial(pause_in_monitor, place), {"knn_every": 100}, 1),
         "first batch": (functools.partial(pause_in_batch, place, 0), {"workers": 0}, 1),
-    }[where]
+    }
+    return known[where]
 
 
 @pytest.mark.parametrize("where", ["saving", "evaluating", "first batch"])
