@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from moco.core.encoder import Encoder, EncoderPlan, load_encoder_tensors
+from moco.core.encoder import Encoder, EncoderPlan, filled_encoder
 from moco.errors import BadInputError
 from moco.runtime.checkpoint import Metadata, load_tensors, newest_checkpoint
 
@@ -48,15 +48,20 @@ def load_weights(weights: str) -> Weights:
     tensors, metadata = load_tensors(path)
     try:
         plan = EncoderPlan(**metadata["encoder"])
-        mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
-    except (KeyError, TypeError) as error:
+        mean, std = _colours(metadata["mean"]), _colours(metadata["std"])
+    except (BadInputError, KeyError, TypeError, ValueError) as error:
         raise BadInputError(f"{path}: its metadata does not describe an encoder ({error})") from error
-    encoder = Encoder(plan)
     if metadata.get("kind") == "checkpoint":
         trained = {name.removeprefix("f_q."): tensor for name, tensor in tensors.items() if name.startswith("f_q.")}
         tensors = {name.removeprefix("backbone."): tensor for name, tensor in trained.items()}
-    load_encoder_tensors(encoder, tensors)
-    return Weights(encoder, mean, std)
+    return Weights(filled_encoder(plan, tensors), mean, std)
+
+
+def _colours(values: object) -> tuple[float, ...]:
+    """A number for each of red, green and blue."""
+    if not isinstance(values, list) or len(values) != 3 or not all(type(value) in (int, float) for value in values):
+        raise ValueError(f"{values!r}, expected three numbers")
+    return tuple(float(value) for value in values)
 
 
 def _in_run(run: Path) -> Path:

@@ -158,7 +158,7 @@ def read_status(run: Path) -> dict[str, Any]:
     """What `status.json` of a run says; empty where there is none, or a damaged one."""
     try:
         content = json.loads((run / "status.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -166,12 +166,12 @@ def read_status(run: Path) -> dict[str, Any]:
 def read_events(run: Path, name: str) -> list[dict[str, Any]]:
     """The events of this name in `metrics.jsonl`, of which half a line may be the last; none where there is no file."""
     try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (run / "metrics.jsonl").read_bytes().splitlines()
     except FileNotFoundError:
         return []
     found = []
     for line in lines:
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):
             found.append(json.loads(line))
     return [values for values in found if isinstance(values, dict) and values.get("event") == name]
 
