@@ -72,7 +72,9 @@ class RunLog:
         if not self.active:
             return
         path = self.run / "metrics.jsonl"
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, step)]
+        lines = [
+            line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _is_kept(line, step)
+        ]
         self._metrics.close()
         write_text(path, "".join(line + "\n" for line in lines))
         self._metrics = path.open("a", encoding="utf-8")
@@ -180,7 +182,9 @@ def _is_kept(line: str, step: int) -> bool:
     """Whether a run that goes on after `step` keeps a line: figures of the monitor at `step` will come again."""
     try:
         values = json.loads(line)
-    except json.JSONDecodeError:  # the line that was being written when the run was killed
+    except (ValueError, RecursionError):  # the line that was being written when the run was killed
+        return False
+    if not isinstance(values, dict):
         return False
     own = int(values.get("step", 0))
     return own < step or (own == step and ("loss" in values or "event" in values))
