@@ -26,7 +26,7 @@ def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
     """
     try:
         values = json.loads(text)
-    except ValueError as error:  # no JSON, or not even text
+    except (ValueError, RecursionError) as error:  # no JSON, too deep, or not even text
         raise BadInputError(f"{where}: not JSON ({error})") from error
     if not isinstance(values, dict) or values.pop("version", None) != VERSION:
         raise BadInputError(f"{where}: expected a config of version {VERSION}")

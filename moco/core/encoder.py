@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ Stem = Literal["cifar", "imagenet"]
 Head = Literal["linear", "mlp"]
 Output = Literal["backbone", "head"]
 """What features are read off: the backbone's, or the head's unit vectors."""
+LARGEST = 1 << 16
+"""Of the sizes in a plan."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,15 @@ class EncoderPlan:
     feature_dim: int = 128
     hidden_dim: int | None = None
     image_size: int = 224
+
+    def __post_init__(self) -> None:
+        """Raise BadInputError for a value that no encoder has: a plan may come from a file."""
+        if not isinstance(self.arch, str) or self.stem not in get_args(Stem) or self.head not in get_args(Head):
+            raise BadInputError(f"an encoder of arch {self.arch!r}, stem {self.stem!r} and head {self.head!r}: no such")
+        for name in ("feature_dim", "hidden_dim", "image_size"):
+            value = getattr(self, name)
+            if (value is not None or name != "hidden_dim") and (type(value) is not int or not 0 < value <= LARGEST):
+                raise BadInputError(f"{name} is {value!r}: expected a whole number from 1 to {LARGEST}")
 
 
 class Encoder(nn.Module):
@@ -128,6 +140,19 @@ def load_encoder_tensors(encoder: Encoder, tensors: Mapping[str, Tensor]) -> Non
     require_same_shapes(encoder_tensors(encoder), tensors, f"weights for {encoder.plan.arch}")
     renamed = {name if is_head(name) else f"backbone.{name}": value for name, value in tensors.items()}
     encoder.load_state_dict(renamed)
+
+
+def filled_encoder(plan: EncoderPlan, tensors: Mapping[str, Tensor]) -> Encoder:
+    """The encoder of a plan with these weights, as `load_encoder_tensors` takes them.
+
+    A ResNet of another size than the weights are is refused before it takes memory: a plan may come from a file.
+    """
+    if resnet_plan(plan.arch) is not None:
+        with torch.device("meta"):
+            require_same_shapes(encoder_tensors(Encoder(plan)), tensors, f"weights for {plan.arch}")
+    encoder = Encoder(plan)
+    load_encoder_tensors(encoder, tensors)
+    return encoder
 
 
 def is_head(name: str) -> bool:

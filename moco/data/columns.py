@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import tokenize
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ VERSION = 1
 """Of the layout of the folder."""
 FACTS = "index.json"
 REPLACE_TRIES = 5
+DAMAGED = (OSError, ValueError, TypeError, OverflowError, RecursionError, SyntaxError, tokenize.TokenError)
+"""What json and numpy raise for damaged files: a header of numpy's is read by Python's tokenizer."""
+MOST_LABELS = 1 << 24
+"""Labels of larger sets are not looked at before they are used: it would read all of them."""
 
 
 def save(place: Path, columns: Mapping[str, Column], facts: Facts) -> None:
@@ -54,13 +59,22 @@ def load(place: Path, kinds: Mapping[str, str]) -> tuple[dict[str, Column], Fact
         # plain views: an item of the class memmap takes three times as long
         columns = {name: np.asarray(open_memmap(place / f"{name}.npy", mode="r")) for name in kinds}
         same = (place / FACTS).read_bytes() == text  # otherwise the folder was replaced meanwhile
-    except (OSError, ValueError):
+    except DAMAGED:
         return None
     if not same or not isinstance(facts, dict) or facts.get("version") != VERSION:
         return None
     if any(column.dtype != kinds[name] for name, column in columns.items()):
         return None
     return columns, facts
+
+
+def labels_fit(labels: Column, rows: int, classes: object) -> bool:
+    """Whether there is a class for each label, and a label for each row or none at all."""
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return False
+    if not len(labels) or rows > MOST_LABELS:
+        return len(labels) in (0, rows)
+    return labels.shape == (rows,) and 0 <= int(labels.min()) <= int(labels.max()) < len(classes)
 
 
 def cache_place(path: Path) -> Path:

@@ -58,6 +58,8 @@ def open_kept(root: Path) -> FileImages | None:
                 return None
         except OSError:
             return None
+    if not columns.labels_fit(arrays["labels"], len(arrays["name_ends"]) - 1, facts.get("classes", [])):
+        return None
     labels = arrays["labels"] if len(arrays["labels"]) else None
     return FileImages(
         top, PathTable.over(arrays["names"], arrays["name_ends"]), labels, tuple(facts.get("classes", ()))

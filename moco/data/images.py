@@ -30,7 +30,7 @@ UNREADABLE_HELD = 100
 TIFF_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3, 9: 3}
 """Bands of RGB, CMYK, YCbCr and L*a*b* in a TIFF; grey and palette have one."""
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What a file may be, whatever it is called. Pillow would read more, and have EPS drawn by another program."""
 
 Labels = npt.NDArray[np.int64]

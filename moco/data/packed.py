@@ -43,7 +43,7 @@ def _facts(path: Path) -> dict[str, Any]:
             and "train" in facts["splits"]
             and set(facts["splits"]) <= set(get_args(Split))
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:
         raise BadInputError(f"--data {path}: its {PACK} is not that of a pack of version {VERSION}: pack again")
@@ -55,7 +55,11 @@ def open_arrays(folder: Path) -> ArrayImages:
     """A split of arrays; its pixels are mapped from disk, and only those are read that are asked for."""
     stored = columns.load(folder / INDEX, ARRAY_COLUMNS)
     pixels = _map(folder / PIXELS)
-    if stored is None or len(stored[0]["name_ends"]) != len(pixels) + 1:
+    if (
+        stored is None
+        or len(stored[0]["name_ends"]) != len(pixels) + 1
+        or not columns.labels_fit(stored[0]["labels"], len(pixels), stored[1].get("classes", []))
+    ):
         raise BadInputError(f"--data {folder}: its index is missing or damaged: pack again")
     arrays, facts = stored
     labels = arrays["labels"] if len(arrays["labels"]) else None
@@ -71,7 +75,7 @@ def _map(path: Path) -> Bytes:
     """
     try:
         pixels = open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
+    except columns.DAMAGED as error:
         raise BadInputError(f"{path}: missing, cut off or damaged ({error}): pack again") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.flags.c_contiguous:
         raise BadInputError(f"{path}: holds {pixels.dtype} {pixels.shape}, expected bytes (n, 3, H, W): pack again")

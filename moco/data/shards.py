@@ -127,6 +127,8 @@ def open_index(place: Path, paths: Sequence[Path], *, times: bool) -> ShardImage
         > 1
     ):
         return None
+    if not columns.labels_fit(arrays["labels"], len(arrays["offset"]), facts.get("classes", [])):
+        return None
     now, was = describe(paths), facts.get("shards")
     known = 3 if times else 2
     if not isinstance(was, list) or [shard[:known] for shard in was] != [shard[:known] for shard in now]:

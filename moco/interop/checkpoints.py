@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from moco.config import IMAGENET_MEAN, IMAGENET_STD
-from moco.core.encoder import Encoder, EncoderPlan, Head, Stem, encoder_tensors, load_encoder_tensors
+from moco.core.encoder import Encoder, EncoderPlan, Head, Stem, encoder_tensors, filled_encoder, load_encoder_tensors
 from moco.errors import BadInputError
 from moco.interop.architecture import complete, infer
 from moco.interop.layouts import Found, recognise
@@ -83,19 +83,28 @@ def load_weights(weights: str) -> Weights:
     tensors, metadata = load_tensors(path)
     try:
         plan = EncoderPlan(**metadata["encoder"])
-        mean, std, step = tuple(metadata["mean"]), tuple(metadata["std"]), int(metadata["step"])
-    except (KeyError, TypeError, ValueError) as error:
+        mean, std = _colours(metadata["mean"]), _colours(metadata["std"])
+        step = int(metadata["step"])
+    except (BadInputError, KeyError, TypeError, ValueError) as error:
         raise BadInputError(f"{path}: its metadata does not describe an encoder ({error})") from error
-    encoder = Encoder(plan)
     if metadata.get("kind") == "backbone":
+        encoder = Encoder(plan)
         encoder.head = NoHead()
-    if metadata.get("kind") != "checkpoint":
         load_encoder_tensors(encoder, tensors)
         return Weights(encoder, mean, std, step=step)
-    load_encoder_tensors(encoder, _part(tensors, "f_q."))
+    if metadata.get("kind") != "checkpoint":
+        return Weights(filled_encoder(plan, tensors), mean, std, step=step)
+    encoder = filled_encoder(plan, _part(tensors, "f_q."))
     counters = tensors.get("dictionary._extra_state", torch.zeros(2))
     queue = tensors.get("dictionary.keys")
     return Weights(encoder, mean, std, "moco", _part(tensors, "f_k.") or None, queue, int(counters[-1]), step)
+
+
+def _colours(values: object) -> tuple[float, ...]:
+    """A number for each of red, green and blue."""
+    if not isinstance(values, list) or len(values) != 3 or not all(type(value) in (int, float) for value in values):
+        raise ValueError(f"{values!r}, expected three numbers")
+    return tuple(float(value) for value in values)
 
 
 def _in_folder(folder: Path) -> Path:

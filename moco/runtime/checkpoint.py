@@ -71,7 +71,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
         raise BadInputError(f"{path}: a safetensors file, but not one of moco's (no moco metadata)")
     try:
         metadata = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInputError(f"{path}: damaged, its metadata is not JSON ({error})") from error
     if not isinstance(metadata, dict) or metadata.pop("sha256", None) != digest(tensors, metadata):
         raise BadInputError(f"{path}: damaged, its digest does not fit its contents")

@@ -86,7 +86,9 @@ class RunLog:
         if not self.active:
             return {}
         path = self.run / "metrics.jsonl"
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, step)]
+        lines = [
+            line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _is_kept(line, step)
+        ]
         self._metrics.close()
         write_text(path, "".join(line + "\n" for line in lines))
         self._metrics = path.open("a", encoding="utf-8")
@@ -194,7 +196,7 @@ def read_status(run: Path) -> dict[str, Any]:
     """What `status.json` of a run says; empty where there is none, or a damaged one."""
     try:
         content = json.loads((run / "status.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -202,12 +204,12 @@ def read_status(run: Path) -> dict[str, Any]:
 def read_events(run: Path, name: str) -> list[dict[str, Any]]:
     """The events of this name in `metrics.jsonl`, of which half a line may be the last; none where there is no file."""
     try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (run / "metrics.jsonl").read_bytes().splitlines()
     except FileNotFoundError:
         return []
     found = []
     for line in lines:
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):
             found.append(json.loads(line))
     return [values for values in found if isinstance(values, dict) and values.get("event") == name]
 
@@ -216,7 +218,9 @@ def _is_kept(line: str, step: int) -> bool:
     """Whether a run that goes on after `step` keeps a line: figures of the monitor at `step` will come again."""
     try:
         values = json.loads(line)
-    except json.JSONDecodeError:  # the line that was being written when the run was killed
+    except (ValueError, RecursionError):  # the line that was being written when the run was killed
+        return False
+    if not isinstance(values, dict):
         return False
     own = int(values.get("step", 0))
     return own < step or (own == step and ("loss" in values or "event" in values))

@@ -1,5 +1,7 @@
 """The encoder: any backbone by name, its head, unit length, and its tensors by torchvision's names."""
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -11,6 +13,7 @@ from moco.core.encoder import (
     EncoderPlan,
     build_backbone,
     encoder_tensors,
+    filled_encoder,
     is_head,
     load_encoder_tensors,
     parameter_count,
@@ -171,3 +174,26 @@ def test_tensors_of_another_shape_are_refused_by_name() -> None:
 def test_parameter_count_counts_numbers() -> None:
     """Weights and biases count, buffers do not."""
     assert parameter_count(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm2d(5))) == 3 * 4 + 4 + 2 * 5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"arch": 5}, {"stem": "x"}, {"head": []}, {"feature_dim": 0}, {"feature_dim": 8.0}, {"feature_dim": 10**9},
+        {"hidden_dim": -1}, {"image_size": "16"}, {"image_size": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_plan_that_none_has(wrong: dict[str, Any]) -> None:
+    """Found by fuzzing: it may come from a file."""
+    with pytest.raises(BadInputError, match=next(iter(wrong))):
+        EncoderPlan(**wrong)
+
+
+def test_a_huge_net_is_not_built_for_small_weights() -> None:
+    """A file may say that it is 24 TB."""
+    tensors = encoder_tensors(Encoder(TINY))
+    filled = encoder_tensors(filled_encoder(TINY, tensors))
+    assert all(torch.equal(filled[name], tensors[name]) for name in tensors)
+    with pytest.raises(BadInputError, match=r"weights for resnet152-w9999: bn1.bias expected \(9999,\), found \(4,\)"):
+        filled_encoder(EncoderPlan(arch="resnet152-w9999"), tensors)

@@ -82,6 +82,31 @@ def test_what_is_not_whole_is_not_read(tmp_path: Path, name: str, damage: str) -
     assert columns.load(tmp_path / "index", KINDS) is None
 
 
+def test_a_header_that_python_cannot_tokenize(tmp_path: Path) -> None:
+    """Found by fuzzing: numpy lets the tokenizer's own error out."""
+    columns.save(tmp_path / "index", some(), {})
+    path = tmp_path / "index" / "place.npy"
+    path.write_bytes(path.read_bytes().replace(b"(3,)", b"(3(("))
+    assert columns.load(tmp_path / "index", KINDS) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows", "classes", "fit"),
+    [
+        ([0, 1, 1], 3, ["a", "b"], True),
+        ([], 3, [], True),
+        ([0, 1], 3, ["a", "b"], False),
+        ([0, 1, 2], 3, ["a", "b"], False),
+        ([0, -1, 1], 3, ["a", "b"], False),
+        ([0, 1, 1], 3, [5, 6], False),
+        ([0, 1, 1], 3, 5, False),
+    ],
+)
+def test_every_label_has_a_class(labels: list[int], rows: int, classes: object, fit: bool) -> None:
+    """Found by fuzzing: a damaged index named classes that there were not."""
+    assert columns.labels_fit(np.array(labels, np.int64), rows, classes) is fit
+
+
 @pytest.mark.parametrize("facts", [{"version": 2}, {}, []])
 def test_another_version_is_not_read(tmp_path: Path, facts: object) -> None:
     """Nor what is no index."""

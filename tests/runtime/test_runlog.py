@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from moco.errors import BadInputError
-from moco.runtime.runlog import RunLog, lock, print_json, read_status, write_text
+from moco.runtime.runlog import RunLog, lock, print_json, read_events, read_status, write_text
 
 LOSS = {"loss": 2.5, "images_per_second": 100.0}
 
@@ -260,3 +260,19 @@ def test_a_failing_write_keeps_the_old_text(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="interrupted"):
         write_text(path, "new")
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "bad", [b"[" * 100_000, b"\xff\xfe", b"[]", b'"x"', b"9" * 5000, b'{"event"'], ids=lambda b: repr(b[:9])
+)
+def test_damaged_lines_are_passed_over(tmp_path: Path, bad: bytes) -> None:
+    """Found by fuzzing: nesting without end, what is no text, other values; the status too."""
+    good = [b'{"event": "replaced", "step": 1, "index": 3}', b'{"event": "resume", "step": 1}']
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([good[0], bad, good[1]]) + b"\n")
+    (tmp_path / "status.json").write_bytes(bad)
+    assert read_events(tmp_path, "replaced") == [{"event": "replaced", "step": 1, "index": 3}]
+    assert read_status(tmp_path) == {}
+    with RunLog(tmp_path, 3, stdout=False) as log:
+        log.resume(2, 0.0)
+    assert [event["step"] for event in read_events(tmp_path, "resume")] == [1, 2]
+    assert read_events(tmp_path / "none", "resume") == []
