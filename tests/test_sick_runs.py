@@ -21,9 +21,9 @@ from moco.record import Watcher
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 
 SMALL: dict[str, Any] = {
-    "arch": "resnet18-w16", "image_size": 12, "view_size": None, "dictionary": "queue", "batch_size": 64,
-    "queue_size": 128, "max_steps": 100, "bn_groups": 8, "lr": 0.06, "knn_every": 50, "checkpoint_every": 0,
-    "threads": 1, "precision": "fp32", "device": "cpu",
+    "arch": "resnet18-w16", "image_size": 8, "view_size": None, "dictionary": "queue", "batch_size": 32,
+    "queue_size": 64, "max_steps": 60, "bn_groups": 4, "lr": 0.06, "log_every": 10, "knn_every": 60,
+    "checkpoint_every": 0, "threads": 1, "precision": "fp32", "device": "cpu",
 }  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def digits() -> Images:
 
 
 def small(out: Path, **values: Any) -> PretrainConfig:
-    """A config of a hundred small steps on the digits."""
+    """A config of sixty small steps on the digits."""
     return recipe("quick", data="digits", out=out, **{**SMALL, **values})
 
 
@@ -55,17 +55,17 @@ def examined(config: PretrainConfig, images: Images) -> list[dict[str, Any]]:
 
 def test_a_run_that_goes_well_is_healthy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On the terminal, in the metrics, in the status and in the result; and nothing else is said."""
-    result = pretrain(small(tmp_path / "run", max_steps=200, knn_every=100))
+    result = pretrain(small(tmp_path / "run", max_steps=100, knn_every=50))
     found = health(tmp_path / "run")
     assert [(line["step"], line["health"], line["findings"]) for line in found] == [
+        (50, "healthy", []),
         (100, "healthy", []),
-        (200, "healthy", []),
     ]
     assert (result["health"], result["findings"]) == ("healthy", [])
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["health"] == status["result"]["health"] == "healthy"
     shown = [line for line in capsys.readouterr().out.splitlines() if "health" in line]
-    assert shown == ["step 100/200  health: healthy", "step 200/200  health: healthy"]
+    assert shown == ["step 50/100  health: healthy", "step 100/100  health: healthy"]
     assert {"filled", "effective_rank", "head_alignment", "head_uniformity", "effective_negatives"} <= found[0].keys()
     assert {"new_keys_own", "old_keys_own", "new_keys_similarity", "old_keys_similarity"} <= found[0].keys()
 
@@ -102,3 +102,12 @@ def test_two_processes_say_what_one_says(tmp_path: Path, digits: Images) -> None
 
 
 # --- sick runs ------------------------------------------------------------------------------------------------------
+
+
+def test_a_queue_that_the_run_does_not_fill(tmp_path: Path, digits: Images) -> None:
+    """K = 4096 and four steps of 32: all but 128 keys are random, and the run is told so."""
+    for line in examined(small(tmp_path, queue_size=4096, max_steps=4, knn_every=2), digits):
+        assert line["findings"] == ["filling"]
+    assert (line["step"], line["filled"]) == (4, pytest.approx(100 * 128 / 4096, abs=0.01))
+    assert "97% of the queue's 4096 keys are still the random ones of the start" in line["health"]
+    assert "--queue-size 32 or less, or more --epochs" in line["health"]
