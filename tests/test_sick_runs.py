@@ -14,7 +14,7 @@ from moco import cli
 from moco.commands import build_checkup, pretrain
 from moco.config import PretrainConfig, flag
 from moco.data.catalog import load
-from moco.data.images import ArrayImages, Images
+from moco.data.images import Images
 from moco.pretrain import pretrain as train
 from moco.recipes import recipe
 from moco.record import Watcher
@@ -111,3 +111,11 @@ def test_a_queue_that_the_run_does_not_fill(tmp_path: Path, digits: Images) -> N
     assert (line["step"], line["filled"]) == (4, pytest.approx(100 * 128 / 4096, abs=0.01))
     assert "97% of the queue's 4096 keys are still the random ones of the start" in line["health"]
     assert "--queue-size 32 or less, or more --epochs" in line["health"]
+
+
+def test_a_collapse(tmp_path: Path, digits: Images) -> None:
+    """Without momentum (m = 0) and with a rate that is far too large, different images get the same features."""
+    (line,) = examined(small(tmp_path, key_momentum=0.0, lr=1.0), digits)
+    assert line["findings"] == ["collapsed"]
+    assert line["head_uniformity"] > -0.05
+    assert "smaller --lr or a --key-momentum nearer to 1" in line["health"]
