@@ -119,3 +119,13 @@ def test_a_collapse(tmp_path: Path, digits: Images) -> None:
     assert line["findings"] == ["collapsed"]
     assert line["head_uniformity"] > -0.05
     assert "smaller --lr or a --key-momentum nearer to 1" in line["health"]
+
+
+def test_a_rate_of_nothing(tmp_path: Path, digits: Images) -> None:
+    """With lr = 1e-12 the loss stays at chance: after 100 steps that is said to be normal, after 200 no longer."""
+    values: dict[str, Any] = {"batch_size": 16, "queue_size": 32, "max_steps": 200, "knn_every": 100}
+    early, late = examined(small(tmp_path, lr=1e-12, **values), digits)
+    assert early["findings"] == late["findings"] == ["chance"]
+    assert early["health"].endswith("log(K+1) = 3.50, which is normal in the first 200 steps: wait.")
+    assert "after 200 steps, so nothing is learned" in late["health"]
+    assert "(now 1e-12)" in late["health"]
