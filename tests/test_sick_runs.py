@@ -22,7 +22,7 @@ from moco.runtime.checkpoint import checkpoint_path, load_tensors
 
 SMALL: dict[str, Any] = {
     "arch": "resnet18-w16", "image_size": 8, "view_size": None, "dictionary": "queue", "batch_size": 32,
-    "queue_size": 64, "max_steps": 60, "bn_groups": 4, "lr": 0.06, "log_every": 10, "knn_every": 60,
+    "queue_size": 64, "max_steps": 60, "bn_groups": 4, "lr": 0.06, "log_every": 10, "knn_every": 60, "knn_images": 100,
     "checkpoint_every": 0, "threads": 1, "precision": "fp32", "device": "cpu",
 }  # fmt: skip
 
@@ -85,7 +85,7 @@ def test_looks_change_nothing(tmp_path: Path, digits: Images) -> None:
 
 def test_two_processes_say_what_one_says(tmp_path: Path, digits: Images) -> None:
     """Each encodes half of the views: the figures of the first look agree within fp32's rounding after three steps."""
-    values = {**SMALL, "max_steps": 3, "knn_every": 3, "knn_images": 100, "base_lr": 0.03, "augment": "cifar"}
+    values = {**SMALL, "max_steps": 3, "knn_every": 3, "base_lr": 0.03, "augment": "cifar"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "moco"]
     command += ["pretrain", "quick", "--data", "digits", "--out", str(tmp_path / "two")]
     for name, value in values.items():
