@@ -55,17 +55,18 @@ def examined(config: PretrainConfig, images: Images) -> list[dict[str, Any]]:
 
 def test_a_run_that_goes_well_is_healthy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On the terminal, in the metrics, in the status and in the result; and nothing else is said."""
-    result = pretrain(small(tmp_path / "run", max_steps=100, knn_every=50))
+    larger: dict[str, Any] = {"image_size": 12, "batch_size": 64, "queue_size": 128, "bn_groups": 8, "log_every": 20}
+    result = pretrain(small(tmp_path / "run", max_steps=200, knn_every=100, **larger))
     found = health(tmp_path / "run")
     assert [(line["step"], line["health"], line["findings"]) for line in found] == [
-        (50, "healthy", []),
         (100, "healthy", []),
+        (200, "healthy", []),
     ]
     assert (result["health"], result["findings"]) == ("healthy", [])
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["health"] == status["result"]["health"] == "healthy"
     shown = [line for line in capsys.readouterr().out.splitlines() if "health" in line]
-    assert shown == ["step 50/100  health: healthy", "step 100/100  health: healthy"]
+    assert shown == ["step 100/200  health: healthy", "step 200/200  health: healthy"]
     assert {"filled", "effective_rank", "head_alignment", "head_uniformity", "effective_negatives"} <= found[0].keys()
     assert {"new_keys_own", "old_keys_own", "new_keys_similarity", "old_keys_similarity"} <= found[0].keys()
 
