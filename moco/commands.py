@@ -76,7 +76,8 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
 
 def build_checkup(config: PretrainConfig, images: Images) -> Checkup:
     """What a run's health is judged by, beside its loss: its own images and keys."""
-    precision = resolve_precision(config.precision, resolve_device(config.device))
+    config = dataclasses.replace(config, device=resolve_device(config.device))
+    precision = resolve_precision(config.precision, config.device)
 
     def checkup(modules: Mapping[str, nn.Module]) -> dict[str, float]:
         batches, temperature, symmetric = build_batches(config, images), config.temperature, config.symmetric

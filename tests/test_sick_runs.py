@@ -21,9 +21,9 @@ from moco.record import Watcher
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 
 SMALL: dict[str, Any] = {
-    "arch": "resnet18-w16", "image_size": 12, "view_size": None, "dictionary": "queue", "batch_size": 64,
-    "queue_size": 128, "max_steps": 100, "bn_groups": 8, "lr": 0.06, "knn_every": 50, "checkpoint_every": 0,
-    "threads": 1, "precision": "fp32", "device": "cpu",
+    "arch": "resnet18-w16", "image_size": 8, "view_size": None, "dictionary": "queue", "batch_size": 32,
+    "queue_size": 64, "max_steps": 60, "bn_groups": 4, "lr": 0.06, "log_every": 10, "knn_every": 60, "knn_images": 100,
+    "checkpoint_every": 0, "threads": 1, "precision": "fp32", "device": "cpu",
 }  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def digits() -> Images:
 
 
 def small(out: Path, **values: Any) -> PretrainConfig:
-    """A config of a hundred small steps on the digits."""
+    """A config of sixty small steps on the digits."""
     return recipe("quick", data="digits", out=out, **{**SMALL, **values})
 
 
@@ -55,7 +55,8 @@ def examined(config: PretrainConfig, images: Images) -> list[dict[str, Any]]:
 
 def test_a_run_that_goes_well_is_healthy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On the terminal, in the metrics, in the status and in the result; and nothing else is said."""
-    result = pretrain(small(tmp_path / "run", max_steps=200, knn_every=100))
+    larger: dict[str, Any] = {"image_size": 12, "batch_size": 64, "queue_size": 128, "bn_groups": 8, "log_every": 20}
+    result = pretrain(small(tmp_path / "run", max_steps=200, knn_every=100, **larger))
     found = health(tmp_path / "run")
     assert [(line["step"], line["health"], line["findings"]) for line in found] == [
         (100, "healthy", []),
@@ -85,7 +86,7 @@ def test_looks_change_nothing(tmp_path: Path, digits: Images) -> None:
 
 def test_two_processes_say_what_one_says(tmp_path: Path, digits: Images) -> None:
     """Each encodes half of the views: the figures of the first look agree within fp32's rounding after three steps."""
-    values = {**SMALL, "max_steps": 3, "knn_every": 3, "knn_images": 100, "base_lr": 0.03, "augment": "cifar"}
+    values = {**SMALL, "max_steps": 3, "knn_every": 3, "base_lr": 0.03, "augment": "cifar"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "moco"]
     command += ["pretrain", "quick", "--data", "digits", "--out", str(tmp_path / "two")]
     for name, value in values.items():
@@ -102,3 +103,30 @@ def test_two_processes_say_what_one_says(tmp_path: Path, digits: Images) -> None
 
 
 # --- sick runs ------------------------------------------------------------------------------------------------------
+
+
+def test_a_queue_that_the_run_does_not_fill(tmp_path: Path, digits: Images) -> None:
+    """K = 4096 and four steps of 32: all but 128 keys are random, and the run is told so."""
+    for line in examined(small(tmp_path, queue_size=4096, max_steps=4, knn_every=2), digits):
+        assert line["findings"] == ["filling"]
+    assert (line["step"], line["filled"]) == (4, pytest.approx(100 * 128 / 4096, abs=0.01))
+    assert "97% of the queue's 4096 keys are still the random ones of the start" in line["health"]
+    assert "--queue-size 32 or less, or more --epochs" in line["health"]
+
+
+def test_a_collapse(tmp_path: Path, digits: Images) -> None:
+    """Without momentum (m = 0) and with a rate that is far too large, different images get the same features."""
+    (line,) = examined(small(tmp_path, key_momentum=0.0, lr=1.0), digits)
+    assert line["findings"] == ["collapsed"]
+    assert line["head_uniformity"] > -0.05
+    assert "smaller --lr or a --key-momentum nearer to 1" in line["health"]
+
+
+def test_a_rate_of_nothing(tmp_path: Path, digits: Images) -> None:
+    """With lr = 1e-12 the loss stays at chance: after 100 steps that is said to be normal, after 200 no longer."""
+    values: dict[str, Any] = {"batch_size": 16, "queue_size": 32, "max_steps": 200, "knn_every": 100}
+    early, late = examined(small(tmp_path, lr=1e-12, **values), digits)
+    assert early["findings"] == late["findings"] == ["chance"]
+    assert early["health"].endswith("log(K+1) = 3.50, which is normal in the first 200 steps: wait.")
+    assert "after 200 steps, so nothing is learned" in late["health"]
+    assert "(now 1e-12)" in late["health"]

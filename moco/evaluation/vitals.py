@@ -94,7 +94,7 @@ def key_figures(
     def views(rows: Integers) -> Views:
         """Each key's own view: with a symmetric loss, the second write of a step is of the query views."""
         x_q, x_k = batches.views(index[rows], epoch[rows], (Stream.VIEW_QUERY, Stream.VIEW_KEY))
-        return torch.where(torch.from_numpy(second[rows])[:, None, None, None], x_q, x_k)
+        return torch.where(torch.from_numpy(second[rows]).to(x_q.device)[:, None, None, None], x_q, x_k)
 
     now, stored = _encode(f_k, views, len(entries), precision), queue.keys.cpu()[entries]
     figures = dict[str, float]()
