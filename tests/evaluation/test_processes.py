@@ -1,4 +1,7 @@
-"""Evaluations on two processes, as torchrun starts them: the figures of one, told and written once."""
+"""Evaluations on two processes, as torchrun starts them: the figures of one, told and written once.
+
+The processes stay together over all commands: a group that an evaluation did not begin is not ended by it.
+"""
 
 import json
 import os
@@ -16,6 +19,8 @@ from moco import cli
 PROGRAM = """
 import sys
 from moco.cli import main
+from moco.runtime import distributed
+distributed.start("cpu")
 run, out = sys.argv[1:]
 CPU = ["--device", "cpu", "--precision", "fp32", "--threads", "1", "--weights", run, "--data", "digits", "--json"]
 for command in (
@@ -26,6 +31,7 @@ for command in (
     ["finetune", "--max-steps", "2", "--batch-size", "32"],
 ):
     assert main([*command, *CPU]) == 0, command
+distributed.stop()
 """
 EXACT = ("bank", "queries", "test", "train", "images", "width", "steps", "protocol")
 
