@@ -79,7 +79,7 @@ def train_network(subject: Subject, train: Images, recipe: Finetuning, title: st
     schedule = Schedule("cosine", recipe.lr, recipe.steps, warmup)
     model = with_classifier(subject, len(train.classes), recipe.seed)
     if distributed.world_size() > 1 and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     truth = torch.from_numpy(labels_of(train)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay)
     wrapped, loss = distributed.wrap(model), torch.zeros(())

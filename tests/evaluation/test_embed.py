@@ -37,7 +37,7 @@ def test_both_splits_of_the_digits(tiny_run: Path, tmp_path: Path) -> None:
     how = Encoding(16, weights.mean, weights.std, unit=False)
     expected = torch.cat([encode(weights.encoder, digits[name], how) for name in ("train", "test")])
     assert np.allclose(found["features"], expected.numpy(), atol=1e-5)
-    assert np.array_equal(found["labels"], np.concatenate([digits["train"].labels, digits["test"].labels]))  # type: ignore[list-item]
+    assert np.array_equal(found["labels"], np.concatenate([digits["train"].labels, digits["test"].labels]))
     assert found["classes"].tolist() == [str(digit) for digit in range(10)]
     assert found["splits"].tolist() == ["train"] * 1437 + ["test"] * 360
     assert found["paths"][1437:1439].tolist() == ["#0", "#1"]

@@ -129,5 +129,5 @@ def test_a_saved_network_is_torchvision_s(tmp_path: Path) -> None:
         "random", "digits", arch="resnet18", image_size=32, max_steps=1, batch_size=8, save=save, **CPU
     )
     run(config)
-    model = torchvision.models.resnet18(num_classes=10)
+    model = torchvision.models.get_model("resnet18", weights=None, num_classes=10)
     model.load_state_dict(load_tensors(save)[0])

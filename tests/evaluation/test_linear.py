@@ -212,7 +212,7 @@ def test_both_protocols_and_their_difference(
     assert 30 in [row["lr"] for row in quick["rates"]]
     assert 50 < quick["top1"] <= quick["top5"] <= 100
     assert quick["seconds"] > 0
-    assert quick["baselines"]["random"]["top1"] > 50
+    assert quick["baselines"]["random"]["top1"] > 20  # chance is 10
     assert quick["baselines"]["supervised"]["epochs"] == 1
     assert "agreement" not in quick
     slow = result_of(
@@ -284,7 +284,7 @@ def test_labels_that_do_not_do(
 def test_sets_of_other_classes_are_refused() -> None:
     """Also where no folder tells."""
     train, test = digits("train", 0, 20), digits("test", 0, 20)
-    with pytest.raises(BadInputError, match="'nine' differs"):
+    with pytest.raises(BadInputError, match="'9' differs"):
         require_labels(train, dataclasses.replace(test, classes=(*test.classes[:9], "nine")))
     with pytest.raises(BadInputError, match="not of the same classes"):
         require_labels(train, dataclasses.replace(test, classes=test.classes[::-1]))
