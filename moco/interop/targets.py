@@ -111,7 +111,8 @@ def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images:
     if resnet is None:
         model, _ = build_backbone(plan.arch, plan.stem, plan.image_size)  # torchvision's, without its classifier
         model.load_state_dict(state)
-        return model.eval()(images)
+        features: Tensor = model.eval()(images)
+        return features
     if _has_name(plan.arch):
         model = torchvision.models.get_model(plan.arch, weights=None)
     else:  # resnext50-32x8d, which torchvision has no name for
@@ -121,7 +122,8 @@ def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images:
     if set(missing) != CLASSIFIER or unexpected:
         raise RuntimeError(f"torchvision misses {missing[:3]} and does not expect {unexpected[:3]}")
     model.set_submodule("fc", nn.Identity())
-    return model.eval()(images)
+    features = model.eval()(images)
+    return features
 
 
 def timm_name(plan: EncoderPlan) -> tuple[str, dict[str, int]]:

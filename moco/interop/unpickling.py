@@ -4,6 +4,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, which protocol 2 has
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,7 +97,9 @@ def _global_names(path: Path) -> Iterator[str]:
 def _named_in(file: Any) -> Iterator[str]:
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "GLOBAL":
-            yield str(argument).replace(" ", ".").replace("__builtin__.", "builtins.")
+            module, _, name = str(argument).partition(" ")
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+            yield f"{module}.{name}"
 
 
 def _is_foreign(name: str) -> bool:

@@ -88,7 +88,7 @@ def test_torchvision(weights: Path, tmp_path: Path, images: Tensor, capsys: pyte
     """Loads with strict=False, where only the classifier is missing."""
     result = export(weights, "torchvision", tmp_path / "new" / "net.pth")
     model = torchvision.models.get_model("resnet18", weights=None)
-    missing, unexpected = model.load_state_dict(torch.load(result["out"], weights_only=True), strict=False)  # type: ignore[misc]
+    missing, unexpected = model.load_state_dict(torch.load(result["out"], weights_only=True), strict=False)
     assert (list(missing), list(unexpected)) == (["fc.weight", "fc.bias"], [])
     model.set_submodule("fc", nn.Identity())
     with torch.no_grad():

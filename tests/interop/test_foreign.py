@@ -23,6 +23,7 @@ import torchvision
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from moco.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.core.encoder import EncoderPlan, build_backbone
@@ -33,15 +34,27 @@ from moco.interop.checkpoints import load_weights
 
 State = dict[str, Tensor]
 TOLERANCE = 1e-5
+ARCH, FEATURES = "resnet18-w16", 128
+
+
+class Narrow(ResNet):
+    """Torchvision's ResNet-18 with a quarter of its channels, so that its files are small."""
+
+    def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> Any:
+        if planes == 64:
+            self.inplanes = 16
+            self.conv1, self.bn1 = nn.Conv2d(3, 16, 7, 2, 3, bias=False), nn.BatchNorm2d(16)
+        return super()._make_layer(block, planes // 4, blocks, stride, dilate)  # type: ignore[misc]
 
 
 @torch.no_grad()
 def resnet18(seed: int, *, small: bool = False, padding: int = 1) -> nn.Module:
-    """Torchvision's ResNet-18 with random weights and statistics, in 3x3 form where it is for small images."""
+    """It, with random weights and statistics, in 3x3 form where it is for small images."""
     torch.manual_seed(seed)
-    net = torchvision.models.get_model("resnet18", weights=None)
+    net = Narrow(BasicBlock, [2, 2, 2, 2])
+    net.set_submodule("fc", nn.Linear(FEATURES, 1000))
     if small:
-        net.set_submodule("conv1", nn.Conv2d(3, 64, 3, 1, padding, bias=False))
+        net.set_submodule("conv1", nn.Conv2d(3, 16, 3, 1, padding, bias=False))
         net.set_submodule("maxpool", nn.Identity())
     for name, value in net.state_dict().items():
         if name.endswith("running_mean"):
@@ -97,12 +110,12 @@ def moco(q: nn.Module, k: nn.Module, head: Callable[[str], State]) -> dict[str, 
 
 def moco_v1(q: nn.Module, k: nn.Module) -> dict[str, Any]:
     """A linear head."""
-    return moco(q, k, lambda name: linear(name, 128, 512))
+    return moco(q, k, lambda name: linear(name, 128, FEATURES))
 
 
 def moco_v2(q: nn.Module, k: nn.Module) -> dict[str, Any]:
     """Two layers, numbers 0 and 2 of a Sequential."""
-    return moco(q, k, lambda name: {**linear(f"{name}.0", 512, 512), **linear(f"{name}.2", 128, 512)})
+    return moco(q, k, lambda name: {**linear(f"{name}.0", FEATURES, FEATURES), **linear(f"{name}.2", 128, FEATURES)})
 
 
 def moco_v2_released(q: nn.Module, k: nn.Module) -> dict[str, Any]:
@@ -116,7 +129,7 @@ def moco_v3(q: nn.Module, k: nn.Module) -> dict[str, Any]:
     """Its projector stands in fc, layers without bias and batch normalisation between them."""
     state = prefixed("module.base_encoder.", without_fc(q)) | prefixed("module.momentum_encoder.", without_fc(k))
     for encoder in ("base", "momentum"):
-        projector = nn.Sequential(nn.Linear(512, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 8))
+        projector = nn.Sequential(nn.Linear(FEATURES, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 8))
         state |= prefixed(f"module.{encoder}_encoder.fc.", projector.state_dict())
     state |= linear("module.predictor.0", 8, 8)
     return {"epoch": 100, "arch": "resnet18", "state_dict": state, "optimizer": {}, "scaler": {}}
@@ -126,7 +139,9 @@ def lightly(q: nn.Module, k: nn.Module) -> dict[str, Any]:
     """A LightningModule whose backbone is a Sequential of torchvision's children but the last."""
     backbones = [nn.Sequential(*list(net.children())[:-1]).state_dict() for net in (q, k)]
     state = prefixed("backbone.", backbones[0]) | prefixed("backbone_momentum.", backbones[1])
-    state |= linear("projection_head.layers.0", 512, 512) | linear("projection_head_momentum.layers.0", 512, 512)
+    state |= linear("projection_head.layers.0", FEATURES, FEATURES) | linear(
+        "projection_head_momentum.layers.0", FEATURES, FEATURES
+    )
     beside = {"pytorch-lightning_version": "2.5.0", "callbacks": {}, "loops": {}, "lr_schedulers": []}
     return {"epoch": 9, "global_step": 10, "state_dict": state, **beside}
 
@@ -139,8 +154,8 @@ def lightly_backbone(q: nn.Module, k: nn.Module) -> State:
 def solo(q: nn.Module, k: nn.Module, name: str) -> dict[str, Any]:
     """Its MoCo v2+: an online classifier beside the projector, a momentum copy of both encoders."""
     state = prefixed(f"{name}.", without_fc(q)) | prefixed(f"momentum_{name}.", without_fc(k))
-    state |= linear("classifier", 10, 512) | linear("momentum_classifier", 10, 512)
-    state |= linear("projector.0", 512, 512) | linear("momentum_projector.0", 512, 512)
+    state |= linear("classifier", 10, FEATURES) | linear("momentum_classifier", 10, FEATURES)
+    state |= linear("projector.0", FEATURES, FEATURES) | linear("momentum_projector.0", FEATURES, FEATURES)
     state["queue"] = torch.randn(2, 256, 64)
     return {"epoch": 9, "state_dict": state, "pytorch-lightning_version": "1.6.4"}
 
@@ -149,7 +164,9 @@ def mmselfsup(q: nn.Module, k: nn.Module) -> dict[str, Any]:
     """0.x: the backbone is also the first part of encoder_q."""
     state = prefixed("backbone.", without_fc(q)) | prefixed("encoder_q.0.", without_fc(q))
     state |= (
-        prefixed("encoder_k.0.", without_fc(k)) | linear("encoder_q.1.mlp.0", 8, 512) | {"queue": torch.randn(128, 64)}
+        prefixed("encoder_k.0.", without_fc(k))
+        | linear("encoder_q.1.mlp.0", 8, FEATURES)
+        | {"queue": torch.randn(128, 64)}
     )
     return {"meta": {"mmcv_version": "1.4", "epoch": 200, "config": "model = dict()"}, "state_dict": state}
 
@@ -157,19 +174,19 @@ def mmselfsup(q: nn.Module, k: nn.Module) -> dict[str, Any]:
 def openselfsup(q: nn.Module, k: nn.Module) -> dict[str, Any]:
     """The same before it, where only encoder_q was kept."""
     state = prefixed("encoder_q.0.", without_fc(q)) | prefixed("encoder_k.0.", without_fc(k))
-    return {"meta": {}, "state_dict": state | linear("encoder_q.1.mlp.0", 8, 512)}
+    return {"meta": {}, "state_dict": state | linear("encoder_q.1.mlp.0", 8, FEATURES)}
 
 
 def mmpretrain(q: nn.Module, k: nn.Module) -> dict[str, Any]:
     """Mmengine's checkpoint."""
-    state = prefixed("backbone.", without_fc(q)) | linear("neck.fc0", 8, 512) | linear("head.fc", 8, 512)
+    state = prefixed("backbone.", without_fc(q)) | linear("neck.fc0", 8, FEATURES) | linear("head.fc", 8, FEATURES)
     state |= prefixed("encoder_k.module.0.", without_fc(k))
     return {"meta": {"mmengine_version": "0.10", "epoch": 200, "cfg": ""}, "state_dict": state, "message_hub": {}}
 
 
 def vissl(q: nn.Module, k: nn.Module) -> dict[str, Any]:
     """Trunk and heads inside Classy Vision's state."""
-    model = {"trunk": prefixed("_feature_blocks.", without_fc(q)), "heads": linear("0.clf.0", 8, 512)}
+    model = {"trunk": prefixed("_feature_blocks.", without_fc(q)), "heads": linear("0.clf.0", 8, FEATURES)}
     return {"phase_idx": 1, "classy_state_dict": {"base_model": {"model": model, "meters": []}, "optimizer": {}}}
 
 
@@ -220,7 +237,7 @@ def test_features_are_torchvisions(tmp_path: Path, photographs: Tensor, name: st
     expected = features(q, photographs)
     assert (found - expected).abs().max() <= TOLERANCE < 0.01 < (features(k, photographs) - expected).abs().max()
     assert weights.origin == origin
-    assert (weights.encoder.plan.arch, weights.encoder.plan.stem) == ("resnet18", "imagenet")
+    assert (weights.encoder.plan.arch, weights.encoder.plan.stem) == (ARCH, "imagenet")
     assert (weights.mean, weights.std, weights.encoder.plan.image_size) == (IMAGENET_MEAN, IMAGENET_STD, 224)
 
 
@@ -238,7 +255,7 @@ def notebook(q: nn.Module, k: nn.Module) -> dict[str, Any]:
 
     def numbered(net: nn.Module) -> State:
         children = [child for name, child in net.named_children() if name not in ("maxpool", "fc")]
-        return nn.Sequential(*children, nn.Flatten(1), nn.Linear(512, 128)).state_dict()
+        return nn.Sequential(*children, nn.Flatten(1), nn.Linear(FEATURES, 128)).state_dict()
 
     state = prefixed("encoder_q.net.", numbered(q)) | prefixed("encoder_k.net.", numbered(k))
     return {"epoch": 200, "state_dict": {**state, "queue": torch.randn(128, 64), "queue_ptr": torch.zeros(1).long()}}
@@ -249,7 +266,7 @@ def generated(q: nn.Module, k: nn.Module) -> dict[str, Any]:
     children = [child for name, child in q.named_children() if name not in ("relu", "maxpool", "avgpool", "fc")]
     state = nn.Sequential(*children, nn.AdaptiveAvgPool2d(1)).state_dict()
     named = {name.replace("downsample", "shortcut"): value for name, value in state.items()}
-    return {"state_dict": prefixed("backbone.", named) | linear("projection_head.layers.0", 8, 512)}
+    return {"state_dict": prefixed("backbone.", named) | linear("projection_head.layers.0", 8, FEATURES)}
 
 
 @pytest.mark.parametrize(
@@ -281,8 +298,8 @@ def test_the_references_head_f_k_and_queue(
     content = build(q, k)
     torch.save(content, tmp_path / "weights.pth.tar")
     weights = load_weights(str(tmp_path / "weights.pth.tar"))
-    state, hidden = content["state_dict"], None if head == "linear" else 512
-    assert weights.encoder.plan == EncoderPlan("resnet18", "imagenet", "mlp" if hidden else "linear", 128, hidden, 224)
+    state, hidden = content["state_dict"], None if head == "linear" else FEATURES
+    assert weights.encoder.plan == EncoderPlan(ARCH, "imagenet", "mlp" if hidden else "linear", 128, hidden, 224)
     expected = features(q, photographs)
     for number in ("",) if head == "linear" else ("0.", "2."):
         weight, bias = (state[f"module.encoder_q.fc.{number}{part}"] for part in ("weight", "bias"))
@@ -346,7 +363,7 @@ def test_missing_and_left_over_tensors_are_listed(tmp_path: Path) -> None:
     assert "resnet18" in message
     assert "15 missing (layer3.0.conv1.weight, layer3.0.bn1.weight, layer3.0.bn1.bias, ...)" in message
     assert "2 left over (layer1.0.se.0, layer1.0.se.1)" in message
-    assert "1 of another shape (layer2.0.conv1.weight (1, 2, 3, 3) for (128, 64, 3, 3))" in message
+    assert "1 of another shape (layer2.0.conv1.weight (1, 2, 3, 3) for (32, 16, 3, 3))" in message
 
 
 @pytest.mark.parametrize("gone", [4, 3])
@@ -387,8 +404,8 @@ def test_a_head_that_is_not_the_references(tmp_path: Path) -> None:
 def test_tensors_that_are_not_all_in_the_file(tmp_path: Path) -> None:
     """One number repeated a million times, a tensor without numbers: both count as missing."""
     state = without_fc(resnet18(1))
-    state["layer1.0.conv1.weight"] = torch.zeros(1).expand(64, 64, 3, 3)
-    state["layer1.0.conv2.weight"] = torch.zeros(64, 64, 3, 3, device="meta")
+    state["layer1.0.conv1.weight"] = torch.zeros(1).expand(16, 16, 3, 3)
+    state["layer1.0.conv2.weight"] = torch.zeros(16, 16, 3, 3, device="meta")
     assert "2 missing (layer1.0.conv1.weight, layer1.0.conv2.weight)" in refused(tmp_path, state)
 
 
@@ -460,7 +477,7 @@ def test_objects_of_the_standard_library_and_numpy(tmp_path: Path) -> None:
         "state_dict": prefixed("backbone.", without_fc(resnet18(1))),
     }
     torch.save(content, tmp_path / "weights.ckpt")
-    assert load_weights(str(tmp_path / "weights.ckpt")).encoder.plan.arch == "resnet18"
+    assert load_weights(str(tmp_path / "weights.ckpt")).encoder.plan.arch == ARCH
 
 
 class Call:
@@ -502,9 +519,9 @@ def test_a_function_of_a_known_package_is_not_called(tmp_path: Path) -> None:
     """Numpy has one that executes text: a stub stands for it."""
     sprung = tmp_path / "sprung"
     runstring = importlib.import_module("numpy.testing._private.utils").runstring
-    trap = Call(runstring, f"open({str(sprung)!r}, 'w')", {})
+    trap = Call(runstring, f"open({str(sprung)!r}, 'w').close()", {})
     torch.save({"args": trap, "state_dict": prefixed("backbone.", without_fc(resnet18(1)))}, tmp_path / "w.ckpt")
-    assert load_weights(str(tmp_path / "w.ckpt")).encoder.plan.arch == "resnet18"
+    assert load_weights(str(tmp_path / "w.ckpt")).encoder.plan.arch == ARCH
     assert not sprung.exists()
     torch.load(tmp_path / "w.ckpt", weights_only=False)  # the trap is a real one
     assert sprung.exists()
