@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from moco.report.markup import element, escaped, escaped_whole, shown, table
 from moco.report.runs import Point
 
-WIDTH, HEIGHT = 480, 270
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 40
+WIDTH, HEIGHT = 480.0, 270.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 14.0, 40.0
 MOST_POINTS = 500
 """Points of a curve; of more, the lowest and the highest of each stretch are kept, so that no peak is lost."""
 MARKED = 40
@@ -100,7 +100,9 @@ def _svg(name: str, title: str, curves: Sequence[Curve], axes: Axes, levels: Seq
             _horizontal("level", y) + _text(WIDTH - RIGHT, y + (14 if below else -5), level.name, "end", "level")
         )
     parts += [_drawn(curve, plane, axes) for curve in curves]
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}-t {name}-d">{"".join(parts)}</svg>'
+    return (
+        f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-labelledby="{name}-t {name}-d">{"".join(parts)}</svg>'
+    )
 
 
 def _drawn(curve: Curve, plane: _Plane, axes: Axes) -> str:
@@ -117,7 +119,7 @@ def _drawn(curve: Curve, plane: _Plane, axes: Axes) -> str:
 
 
 def _horizontal(kind: str, y: float) -> str:
-    return f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    return f'<line class="{kind}" x1="{LEFT:g}" x2="{WIDTH - RIGHT:g}" y1="{y:.1f}" y2="{y:.1f}"/>'
 
 
 def _text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "tick") -> str:

@@ -55,7 +55,7 @@ for (const map of document.querySelectorAll(".map")) {
     const [x, y] = [data.x[current], data.y[current]];
     const next = nearest((a, b, i) => {
       const along = (a - x) * way[0] + (b - y) * way[1], across = Math.abs((a - x) * way[1]) + Math.abs((b - y) * way[0]);
-      return i === current || along <= 0 || across > 2 * along ? Infinity : along + 2 * across;
+      return i === current || along <= 0 ? Infinity : along + 2 * across;
     });
     if (next >= 0) show(next);
   });

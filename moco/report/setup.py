@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any
 
 from moco.config import PretrainConfig
@@ -26,7 +26,7 @@ def closest_recipe(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The recipe from which a config departs in the fewest settings, and its values for these settings."""
     best: tuple[int, str, dict[str, Any]] | None = None
     for name, recipe in RECIPES.items():
-        values = dataclasses.asdict(PretrainConfig(**{"data": "", "out": PurePath(), **recipe.values}))
+        values = dataclasses.asdict(PretrainConfig(**{"data": "", "out": Path(), **recipe.values}))
         departures = {
             key: value for key, value in values.items()
             if key not in NOT_THE_RECIPE_S and key in config and value is not None and not _equal(value, config[key])

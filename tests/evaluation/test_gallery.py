@@ -40,7 +40,8 @@ def pixels(picture: str) -> npt.NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def config() -> PretrainConfig:
     """Of a small run on the digits."""
-    return recipe("quick", data="digits", out=Path("run"), image_size=16, knn_k=20, batch_size=1437, bn_groups=1)
+    shape = {"image_size": 16, "batch_size": 1437, "bn_groups": 1}
+    return recipe("quick", data="digits", out=Path("run"), knn_k=20, device="cpu", **shape)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import math
 import re
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,13 +48,13 @@ def test_an_axis_holds_its_figures(values: list[float], tight: bool) -> None:
 @pytest.mark.parametrize(
     ("values", "texts"),
     [
-        ([0, 1950], ["0", "500", "1000", "1500", "2000"]),
+        ([0.0, 1950.0], ["0", "500", "1000", "1500", "2000"]),
         ([0.2, 4.85], ["0", "1", "2", "3", "4", "5"]),
-        ([0, 0.06], ["0.00", "0.02", "0.04", "0.06"]),
-        ([0, 200_000], ["0", "50k", "100k", "150k", "200k"]),
+        ([0.0, 0.06], ["0.00", "0.02", "0.04", "0.06"]),
+        ([0.0, 200_000.0], ["0", "50k", "100k", "150k", "200k"]),
         ([26.8, 50.95], ["25", "30", "35", "40", "45", "50", "55"]),
         ([-3.1, -0.2], ["\u22124", "\u22123", "\u22122", "\u22121", "0"]),
-        ([0, 12], ["0.0", "2.5", "5.0", "7.5", "10.0", "12.5"]),
+        ([0.0, 12.0], ["0.0", "2.5", "5.0", "7.5", "10.0", "12.5"]),
     ],
 )
 def test_ticks_are_round_numbers(values: list[float], texts: list[str]) -> None:
@@ -76,9 +77,12 @@ def test_a_line_runs_through_its_points() -> None:
     assert len(found.all("circle")) == 4
 
 
-@given(st.lists(st.none() | finite, min_size=MOST_POINTS + 1, max_size=4 * MOST_POINTS))
-def test_thinning_loses_no_extreme(values: list[float | None]) -> None:
-    """Ends and extremes stay, in order; not many more than MOST_POINTS are left."""
+@pytest.mark.parametrize("seed", range(8))
+def test_thinning_loses_no_extreme(seed: int) -> None:
+    """Ends and extremes stay, in order; not many more than MOST_POINTS are left. Some figures are missing."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(MOST_POINTS + 1, 8 * MOST_POINTS))
+    values = [None if rng.random() < seed / 7 else float(rng.normal()) for _ in range(count)]
     points = [(float(i), value) for i, value in enumerate(values)]
     kept = thinned(points)
     assert len(kept) <= MOST_POINTS + 2
