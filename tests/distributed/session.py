@@ -36,7 +36,7 @@ from moco.runtime.checkpoint import checkpoint_path
 
 STEPS, MIDDLE, BATCH, IMAGES, QUEUE = 50, 25, 16, 80, 72
 SMALL: dict[str, Any] = {
-    "arch": "resnet18-w4", "image_size": 8, "view_size": None, "batch_size": BATCH, "queue_size": QUEUE,
+    "arch": "resnet18-w4", "image_size": 12, "view_size": None, "batch_size": BATCH, "queue_size": QUEUE,
     "max_steps": STEPS, "bn_groups": 4, "log_every": 1, "checkpoint_every": MIDDLE, "knn_every": 0, "threads": 1,
     "precision": "fp32", "device": "cpu", "augment": "cifar", "lr": 0.02, "feature_dim": 8, "timeout": 60.0,
 }  # fmt: skip
