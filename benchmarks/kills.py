@@ -22,11 +22,22 @@ from rich.table import Table
 
 from moco.core.dictionary import Mechanism
 from moco.runtime.checkpoint import newest_checkpoint
-from tests.faults.processes import assert_same_end, command, finish, kill_all, lines, resumed, start
+from tests.faults.processes import (
+    Training,
+    assert_same_end,
+    command,
+    finish,
+    kill_all,
+    lines,
+    resumed,
+    start,
+    status,
+    until,
+)
 
 STEPS, CHECKPOINT_EVERY = 60, 3
-EARLIEST, LATEST = 0.3, 1.0
-"""A process is killed within these shares of the time that an undisturbed run takes."""
+MOST_STEPS, MOST_SECONDS, START_SECONDS = 16, 0.5, 3.0
+"""Four of five kills come up to half a second after up to 16 further steps, one within three seconds of the start."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +60,6 @@ class Tally:
 
     dictionary: str
     ranks: int
-    undisturbed: float = 0.0
-    """Seconds that a run takes which nobody kills."""
     kills: int = 0
     while_starting: int = 0
     """Kills before a step was logged."""
@@ -67,10 +76,8 @@ def kill_runs(tally: Tally, kills: int, folder: Path, chance: random.Random) -> 
     """Kill runs of one kind until the number is reached, and let the last one end."""
     flags = {"max_steps": STEPS, "checkpoint_every": CHECKPOINT_EVERY, "dictionary": tally.dictionary, "timeout": 20}
     whole = folder / "whole" / "run"
-    whole.parent.mkdir(parents=True)
-    began = time.monotonic()
+    whole.parent.mkdir(parents=True, exist_ok=True)
     finish(command(whole, **flags), whole.parent, ranks=tally.ranks)
-    tally.undisturbed = time.monotonic() - began
     workers = 1 if tally.dictionary == "queue" else 0
     while tally.kills < kills:
         run = folder / str(tally.runs) / "run"
@@ -86,10 +93,7 @@ def attempt(tally: Tally, run: Path, arguments: list[str], kills: int, chance: r
     newest = newest_checkpoint(run)
     expected, before = newest[2]["step"] if newest else 0, len(resumed(run))
     training = start(arguments, run.parent, ranks=tally.ranks)
-    if tally.kills < kills:
-        codes = training.exit_codes(seconds=chance.uniform(EARLIEST, LATEST) * tally.undisturbed)
-    else:
-        codes = training.exit_codes()
+    codes = wait(training, run, expected, chance) if tally.kills < kills else training.exit_codes()
     killed = any(code is None for code in codes)
     if killed:
         tally.kills += 1
@@ -113,6 +117,22 @@ def attempt(tally: Tally, run: Path, arguments: list[str], kills: int, chance: r
     tally.while_starting += not logged or logged[-1] <= expected
     tally.lost.append(max(0, (logged[-1] if logged else 0) - after))
     return False
+
+
+def wait(training: Training, run: Path, step: int, chance: random.Random) -> list[int | None]:
+    """Wait for a random moment and tell how the processes ended, None for those that go on."""
+    if chance.random() < 0.2:
+        return training.exit_codes(seconds=chance.uniform(0, START_SECONDS))
+    wanted, own = step + chance.randint(1, MOST_STEPS), training.processes[0].pid
+
+    def is_there() -> bool:
+        if None not in training.exit_codes(seconds=0):
+            return True
+        started = (run / "status.json").exists() and status(run)["pid"] == own
+        return started and any(line["step"] >= wanted for line in lines(run, "loss"))
+
+    until(is_there, f"step {wanted} of {run}")
+    return training.exit_codes(seconds=chance.uniform(0, MOST_SECONDS))
 
 
 def shown(tallies: list[Tally]) -> Table:

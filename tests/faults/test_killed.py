@@ -30,11 +30,13 @@ from tests.faults.processes import (
 def test_killed_in_every_phase_of_a_write(tmp_path: Path, whole: Whole) -> None:
     """Row 5: before each operation on a file of the third and last save, and with half of each file written."""
     flags = {"checkpoint_every": 2, "max_steps": 6}
-    finish(command(tmp_path / "listed", **flags), tmp_path, inject=functools.partial(die_at, -1, tmp_path / "list"))
-    operations = (tmp_path / "list").read_text().splitlines()
+    listing = tmp_path / "listing"
+    listing.mkdir()
+    finish(command(listing / "run", **flags), listing, inject=functools.partial(die_at, -1, listing / "list"))
+    operations = (listing / "list").read_text().splitlines()
     saves = [number for number, what in enumerate(operations) if what == "rename status.json.part"]
     assert len(saves) == 3
-    phases = range(saves[1] + 1, len(operations))
+    phases = range(saves[1] + 2, len(operations))  # the folder is synced after the rename
     wanted = {"open", "write", "fsync", "rename", "remove"}
     assert {operations[number].split()[0] for number in phases} == wanted
     for number in phases:
