@@ -184,7 +184,8 @@ def hold(images: Images) -> Images:
     """
     if isinstance(images, ArrayImages):
         return images
-    pixels, unreadable = None, dict[int, str]()
+    pixels: torch.Tensor | None = None
+    unreadable = dict[int, str]()
     for index in range(len(images)):
         try:
             image = images[index]
