@@ -66,8 +66,8 @@ def nearest(queries: Features, bank: Bank, k: int) -> tuple[Tensor, Tensor]:
         part = bank[start : start + BANK_AT_A_TIME].to(queries.device).float()
         near, row = (queries @ part.T).topk(min(k, len(part)), dim=1)
         similarity, neighbour = torch.cat([similarity, near], 1), torch.cat([neighbour, row + start], 1)
-        if similarity.shape[1] > k:
-            similarity, best = similarity.topk(k, dim=1)
+        if start:  # also where all are kept: the nearest must stand first
+            similarity, best = similarity.topk(min(k, similarity.shape[1]), dim=1)
             neighbour = neighbour.gather(1, best)
     return similarity, neighbour
 
