@@ -61,9 +61,9 @@ def load_pickle(path: Path) -> object:
     try:
         names = set(_global_names(path))
         stubs: list[Any] = [(_stub(name), name) for name in sorted(names) if _is_foreign(name)]
-        with warnings.catch_warnings(), torch.serialization.safe_globals(stubs):
+        with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(stubs):
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)  # by content: a path's suffix can mislead
     except UNREADABLE as error:
         told = str(error)
         refused = re.search(r"GLOBAL (\S+)", told)
