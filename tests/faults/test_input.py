@@ -161,8 +161,8 @@ def test_two_ranks_agree(some_bad: Path, tmp_path: Path) -> None:
         return sorted((line["step"], line["path"], line["by"]) for line in events(tmp_path / run, "replaced"))
 
     assert told("run") == told("alone")
-    first, other = ([line["loss"] for line in lines(tmp_path / run, "loss")[:3]] for run in ("run", "alone"))
-    assert first == pytest.approx(other, rel=1e-3)
+    own, others = ([line["loss"] for line in lines(tmp_path / run, "loss")[:3]] for run in ("run", "alone"))
+    assert own == pytest.approx(others, rel=1e-3)
 
 
 def test_an_image_never_starts_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
