@@ -58,7 +58,7 @@ def fingerprint(images: Images) -> Fingerprint:
     elif isinstance(images, ShardImages):
         contents = np.array(images.arrays["checksum"][::block])
     elif isinstance(images, ArrayImages):
-        contents = _words(zlib.crc32(np.ascontiguousarray(images.pixels[row].numpy())) for row in rows)
+        contents = _words(zlib.crc32(np.ascontiguousarray(images.pixels[row].numpy()).data) for row in rows)
     return Fingerprint(type(images).__name__, count, block, names, contents, times)
 
 
@@ -174,7 +174,7 @@ def _of_names(images: Images, rows: range) -> Words:
     table = _table(images)
     if table is None:
         return _words(zlib.crc32(os.fsencode(images.name(row))) for row in rows)
-    text, ends = memoryview(np.ascontiguousarray(table.text)), table.ends[[*rows, len(table)]].tolist()
+    text, ends = np.ascontiguousarray(table.text).data, table.ends[[*rows, len(table)]].tolist()
     return _words(zlib.crc32(text[start:stop]) for start, stop in pairwise(ends))
 
 

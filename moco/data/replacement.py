@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +19,8 @@ LARGEST_SHARE = 0.01
 """Of the images seen, beyond which a run stops."""
 
 
-class Replaced(NamedTuple):
+@dataclass(frozen=True)
+class Replaced:
     """An image that could not be read, as a run's log tells of it."""
 
     index: int
