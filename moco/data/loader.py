@@ -122,7 +122,7 @@ class ViewBatches(Dataset[Batch]):
             if isinstance(batch, BadInputError):
                 raise batch
             x_q, x_k, index, replaced = batch
-            yield x_q, x_k, index, replaced
+            yield x_q, x_k, index, tuple(replaced)  # torch has made a list of it
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class RunLog:
         """Time since the start of the run, without the pauses between its parts."""
         return self._earlier + time.monotonic() - self._started
 
-    def resume(self, step: int, seconds: float) -> Metrics:
+    def resume(self, step: int, seconds: float) -> dict[str, Any]:
         """Go on after `step`: what was logged beyond it is cut off, the clock continues.
 
         Returns the last line with a loss; nothing where there is none, and on every rank but the first.
