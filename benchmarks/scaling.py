@@ -51,7 +51,7 @@ def payload(job: Job) -> dict[str, int]:
         "keys back": times * job.images * key,  # all_to_all
         "keys": times * job.images * key,  # all_gather: into every rank's queue
         "indices": times * job.images * 8,  # all_gather
-        "flags": 2 * 4,  # all_reduce: does any rank stop, or diverge
+        "flags": 3 * 4,  # all_reduce: does any rank stop, diverge, or have images replaced
     }
 
 

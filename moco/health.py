@@ -16,7 +16,7 @@ at 11.09 for a few epochs of 500 steps, then fell (DTennant/CL-Visualizing-Featu
 EARLY_EPOCHS = 10
 """... and with a memory bank until each image was seen this often: its entries are as old as the last epoch."""
 AT_CHANCE = 0.01
-"""A loss that is not this share of log(K+1) below it shows nothing learned: means over twenty steps vary by less."""
+"""A loss that is not this share of log(K+1) below it shows nothing learned (a guess, not measured)."""
 FOUND_BY_ALL = 99.0
 """Contrast accuracy, in percent: an honest run on ImageNet stands at 77 after 34 epochs (facebookresearch/moco, issue
 38), and with a leak it passes 99.9 (v1, Fig. A.1)."""

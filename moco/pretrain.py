@@ -60,8 +60,7 @@ def pretrain(
     trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
     log = RunLog(config.out, steps, active=distributed.rank() == 0, stdout=not config.json)
 
-    watched = pulse.watched(distributed.rank(), distributed.world_size())
-    with log, StopRequest() as request, loading(), watched:
+    with log, StopRequest() as request, loading(), pulse.watched(distributed.rank(), distributed.world_size()):
         record = Record(config, trained, optimizer, log, images, monitor)
         start = record.restore()
         log.say(introduction(config, f_q, images) + origin)
@@ -69,7 +68,6 @@ def pretrain(
         for step, batch in enumerate(batches.run(start, steps, settled(config.workers)), start):
             record.before_step(step, batch[2])
             x_q, x_k, index, replaced = moved(batch, device)
-            record.replaced(step + 1, replaced)
             optimizer.param_groups[0]["lr"] = schedule(step)
 
             contrasts, written = [], []
@@ -87,7 +85,9 @@ def pretrain(
                 written.append((torch.cat(queries), k, index))
 
             norm = get_total_norm([p.grad for p in f_q.parameters() if p.grad is not None])
-            diverged, stopping = distributed.on_any_rank(device, not finite(contrasts, norm), request.noted)
+            flags = (not finite(contrasts, norm), request.noted, bool(replaced))
+            diverged, stopping, damaged = distributed.on_any_rank(device, *flags)
+            record.replaced(step + 1, replaced, on_any_rank=damaged)
             if diverged:
                 raise record.diverged(step, contrasts, norm)
             optimizer.step()

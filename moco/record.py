@@ -129,12 +129,12 @@ class Record:
     def _keep_fingerprint(self) -> str:
         return fingerprint.keep(self.config.out, self.images, accept=self.config.accept_changed_data)
 
-    def replaced(self, step: int, replaced: Sequence[Replaced]) -> None:
+    def replaced(self, step: int, replaced: Sequence[Replaced], *, on_any_rank: bool) -> None:
         """Note the images of the batch that makes `step`, on any rank, that others stand in for: once each.
 
         Raises BadInputError, on every rank, where there are too many of them.
         """
-        if not distributed.on_any_rank("cpu", bool(replaced))[0]:
+        if not on_any_rank:
             return
         for one in self.damage.add(one for part in distributed.gather_values(replaced) for one in part):
             self.log.event("replaced", step=step, index=one.index, path=one.name, by=one.by, reason=one.reason)

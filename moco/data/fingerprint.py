@@ -52,7 +52,7 @@ def fingerprint(images: Images) -> Fingerprint:
         block = max(block, -(-images.pixels[:1].nbytes * count // PIXEL_BUDGET))
     rows = range(0, count, block)
     names, nothing = _of_names(images, rows), np.zeros(len(rows), np.uint32)
-    contents, times = nothing, nothing
+    contents, times = nothing, nothing.copy()  # a file holds no tensor twice
     if isinstance(images, FileImages):
         contents, times = _of_files(images, rows)
     elif isinstance(images, ShardImages):
