@@ -1,13 +1,16 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = PIP_CONSTRAINT=constraints.txt .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check
+.PHONY: demo test test-slow check
 
 demo: .venv/installed  ## pre-train on real images, and show in numbers that the encoder learned
 	@scripts/demo
 
-test: .venv/installed-dev  ## every test
-	.venv/bin/python -m pytest
+test: .venv/installed-dev  ## every test but the slowest
+	.venv/bin/python -m pytest -m "not slow"
+
+test-slow: .venv/installed-dev  ## the slowest: processes killed in every phase of a save, restarts by torchrun
+	.venv/bin/python -m pytest -m slow
 
 check: .venv/installed-dev  ## style and types
 	.venv/bin/ruff format --check .

@@ -333,6 +333,7 @@ def test_the_same_images_are_no_change(tmp_path: Path) -> None:
     assert events(run, "data_changed") == []
 
 
+@pytest.mark.filterwarnings("default:.*taken for a copy")
 def test_a_copy_is_taken_for_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every time of change is another, names and sizes are not: a warning, as on a machine they were copied to."""
     data, run = halted(tmp_path)
