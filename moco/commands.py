@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from moco.config import PretrainConfig, ResumeConfig, check
@@ -12,7 +11,7 @@ from moco.configfile import from_json
 from moco.core.encoder import Encoder
 from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import Split, load, monitor_split
-from moco.data.images import Images, Subset, hold
+from moco.data.images import Images, evenly, hold
 from moco.data.replacement import readable
 from moco.errors import BadInputError, one_line
 from moco.evaluation.alignment import align_uniform
@@ -21,7 +20,7 @@ from moco.evaluation.knn import knn
 from moco.evaluation.vitals import vitals
 from moco.prepare import build_batches
 from moco.pretrain import pretrain as train
-from moco.record import Checkup, Monitor, Watcher
+from moco.record import Checkup, Monitor
 from moco.runtime import distributed
 from moco.runtime.device import resolve_device, resolve_precision
 
@@ -34,8 +33,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     check(config)
     splits = load(config.data)
     splits["train"] = hold(splits["train"])
-    watcher = Watcher(build_monitor(config, splits), build_checkup(config, splits["train"]))
-    result = train(config, splits["train"], watcher)
+    monitor, checkup = build_monitor(config, splits), build_checkup(config, splits["train"])
+    result = train(config, splits["train"], monitor, checkup=checkup)
     distributed.stop()
     return result
 
@@ -62,10 +61,10 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
         print(f"the images come {reason}: no kNN accuracy; watching alignment and uniformity instead")
-        seen = readable(first_images(splits["train"], UNLABELLED_IMAGES))
+        seen = readable(evenly(splits["train"], UNLABELLED_IMAGES))
         return lambda encoder: align_uniform(encoder, seen, AUGMENTATIONS[config.augment], how)
-    bank = readable(first_images(bank, config.knn_images))
-    queries = readable(first_images(queries, max(1, config.knn_images // 5)))
+    bank = readable(evenly(bank, config.knn_images))
+    queries = readable(evenly(queries, max(1, config.knn_images // 5)))
 
     def monitor(encoder: Encoder) -> dict[str, float]:
         figures = knn(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
@@ -84,10 +83,3 @@ def build_checkup(config: PretrainConfig, images: Images) -> Checkup:
         return vitals(modules, batches, temperature=temperature, symmetric=symmetric, precision=precision)
 
     return checkup
-
-
-def first_images(images: Images, count: int) -> Images:
-    """`count` images spread evenly over the set, or all of them."""
-    if len(images) <= count:
-        return images
-    return Subset(images, np.linspace(0, len(images) - 1, count).astype(np.int64))

@@ -241,8 +241,10 @@ POSITIVE = {
     "knn_k", "knn_images", "knn_temperature", "seconds", "shard_bytes", "timeout",
     "lrs", "draws", "finetune_lr",
 }  # fmt: skip
-NOT_NEGATIVE = {"warmup_epochs", "weight_decay", "workers", "log_every", "checkpoint_every", "knn_every", "seed"}
-NOT_NEGATIVE |= {"views", "supervised_epochs", "finetune_steps"}
+NOT_NEGATIVE = {
+    "warmup_epochs", "weight_decay", "workers", "log_every", "checkpoint_every", "knn_every", "seed",
+    "views", "supervised_epochs", "finetune_steps",
+}  # fmt: skip
 LARGEST_SEED = 2**63 - 1
 SHARES = {"key_momentum", "bank_momentum", "sgd_momentum", "milestones", "mean"}
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from moco.config import PretrainConfig, check, flag, negatives, settled
@@ -22,12 +23,12 @@ from moco.core.encoder import (
 from moco.core.pair import EncoderPair
 from moco.data import fingerprint
 from moco.data.augment import AUGMENTATIONS
-from moco.data.images import ArrayImages, Images
-from moco.data.loader import ViewBatches
+from moco.data.images import Images
+from moco.data.loader import ViewBatches, default_workers
 from moco.errors import BadInputError, DivergedError
 from moco.interop.checkpoints import load_weights
 from moco.runtime import distributed
-from moco.runtime.device import cores, resolve_device, resolve_precision, set_threads
+from moco.runtime.device import resolve_device, resolve_precision, set_threads
 from moco.runtime.runlog import read_status
 from moco.runtime.schedule import Schedule
 
@@ -60,13 +61,12 @@ def resolve(config: PretrainConfig, images: Images) -> PretrainConfig:
     device = resolve_device(config.device)
     steps_per_epoch = n // config.batch_size
     steps = config.max_steps or config.epochs * steps_per_epoch
-    default_workers = 0 if isinstance(images, ArrayImages) else cores()
     resolved = dataclasses.replace(
         config,
         device=device,
         precision=resolve_precision(config.precision, device),
         threads=set_threads(config.threads),
-        workers=default_workers if config.workers is None else config.workers,
+        workers=default_workers(images) if config.workers is None else config.workers,
         view_size=config.view_size or config.image_size,
         bn_groups=_bn_groups(config, ranks),
         lr=config.lr or config.base_lr * config.batch_size / 256,
@@ -238,6 +238,12 @@ def build_schedule(config: PretrainConfig, steps_per_epoch: int) -> Schedule:
     return Schedule(
         config.schedule, settled(config.lr), settled(config.max_steps), warmup, config.milestones, config.lr_decay
     )
+
+
+def build_optimizer(config: PretrainConfig, f_q: Encoder) -> torch.optim.SGD:
+    """SGD over all of f_q, in one fused call."""
+    momentum, decay = config.sgd_momentum, config.weight_decay
+    return torch.optim.SGD(f_q.parameters(), momentum=momentum, weight_decay=decay, fused=True)
 
 
 def introduction(config: PretrainConfig, encoder: Encoder, images: Images) -> str:

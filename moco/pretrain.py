@@ -16,13 +16,14 @@ from moco.prepare import (
     build_batches,
     build_dictionary,
     build_encoder,
+    build_optimizer,
     build_schedule,
     earlier_run,
     introduction,
     resolve,
     take_up,
 )
-from moco.record import Monitor, Record
+from moco.record import Checkup, Monitor, Record
 from moco.runtime import distributed, pulse
 from moco.runtime.device import autocast, resolve_device
 from moco.runtime.runlog import RunLog
@@ -30,8 +31,9 @@ from moco.runtime.signals import EXIT_CODE, StopRequest
 
 
 def pretrain(
-    config: PretrainConfig, images: Images, monitor: Monitor | None = None, batches: Batches | None = None
-) -> dict[str, Any]:
+    config: PretrainConfig, images: Images, monitor: Monitor | None = None, batches: Batches | None = None,
+    checkup: Checkup | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Train an encoder on images by momentum contrast (v1, Algorithm 1) and return the run's figures.
 
     `batches` are given where the loop is timed without loading; else they are views of the images. Goes on where a run
@@ -52,16 +54,14 @@ def pretrain(
         compile_encoders(pair)
     dictionary = build_dictionary(config, len(images)).to(device)
     origin = take_up(config, pair, dictionary)
-    optimizer = torch.optim.SGD(
-        f_q.parameters(), momentum=config.sgd_momentum, weight_decay=config.weight_decay, fused=True
-    )
+    optimizer = build_optimizer(config, f_q)
     batches = build_batches(config, images) if batches is None else batches
     schedule = build_schedule(config, batches.steps_per_epoch)
     trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
     log = RunLog(config.out, steps, active=distributed.rank() == 0, stdout=not config.json)
 
     with log, StopRequest() as request, loading(), pulse.watched(distributed.rank(), distributed.world_size()):
-        record = Record(config, trained, optimizer, log, images, monitor)
+        record = Record(config, trained, optimizer, log, images, monitor, checkup)
         start = record.restore()
         log.say(introduction(config, f_q, images) + origin)
         pair.f_q = distributed.wrap(f_q)

@@ -5,8 +5,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +46,6 @@ SHOWN_IMAGES = 8
 Checkup = Callable[[Mapping[str, nn.Module]], Mapping[str, float]]
 """What is trained, by name (f_q, f_k, dictionary) -> figures for `health.diagnose`."""
 
-
-@dataclass(frozen=True)
-class Watcher:
-    """A monitor, and a check-up at each of its looks."""
-
-    monitor: Monitor
-    checkup: Checkup
-
-    def __call__(self, encoder: Encoder) -> Mapping[str, float]:
-        """Ask the monitor."""
-        return self.monitor(encoder)
-
-
 TRAINING = ("loss", "chance_loss", "contrast_accuracy")
 """Figures of training that a run's health is judged by."""
 
@@ -78,9 +64,10 @@ class Record:
         log: RunLog,
         images: Images,
         monitor: Monitor | None,
+        checkup: Checkup | None,
     ) -> None:
-        self.config, self.modules, self.optimizer, self.log, self.monitor = config, modules, optimizer, log, monitor
-        self.checkup = monitor.checkup if isinstance(monitor, Watcher) else None
+        self.config, self.modules, self.optimizer, self.log = config, modules, optimizer, log
+        self.monitor, self.checkup = monitor, checkup
         self.images, self.chance_loss = images, math.log(negatives(config) + 1)
         self.damage = Damage(len(images), config.batch_size)
         encoder = modules["f_q"]
@@ -230,10 +217,7 @@ class Record:
     def _save(self, step: int) -> None:
         """Copy the state now; the copy is written while training goes on."""
         tensors, encoder = rank_tensors(self.modules), dict[str, Tensor]()
-        with contextlib.ExitStack() as stack:
-            for name in ("f_q", "f_k"):
-                if name in self.modules:
-                    stack.enter_context(distributed.averaged(self.modules[name]))
+        with self._averaged():
             if self.log.active:
                 own = snapshot(state_tensors(self.modules, self.optimizer))
                 tensors = own | {name: value.cpu() for name, value in tensors.items()}
@@ -253,6 +237,15 @@ class Record:
         if self.log.active:
             self.writer.submit(write)
 
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """With the running statistics of both encoders being their means over the ranks, as long as it lasts."""
+        with contextlib.ExitStack() as stack:
+            for name in ("f_q", "f_k"):  # in one order on all ranks
+                if name in self.modules:
+                    stack.enter_context(distributed.averaged(self.modules[name]))
+            yield
+
     def _watch(self, step: int) -> None:
         """Let the monitor look at the encoder, on every rank: it shares the images out."""
         if self.monitor is None:
@@ -268,10 +261,7 @@ class Record:
         """Say in plain words how the run does; every rank examines its modules, only where the monitor looks."""
         figures = {"filled": round(filled(self.modules["dictionary"], self.config.batch_size), 2)}
         if self.checkup is not None and self.config.knn_every:
-            with contextlib.ExitStack() as stack:
-                for name in ("f_q", "f_k"):
-                    if name in self.modules:
-                        stack.enter_context(distributed.averaged(self.modules[name]))
+            with self._averaged():
                 figures |= self.checkup(self.modules)
         last = {name: self.result[name] for name in TRAINING if name in self.result}
         last["epoch"] = step * self.config.batch_size / len(self.images)

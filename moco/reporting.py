@@ -14,6 +14,7 @@ from moco.report.config import ReportConfig
 from moco.report.embedding_map import MOST_POINTS
 from moco.report.page import page
 from moco.report.runs import GALLERY, distinct_names, read_run
+from moco.runtime.files import replace_file
 
 
 def report(config: ReportConfig) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
     from moco.configfile import from_json
     from moco.data.catalog import load
     from moco.evaluation.features import Encoding
-    from moco.evaluation.gallery import Scope, fingerprint, gallery, is_here
+    from moco.evaluation.gallery import Scope, file_digest, gallery, is_here
     from moco.interop.checkpoints import load_weights
     from moco.runtime.device import resolve_device, resolve_precision, set_threads
 
@@ -66,7 +67,7 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
     given = _with_new_fields((folder / "config.json").read_bytes())
     trained = from_json(PretrainConfig, given, folder / "config.json")
     data = config.data or trained.data
-    key = {"weights": fingerprint(weights_file), "data": data, "map_images": config.map_images}
+    key = {"weights": file_digest(weights_file), "data": data, "map_images": config.map_images}
     if _stored(path) == key:
         return ()
     if config.data is None and not is_here(data):
@@ -110,10 +111,9 @@ def _with_new_fields(text: bytes) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """A file that is at every moment the old one or the new one."""
-    partial = path.with_name(path.name + ".part")
+    if not path.parent.is_dir():
+        raise BadInputError(f"{path}: cannot be written (no such folder): give --out")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        replace_file(path, text.encode())
     except OSError as error:
         raise BadInputError(f"{path}: cannot be written ({error.strerror}): give --out") from error

@@ -17,7 +17,6 @@ from moco.data.catalog import load
 from moco.data.images import Images
 from moco.pretrain import pretrain as train
 from moco.recipes import recipe
-from moco.record import Watcher
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 
 SMALL: dict[str, Any] = {
@@ -46,7 +45,7 @@ def health(run: Path) -> list[dict[str, Any]]:
 
 def examined(config: PretrainConfig, images: Images) -> list[dict[str, Any]]:
     """Train with a check-up at each look and no other monitor; the lines that tell the run's health."""
-    train(config, images, Watcher(lambda encoder: {}, build_checkup(config, images)))
+    train(config, images, lambda encoder: {}, checkup=build_checkup(config, images))
     return health(config.out)
 
 

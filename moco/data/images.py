@@ -177,6 +177,13 @@ class Subset:
         return self.images.name(int(self.rows[index]))
 
 
+def evenly(images: Images, count: int) -> Images:
+    """`count` images spread evenly over the set, or all of them."""
+    if len(images) <= count:
+        return images
+    return Subset(images, np.linspace(0, len(images) - 1, count).astype(np.int64))
+
+
 def hold(images: Images) -> Images:
     """Decode small images of one size once, into memory; leave others to be decoded whenever they are asked for.
 

@@ -1,12 +1,11 @@
 """The batches of a run: the order of the images, and the two views of each."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -14,11 +13,14 @@ from torch.utils.data import DataLoader, Dataset
 from moco.data.augment import Augmentation, ViewParameters, draw
 from moco.data.images import ArrayImages, Images
 from moco.data.replacement import Replaced, StandIns
-from moco.data.views import Look, of_array, of_images
+from moco.data.views import Look, of_any
 from moco.errors import BadInputError
+from moco.runtime.device import cores
 from moco.runtime.randomness import Integers, Stream, permuted
 from moco.runtime.signals import StopRequest
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 Batch = tuple[Tensor, Tensor | None, Tensor]
 """x_q (N, 3, H, W), x_k of the same shape or None, index (N,)."""
 Loaded = tuple[Tensor, Tensor | None, Tensor, tuple[Replaced, ...]]
@@ -106,36 +108,52 @@ class ViewBatches(Dataset[Batch]):
 
         if isinstance(self.images, ArrayImages):
             chosen.pass_over(self.images.unreadable)
-            pixels = self.images.pixels[torch.from_numpy(chosen.index)].to(self.device)
-            sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(pixels), 2))
-            return [of_array(pixels, parameters, look) for parameters in draw_views(sizes)]
-        scaled = self.decode == "scaled"
-        return of_images(self.images, chosen.index, draw_views, look, scaled=scaled, replace=chosen.replace)
+        return of_any(
+            self.images, chosen.index, draw_views, look,
+            scaled=self.decode == "scaled", device=self.device, replace=chosen.replace,
+        )  # fmt: skip
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Loaded]:
         """The batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
-        own = torch.Generator()  # the loader draws a seed for its processes: not from what models draw from
-        steps = range(start, stop)
-        for batch in DataLoader(
-            _Told(self), batch_size=None, sampler=steps, num_workers=workers, generator=own, worker_init_fn=_go_on
-        ):
-            if isinstance(batch, BadInputError):
-                raise batch
-            x_q, x_k, index, replaced = batch
-            yield x_q, x_k, index, tuple(replaced)  # torch has made a list of it
+        return made(self.loaded, range(start, stop), workers)
+
+
+def made(make: Callable[[Item], Made], items: Sequence[Item], workers: int) -> Iterator[Made]:
+    """What `make` gives for each of the items, in order, made ahead by `workers` processes (0: in this one).
+
+    Raises the BadInputError that `make` raises, wherever it did.
+    """
+    own = torch.Generator()  # the loader draws a seed for its processes: not from what models draw from
+    for one in DataLoader(
+        _Told(make), batch_size=None, sampler=items, num_workers=workers, generator=own, worker_init_fn=_go_on,
+        collate_fn=_as_it_is,
+    ):  # fmt: skip
+        if isinstance(one, BadInputError):
+            raise one
+        yield one
+
+
+def default_workers(images: Images) -> int:
+    """How many processes load these images where nobody says: none for what is in memory."""
+    return 0 if isinstance(images, ArrayImages) else cores()
 
 
 @dataclass(frozen=True)
-class _Told(Dataset[Loaded | BadInputError]):
-    """Hands an error over in place of its batch, since torch would turn it into the traceback of a worker process."""
+class _Told(Dataset[Any]):
+    """Hands an error over in place of what was to be made: torch would make it the traceback of a worker process."""
 
-    batches: ViewBatches
+    make: Callable[[Any], Any]
 
-    def __getitem__(self, step: int) -> Loaded | BadInputError:
+    def __getitem__(self, item: Any) -> Any:
         try:
-            return self.batches.loaded(step)
+            return self.make(item)
         except BadInputError as error:
             return error
+
+
+def _as_it_is(one: Made) -> Made:
+    """Torch would make lists of tuples."""
+    return one
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from moco.data.augment import (
     normalize,
     render,
 )
-from moco.data.images import Encoded, Images, Subset
+from moco.data.images import ArrayImages, Encoded, Images, Subset
 from moco.data.jpeg import decode_plain, plain_size, shrink_for
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers
@@ -66,6 +66,24 @@ def of_array(images: Bytes, parameters: ViewParameters, look: Look) -> SquareVie
     out = _room(len(images), look.size, look.size, 3)
     _make_compiled(images, parameters.crop.astype(np.float64), parameters, slice(None), look, out)
     return out.permute(0, 3, 1, 2)
+
+
+def of_any(
+    images: Images,
+    index: Integers,
+    draw: Draw,
+    look: Look,
+    *,
+    scaled: bool = False,
+    device: str = "cpu",
+    replace: Replace | None = None,
+) -> list[SquareViews]:
+    """The views that `draw` gives of the images of `index`: on `device` of images in memory, else as `of_images`."""
+    if not isinstance(images, ArrayImages):
+        return of_images(images, index, draw, look, scaled=scaled, replace=replace or refuse)
+    pixels = images.pixels[torch.from_numpy(index)].to(device)
+    sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(index), 2))
+    return [of_array(pixels, parameters, look) for parameters in draw(sizes)]
 
 
 def refuse(row: int, error: BadInputError) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from moco.data.images import Labels
 from moco.runtime.progress import shown
@@ -61,6 +61,15 @@ class Classifiers:
 def first_weights(width: int, classes: int, seed: int) -> Tensor:
     """The weights (C, K) that a classifier starts from: a pure function of the seed."""
     return FIRST_WEIGHTS * torch.randn(width, classes, generator=torch.Generator().manual_seed(seed))
+
+
+def new_classifier(width: int, classes: int, seed: int) -> nn.Linear:
+    """A linear layer with these first weights, and biases of 0."""
+    fc = nn.Linear(width, classes)
+    with torch.no_grad():
+        fc.weight.copy_(first_weights(width, classes, seed).T)
+        fc.bias.zero_()
+    return fc
 
 
 def train_classifiers(

@@ -1,12 +1,9 @@
-"""Features -> places in a plane (t-SNE, van der Maaten and Hinton, JMLR 2008), and how many directions they fill."""
+"""Features -> places in a plane (t-SNE, van der Maaten and Hinton, JMLR 2008)."""
 
 import time
 
 import numpy as np
 import numpy.typing as npt
-import torch
-
-from moco.shapes import Features
 
 Places = npt.NDArray[np.float64]
 
@@ -50,14 +47,3 @@ def principal_components(z: Places, count: int) -> Places:
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     u *= np.where(u[np.abs(u).argmax(0), np.arange(u.shape[1])] < 0, -1, 1)  # else the signs are arbitrary
     return np.asarray(u[:, :count] * s[:count])
-
-
-def effective_rank(z: Features) -> float:
-    """Exp of the entropy of the shares of variance of rows z (N, C), 1 to C (after Roy and Vetterli, EUSIPCO 2007).
-
-    Near 1 where all features point the same way, or lie on a line.
-    """
-    variance = torch.linalg.svdvals((z - z.mean(0)).double()).square()
-    share = variance / variance.sum().clamp(min=1e-300)
-    share = share[share > 0]
-    return float((-(share * share.log()).sum()).exp())

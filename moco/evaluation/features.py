@@ -10,13 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from moco.core.encoder import Encoder, Output
 from moco.data.augment import Augmentation, ViewParameters, draw, normalize
-from moco.data.images import ArrayImages, Images
-from moco.data.views import Look, of_array, of_images
-from moco.errors import BadInputError
+from moco.data.images import Images
+from moco.data.loader import made
+from moco.data.views import Look, of_any
 from moco.runtime.device import Precision, autocast
 from moco.runtime.distributed import gather, rank, world_size
 from moco.runtime.progress import shown
@@ -104,29 +103,19 @@ def outputs(
 def _batches(images: Images, how: Encoding, views: RandomViews | None, first: int, last: int) -> Iterator[Tensor]:
     """The images first..last-1 in order, normalised, `how.batch_size` at a time."""
     ranges = [range(start, min(start + how.batch_size, last)) for start in range(first, last, how.batch_size)]
-    own = torch.Generator()  # the loader draws a seed for its processes: not from what models draw from
-    loader = DataLoader(
-        _Prepared(images, how, views), batch_size=None, sampler=ranges, num_workers=how.workers, generator=own
-    )
-    for batch in loader:
-        if isinstance(batch, BadInputError):
-            raise batch
-        yield batch
+    return made(_Prepared(images, how, views), ranges, how.workers)
 
 
 @dataclass(frozen=True)
-class _Prepared(Dataset[Tensor | BadInputError]):
-    """Hands an error over in place of its batch, since torch would turn it into the traceback of a worker process."""
+class _Prepared:
+    """Rows of a set -> normalised views of these images."""
 
     images: Images
     how: Encoding
     views: RandomViews | None
 
-    def __getitem__(self, rows: range) -> Tensor | BadInputError:
-        try:
-            return self._centred(rows) if self.views is None else self._random(rows, self.views)
-        except BadInputError as error:
-            return error
+    def __call__(self, rows: range) -> Tensor:
+        return self._centred(rows) if self.views is None else self._random(rows, self.views)
 
     def _centred(self, rows: range) -> Tensor:
         batch = torch.stack([prepare(self.images[row], self.how.image_size) for row in rows])
@@ -143,10 +132,7 @@ class _Prepared(Dataset[Tensor | BadInputError]):
                 )
             ]
 
-        if not isinstance(self.images, ArrayImages):
-            return of_images(self.images, index, draw_views, look, scaled=True)[0]
-        pixels = self.images.pixels[torch.from_numpy(index)]
-        return of_array(pixels, draw_views(np.broadcast_to(np.array(pixels.shape[2:]), (len(rows), 2)))[0], look)
+        return of_any(self.images, index, draw_views, look, scaled=True)[0]
 
 
 @dataclass

@@ -15,7 +15,7 @@ from moco.data.augment import Augmentation
 from moco.data.images import Images
 from moco.data.loader import ViewBatches, moved
 from moco.errors import BadInputError, DivergedError
-from moco.evaluation.classifiers import MOMENTUM, first_weights
+from moco.evaluation.classifiers import MOMENTUM, new_classifier
 from moco.evaluation.config import FinetuneConfig
 from moco.evaluation.features import outputs
 from moco.evaluation.scores import Scores, in_detail, scores
@@ -27,9 +27,9 @@ from moco.evaluation.session import (
     keep,
     labelled,
     labels_of,
-    loading,
     say,
     session,
+    with_workers,
 )
 from moco.runtime import distributed
 from moco.runtime.checkpoint import save_tensors
@@ -57,10 +57,13 @@ class Finetuning:
 
 def finetuned(subject: Subject, train: Images, test: Images, recipe: Finetuning, title: str | None = None) -> Scores:
     """Train a copy of the subject's backbone with a classifier, and score it on the test images."""
-    model = train_network(subject, train, recipe, title)
-    return scores(
-        outputs(model, len(train.classes), test, subject.how, title=title and f"{title}: testing"), labels_of(test)
-    )
+    return score_network(train_network(subject, train, recipe, title), subject, test, title)
+
+
+def score_network(model: nn.Module, subject: Subject, test: Images, title: str | None = None) -> Scores:
+    """Score a network on the test images, which are brought to it as to the subject."""
+    title = title and f"{title}: testing"
+    return scores(outputs(model, len(test.classes), test, subject.how, title=title), labels_of(test))
 
 
 def train_network(subject: Subject, train: Images, recipe: Finetuning, title: str | None = None) -> nn.Module:
@@ -106,11 +109,7 @@ def train_network(subject: Subject, train: Images, recipe: Finetuning, title: st
 def with_classifier(subject: Subject, classes: int, seed: int) -> nn.Module:
     """A copy of the backbone and a new classifier of small random weights."""
     encoder = subject.encoder
-    fc = nn.Linear(encoder.num_features, classes)
-    with torch.no_grad():
-        fc.weight.copy_(first_weights(encoder.num_features, classes, seed).T)
-        fc.bias.zero_()
-    fc.to(next(encoder.parameters()).device)
+    fc = new_classifier(encoder.num_features, classes, seed).to(next(encoder.parameters()).device)
     return nn.Sequential(OrderedDict(backbone=copy.deepcopy(encoder.backbone), fc=fc))
 
 
@@ -120,7 +119,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         raise BadInputError(f"--save {config.save}: expected a name that ends in .safetensors")
     with session(config) as subject:
         images = labelled(config.data)
-        subject = loading(config, subject, images.train)
+        subject = with_workers(config, subject, images.train)
         per_epoch = max(1, len(images.train) // config.batch_size)
         recipe = Finetuning(
             config.max_steps or config.epochs * per_epoch, config.base_lr * config.batch_size / 256, config.batch_size,
@@ -130,8 +129,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         def train(subject: Subject, title: str) -> tuple[nn.Module, Scores, float]:
             started = time.monotonic()
             model = train_network(subject, images.train, recipe, title)
-            logits = outputs(model, len(images.classes), images.test, subject.how, title=f"{title}: testing")
-            found = scores(logits, labels_of(images.test))
+            found = score_network(model, subject, images.test, title)
             seconds = round(time.monotonic() - started, 2)
             say(f"{title}: top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% ({recipe.steps} steps, {seconds:.0f} s)")
             return model, found, seconds

@@ -19,10 +19,13 @@ from moco.config import PretrainConfig
 from moco.core.encoder import Encoder
 from moco.data.augment import AUGMENTATIONS, draw
 from moco.data.catalog import CATALOG, Split, data_home, final_split
-from moco.data.images import ArrayImages, Images, Subset
-from moco.data.views import Look, of_array, of_images
-from moco.evaluation.embedding_map import effective_rank, flat_map
+from moco.data.images import Images, evenly
+from moco.data.views import Look, of_any
+from moco.evaluation.alignment import effective_rank
+from moco.evaluation.embedding_map import flat_map
 from moco.evaluation.features import Encoding, encode, prepare
+from moco.evaluation.knn import count_votes, nearest
+from moco.evaluation.scores import in_detail, scores
 from moco.runtime.randomness import Integers, Stream
 from moco.shapes import Features
 
@@ -37,8 +40,6 @@ VIEW_SIDE, THUMBNAIL_SIDE, TILE_SIDE = 112, 96, 32
 SHEET_QUALITY = 60
 """Of WebP: 10,000 photographs at 32 pixels are then about 5 MB."""
 MOST_FILTERS = 64
-MOST_CLASSES = 200
-"""Beyond these there is no table of confusions: nobody could read it."""
 
 
 @dataclass(frozen=True)
@@ -62,25 +63,24 @@ def gallery(
     """
     started = time.monotonic()
     bank, queries = final_split(splits)
-    bank, queries = spread(bank, scope.bank_images), spread(queries, scope.map_images)
+    bank, queries = evenly(bank, scope.bank_images), evenly(queries, scope.map_images)
     z_bank, z = encode(encoder, bank, how), encode(encoder, queries, how)
-    similarity, neighbour = (z @ z_bank.T).topk(min(config.knn_k, len(bank)), dim=1)
+    similarity, neighbour = nearest(z, z_bank, config.knn_k)
     content: dict[str, Any] = {
         "version": VERSION, "data": config.data, "splits": {name: len(images) for name, images in splits.items()},
         "classes": list(bank.classes) if bank.labels is not None else None, "bank": len(bank), "queries": len(queries),
         "feature_width": z.shape[1], "effective_rank": round(effective_rank(z), 2),
         "views": seen_views(splits["train"], config), "filters": first_filters(encoder),
-        "neighbours": nearest(bank, queries, similarity, neighbour),
+        "neighbours": neighbours(bank, queries, similarity, neighbour),
     }  # fmt: skip
     predicted = None
     if bank.labels is not None and queries.labels is not None and len(bank.classes) > 1:
-        predicted = voted(torch.from_numpy(bank.labels.copy()), similarity, neighbour, len(bank.classes), config)
-        content["knn"] = {
-            "k": min(config.knn_k, len(bank)), "temperature": config.knn_temperature,
-            "top1": round(100 * float((predicted == queries.labels).mean()), 2),
-        }  # fmt: skip
-        if len(bank.classes) <= MOST_CLASSES:
-            content["confusion"] = confusions(queries.labels, predicted, len(bank.classes))
+        label, temperature = torch.from_numpy(bank.labels.copy())[neighbour], config.knn_temperature
+        votes = count_votes(similarity, label, temperature=temperature, classes=len(bank.classes))
+        found = scores(votes, queries.labels.copy())
+        predicted = found.predicted
+        content["knn"] = {"k": min(config.knn_k, len(bank)), "temperature": temperature, "top1": round(found.top1, 2)}
+        content |= {name: table for name, table in in_detail(queries, predicted).items() if name == "confusion"}
     content["map"] = mapped(queries, z, predicted, scope, how.image_size)
     return {**content, "seconds": round(time.monotonic() - started, 1)}
 
@@ -94,20 +94,10 @@ def is_here(data: str) -> bool:
     return data not in known or any(place.is_dir() for place in (*places, Path("/usr/share/datasets") / data))
 
 
-def fingerprint(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """SHA-256 of a file of weights: a gallery belongs to these weights only."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def spread(images: Images, count: int) -> Images:
-    """`count` images spread evenly over the set, or all of them."""
-    if len(images) <= count:
-        return images
-    return Subset(images, np.linspace(0, len(images) - 1, count).astype(np.int64))
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- what the model saw ---------------------------------------------------------------------------------------------
@@ -135,11 +125,7 @@ def _views(images: Images, index: Integers, config: PretrainConfig, epoch: int, 
     def drawn(sizes: Integers) -> list[Any]:
         return [draw(look.augmentation, sizes, seed=config.seed, epoch=epoch, index=index, view=stream)]
 
-    if isinstance(images, ArrayImages):
-        pixels = images.pixels[torch.from_numpy(index)]
-        sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(index), 2))
-        return of_array(pixels, drawn(sizes)[0], look)
-    return of_images(images, index, drawn, look, scaled=config.decode == "scaled")[0]
+    return of_any(images, index, drawn, look, scaled=config.decode == "scaled")[0]
 
 
 def first_filters(encoder: Encoder) -> dict[str, Any] | None:
@@ -156,7 +142,7 @@ def first_filters(encoder: Encoder) -> dict[str, Any] | None:
 # --- neighbours -----------------------------------------------------------------------------------------------------
 
 
-def nearest(bank: Images, queries: Images, similarity: Features, neighbour: Tensor) -> list[dict[str, Any]]:
+def neighbours(bank: Images, queries: Images, similarity: Features, neighbour: Tensor) -> list[dict[str, Any]]:
     """Some queries, spread over the set, and their most similar images of the bank with the cosine similarity."""
     rows = []
     for row in _spread_over_classes(queries):
@@ -184,23 +170,6 @@ def described(images: Images, row: int) -> dict[str, Any]:
     """What an image is called, its class, and its thumbnail."""
     label = None if images.labels is None else int(images.labels[row])
     return {"name": _text(images.name(row)), "class": label, "image": _picture(images[row], THUMBNAIL_SIDE, 80)}
-
-
-def voted(
-    labels: Tensor, similarity: Features, neighbour: Tensor, classes: int, config: PretrainConfig
-) -> npt.NDArray[np.int64]:
-    """The class that each query's neighbours vote for, each with weight exp(similarity / t)."""
-    weight = ((similarity - similarity[:, :1]) / config.knn_temperature).exp()
-    votes = torch.zeros(len(neighbour), classes).scatter_add_(1, labels[neighbour], weight)
-    predicted: npt.NDArray[np.int64] = votes.argmax(1).numpy()
-    return predicted
-
-
-def confusions(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], classes: int) -> list[list[int]]:
-    """How many images of each class (row) were taken for each class (column)."""
-    counts = np.bincount(truth * classes + predicted, minlength=classes * classes)
-    table: list[list[int]] = counts.reshape(classes, classes).tolist()
-    return table
 
 
 # --- the map --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from moco.data.images import Images, Labels
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.scores import Scores, in_detail, scores
-from moco.evaluation.session import at_random, keep, labelled, labels_of, say, session, workers_for
+from moco.evaluation.session import RANDOM, at_random, keep, labelled, labels_of, say, session, workers_for
 from moco.shapes import Bank, Features
 
 QUERIES_AT_A_TIME = 1024
@@ -50,9 +50,14 @@ def knn_votes(
     labels, votes = torch.from_numpy(bank_labels).to(device), torch.zeros(len(queries), classes)
     for part, out in zip(torch.split(queries, QUERIES_AT_A_TIME), torch.split(votes, QUERIES_AT_A_TIME), strict=True):
         similarity, neighbour = nearest(part.to(device).float(), bank, k)
-        weight = ((similarity - similarity[:, :1]) / temperature).exp()  # the nearest one's is 1: none overflows
-        out.copy_(torch.zeros(len(part), classes, device=device).scatter_add_(1, labels[neighbour], weight))
+        out.copy_(count_votes(similarity, labels[neighbour], temperature=temperature, classes=classes))
     return votes
+
+
+def count_votes(similarity: Tensor, label: Tensor, *, temperature: float, classes: int) -> Tensor:
+    """The votes (N, classes) of k neighbours, given the similarity and label (N, k) of each, nearest first."""
+    weight = ((similarity - similarity[:, :1]) / temperature).exp()  # the nearest one's is 1: none overflows
+    return weight.new_zeros(len(weight), classes).scatter_add_(1, label, weight)
 
 
 def nearest(queries: Features, bank: Bank, k: int) -> tuple[Tensor, Tensor]:
@@ -125,7 +130,7 @@ def run(config: KnnConfig) -> dict[str, Any]:
             "seconds": round(seconds, 2),
         }  # fmt: skip
         beside = ""
-        if config.baseline and config.weights != "random":
+        if config.baseline and config.weights != RANDOM:
             random = evaluate(at_random(config, subject).encoder, "kNN, random weights")
             result["baselines"] = {"random": random.figures}
             beside = f"; random weights {random.top1:.2f}%"

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from moco.core.encoder import Encoder
 from moco.data.augment import Augmentation
@@ -19,7 +18,7 @@ from moco.evaluation.classifiers import (
     Classifiers,
     Training,
     ViewFeatures,
-    first_weights,
+    new_classifier,
     train_classifiers,
 )
 from moco.evaluation.config import LinearConfig
@@ -38,10 +37,10 @@ from moco.evaluation.session import (
     kept,
     labelled,
     labels_of,
-    loading,
     require_rates,
     say,
     session,
+    with_workers,
 )
 from moco.runtime import distributed
 from moco.runtime.device import autocast
@@ -113,10 +112,7 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
     steps = config.epochs * batches.steps_per_epoch
     schedule = Schedule("step", config.lr, steps, milestones=MILESTONES)
     truth = torch.from_numpy(labels_of(train)).to(device)
-    fc = nn.Linear(encoder.num_features, len(images.classes)).to(device)
-    with torch.no_grad():
-        fc.weight.copy_(first_weights(encoder.num_features, len(images.classes), config.seed).T)
-        fc.bias.zero_()
+    fc = new_classifier(encoder.num_features, len(images.classes), config.seed).to(device)
     optimizer = torch.optim.SGD(fc.parameters(), config.lr, MOMENTUM, weight_decay=0)
     model = distributed.wrap(fc)
     started = time.monotonic()
@@ -151,7 +147,7 @@ def run(config: LinearConfig) -> dict[str, Any]:
     require_rates(config.lrs)
     with session(config) as subject:
         images = labelled(config.data)
-        subject = loading(config, subject, images.train)
+        subject = with_workers(config, subject, images.train)
         started = time.monotonic()
         found, told = evaluate(subject, images, config)
         result: dict[str, Any] = {

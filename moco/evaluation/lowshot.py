@@ -25,10 +25,10 @@ from moco.evaluation.session import (
     keep,
     labelled,
     labels_of,
-    loading,
     require_rates,
     say,
     session,
+    with_workers,
 )
 from moco.runtime.randomness import Stream, permuted
 from moco.shapes import Features
@@ -167,7 +167,7 @@ def run(config: LowshotConfig) -> dict[str, Any]:
     require_rates(config.lrs)
     with session(config) as subject:
         images = labelled(config.data)
-        subject = loading(config, subject, images.train)
+        subject = with_workers(config, subject, images.train)
         result: dict[str, Any] = {
             "labels": config.labels, "draws": config.draws, "weights": config.weights, "data": config.data,
             "test": len(images.test), **evaluate(subject, images, config, config.weights), "baselines": {},

@@ -14,14 +14,15 @@ from moco.config import IMAGENET_MEAN, IMAGENET_STD, check
 from moco.configfile import to_json
 from moco.core.encoder import Encoder, EncoderPlan, Output
 from moco.data.catalog import Split, final_split, load, monitor_split
-from moco.data.images import ArrayImages, Images, Labels, Subset, hold
+from moco.data.images import Images, Labels, Subset, hold
+from moco.data.loader import default_workers
 from moco.errors import BadInputError
 from moco.evaluation.config import EvaluationConfig
 from moco.evaluation.features import Encoding
 from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import digest
-from moco.runtime.device import cores, resolve_device, resolve_precision, set_threads
+from moco.runtime.device import resolve_device, resolve_precision, set_threads
 from moco.runtime.runlog import write_text
 
 RANDOM = "random"
@@ -154,15 +155,14 @@ def labels_of(images: Images) -> Labels:
     return images.labels if images.labels.flags.writeable else images.labels.copy()
 
 
-def loading(config: EvaluationConfig, subject: Subject, images: Images) -> Subject:
+def with_workers(config: EvaluationConfig, subject: Subject, images: Images) -> Subject:
     """The subject, with as many processes that load images as suit these."""
     return Subject(subject.weights, dataclasses.replace(subject.how, workers=workers_for(config, images)))
 
 
 def workers_for(config: EvaluationConfig, images: Images) -> int:
     """How many processes load the images."""
-    default = 0 if isinstance(images, ArrayImages) else cores()
-    return default if config.workers is None else config.workers
+    return default_workers(images) if config.workers is None else config.workers
 
 
 def fitting_batch(batch_size: int, images: int) -> int:

@@ -130,4 +130,7 @@ def test_a_saved_network_is_torchvision_s(tmp_path: Path) -> None:
     )
     run(config)
     model = torchvision.models.get_model("resnet18", weights=None, num_classes=10)
-    model.load_state_dict(load_tensors(save)[0])
+    tensors, _ = load_tensors(save)
+    assert {name: value.shape for name, value in tensors.items()} == {
+        name: value.shape for name, value in model.state_dict().items()
+    }

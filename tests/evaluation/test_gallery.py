@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.catalog import load
 from moco.data.images import ArrayImages, Subset
 from moco.evaluation import embedding_map
-from moco.evaluation.embedding_map import effective_rank, flat_map, principal_components
+from moco.evaluation.embedding_map import flat_map, principal_components
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.gallery import Scope, fingerprint, first_filters, gallery, is_here, seen_views, sheet
+from moco.evaluation.gallery import Scope, file_digest, first_filters, gallery, is_here, seen_views, sheet
 from moco.prepare import build_batches
 from moco.recipes import recipe
 
@@ -192,23 +191,13 @@ def test_principal_components() -> None:
     assert np.abs(ours) == pytest.approx(np.abs(theirs), abs=1e-9)
 
 
-def test_effective_rank() -> None:
-    """1 on a line and where all are equal; d where d directions have the same variance; in between by its formula."""
-    line = torch.linspace(-1, 1, 50)[:, None] * torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
-    assert effective_rank(line) == pytest.approx(1, abs=1e-6)
-    assert effective_rank(torch.ones(10, 4)) == pytest.approx(1)
-    assert effective_rank(torch.cat([torch.eye(5), -torch.eye(5)])) == pytest.approx(5)
-    two = torch.tensor([[3.0, 0], [-3, 0], [0, 1], [0, -1]])  # variances 9 to 1
-    assert effective_rank(two) == pytest.approx(math.exp(-(0.9 * math.log(0.9) + 0.1 * math.log(0.1))))
-
-
 def test_the_fingerprint_changes_with_a_byte(tmp_path: Path) -> None:
     """A gallery of other weights is not taken for this one's."""
     path = tmp_path / "weights"
     path.write_bytes(b"a" * 3_000_000)
-    before = fingerprint(path)
+    before = file_digest(path)
     path.write_bytes(b"a" * 2_999_999 + b"b")
-    assert fingerprint(path) != before
+    assert file_digest(path) != before
 
 
 def test_images_that_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
