@@ -111,7 +111,10 @@ def test_accuracies_equal_a_plain_count(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_best_rate_reaches_what_scikit_learn_s_logistic_regression_reaches() -> None:
-    """The same features of the digits by a random network: test accuracies within 2 points (7 of 360 images)."""
+    """The same features of the digits by a random network: the paired 99.9% interval of the difference holds 0.
+
+    A fixed number of points would not do: another machine's rounding moves some images of the 360.
+    """
     torch.manual_seed(0)
     encoder = Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16))
     splits, how = load("digits"), Encoding(16, (0.5,) * 3, (0.5,) * 3, unit=False)
@@ -120,7 +123,10 @@ def test_the_best_rate_reaches_what_scikit_learn_s_logistic_regression_reaches()
     assert labels is not None
     assert truth is not None
     found = train_classifiers(train[None], labels, 10, Training(RATES, epochs=60, batch_size=64))
-    theirs = LogisticRegression(max_iter=2000, C=100).fit(train.numpy(), labels)
-    expected = 100 * float((theirs.predict(test.numpy()) == truth).mean())
-    assert expected > 80
-    assert abs(max(found.accuracies(test, truth)) - expected) <= 2
+    accuracies = found.accuracies(test, truth)
+    best = accuracies.index(max(accuracies))
+    ours = found.logits(test, best).argmax(1)
+    theirs = LogisticRegression(max_iter=2000, C=100).fit(train.numpy(), labels).predict(test.numpy())
+    assert (theirs == truth).mean() > 0.8
+    difference = (ours.numpy() == truth).astype(float) - (theirs == truth)
+    assert abs(difference.mean()) <= 3.29 * difference.std() / len(truth) ** 0.5
