@@ -7,7 +7,7 @@ demo: .venv/installed  ## pre-train on real images, and show in numbers that the
 	@scripts/demo
 
 test: .venv/installed-dev  ## every test but the slowest
-	.venv/bin/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: .venv/installed-dev  ## the slowest: processes killed in every phase of a save, restarts by torchrun
 	.venv/bin/python -m pytest -m slow

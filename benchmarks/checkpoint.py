@@ -20,6 +20,7 @@ from torch import nn
 
 from moco.config import PretrainConfig
 from moco.core.pair import EncoderPair
+from moco.data.catalog import load
 from moco.prepare import build_dictionary, build_encoder
 from moco.recipes import recipe
 from moco.record import Record
@@ -78,7 +79,7 @@ def main(options: Options) -> None:
         x, norm = torch.randn(8, 3, 64, 64), torch.zeros(())
         stalls, worked, writings, slowed, alone = [], [], [], [], []
         with RunLog(config.out, 100_000) as log:
-            record = Record(config, modules, optimizer, log, IMAGES, None)
+            record = Record(config, modules, optimizer, log, load("digits")["train"], None, None)
             steps(modules["f_q"], x, 3)
             for number in range(1, options.saves + 1):
                 alone.append(steps(modules["f_q"], x, options.steps))

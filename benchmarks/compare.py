@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from moco.bench.cases import PATCHES
-from moco.bench.command import alone, machine
+from moco.bench.command import alone
 from moco.config import BenchConfig
+from moco.runtime.machine import machine
 
 OURS = "moco"
 

@@ -6,6 +6,7 @@ from the root of the repository. A node is a torchrun with its rank; they meet a
 meeting point: where it is lost the other ends too, and both are started again, as a scheduler would.
 """
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -28,6 +29,8 @@ from tests.faults.processes import (
 )
 
 STEPS, CHECKPOINT_EVERY, FIRST, SECOND = 150, 10, 30, 80
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+"""Where rounds share a store, the node that stays tells its address in the first only: a new one waits in vain."""
 
 
 def node(number: int, port: int, folder: Path) -> Torchrun:
@@ -55,6 +58,7 @@ def lost(run: Path, began: float, step: int, resumes: int) -> tuple[float, float
 
 def main() -> None:
     """Kill the second node, then the first, compare with an undisturbed run and print the times."""
+    os.environ[OWN_STORE] = "1"
     table = Table("killed", "at step", "resumed at", "resumed after", "back at that step after")
     with tempfile.TemporaryDirectory() as temporary:
         folder, port = Path(temporary), free_port()

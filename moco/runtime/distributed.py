@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
 from moco.errors import BadInputError, DivergedError, StalledError
@@ -41,7 +42,7 @@ def start(device: str, timeout: float = 600.0) -> None:
         # small objects and what is saved travel by gloo, also between GPUs
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         try:
-            dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **_meeting_point(timeout))
         except RuntimeError as error:
             who = f"process {os.environ.get('RANK')} of {os.environ['WORLD_SIZE']}"
             where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
@@ -50,6 +51,26 @@ def start(device: str, timeout: float = 600.0) -> None:
                 f"are all of them started, and can they reach each other?"
             ) from error
         pulse.start(rank())
+
+
+def _meeting_point(timeout: float) -> dict[str, Any]:
+    """What of torchrun's store belongs to this attempt; torch's own way where the store is not torchrun's.
+
+    torch 2.14 keeps the store over restarts, with the addresses of the processes that are gone. Only one node knows the
+    number of the attempt: several need $TORCH_DISABLE_SHARE_RDZV_TCP_STORE (docs/distributed.md), and are told.
+    """
+    given = os.environ
+    if given.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    if given["GROUP_WORLD_SIZE"] != "1":
+        if given["TORCHELASTIC_MAX_RESTARTS"] != "0" and given["RANK"] == "0":
+            warnings.warn("nodes that are lost are replaced only with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1: "
+                          "set it before torchrun", stacklevel=2)  # fmt: skip
+        return {}
+    address, port = given["MASTER_ADDR"], int(given["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=timeout))
+    part = PrefixStore(f"attempt {given['TORCHELASTIC_RESTART_COUNT']}", store)
+    return {"store": part, "rank": int(given["RANK"]), "world_size": int(given["WORLD_SIZE"])}
 
 
 def stop() -> None:

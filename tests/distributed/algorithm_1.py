@@ -106,16 +106,15 @@ def on_one_device(weights: Weights, images: Sequence[Tensor], groups: int) -> li
 
 
 def encode(weights: Weights, x: Tensor) -> list[Tensor]:
-    """A ResNet-18 with a 3x3 stem and one linear layer on top: unit vectors (arXiv:1512.03385, Fig. 3 and Table 1)."""
+    """A ResNet of one block in each stage, with a 3x3 stem and one linear layer: unit vectors (arXiv:1512.03385)."""
     x = torch.relu(normalised(weights, "bn1", convolved(weights, "conv1", x, 1)))
     for stage in (1, 2, 3, 4):
-        for block in (0, 1):
-            name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
-            y = torch.relu(normalised(weights, f"{name}.bn1", convolved(weights, f"{name}.conv1", x, stride)))
-            y = normalised(weights, f"{name}.bn2", convolved(weights, f"{name}.conv2", y, 1))
-            if stride == 2:
-                x = normalised(weights, f"{name}.downsample.1", convolved(weights, f"{name}.downsample.0", x, 2))
-            x = torch.relu(x + y)
+        name, stride = f"layer{stage}.0", 2 if stage > 1 else 1
+        y = torch.relu(normalised(weights, f"{name}.bn1", convolved(weights, f"{name}.conv1", x, stride)))
+        y = normalised(weights, f"{name}.bn2", convolved(weights, f"{name}.conv2", y, 1))
+        if stride == 2:
+            x = normalised(weights, f"{name}.downsample.1", convolved(weights, f"{name}.downsample.0", x, 2))
+        x = torch.relu(x + y)
     features = x.mean((2, 3))
     vectors = [weights["head.weight"] @ feature + weights["head.bias"] for feature in features]
     return [vector / torch.sqrt((vector * vector).sum()) for vector in vectors]

@@ -35,6 +35,7 @@ from tests.distributed.session import (
     WRONG_GROUPS,
     config_of,
     global_batches,
+    shallow_nets,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -249,7 +250,8 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Found:
     views = global_batches(config, STEPS)
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
+            shallow_nets(patch)
             torch.manual_seed(config.seed)
             plan = EncoderPlan(config.arch, config.stem, config.head, config.feature_dim, None, config.image_size)
             first: Weights = {name: value.detach() for name, value in Encoder(plan).named_parameters()}
