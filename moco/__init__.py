@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moco.cli import run
     from moco.config import KnnConfig, PretrainConfig
     from moco.core.dictionary import InBatch, Keys, MemoryBank, Queue
     from moco.core.encoder import Encoder, EncoderPlan
@@ -49,10 +50,12 @@ __all__ = [
     "load_encoder",
     "load_weights",
     "recipe",
+    "run",
     "weighted_knn",
 ]
 
 _HOMES = {
+    "moco.cli": ("run",),
     "moco.config": ("KnnConfig", "PretrainConfig"),
     "moco.core.dictionary": ("InBatch", "Keys", "MemoryBank", "Queue"),
     "moco.core.encoder": ("Encoder", "EncoderPlan"),

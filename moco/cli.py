@@ -84,6 +84,24 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
     return config, getattr(importlib.import_module(module), function)
 
 
+def run(*words: object, **flags: object) -> dict[str, Any]:
+    """Run a command from Python and return its figures: `run("pretrain", "quick", data="photos", out="runs/first")`.
+
+    Flags are those of the command line, with underscores; several values are a list or a tuple. Raises BadInputError.
+    """
+    arguments = [str(word) for word in words]
+    for name, value in flags.items():
+        dashed = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{dashed}" if value else f"--no-{dashed}")
+        elif isinstance(value, list | tuple):
+            arguments += [f"--{dashed}", *map(str, value)]
+        else:
+            arguments += [f"--{dashed}", str(value)]
+    config, function = parse(arguments)
+    return function(config)
+
+
 def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any) -> Any:
     """Read the flags of a config; what tyro says in a box of several lines becomes one line."""
     if set(arguments) & set(HELP):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
+import moco
 from moco import cli
 from moco.cli import COMMANDS, main
 from moco.config import BenchConfig, KnnConfig, PackConfig, PretrainConfig, ResumeConfig, flag
@@ -392,3 +394,18 @@ def test_the_module_is_a_program(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("moco: error: --weights ")
     assert done.stderr.count("\n") == 1
+
+
+def test_commands_from_python(tmp_path: Path) -> None:
+    """The same parser: flags with underscores, several values, switches; bad input is an exception."""
+    out = tmp_path / "run"
+    small = {"image_size": 16, "batch_size": 32, "knn_every": 0, "threads": 1, "json": True, "recompute": False}
+    result = moco.run("pretrain", "quick", data="digits", out=out, max_steps=2, dictionary="in-batch", **small)
+    assert math.isfinite(result["loss"])
+    found = moco.run("linear", weights=out, data="digits", lrs=[0.1, 1.0], epochs=2, views=1, baseline=False)
+    assert set(found) >= {"top1", "lr"}
+    assert found["lr"] in (0.1, 1.0)
+    with pytest.raises(moco.BadInputError, match="is not a command"):
+        moco.run("learn")
+    with pytest.raises(moco.BadInputError, match="--epoch"):
+        moco.run("linear", weights=out, data="digits", epoch=2)
