@@ -58,7 +58,8 @@ def split_lists(folders: list[Path], part: str, split: str) -> list[Path]:
 def open_voc(data: Path, split: str, classes: tuple[str, ...] | None = None) -> ObjectTable:
     """The images of a split with their boxes; without `classes`, these are the names in all XML files, sorted.
 
-    VOC counts pixels from 1 and includes the last: a box is (xmin - 1, ymin - 1, xmax, ymax) from corner to corner. Raises BadInputError naming the file that is missing or wrong.
+    VOC counts pixels from 1 and includes the last: a box is (xmin - 1, ymin - 1, xmax, ymax) from corner to corner.
+    Raises BadInputError naming the file that is missing or wrong.
     """
     folders = roots(data, "Main")
     lists = split_lists(folders, "Main", split)
@@ -70,7 +71,7 @@ def open_voc(data: Path, split: str, classes: tuple[str, ...] | None = None) -> 
         for name in read_lines(listed):
             path = images.find_image(name, listed)
             xml = Path(annotations.find(f"{name}.xml", listed))
-            sizes.append(_read_objects(xml, found) or _size_of(path))
+            sizes.append(_read_objects(xml, found) or size_of(path))
             where += [xml] * (len(found.names) - len(where))
             paths.append(path.encode())
             ends.append(len(found.names))
@@ -141,7 +142,7 @@ def _number(text: str | None, where: str) -> float:
     return value
 
 
-def _size_of(path: str) -> tuple[int, int]:
+def size_of(path: str) -> tuple[int, int]:
     """Height and width from an image's header, upright by its EXIF tag."""
     try:
         with PillowImage.open(path, formats=FORMATS) as image:
