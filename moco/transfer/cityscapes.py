@@ -1,5 +1,6 @@
 """Cityscapes' layout: leftImg8bit/SPLIT/CITY and gtFine/SPLIT/CITY."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,4 +120,4 @@ def _files(data: Path, split: str, what: str) -> tuple[PathTable, PathTable]:
             raise BadInputError(
                 f"{path}: no such file, expected what belongs to {path.name.split('_gtFine')[0]}{IMAGE}"
             )
-    return PathTable(str(path).encode() for path in images), PathTable(str(path).encode() for path in maps)
+    return PathTable(map(os.fsencode, images)), PathTable(map(os.fsencode, maps))

@@ -78,6 +78,10 @@ class Examples(Dataset[tuple[Tensor, Target]]):
         """What is known of an image, without reading it."""
         return self.annotations.target(index)
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, as annotated."""
+        return self.annotations.size(index)
+
     def name(self, index: int) -> str:
         """The image's file."""
         return self.annotations.path(index)

@@ -1,5 +1,6 @@
 """The class of every pixel, from the values of label images; VOC's segmentation layout."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,8 +89,8 @@ def open_voc_semantic(data: Path, split: str) -> LabelMaps:
         labelled = further if listed == more and further.is_dir() else root / "SegmentationClass"
         images, labels = Folder(root / "JPEGImages", "VOC's images"), Folder(labelled, "VOC's label images")
         for name in read_lines(listed):
-            paths.append(images.find_image(name, listed).encode())
-            maps.append(labels.find(f"{name}.png", listed).encode())
+            paths.append(os.fsencode(images.find_image(name, listed)))
+            maps.append(os.fsencode(labels.find(f"{name}.png", listed)))
     classes = _classes(folders)
     label_of = np.full(65536, -1)
     label_of[: len(classes)] = np.arange(len(classes))

@@ -1,6 +1,7 @@
 """PASCAL VOC's layout: JPEGImages, Annotations (XML), ImageSets/Main (lists of names)."""
 
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -73,7 +74,7 @@ def open_voc(data: Path, split: str, classes: tuple[str, ...] | None = None) -> 
             xml = Path(annotations.find(f"{name}.xml", listed))
             sizes.append(_read_objects(xml, found) or size_of(path))
             where += [xml] * (len(found.names) - len(where))
-            paths.append(path.encode())
+            paths.append(os.fsencode(path))
             ends.append(len(found.names))
     classes = classes or _all_classes(folders)
     boxes, per_image = np.array(found.boxes).reshape(-1, 4), np.diff(ends)

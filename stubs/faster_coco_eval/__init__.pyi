@@ -1,3 +1,4 @@
+# ruff: noqa: N  (the names are COCO's)
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,3 +1,4 @@
+# ruff: noqa: N  (the names are COCO's)
 from typing import Any
 
 import numpy as np
