@@ -12,8 +12,10 @@ from moco.transfer.outlines import coco_masks, coco_outline
 
 FIGURES = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 """faster-coco-eval's names of what is compared, and ours."""
-PER_IMAGE = {"coco": 100, "lvis": 300}
-"""Detections of an image that count, the best scores first (COCO: of each class; a detector gives no more of all)."""
+COUNTED = {"bbox": 100, "segm": 100, "keypoints": 20}
+"""Detections of each class in an image that count in COCO, the best scores first ..."""
+COUNTED_LVIS = 300
+"""... and in LVIS, of all classes together."""
 PAIRS_AT_A_TIME = 2_000_000
 """Of an image and a class: what faster-coco-eval holds in memory at once. LVIS has 24 million."""
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
@@ -43,10 +45,10 @@ class Found:
     """(m, P, 3)."""
 
 
-def coco_figures(table: ObjectTable, found: Mapping[int, Found]) -> dict[str, float]:
+def coco_figures(table: ObjectTable, found: Mapping[int, Found], counted: int | None = None) -> dict[str, float]:
     """AP, AP50, AP75, APs by size, and AP of each class, in percent, of what was predicted for some images.
 
-    Crowds, objects without keypoints and LVIS' incomplete classes are left out by the benchmarks' rules.
+    Of each image `counted` detections count, None: as many as the benchmark says. Crowds, objects without keypoints and LVIS' incomplete classes are left out by the benchmarks' rules.
     """
     types = ["bbox"]
     if table.outlines is not None and any(one.masks is not None for one in found.values()):
@@ -56,8 +58,9 @@ def coco_figures(table: ObjectTable, found: Mapping[int, Found]) -> dict[str, fl
     figures = dict[str, float]()
     for kind in types:
         truth = _truth(table, sorted(found), kind)
-        results = [entry for index in sorted(found) for entry in _results(table, index, found[index], kind)]
-        precision = _precision(table, truth, results, kind)
+        most = counted or (COUNTED[kind] if table.federation is None else COUNTED_LVIS)
+        results = [entry for index in sorted(found) for entry in _results(table, index, found[index], kind, most)]
+        precision = _precision(table, truth, results, kind, most)
         figures |= {f"{FIGURES[kind]}_{name}": value for name, value in _summary(table, precision, kind).items()}
     return figures
 
@@ -107,10 +110,10 @@ def _as_annotated(keypoints: npt.NDArray[np.floating[Any]]) -> list[float]:
     return [float(value) for value in numbered.ravel()]
 
 
-def _results(table: ObjectTable, index: int, found: Found, kind: str) -> list[dict[str, Any]]:
+def _results(table: ObjectTable, index: int, found: Found, kind: str, most: int) -> list[dict[str, Any]]:
     """What was predicted for an image in COCO's format."""
     order = np.argsort(-found.scores, kind="stable")
-    rows = order[: PER_IMAGE["lvis"]] if table.rules == "lvis" else order
+    rows = order if table.federation is None else order[:most]
     results = []
     for row in rows.tolist():
         entry: dict[str, Any] = {"image_id": index + 1, "category_id": int(found.labels[row])}
@@ -126,7 +129,9 @@ def _results(table: ObjectTable, index: int, found: Found, kind: str) -> list[di
     return results
 
 
-def _precision(table: ObjectTable, truth: dict[str, Any], results: list[dict[str, Any]], kind: str) -> Floats:
+def _precision(
+    table: ObjectTable, truth: dict[str, Any], results: list[dict[str, Any]], kind: str, most: int
+) -> Floats:
     """Precision at (10 overlaps, 101 recalls, classes, sizes of objects); -1 where there is no object."""
     coco_masks()  # says so where faster-coco-eval is missing
     from faster_coco_eval import COCO, COCOeval_faster
@@ -145,8 +150,7 @@ def _precision(table: ObjectTable, truth: dict[str, Any], results: list[dict[str
         )
         judge.params.imgIds = [picture["id"] for picture in truth["images"]]
         judge.params.catIds = labels[start : start + at_a_time]
-        if kind != "keypoints":
-            judge.params.maxDets = [PER_IMAGE[table.rules]]
+        judge.params.maxDets = [most]
         judge.evaluate()
         judge.accumulate()
         parts.append(np.asarray(judge.eval["precision"])[..., -1])

@@ -25,10 +25,14 @@ MASK_FROM = 0.5
 
 
 class Scorer:
-    """Collects predictions, image by image and compactly, and scores them against the images that were added."""
+    """Collects predictions, image by image and compactly, and scores them against the images that were added.
 
-    def __init__(self, examples: Examples, ap_rule: ApRule = "11-point") -> None:
-        self.examples, self.ap_rule = examples, ap_rule
+    `ap_rule` is for VOC's rules; `counted` for COCO's and LVIS': how many detections of an image count (None: as many
+    as the benchmark says, 100 of each class in COCO, too few for images with more objects).
+    """
+
+    def __init__(self, examples: Examples, ap_rule: ApRule = "11-point", counted: int | None = None) -> None:
+        self.examples, self.ap_rule, self.counted = examples, ap_rule, counted
         self._records = dict[int, Any]()
 
     def __len__(self) -> int:
@@ -79,7 +83,7 @@ class Scorer:
             return cityscapes_figures(list(records.values()))
         assert isinstance(annotations, ObjectTable)
         if annotations.rules != "voc":
-            return coco_figures(annotations, records)
+            return coco_figures(annotations, records, self.counted)
         rows = [annotations.rows(index) for index in records]
         truths = [(annotations.boxes[row], annotations.labels[row], annotations.ignore[row]) for row in rows]
         found = [(one.boxes, one.labels, one.scores) for one in records.values()]

@@ -1,4 +1,4 @@
-# ruff: noqa: N  (the names are COCO's)
+# ruff: noqa: N802, N803
 from typing import Any
 
 import numpy as np
