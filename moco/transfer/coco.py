@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +76,7 @@ def read_coco(path: Path, find: Callable[[dict[str, Any]], str], federated: bool
         sizes = np.stack([_column(images, side, path, "images", np.int64) for side in ("height", "width")], axis=1)
         if len(sizes) and sizes.min() <= 0:
             raise BadInputError(f"{path}: an image without height or width, expected pixels")
-        paths = PathTable(find(image).encode() for image in images)
+        paths = PathTable(os.fsencode(find(image)) for image in images)
         place = _places(_column(annotations, "image_id", path, "annotations", np.int64), image_ids, path, "image_id")
         order = np.argsort(place, kind="stable")
         annotations, place = [annotations[row] for row in order], place[order]

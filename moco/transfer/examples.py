@@ -10,18 +10,23 @@ from torch.utils.data import Dataset
 from moco.data.images import decode
 from moco.errors import BadInputError
 from moco.shapes import Image
+from moco.transfer.cityscapes import open_instances, open_semantic
 from moco.transfer.coco import open_coco, open_lvis
+from moco.transfer.label_maps import open_voc_semantic
 from moco.transfer.targets import Annotations, Kind, Rules, Skeleton, Target
 from moco.transfer.voc import open_voc
 
-Layout = Literal["voc", "coco", "coco-keypoints", "lvis"]
+Layout = Literal["voc", "voc-semantic", "coco", "coco-keypoints", "lvis", "cityscapes-instance", "cityscapes-semantic"]
 Split = Literal["train", "test"]
 
 LAYOUTS: dict[Layout, Callable[[Path, Split], Annotations]] = {
     "voc": open_voc,
+    "voc-semantic": open_voc_semantic,
     "coco": lambda data, split: open_coco(data, split, "coco"),
     "coco-keypoints": lambda data, split: open_coco(data, split, "coco-keypoints"),
     "lvis": open_lvis,
+    "cityscapes-instance": open_instances,
+    "cityscapes-semantic": open_semantic,
 }
 
 
@@ -72,6 +77,10 @@ class Examples(Dataset[tuple[Tensor, Target]]):
     def target(self, index: int) -> Target:
         """What is known of an image, without reading it."""
         return self.annotations.target(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, as annotated."""
+        return self.annotations.size(index)
 
     def name(self, index: int) -> str:
         """The image's file."""

@@ -64,7 +64,7 @@ def runs(outline: dict[str, Any], size: tuple[int, int]) -> npt.NDArray[np.uint3
 
 
 def _from_text(text: str) -> list[int]:
-    """COCO's text: 5 bits in a character from 48 on, the sixth if more follow; the fourth number and later are steps."""
+    """COCO's text: 5 bits in a character from 48 on, a sixth if more follow; from the fourth number on, steps."""
     numbers = list[int]()
     value = shift = 0
     for code in text.encode("ascii", "replace"):

@@ -1,6 +1,7 @@
 """PASCAL VOC's layout: JPEGImages, Annotations (XML), ImageSets/Main (lists of names)."""
 
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -58,7 +59,8 @@ def split_lists(folders: list[Path], part: str, split: str) -> list[Path]:
 def open_voc(data: Path, split: str, classes: tuple[str, ...] | None = None) -> ObjectTable:
     """The images of a split with their boxes; without `classes`, these are the names in all XML files, sorted.
 
-    VOC counts pixels from 1 and includes the last: a box is (xmin - 1, ymin - 1, xmax, ymax) from corner to corner. Raises BadInputError naming the file that is missing or wrong.
+    VOC counts pixels from 1 and includes the last: a box is (xmin - 1, ymin - 1, xmax, ymax) from corner to corner.
+    Raises BadInputError naming the file that is missing or wrong.
     """
     folders = roots(data, "Main")
     lists = split_lists(folders, "Main", split)
@@ -70,9 +72,9 @@ def open_voc(data: Path, split: str, classes: tuple[str, ...] | None = None) -> 
         for name in read_lines(listed):
             path = images.find_image(name, listed)
             xml = Path(annotations.find(f"{name}.xml", listed))
-            sizes.append(_read_objects(xml, found) or _size_of(path))
+            sizes.append(_read_objects(xml, found) or size_of(path))
             where += [xml] * (len(found.names) - len(where))
-            paths.append(path.encode())
+            paths.append(os.fsencode(path))
             ends.append(len(found.names))
     classes = classes or _all_classes(folders)
     boxes, per_image = np.array(found.boxes).reshape(-1, 4), np.diff(ends)
@@ -141,7 +143,7 @@ def _number(text: str | None, where: str) -> float:
     return value
 
 
-def _size_of(path: str) -> tuple[int, int]:
+def size_of(path: str) -> tuple[int, int]:
     """Height and width from an image's header, upright by its EXIF tag."""
     try:
         with PillowImage.open(path, formats=FORMATS) as image:

@@ -1,3 +1,4 @@
+# ruff: noqa: N801, N802, N803, N815
 from collections.abc import Callable, Sequence
 from typing import Any
 

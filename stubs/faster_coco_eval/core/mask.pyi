@@ -1,3 +1,4 @@
+# ruff: noqa: N802, N803
 from typing import Any
 
 import numpy as np
