@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.runtime import keeping
 from moco.config import PretrainConfig
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.catalog import load
 from moco.prepare import build_batches, resolve
 from moco.pretrain import pretrain
+from moco.runtime import keeping
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from moco.runtime.randomness import Stream, permuted
 from tests.test_pretrain import losses, small

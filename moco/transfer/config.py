@@ -61,8 +61,6 @@ class TransferConfig:
     """Segmentation nets: side of the squares that are cut from images for training."""
     crop_scales: tuple[float, float] = (0.5, 2.0)
     """Segmentation nets: an image is scaled by a factor drawn between these first."""
-    flip: bool = True
-    """Mirror every second training image, by chance."""
     head_channels: int = 256
     """Width of the new layers: of FPN, mask head and segmentation head; the box head has four times as many."""
     anchor_sizes: tuple[float, ...] | None = None
