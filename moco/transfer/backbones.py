@@ -110,7 +110,7 @@ def resnet_of(encoder: Encoder) -> ResNet:
     """The encoder's ResNet. Raises BadInputError where it is another net."""
     if not isinstance(encoder.backbone, ResNet):
         raise BadInputError(
-            f"the weights are a {encoder.plan.arch}, and detectors and segmenters here stand on the stages of a ResNet: "
+            f"the weights are a {encoder.plan.arch}, and the models of moco transfer stand on the stages of a ResNet: "
             f"give a resnet18, resnet34, resnet50, resnet101, ResNeXt or a wider one"
         )
     return encoder.backbone
@@ -142,7 +142,8 @@ def with_synchronised_norms(model: nn.Module, device: str, ranks: int) -> tuple[
     torch's SyncBatchNorm refuses CPUs: there each process normalises by its own share of the batch.
     """
     if ranks > 1 and device == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model), f"BN synchronised over {ranks} processes"
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return converted, f"BN synchronised over {ranks} processes"
     if ranks > 1:
         return model, f"plain BN on each of {ranks} processes: torch synchronises it on GPUs only"
     return model, "plain BN: one process"

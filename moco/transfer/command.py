@@ -1,6 +1,7 @@
 """`moco transfer`: one run, or several trials of it with their mean and standard deviation."""
 
 import dataclasses
+import functools
 import json
 import statistics
 from typing import Any
@@ -52,7 +53,7 @@ def trials(config: TransferConfig, train: Examples, test: Examples) -> dict[str,
     results: list[dict[str, Any]] = []
     for number in range(config.trials):
         own = dataclasses.replace(config, trials=1, seed=config.seed + number, out=config.out / f"trial-{number}")
-        earlier = distributed.from_first(lambda own=own: earlier_of(own, FREE))
+        earlier = distributed.from_first(functools.partial(earlier_of, own, FREE))
         done = earlier.get("state") == "done"
         result = earlier["result"] if done else fine_tune(own, weights_of(own), train, test)
         if result.get("exit_code"):

@@ -65,19 +65,16 @@ def precise_statistics(model: nn.Module, batches: Iterable[Batch], config: Trans
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     before = [({key: value.clone() for key, value in norm.named_buffers()}, norm.momentum) for norm in norms]
     try:
-        taken = 0
         for norm in norms:
             norm.momentum = None  # torch's word for a cumulative mean
-        for batch in batches:
-            if not taken:
-                for norm in norms:
-                    norm.reset_running_stats()
-            taken += 1
+        for number, batch in enumerate(batches):
+            for norm in norms if number == 0 else ():
+                norm.reset_running_stats()
             images, targets = moved(batch, config.device)
             with torch.no_grad(), autocast(config.precision, config.device):
                 model(images, targets)
         for norm, (buffers, _) in zip(norms, before, strict=True):
-            if norm.num_batches_tracked is not None and not int(norm.num_batches_tracked):
+            if not int(norm.get_buffer("num_batches_tracked")):
                 _put_back(norm, buffers)
         yield
     finally:

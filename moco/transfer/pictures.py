@@ -40,7 +40,7 @@ def drawn(examples: Examples, index: int, prediction: Any) -> dict[str, Any]:
 
 
 def _areas(image: Tensor, labels: Tensor) -> Tensor:
-    classes = sorted({int(label) for label in labels.unique()} - {VOID})
+    classes = sorted({int(label) for label in torch.unique(labels)} - {VOID})
     masks = torch.stack([labels == label for label in classes]) if classes else torch.zeros(0, *labels.shape).bool()
     small, masks = _small(image), _small_masks(masks, image)
     colours: Any = [COLOURS[label % len(COLOURS)] for label in classes]

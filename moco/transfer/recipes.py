@@ -29,8 +29,8 @@ class Task:
     figures: tuple[str, ...]
     """The names of what is measured, in the papers' order."""
     paper: dict[str, str] = field(default_factory=dict)
-    """The papers' figures of ResNet-50 in their order, by the weights: `random`, `supervised`, `moco` (IN-1M); `moco 2x`
-    and its kind are of the longer schedule. What ends in * was recalled, and not checked against the papers' text."""
+    """The papers' figures of ResNet-50 in their order, by the weights: `random`, `supervised`, `moco` (IN-1M); those
+    of `moco 2x` and its kind at the longer schedule. What ends in * was recalled, and not checked against the text."""
 
 
 AP = ("AP50", "AP", "AP75")

@@ -110,7 +110,8 @@ def _outline(mask: Mask) -> list[list[float]]:
 
 
 def _content(scenes: Scenes, **more: Any) -> dict[str, Any]:
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, (pixels, shapes) in enumerate(scenes):
         height, width = pixels.shape[:2]
         images.append({"id": number + 1, "file_name": f"{number:06d}.jpg", "width": width, "height": height})
