@@ -35,6 +35,8 @@ class Examples(Dataset[tuple[Tensor, Target]]):
 
     def __init__(self, annotations: Annotations) -> None:
         self.annotations = annotations
+        self.ids = [annotations.image_id(index) for index in range(len(annotations))]
+        """The image_id of each image."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -55,11 +57,6 @@ class Examples(Dataset[tuple[Tensor, Target]]):
     def keypoints(self) -> Skeleton | None:
         """Names and pairs of the keypoints."""
         return self.annotations.skeleton
-
-    @property
-    def ids(self) -> list[int]:
-        """The image_id of each image."""
-        return [self.annotations.image_id(index) for index in range(len(self))]
 
     def __len__(self) -> int:
         return len(self.annotations)

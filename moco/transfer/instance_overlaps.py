@@ -91,8 +91,8 @@ def _class_ap(images: Sequence[Overlaps], label: int, threshold: float) -> float
             of_fitting = sorted(image.scores[chosen[fitting]].tolist(), reverse=True)
             right += [True] + [False] * (len(fitting) - 1)
             scores += of_fitting
-        left_out = mine & ~counted
-        ignored = image.void[chosen] + common[:, left_out].sum(1)
+        left_out = mine * (image.truth_groups.astype(int) + (image.truth_pixels < SMALLEST))  # twice where both
+        ignored = image.void[chosen] + common @ left_out
         alone = ~fits.any(1) & (ignored <= threshold * image.pixels[chosen])
         scores += image.scores[chosen[alone]].tolist()
         right += [False] * int(alone.sum())

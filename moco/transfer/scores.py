@@ -86,7 +86,7 @@ class Scorer:
             return coco_figures(annotations, records, self.counted)
         rows = [annotations.rows(index) for index in records]
         truths = [(annotations.boxes[row], annotations.labels[row], annotations.ignore[row]) for row in rows]
-        found = [(one.boxes, one.labels, one.scores) for one in records.values()]
+        found = [(one.boxes.astype(np.float64), one.labels, one.scores.astype(np.float64)) for one in records.values()]
         return voc_figures(truths, found, annotations.classes, self.ap_rule)
 
 

@@ -1,7 +1,7 @@
 """What is known of an image: its objects in torchvision's convention, or the class of every pixel."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
@@ -33,6 +33,7 @@ class Skeleton:
     """Those that a mirrored image exchanges, such as left and right eye."""
 
 
+@runtime_checkable
 class Annotations(Protocol):
     """What a layout's files say, read once; images are named by integers."""
 
