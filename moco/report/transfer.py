@@ -9,8 +9,8 @@ from moco.report.runs import Run
 
 RESULT = "transfer"
 LOSSES = (
-    ("loss_classifier", "Loss of the classes"), ("loss_box_reg", "Loss of the boxes"), ("loss_mask", "Loss of the masks"),
-    ("loss_keypoint", "Loss of the keypoints"), ("loss_objectness", "Loss of the proposals"),
+    ("loss_classifier", "Loss of the classes"), ("loss_box_reg", "Loss of the boxes"),
+    ("loss_mask", "Loss of the masks"), ("loss_keypoint", "Loss of the keypoints"), ("loss_objectness", "Loss of the proposals"),
     ("loss_rpn_box_reg", "Loss of the proposals' boxes"), ("loss_pixels", "Loss of the pixels"),
 )  # fmt: skip
 FIGURES = ("AP50", "AP", "AP75", "box_AP", "mask_AP", "keypoint_AP", "mIoU")

@@ -10,7 +10,7 @@ from moco.transfer.backbones import Body, Level, SparseBatchNorm, levels_of
 from moco.transfer.detectors import DetectorPlan, build_detector
 from moco.transfer.segmentation import SegmentationNet
 
-NARROW = ("resnet18-w16", "resnet34-w16", "resnet50-w16", "resnext50-32x8d")
+NARROW = ("resnet18-w16", "resnet34-w16", "resnet50-w16", "resnext50-32x8d-w8")
 
 
 def encoder(arch: str = "resnet18-w16", stem: str = "imagenet") -> Encoder:
@@ -19,7 +19,7 @@ def encoder(arch: str = "resnet18-w16", stem: str = "imagenet") -> Encoder:
     made = Encoder(EncoderPlan(arch, stem))  # type: ignore[arg-type]
     for name, value in made.named_buffers():
         if name.endswith(("running_mean", "running_var")):
-            value.uniform_(0.5, 1.5)
+            value.add_(torch.rand_like(value) / 10)
     return made
 
 
