@@ -6,6 +6,8 @@ import json
 import statistics
 from typing import Any
 
+import torch
+
 from moco.config import flag
 from moco.configfile import to_json
 from moco.errors import BadInputError
@@ -37,9 +39,10 @@ def transfer(config: TransferConfig) -> dict[str, Any]:
         task = TASKS[config.task]
         train, test = (open_examples(task.layout, config.data, split) for split in ("train", "test"))
         require_fitting(train, test, config)
-        if config.trials == 1:
-            return fine_tune(config, weights_of(config), train, test)
-        return trials(config, train, test)
+        with torch.random.fork_rng(devices=[]):  # what the program that called this draws stays as it was
+            if config.trials == 1:
+                return fine_tune(config, weights_of(config), train, test)
+            return trials(config, train, test)
     finally:
         distributed.stop()
 

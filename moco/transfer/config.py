@@ -116,28 +116,12 @@ class CompareConfig:
     """End with one JSON object on standard output."""
 
 
-AT_LEAST_ONE = {
-    "train_sizes", "test_size", "longest_side", "crop_size", "crop_scales", "head_channels", "anchor_sizes", "regions",
-    "detections", "test_images", "trials",
-}  # fmt: skip
-"""Of the fields that only this command has: those that must be more than 0."""
-NOT_NEGATIVE = {"lr_drops", "warmup_steps", "frozen_stages", "precise_bn", "evaluate_every", "shown_images"}
-
-
 def check_transfer(config: TransferConfig) -> None:
     """Raise BadInputError naming the first flag whose value lies outside its range."""
     check(config)
-    for names, least, told in ((AT_LEAST_ONE, 0.0, "more than 0"), (NOT_NEGATIVE, -1.0, "0 or more")):
-        for name in sorted(names):
-            value = getattr(config, name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if number is not None and not number > least:
-                    raise BadInputError(f"{flag(name)} is {number}: expected a number {told}")
     for name in ("train_sizes", "crop_scales"):
         low, high = getattr(config, name)
         if low > high:
             raise BadInputError(f"{flag(name)} is {low} {high}: expected the smaller one first")
     if config.frozen_stages > 4:
         raise BadInputError(f"--frozen-stages is {config.frozen_stages}: a ResNet has 4 stages behind its stem")
-    if not 0 <= config.score_threshold <= 1:
-        raise BadInputError(f"--score-threshold is {config.score_threshold}: expected 0 to 1")

@@ -26,7 +26,7 @@ def fine_tune(config: TransferConfig, weights: Weights, train: Examples, test: E
     no longer finite.
     """
     steps, device, rank, ranks = config.max_steps, config.device, distributed.rank(), distributed.world_size()
-    torch.manual_seed(seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=0, index=0))
+    torch.manual_seed(seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=0, index=0))  # of the new layers
     model, norms = build_model(config, weights, train)
     optimizer, schedule = build_optimizer(config, model), build_schedule(config)
     batches = TrainingBatches(train, config, rank, ranks)

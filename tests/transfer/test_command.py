@@ -46,7 +46,9 @@ def lines(run: Path) -> list[dict[str, Any]]:
 def test_every_task_runs_from_the_data_to_its_figures(tmp_path: Path, task: str) -> None:
     """The result holds the task's figures, and so do the files that a run leaves."""
     own = config(tmp_path, task, max_steps=1)
+    before = torch.get_rng_state()
     result = transfer(own)
+    assert torch.equal(torch.get_rng_state(), before)  # what others draw is left alone
     assert set(TASKS[task].figures) <= result.keys()
     assert all(0 <= result[name] <= 100 for name in TASKS[task].figures)
     content = json.loads((own.out / "evaluations" / "transfer.json").read_text())
