@@ -14,9 +14,10 @@ Rules = Literal["voc", "coco", "lvis", "cityscapes", "semantic"]
 Objects = dict[str, Any]
 """The n objects of an image: boxes (n, 4) float32, x1 y1 x2 y2 in pixels; labels (n,) int64 from 1; iscrowd, ignore
 (n,) bool; area (n,) float32; image_id int; masks (n, H, W) uint8 and keypoints (n, P, 3) float32 where there are."""
-LabelMap = Int64[Tensor, "h w"]
-"""The class of every pixel."""
-Target = Objects | LabelMap
+LabelMap = Int64[Tensor, "_ _"]
+"""The class of every pixel (H, W)."""
+Target = Any
+"""Objects, or a LabelMap where the kind is semantic."""
 
 VOID = 255
 """In a label map: a pixel that neither trains nor is scored."""

@@ -9,7 +9,7 @@ from torchvision.transforms.functional import resize as resize_pixels
 
 from moco.errors import BadInputError
 from moco.shapes import Image
-from moco.transfer.targets import VOID, LabelMap, Objects, Skeleton
+from moco.transfer.targets import VOID, LabelMap, Objects, Skeleton, empty_masks
 
 MEAN_COLOUR = (124, 116, 104)
 """Of ImageNet: what lies beyond an image's edge."""
@@ -29,7 +29,8 @@ def resize(image: Image, target: Objects, shorter: int, longest: int) -> tuple[I
     resized["boxes"] = boxes.clamp(min=torch.zeros(4), max=torch.tensor([*size[::-1], *size[::-1]]))
     resized["area"] = target["area"] * (by_x * by_y)
     if "masks" in target:
-        resized["masks"] = interpolate(target["masks"][None], size, mode="nearest-exact")[0]
+        masks = target["masks"]
+        resized["masks"] = interpolate(masks[None], size, mode="nearest-exact")[0] if len(masks) else empty_masks(*size)
     if "keypoints" in target:
         resized["keypoints"] = target["keypoints"] * torch.tensor([by_x, by_y, 1.0])
     return resize_pixels(image, list(size), antialias=True), resized

@@ -19,9 +19,11 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass
-class _Found:
-    """The objects of one file or of many, one after another."""
+class _Annotated:
+    """What an XML file says."""
 
+    size: tuple[int, int] | None
+    """Height and width of the image, where it says so."""
     names: list[str] = field(default_factory=list)
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
     difficult: list[bool] = field(default_factory=list)
@@ -63,34 +65,42 @@ def open_voc(data: Path, split: str, classes: tuple[str, ...] | None = None) -> 
     Raises BadInputError naming the file that is missing or wrong.
     """
     folders = roots(data, "Main")
-    lists = split_lists(folders, "Main", split)
-    paths, sizes, ends, found, where = list[bytes](), list[tuple[int, int]](), [0], _Found(), list[Path]()
-    for listed in lists:
+    paths, sizes, files, parsed = list[bytes](), list[tuple[int, int]](), list[Path](), dict[Path, _Annotated]()
+    for listed in split_lists(folders, "Main", split):
         root = listed.parents[2]
         images = Folder(root / "JPEGImages", "PASCAL VOC's images")
         annotations = Folder(root / "Annotations", "PASCAL VOC's XML files")
         for name in read_lines(listed):
             path = images.find_image(name, listed)
-            xml = Path(annotations.find(f"{name}.xml", listed))
-            sizes.append(_read_objects(xml, found) or size_of(path))
-            where += [xml] * (len(found.names) - len(where))
+            file = Path(annotations.find(f"{name}.xml", listed))
+            parsed[file] = _read_objects(file)
+            sizes.append(parsed[file].size or size_of(path))
             paths.append(os.fsencode(path))
-            ends.append(len(found.names))
-    classes = classes or _all_classes(folders)
-    boxes, per_image = np.array(found.boxes).reshape(-1, 4), np.diff(ends)
-    check_boxes(boxes, np.repeat(np.array(sizes).reshape(-1, 2), per_image, axis=0), lambda row: str(where[row]), data)
+            files.append(file)
+    classes = classes or _all_classes(folders, parsed)
+    annotated = [parsed[file] for file in files]
+    counts = [len(one.names) for one in annotated]
+    of_object = np.repeat(np.arange(len(files)), counts)
+    boxes = np.array([box for one in annotated for box in one.boxes], np.float64).reshape(-1, 4)
+    names = [name for one in annotated for name in one.names]
+    height_width = np.array(sizes, np.int64).reshape(-1, 2)
+
+    def where(row: int) -> str:
+        return str(files[of_object[row]])
+
+    check_boxes(boxes, height_width[of_object], where, data)
     return ObjectTable(
         rules="voc",
         kind="detection",
         classes=classes,
         paths=PathTable(paths),
         image_ids=np.arange(len(paths)),
-        sizes=np.array(sizes).reshape(-1, 2),
-        ends=np.array(ends),
+        sizes=height_width,
+        ends=np.cumsum([0, *counts]),
         boxes=boxes,
-        labels=labels_of(found.names, classes, lambda row: str(where[row])),
+        labels=labels_of(names, classes, where),
         iscrowd=np.zeros(len(boxes), bool),
-        ignore=np.array(found.difficult, bool),
+        ignore=np.array([flag for one in annotated for flag in one.difficult], bool),
         area=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
         class_ids=np.arange(1, len(classes) + 1),
     )
@@ -114,32 +124,33 @@ def read_xml(path: Path) -> Element:
         raise BadInputError(f"{path}: cannot be read as XML ({error}): correct or replace it") from error
 
 
-def _read_objects(path: Path, found: _Found) -> tuple[int, int] | None:
-    """Append the objects of an XML file; the image's height and width where it has them."""
+def _read_objects(path: Path) -> _Annotated:
+    """The objects of an XML file, and the size of the image."""
     root = read_xml(path)
+    height, width = (root.findtext(f"size/{side}") for side in ("height", "width"))
+    annotated = _Annotated(None)
+    if height and width:
+        size = int(_number(height, path, "height")), int(_number(width, path, "width"))
+        annotated.size = size if min(size) > 0 else None
     for entry in root.iterfind("object"):
         box = entry.find("bndbox")
         name = (entry.findtext("name") or "").strip()
         if box is None or not name:
             raise BadInputError(f"{path}: an object without name or bndbox: correct or remove it")
-        xmin, ymin, xmax, ymax = (_number(box.findtext(corner), f"{path}: {corner} of a {name}") for corner in CORNERS)
-        found.names.append(name)
-        found.boxes.append((xmin - 1, ymin - 1, xmax, ymax))
-        found.difficult.append((entry.findtext("difficult") or "").strip() == "1")
-    height, width = (root.findtext(f"size/{side}") for side in ("height", "width"))
-    if not height or not width:
-        return None
-    size = int(_number(height, f"{path}: height")), int(_number(width, f"{path}: width"))
-    return size if min(size) > 0 else None
+        xmin, ymin, xmax, ymax = (_number(box.findtext(corner), path, corner) for corner in CORNERS)
+        annotated.names.append(name)
+        annotated.boxes.append((xmin - 1, ymin - 1, xmax, ymax))
+        annotated.difficult.append((entry.findtext("difficult") or "").strip() == "1")
+    return annotated
 
 
-def _number(text: str | None, where: str) -> float:
+def _number(text: str | None, path: Path, what: str) -> float:
     try:
         value = float(text or "")
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise BadInputError(f"{where} is {text!r}, expected a number")
+        raise BadInputError(f"{path}: {what} is {text!r}, expected a number")
     return value
 
 
@@ -154,12 +165,12 @@ def size_of(path: str) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def _all_classes(folders: list[Path]) -> tuple[str, ...]:
+def _all_classes(folders: list[Path], parsed: dict[Path, _Annotated]) -> tuple[str, ...]:
     """The names of all objects of all splits, so that a split without some class numbers them as the others do."""
-    found = _Found()
+    names = set[str]()
     for folder in folders:
-        for path in sorted(require_folder(folder / "Annotations", "PASCAL VOC's XML files").glob("*.xml")):
-            _read_objects(path, found)
-    if not found.names:
+        for path in require_folder(folder / "Annotations", "PASCAL VOC's XML files").glob("*.xml"):
+            names.update((parsed.get(path) or _read_objects(path)).names)
+    if not names:
         raise BadInputError(f"{folders[0] / 'Annotations'}: no object in any XML file, expected some")
-    return tuple(sorted(set(found.names)))
+    return tuple(sorted(names))

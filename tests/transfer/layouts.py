@@ -82,7 +82,7 @@ def coco_content(seed: int, images: int = 6, classes: int = 3, size: tuple[int, 
                 {"id": 900 + len(annotations), "image_id": 50 + 7 * image, "category_id": 90 - 10 * number, "bbox": box,
                  "area": area, "iscrowd": 0, "segmentation": rings}
             )  # fmt: skip
-    rng.shuffle(annotations)  # type: ignore[arg-type]
+    rng.shuffle(annotations)
     for annotation in annotations[::9]:  # crowds are given as run lengths, column by column
         mask = np.zeros((height, width), int)
         x1, y1, across, down = (int(value) for value in annotation["bbox"])
@@ -108,14 +108,14 @@ def write_coco(root: Path, content: Mapping[str, Any], split: str = "val", prefi
         save_image(root / split / image["file_name"], image["height"], image["width"])
 
 
-def guesses(target: dict[str, Any], classes: int, seed: int) -> dict[str, torch.Tensor]:
+def guesses(target: dict[str, Any], classes: int, seed: int, noise: float = 2.0) -> dict[str, torch.Tensor]:
     """Predictions near an image's objects, some of them of a wrong class or of nothing, with coarse scores."""
     rng = np.random.default_rng(seed)
     height, width = target["masks"].shape[1:] if "masks" in target else (60, 80)
     boxes, labels, masks = list[Any](), list[int](), list[Any]()
     for number in range(len(target["labels"])):
         for _ in range(int(rng.integers(0, 3))):
-            boxes.append(target["boxes"][number].numpy() + rng.normal(0, 2, 4))
+            boxes.append(target["boxes"][number].numpy() + rng.normal(0, noise, 4))
             labels.append(int(target["labels"][number]) if rng.random() < 0.8 else int(rng.integers(1, classes + 1)))
             if "masks" in target:
                 masks.append(np.roll(target["masks"][number].numpy(), rng.integers(-2, 3, 2), (0, 1)))

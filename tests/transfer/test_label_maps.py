@@ -13,7 +13,7 @@ from moco.transfer.scores import Scorer, scores
 from tests.transfer.layouts import save_image, save_values
 
 
-def write_semantic(root: Path, values: np.ndarray, names: str | None = None) -> None:  # type: ignore[type-arg]
+def write_semantic(root: Path, values: np.ndarray, names: str | None = None) -> None:
     """A VOC segmentation folder of one image for each split."""
     for name in ("a", "b"):
         save_image(root / "JPEGImages" / f"{name}.jpg", *values.shape)
