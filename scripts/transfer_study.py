@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from PIL import Image, ImageOps
 
 from moco.commands import pretrain
 from moco.recipes import recipe
 from moco.runtime.machine import machine
 from moco.transfer.command import transfer
-from moco.transfer.examples import open_examples
+from moco.transfer.examples import Examples, open_examples
 from moco.transfer.recipes import TASKS, transfer_config
 
 PRETRAINING: dict[str, Any] = {
@@ -35,6 +36,10 @@ FINE_TUNING: dict[str, Any] = {
     "batch_size": 4, "lr": 0.02, "head_channels": 64, "regions": 64, "precise_bn": 20, "log_every": 50,
 }  # fmt: skip
 """Of both kinds of weights; what a set gives goes before."""
+
+
+SHORTER_SIDE = 144
+"""Pixels of the images that are pre-trained on; views are of 96."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ def main() -> int:
     task, settings = SETS[options.set]
     options.out.mkdir(parents=True, exist_ok=True)
     train = open_examples(TASKS[task].layout, options.data, "train")
-    unlabelled = options.out / "training-images.txt"
-    unlabelled.write_text("".join(f"{Path(train.name(i)).resolve()}\n" for i in range(len(train))), encoding="utf-8")
+    unlabelled = options.out / "training-images"
+    shrink(train, unlabelled)
     batch = min(PRETRAINING["batch_size"], len(train))
     own = {**PRETRAINING, "max_steps": steps(PRETRAINING["max_steps"], options), "batch_size": batch}
     encoder = options.out / "encoder"
@@ -86,6 +91,18 @@ def main() -> int:
     (options.out / "table.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
+
+
+def shrink(examples: Examples, folder: Path) -> None:
+    """Write small copies of the images, once: large photographs would be decoded anew for every view of 96 pixels."""
+    folder.mkdir(exist_ok=True)
+    for i in range(len(examples)):
+        path = folder / f"{i:06d}.png"
+        if not path.is_file():
+            with Image.open(examples.name(i)) as opened:
+                image = ImageOps.exif_transpose(opened).convert("RGB")
+            factor = min(1.0, SHORTER_SIDE / min(image.size))
+            image.resize((round(image.width * factor), round(image.height * factor))).save(path)
 
 
 def steps(full: int, options: Options) -> int:
