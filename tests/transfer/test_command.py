@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 
@@ -93,6 +94,13 @@ def test_trials_give_mean_and_deviation_and_go_on(tmp_path: Path) -> None:
     assert resume(ResumeConfig(own.out))["already_done"]
 
 
+@pytest.fixture
+def as_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the checks of types: tyro marks what must be given by values of its own."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.usefixtures("as_for_users")
 def test_bad_input_is_exit_code_2_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown task, a missing folder, a value out of range, another config in the folder."""
     write("voc", tmp_path / "voc", 4, (96, 64))
@@ -113,6 +121,7 @@ def test_bad_input_is_exit_code_2_in_one_line(tmp_path: Path, capsys: pytest.Cap
         transfer(config(tmp_path, lr=0.5))
 
 
+@pytest.mark.usefixtures("as_for_users")
 def test_a_run_that_diverges_is_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The loss is no number; what was saved before stays."""
     own = config(tmp_path, "voc-semantic")
