@@ -52,7 +52,7 @@ def fine_tune(config: TransferConfig, weights: Weights, train: Examples, test: E
             finite = bool(torch.isfinite(loss.detach() + norm))
             diverged, stopping = distributed.on_any_rank(device, not finite, request.noted)
             if diverged:
-                raise record.diverged(step, loss, norm)
+                raise record.diverged(step, loss.detach(), norm)
             optimizer.step()
             optimizer.zero_grad()
             record.after_step(step + 1, losses, norm, schedule(step), save=stopping)
