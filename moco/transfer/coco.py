@@ -88,9 +88,8 @@ def read_coco(path: Path, find: Callable[[dict[str, Any]], str], federated: bool
         check_boxes(boxes, sizes[place], lambda row: f"{path}: annotation {annotations[row].get('id')}", path)
         crowd = np.array([annotation.get("iscrowd", 0) == 1 for annotation in annotations], bool)
         extent = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-        area = np.array(
-            [annotation.get("area", of_box) for annotation, of_box in zip(annotations, extent, strict=True)]
-        )
+        areas = [{"area": one.get("area", of_box)} for one, of_box in zip(annotations, extent.tolist(), strict=True)]
+        area = _column(areas, "area", path, "annotations", np.float64)
         skeleton, keypoints = _keypoints(categories, annotations, path)
         outlines = None if skeleton else _outlines(annotations, sizes[place], path)
         federation = _federation(images, categories, class_ids, path) if federated else None
@@ -106,7 +105,7 @@ def read_coco(path: Path, find: Callable[[dict[str, Any]], str], federated: bool
         labels=labels,
         iscrowd=crowd,
         ignore=np.zeros(len(boxes), bool),
-        area=area.astype(np.float64),
+        area=area,
         outlines=outlines,
         keypoints=keypoints,
         skeleton=skeleton,
@@ -163,20 +162,27 @@ def _column(records: Records, key: str, path: Path, what: str, kind: type, width
     shape = (len(records), width) if width else (len(records),)
     try:
         values = np.array([record[key] for record in records], np.float64).reshape(shape)
-        if np.isfinite(values).all() and (kind is np.float64 or (values == values.astype(np.int64)).all()):
+        if _sound(values, kind):
             return values.astype(kind)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         pass
-    wanted = f"{width or 'a'} finite number{'s' if width else ''}"
+    wanted = f"{width or 'a'} finite {'whole ' if kind is np.int64 else ''}number{'s' if width else ''}"
     for row, record in enumerate(records):
         try:
             value = np.array(record[key], np.float64)
-            sound = value.shape == shape[1:] and bool(np.isfinite(value).all())
-        except (KeyError, TypeError, ValueError):
+            sound = value.shape == shape[1:] and _sound(value, kind)
+        except (KeyError, TypeError, ValueError, OverflowError):
             sound = False
-        if not sound or (kind is np.int64 and not float(value).is_integer()):
+        if not sound:
             raise BadInputError(f"{path}: {what}[{row}] has {key} {str(record.get(key))[:80]}, expected {wanted}")
     raise BadInputError(f"{path}: {key} of {what}, expected {wanted} in each")
+
+
+def _sound(values: Floats, kind: type) -> bool:
+    """Whether all are finite, and where whole numbers are wanted such as a float holds exactly."""
+    if not np.isfinite(values).all():
+        return False
+    return kind is np.float64 or bool(((values == np.trunc(values)) & (np.abs(values) < 2**53)).all())
 
 
 def _places(wanted: Integers, ids: Integers, path: Path, what: str) -> Integers:
@@ -237,7 +243,10 @@ def _keypoints(categories: Records, annotations: Records, path: Path) -> tuple[S
 
 def _federation(images: Records, categories: Records, class_ids: Integers, path: Path) -> Federation:
     def labels(key: str) -> tuple[tuple[int, ...], ...]:
-        lists = [np.array(image.get(key, ()), np.int64) for image in images]
+        try:
+            lists = [np.array(image.get(key, ()), np.int64).reshape(-1) for image in images]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BadInputError(f"{path}: {key} of an image ({error}), expected a list of category ids") from error
         return tuple(tuple((1 + _places(ids, class_ids, path, key)).tolist()) for ids in lists)
 
     frequency = tuple(str(category.get("frequency")) for category in categories)

@@ -17,6 +17,8 @@ from moco.transfer.outlines import draw, pack_outline
 from moco.transfer.targets import for_training
 from tests.transfer.layouts import coco_content, save_image, write_coco, write_json
 
+pytest.importorskip("faster_coco_eval")
+
 CONTENT: dict[str, Any] = {
     "images": [
         {"id": 7, "file_name": "b.png", "height": 10, "width": 20},
@@ -114,7 +116,9 @@ FAULTS = {
     r"annotation 1 has a polygon with a corner far outside": first("segmentation", [[1, 2, 3, 4, 5e9, 6]]),
     r"annotation 1 has a segmentation that is neither": first("segmentation", "polygon"),
     r"annotation 1 has ": first("segmentation", [["a"] * 6]),
-    r"images\[0\] has height None, expected a finite number": first("height", None, "images"),
+    r"images\[0\] has height None, expected a finite whole number": first("height", None, "images"),
+    r"images\[0\] has id 1000.*, expected a finite whole number": first("id", 10**400, "images"),
+    r"annotations\[0\] has area large, expected a finite number": first("area", "large"),
     r"an image without height or width": first("height", 0, "images"),
     r"two entries with the same id": first("id", 3, "images"),
     r"file name '\.\./b\.png', expected one inside": first("file_name", "../b.png", "images"),
@@ -194,12 +198,12 @@ def test_lvis_finds_coco_images(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_many_annotations_take_seconds(tmp_path: Path) -> None:
-    """100,000 objects are read once, in seconds, and an image's are then there at once."""
+    """50,000 objects are read once, in seconds, and those of an image are then there at once."""
     many = coco_content(0, images=1000, size=(100, 100))
-    for copies in range(100_000 // len(many["annotations"])):
-        many["annotations"] += [one | {"id": one["id"] + 10**6 * (1 + copies)} for one in many["annotations"][:3500]]
+    some = many["annotations"]
+    many["annotations"] = [one | {"id": number} for number, one in enumerate((some * 20)[:50_000])]
     write_coco(tmp_path, many)
-    start = time.perf_counter()
+    start = time.process_time()
     examples = open_examples("coco", tmp_path, "test")
-    assert time.perf_counter() - start < 60
+    assert time.process_time() - start < 30
     assert sum(len(examples.target(index)["boxes"]) for index in range(5)) > 100
