@@ -8,11 +8,11 @@ from moco.report.markup import NOTHING, duration, element, escaped, listed, numb
 from moco.report.runs import Run
 
 RESULT = "transfer"
-LOSSES = (
-    ("loss_classifier", "Loss of the classes"), ("loss_box_reg", "Loss of the boxes"),
-    ("loss_mask", "Loss of the masks"), ("loss_keypoint", "Loss of the keypoints"), ("loss_objectness", "Loss of the proposals"),
-    ("loss_rpn_box_reg", "Loss of the proposals' boxes"), ("loss_pixels", "Loss of the pixels"),
-)  # fmt: skip
+LOSSES = {
+    "loss_classifier": "Loss of the classes", "loss_box_reg": "Loss of the boxes", "loss_mask": "Loss of the masks",
+    "loss_keypoint": "Loss of the keypoints", "loss_objectness": "Loss of the proposals",
+    "loss_rpn_box_reg": "Loss of the proposals' boxes", "loss_pixels": "Loss of the pixels",
+}  # fmt: skip
 FIGURES = ("AP50", "AP", "AP75", "box_AP", "mask_AP", "keypoint_AP", "mIoU")
 """What the tasks measure, in percent."""
 SHOWN = {"truth": "what is true", "found": "what was found"}
@@ -69,7 +69,10 @@ def details(runs: Sequence[Run]) -> str:
 def curves(runs: Sequence[Run]) -> str:
     """Losses, figures over the run, and the learning rate."""
     parts = [
-        *((name, title, Axes("step", "loss", digits=3)) for name, title in (("loss", "Loss, all parts"), *LOSSES)),
+        *(
+            (name, title, Axes("step", "loss", digits=3))
+            for name, title in (("loss", "Loss, all parts"), *LOSSES.items())
+        ),
         *((name, f"{name} on the test images", Axes("step", "%", from_zero=True)) for name in FIGURES),
         ("lr", "Learning rate", Axes("step", "learning rate", digits=5, from_zero=True)),
         ("images_per_second", "Throughput", Axes("step", "images per second", digits=1, from_zero=True)),

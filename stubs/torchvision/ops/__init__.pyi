@@ -1,7 +1,6 @@
 from typing import Any
 
 from torch import nn
-
 from torchvision.ops import misc as misc
 
 class MultiScaleRoIAlign(nn.Module):
