@@ -20,6 +20,8 @@ from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, Lo
 from moco.interop.config import ExportConfig
 from moco.recipes import RECIPES
 from moco.report.config import ReportConfig
+from moco.transfer.config import CompareConfig, TransferConfig
+from moco.transfer.recipes import TASKS, transfer_config
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "pretrain": (PretrainConfig, "moco.commands:pretrain"),
@@ -28,6 +30,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "linear": (LinearConfig, "moco.evaluation.linear:run"),
     "lowshot": (LowshotConfig, "moco.evaluation.lowshot:run"),
     "finetune": (FinetuneConfig, "moco.evaluation.finetune:run"),
+    "transfer": (TransferConfig, "moco.transfer.command:transfer"),
     "embed": (EmbedConfig, "moco.evaluation.embed:run"),
     "export": (ExportConfig, "moco.interop.export:run"),
     "pack": (PackConfig, "moco.data.pack:run"),
@@ -79,6 +82,16 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
             raise SystemExit(0)
         name = _known(rest.pop(0), RECIPES, "recipe", "moco pretrain --help")
         prog, default = f"{prog} {name}", PretrainConfig(data=tyro.MISSING, out=tyro.MISSING, **RECIPES[name].values)
+    if kind is TransferConfig:
+        if not rest or rest[0] in HELP:
+            print(_tasks())
+            raise SystemExit(0)
+        name = _known(rest.pop(0), [*TASKS, "compare"], "task", "moco transfer --help")
+        prog = f"{prog} {name}"
+        if name == "compare":
+            kind, target = CompareConfig, "moco.transfer.compare:compare"
+        else:
+            default = transfer_config(name, weights=tyro.MISSING, data=tyro.MISSING, out=tyro.MISSING)
     config = _flags(kind, rest, prog, default)
     module, function = target.split(":")
     return config, getattr(importlib.import_module(module), function)
@@ -142,6 +155,15 @@ def _recipes() -> str:
         "usage: moco pretrain RECIPE --data D --out RUN [flags]\n\n"
         + "\n".join(lines)
         + "\n\nmoco pretrain RECIPE --help lists every flag with its symbol in the paper and its value in that recipe."
+    )
+
+
+def _tasks() -> str:
+    lines = [f"  {name:<20} {task.about}" for name, task in TASKS.items()]
+    return (
+        "usage: moco transfer TASK --weights W --data D --out RUN [flags]\n       moco transfer compare RUN...\n\n"
+        + "\n".join(lines)
+        + "\n\nmoco transfer TASK --help lists every flag with its value in that task's recipe."
     )
 
 

@@ -1,6 +1,7 @@
 """Commands that join the loop and the evaluations, which do not know each other."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ from moco.pretrain import pretrain as train
 from moco.record import Checkup, Monitor
 from moco.runtime import distributed
 from moco.runtime.device import resolve_device, resolve_precision
+from moco.transfer.command import transfer
+from moco.transfer.config import TransferConfig
 
 UNLABELLED_IMAGES = 2048
 """Images that the monitor without labels looks at."""
@@ -44,11 +47,22 @@ def resume(config: ResumeConfig) -> dict[str, Any]:
     path = config.run / "config.json"
     if not path.is_file():
         raise BadInputError(f"{config.run}: no run to go on with, expected a folder with a config.json")
-    settled = from_json(PretrainConfig, path.read_bytes(), path)
-    now: dict[str, Any] = {"out": config.run, "json": config.json, "accept_changed_data": config.accept_changed_data}
+    now: dict[str, Any] = {"out": config.run, "json": config.json}
     if config.workers is not None:
         now["workers"] = config.workers
-    return pretrain(dataclasses.replace(settled, **now))
+    if is_transfer(path.read_bytes()):
+        return transfer(dataclasses.replace(from_json(TransferConfig, path.read_bytes(), path), **now))
+    settled = from_json(PretrainConfig, path.read_bytes(), path)
+    return pretrain(dataclasses.replace(settled, accept_changed_data=config.accept_changed_data, **now))
+
+
+def is_transfer(config: bytes) -> bool:
+    """Whether a run's config is that of a transfer: only these have a task."""
+    try:
+        values = json.loads(config)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and "task" in values
 
 
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:

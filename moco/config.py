@@ -240,13 +240,16 @@ POSITIVE = {
     "epochs", "max_steps", "batch_size", "accumulate", "lr", "base_lr", "lr_decay", "threads",
     "knn_k", "knn_images", "knn_temperature", "seconds", "shard_bytes", "timeout",
     "lrs", "draws", "finetune_lr",
+    "train_sizes", "test_size", "longest_side", "crop_size", "crop_scales", "head_channels", "anchor_sizes", "regions",
+    "detections", "test_images", "trials",
 }  # fmt: skip
 NOT_NEGATIVE = {
     "warmup_epochs", "weight_decay", "workers", "log_every", "checkpoint_every", "knn_every", "seed",
     "views", "supervised_epochs", "finetune_steps",
+    "lr_drops", "warmup_steps", "frozen_stages", "precise_bn", "evaluate_every", "shown_images",
 }  # fmt: skip
 LARGEST_SEED = 2**63 - 1
-SHARES = {"key_momentum", "bank_momentum", "sgd_momentum", "milestones", "mean"}
+SHARES = {"key_momentum", "bank_momentum", "sgd_momentum", "milestones", "mean", "score_threshold"}
 
 
 def check(config: Any) -> None:

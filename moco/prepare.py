@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -132,15 +132,26 @@ def earlier_run(config: PretrainConfig, images: Images) -> dict[str, Any]:
     Raises BadInputError where it is of other images, saying what changed, or of another config, naming the first field
     that differs, and DivergedError where it diverged.
     """
+    if (config.out / "config.json").is_file():
+        from_json(PretrainConfig, (config.out / "config.json").read_bytes(), config.out / "config.json")
+        if read_status(config.out).get("state") != "done":  # then they are no longer needed
+            fingerprint.require_same(config.out, images, accept=config.accept_changed_data)
+    return earlier_of(config, HOW_NOT_WHAT)
+
+
+def earlier_of(config: Any, free: Collection[str]) -> dict[str, Any]:
+    """The status of the run that lies in `config.out`; empty where there is none. The fields of `free` may differ.
+
+    Raises BadInputError where it is of another config, naming the first field that differs, and DivergedError where it
+    diverged.
+    """
     path = config.out / "config.json"
     if not path.is_file():
         return {}
-    theirs = from_json(PretrainConfig, path.read_bytes(), path)
+    theirs = from_json(type(config), path.read_bytes(), path)
     status = read_status(config.out)
-    if status.get("state") != "done":  # then they are no longer needed
-        fingerprint.require_same(config.out, images, accept=config.accept_changed_data)
     for name, value in vars(config).items():
-        if name not in HOW_NOT_WHAT and value != getattr(theirs, name):
+        if name not in free and value != getattr(theirs, name):
             raise BadInputError(
                 f"--out {config.out} holds a run with {flag(name)} {getattr(theirs, name)}, and now it is {value}: "
                 f"give another folder, or the same flags to go on"

@@ -6,7 +6,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,19 +23,11 @@ from moco.errors import BadInputError, DivergedError, one_line
 from moco.health import diagnose, summary
 from moco.interop.checkpoints import encoder_metadata
 from moco.runtime import distributed
-from moco.runtime.checkpoint import (
-    KEPT,
-    Newest,
-    Writer,
-    checkpoint_path,
-    newest_checkpoint,
-    remove_old_checkpoints,
-    save_tensors,
-    snapshot,
-)
+from moco.runtime.checkpoint import save_tensors, snapshot
 from moco.runtime.device import peak_memory
-from moco.runtime.runlog import RunLog, read_events, write_text
-from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, withhold
+from moco.runtime.keeping import Checkpoints
+from moco.runtime.runlog import RunLog, read_events
+from moco.runtime.state import rank_tensors
 
 Monitor = Callable[[Encoder], Mapping[str, float]]
 """A frozen encoder -> figures."""
@@ -66,7 +57,7 @@ class Record:
         monitor: Monitor | None,
         checkup: Checkup | None,
     ) -> None:
-        self.config, self.modules, self.optimizer, self.log = config, modules, optimizer, log
+        self.config, self.modules, self.log = config, modules, log
         self.monitor, self.checkup = monitor, checkup
         self.images, self.chance_loss = images, math.log(negatives(config) + 1)
         self.damage = Damage(len(images), config.batch_size)
@@ -74,36 +65,16 @@ class Record:
         assert isinstance(encoder, Encoder)
         self.encoder = encoder
         self.result: dict[str, Any] = {"run": str(config.out)}
-        self.writer = Writer()
-        self._sound: list[Path] = []  # the checkpoints that were read or written here, oldest first
+        self.checkpoints = Checkpoints(config.out, modules, optimizer, log)
+        self.writer = self.checkpoints.writer
         self._recent: list[Contrast] = []
         self._recent_steps, self._recent_since = 0, time.monotonic()
         self._ranks_known = distributed.world_size() == 1
 
     def restore(self) -> int:
         """Take up the newest sound checkpoint of the folder and return its step; 0 where there is none."""
-        step, seconds, whole = 0, 0.0, dict[str, Tensor]()
-
-        def read() -> Newest | None:
-            found = newest_checkpoint(self.config.out)
-            if found is not None:
-                whole.update(withhold(found[1], self.modules, str(found[0])))
-            return found
-
-        newest = distributed.from_first(read)
-        if newest is not None:
-            path, tensors, metadata, refused = newest
-            for reason in refused:
-                self.log.say(f"passed over: {reason}")
-            load_state_tensors({**tensors, **whole}, self.modules, self.optimizer, str(path))
-            self._sound = [path]
-            step, seconds = int(metadata["step"]), float(metadata["seconds"])
-        path = self.config.out / "config.json"
-        if path.is_file():
-            last = self.log.resume(step, seconds)
-            self.result.update({name: last[name] for name in TRAINING if name in last})
-        elif self.log.active:
-            write_text(path, to_json(self.config))
+        step, last = self.checkpoints.begin(to_json(self.config))
+        self.result.update({name: last[name] for name in TRAINING if name in last})
         earlier = distributed.from_first(lambda: read_events(self.config.out, "replaced"))
         self.damage.names = {event["index"]: str(event.get("path")) for event in earlier if "index" in event}
         changed = distributed.from_first(self._keep_fingerprint)
@@ -151,9 +122,7 @@ class Record:
     def diverged(self, step: int, contrasts: list[Contrast], gradient_norm: Tensor) -> DivergedError:
         """Close the record of a run that a NaN or an infinity ends before it spreads; nothing is overwritten."""
         loss = sum(float(contrast.loss.detach()) for contrast in contrasts) / len(contrasts)
-        self.writer.wait()
-        self.log.event("diverged", step=step)
-        self.log.status("diverged", step=step, exit_code=3)
+        self.checkpoints.diverged(step)
         return DivergedError(
             f"{self.config.out}: loss {loss:g}, gradient norm {float(gradient_norm):g} at step {step}: the last "
             f"good checkpoint is kept; start again with a smaller --lr (now {self.config.lr:g}) or --precision fp32"
@@ -186,12 +155,8 @@ class Record:
 
     def stop(self, step: int, exit_code: int) -> dict[str, Any]:
         """Close the record of a run that was asked to stop after `step` steps, its checkpoint being saved."""
-        self.writer.wait()
+        self.checkpoints.stop(step, exit_code)
         self.result.update(step=step, seconds=round(self.log.seconds, 1), exit_code=exit_code)
-        self.log.event("stopped", step=step)
-        self.log.say(f"stopped after step {step}, saved: go on with the same command, or with moco resume")
-        self.log.status("stopped", step=step, exit_code=exit_code)
-        distributed.barrier()  # when one process ends torchrun ends the others: not while the first is writing
         return self.result
 
     def _log_ranks(self, step: int, index: Tensor) -> None:
@@ -216,26 +181,15 @@ class Record:
 
     def _save(self, step: int) -> None:
         """Copy the state now; the copy is written while training goes on."""
-        tensors, encoder = rank_tensors(self.modules), dict[str, Tensor]()
-        with self._averaged():
-            if self.log.active:
-                own = snapshot(state_tensors(self.modules, self.optimizer))
-                tensors = own | {name: value.cpu() for name, value in tensors.items()}
-                encoder = snapshot(encoder_tensors(self.encoder))
         described = encoder_metadata(self.encoder.plan, self.config.mean, self.config.std, step)
-        out, seconds = self.config.out, self.log.seconds
+        of_ranks = rank_tensors(self.modules)  # before they are averaged: each rank goes on with its own
+        with self._averaged():
+            encoder = snapshot(encoder_tensors(self.encoder)) if self.log.active else {}
 
-        def write() -> None:
-            # the encoder first: where a run is killed in between, it does the last steps again and writes both
-            save_tensors(out / "encoder.safetensors", encoder, {**described, "kind": "encoder"})
-            path = checkpoint_path(out, step)
-            save_tensors(path, tensors, {**described, "kind": "checkpoint", "seconds": seconds})
-            self._sound = [*self._sound, path][-KEPT:]
-            remove_old_checkpoints(out, self._sound)
-            self.log.status("running", step=step)
+            def write_encoder() -> None:
+                save_tensors(self.config.out / "encoder.safetensors", encoder, {**described, "kind": "encoder"})
 
-        if self.log.active:
-            self.writer.submit(write)
+            self.checkpoints.save(step, described, of_ranks, write_encoder)
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from moco.report.config import ReportConfig
 from moco.report.embedding_map import MOST_POINTS
 from moco.report.page import page
 from moco.report.runs import GALLERY, distinct_names, read_run
+from moco.report.transfer import is_transfer
 from moco.runtime.files import replace_file
 
 
@@ -27,7 +28,8 @@ def report(config: ReportConfig) -> dict[str, Any]:
         raise BadInputError(f"--map-seconds is {config.map_seconds}: expected a number more than 0")
     for folder in config.runs:
         read_run(folder)  # a mistake in the last name is told before the first is worked on
-    runs = distinct_names([read_run(folder, _complete(folder, config)) for folder in config.runs])
+    folders = [part for folder in config.runs for part in (folder, *_trials(folder))]
+    runs = distinct_names([read_run(folder, _complete(folder, config)) for folder in folders])
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     content = page(runs, f"Made by momentum-contrast {version('momentum-contrast')} on {made}.")
     out = config.out or config.runs[0] / "report.html"
@@ -42,7 +44,7 @@ def report(config: ReportConfig) -> dict[str, Any]:
 
 def _complete(folder: Path, config: ReportConfig) -> tuple[str, ...]:
     """Compute a run's gallery where there is none of these weights and images; what is left out, and why."""
-    if not config.gallery:
+    if not config.gallery or is_transfer(read_run(folder)):
         return ()
     try:
         return _compute(folder, config, print)
@@ -50,6 +52,11 @@ def _complete(folder: Path, config: ReportConfig) -> tuple[str, ...]:
         if config.data is not None:
             raise
         return (f"views, neighbours and map are left out: {error}",)
+
+
+def _trials(folder: Path) -> list[Path]:
+    """The trials of a run of `moco transfer` that has several."""
+    return [path for path in sorted(folder.glob("trial-[0-9]*")) if (path / "config.json").is_file()]
 
 
 def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ ROWS = (
     "pretrain",
     "bench",
     "evaluation",
+    "transfer",
     "report",
     "reporting",
     "commands",

@@ -25,6 +25,8 @@ from moco.config import BenchConfig, KnnConfig, PackConfig, PretrainConfig, Resu
 from moco.errors import BadInputError, DivergedError
 from moco.recipes import RECIPES
 from moco.report.config import ReportConfig
+from moco.transfer.config import TransferConfig
+from moco.transfer.recipes import TASKS
 
 RANDOM = ["knn", "--weights", "random", "--arch", "resnet18-w16", "--stem", "cifar", "--image-size", "16"]
 SMALL = [
@@ -121,6 +123,15 @@ def test_pretrain_names_every_recipe(capsys: pytest.CaptureFixture[str], argumen
         assert recipe.about in text
 
 
+@pytest.mark.parametrize("arguments", [["transfer"], ["transfer", "-h"], ["transfer", "--help"]], ids=str)
+def test_transfer_names_every_task(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """With what it is."""
+    text = help_of(capsys, *arguments)
+    for name, task in TASKS.items():
+        assert name in text
+        assert task.about in text
+
+
 @pytest.mark.parametrize(
     ("command", "kind"),
     [
@@ -130,6 +141,7 @@ def test_pretrain_names_every_recipe(capsys: pytest.CaptureFixture[str], argumen
         (["pack"], PackConfig),
         (["bench"], BenchConfig),
         (["report"], ReportConfig),
+        *((["transfer", name], TransferConfig) for name in ("voc-c4", "voc-semantic")),
     ],
     ids=str,
 )
@@ -138,6 +150,8 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], command: list
     text = help_of(capsys, *command, "--help")
     assert f"usage: moco {' '.join(command)}" in text
     for field in dataclasses.fields(kind):
+        if (kind, field.name) == (TransferConfig, "task"):  # said by its place
+            continue
         assert ("PATH" if field.name in ("run", "runs") else flag(field.name)) in text
     words = " ".join(text.replace("│", " ").split())
     assert "End with one JSON object on standard output." in words

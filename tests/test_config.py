@@ -28,6 +28,8 @@ from moco.config import (
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, LowshotConfig
 from moco.recipes import RECIPES, recipe
+from moco.transfer.config import TransferConfig
+from moco.transfer.recipes import transfer_config
 
 PRETRAIN = recipe("cifar10", data="photos", out=Path("run"))
 KNN = KnnConfig("run", "digits")
@@ -41,6 +43,7 @@ KINDS: dict[type[Any], Any] = {
     LowshotConfig: LowshotConfig("run", "digits"),
     FinetuneConfig: FinetuneConfig("run", "digits"),
     EmbedConfig: EmbedConfig("run", "digits", Path("f.npz")),
+    TransferConfig: transfer_config("voc-c4", weights="run", data="photos", out=Path("run")),
 }
 """A config of every command."""
 
@@ -49,8 +52,8 @@ KINDS: dict[type[Any], Any] = {
 
 
 def kinds(hint: Any) -> tuple[Any, ...]:
-    """The types in a hint: (int, NoneType) of `int | None`, (float, float, float) of a tuple."""
-    return typing.get_args(hint) or (hint,)
+    """The types in a hint: (int, NoneType) of `int | None`, (float, float, float) of a tuple, and of one within."""
+    return tuple(kind for part in typing.get_args(hint) for kind in kinds(part)) or (hint,)
 
 
 def with_value(config: Any, name: str, value: float) -> Any:

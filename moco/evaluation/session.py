@@ -12,7 +12,7 @@ import torch
 
 from moco.config import IMAGENET_MEAN, IMAGENET_STD, check
 from moco.configfile import to_json
-from moco.core.encoder import Encoder, EncoderPlan, Output
+from moco.core.encoder import Encoder, EncoderPlan, Output, Stem
 from moco.data.catalog import Split, final_split, load, monitor_split
 from moco.data.images import Images, Labels, Subset, hold
 from moco.data.loader import default_workers
@@ -54,7 +54,8 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
     together = distributed.world_size() > 1  # by the program that called this
     distributed.start(device)
     try:
-        weights = placed(_weights(config), device)
+        named = named_weights(config.weights, config.like, config.arch, config.stem, config.image_size, config.seed)
+        weights = placed(named, device)
         output: Output = getattr(config, "features", "backbone")
         how = Encoding(
             config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
@@ -79,16 +80,18 @@ def placed(weights: Weights, device: str) -> Weights:
     return dataclasses.replace(weights, encoder=encoder)
 
 
-def _weights(config: EvaluationConfig) -> Weights:
-    if config.weights != RANDOM:
-        return load_weights(config.weights)
-    if config.like is not None:
-        like = load_weights(str(config.like))
-        return random_weights(like.encoder.plan, config.seed, like.mean, like.std)
-    if config.arch is None or config.image_size is None:
+def named_weights(
+    weights: str, like: Path | None, arch: str | None, stem: Stem, image_size: int | None, seed: int
+) -> Weights:
+    """The weights of a name; random ones are those of another run's net, or of an architecture by its name."""
+    if weights != RANDOM:
+        return load_weights(weights)
+    if like is not None:
+        other = load_weights(str(like))
+        return random_weights(other.encoder.plan, seed, other.mean, other.std)
+    if arch is None or image_size is None:
         raise BadInputError("--weights random: give --like RUN, or --arch and --image-size")
-    plan = EncoderPlan(config.arch, config.stem, image_size=config.image_size)
-    return random_weights(plan, config.seed, IMAGENET_MEAN, IMAGENET_STD)
+    return random_weights(EncoderPlan(arch, stem, image_size=image_size), seed, IMAGENET_MEAN, IMAGENET_STD)
 
 
 # --- images ---------------------------------------------------------------------------------------------------------

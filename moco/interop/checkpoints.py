@@ -14,6 +14,7 @@ from moco.core.encoder import Encoder, EncoderPlan, Head, Stem, encoder_tensors,
 from moco.errors import BadInputError
 from moco.interop.architecture import complete, infer
 from moco.interop.layouts import Found, recognise
+from moco.interop.supervised import PREFIX, downloaded
 from moco.interop.unpickling import load_pickle
 from moco.runtime.checkpoint import Metadata, load_tensors, newest_checkpoint
 from moco.shapes import require_same_shapes
@@ -66,16 +67,17 @@ def random_weights(plan: EncoderPlan, seed: int, mean: tuple[float, ...], std: t
 def load_weights(weights: str) -> Weights:
     """Read an encoder (f_q) from a run, a checkpoint, an encoder.safetensors, or another project's checkpoint.
 
-    Other projects' are known by their tensors' names (docs/interop.md). Raises BadInputError where there is none, where
+    Other projects' are known by their tensors' names (docs/interop.md); torchvision:resnet50 is torchvision's,
+    trained with labels. Raises BadInputError where there is none, where
     it is damaged, where it does not fit its own description, or where any part of its backbone is missing or left over.
     """
-    path = Path(weights)
+    path = downloaded(weights) if weights.startswith(PREFIX) else Path(weights)
     if path.is_dir():
         path = _in_folder(path)
     if not path.is_file():
         raise BadInputError(
             f"--weights {weights}: no such run or file, expected a run folder, a checkpoint, an encoder.safetensors, "
-            f"another project's checkpoint or random"
+            f"another project's checkpoint, torchvision:ARCH or random"
         )
     content = _foreign(path)
     if content is not None:

@@ -12,6 +12,7 @@ from moco.report.pictures import confusion, filters, neighbours, views
 from moco.report.runs import Run
 from moco.report.setup import settings, summary
 from moco.report.training import curves
+from moco.report.transfer import is_transfer, transfer_sections
 from moco.report.verdict import judge
 
 SMALL_VIEW = 64
@@ -57,12 +58,22 @@ def _digest(text: str) -> str:
 
 def _lead(runs: Sequence[Run]) -> str:
     data = list(dict.fromkeys(str(run.config.get("data")) for run in runs))
-    archs = list(dict.fromkeys(str(run.config.get("arch")) for run in runs))
+    if all(map(is_transfer, runs)):
+        tasks = ", ".join(dict.fromkeys(str(run.config["task"]) for run in runs))
+        return f"Transfer of encoders to {tasks} on {', '.join(data)}."
+    archs = list(dict.fromkeys(str(run.config.get("arch")) for run in runs if not is_transfer(run)))
     return f"Momentum-contrast pre-training of {', '.join(archs)} on {', '.join(data)}, without labels."
 
 
 def _sections(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
-    """Name, heading and content of every part, in the order of the page."""
+    """Name, heading and content of every part, in the order of the page: of pre-training, then of transfer."""
+    transferred = [run for run in runs if is_transfer(run)]
+    trained = [run for run in runs if not is_transfer(run)]
+    more = transfer_sections(transferred) if transferred else []
+    return [*(_of_training(trained) if trained else []), *more, ("notes", "Left out", _notes(runs))]
+
+
+def _of_training(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
     places = {id(run): place for place, run in enumerate(runs)}
     charts = curves(runs)
     return [
@@ -75,7 +86,6 @@ def _sections(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
         ("map", "Map of the embeddings", _each(runs, lambda run: embedding_map(run, places[id(run)]))),
         ("confusion", "Classes taken for others", _each(runs, confusion)),
         ("filters", "First-layer filters", _each(runs, filters)),
-        ("notes", "Left out", _notes(runs)),
     ]
 
 

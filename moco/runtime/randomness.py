@@ -29,6 +29,8 @@ class Stream(IntEnum):
     BANK = 4
     SPLIT = 5
     STAND_IN = 6
+    TRANSFER_VIEW = 7
+    TRANSFER_STEP = 8
 
 
 def philox(counter: tuple[IntegersLike, ...], seed: int) -> tuple[Words, ...]:
@@ -57,6 +59,12 @@ def uniforms(count: int, *, seed: int, stream: Stream, epoch: IntegersLike, inde
     words = philox((index[:, None], epoch[:, None], int(stream), blocks[None]), seed)
     bits = np.stack(words, axis=-1).reshape(len(index), -1)[:, :count]
     return (bits.astype(np.float64) + 0.5) / 2.0**32
+
+
+def seed_of(*, seed: int, stream: Stream, epoch: int, index: int) -> int:
+    """The seed of a generator of torch's, 63 bits, for what cannot be drawn all at once."""
+    words = philox((np.asarray([index]), epoch, int(stream), 1 << 30), seed)
+    return int(words[0][0]) << 31 ^ int(words[1][0])
 
 
 def permuted(position: IntegersLike, size: int, *, seed: int, stream: Stream, epoch: int) -> Integers:

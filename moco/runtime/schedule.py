@@ -17,6 +17,8 @@ class Schedule:
     milestones: tuple[float, ...] = (0.6, 0.8)
     """Shares of the run after each of which the rate is multiplied by `decay`: epochs 120 and 160 of 200 in v1."""
     decay: float = 0.1
+    drops: tuple[int, ...] | None = None
+    """The same in steps, instead of `milestones`."""
 
     def __call__(self, step: int) -> float:
         """The rate of `step` (from 0)."""
@@ -24,5 +26,6 @@ class Schedule:
             return self.lr * (step + 1) / self.warmup_steps
         if self.kind == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        passed = sum(step >= milestone * self.steps for milestone in self.milestones)
+        shares = (milestone * self.steps for milestone in self.milestones)
+        passed = sum(step >= drop for drop in (shares if self.drops is None else self.drops))
         return self.lr * self.decay**passed

@@ -1,0 +1,69 @@
+"""The batch of every step: which images, how they are resized, cropped and mirrored; a function of (seed, step)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moco.data.loader import made
+from moco.runtime.randomness import Stream, permuted, seed_of
+from moco.transfer.config import TransferConfig
+from moco.transfer.examples import Examples
+from moco.transfer.targets import for_training
+from moco.transfer.views import detection_view, semantic_view
+
+Batch = tuple[list[Tensor], list[Any]]
+"""Images (3, h, w) of bytes, and for each its objects or its label map (h, w)."""
+TRAINED_ON = ("boxes", "labels", "masks", "keypoints")
+
+
+@dataclass(frozen=True)
+class TrainingBatches:
+    """The batches of this rank: the r-th contiguous block of each. Every pass over the images has its own order."""
+
+    examples: Examples
+    config: TransferConfig
+    rank: int = 0
+    ranks: int = 1
+
+    def at(self, step: int) -> Batch:
+        """The batch of `step`."""
+        share = self.config.batch_size // self.ranks
+        first = step * self.config.batch_size + self.rank * share
+        views = [self._view(place) for place in range(first, first + share)]
+        return [image for image, _ in views], [target for _, target in views]
+
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
+        """The batches of steps start..stop-1, in order, made ahead by `workers` processes (0: in this one)."""
+        return made(self.at, range(start, stop), workers)
+
+    def _view(self, place: int) -> tuple[Tensor, Any]:
+        """The view of the image at a place in the run, counted over all passes."""
+        config, count = self.config, len(self.examples)
+        epoch, position = divmod(place, count)
+        index = int(permuted(position, count, seed=config.seed, stream=Stream.ORDER, epoch=epoch)[0])
+        drawn_from = seed_of(seed=config.seed, stream=Stream.TRANSFER_VIEW, epoch=epoch, index=index)
+        generator = torch.Generator().manual_seed(drawn_from)
+        image, target = self.examples[index]
+        if isinstance(target, Tensor):
+            return semantic_view(image, target, config.crop_size, generator, config.crop_scales)
+        image, objects = detection_view(
+            image, for_training(target), config.train_sizes, config.longest_side, generator, self.examples.keypoints
+        )
+        return image, {name: objects[name] for name in TRAINED_ON if name in objects}
+
+
+def moved(batch: Batch, device: str) -> Batch:
+    """The batch on the device, its images in [0, 1]."""
+    images, targets = batch
+    return [pixels(image, device) for image in images], [
+        target.to(device) if isinstance(target, Tensor) else {name: value.to(device) for name, value in target.items()}
+        for target in targets
+    ]
+
+
+def pixels(image: Tensor, device: str) -> Tensor:
+    """Bytes as numbers in [0, 1], on the device."""
+    return image.to(device).float() / 255

@@ -1,0 +1,122 @@
+"""`moco transfer`: one run, or several trials of it with their mean and standard deviation."""
+
+import dataclasses
+import functools
+import json
+import statistics
+from typing import Any
+
+import torch
+
+from moco.config import flag
+from moco.configfile import to_json
+from moco.errors import BadInputError
+from moco.evaluation.session import named_weights
+from moco.interop.checkpoints import Weights
+from moco.prepare import HOW_NOT_WHAT, OF_EACH_PROCESS, earlier_of
+from moco.runtime import distributed
+from moco.runtime.device import cores, resolve_device, resolve_precision, set_threads
+from moco.runtime.runlog import write_text
+from moco.transfer.config import TransferConfig, check_transfer
+from moco.transfer.examples import Examples, open_examples
+from moco.transfer.loop import fine_tune
+from moco.transfer.recipes import TASKS
+from moco.transfer.record import keep
+
+FREE = HOW_NOT_WHAT | {"evaluate_every", "shown_images"}
+"""Fields that do not change what a run computes: a run goes on where only these differ."""
+
+
+def transfer(config: TransferConfig) -> dict[str, Any]:
+    """Fine-tune and measure; with trials, each in a folder of its own, `trial-0` and on."""
+    check_transfer(config)
+    distributed.start(resolve_device(config.device), config.timeout)
+    try:
+        config = resolve(config)
+        earlier = distributed.from_first(lambda: earlier_of(config, FREE))
+        if earlier.get("state") == "done":
+            return {**earlier["result"], "already_done": True}
+        task = TASKS[config.task]
+        train, test = (open_examples(task.layout, config.data, split) for split in ("train", "test"))
+        require_fitting(train, test, config)
+        with torch.random.fork_rng(devices=[]):  # what the program that called this draws stays as it was
+            if config.trials == 1:
+                return fine_tune(config, weights_of(config), train, test)
+            return trials(config, train, test)
+    finally:
+        distributed.stop()
+
+
+def trials(config: TransferConfig, train: Examples, test: Examples) -> dict[str, Any]:
+    """Mean and standard deviation of the task's figures over the trials; stops where one is asked to."""
+    if distributed.rank() == 0:
+        config.out.mkdir(parents=True, exist_ok=True)
+        write_text(config.out / "config.json", to_json(config))
+        _status(config, "running")
+    results: list[dict[str, Any]] = []
+    for number in range(config.trials):
+        own = dataclasses.replace(config, trials=1, seed=config.seed + number, out=config.out / f"trial-{number}")
+        earlier = distributed.from_first(functools.partial(earlier_of, own, FREE))
+        done = earlier.get("state") == "done"
+        result = earlier["result"] if done else fine_tune(own, weights_of(own), train, test)
+        if result.get("exit_code"):
+            _status(config, "stopped", exit_code=result["exit_code"])
+            return result
+        results.append(result)
+    names = [name for name in TASKS[config.task].figures if all(name in result for result in results)]
+    columns = {name: [float(result[name]) for result in results] for name in names}
+    means = {name: statistics.fmean(values) for name, values in columns.items()}
+    deviation = {name: statistics.stdev(values) for name, values in columns.items()}
+    seconds = round(sum(result["seconds"] for result in results), 1)
+    summary = {
+        "run": str(config.out), "task": config.task, **means, "deviation": deviation, "trials": columns,
+        "seconds": seconds, "step": config.max_steps,
+    }  # fmt: skip
+    if distributed.rank() == 0:
+        keep(config, summary)
+        _status(config, "done", exit_code=0, result=summary)
+        if not config.json:
+            print("  ".join(f"{name} {means[name]:.2f} ± {deviation[name]:.2f}" for name in names), flush=True)
+    return summary
+
+
+def resolve(config: TransferConfig) -> TransferConfig:
+    """Settle what was left open, for this machine; set the number of threads.
+
+    Raises BadInputError naming the flag whose value does not fit, or is not that of the other processes.
+    """
+    values = {flag(name): value for name, value in vars(config).items() if name not in OF_EACH_PROCESS}
+    distributed.require_same(values)
+    ranks, device = distributed.world_size(), resolve_device(config.device)
+    if config.batch_size % ranks:
+        raise BadInputError(f"--batch-size is {config.batch_size}: expected a multiple of {ranks} (processes)")
+    return dataclasses.replace(
+        config,
+        device=device,
+        precision=resolve_precision(config.precision, device),
+        threads=set_threads(config.threads),
+        workers=cores() if config.workers is None else config.workers,
+    )
+
+
+def require_fitting(train: Examples, test: Examples, config: TransferConfig) -> None:
+    """Raise BadInputError where there are no images, or the splits are not of the same classes."""
+    if not len(train) or not len(test):
+        raise BadInputError(f"--data {config.data}: {len(train)} training and {len(test)} test images, expected some")
+    if train.classes != test.classes:
+        one_sided = sorted(set(train.classes) ^ set(test.classes)) or ["their order"]
+        raise BadInputError(
+            f"--data {config.data}: the training and the test images are not of the same classes "
+            f"({one_sided[0]!r} differs)"
+        )
+
+
+def weights_of(config: TransferConfig) -> Weights:
+    """The encoder to start from; a random one is that of the trial's seed."""
+    size = 224  # of no matter: a ResNet's stages take any
+    return named_weights(config.weights, config.like, config.arch, config.stem, size, config.seed)
+
+
+def _status(config: TransferConfig, state: str, **values: Any) -> None:
+    if distributed.rank() == 0:
+        write_text(config.out / "status.json", json.dumps({"state": state, **values}) + "\n")

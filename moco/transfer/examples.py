@@ -1,0 +1,95 @@
+"""Images with what is known of them, in the layouts of the benchmarks: `open_examples`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from moco.data.images import decode
+from moco.errors import BadInputError
+from moco.shapes import Image
+from moco.transfer.cityscapes import open_instances, open_semantic
+from moco.transfer.coco import open_coco, open_lvis
+from moco.transfer.label_maps import open_voc_semantic
+from moco.transfer.targets import Annotations, Kind, Rules, Skeleton, Target
+from moco.transfer.voc import open_voc
+
+Layout = Literal["voc", "voc-semantic", "coco", "coco-keypoints", "lvis", "cityscapes-instance", "cityscapes-semantic"]
+Split = Literal["train", "test"]
+
+LAYOUTS: dict[Layout, Callable[[Path, Split], Annotations]] = {
+    "voc": open_voc,
+    "voc-semantic": open_voc_semantic,
+    "coco": lambda data, split: open_coco(data, split, "coco"),
+    "coco-keypoints": lambda data, split: open_coco(data, split, "coco-keypoints"),
+    "lvis": open_lvis,
+    "cityscapes-instance": open_instances,
+    "cityscapes-semantic": open_semantic,
+}
+
+
+class Examples(Dataset[tuple[Tensor, Target]]):
+    """Images (3, H, W) of bytes, RGB, and their targets; both are read from the files when they are asked for."""
+
+    def __init__(self, annotations: Annotations) -> None:
+        self.annotations = annotations
+        self.ids = [annotations.image_id(index) for index in range(len(annotations))]
+        """The image_id of each image."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes: label k is classes[k - 1], in label maps classes[k]."""
+        return self.annotations.classes
+
+    @property
+    def kind(self) -> Kind:
+        """What is known of each image."""
+        return self.annotations.kind
+
+    @property
+    def rules(self) -> Rules:
+        """The benchmark by whose rules predictions are scored."""
+        return self.annotations.rules
+
+    @property
+    def keypoints(self) -> Skeleton | None:
+        """Names and pairs of the keypoints."""
+        return self.annotations.skeleton
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, index: int) -> tuple[Image, Target]:
+        image = decode(self.annotations.path(index))
+        expected, found = self.annotations.size(index), tuple(image.shape[1:])
+        if found != expected:
+            raise BadInputError(
+                f"{self.annotations.path(index)}: {found[1]} x {found[0]} pixels (upright by its EXIF tag), "
+                f"expected {expected[1]} x {expected[0]} as annotated: replace the image or correct the annotation"
+            )
+        return image, self.annotations.target(index)
+
+    def target(self, index: int) -> Target:
+        """What is known of an image, without reading it."""
+        return self.annotations.target(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, as annotated."""
+        return self.annotations.size(index)
+
+    def name(self, index: int) -> str:
+        """The image's file."""
+        return self.annotations.path(index)
+
+
+def open_examples(layout: Layout, data: str | Path, split: Split) -> Examples:
+    """The images of a split of a folder in one of the layouts (docs/transfer-data.md).
+
+    Raises BadInputError naming the file that is missing or wrong, and what was expected.
+    """
+    folder = Path(data)
+    if not folder.is_dir():
+        raise BadInputError(f"--data {data}: no such folder, expected one in the layout {layout}")
+    return Examples(LAYOUTS[layout](folder, split))

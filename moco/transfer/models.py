@@ -1,0 +1,62 @@
+"""A task's model, optimiser and schedule, and what a person should know of them before the first step."""
+
+import torch
+from torch import nn
+
+from moco.core.encoder import parameter_count
+from moco.interop.checkpoints import Weights
+from moco.runtime import distributed
+from moco.runtime.schedule import Schedule
+from moco.transfer.backbones import with_synchronised_norms
+from moco.transfer.config import TransferConfig
+from moco.transfer.detectors import DetectorPlan, build_detector
+from moco.transfer.examples import Examples
+from moco.transfer.recipes import TASKS
+from moco.transfer.segmentation import SegmentationNet
+
+MOST_WARMUP = 10
+"""The warm-up takes at most one step of so many."""
+
+
+def build_model(config: TransferConfig, weights: Weights, train: Examples) -> tuple[nn.Module, str]:
+    """The model of a task on a copy of the encoder, on the device, and how its BN works in words."""
+    task, mean, std = TASKS[config.task], weights.mean, weights.std
+    model: nn.Module
+    if task.features == "fcn" or task.heads == "pixels":
+        classes = len(train.classes)
+        model = SegmentationNet(weights.encoder, classes, config.head_channels, mean, std, config.frozen_stages)
+    else:
+        skeleton = train.keypoints
+        plan = DetectorPlan(
+            task.features, task.heads, len(train.classes), 0 if skeleton is None else len(skeleton.names),
+            config.head_channels, config.anchor_sizes, config.test_size, config.longest_side, mean, std,
+            config.detections, config.score_threshold, config.regions, config.frozen_stages,
+        )  # fmt: skip
+        model = build_detector(weights.encoder, plan)
+    return with_synchronised_norms(model.to(config.device), config.device, distributed.world_size())
+
+
+def build_optimizer(config: TransferConfig, model: nn.Module) -> torch.optim.SGD:
+    """SGD over all that is trained."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(trained, momentum=config.sgd_momentum, weight_decay=config.weight_decay)
+
+
+def build_schedule(config: TransferConfig) -> Schedule:
+    """The learning rate over the run: a warm-up, then steps."""
+    warmup = min(config.warmup_steps, config.max_steps // MOST_WARMUP)
+    return Schedule("step", config.lr, config.max_steps, warmup, config.milestones, config.lr_decay, config.lr_drops)
+
+
+def introduction(
+    config: TransferConfig, weights: Weights, model: nn.Module, norms: str, train: Examples, test: Examples
+) -> str:
+    """What a person should know before the first step."""
+    plan = weights.encoder.plan
+    return (
+        f"{config.task}: {TASKS[config.task].about}\n"
+        f"{len(train)} training and {len(test)} test images, {len(train.classes)} classes; {config.weights} "
+        f"({plan.arch}, {weights.origin}), {parameter_count(model) / 1e6:.1f} M parameters with the new layers\n"
+        f"{config.max_steps} steps of {config.batch_size}, lr {config.lr:g}; {norms}; {config.precision} on "
+        f"{config.device} with {config.threads} threads and {config.workers} loading processes"
+    )

@@ -1,0 +1,9 @@
+from typing import Any
+
+from torch import Tensor
+
+def draw_bounding_boxes(image: Tensor, boxes: Tensor, *, colors: Any = ..., width: int = 1) -> Tensor: ...
+def draw_segmentation_masks(image: Tensor, masks: Tensor, alpha: float = 0.8, colors: Any = ...) -> Tensor: ...
+def draw_keypoints(
+    image: Tensor, keypoints: Tensor, *, colors: Any = ..., visibility: Tensor | None = None
+) -> Tensor: ...

@@ -1,0 +1,1 @@
+"""Tests of the layouts, views and figures of fine-tuning."""

@@ -1,0 +1,159 @@
+"""`moco transfer` as a user meets it: runs, stops, goes on, fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+
+from moco.cli import main
+from moco.commands import resume
+from moco.config import ResumeConfig
+from moco.runtime.checkpoint import checkpoint_path, load_tensors
+from moco.transfer import record
+from moco.transfer.command import transfer
+from moco.transfer.config import TransferConfig
+from moco.transfer.recipes import TASKS, transfer_config
+from tests.transfer.scenes import write
+
+SMALL: dict[str, Any] = {
+    "weights": "random", "arch": "resnet18-w4", "max_steps": 4, "batch_size": 2, "train_sizes": (48, 64),
+    "test_size": 64, "longest_side": 96, "crop_size": 48, "head_channels": 8, "regions": 8, "precise_bn": 2,
+    "threads": 1, "workers": 0, "device": "cpu", "log_every": 1, "shown_images": 1,
+}  # fmt: skip
+
+
+def config(folder: Path, task: str = "voc-dc5", out: str = "run", **more: Any) -> TransferConfig:
+    """A run of four steps on four scenes."""
+    data = folder / TASKS[task].layout
+    if not data.is_dir():
+        write(TASKS[task].layout, data, 4, (96, 64))
+    return transfer_config(task, **{**SMALL, "data": str(data), "out": folder / out, **more})
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """The losses that a run logged."""
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in one.items() if k not in ("time", "images_per_second")} for one in found if "loss" in one]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_runs_from_the_data_to_its_figures(tmp_path: Path, task: str) -> None:
+    """The result holds the task's figures, and so do the files that a run leaves."""
+    own = config(tmp_path, task, max_steps=1)
+    before = torch.get_rng_state()
+    result = transfer(own)
+    assert torch.equal(torch.get_rng_state(), before)  # what others draw is left alone
+    assert set(TASKS[task].figures) <= result.keys()
+    assert all(0 <= result[name] <= 100 for name in TASKS[task].figures)
+    content = json.loads((own.out / "evaluations" / "transfer.json").read_text())
+    assert content["task"] == task
+    assert set(content["pictures"][0]) == {"truth", "found"}
+    assert json.loads((own.out / "status.json").read_text())["state"] == "done"
+    assert transfer(own)["already_done"]
+
+
+@pytest.mark.parametrize("task", ["coco-fpn", "voc-semantic"])
+def test_a_run_that_was_interrupted_goes_on_bit_for_bit(tmp_path: Path, task: str) -> None:
+    """As the loop stops it after a signal, and `moco resume` goes on: same losses, same tensors."""
+    whole = config(tmp_path, task, "whole", evaluate_every=2, checkpoint_every=2)
+    transfer(whole)
+    parts = config(tmp_path, task, "parts")
+    once = record.Record.after_step
+
+    def interrupt(self: record.Record, step: int, *given: Any, save: bool) -> None:
+        once(self, step, *given, save=save)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record.Record, "after_step", interrupt)
+        assert transfer(parts)["exit_code"] == 75
+    assert json.loads((parts.out / "status.json").read_text())["state"] == "stopped"
+    resume(ResumeConfig(parts.out))
+    assert lines(whole.out) == lines(parts.out)
+    tensors = [load_tensors(checkpoint_path(one.out, 4))[0] for one in (whole, parts)]
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def test_trials_give_mean_and_deviation_and_go_on(tmp_path: Path) -> None:
+    """Each is the run of its seed; the folder of all holds their mean and the deviation (n - 1)."""
+    own = config(tmp_path, "voc-semantic", trials=2, seed=5)
+    result = transfer(own)
+    alone = [transfer(config(tmp_path, "voc-semantic", f"alone-{seed}", seed=seed))["mIoU"] for seed in (5, 6)]
+    assert result["trials"]["mIoU"] == alone
+    assert result["mIoU"] == pytest.approx(sum(alone) / 2)
+    assert result["deviation"]["mIoU"] == pytest.approx(abs(alone[0] - alone[1]) / 2**0.5)
+    assert resume(ResumeConfig(own.out))["already_done"]
+
+
+@pytest.fixture
+def as_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the checks of types: tyro marks what must be given by values of its own."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.usefixtures("as_for_users")
+def test_bad_input_is_exit_code_2_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown task, a missing folder, a value out of range, another config in the folder."""
+    write("voc", tmp_path / "voc", 4, (96, 64))
+    common = ["--weights", "random", "--arch", "resnet18-w4", "--out", str(tmp_path / "run")]
+    for arguments, told in (
+        (["transfer", "voc-c5", *common, "--data", "x"], "did you mean voc-"),
+        (["transfer", "voc-c4", *common, "--data", str(tmp_path / "nothing")], "no such folder"),
+        (["transfer", "voc-c4", *common, "--data", str(tmp_path / "voc"), "--train-sizes", "9", "5"], "smaller one"),
+        (["transfer", "voc-c4", *common, "--data", str(tmp_path / "voc"), "--regions", "0"], "--regions is 0"),
+        (["transfer", "compare", str(tmp_path)], "no finished run"),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert error.count("\n") == 1
+    transfer(config(tmp_path))
+    with pytest.raises(ValueError, match="--lr"):
+        transfer(config(tmp_path, lr=0.5))
+
+
+@pytest.mark.usefixtures("as_for_users")
+def test_a_run_that_diverges_is_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The loss is no number; what was saved before stays."""
+    own = config(tmp_path, "voc-semantic")
+    arguments = ["transfer", "voc-semantic", "--data", own.data, "--out", str(own.out), "--lr", "1e30"]
+    for name in ("weights", "arch", "batch_size", "crop_size", "head_channels", "threads", "workers", "device"):
+        arguments += [f"--{name.replace('_', '-')}", str(SMALL[name])]
+    assert main([*arguments, "--max-steps", "40"]) == 3
+    assert "smaller --lr" in capsys.readouterr().err
+    assert json.loads((own.out / "status.json").read_text())["exit_code"] == 3
+
+
+def test_evaluation_changes_nothing(tmp_path: Path) -> None:
+    """A run that is evaluated after every step has the losses and tensors of one that is not."""
+    plain, watched = config(tmp_path, out="plain"), config(tmp_path, out="watched", evaluate_every=1)
+    transfer(plain)
+    transfer(watched)
+    assert lines(plain.out) == lines(watched.out)
+    tensors = [load_tensors(checkpoint_path(one.out, 4))[0] for one in (plain, watched)]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(tmp_path: Path) -> None:
+    """By torchrun and gloo; plain BN on each, and said so. The first process writes."""
+    own = config(tmp_path, "coco-fpn")
+    arguments = ["coco-fpn", "--data", own.data, "--out", str(own.out), "--precise-bn", "1", "--max-steps", "2"]
+    for name in ("weights", "arch", "batch_size", "test_size", "longest_side", "head_channels", "regions"):
+        arguments += [f"--{name.replace('_', '-')}", str(SMALL[name])]
+    arguments += ["--train-sizes", "48", "64", "--threads", "1", "--workers", "0", "--device", "cpu"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "moco"]
+    done = subprocess.run([*command, "transfer", *arguments], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "plain BN on each of 2 processes" in done.stdout
+    content = json.loads((own.out / "evaluations" / "transfer.json").read_text())
+    assert set(TASKS["coco-fpn"].figures) <= content.keys()

@@ -1,0 +1,123 @@
+"""Label images of VOC and Cityscapes, and mIoU against plain loops."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moco.errors import BadInputError
+from moco.transfer.cityscapes import EVALUATED
+from moco.transfer.examples import open_examples
+from moco.transfer.scores import Scorer, scores
+from tests.transfer.layouts import save_image, save_values
+
+
+def write_semantic(root: Path, values: np.ndarray, names: str | None = None) -> None:
+    """A VOC segmentation folder of one image for each split."""
+    for name in ("a", "b"):
+        save_image(root / "JPEGImages" / f"{name}.jpg", *values.shape)
+        save_values(root / "SegmentationClass" / f"{name}.png", values, palette=True)
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\n")
+    (lists / "val.txt").write_text("b\n")
+    if names is not None:
+        (root / "classes.txt").write_text(names)
+
+
+def test_camvid(camvid: Path) -> None:
+    """Real scenes: 367 to train on without the validation list's, eleven classes, void."""
+    train, test = open_examples("voc-semantic", camvid, "train"), open_examples("voc-semantic", camvid, "test")
+    assert (len(train), len(test)) == (367, 233)
+    assert train.classes[:2] == ("sky", "building")
+    image, labels = train[0]
+    assert image.shape[1:] == labels.shape == (180, 240)
+    assert set(labels.unique().tolist()) <= {*range(11), 255}
+
+
+def test_miou_by_loops(camvid: Path) -> None:
+    """Noise on real label images: each class's true, false and missed pixels counted one by one, void left out."""
+    examples, rng = open_examples("voc-semantic", camvid, "test"), np.random.default_rng(0)
+    right, false, missed = ([0] * 11 for _ in range(3))
+    predicted = []
+    for index in range(2):
+        truth = examples.target(index)
+        guess = torch.where(torch.rand(truth.shape) < 0.7, truth, torch.tensor(rng.integers(0, 11, truth.shape)))
+        guess[guess == 255] = 3
+        predicted.append(guess)
+        for true, taken in zip(truth.ravel().tolist(), guess.ravel().tolist(), strict=True):
+            if true == 255:
+                continue
+            if true == taken:
+                right[true] += 1
+            else:
+                missed[true] += 1
+                false[taken] += 1
+    each = [100 * r / (r + f + m) for r, f, m in zip(right, false, missed, strict=True) if r + f + m]
+    found = scores(examples, predicted)
+    assert found["mIoU"] == pytest.approx(sum(each) / len(each))
+    assert found["IoU/sky"] == pytest.approx(each[0])
+    assert found["pixel_accuracy"] == pytest.approx(100 * sum(right) / (sum(right) + sum(missed)))
+    parts = [Scorer(examples), Scorer(examples)]
+    for index in (0, 1, 0):
+        parts[index].add(index, predicted[index])
+    parts[1].merge([parts[0].state()])
+    assert parts[1].result() == found
+
+
+def test_palettes_are_not_colours(tmp_path: Path) -> None:
+    """Values, not what the palette shows; names from classes.txt, or numbers up to the largest value."""
+    values = np.arange(12).reshape(3, 4) % 3
+    values[0, 0] = 255
+    write_semantic(tmp_path / "numbered", values)
+    examples = open_examples("voc-semantic", tmp_path / "numbered", "test")
+    assert examples.classes == ("class 0", "class 1", "class 2")
+    np.testing.assert_array_equal(examples[0][1], values)
+    write_semantic(tmp_path / "named", values, "grass\nstone\n")
+    named = open_examples("voc-semantic", tmp_path / "named", "train")
+    with pytest.raises(BadInputError, match=r"a\.png: a pixel has the value 2, expected 0 to 1, or 255 for void"):
+        named[0]
+    write_semantic(tmp_path / "voc", values)
+    lists = tmp_path / "voc" / "ImageSets" / "Main"
+    lists.mkdir()
+    for name in ("dog", "cat"):
+        (lists / f"{name}_train.txt").touch()
+    assert open_examples("voc-semantic", tmp_path / "voc", "test").classes == ("background", "cat", "dog")
+
+
+def test_colours_are_refused(tmp_path: Path) -> None:
+    """A label image of three colours does not say which class is meant; nor does one of another size."""
+    write_semantic(tmp_path, np.zeros((6, 8), int), "one\n")
+    save_image(tmp_path / "SegmentationClass" / "b.png", 6, 8)
+    with pytest.raises(BadInputError, match=r"b\.png: colours \(RGB\), expected a palette or grey PNG"):
+        open_examples("voc-semantic", tmp_path, "test")[0]
+    save_values(tmp_path / "SegmentationClass" / "b.png", np.zeros((5, 8)))
+    with pytest.raises(BadInputError, match=r"b\.jpg: 8 x 6 pixels .* expected 8 x 5 as annotated"):
+        open_examples("voc-semantic", tmp_path, "test")[0]
+    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_text("../b\n")
+    with pytest.raises(BadInputError, match=r"val\.txt: file name '\.\./b', expected one inside"):
+        open_examples("voc-semantic", tmp_path, "test")
+
+
+def test_more_annotations_for_training(tmp_path: Path) -> None:
+    """trainaug.txt with SegmentationClassAug is what the papers train on; the test split stays VOC's."""
+    write_semantic(tmp_path, np.zeros((6, 8), int), "one\ntwo\n")
+    (tmp_path / "ImageSets" / "Segmentation" / "trainaug.txt").write_text("a\n")
+    save_values(tmp_path / "SegmentationClassAug" / "a.png", np.ones((6, 8)))
+    assert open_examples("voc-semantic", tmp_path, "train")[0][1].unique().tolist() == [1]
+    assert open_examples("voc-semantic", tmp_path, "test")[0][1].unique().tolist() == [0]
+
+
+def test_cityscapes_semantic(tmp_path: Path) -> None:
+    """The 34 labels become the 19 that are evaluated, in the order of their numbers; the rest is void."""
+    values = np.arange(36).reshape(4, 9)
+    values.flat[34:] = 255
+    save_image(tmp_path / "leftImg8bit" / "val" / "aa" / "aa_1_leftImg8bit.png", 4, 9)
+    save_values(tmp_path / "gtFine" / "val" / "aa" / "aa_1_gtFine_labelIds.png", values)
+    examples = open_examples("cityscapes-semantic", tmp_path, "test")
+    labels = examples[0][1].ravel().tolist()
+    assert len(examples.classes) == 19
+    assert [labels[value] for value in EVALUATED] == list(range(19))
+    assert {labels[value] for value in range(36) if value not in EVALUATED} == {255}
+    assert examples.classes[labels[26]] == "car"

@@ -1,0 +1,129 @@
+"""The tasks' models: as the papers describe them, at full size, with images without objects."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from moco.core.encoder import Encoder, EncoderPlan
+from moco.transfer.backbones import Level
+from moco.transfer.detectors import DetectorPlan, StridedAnchors, build_detector, region_pool
+from moco.transfer.recipes import TASKS, Task
+from moco.transfer.segmentation import VOID, SegmentationNet
+
+DETECTORS = {name: task for name, task in TASKS.items() if task.features != "fcn"}
+
+
+def detector(task: Task, arch: str, **more: Any) -> nn.Module:
+    """A task's detector on random weights."""
+    torch.manual_seed(0)
+    assert task.features != "fcn"
+    assert task.heads != "pixels"
+    plan = DetectorPlan(task.features, task.heads, 3, 5 if task.heads == "keypoints" else 0, **more)
+    return build_detector(Encoder(EncoderPlan(arch)), plan)
+
+
+def batch() -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+    """An image with an object, and one without any."""
+    objects = {
+        "boxes": torch.tensor([[10.0, 12.0, 50.0, 60.0]]), "labels": torch.tensor([1]),
+        "masks": torch.ones(1, 96, 96, dtype=torch.uint8), "keypoints": torch.full((1, 5, 3), 20.0),
+    }  # fmt: skip
+    empty = {name: value[:0] for name, value in objects.items()}
+    return [torch.rand(3, 96, 96), torch.rand(3, 96, 96)], [objects, empty]
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_every_detector_trains_and_tests_with_and_without_objects(name: str) -> None:
+    """Finite losses, a gradient for every parameter, finite statistics; detections in pixels of the image."""
+    model = detector(DETECTORS[name], "resnet18-w16", channels=16, test_size=64, longest_side=96, regions=16)
+    images, targets = batch()
+    for part in (slice(0, 2), slice(1, 2)):  # the second batch has no object at all
+        losses = model(images[part], targets[part])
+        assert all(bool(torch.isfinite(loss)) for loss in losses.values())
+        sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert all(bool(torch.isfinite(buffer).all()) for buffer in model.buffers())
+    model.eval()
+    with torch.no_grad():
+        found = model([torch.rand(3, 50, 90)])[0]
+    assert len(found["boxes"])
+    assert bool((found["boxes"] <= torch.tensor([90.0, 50.0, 90.0, 50.0]) + 1e-3).all())
+    heads = DETECTORS[name].heads
+    assert ("masks" in found) == (heads == "mask")
+    assert ("keypoints" in found) == (heads == "keypoints")
+    model.roi_heads.score_thresh = 2.0  # type: ignore[union-attr]
+    with torch.no_grad():
+        assert not len(model([torch.rand(3, 50, 90)])[0]["boxes"])
+
+
+def test_the_papers_models_at_full_width() -> None:
+    """ResNet-50: conv5 is C4's box head, with a BN behind it; DC5 ends in 512 channels; FPN has BN in its layers."""
+    with torch.device("meta"):
+        models = {name: detector(task, "resnet50") for name, task in DETECTORS.items()}
+    c4 = models["voc-c4"].get_submodule("roi_heads.box_head")
+    assert [name for name, _ in c4.named_children()] == ["layer4", "norm"]
+    assert models["voc-c4"].get_submodule("backbone.body").stages == ("layer1", "layer2", "layer3")
+    neck = list(models["voc-dc5"].get_submodule("backbone.neck"))  # type: ignore[call-overload]
+    assert (neck[0].kernel_size, neck[0].out_channels, type(neck[1])) == ((3, 3), 512, nn.BatchNorm2d)
+    fpn = models["coco-fpn"].get_submodule("backbone.fpn")
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in fpn.modules()) == 8
+    assert models["voc-c4"].get_submodule("rpn.anchor_generator").sizes == ((32, 64, 128, 256, 512),)
+    assert models["coco-fpn"].get_submodule("rpn.anchor_generator").sizes == ((32,), (64,), (128,), (256,), (512,))
+    assert all(parameter.requires_grad for model in models.values() for parameter in model.parameters())
+
+
+def test_the_segmentation_net_is_that_of_the_papers() -> None:
+    """Conv5 of stride 1 and dilation 2; two 3x3 convolutions of 256, dilation 6, BN and ReLU; a 1x1 classifier."""
+    with torch.device("meta"):
+        model = SegmentationNet(Encoder(EncoderPlan("resnet50")), 21, 256, (0.5,) * 3, (0.2,) * 3)
+        features = model.body(torch.empty(1, 3, 512, 512))["layer4"]
+    assert tuple(features.shape) == (1, 2048, 32, 32)  # stride 16
+    kinds = [type(module) for module in model.head]
+    block = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    assert kinds == [*block, *block, nn.Conv2d]
+    convolutions = [module for module in model.head if isinstance(module, nn.Conv2d)]
+    shapes = [(one.out_channels, one.kernel_size, one.dilation) for one in convolutions]
+    assert shapes == [(256, (3, 3), (6, 6)), (256, (3, 3), (6, 6)), (21, (1, 1), (1, 1))]
+
+
+def test_void_pixels_teach_nothing() -> None:
+    """The loss is the mean over the others, by a plain loop; of a crop that is void all over it is 0."""
+    torch.manual_seed(0)
+    model = SegmentationNet(Encoder(EncoderPlan("resnet18-w16")), 3, 16, (0.5,) * 3, (0.2,) * 3)
+    x, labels = torch.rand(2, 3, 32, 32), torch.randint(3, (2, 32, 32))
+    labels[:, :10] = VOID
+    losses = model(list(x), list(labels))
+    assert isinstance(losses, dict)
+    log = model.logits(x).detach().log_softmax(1)
+    kept = [(n, i, j) for n in range(2) for i in range(10, 32) for j in range(32)]
+    expected = -sum(float(log[n, int(labels[n, i, j]), i, j]) for n, i, j in kept) / len(kept)
+    assert losses["loss_pixels"].item() == pytest.approx(expected, rel=1e-4)
+    nothing = model(list(x), [torch.full((32, 32), VOID)] * 2)
+    assert isinstance(nothing, dict)
+    assert nothing["loss_pixels"].item() == 0
+
+
+def test_anchors_lie_at_the_strides() -> None:
+    """Centres at whole strides, the area that of the size, by the formula of Faster R-CNN."""
+    anchors = StridedAnchors([(32.0,)], [(0.5, 1.0, 2.0)], [16])
+    from torchvision.models.detection.image_list import ImageList
+
+    found = anchors(ImageList(torch.zeros(1, 3, 64, 96), [(64, 96)]), [torch.zeros(1, 1, 4, 6)])[0]
+    assert found.shape == (4 * 6 * 3, 4)
+    centres = (found[:, :2] + found[:, 2:]) / 2
+    expected = [(16 * column, 16 * row) for row in range(4) for column in range(6) for _ in range(3)]
+    torch.testing.assert_close(centres, torch.tensor(expected).float())
+    areas = (found[:, 2:] - found[:, :2]).prod(1)
+    assert float((areas / 32**2 - 1).abs().max()) < 0.05  # torchvision rounds the corners
+
+
+def test_regions_go_to_the_map_of_their_size() -> None:
+    """Level floor(k0 + log2(side / 224)) with k0 = 4, as FPN's Eq. 1 says; half of the sides at half of the images."""
+    levels = {f"layer{i + 1}": Level(8, 4 * 2**i) for i in range(4)}
+    for scale in (1.0, 0.5):
+        mapper = region_pool(levels, 7, scale).map_levels
+        for side, wanted in ((60, 0), (112, 1), (223, 1), (224, 2), (448, 3), (900, 3)):
+            box = torch.tensor([[0.0, 0.0, side * scale, side * scale]])
+            assert int(mapper([box])) == wanted, side
