@@ -20,6 +20,7 @@ from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, Lo
 from moco.interop.config import ExportConfig
 from moco.recipes import RECIPES
 from moco.report.config import ReportConfig
+from moco.study.config import StudyConfig
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "pretrain": (PretrainConfig, "moco.commands:pretrain"),
@@ -33,6 +34,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "pack": (PackConfig, "moco.data.pack:run"),
     "bench": (BenchConfig, "moco.bench.command:run"),
     "report": (ReportConfig, "moco.reporting:report"),
+    "study": (StudyConfig, "moco.study.command:run"),
 }
 HELP = ("-h", "--help")
 HELP_INDENT = 8

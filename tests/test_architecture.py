@@ -30,6 +30,7 @@ ROWS = (
     "report",
     "reporting",
     "commands",
+    "study",
     "cli",
     "__main__",
 )

@@ -29,6 +29,7 @@ class Stream(IntEnum):
     BANK = 4
     SPLIT = 5
     STAND_IN = 6
+    MIX = 7
 
 
 def philox(counter: tuple[IntegersLike, ...], seed: int) -> tuple[Words, ...]:
