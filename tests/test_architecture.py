@@ -26,6 +26,7 @@ ROWS = (
     "record",
     "pretrain",
     "bench",
+    "auto",
     "evaluation",
     "report",
     "reporting",

@@ -28,6 +28,7 @@ from moco.config import (
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, LowshotConfig
 from moco.recipes import RECIPES, recipe
+from moco.study.config import StudyConfig
 
 PRETRAIN = recipe("cifar10", data="photos", out=Path("run"))
 KNN = KnnConfig("run", "digits")
@@ -41,6 +42,7 @@ KINDS: dict[type[Any], Any] = {
     LowshotConfig: LowshotConfig("run", "digits"),
     FinetuneConfig: FinetuneConfig("run", "digits"),
     EmbedConfig: EmbedConfig("run", "digits", Path("f.npz")),
+    StudyConfig: StudyConfig("momentum", "digits", Path("study")),
 }
 """A config of every command."""
 

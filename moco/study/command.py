@@ -67,7 +67,7 @@ def settle(study: Study, config: StudyConfig) -> dict[str, Any]:
         return earlier
     survey = alone("moco.study.survey:survey", config, Path(), "")
     arms, _ = fitting(study, config, survey["images"])
-    wanted: float = config.images or survey["images"]
+    wanted = float(config.images or survey["images"])
     if config.minutes is not None and arms:
         wanted = 60 * config.minutes / (sum(1 / survey["rates"][arm.name] for arm in arms) / len(arms))
     images = equal_budget(study, config, wanted, arms) if arms else 0
@@ -144,14 +144,14 @@ def write_result(
     arms = list({cell.arm.name: cell.arm for cell in every}.values())
     results = finished(config.out, every)
     rows = statistics.rows(study, arms, results)
-    agreed, tested = statistics.agreement(rows), statistics.tested(study, rows)
+    agreed, judged = statistics.agreement(rows), statistics.judged(study, rows)
     randoms = [result["random"] for result in results if result.get("random") is not None]
     random = sum(randoms) / len(randoms) if randoms else None
     known = {result["cell"] for result in results}
     missing = [cell.name for cell in every if cell.name not in known]
     notes = [*left_out, *([f"Not finished: {', '.join(missing)}."] if missing else [])]
     told = {
-        "verdict": verdict(study, rows, agreed, tested, random), "random": random, "results": results, "notes": notes,
+        "verdict": verdict(study, rows, agreed, judged, random), "random": random, "results": results, "notes": notes,
         "budget": budget(study, config, plan), "extrapolation": plan["extrapolation"],
     }  # fmt: skip
     table = [
@@ -163,18 +163,18 @@ def write_result(
     result = {
         "study": study.name, "source": study.source, "rows": table, "failed": missing,
         "agreement": None if agreed is None else dataclasses.asdict(agreed),
-        "claims": [_flat(one) for one in tested], "images": plan["images"],
+        "claims": [_flat(one) for one in judged], "images": plan["images"],
         **{name: told[name] for name in ("verdict", "random", "notes", "budget", "extrapolation")},
         "cells": [{name: value for name, value in one.items() if name != "over_time"} for one in results],
     }  # fmt: skip
     made = f"Made by momentum-contrast {version('momentum-contrast')} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
     replace_file(config.out / "study.json", (json.dumps(result, indent=2) + "\n").encode())
     replace_file(config.out / "study.csv", _csv(table).encode())
-    replace_file(config.out / "study.html", study_page(study, rows, agreed, tested, told, made).encode())
+    replace_file(config.out / "study.html", study_page(study, rows, agreed, judged, told, made).encode())
     return result
 
 
-def _flat(one: statistics.Tested) -> dict[str, Any]:
+def _flat(one: statistics.Judged) -> dict[str, Any]:
     values = {**dataclasses.asdict(one.claim), "difference": one.difference, "error": one.error, "verdict": one.verdict}
     return {name: None if value in (float("inf"), float("-inf")) else value for name, value in values.items()}
 

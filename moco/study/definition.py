@@ -233,7 +233,10 @@ def arm_values(study: Study, arm: Arm, recipe: str, where: str = "") -> dict[str
             reason = "which the study sets itself" if known in OWN_FLAGS else "which is no flag of moco pretrain"
             raise BadInputError(f"{where or study.name}: {arm.name} gives {flag(known)}, {reason}")
         values[known] = converted(hints[known], value, f"{where or study.name}: {arm.name}: {flag(known)}")
-    check(PretrainConfig("", Path(), **{**RECIPES[recipe].values, **values}))
+    try:
+        check(PretrainConfig("", Path(), **{**RECIPES[recipe].values, **values}))
+    except BadInputError as error:
+        raise BadInputError(f"{where or study.name}: {arm.name}: {error}") from None
     return values
 
 

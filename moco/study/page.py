@@ -8,7 +8,7 @@ from moco.report.charts import Axes, Curve, Level, chart
 from moco.report.markup import NOTHING, element, escaped, escaped_whole, number, shown, table
 from moco.report.page import document
 from moco.study.definition import Outcome, Study
-from moco.study.statistics import Agreement, Row, Tested
+from moco.study.statistics import Agreement, Row, Judged
 from moco.study.verdict import difference
 
 RECALLED = "\u2020"
@@ -19,7 +19,7 @@ def study_page(
     study: Study,
     rows: Sequence[Row],
     agreed: Agreement | None,
-    tested: Sequence[Tested],
+    judged: Sequence[Judged],
     told: Mapping[str, Any],
     made: str,
 ) -> str:
@@ -28,7 +28,7 @@ def study_page(
         ("verdict", "Verdict", element("div", element("p", escaped_whole(str(told["verdict"]))), class_="card open")),
         ("charts", "Charts", element("div", _charts(study, rows, told["random"]), class_="charts")),
         ("table", "Figures", _table(rows) + _agreement(agreed)),
-        ("claims", "What the paper says, and what holds here", _claims(tested)),
+        ("claims", "What the paper says, and what holds here", _claims(judged)),
         (
             "over-time",
             "Over time",
@@ -132,7 +132,7 @@ def _agreement(agreed: Agreement | None) -> str:
     return element("p", escaped_whole(text))
 
 
-def _claims(tested: Sequence[Tested]) -> str:
+def _claims(judged: Sequence[Judged]) -> str:
     cells = [
         [
             escaped_whole(one.claim.text),
@@ -140,7 +140,7 @@ def _claims(tested: Sequence[Tested]) -> str:
             escaped(difference(one)),
             one.verdict,
         ]
-        for one in tested
+        for one in judged
     ]
     if not cells:
         return ""

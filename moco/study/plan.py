@@ -11,6 +11,7 @@ from typing import Any
 from moco.config import PretrainConfig, flag
 from moco.errors import BadInputError
 from moco.recipes import RECIPES
+from moco.runtime.files import replace_file
 from moco.study.config import StudyConfig
 from moco.study.definition import Arm, Study, arm_values
 
@@ -124,14 +125,12 @@ def equal_budget(study: Study, config: StudyConfig, images: float, arms: Sequenc
 
 def keep_plan(config: StudyConfig, settled: dict[str, Any]) -> None:
     """Write down what a study that goes on must find again."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    from moco.runtime.files import replace_file
-
+    (config.out / "cells").mkdir(parents=True, exist_ok=True)
     replace_file(config.out / "plan.json", (json.dumps(settled, indent=2) + "\n").encode())
 
 
 def kept_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
-    """The plan of the study that lies in `config.out`; empty where nothing has been run there yet.
+    """The plan of the study that lies in `config.out`; empty where none has begun there.
 
     Raises BadInputError where the study is another one, or was of other images or another budget.
     """

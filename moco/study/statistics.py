@@ -71,7 +71,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Judged:
     """A claim of the paper against the figures here."""
 
     claim: Claim
@@ -145,7 +145,7 @@ def _tau(here: Any, paper: Any) -> tuple[float, float]:
     return (0.0, 1.0) if math.isnan(tau) else (tau, p)
 
 
-def tested(study: Study, some: Sequence[Row]) -> list[Tested]:
+def judged(study: Study, some: Sequence[Row]) -> list[Judged]:
     """Each claim against the difference of the two means, with its 95% interval by Student's t on pooled deviations."""
     by_name, errors = {row.name: row for row in some}, standard_errors(some)
     found = []
@@ -155,7 +155,7 @@ def tested(study: Study, some: Sequence[Row]) -> list[Tested]:
             continue
         if worse.mean is None:
             if worse.diverged:
-                found.append(Tested(claim, math.inf, 0.0, "holds"))
+                found.append(Judged(claim, math.inf, 0.0, "holds"))
             continue
         difference = (better.mean - worse.mean) * (-1 if better.outcome.lower_is_better else 1)
         _, freedom = _pooled(better, some)
@@ -166,5 +166,5 @@ def tested(study: Study, some: Sequence[Row]) -> list[Tested]:
         else:
             sure, against = difference > error, difference < -error
         verdict = "holds" if sure else "does not hold" if against else "cannot be told"
-        found.append(Tested(claim, difference, error, verdict))
+        found.append(Judged(claim, difference, error, verdict))
     return found

@@ -5,20 +5,20 @@ from collections.abc import Sequence
 
 from moco.report.markup import shown
 from moco.study.definition import Study
-from moco.study.statistics import Agreement, Row, Tested, standard_errors
+from moco.study.statistics import Agreement, Row, Judged, standard_errors
 
 Z_95 = 1.96
 
 
 def verdict(
-    study: Study, rows: Sequence[Row], agreed: Agreement | None, tested: Sequence[Tested], random: float | None
+    study: Study, rows: Sequence[Row], agreed: Agreement | None, judged: Sequence[Judged], random: float | None
 ) -> str:
     """What was measured, how far the order is the paper's, which of its claims hold, and what failed."""
     main = [row for row in rows if row.outcome == study.outcomes[0] or row.outcome.series]
     known = [row for row in main if row.mean is not None]
     if not known:
         return "No cell is finished yet: there is nothing to say."
-    parts = [_extremes(study, known), _against_random(known, random), _order(agreed), *_claims(tested)]
+    parts = [_extremes(study, known), _against_random(known, random), _order(agreed), *_claims(judged)]
     failed = [row.name for row in main if row.diverged]
     if failed:
         parts.append(f"Of {_listed(failed)} at least one run diverged.")
@@ -70,15 +70,15 @@ def _order(agreed: Agreement | None) -> str:
     return f"The order of the {agreed.rows} arms {said} ({interval})."
 
 
-def _claims(tested: Sequence[Tested]) -> list[str]:
+def _claims(judged: Sequence[Judged]) -> list[str]:
     said = []
-    for one in tested:
+    for one in judged:
         compared = f"{one.claim.better} minus {one.claim.worse}: {difference(one)}"
         said.append(f"The paper: {one.claim.text} Here that {one.verdict} ({compared}).")
     return said
 
 
-def difference(one: Tested) -> str:
+def difference(one: Judged) -> str:
     """A claim's difference with its interval."""
     if not math.isfinite(one.difference):
         return "the other diverged"
