@@ -8,7 +8,7 @@ from moco.report.charts import Axes, Curve, Level, chart
 from moco.report.markup import NOTHING, element, escaped, escaped_whole, number, shown, table
 from moco.report.page import document
 from moco.study.definition import Outcome, Study
-from moco.study.statistics import Agreement, Row, Judged
+from moco.study.statistics import Agreement, Judged, Row
 from moco.study.verdict import difference
 
 RECALLED = "\u2020"

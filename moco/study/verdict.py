@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from moco.report.markup import shown
 from moco.study.definition import Study
-from moco.study.statistics import Agreement, Row, Judged, standard_errors
+from moco.study.statistics import Agreement, Judged, Row, standard_errors
 
 Z_95 = 1.96
 

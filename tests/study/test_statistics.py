@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moco.study.definition import Arm, Claim, Outcome, Study
-from moco.study.statistics import Row, agreement, rows, standard_errors, judged
+from moco.study.statistics import Row, agreement, judged, rows, standard_errors
 from moco.study.verdict import verdict
 
 KNN = Outcome("kNN top-1 (%)", "knn.top1")
