@@ -129,7 +129,8 @@ def _run_all(
             started = time.monotonic()
             if done is None or done["state"] not in FINISHED:  # else it was run by hand, or elsewhere
                 done = collect(study, cell, run_cell(cell, request))
-            assert done is not None
+            if done is None:
+                raise OSError(f"cell {cell.name} failed before it began: see {config.out / 'logs' / cell.name}.txt")
             keep_result(config.out, {**done, "wall_seconds": round(time.monotonic() - started, 1)})
             write_result(study, config, plan, every, left_out)
             left = sum(plan["cost"][other.arm.name] for other in waiting[number:])

@@ -98,14 +98,17 @@ def rows(study: Study, arms: Sequence[Arm], results: Sequence[Mapping[str, Any]]
 def standard_errors(some: Sequence[Row]) -> dict[str, float]:
     """Of each row's mean: the deviation pooled over the rows of its outcome, over the root of its number of seeds.
 
-    With a single seed, where nothing can be pooled, that of a percentage over TEST_IMAGES images.
+    With a single seed, where nothing can be pooled: of a percentage, that over TEST_IMAGES images; of anything else,
+    the figure itself.
     """
     errors = {}
     for row in some:
         spread, freedom = _pooled(row, some)
-        if not freedom:
+        if not freedom and "%" in row.outcome.name:
             share = min(max((row.mean or 0.0) / 100, 0.01), 0.99)
             spread = 100 * math.sqrt(share * (1 - share) / TEST_IMAGES)
+        elif not freedom:  # nothing is known of it
+            spread = abs(row.mean or 0.0)
         errors[row.name] = spread / math.sqrt(max(1, len(row.values)))
     return errors
 
