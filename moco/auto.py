@@ -22,7 +22,7 @@ from moco.data.loader import default_workers
 from moco.errors import BadInputError
 from moco.recipes import QUICK
 from moco.runtime import distributed
-from moco.runtime.device import cores, resolve_device
+from moco.runtime.device import Device, cores, resolve_device
 
 SAMPLE = 48
 """Images that are looked at for their size."""
@@ -49,7 +49,7 @@ class AutoConfig:
     """Run folder; where a run is already there, its own settings are kept."""
     minutes: float = 10.0
     """Time that the run may take."""
-    device: str = "auto"
+    device: Device = "auto"
     """Where to compute: auto, cpu, cuda or mps."""
 
 
@@ -89,7 +89,7 @@ def settle(config: AutoConfig, given: dict[str, Any], say: Callable[[str], None]
 
 def derive(images: Images, config: AutoConfig, given: dict[str, Any]) -> Reasons:
     """Each value with its reason, by the rules below."""
-    device, side, n = resolve_device(config.device), typical_side(images), len(images)  # type: ignore[arg-type]
+    device, side, n = resolve_device(config.device), typical_side(images), len(images)
     batch = given.get("batch_size") or batch_for(n, device)
     fixed = {"batch_size": batch, "bn_groups": groups_for(batch), "device": device, **given}
     chosen, rate, why = fastest_enough(images, side, config, fixed)
@@ -114,7 +114,7 @@ def derive(images: Images, config: AutoConfig, given: dict[str, Any]) -> Reasons
 
 def method_for(n: int, steps: int) -> Reasons:
     """Dictionary, K, m, head, tau, views and rate, by the number of images and of steps."""
-    keys = max(64, min(65536, 1 << int(math.log2(max(64, n // 4)))))
+    keys = min(65536, 1 << int(math.log2(max(4, n // 4))))
     momentum = round(min(0.999, max(0.99, 1 - 100 / steps)), 5)
     common: Reasons = {
         "augment": ("v2", "v2's views were better here too (docs/results.md)"),

@@ -79,7 +79,6 @@ class Record:
         self._sound: list[Path] = []  # the checkpoints that were read or written here, oldest first
         self._recent: list[Contrast] = []
         self._negatives = dict[str, float]()
-        self._labels = None if images.labels is None else torch.from_numpy(images.labels.copy()).to(config.device)
         self._recent_steps, self._recent_since = 0, time.monotonic()
         self._ranks_known = distributed.world_size() == 1
 
@@ -170,7 +169,7 @@ class Record:
     def look_at_negatives(self, step: int, q: Tensor, keys: Keys, index: Tensor) -> None:
         """Where the step that makes `step` of them is logged, see how the negatives share the loss's gradient."""
         if self._logs(step):
-            self._negatives = negative_figures(q, keys, self.config.temperature, index, self._labels)
+            self._negatives = negative_figures(q, keys, self.config.temperature, index, self.images.labels)
 
     def after_step(self, step: int, contrasts: list[Contrast], gradient_norm: Tensor, lr: float, *, save: bool) -> None:
         """Note what the step that made `step` of them gave; log and save what is due."""

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from moco.core.dictionary import Keys
 from moco.core.precision import at_least_fp32
-from moco.runtime.randomness import Stream, uniforms
+from moco.runtime.randomness import Integers, Stream, uniforms
 from moco.shapes import Features, Index
 
 LARGEST_QUERY_SHARE = 0.5
@@ -59,7 +58,7 @@ def mix_hard_negatives(q: Features, keys: Keys, hardness: Hardness, *, seed: int
 
 @torch.no_grad()
 def negative_figures(
-    q: Features, keys: Keys, temperature: float, index: Index, labels: Tensor | None = None
+    q: Features, keys: Keys, temperature: float, index: Index, labels: Integers | None = None
 ) -> dict[str, float]:
     """How the gradient of the loss is shared among the negatives of the first queries, mean over these.
 
@@ -86,7 +85,8 @@ def negative_figures(
         if labels is None or keys.index is None or not bool((keys.index >= 0).any()):
             return figures
         known = counted & (keys.index >= 0)
-        of_queries, of_keys = labels[index[some]], labels[keys.index.clamp(min=0)]
+        images = torch.cat([index[some], keys.index.clamp(min=0)])
+        of_queries, of_keys = torch.from_numpy(labels[images.cpu().numpy()]).to(q.device).tensor_split([len(q)])
         false = known & (of_queries[:, None] == of_keys[None])
         return {
             **figures,

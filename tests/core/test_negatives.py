@@ -121,7 +121,7 @@ def test_figures_equal_the_loop(masked: float, pairs: int) -> None:
     index = torch.arange(K) % 30
     index[:5] = -1
     labels, own = [image % 3 for image in range(30)], [4, 9, 14, 29]
-    found = negative_figures(q, keys._replace(index=index), 0.2, torch.tensor(own), torch.tensor(labels))
+    found = negative_figures(q, keys._replace(index=index), 0.2, torch.tensor(own), np.array(labels))
     expected = figures_by_hand(q, keys._replace(index=index), 0.2, own, labels)
     assert found == {name: pytest.approx(value, rel=1e-4) for name, value in expected.items()}
 
