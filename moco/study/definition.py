@@ -206,6 +206,9 @@ def _require_sound(study: Study, where: str) -> None:
     for name in (study.name, *names, *study.evaluate):
         if not NAME.fullmatch(name) or ".." in name:
             raise BadInputError(f"{where}: {name!r} is not a name: expected letters, digits and . _ = , -")
+    for name in study.over_time:
+        if not re.fullmatch(r"[a-z0-9_]{1,40}", name):
+            raise BadInputError(f"{where}: over_time names {name!r}, expected a figure of metrics.jsonl")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise BadInputError(f"{where}: two arms are called {twice!r}")

@@ -98,6 +98,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"about": "x", "arms": [ARM, ARM]}, "two arms are called 'a'"),
     ({"about": "x", "arms": [{"name": "../a"}]}, "is not a name"),
     ({"about": "x", "arms": [{"name": "a/b"}]}, "is not a name"),
+    ({"about": "x", "arms": [ARM], "over_time": ["<b>"]}, "over_time names '<b>'"),
     ({"about": "x", "arms": [ARM], "run": "rm"}, "unknown key 'run'"),
     ({"about": "x", "arms": [{**ARM, "values": {"out": "/etc"}}]}, "--out, which the study sets itself"),
     ({"about": "x", "arms": [{**ARM, "values": {"nonsense": 1}}]}, "--nonsense, which is no flag"),
