@@ -106,7 +106,10 @@ def _auto(arguments: list[str]) -> PretrainConfig:
     fields = {field.name for field in dataclasses.fields(PretrainConfig)}
     given = {name: getattr(read, name) for name in fields & (words | {word.removeprefix("no_") for word in words})}
     values = settle(asked, given, lambda text: print(text, file=sys.stderr if read.json else sys.stdout))
-    return dataclasses.replace(read, **{name: value for name, value in values.items() if name not in given})
+    config: PretrainConfig = dataclasses.replace(
+        read, **{name: value for name, value in values.items() if name not in given}
+    )
+    return config
 
 
 def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how: Any) -> Any:

@@ -23,7 +23,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def rate(images: Any, values: dict[str, Any], config: AutoConfig) -> float:
         tried.append(values)
         work = (values["view_size"] / (1 if values["stem"] == "cifar" else 4)) ** 2 / 256
-        return 500 / work / {"resnet18-w16": 1, "resnet18": 14}.get(values["arch"], 60)
+        return float(500 / work / {"resnet18-w16": 1, "resnet18": 14}.get(values["arch"], 60))
 
     monkeypatch.setattr(module, "measured_rate", rate)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
@@ -116,7 +116,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """They would measure different speeds."""
-    monkeypatch.setattr(module.distributed, "world_size", lambda: 2)
+    monkeypatch.setattr("moco.runtime.distributed.world_size", lambda: 2)
     with pytest.raises(ValueError, match="is for one process"):
         settle(AutoConfig("digits", Path("run")), {}, print)
 

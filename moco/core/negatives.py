@@ -82,11 +82,11 @@ def negative_figures(
             "effective_negatives": float(torch.special.entr(weights).sum(1).exp().mean()),
             "hardest_weight": 100 * float(weights.topk(math.ceil(HARDEST * l_neg.shape[1])).values.sum(1).mean()),
         }
-        if labels is None or keys.index is None or not bool((keys.index >= 0).any()):
+        if labels is None or keys.images is None or not bool((keys.images >= 0).any()):
             return figures
-        known = counted & (keys.index >= 0)
-        images = torch.cat([index[some], keys.index.clamp(min=0)])
-        of_queries, of_keys = torch.from_numpy(labels[images.cpu().numpy()]).to(q.device).tensor_split([len(q)])
+        known = counted & (keys.images >= 0)
+        pairs = torch.cat([index[some], keys.images.clamp(min=0)])
+        of_queries, of_keys = torch.from_numpy(labels[pairs.cpu().numpy()]).to(q.device).tensor_split([len(q)])
         false = known & (of_queries[:, None] == of_keys[None])
         return {
             **figures,

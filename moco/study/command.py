@@ -91,7 +91,7 @@ def _seconds(study: Study, config: StudyConfig, arm: Arm, images: int, survey: d
         )
         both = 1 if "--no-baseline" in command else 2
         seconds += START + survey["loading"] + both * (survey["all_images"] + tuned) / encoded
-    return seconds
+    return float(seconds)
 
 
 def _told(

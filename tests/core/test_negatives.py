@@ -21,7 +21,7 @@ def case(masked: float = 0.0) -> tuple[Tensor, Keys]:
     torch.manual_seed(0)
     q, k, negative = (F.normalize(torch.randn(count, C), dim=1) for count in (N, N, K))
     mask = torch.rand(N, K) < masked if masked else None
-    return q, Keys(k, negative, mask=mask, index=torch.arange(K))
+    return q, Keys(k, negative, mask=mask, images=torch.arange(K))
 
 
 def mixed_by_hand(q: Tensor, keys: Keys, hardness: Hardness, seed: int, step: int) -> np.ndarray:
@@ -98,8 +98,8 @@ def figures_by_hand(q: Tensor, keys: Keys, temperature: float, own: list[int], l
         total = math.fsum([*raw.values(), *more])
         shares = sorted([w / total for w in [*raw.values(), *more]], reverse=True)
         slots = K + len(more)
-        assert keys.index is not None
-        images = {j: int(keys.index[j]) for j in there}
+        assert keys.images is not None
+        images = {j: int(keys.images[j]) for j in there}
         same = [j for j in there if images[j] >= 0 and labels[images[j]] == labels[own[i]]]
         false, known = false + len(same), known + sum(image >= 0 for image in images.values())
         entropy = -math.fsum(s * math.log(s) for s in shares)
@@ -121,8 +121,8 @@ def test_figures_equal_the_loop(masked: float, pairs: int) -> None:
     index = torch.arange(K) % 30
     index[:5] = -1
     labels, own = [image % 3 for image in range(30)], [4, 9, 14, 29]
-    found = negative_figures(q, keys._replace(index=index), 0.2, torch.tensor(own), np.array(labels))
-    expected = figures_by_hand(q, keys._replace(index=index), 0.2, own, labels)
+    found = negative_figures(q, keys._replace(images=index), 0.2, torch.tensor(own), np.array(labels))
+    expected = figures_by_hand(q, keys._replace(images=index), 0.2, own, labels)
     assert found == {name: pytest.approx(value, rel=1e-4) for name, value in expected.items()}
 
 
@@ -142,9 +142,9 @@ def test_dictionaries_know_their_keys_images() -> None:
     """The queue's start is of no image; keys of the batch are the batch's."""
     queue, k = Queue(6, C), F.normalize(torch.randn(4, C), dim=1)
     queue.write(k, k, torch.tensor([7, 3, 5, 9]))
-    read = queue.read(k, torch.tensor([7, 3, 5, 9])).index
+    read = queue.read(k, torch.tensor([7, 3, 5, 9])).images
     assert read is not None
     assert read.tolist() == [7, 3, 5, 9, -1, -1]
-    batch = InBatch().read(k, torch.tensor([1, 2, 3, 4])).index
+    batch = InBatch().read(k, torch.tensor([1, 2, 3, 4])).images
     assert batch is not None
     assert batch.tolist() == [1, 2, 3, 4]
