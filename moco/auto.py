@@ -4,9 +4,11 @@ The rules are those of docs/results.md and of the papers; how fast candidates tr
 """
 
 import dataclasses
+import io
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,9 +194,10 @@ def measured_rate(images: Images, values: dict[str, Any], config: AutoConfig) ->
     training = PretrainConfig(**{
         **values, "data": config.data, "out": config.out, "dictionary": "in-batch", "max_steps": 1_000_000,
     })  # fmt: skip
-    some = evenly(images, max(TRIAL_IMAGES, 2 * training.batch_size))
+    some, nowhere = hold(evenly(images, max(TRIAL_IMAGES, 2 * training.batch_size))), io.StringIO()
     try:
-        return float(timed(training, some, TRIAL_SECONDS)["images_per_second"])
+        with redirect_stdout(nowhere), redirect_stderr(nowhere):  # of a trial nothing is told but its speed
+            return float(timed(training, some, TRIAL_SECONDS)["images_per_second"])
     except torch.OutOfMemoryError:
         return None
 
