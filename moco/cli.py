@@ -1,6 +1,7 @@
 """The command line: a command -> (its config, "module:function"), imported when it is called."""
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import json
@@ -20,6 +21,7 @@ from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, Lo
 from moco.interop.config import ExportConfig
 from moco.recipes import RECIPES
 from moco.report.config import ReportConfig
+from moco.study.config import StudyConfig
 from moco.transfer.config import CompareConfig, TransferConfig
 from moco.transfer.recipes import TASKS, transfer_config
 
@@ -36,8 +38,11 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "pack": (PackConfig, "moco.data.pack:run"),
     "bench": (BenchConfig, "moco.bench.command:run"),
     "report": (ReportConfig, "moco.reporting:report"),
+    "study": (StudyConfig, "moco.study.command:run"),
 }
 HELP = ("-h", "--help")
+AUTO = "auto"
+"""The recipe that is made for the images and the time: `moco.auto`."""
 HELP_INDENT = 8
 INTERRUPTED = 130
 """Exit code after Ctrl-C where there is nothing to save, or a second one."""
@@ -80,7 +85,11 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
         if not rest or rest[0] in HELP:
             print(_recipes())
             raise SystemExit(0)
-        name = _known(rest.pop(0), RECIPES, "recipe", "moco pretrain --help")
+        name = _known(rest.pop(0), (*RECIPES, AUTO), "recipe", "moco pretrain --help")
+        module, function = target.split(":")
+        if name == AUTO and not set(rest) & set(HELP):
+            return _auto(rest), getattr(importlib.import_module(module), function)
+        name = "quick" if name == AUTO else name
         prog, default = f"{prog} {name}", PretrainConfig(data=tyro.MISSING, out=tyro.MISSING, **RECIPES[name].values)
     if kind is TransferConfig:
         if not rest or rest[0] in HELP:
@@ -115,14 +124,33 @@ def run(*words: object, **flags: object) -> dict[str, Any]:
     return function(config)
 
 
-def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any) -> Any:
+def _auto(arguments: list[str]) -> PretrainConfig:
+    """The config that suits the images, the machine and --minutes, but for the flags that are given."""
+    from moco.auto import AutoConfig, settle
+
+    prog = f"moco pretrain {AUTO}"
+    asked, others = _flags(AutoConfig, arguments, prog, tyro.MISSING_NONPROP, return_unknown_args=True)
+    placed = ["--data", asked.data, "--out", str(asked.out), "--device", asked.device, *others]
+    start = PretrainConfig(data=tyro.MISSING, out=tyro.MISSING, **RECIPES["quick"].values)
+    read = _flags(PretrainConfig, placed, prog, start)
+    words = {word[2:].split("=")[0].replace("-", "_") for word in others if word.startswith("--")}
+    fields = {field.name for field in dataclasses.fields(PretrainConfig)}
+    given = {name: getattr(read, name) for name in fields & (words | {word.removeprefix("no_") for word in words})}
+    values = settle(asked, given, lambda text: print(text, file=sys.stderr if read.json else sys.stdout))
+    config: PretrainConfig = dataclasses.replace(
+        read, **{name: value for name, value in values.items() if name not in given}
+    )
+    return config
+
+
+def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how: Any) -> Any:
     """Read the flags of a config; what tyro says in a box of several lines becomes one line."""
     if set(arguments) & set(HELP):
         return tyro.cli(kind, args=arguments, prog=prog, default=default)
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box), _environment(COLUMNS="1000"):
-            return tyro.cli(kind, args=arguments, prog=prog, default=default)
+            return tyro.cli(kind, args=arguments, prog=prog, default=default, **how)
     except SystemExit:
         raise BadInputError(f"{_one_line(box.getvalue())} (see {prog} --help)") from None
 
@@ -151,6 +179,7 @@ def _overview() -> str:
 
 def _recipes() -> str:
     lines = [f"  {name:<10} {recipe.about}" for name, recipe in RECIPES.items()]
+    lines.append(f"  {AUTO:<10} values for your images, this machine and --minutes (10), each told with its reason")
     return (
         "usage: moco pretrain RECIPE --data D --out RUN [flags]\n\n"
         + "\n".join(lines)

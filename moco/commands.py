@@ -93,7 +93,6 @@ def build_checkup(config: PretrainConfig, images: Images) -> Checkup:
     precision = resolve_precision(config.precision, config.device)
 
     def checkup(modules: Mapping[str, nn.Module]) -> dict[str, float]:
-        batches, temperature, symmetric = build_batches(config, images), config.temperature, config.symmetric
-        return vitals(modules, batches, temperature=temperature, symmetric=symmetric, precision=precision)
+        return vitals(modules, build_batches(config, images), symmetric=config.symmetric, precision=precision)
 
     return checkup

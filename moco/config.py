@@ -56,6 +56,13 @@ class PretrainConfig:
     """Contrast both ways, each view once query and once key, and add the two losses: twice the work for an image."""
     mask_own_keys: bool = False
     """Do not count an image's own older keys in the queue as its negatives."""
+    hard_negatives: int = 0
+    """N: mix further negatives of this many of the keys that are most similar to each query (MoCHi, arXiv:2010.01028);
+    0: do not. At most half of K."""
+    mix: int = 0
+    """s: how many of them lie between two of these keys."""
+    mix_query: int = 0
+    """s': how many lie between one of these keys and the query, nearer to the key."""
     bn_groups: int | None = None
     """G: batch normalisation takes its statistics over G parts of the batch, as if on G devices, and the keys are
     shuffled over them (shuffling BN). 1 lets the encoder cheat on one process. Default 8, or the number of processes
@@ -239,13 +246,13 @@ POSITIVE = {
     "feature_dim", "hidden_dim", "queue_size", "temperature", "bn_groups", "image_size", "view_size", "std",
     "epochs", "max_steps", "batch_size", "accumulate", "lr", "base_lr", "lr_decay", "threads",
     "knn_k", "knn_images", "knn_temperature", "seconds", "shard_bytes", "timeout",
-    "lrs", "draws", "finetune_lr",
+    "lrs", "draws", "finetune_lr", "images", "minutes", "seeds",
     "train_sizes", "test_size", "longest_side", "crop_size", "crop_scales", "head_channels", "anchor_sizes", "regions",
     "detections", "test_images", "trials",
 }  # fmt: skip
 NOT_NEGATIVE = {
     "warmup_epochs", "weight_decay", "workers", "log_every", "checkpoint_every", "knn_every", "seed",
-    "views", "supervised_epochs", "finetune_steps",
+    "views", "supervised_epochs", "finetune_steps", "hard_negatives", "mix", "mix_query",
     "lr_drops", "warmup_steps", "frozen_stages", "precise_bn", "evaluate_every", "shown_images",
 }  # fmt: skip
 LARGEST_SEED = 2**63 - 1
@@ -276,7 +283,12 @@ def settled(value: Value | None) -> Value:
 
 
 def negatives(config: PretrainConfig) -> int:
-    """K: how many negatives a query is compared with."""
+    """How many negatives a query is compared with: K, and those that are mixed of them."""
+    return shared_negatives(config) + config.mix + config.mix_query
+
+
+def shared_negatives(config: PretrainConfig) -> int:
+    """K: how many keys there are for all queries."""
     return config.batch_size // config.accumulate - 1 if config.dictionary == "in-batch" else config.queue_size
 
 

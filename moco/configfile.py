@@ -34,19 +34,20 @@ def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
     for name in sorted(values.keys() ^ hints.keys()):
         raise BadInputError(f"{where}: {'unknown' if name in values else 'missing'} key {name!r}")
     for name, hint in hints.items():
-        values[name] = _converted(hint, values[name], f"{where}: {name}")
+        values[name] = converted(hint, values[name], f"{where}: {name}")
     return kind(**values)
 
 
-def _converted(hint: Any, value: Any, where: str) -> Any:
+def converted(hint: Any, value: Any, where: str) -> Any:
+    """A value of JSON or TOML as the type that a field asks for. Raises BadInputError where it is of another."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
         hint = next(kind for kind in arguments if kind is not types.NoneType)
-        return None if value is None else _converted(hint, value, where)
+        return None if value is None else converted(hint, value, where)
     if origin is Literal and value in arguments:
         return value
     if origin is tuple and isinstance(value, list) and (arguments[-1] is ... or len(value) == len(arguments)):
-        return tuple(_converted(arguments[0], part, where) for part in value)
+        return tuple(converted(arguments[0], part, where) for part in value)
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and type(value) is int:

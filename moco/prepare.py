@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moco.config import PretrainConfig, check, flag, negatives, settled
+from moco.config import PretrainConfig, check, flag, negatives, settled, shared_negatives
 from moco.configfile import from_json
-from moco.core.dictionary import Dictionary, InBatch, MemoryBank, Queue
+from moco.core.dictionary import Dictionary, InBatch, Keys, MemoryBank, Queue
 from moco.core.encoder import (
     Encoder,
     EncoderPlan,
@@ -20,6 +20,7 @@ from moco.core.encoder import (
     load_encoder_tensors,
     parameter_count,
 )
+from moco.core.negatives import Hardness, mix_hard_negatives
 from moco.core.pair import EncoderPair
 from moco.data import fingerprint
 from moco.data.augment import AUGMENTATIONS
@@ -58,6 +59,7 @@ def resolve(config: PretrainConfig, images: Images) -> PretrainConfig:
         raise BadInputError(
             "--symmetric needs keys of both views, and --dictionary memory-bank has none: leave one out"
         )
+    _require_mixing(config)
     device = resolve_device(config.device)
     steps_per_epoch = n // config.batch_size
     steps = config.max_steps or config.epochs * steps_per_epoch
@@ -101,6 +103,18 @@ def _bn_groups(config: PretrainConfig, ranks: int) -> int:
             f"{config.batch_size} on {ranks} process(es) in {config.accumulate} part(s)"
         )
     return config.bn_groups
+
+
+def _require_mixing(config: PretrainConfig) -> None:
+    """Raise BadInputError where hard negatives are taken and nothing is made of them, or too many are taken."""
+    hardest, points, most = config.hard_negatives, config.mix + config.mix_query, shared_negatives(config) // 2
+    if bool(hardest) != bool(points):
+        raise BadInputError(
+            f"--hard-negatives is {hardest}, --mix {config.mix} and --mix-query {config.mix_query}: expected how many "
+            f"hard negatives there are and how many points are mixed of them, or 0 for all three"
+        )
+    if hardest > most:
+        raise BadInputError(f"--hard-negatives is {hardest}: expected at most {most}, half of K = {most * 2}")
 
 
 def _warn(config: PretrainConfig, n: int) -> None:
@@ -195,6 +209,12 @@ def build_dictionary(config: PretrainConfig, images: int) -> Dictionary:
     return InBatch()
 
 
+def harder(q: Tensor, keys: Keys, config: PretrainConfig, step: int) -> Keys:
+    """The keys with the harder negatives that the config asks for, or as they are."""
+    hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
+    return mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
+
+
 def take_up(config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary) -> str:
     """Take f_k and the queue of `init_weights` too, where its file has them and they fit; say what begins anew."""
     if config.init_weights is None:
@@ -259,11 +279,14 @@ def build_optimizer(config: PretrainConfig, f_q: Encoder) -> torch.optim.SGD:
 
 def introduction(config: PretrainConfig, encoder: Encoder, images: Images) -> str:
     """What a person should know before the first step."""
-    chance = math.log(negatives(config) + 1)
+    chance, mixed = math.log(negatives(config) + 1), config.mix + config.mix_query
+    count = negatives(config) + 1 if mixed else "K+1"
+    more = f" and {mixed} mixed of the hardest {config.hard_negatives}" if mixed else ""
     return (
         f"{len(images)} images, {config.max_steps} steps of {config.batch_size}; {config.arch} with "
         f"{parameter_count(encoder.backbone) / 1e6:.1f} M parameters, views of {config.view_size} pixels\n"
-        f"{config.dictionary}, K = {negatives(config)}: chance loss log(K+1) = {chance:.2f} (may rise at first)\n"
+        f"{config.dictionary}, K = {shared_negatives(config)}{more}: chance loss log({count}) "
+        f"= {chance:.2f} (may rise at first)\n"
         f"lr {config.lr:g}, {config.bn_groups} BN groups, {config.precision} on {config.device} with {config.threads} "
         f"threads and {config.workers} loading processes"
     )

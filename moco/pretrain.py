@@ -19,6 +19,7 @@ from moco.prepare import (
     build_optimizer,
     build_schedule,
     earlier_run,
+    harder,
     introduction,
     resolve,
     take_up,
@@ -78,7 +79,8 @@ def pretrain(
                 for a, b, k_part, rows in parts(config.accumulate, x_a, x_b, k, index):
                     with autocast(precision, device):
                         q, k_part = pair(a, b, k_part, step)  # (N, C) each
-                    keys = dictionary.read(k_part, rows)  # positive (N, C), negative (K, C)
+                    keys = harder(q, dictionary.read(k_part, rows), config, step)  # positive (N, C), negative (K, C)
+                    record.look_at_negatives(step + 1, q, keys, rows)
                     contrasts.append(info_nce(q, keys, config.temperature))
                     torch.autograd.backward(contrasts[-1].loss / config.accumulate)
                     queries.append(q.detach())

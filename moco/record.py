@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from moco.config import PretrainConfig, negatives
 from moco.configfile import to_json
-from moco.core.dictionary import MemoryBank, Queue
+from moco.core.dictionary import Keys, MemoryBank, Queue
 from moco.core.encoder import Encoder, encoder_tensors
 from moco.core.loss import Contrast
+from moco.core.negatives import negative_figures
 from moco.data import fingerprint
 from moco.data.images import Images
 from moco.data.replacement import Damage, Replaced
@@ -68,6 +69,7 @@ class Record:
         self.checkpoints = Checkpoints(config.out, modules, optimizer, log)
         self.writer = self.checkpoints.writer
         self._recent: list[Contrast] = []
+        self._negatives = dict[str, float]()
         self._recent_steps, self._recent_since = 0, time.monotonic()
         self._ranks_known = distributed.world_size() == 1
 
@@ -128,13 +130,23 @@ class Record:
             f"good checkpoint is kept; start again with a smaller --lr (now {self.config.lr:g}) or --precision fp32"
         )
 
+    def _logs(self, step: int) -> bool:
+        """Whether a line of metrics is due after `step` steps."""
+        every = self.config.log_every
+        return bool(every) and (step % every == 0 or step == self.config.max_steps)
+
+    def look_at_negatives(self, step: int, q: Tensor, keys: Keys, index: Tensor) -> None:
+        """Where the step that makes `step` of them is logged, see how the negatives share the loss's gradient."""
+        if self._logs(step):
+            self._negatives = negative_figures(q, keys, self.config.temperature, index, self.images.labels)
+
     def after_step(self, step: int, contrasts: list[Contrast], gradient_norm: Tensor, lr: float, *, save: bool) -> None:
         """Note what the step that made `step` of them gave; log and save what is due."""
         if self.config.log_every:
             self._recent += [Contrast(*(value.detach() for value in contrast)) for contrast in contrasts]
             self._recent_steps += 1
         config, last = self.config, step == self.config.max_steps
-        if config.log_every and (step % config.log_every == 0 or last):
+        if self._logs(step):
             self._log_recent(step, {"lr": lr, "gradient_norm": float(gradient_norm)})
         self.log.progress(step)
         if save or last or (config.checkpoint_every and step % config.checkpoint_every == 0):
@@ -174,7 +186,9 @@ class Record:
         now = time.monotonic()
         speed = self._recent_steps * self.config.batch_size / (now - self._recent_since)
         epoch = step * self.config.batch_size / len(self.images)
-        figures = {"loss": loss, "chance_loss": self.chance_loss, "contrast_accuracy": accuracy, **values}
+        device = self.config.device
+        seen = {name: float(distributed.mean(torch.tensor(v, device=device))) for name, v in self._negatives.items()}
+        figures = {"loss": loss, "chance_loss": self.chance_loss, "contrast_accuracy": accuracy, **values, **seen}
         self.log.metrics(step, {"epoch": round(epoch, 4), **figures, "images_per_second": round(speed, 1)})
         self.result.update(figures)
         self._recent, self._recent_steps, self._recent_since = [], 0, now

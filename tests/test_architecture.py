@@ -26,11 +26,13 @@ ROWS = (
     "record",
     "pretrain",
     "bench",
+    "auto",
     "evaluation",
     "transfer",
     "report",
     "reporting",
     "commands",
+    "study",
     "cli",
     "__main__",
 )

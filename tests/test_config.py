@@ -28,6 +28,7 @@ from moco.config import (
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, LowshotConfig
 from moco.recipes import RECIPES, recipe
+from moco.study.config import StudyConfig
 from moco.transfer.config import TransferConfig
 from moco.transfer.recipes import transfer_config
 
@@ -44,6 +45,7 @@ KINDS: dict[type[Any], Any] = {
     FinetuneConfig: FinetuneConfig("run", "digits"),
     EmbedConfig: EmbedConfig("run", "digits", Path("f.npz")),
     TransferConfig: transfer_config("voc-c4", weights="run", data="photos", out=Path("run")),
+    StudyConfig: StudyConfig("momentum", "digits", Path("study")),
 }
 """A config of every command."""
 

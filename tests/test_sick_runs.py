@@ -66,7 +66,7 @@ def test_a_run_that_goes_well_is_healthy(tmp_path: Path, capsys: pytest.CaptureF
     assert status["health"] == status["result"]["health"] == "healthy"
     shown = [line for line in capsys.readouterr().out.splitlines() if "health" in line]
     assert shown == ["step 100/200  health: healthy", "step 200/200  health: healthy"]
-    assert {"filled", "effective_rank", "head_alignment", "head_uniformity", "effective_negatives"} <= found[0].keys()
+    assert {"filled", "effective_rank", "head_alignment", "head_uniformity"} <= found[0].keys()
     assert {"new_keys_own", "old_keys_own", "new_keys_similarity", "old_keys_similarity"} <= found[0].keys()
 
 

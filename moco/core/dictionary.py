@@ -32,6 +32,8 @@ class Keys(NamedTuple):
     """Further negatives of each query's own, (N, S, C)."""
     mask: Mask | None = None
     """True where a shared key does not count for a query, (N, K)."""
+    images: Index | None = None
+    """The image that each shared key is of, (K,); -1 for none."""
 
 
 class Queue(nn.Module):
@@ -63,7 +65,7 @@ class Queue(nn.Module):
         """Compare each query with its own key k (N, C) and with the whole queue."""
         assert k is not None
         mask = index[:, None] == self.index[None] if self.mask_own else None
-        return Keys(positive=k, negative=self.keys, mask=mask)
+        return Keys(positive=k, negative=self.keys, mask=mask, images=self.index)
 
     @torch.no_grad()
     def write(self, q: Features, k: Features | None, index: Index) -> None:
@@ -130,10 +132,11 @@ class MemoryBank(nn.Module):
         rows = torch.from_numpy(drawn).to(index.device)
         mask = index[:, None] == rows[None]
         if not self.sharded:
-            return Keys(self.features[index], self.features[rows], mask=mask)
+            return Keys(self.features[index], self.features[rows], mask=mask, images=rows)
         every = gather(index)
         fetched = fetch(self.features, self.rows, torch.cat([every, rows]))
-        return Keys(local_block(fetched[: len(every)]), fetched[len(every) :], mask=mask)
+        positive = local_block(fetched[: len(every)])
+        return Keys(positive, fetched[len(every) :], mask=mask, images=rows)
 
     @torch.no_grad()
     def write(self, q: Features, k: Features | None, index: Index) -> None:
@@ -164,7 +167,7 @@ class InBatch(nn.Module):
         """Compare each query with the keys k (N, C) of the whole batch, its own being the positive."""
         assert k is not None
         every_k, every_index = gather_with_gradient(k), gather(index)
-        return Keys(positive=k, negative=every_k, mask=index[:, None] == every_index[None])
+        return Keys(positive=k, negative=every_k, mask=index[:, None] == every_index[None], images=every_index)
 
     def write(self, q: Features, k: Features | None, index: Index) -> None:
         """Nothing outlives the batch."""

@@ -14,12 +14,14 @@ from moco.evaluation.features import evaluating
 from moco.runtime.device import Precision, autocast
 from moco.runtime.distributed import gather, rank, world_size
 from moco.runtime.randomness import Integers, Stream
-from moco.shapes import Features, Negatives, Views
+from moco.shapes import Features, Views
 
 IMAGES = 256
 """Images of which two views each are encoded: twice C, so that the rank of the 128 features can show."""
 KEYS = 64
 """Newest and oldest keys, each, whose views are encoded once more: the mean cosine is then known to about 0.01."""
+BETWEEN = 32
+"""Keys of a third and of two thirds of the greatest age, each."""
 AT_A_TIME = 64
 """Views encoded at a time; 64 of 224 pixels take ResNet-50 half a GiB."""
 
@@ -31,15 +33,14 @@ def vitals(
     modules: Mapping[str, nn.Module],
     batches: ViewBatches,
     *,
-    temperature: float,
     symmetric: bool = False,
     precision: Precision = "fp32",
 ) -> dict[str, float]:
     """What `health.diagnose` wants to know of the encoder f_q, and of `dictionary` and f_k where that is a queue.
 
     Of the head's vectors of two views of each of 256 images: `effective_rank`, `head_alignment`, `head_uniformity`.
-    With a queue: `effective_negatives`, and of `stale_keys` the figures. Costs 512 + 128 forward passes, which the
-    ranks share: each must call it. Nothing of the run is changed.
+    With a queue: `key_figures`. Costs at most 512 + 192 forward passes, which the ranks share: each must call it.
+    Nothing of the run is changed.
     """
     f_q, f_k, queue = (modules.get(name) for name in ("f_q", "f_k", "dictionary"))
     assert isinstance(f_q, Encoder)
@@ -55,19 +56,8 @@ def vitals(
         "head_uniformity": uniformity(z_1),
     }
     if isinstance(queue, Queue) and isinstance(f_k, Encoder):
-        figures["effective_negatives"] = effective_negatives(z_1, queue.keys.cpu(), temperature)
         figures |= key_figures(f_k, queue, batches, symmetric=symmetric, precision=precision)
     return {name: round(value, 4) for name, value in figures.items()}
-
-
-def effective_negatives(q: Features, keys: Negatives, temperature: float) -> float:
-    """How many of the negatives (K, C) push a query, on average: exp of the entropy of their weights in the loss.
-
-    The weights are softmax(q.k / tau) over the negatives, which the gradient has (v1, Eq. 1): K where all are equally
-    hard, few where most are easy.
-    """
-    weights = (q @ keys.T / temperature).softmax(1)
-    return float(torch.special.entr(weights).sum(1).exp().mean())
 
 
 def key_figures(
@@ -78,7 +68,12 @@ def key_figures(
     `new_keys_similarity` and `old_keys_similarity` are mean cosines; `new_keys_own` and `old_keys_own` are what is left
     of these after taking away the mean cosine with the other views of the same sample, which is what keys have in
     common whatever they are of. f_k encodes with its running statistics, where a key was made with those of its batch:
-    so even the newest key is not at 1. Nothing where there are fewer than two keys, or all are of one write.
+    so even the newest key is not at 1.
+
+    Is the dictionary consistent (v1, 3.2)? `key_age_1` to `key_age_4` are the mean ages in steps of the newest keys, of
+    two groups between and of the oldest, and `key_similarity_1` to `_4` their mean cosines.
+
+    Nothing where there are fewer than two keys, or all are of one write.
     """
     age = queue.age().cpu().numpy()
     known = np.flatnonzero(age >= 0)
@@ -86,7 +81,9 @@ def key_figures(
         return {}
     by_age = known[np.argsort(age[known], kind="stable")]
     count = min(KEYS, len(known) // 2)
-    entries = np.concatenate([by_age[:count], by_age[-count:]])
+    between = [np.arange(BETWEEN) + (len(known) * third) // 3 - BETWEEN // 2 for third in (1, 2)]
+    groups = [by_age[:count], *(by_age[np.clip(rows, 0, len(known) - 1)] for rows in between), by_age[-count:]]
+    entries = np.concatenate(groups)
     index, written = queue.index.cpu().numpy()[entries], queue.written.cpu().numpy()[entries]
     writes = 1 + symmetric
     epoch, second = written // writes // batches.steps_per_epoch, written % writes == 1
@@ -97,10 +94,14 @@ def key_figures(
         return torch.where(torch.from_numpy(second[rows]).to(x_q.device)[:, None, None, None], x_q, x_k)
 
     now, stored = _encode(f_k, views, len(entries), precision), queue.keys.cpu()[entries]
-    figures = dict[str, float]()
-    for name, rows in (("new_keys", slice(count)), ("old_keys", slice(count, None))):
+    figures, first = dict[str, float](), 0
+    for number, group in enumerate(groups, 1):
+        rows, first = slice(first, first + len(group)), first + len(group)
         similarity, own = likeness(stored[rows], now[rows])
-        figures |= {f"{name}_similarity": similarity, f"{name}_own": own}
+        figures |= {f"key_age_{number}": age[group].mean() / writes, f"key_similarity_{number}": similarity}
+        if number in (1, len(groups)):
+            name = "new_keys" if number == 1 else "old_keys"
+            figures |= {f"{name}_similarity": similarity, f"{name}_own": own}
     return figures
 
 

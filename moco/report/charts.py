@@ -26,6 +26,8 @@ class Curve:
     name: str
     points: Sequence[Point]
     style: int = 0
+    errors: Sequence[float | None] = ()
+    """For each point, how far a bar reaches up and down from it; empty for none."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Axes:
     y: str
     digits: int = 2
     from_zero: bool = False
+    ticks: tuple[tuple[float, str], ...] = ()
+    """Places on the x axis and what stands there, instead of round numbers."""
 
 
 def chart(
@@ -81,16 +85,18 @@ class _Plane:
 
 
 def _svg(name: str, title: str, curves: Sequence[Curve], axes: Axes, levels: Sequence[Level]) -> str:
-    values = [value for curve in curves for _, value in curve.points if value is not None]
+    values = [value + reach for curve in curves for value, reach in _ends(curve)]
     y_low, y_high, y_ticks = scale([*values, *(level.value for level in levels), *([0.0] if axes.from_zero else [])])
     x_low, x_high, x_ticks = scale([0.0, *(place for curve in curves for place, _ in curve.points)], tight=True)
+    if axes.ticks:  # with room for the marks at both ends
+        x_low, x_high, x_ticks = x_low - 0.06 * (x_high - x_low), x_high + 0.06 * (x_high - x_low), list(axes.ticks)
     plane = _Plane((x_low, x_high), (y_low, y_high))
     parts = [f'<title id="{name}-t">{escaped(title)}</title>']
     parts.append(f'<desc id="{name}-d">{escaped_whole(described(curves, axes, levels))}</desc>')
     for tick, text in y_ticks:
         parts.append(_horizontal("grid", plane.y(tick)) + _text(LEFT - 6, plane.y(tick) + 4, text, "end"))
     for tick, text in x_ticks:
-        parts.append(_text(plane.x(tick), HEIGHT - BOTTOM + 18, text))
+        parts.append(_text(plane.x(tick), HEIGHT - BOTTOM + 18, escaped(text)))
     parts.append(_horizontal("axis", HEIGHT - BOTTOM))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, escaped(axes.x)))
     for level in levels:
@@ -112,10 +118,23 @@ def _drawn(curve: Curve, plane: _Plane, axes: Axes) -> str:
     marks = ""
     for place, value in points if len(points) <= MARKED else ():
         if value is not None:
-            said = f"{curve.name}: {shown(value, axes.digits)} at {_placed(place)} ({axes.x})"
+            said = f"{curve.name}: {shown(value, axes.digits)} at {_placed(place, axes)} ({axes.x})"
             spot = f'class="mark {style}" cx="{plane.x(place):.1f}" cy="{plane.y(value):.1f}" r="3"'
             marks += f"<circle {spot}><title>{escaped(said)}</title></circle>"
+    for (place, value), reach in zip(curve.points, curve.errors, strict=False):
+        if value is not None and reach:
+            x, low, high = plane.x(place), plane.y(value - reach), plane.y(value + reach)
+            marks += f'<path class="curve error {style}" d="M{x:.1f} {low:.1f}L{x:.1f} {high:.1f}"/>'
     return f'<path class="curve {style}" d="{line}"/>{marks}'
+
+
+def _ends(curve: Curve) -> list[tuple[float, float]]:
+    """Each point's figure, with what is to be added to it to have the ends of its bar."""
+    there = [(value, 0.0) for _, value in curve.points if value is not None]
+    bars = zip(curve.points, curve.errors, strict=False)
+    return there + [
+        (value, end) for (_, value), reach in bars if value is not None and reach for end in (-reach, reach)
+    ]
 
 
 def _horizontal(kind: str, y: float) -> str:
@@ -126,8 +145,11 @@ def _text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "ti
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
 
 
-def _placed(place: float) -> str:
-    """A step, or minutes."""
+def _placed(place: float, axes: Axes) -> str:
+    """A step, or minutes, or what the tick there says."""
+    named = dict(axes.ticks).get(place)
+    if named is not None:
+        return named
     return shown(place, 0 if place == int(place) else 1)
 
 
@@ -207,7 +229,7 @@ def _figures(title: str, curves: Sequence[Curve], axes: Axes) -> str:
         chosen = sorted({round(i * (len(curve.points) - 1) / max(1, count - 1)) for i in range(count)})
         for i in chosen:
             place, value = curve.points[i]
-            cells = [_placed(place), "not a number" if value is None else shown(value, axes.digits)]
+            cells = [escaped(_placed(place, axes)), "not a number" if value is None else shown(value, axes.digits)]
             rows.append([escaped(curve.name), *cells])
     body = table(["curve", escaped(axes.x), escaped(axes.y)], rows, label=f"{title}: figures", numbers=range(1, 3))
     return element("details", element("summary", "figures as a table") + body)

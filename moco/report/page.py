@@ -21,21 +21,28 @@ SMALL_VIEW = 64
 
 def page(runs: Sequence[Run], made: str) -> str:
     """The page on some runs; `made` says by what and when, at its end."""
-    style, script = (
-        files("moco.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
-    )
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
-    parts = [(name, heading, body) for name, heading, body in _sections(runs) if body]
+    footer = f"{made} This page holds everything it shows, thumbnails and names of images among it, and asks"
+    script = files("moco.report").joinpath("page.js").read_text(encoding="utf-8")
+    parts = [section for section in _sections(runs) if section[2]]
+    return document(title, _lead(runs), parts, f"{footer} for nothing from elsewhere.", first="verdict", script=script)
+
+
+def document(
+    title: str, lead: str, parts: Sequence[tuple[str, str, str]], footer: str, *, first: str, script: str = ""
+) -> str:
+    """A page of parts, each a name, a heading and its HTML; title, lead and footer are text.
+
+    A policy forbids it everything but its own style, script and pictures.
+    """
+    style = files("moco.report").joinpath("page.css").read_text(encoding="utf-8")
     links = "".join(element("li", element("a", escaped(heading), href=f"#{name}")) for name, heading, _ in parts)
-    header = element("h1", escaped(title)) + element("p", escaped_whole(_lead(runs)), class_="lead")
+    header = element("h1", escaped(title)) + element("p", escaped_whole(lead), class_="lead")
     header += element("nav", element("ul", links), aria_label="Parts of this page")
     main = "".join(element("section", element("h2", escaped(heading)) + body, id=name) for name, heading, body in parts)
-    footer = element(
-        "p", f"{escaped(made)} This page holds everything it shows, thumbnails and names of images among it, and asks "
-        f"for nothing from elsewhere.",
-    )  # fmt: skip
+    scripts = f"'{_digest(script)}'" if script else "'none'"
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
+        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src {scripts}; "
         f"base-uri 'none'; form-action 'none'"
     )
     head = (
@@ -45,8 +52,8 @@ def page(runs: Sequence[Run], made: str) -> str:
         f'<link rel="icon" href="data:,"><title>{escaped(title)}</title><style>{style}</style>'
     )
     body = (
-        f'<a class="skip" href="#verdict">to the verdict</a><header>{header}</header><main>{main}</main>'
-        f"<footer>{footer}</footer><script>{script}</script>"
+        f'<a class="skip" href="#{first}">to the {first}</a><header>{header}</header><main>{main}</main>'
+        f"<footer>{element('p', escaped_whole(footer))}</footer>" + (f"<script>{script}</script>" if script else "")
     )
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
 

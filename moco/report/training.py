@@ -17,6 +17,21 @@ CONTRAST_NOTE = (
     "How often the right key is the most similar one. It is no measure of the features' worth, and close to 100% it is "
     "suspicious."
 )
+EFFECTIVE_NOTE = (
+    "How many of the negatives push a query: exp of the entropy of their weights in the gradient. Far below K, most "
+    "are easy and teach nothing."
+)
+HARDEST_NOTE = "Share of the gradient's weight that the hardest hundredth of the negatives has; 1% where all are equal."
+FALSE_NOTE = (
+    "Negatives that are of the query's own class, by number and by their weight in the gradient: the loss pushes away "
+    "what should be near. Labels are only counted here, never trained on."
+)
+AGE_NOTE = (
+    "Cosine of a stored key with its own view as the key encoder sees it now, at the last look. Where it falls with "
+    "age the dictionary is not consistent: --key-momentum nearer to 1, or a smaller --queue-size."
+)
+AGES = 4
+"""Groups of keys by age (`evaluation.vitals`)."""
 
 
 def curves(runs: Sequence[Run]) -> str:
@@ -31,11 +46,34 @@ def curves(runs: Sequence[Run]) -> str:
         _chart(runs, "alignment", "Alignment of two views", Axes("step", "alignment", digits=3), note=alike),
         _chart(runs, "uniformity", "Uniformity", Axes("step", "uniformity", digits=3), note=near_0),
         _chart(runs, "contrast_accuracy", "Contrast accuracy", Axes("step", "%", from_zero=True), note=CONTRAST_NOTE),
+        *_negatives(runs),
         _chart(runs, "lr", "Learning rate", Axes("step", "learning rate", digits=5, from_zero=True)),
         _chart(runs, "images_per_second", "Throughput", Axes("step", "images per second", digits=1, from_zero=True)),
         _chart(runs, "gradient_norm", "Gradient norm", Axes("step", "gradient norm", digits=3, from_zero=True)),
     )
     return "".join(charts)
+
+
+def _negatives(runs: Sequence[Run]) -> tuple[str, ...]:
+    """What doubters ask: how many negatives count, how many are false, and whether old keys still fit."""
+    false = [
+        Curve(f"{run.name}, {said}", run.series(name), 2 * style + place)
+        for style, run in enumerate(runs)
+        for place, (name, said) in enumerate((("false_negatives", "number"), ("false_negative_weight", "weight")))
+    ]
+    ages = []
+    for style, run in enumerate(runs):
+        points = [(run.last(f"key_age_{group}"), run.last(f"key_similarity_{group}")) for group in range(1, AGES + 1)]
+        ages.append(Curve(run.name, [(age, value) for age, value in points if age is not None], style))
+    effective = Axes("step", "negatives", digits=1, from_zero=True)
+    return (
+        _chart(runs, "effective_negatives", "Effective number of negatives", effective, note=EFFECTIVE_NOTE),
+        _chart(
+            runs, "hardest_weight", "Weight of the hardest 1%", Axes("step", "%", from_zero=True), note=HARDEST_NOTE
+        ),
+        chart("false-negatives", "False negatives", false, Axes("step", "%", from_zero=True), (), FALSE_NOTE),
+        chart("key-age", "Old keys beside fresh ones", ages, Axes("age in steps", "cosine", digits=3), (), AGE_NOTE),
+    )
 
 
 def _chart(runs: Sequence[Run], name: str, title: str, axes: Axes, levels: Sequence[Level] = (), note: str = "") -> str:

@@ -31,6 +31,7 @@ class Stream(IntEnum):
     STAND_IN = 6
     TRANSFER_VIEW = 7
     TRANSFER_STEP = 8
+    MIX = 9
 
 
 def philox(counter: tuple[IntegersLike, ...], seed: int) -> tuple[Words, ...]:

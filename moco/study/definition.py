@@ -1,0 +1,248 @@
+"""A study as data: its arms, what is measured, the paper's numbers; from the table of ours or from a user's file."""
+
+import dataclasses
+import itertools
+import json
+import re
+import shlex
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from moco.config import PretrainConfig, check, flag
+from moco.configfile import converted
+from moco.errors import BadInputError
+from moco.recipes import RECIPES
+
+Values = Mapping[str, Any]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,-]{0,59}")
+"""Of a study, an arm and an evaluation: they become names of files."""
+EVALUATIONS = ("knn", "linear", "lowshot", "finetune")
+OWN_FLAGS = frozenset({
+    "data", "out", "seed", "epochs", "max_steps", "json", "log_every", "knn_every", "init_weights", "precision",
+    "device", "threads", "accept_changed_data",
+})  # fmt: skip
+"""Flags that the study sets itself, so that arms stay comparable."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A figure of a cell: where it is found, and where it is drawn."""
+
+    name: str
+    key: str
+    """`run.NAME`, of the training, or `EVALUATION.NAME...`."""
+    series: str = ""
+    """The curve that it belongs to, where that is not the arm's."""
+    x: float | str | None = None
+    """Its place on the x axis, where that is not the arm's."""
+    paper: float | None = None
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train: what is different in it, its place in the chart, and what the paper has there."""
+
+    name: str
+    values: Values = field(default_factory=dict)
+    series: str = ""
+    x: float | str | None = None
+    paper: float | None = None
+    recalled: bool = False
+    """The paper's number was not re-checked."""
+    fails: bool = False
+    """The paper says that it does not train."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says: one row of the table is better than another, or not worse."""
+
+    text: str
+    better: str
+    worse: str
+    not_worse: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms that differ in what is studied and in nothing else."""
+
+    name: str
+    about: str
+    arms: tuple[Arm, ...]
+    source: str = ""
+    """Where the paper's numbers stand, and what they measure."""
+    recipe: str | None = None
+    values: Values = field(default_factory=dict)
+    axis: Literal["log", "linear", "categories"] = "categories"
+    x: str = ""
+    """What stands at the x axis."""
+    outcomes: tuple[Outcome, ...] = (Outcome("kNN top-1 (%)", "knn.top1"),)
+    evaluate: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"knn": ("knn", "--no-baseline")})
+    """Evaluations of each cell: the name of the file in the run's evaluations/ -> the command and its flags."""
+    claims: tuple[Claim, ...] = ()
+    over_time: tuple[str, ...] = ()
+    """Figures of metrics.jsonl that are drawn over steps."""
+    steps: int | None = None
+    """Steps of each cell, where the budget is not in images."""
+    extrapolate: bool = False
+    """Also tell what the formula of moco.study.memory gives in the papers' setting."""
+
+
+def find_study(name: str) -> Study:
+    """A study of ours by its name, or the one in a .toml or .json file.
+
+    Raises BadInputError where there is none, or it is not of this form.
+    """
+    path = Path(name)
+    if path.suffix.lower() in (".toml", ".json"):
+        return read_study(path)
+    ours = tomllib.loads(files("moco.study").joinpath("studies.toml").read_text(encoding="utf-8"))
+    if name not in ours:
+        similar = get_close_matches(name, ours, n=1, cutoff=0.4)
+        hint = f"did you mean {similar[0]}?" if similar else f"expected one of {', '.join(ours)}, or a .toml or .json"
+        raise BadInputError(f"{name} is not a study: {hint}")
+    return build_study({"name": name, **ours[name]}, name)
+
+
+def read_study(path: Path) -> Study:
+    """The study in a user's file, which is data: types are checked, nothing is executed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{path}: neither TOML nor JSON by its ending ({error})") from error
+    if not isinstance(table, dict):
+        raise BadInputError(f"{path}: expected a table with about, and arms or grid")
+    return build_study({"name": path.stem, **table}, str(path))
+
+
+def build_study(table: dict[str, Any], where: str) -> Study:
+    """A table as a study. Raises BadInputError naming the first key that is unknown, missing, or of another type."""
+    table = dict(table)
+    grid = table.pop("grid", None)
+    if grid is not None:
+        table["arms"] = [*_mapping(table, "arms", where, list), *_grid(grid, table.get("x"), where)]
+    arms = tuple(_built(Arm, arm, f"{where}: arms") for arm in _mapping(table, "arms", where, list))
+    outcomes = tuple(_built(Outcome, o, f"{where}: outcomes") for o in _mapping(table, "outcomes", where, list))
+    claims = tuple(_built(Claim, claim, f"{where}: claims") for claim in _mapping(table, "claims", where, list))
+    given = {**table, "arms": arms, "claims": claims}
+    given |= {"outcomes": outcomes} if outcomes else {}
+    if "evaluate" in table:
+        told = _mapping(table, "evaluate", where, dict)
+        given["evaluate"] = {name: _command(name, line, where) for name, line in told.items()}
+    study: Study = _built(Study, given, where)
+    _require_sound(study, where)
+    return study
+
+
+def _mapping(table: Values, key: str, where: str, kind: type) -> Any:
+    value = table.get(key, kind())
+    if not isinstance(value, kind):
+        raise BadInputError(f"{where}: {key} is {value!r}, expected a {kind.__name__}")
+    return value
+
+
+def _built(kind: Any, table: Any, where: str) -> Any:
+    """A dataclass of a table's values."""
+    if not isinstance(table, dict):
+        raise BadInputError(f"{where}: expected a table, found {table!r}")
+    hints = typing.get_type_hints(kind)
+    needed = {f.name for f in dataclasses.fields(kind) if (f.default, f.default_factory) == (dataclasses.MISSING,) * 2}
+    for name in sorted((table.keys() - hints.keys()) | (needed - table.keys())):
+        raise BadInputError(f"{where}: {'unknown' if name in table else 'missing'} key {name!r}")
+    given = {}
+    for name, value in table.items():
+        if name in ("values", "arms", "claims", "outcomes", "evaluate"):
+            given[name] = value
+        elif name == "x" and kind is not Study:
+            given[name] = value if isinstance(value, str) else converted(float, value, f"{where}: x")
+        else:
+            given[name] = converted(hints[name], value, f"{where}: {name}")
+    return kind(**given)
+
+
+def _grid(grid: Any, x: Any, where: str) -> list[dict[str, Any]]:
+    """An arm for every combination of the values; the flag that is called like the x axis gives the place there."""
+    if not isinstance(grid, dict) or not all(isinstance(column, list) and column for column in grid.values()):
+        raise BadInputError(f"{where}: grid is {grid!r}, expected flags, each with a list of values")
+    arms = []
+    for combination in itertools.product(*grid.values()):
+        values = dict(zip(grid, combination, strict=True))
+        others = ", ".join(f"{flag(name)} {value}" for name, value in values.items() if name != x)
+        place = values.get(x, ",".join(str(value) for value in combination)) if isinstance(x, str) else None
+        place = place if isinstance(place, int | float) and not isinstance(place, bool) else str(place)
+        arms.append({
+            "name": ",".join(f"{name}={value}" for name, value in values.items()), "values": values, "x": place,
+            "series": others if x in grid else "",
+        })  # fmt: skip
+    return arms
+
+
+def _command(name: str, line: Any, where: str) -> tuple[str, ...]:
+    words = tuple(shlex.split(line)) if isinstance(line, str) else ()
+    if not words or words[0] not in EVALUATIONS:
+        raise BadInputError(f"{where}: evaluate {name} is {line!r}, expected one of {', '.join(EVALUATIONS)} and flags")
+    taken = {"--weights", "--data", "--save", "--seed"} & {word.split("=")[0] for word in words}
+    if taken:
+        raise BadInputError(f"{where}: evaluate {name} gives {sorted(taken)[0]}, which the study sets itself")
+    return words
+
+
+def _require_sound(study: Study, where: str) -> None:
+    """Raise BadInputError for names that are no names of files or come twice, and for values that no run may have."""
+    if not study.arms:
+        raise BadInputError(f"{where}: no arms: give arms, or a grid of flags")
+    names = [arm.name for arm in study.arms]
+    for name in (study.name, *names, *study.evaluate):
+        if not NAME.fullmatch(name) or ".." in name:
+            raise BadInputError(f"{where}: {name!r} is not a name: expected letters, digits and . _ = , -")
+    for name in study.over_time:
+        if not re.fullmatch(r"[a-z0-9_]{1,40}", name):
+            raise BadInputError(f"{where}: over_time names {name!r}, expected a figure of metrics.jsonl")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise BadInputError(f"{where}: two arms are called {twice!r}")
+    if study.recipe is not None and study.recipe not in RECIPES:
+        raise BadInputError(f"{where}: {study.recipe!r} is not a recipe: expected one of {', '.join(RECIPES)}")
+    for arm in study.arms:
+        arm_values(study, arm, study.recipe or "quick", where)
+    rows = {row_name(study, arm, outcome) for arm in study.arms for outcome in study.outcomes}
+    for claim in study.claims:
+        for name in (claim.better, claim.worse):
+            if name not in {*names, *rows}:
+                raise BadInputError(f"{where}: a claim is about {name!r}, which is no arm")
+
+
+def arm_values(study: Study, arm: Arm, recipe: str, where: str = "") -> dict[str, Any]:
+    """All flags of an arm beside the recipe's, of the types that they need. Raises BadInputError naming a wrong one."""
+    hints = typing.get_type_hints(PretrainConfig)
+    values = {}
+    for name, value in {
+        **_mapping(vars(study), "values", where, dict),
+        **_mapping(vars(arm), "values", where, dict),
+    }.items():
+        known = name.replace("-", "_")
+        if known not in hints or known in OWN_FLAGS:
+            reason = "which the study sets itself" if known in OWN_FLAGS else "which is no flag of moco pretrain"
+            raise BadInputError(f"{where or study.name}: {arm.name} gives {flag(known)}, {reason}")
+        values[known] = converted(hints[known], value, f"{where or study.name}: {arm.name}: {flag(known)}")
+    try:
+        check(PretrainConfig("", Path(), **{**RECIPES[recipe].values, **values}))
+    except BadInputError as error:
+        raise BadInputError(f"{where or study.name}: {arm.name}: {error}") from None
+    return values
+
+
+def row_name(study: Study, arm: Arm, outcome: Outcome) -> str:
+    """What a row of the table is called: the arm, and the outcome where there are several."""
+    return arm.name if outcome is study.outcomes[0] and not outcome.series else f"{arm.name}: {outcome.name}"

@@ -1,0 +1,185 @@
+"""A study as one HTML page that asks for nothing from outside."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moco.report.charts import Axes, Curve, Level, chart
+from moco.report.markup import NOTHING, element, escaped, escaped_whole, number, shown, table
+from moco.report.page import document
+from moco.study.definition import Outcome, Study
+from moco.study.statistics import Agreement, Judged, Row
+from moco.study.verdict import difference
+
+RECALLED = "\u2020"
+"""Mark of a number that was not re-checked."""
+
+
+def study_page(
+    study: Study,
+    rows: Sequence[Row],
+    agreed: Agreement | None,
+    judged: Sequence[Judged],
+    told: Mapping[str, Any],
+    made: str,
+) -> str:
+    """The page; `told` has `verdict`, `random`, `results`, `plan`, `budget`, `notes` and `extrapolation`."""
+    sections = [
+        ("verdict", "Verdict", element("div", element("p", escaped_whole(str(told["verdict"]))), class_="card open")),
+        ("charts", "Charts", element("div", _charts(study, rows, told["random"]), class_="charts")),
+        ("table", "Figures", _table(rows) + _agreement(agreed)),
+        ("claims", "What the paper says, and what holds here", _claims(judged)),
+        (
+            "over-time",
+            "Over time",
+            element("div", _over_time(study, rows, told["results"]), class_="charts") if study.over_time else "",
+        ),
+        ("extrapolation", "In the papers' setting", _extrapolation(told["extrapolation"])),
+        ("setup", "What was run", _setup(study, told)),
+    ]
+    lead = f"{study.about}. {study.source}."
+    return document(study.name, lead, [section for section in sections if section[2]], made, first="verdict")
+
+
+def _charts(study: Study, rows: Sequence[Row], random: float | None) -> str:
+    """The figures of each kind over the x axis, and the paper's in a chart of its own beside them."""
+    kinds = list(dict.fromkeys(_kind(row.outcome) for row in rows))
+    content = ""
+    for place, kind in enumerate(kinds):
+        own = [row for row in rows if _kind(row.outcome) == kind]
+        levels = (
+            [Level(f"random weights: {shown(random)}", random)]
+            if random is not None and own[0].outcome.key == "knn.top1"
+            else []
+        )
+        here = [(row, row.mean, row.deviation) for row in own]
+        content += _chart(study, f"here-{place}", f"Here: {kind}", here, kind, levels)
+        paper = [(row, row.paper, None) for row in own if row.paper is not None]
+        if len(paper) > 1:
+            content += _chart(study, f"paper-{place}", "In the paper", paper, "top-1 (%), ImageNet", [])
+    return content
+
+
+def _kind(outcome: Outcome) -> str:
+    """What stands at the y axis."""
+    return "top-1 (%)" if outcome.series else outcome.name
+
+
+def _chart(
+    study: Study,
+    name: str,
+    title: str,
+    points: Sequence[tuple[Row, float | None, float | None]],
+    y: str,
+    levels: Sequence[Level],
+) -> str:
+    places = _places(study, [row for row, _, _ in points])
+    curves = []
+    for style, series in enumerate(dict.fromkeys(row.series for row, _, _ in points)):
+        own = sorted(
+            ((places[row.x], mean, error) for row, mean, error in points if row.series == series), key=lambda p: p[0]
+        )
+        errors = tuple(error for _, _, error in own)
+        curves.append(Curve(series or y, [(place, mean) for place, mean, _ in own], style, errors))
+    ticks = tuple((place, _label(x)) for x, place in places.items())
+    note = "Bars: one standard deviation over the seeds." if any(error for _, _, error in points) else ""
+    return chart(name, title, curves, Axes(study.x or "arm", y, ticks=ticks), levels, note)
+
+
+def _places(study: Study, rows: Sequence[Row]) -> dict[float | str, float]:
+    """Where each value of x lies: by its logarithm, by itself, or in the order of the arms."""
+    values = list(dict.fromkeys(row.x for row in rows))
+    numbers = [value for value in values if not isinstance(value, str)]
+    if len(numbers) < len(values) or study.axis == "categories" or (study.axis == "log" and min(numbers) <= 0):
+        return {value: float(place) for place, value in enumerate(values)}
+    ordered = sorted(numbers)
+    return {value: math.log2(value) - math.log2(ordered[0]) if study.axis == "log" else value for value in ordered}
+
+
+def _label(x: float | str) -> str:
+    return x if isinstance(x, str) else f"{x:g}"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    header = ["arm", "figure", "mean", "deviation", "seeds", "each", "paper"]
+    cells = []
+    for row in rows:
+        each = ", ".join(shown(value) for value in row.values) + (f" ({row.diverged} diverged)" if row.diverged else "")
+        cells.append([
+            escaped(row.name), escaped(row.outcome.name), element("strong", shown(row.mean)), shown(row.deviation),
+            str(len(row.values)), escaped(each or NOTHING), paper_number(row),
+        ])  # fmt: skip
+    note = f"{RECALLED} recalled, not re-checked against the paper." if any(row.arm.recalled for row in rows) else ""
+    return table(header, cells, label="Figures of every arm", numbers=range(2, 7)) + element("p", note, class_="note")
+
+
+def paper_number(row: Row) -> str:
+    """The paper's number, marked where it is only recalled."""
+    if row.arm.fails:
+        return "fails"
+    return NOTHING if row.paper is None else shown(row.paper, 1) + (RECALLED if row.arm.recalled else "")
+
+
+def _agreement(agreed: Agreement | None) -> str:
+    if agreed is None:
+        return ""
+    text = (
+        f"Agreement of the order with the paper's over {agreed.rows} arms: Kendall's tau-b {shown(agreed.tau)}, 95% "
+        f"interval {shown(agreed.low)} to {shown(agreed.high)} (figures drawn from normal distributions with the "
+        f"deviation over seeds); orders without any relation agree or disagree as much with probability "
+        f"{shown(agreed.p, 3)}."
+    )
+    return element("p", escaped_whole(text))
+
+
+def _claims(judged: Sequence[Judged]) -> str:
+    cells = [
+        [
+            escaped_whole(one.claim.text),
+            escaped(f"{one.claim.better} minus {one.claim.worse}"),
+            escaped(difference(one)),
+            one.verdict,
+        ]
+        for one in judged
+    ]
+    if not cells:
+        return ""
+    note = (
+        "The interval is 95% by Student's t on the deviation over seeds, pooled over the arms. What is better "
+        "has the sign +. Of several claims some may hold or fail by chance."
+    )
+    return table(["claim", "compared", "difference", "here"], cells, label="Claims") + element("p", note, class_="note")
+
+
+def _over_time(study: Study, rows: Sequence[Row], results: Sequence[Mapping[str, Any]]) -> str:
+    """Curves of the first seed that each arm has."""
+    content = ""
+    for name in study.over_time:
+        curves = []
+        for style, arm in enumerate(dict.fromkeys(row.arm.name for row in rows)):
+            own = next((result for result in results if result["arm"] == arm), None)
+            if own is not None:
+                points = [(float(step), number(value)) for step, value in own["over_time"].get(name, [])]
+                curves.append(Curve(arm, points, style))
+        content += chart(
+            f"time-{name.replace('_', '-')}", f"{name.replace('_', ' ')} over time", curves, Axes("step", "%")
+        )
+    return content
+
+
+def _extrapolation(told: Mapping[str, Any] | None) -> str:
+    if not told:
+        return ""
+    cells = [[escaped(row["setting"]), shown(row["gigabytes"], 1), shown(row["paper"], 1)] for row in told["rows"]]
+    header = ["ResNet-50 at 224 pixels, on each of 8 GPUs", "GB by the formula", "GB in the paper"]
+    return element("p", escaped_whole(told["formula"])) + table(header, cells, label="Memory", numbers=range(1, 3))
+
+
+def _setup(study: Study, told: Mapping[str, Any]) -> str:
+    lines = "".join(element("li", element("code", escaped_whole(str(result["command"])))) for result in told["results"])
+    machine: dict[str, Any] = next((result["machine"] for result in told["results"] if result.get("machine")), {})
+    parts = [str(told["budget"])]
+    parts += [", ".join(f"{name}: {value}" for name, value in machine.items())] if machine else []
+    parts += [str(note) for note in told["notes"]]
+    content = "".join(element("p", escaped_whole(part)) for part in parts)
+    return content + element("details", element("summary", "the command of every cell") + element("ul", lines))

@@ -1,0 +1,159 @@
+"""A study and its budget -> cells, each of which is an ordinary run, and the commands that make it."""
+
+import json
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moco.config import PretrainConfig, flag
+from moco.errors import BadInputError
+from moco.recipes import RECIPES
+from moco.runtime.files import replace_file
+from moco.study.config import StudyConfig
+from moco.study.definition import Arm, Study, arm_values
+
+LINES = 50
+"""Lines of metrics of a cell, about."""
+LOOKS = 8
+"""Looks of the kNN monitor, where its figure is drawn over time."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm with one seed: a run in its own folder."""
+
+    arm: Arm
+    seed: int
+    run: Path
+    training: PretrainConfig
+    commands: tuple[tuple[str, ...], ...]
+    """Arguments of `moco`, one after the other: the training, then the evaluations."""
+    evaluations: tuple[str, ...]
+    """The files that the evaluations leave in the run's evaluations/, without their ending."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.arm.name}-s{self.seed}"
+
+    @property
+    def line(self) -> str:
+        """The cell as one line of shell."""
+        return " && ".join(shlex.join(("moco", *command)) for command in self.commands)
+
+
+def training(study: Study, arm: Arm, config: StudyConfig, images: int, seed: int = 0) -> PretrainConfig:
+    """The config of a cell that trains on so many images, those seen several times counted each time."""
+    values = {**RECIPES[recipe_of(study, config)].values, **arm_values(study, arm, recipe_of(study, config))}
+    batch = values.get("batch_size", PretrainConfig.batch_size)
+    steps = study.steps or max(1, round(images / batch))
+    every = max(1, steps // LOOKS) if "knn_top1" in study.over_time else 0
+    own: dict[str, Any] = {
+        "data": config.data, "out": config.out / "cells" / f"{arm.name}-s{seed}", "seed": seed, "max_steps": steps,
+        "log_every": 1 if study.steps else max(1, steps // LINES), "knn_every": every, "precision": config.precision,
+        "device": config.device, "threads": config.threads,
+    }  # fmt: skip
+    return PretrainConfig(**{**values, **own})
+
+
+def recipe_of(study: Study, config: StudyConfig) -> str:
+    """The recipe that the arms depart from. Raises BadInputError where there is none of that name."""
+    name = study.recipe or config.recipe
+    if name not in RECIPES:
+        raise BadInputError(f"--recipe {name}: expected one of {', '.join(RECIPES)}")
+    return name
+
+
+def cells(study: Study, config: StudyConfig, images: int, arms: Sequence[Arm]) -> Iterator[Cell]:
+    """Every arm with every seed; the seeds outermost, so that a study that is cut short has whole repetitions."""
+    for seed in range(config.seeds):
+        for arm in arms:
+            trained = training(study, arm, config, images, seed)
+            machine = _machine_flags(config)
+            commands = [("pretrain", recipe_of(study, config), *_flags(study, arm, config, trained), *machine)]
+            for name, (command, *flags) in study.evaluate.items():
+                words = [word for word in flags if not (name == "knn" and arm is arms[0] and word == "--no-baseline")]
+                places = ("--weights", str(trained.out), "--data", config.data, "--seed", str(seed))
+                commands.append((command, *places, *words, *machine))
+            yield Cell(arm, seed, trained.out, trained, tuple(commands), tuple(study.evaluate))
+
+
+def _flags(study: Study, arm: Arm, config: StudyConfig, trained: PretrainConfig) -> list[str]:
+    words = ["--data", trained.data, "--out", str(trained.out), "--seed", str(trained.seed)]
+    names = ("max_steps", "log_every", "knn_every")
+    given = {**arm_values(study, arm, recipe_of(study, config)), **{name: getattr(trained, name) for name in names}}
+    for name, value in given.items():
+        if isinstance(value, bool):
+            words.append(flag(name) if value else flag(f"no_{name}"))
+        elif value is not None:
+            words += [flag(name), *(str(part) for part in (value if isinstance(value, tuple) else (value,)))]
+    return words
+
+
+def _machine_flags(config: StudyConfig) -> tuple[str, ...]:
+    threads = () if config.threads is None else ("--threads", str(config.threads))
+    return ("--precision", config.precision, "--device", config.device, *threads)
+
+
+def fitting(study: Study, config: StudyConfig, images: int) -> tuple[list[Arm], list[str]]:
+    """The arms that a set of so many images is large enough for; of the others, why they are left out."""
+    kept, left_out = [], []
+    for arm in study.arms:
+        trained = training(study, arm, config, images)
+        keys = trained.queue_size if trained.dictionary != "in-batch" and not trained.mask_own_keys else 0
+        if trained.batch_size > images or keys > images:
+            large = f"a batch of {trained.batch_size}" if trained.batch_size > images else f"K = {keys}"
+            left_out.append(f"{arm.name} is left out: {large}, and there are only {images} images")
+        else:
+            kept.append(arm)
+    return kept, left_out
+
+
+def equal_budget(study: Study, config: StudyConfig, images: float, arms: Sequence[Arm]) -> int:
+    """So many images, or a few more, that every arm's batch goes into them."""
+    batches = [training(study, arm, config, 1).batch_size for arm in arms]
+    whole = math.lcm(*batches)
+    whole = whole if whole <= 4 * max(batches) else max(batches)
+    return max(1, round(images / whole)) * whole
+
+
+# --- what was settled when a study began ----------------------------------------------------------------------------
+
+
+def keep_plan(config: StudyConfig, settled: dict[str, Any]) -> None:
+    """Write down what a study that goes on must find again."""
+    (config.out / "cells").mkdir(parents=True, exist_ok=True)
+    replace_file(config.out / "plan.json", (json.dumps(settled, indent=2) + "\n").encode())
+
+
+def kept_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
+    """The plan of the study that lies in `config.out`; empty where none has begun there.
+
+    Raises BadInputError where the study is another one, or was of other images or another budget.
+    """
+    if not any((config.out / folder).is_dir() for folder in ("cells", "results")):
+        return {}
+    try:
+        plan = json.loads((config.out / "plan.json").read_bytes())
+        theirs = plan["asked"], plan["study"], plan["images"], plan["survey"]["images"], plan["cost"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInputError(f"--out {config.out}: no sound plan.json beside its cells: give another folder") from error
+    asked = asked_for(config)
+    for name, value in asked.items():
+        if theirs[0].get(name) != value and not (name in ("images", "minutes") and asked["images"] is asked["minutes"]):
+            raise BadInputError(
+                f"--out {config.out} holds a study with {flag(name)} {theirs[0].get(name)}, and now it is {value}: "
+                f"give another folder, or the same flags to go on"
+            )
+    if theirs[1] != study:
+        raise BadInputError(f"--out {config.out} holds another study, or an earlier form of it: give another folder")
+    return dict(plan)
+
+
+def asked_for(config: StudyConfig) -> dict[str, Any]:
+    """The flags that a study that goes on must have in common with its beginning; more seeds may be asked for."""
+    names = ("data", "images", "minutes", "recipe", "precision")
+    return {name: getattr(config, name) for name in names}

@@ -1,0 +1,130 @@
+"""Runs cells, each in a process of its own, and keeps the figures of each."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from moco.errors import BadInputError, one_line
+from moco.report.markup import number
+from moco.report.runs import Run, read_run
+from moco.runtime.files import replace_file
+from moco.runtime.signals import EXIT_CODE, StopRequest
+from moco.study.definition import Study
+from moco.study.plan import Cell
+
+Result = dict[str, Any]
+POLL = 0.2
+"""Seconds between two looks whether a process has ended."""
+FINISHED = ("done", "diverged")
+"""States of a cell that is not run again."""
+
+
+class StoppedError(Exception):
+    """The study was asked to stop; its runs are saved."""
+
+
+def run_cell(cell: Cell, request: StopRequest) -> str:
+    """Train a cell and evaluate it, as far as that is not done; its state: done, diverged or failed.
+
+    What the commands print goes to logs/ of the study. Raises BadInputError where a command refuses what it is given,
+    and StoppedError after a signal.
+    """
+    logs = cell.run.parent.parent / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{cell.name}.txt"
+    missing = [name for name in cell.evaluations if not (cell.run / "evaluations" / f"{name}.json").is_file()]
+    wanted = dict(zip(("", *cell.evaluations), cell.commands, strict=True))
+    for name in ("", *missing):
+        code = _call(wanted[name], log, request)
+        if code == EXIT_CODE or request.noted:
+            raise StoppedError
+        if code == 2:
+            raise BadInputError(f"cell {cell.name}: {_last_line(log)}")
+        if code:
+            return "diverged" if code == 3 else "failed"
+    return "done"
+
+
+def _call(command: tuple[str, ...], log: Path, request: StopRequest) -> int:
+    """Run a command of moco to its end, and hand it on a request to stop."""
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moco", *command], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+        )
+        told = False
+        while process.poll() is None:
+            if request.noted and not told:
+                told = True
+                process.terminate()
+            time.sleep(POLL)
+    return process.returncode
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if "moco: error:" in line]
+    return one_line(lines[-1].removeprefix("moco: error: ")) if lines else f"see {log}"
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+def collect(study: Study, cell: Cell, state: str | None = None) -> Result | None:
+    """The figures of a cell; None where it has none yet, say because another machine still works on it."""
+    if not (cell.run / "config.json").is_file():
+        return None
+    run = read_run(cell.run)
+    if state is None:
+        evaluated = all(name in run.evaluations for name in cell.evaluations)
+        state = "diverged" if run.state == "diverged" else "done" if run.state == "done" and evaluated else "unfinished"
+    figures = figures_of(run)
+    return {
+        "cell": cell.name, "arm": cell.arm.name, "seed": cell.seed, "state": state, "command": cell.line,
+        "figures": {outcome.name: found(figures, outcome.key) for outcome in study.outcomes} if state == "done" else {},
+        "random": found(figures, "knn.baselines.random.top1"),
+        "training": {name: value for name, value in figures["run"].items() if number(value) is not None},
+        "over_time": {name: run.series(name) for name in study.over_time}, "machine": run.machine,
+    }  # fmt: skip
+
+
+def figures_of(run: Run) -> dict[str, Any]:
+    """All that is known of a run: `run`, of its training, and each evaluation under its name."""
+    told = run.status.get("result")
+    training = dict(told) if isinstance(told, dict) else {}
+    speeds = [value for _, value in run.series("images_per_second")[1:] if value]
+    batch = number(run.config.get("batch_size"))
+    if speeds and batch:
+        training["images_per_second"] = round(statistics.median(speeds), 2)
+        training["milliseconds_per_step"] = round(1000 * batch / statistics.median(speeds), 2)
+    return {"run": training, **run.evaluations}
+
+
+def found(figures: Mapping[str, Any], key: str) -> float | None:
+    """The number under a key of parts joined by dots; None where there is none."""
+    value: Any = figures
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return number(value)
+
+
+def keep_result(out: Path, result: Result) -> None:
+    """Write a cell's figures to results/, which are small enough to be kept under version control."""
+    replace_file(out / "results" / f"{result['cell']}.json", (json.dumps(result) + "\n").encode())
+
+
+def kept_result(out: Path, cell: Cell) -> Result | None:
+    """A finished cell's figures; None where there are none."""
+    try:
+        result = json.loads((out / "results" / f"{cell.name}.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and result.get("state") in FINISHED else None
+
+
+def finished(out: Path, some: Iterable[Cell]) -> list[Result]:
+    """The figures of those cells that are done or have diverged."""
+    return [result for cell in some if (result := kept_result(out, cell)) is not None]

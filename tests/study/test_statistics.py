@@ -1,0 +1,99 @@
+"""Agreement and claims, against counting pairs by hand and known figures."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moco.study.definition import Arm, Claim, Outcome, Study
+from moco.study.statistics import Row, agreement, judged, rows, standard_errors
+from moco.study.verdict import verdict
+
+KNN = Outcome("kNN top-1 (%)", "knn.top1")
+
+
+def row(name: str, values: list[float], paper: float | None = None, **arm: Any) -> Row:
+    """A row of the table."""
+    return Row(name, Arm(name, paper=paper, **arm), KNN, tuple(values))
+
+
+def tau_b(a: list[float], b: list[float]) -> float:
+    """Kendall's tau-b by its definition: concordant less discordant pairs, ties taken out of both counts."""
+    pairs = list(itertools.combinations(range(len(a)), 2))
+    agree = sum((a[i] > a[j]) - (a[i] < a[j]) == (b[i] > b[j]) - (b[i] < b[j]) != 0 for i, j in pairs)
+    against = sum((a[i] > a[j]) - (a[i] < a[j]) == -((b[i] > b[j]) - (b[i] < b[j])) != 0 for i, j in pairs)
+    untied = [sum(values[i] != values[j] for i, j in pairs) for values in (a, b)]
+    return (agree - against) / math.sqrt(untied[0] * untied[1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tau_equals_counting_pairs(seed: int) -> None:
+    """Also with ties in the paper's numbers."""
+    rng = np.random.default_rng(seed)
+    here, paper = rng.normal(50, 5, 7).tolist(), rng.integers(55, 60, 7).astype(float).tolist()
+    found = agreement([row(f"a{i}", [x], y) for i, (x, y) in enumerate(zip(here, paper, strict=True))])
+    assert found is not None
+    assert found.tau == pytest.approx(tau_b(here, paper))
+    assert found.low <= found.high
+
+
+def test_an_arm_that_fails_stands_below() -> None:
+    """In the paper, and here where it diverged."""
+    some = [row("a", [40.0, 41.0], 55.0), row("b", [50.0, 51.0], 60.0), row("c", [30.0, 31.0], None, fails=True)]
+    found = agreement(some)
+    assert found is not None
+    assert (found.tau, found.low, found.high) == (1, 1, 1)
+    diverged = Row("c", Arm("c", fails=True), KNN, (), diverged=2)
+    again = agreement([*some[:2], diverged])
+    assert again is not None
+    assert again.tau == 1
+    assert agreement(some[:2]) is None
+
+
+def test_noise_widens_the_interval() -> None:
+    """Arms that differ by less than seeds do cannot be told to be in the paper's order."""
+    sure = agreement([row(str(i), [10.0 * i, 10.0 * i + 0.1], 50.0 + i) for i in range(4)])
+    noisy = agreement([row(str(i), [i - 20.0, i + 20.0], 50.0 + i) for i in range(4)])
+    assert sure is not None
+    assert noisy is not None
+    assert sure.low == sure.high == 1
+    assert noisy.low < 0 < noisy.high
+
+
+def test_errors_are_pooled() -> None:
+    """The root of the mean variance over all arms, over the root of the number of seeds."""
+    some = [row("a", [1.0, 3.0]), row("b", [10.0, 16.0]), row("c", [5.0])]
+    pooled = math.sqrt((2.0 + 18.0) / 2)
+    assert standard_errors(some) == pytest.approx({"a": pooled / math.sqrt(2), "b": pooled / math.sqrt(2), "c": pooled})
+
+
+def test_claims() -> None:
+    """Against the two-sample t interval: two arms of three seeds have four degrees of freedom, whose t is 2.776."""
+    some = [row("a", [50.0, 51.0, 52.0]), row("b", [40.0, 41.0, 42.0]), row("c", [50.0, 50.5, 53.0])]
+    study = Study("s", "s", tuple(r.arm for r in some), claims=(
+        Claim("x", "a", "b"), Claim("x", "b", "a"), Claim("x", "a", "c"), Claim("x", "b", "a", not_worse=True),
+    ))  # fmt: skip
+    found = judged(study, some)
+    assert [one.verdict for one in found] == ["holds", "does not hold", "cannot be told", "does not hold"]
+    pair = judged(study, some[:2])[0]
+    assert pair.difference == pytest.approx(10)
+    assert pair.error == pytest.approx(2.776445 * math.sqrt(2 / 3))
+
+
+def test_the_paragraph_follows_the_numbers() -> None:
+    """Best and worst, random weights, order, claims; nothing where there is nothing."""
+    arms = (Arm("a", paper=1.0), Arm("b", paper=2.0), Arm("c", paper=3.0))
+    study = Study("s", "Three arms", arms, claims=(Claim("More is better.", "c", "a"),))
+    figures = {"a": (10.0, 11.0), "b": (20.0, 21.0), "c": (30.0, 31.0)}
+    results = [
+        {"arm": name, "state": "done", "figures": {KNN.name: value}} for name, own in figures.items() for value in own
+    ]
+    some = rows(study, arms, results)
+    text = verdict(study, some, agreement(some), judged(study, some), 15.0)
+    assert "over 2 seeds c did best, 30.50 ± 0.71, clearly before b" in text
+    assert "Not above random weights (15.00%): a." in text
+    assert "is the paper's in the main (Kendall's tau 1.00" in text
+    assert "More is better. Here that holds (c minus a: +20.00" in text
+    assert "nothing to say" in verdict(study, rows(study, arms, []), None, [], None)
