@@ -19,7 +19,7 @@ from moco.errors import BadInputError, DivergedError, StalledError, one_line
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, LowshotConfig
 from moco.interop.config import ExportConfig
 from moco.recipes import RECIPES
-from moco.report.config import ReportConfig
+from moco.report.config import ExploreConfig, ReportConfig
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "pretrain": (PretrainConfig, "moco.commands:pretrain"),
@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "pack": (PackConfig, "moco.data.pack:run"),
     "bench": (BenchConfig, "moco.bench.command:run"),
     "report": (ReportConfig, "moco.reporting:report"),
+    "explore": (ExploreConfig, "moco.exploring:explore"),
 }
 HELP = ("-h", "--help")
 HELP_INDENT = 8

@@ -29,6 +29,7 @@ ROWS = (
     "evaluation",
     "report",
     "reporting",
+    "exploring",
     "commands",
     "cli",
     "__main__",

@@ -33,6 +33,15 @@ def page(runs: Sequence[Run], made: str) -> str:
         "p", f"{escaped(made)} This page holds everything it shows, thumbnails and names of images among it, and asks "
         f"for nothing from elsewhere.",
     )  # fmt: skip
+    body = (
+        f'<a class="skip" href="#verdict">to the verdict</a><header>{header}</header><main>{main}</main>'
+        f"<footer>{footer}</footer>"
+    )
+    return document(title, body, style, script)
+
+
+def document(title: str, body: str, style: str, script: str) -> str:
+    """A whole page around HTML that asks for nothing from outside; its policy lets only this style and script work."""
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
         f"base-uri 'none'; form-action 'none'"
@@ -43,11 +52,9 @@ def page(runs: Sequence[Run], made: str) -> str:
         f'<meta name="referrer" content="no-referrer">'
         f'<link rel="icon" href="data:,"><title>{escaped(title)}</title><style>{style}</style>'
     )
-    body = (
-        f'<a class="skip" href="#verdict">to the verdict</a><header>{header}</header><main>{main}</main>'
-        f"<footer>{footer}</footer><script>{script}</script>"
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}<script>{script}</script></body></html>\n'
     )
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
 
 
 def _digest(text: str) -> str:
