@@ -134,7 +134,7 @@ async function start() {
     const frame = made("div", { className: "frame", tabIndex: 0 }), tip = made("div", { className: "tip", hidden: true });
     frame.setAttribute("role", "application");
     frame.setAttribute("aria-label", `Map of ${count} images by ${run.name}`);
-    frame.setAttribute("aria-describedby", "hint");
+    frame.setAttribute("aria-describedby", "keys");
     const places = new Float32Array(2 * count);
     for (let i = 0; i < count; i++) [places[2 * i], places[2 * i + 1]] = [run.x[i] / 65535, run.y[i] / 65535];
     find("maps").append(made("figure", { className: "map" }, frame, made("figcaption", { className: "note", textContent: data.runs.length > 1 ? `${run.name}: ${run.method}` : run.method })));
@@ -163,7 +163,7 @@ async function start() {
     const heading = made("h3", { textContent: label || title, tabIndex: -1 });
     find("chosen").replaceChildren(picture(), made("div", {}, heading, label ? made("p", { className: "note", textContent: title }) : ""));
     find("chosen").hidden = false;
-    find("hint").classList.add("small");
+    find("hint").hidden = true;
     const both = lists.length > 1 ? new Set(lists[0].rows.filter((other) => lists[1].rows.includes(other))) : new Set();
     find("found").replaceChildren(...lists.map((list, place) => {
       const tiles = list.rows.map((other, rank) => {

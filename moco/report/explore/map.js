@@ -16,20 +16,19 @@ function webglPainter(canvas) {
   const program = gl.createProgram();
   gl.attachShader(program, shader(gl.VERTEX_SHADER, `
     attribute vec2 place; attribute vec4 colour;
-    uniform vec2 centre, scale; uniform float size; varying vec4 fill;
+    uniform vec2 centre, scale; uniform mediump float size; varying vec4 fill;
     void main() {
       fill = colour;
       gl_Position = colour.a == 0.0 ? vec4(2, 2, 2, 1) : vec4((place - centre) * scale, 0, 1);
       gl_PointSize = size;
     }`));
   gl.attachShader(program, shader(gl.FRAGMENT_SHADER, `
-    precision mediump float; varying vec4 fill; uniform float size;
+    precision mediump float; varying vec4 fill; uniform mediump float size;
     void main() {
       float edge = clamp((0.5 - distance(gl_PointCoord, vec2(0.5))) * size + 0.5, 0.0, 1.0) * fill.a;
       gl_FragColor = vec4(fill.rgb * edge, edge);
     }`));
   gl.linkProgram(program);
-  if (!gl.getProgramParameter(program, gl.LINK_STATUS)) return null;
   gl.useProgram(program);
   gl.enable(gl.BLEND);
   gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
@@ -100,7 +99,7 @@ function createMap(frame, places, on) {
   const screen = (row) => [
     (places[2 * row] - view.x) * view.scale + width / 2, (places[2 * row + 1] - view.y) * view.scale + height / 2,
   ];
-  const size = () => Math.min(16, (count > 2e4 ? 2.4 : count > 4e3 ? 3.4 : 5) * (view.scale / whole) ** 0.4);
+  const size = () => Math.min(16, (count > 2e4 ? 2.4 : count > 4e3 ? 3.4 : count > 500 ? 5 : 8) * (view.scale / whole) ** 0.4);
   const ring = (row, radius, style, line) => {
     const [x, y] = screen(row);
     brush.beginPath();
