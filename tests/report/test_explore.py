@@ -33,7 +33,7 @@ def client(shown: Collection | None = None, *, token: bool = True, host: str = O
 def test_neighbours_are_those_of_a_plain_sort(count: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the same order, equal ones by their number, whatever the parts."""
     monkeypatch.setattr("moco.report.explore.neighbours.ROWS_AT_A_TIME", parts)
-    z = np.round(features(count) * 4) / 4  # many are equal
+    z = (np.round(features(count) * 4) / 4).astype(np.float32)  # many are equal
     queries = np.concatenate([z[: min(count, 9)], features(3, seed=5)])
     rows, similarity = nearest(z, queries, 25)
     for query, own, values in zip(queries, rows, similarity, strict=True):
