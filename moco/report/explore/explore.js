@@ -44,7 +44,7 @@ async function start() {
   };
 
   // --- what is shown, and in which colour ---
-  const hidden = { labels: new Set(), clusters: new Set() }, dark = matchMedia("(prefers-color-scheme: dark)");
+  const hidden = { labels: new Set(), clusters: new Set() }, dark = matchMedia("(prefers-color-scheme: dark)"), calm = matchMedia("(prefers-reduced-motion: reduce)");
   let words = null, sought = "", visible = new Uint8Array(count).fill(1);
   const groups = (run) => (find("colour").value === "labels" ? data.labels : data.runs[run].clusters);
   const colourOf = (group, total) => {
@@ -72,7 +72,9 @@ async function start() {
           seen[i] = there ? 1 : 0;
           shown += seen[i];
         }
-        if (seen[i]) colours.set([...(table[own[i]] ?? none), alpha], 4 * i);
+        if (!seen[i]) continue;
+        const colour = table[own[i]] ?? none;
+        [colours[4 * i], colours[4 * i + 1], colours[4 * i + 2], colours[4 * i + 3]] = [colour[0], colour[1], colour[2], alpha];
       }
       maps[place].colour(colours, visible);
     });
@@ -183,7 +185,8 @@ async function start() {
     }));
     if (row >= 0) maps.forEach((map) => map.reveal(row));
     mark();
-    if (inside) heading.focus();
+    if (inside) heading.focus({ preventScroll: true });
+    find("chosen").scrollIntoView({ block: "nearest", behavior: calm.matches ? "instant" : "smooth" });
     find("back").disabled = steps.length < 2;
     tell(`${label} ${title}: ${lists[0].rows.length} neighbours`.trim());
   };

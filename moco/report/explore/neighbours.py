@@ -50,6 +50,11 @@ def _largest(similarity: Floats, k: int) -> tuple[Floats, Rows]:
     return values, places
 
 
+def distances(similarity: Floats) -> list[float]:
+    """Cosine distances of similarities, as they are sent."""
+    return [round(max(0.0, 1 - float(value)), 4) for value in similarity]
+
+
 class Search:
     """Finds the k most similar images; questions that come while one is being answered wait and are answered together.
 

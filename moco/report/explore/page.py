@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from moco.report.explore.embedding import Collection, Embedding, described
-from moco.report.explore.neighbours import nearest
+from moco.report.explore.neighbours import distances, nearest
 from moco.report.markup import data_block, element, escaped
 from moco.report.page import document
 
@@ -48,8 +48,7 @@ def _neighbours(embedding: Embedding) -> list[dict[str, Any]]:
         rows, similarity = nearest(embedding.features, embedding.features[own], STATIC_NEIGHBOURS + 1)
         for row, near, values in zip(own, rows, similarity, strict=True):
             others = np.flatnonzero(near != row)[:STATIC_NEIGHBOURS]
-            distances = [round(1 - float(value), 4) for value in values[others]]
-            found.append({"rows": near[others].tolist(), "distances": distances})
+            found.append({"rows": near[others].tolist(), "distances": distances(values[others])})
     return found
 
 

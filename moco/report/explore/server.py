@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from moco.errors import BadInputError
 from moco.report.explore.embedding import Collection, Embedding, described
 from moco.report.explore.guard import Guard
-from moco.report.explore.neighbours import Floats, Rows, Search
+from moco.report.explore.neighbours import Floats, Rows, Search, distances
 from moco.report.explore.page import live_page
 from moco.report.explore.upload import TooLargeError, uploaded
 
@@ -108,10 +108,7 @@ def _asset(name: str) -> Any:
 
 def _listed(found: Sequence[tuple[Rows, Floats]]) -> list[dict[str, Any]]:
     """For every embedding the rows and their cosine distances."""
-    return [
-        {"rows": rows.tolist(), "distances": [round(1 - float(value), 4) for value in similarity]}
-        for rows, similarity in found
-    ]
+    return [{"rows": rows.tolist(), "distances": distances(similarity)} for rows, similarity in found]
 
 
 def _failed(reason: str, status: int) -> Response:
