@@ -15,11 +15,11 @@ STEPS = 250
 STAGES = 3
 PERPLEXITY = 30.0
 COMPONENTS = 50
-LARGEST_DIRECT, LANDMARKS = 10_000, 5_000
+LARGEST_DIRECT, LANDMARKS = 10_000, 3_000
 """Images beyond which some are placed first and the others start beside the most similar of them, and how many."""
 TALL = 8
 """Rows for each column from which principal components come from the covariance."""
-BESIDE = 10
+BESIDE = 5
 """Landmarks that an image starts between."""
 
 
@@ -72,7 +72,7 @@ def _from_landmarks(reduced: Places, seconds: float) -> tuple[Places, str]:
 
     started, count = time.monotonic(), len(reduced)
     rows = np.linspace(0, count - 1, LANDMARKS).astype(np.int64)
-    placed, done = _staged(reduced[rows], seconds / 4)
+    placed, done = _staged(reduced[rows], seconds / 2)
     per_stage = (time.monotonic() - started) / (done / STEPS)
     per_stage *= count * math.log(count) / (LANDMARKS * math.log(LANDMARKS))  # Barnes-Hut
     distance, landmark = NearestNeighbors(n_neighbors=BESIDE).fit(reduced[rows]).kneighbors(reduced)

@@ -29,6 +29,8 @@ HOSTILE = '</script><img src=x onerror="window.hit=1"><b>'
 READY = "document.body.dataset.ready === 'yes'"
 TILES = "[...document.querySelectorAll('#found .tile')].map(tile => tile.querySelector('img, canvas'))"
 ROWS = f"{TILES}.map(img => Number(img.src.match(/thumbnail.([0-9]+)/)[1]))"
+NO_WEBGL = """const own = HTMLCanvasElement.prototype.getContext; HTMLCanvasElement.prototype.getContext =
+    function (kind, how) { return kind === 'webgl' ? null : own.call(this, kind, how); };"""
 TITLE = "document.querySelector('#chosen h3')?.textContent"
 
 
@@ -91,11 +93,18 @@ def expected(row: int, seed: int = 0) -> list[int]:
     return [int(other) for other in np.argsort(-(z @ z[row])) if other != row][:24]
 
 
+@pytest.mark.parametrize("painter", ["webgl", "2d"])
 @pytest.mark.parametrize(("width", "phone", "dark"), [(1280, False, False), (1280, False, True), (360, True, False)])
-def test_it_draws(browser: Browser, address: str, tmp_path: Path, width: int, phone: bool, dark: bool) -> None:
+def test_it_draws(
+    browser: Browser, address: str, tmp_path: Path, width: int, phone: bool, dark: bool, painter: str
+) -> None:
     """Points are on the map, nothing is on the console, nothing wider than the window, nothing asked for elsewhere."""
+    script = NO_WEBGL if painter == "2d" else ""
+    added = browser.call("Page.addScriptToEvaluateOnNewDocument", source=script)["identifier"]
     opened(browser, address, width, 800, phone=phone, dark=dark)
+    browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=added)
     assert browser.evaluate("location.search") == ""
+    assert browser.evaluate("document.querySelector('.frame').dataset.painter") == painter
     browser.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     content = browser.screenshot(tmp_path / "page.png", whole=False)
     drawn = np.asarray(PillowImage.open(io.BytesIO(content)).convert("RGB")).astype(int)

@@ -3,9 +3,9 @@
 const MARGIN = 24, STEP = 1.35, MOST_ZOOM = 2000, REACH = { mouse: 14, pen: 18, touch: 28 };
 const ARROWS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
 
-// Draws points by WebGL; null where the browser has none.
+// Draws points by WebGL; null where the browser has none, or would do it on the processor.
 function webglPainter(canvas) {
-  const gl = canvas.getContext("webgl", { antialias: false, depth: false });
+  const gl = canvas.getContext("webgl", { antialias: false, depth: false, failIfMajorPerformanceCaveat: true });
   if (!gl) return null;
   const shader = (kind, text) => {
     const made = gl.createShader(kind);
@@ -56,26 +56,31 @@ function webglPainter(canvas) {
   };
 }
 
-// Draws points as small squares, where there is no WebGL.
+// Draws points into pixels, where there is no WebGL, or only one without a graphics card, which is slower.
 function plainPainter(canvas) {
   const brush = canvas.getContext("2d");
-  let places = [], colours = [];
+  let places = [], packed = [], image = null, pixels = null;
   return {
     kind: "2d",
     places(values) { places = values; },
-    colours(values) { colours = values; },
+    colours(values) { packed = new Uint32Array(values.buffer); },  // the bytes of ImageData have the same order
     draw(view, width, height, size, ratio) {
-      brush.setTransform(ratio, 0, 0, ratio, 0, 0);
-      brush.clearRect(0, 0, width, height);
-      let last = "";
-      for (let i = 0; i < places.length / 2; i++) {
-        if (!colours[4 * i + 3]) continue;
-        const x = (places[2 * i] - view.x) * view.scale + width / 2, y = (places[2 * i + 1] - view.y) * view.scale + height / 2;
-        if (x < 0 || y < 0 || x > width || y > height) continue;
-        const colour = `rgb(${colours[4 * i]} ${colours[4 * i + 1]} ${colours[4 * i + 2]} / ${colours[4 * i + 3] / 255})`;
-        if (colour !== last) brush.fillStyle = last = colour;
-        brush.fillRect(x - size / 2, y - size / 2, size, size);
+      const [columns, rows] = [canvas.width, canvas.height];
+      if (image?.width !== columns || image?.height !== rows) {
+        image = brush.createImageData(columns, rows);
+        pixels = new Uint32Array(image.data.buffer);
       }
+      pixels.fill(0);
+      const scale = view.scale * ratio, [left, top] = [columns / 2 - view.x * scale, rows / 2 - view.y * scale];
+      const radius = (size * ratio) / 2, reach = Math.ceil(radius - 0.5), disc = [];
+      for (let y = -reach; y <= reach; y++) for (let x = -reach; x <= reach; x++) if (x * x + y * y <= radius * radius + 0.6) disc.push(y * columns + x);
+      for (let i = 0; i < packed.length; i++) {
+        if (!packed[i]) continue;
+        const x = Math.floor(places[2 * i] * scale + left), y = Math.floor(places[2 * i + 1] * scale + top), at = y * columns + x;
+        if (x < reach || y < reach || x >= columns - reach || y >= rows - reach) continue;
+        for (const beside of disc) pixels[at + beside] = packed[i];
+      }
+      brush.putImageData(image, 0, 0);
     },
   };
 }
@@ -145,12 +150,14 @@ function createMap(frame, places, on) {
     }
     return best;
   };
-  const at = (event) => {
-    const box = frame.getBoundingClientRect(), [x, y] = [event.clientX - box.left - frame.clientLeft, event.clientY - box.top - frame.clientTop];
-    const [a, b] = [(x - width / 2) / view.scale + view.x, (y - height / 2) / view.scale + view.y];
-    const row = nearest((c, d) => (c - a) ** 2 + (d - b) ** 2);
-    const reach = (REACH[event.pointerType] ?? REACH.mouse) / view.scale;
-    return [x, y, row >= 0 && Math.hypot(places[2 * row] - a, places[2 * row + 1] - b) < reach ? row : -1];
+  const spot = (event) => {
+    const box = frame.getBoundingClientRect();
+    return [event.clientX - box.left - frame.clientLeft, event.clientY - box.top - frame.clientTop];
+  };
+  const under = (event) => {
+    const [x, y] = spot(event), [a, b] = [(x - width / 2) / view.scale + view.x, (y - height / 2) / view.scale + view.y];
+    const row = nearest((c, d) => (c - a) ** 2 + (d - b) ** 2), reach = (REACH[event.pointerType] ?? REACH.mouse) / view.scale;
+    return row >= 0 && Math.hypot(places[2 * row] - a, places[2 * row + 1] - b) < reach ? row : -1;
   };
 
   const held = new Map();
@@ -158,12 +165,12 @@ function createMap(frame, places, on) {
   frame.addEventListener("pointerdown", (event) => {
     if (event.button) return;
     frame.setPointerCapture(event.pointerId);
-    held.set(event.pointerId, at(event));
+    held.set(event.pointerId, spot(event));
     [travel, spread] = [held.size > 1 ? Infinity : 0, 0];
   });
   frame.addEventListener("pointermove", (event) => {
-    if (!held.has(event.pointerId)) return on.point(at(event)[2], false);
-    const [x0, y0] = held.get(event.pointerId), now = at(event);
+    if (!held.has(event.pointerId)) return on.point(under(event), false);
+    const [x0, y0] = held.get(event.pointerId), now = spot(event);
     held.set(event.pointerId, now);
     travel += Math.hypot(now[0] - x0, now[1] - y0);
     if (held.size === 1 && travel > 5) move(now[0] - x0, now[1] - y0);
@@ -178,7 +185,7 @@ function createMap(frame, places, on) {
     const there = held.delete(event.pointerId);
     spread = 0;
     if (!there || event.type === "pointercancel" || travel > 5) return;
-    const row = at(event)[2];
+    const row = under(event);
     if (row >= 0) on.choose(row);
   };
   frame.addEventListener("pointerup", release);
@@ -186,7 +193,7 @@ function createMap(frame, places, on) {
   frame.addEventListener("pointerleave", () => on.point(-1, false));
   frame.addEventListener("wheel", (event) => {
     event.preventDefault();
-    const [x, y] = at(event), turned = event.deltaY * (event.deltaMode ? 20 : 1);
+    const [x, y] = spot(event), turned = event.deltaY * (event.deltaMode ? 20 : 1);
     zoom(Math.exp(-0.0022 * Math.max(-400, Math.min(400, turned))), x, y);
   }, { passive: false });
   frame.addEventListener("keydown", (event) => {
