@@ -5,7 +5,8 @@
 from the root of the repository. The server is the real one, in a process of its own, with random unit features; the
 clients are HTTP connections that stay open, in this process. Each asks for the neighbours of a random image, waits for
 the answer, then for `--pause` seconds on average (0: asks again at once), and so on. Every tenth answer is checked for
-its first neighbour against a plain product.
+its first neighbour against a plain product. `server_ms` is the time of a core that an answer took, which does not depend on
+what else the machine does.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -57,7 +59,7 @@ def features(options: Options) -> Floats:
 
 
 def serve(options: Options, ready: Connection) -> None:
-    """The server; says its port when it listens."""
+    """The server; says its port when it listens, and at its end how many seconds of a core the answers took."""
     count = options.images
     shown = Collection("random", [f"#{row}" for row in range(count)], None, (), 32, lambda _: b"", lambda _: [])
     clusters, places = np.zeros(count, np.int64), np.zeros((count, 2), np.float32)
@@ -66,8 +68,11 @@ def serve(options: Options, ready: Connection) -> None:
     port = listening.getsockname()[1]
     app = application(shown, [embedding], TOKEN, port)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none"))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn has its own, and raises it once more when it has ended
     ready.send(port)
+    before = time.process_time()
     asyncio.run(server.serve(sockets=[listening]))
+    ready.send(time.process_time() - before)
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,10 @@ def main(options: Options) -> dict[str, Any]:
     try:
         port, before = ours.recv(), os.getloadavg()[0]
         answers = asyncio.run(ask(port, options))
-    finally:
         server.terminate()
+        seconds = ours.recv()
+    finally:
+        server.kill()
         server.join()
     waits = np.array([answer.milliseconds for answer in answers])
     p50, p95, p99 = (round(float(value), 1) for value in np.percentile(waits, [50, 95, 99]))
@@ -134,7 +141,7 @@ def main(options: Options) -> dict[str, Any]:
         "clients": options.clients, "images": options.images, "width": options.width, "pause": options.pause,
         "queries": len(answers), "per_second": round(len(answers) / options.seconds, 1),
         "errors": sum(answer.status != 200 for answer in answers), "wrong": wrong(answers, features(options)),
-        "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "longest_ms": round(float(waits.max()), 1),
+        "server_ms": round(1000 * seconds / len(answers), 2), "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "longest_ms": round(float(waits.max()), 1),
         "load_before": round(before, 1), "load_after": round(os.getloadavg()[0], 1),
     }  # fmt: skip
     print(json.dumps(result))

@@ -72,7 +72,7 @@ def _from_landmarks(reduced: Places, seconds: float) -> tuple[Places, str]:
 
     started, count = time.monotonic(), len(reduced)
     rows = np.linspace(0, count - 1, LANDMARKS).astype(np.int64)
-    placed, done = _staged(reduced[rows], seconds / 2)
+    placed, done = _staged(reduced[rows], seconds)
     per_stage = (time.monotonic() - started) / (done / STEPS)
     per_stage *= count * math.log(count) / (LANDMARKS * math.log(LANDMARKS))  # Barnes-Hut
     distance, landmark = NearestNeighbors(n_neighbors=BESIDE).fit(reduced[rows]).kneighbors(reduced)

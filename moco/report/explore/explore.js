@@ -155,9 +155,10 @@ async function start() {
     try {
       lists = await answers();
     } catch (error) {
-      return turn === asking && tell(error.message);
+      if (turn === asking) tell(error.message);
+      return false;
     }
-    if (turn !== asking) return;
+    if (turn !== asking) return false;
     found = lists;
     Object.assign(state, { chosen: row, pointed: -1 });
     tips.forEach((tip) => { tip.hidden = true; });
@@ -187,14 +188,20 @@ async function start() {
     mark();
     if (inside) heading.focus({ preventScroll: true });
     find("chosen").scrollIntoView({ block: "nearest", behavior: calm.matches ? "instant" : "smooth" });
-    find("back").disabled = steps.length < 2;
     tell(`${label} ${title}: ${lists[0].rows.length} neighbours`.trim());
+    return true;
   };
   const beside = (row) => show(data.names[row], () => thumbnail(row),
     async () => (stored ? stored.found.map((run) => run[row]) : asked(`neighbours/${row}`)), row);
-  const go = (step) => { steps.push(step); if (steps.length > MOST_STEPS) steps.shift(); return step(); };
+  const turned = () => { find("back").disabled = steps.length < 2; };
+  const go = async (step) => {
+    if (!(await step())) return;
+    steps.push(step);
+    if (steps.length > MOST_STEPS) steps.shift();
+    turned();
+  };
   const choose = (row) => (row === state.chosen ? undefined : go(() => beside(row)));
-  const back = () => { if (steps.length > 1) { steps.pop(); steps[steps.length - 1](); } };
+  const back = () => { if (steps.length > 1) { steps.pop(); steps[steps.length - 1](); turned(); } };
   const dropped = (file) => {
     if (!file || stored) return;
     const url = URL.createObjectURL(file);

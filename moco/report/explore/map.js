@@ -33,8 +33,9 @@ function webglPainter(canvas) {
   gl.enable(gl.BLEND);
   gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
   const uniform = Object.fromEntries(["centre", "scale", "size"].map((name) => [name, gl.getUniformLocation(program, name)]));
+  const buffers = { place: gl.createBuffer(), colour: gl.createBuffer() };
   const filled = (name, width, kind, values) => {
-    gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
+    gl.bindBuffer(gl.ARRAY_BUFFER, buffers[name]);
     gl.bufferData(gl.ARRAY_BUFFER, values, gl.STATIC_DRAW);
     const place = gl.getAttribLocation(program, name);
     gl.enableVertexAttribArray(place);
@@ -96,8 +97,17 @@ function createMap(frame, places, on) {
   });
   const painter = webglPainter(points) ?? plainPainter(points), brush = marks.getContext("2d");
   frame.dataset.painter = painter.kind;
-  painter.places(places);
-  const count = places.length / 2, view = { x: 0.5, y: 0.5, scale: 1 };
+  const count = places.length / 2, step = [7919, 104729].find((prime) => count % prime) ?? 1;
+  const mixed = (values, width) => {  // drawn in this order no class lies on top of the others
+    const out = new values.constructor(values.length);
+    for (let i = 0; i < count; i++) {
+      const from = (i * step) % count;
+      for (let j = 0; j < width; j++) out[width * i + j] = values[width * from + j];
+    }
+    return out;
+  };
+  painter.places(mixed(places, 2));
+  const view = { x: 0.5, y: 0.5, scale: 1 };
   let [width, height, whole, ratio, due] = [0, 0, 1, 1, false];
   let visible = new Uint8Array(count).fill(1), marked = { pointed: -1, chosen: -1, found: [] };
 
@@ -231,7 +241,7 @@ function createMap(frame, places, on) {
 
   return {
     screen, showWhole, redraw, size: () => [width, height],
-    colour(values, shown) { visible = shown; painter.colours(values); redraw(); },
+    colour(values, shown) { visible = shown; painter.colours(mixed(values, 4)); redraw(); },
     mark(values) { marked = values; redraw(); },
     reveal(row) {
       const [x, y] = screen(row);
