@@ -5,8 +5,8 @@
 from the root of the repository. The server is the real one, in a process of its own, with random unit features; the
 clients are HTTP connections that stay open, in this process. Each asks for the neighbours of a random image, waits for
 the answer, then for `--pause` seconds on average (0: asks again at once), and so on. Every tenth answer is checked for
-its first neighbour against a plain product. `server_ms` is the time of a core that an answer took, which does not depend on
-what else the machine does.
+its first neighbour against a plain product. `server_ms` is the time of a core that an answer took, which does not
+depend on what else the machine does.
 """
 
 import asyncio
@@ -141,7 +141,8 @@ def main(options: Options) -> dict[str, Any]:
         "clients": options.clients, "images": options.images, "width": options.width, "pause": options.pause,
         "queries": len(answers), "per_second": round(len(answers) / options.seconds, 1),
         "errors": sum(answer.status != 200 for answer in answers), "wrong": wrong(answers, features(options)),
-        "server_ms": round(1000 * seconds / len(answers), 2), "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "longest_ms": round(float(waits.max()), 1),
+        "server_ms": round(1000 * seconds / len(answers), 2),
+        "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "longest_ms": round(float(waits.max()), 1),
         "load_before": round(before, 1), "load_after": round(os.getloadavg()[0], 1),
     }  # fmt: skip
     print(json.dumps(result))
