@@ -29,8 +29,6 @@ HOSTILE = '</script><img src=x onerror="window.hit=1"><b>'
 READY = "document.body.dataset.ready === 'yes'"
 TILES = "[...document.querySelectorAll('#found .tile')].map(tile => tile.querySelector('img, canvas'))"
 ROWS = f"{TILES}.map(img => Number(img.src.match(/thumbnail.([0-9]+)/)[1]))"
-NO_WEBGL = """const own = HTMLCanvasElement.prototype.getContext; HTMLCanvasElement.prototype.getContext =
-    function (kind, how) { return kind === 'webgl' ? null : own.call(this, kind, how); };"""
 TITLE = "document.querySelector('#chosen h3')?.textContent"
 
 
@@ -71,11 +69,6 @@ def opened(browser: Browser, page: Path | str, width: int = 1280, height: int = 
     browser.until(READY)
 
 
-def complaints(browser: Browser) -> list[str]:
-    """What the page is to blame for: without a GPU the driver tells how slow it is."""
-    return [text for text in browser.complaints if "GL Driver Message" not in text]
-
-
 def where(browser: Browser, row: int, own: Embedding) -> tuple[float, float]:
     """Where a point of the first map lies in the window, the whole being shown."""
     box = browser.evaluate(
@@ -93,18 +86,11 @@ def expected(row: int, seed: int = 0) -> list[int]:
     return [int(other) for other in np.argsort(-(z @ z[row])) if other != row][:24]
 
 
-@pytest.mark.parametrize("painter", ["webgl", "2d"])
 @pytest.mark.parametrize(("width", "phone", "dark"), [(1280, False, False), (1280, False, True), (360, True, False)])
-def test_it_draws(
-    browser: Browser, address: str, tmp_path: Path, width: int, phone: bool, dark: bool, painter: str
-) -> None:
+def test_it_draws(browser: Browser, address: str, tmp_path: Path, width: int, phone: bool, dark: bool) -> None:
     """Points are on the map, nothing is on the console, nothing wider than the window, nothing asked for elsewhere."""
-    script = NO_WEBGL if painter == "2d" else ""
-    added = browser.call("Page.addScriptToEvaluateOnNewDocument", source=script)["identifier"]
     opened(browser, address, width, 800, phone=phone, dark=dark)
-    browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=added)
     assert browser.evaluate("location.search") == ""
-    assert browser.evaluate("document.querySelector('.frame').dataset.painter") == painter
     browser.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     content = browser.screenshot(tmp_path / "page.png", whole=False)
     drawn = np.asarray(PillowImage.open(io.BytesIO(content)).convert("RGB")).astype(int)
@@ -114,7 +100,7 @@ def test_it_draws(
     for row in range(60):
         there = drawn[round(y[row] * scale), round(x[row] * scale)]
         assert abs(there - empty).sum() > 60, row
-    assert complaints(browser) == []
+    assert browser.complaints == []
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     host = address.split("/?")[0]
     assert all(url.startswith(host) for url in browser.requests)
@@ -133,7 +119,7 @@ def test_a_click_gives_neighbours(browser: Browser, address: str) -> None:
     browser.until(f"{ROWS}[0] === {expected(expected(17)[0])[0]}")
     browser.evaluate("document.getElementById('back').click()")
     browser.until(f"{ROWS}[0] === {expected(17)[0]}")
-    assert complaints(browser) == []
+    assert browser.complaints == []
 
 
 def test_thumbnails_under_the_pointer(browser: Browser, address: str) -> None:
@@ -218,7 +204,7 @@ def test_hostile_names_are_inert(browser: Browser, tmp_path: Path) -> None:
             browser.until(f"{TITLE} === {json.dumps(HOSTILE)}")
             assert browser.evaluate("window.hit") is None
             assert browser.evaluate("document.querySelectorAll('#maps b, #panel b, #legend b, img[src=x]').length") == 0
-            assert complaints(browser) == []
+            assert browser.complaints == []
     assert browser.requests == [sent.as_uri()]
 
 

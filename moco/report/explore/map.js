@@ -3,69 +3,14 @@
 const MARGIN = 24, STEP = 1.35, MOST_ZOOM = 2000, REACH = { mouse: 14, pen: 18, touch: 28 };
 const ARROWS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
 
-// Draws points by WebGL; null where the browser has none, or would do it on the processor.
-function webglPainter(canvas) {
-  const gl = canvas.getContext("webgl", { antialias: false, depth: false, failIfMajorPerformanceCaveat: true });
-  if (!gl) return null;
-  const shader = (kind, text) => {
-    const made = gl.createShader(kind);
-    gl.shaderSource(made, text);
-    gl.compileShader(made);
-    return made;
-  };
-  const program = gl.createProgram();
-  gl.attachShader(program, shader(gl.VERTEX_SHADER, `
-    attribute vec2 place; attribute vec4 colour;
-    uniform vec2 centre, scale; uniform mediump float size; varying vec4 fill;
-    void main() {
-      fill = colour;
-      gl_Position = colour.a == 0.0 ? vec4(2, 2, 2, 1) : vec4((place - centre) * scale, 0, 1);
-      gl_PointSize = size;
-    }`));
-  gl.attachShader(program, shader(gl.FRAGMENT_SHADER, `
-    precision mediump float; varying vec4 fill; uniform mediump float size;
-    void main() {
-      float edge = clamp((0.5 - distance(gl_PointCoord, vec2(0.5))) * size + 0.5, 0.0, 1.0) * fill.a;
-      gl_FragColor = vec4(fill.rgb * edge, edge);
-    }`));
-  gl.linkProgram(program);
-  gl.useProgram(program);
-  gl.enable(gl.BLEND);
-  gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
-  const uniform = Object.fromEntries(["centre", "scale", "size"].map((name) => [name, gl.getUniformLocation(program, name)]));
-  const buffers = { place: gl.createBuffer(), colour: gl.createBuffer() };
-  const filled = (name, width, kind, values) => {
-    gl.bindBuffer(gl.ARRAY_BUFFER, buffers[name]);
-    gl.bufferData(gl.ARRAY_BUFFER, values, gl.STATIC_DRAW);
-    const place = gl.getAttribLocation(program, name);
-    gl.enableVertexAttribArray(place);
-    gl.vertexAttribPointer(place, width, kind, true, 0, 0);
-  };
-  let count = 0;
-  return {
-    kind: "webgl",
-    places(values) { count = values.length / 2; filled("place", 2, gl.FLOAT, values); },
-    colours(values) { filled("colour", 4, gl.UNSIGNED_BYTE, values); },
-    draw(view, width, height, size, ratio) {
-      gl.viewport(0, 0, canvas.width, canvas.height);
-      gl.clear(gl.COLOR_BUFFER_BIT);
-      gl.uniform2f(uniform.centre, view.x, view.y);
-      gl.uniform2f(uniform.scale, (2 * view.scale) / width, (-2 * view.scale) / height);
-      gl.uniform1f(uniform.size, size * ratio);
-      gl.drawArrays(gl.POINTS, 0, count);
-    },
-  };
-}
-
-// Draws points into pixels, where there is no WebGL, or only one without a graphics card, which is slower.
-function plainPainter(canvas) {
+// Draws points as discs of pixels: 50,000 take a few milliseconds, with or without a graphics card.
+function createPainter(canvas) {
   const brush = canvas.getContext("2d");
   let places = [], packed = [], image = null, pixels = null;
   return {
-    kind: "2d",
     places(values) { places = values; },
     colours(values) { packed = new Uint32Array(values.buffer); },  // the bytes of ImageData have the same order
-    draw(view, width, height, size, ratio) {
+    draw(view, size, ratio) {
       const [columns, rows] = [canvas.width, canvas.height];
       if (image?.width !== columns || image?.height !== rows) {
         image = brush.createImageData(columns, rows);
@@ -95,8 +40,7 @@ function createMap(frame, places, on) {
     frame.append(canvas);
     return canvas;
   });
-  const painter = webglPainter(points) ?? plainPainter(points), brush = marks.getContext("2d");
-  frame.dataset.painter = painter.kind;
+  const painter = createPainter(points), brush = marks.getContext("2d");
   const count = places.length / 2, step = [7919, 104729].find((prime) => count % prime) ?? 1;
   const mixed = (values, width) => {  // drawn in this order no class lies on top of the others
     const out = new values.constructor(values.length);
@@ -125,7 +69,7 @@ function createMap(frame, places, on) {
   const draw = () => {
     due = false;
     if (!width || !height) return;
-    painter.draw(view, width, height, size(), ratio);
+    painter.draw(view, size(), ratio);
     brush.setTransform(ratio, 0, 0, ratio, 0, 0);
     brush.clearRect(0, 0, width, height);
     const style = getComputedStyle(frame), [ink, paper] = ["--ink", "--card"].map((name) => style.getPropertyValue(name));
@@ -227,8 +171,6 @@ function createMap(frame, places, on) {
     else return;
     event.preventDefault();
   });
-  points.addEventListener("webglcontextlost", (event) => event.preventDefault());
-  points.addEventListener("webglcontextrestored", () => location.reload());
   new ResizeObserver(() => {
     const untouched = view.scale === whole || !width;
     [width, height, ratio] = [frame.clientWidth, frame.clientHeight, Math.min(devicePixelRatio || 1, 2)];
