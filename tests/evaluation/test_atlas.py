@@ -8,7 +8,6 @@ import torch
 from sklearn.datasets import make_blobs
 from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
-from sklearn.metrics import adjusted_rand_score
 
 from moco.data.catalog import load
 from moco.data.images import Images, evenly
@@ -77,9 +76,10 @@ def test_the_digest_is_of_the_images(images: Images) -> None:
 
 def test_clusters_are_found_and_numbered_from_the_largest() -> None:
     """Blobs of 90, 60 and 30 points."""
-    z, truth = make_blobs([30, 90, 60], 16, cluster_std=0.3, random_state=0)
+    truth = np.repeat([0, 1, 2], [30, 90, 60])
+    z = 10 * np.eye(3, 16)[truth] + np.random.default_rng(0).normal(size=(180, 16))
     found = clusters(z, 3)
-    assert adjusted_rand_score(truth, found) == pytest.approx(1)
+    assert len(set(zip(truth.tolist(), found.tolist(), strict=True))) == 3
     assert np.bincount(found).tolist() == [90, 60, 30]
     assert clusters(np.ones((5, 4)), 3).tolist() == [0] * 5
 
@@ -101,6 +101,6 @@ def test_a_map_of_many_starts_from_some(monkeypatch: pytest.MonkeyPatch, seconds
 def test_principal_components_of_tall_tables() -> None:
     """From the covariance: those of scikit-learn, up to their signs."""
     z = np.random.default_rng(0).normal(size=(200, 6)) * [5, 4, 3, 2, 1, 0.5]
-    ours, theirs = principal_components(z, 3), PCA(3, svd_solver="full").fit_transform(z)
+    ours, theirs = principal_components(z, 3), PCA(3).fit_transform(z)
     assert np.abs(ours) == pytest.approx(np.abs(theirs), abs=1e-9)
     assert (ours[np.abs(ours).argmax(0), range(3)] > 0).all()

@@ -1,5 +1,5 @@
 "use strict";
-const MOST_GROUPS = 60, MOST_STEPS = 200, DOTS = [0.8, 0.55];
+const MOST_GROUPS = 60, MOST_STEPS = 200, OPAQUE = 230;
 const find = (name) => document.getElementById(name);
 const made = (tag, fields = {}, ...children) => {
   const element = Object.assign(document.createElement(tag), fields);
@@ -64,7 +64,7 @@ async function start() {
     data.runs.forEach((run, place) => {
       const own = groups(place), total = by === "labels" ? classes.length : Math.max(...run.clusters) + 1;
       const table = Array.from({ length: total }, (_, group) => colourOf(group, total)), none = [130, 140, 150];
-      const colours = new Uint8Array(4 * count), alpha = Math.round(255 * DOTS[count > 2e4 ? 1 : 0]);
+      const colours = new Uint8Array(4 * count);
       const seen = place ? visible : (visible = new Uint8Array(count));
       for (let i = 0; i < count; i++) {
         if (!place) {
@@ -74,7 +74,7 @@ async function start() {
         }
         if (!seen[i]) continue;
         const colour = table[own[i]] ?? none;
-        [colours[4 * i], colours[4 * i + 1], colours[4 * i + 2], colours[4 * i + 3]] = [colour[0], colour[1], colour[2], alpha];
+        [colours[4 * i], colours[4 * i + 1], colours[4 * i + 2], colours[4 * i + 3]] = [colour[0], colour[1], colour[2], OPAQUE];
       }
       maps[place].colour(colours, visible);
     });
