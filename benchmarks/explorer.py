@@ -67,7 +67,10 @@ def serve(options: Options, ready: Connection) -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     app = application(shown, [embedding], TOKEN, port)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none"))
+    settings = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_keep_alive=60
+    )
+    server = uvicorn.Server(settings)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn has its own, and raises it once more when it has ended
     ready.send(port)
     before = time.process_time()
