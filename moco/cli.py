@@ -20,7 +20,7 @@ from moco.errors import BadInputError, DivergedError, StalledError, one_line
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, LowshotConfig
 from moco.interop.config import ExportConfig
 from moco.recipes import RECIPES
-from moco.report.config import ReportConfig
+from moco.report.config import ExploreConfig, ReportConfig
 from moco.study.config import StudyConfig
 from moco.transfer.config import CompareConfig, TransferConfig
 from moco.transfer.recipes import TASKS, transfer_config
@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "bench": (BenchConfig, "moco.bench.command:run"),
     "report": (ReportConfig, "moco.reporting:report"),
     "study": (StudyConfig, "moco.study.command:run"),
+    "explore": (ExploreConfig, "moco.exploring:explore"),
 }
 HELP = ("-h", "--help")
 AUTO = "auto"

@@ -31,6 +31,7 @@ ROWS = (
     "transfer",
     "report",
     "reporting",
+    "exploring",
     "commands",
     "study",
     "cli",

@@ -1,5 +1,6 @@
 """Features -> places in a plane (t-SNE, van der Maaten and Hinton, JMLR 2008)."""
 
+import math
 import time
 
 import numpy as np
@@ -14,6 +15,12 @@ STEPS = 250
 STAGES = 3
 PERPLEXITY = 30.0
 COMPONENTS = 50
+LARGEST_DIRECT, LANDMARKS = 10_000, 3_000
+"""Images beyond which some are placed first and the others start beside the most similar of them, and how many."""
+TALL = 8
+"""Rows for each column from which principal components come from the covariance."""
+BESIDE = 5
+"""Landmarks that an image starts between."""
 
 
 def flat_map(z: Places, seconds: float) -> tuple[Places, str]:
@@ -22,28 +29,75 @@ def flat_map(z: Places, seconds: float) -> tuple[Places, str]:
     Another stage begins only where it is likely to end within `seconds`; up to there the map is the same every time.
     """
     reduced = principal_components(z, min(COMPONENTS, *z.shape))
-    places = np.zeros((len(z), 2))
-    places[:, : min(2, reduced.shape[1])] = reduced[:, :2]
     if len(z) < FEWEST:
+        places = np.zeros((len(z), 2))
+        places[:, : min(2, reduced.shape[1])] = reduced[:, :2]
         return places, "first two principal components"
-    from sklearn.manifold import TSNE
+    if len(z) > LARGEST_DIRECT:
+        return _from_landmarks(reduced, seconds)
+    places, done = _staged(reduced, seconds)
+    return places, f"t-SNE, {done} steps, on {reduced.shape[1]} principal components"
 
+
+def _staged(reduced: Places, seconds: float) -> tuple[Places, int]:
+    """t-SNE from the first two components, and how many steps were done."""
     started, done = time.monotonic(), 0
-    places = 1e-4 * places / max(places[:, 0].std(), 1e-12)
+    places = np.zeros((len(reduced), 2))
+    places[:, : min(2, reduced.shape[1])] = reduced[:, :2]
+    places *= 1e-4 / max(places[:, 0].std(), 1e-12)
     for stage in range(STAGES):
-        place = TSNE(
-            init=places, perplexity=min(PERPLEXITY, len(z) / 4), early_exaggeration=1.0 if stage else 12.0,
-            learning_rate=max(len(z) / 48, 50.0), max_iter=STEPS, random_state=0,
-        )  # fmt: skip
-        places, done = place.fit_transform(reduced).astype(np.float64), done + STEPS
+        places, done = _stage(reduced, places, early=stage == 0), done + STEPS
         if (time.monotonic() - started) * (1 + 1 / (stage + 1)) > seconds:
             break
-    return places, f"t-SNE, {done} steps, on {reduced.shape[1]} principal components"
+    return places, done
+
+
+def _stage(reduced: Places, places: Places, *, early: bool) -> Places:
+    from sklearn.manifold import TSNE
+
+    place = TSNE(
+        init=places, perplexity=min(PERPLEXITY, len(reduced) / 4), early_exaggeration=12.0 if early else 1.0,
+        learning_rate=max(len(reduced) / 48, 50.0), max_iter=STEPS, random_state=0,
+    )  # fmt: skip
+    return np.asarray(place.fit_transform(reduced), np.float64)
+
+
+def _from_landmarks(reduced: Places, seconds: float) -> tuple[Places, str]:
+    """t-SNE of some images, then of all from there (Kobak and Berens, Nature Communications 2019, "Initialization").
+
+    An image starts at the mean place of the landmarks most similar to it. Where there is no time for a stage of all
+    images they stay there.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    started, count = time.monotonic(), len(reduced)
+    rows = np.linspace(0, count - 1, LANDMARKS).astype(np.int64)
+    placed, done = _staged(reduced[rows], seconds)
+    per_stage = (time.monotonic() - started) / (done / STEPS)
+    per_stage *= count * math.log(count) / (LANDMARKS * math.log(LANDMARKS))  # Barnes-Hut
+    distance, landmark = NearestNeighbors(n_neighbors=BESIDE).fit(reduced[rows]).kneighbors(reduced)
+    weight = 1 / np.maximum(distance, 1e-6) ** 2
+    places = (placed[landmark] * weight[:, :, None]).sum(1) / weight.sum(1)[:, None]
+    places *= math.sqrt(count / LANDMARKS)  # more points need more room
+    told, later = f"t-SNE, {done} steps, of {LANDMARKS} images", 0
+    while later < STAGES * STEPS and time.monotonic() - started + per_stage < seconds:
+        places, later = _stage(reduced, places, early=False), later + STEPS
+    told += f", then {later} of all {count}" if later else ", the others beside them"
+    return places, f"{told}, on {reduced.shape[1]} principal components"
 
 
 def principal_components(z: Places, count: int) -> Places:
     """The projections of rows z (N, C) on their `count` directions of largest variance."""
     centred = z - z.mean(0)
+    if len(z) > TALL * z.shape[1]:  # the same from the small covariance, in a fraction of the time
+        variance, axes = np.linalg.eigh(centred.T @ centred)
+        axes = axes[:, np.argsort(-variance)[:count]]
+        scores = centred @ axes
+        return np.asarray(scores * _signs(scores))
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    u *= np.where(u[np.abs(u).argmax(0), np.arange(u.shape[1])] < 0, -1, 1)  # else the signs are arbitrary
-    return np.asarray(u[:, :count] * s[:count])
+    return np.asarray((u * _signs(u))[:, :count] * s[:count])
+
+
+def _signs(columns: Places) -> Places:
+    """1 or -1 for each column, so that its largest entry becomes positive: else the signs are arbitrary."""
+    return np.where(columns[np.abs(columns).argmax(0), np.arange(columns.shape[1])] < 0, -1.0, 1.0)

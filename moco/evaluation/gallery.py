@@ -198,31 +198,35 @@ def sheet(images: Images, side: int, columns: int) -> str:
     for row in range(len(images)):
         top, left = row // columns * side, row % columns * side
         pixels[:, top : top + side, left : left + side] = _bytes(prepare(images[row], side))
-    return _encoded(pixels, SHEET_QUALITY)
+    return base64.b64encode(_webp(pixels, SHEET_QUALITY)).decode("ascii")
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
 
 
-def _picture(image: Tensor, side: int, quality: int | None) -> str:
-    """An image (3, H, W), bytes or in [0, 1], brought to at most `side` pixels (0: as it is), as WebP in base64."""
+def thumbnail(image: Tensor, side: int, quality: int | None) -> bytes:
+    """An image (3, H, W), bytes or in [0, 1], brought to at most `side` pixels (0: as it is), as WebP."""
     pixels = image.float() / 255 if image.dtype == torch.uint8 else image.float()
     longest = max(pixels.shape[1:])
     if side and longest > side:
         size = [max(1, round(length * side / longest)) for length in pixels.shape[1:]]
         pixels = F.interpolate(pixels[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
-    return _encoded(_bytes(pixels), quality)
+    return _webp(_bytes(pixels), quality)
+
+
+def _picture(image: Tensor, side: int, quality: int | None) -> str:
+    return base64.b64encode(thumbnail(image, side, quality)).decode("ascii")
 
 
 def _bytes(pixels: Tensor) -> Tensor:
     return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def _encoded(pixels: Tensor, quality: int | None) -> str:
+def _webp(pixels: Tensor, quality: int | None) -> bytes:
     out = io.BytesIO()
     image = PillowImage.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     image.save(out, "WEBP", lossless=quality is None, quality=quality or 100)
-    return base64.b64encode(out.getvalue()).decode("ascii")
+    return out.getvalue()
 
 
 def _text(name: str) -> str:

@@ -25,10 +25,12 @@ def page(runs: Sequence[Run], made: str) -> str:
     footer = f"{made} This page holds everything it shows, thumbnails and names of images among it, and asks"
     script = files("moco.report").joinpath("page.js").read_text(encoding="utf-8")
     parts = [section for section in _sections(runs) if section[2]]
-    return document(title, _lead(runs), parts, f"{footer} for nothing from elsewhere.", first="verdict", script=script)
+    return page_of_parts(
+        title, _lead(runs), parts, f"{footer} for nothing from elsewhere.", first="verdict", script=script
+    )
 
 
-def document(
+def page_of_parts(
     title: str, lead: str, parts: Sequence[tuple[str, str, str]], footer: str, *, first: str, script: str = ""
 ) -> str:
     """A page of parts, each a name, a heading and its HTML; title, lead and footer are text.
@@ -40,6 +42,15 @@ def document(
     header = element("h1", escaped(title)) + element("p", escaped_whole(lead), class_="lead")
     header += element("nav", element("ul", links), aria_label="Parts of this page")
     main = "".join(element("section", element("h2", escaped(heading)) + body, id=name) for name, heading, body in parts)
+    body = (
+        f'<a class="skip" href="#{first}">to the {first}</a><header>{header}</header><main>{main}</main>'
+        f"<footer>{element('p', escaped_whole(footer))}</footer>"
+    )
+    return document(title, body, style, script)
+
+
+def document(title: str, body: str, style: str, script: str = "") -> str:
+    """A whole page around HTML that asks for nothing from outside; its policy lets only this style and script work."""
     scripts = f"'{_digest(script)}'" if script else "'none'"
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src {scripts}; "
@@ -51,11 +62,8 @@ def document(
         f'<meta name="referrer" content="no-referrer">'
         f'<link rel="icon" href="data:,"><title>{escaped(title)}</title><style>{style}</style>'
     )
-    body = (
-        f'<a class="skip" href="#{first}">to the {first}</a><header>{header}</header><main>{main}</main>'
-        f"<footer>{element('p', escaped_whole(footer))}</footer>" + (f"<script>{script}</script>" if script else "")
-    )
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
+    end = f"<script>{script}</script>" if script else ""
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}{end}</body></html>\n'
 
 
 def _digest(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from moco.report.charts import Axes, Curve, Level, chart
 from moco.report.markup import NOTHING, element, escaped, escaped_whole, number, shown, table
-from moco.report.page import document
+from moco.report.page import page_of_parts
 from moco.study.definition import Outcome, Study
 from moco.study.statistics import Agreement, Judged, Row
 from moco.study.verdict import difference
@@ -38,7 +38,7 @@ def study_page(
         ("setup", "What was run", _setup(study, told)),
     ]
     lead = f"{study.about}. {study.source}."
-    return document(study.name, lead, [section for section in sections if section[2]], made, first="verdict")
+    return page_of_parts(study.name, lead, [section for section in sections if section[2]], made, first="verdict")
 
 
 def _charts(study: Study, rows: Sequence[Row], random: float | None) -> str:

@@ -25,7 +25,12 @@ class Browser:
         read_theirs, self._write = os.pipe()
         self._read, write_theirs = os.pipe()
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
-        flags += ["--disable-dev-shm-usage", "--disable-extensions", f"--user-data-dir={profile}"]
+        flags += [
+            "--enable-unsafe-swiftshader",
+            "--disable-dev-shm-usage",
+            "--disable-extensions",
+            f"--user-data-dir={profile}",
+        ]
         command = [CHROMIUM, *flags, "--remote-debugging-pipe", "about:blank"]
         # the pipe is expected at 3 and 4
         script = f'exec "$@" 3<&{read_theirs} 4>&{write_theirs}'
@@ -84,8 +89,8 @@ class Browser:
         message: dict[str, Any] = json.loads(first)
         return message
 
-    def open(self, page: Path, width: int, height: int, *, phone: bool = False, dark: bool = False) -> None:
-        """Show a file at a size of the window, and wait until it is there."""
+    def open(self, page: Path | str, width: int, height: int, *, phone: bool = False, dark: bool = False) -> None:
+        """Show a file or an address at a size of the window, and wait until it is there."""
         scale = 2 if phone else 1
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=phone
@@ -93,7 +98,7 @@ class Browser:
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
         self.events.clear()
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
@@ -105,9 +110,10 @@ class Browser:
 
     def press(self, key: str) -> None:
         """Press a key and let it go."""
-        code = {"Tab": 9, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Enter": 13}[
-            key
-        ]
+        code = {
+            "Backspace": 8, "Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
+            "ArrowDown": 40,
+        }[key]  # fmt: skip
         text = {"text": "\r"} if key == "Enter" else {}
         common = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown", **common, **text)
@@ -116,6 +122,26 @@ class Browser:
     def point(self, x: float, y: float) -> None:
         """Move the mouse to a place in the window."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def click(self, x: float, y: float) -> None:
+        """Press and release the mouse at a place in the window."""
+        self.point(x, y)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def drop(self, file: Path, x: float, y: float) -> None:
+        """Drag a file from the desktop to a place in the window."""
+        data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
+    def until(self, expression: str) -> Any:
+        """Wait until an expression in the page is true; its value."""
+        end = time.monotonic() + PATIENCE
+        while not (value := self.evaluate(expression)):
+            assert time.monotonic() < end, (expression, self.complaints)
+            time.sleep(0.02)
+        return value
 
     def screenshot(self, file: Path, *, whole: bool = True) -> bytes:
         """Keep a picture of the whole page, or of the window."""

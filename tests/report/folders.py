@@ -15,7 +15,7 @@ from moco.config import PretrainConfig
 from moco.configfile import to_json
 from moco.recipes import RECIPES
 
-VOID = {"meta", "img", "br", "link"}
+VOID = {"meta", "img", "br", "link", "input"}
 CHANCE = math.log(128)
 
 

@@ -1,0 +1,47 @@
+"""An image that someone dropped on the page: its bytes, within limits that hold before anything is decoded."""
+
+import io
+
+from PIL import Image as PillowImage
+from starlette.requests import Request
+
+from moco.errors import BadInputError
+
+MOST_BYTES = 20 << 20
+MOST_PIXELS = 50_000_000
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "WEBP")
+
+
+class TooLargeError(BadInputError):
+    """More than is taken."""
+
+
+async def uploaded(request: Request) -> bytes:
+    """The body of a request, an image file by its header. Raises BadInputError, TooLargeError of too large ones."""
+    told = request.headers.get("content-length", "")
+    if told.isascii() and told.isdigit() and int(told[:20]) > MOST_BYTES:
+        raise TooLargeError(f"the file has {told[:20]} bytes: expected at most {MOST_BYTES >> 20} MiB")
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > MOST_BYTES:
+            raise TooLargeError(f"the file has more than {MOST_BYTES >> 20} MiB")
+    check_header(bytes(content))
+    return bytes(content)
+
+
+def check_header(content: bytes) -> None:
+    """Raise BadInputError where the header is not that of an image, TooLargeError where it tells too many pixels."""
+    try:
+        with PillowImage.open(io.BytesIO(content), formats=FORMATS) as file:
+            width, height = file.size
+    except (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning) as error:
+        raise TooLargeError(
+            f"the image is too large: expected at most {MOST_PIXELS / 1e6:.0f} million pixels"
+        ) from error
+    except Exception as error:  # a decoder fails as it likes on a damaged file
+        raise BadInputError(f"this is not an image: expected one of {', '.join(FORMATS)}") from error
+    if width * height > MOST_PIXELS:
+        raise TooLargeError(
+            f"the image has {width} x {height} pixels: expected at most {MOST_PIXELS / 1e6:.0f} million"
+        )

@@ -1,0 +1,6 @@
+import numpy as np
+import numpy.typing as npt
+
+class MiniBatchKMeans:
+    def __init__(self, n_clusters: int, *, random_state: int, n_init: int, batch_size: int) -> None: ...
+    def fit_predict(self, x: npt.NDArray[np.float64], /) -> npt.NDArray[np.int32]: ...
