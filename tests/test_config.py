@@ -60,9 +60,10 @@ def kinds(hint: Any) -> tuple[Any, ...]:
 
 def with_value(config: Any, name: str, value: float) -> Any:
     """A config with another value of the field's own type, in the first place of a tuple."""
-    number = float(value) if float in kinds(typing.get_type_hints(type(config))[name]) else int(value)
-    before = getattr(config, name)
-    return dataclasses.replace(config, **{name: (number, *before[1:]) if isinstance(before, tuple) else number})
+    hint, before = typing.get_type_hints(type(config))[name], getattr(config, name)
+    number = float(value) if float in kinds(hint) else int(value)
+    several = any(typing.get_origin(part) is tuple for part in (hint, *typing.get_args(hint)))
+    return dataclasses.replace(config, **{name: (number, *(before or ())[1:]) if several else number})
 
 
 OUTSIDE = {"POSITIVE": (0, -1), "NOT_NEGATIVE": (-1,), "SHARES": (-0.1, 1.1)}
@@ -103,8 +104,9 @@ def test_zero_means_never_or_none(name: str) -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_the_ends_of_a_share_are_allowed(value: float) -> None:
     """A momentum of 0 is a row of the paper's ablation."""
-    for name in SHARES:
-        check(with_value(PRETRAIN, name, value))
+    for config in (PRETRAIN, KINDS[TransferConfig]):
+        for name in SHARES & vars(config).keys():
+            check(with_value(config, name, value))
 
 
 @pytest.mark.parametrize("kind", KINDS)
