@@ -168,7 +168,7 @@ def _one_line(box: str) -> str:
 def _known(given: str, names: Sequence[str] | dict[str, Any], what: str, where: str) -> str:
     if given in names:
         return given
-    similar = get_close_matches(given, names, n=1, cutoff=0.4)
+    similar = [] if given.startswith("-") else get_close_matches(given, names, n=1, cutoff=0.4)
     hint = f"did you mean {similar[0]}?" if similar else f"expected one of {', '.join(names)}"
     raise BadInputError(f"{given} is not a {what}: {hint} (see {where})")
 

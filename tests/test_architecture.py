@@ -173,7 +173,7 @@ PUBLIC = {
     "RECIPES", "BadInputError", "Contrast", "DivergedError", "Encoder", "EncoderPair", "EncoderPlan", "Encoding",
     "InBatch", "Keys", "KnnConfig", "MemoryBank", "PretrainConfig", "Queue", "Weights", "encode", "info_nce", "load",
     "load_weights", "recipe", "weighted_knn",
-    "EmbedConfig", "FinetuneConfig", "FrozenEncoder", "LinearConfig", "LowshotConfig", "load_encoder",
+    "EmbedConfig", "FinetuneConfig", "FrozenEncoder", "LinearConfig", "LowshotConfig", "load_encoder", "run",
 }  # fmt: skip
 
 
