@@ -9,8 +9,8 @@ demo: .venv/installed  ## pre-train on real images, and show in numbers that the
 test: .venv/installed-dev  ## every test but the slowest
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow" -n auto --dist loadfile
 
-test-slow: .venv/installed-dev  ## the slowest: processes killed in every phase of a save, restarts by torchrun
-	.venv/bin/python -m pytest -m slow
+test-slow: .venv/installed-dev  ## the slowest: killed in every phase of a save, restarts by torchrun, every detector learns
+	.venv/bin/python -m pytest -m slow $(PART)
 
 check: .venv/installed-dev  ## style and types
 	.venv/bin/ruff format --check .

@@ -180,15 +180,14 @@ class Record:
 
     def _log_recent(self, step: int, values: dict[str, float]) -> None:
         """Log the means over the steps since the last line; symmetric losses are halved, so that log(K+1) is chance."""
-        loss, accuracy = (
-            float(distributed.mean(torch.stack(column).mean())) for column in zip(*self._recent, strict=True)
-        )
+        recent = torch.stack([torch.stack(column).mean() for column in zip(*self._recent, strict=True)])
+        own = torch.cat([recent, recent.new_tensor(list(self._negatives.values()))])
+        loss, accuracy, *seen = distributed.mean(own).tolist()
         now = time.monotonic()
         speed = self._recent_steps * self.config.batch_size / (now - self._recent_since)
         epoch = step * self.config.batch_size / len(self.images)
-        device = self.config.device
-        seen = {name: float(distributed.mean(torch.tensor(v, device=device))) for name, v in self._negatives.items()}
-        figures = {"loss": loss, "chance_loss": self.chance_loss, "contrast_accuracy": accuracy, **values, **seen}
+        figures = {"loss": loss, "chance_loss": self.chance_loss, "contrast_accuracy": accuracy, **values}
+        figures |= dict(zip(self._negatives, seen, strict=True))
         self.log.metrics(step, {"epoch": round(epoch, 4), **figures, "images_per_second": round(speed, 1)})
         self.result.update(figures)
         self._recent, self._recent_steps, self._recent_since = [], 0, now

@@ -228,8 +228,10 @@ def test_a_step_sends_what_scaling_on_paper_says(sessions: Sessions, ranks: int)
     for found in found_by(sessions, ranks):
         assert found["sent"]["all_to_all_single"] == [paper["images"], paper["keys back"]] * 3
         assert found["sent"]["all_gather"][:6] == [paper["keys"], paper["indices"]] * 3
-        loss, accuracy = 4, 4
-        assert found["sent"]["all_reduce"][:9] == [paper["flags"], loss, accuracy] * 3
+        assert found["sent"]["all_reduce"][:6:2] == [paper["flags"]] * 3
+        logged = 4 * len(("loss", "accuracy", "effective_negatives", "hardest_weight"))  # one collective for each line
+        of_labels = 4 * len(("false_negatives", "false_negative_weight"))  # once the queue has keys of images
+        assert found["sent"]["all_reduce"][1:6:2] == [logged, logged + of_labels, logged + of_labels]
     assert paper["gradients"] == 4 * sum(
         net[name].numel() for name in net if name.startswith("f_k.") and is_trained(name)
     )

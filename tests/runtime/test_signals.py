@@ -38,12 +38,14 @@ def test_an_echo_is_the_same_request(number: signal.Signals) -> None:
 def test_a_second_signal_does_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """A later one finds the handlers from before, so a second Ctrl-C interrupts."""
     monkeypatch.setattr(signals, "SAME_REQUEST", 0.0)
+    started_with = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     before = {number: signal.getsignal(number) for number in StopRequest.SIGNALS}
     with StopRequest():
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         assert {number: signal.getsignal(number) for number in StopRequest.SIGNALS} == before
+    signal.signal(signal.SIGINT, started_with)
 
 
 @pytest.mark.parametrize("failing", [False, True])
