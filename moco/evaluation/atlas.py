@@ -70,7 +70,7 @@ def atlas(run: Path, subject: Subject, images: Images, digest: str, scope: Scope
         z = stored[0]["features"]
     else:
         z = encode(subject.encoder, images, how, title=f"{run}: encoding {len(images)} images")
-    say(f"{run}: placing {len(images)} images on a map: about {scope.map_seconds:g} s")
+    say(f"{run}: placing {len(images)} images on a map: up to {scope.map_seconds:g} s")
     made = _ordered(z, scope)
     tensors = {"features": z, "places": torch.from_numpy(made.places), "clusters": torch.from_numpy(made.clusters)}
     try:
