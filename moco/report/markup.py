@@ -114,6 +114,15 @@ def shown(value: object, digits: int = 2) -> str:
     return f"{found:,.{digits}f}".replace(",", "\u2009").replace("-", "\u2212")
 
 
+def setting(value: Any) -> str:
+    """A value of a config, in words."""
+    if isinstance(value, list):
+        return ", ".join(setting(part) for part in value)
+    if value is None:
+        return NOTHING
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def percent(value: object) -> str:
     """A percentage."""
     return NOTHING if number(value) is None else f"{shown(value)}%"

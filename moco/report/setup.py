@@ -8,7 +8,7 @@ from typing import Any
 
 from moco.config import PretrainConfig
 from moco.recipes import RECIPES
-from moco.report.markup import NOTHING, TIMES, duration, element, escaped, number, shown, table
+from moco.report.markup import NOTHING, TIMES, duration, element, escaped, number, setting, shown, table
 from moco.report.runs import Run
 
 NOT_THE_RECIPE_S = {
@@ -76,9 +76,9 @@ def settings(runs: Sequence[Run]) -> str:
     def row(name: str) -> list[str]:
         values = []
         for run, (_, departures) in zip(runs, recipes, strict=True):
-            text = escaped(_value(run.config.get(name)))
+            text = escaped(setting(run.config.get(name)))
             values.append(element("strong", text) if name in departures else text)
-        theirs = {f"{_value(departures[name])} ({recipe})" for recipe, departures in recipes if name in departures}
+        theirs = {f"{setting(departures[name])} ({recipe})" for recipe, departures in recipes if name in departures}
         return [
             escaped("--" + str(name).replace("_", "-")),
             *values,
@@ -93,14 +93,6 @@ def settings(runs: Sequence[Run]) -> str:
         content += element("p", f"Every setting is that of the recipe {escaped(recipes[0][0])}.")
     everything = table(header[:-1], [row(name)[:-1] for name in names], label="All settings")
     return content + element("details", element("summary", f"all {len(names)} settings") + everything)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_value(part) for part in value)
-    if value is None:
-        return NOTHING
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _steps(run: Run) -> str:
@@ -130,8 +122,8 @@ def _encoder(run: Run) -> str:
 def _dictionary(run: Run) -> str:
     config, chance = run.config, run.last("chance_loss")
     size = "" if chance is None else f", K = {shown(round(math.exp(chance)) - 1, 0)}"
-    momentum = f", m = {_value(config.get('key_momentum'))}" if config.get("dictionary") == "queue" else ""
-    return f"{config.get('dictionary')}{size}{momentum}, τ = {_value(config.get('temperature'))}"
+    momentum = f", m = {setting(config.get('key_momentum'))}" if config.get("dictionary") == "queue" else ""
+    return f"{config.get('dictionary')}{size}{momentum}, τ = {setting(config.get('temperature'))}"
 
 
 def _machine(run: Run) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moco.report.charts import Axes, Curve, chart
-from moco.report.markup import NOTHING, duration, element, escaped, listed, number, picture, shown, table
+from moco.report.markup import NOTHING, duration, element, escaped, listed, number, picture, setting, shown, table
 from moco.report.runs import Run
 
 RESULT = "transfer"
@@ -104,7 +104,7 @@ def settings(runs: Sequence[Run]) -> str:
     names = list(dict.fromkeys(name for run in runs for name in run.config if name not in ("version", "json", "out")))
     if not runs:
         return ""
-    values = {name: [escaped(_value(run.config.get(name))) for run in runs] for name in names}
+    values = {name: [escaped(setting(run.config.get(name))) for run in runs] for name in names}
     rows = [[escaped("--" + name.replace("_", "-")), *cells] for name, cells in values.items()]
     body = table(["setting", *(escaped(run.name) for run in runs)], rows, label="Settings of the transfer runs")
     return element("details", element("summary", f"all {len(names)} settings") + body)
@@ -118,11 +118,3 @@ def _figure(value: Any, deviation: Any) -> str:
     if number(value) is None:
         return NOTHING
     return element("strong", shown(value)) + ("" if number(deviation) is None else f" ± {shown(deviation)}")
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_value(part) for part in value)
-    if value is None:
-        return NOTHING
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,6 @@
 """Cityscapes' layout: leftImg8bit/SPLIT/CITY and gtFine/SPLIT/CITY."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,9 @@ import torch
 from moco.data.images import PathTable
 from moco.errors import BadInputError
 from moco.transfer.files import require_folder
-from moco.transfer.label_maps import LabelMaps, read_values
-from moco.transfer.targets import VOID, Kind, Objects, Rules, Skeleton, empty_masks
-from moco.transfer.voc import size_of
+from moco.transfer.label_maps import label_maps
+from moco.transfer.paired import PairedImages, Values, read_values
+from moco.transfer.targets import VOID, Objects, empty_masks
 
 EVALUATED = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
@@ -26,59 +25,27 @@ THINGS = (24, 25, 26, 27, 28, 31, 32, 33)
 PER_CLASS = 1000
 IMAGE, LABELS = "_leftImg8bit.png", "_gtFine_{}.png"
 
-Values = npt.NDArray[np.int64]
 
-
-@dataclass
-class InstanceMaps:
-    """Images and, for each, a second image whose values tell classes and objects apart."""
-
-    paths: PathTable
-    maps: PathTable
-    classes: tuple[str, ...] = tuple(EVALUATED[label] for label in THINGS)
-    rules: Rules = "cityscapes"
-    kind: Kind = "instance"
-    skeleton: Skeleton | None = None
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def path(self, index: int) -> str:
-        """The image's file."""
-        return self.paths.name(index)
-
-    def image_id(self, index: int) -> int:
-        """The image's place in the list."""
-        return index
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Height and width of the instance image, from its header."""
-        return size_of(self.maps.name(index))
-
-    def values(self, index: int) -> Values:
-        """The instance image (H, W)."""
-        return read_values(self.maps.name(index))
-
-    def target(self, index: int) -> Objects:
-        """The objects of an image; a group that could not be told apart is a crowd."""
-        values = self.values(index)
-        found = [int(value) for value in np.unique(values) if label_of(int(value)) in THINGS]
-        masks = empty_masks(*values.shape)
-        boxes = np.zeros((len(found), 4), np.float32)
-        if found:
-            masks = torch.from_numpy(np.stack([values == value for value in found]).astype(np.uint8))
-        for box, mask in zip(boxes, masks.numpy(), strict=True):
-            columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-        return {
-            "boxes": torch.from_numpy(boxes),
-            "labels": torch.tensor([1 + THINGS.index(label_of(value)) for value in found], dtype=torch.int64),
-            "iscrowd": torch.tensor([value < PER_CLASS for value in found], dtype=torch.bool),
-            "ignore": torch.zeros(len(found), dtype=torch.bool),
-            "area": masks.sum((1, 2)).float(),
-            "image_id": index,
-            "masks": masks,
-        }
+def objects_of(path: str, index: int) -> Objects:
+    """The objects of an instance image; a group that could not be told apart is a crowd."""
+    values = read_values(path)
+    found = [int(value) for value in np.unique(values) if label_of(int(value)) in THINGS]
+    masks = empty_masks(*values.shape)
+    boxes = np.zeros((len(found), 4), np.float32)
+    if found:
+        masks = torch.from_numpy(np.stack([values == value for value in found]).astype(np.uint8))
+    for box, mask in zip(boxes, masks.numpy(), strict=True):
+        columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+        box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return {
+        "boxes": torch.from_numpy(boxes),
+        "labels": torch.tensor([1 + THINGS.index(label_of(value)) for value in found], dtype=torch.int64),
+        "iscrowd": torch.tensor([value < PER_CLASS for value in found], dtype=torch.bool),
+        "ignore": torch.zeros(len(found), dtype=torch.bool),
+        "area": masks.sum((1, 2)).float(),
+        "image_id": index,
+        "masks": masks,
+    }
 
 
 def label_of(value: int) -> int:
@@ -91,17 +58,18 @@ def void(values: Values) -> npt.NDArray[np.bool_]:
     return (values < PER_CLASS) & ~np.isin(values, list(EVALUATED))
 
 
-def open_instances(data: Path, split: str) -> InstanceMaps:
+def open_instances(data: Path, split: str) -> PairedImages:
     """The images of a split with the objects of the 8 classes that are told apart."""
-    return InstanceMaps(*_files(data, split, "instanceIds"))
+    things = tuple(EVALUATED[label] for label in THINGS)
+    return PairedImages(*_files(data, split, "instanceIds"), things, "cityscapes", "instance", objects_of)
 
 
-def open_semantic(data: Path, split: str) -> LabelMaps:
+def open_semantic(data: Path, split: str) -> PairedImages:
     """The images of a split with the 19 classes that are evaluated; all else is void."""
     paths, maps = _files(data, split, "labelIds")
     meaning = np.full(1 << 16, VOID)
     meaning[list(EVALUATED)] = np.arange(len(EVALUATED))
-    return LabelMaps(tuple(EVALUATED.values()), paths, maps, meaning)
+    return label_maps(tuple(EVALUATED.values()), paths, maps, meaning)
 
 
 def _files(data: Path, split: str, what: str) -> tuple[PathTable, PathTable]:

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from moco.errors import BadInputError, DivergedError
 from moco.transfer.average_precision import ApRule, voc_figures
-from moco.transfer.cityscapes import InstanceMaps
 from moco.transfer.coco_figures import Found, coco_figures
 from moco.transfer.confusion import confusion, semantic_figures
 from moco.transfer.examples import Examples
 from moco.transfer.instance_overlaps import cityscapes_figures, measure
-from moco.transfer.label_maps import LabelMaps
 from moco.transfer.objects import ObjectTable
 from moco.transfer.outlines import coco_masks
+from moco.transfer.paired import PairedImages
+from moco.transfer.targets import Annotations
 
 Prediction = dict[str, Tensor] | Tensor
 """boxes, labels, scores (and masks, keypoints) in torchvision's format, or the class of every pixel (H, W) int64."""
@@ -45,11 +45,11 @@ class Scorer:
         Raises DivergedError where a score or box is not finite.
         """
         annotations = self.examples.annotations
-        if isinstance(annotations, LabelMaps):
+        if self.examples.kind == "semantic":
             self._records[index] = _semantic_record(annotations, index, prediction)
         elif isinstance(prediction, Tensor):
             raise BadInputError(f"a label map was predicted, expected objects ({self.examples.kind})")
-        elif isinstance(annotations, InstanceMaps):
+        elif isinstance(annotations, PairedImages):
             values, found = annotations.values(index), _arrays(prediction, annotations.classes)
             masks = _masks(prediction["masks"], values.shape)
             self._records[index] = measure(values, masks, found.labels, found.scores.astype(np.float64))
@@ -77,9 +77,9 @@ class Scorer:
         """
         annotations = self.examples.annotations
         records = {index: self._records[index] for index in sorted(self._records)}
-        if isinstance(annotations, LabelMaps):
+        if annotations.kind == "semantic":
             return semantic_figures(records.values(), annotations.classes)
-        if isinstance(annotations, InstanceMaps):
+        if annotations.rules == "cityscapes":
             return cityscapes_figures(list(records.values()))
         assert isinstance(annotations, ObjectTable)
         if annotations.rules != "voc":
@@ -127,8 +127,10 @@ def _pack(masks: npt.NDArray[np.bool_]) -> tuple[bytes, ...]:
     return tuple(one["counts"] for one in packed)
 
 
-def _semantic_record(annotations: LabelMaps, index: int, prediction: Prediction) -> Any:
-    truth = annotations.target(index).numpy()
+def _semantic_record(annotations: Annotations, index: int, prediction: Prediction) -> Any:
+    truth = annotations.target(index)
+    assert isinstance(truth, Tensor)
+    truth = truth.numpy()
     if not isinstance(prediction, Tensor) or tuple(prediction.shape) != truth.shape:
         found = tuple(prediction.shape) if isinstance(prediction, Tensor) else "objects"
         raise BadInputError(f"{found} predicted, expected a label map of {truth.shape} as the image")

@@ -113,6 +113,7 @@ def test_a_stopped_rank_under_torchrun(tmp_path: Path) -> None:
     os.kill(first, signal.SIGSTOP)
     named = f"moco: error: process 1 of 2 got no answer from the others; without a pulse: 0 (process {first} on "
     until(lambda: named in job.text(), "the error", seconds=30)
+    assert job.process.wait(60) == 1
 
 
 def test_a_killed_rank(tmp_path: Path) -> None:
