@@ -52,12 +52,12 @@ def test_small_images_for_minutes_are_the_quick_recipe() -> None:
 
 
 def test_more_time_buys_larger_views_a_longer_run_and_the_queue() -> None:
-    """An hour: views of the whole size; a day: the full width, K a quarter of the images at most, MLP head."""
-    hour, day = values(50_000, 32, 60), values(50_000, 32, 24 * 60)
+    """An hour: views of the whole size; two days: the full width, K a quarter of the images at most, MLP head."""
+    hour, days = values(50_000, 32, 60), values(50_000, 32, 48 * 60)
     assert (hour["view_size"], hour["arch"]) == (32, "resnet18-w16")
-    assert (day["arch"], day["dictionary"], day["head"], day["temperature"]) == ("resnet18", "queue", "mlp", 0.2)
-    assert day["queue_size"] == 8192
-    assert 0.99 <= day["key_momentum"] <= 0.999
+    assert (days["arch"], days["dictionary"], days["head"], days["temperature"]) == ("resnet18", "queue", "mlp", 0.2)
+    assert days["queue_size"] == 8192
+    assert 0.99 <= days["key_momentum"] <= 0.999
 
 
 def test_photographs_keep_more_pixels() -> None:
