@@ -48,10 +48,11 @@ class TrainingBatches:
         generator = torch.Generator().manual_seed(drawn_from)
         image, target = self.examples[index]
         if isinstance(target, Tensor):
-            return semantic_view(image, target, config.crop_size, generator, config.crop_scales)
+            return semantic_view(image, target, config.crop_size, generator, config.crop_scales, config.flip)
         image, objects = detection_view(
-            image, for_training(target), config.train_sizes, config.longest_side, generator, self.examples.keypoints
-        )
+            image, for_training(target), config.train_sizes, config.longest_side, generator, self.examples.keypoints,
+            config.flip,
+        )  # fmt: skip
         return image, {name: objects[name] for name in TRAINED_ON if name in objects}
 
 

@@ -51,6 +51,9 @@ class TransferConfig:
     frozen_stages: int = 0
     """Stages of the ResNet behind its stem that stay as they are, and the stem with them; the papers train all (0)."""
 
+    flip: float = 0.5
+    """Share of the training images that are mirrored left and right, with all that is known of them (0: none, for
+    images that show writing or sides)."""
     train_sizes: tuple[int, int] = (480, 800)
     """Detectors: the shorter side of a training image is drawn between these."""
     test_size: int = 800
@@ -63,15 +66,21 @@ class TransferConfig:
     """Segmentation nets: an image is scaled by a factor drawn between these first."""
     head_channels: int = 256
     """Width of the new layers: of FPN, mask head and segmentation head; the box head has four times as many."""
+    head_dilation: int = 6
+    """Segmentation nets: dilation of the head's 3x3 convolutions."""
     anchor_sizes: tuple[float, ...] | None = None
     """Detectors: sides of the anchors in the resized image; by default 32 to 512 pixels at --test-size 800, and in
     proportion."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Detectors: height over width of the anchors, each at every size."""
     regions: int = 512
     """Detectors: regions of an image that the heads learn from in a step."""
     detections: int = 100
     """Detectors: the most that are kept of an image."""
     score_threshold: float = 0.05
     """Detectors: what scores less is not kept."""
+    nms_threshold: float = 0.5
+    """Detectors: of two detections of a class whose boxes overlap (IoU) by more only the better one is kept."""
 
     precise_bn: int = 200
     """Batches over which BN's statistics are taken anew before an evaluation (0: the running ones)."""
@@ -123,5 +132,7 @@ def check_transfer(config: TransferConfig) -> None:
         low, high = getattr(config, name)
         if low > high:
             raise BadInputError(f"{flag(name)} is {low} {high}: expected the smaller one first")
+    if not config.anchor_ratios:
+        raise BadInputError("--anchor-ratios is empty: expected at least one, such as 1")
     if config.frozen_stages > 4:
         raise BadInputError(f"--frozen-stages is {config.frozen_stages}: a ResNet has 4 stages behind its stem")

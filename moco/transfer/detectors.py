@@ -29,7 +29,6 @@ Targets = list[dict[str, Tensor]]
 ANCHORS = (32.0, 64.0, 128.0, 256.0, 512.0)
 """Sides of the anchors where the shorter side of an image is REFERENCE pixels."""
 REFERENCE = 800
-RATIOS = (0.5, 1.0, 2.0)
 CANONICAL = 224
 """Side of the boxes that FPN (Eq. 1) takes from the third of its maps, at REFERENCE pixels."""
 
@@ -56,6 +55,9 @@ class DetectorPlan:
     regions: int = 512
     """Of an image that the heads are trained on in a step."""
     frozen: int = 0
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    nms_threshold: float = 0.5
+    """Of detections; that of the proposals is 0.7."""
 
 
 def build_detector(encoder: Encoder, plan: DetectorPlan) -> GeneralizedRCNN:
@@ -90,7 +92,7 @@ def _proposals(plan: DetectorPlan, levels: Mapping[str, Level], sizes: Sequence[
     pyramid = plan.features == "fpn"
     groups = _spread(sizes, len(levels)) if pyramid else [tuple(sizes)]
     strides = [level.stride for level in levels.values()]
-    anchors = StridedAnchors(groups, [RATIOS] * len(groups), strides)
+    anchors = StridedAnchors(groups, [plan.anchor_ratios] * len(groups), strides)
     channels = next(iter(levels.values())).channels
     head = RPNHead(channels, anchors.num_anchors_per_location()[0])
     before = {"training": 2000, "testing": 1000} if pyramid else {"training": 12000, "testing": 6000}
@@ -132,7 +134,7 @@ def _roi_heads(encoder: Encoder, plan: DetectorPlan, levels: Mapping[str, Level]
 
 def _limits(plan: DetectorPlan) -> tuple[float, float, int, float, None, float, float, int]:
     """Of RoIHeads: overlaps of foreground and background, regions and their share of foreground, coder, test limits."""
-    return 0.5, 0.5, plan.regions, 0.25, None, plan.score_threshold, 0.5, plan.detections
+    return 0.5, 0.5, plan.regions, 0.25, None, plan.score_threshold, plan.nms_threshold, plan.detections
 
 
 def _box_predictor(channels: int, classes: int) -> FastRCNNPredictor:

@@ -24,13 +24,16 @@ def build_model(config: TransferConfig, weights: Weights, train: Examples) -> tu
     model: nn.Module
     if task.features == "fcn" or task.heads == "pixels":
         classes = len(train.classes)
-        model = SegmentationNet(weights.encoder, classes, config.head_channels, mean, std, config.frozen_stages)
+        model = SegmentationNet(
+            weights.encoder, classes, config.head_channels, mean, std, config.frozen_stages, config.head_dilation
+        )
     else:
         skeleton = train.keypoints
         plan = DetectorPlan(
             task.features, task.heads, len(train.classes), 0 if skeleton is None else len(skeleton.names),
             config.head_channels, config.anchor_sizes, config.test_size, config.longest_side, mean, std,
             config.detections, config.score_threshold, config.regions, config.frozen_stages,
+            config.anchor_ratios, config.nms_threshold,
         )  # fmt: skip
         model = build_detector(weights.encoder, plan)
     return with_synchronised_norms(model.to(config.device), config.device, distributed.world_size())

@@ -110,6 +110,8 @@ def test_bad_input_is_exit_code_2_in_one_line(tmp_path: Path, capsys: pytest.Cap
         (["transfer", "voc-c4", *common, "--data", str(tmp_path / "nothing")], "no such folder"),
         (["transfer", "voc-c4", *common, "--data", str(tmp_path / "voc"), "--train-sizes", "9", "5"], "smaller one"),
         (["transfer", "voc-c4", *common, "--data", str(tmp_path / "voc"), "--regions", "0"], "--regions is 0"),
+        (["transfer", "voc-c4", *common, "--data", str(tmp_path / "voc"), "--flip", "2"], "--flip is 2"),
+        (["transfer", "voc-c4", *common, "--data", str(tmp_path / "voc"), "--anchor-ratios"], "--anchor-ratios is"),
         (["transfer", "compare", str(tmp_path)], "no finished run"),
     ):
         assert main(arguments) == 2

@@ -1,5 +1,6 @@
 """The tasks' models: as the papers describe them, at full size, with images without objects."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,10 +8,14 @@ import torch
 from torch import nn
 
 from moco.core.encoder import Encoder, EncoderPlan
+from moco.interop.checkpoints import random_weights
 from moco.transfer.backbones import Level
 from moco.transfer.detectors import DetectorPlan, StridedAnchors, build_detector, region_pool
-from moco.transfer.recipes import TASKS, Task
+from moco.transfer.examples import open_examples
+from moco.transfer.models import build_model
+from moco.transfer.recipes import TASKS, Task, transfer_config
 from moco.transfer.segmentation import VOID, SegmentationNet
+from tests.transfer.scenes import write
 
 DETECTORS = {name: task for name, task in TASKS.items() if task.features != "fcn"}
 
@@ -86,6 +91,27 @@ def test_the_segmentation_net_is_that_of_the_papers() -> None:
     convolutions = [module for module in model.head if isinstance(module, nn.Conv2d)]
     shapes = [(one.out_channels, one.kernel_size, one.dilation) for one in convolutions]
     assert shapes == [(256, (3, 3), (6, 6)), (256, (3, 3), (6, 6)), (21, (1, 1), (1, 1))]
+
+
+def test_values_of_the_models_are_flags(tmp_path: Path) -> None:
+    """The head's dilation, the anchors' ratios, and how much detections may overlap arrive in the model."""
+    weights = random_weights(EncoderPlan("resnet18-w4"), 0, (0.5,) * 3, (0.2,) * 3)
+
+    def model(task: str, **given: Any) -> nn.Module:
+        data = tmp_path / TASKS[task].layout
+        examples = open_examples(TASKS[task].layout, write(TASKS[task].layout, data, 2, (96, 64)), "train")
+        config = transfer_config(task, weights="random", data=str(data), out=tmp_path / "run", device="cpu", **given)
+        return build_model(config, weights, examples)[0]
+
+    net = model("voc-semantic", head_dilation=3)
+    dilations = [one.dilation for one in net.get_submodule("head").modules() if isinstance(one, nn.Conv2d)]
+    assert dilations == [(3, 3), (3, 3), (1, 1)]
+    detector = model("voc-dc5", anchor_ratios=(1.0, 3.0), nms_threshold=0.25)
+    anchors = detector.get_submodule("rpn.anchor_generator")
+    assert anchors.num_anchors_per_location() == [5 * 2]  # type: ignore[operator]
+    tall = anchors.generate_anchors((10.0,), (3.0,))[0]  # type: ignore[operator]
+    assert (tall[3] - tall[1]) / (tall[2] - tall[0]) == pytest.approx(3, rel=0.2)  # corners are rounded
+    assert detector.get_submodule("roi_heads").nms_thresh == 0.25
 
 
 def test_void_pixels_teach_nothing() -> None:
