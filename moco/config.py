@@ -257,15 +257,9 @@ NOT_NEGATIVE = {
 }  # fmt: skip
 LARGEST_SEED = 2**63 - 1
 SHARES = {
-    "key_momentum",
-    "bank_momentum",
-    "sgd_momentum",
-    "milestones",
-    "mean",
-    "score_threshold",
-    "flip",
-    "nms_threshold",
-}
+    "key_momentum", "bank_momentum", "sgd_momentum", "milestones", "mean", "score_threshold", "flip", "nms_threshold",
+    "repeat_threshold",
+}  # fmt: skip
 
 
 def check(config: Any) -> None:

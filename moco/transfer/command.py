@@ -22,6 +22,7 @@ from moco.transfer.examples import Examples, open_examples
 from moco.transfer.loop import fine_tune
 from moco.transfer.recipes import TASKS
 from moco.transfer.record import keep
+from moco.transfer.sampling import build_passes
 
 FREE = HOW_NOT_WHAT | {"evaluate_every", "shown_images"}
 """Fields that do not change what a run computes: a run goes on where only these differ."""
@@ -100,7 +101,7 @@ def resolve(config: TransferConfig) -> TransferConfig:
 
 
 def require_fitting(train: Examples, test: Examples, config: TransferConfig) -> None:
-    """Raise BadInputError where there are no images, or the splits are not of the same classes."""
+    """Raise BadInputError where there are no images, or not what the task learns from, or the splits do not match."""
     if not len(train) or not len(test):
         raise BadInputError(f"--data {config.data}: {len(train)} training and {len(test)} test images, expected some")
     if train.classes != test.classes:
@@ -109,6 +110,7 @@ def require_fitting(train: Examples, test: Examples, config: TransferConfig) -> 
             f"--data {config.data}: the training and the test images are not of the same classes "
             f"({one_sided[0]!r} differs)"
         )
+    build_passes(train.annotations, config.repeat_threshold, config.skip_empty, config.seed)
 
 
 def weights_of(config: TransferConfig) -> Weights:

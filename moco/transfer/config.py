@@ -51,6 +51,11 @@ class TransferConfig:
     frozen_stages: int = 0
     """Stages of the ResNet behind its stem that stay as they are, and the stem with them; the papers train all (0)."""
 
+    repeat_threshold: float = 0.0
+    """Detectors: images come sqrt(this / f) times in a pass, f being the share of images that show the rarest of their
+    classes, but once at least (LVIS, arXiv:1908.03195, takes 0.001; 0: once each)."""
+    skip_empty: bool = False
+    """Detectors: leave out training images without an object to learn from (keypoints: without an annotated one)."""
     flip: float = 0.5
     """Share of the training images that are mirrored left and right, with all that is known of them (0: none, for
     images that show writing or sides)."""

@@ -35,7 +35,7 @@ def fine_tune(config: TransferConfig, weights: Weights, train: Examples, test: E
     with log, StopRequest() as request, loading(), pulse.watched(rank, ranks):
         record = Record(config, model, optimizer, log, batches, test)
         start = record.restore()
-        log.say(introduction(config, weights, model, norms, train, test))
+        log.say(introduction(config, weights, model, norms, batches, test))
         wrapped = distributed.wrap(model.train())
         for step, batch in enumerate(batches.run(start, steps, config.workers or 0), start):
             images, targets = moved(batch, device)

@@ -8,6 +8,7 @@ from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
 from moco.runtime.schedule import Schedule
 from moco.transfer.backbones import with_synchronised_norms
+from moco.transfer.batches import TrainingBatches
 from moco.transfer.config import TransferConfig
 from moco.transfer.detectors import DetectorPlan, build_detector
 from moco.transfer.examples import Examples
@@ -52,13 +53,14 @@ def build_schedule(config: TransferConfig) -> Schedule:
 
 
 def introduction(
-    config: TransferConfig, weights: Weights, model: nn.Module, norms: str, train: Examples, test: Examples
+    config: TransferConfig, weights: Weights, model: nn.Module, norms: str, batches: TrainingBatches, test: Examples
 ) -> str:
     """What a person should know before the first step."""
-    plan = weights.encoder.plan
+    plan, train = weights.encoder.plan, batches.examples
     return (
         f"{config.task}: {TASKS[config.task].about}\n"
-        f"{len(train)} training and {len(test)} test images, {len(train.classes)} classes; {config.weights} "
+        f"{len(train)} training and {len(test)} test images, {len(train.classes)} classes{batches.passes.told()}; "
+        f"{config.weights} "
         f"({plan.arch}, {weights.origin}), {parameter_count(model) / 1e6:.1f} M parameters with the new layers\n"
         f"{config.max_steps} steps of {config.batch_size}, lr {config.lr:g}; {norms}; {config.precision} on "
         f"{config.device} with {config.threads} threads and {config.workers} loading processes"

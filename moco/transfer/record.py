@@ -110,7 +110,7 @@ class Record:
         means = dict(zip(names, distributed.mean(columns).tolist(), strict=True))
         now, config = time.monotonic(), self.config
         speed = len(self._recent) * config.batch_size / (now - self._since)
-        epoch = round(step * config.batch_size / len(self.batches.examples), 4)
+        epoch = round(self.batches.passes.epoch(step * config.batch_size), 4)
         figures = {"epoch": epoch, "loss": sum(means.values()), **means, **values}
         self.log.metrics(step, {**figures, "images_per_second": round(speed, 2)})
         self.result.update(loss=figures["loss"])
