@@ -21,7 +21,7 @@ from moco.transfer.config import TransferConfig, check_transfer
 from moco.transfer.examples import Examples, open_examples
 from moco.transfer.loop import fine_tune
 from moco.transfer.recipes import TASKS
-from moco.transfer.record import keep
+from moco.transfer.record import keep, keep_fingerprint, require_same_files
 from moco.transfer.sampling import build_passes
 
 FREE = HOW_NOT_WHAT | {"evaluate_every", "shown_images"}
@@ -40,6 +40,7 @@ def transfer(config: TransferConfig) -> dict[str, Any]:
         task = TASKS[config.task]
         train, test = (open_examples(task.layout, config.data, split) for split in ("train", "test"))
         require_fitting(train, test, config)
+        distributed.from_first(lambda: require_same_files(config, train, test))
         with torch.random.fork_rng(devices=[]):  # what the program that called this draws stays as it was
             if config.trials == 1:
                 return fine_tune(config, weights_of(config), train, test)
@@ -50,10 +51,7 @@ def transfer(config: TransferConfig) -> dict[str, Any]:
 
 def trials(config: TransferConfig, train: Examples, test: Examples) -> dict[str, Any]:
     """Mean and standard deviation of the task's figures over the trials; stops where one is asked to."""
-    if distributed.rank() == 0:
-        config.out.mkdir(parents=True, exist_ok=True)
-        write_text(config.out / "config.json", to_json(config))
-        _status(config, "running")
+    distributed.from_first(lambda: _begin(config, train, test))
     results: list[dict[str, Any]] = []
     for number in range(config.trials):
         own = dataclasses.replace(config, trials=1, seed=config.seed + number, out=config.out / f"trial-{number}")
@@ -117,6 +115,15 @@ def weights_of(config: TransferConfig) -> Weights:
     """The encoder to start from; a random one is that of the trial's seed."""
     size = 224  # of no matter: a ResNet's stages take any
     return named_weights(config.weights, config.like, config.arch, config.stem, size, config.seed)
+
+
+def _begin(config: TransferConfig, train: Examples, test: Examples) -> None:
+    """The folder of all trials: what they are, and of which files."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    if not (config.out / "config.json").is_file():
+        write_text(config.out / "config.json", to_json(config))
+    keep_fingerprint(config, train, test)
+    _status(config, "running")
 
 
 def _status(config: TransferConfig, state: str, **values: Any) -> None:

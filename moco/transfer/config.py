@@ -114,6 +114,8 @@ class TransferConfig:
     """Steps between two lines of metrics (0: never)."""
     checkpoint_every: int = 1000
     """Steps between two checkpoints (0: only at the end)."""
+    accept_changed_data: bool = False
+    """Go on with a run though images or annotations were added, removed or changed since it began."""
     shown_images: int = 6
     """Test images that are kept, with what was found and what is true, for the report."""
     json: bool = False

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from moco.configfile import to_json
+from moco.data import fingerprint
 from moco.errors import DivergedError
 from moco.runtime import distributed
 from moco.runtime.device import peak_memory
@@ -17,7 +18,7 @@ from moco.runtime.state import rank_tensors
 from moco.transfer.batches import TrainingBatches
 from moco.transfer.config import TransferConfig
 from moco.transfer.evaluation import evaluate, pictures, precise_statistics
-from moco.transfer.examples import Examples
+from moco.transfer.examples import Examples, files_of
 from moco.transfer.recipes import TASKS
 
 RESULT = "transfer"
@@ -40,6 +41,10 @@ class Record:
     def restore(self) -> int:
         """Take up the newest sound checkpoint of the folder and return its step; 0 where there is none."""
         step, _ = self.checkpoints.begin(to_json(self.config))
+        changed = distributed.from_first(lambda: keep_fingerprint(self.config, self.batches.examples, self.test))
+        if changed:
+            self.log.event("data_changed", step=step, what=changed)
+            self.log.say(f"going on with other files than before, as told: {changed}")
         self.log.status("running", step=step)
         return step
 
@@ -115,6 +120,18 @@ class Record:
         self.log.metrics(step, {**figures, "images_per_second": round(speed, 2)})
         self.result.update(loss=figures["loss"])
         self._recent, self._since = [], now
+
+
+def keep_fingerprint(config: TransferConfig, train: Examples, test: Examples) -> str:
+    """Store what the files of a run are, as pre-training does; returns what changed, where that was accepted."""
+    files = files_of(config.data, train, test)
+    return fingerprint.keep(config.out, files, accept=config.accept_changed_data, noun="files")
+
+
+def require_same_files(config: TransferConfig, train: Examples, test: Examples) -> None:
+    """Raise BadInputError where the run in `config.out` began with other files, unless that is accepted."""
+    files = files_of(config.data, train, test)
+    fingerprint.require_same(config.out, files, accept=config.accept_changed_data, noun="files")
 
 
 def keep(config: TransferConfig, result: dict[str, Any]) -> None:

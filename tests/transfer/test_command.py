@@ -15,10 +15,12 @@ import torch
 from moco.cli import main
 from moco.commands import resume
 from moco.config import ResumeConfig
+from moco.errors import BadInputError
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from moco.transfer import record
 from moco.transfer.command import transfer
 from moco.transfer.config import TransferConfig
+from moco.transfer.examples import Layout, files_of, open_examples
 from moco.transfer.recipes import TASKS, transfer_config
 from tests.transfer.scenes import write
 
@@ -43,6 +45,21 @@ def lines(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in one.items() if k not in ("time", "images_per_second")} for one in found if "loss" in one]
 
 
+def interrupted(own: TransferConfig, last: int) -> TransferConfig:
+    """A run that is asked to stop after step `last`, and does after the next."""
+    once = record.Record.after_step
+
+    def interrupt(self: record.Record, step: int, *given: Any, save: bool) -> None:
+        once(self, step, *given, save=save)
+        if step == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record.Record, "after_step", interrupt)
+        assert transfer(own)["exit_code"] == 75
+    return own
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_runs_from_the_data_to_its_figures(tmp_path: Path, task: str) -> None:
     """The result holds the task's figures, and so do the files that a run leaves."""
@@ -64,17 +81,7 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(tmp_path: Path, task: st
     """As the loop stops it after a signal, and `moco resume` goes on: same losses, same tensors."""
     whole = config(tmp_path, task, "whole", evaluate_every=2, checkpoint_every=2)
     transfer(whole)
-    parts = config(tmp_path, task, "parts")
-    once = record.Record.after_step
-
-    def interrupt(self: record.Record, step: int, *given: Any, save: bool) -> None:
-        once(self, step, *given, save=save)
-        if step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record.Record, "after_step", interrupt)
-        assert transfer(parts)["exit_code"] == 75
+    parts = interrupted(config(tmp_path, task, "parts"), 1)
     assert json.loads((parts.out / "status.json").read_text())["state"] == "stopped"
     resume(ResumeConfig(parts.out))
     assert lines(whole.out) == lines(parts.out)
@@ -92,6 +99,32 @@ def test_trials_give_mean_and_deviation_and_go_on(tmp_path: Path) -> None:
     assert result["mIoU"] == pytest.approx(sum(alone) / 2)
     assert result["deviation"]["mIoU"] == pytest.approx(abs(alone[0] - alone[1]) / 2**0.5)
     assert resume(ResumeConfig(own.out))["already_done"]
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_other_files_than_before(tmp_path: Path, trials: int) -> None:
+    """A run, or the next trial of it, does not go on with another image or annotation; once accepted, it does."""
+    own = interrupted(config(tmp_path, "voc-semantic", trials=trials), 1)
+    changed = next(Path(own.data).glob("SegmentationClass/*.png"))
+    changed.write_bytes(changed.read_bytes() + b"more")
+    for _ in range(2):
+        with pytest.raises(BadInputError, match=rf"8 files then, 8 now: 1 changed.*{changed.name}.*--accept-changed"):
+            resume(ResumeConfig(own.out))
+    assert resume(ResumeConfig(own.out, accept_changed_data=True))["step"] == 4
+    run = own.out if trials == 1 else own.out / "trial-0"
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [changed.name in one["what"] for one in events if one.get("event") == "data_changed"] == [True]
+
+
+@pytest.mark.parametrize("layout", {task.layout for task in TASKS.values()})
+def test_every_file_is_known_of(tmp_path: Path, layout: Layout) -> None:
+    """The fingerprint is of all images and annotations, by their places in the folder of the data."""
+    data = write(layout, tmp_path / "data", 2, (96, 64))
+    files = files_of(data, *(open_examples(layout, data, split) for split in ("train", "test")))
+    found = {files.name(index) for index in range(len(files))}
+    unread = "labelIds" if layout == "cityscapes-instance" else "instanceIds"
+    every = [path for path in data.rglob("*") if path.suffix in (".jpg", ".png", ".xml", ".json")]
+    assert found == {str(path.relative_to(data)) for path in every if unread not in path.name}
 
 
 @pytest.fixture
