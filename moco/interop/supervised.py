@@ -40,8 +40,8 @@ def downloaded(name: str) -> Path:
                 torch.hub.download_url_to_file(url, str(path), digest, progress=False)
         except (OSError, RuntimeError, http.client.HTTPException) as error:  # a wrong digest is a RuntimeError
             raise BadInputError(
-                f"--weights {name}: {url} cannot be fetched ({str(error) or type(error).__name__}): fetch it on a machine "
-                f"that can, and put the file at {path}"
+                f"--weights {name}: {url} cannot be fetched ({str(error) or type(error).__name__}): "
+                f"fetch it on a machine that can, and put the file at {path}"
             ) from error
     return path
 
