@@ -10,13 +10,14 @@ import torch
 
 from moco.config import flag
 from moco.configfile import to_json
-from moco.errors import BadInputError
+from moco.errors import BadInputError, DivergedError
 from moco.evaluation.session import named_weights
 from moco.interop.checkpoints import Weights
 from moco.prepare import HOW_NOT_WHAT, OF_EACH_PROCESS, earlier_of
 from moco.runtime import distributed
 from moco.runtime.device import cores, resolve_device, resolve_precision, set_threads
-from moco.runtime.runlog import write_text
+from moco.runtime.runlog import read_status, write_text
+from moco.runtime.signals import EXIT_CODE, StopRequest
 from moco.transfer.config import TransferConfig, check_transfer
 from moco.transfer.examples import Examples, open_examples
 from moco.transfer.loop import fine_tune
@@ -41,23 +42,24 @@ def transfer(config: TransferConfig) -> dict[str, Any]:
         train, test = (open_examples(task.layout, config.data, split) for split in ("train", "test"))
         require_fitting(train, test, config)
         distributed.from_first(lambda: require_same_files(config, train, test))
-        with torch.random.fork_rng(devices=[]):  # what the program that called this draws stays as it was
+        # what the program that called this draws stays as it was
+        with torch.random.fork_rng(devices=[]), StopRequest() as request:
             if config.trials == 1:
-                return fine_tune(config, weights_of(config), train, test)
-            return trials(config, train, test)
+                return fine_tune(config, weights_of(config), train, test, request)
+            return trials(config, train, test, request)
     finally:
         distributed.stop()
 
 
-def trials(config: TransferConfig, train: Examples, test: Examples) -> dict[str, Any]:
-    """Mean and standard deviation of the task's figures over the trials; stops where one is asked to."""
+def trials(config: TransferConfig, train: Examples, test: Examples, request: StopRequest) -> dict[str, Any]:
+    """Mean and standard deviation of the task's figures over the trials; stops in one, or between two of them."""
     distributed.from_first(lambda: _begin(config, train, test))
     results: list[dict[str, Any]] = []
     for number in range(config.trials):
-        own = dataclasses.replace(config, trials=1, seed=config.seed + number, out=config.out / f"trial-{number}")
-        earlier = distributed.from_first(functools.partial(earlier_of, own, FREE))
-        done = earlier.get("state") == "done"
-        result = earlier["result"] if done else fine_tune(own, weights_of(own), train, test)
+        result = _trial(config, number, train, test, request)
+        more = number + 1 < config.trials
+        if more and distributed.on_any_rank(config.device, request.noted)[0]:  # maybe while it was evaluated
+            result = {**result, "exit_code": EXIT_CODE}
         if result.get("exit_code"):
             _status(config, "stopped", exit_code=result["exit_code"])
             return result
@@ -115,6 +117,21 @@ def weights_of(config: TransferConfig) -> Weights:
     """The encoder to start from; a random one is that of the trial's seed."""
     size = 224  # of no matter: a ResNet's stages take any
     return named_weights(config.weights, config.like, config.arch, config.stem, size, config.seed)
+
+
+def _trial(
+    config: TransferConfig, number: int, train: Examples, test: Examples, request: StopRequest
+) -> dict[str, Any]:
+    """The result of a trial, which is run where it is not done yet."""
+    own = dataclasses.replace(config, trials=1, seed=config.seed + number, out=config.out / f"trial-{number}")
+    try:
+        earlier = distributed.from_first(functools.partial(earlier_of, own, FREE))
+        if earlier.get("state") == "done":
+            return dict(earlier["result"])
+        return fine_tune(own, weights_of(own), train, test, request)
+    except DivergedError:
+        _status(config, "diverged", step=read_status(own.out).get("step"), exit_code=3)
+        raise
 
 
 def _begin(config: TransferConfig, train: Examples, test: Examples) -> None:

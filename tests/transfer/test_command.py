@@ -15,7 +15,7 @@ import torch
 from moco.cli import main
 from moco.commands import resume
 from moco.config import ResumeConfig
-from moco.errors import BadInputError
+from moco.errors import BadInputError, DivergedError
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from moco.transfer import record
 from moco.transfer.command import transfer
@@ -39,10 +39,11 @@ def config(folder: Path, task: str = "voc-dc5", out: str = "run", **more: Any) -
     return transfer_config(task, **{**SMALL, "data": str(data), "out": folder / out, **more})
 
 
-def lines(run: Path) -> list[dict[str, Any]]:
-    """The losses that a run logged."""
+def lines(run: Path, holding: str = "loss") -> list[dict[str, Any]]:
+    """The figures that a run logged, its losses alone or all of them."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in one.items() if k not in ("time", "images_per_second")} for one in found if "loss" in one]
+    own = [one for one in found if holding in one and "event" not in one]
+    return [{k: v for k, v in one.items() if k not in ("time", "images_per_second")} for one in own]
 
 
 def interrupted(own: TransferConfig, last: int) -> TransferConfig:
@@ -76,15 +77,31 @@ def test_every_task_runs_from_the_data_to_its_figures(tmp_path: Path, task: str)
     assert transfer(own)["already_done"]
 
 
-@pytest.mark.parametrize("task", ["coco-fpn", "voc-semantic"])
-def test_a_run_that_was_interrupted_goes_on_bit_for_bit(tmp_path: Path, task: str) -> None:
-    """As the loop stops it after a signal, and `moco resume` goes on: same losses, same tensors."""
+@pytest.mark.parametrize(("task", "last"), [("coco-fpn", 1), ("coco-fpn", 3), ("voc-semantic", 1)])
+def test_a_run_that_was_interrupted_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, last: int
+) -> None:
+    """As the loop stops it after a signal, also after the last step, and `moco resume` goes on.
+
+    Same losses, same tensors; the same evaluations, of the same precise statistics.
+    """
+    evaluated = list[dict[str, torch.Tensor]]()
+    once = record.evaluate
+
+    def evaluate(model: torch.nn.Module, *rest: Any) -> dict[str, float]:
+        evaluated.append({name: value.clone() for name, value in model.state_dict().items()})
+        return once(model, *rest)
+
+    monkeypatch.setattr(record, "evaluate", evaluate)
     whole = config(tmp_path, task, "whole", evaluate_every=2, checkpoint_every=2)
     transfer(whole)
-    parts = interrupted(config(tmp_path, task, "parts"), 1)
+    parts = interrupted(config(tmp_path, task, "parts", evaluate_every=2), last)
     assert json.loads((parts.out / "status.json").read_text())["state"] == "stopped"
     resume(ResumeConfig(parts.out))
-    assert lines(whole.out) == lines(parts.out)
+    assert len(evaluated) == 4
+    for before, after in zip(evaluated[:2], evaluated[2:], strict=True):
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    assert lines(whole.out, "step") == lines(parts.out, "step")
     tensors = [load_tensors(checkpoint_path(one.out, 4))[0] for one in (whole, parts)]
     assert tensors[0].keys() == tensors[1].keys()
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
@@ -99,6 +116,35 @@ def test_trials_give_mean_and_deviation_and_go_on(tmp_path: Path) -> None:
     assert result["mIoU"] == pytest.approx(sum(alone) / 2)
     assert result["deviation"]["mIoU"] == pytest.approx(abs(alone[0] - alone[1]) / 2**0.5)
     assert resume(ResumeConfig(own.out))["already_done"]
+
+
+def test_a_signal_while_a_trial_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That trial is finished, the next does not begin; the same command goes on with it."""
+    own = config(tmp_path, "voc-semantic", trials=2)
+    once = record.Record.finish
+
+    def finish(self: record.Record, step: int) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return once(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record.Record, "finish", finish)
+        assert transfer(own)["exit_code"] == 75
+    states = [json.loads((run / "status.json").read_text())["state"] for run in (own.out, own.out / "trial-0")]
+    assert states == ["stopped", "done"]
+    assert not (own.out / "trial-1").exists()
+    assert len(transfer(own)["trials"]["mIoU"]) == 2
+
+
+def test_a_trial_that_diverges_ends_them_all(tmp_path: Path) -> None:
+    """Said in the status of their folder too, from which it does not begin again."""
+    own = config(tmp_path, "voc-semantic", trials=2, lr=1e30, max_steps=40, warmup_steps=0)
+    with pytest.raises(DivergedError, match="trial-0: loss"):
+        transfer(own)
+    status = json.loads((own.out / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("diverged", 3)
+    with pytest.raises(DivergedError, match=f"run diverged at step {status['step']}"):
+        transfer(own)
 
 
 @pytest.mark.parametrize("trials", [1, 2])
