@@ -60,6 +60,7 @@ class TrainingBatches:
             image, for_training(target), config.train_sizes, config.longest_side, generator, self.examples.keypoints,
             config.flip,
         )  # fmt: skip
+        objects = for_training(objects)  # what only touched the image has no width any more, now that it is cut
         return image, {name: objects[name] for name in TRAINED_ON if name in objects}
 
 

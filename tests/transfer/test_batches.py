@@ -1,6 +1,7 @@
 """The batches of a run: which images, how often, and how they are seen."""
 
 import dataclasses
+import json
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +42,25 @@ def test_a_share_of_the_images_is_mirrored(tmp_path: Path, task: str) -> None:
     turned = [torch.equal(one, other) for one, other in zip(half, mirrored, strict=True)]
     assert all(torch.equal(one, other) for one, other, turn in zip(half, plain, turned, strict=True) if not turn)
     assert 0 < sum(turned) < len(turned)
+
+
+def test_a_box_that_only_touches_its_image_does_not_train(tmp_path: Path) -> None:
+    """Cut at the edge it has no width, which torchvision's detectors refuse; the others stay."""
+    data = write("coco", tmp_path / "data", 1, (96, 64))
+    path = data / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    count = len(content["annotations"])
+    for number, box in enumerate(([-1, 10, 1, 20], [96, 10, 1.5, 20], [20, 64, 30, 1])):
+        content["annotations"].append({**content["annotations"][0], "id": 900 + number, "bbox": box})
+    path.write_text(json.dumps(content))
+    config = transfer_config(
+        "coco-fpn", weights="random", data=str(data), out=tmp_path / "run", batch_size=2, train_sizes=(40, 64),
+    )  # fmt: skip
+    for objects in TrainingBatches(open_examples("coco", data, "train"), config).at(0)[1]:
+        assert {name: len(values) for name, values in objects.items()} == {
+            "boxes": count, "labels": count, "masks": count,
+        }  # fmt: skip
+        assert bool((objects["boxes"][:, 2:] > objects["boxes"][:, :2]).all())
 
 
 def table(labels: list[list[int]], classes: int = 4, **columns: Any) -> ObjectTable:
