@@ -74,8 +74,8 @@ class TransferConfig:
     head_dilation: int = 6
     """Segmentation nets: dilation of the head's 3x3 convolutions."""
     anchor_sizes: tuple[float, ...] | None = None
-    """Detectors: sides of the anchors in the resized image; by default 32 to 512 pixels at --test-size 800, and in
-    proportion."""
+    """Detectors: sides of the anchors in the resized image; by default 32 to 512 pixels at the recipe's --test-size,
+    and in proportion."""
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Detectors: height over width of the anchors, each at every size."""
     regions: int = 512

@@ -21,16 +21,17 @@ from torchvision.ops import MultiScaleRoIAlign, misc
 from torchvision.ops.poolers import initLevelMapper
 
 from moco.core.encoder import Encoder
-from moco.transfer.backbones import Body, Level, OneMap, Pyramid, SparseBatchNorm, levels_of, resnet_of
+from moco.transfer.backbones import STAGES, Body, Level, OneMap, Pyramid, SparseBatchNorm, levels_of, resnet_of
 
 Features = Literal["c4", "dc5", "fpn"]
 Heads = Literal["box", "mask", "keypoints"]
 Targets = list[dict[str, Tensor]]
 ANCHORS = (32.0, 64.0, 128.0, 256.0, 512.0)
-"""Sides of the anchors where the shorter side of an image is REFERENCE pixels."""
+"""Sides of the anchors where the shorter side of an image is the benchmark's."""
 REFERENCE = 800
+"""Pixels of that side; Cityscapes has 1024, and the same anchors."""
 CANONICAL = 224
-"""Side of the boxes that FPN (Eq. 1) takes from the third of its maps, at REFERENCE pixels."""
+"""Side of the boxes that FPN (Eq. 1) takes from the third of its maps, at the same size."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,13 @@ class DetectorPlan:
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     nms_threshold: float = 0.5
     """Of detections; that of the proposals is 0.7."""
+    reference: int = REFERENCE
+    """Of the benchmark: the `test_size` at which the anchors have the papers' sizes."""
+
+    @property
+    def scale(self) -> float:
+        """Of images, by the benchmark's."""
+        return self.test_size / self.reference
 
 
 def build_detector(encoder: Encoder, plan: DetectorPlan) -> GeneralizedRCNN:
@@ -68,7 +76,7 @@ def build_detector(encoder: Encoder, plan: DetectorPlan) -> GeneralizedRCNN:
     """
     backbone = _backbone(encoder, plan)
     levels = levels_of(backbone)
-    sizes = plan.anchor_sizes or tuple(size * plan.test_size / REFERENCE for size in ANCHORS)
+    sizes = plan.anchor_sizes or tuple(size * plan.scale for size in ANCHORS)
     rpn = _proposals(plan, levels, sizes)
     stride = max(level.stride for level in levels_of(backbone.body).values())
     transform = EvaluationResize(
@@ -109,9 +117,9 @@ def _spread(sizes: Sequence[float], maps: int) -> list[tuple[float, ...]]:
 def _roi_heads(encoder: Encoder, plan: DetectorPlan, levels: Mapping[str, Level]) -> RoIHeads:
     """The heads on regions: what they are pooled from, and what becomes of them."""
     mapped = {name: level for name, level in levels.items() if name != "pool"}
-    classes, scale = plan.classes + 1, plan.test_size / REFERENCE
+    classes, scale = plan.classes + 1, plan.scale
     if plan.features == "c4":
-        conv5 = Conv5(encoder)
+        conv5 = Conv5(encoder, frozen=plan.frozen >= len(STAGES))
         predictor = nn.Sequential(nn.AdaptiveAvgPool2d(1), _box_predictor(conv5.channels, classes))
         mask = MaskRCNNPredictor(conv5.channels, plan.channels, classes) if plan.heads == "mask" else None
         return Conv5Heads(region_pool(mapped, 14, scale), conv5, predictor, *_limits(plan), mask_predictor=mask)
@@ -181,10 +189,11 @@ class StridedAnchors(AnchorGenerator):
 class Conv5(nn.Module):
     """The C4 box head: conv5 on every region, followed by an extra BN (v1, Table 2)."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, *, frozen: bool = False) -> None:
         super().__init__()
         resnet = resnet_of(encoder)
-        self.layer4 = copy.deepcopy(resnet.layer4)
+        self.layer4 = copy.deepcopy(resnet.layer4).requires_grad_(not frozen)
+        self.frozen = frozen
         self.channels = resnet.num_features
         self.norm = nn.BatchNorm2d(self.channels)
 
@@ -192,6 +201,12 @@ class Conv5(nn.Module):
         """Regions (n, C4, 14, 14) -> (n, C5, 7, 7)."""
         features: Tensor = self.norm(self.layer4(x))
         return features
+
+    def train(self, mode: bool = True) -> "Conv5":
+        """Train all but a frozen conv5."""
+        super().train(mode)
+        self.layer4.train(mode and not self.frozen)
+        return self
 
 
 class Conv5Heads(RoIHeads):

@@ -10,9 +10,9 @@ from moco.runtime.schedule import Schedule
 from moco.transfer.backbones import with_synchronised_norms
 from moco.transfer.batches import TrainingBatches
 from moco.transfer.config import TransferConfig
-from moco.transfer.detectors import DetectorPlan, build_detector
+from moco.transfer.detectors import REFERENCE, DetectorPlan, Heads, build_detector
 from moco.transfer.examples import Examples
-from moco.transfer.recipes import TASKS
+from moco.transfer.recipes import TASKS, Task
 from moco.transfer.segmentation import SegmentationNet
 
 MOST_WARMUP = 10
@@ -31,13 +31,19 @@ def build_model(config: TransferConfig, weights: Weights, train: Examples) -> tu
     else:
         skeleton = train.keypoints
         plan = DetectorPlan(
-            task.features, task.heads, len(train.classes), 0 if skeleton is None else len(skeleton.names),
+            task.features, heads_for(task, train), len(train.classes), 0 if skeleton is None else len(skeleton.names),
             config.head_channels, config.anchor_sizes, config.test_size, config.longest_side, mean, std,
             config.detections, config.score_threshold, config.regions, config.frozen_stages,
-            config.anchor_ratios, config.nms_threshold,
+            config.anchor_ratios, config.nms_threshold, task.values.get("test_size", REFERENCE),
         )  # fmt: skip
         model = build_detector(weights.encoder, plan)
     return with_synchronised_norms(model.to(config.device), config.device, distributed.world_size())
+
+
+def heads_for(task: Task, train: Examples) -> Heads:
+    """What a detector learns: what its task says, but no masks where the annotations have none."""
+    assert task.heads != "pixels"
+    return "box" if task.heads == "mask" and train.kind != "instance" else task.heads
 
 
 def build_optimizer(config: TransferConfig, model: nn.Module) -> torch.optim.SGD:
@@ -56,9 +62,10 @@ def introduction(
     config: TransferConfig, weights: Weights, model: nn.Module, norms: str, batches: TrainingBatches, test: Examples
 ) -> str:
     """What a person should know before the first step."""
-    plan, train = weights.encoder.plan, batches.examples
+    plan, train, task = weights.encoder.plan, batches.examples, TASKS[config.task]
+    masks = task.heads != "mask" or heads_for(task, train) == "mask"
     return (
-        f"{config.task}: {TASKS[config.task].about}\n"
+        f"{config.task}: {task.about}{'' if masks else '; boxes alone: the annotations have no outlines'}\n"
         f"{len(train)} training and {len(test)} test images, {len(train.classes)} classes{batches.passes.told()}; "
         f"{config.weights} "
         f"({plan.arch}, {weights.origin}), {parameter_count(model) / 1e6:.1f} M parameters with the new layers\n"

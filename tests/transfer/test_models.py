@@ -1,5 +1,6 @@
 """The tasks' models: as the papers describe them, at full size, with images without objects."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import nn
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.interop.checkpoints import random_weights
 from moco.transfer.backbones import Level
+from moco.transfer.batches import TrainingBatches, moved
 from moco.transfer.detectors import DetectorPlan, StridedAnchors, build_detector, region_pool
 from moco.transfer.examples import open_examples
-from moco.transfer.models import build_model
+from moco.transfer.models import build_model, introduction
 from moco.transfer.recipes import TASKS, Task, transfer_config
 from moco.transfer.segmentation import VOID, SegmentationNet
 from tests.transfer.scenes import write
@@ -112,6 +114,43 @@ def test_values_of_the_models_are_flags(tmp_path: Path) -> None:
     tall = anchors.generate_anchors((10.0,), (3.0,))[0]  # type: ignore[operator]
     assert (tall[3] - tall[1]) / (tall[2] - tall[0]) == pytest.approx(3, rel=0.2)  # corners are rounded
     assert detector.get_submodule("roi_heads").nms_thresh == 0.25
+
+
+def test_annotations_without_outlines_teach_boxes_alone(tmp_path: Path) -> None:
+    """COCO's files may have none: the mask branch is left out, and a training step works."""
+    data = write("coco", tmp_path / "data", 2, (96, 64))
+    for path in (data / "annotations").glob("*.json"):
+        content = json.loads(path.read_text())
+        for annotation in content["annotations"]:
+            del annotation["segmentation"]
+        path.write_text(json.dumps(content))
+    config = transfer_config(
+        "coco-c4", weights="random", data=str(data), out=tmp_path / "run", device="cpu", batch_size=1,
+        train_sizes=(64, 64), test_size=64, head_channels=8, regions=4,
+    )  # fmt: skip
+    weights = random_weights(EncoderPlan("resnet18-w4"), 0, (0.5,) * 3, (0.2,) * 3)
+    batches = TrainingBatches(open_examples("coco", data, "train"), config)
+    model, norms = build_model(config, weights, batches.examples)
+    losses = model.train()(*moved(batches.at(0), "cpu"))
+    assert "loss_mask" not in losses
+    assert bool(torch.isfinite(sum(losses.values())))
+    assert "boxes alone" in introduction(config, weights, model, norms, batches, batches.examples)
+
+
+def test_the_anchors_are_those_of_the_benchmark(tmp_path: Path) -> None:
+    """32 to 512 pixels at the recipe's own size, Cityscapes' 1024 among them; half of that at half of the size."""
+    weights = random_weights(EncoderPlan("resnet18-w4"), 0, (0.5,) * 3, (0.2,) * 3)
+    for task, side in (("cityscapes-instance", 1024), ("coco-fpn", 800)):
+        data = write(TASKS[task].layout, tmp_path / task, 1, (96, 64))
+        examples = open_examples(TASKS[task].layout, data, "train")
+        for scale in (1.0, 0.5):
+            given = {"weights": "random", "data": str(data), "out": tmp_path / "run", "device": "cpu"}
+            config = transfer_config(task, **given, test_size=round(side * scale), head_channels=8)
+            model = build_model(config, weights, examples)[0]
+            sizes = model.get_submodule("rpn.anchor_generator").sizes
+            assert sizes == tuple((scale * size,) for size in (32, 64, 128, 256, 512))
+            pool = model.get_submodule("roi_heads.box_roi_pool")
+            assert pool.map_levels.s0 == 224 * scale  # type: ignore[union-attr]
 
 
 def test_void_pixels_teach_nothing() -> None:
