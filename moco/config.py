@@ -253,7 +253,7 @@ POSITIVE = {
 NOT_NEGATIVE = {
     "warmup_epochs", "weight_decay", "workers", "log_every", "checkpoint_every", "knn_every", "seed",
     "views", "supervised_epochs", "finetune_steps", "hard_negatives", "mix", "mix_query",
-    "lr_drops", "warmup_steps", "frozen_stages", "precise_bn", "evaluate_every", "shown_images",
+    "lr_drops", "warmup_steps", "frozen_stages", "precise_bn", "norm_weight_decay", "evaluate_every", "shown_images",
 }  # fmt: skip
 LARGEST_SEED = 2**63 - 1
 SHARES = {

@@ -48,6 +48,8 @@ class TransferConfig:
     """Momentum of SGD (not m)."""
     weight_decay: float = 1e-4
     """Weight decay of SGD."""
+    norm_weight_decay: float = 0.0
+    """The same of BN's scales and shifts; detectron2's detectors, and so the papers', have none there."""
     frozen_stages: int = 0
     """Stages of the ResNet behind its stem that stay as they are, and the stem with them; the papers train all (0)."""
 

@@ -42,7 +42,8 @@ def fine_tune(
         wrapped = distributed.wrap(model.train())
         for step, batch in enumerate(batches.run(start, steps, config.workers or 0), start):
             images, targets = moved(batch, device)
-            optimizer.param_groups[0]["lr"] = schedule(step)
+            for group in optimizer.param_groups:
+                group["lr"] = schedule(step)
             # a detector draws the anchors and regions that it learns from
             torch.manual_seed(seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=step + 1, index=rank))
 

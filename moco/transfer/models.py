@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from moco.core.encoder import parameter_count
 from moco.interop.checkpoints import Weights
@@ -47,9 +48,14 @@ def heads_for(task: Task, train: Examples) -> Heads:
 
 
 def build_optimizer(config: TransferConfig, model: nn.Module) -> torch.optim.SGD:
-    """SGD over all that is trained."""
+    """SGD over all that is trained; BN's parameters have a weight decay of their own."""
+    norms = {id(p) for module in model.modules() if isinstance(module, _BatchNorm) for p in module.parameters()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.SGD(trained, momentum=config.sgd_momentum, weight_decay=config.weight_decay)
+    groups = [
+        {"params": [p for p in trained if (id(p) in norms) == of_norms], "weight_decay": decay}
+        for of_norms, decay in ((False, config.weight_decay), (True, config.norm_weight_decay))
+    ]
+    return torch.optim.SGD(groups, momentum=config.sgd_momentum)
 
 
 def build_schedule(config: TransferConfig) -> Schedule:

@@ -11,7 +11,10 @@ COCO = {
     "skip_empty": True,
 }  # fmt: skip
 """The 1x schedule: lower rates from 60k and 80k of 90k steps on. 2x is --max-steps 180000: 120k and 160k."""
-FCN = {"max_steps": 30_000, "milestones": (0.7, 0.9), "warmup_steps": 0, "lr": 0.003, "precise_bn": 0}
+FCN = {
+    "max_steps": 30_000, "milestones": (0.7, 0.9), "warmup_steps": 0, "lr": 0.003, "precise_bn": 0,
+    "norm_weight_decay": 1e-4,
+}  # fmt: skip
 CITYSCAPES = {
     **COCO, "max_steps": 24_000, "milestones": (0.75,), "lr": 0.01, "batch_size": 8, "train_sizes": (800, 1024),
     "test_size": 1024, "longest_side": 2048, "skip_empty": False,

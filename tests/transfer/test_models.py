@@ -1,5 +1,6 @@
 """The tasks' models: as the papers describe them, at full size, with images without objects."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from moco.transfer.backbones import Level
 from moco.transfer.batches import TrainingBatches, moved
 from moco.transfer.detectors import DetectorPlan, StridedAnchors, build_detector, region_pool
 from moco.transfer.examples import open_examples
-from moco.transfer.models import build_model, introduction
+from moco.transfer.models import build_model, build_optimizer, introduction
 from moco.transfer.recipes import TASKS, Task, transfer_config
 from moco.transfer.segmentation import VOID, SegmentationNet
 from tests.transfer.scenes import write
@@ -151,6 +152,25 @@ def test_the_anchors_are_those_of_the_benchmark(tmp_path: Path) -> None:
             assert sizes == tuple((scale * size,) for size in (32, 64, 128, 256, 512))
             pool = model.get_submodule("roi_heads.box_roi_pool")
             assert pool.map_levels.s0 == 224 * scale  # type: ignore[union-attr]
+
+
+def test_bn_has_a_weight_decay_of_its_own() -> None:
+    """None in detectors, as in detectron2; a step without a gradient shrinks each parameter by its own decay."""
+    model = detector(TASKS["coco-fpn"], "resnet18-w4", channels=8)
+    weights = {name: value.detach().clone() for name, value in model.named_parameters()}
+    config = transfer_config("coco-fpn", weights="random", data="x", out=Path("y"), weight_decay=0.25)
+    assert config.norm_weight_decay == 0
+    assert TASKS["voc-semantic"].values["norm_weight_decay"] == 1e-4
+    optimizer = build_optimizer(dataclasses.replace(config, norm_weight_decay=0.125), model)
+    for group in optimizer.param_groups:
+        group["lr"] = 1.0
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    norms = tuple(name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d))
+    for name, value in model.named_parameters():
+        of_norm = name.rsplit(".", 1)[0] in norms
+        torch.testing.assert_close(value, weights[name] * (0.875 if of_norm else 0.75), msg=name)
 
 
 def test_void_pixels_teach_nothing() -> None:
