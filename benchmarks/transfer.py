@@ -96,7 +96,8 @@ def measure(task: str, options: Options) -> dict[str, Any]:
         losses = model.train()(images, targets)
         loss = sum(losses.values())
         loss.backward()
-        optimizer.param_groups[0]["lr"] = 0.0  # as good as the first step of a warm-up, and no weight becomes NaN
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0  # as good as the first step of a warm-up, and no weight becomes NaN
         optimizer.step()
         trained = time.monotonic()
         evaluate(model, test, dataclasses.replace(config, score_threshold=min(config.score_threshold, 0.05)))

@@ -47,13 +47,15 @@ def resume(config: ResumeConfig) -> dict[str, Any]:
     path = config.run / "config.json"
     if not path.is_file():
         raise BadInputError(f"{config.run}: no run to go on with, expected a folder with a config.json")
-    now: dict[str, Any] = {"out": config.run, "json": config.json}
+    now: dict[str, Any] = {
+        "out": config.run, "json": config.json, "accept_changed_data": config.accept_changed_data,
+    }  # fmt: skip
     if config.workers is not None:
         now["workers"] = config.workers
     if is_transfer(path.read_bytes()):
         return transfer(dataclasses.replace(from_json(TransferConfig, path.read_bytes(), path), **now))
     settled = from_json(PretrainConfig, path.read_bytes(), path)
-    return pretrain(dataclasses.replace(settled, accept_changed_data=config.accept_changed_data, **now))
+    return pretrain(dataclasses.replace(settled, **now))
 
 
 def is_transfer(config: bytes) -> bool:

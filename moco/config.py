@@ -248,15 +248,18 @@ POSITIVE = {
     "knn_k", "knn_images", "knn_temperature", "seconds", "shard_bytes", "timeout",
     "lrs", "draws", "finetune_lr", "images", "minutes", "seeds",
     "train_sizes", "test_size", "longest_side", "crop_size", "crop_scales", "head_channels", "anchor_sizes", "regions",
-    "detections", "test_images", "trials",
+    "anchor_ratios", "head_dilation", "detections", "test_images", "trials",
 }  # fmt: skip
 NOT_NEGATIVE = {
     "warmup_epochs", "weight_decay", "workers", "log_every", "checkpoint_every", "knn_every", "seed",
     "views", "supervised_epochs", "finetune_steps", "hard_negatives", "mix", "mix_query",
-    "lr_drops", "warmup_steps", "frozen_stages", "precise_bn", "evaluate_every", "shown_images",
+    "lr_drops", "warmup_steps", "frozen_stages", "precise_bn", "norm_weight_decay", "evaluate_every", "shown_images",
 }  # fmt: skip
 LARGEST_SEED = 2**63 - 1
-SHARES = {"key_momentum", "bank_momentum", "sgd_momentum", "milestones", "mean", "score_threshold"}
+SHARES = {
+    "key_momentum", "bank_momentum", "sgd_momentum", "milestones", "mean", "score_threshold", "flip", "nms_threshold",
+    "repeat_threshold",
+}  # fmt: skip
 
 
 def check(config: Any) -> None:

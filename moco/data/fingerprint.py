@@ -62,10 +62,10 @@ def fingerprint(images: Images) -> Fingerprint:
     return Fingerprint(type(images).__name__, count, block, names, contents, times)
 
 
-def changes(was: Fingerprint, now: Fingerprint, images: Images) -> str:
-    """What is not as it was, in words; empty where all is. `images` are those of now."""
+def changes(was: Fingerprint, now: Fingerprint, images: Images, noun: str = "images") -> str:
+    """What is not as it was, in words; empty where all is. `images` are those of now, `noun` what they are called."""
     if (was.kind, was.block) != (now.kind, now.block):
-        return f"{was.images} images ({was.kind}) then, {now.images} ({now.kind}) now"
+        return f"{was.images} {noun} ({was.kind}) then, {now.images} ({now.kind}) now"
     least = min(len(was.names), len(now.names))
     differs = np.zeros(least, bool)
     for a, b in ((was.names, now.names), (was.contents, now.contents), (was.times, now.times)):
@@ -79,7 +79,7 @@ def changes(was: Fingerprint, now: Fingerprint, images: Images) -> str:
     told = ", ".join(f"{count} {what}" for count, what in counts if count) or "in another order"
     blocks = f" (blocks of {now.block})" if now.block > 1 else ""
     first = int(np.argmax(differs)) if differs.any() else least
-    return f"{was.images} images then, {now.images} now: {told}{blocks}, {_place(was, now, images, first)}"
+    return f"{was.images} {noun} then, {now.images} now: {told}{blocks}, {_place(was, now, images, first)}"
 
 
 def _place(was: Fingerprint, now: Fingerprint, images: Images, first: int) -> str:
@@ -101,33 +101,33 @@ def only_copied(was: Fingerprint, now: Fingerprint) -> bool:
     )
 
 
-def require_same(run: Path, images: Images, *, accept: bool) -> None:
+def require_same(run: Path, images: Images, *, accept: bool, noun: str = "images") -> None:
     """Raise BadInputError, saying what changed, where a run began with other images, unless that is accepted."""
     was = None if accept else load(run)
     if was is None:
         return
     now = fingerprint(images)
-    found = changes(was, now, images)
+    found = changes(was, now, images, noun)
     if found and only_copied(was, now):
         warnings.warn(
-            f"{run}: every image has another time of change, with name and size as before: taken for a copy",
+            f"{run}: all {noun} have another time of change, with names and sizes as before: taken for a copy",
             stacklevel=2,
         )
     elif found:
         raise BadInputError(
-            f"{run}: the images are not those that it began with ({found}): bring them back, give another --out, or go "
+            f"{run}: the {noun} are not those that it began with ({found}): bring them back, give another --out, or go "
             f"on all the same with --accept-changed-data"
         )
 
 
-def keep(run: Path, images: Images, *, accept: bool) -> str:
+def keep(run: Path, images: Images, *, accept: bool, noun: str = "images") -> str:
     """Store what the images are where it is not known yet, or is no longer true; returns what changed, in words."""
     if (run / FILE).is_file() and not accept:
         return ""
     now, found = fingerprint(images), ""
     try:
         was = load(run)
-        found = "" if was is None else changes(was, now, images)
+        found = "" if was is None else changes(was, now, images, noun)
     except BadInputError as error:
         found = str(error)
     columns = {"names": now.names, "contents": now.contents, "times": now.times}

@@ -1,6 +1,9 @@
 """torchvision's weights that were trained with labels on ImageNet: the baseline that the papers compare with."""
 
-import urllib.error
+import http.client
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -10,6 +13,8 @@ import torchvision
 from moco.errors import BadInputError
 
 PREFIX = "torchvision:"
+SILENCE = 30.0
+"""Seconds without a byte after which a download is given up; torch's own waits for as long as it takes."""
 
 
 def downloaded(name: str) -> Path:
@@ -28,12 +33,24 @@ def downloaded(name: str) -> Path:
     file = urlparse(url).path.rsplit("/", 1)[-1]
     path = Path(torch.hub.get_dir()) / "checkpoints" / file
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         digest = file.rsplit("-", 1)[-1].removesuffix(".pth")
         try:
-            torch.hub.download_url_to_file(url, str(path), digest, progress=False)
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _impatient():
+                torch.hub.download_url_to_file(url, str(path), digest, progress=False)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:  # a wrong digest is a RuntimeError
             raise BadInputError(
-                f"--weights {name}: {url} cannot be had ({error}): download it elsewhere and give the file as --weights"
+                f"--weights {name}: {url} cannot be fetched ({str(error) or type(error).__name__}): "
+                f"fetch it on a machine that can, and put the file at {path}"
             ) from error
     return path
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

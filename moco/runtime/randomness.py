@@ -32,6 +32,7 @@ class Stream(IntEnum):
     TRANSFER_VIEW = 7
     TRANSFER_STEP = 8
     MIX = 9
+    REPEAT = 10
 
 
 def philox(counter: tuple[IntegersLike, ...], seed: int) -> tuple[Words, ...]:

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from moco.data.loader import made
-from moco.runtime.randomness import Stream, permuted, seed_of
+from moco.runtime.randomness import Stream, seed_of
 from moco.transfer.config import TransferConfig
 from moco.transfer.examples import Examples
+from moco.transfer.sampling import Passes, build_passes
 from moco.transfer.targets import for_training
 from moco.transfer.views import detection_view, semantic_view
 
@@ -28,6 +30,12 @@ class TrainingBatches:
     rank: int = 0
     ranks: int = 1
 
+    @cached_property
+    def passes(self) -> Passes:
+        """The passes over the images that the run makes."""
+        config = self.config
+        return build_passes(self.examples.annotations, config.repeat_threshold, config.skip_empty, config.seed)
+
     def at(self, step: int) -> Batch:
         """The batch of `step`."""
         share = self.config.batch_size // self.ranks
@@ -41,17 +49,18 @@ class TrainingBatches:
 
     def _view(self, place: int) -> tuple[Tensor, Any]:
         """The view of the image at a place in the run, counted over all passes."""
-        config, count = self.config, len(self.examples)
-        epoch, position = divmod(place, count)
-        index = int(permuted(position, count, seed=config.seed, stream=Stream.ORDER, epoch=epoch)[0])
-        drawn_from = seed_of(seed=config.seed, stream=Stream.TRANSFER_VIEW, epoch=epoch, index=index)
+        config, chosen = self.config, self.passes.at(place)
+        view = chosen.index + chosen.occurrence * len(self.examples)  # an image that comes again is seen otherwise
+        drawn_from = seed_of(seed=config.seed, stream=Stream.TRANSFER_VIEW, epoch=chosen.epoch, index=view)
         generator = torch.Generator().manual_seed(drawn_from)
-        image, target = self.examples[index]
+        image, target = self.examples[chosen.index]
         if isinstance(target, Tensor):
-            return semantic_view(image, target, config.crop_size, generator, config.crop_scales)
+            return semantic_view(image, target, config.crop_size, generator, config.crop_scales, config.flip)
         image, objects = detection_view(
-            image, for_training(target), config.train_sizes, config.longest_side, generator, self.examples.keypoints
-        )
+            image, for_training(target), config.train_sizes, config.longest_side, generator, self.examples.keypoints,
+            config.flip,
+        )  # fmt: skip
+        objects = for_training(objects)  # what only touched the image has no width any more, now that it is cut
         return image, {name: objects[name] for name in TRAINED_ON if name in objects}
 
 

@@ -111,6 +111,7 @@ def read_coco(path: Path, find: Callable[[dict[str, Any]], str], federated: bool
         skeleton=skeleton,
         federation=federation,
         class_ids=class_ids,
+        sources=PathTable([os.fsencode(path)]),
     )
 
 

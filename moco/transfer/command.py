@@ -10,18 +10,20 @@ import torch
 
 from moco.config import flag
 from moco.configfile import to_json
-from moco.errors import BadInputError
+from moco.errors import BadInputError, DivergedError
 from moco.evaluation.session import named_weights
 from moco.interop.checkpoints import Weights
 from moco.prepare import HOW_NOT_WHAT, OF_EACH_PROCESS, earlier_of
 from moco.runtime import distributed
 from moco.runtime.device import cores, resolve_device, resolve_precision, set_threads
-from moco.runtime.runlog import write_text
+from moco.runtime.runlog import read_status, write_text
+from moco.runtime.signals import EXIT_CODE, StopRequest
 from moco.transfer.config import TransferConfig, check_transfer
 from moco.transfer.examples import Examples, open_examples
 from moco.transfer.loop import fine_tune
 from moco.transfer.recipes import TASKS
-from moco.transfer.record import keep
+from moco.transfer.record import keep, keep_fingerprint, require_same_files
+from moco.transfer.sampling import build_passes
 
 FREE = HOW_NOT_WHAT | {"evaluate_every", "shown_images"}
 """Fields that do not change what a run computes: a run goes on where only these differ."""
@@ -39,26 +41,25 @@ def transfer(config: TransferConfig) -> dict[str, Any]:
         task = TASKS[config.task]
         train, test = (open_examples(task.layout, config.data, split) for split in ("train", "test"))
         require_fitting(train, test, config)
-        with torch.random.fork_rng(devices=[]):  # what the program that called this draws stays as it was
+        distributed.from_first(lambda: require_same_files(config, train, test))
+        # what the program that called this draws stays as it was
+        with torch.random.fork_rng(devices=[]), StopRequest() as request:
             if config.trials == 1:
-                return fine_tune(config, weights_of(config), train, test)
-            return trials(config, train, test)
+                return fine_tune(config, weights_of(config), train, test, request)
+            return trials(config, train, test, request)
     finally:
         distributed.stop()
 
 
-def trials(config: TransferConfig, train: Examples, test: Examples) -> dict[str, Any]:
-    """Mean and standard deviation of the task's figures over the trials; stops where one is asked to."""
-    if distributed.rank() == 0:
-        config.out.mkdir(parents=True, exist_ok=True)
-        write_text(config.out / "config.json", to_json(config))
-        _status(config, "running")
+def trials(config: TransferConfig, train: Examples, test: Examples, request: StopRequest) -> dict[str, Any]:
+    """Mean and standard deviation of the task's figures over the trials; stops in one, or between two of them."""
+    distributed.from_first(lambda: _begin(config, train, test))
     results: list[dict[str, Any]] = []
     for number in range(config.trials):
-        own = dataclasses.replace(config, trials=1, seed=config.seed + number, out=config.out / f"trial-{number}")
-        earlier = distributed.from_first(functools.partial(earlier_of, own, FREE))
-        done = earlier.get("state") == "done"
-        result = earlier["result"] if done else fine_tune(own, weights_of(own), train, test)
+        result = _trial(config, number, train, test, request)
+        more = number + 1 < config.trials
+        if more and distributed.on_any_rank(config.device, request.noted)[0]:  # maybe while it was evaluated
+            result = {**result, "exit_code": EXIT_CODE}
         if result.get("exit_code"):
             _status(config, "stopped", exit_code=result["exit_code"])
             return result
@@ -100,7 +101,7 @@ def resolve(config: TransferConfig) -> TransferConfig:
 
 
 def require_fitting(train: Examples, test: Examples, config: TransferConfig) -> None:
-    """Raise BadInputError where there are no images, or the splits are not of the same classes."""
+    """Raise BadInputError where there are no images, or not what the task learns from, or the splits do not match."""
     if not len(train) or not len(test):
         raise BadInputError(f"--data {config.data}: {len(train)} training and {len(test)} test images, expected some")
     if train.classes != test.classes:
@@ -109,12 +110,37 @@ def require_fitting(train: Examples, test: Examples, config: TransferConfig) -> 
             f"--data {config.data}: the training and the test images are not of the same classes "
             f"({one_sided[0]!r} differs)"
         )
+    build_passes(train.annotations, config.repeat_threshold, config.skip_empty, config.seed)
 
 
 def weights_of(config: TransferConfig) -> Weights:
     """The encoder to start from; a random one is that of the trial's seed."""
     size = 224  # of no matter: a ResNet's stages take any
     return named_weights(config.weights, config.like, config.arch, config.stem, size, config.seed)
+
+
+def _trial(
+    config: TransferConfig, number: int, train: Examples, test: Examples, request: StopRequest
+) -> dict[str, Any]:
+    """The result of a trial, which is run where it is not done yet."""
+    own = dataclasses.replace(config, trials=1, seed=config.seed + number, out=config.out / f"trial-{number}")
+    try:
+        earlier = distributed.from_first(functools.partial(earlier_of, own, FREE))
+        if earlier.get("state") == "done":
+            return dict(earlier["result"])
+        return fine_tune(own, weights_of(own), train, test, request)
+    except DivergedError:
+        _status(config, "diverged", step=read_status(own.out).get("step"), exit_code=3)
+        raise
+
+
+def _begin(config: TransferConfig, train: Examples, test: Examples) -> None:
+    """The folder of all trials: what they are, and of which files."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    if not (config.out / "config.json").is_file():
+        write_text(config.out / "config.json", to_json(config))
+    keep_fingerprint(config, train, test)
+    _status(config, "running")
 
 
 def _status(config: TransferConfig, state: str, **values: Any) -> None:

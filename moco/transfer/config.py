@@ -48,9 +48,19 @@ class TransferConfig:
     """Momentum of SGD (not m)."""
     weight_decay: float = 1e-4
     """Weight decay of SGD."""
+    norm_weight_decay: float = 0.0
+    """The same of BN's scales and shifts; detectron2's detectors, and so the papers', have none there."""
     frozen_stages: int = 0
     """Stages of the ResNet behind its stem that stay as they are, and the stem with them; the papers train all (0)."""
 
+    repeat_threshold: float = 0.0
+    """Detectors: images come sqrt(this / f) times in a pass, f being the share of images that show the rarest of their
+    classes, but once at least (LVIS, arXiv:1908.03195, takes 0.001; 0: once each)."""
+    skip_empty: bool = False
+    """Detectors: leave out training images without an object to learn from (keypoints: without an annotated one)."""
+    flip: float = 0.5
+    """Share of the training images that are mirrored left and right, with all that is known of them (0: none, for
+    images that show writing or sides)."""
     train_sizes: tuple[int, int] = (480, 800)
     """Detectors: the shorter side of a training image is drawn between these."""
     test_size: int = 800
@@ -63,15 +73,21 @@ class TransferConfig:
     """Segmentation nets: an image is scaled by a factor drawn between these first."""
     head_channels: int = 256
     """Width of the new layers: of FPN, mask head and segmentation head; the box head has four times as many."""
+    head_dilation: int = 6
+    """Segmentation nets: dilation of the head's 3x3 convolutions."""
     anchor_sizes: tuple[float, ...] | None = None
-    """Detectors: sides of the anchors in the resized image; by default 32 to 512 pixels at --test-size 800, and in
-    proportion."""
+    """Detectors: sides of the anchors in the resized image; by default 32 to 512 pixels at the recipe's --test-size,
+    and in proportion."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Detectors: height over width of the anchors, each at every size."""
     regions: int = 512
     """Detectors: regions of an image that the heads learn from in a step."""
     detections: int = 100
     """Detectors: the most that are kept of an image."""
     score_threshold: float = 0.05
     """Detectors: what scores less is not kept."""
+    nms_threshold: float = 0.5
+    """Detectors: of two detections of a class whose boxes overlap (IoU) by more only the better one is kept."""
 
     precise_bn: int = 200
     """Batches over which BN's statistics are taken anew before an evaluation (0: the running ones)."""
@@ -100,6 +116,8 @@ class TransferConfig:
     """Steps between two lines of metrics (0: never)."""
     checkpoint_every: int = 1000
     """Steps between two checkpoints (0: only at the end)."""
+    accept_changed_data: bool = False
+    """Go on with a run though images or annotations were added, removed or changed since it began."""
     shown_images: int = 6
     """Test images that are kept, with what was found and what is true, for the report."""
     json: bool = False
@@ -123,5 +141,7 @@ def check_transfer(config: TransferConfig) -> None:
         low, high = getattr(config, name)
         if low > high:
             raise BadInputError(f"{flag(name)} is {low} {high}: expected the smaller one first")
+    if not config.anchor_ratios:
+        raise BadInputError("--anchor-ratios is empty: expected at least one, such as 1")
     if config.frozen_stages > 4:
         raise BadInputError(f"--frozen-stages is {config.frozen_stages}: a ResNet has 4 stages behind its stem")

@@ -21,17 +21,17 @@ from torchvision.ops import MultiScaleRoIAlign, misc
 from torchvision.ops.poolers import initLevelMapper
 
 from moco.core.encoder import Encoder
-from moco.transfer.backbones import Body, Level, OneMap, Pyramid, SparseBatchNorm, levels_of, resnet_of
+from moco.transfer.backbones import STAGES, Body, Level, OneMap, Pyramid, SparseBatchNorm, levels_of, resnet_of
 
 Features = Literal["c4", "dc5", "fpn"]
 Heads = Literal["box", "mask", "keypoints"]
 Targets = list[dict[str, Tensor]]
 ANCHORS = (32.0, 64.0, 128.0, 256.0, 512.0)
-"""Sides of the anchors where the shorter side of an image is REFERENCE pixels."""
+"""Sides of the anchors where the shorter side of an image is the benchmark's."""
 REFERENCE = 800
-RATIOS = (0.5, 1.0, 2.0)
+"""Pixels of that side; Cityscapes has 1024, and the same anchors."""
 CANONICAL = 224
-"""Side of the boxes that FPN (Eq. 1) takes from the third of its maps, at REFERENCE pixels."""
+"""Side of the boxes that FPN (Eq. 1) takes from the third of its maps, at the same size."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,16 @@ class DetectorPlan:
     regions: int = 512
     """Of an image that the heads are trained on in a step."""
     frozen: int = 0
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    nms_threshold: float = 0.5
+    """Of detections; that of the proposals is 0.7."""
+    reference: int = REFERENCE
+    """Of the benchmark: the `test_size` at which the anchors have the papers' sizes."""
+
+    @property
+    def scale(self) -> float:
+        """Of images, by the benchmark's."""
+        return self.test_size / self.reference
 
 
 def build_detector(encoder: Encoder, plan: DetectorPlan) -> GeneralizedRCNN:
@@ -66,7 +76,7 @@ def build_detector(encoder: Encoder, plan: DetectorPlan) -> GeneralizedRCNN:
     """
     backbone = _backbone(encoder, plan)
     levels = levels_of(backbone)
-    sizes = plan.anchor_sizes or tuple(size * plan.test_size / REFERENCE for size in ANCHORS)
+    sizes = plan.anchor_sizes or tuple(size * plan.scale for size in ANCHORS)
     rpn = _proposals(plan, levels, sizes)
     stride = max(level.stride for level in levels_of(backbone.body).values())
     transform = EvaluationResize(
@@ -90,7 +100,7 @@ def _proposals(plan: DetectorPlan, levels: Mapping[str, Level], sizes: Sequence[
     pyramid = plan.features == "fpn"
     groups = _spread(sizes, len(levels)) if pyramid else [tuple(sizes)]
     strides = [level.stride for level in levels.values()]
-    anchors = StridedAnchors(groups, [RATIOS] * len(groups), strides)
+    anchors = StridedAnchors(groups, [plan.anchor_ratios] * len(groups), strides)
     channels = next(iter(levels.values())).channels
     head = RPNHead(channels, anchors.num_anchors_per_location()[0])
     before = {"training": 2000, "testing": 1000} if pyramid else {"training": 12000, "testing": 6000}
@@ -107,9 +117,9 @@ def _spread(sizes: Sequence[float], maps: int) -> list[tuple[float, ...]]:
 def _roi_heads(encoder: Encoder, plan: DetectorPlan, levels: Mapping[str, Level]) -> RoIHeads:
     """The heads on regions: what they are pooled from, and what becomes of them."""
     mapped = {name: level for name, level in levels.items() if name != "pool"}
-    classes, scale = plan.classes + 1, plan.test_size / REFERENCE
+    classes, scale = plan.classes + 1, plan.scale
     if plan.features == "c4":
-        conv5 = Conv5(encoder)
+        conv5 = Conv5(encoder, frozen=plan.frozen >= len(STAGES))
         predictor = nn.Sequential(nn.AdaptiveAvgPool2d(1), _box_predictor(conv5.channels, classes))
         mask = MaskRCNNPredictor(conv5.channels, plan.channels, classes) if plan.heads == "mask" else None
         return Conv5Heads(region_pool(mapped, 14, scale), conv5, predictor, *_limits(plan), mask_predictor=mask)
@@ -132,7 +142,7 @@ def _roi_heads(encoder: Encoder, plan: DetectorPlan, levels: Mapping[str, Level]
 
 def _limits(plan: DetectorPlan) -> tuple[float, float, int, float, None, float, float, int]:
     """Of RoIHeads: overlaps of foreground and background, regions and their share of foreground, coder, test limits."""
-    return 0.5, 0.5, plan.regions, 0.25, None, plan.score_threshold, 0.5, plan.detections
+    return 0.5, 0.5, plan.regions, 0.25, None, plan.score_threshold, plan.nms_threshold, plan.detections
 
 
 def _box_predictor(channels: int, classes: int) -> FastRCNNPredictor:
@@ -179,10 +189,11 @@ class StridedAnchors(AnchorGenerator):
 class Conv5(nn.Module):
     """The C4 box head: conv5 on every region, followed by an extra BN (v1, Table 2)."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, *, frozen: bool = False) -> None:
         super().__init__()
         resnet = resnet_of(encoder)
-        self.layer4 = copy.deepcopy(resnet.layer4)
+        self.layer4 = copy.deepcopy(resnet.layer4).requires_grad_(not frozen)
+        self.frozen = frozen
         self.channels = resnet.num_features
         self.norm = nn.BatchNorm2d(self.channels)
 
@@ -190,6 +201,12 @@ class Conv5(nn.Module):
         """Regions (n, C4, 14, 14) -> (n, C5, 7, 7)."""
         features: Tensor = self.norm(self.layer4(x))
         return features
+
+    def train(self, mode: bool = True) -> "Conv5":
+        """Train all but a frozen conv5."""
+        super().train(mode)
+        self.layer4.train(mode and not self.frozen)
+        return self
 
 
 class Conv5Heads(RoIHeads):

@@ -1,5 +1,6 @@
 """Images with what is known of them, in the layouts of the benchmarks: `open_examples`."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -7,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from moco.data.images import decode
+from moco.data.images import FileImages, PathTable, decode
 from moco.errors import BadInputError
 from moco.shapes import Image
 from moco.transfer.cityscapes import open_instances, open_semantic
@@ -82,6 +83,16 @@ class Examples(Dataset[tuple[Tensor, Target]]):
     def name(self, index: int) -> str:
         """The image's file."""
         return self.annotations.path(index)
+
+
+def files_of(data: str | Path, *parts: Examples) -> FileImages:
+    """The files of all parts, images and annotations, each once, by their paths in the folder of the data."""
+    root, names = os.fsencode(Path(data)), dict[bytes, None]()
+    for examples in parts:
+        names.update((os.fsencode(examples.name(index)), None) for index in range(len(examples)))
+        sources = examples.annotations.sources
+        names.update((sources[index], None) for index in range(len(sources)))
+    return FileImages(root, PathTable(name.removeprefix(root + os.fsencode(os.sep)) for name in names))
 
 
 def open_examples(layout: Layout, data: str | Path, split: Split) -> Examples:

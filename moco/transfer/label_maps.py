@@ -76,4 +76,8 @@ def _classes(folders: list[Path]) -> tuple[str, ...]:
         for path in folder.glob("SegmentationClass/*.png"):
             values = read_values(str(path))
             largest = max(largest, int(values[values != VOID].max(initial=0)))
+            if largest > VOID:
+                raise BadInputError(
+                    f"{path}: a pixel has the value {largest}, expected 0 to {VOID - 1}, or {VOID} for void"
+                )
     return tuple(f"class {number}" for number in range(largest + 1))

@@ -19,11 +19,13 @@ from moco.transfer.models import build_model, build_optimizer, build_schedule, i
 from moco.transfer.record import Record
 
 
-def fine_tune(config: TransferConfig, weights: Weights, train: Examples, test: Examples) -> dict[str, Any]:
+def fine_tune(
+    config: TransferConfig, weights: Weights, train: Examples, test: Examples, request: StopRequest
+) -> dict[str, Any]:
     """Train a task's model on a copy of the encoder, all layers of it, and return what it reaches on the test images.
 
-    Goes on where a run of the same config lies in `config.out`. Raises DivergedError where the loss or the gradient is
-    no longer finite.
+    Goes on where a run of the same config lies in `config.out`; stops, saved, after the step in which that is asked
+    for. Raises DivergedError where the loss or the gradient is no longer finite.
     """
     steps, device, rank, ranks = config.max_steps, config.device, distributed.rank(), distributed.world_size()
     torch.manual_seed(seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=0, index=0))  # of the new layers
@@ -32,14 +34,16 @@ def fine_tune(config: TransferConfig, weights: Weights, train: Examples, test: E
     batches = TrainingBatches(train, config, rank, ranks)
     log = RunLog(config.out, steps, active=rank == 0, stdout=not config.json)
 
-    with log, StopRequest() as request, loading(), pulse.watched(rank, ranks):
+    with log, loading(), pulse.watched(rank, ranks):
         record = Record(config, model, optimizer, log, batches, test)
         start = record.restore()
-        log.say(introduction(config, weights, model, norms, train, test))
+        log.say(introduction(config, weights, model, norms, batches, test))
+        record.catch_up(start)
         wrapped = distributed.wrap(model.train())
         for step, batch in enumerate(batches.run(start, steps, config.workers or 0), start):
             images, targets = moved(batch, device)
-            optimizer.param_groups[0]["lr"] = schedule(step)
+            for group in optimizer.param_groups:
+                group["lr"] = schedule(step)
             # a detector draws the anchors and regions that it learns from
             torch.manual_seed(seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=step + 1, index=rank))
 

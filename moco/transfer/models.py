@@ -2,16 +2,18 @@
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from moco.core.encoder import parameter_count
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
 from moco.runtime.schedule import Schedule
 from moco.transfer.backbones import with_synchronised_norms
+from moco.transfer.batches import TrainingBatches
 from moco.transfer.config import TransferConfig
-from moco.transfer.detectors import DetectorPlan, build_detector
+from moco.transfer.detectors import REFERENCE, DetectorPlan, Heads, build_detector
 from moco.transfer.examples import Examples
-from moco.transfer.recipes import TASKS
+from moco.transfer.recipes import TASKS, Task
 from moco.transfer.segmentation import SegmentationNet
 
 MOST_WARMUP = 10
@@ -24,22 +26,36 @@ def build_model(config: TransferConfig, weights: Weights, train: Examples) -> tu
     model: nn.Module
     if task.features == "fcn" or task.heads == "pixels":
         classes = len(train.classes)
-        model = SegmentationNet(weights.encoder, classes, config.head_channels, mean, std, config.frozen_stages)
+        model = SegmentationNet(
+            weights.encoder, classes, config.head_channels, mean, std, config.frozen_stages, config.head_dilation
+        )
     else:
         skeleton = train.keypoints
         plan = DetectorPlan(
-            task.features, task.heads, len(train.classes), 0 if skeleton is None else len(skeleton.names),
+            task.features, heads_for(task, train), len(train.classes), 0 if skeleton is None else len(skeleton.names),
             config.head_channels, config.anchor_sizes, config.test_size, config.longest_side, mean, std,
             config.detections, config.score_threshold, config.regions, config.frozen_stages,
+            config.anchor_ratios, config.nms_threshold, task.values.get("test_size", REFERENCE),
         )  # fmt: skip
         model = build_detector(weights.encoder, plan)
     return with_synchronised_norms(model.to(config.device), config.device, distributed.world_size())
 
 
+def heads_for(task: Task, train: Examples) -> Heads:
+    """What a detector learns: what its task says, but no masks where the annotations have none."""
+    assert task.heads != "pixels"
+    return "box" if task.heads == "mask" and train.kind != "instance" else task.heads
+
+
 def build_optimizer(config: TransferConfig, model: nn.Module) -> torch.optim.SGD:
-    """SGD over all that is trained."""
+    """SGD over all that is trained; BN's parameters have a weight decay of their own."""
+    norms = {id(p) for module in model.modules() if isinstance(module, _BatchNorm) for p in module.parameters()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.SGD(trained, momentum=config.sgd_momentum, weight_decay=config.weight_decay)
+    groups = [
+        {"params": [p for p in trained if (id(p) in norms) == of_norms], "weight_decay": decay}
+        for of_norms, decay in ((False, config.weight_decay), (True, config.norm_weight_decay))
+    ]
+    return torch.optim.SGD(groups, momentum=config.sgd_momentum)
 
 
 def build_schedule(config: TransferConfig) -> Schedule:
@@ -49,13 +65,15 @@ def build_schedule(config: TransferConfig) -> Schedule:
 
 
 def introduction(
-    config: TransferConfig, weights: Weights, model: nn.Module, norms: str, train: Examples, test: Examples
+    config: TransferConfig, weights: Weights, model: nn.Module, norms: str, batches: TrainingBatches, test: Examples
 ) -> str:
     """What a person should know before the first step."""
-    plan = weights.encoder.plan
+    plan, train, task = weights.encoder.plan, batches.examples, TASKS[config.task]
+    masks = task.heads != "mask" or heads_for(task, train) == "mask"
     return (
-        f"{config.task}: {TASKS[config.task].about}\n"
-        f"{len(train)} training and {len(test)} test images, {len(train.classes)} classes; {config.weights} "
+        f"{config.task}: {task.about}{'' if masks else '; boxes alone: the annotations have no outlines'}\n"
+        f"{len(train)} training and {len(test)} test images, {len(train.classes)} classes{batches.passes.told()}; "
+        f"{config.weights} "
         f"({plan.arch}, {weights.origin}), {parameter_count(model) / 1e6:.1f} M parameters with the new layers\n"
         f"{config.max_steps} steps of {config.batch_size}, lr {config.lr:g}; {norms}; {config.precision} on "
         f"{config.device} with {config.threads} threads and {config.workers} loading processes"

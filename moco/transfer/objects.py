@@ -60,6 +60,8 @@ class ObjectTable:
     federation: Federation | None = None
     class_ids: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
     """The number of each class in the annotations."""
+    sources: PathTable = field(default_factory=lambda: PathTable(()))
+    """The files that were read, beside the images."""
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -31,6 +31,11 @@ class PairedImages:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def sources(self) -> PathTable:
+        """The files that will be read, beside the images."""
+        return self.maps
+
     def path(self, index: int) -> str:
         """The image's file."""
         return self.paths.name(index)

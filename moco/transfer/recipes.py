@@ -8,12 +8,16 @@ from moco.transfer.config import TransferConfig
 Layout = Literal["voc", "voc-semantic", "coco", "coco-keypoints", "lvis", "cityscapes-instance", "cityscapes-semantic"]
 COCO = {
     "max_steps": 90_000, "milestones": (2 / 3, 8 / 9), "warmup_steps": 1000, "train_sizes": (640, 800),
+    "skip_empty": True,
 }  # fmt: skip
 """The 1x schedule: lower rates from 60k and 80k of 90k steps on. 2x is --max-steps 180000: 120k and 160k."""
-FCN = {"max_steps": 30_000, "milestones": (0.7, 0.9), "warmup_steps": 0, "lr": 0.003, "precise_bn": 0}
+FCN = {
+    "max_steps": 30_000, "milestones": (0.7, 0.9), "warmup_steps": 0, "lr": 0.003, "precise_bn": 0,
+    "norm_weight_decay": 1e-4,
+}  # fmt: skip
 CITYSCAPES = {
     **COCO, "max_steps": 24_000, "milestones": (0.75,), "lr": 0.01, "batch_size": 8, "train_sizes": (800, 1024),
-    "test_size": 1024, "longest_side": 2048,
+    "test_size": 1024, "longest_side": 2048, "skip_empty": False,
 }  # fmt: skip
 
 
@@ -61,7 +65,8 @@ TASKS = {
     ),
     "lvis-fpn": Task(
         "Mask R-CNN R50-FPN, LVIS (v1, Table 6)", "lvis", "fpn", "mask",
-        {**COCO, "detections": 300, "score_threshold": 1e-4}, ("mask_AP",), {"supervised": "24.4", "moco": "24.1"},
+        {**COCO, "detections": 300, "score_threshold": 1e-4, "repeat_threshold": 1e-3}, ("mask_AP",),
+        {"supervised": "24.4", "moco": "24.1"},
     ),
     "cityscapes-instance": Task(
         "Mask R-CNN R50-FPN, Cityscapes (v1, Table 6)", "cityscapes-instance", "fpn", "mask", CITYSCAPES, ("mask_AP",),

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from moco.configfile import to_json
+from moco.data import fingerprint
 from moco.errors import DivergedError
 from moco.runtime import distributed
 from moco.runtime.device import peak_memory
 from moco.runtime.keeping import Checkpoints
+from moco.runtime.randomness import Stream, seed_of
 from moco.runtime.runlog import RunLog, write_text
 from moco.runtime.state import rank_tensors
 from moco.transfer.batches import TrainingBatches
 from moco.transfer.config import TransferConfig
 from moco.transfer.evaluation import evaluate, pictures, precise_statistics
-from moco.transfer.examples import Examples
+from moco.transfer.examples import Examples, files_of
 from moco.transfer.recipes import TASKS
 
 RESULT = "transfer"
@@ -40,6 +42,10 @@ class Record:
     def restore(self) -> int:
         """Take up the newest sound checkpoint of the folder and return its step; 0 where there is none."""
         step, _ = self.checkpoints.begin(to_json(self.config))
+        changed = distributed.from_first(lambda: keep_fingerprint(self.config, self.batches.examples, self.test))
+        if changed:
+            self.log.event("data_changed", step=step, what=changed)
+            self.log.say(f"going on with other files than before, as told: {changed}")
         self.log.status("running", step=step)
         return step
 
@@ -63,11 +69,14 @@ class Record:
             of_ranks = rank_tensors({"model": self.model})
             with distributed.averaged(self.model):
                 self.checkpoints.save(step, {"task": config.task, "classes": list(self.test.classes)}, of_ranks)
-        if config.evaluate_every and step % config.evaluate_every == 0 and not (last or save):
-            started = time.monotonic()
-            self.log.metrics(step, self._evaluate()[0])
-            self._since += time.monotonic() - started
+        if not save:  # else when the run goes on
+            self._evaluate_if_due(step)
         self.checkpoints.writer.check()
+
+    def catch_up(self, step: int) -> None:
+        """Evaluate where that is due after the steps of the checkpoint: what came of it is cut off, or never came."""
+        self._evaluate_if_due(step)
+        self._since = time.monotonic()
 
     def stop(self, step: int, exit_code: int) -> dict[str, Any]:
         """Close the record of a run that was asked to stop after `step` steps, its checkpoint being saved."""
@@ -88,12 +97,23 @@ class Record:
         distributed.barrier()
         return self.result
 
+    def _evaluate_if_due(self, step: int) -> None:
+        """Evaluate and log the figures, in the middle of a run; that time does not count for images per second."""
+        every = self.config.evaluate_every
+        if every and step % every == 0 and 0 < step < self.config.max_steps:
+            started = time.monotonic()
+            self.log.metrics(step, self._evaluate()[0])
+            self._since += time.monotonic() - started
+
     def _evaluate(self, *, keep: bool = False) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Figures of the test images, with precise statistics that are the mean over the ranks; and pictures."""
         config, shown = self.config, list[dict[str, Any]]()
         count = min(config.precise_bn, config.max_steps)
         self.log.say(f"evaluating on {min(config.test_images or len(self.test), len(self.test))} images")
         random_state = torch.get_rng_state()
+        # the regions behind precise statistics: not from what came before, which a run that goes on has not drawn
+        drawn_from = seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=0, index=1 + distributed.rank())
+        torch.manual_seed(drawn_from)
         batches = self.batches.run(0, count, config.workers or 0)
         with precise_statistics(self.model, batches, config), distributed.averaged(self.model):
             figures = evaluate(self.model, self.test, config)
@@ -110,11 +130,23 @@ class Record:
         means = dict(zip(names, distributed.mean(columns).tolist(), strict=True))
         now, config = time.monotonic(), self.config
         speed = len(self._recent) * config.batch_size / (now - self._since)
-        epoch = round(step * config.batch_size / len(self.batches.examples), 4)
+        epoch = round(self.batches.passes.epoch(step * config.batch_size), 4)
         figures = {"epoch": epoch, "loss": sum(means.values()), **means, **values}
         self.log.metrics(step, {**figures, "images_per_second": round(speed, 2)})
         self.result.update(loss=figures["loss"])
         self._recent, self._since = [], now
+
+
+def keep_fingerprint(config: TransferConfig, train: Examples, test: Examples) -> str:
+    """Store what the files of a run are, as pre-training does; returns what changed, where that was accepted."""
+    files = files_of(config.data, train, test)
+    return fingerprint.keep(config.out, files, accept=config.accept_changed_data, noun="files")
+
+
+def require_same_files(config: TransferConfig, train: Examples, test: Examples) -> None:
+    """Raise BadInputError where the run in `config.out` began with other files, unless that is accepted."""
+    files = files_of(config.data, train, test)
+    fingerprint.require_same(config.out, files, accept=config.accept_changed_data, noun="files")
 
 
 def keep(config: TransferConfig, result: dict[str, Any]) -> None:

@@ -11,11 +11,10 @@ from moco.transfer.backbones import Body, levels_of
 
 VOID = 255
 """Label of pixels that count neither in training nor in evaluation."""
-HEAD_DILATION = 6
 
 
 class SegmentationNet(nn.Module):
-    """FCN: conv5 dilated, two 3x3 convolutions of dilation 6 with BN and ReLU, a 1x1 classifier; stride 16.
+    """FCN: conv5 dilated, two 3x3 convolutions of `dilation` with BN and ReLU, a 1x1 classifier; stride 16.
 
     In training, images (3, H, W) in [0, 1] of one size and labels (H, W) give the loss of every pixel but void ones,
     the logits being brought to the images' size. In evaluation, images of any sizes give labels (H, W).
@@ -23,14 +22,15 @@ class SegmentationNet(nn.Module):
 
     def __init__(
         self, encoder: Encoder, classes: int, channels: int, mean: Sequence[float], std: Sequence[float],
-        frozen: int = 0,
+        frozen: int = 0, dilation: int = 6,
     ) -> None:  # fmt: skip
         super().__init__()
         self.body = Body(encoder, dilated=True, frozen=frozen)
         width = levels_of(self.body)["layer4"].channels
         self.head = nn.Sequential(
-            *_convolution(width, channels), *_convolution(channels, channels), nn.Conv2d(channels, classes, 1)
-        )
+            *_convolution(width, channels, dilation), *_convolution(channels, channels, dilation),
+            nn.Conv2d(channels, classes, 1),
+        )  # fmt: skip
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
@@ -49,7 +49,7 @@ class SegmentationNet(nn.Module):
         return {"loss_pixels": total / (labels != VOID).sum().clamp(min=1)}  # a crop may be void all over
 
 
-def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
-    convolution = nn.Conv2d(inputs, outputs, 3, padding=HEAD_DILATION, dilation=HEAD_DILATION, bias=False)
+def _convolution(inputs: int, outputs: int, dilation: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from moco.data.images import PathTable
+
 Kind = Literal["detection", "instance", "keypoints", "semantic"]
 Rules = Literal["voc", "coco", "lvis", "cityscapes", "semantic"]
 """The benchmark by whose rules predictions are scored."""
@@ -42,6 +44,10 @@ class Annotations(Protocol):
     kind: Kind
     classes: tuple[str, ...]
     skeleton: Skeleton | None
+
+    @property
+    def sources(self) -> PathTable:
+        """The files that were read, or will be, beside the images."""
 
     def __len__(self) -> int: ...
 

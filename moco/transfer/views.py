@@ -66,24 +66,30 @@ def detection_view(
     longest: int,
     generator: torch.Generator,
     skeleton: Skeleton | None = None,
+    mirrored: float = 0.5,
 ) -> tuple[Image, Objects]:
-    """A shorter side drawn from a range, ends included, and a mirror image half of the time."""
+    """A shorter side drawn from a range, ends included; `mirrored` is the share of views that are mirror images."""
     side = int(torch.randint(shorter[0], shorter[1] + 1, (), generator=generator))
-    mirror = _coin(generator)
+    mirror = _coin(generator, mirrored)
     image, target = resize(image, target, side, longest)
     return flip(image, target, skeleton) if mirror else (image, target)
 
 
 def semantic_view(
-    image: Image, labels: LabelMap, crop: int, generator: torch.Generator, scale: tuple[float, float] = (0.5, 2.0)
+    image: Image,
+    labels: LabelMap,
+    crop: int,
+    generator: torch.Generator,
+    scale: tuple[float, float] = (0.5, 2.0),
+    mirrored: float = 0.5,
 ) -> tuple[Image, LabelMap]:
-    """A scale drawn from a range, a square of `crop` pixels anywhere in the result, mirrored half of the time.
+    """A scale drawn from a range, a square of `crop` pixels anywhere in the result; a share of them is `mirrored`.
 
     Where the scaled image is smaller than the square, the rest is the mean colour, and VOID.
     """
     factor = scale[0] + (scale[1] - scale[0]) * float(torch.rand((), generator=generator))
     across, down = torch.rand(2, generator=generator).tolist()
-    mirror = _coin(generator)
+    mirror = _coin(generator, mirrored)
     size = [max(1, round(side * factor)) for side in image.shape[1:]]
     image = resize_pixels(image, size, antialias=True)
     labels = interpolate(labels[None, None].to(torch.uint8), size, mode="nearest-exact")[0, 0].long()
@@ -97,5 +103,5 @@ def semantic_view(
     return (pixels.flip(2), padded.flip(1)) if mirror else (pixels, padded)
 
 
-def _coin(generator: torch.Generator) -> bool:
-    return bool(torch.rand((), generator=generator) < 0.5)
+def _coin(generator: torch.Generator, share: float) -> bool:
+    return bool(torch.rand((), generator=generator) < share)

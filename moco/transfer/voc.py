@@ -103,6 +103,7 @@ def open_voc(data: Path, split: str, classes: tuple[str, ...] | None = None) -> 
         ignore=np.array([flag for one in annotated for flag in one.difficult], bool),
         area=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
         class_ids=np.arange(1, len(classes) + 1),
+        sources=PathTable(map(os.fsencode, files)),
     )
 
 

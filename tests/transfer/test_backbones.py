@@ -103,6 +103,19 @@ def test_frozen_stages_stay_bit_equal_and_the_encoder_always() -> None:
         assert same == name.startswith(("conv1", "bn1", "layer1", "layer2")), name
 
 
+@pytest.mark.parametrize("frozen", [0, 3, 4])
+def test_conv5_of_c4_can_be_frozen_too(frozen: int) -> None:
+    """With all four stages, weights and statistics; the BN behind it is new, and trains."""
+    plan = DetectorPlan("c4", "box", 3, channels=16, frozen=frozen)
+    head = build_detector(encoder(), plan).train().get_submodule("roi_heads.box_head")
+    conv5, norm = head.get_submodule("layer4"), head.get_submodule("norm")
+    trains = frozen < 4
+    assert {parameter.requires_grad for parameter in conv5.parameters()} == {trains}
+    assert {module.training for module in conv5.modules()} == {trains}
+    assert norm.training
+    assert all(parameter.requires_grad for parameter in norm.parameters())
+
+
 def test_a_net_without_stages_is_refused() -> None:
     """With what to give instead."""
     with pytest.raises(BadInputError, match=r"squeezenet1_1.*ResNet"):

@@ -15,10 +15,12 @@ import torch
 from moco.cli import main
 from moco.commands import resume
 from moco.config import ResumeConfig
+from moco.errors import BadInputError, DivergedError
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from moco.transfer import record
 from moco.transfer.command import transfer
 from moco.transfer.config import TransferConfig
+from moco.transfer.examples import Layout, files_of, open_examples
 from moco.transfer.recipes import TASKS, transfer_config
 from tests.transfer.scenes import write
 
@@ -37,10 +39,26 @@ def config(folder: Path, task: str = "voc-dc5", out: str = "run", **more: Any) -
     return transfer_config(task, **{**SMALL, "data": str(data), "out": folder / out, **more})
 
 
-def lines(run: Path) -> list[dict[str, Any]]:
-    """The losses that a run logged."""
+def lines(run: Path, holding: str = "loss") -> list[dict[str, Any]]:
+    """The figures that a run logged, its losses alone or all of them."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in one.items() if k not in ("time", "images_per_second")} for one in found if "loss" in one]
+    own = [one for one in found if holding in one and "event" not in one]
+    return [{k: v for k, v in one.items() if k not in ("time", "images_per_second")} for one in own]
+
+
+def interrupted(own: TransferConfig, last: int) -> TransferConfig:
+    """A run that is asked to stop after step `last`, and does after the next."""
+    once = record.Record.after_step
+
+    def interrupt(self: record.Record, step: int, *given: Any, save: bool) -> None:
+        once(self, step, *given, save=save)
+        if step == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record.Record, "after_step", interrupt)
+        assert transfer(own)["exit_code"] == 75
+    return own
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -59,25 +77,31 @@ def test_every_task_runs_from_the_data_to_its_figures(tmp_path: Path, task: str)
     assert transfer(own)["already_done"]
 
 
-@pytest.mark.parametrize("task", ["coco-fpn", "voc-semantic"])
-def test_a_run_that_was_interrupted_goes_on_bit_for_bit(tmp_path: Path, task: str) -> None:
-    """As the loop stops it after a signal, and `moco resume` goes on: same losses, same tensors."""
+@pytest.mark.parametrize(("task", "last"), [("coco-fpn", 1), ("coco-fpn", 3), ("voc-semantic", 1)])
+def test_a_run_that_was_interrupted_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, last: int
+) -> None:
+    """As the loop stops it after a signal, also after the last step, and `moco resume` goes on.
+
+    Same losses, same tensors; the same evaluations, of the same precise statistics.
+    """
+    evaluated = list[dict[str, torch.Tensor]]()
+    once = record.evaluate
+
+    def evaluate(model: torch.nn.Module, *rest: Any) -> dict[str, float]:
+        evaluated.append({name: value.clone() for name, value in model.state_dict().items()})
+        return once(model, *rest)
+
+    monkeypatch.setattr(record, "evaluate", evaluate)
     whole = config(tmp_path, task, "whole", evaluate_every=2, checkpoint_every=2)
     transfer(whole)
-    parts = config(tmp_path, task, "parts")
-    once = record.Record.after_step
-
-    def interrupt(self: record.Record, step: int, *given: Any, save: bool) -> None:
-        once(self, step, *given, save=save)
-        if step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record.Record, "after_step", interrupt)
-        assert transfer(parts)["exit_code"] == 75
+    parts = interrupted(config(tmp_path, task, "parts", evaluate_every=2), last)
     assert json.loads((parts.out / "status.json").read_text())["state"] == "stopped"
     resume(ResumeConfig(parts.out))
-    assert lines(whole.out) == lines(parts.out)
+    assert len(evaluated) == 4
+    for before, after in zip(evaluated[:2], evaluated[2:], strict=True):
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    assert lines(whole.out, "step") == lines(parts.out, "step")
     tensors = [load_tensors(checkpoint_path(one.out, 4))[0] for one in (whole, parts)]
     assert tensors[0].keys() == tensors[1].keys()
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
@@ -92,6 +116,61 @@ def test_trials_give_mean_and_deviation_and_go_on(tmp_path: Path) -> None:
     assert result["mIoU"] == pytest.approx(sum(alone) / 2)
     assert result["deviation"]["mIoU"] == pytest.approx(abs(alone[0] - alone[1]) / 2**0.5)
     assert resume(ResumeConfig(own.out))["already_done"]
+
+
+def test_a_signal_while_a_trial_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That trial is finished, the next does not begin; the same command goes on with it."""
+    own = config(tmp_path, "voc-semantic", trials=2)
+    once = record.Record.finish
+
+    def finish(self: record.Record, step: int) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return once(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record.Record, "finish", finish)
+        assert transfer(own)["exit_code"] == 75
+    states = [json.loads((run / "status.json").read_text())["state"] for run in (own.out, own.out / "trial-0")]
+    assert states == ["stopped", "done"]
+    assert not (own.out / "trial-1").exists()
+    assert len(transfer(own)["trials"]["mIoU"]) == 2
+
+
+def test_a_trial_that_diverges_ends_them_all(tmp_path: Path) -> None:
+    """Said in the status of their folder too, from which it does not begin again."""
+    own = config(tmp_path, "voc-semantic", trials=2, lr=1e30, max_steps=40, warmup_steps=0)
+    with pytest.raises(DivergedError, match="trial-0: loss"):
+        transfer(own)
+    status = json.loads((own.out / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("diverged", 3)
+    with pytest.raises(DivergedError, match=f"run diverged at step {status['step']}"):
+        transfer(own)
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_other_files_than_before(tmp_path: Path, trials: int) -> None:
+    """A run, or the next trial of it, does not go on with another image or annotation; once accepted, it does."""
+    own = interrupted(config(tmp_path, "voc-semantic", trials=trials), 1)
+    changed = next(Path(own.data).glob("SegmentationClass/*.png"))
+    changed.write_bytes(changed.read_bytes() + b"more")
+    for _ in range(2):
+        with pytest.raises(BadInputError, match=rf"8 files then, 8 now: 1 changed.*{changed.name}.*--accept-changed"):
+            resume(ResumeConfig(own.out))
+    assert resume(ResumeConfig(own.out, accept_changed_data=True))["step"] == 4
+    run = own.out if trials == 1 else own.out / "trial-0"
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [changed.name in one["what"] for one in events if one.get("event") == "data_changed"] == [True]
+
+
+@pytest.mark.parametrize("layout", {task.layout for task in TASKS.values()})
+def test_every_file_is_known_of(tmp_path: Path, layout: Layout) -> None:
+    """The fingerprint is of all images and annotations, by their places in the folder of the data."""
+    data = write(layout, tmp_path / "data", 2, (96, 64))
+    files = files_of(data, *(open_examples(layout, data, split) for split in ("train", "test")))
+    found = {files.name(index) for index in range(len(files))}
+    unread = "labelIds" if layout == "cityscapes-instance" else "instanceIds"
+    every = [path for path in data.rglob("*") if path.suffix in (".jpg", ".png", ".xml", ".json")]
+    assert found == {str(path.relative_to(data)) for path in every if unread not in path.name}
 
 
 @pytest.fixture
@@ -110,6 +189,8 @@ def test_bad_input_is_exit_code_2_in_one_line(tmp_path: Path, capsys: pytest.Cap
         (["transfer", "voc-c4", *common, "--data", str(tmp_path / "nothing")], "no such folder"),
         (["transfer", "voc-c4", *common, "--data", str(tmp_path / "voc"), "--train-sizes", "9", "5"], "smaller one"),
         (["transfer", "voc-c4", *common, "--data", str(tmp_path / "voc"), "--regions", "0"], "--regions is 0"),
+        (["transfer", "voc-c4", *common, "--data", str(tmp_path / "voc"), "--flip", "2"], "--flip is 2"),
+        (["transfer", "voc-c4", *common, "--data", str(tmp_path / "voc"), "--anchor-ratios"], "--anchor-ratios is"),
         (["transfer", "compare", str(tmp_path)], "no finished run"),
     ):
         assert main(arguments) == 2

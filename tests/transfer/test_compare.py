@@ -14,7 +14,7 @@ from moco.transfer.recipes import TASKS
 
 def run(folder: Path, name: str, weights: str, **figures: Any) -> Path:
     """A finished run with these figures."""
-    content = {"task": "voc-c4", "weights": weights, "step": 24000, **figures}
+    content = {"task": "voc-c4", "weights": weights, "step": 24000, "config": {}, **figures}
     (folder / name / "evaluations").mkdir(parents=True)
     (folder / name / "evaluations" / "transfer.json").write_text(json.dumps(content))
     return folder / name
@@ -46,11 +46,33 @@ def test_without_supervised_weights_the_difference_is_to_random_ones(tmp_path: P
     assert [row["difference"] for row in with_differences(rows)] == [{}, {"AP": 2.5}]
 
 
+def test_runs_of_other_images_or_lengths_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They have tables of their own, which say what differs; the differences are within each."""
+    here, there = {"data": "VOCdevkit", "test_images": None}, {"data": "blood", "test_images": None}
+    few = {**here, "test_images": 100}
+    runs = [
+        run(tmp_path, "a", "random", AP=10.0, config=here), run(tmp_path, "b", "runs/x", AP=12.5, config=here),
+        run(tmp_path, "c", "runs/x", AP=30.0, config=there), run(tmp_path, "d", "runs/x", AP=17.0, config=few),
+        run(tmp_path, "e", "random", AP=16.0, config=few), run(tmp_path, "f", "random", AP=3.0, config=here, step=5),
+    ]  # fmt: skip
+    rows = compare(CompareConfig(tuple(runs)))["tasks"]["voc-c4"]
+    assert {Path(row["run"]).name: row["difference"] for row in rows} == {
+        "a": {}, "b": {"AP": 2.5}, "c": {}, "d": {"AP": 1.0}, "e": {}, "f": {},
+    }  # fmt: skip
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.count("not comparable with the others") == 4
+    assert "24000 steps, --data blood" in text
+    assert "--data VOCdevkit, --test-images 100" in text
+    assert "5 steps, --data VOCdevkit" in text
+
+
 def test_the_papers_figures() -> None:
     """FACTS: the 2x row at its length; what is recalled is marked; every row has a figure for each name."""
     assert paper_row("coco-c4", "moco", 180_000) == {"box_AP": "40.7", "mask_AP": "35.4"}
     assert paper_row("coco-fpn", "moco", 90_000) == {"box_AP": "38.5", "mask_AP": "35.1*"}
     assert paper_row("coco-c4", "random", 90_000) == {}
+    assert paper_row("coco-keypoints", "moco", 180_000) == {"keypoint_AP": "66.8"}  # one row, whatever the schedule
+    assert paper_row("lvis-fpn", "supervised", 180_000) == {"mask_AP": "24.4"}
     assert all(len(row.split()) == len(task.figures) for task in TASKS.values() for row in task.paper.values())
 
 

@@ -86,6 +86,17 @@ def test_palettes_are_not_colours(tmp_path: Path) -> None:
     assert open_examples("voc-semantic", tmp_path / "voc", "test").classes == ("background", "cat", "dog")
 
 
+def test_more_classes_than_label_maps_hold(tmp_path: Path) -> None:
+    """Values of 16 bits beyond void are refused: training would take 300 for 44."""
+    values = np.zeros((6, 8), int)
+    values[2, 2] = 300
+    write_semantic(tmp_path, values)
+    for name in ("a", "b"):
+        save_values(tmp_path / "SegmentationClass" / f"{name}.png", values, bits=16)
+    with pytest.raises(BadInputError, match=r"\.png: a pixel has the value 300, expected 0 to 254, or 255 for void"):
+        open_examples("voc-semantic", tmp_path, "train")
+
+
 def test_colours_are_refused(tmp_path: Path) -> None:
     """A label image of three colours does not say which class is meant; nor does one of another size."""
     write_semantic(tmp_path, np.zeros((6, 8), int), "one\n")

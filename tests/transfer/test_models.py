@@ -1,5 +1,8 @@
 """The tasks' models: as the papers describe them, at full size, with images without objects."""
 
+import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,10 +10,15 @@ import torch
 from torch import nn
 
 from moco.core.encoder import Encoder, EncoderPlan
+from moco.interop.checkpoints import random_weights
 from moco.transfer.backbones import Level
+from moco.transfer.batches import TrainingBatches, moved
 from moco.transfer.detectors import DetectorPlan, StridedAnchors, build_detector, region_pool
-from moco.transfer.recipes import TASKS, Task
+from moco.transfer.examples import open_examples
+from moco.transfer.models import build_model, build_optimizer, introduction
+from moco.transfer.recipes import TASKS, Task, transfer_config
 from moco.transfer.segmentation import VOID, SegmentationNet
+from tests.transfer.scenes import write
 
 DETECTORS = {name: task for name, task in TASKS.items() if task.features != "fcn"}
 
@@ -86,6 +94,83 @@ def test_the_segmentation_net_is_that_of_the_papers() -> None:
     convolutions = [module for module in model.head if isinstance(module, nn.Conv2d)]
     shapes = [(one.out_channels, one.kernel_size, one.dilation) for one in convolutions]
     assert shapes == [(256, (3, 3), (6, 6)), (256, (3, 3), (6, 6)), (21, (1, 1), (1, 1))]
+
+
+def test_values_of_the_models_are_flags(tmp_path: Path) -> None:
+    """The head's dilation, the anchors' ratios, and how much detections may overlap arrive in the model."""
+    weights = random_weights(EncoderPlan("resnet18-w4"), 0, (0.5,) * 3, (0.2,) * 3)
+
+    def model(task: str, **given: Any) -> nn.Module:
+        data = tmp_path / TASKS[task].layout
+        examples = open_examples(TASKS[task].layout, write(TASKS[task].layout, data, 2, (96, 64)), "train")
+        config = transfer_config(task, weights="random", data=str(data), out=tmp_path / "run", device="cpu", **given)
+        return build_model(config, weights, examples)[0]
+
+    net = model("voc-semantic", head_dilation=3)
+    dilations = [one.dilation for one in net.get_submodule("head").modules() if isinstance(one, nn.Conv2d)]
+    assert dilations == [(3, 3), (3, 3), (1, 1)]
+    detector = model("voc-dc5", anchor_ratios=(1.0, 3.0), nms_threshold=0.25)
+    anchors = detector.get_submodule("rpn.anchor_generator")
+    assert anchors.num_anchors_per_location() == [5 * 2]  # type: ignore[operator]
+    tall = anchors.generate_anchors((10.0,), (3.0,))[0]  # type: ignore[operator]
+    assert (tall[3] - tall[1]) / (tall[2] - tall[0]) == pytest.approx(3, rel=0.2)  # corners are rounded
+    assert detector.get_submodule("roi_heads").nms_thresh == 0.25
+
+
+def test_annotations_without_outlines_teach_boxes_alone(tmp_path: Path) -> None:
+    """COCO's files may have none: the mask branch is left out, and a training step works."""
+    data = write("coco", tmp_path / "data", 2, (96, 64))
+    for path in (data / "annotations").glob("*.json"):
+        content = json.loads(path.read_text())
+        for annotation in content["annotations"]:
+            del annotation["segmentation"]
+        path.write_text(json.dumps(content))
+    config = transfer_config(
+        "coco-c4", weights="random", data=str(data), out=tmp_path / "run", device="cpu", batch_size=1,
+        train_sizes=(64, 64), test_size=64, head_channels=8, regions=4,
+    )  # fmt: skip
+    weights = random_weights(EncoderPlan("resnet18-w4"), 0, (0.5,) * 3, (0.2,) * 3)
+    batches = TrainingBatches(open_examples("coco", data, "train"), config)
+    model, norms = build_model(config, weights, batches.examples)
+    losses = model.train()(*moved(batches.at(0), "cpu"))
+    assert "loss_mask" not in losses
+    assert bool(torch.isfinite(sum(losses.values())))
+    assert "boxes alone" in introduction(config, weights, model, norms, batches, batches.examples)
+
+
+def test_the_anchors_are_those_of_the_benchmark(tmp_path: Path) -> None:
+    """32 to 512 pixels at the recipe's own size, Cityscapes' 1024 among them; half of that at half of the size."""
+    weights = random_weights(EncoderPlan("resnet18-w4"), 0, (0.5,) * 3, (0.2,) * 3)
+    for task, side in (("cityscapes-instance", 1024), ("coco-fpn", 800)):
+        data = write(TASKS[task].layout, tmp_path / task, 1, (96, 64))
+        examples = open_examples(TASKS[task].layout, data, "train")
+        for scale in (1.0, 0.5):
+            given = {"weights": "random", "data": str(data), "out": tmp_path / "run", "device": "cpu"}
+            config = transfer_config(task, **given, test_size=round(side * scale), head_channels=8)
+            model = build_model(config, weights, examples)[0]
+            sizes = model.get_submodule("rpn.anchor_generator").sizes
+            assert sizes == tuple((scale * size,) for size in (32, 64, 128, 256, 512))
+            pool = model.get_submodule("roi_heads.box_roi_pool")
+            assert pool.map_levels.s0 == 224 * scale  # type: ignore[union-attr]
+
+
+def test_bn_has_a_weight_decay_of_its_own() -> None:
+    """None in detectors, as in detectron2; a step without a gradient shrinks each parameter by its own decay."""
+    model = detector(TASKS["coco-fpn"], "resnet18-w4", channels=8)
+    weights = {name: value.detach().clone() for name, value in model.named_parameters()}
+    config = transfer_config("coco-fpn", weights="random", data="x", out=Path("y"), weight_decay=0.25)
+    assert config.norm_weight_decay == 0
+    assert TASKS["voc-semantic"].values["norm_weight_decay"] == 1e-4
+    optimizer = build_optimizer(dataclasses.replace(config, norm_weight_decay=0.125), model)
+    for group in optimizer.param_groups:
+        group["lr"] = 1.0
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    norms = tuple(name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d))
+    for name, value in model.named_parameters():
+        of_norm = name.rsplit(".", 1)[0] in norms
+        torch.testing.assert_close(value, weights[name] * (0.875 if of_norm else 0.75), msg=name)
 
 
 def test_void_pixels_teach_nothing() -> None:
