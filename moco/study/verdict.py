@@ -8,6 +8,8 @@ from moco.study.definition import Study
 from moco.study.statistics import Agreement, Judged, Row, standard_errors
 
 Z_95 = 1.96
+MAIN = 0.5
+"""Kendall's tau from which on an order is called the paper's: three of four pairs are as there."""
 
 
 def verdict(
@@ -63,7 +65,8 @@ def _order(agreed: Agreement | None) -> str:
         return ""
     interval = f"Kendall's tau {shown(agreed.tau)}, 95% interval {shown(agreed.low)} to {shown(agreed.high)}"
     said = (
-        "is the paper's in the main" if agreed.low > 0
+        "is the paper's in the main" if agreed.low > 0 and agreed.tau >= MAIN
+        else "leans towards the paper's" if agreed.low > 0
         else "is rather the reverse of the paper's" if agreed.high < 0
         else "neither agrees nor disagrees with the paper's as far as can be told"
     )  # fmt: skip

@@ -97,3 +97,18 @@ def test_the_paragraph_follows_the_numbers() -> None:
     assert "is the paper's in the main (Kendall's tau 1.00" in text
     assert "More is better. Here that holds (c minus a: +20.00" in text
     assert "nothing to say" in verdict(study, rows(study, arms, []), None, [], None)
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ([1, 2, 3, 4], "is the paper's in the main"),
+        ([3, 1, 2, 4], "leans towards the paper's (Kendall's tau 0.33"),
+        ([4, 3, 2, 1], "is rather the reverse of the paper's"),
+    ],
+)
+def test_a_weak_agreement_is_not_called_a_strong_one(order: list[float], said: str) -> None:
+    """However sure it is: two of three pairs as in the paper are little."""
+    some = [row(str(place), [10.0 * here, 10.0 * here + 0.1], float(place)) for place, here in enumerate(order)]
+    study = Study("s", "s", tuple(one.arm for one in some))
+    assert said in verdict(study, some, agreement(some), [], None)
