@@ -27,7 +27,7 @@ class LinearConfig:
     """Learning rate of --protocol paper. Multiplied by 0.1 after 60% and 80% of the epochs, in both protocols."""
     lrs: tuple[float, ...] = RATES
     """Learning rates of --protocol fast; the best on a held-out part of train is chosen."""
-    views: int = 2
+    views: int = 3
     """fast: encode this many random crops and flips of each training image; 0: its centre crop and that mirrored."""
     batch_size: int = 256
     """Images for one step, over all processes."""
