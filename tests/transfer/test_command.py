@@ -225,6 +225,36 @@ def test_evaluation_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_two_processes_stop_together_and_go_on_bit_for_bit(tmp_path: Path) -> None:
+    """One of two is signalled; both stop after the same step, and a second start goes on as if nothing had been."""
+    own = config(tmp_path, "voc-semantic", "whole")
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    values = {**SMALL, "data": own.data, "max_steps": 5, "batch_size": 4, "test_images": 2, "evaluate_every": 3}
+
+    def run(module: str, out: Path) -> int:
+        arguments = ["transfer", "voc-semantic", "--out", str(out)]
+        for name, value in values.items():
+            given = value if isinstance(value, tuple) else (value,)
+            arguments += [f"--{name.replace('_', '-')}", *map(str, given)]
+        done = subprocess.run([*program, module, *arguments], capture_output=True, text=True, timeout=600)
+        (tmp_path / "said").write_text(done.stdout + done.stderr)
+        return done.returncode
+
+    assert run("moco", own.out) == 0, (tmp_path / "said").read_text()
+    parts = tmp_path / "parts"
+    assert run("tests.transfer.stopped", parts) != 0
+    status = json.loads((parts / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("stopped", 75), (tmp_path / "said").read_text()
+    assert checkpoint_path(parts, 3).is_file()
+    assert run("moco", parts) == 0, (tmp_path / "said").read_text()
+    assert lines(own.out, "step") == lines(parts, "step")
+    tensors = [load_tensors(checkpoint_path(one, 5))[0] for one in (own.out, parts)]
+    assert any(name.startswith("ranks.") for name in tensors[0])
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+@pytest.mark.slow
 def test_two_processes_train_together(tmp_path: Path) -> None:
     """By torchrun and gloo; plain BN on each, and said so. The first process writes."""
     own = config(tmp_path, "coco-fpn")

@@ -1,0 +1,24 @@
+"""`moco`, of whose processes the last alone is asked to stop after its second step; for torchrun."""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from moco.cli import main
+from moco.runtime import distributed
+from moco.transfer import record
+
+once = record.Record.after_step
+
+
+def after_step(self: record.Record, step: int, *given: Any, save: bool) -> None:
+    """As it was, and a signal."""
+    once(self, step, *given, save=save)
+    if step == 2 and distributed.rank() == distributed.world_size() - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    record.Record.after_step = after_step  # type: ignore[method-assign]
+    sys.exit(main())
