@@ -97,6 +97,13 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(
     transfer(whole)
     parts = interrupted(config(tmp_path, task, "parts", evaluate_every=2), last)
     assert json.loads((parts.out / "status.json").read_text())["state"] == "stopped"
+    finish = record.Record.finish
+
+    def in_another_state(self: record.Record, step: int) -> dict[str, Any]:
+        torch.manual_seed(123)  # a checkpoint holds the first process's random state, and no GPU's
+        return finish(self, step)
+
+    monkeypatch.setattr(record.Record, "finish", in_another_state)
     resume(ResumeConfig(parts.out))
     assert len(evaluated) == 4
     for before, after in zip(evaluated[:2], evaluated[2:], strict=True):
