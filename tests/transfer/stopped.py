@@ -5,6 +5,8 @@ import signal
 import sys
 from typing import Any
 
+import pytest
+
 from moco.cli import main
 from moco.runtime import distributed
 from moco.transfer import record
@@ -20,5 +22,5 @@ def after_step(self: record.Record, step: int, *given: Any, save: bool) -> None:
 
 
 if __name__ == "__main__":
-    record.Record.after_step = after_step  # type: ignore[method-assign]
+    pytest.MonkeyPatch().setattr(record.Record, "after_step", after_step)
     sys.exit(main())

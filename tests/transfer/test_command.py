@@ -17,7 +17,7 @@ from moco.commands import resume
 from moco.config import ResumeConfig
 from moco.errors import BadInputError, DivergedError
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
-from moco.transfer import record
+from moco.transfer import evaluation, record
 from moco.transfer.command import transfer
 from moco.transfer.config import TransferConfig
 from moco.transfer.examples import Layout, files_of, open_examples
@@ -86,7 +86,7 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(
     Same losses, same tensors; the same evaluations, of the same precise statistics.
     """
     evaluated = list[dict[str, torch.Tensor]]()
-    once = record.evaluate
+    once = evaluation.evaluate
 
     def evaluate(model: torch.nn.Module, *rest: Any) -> dict[str, float]:
         evaluated.append({name: value.clone() for name, value in model.state_dict().items()})
