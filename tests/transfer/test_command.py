@@ -17,7 +17,7 @@ from moco.commands import resume
 from moco.config import ResumeConfig
 from moco.errors import BadInputError, DivergedError
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
-from moco.transfer import record
+from moco.transfer import evaluation, record
 from moco.transfer.command import transfer
 from moco.transfer.config import TransferConfig
 from moco.transfer.examples import Layout, files_of, open_examples
@@ -86,7 +86,7 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(
     Same losses, same tensors; the same evaluations, of the same precise statistics.
     """
     evaluated = list[dict[str, torch.Tensor]]()
-    once = record.evaluate
+    once = evaluation.evaluate
 
     def evaluate(model: torch.nn.Module, *rest: Any) -> dict[str, float]:
         evaluated.append({name: value.clone() for name, value in model.state_dict().items()})
@@ -97,6 +97,13 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(
     transfer(whole)
     parts = interrupted(config(tmp_path, task, "parts", evaluate_every=2), last)
     assert json.loads((parts.out / "status.json").read_text())["state"] == "stopped"
+    finish = record.Record.finish
+
+    def in_another_state(self: record.Record, step: int) -> dict[str, Any]:
+        torch.manual_seed(123)  # a checkpoint holds the first process's random state, and no GPU's
+        return finish(self, step)
+
+    monkeypatch.setattr(record.Record, "finish", in_another_state)
     resume(ResumeConfig(parts.out))
     assert len(evaluated) == 4
     for before, after in zip(evaluated[:2], evaluated[2:], strict=True):
@@ -221,6 +228,36 @@ def test_evaluation_changes_nothing(tmp_path: Path) -> None:
     transfer(watched)
     assert lines(plain.out) == lines(watched.out)
     tensors = [load_tensors(checkpoint_path(one.out, 4))[0] for one in (plain, watched)]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_go_on_bit_for_bit(tmp_path: Path) -> None:
+    """One of two is signalled; both stop after the same step, and a second start goes on as if nothing had been."""
+    own = config(tmp_path, "voc-semantic", "whole")
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    values = {**SMALL, "data": own.data, "max_steps": 5, "batch_size": 4, "test_images": 2, "evaluate_every": 3}
+
+    def run(module: str, out: Path) -> int:
+        arguments = ["transfer", "voc-semantic", "--out", str(out)]
+        for name, value in values.items():
+            given = value if isinstance(value, tuple) else (value,)
+            arguments += [f"--{name.replace('_', '-')}", *map(str, given)]
+        done = subprocess.run([*program, module, *arguments], capture_output=True, text=True, timeout=600)
+        (tmp_path / "said").write_text(done.stdout + done.stderr)
+        return done.returncode
+
+    assert run("moco", own.out) == 0, (tmp_path / "said").read_text()
+    parts = tmp_path / "parts"
+    assert run("tests.transfer.stopped", parts) != 0
+    status = json.loads((parts / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("stopped", 75), (tmp_path / "said").read_text()
+    assert checkpoint_path(parts, 3).is_file()
+    assert run("moco", parts) == 0, (tmp_path / "said").read_text()
+    assert lines(own.out, "step") == lines(parts, "step")
+    tensors = [load_tensors(checkpoint_path(one, 5))[0] for one in (own.out, parts)]
+    assert any(name.startswith("ranks.") for name in tensors[0])
+    assert tensors[0].keys() == tensors[1].keys()
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
 
 

@@ -19,6 +19,7 @@ SMALL: dict[str, Any] = {
 FASTER: dict[str, dict[str, Any]] = {
     "voc-c4": {"max_steps": 60, "regions": 16}, "coco-c4": {"max_steps": 100, "regions": 16},
     "coco-keypoints": {"lr": 0.02, "max_steps": 350},
+    "cityscapes-instance": {"anchor_sizes": (2.56, 5.12, 10.24, 20.48, 40.96)},  # COCO's; its own are for larger images
 }  # fmt: skip
 """What some tasks need less, or more carefully."""
 MEASURED = {"voc": "AP50", "coco": "box_AP50", "coco-keypoints": "keypoint_AP50", "lvis": "box_AP50"}
