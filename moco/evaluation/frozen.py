@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,8 @@ class FrozenEncoder(nn.Module):
         """
         if isinstance(images, str | Path | PillowImage.Image):
             raise BadInputError("embed takes a list of images, got a single one: put it in a list")
+        if batch_size < 1:
+            raise BadInputError(f"batch_size is {batch_size}: expected a number of images")
         device = next(self.module.parameters()).device
         features = []
         with evaluating(self):
@@ -79,6 +82,8 @@ def load_encoder(weights: str | Path, *, features: Output = "backbone", image_si
     """
     if image_size is not None and image_size < 1:
         raise BadInputError(f"image_size is {image_size}: expected a number of pixels")
+    if features not in get_args(Output):
+        raise BadInputError(f"features is {features!r}: expected one of {', '.join(get_args(Output))}")
     found = load_weights(str(weights))
     encoder = found.encoder
     module: nn.Module = encoder if features == "head" else encoder.backbone

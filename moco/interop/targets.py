@@ -15,7 +15,7 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from moco.core.encoder import EncoderPlan, build_backbone, encoder_tensors, is_head
 from moco.core.resnet import resnet_plan
-from moco.errors import BadInputError
+from moco.errors import BadInputError, VoidError
 from moco.interop import card, detectron2, reference
 from moco.interop.checkpoints import Weights
 
@@ -120,7 +120,7 @@ def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images:
         model = TorchvisionResNet(resnet.block, layers, groups=resnet.groups, width_per_group=resnet.width_per_group)
     missing, unexpected = model.load_state_dict(state, strict=False)
     if set(missing) != CLASSIFIER or unexpected:
-        raise RuntimeError(f"torchvision misses {missing[:3]} and does not expect {unexpected[:3]}")
+        raise VoidError(f"torchvision misses {missing[:3]} and does not expect {unexpected[:3]}")
     model.set_submodule("fc", nn.Identity())
     features = model.eval()(images)
     return features
