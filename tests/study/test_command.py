@@ -157,6 +157,35 @@ def test_a_plan_runs_nothing(tmp_path: Path, machine: Machine, capsys: pytest.Ca
     assert "47 steps of 128" in capsys.readouterr().out
 
 
+def test_what_cannot_be_begun(tmp_path: Path, machine: Machine) -> None:
+    """A budget that is told twice, a file where the folder should be: refused before anything is measured."""
+    with pytest.raises(BadInputError, match="--images and --minutes both say how long"):
+        run(study(tmp_path, minutes=1.0))
+    (tmp_path / "S").write_text("in the way", encoding="utf-8")
+    with pytest.raises(BadInputError, match="no folder can be made or written there"):
+        run(study(tmp_path, plan=True))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"state": "done"}', '{"state": "done", "figures": 3}'])
+def test_results_that_are_damaged_are_collected_anew(tmp_path: Path, machine: Machine, content: str) -> None:
+    """Or of another version: the runs still have the figures."""
+    first = run(study(tmp_path, seeds=1))
+    (tmp_path / "S" / "results" / "low-s0.json").write_text(content, encoding="utf-8")
+    machine.calls = []
+    again = run(study(tmp_path, seeds=1))
+    assert machine.calls == []
+    assert again["rows"] == first["rows"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"asked": 3}', '{"asked": {}, "study": 1, "images": 2, "survey": {}}'])
+def test_a_plan_that_is_damaged(tmp_path: Path, machine: Machine, content: str) -> None:
+    """Is told: what the cells have in common is not known."""
+    run(study(tmp_path, seeds=1))
+    (tmp_path / "S" / "plan.json").write_text(content, encoding="utf-8")
+    with pytest.raises(BadInputError, match=r"no sound plan\.json"):
+        run(study(tmp_path, seeds=1))
+
+
 def test_figures_of_a_run(tmp_path: Path, machine: Machine) -> None:
     """Time per step is by the median speed without the first line, at which things warm up."""
     words = ("pretrain", "quick", "--out", str(tmp_path / "low-s0"))
