@@ -102,7 +102,7 @@ def test_from_the_command_line(tiny_run: Path, tmp_path: Path, capsys: pytest.Ca
     """One line for people, one object for programs."""
     flags = ["--weights", str(tiny_run), "--data", "digits", "--out", str(tmp_path / "f.npz"), "--split", "test"]
     assert main(["embed", *flags, "--device", "cpu", "--threads", "1", "--json"]) == 0
-    told, last = capsys.readouterr().out.splitlines()
+    last, told = capsys.readouterr()
     assert "360 features of 128 numbers (test)" in told
     assert json.loads(last)["width"] == 128
 
