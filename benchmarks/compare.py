@@ -20,7 +20,7 @@ from rich.table import Table
 
 from moco.bench.cases import PATCHES
 from moco.bench.command import alone
-from moco.config import BenchConfig
+from moco.bench.config import BenchConfig
 from moco.runtime.machine import machine
 
 OURS = "moco"

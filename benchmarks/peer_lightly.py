@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.peer_torchvision import WORKERS, forever, timed, views_of
 from moco.bench.cases import JPEGS, PATCHES, TRAININGS
-from moco.config import BenchConfig
+from moco.bench.config import BenchConfig
 
 
 class Patches(Dataset[tuple[Any, int]]):

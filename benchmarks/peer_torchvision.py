@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from moco.bench.cases import JPEGS, PATCHES, TRAININGS, VIEWS
-from moco.config import IMAGENET_MEAN, IMAGENET_STD, BenchConfig
+from moco.bench.config import BenchConfig
+from moco.config import IMAGENET_MEAN, IMAGENET_STD
 
 WORKERS, LEAST = 2, 3
 GROUPED = "resnet18-3x3-stem-32"

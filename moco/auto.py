@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from moco.bench.loop import timed
-from moco.config import PretrainConfig, flag
+from moco.config import PretrainConfig, check, flag
 from moco.configfile import from_json
 from moco.data.catalog import load
 from moco.data.images import SMALL_IMAGE, Images, evenly, hold
@@ -33,6 +33,10 @@ TRIAL_SECONDS = 2.0
 """How long each candidate is timed."""
 TRAINING_SHARE = 0.85
 """Of the time; the rest is for starting, the monitor's looks and saving."""
+FEWEST_IMAGES = 4
+"""In a batch of two BN groups."""
+EVEN_PASSES = 3
+"""From so many passes on whole ones come near enough to the time."""
 LEAST_STEPS, LEAST_PASSES = 1500, 5
 """A larger network or larger images are taken where the time suffices for so much with them."""
 FEW_STEPS = 10_000
@@ -76,13 +80,17 @@ def settle(config: AutoConfig, given: dict[str, Any], say: Callable[[str], None]
     """
     if distributed.world_size() > 1:
         raise BadInputError("moco pretrain auto is for one process: start it so once, then give torchrun its values")
-    if not 0 < config.minutes < math.inf:
-        raise BadInputError(f"--minutes is {config.minutes}: expected a finite number more than 0")
+    check(config)
     if (config.out / "config.json").is_file():
         there = from_json(PretrainConfig, (config.out / "config.json").read_bytes(), config.out / "config.json")
         say(f"auto: {config.out} holds a run; its own settings are kept")
         return {name: value for name, value in vars(there).items() if name not in ("data", "out", "json")}
     images = hold(load(config.data)["train"])
+    if len(images) < FEWEST_IMAGES:
+        raise BadInputError(
+            f"--data {config.data}: {len(images)} training image(s), expected at least {FEWEST_IMAGES}, and some "
+            f"hundreds to learn anything"
+        )
     reasons = derive(images, config, given)
     for name, (value, why) in reasons.items():
         say(f"auto: {flag(name)} {value}: {'as given' if name in given else why}")
@@ -96,8 +104,8 @@ def derive(images: Images, config: AutoConfig, given: dict[str, Any]) -> Reasons
     fixed = {"batch_size": batch, "bn_groups": groups_for(batch), "device": device, **given}
     chosen, rate, why = fastest_enough(images, side, config, fixed)
     budget = TRAINING_SHARE * 60 * config.minutes * rate
-    epochs = given.get("epochs") or max(1, round(budget / n))
-    steps = given.get("max_steps") or epochs * (n // batch)
+    length = {name: given[name] for name in ("epochs", "max_steps") if given.get(name)} or length_for(budget, n, batch)
+    steps = length.get("max_steps") or length["epochs"] * (n // batch)
     reasons: Reasons = {
         "image_size": (chosen.image_size, f"{n} images, their shorter side {side} pixels in the median{why}"),
         "view_size": (chosen.view_size, "what the time suffices for"),
@@ -107,10 +115,11 @@ def derive(images: Images, config: AutoConfig, given: dict[str, Any]) -> Reasons
         ),
         "stem": (chosen.stem, "a small one up to 64 pixels, else the usual one"),
         "batch_size": (batch, f"a power of two, many to a pass over {n} images, on {device}"),
-        "bn_groups": (fixed["bn_groups"], "groups of 32 images"),
+        "bn_groups": (fixed["bn_groups"], "groups of about 32 images, or as it fits"),
     } | method_for(n, steps)
     reasons["workers"] = (default_workers(images), f"images in memory need none; {cores()} cores")
-    reasons["epochs"] = (epochs, f"{rate:.0f} images/s were measured; {config.minutes:g} minutes less a reserve")
+    for name, value in length.items():
+        reasons[name] = (value, f"{rate:.0f} images/s were measured; {config.minutes:g} minutes less a reserve")
     return {name: (given.get(name, value), reason) for name, (value, reason) in reasons.items()}
 
 
@@ -148,9 +157,16 @@ def batch_for(n: int, device: str) -> int:
     return min(most, 1 << max(2, int(math.log2(max(4, n // 8)))))
 
 
-def groups_for(batch: int) -> int:
-    """How many BN groups of 32 images; two where there are fewer."""
-    return max(2, batch // 32)
+def length_for(budget: float, n: int, batch: int) -> dict[str, int]:
+    """Epochs in which about `budget` images of n are seen; the number of steps where they would be very few."""
+    if budget < EVEN_PASSES * n:
+        return {"max_steps": max(1, int(budget / batch))}
+    return {"epochs": round(budget / n)}
+
+
+def groups_for(batch: int) -> int | None:
+    """How many BN groups of at most about 32 images, two or more; None where the batch cannot be parted so."""
+    return next((groups for groups in range(max(2, batch // 32), batch // 2 + 1) if batch % groups == 0), None)
 
 
 def candidates(side: int, n: int) -> Sequence[Candidate]:
@@ -175,7 +191,10 @@ def fastest_enough(
     """The last candidate for which the time suffices, its measured images per second, and how it was chosen."""
     chosen: tuple[Candidate, float] | None = None
     told = []
-    for candidate in candidates(side, len(images)):
+    size, view = fixed.get("image_size"), fixed.get("view_size") or 0
+    for candidate in candidates(size or max(side, view), len(images)):
+        if size is not None:
+            candidate = dataclasses.replace(candidate, image_size=size, view_size=min(size, candidate.view_size))
         values = {**QUICK, **dataclasses.asdict(candidate), **fixed}
         rate = measured_rate(images, values, config)
         if rate is None:

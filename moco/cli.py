@@ -5,18 +5,21 @@ import dataclasses
 import importlib
 import io
 import json
+import math
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any, TextIO
 
 import tyro
 
-from moco.config import BenchConfig, KnnConfig, PackConfig, PretrainConfig, ResumeConfig
-from moco.errors import BadInputError, DivergedError, StalledError, one_line
+from moco.bench.config import BenchConfig
+from moco.config import KnnConfig, PackConfig, PretrainConfig, ResumeConfig, check
+from moco.errors import BadInputError, DivergedError, StalledError, VoidError, one_line
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, LowshotConfig
 from moco.interop.config import ExportConfig
 from moco.recipes import RECIPES
@@ -45,6 +48,10 @@ HELP = ("-h", "--help")
 AUTO = "auto"
 """The recipe that is made for the images and the time: `moco.auto`."""
 HELP_INDENT = 8
+NO_MEMORY = re.compile("MemoryError|OutOfMemoryError|can't allocate memory|not enough memory")
+"""In what torch and numpy raise where memory is short."""
+RULERS = re.compile("─{2,}|-{3,}")
+"""Of tyro's boxes; without a terminal that knows others they are of ASCII."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C where there is nothing to save, or a second one."""
 
@@ -54,17 +61,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     try:
         config, function = parse(list(sys.argv[1:] if arguments is None else arguments))
-        result = function(config)
+        with contextlib.redirect_stdout(sys.stderr) if config.json else contextlib.nullcontext():
+            result = function(config)
     except BadInputError as error:
         return _fail(error, 2)
     except DivergedError as error:
         return _fail(error, 3)
-    except (OSError, StalledError) as error:
+    except (OSError, StalledError, VoidError) as error:
         return _fail(error, 1)
+    except (MemoryError, RuntimeError) as error:
+        if not NO_MEMORY.search(f"{type(error).__name__}: {error}"):
+            raise
+        first = str(error).strip().partition("\n")[0]
+        return _fail(MemoryError(f"the memory does not suffice ({first}): give a smaller size, number or batch"), 1)
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     if config.json and os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
-        print(json.dumps(result))
+        print(json.dumps(_finite(result), allow_nan=False))
     return int(result.get("exit_code", 0))
 
 
@@ -79,6 +92,7 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
     if arguments[0] == "--version":
         print(version("momentum-contrast"))
         raise SystemExit(0)
+    _require_words(arguments)
     command, *rest = arguments
     kind, target = COMMANDS[_known(command, COMMANDS, "command", "moco --help")]
     prog, default = f"moco {command}", tyro.MISSING_NONPROP
@@ -134,6 +148,7 @@ def _auto(arguments: list[str]) -> PretrainConfig:
     placed = ["--data", asked.data, "--out", str(asked.out), "--device", asked.device, *others]
     start = PretrainConfig(data=tyro.MISSING, out=tyro.MISSING, **RECIPES["quick"].values)
     read = _flags(PretrainConfig, placed, prog, start)
+    check(read)
     words = {word[2:].split("=")[0].replace("-", "_") for word in others if word.startswith("--")}
     fields = {field.name for field in dataclasses.fields(PretrainConfig)}
     given = {name: getattr(read, name) for name in fields & (words | {word.removeprefix("no_") for word in words})}
@@ -156,12 +171,28 @@ def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how
         raise BadInputError(f"{_one_line(box.getvalue())} (see {prog} --help)") from None
 
 
+def _require_words(arguments: Sequence[str]) -> None:
+    """Raise BadInputError for an empty argument, which would be taken for the current folder."""
+    for place, word in enumerate(arguments):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            before = word.removesuffix("=") or next((w for w in reversed(arguments[:place]) if w), "moco")
+            raise BadInputError(f"the argument after {before} is empty (a variable that is not set?): give a value")
+
+
+def _finite(value: Any) -> Any:
+    """A result with nothing where a number is not finite, as in the run folder: JSON has no such numbers."""
+    if isinstance(value, Mapping):
+        return {name: _finite(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _one_line(box: str) -> str:
     """What a box says, without its frame, its rulers and the deeply indented help texts."""
-    lines = [line.strip("│") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    lines = [line.strip("│|") for line in box.splitlines() if not line.startswith(("╭", "╰", "+"))]
     told = [line.strip() for line in lines if len(line) - len(line.lstrip()) < HELP_INDENT]
-    sections = " ".join(told).split("──")
-    said = [section.strip(" ─") for section in sections if section.strip(" ─")]
+    said = [section.strip(" ─-") for section in RULERS.split(" ".join(told)) if section.strip(" ─-")]
     return "; ".join(text for text in said if not text.startswith("For full helptext"))
 
 

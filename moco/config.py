@@ -222,26 +222,6 @@ class PackConfig:
     """End with one JSON object on standard output."""
 
 
-@dataclass(frozen=True)
-class BenchConfig:
-    """Measure how fast this machine trains, which share of its peak that is, and what holds it back."""
-
-    only: str | None = None
-    """What to measure, separated by commas: peak, step, end-to-end, views, dictionary. By default all of them."""
-    seconds: float = 5.0
-    """How long each figure is measured, at least; there are 13, and each takes some seconds more to start."""
-    seed: int = 0
-    """Of everything random."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of convolutions and matrix products in the step; the peak is always that of both."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; views are always made on the CPU."""
-    threads: int | None = None
-    """Threads inside an operation; by default all cores."""
-    json: bool = False
-    """End with one JSON object on standard output."""
-
-
 POSITIVE = {
     "feature_dim", "hidden_dim", "queue_size", "temperature", "bn_groups", "image_size", "view_size", "std",
     "epochs", "max_steps", "batch_size", "accumulate", "lr", "base_lr", "lr_decay", "threads",
@@ -256,6 +236,7 @@ NOT_NEGATIVE = {
     "lr_drops", "warmup_steps", "frozen_stages", "precise_bn", "norm_weight_decay", "evaluate_every", "shown_images",
 }  # fmt: skip
 LARGEST_SEED = 2**63 - 1
+MOST_MINUTES = 366 * 24 * 60
 SHARES = {
     "key_momentum", "bank_momentum", "sgd_momentum", "milestones", "mean", "score_threshold", "flip", "nms_threshold",
     "repeat_threshold",
@@ -275,6 +256,8 @@ def check(config: Any) -> None:
                 raise BadInputError(f"{flag(field.name)} is {number}: expected a finite number of 0 or more")
             if field.name in SHARES and not 0 <= number <= 1:
                 raise BadInputError(f"{flag(field.name)} is {number}: expected 0 to 1")
+            if field.name == "minutes" and number > MOST_MINUTES:
+                raise BadInputError(f"--minutes is {number:g}: expected at most {MOST_MINUTES} (a year)")
             if field.name == "seed" and number > LARGEST_SEED:
                 raise BadInputError(f"--seed is {number}: expected at most {LARGEST_SEED} (2^63 - 1)")
 

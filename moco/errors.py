@@ -15,5 +15,9 @@ class StalledError(RuntimeError):
     """Another process of the training does not answer (exit code 1)."""
 
 
+class VoidError(RuntimeError):
+    """A check found a result to be wrong, which is therefore not given (exit code 1)."""
+
+
 class DivergedError(RuntimeError):
     """The loss or a gradient is no longer finite (exit code 3)."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from moco.config import check
 from moco.errors import BadInputError
 from moco.report.config import ExploreConfig
-from moco.runtime.files import replace_file
+from moco.runtime.files import replace_file, require_file_name, takes_files
 
 if TYPE_CHECKING:
     from moco.data.images import Images
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 2
 FEWEST_IMAGES, STATIC_IMAGES = 2, 3000
-MOST_IMAGES = 200_000
+MOST_IMAGES, MOST_CLUSTERS = 200_000, 1000
 THUMBNAIL_SIDE, TILE_SIDE, QUALITY = 128, 48, 80
 LOCAL = "127.0.0.1"
 
@@ -71,13 +71,17 @@ def _check(config: ExploreConfig) -> None:
         raise BadInputError(f"--images is {config.images}: expected {FEWEST_IMAGES} to {MOST_IMAGES}")
     if not config.map_seconds > 0:
         raise BadInputError(f"--map-seconds is {config.map_seconds}: expected a number more than 0")
-    if config.clusters < 1:
-        raise BadInputError(f"--clusters is {config.clusters}: expected 1 or more")
+    if not 1 <= config.clusters <= MOST_CLUSTERS:
+        raise BadInputError(f"--clusters is {config.clusters}: expected 1 to {MOST_CLUSTERS}")
     if config.static is not None and not config.static.parent.is_dir():
         raise BadInputError(f"--static {config.static}: there is no folder {config.static.parent}: make it first")
+    if config.static is not None:
+        require_file_name("--static", config.static)
     for run in config.runs:
         if not (run / "encoder.safetensors").is_file():
             raise BadInputError(f"{run}: expected a run folder with an encoder.safetensors")
+        if not takes_files(run / "evaluations"):
+            raise BadInputError(f"{run / 'evaluations'}: cannot be written, and there the map is kept: allow it")
     missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
     if missing:
         raise BadInputError(f"moco explore needs {' and '.join(missing)}: pip install 'momentum-contrast[explore]'")

@@ -114,7 +114,8 @@ def _at_chance(config: PretrainConfig, step: int, known: Mapping[str, float]) ->
     loss, chance = known.get("loss", 0.0), known.get("chance_loss", math.inf)
     if loss < (1 - AT_CHANCE) * chance or known.get("filled", 100.0) < 100:
         return []
-    told = f"The loss is at chance, log(K+1) = {chance:.2f}"
+    count = negatives(config) + 1 if config.mix + config.mix_query else "K+1"
+    told = f"The loss is at chance, log({count}) = {chance:.2f}"
     early = EARLY_STEPS
     if config.dictionary == "queue":
         early = max(early, EARLY_FILLS * steps_to_fill(config))

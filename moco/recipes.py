@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moco.config import PretrainConfig
+from moco.errors import BadInputError
 
 
 @dataclass(frozen=True)
@@ -53,5 +54,10 @@ RECIPES = {
 
 
 def recipe(name: str, **given: Any) -> PretrainConfig:
-    """The config of a recipe, with some of its values given: `recipe("quick", data="photos", out=Path("run"))`."""
+    """The config of a recipe, with some of its values given: `recipe("quick", data="photos", out=Path("run"))`.
+
+    Raises BadInputError where there is none of that name.
+    """
+    if name not in RECIPES:
+        raise BadInputError(f"{name!r} is not a recipe: expected one of {', '.join(RECIPES)}")
     return PretrainConfig(**{**RECIPES[name].values, **given})

@@ -8,31 +8,35 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from moco.config import PretrainConfig
+from moco.config import PretrainConfig, check
 from moco.errors import BadInputError
 from moco.report.config import ReportConfig
 from moco.report.embedding_map import MOST_POINTS
 from moco.report.page import page
 from moco.report.runs import GALLERY, distinct_names, read_run
 from moco.report.transfer import is_transfer
-from moco.runtime.files import replace_file
+from moco.runtime.files import replace_file, require_file_name
 
 
 def report(config: ReportConfig) -> dict[str, Any]:
     """Write one page on all runs, and say where it is."""
     if not config.runs:
         raise BadInputError("no run is given: moco report RUN, or several of them")
+    check(config)
     if not 1 <= config.map_images <= MOST_POINTS:
         raise BadInputError(f"--map-images is {config.map_images}: expected 1 to {MOST_POINTS}")
     if not config.map_seconds > 0:
         raise BadInputError(f"--map-seconds is {config.map_seconds}: expected a number more than 0")
     for folder in config.runs:
         read_run(folder)  # a mistake in the last name is told before the first is worked on
+    out = config.out or config.runs[0] / "report.html"
+    if not out.parent.is_dir():
+        raise BadInputError(f"{out}: cannot be written (no such folder): give --out")
+    require_file_name("--out", out)
     folders = [part for folder in config.runs for part in (folder, *_trials(folder))]
     runs = distinct_names([read_run(folder, _complete(folder, config)) for folder in folders])
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     content = page(runs, f"Made by momentum-contrast {version('momentum-contrast')} on {made}.")
-    out = config.out or config.runs[0] / "report.html"
     _write(out, content)
     for run in runs:
         for note in run.notes:
@@ -88,7 +92,6 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
     )
     scope = Scope(config.map_images, map_seconds=config.map_seconds)
     content = gallery(weights.encoder.to(device), splits, trained, how, scope)
-    path.parent.mkdir(exist_ok=True)
     _write(path, json.dumps({**content, "of": {**key, "map_images": config.map_images}}) + "\n")
     return ()
 
@@ -118,8 +121,6 @@ def _with_new_fields(text: bytes) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    if not path.parent.is_dir():
-        raise BadInputError(f"{path}: cannot be written (no such folder): give --out")
     try:
         replace_file(path, text.encode())
     except OSError as error:

@@ -129,7 +129,7 @@ def test_there_is_no_trainer(name: str) -> None:
     assert not [found for found in classes if "trainer" in found.lower()]
 
 
-FROM_PICKLE = {"moco.interop.unpickling": {"UnpicklingError"}, "moco.interop.detectron2": {"dump"}}
+FROM_PICKLE = {"moco.interop.unpickling": {"UnpicklingError"}, "moco.interop.detectron2": {"dumps"}}
 """The name of an error, and the writing of a file that detectron2 reads: all that is taken from pickle, and where."""
 LOADS_WEIGHTS = {"moco.interop.unpickling", "moco.interop.targets"}
 """They call torch.load, with weights_only=True in so many words."""

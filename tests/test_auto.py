@@ -7,6 +7,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PillowImage
 
 from moco import auto as module
 from moco.auto import AutoConfig, batch_for, candidates, derive, groups_for, method_for, settle
@@ -128,3 +129,47 @@ def test_what_cannot_be_read_has_no_size() -> None:
     with pytest.raises(ValueError, match="none of the images"):
         module.typical_side(ArrayImages(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), unreadable={0: "broken"}))
     assert np.isfinite(module.TRIAL_SECONDS)
+
+
+def test_too_little_time_for_a_pass_is_told_in_steps() -> None:
+    """Rounded to whole passes a large set would take hours where minutes are given."""
+    found = values(10**6, 32, 10)
+    assert "epochs" not in found
+    assert found["max_steps"] == int(0.85 * 600 * 500 / found["batch_size"])
+    assert "max_steps" not in values(1000, 32, 10)
+
+
+def test_views_follow_the_size_that_is_given() -> None:
+    """They are not larger than the images, and both are not those of smaller images."""
+    assert values(50_000, 32, 10, image_size=64)["view_size"] in (32, 64)
+    assert values(3000, 300, 10**4, image_size=48)["view_size"] <= 48
+    found = values(50_000, 32, 10, view_size=48)
+    assert (found["view_size"], found["image_size"]) == (48, 48)
+
+
+@pytest.mark.parametrize(("batch", "groups"), [(96, 3), (100, 4), (7, None), (1, None)])
+def test_groups_part_the_batch_that_is_given(batch: int, groups: int | None) -> None:
+    """Whole ones of two images or more; else they are left open, so that no flag is blamed that nobody gave."""
+    assert groups_for(batch) == groups
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--minutes", "1e308"], "--minutes is 1e+308: expected at most"),
+        (["--epochs", "0"], "--epochs is 0"),
+        (["--data", "FEW"], "3 training image(s), expected at least 4"),
+    ],
+)
+def test_absurd_wishes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], speeds: list[Any], more: list[str], told: str
+) -> None:
+    """Are refused in a line, before anything is measured."""
+    for name in "abc":
+        PillowImage.new("RGB", (9, 9)).save(tmp_path / f"{name}.png")
+    words = ["pretrain", "auto", "--data", "digits", "--out", str(tmp_path / "run"), *more]
+    assert main([str(tmp_path) if word == "FEW" else word for word in words]) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert err.count("\n") == 1
+    assert speeds == []

@@ -20,9 +20,10 @@ from PIL import Image as PillowImage
 
 import moco
 from moco import cli
+from moco.bench.config import BenchConfig
 from moco.cli import COMMANDS, main
-from moco.config import BenchConfig, KnnConfig, PackConfig, PretrainConfig, ResumeConfig, flag
-from moco.errors import BadInputError, DivergedError
+from moco.config import KnnConfig, PackConfig, PretrainConfig, ResumeConfig, flag
+from moco.errors import BadInputError, DivergedError, VoidError
 from moco.recipes import RECIPES
 from moco.report.config import ReportConfig
 from moco.transfer.config import TransferConfig
@@ -66,7 +67,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
             PillowImage.fromarray(pixels).save(tmp_path / folder / f"{i:02}.png")
     (tmp_path / "broken" / "39.png").write_bytes(b"")
-    (tmp_path / "none").mkdir()
+    for name in ("none", "d.npz", "d.safetensors"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -84,9 +87,8 @@ def check_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], *tol
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The JSON object that ends standard output; no other line is one."""
-    *before, last = capsys.readouterr().out.splitlines()
-    assert not any(line.startswith("{") for line in before)
+    """The JSON object that is all of standard output."""
+    (last,) = capsys.readouterr().out.splitlines()
     result = json.loads(last)
     assert isinstance(result, dict)
     return result
@@ -191,12 +193,15 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["resume"], ["PATH"]),
         (["knn"], ["--weights", "--data"]),
         (["knn", "--weigths", "random", "--data", "digits"], ["--weigths", "--weights"]),
+        (["knn", "--weights", "", "--data", "digits"], ["after --weights is empty"]),
+        (["knn", "--weights=", "--data", "digits"], ["after --weights is empty"]),
+        (["report", "run", ""], ["after run is empty"]),
     ],
     ids=lambda value: " ".join(value),
 )
 def test_a_mistake_in_the_flags(capsys: pytest.CaptureFixture[str], arguments: list[str], told: list[str]) -> None:
     """The message names what was given and what was expected, and where help is."""
-    check_refused(capsys, arguments, *told, "--help")
+    check_refused(capsys, arguments, *told, *([] if "empty" in told[0] else ["--help"]))
 
 
 @pytest.mark.parametrize(
@@ -220,6 +225,13 @@ def test_a_mistake_in_the_flags(capsys: pytest.CaptureFixture[str], arguments: l
         ([*RANDOM, "--data", "one-class"], ["labels", "at least two"]),
         ([*RANDOM, "--data", "digits", "--knn-k", "0"], ["--knn-k is 0"]),
         ([*RANDOM, "--data", "digits", "--seed", str(2**64)], ["--seed"]),
+        ([*RANDOM, "--data", "digits", "--like", "none"], ["--like and --arch", "leave one out"]),
+        (["knn", "--weights", "none", "--arch", "resnet18", "--data", "digits"], ["--arch is for --weights random"]),
+        (["embed", *RANDOM[1:], "--data", "digits", "--out", "none"], ["ends in .npz"]),
+        (["embed", *RANDOM[1:], "--data", "digits", "--out", "d.npz"], ["--out d.npz", "that is a folder"]),
+        (["finetune", *RANDOM[1:], "--data", "digits", "--save", "d.safetensors"], ["--save d.safetensors", "folder"]),
+        (["finetune", *RANDOM[1:], "--data", "digits", "--save", "file/x.safetensors"], ["--save", "no file can be"]),
+        (["export", "--weights", "gone", "--format", "torchvision", "--out", "file/x"], ["--out file/x"]),
     ],
     ids=lambda value: " ".join(value),
 )  # fmt: skip
@@ -282,7 +294,7 @@ def test_weights_that_are_damaged(capsys: pytest.CaptureFixture[str], tmp_path: 
 def test_knn_ends_with_one_json_object(
     capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path, source: str
 ) -> None:
-    """Before it stands what people read; a run keeps the result, other weights have no place for it."""
+    """What people read is on standard error; a run keeps the result, other weights have no place for it."""
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     weights = {"run": run, "file": run / "encoder.safetensors", "random": "random"}[source]
     like = ["--like", str(run)] if source == "random" else []
@@ -368,6 +380,7 @@ def command_that(monkeypatch: pytest.MonkeyPatch, outcome: Exception | Warning |
         (BadInputError("so"), 2),
         (DivergedError("so"), 3),
         (OSError("so"), 1),
+        (VoidError("so"), 1),
     ],
     ids=str,
 )
@@ -381,6 +394,40 @@ def test_exit_codes(
     command_that(monkeypatch, outcome)
     assert main([]) == code
     assert capsys.readouterr().err == ("moco: error: so\n" if isinstance(outcome, Exception) else "")
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 67 bytes\nand so on"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+    ],
+    ids=lambda outcome: type(outcome).__name__,
+)
+def test_too_little_memory_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], outcome: Exception
+) -> None:
+    """Of numpy, of torch, of a GPU: no traceback."""
+    command_that(monkeypatch, outcome)
+    assert main([]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("moco: error: the memory does not suffice")
+    assert err.count("\n") == 1
+
+
+def test_json_has_no_number_that_is_not_finite(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in the run folder there is nothing instead; other parsers would refuse the whole."""
+
+    def function(config: ResumeConfig) -> dict[str, Any]:
+        print("for people")
+        return {"a": math.nan, "b": [math.inf, 1.5], "c": {"d": -math.inf}}
+
+    monkeypatch.setattr(cli, "parse", lambda arguments: (ResumeConfig(Path("run"), json=True), function))
+    assert main([]) == 0
+    assert tuple(capsys.readouterr()) == ('{"a": null, "b": [null, 1.5], "c": {"d": null}}\n', "for people\n")
 
 
 def test_a_mistake_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

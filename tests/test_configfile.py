@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from moco.config import BenchConfig, KnnConfig, PackConfig, PretrainConfig, ResumeConfig
+from moco.bench.config import BenchConfig
+from moco.config import KnnConfig, PackConfig, PretrainConfig, ResumeConfig
 from moco.configfile import from_json, to_json
 from moco.errors import BadInputError
 from moco.recipes import RECIPES, recipe

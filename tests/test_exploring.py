@@ -54,9 +54,11 @@ def test_it_is_served_until_it_is_interrupted(run: Path) -> None:
     """An image of the set that is sent in finds itself; then Ctrl-C, and exit code 0."""
     environment = {**os.environ, "PYTHONPATH": str(Path(moco.__file__).parents[1])}
     command = [sys.executable, "-m", "moco", "explore", str(run), *SHORT, "--port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
         assert process.stdout is not None
-        told = next(line for line in process.stdout if "http://" in line)
+        assert process.stderr is not None
+        told = next(line for line in process.stderr if "http://" in line)
         address, token = told.split("open ")[1].split(" ")[0].split("/?token=")
         out, image = io.BytesIO(), load("digits")["train"][0]
         PillowImage.fromarray(image.permute(1, 2, 0).numpy()).save(out, "PNG")
@@ -89,6 +91,8 @@ def test_it_is_served_until_it_is_interrupted(run: Path) -> None:
         (["explore", "RUN", "--images", "1"], ["--images is 1"]),
         (["explore", "RUN", "--map-seconds", "nan"], ["--map-seconds is nan"]),
         (["explore", "RUN", "--clusters", "0"], ["--clusters is 0"]),
+        (["explore", "RUN", "--clusters", str(10**12)], ["--clusters is 1000000000000", "1 to 1000"]),
+        (["explore", "RUN", "--static", "RUN"], ["--static", "that is a folder"]),
         (["explore", "RUN", "--split", "val", "--data", "digits"], ["--split val"]),
         (["explore", "RUN", "--static", "no/such/folder/page.html"], ["page.html", "no folder"]),
     ],
@@ -113,3 +117,12 @@ def test_without_its_extra(run: Path, capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setattr("moco.exploring.find_spec", lambda name: None if name == "uvicorn" else "there")
     assert main(["explore", str(run), *SHORT]) == 2
     assert "needs uvicorn: pip install 'momentum-contrast[explore]'" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_keep_the_map(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Is refused before its images are encoded."""
+    (run / "evaluations").write_text("in the way", encoding="utf-8")
+    assert main(["explore", str(run), *SHORT, "--static", str(run / "page.html")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "evaluations: cannot be written, and there the map is kept" in err

@@ -86,6 +86,13 @@ def test_a_loss_at_chance(loss: float) -> None:
     assert names(200, loss=0.98 * CHANCE) == []
 
 
+def test_chance_with_mixed_negatives() -> None:
+    """A query is compared with K keys, its own, and those that are mixed: the formula is that of the figure."""
+    mixed = {"hard_negatives": 16, "mix": 1024, "mix_query": 512}
+    chance = math.log(4096 + 1024 + 512 + 1)
+    assert f"at chance, log(5633) = {chance:.2f}" in text(500, mixed, loss=chance, chance_loss=chance)
+
+
 def test_what_is_early_grows_with_the_queue() -> None:
     """At K = 65536 and a batch of 256, eight queues are 2048 steps; keys of the batch itself need no queue."""
     assert "normal in the first 2048 steps" in text(2000, {"queue_size": 65536}, loss=12.0)

@@ -13,6 +13,7 @@ from moco.config import PretrainConfig, check
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.augment import AUGMENTATIONS, Augmentation
 from moco.data.images import ArrayImages
+from moco.errors import BadInputError
 from moco.prepare import build_schedule, resolve
 from moco.recipes import RECIPES, recipe
 
@@ -151,3 +152,9 @@ def test_given_values_replace_those_of_the_recipe() -> None:
     assert recipe("v2", data="d", out=Path("run"), temperature=0.5).temperature == 0.5
     assert recipe("v2", data="d", out=Path("run")).temperature == 0.2
     assert recipe("v1", data="d", out=Path("run")) == PretrainConfig(data="d", out=Path("run"))
+
+
+def test_a_recipe_that_is_none() -> None:
+    """The message says which there are."""
+    with pytest.raises(BadInputError, match="'quik' is not a recipe: expected one of v1, v2, cifar10, quick"):
+        recipe("quik", data="d")

@@ -107,14 +107,17 @@ def test_two_runs_of_one_name(run: Path, tmp_path: Path) -> None:
         (["report", "RUN", "--map-images", "0"], ["--map-images is 0", "10000"]),
         (["report", "RUN", "--map-images", "10001"], ["--map-images is 10001"]),
         (["report", "RUN", "--map-seconds", "nan"], ["--map-seconds is nan"]),
-        (["report", "RUN", "--no-gallery", "--out", "no/such/folder/page.html"], ["page.html", "cannot be written"]),
+        (["report", "RUN", "--out", "no/such/folder/page.html"], ["page.html", "cannot be written"]),
+        (["report", "RUN", "--out", "RUN"], ["--out", "that is a folder"]),
+        (["report", "RUN", "--threads", "0"], ["--threads is 0"]),
     ],
     ids=lambda value: " ".join(value),
 )
 def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: list[str]) -> None:
     """One line, exit code 2, no page."""
     assert main([str(run) if value == "RUN" else value for value in arguments]) == 2
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "computing" not in out or "--data" in arguments  # nothing long is done first
     assert err.startswith("moco: error: ")
     assert err.count("\n") == 1
     for part in told:

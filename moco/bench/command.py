@@ -18,9 +18,10 @@ from typing import Any
 from rich.console import Console
 
 from moco.bench.cases import DICTIONARIES, TRAININGS, VIEWS
+from moco.bench.config import BenchConfig
 from moco.bench.report import add_ratios, caution, table
 from moco.bench.verdict import verdict
-from moco.config import BenchConfig, check
+from moco.config import check
 from moco.errors import BadInputError
 from moco.runtime.machine import machine
 

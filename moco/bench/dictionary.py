@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moco.bench.cases import DICTIONARIES, QUEUE_SIZES
+from moco.bench.config import BenchConfig
 from moco.bench.peak import synchronize
-from moco.config import BenchConfig
 from moco.core.dictionary import Queue
 from moco.core.loss import info_nce
 from moco.runtime.device import resolve_device, set_threads

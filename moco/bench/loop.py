@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from moco.bench.cases import TRAININGS
+from moco.bench.config import BenchConfig
 from moco.bench.flops import step_flops
 from moco.bench.photographs import images_in
-from moco.config import BenchConfig, PretrainConfig, settled
+from moco.config import PretrainConfig, settled
 from moco.core.encoder import Encoder
 from moco.data.images import Images
 from moco.data.loader import Batches, Loaded

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from moco.config import BenchConfig
+from moco.bench.config import BenchConfig
 from moco.runtime.device import resolve_device, set_threads
 
 SIZES = (256, 512, 1024, 2048, 4096)

@@ -10,7 +10,7 @@ from PIL import Image as PillowImage
 from sklearn.datasets import load_sample_images
 
 from moco.bench.cases import JPEGS, PATCHES
-from moco.config import BenchConfig
+from moco.bench.config import BenchConfig
 from moco.data.catalog import load
 from moco.data.images import ArrayImages, Images
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from moco.bench.cases import VIEWS
+from moco.bench.config import BenchConfig
 from moco.bench.photographs import images_in
-from moco.config import BenchConfig, PretrainConfig
+from moco.config import PretrainConfig
 from moco.prepare import build_batches
 from moco.runtime.device import set_threads
 

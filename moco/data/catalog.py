@@ -26,13 +26,7 @@ from moco.runtime.randomness import Stream, permuted
 
 ByteArray = npt.NDArray[np.uint8]
 
-SPLIT_FOLDERS: dict[str, Split] = {
-    "train": "train",
-    "val": "val",
-    "validation": "val",
-    "valid": "val",
-    "test": "test",
-}
+SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 
 
 def load(data: str) -> dict[Split, Images]:
@@ -62,13 +56,18 @@ def load_folder(root: Path) -> dict[Split, Images]:
         return {"train": kept}
     folders: dict[Split, Path] = {}
     with os.scandir(root) as entries:
-        names = sorted(entry.name for entry in entries if entry.name.lower() in SPLIT_FOLDERS and entry.is_dir())
+        seen = (entry for entry in entries if entry.name[0] != ".")
+        inside = {e.name if e.is_dir() else "" for e in seen if e.is_dir() or e.name.lower().endswith(EXTENSIONS)}
+    names = sorted(name for name in inside if name.lower() in SPLIT_FOLDERS)
     for name in names:
         split = SPLIT_FOLDERS[name.lower()]
         if split in folders:
             raise BadInputError(f"--data {root}: both {folders[split].name}/ and {name}/ are its {split} split")
         folders[split] = root / name
     if "train" not in folders:
+        if len(folders) > 1 and len(names) == len(inside):  # else a class is called so
+            raise BadInputError(f"--data {root}: has {', '.join(names)} and no train: name one of them, or add train/")
+        root = root / names[0] if len(inside) == len(names) == 1 else root  # a lone split
         shards = shard_files(root)
         return _by_name(root, shards) if shards else {"train": open_folder(root)}
     splits: dict[Split, Images] = {}
@@ -141,7 +140,8 @@ def _in_classes(images: FileImages | ShardImages, known: tuple[str, ...], where:
         return images
     unknown = next((name for name in images.classes if name not in known), None)
     if unknown is not None:
-        raise BadInputError(f"--data {where}: class {unknown!r} is not in the train split, which has {known}")
+        few = ", ".join(map(repr, known[:5])) + (", ..." if len(known) > 5 else "")
+        raise BadInputError(f"--data {where}: class {unknown!r} is not in the train split, which has {few}")
     number = {name: i for i, name in enumerate(known)}
     labels = np.array([number[name] for name in images.classes], np.int64)[images.labels]
     return dataclasses.replace(images, labels=labels, classes=known)

@@ -81,6 +81,9 @@ def of_any(
     """The views that `draw` gives of the images of `index`: on `device` of images in memory, else as `of_images`."""
     if not isinstance(images, ArrayImages):
         return of_images(images, index, draw, look, scaled=scaled, replace=replace or refuse)
+    for row in index if images.unreadable and replace is None else ():
+        if int(row) in images.unreadable:
+            raise BadInputError(images.unreadable[int(row)])
     pixels = images.pixels[torch.from_numpy(index)].to(device)
     sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(index), 2))
     return [of_array(pixels, parameters, look) for parameters in draw(sizes)]

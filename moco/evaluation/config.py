@@ -6,6 +6,8 @@ from typing import Literal
 
 from moco.config import KnnConfig
 
+RANDOM = "random"
+"""The name of weights that are none."""
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Learning rates of the sweep: a factor of about 3 between two, the papers' 30 among them."""
 

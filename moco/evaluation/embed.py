@@ -15,6 +15,7 @@ from moco.evaluation.config import EmbedConfig
 from moco.evaluation.features import encode
 from moco.evaluation.session import all_splits, say, session, workers_for
 from moco.runtime import distributed
+from moco.runtime.files import require_file_name
 
 UNLABELLED = -1
 
@@ -26,6 +27,7 @@ def run(config: EmbedConfig) -> dict[str, Any]:
         raise BadInputError(f"--out {config.out}: expected a name that ends in .npz")
     if not config.out.parent.is_dir():
         raise BadInputError(f"--out {config.out}: there is no folder {config.out.parent}: make it first")
+    require_file_name("--out", config.out)
     with session(config) as subject:
         parts = all_splits(config.data, config.split)
         features = []
@@ -42,9 +44,12 @@ def run(config: EmbedConfig) -> dict[str, Any]:
 
 def described(parts: Mapping[Any, Images]) -> dict[str, npt.NDArray[Any]]:
     """What stands beside the features, a row each, as arrays of numbers and text of fixed length; and the classes."""
-    classes = next((images.classes for images in parts.values() if images.classes), ())
+    classes = tuple(dict.fromkeys(name for images in parts.values() for name in images.classes))
+    number = {name: i for i, name in enumerate(classes)}
     labels = [
-        np.full(len(images), UNLABELLED) if images.labels is None else np.asarray(images.labels)
+        np.full(len(images), UNLABELLED)
+        if images.labels is None
+        else np.array([number[name] for name in images.classes], np.int64)[images.labels]  # splits may differ in these
         for images in parts.values()
     ]
     return {

@@ -26,6 +26,9 @@ CROP_SHARE = 0.875
 """Images are resized to size / 0.875 and their centre is cut out (256 and 224 in the papers) ..."""
 SMALL = 64
 """... but for sizes up to this, where the whole image is resized."""
+LONGEST = 16
+"""Times its shorter side, beyond which a larger image's longer side is cut first: of a line of pixels, resized, the
+memory could not hold the rest."""
 ROWS_AT_A_TIME = 8192
 """Of what the ranks exchange: bounds the memory that this takes."""
 
@@ -160,7 +163,9 @@ def prepare(image: Image, size: int) -> Square:
     pixels = image[None].float() / 255
     if size <= SMALL:
         return pixels[0] if pixels.shape[2:] == (size, size) else _resize(pixels, size, size)[0]
-    height, width = image.shape[1:]
+    height, width = (min(side, LONGEST * min(image.shape[1:])) for side in image.shape[1:])
+    y, x = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    pixels = pixels[:, :, y : y + height, x : x + width]
     short = round(size / CROP_SHARE)
     rows, columns = (int(short * side / min(height, width)) for side in (height, width))
     top, left = round((rows - size) / 2), round((columns - size) / 2)

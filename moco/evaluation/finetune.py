@@ -22,6 +22,7 @@ from moco.evaluation.scores import Scores, in_detail, scores
 from moco.evaluation.session import (
     RANDOM,
     Subject,
+    announced,
     at_random,
     fitting_batch,
     keep,
@@ -34,6 +35,7 @@ from moco.evaluation.session import (
 from moco.runtime import distributed
 from moco.runtime.checkpoint import save_tensors
 from moco.runtime.device import autocast
+from moco.runtime.files import require_file_name
 from moco.runtime.progress import shown
 from moco.runtime.schedule import Schedule
 
@@ -89,7 +91,7 @@ def train_network(subject: Subject, train: Images, recipe: Finetuning, title: st
     with torch.random.fork_rng(devices=[]):  # of networks with dropout
         torch.manual_seed(recipe.seed)
         model.train()
-        for step, batch in enumerate(shown(batches.run(0, recipe.steps, how.workers), title, recipe.steps)):
+        for step, batch in enumerate(shown(announced(batches, recipe.steps, how.workers), title, recipe.steps)):
             x, _, index, _ = moved(batch, str(device))
             optimizer.param_groups[0]["lr"] = schedule(step)
             with autocast(how.precision, device.type):
@@ -115,8 +117,10 @@ def with_classifier(subject: Subject, classes: int, seed: int) -> nn.Module:
 
 def run(config: FinetuneConfig) -> dict[str, Any]:
     """`moco finetune`: top-1 and top-5 of the whole network, trained with a new classifier."""
-    if config.save is not None and config.save.suffix != ".safetensors":
-        raise BadInputError(f"--save {config.save}: expected a name that ends in .safetensors")
+    if config.save is not None:
+        if config.save.suffix != ".safetensors":
+            raise BadInputError(f"--save {config.save}: expected a name that ends in .safetensors")
+        require_file_name("--save", config.save)
     with session(config) as subject:
         images = labelled(config.data)
         subject = with_workers(config, subject, images.train)

@@ -1,7 +1,8 @@
 """An encoder for other programs: images in, features out, with the preparation that it was evaluated with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class FrozenEncoder(nn.Module):
         return features
 
     @torch.no_grad()
-    def embed(self, images: Sequence[Picture], *, unit: bool = False, batch_size: int = 256) -> Features:
+    def embed(self, images: Iterable[Picture], *, unit: bool = False, batch_size: int = 256) -> Features:
         """Features (N, C) in fp32 on the CPU, a row for each image, in order; with `unit` of unit length, as for kNN.
 
         Images may be of any and of different sizes; they are resized, cut and normalised as evaluations do. Raises
@@ -44,7 +45,9 @@ class FrozenEncoder(nn.Module):
         """
         if isinstance(images, str | Path | PillowImage.Image):
             raise BadInputError("embed takes a list of images, got a single one: put it in a list")
-        device = next(self.module.parameters()).device
+        if batch_size < 1:
+            raise BadInputError(f"batch_size is {batch_size}: expected a number of images")
+        images, device = list(images), next(self.module.parameters()).device
         features = []
         with evaluating(self):
             for start in range(0, len(images), batch_size):
@@ -63,7 +66,8 @@ def to_image(image: Picture) -> Image:
         return decode(image)
     if isinstance(image, PillowImage.Image):
         return from_pillow(image, "a Pillow image")
-    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
+    whole = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3 and image.numel() > 0
+    if isinstance(image, Tensor) and whole and image.dtype == torch.uint8:
         return image.cpu()
     told = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
     raise BadInputError(
@@ -79,6 +83,8 @@ def load_encoder(weights: str | Path, *, features: Output = "backbone", image_si
     """
     if image_size is not None and image_size < 1:
         raise BadInputError(f"image_size is {image_size}: expected a number of pixels")
+    if features not in get_args(Output):
+        raise BadInputError(f"features is {features!r}: expected one of {', '.join(get_args(Output))}")
     found = load_weights(str(weights))
     encoder = found.encoder
     module: nn.Module = encoder if features == "head" else encoder.backbone

@@ -19,6 +19,8 @@ from moco.shapes import Bank, Features
 QUERIES_AT_A_TIME = 1024
 BANK_AT_A_TIME = 65536
 """Similarities that exist at a time are these two multiplied, in fp32: 0.27 GB."""
+COLDEST = 1e-30
+"""Temperature below which only the nearest count; fp32 would make much smaller ones 0."""
 
 
 def weighted_knn(
@@ -56,7 +58,8 @@ def knn_votes(
 
 def count_votes(similarity: Tensor, label: Tensor, *, temperature: float, classes: int) -> Tensor:
     """The votes (N, classes) of k neighbours, given the similarity and label (N, k) of each, nearest first."""
-    weight = ((similarity - similarity[:, :1]) / temperature).exp()  # the nearest one's is 1: none overflows
+    gap = similarity - similarity[:, :1]
+    weight = (gap / max(temperature, COLDEST)).exp()  # the nearest one's is 1: none overflows
     return weight.new_zeros(len(weight), classes).scatter_add_(1, label, weight)
 
 

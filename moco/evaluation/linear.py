@@ -12,6 +12,7 @@ from moco.core.encoder import Encoder
 from moco.data.augment import Augmentation
 from moco.data.images import Images, Labels, Subset
 from moco.data.loader import ViewBatches, moved
+from moco.errors import VoidError
 from moco.evaluation.classifiers import (
     MILESTONES,
     MOMENTUM,
@@ -29,6 +30,7 @@ from moco.evaluation.session import (
     RANDOM,
     Labelled,
     Subject,
+    announced,
     at_random,
     backbone_digest,
     fitting_batch,
@@ -117,7 +119,7 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
     model = distributed.wrap(fc)
     started = time.monotonic()
     with evaluating(encoder.backbone):
-        for step, batch in enumerate(shown(batches.run(0, steps, how.workers), title, steps)):
+        for step, batch in enumerate(shown(announced(batches, steps, how.workers), title, steps)):
             x, _, index, _ = moved(batch, str(device))
             with torch.no_grad(), autocast(how.precision, device.type):
                 h = encoder.backbone(x)
@@ -134,11 +136,11 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
 
 
 def evaluate(subject: Subject, images: Labelled, config: LinearConfig, title: str = "linear") -> Evaluated:
-    """The protocol that the config names. Raises RuntimeError where the backbone was changed by it."""
+    """The protocol that the config names. Raises VoidError where the backbone was changed by it."""
     before = backbone_digest(subject.encoder)
     found, told = (paper if config.protocol == "paper" else fast)(subject, images, config, title)
     if backbone_digest(subject.encoder) != before:
-        raise RuntimeError("the frozen backbone was changed by its linear evaluation: the figure is void, report this")
+        raise VoidError("the frozen backbone was changed by its linear evaluation: the figure is void, report this")
     return found, {**told, "backbone": before}
 
 
@@ -197,7 +199,8 @@ def compared(config: LinearConfig, result: dict[str, Any], predicted: Labels, tr
     earlier = kept(config, f"linear-{other}")
     same = all(earlier.get(name) == result[name] for name in ("backbone", "data", "test"))
     guesses = earlier.get("predicted")
-    if not same or not isinstance(guesses, list) or len(guesses) != len(truth):
+    whole = isinstance(guesses, list) and len(guesses) == len(truth) and all(type(guess) is int for guess in guesses)
+    if not same or not whole:
         return None
     interval = paired_interval((predicted == truth).tolist(), (np.array(guesses) == truth).tolist())
     say(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moco.data.images import Images, Labels
-from moco.errors import BadInputError
+from moco.errors import BadInputError, DivergedError
 
 Z_95 = 1.959964
 """The normal distribution has 95% of its mass within this many standard deviations."""
@@ -33,7 +33,12 @@ class Scores:
 
 
 def scores(logits: Tensor, labels: Labels) -> Scores:
-    """Score logits (N, classes); equal ones count for the class of the lower number."""
+    """Score logits (N, classes); equal ones count for the class of the lower number.
+
+    Raises DivergedError where one is not finite: sorted they would give a figure all the same.
+    """
+    if not bool(torch.isfinite(logits).all()):
+        raise DivergedError("the classifier's outputs are not finite numbers: give a smaller learning rate")
     truth = torch.from_numpy(labels)
     ranking = logits.sort(dim=1, descending=True, stable=True).indices[:, :5]
     correct = ranking == truth[:, None]

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from moco.config import IMAGENET_MEAN, IMAGENET_STD, check
@@ -15,17 +17,18 @@ from moco.configfile import to_json
 from moco.core.encoder import Encoder, EncoderPlan, Output, Stem
 from moco.data.catalog import Split, final_split, load, monitor_split
 from moco.data.images import Images, Labels, Subset, hold
-from moco.data.loader import default_workers
-from moco.errors import BadInputError
+from moco.data.loader import Loaded, ViewBatches, default_workers
+from moco.data.replacement import Damage, named
+from moco.errors import BadInputError, one_line
+from moco.evaluation.config import RANDOM as RANDOM
 from moco.evaluation.config import EvaluationConfig
 from moco.evaluation.features import Encoding
+from moco.evaluation.refusals import kept_in, require_fitting, require_own_flags, require_place
 from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import digest
 from moco.runtime.device import resolve_device, resolve_precision, set_threads
 from moco.runtime.runlog import write_text
-
-RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
     Raises BadInputError for values out of range, weights that are not there, or a device that is not.
     """
     check(config)
+    require_own_flags(config)
+    require_place(config)
     set_threads(config.threads)
     device = resolve_device(config.device)
     together = distributed.world_size() > 1  # by the program that called this
@@ -61,6 +66,7 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
             config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
             config.batch_size, resolve_precision(config.precision, device), unit=False,
         )  # fmt: skip
+        require_fitting(weights.encoder, how.image_size, device)
         yield Subject(weights, how)
     finally:
         if not together:
@@ -115,7 +121,8 @@ class Labelled:
 def labelled(data: str) -> Labelled:
     """The labelled images of `--data`, small ones held in memory.
 
-    Raises BadInputError where there are no labels, one class only, or other classes in train than in test.
+    Raises BadInputError where there are no labels, one class only, one image to learn from, or other classes in train
+    than in test; warns of classes without an image to learn from.
     """
     splits = load(data)
     train, test = final_split(splits)
@@ -123,6 +130,15 @@ def labelled(data: str) -> Labelled:
     validation = splits["val"] if "test" in splits and "val" in splits else None
     if validation is not None:
         require_labels(train, validation)
+    if len(train) < 2:
+        raise BadInputError(f"--data {data}: {len(train)} image is left to learn from: expected 2 or more")
+    unseen = np.setdiff1d(labels_of(test), labels_of(train))
+    if len(unseen):
+        warnings.warn(
+            f"--data {data}: {len(unseen)} of {len(test.classes)} classes have test images and none to learn from "
+            f"({named(test.classes[label] for label in unseen)}), so these are never right",
+            stacklevel=2,
+        )
     return Labelled(hold(train), hold(test), None if validation is None else hold(validation))
 
 
@@ -168,6 +184,15 @@ def workers_for(config: EvaluationConfig, images: Images) -> int:
     return default_workers(images) if config.workers is None else config.workers
 
 
+def announced(batches: ViewBatches, steps: int, workers: int) -> Iterator[Loaded]:
+    """The first batches, with a warning for each image that another stands in for, once."""
+    damage = Damage(len(batches.images), batches.batch_size)
+    for batch in batches.run(0, steps, workers):
+        for one in damage.add(batch[3]):
+            warnings.warn(one_line(f"{one.by} stands in for {one.reason}"), stacklevel=2)
+        yield batch
+
+
 def fitting_batch(batch_size: int, images: int) -> int:
     """The batch, or the largest that few images allow; every process has the same share of it.
 
@@ -208,9 +233,9 @@ def say(text: str) -> None:
 
 def keep(config: EvaluationConfig, name: str, result: Mapping[str, Any], **more: Any) -> None:
     """Write a result and what is too long to print to `evaluations/NAME.json` where the weights are a run's."""
-    if distributed.rank() != 0 or config.weights == RANDOM or not Path(config.weights).is_dir():
+    folder = kept_in(config)
+    if distributed.rank() != 0 or folder is None:
         return
-    folder = Path(config.weights) / "evaluations"
     try:
         folder.mkdir(exist_ok=True)
         content = {**result, **more, "config": json.loads(to_json(config))}
@@ -225,6 +250,6 @@ def kept(config: EvaluationConfig, name: str) -> dict[str, Any]:
         return {}
     try:
         content = json.loads((Path(config.weights) / "evaluations" / f"{name}.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -1,6 +1,7 @@
 """Weights by name: a run, a checkpoint, an encoder file, another project's -> an encoder and its images' form."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,16 +69,27 @@ def load_weights(weights: str) -> Weights:
     """Read an encoder (f_q) from a run, a checkpoint, an encoder.safetensors, or another project's checkpoint.
 
     Other projects' are known by their tensors' names (docs/interop.md); torchvision:resnet50 is torchvision's,
-    trained with labels. Raises BadInputError where there is none, where
-    it is damaged, where it does not fit its own description, or where any part of its backbone is missing or left over.
+    trained with labels. Raises BadInputError where there is none, where it is damaged, where it does not fit its own
+    description, where any part of its backbone is missing or left over, or where a number in it is not finite.
     """
+    found = _read(weights)
+    for name, value in encoder_tensors(found.encoder).items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise BadInputError(
+                f"--weights {weights}: {name} has numbers that are not finite, as of a training that diverged: give "
+                f"an earlier checkpoint"
+            )
+    return found
+
+
+def _read(weights: str) -> Weights:
     path = downloaded(weights) if weights.startswith(PREFIX) else Path(weights)
     if path.is_dir():
         path = _in_folder(path)
     if not path.is_file():
         raise BadInputError(
             f"--weights {weights}: no such run or file, expected a run folder, a checkpoint, an encoder.safetensors, "
-            f"another project's checkpoint, torchvision:ARCH or random"
+            f"another project's checkpoint or torchvision:ARCH (and for evaluations random)"
         )
     content = _foreign(path)
     if content is not None:
@@ -86,6 +98,8 @@ def load_weights(weights: str) -> Weights:
     try:
         plan = EncoderPlan(**metadata["encoder"])
         mean, std = _colours(metadata["mean"]), _colours(metadata["std"])
+        if min(std) <= 0:
+            raise ValueError(f"std {std}, expected numbers more than 0")
         step = int(metadata["step"])
     except (BadInputError, KeyError, TypeError, ValueError) as error:
         raise BadInputError(f"{path}: its metadata does not describe an encoder ({error})") from error
@@ -106,6 +120,8 @@ def _colours(values: object) -> tuple[float, ...]:
     """A number for each of red, green and blue."""
     if not isinstance(values, list) or len(values) != 3 or not all(type(value) in (int, float) for value in values):
         raise ValueError(f"{values!r}, expected three numbers")
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"{values!r}, expected finite numbers")
     return tuple(float(value) for value in values)
 
 

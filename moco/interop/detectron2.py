@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import dump
+from pickle import dumps
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from torch import Tensor
 from moco.core.encoder import encoder_tensors, is_head
 from moco.core.resnet import RESNETS, resnet_plan
 from moco.interop.checkpoints import Weights
+from moco.runtime.files import replace_file
 
 STEM = ("conv1.", "bn1.")
 
@@ -36,8 +37,7 @@ def converted(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.float32
 def write_pickle(weights: Weights, path: Path, _: str) -> None:
     """Write the .pkl; a pickle, since that is what detectron2 reads. It holds arrays and text only."""
     model = converted(encoder_tensors(weights.encoder))
-    with path.open("wb") as file:
-        dump({"model": model, "__author__": "MOCO", "matching_heuristics": True}, file)
+    replace_file(path, dumps({"model": model, "__author__": "MOCO", "matching_heuristics": True}))
 
 
 def settings(weights: Weights) -> str:

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from sklearn.datasets import load_sample_images
 
 from moco.data.augment import normalize
-from moco.errors import BadInputError
+from moco.errors import BadInputError, VoidError
 from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.config import ExportConfig
 from moco.interop.targets import TARGETS
+from moco.runtime.files import require_file_name
 from moco.shapes import SquareViews
 
 TOLERANCE = 1e-4
@@ -24,18 +25,19 @@ def run(config: ExportConfig) -> dict[str, Any]:
     """`moco export`: write the file, check it with the target's own library, and say how far the features differ.
 
     Raises BadInputError where the target cannot express the net, where the library for the check is not installed, and
-    where `config.out` exists; RuntimeError where the features differ, and then nothing is kept.
+    where `config.out` exists; VoidError where the features differ, and then nothing is kept.
     """
     target = TARGETS[config.format]
     _require(config.format, target.packages)
     if config.out.exists():
         raise BadInputError(f"--out {config.out} exists: give another name")
+    require_file_name("--out", config.out)
     weights = load_weights(config.weights)
     target.require(weights, config.format)
     partial = config.out.with_name(config.out.name + ".part")
+    config.out.parent.mkdir(parents=True, exist_ok=True)
     _remove(partial)  # of an export that was killed
     try:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
         target.write(weights, partial, config.weights)
         figures = _compared(target.features, weights, partial) if target.features is not None else {}
         partial.replace(config.out)
@@ -65,7 +67,7 @@ def _compared(features: Any, weights: Weights, path: Path) -> dict[str, float]:
     largest = float(ours.abs().max())
     difference = max(float((ours - theirs).abs().max()), float((ours[:1] - alone).abs().max()))
     if not difference <= TOLERANCE * max(largest, 1.0):
-        raise RuntimeError(
+        raise VoidError(
             f"the exported net's features differ from ours by {difference:g} (features up to {largest:g}): not kept"
         )
     return {"largest_difference": difference, "largest": largest, "images": len(views)}

@@ -1,6 +1,7 @@
 """The libraries that an encoder is exported for: what each can express, how its file is written and loaded there."""
 
 import importlib
+import io
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from moco.core.encoder import EncoderPlan, build_backbone, encoder_tensors, is_head
 from moco.core.resnet import resnet_plan
-from moco.errors import BadInputError
+from moco.errors import BadInputError, VoidError
 from moco.interop import card, detectron2, reference
 from moco.interop.checkpoints import Weights
+from moco.runtime.files import replace_file
 
 STANDARD_WIDTH = 64
 CLASSIFIER = {"fc.weight", "fc.bias"}
@@ -120,7 +122,7 @@ def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images:
         model = TorchvisionResNet(resnet.block, layers, groups=resnet.groups, width_per_group=resnet.width_per_group)
     missing, unexpected = model.load_state_dict(state, strict=False)
     if set(missing) != CLASSIFIER or unexpected:
-        raise RuntimeError(f"torchvision misses {missing[:3]} and does not expect {unexpected[:3]}")
+        raise VoidError(f"torchvision misses {missing[:3]} and does not expect {unexpected[:3]}")
     model.set_submodule("fc", nn.Identity())
     features = model.eval()(images)
     return features
@@ -133,8 +135,15 @@ def timm_name(plan: EncoderPlan) -> tuple[str, dict[str, int]]:
     return plan.arch, {}
 
 
+def _save(content: dict[str, Any], path: Path) -> None:
+    """As torch.save, which on a full disk raises another error than OSError."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    replace_file(path, buffer.getvalue())
+
+
 def _write_state(weights: Weights, path: Path, _: str) -> None:
-    torch.save(backbone_tensors(weights), path)
+    _save(backbone_tensors(weights), path)
 
 
 def _in_torchvision(path: Path, weights: Weights, images: Tensor) -> Tensor:
@@ -150,7 +159,7 @@ def _in_timm(path: Path, weights: Weights, images: Tensor) -> Tensor:
 
 
 def _write_reference(weights: Weights, path: Path, _: str) -> None:
-    torch.save(reference.written_as_reference(weights), path)
+    _save(reference.written_as_reference(weights), path)
 
 
 def _in_reference(path: Path, weights: Weights, images: Tensor) -> Tensor:

@@ -101,9 +101,13 @@ def listed(value: object) -> list[Any]:
 
 def number(value: object) -> float | None:
     """A finite number, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:  # JSON's whole numbers may have any length
+        return None
+    return found if math.isfinite(found) else None
 
 
 def shown(value: object, digits: int = 2) -> str:

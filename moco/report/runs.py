@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from moco.report.markup import number
 
 LARGEST_FILE = 64 << 20
 """Bytes of a JSON file beyond which it is none of ours."""
+LARGEST_POWER = 700.0
+"""Of e in floating point; a loss beyond it is none of ours."""
 GALLERY = "gallery"
 Point = tuple[float, float | None]
 """A place on the x axis, and a figure; None where it was not finite."""
@@ -74,6 +77,17 @@ class Run:
         return (
             told if told is not None else next((s for s in map(_time, reversed(self.metrics)) if s is not None), None)
         )
+
+    @property
+    def choices(self) -> int | None:
+        """Keys among which each query is to find its own, as they follow from the chance loss."""
+        chance = self.last("chance_loss")
+        return None if chance is None else round(math.exp(min(chance, LARGEST_POWER)))
+
+    @property
+    def mixed(self) -> int:
+        """How many of them are mixed of others for each query (hard negatives)."""
+        return sum(int(number(self.config.get(name)) or 0) for name in ("mix", "mix_query"))
 
     @property
     def images(self) -> int | None:

@@ -1,7 +1,6 @@
 """What was run: settings against the recipe's, data, machine, time."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,8 +119,9 @@ def _encoder(run: Run) -> str:
 
 
 def _dictionary(run: Run) -> str:
-    config, chance = run.config, run.last("chance_loss")
-    size = "" if chance is None else f", K = {shown(round(math.exp(chance)) - 1, 0)}"
+    config, choices, mixed = run.config, run.choices, run.mixed
+    size = "" if choices is None else f", K = {shown(choices - 1 - mixed, 0)}"
+    size += f" and {mixed} mixed" if mixed else ""
     momentum = f", m = {setting(config.get('key_momentum'))}" if config.get("dictionary") == "queue" else ""
     return f"{config.get('dictionary')}{size}{momentum}, τ = {setting(config.get('temperature'))}"
 

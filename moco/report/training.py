@@ -36,8 +36,12 @@ AGES = 4
 
 def curves(runs: Sequence[Run]) -> str:
     """Every chart for which there are figures, the runs together in each."""
-    chances = sorted({round(chance, 4) for run in runs if (chance := run.last("chance_loss")) is not None})
-    levels = [Level(f"chance: log(K+1) = {chance:.2f}", chance) for chance in chances]
+    chances = {
+        (round(chance, 4), f"log({run.choices if run.mixed else 'K+1'})")
+        for run in runs
+        if (chance := run.last("chance_loss")) is not None
+    }
+    levels = [Level(f"chance: {formula} = {chance:.2f}", chance) for chance, formula in sorted(chances)]
     alike, near_0 = "0 is best: both views of an image have the same features.", "Lower is better; at 0 all are alike."
     knn = [Curve(run.name, run.series("knn_top1", over="time"), style) for style, run in enumerate(runs)]
     charts = (

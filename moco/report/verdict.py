@@ -6,7 +6,7 @@ from statistics import mean, median
 from typing import Any, Literal
 
 from moco.report.markup import duration, number, percent, plain, shown
-from moco.report.runs import Run
+from moco.report.runs import LARGEST_POWER, Run
 
 Mood = Literal["good", "mixed", "bad", "open"]
 
@@ -99,7 +99,7 @@ def _task(run: Run, sentences: list[str]) -> bool | None:
         )
         return None
     loss = mean(losses[-5:])
-    others, right = round(math.exp(chance)), 100 * math.exp(-loss)
+    others, right = run.choices or 1, 100 * math.exp(min(-loss, LARGEST_POWER))
     learned = loss < AT_CHANCE * chance
     said = f"The loss ended at {shown(loss)} (last {min(5, len(losses))} lines), and guessing gives {shown(chance)}"
     if learned:

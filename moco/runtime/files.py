@@ -4,6 +4,23 @@ import contextlib
 import os
 from pathlib import Path
 
+from moco.errors import BadInputError
+
+
+def takes_files(folder: Path) -> bool:
+    """Whether files can be written in a folder, which may have to be made first."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+def require_file_name(flag: str, path: Path) -> None:
+    """Raise BadInputError where no file of this name can be written, before anything long is computed for it."""
+    if path.is_dir():
+        raise BadInputError(f"{flag} {path}: that is a folder: give the name of a file")
+    if not takes_files(path.parent):
+        raise BadInputError(f"{flag} {path}: no file can be written in {path.parent}: give another folder")
+
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write `content` aside and rename it to `path`, so that it outlasts a loss of power.

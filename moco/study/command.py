@@ -14,8 +14,9 @@ from typing import Any
 
 from moco.bench.command import alone
 from moco.config import check
+from moco.errors import BadInputError
 from moco.report.markup import duration
-from moco.runtime.files import replace_file
+from moco.runtime.files import replace_file, takes_files
 from moco.runtime.signals import EXIT_CODE, StopRequest
 from moco.study import statistics
 from moco.study.config import StudyConfig
@@ -36,6 +37,10 @@ def run(config: StudyConfig) -> dict[str, Any]:
     check(config)
     study = find_study(config.name)
     recipe_of(study, config)
+    if config.images is not None and config.minutes is not None:
+        raise BadInputError("--images and --minutes both say how long a cell trains: leave one out")
+    if not takes_files(config.out):
+        raise BadInputError(f"--out {config.out}: no folder can be made or written there: give another")
     plan = settle(study, config)
     arms, left_out = fitting(study, config, plan["survey"]["images"])
     every = list(cells(study, config, plan["images"], arms)) if arms else []

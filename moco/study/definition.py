@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 import shlex
 import tomllib
@@ -18,11 +19,11 @@ from moco.config import PretrainConfig, check, flag
 from moco.configfile import converted
 from moco.errors import BadInputError
 from moco.recipes import RECIPES
+from moco.study.evaluations import EVALUATIONS, result_name
 
 Values = Mapping[str, Any]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,-]{0,59}")
 """Of a study, an arm and an evaluation: they become names of files."""
-EVALUATIONS = ("knn", "linear", "lowshot", "finetune")
 OWN_FLAGS = frozenset({
     "data", "out", "seed", "epochs", "max_steps", "json", "log_every", "knn_every", "init_weights", "precision",
     "device", "threads", "accept_changed_data",
@@ -162,6 +163,8 @@ def _built(kind: Any, table: Any, where: str) -> Any:
         raise BadInputError(f"{where}: {'unknown' if name in table else 'missing'} key {name!r}")
     given = {}
     for name, value in table.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInputError(f"{where}: {name} is {value}, expected a finite number")
         if name in ("values", "arms", "claims", "outcomes", "evaluate"):
             given[name] = value
         elif name == "x" and kind is not Study:
@@ -173,7 +176,11 @@ def _built(kind: Any, table: Any, where: str) -> Any:
 
 def _grid(grid: Any, x: Any, where: str) -> list[dict[str, Any]]:
     """An arm for every combination of the values; the flag that is called like the x axis gives the place there."""
-    if not isinstance(grid, dict) or not all(isinstance(column, list) and column for column in grid.values()):
+    if (
+        not isinstance(grid, dict)
+        or not grid
+        or not all(isinstance(column, list) and column for column in grid.values())
+    ):
         raise BadInputError(f"{where}: grid is {grid!r}, expected flags, each with a list of values")
     arms = []
     for combination in itertools.product(*grid.values()):
@@ -189,13 +196,29 @@ def _grid(grid: Any, x: Any, where: str) -> list[dict[str, Any]]:
 
 
 def _command(name: str, line: Any, where: str) -> tuple[str, ...]:
-    words = tuple(shlex.split(line)) if isinstance(line, str) else ()
+    try:
+        words = tuple(shlex.split(line)) if isinstance(line, str) else ()
+    except ValueError as error:
+        raise BadInputError(f"{where}: evaluate {name} is {line!r}: {error}") from None
     if not words or words[0] not in EVALUATIONS:
         raise BadInputError(f"{where}: evaluate {name} is {line!r}, expected one of {', '.join(EVALUATIONS)} and flags")
+    _require_name(name, where)
     taken = {"--weights", "--data", "--save", "--seed"} & {word.split("=")[0] for word in words}
     if taken:
         raise BadInputError(f"{where}: evaluate {name} gives {sorted(taken)[0]}, which the study sets itself")
+    try:
+        left = result_name(words)
+    except BadInputError as error:
+        raise BadInputError(f"{where}: evaluate {name} is {line!r}: {error}") from None
+    if name != left:
+        raise BadInputError(f"{where}: evaluate {name} is {line!r}, whose result is called {left}: call it so")
     return words
+
+
+def _require_name(name: str, where: str) -> None:
+    """Raise BadInputError for what cannot be the name of a file."""
+    if not NAME.fullmatch(name) or ".." in name:
+        raise BadInputError(f"{where}: {name!r} is not a name: expected letters, digits and . _ = , -")
 
 
 def _require_sound(study: Study, where: str) -> None:
@@ -203,15 +226,22 @@ def _require_sound(study: Study, where: str) -> None:
     if not study.arms:
         raise BadInputError(f"{where}: no arms: give arms, or a grid of flags")
     names = [arm.name for arm in study.arms]
-    for name in (study.name, *names, *study.evaluate):
-        if not NAME.fullmatch(name) or ".." in name:
-            raise BadInputError(f"{where}: {name!r} is not a name: expected letters, digits and . _ = , -")
+    for name in (study.name, *names):
+        _require_name(name, where)
     for name in study.over_time:
         if not re.fullmatch(r"[a-z0-9_]{1,40}", name):
             raise BadInputError(f"{where}: over_time names {name!r}, expected a figure of metrics.jsonl")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise BadInputError(f"{where}: two arms are called {twice!r}")
+    figures = [outcome.name for outcome in study.outcomes]
+    for kind, some in (("arms", names), ("outcomes", figures)):
+        twice = next((name for name in some if some.count(name) > 1), None)
+        if twice is not None:
+            raise BadInputError(f"{where}: two {kind} are called {twice!r}")
+    if study.steps is not None and study.steps < 1:
+        raise BadInputError(f"{where}: steps is {study.steps}, expected 1 or more")
+    for outcome in study.outcomes:
+        if outcome.key.split(".")[0] not in {"run", *study.evaluate} or "." not in outcome.key:
+            known = ", ".join(f"{name}.NAME" for name in ("run", *study.evaluate))
+            raise BadInputError(f"{where}: outcome {outcome.name!r} has the key {outcome.key!r}, expected {known}")
     if study.recipe is not None and study.recipe not in RECIPES:
         raise BadInputError(f"{where}: {study.recipe!r} is not a recipe: expected one of {', '.join(RECIPES)}")
     for arm in study.arms:

@@ -138,8 +138,9 @@ def kept_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
         return {}
     try:
         plan = json.loads((config.out / "plan.json").read_bytes())
-        theirs = plan["asked"], plan["study"], plan["images"], plan["survey"]["images"], plan["cost"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        theirs = dict(plan["asked"]), plan["study"], plan["images"], plan["survey"]["images"], dict(plan["cost"])
+        plan["survey"]["rates"], plan["extrapolation"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInputError(f"--out {config.out}: no sound plan.json beside its cells: give another folder") from error
     asked = asked_for(config)
     for name, value in asked.items():

@@ -20,6 +20,8 @@ from moco.study.plan import Cell
 Result = dict[str, Any]
 POLL = 0.2
 """Seconds between two looks whether a process has ended."""
+RESULT_KEYS = {"cell", "arm", "seed", "state", "command", "figures", "random", "over_time", "machine"}
+"""Of what is kept of a cell; without them it is of another version, or damaged, and is collected anew."""
 FINISHED = ("done", "diverged")
 """States of a cell that is not run again."""
 
@@ -120,9 +122,10 @@ def kept_result(out: Path, cell: Cell) -> Result | None:
     """A finished cell's figures; None where there are none."""
     try:
         result = json.loads((out / "results" / f"{cell.name}.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return result if isinstance(result, dict) and result.get("state") in FINISHED else None
+    whole = isinstance(result, dict) and result.keys() >= RESULT_KEYS and isinstance(result["figures"], dict)
+    return result if whole and result["state"] in FINISHED and result["cell"] == cell.name else None
 
 
 def finished(out: Path, some: Iterable[Cell]) -> list[Result]:

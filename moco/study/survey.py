@@ -10,9 +10,10 @@ from typing import Any
 
 from moco.bench.loop import timed
 from moco.config import PretrainConfig
-from moco.data.catalog import load
+from moco.data.catalog import final_split, load
 from moco.data.images import Images, evenly, hold
 from moco.evaluation.features import Encoding, encode
+from moco.evaluation.session import require_labels
 from moco.prepare import build_encoder, resolve
 from moco.study.config import StudyConfig
 from moco.study.definition import find_study
@@ -35,6 +36,8 @@ def survey(config: StudyConfig, folder: Path, case: str) -> dict[str, Any]:
     """Images in all splits, seconds to read them, and images per second: of each arm's training, and encoded."""
     study, started = find_study(config.name), time.monotonic()
     splits = load(config.data)
+    if study.evaluate:
+        require_labels(*final_split(splits))  # an evaluation would find that out after the first training
     count, whole = len(splits["train"]), sum(len(images) for images in splits.values())
     kept, _ = fitting(study, config, count)
     images = hold(

@@ -16,8 +16,9 @@ import torch
 from moco.bench import command, dictionary, peak, photographs, views
 from moco.bench.cases import JPEGS, PATCHES, TRAININGS, VIEWS
 from moco.bench.command import MEASUREMENTS, alone, selected
+from moco.bench.config import BenchConfig
 from moco.cli import main
-from moco.config import BenchConfig, PretrainConfig
+from moco.config import PretrainConfig
 from moco.data.images import decode
 from moco.errors import BadInputError
 

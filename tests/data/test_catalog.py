@@ -493,3 +493,23 @@ def test_final_figures_use_test() -> None:
     assert final_split({"train": TRAIN, "val": VAL}) == (TRAIN, VAL)
     held_out = [labels(part) for part in final_split({"train": TRAIN})]
     assert held_out == [labels(part) for part in monitor_split({"train": TRAIN})]
+
+
+@pytest.mark.parametrize("name", ["test", "val", "Validation"])
+def test_a_lone_split(tmp_path: Path, name: str) -> None:
+    """Is the whole set: its folders are the classes, and not the split's name."""
+    splits = load(str(make(tmp_path / "d", f"{name}/cat/1.png", f"{name}/dog/1.png")))
+    assert list(splits) == ["train"]
+    assert splits["train"].classes == ("cat", "dog")
+
+
+def test_splits_without_train(tmp_path: Path) -> None:
+    """Are no classes."""
+    told = refusal(make(tmp_path / "d", "val/cat/1.png", "test/cat/1.png"))
+    assert "test, val and no train" in told
+
+
+def test_a_class_that_is_called_like_a_split(tmp_path: Path) -> None:
+    """Beside others it is a class."""
+    splits = load(str(make(tmp_path / "d", "valid/1.png", "invalid/1.png")))
+    assert splits["train"].classes == ("invalid", "valid")

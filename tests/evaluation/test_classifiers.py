@@ -1,5 +1,7 @@
 """All rates in one matrix are what torch's SGD and nn.Linear do one by one, and reach what scikit-learn reaches."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -130,3 +132,10 @@ def test_the_best_rate_reaches_what_scikit_learn_s_logistic_regression_reaches()
     assert (theirs == truth).mean() > 0.8
     difference = (ours.numpy() == truth).astype(float) - (theirs == truth)
     assert abs(difference.mean()) <= 3.29 * difference.std() / len(truth) ** 0.5
+
+
+def test_a_classifier_that_diverged_is_never_right() -> None:
+    """Of two, one of which has weights that are no numbers; all images are of class 0, which would count for these."""
+    features, labels = torch.ones(5, 2), np.zeros(5, np.int64)
+    weight = torch.tensor([[1.0, 0.0, math.nan, math.nan]] * 2)
+    assert Classifiers(weight, torch.zeros(4), 2).accuracies(features, labels) == [100.0, 0.0]

@@ -102,6 +102,19 @@ def test_from_the_command_line(tiny_run: Path, tmp_path: Path, capsys: pytest.Ca
     """One line for people, one object for programs."""
     flags = ["--weights", str(tiny_run), "--data", "digits", "--out", str(tmp_path / "f.npz"), "--split", "test"]
     assert main(["embed", *flags, "--device", "cpu", "--threads", "1", "--json"]) == 0
-    told, last = capsys.readouterr().out.splitlines()
+    last, told = capsys.readouterr()
     assert "360 features of 128 numbers (test)" in told
     assert json.loads(last)["width"] == 128
+
+
+def test_splits_of_different_classes(tiny_run: Path, tmp_path: Path) -> None:
+    """Where train has no labels, the classes of the others are those of both, and each label is of them."""
+    for name in ("train/1.png", "val/a/1.png", "val/b/1.png", "test/b/1.png", "test/c/1.png"):
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        PillowImage.new("RGB", (8, 8)).save(tmp_path / "d" / name)
+    run(EmbedConfig(str(tiny_run), str(tmp_path / "d"), tmp_path / "f.npz", **CPU))
+    found = read(tmp_path / "f.npz")
+    classes = ["" if label < 0 else str(found["classes"][label]) for label in found["labels"]]
+    folders = [path.split("/")[0] if "/" in path else "" for path in found["paths"].tolist()]
+    assert classes == folders
+    assert sorted(found["classes"].tolist()) == ["a", "b", "c"]

@@ -16,6 +16,7 @@ from moco.data.augment import normalize
 from moco.data.catalog import load
 from moco.data.images import FileImages, Images, PathTable, Subset
 from moco.errors import BadInputError
+from moco.evaluation import features as module
 from moco.evaluation.features import Encoding, encode, prepare
 
 LARGEST = 1e-6
@@ -155,3 +156,23 @@ def test_bf16_features_are_fp32_of_unit_length(encoder: Encoder, images: Images)
     assert features.dtype == torch.float32
     assert torch.allclose(features.norm(dim=1), torch.ones(len(images)), atol=1e-6, rtol=0)
     assert (features * encode(encoder, images, HOW)).sum(1).min() > 0.99
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 5000), (3, 5000, 1), (3, 2, 100_000)])
+def test_a_line_of_pixels_takes_little_memory(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    """Resized as a whole, one of 5000 pixels would have 570,000 x 114 and more; its middle is what is cut out."""
+    resized: list[int] = []
+    resize = module._resize
+
+    def noted(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        resized.append(height * width)
+        return resize(pixels, height, width)
+
+    monkeypatch.setattr(module, "_resize", noted)
+    image = torch.zeros(shape, dtype=torch.uint8)
+    middle = [slice(side // 2 - 20, side // 2 + 20) if side > 10 else slice(None) for side in shape[1:]]
+    image[:, middle[0], middle[1]] = 255
+    found = prepare(image, 100)
+    assert found.shape == (3, 100, 100)
+    assert bool((found == 1).all())
+    assert max(resized) <= 114 * 114 * 17

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -111,3 +112,20 @@ def test_weights_that_are_not_there(tmp_path: Path) -> None:
         moco.load_encoder(tmp_path / "gone")
     with pytest.raises(BadInputError, match="image_size is 0"):
         moco.load_encoder(tmp_path, image_size=0)
+
+
+def test_arguments_that_make_no_sense(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are told, and not taken for others, where nothing checks types."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(BadInputError, match="features is 'haed': expected one of backbone, head"):
+        moco.load_encoder(tiny_run, features="haed")  # type: ignore[arg-type]
+    with pytest.raises(BadInputError, match="batch_size is 0"):
+        moco.load_encoder(tiny_run).embed([torch.zeros(3, 8, 8, dtype=torch.uint8)], batch_size=0)
+    with pytest.raises(BadInputError, match=r"got torch.uint8 of shape \(3, 0, 8\)"):
+        moco.load_encoder(tiny_run).embed([torch.zeros(3, 0, 8, dtype=torch.uint8)])
+
+
+def test_images_one_by_one(tiny_run: Path, files: list[Path]) -> None:
+    """Any iterable will do."""
+    encoder = moco.load_encoder(tiny_run)
+    assert torch.equal(encoder.embed(path for path in files), encoder.embed(files))

@@ -204,3 +204,12 @@ def test_labels_are_needed(encoder: Encoder, case: str) -> None:
     }[case]
     with pytest.raises(BadInputError, match="kNN needs labels: class folders, at least two"):
         knn(encoder, bank, queries, HOW, k=5, temperature=0.1)
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-60, 1e-300])
+def test_the_coldest_vote_is_the_nearest_one_s(temperature: float) -> None:
+    """Also where fp32 would make the temperature 0."""
+    votes = module.count_votes(
+        torch.tensor([[0.9, 0.8, 0.8]]), torch.tensor([[2, 1, 1]]), temperature=temperature, classes=3
+    )
+    assert votes.tolist() == [[0.0, 0.0, 1.0]]

@@ -82,8 +82,8 @@ def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     flags = ["--weights", str(copy), "--data", "digits", "--labels", labels, "--draws", "2", "--finetune-steps", "3"]
     flags += ["--epochs", "20", "--views", "2", "--device", "cpu", "--threads", "1", "--batch-size", "16", "--json"]
     assert main(["lowshot", *flags]) == 0
-    *told, last = capsys.readouterr().out.splitlines()
-    result = json.loads(last)
+    last, err = capsys.readouterr()
+    result, told = json.loads(last), err.splitlines()
     assert len(told) == 2
     assert "random weights" in told[1]
     assert result["images"] == (10 if labels == "1" else 70)  # 5% of each digit's, rounded

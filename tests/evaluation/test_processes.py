@@ -37,7 +37,7 @@ EXACT = ("bank", "queries", "test", "train", "images", "width", "steps", "protoc
 
 
 def results(tiny_run: Path, folder: Path, *launcher: str) -> tuple[Path, list[dict[str, Any]], list[str]]:
-    """A run that was evaluated by some processes, the JSON objects and the other lines of standard output."""
+    """A run that was evaluated by some processes, the JSON objects, and the lines for people."""
     run = Path(shutil.copytree(tiny_run, folder / "run"))
     program = folder / "program.py"
     program.write_text(PROGRAM)
@@ -47,9 +47,8 @@ def results(tiny_run: Path, folder: Path, *launcher: str) -> tuple[Path, list[di
         capture_output=True, text=True, env=environment, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    objects = [json.loads(line) for line in lines if line.startswith("{")]
-    return run, objects, [line for line in lines if not line.startswith("{")]
+    objects = [json.loads(line) for line in done.stdout.splitlines()]
+    return run, objects, [line for line in done.stderr.splitlines() if "top-1" in line or "360 features" in line]
 
 
 def test_two_processes_tell_what_one_tells(tiny_run: Path, tmp_path: Path) -> None:
@@ -61,7 +60,7 @@ def test_two_processes_tell_what_one_tells(tiny_run: Path, tmp_path: Path) -> No
     alone = results(tiny_run, folders[0])
     both = results(tiny_run, folders[1], *two_processes)
     assert len(alone[1]) == len(both[1]) == 5
-    assert len(alone[2]) == len(both[2])
+    assert len(alone[2]) == len(both[2]) >= 5
     arrays = [np.load(folder / "f.npz", allow_pickle=False) for folder in folders]
     assert np.allclose(arrays[0]["features"], arrays[1]["features"], atol=1e-5)
     for name in ("labels", "paths", "classes"):

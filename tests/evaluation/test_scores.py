@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moco.data.images import ArrayImages
-from moco.errors import BadInputError
+from moco.errors import BadInputError, DivergedError
 from moco.evaluation.scores import in_detail, paired_interval, scores, spread
 
 
@@ -96,3 +96,12 @@ def test_detail_counts_the_confusions() -> None:
     assert found["predicted"] == [0, 1, 1, 0, 2]
     many = tuple(f"class {i}" for i in range(201))
     assert "confusion" not in in_detail(ArrayImages(pixels, labels, many), guesses)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_outputs_that_are_no_numbers_have_no_score(value: float) -> None:
+    """Sorted they would give the accuracy of some class."""
+    logits = torch.zeros(3, 4)
+    logits[1, 2] = value
+    with pytest.raises(DivergedError, match="not finite"):
+        scores(logits, np.array([0, 1, 2]))

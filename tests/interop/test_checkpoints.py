@@ -1,5 +1,6 @@
 """Weights are found by a run, a checkpoint or an encoder file, whole and of the right shapes, or refused."""
 
+import math
 import os
 import pickle
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
@@ -222,3 +224,30 @@ def test_random_weights_are_those_that_a_run_starts_from() -> None:
     assert equal(encoder_tensors(found.encoder), start)
     assert not equal(encoder_tensors(other.encoder), start)
     assert (found.mean, found.std) == (config.mean, config.std)
+
+
+# --- numbers that are none ------------------------------------------------------------------------------------------
+
+
+def test_weights_of_a_run_that_diverged(encoder_file: Path) -> None:
+    """One number is enough; the name of its tensor is told."""
+    tensors, metadata = load_tensors(encoder_file)
+    tensors["layer2.0.conv1.weight"][0, 0, 0, 0] = torch.nan
+    save_tensors(encoder_file, tensors, metadata)
+    check_refused(encoder_file, "layer2.0.conv1.weight", "not finite", "earlier checkpoint")
+
+
+def test_weights_of_another_project_that_diverged(tmp_path: Path) -> None:
+    """The same."""
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    state["bn1.running_var"][3] = torch.inf
+    torch.save(state, tmp_path / "net.pth")
+    check_refused(tmp_path / "net.pth", "bn1.running_var", "not finite")
+
+
+@pytest.mark.parametrize("changed", [{"std": [0.2, 0.0, 0.2]}, {"std": [0.2, -1, 0.2]}, {"mean": [0.1, math.nan, 0.1]}])
+def test_a_normalisation_that_gives_no_numbers(encoder_file: Path, changed: dict[str, Any]) -> None:
+    """Features would be no numbers, and a figure would be told of them all the same."""
+    tensors, metadata = load_tensors(encoder_file)
+    save_tensors(encoder_file, tensors, {**metadata, **changed})
+    check_refused(encoder_file, "does not describe an encoder")

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -368,6 +369,22 @@ def test_a_file_with_other_features_is_not_kept(weights: Path, tmp_path: Path, m
     monkeypatch.setattr(targets, "backbone_tensors", changed)
     with pytest.raises(RuntimeError, match=r"differ from ours by 0\.00"):
         export(weights, "torchvision", tmp_path / "net.pth")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size there")
+@pytest.mark.parametrize("name", ["torchvision", "reference", "detectron2", "safetensors"])
+def test_a_disk_that_is_full(weights: Path, tmp_path: Path, name: Format) -> None:
+    """An OSError that says what could not be written, nothing of which is left."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot write \d+ bytes"):
+            export(weights, name, tmp_path / "net")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
 
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -334,7 +335,7 @@ def test_no_run(tmp_path: Path) -> None:
 
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 10**20) | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers(-2, 10**20) | st.just(10**400) | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )
@@ -350,10 +351,28 @@ def test_foreign_content_never_breaks_the_page(data: st.DataObject) -> None:
     for place, key in data.draw(st.lists(st.sampled_from(places), max_size=3, unique_by=lambda pair: pair[1])):
         place[key] = data.draw(anything)
     knn, status = {"top1": data.draw(anything), "baselines": data.draw(anything)}, {"result": data.draw(anything)}
-    line = {"step": data.draw(anything), "loss": data.draw(anything), "time": 1}
-    config = {"arch": data.draw(anything), "max_steps": data.draw(anything), "batch_size": data.draw(anything)}
+    line = {"step": data.draw(anything), "loss": data.draw(anything), "chance_loss": data.draw(anything), "time": 1}
+    config = {name: data.draw(anything) for name in ("arch", "max_steps", "batch_size", "mix")}
     run = Run("run", config, status, {"cores": data.draw(anything)}, [*metrics(), line], {"knn": knn}, stored)
     assert Parsed(page([run], "")).trouble == []
+
+
+@pytest.mark.parametrize("loss", [1e9, -1e9, 10**400])
+def test_a_loss_beyond_all_bounds(tmp_path: Path, loss: float) -> None:
+    """Of a run that went wrong, or a file that someone else wrote: no figure is so large that it cannot be shown."""
+    lines = [*metrics(), {"step": 100, "loss": loss, "chance_loss": abs(loss), "time": 1}]
+    folder = write_run(tmp_path / "run", lines=lines)
+    assert Parsed(page([read_run(folder)], "")).trouble == []
+
+
+def test_the_chance_line_with_mixed_negatives(tmp_path: Path) -> None:
+    """It is that of all that a query is compared with, and K is still that of the dictionary."""
+    lines = [{**line, "chance_loss": math.log(1000 + 8 + 1)} for line in metrics()]
+    mixed = {"hard_negatives": 16, "mix": 5, "mix_query": 3, "dictionary": "queue", "queue_size": 1000}
+    text = Parsed(page([read_run(write_run(tmp_path / "run", lines=lines, **mixed))], "")).text
+    assert "chance: log(1009) = 6.92" in text
+    assert "K+1" not in text
+    assert "K = 1\u2009000 and 8 mixed" in text
 
 
 # --- size -----------------------------------------------------------------------------------------------------------

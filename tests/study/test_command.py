@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image as PillowImage
 
 from moco.errors import BadInputError
 from moco.report.runs import read_run
@@ -15,6 +16,7 @@ from moco.study import running
 from moco.study.command import run
 from moco.study.config import StudyConfig
 from moco.study.running import figures_of, found
+from moco.study.survey import survey
 
 STUDY = """
 about = "Rates <script>alert(1)</script>"
@@ -157,6 +159,35 @@ def test_a_plan_runs_nothing(tmp_path: Path, machine: Machine, capsys: pytest.Ca
     assert "47 steps of 128" in capsys.readouterr().out
 
 
+def test_what_cannot_be_begun(tmp_path: Path, machine: Machine) -> None:
+    """A budget that is told twice, a file where the folder should be: refused before anything is measured."""
+    with pytest.raises(BadInputError, match="--images and --minutes both say how long"):
+        run(study(tmp_path, minutes=1.0))
+    (tmp_path / "S").write_text("in the way", encoding="utf-8")
+    with pytest.raises(BadInputError, match="no folder can be made or written there"):
+        run(study(tmp_path, plan=True))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"state": "done"}', '{"state": "done", "figures": 3}'])
+def test_results_that_are_damaged_are_collected_anew(tmp_path: Path, machine: Machine, content: str) -> None:
+    """Or of another version: the runs still have the figures."""
+    first = run(study(tmp_path, seeds=1))
+    (tmp_path / "S" / "results" / "low-s0.json").write_text(content, encoding="utf-8")
+    machine.calls = []
+    again = run(study(tmp_path, seeds=1))
+    assert machine.calls == []
+    assert again["rows"] == first["rows"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"asked": 3}', '{"asked": {}, "study": 1, "images": 2, "survey": {}}'])
+def test_a_plan_that_is_damaged(tmp_path: Path, machine: Machine, content: str) -> None:
+    """Is told: what the cells have in common is not known."""
+    run(study(tmp_path, seeds=1))
+    (tmp_path / "S" / "plan.json").write_text(content, encoding="utf-8")
+    with pytest.raises(BadInputError, match=r"no sound plan\.json"):
+        run(study(tmp_path, seeds=1))
+
+
 def test_figures_of_a_run(tmp_path: Path, machine: Machine) -> None:
     """Time per step is by the median speed without the first line, at which things warm up."""
     words = ("pretrain", "quick", "--out", str(tmp_path / "low-s0"))
@@ -165,6 +196,14 @@ def test_figures_of_a_run(tmp_path: Path, machine: Machine) -> None:
     assert found(figures, "run.milliseconds_per_step") == pytest.approx(1000 * 128 / (128 * 3), abs=0.01)
     assert found(figures, "run.peak_memory_mib") == 700
     assert found(figures, "knn.top1") is None
+
+
+def test_images_without_labels(tmp_path: Path) -> None:
+    """Are refused by the survey, and not by the evaluation of the first cell."""
+    for name in range(3):
+        PillowImage.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    with pytest.raises(BadInputError, match="needs labels"):
+        survey(StudyConfig("momentum", str(tmp_path), tmp_path / "S"), tmp_path, "")
 
 
 @pytest.mark.slow

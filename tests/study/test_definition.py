@@ -111,6 +111,19 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"about": "x", "arms": [ARM], "claims": [{"text": "t", "better": "a", "worse": "z"}]}, "'z', which is no arm"),
     ({"about": "x", "grid": {"lr": 3}}, "expected flags, each with a list"),
     ({"about": "x", "arms": [{**ARM, "paper": "high"}]}, "paper is 'high', expected float"),
+    ({"about": "x", "arms": [{**ARM, "paper": math.nan}]}, "paper is nan, expected a finite number"),
+    ({"about": "x", "arms": [{**ARM, "x": math.inf}]}, "x is inf, expected a finite number"),
+    ({"about": "x", "grid": {}}, "expected flags, each with a list"),
+    ({"about": "x", "arms": [ARM], "steps": 0}, "steps is 0, expected 1 or more"),
+    ({"about": "x", "arms": [ARM], "evaluate": {"knn": "knn --knn-k '5"}}, "No closing quotation"),
+    ({"about": "x", "arms": [ARM], "evaluate": {"knn": "knn --bogus 5"}}, "does not take these flags"),
+    ({"about": "x", "arms": [ARM], "evaluate": {"knn": "knn --help"}}, "does not take these flags"),
+    ({"about": "x", "arms": [ARM], "evaluate": {"knn": "knn --knn-k 0"}}, "--knn-k is 0"),
+    ({"about": "x", "arms": [ARM], "evaluate": {"mine": "knn"}}, "result is called knn: call it so"),
+    ({"about": "x", "arms": [ARM], "evaluate": {"linear": "linear"}}, "result is called linear-fast"),
+    ({"about": "x", "arms": [ARM], "evaluate": {"few": "lowshot --labels 10%"}}, "result is called lowshot-10pct"),
+    ({"about": "x", "arms": [ARM], "outcomes": [{"name": "o", "key": "linear.top1"}]}, "expected run.NAME, knn.NAME"),
+    ({"about": "x", "arms": [ARM], "outcomes": [{"name": "o", "key": "knn.top1"}] * 2}, "two outcomes are called 'o'"),
 ]  # fmt: skip
 
 

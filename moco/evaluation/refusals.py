@@ -1,0 +1,50 @@
+"""What an evaluation refuses before it computes anything."""
+
+from pathlib import Path
+
+import torch
+
+from moco.core.encoder import Encoder
+from moco.core.resnet import resnet_plan
+from moco.errors import BadInputError, one_line
+from moco.evaluation.config import RANDOM, EmbedConfig, EvaluationConfig
+from moco.evaluation.features import evaluating
+from moco.runtime.files import takes_files
+
+
+def require_own_flags(config: EvaluationConfig) -> None:
+    """Raise BadInputError where a flag for random weights would be passed over."""
+    given = [f"--{name}" for name in ("like", "arch") if getattr(config, name) is not None]
+    if given and config.weights != RANDOM:
+        raise BadInputError(f"{given[0]} is for --weights random, and --weights is {config.weights}: leave one out")
+    if len(given) > 1:
+        raise BadInputError("--like and --arch both say which network: leave one out")
+
+
+def require_fitting(encoder: Encoder, size: int, device: str) -> None:
+    """Raise BadInputError where a network that is no ResNet does not take images of this size."""
+    if resnet_plan(encoder.plan.arch) is not None:
+        return
+    try:
+        with torch.no_grad(), evaluating(encoder.backbone):
+            encoder.backbone(torch.zeros(1, 3, size, size, device=device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise BadInputError(
+            f"--image-size {size}: {encoder.plan.arch} does not take such images ({one_line(error)}): give another"
+        ) from error
+
+
+def kept_in(config: EvaluationConfig) -> Path | None:
+    """Where the result is kept: with a run's other evaluations; None for weights that are no run's."""
+    keeps = config.weights != RANDOM and not isinstance(config, EmbedConfig) and Path(config.weights).is_dir()
+    return Path(config.weights) / "evaluations" if keeps else None
+
+
+def require_place(config: EvaluationConfig) -> None:
+    """Raise BadInputError where the result could not be kept, before it is computed."""
+    folder = kept_in(config)
+    if folder is not None and not takes_files(folder):
+        raise BadInputError(
+            f"{folder}: cannot be written, and there the result is kept: allow it, or give the file in the run "
+            f"(--weights {folder.parent / 'encoder.safetensors'}), whose result is only printed"
+        )

@@ -1,0 +1,102 @@
+"""What evaluations refuse before they begin, and what they warn of."""
+
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+
+from moco.config import KnnConfig
+from moco.core.encoder import Encoder, EncoderPlan
+from moco.data.images import ArrayImages
+from moco.data.loader import ViewBatches
+from moco.errors import BadInputError
+from moco.evaluation.features import Encoding, RandomViews, encode
+from moco.evaluation.finetune import CROP_AND_FLIP
+from moco.evaluation.refusals import require_fitting
+from moco.evaluation.session import announced, labelled, session
+
+CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
+HALVES = (0.5, 0.5, 0.5)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[..., str]:
+    """Makes a data set of images of these names."""
+
+    def make(*names: str) -> str:
+        for name in names:
+            (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+            PillowImage.new("RGB", (8, 8)).save(tmp_path / "d" / name)
+        return str(tmp_path / "d")
+
+    return make
+
+
+def some() -> ArrayImages:
+    """Four images, the second of which cannot be read."""
+    pixels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    return ArrayImages(pixels, np.array([0, 0, 1, 1]), ("a", "b"), unreadable={1: "b.png: broken"})
+
+
+def test_one_image_to_learn_from(folder: Callable[..., str]) -> None:
+    """Of two, one is held out to test: nothing can be learned of classes."""
+    with pytest.raises(BadInputError, match="1 image is left to learn from: expected 2 or more"):
+        labelled(folder("a/1.png", "b/1.png"))
+
+
+def test_a_class_without_an_image_to_learn_from(folder: Callable[..., str]) -> None:
+    """Its test images are never right: that is told beside the figure."""
+    names = [f"{letter}/1.png" for letter in "abcdefghijkl"]
+    with pytest.warns(UserWarning, match="1 of 12 classes have test images and none to learn from"):
+        labelled(folder(*names))
+
+
+def test_classes_that_all_have_images(folder: Callable[..., str]) -> None:
+    """A test split may lack one of train's: no warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = labelled(folder("train/a/1.png", "train/b/1.png", "train/c/1.png", "test/c/1.png"))
+    assert found.test.labels is not None
+    assert found.test.labels.tolist() == [2]
+
+
+def test_a_result_that_could_not_be_kept(tiny_run: Path, tmp_path: Path) -> None:
+    """Is refused before it is computed, with another way."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    (run / "evaluations").write_text("in the way", encoding="utf-8")
+    with pytest.raises(BadInputError, match=r"cannot be written.*only printed"), session(KnnConfig(str(run), "digits")):
+        pass
+    with session(KnnConfig(str(run / "encoder.safetensors"), "digits", **CPU)) as subject:
+        assert subject.how.image_size == 16
+
+
+def test_images_that_a_network_does_not_take() -> None:
+    """A net that halves them too often; ResNets take any."""
+    small = Encoder(EncoderPlan("alexnet", image_size=63))
+    require_fitting(small, 63, "cpu")
+    with pytest.raises(BadInputError, match="--image-size 20: alexnet does not take such images"):
+        require_fitting(small, 20, "cpu")
+    require_fitting(Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16)), 1, "cpu")
+
+
+def test_an_unreadable_image_in_memory_is_not_black() -> None:
+    """Random views of it are refused as the whole image is."""
+    encoder = Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=8))
+    with pytest.raises(BadInputError, match=r"b\.png: broken"):
+        encode(encoder, some(), Encoding(8, HALVES, HALVES), RandomViews(CROP_AND_FLIP, 0, 0))
+
+
+def test_images_that_others_stand_in_for_are_told_once() -> None:
+    """In a training with labels the label is that of the other."""
+    batches = ViewBatches(some(), CROP_AND_FLIP, 8, HALVES, HALVES, 4, 0, key_views=False)
+    with pytest.warns(UserWarning, match=r"stands in for b\.png: broken") as caught:
+        index = torch.cat([batch[2] for batch in announced(batches, 3, 0)])
+    assert len(caught) == 1
+    assert len(index) == 12
+    assert 1 not in index.tolist()
