@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from moco import config as module
+from moco.bench.config import BenchConfig
 from moco.config import (
     NOT_NEGATIVE,
     POSITIVE,
     SHARES,
-    BenchConfig,
     KnnConfig,
     PackConfig,
     PretrainConfig,

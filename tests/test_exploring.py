@@ -54,8 +54,8 @@ def test_it_is_served_until_it_is_interrupted(run: Path) -> None:
     """An image of the set that is sent in finds itself; then Ctrl-C, and exit code 0."""
     environment = {**os.environ, "PYTHONPATH": str(Path(moco.__file__).parents[1])}
     command = [sys.executable, "-m", "moco", "explore", str(run), *SHORT, "--port", "0", "--json"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, text=True, env=environment, stdout=pipe, stderr=pipe) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         told = next(line for line in process.stderr if "http://" in line)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
+import torchvision.models
 from safetensors.torch import save_file
 
 from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
@@ -239,7 +239,7 @@ def test_weights_of_a_run_that_diverged(encoder_file: Path) -> None:
 
 def test_weights_of_another_project_that_diverged(tmp_path: Path) -> None:
     """The same."""
-    state = torchvision.models.resnet18(weights=None).state_dict()
+    state = torchvision.models.get_model("resnet18", weights=None).state_dict()
     state["bn1.running_var"][3] = torch.inf
     torch.save(state, tmp_path / "net.pth")
     check_refused(tmp_path / "net.pth", "bn1.running_var", "not finite")

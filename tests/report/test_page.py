@@ -368,7 +368,7 @@ def test_a_loss_beyond_all_bounds(tmp_path: Path, loss: float) -> None:
 def test_the_chance_line_with_mixed_negatives(tmp_path: Path) -> None:
     """It is that of all that a query is compared with, and K is still that of the dictionary."""
     lines = [{**line, "chance_loss": math.log(1000 + 8 + 1)} for line in metrics()]
-    mixed = {"hard_negatives": 16, "mix": 5, "mix_query": 3, "dictionary": "queue", "queue_size": 1000}
+    mixed: dict[str, Any] = {"hard_negatives": 16, "mix": 5, "mix_query": 3, "dictionary": "queue", "queue_size": 1000}
     text = Parsed(page([read_run(write_run(tmp_path / "run", lines=lines, **mixed))], "")).text
     assert "chance: log(1009) = 6.92" in text
     assert "K+1" not in text
