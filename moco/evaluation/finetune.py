@@ -72,13 +72,19 @@ def train_network(subject: Subject, train: Images, recipe: Finetuning, title: st
     """A copy of the subject's backbone and a new classifier (`backbone`, `fc`), trained on labelled images.
 
     Batches are random crops and flips, a pure function of the seed. Several processes share each batch. The subject
-    stays as it was. Raises DivergedError where the loss is no longer finite.
+    stays as it was. Raises DivergedError where the loss is no longer finite, BadInputError for batches of one image.
     """
     encoder, how = subject.encoder, subject.how
     device = next(encoder.parameters()).device
+    batch_size = fitting_batch(recipe.batch_size, len(train))
+    if batch_size < 2 * distributed.world_size():
+        raise BadInputError(
+            f"--batch-size is {recipe.batch_size}, of {len(train)} images: expected 2 or more for each process, since "
+            f"batch normalisation takes its statistics over them"
+        )
     batches = ViewBatches(
-        train, CROP_AND_FLIP, how.image_size, how.mean, how.std, fitting_batch(recipe.batch_size, len(train)),
-        recipe.seed, key_views=False, rank=distributed.rank(), ranks=distributed.world_size(), decode="scaled",
+        train, CROP_AND_FLIP, how.image_size, how.mean, how.std, batch_size, recipe.seed, key_views=False,
+        rank=distributed.rank(), ranks=distributed.world_size(), decode="scaled",
     )  # fmt: skip
     warmup = min(recipe.warmup_steps, int(LARGEST_WARMUP * recipe.steps))
     schedule = Schedule("cosine", recipe.lr, recipe.steps, warmup)

@@ -134,3 +134,9 @@ def test_a_saved_network_is_torchvision_s(tmp_path: Path) -> None:
     assert {name: value.shape for name, value in tensors.items()} == {
         name: value.shape for name, value in model.state_dict().items()
     }
+
+
+def test_batches_of_one_image_are_refused(subject: Subject) -> None:
+    """Batch normalisation has nothing to take statistics over."""
+    with pytest.raises(BadInputError, match=r"--batch-size is 1, of 64 images: expected 2 or more"):
+        train_network(subject, digits("train", 64), Finetuning(3, 0.05, 1))
