@@ -169,7 +169,7 @@ def test_other_files_than_before(tmp_path: Path, trials: int) -> None:
     assert [changed.name in one["what"] for one in events if one.get("event") == "data_changed"] == [True]
 
 
-@pytest.mark.parametrize("layout", {task.layout for task in TASKS.values()})
+@pytest.mark.parametrize("layout", sorted({task.layout for task in TASKS.values()}))
 def test_every_file_is_known_of(tmp_path: Path, layout: Layout) -> None:
     """The fingerprint is of all images and annotations, by their places in the folder of the data."""
     data = write(layout, tmp_path / "data", 2, (96, 64))
