@@ -7,6 +7,7 @@ import select
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -135,13 +136,15 @@ class Browser:
         for kind in ("dragEnter", "dragOver", "drop"):
             self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
-    def until(self, expression: str) -> Any:
-        """Wait until an expression in the page is true; its value."""
+    def until(self, expression: str, again: Callable[[], None] = lambda: None) -> Any:
+        """Wait until an expression in the page is true; its value. `again` is done before every look."""
         end = time.monotonic() + PATIENCE
-        while not (value := self.evaluate(expression)):
+        while True:
+            again()
+            if value := self.evaluate(expression):
+                return value
             assert time.monotonic() < end, (expression, self.complaints)
             time.sleep(0.02)
-        return value
 
     def screenshot(self, file: Path, *, whole: bool = True) -> bytes:
         """Keep a picture of the whole page, or of the window."""
