@@ -17,7 +17,7 @@ SMALL: dict[str, Any] = {
     "head_channels": 32, "regions": 32, "precise_bn": 8, "threads": 1, "workers": 0,
 }  # fmt: skip
 FASTER: dict[str, dict[str, Any]] = {
-    "voc-c4": {"max_steps": 60, "regions": 16}, "coco-c4": {"max_steps": 100, "regions": 16},
+    "voc-c4": {"max_steps": 100, "regions": 16}, "coco-c4": {"max_steps": 100, "regions": 16},
     "coco-keypoints": {"lr": 0.02, "max_steps": 350},
     "cityscapes-instance": {"anchor_sizes": (2.56, 5.12, 10.24, 20.48, 40.96)},  # COCO's; its own are for larger images
 }  # fmt: skip
