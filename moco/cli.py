@@ -5,12 +5,11 @@ import dataclasses
 import importlib
 import io
 import json
-import math
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any, TextIO
@@ -19,6 +18,7 @@ import tyro
 
 from moco.bench.config import BenchConfig
 from moco.config import KnnConfig, PackConfig, PretrainConfig, ResumeConfig, check
+from moco.configfile import finite
 from moco.errors import BadInputError, DivergedError, StalledError, VoidError, one_line
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, LowshotConfig
 from moco.interop.config import ExportConfig
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     if config.json and os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
-        print(json.dumps(_finite(result), allow_nan=False))
+        print(json.dumps(finite(result), allow_nan=False))
     return int(result.get("exit_code", 0))
 
 
@@ -177,15 +177,6 @@ def _require_words(arguments: Sequence[str]) -> None:
         if not word or (word.startswith("--") and word.endswith("=")):
             before = word.removesuffix("=") or next((w for w in reversed(arguments[:place]) if w), "moco")
             raise BadInputError(f"the argument after {before} is empty (a variable that is not set?): give a value")
-
-
-def _finite(value: Any) -> Any:
-    """A result with nothing where a number is not finite, as in the run folder: JSON has no such numbers."""
-    if isinstance(value, Mapping):
-        return {name: _finite(own) for name, own in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(own) for own in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _one_line(box: str) -> str:

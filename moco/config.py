@@ -235,8 +235,8 @@ NOT_NEGATIVE = {
     "views", "supervised_epochs", "finetune_steps", "hard_negatives", "mix", "mix_query",
     "lr_drops", "warmup_steps", "frozen_stages", "precise_bn", "norm_weight_decay", "evaluate_every", "shown_images",
 }  # fmt: skip
-LARGEST_SEED = 2**63 - 1
-MOST_MINUTES = 366 * 24 * 60
+MOST = {"seed": 2**63 - 1, "minutes": 366 * 24 * 60}
+"""What fits into 64 bits, and a year."""
 SHARES = {
     "key_momentum", "bank_momentum", "sgd_momentum", "milestones", "mean", "score_threshold", "flip", "nms_threshold",
     "repeat_threshold",
@@ -256,10 +256,8 @@ def check(config: Any) -> None:
                 raise BadInputError(f"{flag(field.name)} is {number}: expected a finite number of 0 or more")
             if field.name in SHARES and not 0 <= number <= 1:
                 raise BadInputError(f"{flag(field.name)} is {number}: expected 0 to 1")
-            if field.name == "minutes" and number > MOST_MINUTES:
-                raise BadInputError(f"--minutes is {number:g}: expected at most {MOST_MINUTES} (a year)")
-            if field.name == "seed" and number > LARGEST_SEED:
-                raise BadInputError(f"--seed is {number}: expected at most {LARGEST_SEED} (2^63 - 1)")
+            if number > MOST.get(field.name, math.inf):
+                raise BadInputError(f"{flag(field.name)} is {number}: expected at most {MOST[field.name]}")
 
 
 def settled(value: Value | None) -> Value:

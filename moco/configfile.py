@@ -1,8 +1,10 @@
 """A config as a file: JSON that is data, from which nothing is converted and nothing executed."""
 
 import json
+import math
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -55,3 +57,12 @@ def converted(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and type(value) is hint:
         return value
     raise BadInputError(f"{where} is {value!r}, expected {getattr(hint, '__name__', hint)}")
+
+
+def finite(value: Any) -> Any:
+    """A result with nothing where a number is not finite: JSON has no such numbers."""
+    if isinstance(value, Mapping):
+        return {name: finite(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from moco.config import KnnConfig
+from moco.evaluation.few import few
 
+Protocol = Literal["fast", "paper"]
 RANDOM = "random"
 """The name of weights that are none."""
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -20,7 +22,7 @@ class LinearConfig:
     """A run folder, a checkpoint, an encoder.safetensors, or random (with --like RUN or --arch)."""
     data: str
     """Labelled images, as for pretrain. Figures are of the test split, else validation, else a tenth of train."""
-    protocol: Literal["fast", "paper"] = "fast"
+    protocol: Protocol = "fast"
     """paper: one epoch after another of random crops and flips through the frozen backbone (v1, 4.1). fast: features
     are encoded once, and classifiers for all of --lrs are trained on them at the same time."""
     epochs: int = 100
@@ -193,5 +195,18 @@ class EmbedConfig:
     """End with one JSON object on standard output."""
 
 
-EvaluationConfig = KnnConfig | LinearConfig | LowshotConfig | FinetuneConfig | EmbedConfig
+KeptConfig = KnnConfig | LinearConfig | LowshotConfig | FinetuneConfig
+EvaluationConfig = KeptConfig | EmbedConfig
 """Any evaluation's settings; what they share has one name."""
+KEPT: dict[str, type[KeptConfig]] = {
+    "knn": KnnConfig, "linear": LinearConfig, "lowshot": LowshotConfig, "finetune": FinetuneConfig,
+}  # fmt: skip
+"""The evaluations whose results stay with a run, by their commands."""
+
+
+def result_name(config: KeptConfig) -> str:
+    """What the file is called that an evaluation leaves in a run's `evaluations/`, without its ending."""
+    command = next(name for name, kind in KEPT.items() if isinstance(config, kind))
+    if isinstance(config, LinearConfig):
+        return f"{command}-{config.protocol}"
+    return f"{command}-{few(config.labels).name}" if isinstance(config, LowshotConfig) else command

@@ -16,11 +16,10 @@ from moco.data.images import Images
 from moco.data.loader import ViewBatches, moved
 from moco.errors import BadInputError, DivergedError
 from moco.evaluation.classifiers import MOMENTUM, new_classifier
-from moco.evaluation.config import FinetuneConfig
+from moco.evaluation.config import RANDOM, FinetuneConfig
 from moco.evaluation.features import outputs
 from moco.evaluation.scores import Scores, in_detail, scores
 from moco.evaluation.session import (
-    RANDOM,
     Subject,
     announced,
     at_random,
@@ -152,7 +151,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         if config.baseline and config.weights != RANDOM:
             _, scratch, seconds = train(at_random(config, subject), "supervised from scratch")
             result["baselines"]["supervised"] = {**scratch.figures, "steps": recipe.steps, "seconds": seconds}
-        keep(config, "finetune", result, **in_detail(images.test, found.predicted))
+        keep(config, result, **in_detail(images.test, found.predicted))
         if config.save is not None and distributed.rank() == 0:
             _save(config, subject, model, images.classes)
     return result

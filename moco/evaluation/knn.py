@@ -11,9 +11,10 @@ from moco.config import KnnConfig
 from moco.core.encoder import Encoder
 from moco.data.images import Images, Labels
 from moco.errors import BadInputError
+from moco.evaluation.config import RANDOM
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.scores import Scores, in_detail, scores
-from moco.evaluation.session import RANDOM, at_random, keep, labelled, labels_of, say, session, workers_for
+from moco.evaluation.session import at_random, keep, labelled, labels_of, say, session, workers_for
 from moco.shapes import Bank, Features
 
 QUERIES_AT_A_TIME = 1024
@@ -141,5 +142,5 @@ def run(config: KnnConfig) -> dict[str, Any]:
             f"{config.weights}: kNN top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}%{beside} "
             f"({queries} queries, {bank} images in the bank)"
         )
-        keep(config, "knn", result, **in_detail(images.test, found.predicted))
+        keep(config, result, **in_detail(images.test, found.predicted))
     return result

@@ -22,12 +22,11 @@ from moco.evaluation.classifiers import (
     new_classifier,
     train_classifiers,
 )
-from moco.evaluation.config import LinearConfig
+from moco.evaluation.config import RANDOM, LinearConfig, Protocol
 from moco.evaluation.features import Encoding, Mirrored, RandomViews, encode, evaluating
 from moco.evaluation.finetune import Finetuning, finetuned
 from moco.evaluation.scores import Scores, in_detail, paired_interval, scores
 from moco.evaluation.session import (
-    RANDOM,
     Labelled,
     Subject,
     announced,
@@ -162,11 +161,10 @@ def run(config: LinearConfig) -> dict[str, Any]:
             f"({len(images.test)} test images, lr {told['lr']:g}, {result['seconds']:.0f} s)"
         )
         result["baselines"] = baselines(config, subject, images)
-        name = f"linear-{config.protocol}"
         agreement = compared(config, result, found.predicted, labels_of(images.test))
         if agreement is not None:
             result["agreement"] = agreement
-        keep(config, name, result, **in_detail(images.test, found.predicted))
+        keep(config, result, **in_detail(images.test, found.predicted))
     return result
 
 
@@ -195,8 +193,8 @@ def baselines(config: LinearConfig, subject: Subject, images: Labelled) -> dict[
 
 def compared(config: LinearConfig, result: dict[str, Any], predicted: Labels, truth: Labels) -> dict[str, Any] | None:
     """The paired 95% interval of this protocol minus the other, where that was run on the same backbone and images."""
-    other = "paper" if config.protocol == "fast" else "fast"
-    earlier = kept(config, f"linear-{other}")
+    other: Protocol = "paper" if config.protocol == "fast" else "fast"
+    earlier = kept(dataclasses.replace(config, protocol=other))
     same = all(earlier.get(name) == result[name] for name in ("backbone", "data", "test"))
     guesses = earlier.get("predicted")
     whole = isinstance(guesses, list) and len(guesses) == len(truth) and all(type(guess) is int for guess in guesses)

@@ -11,15 +11,13 @@ import torch
 from moco.data.images import Images, Labels, Subset, hold
 from moco.errors import BadInputError
 from moco.evaluation.classifiers import Training, train_classifiers
-from moco.evaluation.config import LowshotConfig
+from moco.evaluation.config import RANDOM, LowshotConfig
 from moco.evaluation.features import encode
-from moco.evaluation.few import Few as Few
-from moco.evaluation.few import few as few
+from moco.evaluation.few import Few, few
 from moco.evaluation.finetune import Finetuning, finetuned
 from moco.evaluation.linear import encode_views
 from moco.evaluation.scores import Scores, scores, spread
 from moco.evaluation.session import (
-    RANDOM,
     Labelled,
     Subject,
     at_random,
@@ -139,7 +137,7 @@ def _told(figures: dict[str, Any]) -> str:
 
 def run(config: LowshotConfig) -> dict[str, Any]:
     """`moco lowshot`: linear classifier and fine-tuned network with few labels, beside random weights."""
-    wanted = few(config.labels)
+    few(config.labels)  # a mistake in it is told before anything is read
     require_rates(config.lrs)
     with session(config) as subject:
         images = labelled(config.data)
@@ -151,5 +149,5 @@ def run(config: LowshotConfig) -> dict[str, Any]:
         if config.baseline and config.weights != RANDOM:
             random = at_random(config, subject)
             result["baselines"]["random"] = evaluate(random, images, config, "random weights")
-        keep(config, f"lowshot-{wanted.name}", result)
+        keep(config, result)
     return result

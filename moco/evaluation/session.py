@@ -20,8 +20,7 @@ from moco.data.images import Images, Labels, Subset, hold
 from moco.data.loader import Loaded, ViewBatches, default_workers
 from moco.data.replacement import Damage, named
 from moco.errors import BadInputError, one_line
-from moco.evaluation.config import RANDOM as RANDOM
-from moco.evaluation.config import EvaluationConfig
+from moco.evaluation.config import RANDOM, EvaluationConfig, KeptConfig, result_name
 from moco.evaluation.features import Encoding
 from moco.evaluation.refusals import kept_in, require_fitting, require_own_flags, require_place
 from moco.interop.checkpoints import Weights, load_weights, random_weights
@@ -231,25 +230,26 @@ def say(text: str) -> None:
         print(text)
 
 
-def keep(config: EvaluationConfig, name: str, result: Mapping[str, Any], **more: Any) -> None:
-    """Write a result and what is too long to print to `evaluations/NAME.json` where the weights are a run's."""
+def keep(config: KeptConfig, result: Mapping[str, Any], **more: Any) -> None:
+    """Write a result and what is too long to print to the run's `evaluations/` where the weights are a run's."""
     folder = kept_in(config)
     if distributed.rank() != 0 or folder is None:
         return
     try:
         folder.mkdir(exist_ok=True)
         content = {**result, **more, "config": json.loads(to_json(config))}
-        write_text(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
+        write_text(folder / f"{result_name(config)}.json", json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise BadInputError(f"{folder}: cannot be written ({error.strerror}): the result is lost") from error
 
 
-def kept(config: EvaluationConfig, name: str) -> dict[str, Any]:
-    """What an earlier evaluation of the run left under this name; empty where there is none, or a damaged one."""
-    if config.weights == RANDOM:
+def kept(config: KeptConfig) -> dict[str, Any]:
+    """What an earlier evaluation of this kind left with the run; empty where there is none, or a damaged one."""
+    folder = kept_in(config)
+    if folder is None:
         return {}
     try:
-        content = json.loads((Path(config.weights) / "evaluations" / f"{name}.json").read_bytes())
+        content = json.loads((folder / f"{result_name(config)}.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import socket
 import sys
@@ -16,6 +15,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from moco.configfile import finite
 from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
 from moco.runtime.files import replace_file
@@ -144,12 +144,8 @@ class RunLog:
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.active:
-            finite = {
-                name: None if isinstance(value, float) and not math.isfinite(value) else value
-                for name, value in values.items()
-            }
             with _naming(self.run / "metrics.jsonl"):
-                self._metrics.write(json.dumps({**finite, "time": round(self.seconds, 3)}) + "\n")
+                self._metrics.write(json.dumps({**finite(values), "time": round(self.seconds, 3)}) + "\n")
                 self._metrics.flush()
 
 

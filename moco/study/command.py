@@ -14,6 +14,7 @@ from typing import Any
 
 from moco.bench.command import alone
 from moco.config import check
+from moco.configfile import finite
 from moco.errors import BadInputError
 from moco.report.markup import duration
 from moco.runtime.files import replace_file, takes_files
@@ -181,8 +182,8 @@ def write_result(
 
 
 def _flat(one: statistics.Judged) -> dict[str, Any]:
-    values = {**dataclasses.asdict(one.claim), "difference": one.difference, "error": one.error, "verdict": one.verdict}
-    return {name: None if value in (float("inf"), float("-inf")) else value for name, value in values.items()}
+    own = {"difference": one.difference, "error": one.error, "verdict": one.verdict}
+    return dict(finite({**dataclasses.asdict(one.claim), **own}))
 
 
 def _csv(table: Sequence[dict[str, Any]]) -> str:

@@ -18,8 +18,9 @@ from typing import Any, Literal
 from moco.config import PretrainConfig, check, flag
 from moco.configfile import converted
 from moco.errors import BadInputError
+from moco.evaluation.config import KEPT, result_name
 from moco.recipes import RECIPES
-from moco.study.evaluations import EVALUATIONS, result_name
+from moco.study.evaluations import evaluation
 
 Values = Mapping[str, Any]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,-]{0,59}")
@@ -200,14 +201,14 @@ def _command(name: str, line: Any, where: str) -> tuple[str, ...]:
         words = tuple(shlex.split(line)) if isinstance(line, str) else ()
     except ValueError as error:
         raise BadInputError(f"{where}: evaluate {name} is {line!r}: {error}") from None
-    if not words or words[0] not in EVALUATIONS:
-        raise BadInputError(f"{where}: evaluate {name} is {line!r}, expected one of {', '.join(EVALUATIONS)} and flags")
+    if not words or words[0] not in KEPT:
+        raise BadInputError(f"{where}: evaluate {name} is {line!r}, expected one of {', '.join(KEPT)} and flags")
     _require_name(name, where)
     taken = {"--weights", "--data", "--save", "--seed"} & {word.split("=")[0] for word in words}
     if taken:
         raise BadInputError(f"{where}: evaluate {name} gives {sorted(taken)[0]}, which the study sets itself")
     try:
-        left = result_name(words)
+        left = result_name(evaluation(words))
     except BadInputError as error:
         raise BadInputError(f"{where}: evaluate {name} is {line!r}: {error}") from None
     if name != left:

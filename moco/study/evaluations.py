@@ -3,25 +3,16 @@
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import tyro
 
-from moco.config import KnnConfig, check
+from moco.config import check
 from moco.errors import BadInputError
-from moco.evaluation.config import FinetuneConfig, LinearConfig, LowshotConfig
-from moco.evaluation.few import few
-
-EVALUATIONS: dict[str, Any] = {
-    "knn": KnnConfig,
-    "linear": LinearConfig,
-    "lowshot": LowshotConfig,
-    "finetune": FinetuneConfig,
-}
+from moco.evaluation.config import KEPT, KeptConfig
 
 
-def result_name(words: Sequence[str]) -> str:
-    """What the file is called that a command (its name, then its flags) leaves in `evaluations/`, without its ending.
+def evaluation(words: Sequence[str]) -> KeptConfig:
+    """The settings that a command (its name, then its flags) gives, of weights and data that the study will name.
 
     Raises BadInputError for a flag or a value that the command does not take.
     """
@@ -29,10 +20,8 @@ def result_name(words: Sequence[str]) -> str:
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            config = tyro.cli(EVALUATIONS[command], args=["--weights", "W", "--data", "D", *flags], prog=command)
+            config = tyro.cli(KEPT[command], args=["--weights", "W", "--data", "D", *flags], prog=command)
     except SystemExit:
         raise BadInputError(f"moco {command} does not take these flags (see moco {command} --help)") from None
     check(config)
-    if isinstance(config, LinearConfig):
-        return f"linear-{config.protocol}"
-    return f"lowshot-{few(config.labels).name}" if isinstance(config, LowshotConfig) else command
+    return config

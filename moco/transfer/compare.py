@@ -10,7 +10,7 @@ from rich.text import Text
 
 from moco.config import flag
 from moco.errors import BadInputError, one_line
-from moco.evaluation.session import RANDOM
+from moco.evaluation.config import RANDOM
 from moco.interop.supervised import PREFIX
 from moco.transfer.config import CompareConfig
 from moco.transfer.recipes import TASKS

@@ -8,9 +8,7 @@ from torch import Tensor, nn
 
 from moco.core.encoder import Encoder
 from moco.transfer.backbones import Body, levels_of
-
-VOID = 255
-"""Label of pixels that count neither in training nor in evaluation."""
+from moco.transfer.targets import VOID
 
 
 class SegmentationNet(nn.Module):

@@ -11,7 +11,8 @@ import pytest
 from moco.cli import main
 from moco.errors import BadInputError
 from moco.evaluation.config import LowshotConfig
-from moco.evaluation.lowshot import Few, draw_rows, few, places, run
+from moco.evaluation.few import Few, few
+from moco.evaluation.lowshot import draw_rows, places, run
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
 NAMES = ("a", "b", "c")

@@ -17,7 +17,8 @@ from moco.transfer.detectors import DetectorPlan, StridedAnchors, build_detector
 from moco.transfer.examples import open_examples
 from moco.transfer.models import build_model, build_optimizer, introduction
 from moco.transfer.recipes import TASKS, Task, transfer_config
-from moco.transfer.segmentation import VOID, SegmentationNet
+from moco.transfer.segmentation import SegmentationNet
+from moco.transfer.targets import VOID
 from tests.transfer.scenes import write
 
 DETECTORS = {name: task for name, task in TASKS.items() if task.features != "fcn"}
