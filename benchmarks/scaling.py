@@ -138,10 +138,14 @@ def memory_table(counts: Sequence[int]) -> Iterator[str]:
 
 
 def tables() -> dict[str, list[str]]:
-    """The lines of each table of docs/distributed.md."""
+    """The figures of docs/distributed.md: lines of each table."""
+    growing = [Job(ranks, 32 * ranks) for ranks in (8, 64, 512)]
     return {
         "the paper's batch": list(wire_table([Job(ranks, 256) for ranks in (8, 16, 64, 128)])),
-        "32 images each": list(wire_table([Job(ranks, 32 * ranks) for ranks in (8, 64, 512)])),
+        "32 images each": list(wire_table(growing)),
+        "more for a sharded memory bank": [
+            ", ".join(f"{size(bank_read_bytes(job))} on each of {job.ranks} GPUs" for job in growing)
+        ],
         "memory": list(memory_table([10**6, 10**8, 10**9])),
     }
 

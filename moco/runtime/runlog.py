@@ -232,8 +232,3 @@ def _events(run: Path, purge_step: int | None = None) -> Any:
 
     with _naming(run / "events.out.tfevents"):
         return SummaryWriter(str(run), purge_step=purge_step)
-
-
-def print_json(values: dict[str, Any]) -> None:
-    """The one JSON object that ends a command's standard output."""
-    sys.stdout.write(json.dumps(values) + "\n")
