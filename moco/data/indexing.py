@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from moco.data import columns
 from moco.data.columns import Column
@@ -18,6 +16,7 @@ from moco.data.images import EXTENSIONS, Labels
 from moco.data.shards import ShardImages, describe, from_index, open_index
 from moco.data.tar import Member, members
 from moco.errors import BadInputError
+from moco.runtime.progress import shown
 
 INDEX_FOLDER = ".moco-index"
 """Beside shards that others made."""
@@ -104,9 +103,7 @@ def index_shards(paths: Sequence[Path]) -> tuple[Rows, Labels | None, tuple[str,
     names, which are then numbered in the order of their bytes; if an image has none, the set has none.
     """
     rows, codes, texts = Rows(), array("q"), dict[bytes, int]()
-    console = Console(stderr=True)
-    shown = track(enumerate(paths), "indexing", len(paths), console=console, disable=not console.is_terminal)
-    for shard, path in shown:
+    for shard, path in shown(enumerate(paths), "indexing shards", len(paths)):
         try:
             with path.open("rb") as file:
                 _index_shard(shard, path, file.fileno(), rows, codes, texts)

@@ -9,7 +9,7 @@ import shutil
 import tarfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image as PillowImage
-from rich.console import Console
-from rich.progress import track
 
 from moco.config import PackConfig, check
 from moco.data import columns
@@ -29,6 +27,7 @@ from moco.data.packed import INDEX, PACK, PIXELS, VERSION, Format
 from moco.data.shards import describe
 from moco.data.tar import BLOCK, Member
 from moco.errors import BadInputError
+from moco.runtime.progress import shown
 from moco.runtime.runlog import lock
 from moco.shapes import Image
 
@@ -134,7 +133,7 @@ def write_arrays(images: Images, folder: Path, size: int | None) -> int | None:
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *first.shape)}
     with (folder / PIXELS).open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for index in _shown(images, folder.name):
+        for index in shown(range(len(images)), f"packing {folder.name}", len(images)):
             image = images[index] if size is None else squared(images[index], size)
             if image.shape != first.shape:
                 return index
@@ -163,7 +162,7 @@ def write_shards(images: Images, folder: Path, shard_bytes: int) -> None:
     rows, labels, paths = Rows(), _labels(images), list[Path]()
     tar: tarfile.TarFile | None = None
     with contextlib.ExitStack() as stack:
-        for index in _shown(images, folder.name):
+        for index in shown(range(len(images)), f"packing {folder.name}", len(images)):
             content, ending = _file(images, index)
             if tar is None or _size_with(tar, len(content)) > shard_bytes:
                 stack.close()
@@ -217,12 +216,6 @@ def _file(images: Images, index: int) -> tuple[bytes, str]:
 
 def _labels(images: Images) -> Labels:
     return np.zeros(0, np.int64) if images.labels is None else images.labels
-
-
-def _shown(images: Images, what: str) -> Iterable[int]:
-    """The images' numbers, with a progress bar for people."""
-    console = Console(stderr=True)
-    return track(range(len(images)), f"packing {what}", console=console, disable=not console.is_terminal)
 
 
 def _sync(file: Any) -> None:

@@ -1,6 +1,8 @@
-"""A progress bar on standard error, on a terminal and on the first process only."""
+"""How far a long work has got: a bar on a terminal, a line now and then in a log; of the first process only."""
 
+import time
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 from rich.console import Console
@@ -9,17 +11,34 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from moco.runtime import distributed
 
 Item = TypeVar("Item")
+LINE_EVERY = 60.0
+"""Seconds between two lines of a log."""
 
 
 def shown(items: Iterable[Item], title: str | None, total: int, console: Console | None = None) -> Iterator[Item]:
-    """The items, with a bar that says `title` while they are worked through; without a title there is none."""
+    """The items, while standard error says `title` and how many of them are done; without a title it says nothing."""
     console = console or Console(stderr=True)
-    if title is None or distributed.rank() != 0 or not console.is_terminal:
+    if title is None or distributed.rank() != 0:
         yield from items
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(title, total=total)
-        for item in items:
-            yield item
-            progress.advance(task)
+    elif not console.is_terminal:
+        yield from _in_lines(items, title, total, console)
+    else:
+        count = MofNCompleteColumn()
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), count, TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task(title, total=total)
+            for item in items:
+                yield item
+                progress.advance(task)
+
+
+def _in_lines(items: Iterable[Item], title: str, total: int, console: Console) -> Iterator[Item]:
+    """The items; what takes less than a minute stays without a line."""
+    start = told = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if done and now - told >= LINE_EVERY:
+            left = timedelta(seconds=round((now - start) / done * (total - done)))
+            console.print(f"{title}: {done}/{total}, {left} left", markup=False, highlight=False, soft_wrap=True)
+            told = now
+        yield item
