@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from moco.config import flag
-from moco.configfile import to_json
+from moco.configfile import from_json, to_json
 from moco.errors import BadInputError, DivergedError
 from moco.evaluation.session import named_weights
 from moco.interop.checkpoints import Weights
@@ -35,7 +35,7 @@ def transfer(config: TransferConfig) -> dict[str, Any]:
     distributed.start(resolve_device(config.device), config.timeout)
     try:
         config = resolve(config)
-        earlier = distributed.from_first(lambda: earlier_of(config, FREE))
+        earlier = distributed.from_first(lambda: _earlier(config))
         if earlier.get("state") == "done":
             return {**earlier["result"], "already_done": True}
         task = TASKS[config.task]
@@ -119,6 +119,16 @@ def weights_of(config: TransferConfig) -> Weights:
     return named_weights(config.weights, config.like, config.arch, config.stem, size, config.seed)
 
 
+def _earlier(config: TransferConfig) -> dict[str, Any]:
+    """As `earlier_of`; where there are several trials there may be more of them now, or fewer."""
+    path = config.out / "config.json"
+    if config.trials > 1 and path.is_file():
+        count = from_json(TransferConfig, path.read_bytes(), path).trials
+        if count not in (1, config.trials):
+            return {**earlier_of(dataclasses.replace(config, trials=count), FREE), "state": "running"}
+    return earlier_of(config, FREE)
+
+
 def _trial(
     config: TransferConfig, number: int, train: Examples, test: Examples, request: StopRequest
 ) -> dict[str, Any]:
@@ -137,8 +147,7 @@ def _trial(
 def _begin(config: TransferConfig, train: Examples, test: Examples) -> None:
     """The folder of all trials: what they are, and of which files."""
     config.out.mkdir(parents=True, exist_ok=True)
-    if not (config.out / "config.json").is_file():
-        write_text(config.out / "config.json", to_json(config))
+    write_text(config.out / "config.json", to_json(config))
     keep_fingerprint(config, train, test)
     _status(config, "running")
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from moco.commands import resume
 from moco.config import ResumeConfig
 from moco.errors import BadInputError, DivergedError
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
-from moco.transfer import evaluation, record
+from moco.transfer import command, evaluation, record
 from moco.transfer.command import transfer
 from moco.transfer.config import TransferConfig
 from moco.transfer.examples import Layout, files_of, open_examples
+from moco.transfer.loop import fine_tune
 from moco.transfer.recipes import TASKS, transfer_config
 from tests.transfer.scenes import write
 
@@ -123,6 +125,30 @@ def test_trials_give_mean_and_deviation_and_go_on(tmp_path: Path) -> None:
     assert result["mIoU"] == pytest.approx(sum(alone) / 2)
     assert result["deviation"]["mIoU"] == pytest.approx(abs(alone[0] - alone[1]) / 2**0.5)
     assert resume(ResumeConfig(own.out))["already_done"]
+
+
+def test_more_trials_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are done stay; a run without trials, or one of trials, is not taken for the other."""
+    own = config(tmp_path, "voc-semantic", trials=2)
+    two = transfer(own)["trials"]["mIoU"]
+    done: list[int] = []
+
+    def counted(config: TransferConfig, *rest: Any) -> dict[str, Any]:
+        done.append(config.seed)
+        return fine_tune(config, *rest)
+
+    monkeypatch.setattr(command, "fine_tune", counted)
+    three = transfer(replace(own, trials=3))["trials"]["mIoU"]
+    assert (three[:2], done) == (two, [2])
+    assert len(resume(ResumeConfig(own.out))["trials"]["mIoU"]) == 3
+    assert transfer(own)["trials"]["mIoU"] == two
+    assert done == [2]
+    with pytest.raises(BadInputError, match="with --trials 2, and now it is 1"):
+        transfer(replace(own, trials=1))
+    alone = config(tmp_path, "voc-semantic", "alone")
+    transfer(alone)
+    with pytest.raises(BadInputError, match="with --trials 1, and now it is 2"):
+        transfer(replace(alone, trials=2))
 
 
 def test_a_signal_while_a_trial_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
