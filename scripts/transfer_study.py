@@ -16,6 +16,7 @@ import tyro
 from PIL import Image, ImageOps
 
 from moco.commands import pretrain
+from moco.errors import BadInputError, one_line
 from moco.recipes import recipe
 from moco.runtime.machine import machine
 from moco.transfer.command import transfer
@@ -137,4 +138,8 @@ def table(options: Options, task: str, results: dict[str, dict[str, Any]]) -> st
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BadInputError as wrong:
+        print(one_line(str(wrong)), file=sys.stderr)
+        sys.exit(2)
