@@ -19,11 +19,12 @@ import tyro
 from moco.bench.config import BenchConfig
 from moco.config import KnnConfig, PackConfig, PretrainConfig, ResumeConfig, check
 from moco.configfile import finite
-from moco.errors import BadInputError, DivergedError, StalledError, VoidError, one_line
+from moco.errors import BadInputError, DivergedError, StalledError, StoppedError, VoidError, one_line
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, LowshotConfig
 from moco.interop.config import ExportConfig
 from moco.recipes import RECIPES
 from moco.report.config import ExploreConfig, ReportConfig
+from moco.runtime.signals import EXIT_CODE
 from moco.study.config import StudyConfig
 from moco.transfer.config import CompareConfig, TransferConfig
 from moco.transfer.recipes import TASKS, transfer_config
@@ -67,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except DivergedError as error:
         return _fail(error, 3)
+    except StoppedError as error:
+        return _fail(error, EXIT_CODE)
     except (OSError, StalledError, VoidError) as error:
         return _fail(error, 1)
     except (MemoryError, RuntimeError) as error:

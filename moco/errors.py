@@ -11,6 +11,10 @@ class BadInputError(ValueError):
     """What was given cannot be used: says what was given, what was expected and what to do (exit code 2)."""
 
 
+class StoppedError(RuntimeError):
+    """A signal came, and the state is saved (exit code 75)."""
+
+
 class StalledError(RuntimeError):
     """Another process of the training does not answer (exit code 1)."""
 

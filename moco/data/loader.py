@@ -157,7 +157,7 @@ def _as_it_is(one: Made) -> Made:
 
 
 @contextmanager
-def loading() -> Iterator[None]:
+def loading(after: str = "The last checkpoint is sound: the same command goes on from it") -> Iterator[None]:
     """Raise ChildProcessError, in one clear line, where a loading process dies: torch tells it amidst a step."""
     try:
         yield
@@ -166,8 +166,7 @@ def loading() -> Iterator[None]:
             raise
         reason = str(error).strip().splitlines()[0].strip()
         raise ChildProcessError(
-            f"a process that loads images is lost: {reason} If the memory was full, give fewer --workers. "
-            f"The last checkpoint is sound: the same command goes on from it"
+            f"a process that loads images is lost: {reason} If the memory was full, give fewer --workers. {after}"
         ) from error
 
 

@@ -21,8 +21,8 @@ from moco.evaluation.features import outputs
 from moco.evaluation.scores import Scores, in_detail, scores
 from moco.evaluation.session import (
     Subject,
-    announced,
     at_random,
+    backbone_digest,
     fitting_batch,
     keep,
     labelled,
@@ -31,11 +31,11 @@ from moco.evaluation.session import (
     session,
     with_workers,
 )
+from moco.evaluation.unfinished import Unfinished, unfinished
 from moco.runtime import distributed
 from moco.runtime.checkpoint import save_tensors
 from moco.runtime.device import autocast
 from moco.runtime.files import require_file_name
-from moco.runtime.progress import shown
 from moco.runtime.schedule import Schedule
 
 CROP_AND_FLIP = Augmentation((0.2, 1.0), (0.0, 0.0, 0.0, 0.0), jitter_probability=0.0, grey_probability=0.0)
@@ -67,11 +67,14 @@ def score_network(model: nn.Module, subject: Subject, test: Images, title: str |
     return scores(outputs(model, len(test.classes), test, subject.how, title=title), labels_of(test))
 
 
-def train_network(subject: Subject, train: Images, recipe: Finetuning, title: str | None = None) -> nn.Module:
+def train_network(
+    subject: Subject, train: Images, recipe: Finetuning, title: str | None = None, left: Unfinished | None = None
+) -> nn.Module:
     """A copy of the subject's backbone and a new classifier (`backbone`, `fc`), trained on labelled images.
 
     Batches are random crops and flips, a pure function of the seed. Several processes share each batch. The subject
-    stays as it was. Raises DivergedError where the loss is no longer finite, BadInputError for batches of one image.
+    stays as it was. What is `left` of a training goes on. Raises DivergedError where the loss is no longer finite,
+    BadInputError for batches of one image.
     """
     encoder, how = subject.encoder, subject.how
     device = next(encoder.parameters()).device
@@ -92,11 +95,11 @@ def train_network(subject: Subject, train: Images, recipe: Finetuning, title: st
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     truth = torch.from_numpy(labels_of(train)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay)
-    wrapped, loss = distributed.wrap(model), torch.zeros(())
+    wrapped, loss, left = distributed.wrap(model), torch.zeros(()), left or Unfinished()
     with torch.random.fork_rng(devices=[]):  # of networks with dropout
         torch.manual_seed(recipe.seed)
         model.train()
-        for step, batch in enumerate(shown(announced(batches, recipe.steps, how.workers), title, recipe.steps)):
+        for step, batch in left.batches(batches, recipe.steps, how.workers, {"net": model}, optimizer, title):
             x, _, index, _ = moved(batch, str(device))
             optimizer.param_groups[0]["lr"] = schedule(step)
             with autocast(how.precision, device.type):
@@ -135,11 +138,12 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             config.weight_decay, round(config.warmup_epochs * per_epoch), config.seed,
         )  # fmt: skip
 
-        def train(subject: Subject, title: str) -> tuple[nn.Module, Scores, float]:
+        def train(subject: Subject, title: str, part: str = "") -> tuple[nn.Module, Scores, float]:
+            left = unfinished(config, backbone_digest(subject.encoder), images.train, part)
             started = time.monotonic()
-            model = train_network(subject, images.train, recipe, title)
+            model = train_network(subject, images.train, recipe, title, left)
             found = score_network(model, subject, images.test, title)
-            seconds = round(time.monotonic() - started, 2)
+            seconds = round(time.monotonic() - started + left.seconds, 2)
             say(f"{title}: top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% ({recipe.steps} steps, {seconds:.0f} s)")
             return model, found, seconds
 
@@ -149,7 +153,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             "data": config.data, "train": len(images.train), "test": len(images.test), "baselines": {},
         }  # fmt: skip
         if config.baseline and config.weights != RANDOM:
-            _, scratch, seconds = train(at_random(config, subject), "supervised from scratch")
+            _, scratch, seconds = train(at_random(config, subject), "supervised from scratch", "-scratch")
             result["baselines"]["supervised"] = {**scratch.figures, "steps": recipe.steps, "seconds": seconds}
         keep(config, result, **in_detail(images.test, found.predicted))
         if config.save is not None and distributed.rank() == 0:

@@ -29,7 +29,6 @@ from moco.evaluation.scores import Scores, in_detail, paired_interval, scores
 from moco.evaluation.session import (
     Labelled,
     Subject,
-    announced,
     at_random,
     backbone_digest,
     fitting_batch,
@@ -43,9 +42,9 @@ from moco.evaluation.session import (
     session,
     with_workers,
 )
+from moco.evaluation.unfinished import unfinished
 from moco.runtime import distributed
 from moco.runtime.device import autocast
-from moco.runtime.progress import shown
 from moco.runtime.schedule import Schedule
 
 CROP_AND_FLIP = Augmentation((0.08, 1.0), (0.0, 0.0, 0.0, 0.0), jitter_probability=0.0, grey_probability=0.0)
@@ -116,9 +115,9 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
     fc = new_classifier(encoder.num_features, len(images.classes), config.seed).to(device)
     optimizer = torch.optim.SGD(fc.parameters(), config.lr, MOMENTUM, weight_decay=0)
     model = distributed.wrap(fc)
-    started = time.monotonic()
-    with evaluating(encoder.backbone):
-        for step, batch in enumerate(shown(announced(batches, steps, how.workers), title, steps)):
+    left, started = unfinished(config, backbone_digest(encoder), train), time.monotonic()
+    with evaluating(encoder.backbone), torch.random.fork_rng(devices=[]):
+        for step, batch in left.batches(batches, steps, how.workers, {"fc": fc}, optimizer, title):
             x, _, index, _ = moved(batch, str(device))
             with torch.no_grad(), autocast(how.precision, device.type):
                 h = encoder.backbone(x)
@@ -127,11 +126,11 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
             torch.autograd.backward(loss)
             optimizer.param_groups[0]["lr"] = schedule(step)
             optimizer.step()
-    seconds = (time.monotonic() - started) / config.epochs
+    seconds = (left.seconds + time.monotonic() - started) / config.epochs
     test = encode(encoder, images.test, how, title=f"{title}: encoding {len(images.test)} images")
     classifier = Classifiers(fc.weight.detach().T.cpu(), fc.bias.detach().cpu(), len(images.classes))
     found = scores(classifier.logits(test), labels_of(images.test))
-    return found, {"lr": config.lr, "seconds_per_epoch": round(seconds, 3)}
+    return found, {"lr": config.lr, "seconds_per_epoch": round(seconds, 3), "seconds_before": left.seconds}
 
 
 def evaluate(subject: Subject, images: Labelled, config: LinearConfig, title: str = "linear") -> Evaluated:
@@ -151,8 +150,9 @@ def run(config: LinearConfig) -> dict[str, Any]:
         subject = with_workers(config, subject, images.train)
         started = time.monotonic()
         found, told = evaluate(subject, images, config)
+        before = told.pop("seconds_before", 0.0)  # by a command that was stopped
         result: dict[str, Any] = {
-            **found.figures, "protocol": config.protocol, "seconds": round(time.monotonic() - started, 2),
+            **found.figures, "protocol": config.protocol, "seconds": round(time.monotonic() - started + before, 2),
             "weights": config.weights, "data": config.data, "train": len(images.train), "test": len(images.test),
             **told,
         }  # fmt: skip

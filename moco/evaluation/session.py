@@ -17,12 +17,13 @@ from moco.configfile import to_json
 from moco.core.encoder import Encoder, EncoderPlan, Output, Stem
 from moco.data.catalog import Split, final_split, load, monitor_split
 from moco.data.images import Images, Labels, Subset, hold
-from moco.data.loader import Loaded, ViewBatches, default_workers
-from moco.data.replacement import Damage, named
-from moco.errors import BadInputError, one_line
+from moco.data.loader import default_workers, loading
+from moco.data.replacement import named
+from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, EvaluationConfig, KeptConfig, result_name
 from moco.evaluation.features import Encoding
 from moco.evaluation.refusals import kept_in, require_fitting, require_own_flags, require_place
+from moco.evaluation.unfinished import forget
 from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import digest
@@ -66,7 +67,8 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
             config.batch_size, resolve_precision(config.precision, device), unit=False,
         )  # fmt: skip
         require_fitting(weights.encoder, how.image_size, device)
-        yield Subject(weights, how)
+        with loading("Then give the command again"):
+            yield Subject(weights, how)
     finally:
         if not together:
             distributed.stop()
@@ -183,15 +185,6 @@ def workers_for(config: EvaluationConfig, images: Images) -> int:
     return default_workers(images) if config.workers is None else config.workers
 
 
-def announced(batches: ViewBatches, steps: int, workers: int) -> Iterator[Loaded]:
-    """The first batches, with a warning for each image that another stands in for, once."""
-    damage = Damage(len(batches.images), batches.batch_size)
-    for batch in batches.run(0, steps, workers):
-        for one in damage.add(batch[3]):
-            warnings.warn(one_line(f"{one.by} stands in for {one.reason}"), stacklevel=2)
-        yield batch
-
-
 def fitting_batch(batch_size: int, images: int) -> int:
     """The batch, or the largest that few images allow; every process has the same share of it.
 
@@ -239,6 +232,7 @@ def keep(config: KeptConfig, result: Mapping[str, Any], **more: Any) -> None:
         folder.mkdir(exist_ok=True)
         content = {**result, **more, "config": json.loads(to_json(config))}
         write_text(folder / f"{result_name(config)}.json", json.dumps(content, indent=2) + "\n")
+        forget(config, folder)
     except OSError as error:
         raise BadInputError(f"{folder}: cannot be written ({error.strerror}): the result is lost") from error
 

@@ -1,6 +1,7 @@
 """A request to stop, honoured between two steps."""
 
 import signal
+import threading
 import time
 from types import FrameType, TracebackType
 
@@ -18,8 +19,9 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         self.noted = False
-        self._before = {number: signal.getsignal(number) for number in self.SIGNALS}
-        for number in self.SIGNALS:
+        main = threading.current_thread() is threading.main_thread()  # no other may handle signals
+        self._before = {number: signal.getsignal(number) for number in self.SIGNALS if main}
+        for number in self._before:
             signal.signal(number, self._note)
         return self
 

@@ -1,6 +1,8 @@
 """What evaluations refuse before they begin, and what they warn of."""
 
+import os
 import shutil
+import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +13,18 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
+from moco.cli import main
 from moco.config import KnnConfig
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.images import ArrayImages
 from moco.data.loader import ViewBatches
 from moco.errors import BadInputError
+from moco.evaluation import features
 from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.finetune import CROP_AND_FLIP
 from moco.evaluation.refusals import require_fitting
-from moco.evaluation.session import announced, labelled, session
+from moco.evaluation.session import labelled, session
+from moco.evaluation.unfinished import announced
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
 HALVES = (0.5, 0.5, 0.5)
@@ -96,7 +101,24 @@ def test_images_that_others_stand_in_for_are_told_once() -> None:
     """In a training with labels the label is that of the other."""
     batches = ViewBatches(some(), CROP_AND_FLIP, 8, HALVES, HALVES, 4, 0, key_views=False)
     with pytest.warns(UserWarning, match=r"stands in for b\.png: broken") as caught:
-        index = torch.cat([batch[2] for batch in announced(batches, 3, 0)])
+        index = torch.cat([batch[2] for batch in announced(batches.run(0, 3, 0), batches)])
     assert len(caught) == 1
     assert len(index) == 12
     assert 1 not in index.tolist()
+
+
+def test_a_loading_process_that_dies(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, and what to do."""
+
+    def killed(*_: Any) -> None:
+        assert torch.utils.data.get_worker_info() is not None
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(features, "prepare", killed)
+    command = ["knn", "--weights", str(tiny_run), "--data", "digits", "--device", "cpu", "--workers", "1"]
+    assert main(command) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("moco: error: a process that loads images is lost: DataLoader worker")
+    assert told.endswith("give fewer --workers. Then give the command again")

@@ -1,6 +1,7 @@
 """A request to stop is noted; one that comes later than its echo does what it always did."""
 
 import signal
+import threading
 
 import pytest
 
@@ -15,6 +16,20 @@ def test_a_signal_is_noted(number: signal.Signals) -> None:
         assert not request.noted
         signal.raise_signal(number)
         assert request.noted
+
+
+def test_a_thread_takes_no_signals() -> None:
+    """Only the main thread may: elsewhere there is nothing to note, and nothing fails."""
+    noted = list[bool]()
+
+    def enter() -> None:
+        with StopRequest() as request:
+            noted.append(request.noted)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert noted == [False]
 
 
 def test_nothing_is_noted_without_a_signal() -> None:
