@@ -1,7 +1,7 @@
 """A long training on labels that is stopped: its state lies with the run, and the same command goes on."""
 
-import dataclasses
 import hashlib
+import json
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from moco.configfile import to_json
 from moco.data.fingerprint import fingerprint
 from moco.data.images import Images
 from moco.data.loader import Loaded, ViewBatches
@@ -108,11 +109,10 @@ def unfinished(config: LinearConfig | FinetuneConfig, backbone: str, train: Imag
     folder = kept_in(config)
     if folder is None:
         return Unfinished()
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
+    settings = {name: value for name, value in json.loads(to_json(config)).items() if name not in FREE}
     seen, labels = fingerprint(train), b"" if train.labels is None else train.labels.tobytes()
     images = hashlib.sha256(seen.names.tobytes() + seen.contents.tobytes() + labels).hexdigest()
-    listed = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
-    about = {"settings": listed, "backbone": backbone, "images": [seen.kind, seen.images, images]}
+    about = {"settings": settings, "backbone": backbone, "images": [seen.kind, seen.images, images]}
     return Unfinished(folder / f"{result_name(config)}{part}{ENDING}", about)
 
 
