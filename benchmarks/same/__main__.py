@@ -6,6 +6,7 @@ from the root of the repository. Both sides run the same small trainings and eva
 one thread each. Exit code 0 says that every case that both sides know is the same, 1 that one is not.
 """
 
+import resource
 import signal
 import sys
 import tempfile
@@ -66,7 +67,7 @@ def row(case: Case, before: Outcome, now: Outcome) -> str:
     word, reason = verdict(before, now)
     pairs = [(digest(before.parts.get(part, {})), digest(now.parts.get(part, {}))) for part in COLUMNS]
     cells = [old if old == new else f"{old} {new}" for old, new in pairs]
-    line = f"{case.name:<22}{word:<18}" + "".join(f"{cell:<26}" for cell in cells)
+    line = f"{case.name:<24}{word:<18}" + "".join(f"{cell:<26}" for cell in cells)
     return line.rstrip() + (f"\n    {reason}" if reason else "")
 
 
@@ -79,7 +80,7 @@ def compare(cases: list[Case], against: str, folder: Path) -> bool:
         side.folder.mkdir()
         side.require_own_package()
     make_inputs(cases, folder / "inputs", before)
-    print(f"{'case':<22}{'':<18}" + "".join(f"{part:<26}" for part in COLUMNS), flush=True)
+    print(f"{'case':<24}{'':<18}" + "".join(f"{part:<26}" for part in COLUMNS), flush=True)
     words = []
     for case in cases:
         outcomes = side_by_side([attempt(case, side) for side in (before, now)])
@@ -107,7 +108,8 @@ def main(options: Options) -> int:
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    print(f"{time.monotonic() - began:.0f} s")
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{time.monotonic() - began:.0f} s, {spent.ru_utime + spent.ru_stime:.0f} s of CPU")
     return 0 if good else 1
 
 

@@ -34,8 +34,8 @@ class Side:
 
     def environment(self) -> dict[str, str]:
         """The caller's, but for what must be equal and this side's own."""
-        own = {"PYTHONPATH": str(self.tree), "XDG_CACHE_HOME": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
-        return {**os.environ, **own}
+        folders = {"PYTHONPATH": self.tree, "XDG_CACHE_HOME": self.folder / "cache", "TMPDIR": self.folder}
+        return {**os.environ, **{name: str(path) for name, path in folders.items()}, "OMP_NUM_THREADS": "1"}
 
     def require_own_package(self) -> None:
         """Raise RuntimeError where Python would take another `moco` than this tree's."""
