@@ -16,7 +16,7 @@ Values = npt.NDArray[np.int64]
 
 
 @dataclass
-class PairedImages:
+class MappedImages:
     """The images of a split and, for each, the image of values that belongs to it."""
 
     paths: PathTable

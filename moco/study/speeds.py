@@ -32,7 +32,7 @@ LIKE = 4096
 ENDLESS = 1_000_000
 
 
-def survey(config: StudyConfig, folder: Path, case: str) -> dict[str, Any]:
+def measure_speeds(config: StudyConfig, folder: Path, case: str) -> dict[str, Any]:
     """Images in all splits, seconds to read them, and images per second: of each arm's training, and encoded."""
     study, started = find_study(config.name), time.monotonic()
     splits = load(config.data)

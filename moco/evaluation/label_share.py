@@ -7,7 +7,7 @@ from moco.errors import BadInputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Few:
+class LabelShare:
     """How many images of each class keep their label: a share of them, or a number."""
 
     share: float | None
@@ -19,7 +19,7 @@ class Few:
         return f"{self.share:g}pct" if self.share is not None else str(self.number)
 
 
-def few(labels: str) -> Few:
+def read_label_share(labels: str) -> LabelShare:
     """Read `1%` or `5`. Raises BadInputError for anything else."""
     match = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)%|(\d{1,9})", labels)
     share = float(match[1]) if match and match[1] else None
@@ -28,4 +28,4 @@ def few(labels: str) -> Few:
         raise BadInputError(
             f"--labels {labels}: expected a share of each class (1%, 10%) or a number for each class (5)"
         )
-    return Few(share, number)
+    return LabelShare(share, number)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import make_blobs
-from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 
 from moco.data.catalog import load
@@ -14,9 +13,9 @@ from moco.data.images import Images, evenly
 from moco.evaluation.config import EmbedConfig
 from moco.evaluation.features import encode
 from moco.evaluation.session import Subject, session
-from moco.explore import atlas as atlas_module
+from moco.explore import embed_run as module
 from moco.explore import embedding_map
-from moco.explore.atlas import FILE, Scope, atlas, clusters, images_digest
+from moco.explore.embed_run import FILE, Scope, clusters, embed_run, images_digest
 from moco.explore.embedding_map import flat_map, principal_components
 
 SCOPE = Scope(0.1, 5)
@@ -37,9 +36,9 @@ def subject(tiny_run: Path) -> Subject:
 
 def test_it_is_computed_once(subject: Subject, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Features are those of `encode`, of unit length; other clusters take them over; other images or weights do not."""
-    first = atlas(tmp_path, subject, images, "these", SCOPE)
+    first = embed_run(tmp_path, subject, images, "these", SCOPE, "run")
     z = torch.nn.functional.normalize(encode(subject.encoder, images, subject.how))
-    assert torch.allclose(first.features, z, atol=1e-6)
+    assert first.features == pytest.approx(z.numpy(), abs=1e-6)
     assert 0 <= first.places.min() < first.places.max() <= 1
     calls = []
 
@@ -47,23 +46,23 @@ def test_it_is_computed_once(subject: Subject, images: Images, tmp_path: Path, m
         calls.append(named)
         return encode(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(atlas_module, "encode", counted)
-    again = atlas(tmp_path, subject, images, "these", SCOPE)
+    monkeypatch.setattr(module, "encode", counted)
+    again = embed_run(tmp_path, subject, images, "these", SCOPE, "run")
     assert (again.places == first.places).all()
     assert (again.clusters == first.clusters).all()
     assert again.method == first.method
-    fewer = atlas(tmp_path, subject, images, "these", Scope(0.1, 2))
+    fewer = embed_run(tmp_path, subject, images, "these", Scope(0.1, 2), "run")
     assert set(fewer.clusters.tolist()) == {0, 1}
-    assert torch.equal(fewer.features, first.features)
+    assert (fewer.features == first.features).all()
     assert not calls
-    atlas(tmp_path, subject, images, "others", SCOPE)
+    embed_run(tmp_path, subject, images, "others", SCOPE, "run")
     assert len(calls) == 1
     with torch.no_grad():
         next(subject.encoder.backbone.parameters()).mul_(1.5)
-    atlas(tmp_path, subject, images, "others", SCOPE)
+    embed_run(tmp_path, subject, images, "others", SCOPE, "run")
     assert len(calls) == 2
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-9])
-    atlas(tmp_path, subject, images, "others", SCOPE)
+    embed_run(tmp_path, subject, images, "others", SCOPE, "run")
     assert len(calls) == 3
 
 
@@ -98,9 +97,10 @@ def test_a_map_of_many_starts_from_some(monkeypatch: pytest.MonkeyPatch, seconds
     assert (flat_map(z, seconds)[0] == places).all()
 
 
-def test_principal_components_of_tall_tables() -> None:
-    """From the covariance: those of scikit-learn, up to their signs."""
-    z = np.random.default_rng(0).normal(size=(200, 6)) * [5, 4, 3, 2, 1, 0.5]
-    ours, theirs = principal_components(z, 3), PCA(3).fit_transform(z)
-    assert np.abs(ours) == pytest.approx(np.abs(theirs), abs=1e-9)
-    assert (ours[np.abs(ours).argmax(0), range(3)] > 0).all()
+@pytest.mark.parametrize("shape", [(200, 6), (20, 50)])
+def test_principal_components(shape: tuple[int, int]) -> None:
+    """Uncorrelated columns whose variances are the largest eigenvalues of the covariance."""
+    z = np.random.default_rng(0).normal(size=shape) * np.linspace(5, 1, shape[1])
+    scores = principal_components(z, 3)
+    largest = np.sort(np.linalg.eigvalsh(np.cov(z.T)))[::-1][:3]
+    assert np.cov(scores.T) == pytest.approx(np.diag(largest), abs=1e-9)

@@ -1,4 +1,4 @@
-"""Many images by one encoder, for the explorer: features, map and clusters, kept in the run's folder."""
+"""Embeds many images by a run's encoder for the explorer: features, map and clusters, kept in the run's folder."""
 
 import dataclasses
 import hashlib
@@ -15,7 +15,9 @@ from moco.data.images import Images
 from moco.errors import BadInputError
 from moco.evaluation.features import encode
 from moco.evaluation.session import Subject, backbone_digest, say
+from moco.explore.embedding import Embedding
 from moco.explore.embedding_map import COMPONENTS, flat_map, principal_components
+from moco.explore.neighbours import Floats
 from moco.runtime.checkpoint import load_tensors, save_tensors
 from moco.shapes import Features
 
@@ -34,22 +36,8 @@ class Scope:
     """Groups that k-means makes, at most."""
 
 
-@dataclass(frozen=True)
-class Atlas:
-    """N images as one encoder orders them."""
-
-    features: Features
-    """(N, C), unit length, fp32."""
-    places: npt.NDArray[np.float32]
-    """(N, 2), in [0, 1]."""
-    clusters: npt.NDArray[np.int64]
-    """(N,), numbered from the largest."""
-    method: str
-    """How the map was made."""
-
-
-def atlas(run: Path, subject: Subject, images: Images, digest: str, scope: Scope) -> Atlas:
-    """What the run's folder holds of these weights and images; else it is computed and kept there.
+def embed_run(run: Path, subject: Subject, images: Images, digest: str, scope: Scope, name: str) -> Embedding:
+    """Read features, map and clusters of these images from the run's folder, or compute and keep them there.
 
     `digest` is that of the set from which the images come. Where only map or clusters were asked for otherwise, the
     features are taken from there.
@@ -63,18 +51,18 @@ def atlas(run: Path, subject: Subject, images: Images, digest: str, scope: Scope
     stored = _stored(run / FILE)
     if stored is not None and stored[1].get("asked") == asked:
         tensors, metadata = stored
-        return Atlas(
-            tensors["features"], tensors["places"].numpy(), tensors["clusters"].numpy(), str(metadata["method"])
-        )
-    if stored is not None and {name: stored[1].get("asked", {}).get(name) for name in of} == of:
+        kept = (tensors[key].numpy() for key in ("features", "places", "clusters"))
+        return Embedding(name, *kept, str(metadata["method"]))
+    if stored is not None and {key: stored[1].get("asked", {}).get(key) for key in of} == of:
         z = stored[0]["features"]
     else:
         z = encode(subject.encoder, images, how, title=f"{run}: encoding {len(images)} images")
     say(f"{run}: placing {len(images)} images on a map: up to {scope.map_seconds:g} s")
-    made = _ordered(z, scope)
-    tensors = {"features": z, "places": torch.from_numpy(made.places), "clusters": torch.from_numpy(made.clusters)}
+    places, method = place_in_square(z, scope.map_seconds)
+    made = Embedding(name, z.numpy(), places, clusters(z.numpy().astype(np.float64), scope.clusters), method)
+    tensors = {"features": z, "places": torch.from_numpy(places), "clusters": torch.from_numpy(made.clusters)}
     try:
-        save_tensors(run / FILE, tensors, {"asked": asked, "method": made.method})
+        save_tensors(run / FILE, tensors, {"asked": asked, "method": method})
     except OSError as error:
         raise BadInputError(f"{run / FILE}: cannot be written ({error.strerror}): make room, or allow it") from error
     return made
@@ -90,12 +78,12 @@ def _stored(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None
         return None
 
 
-def _ordered(z: Features, scope: Scope) -> Atlas:
-    numbers = z.numpy().astype(np.float64)
-    place, method = flat_map(numbers, scope.map_seconds)
+def place_in_square(z: Features, seconds: float) -> tuple[Floats, str]:
+    """Bring features (N, C) to places (N, 2) in [0, 1], within about `seconds`, and say how."""
+    place, method = flat_map(z.numpy().astype(np.float64), seconds)
     low, high = place.min(0), place.max(0)
     scaled = 0.5 + (place - (low + high) / 2) / max(float((high - low).max()), 1e-12)
-    return Atlas(z, scaled.astype(np.float32), clusters(numbers, scope.clusters), method)
+    return scaled.astype(np.float32), method
 
 
 def clusters(z: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
