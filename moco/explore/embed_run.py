@@ -51,8 +51,8 @@ def embed_run(run: Path, subject: Subject, images: Images, digest: str, scope: S
     stored = _stored(run / FILE)
     if stored is not None and stored[1].get("asked") == asked:
         tensors, metadata = stored
-        kept = (tensors[key].numpy() for key in ("features", "places", "clusters"))
-        return Embedding(name, *kept, str(metadata["method"]))
+        features, places, groups = (tensors[key].numpy() for key in ("features", "places", "clusters"))
+        return Embedding(name, features, places, groups, str(metadata["method"]))
     if stored is not None and {key: stored[1].get("asked", {}).get(key) for key in of} == of:
         z = stored[0]["features"]
     else:
