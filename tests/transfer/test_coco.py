@@ -84,8 +84,8 @@ def jagged(rng: np.random.Generator, size: tuple[int, int]) -> list[float]:
 def test_masks_as_pycocotools(seed: int) -> None:
     """Polygons of one and several parts, and run lengths as text, numbers and drawn, are the reference's masks."""
     mask, rng = pytest.importorskip("pycocotools.mask"), np.random.default_rng(seed)
-    size = tuple(int(side) for side in rng.integers(5, 90, 2))
-    outline = [jagged(rng, (size[0], size[1])) for _ in range(1 + seed % 3)]
+    size = (int(rng.integers(5, 90)), int(rng.integers(5, 90)))
+    outline = [jagged(rng, size) for _ in range(1 + seed % 3)]
     run_lengths = mask.merge(mask.frPyObjects(outline, *size))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools and NumPy 2
