@@ -1,0 +1,92 @@
+"""Features -> places in a plane (t-SNE, van der Maaten and Hinton, JMLR 2008)."""
+
+import math
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+Places = npt.NDArray[np.float64]
+
+FEWEST = 50
+"""Points below which the map is the first two principal components."""
+STEPS = 250
+"""Of one stage; scikit-learn pulls neighbours together twelve times as hard in the first."""
+STAGES = 3
+PERPLEXITY = 30.0
+COMPONENTS = 50
+LARGEST_DIRECT, LANDMARKS = 10_000, 3_000
+"""Images beyond which some are placed first and the others start beside the most similar of them, and how many."""
+BESIDE = 5
+"""Landmarks that an image starts between."""
+
+
+def flat_map(z: Places, seconds: float) -> tuple[Places, str]:
+    """Bring features (N, C) to places (N, 2), and say how.
+
+    Another stage begins only where it is likely to end within `seconds`; up to there the map is the same every time.
+    """
+    reduced = principal_components(z, min(COMPONENTS, *z.shape))
+    if len(z) < FEWEST:
+        places = np.zeros((len(z), 2))
+        places[:, : min(2, reduced.shape[1])] = reduced[:, :2]
+        return places, "first two principal components"
+    if len(z) > LARGEST_DIRECT:
+        return _from_landmarks(reduced, seconds)
+    places, done = _staged(reduced, seconds)
+    return places, f"t-SNE, {done} steps, on {reduced.shape[1]} principal components"
+
+
+def _staged(reduced: Places, seconds: float) -> tuple[Places, int]:
+    """t-SNE from the first two components, and how many steps were done."""
+    started, done = time.monotonic(), 0
+    places = np.zeros((len(reduced), 2))
+    places[:, : min(2, reduced.shape[1])] = reduced[:, :2]
+    places *= 1e-4 / max(places[:, 0].std(), 1e-12)
+    for stage in range(STAGES):
+        places, done = _stage(reduced, places, early=stage == 0), done + STEPS
+        if (time.monotonic() - started) * (1 + 1 / (stage + 1)) > seconds:
+            break
+    return places, done
+
+
+def _stage(reduced: Places, places: Places, *, early: bool) -> Places:
+    from sklearn.manifold import TSNE
+
+    place = TSNE(
+        init=places, perplexity=min(PERPLEXITY, len(reduced) / 4), early_exaggeration=12.0 if early else 1.0,
+        learning_rate=max(len(reduced) / 48, 50.0), max_iter=STEPS, random_state=0,
+    )  # fmt: skip
+    return np.asarray(place.fit_transform(reduced), np.float64)
+
+
+def _from_landmarks(reduced: Places, seconds: float) -> tuple[Places, str]:
+    """t-SNE of some images, then of all from there (Kobak and Berens, Nature Communications 2019, "Initialization").
+
+    An image starts at the mean place of the landmarks most similar to it. Where there is no time for a stage of all
+    images they stay there.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    started, count = time.monotonic(), len(reduced)
+    rows = np.linspace(0, count - 1, LANDMARKS).astype(np.int64)
+    placed, done = _staged(reduced[rows], seconds)
+    per_stage = (time.monotonic() - started) / (done / STEPS)
+    per_stage *= count * math.log(count) / (LANDMARKS * math.log(LANDMARKS))  # Barnes-Hut
+    distance, landmark = NearestNeighbors(n_neighbors=BESIDE).fit(reduced[rows]).kneighbors(reduced)
+    weight = 1 / np.maximum(distance, 1e-6) ** 2
+    places = (placed[landmark] * weight[:, :, None]).sum(1) / weight.sum(1)[:, None]
+    places *= math.sqrt(count / LANDMARKS)  # more points need more room
+    told, later = f"t-SNE, {done} steps, of {LANDMARKS} images", 0
+    while later < STAGES * STEPS and time.monotonic() - started + per_stage < seconds:
+        places, later = _stage(reduced, places, early=False), later + STEPS
+    told += f", then {later} of all {count}" if later else ", the others beside them"
+    return places, f"{told}, on {reduced.shape[1]} principal components"
+
+
+def principal_components(z: Places, count: int) -> Places:
+    """Project rows z (N, C) on their `count` directions of largest variance."""
+    from sklearn.decomposition import PCA
+
+    with np.errstate(invalid="ignore"):  # the share of a variance of 0, which nobody reads
+        return np.asarray(PCA(count, random_state=0).fit_transform(z), np.float64)
