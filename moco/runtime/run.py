@@ -1,6 +1,7 @@
 """The record of one training: how it is logged, saved, stopped, refused, and goes on."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -97,7 +98,7 @@ class Run:
             own = snapshot(state_tensors(self.modules, self.optimizer))
         facts = {**self.described, "step": step, "kind": "checkpoint", "seconds": self.log.seconds}
         files.append(File(self.store.path(step), own | {name: value.cpu() for name, value in of_ranks.items()}, facts))
-        self._writer.submit(lambda: self._write(step, files))
+        self._writer.submit(functools.partial(self._write, step, files))
 
     def _write(self, step: int, files: Sequence[File]) -> None:
         """Write a state, the last of the files, after the others."""
