@@ -13,12 +13,15 @@ from moco.errors import BadInputError
 Config = TypeVar("Config")
 VERSION = 1
 """Of the format."""
+COMMAND = "command"
+"""The key of a run's config that names the command; evaluations, which lie in files of their names, have none."""
 
 
-def to_json(config: Any) -> str:
-    """A config as JSON, in the order of its fields, with the version of the format."""
+def to_json(config: Any, command: str | None = None) -> str:
+    """A config as JSON, in the order of its fields, after the version of the format and the command that it is of."""
     values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
-    return json.dumps({"version": VERSION, **values}, indent=2) + "\n"
+    head = {"version": VERSION} if command is None else {"version": VERSION, COMMAND: command}
+    return json.dumps({**head, **values}, indent=2) + "\n"
 
 
 def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
@@ -26,18 +29,34 @@ def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
 
     Raises BadInputError naming the key that is unknown, missing or of another type, or the version.
     """
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:  # no JSON, too deep, or not even text
-        raise BadInputError(f"{where}: not JSON ({error})") from error
-    if not isinstance(values, dict) or values.pop("version", None) != VERSION:
-        raise BadInputError(f"{where}: expected a config of version {VERSION}")
+    values = _read(text, where)
+    del values["version"]
+    values.pop(COMMAND, None)
     hints = typing.get_type_hints(kind)
     for name in sorted(values.keys() ^ hints.keys()):
         raise BadInputError(f"{where}: {'unknown' if name in values else 'missing'} key {name!r}")
     for name, hint in hints.items():
         values[name] = converted(hint, values[name], f"{where}: {name}")
     return kind(**values)
+
+
+def read_command(text: str | bytes, where: Path) -> str:
+    """The command that a config file is of; those from before it was written are of `transfer` or `pretrain`.
+
+    Raises BadInputError where the file is no config.
+    """
+    values = _read(text, where)
+    return str(values.get(COMMAND, "transfer" if "task" in values else "pretrain"))
+
+
+def _read(text: str | bytes, where: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:  # no JSON, too deep, or not even text
+        raise BadInputError(f"{where}: not JSON ({error})") from error
+    if not isinstance(values, dict) or values.get("version") != VERSION:
+        raise BadInputError(f"{where}: expected a config of version {VERSION}")
+    return values
 
 
 def converted(hint: Any, value: Any, where: str) -> Any:

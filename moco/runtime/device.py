@@ -2,7 +2,8 @@
 
 import os
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
@@ -67,3 +68,14 @@ def set_threads(threads: int | None) -> int:
     """Use this many threads inside an operation, or all cores; return the number."""
     torch.set_num_threads(threads or cores())
     return torch.get_num_threads()
+
+
+@contextmanager
+def isolated(device: str) -> Iterator[None]:
+    """Leave the random state of the CPU and of the GPU in use, and the number of threads, as the caller had them."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
