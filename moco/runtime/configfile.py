@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -17,8 +19,7 @@ VERSION = 1
 
 def to_json(config: Any) -> str:
     """A config as JSON, in the order of its fields, with the version of the format."""
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
-    return json.dumps({"version": VERSION, **values}, indent=2) + "\n"
+    return json.dumps({"version": VERSION, **vars(config)}, indent=2, default=os.fspath) + "\n"
 
 
 def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
@@ -43,7 +44,7 @@ def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
 def converted(hint: Any, value: Any, where: str) -> Any:
     """A value of JSON or TOML as the type that a field asks for. Raises BadInputError where it is of another."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
+    if origin in (typing.Union, types.UnionType):
         hint = next(kind for kind in arguments if kind is not types.NoneType)
         return None if value is None else converted(hint, value, where)
     if origin is Literal and value in arguments:
@@ -52,7 +53,7 @@ def converted(hint: Any, value: Any, where: str) -> Any:
         return tuple(converted(arguments[0], part, where) for part in value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
