@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from moco.evaluation.few import few
+from moco.evaluation.label_share import read_label_share
 from moco.runtime.fields import (
     BatchSize,
     Count,
@@ -240,4 +240,4 @@ def result_name(config: KeptConfig) -> str:
     command = next(name for name, kind in KEPT.items() if isinstance(config, kind))
     if isinstance(config, LinearConfig):
         return f"{command}-{config.protocol}"
-    return f"{command}-{few(config.labels).name}" if isinstance(config, LowshotConfig) else command
+    return f"{command}-{read_label_share(config.labels).name}" if isinstance(config, LowshotConfig) else command

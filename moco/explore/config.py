@@ -30,9 +30,8 @@ class ExploreConfig:
     clusters: Annotated[int, Range(1, 1000)] = 20
     """Clusters of similar images (k-means), by which the map can be coloured."""
     port: Annotated[int, Range(0, 65535)] = 8765
-    """Port of the page, which only this machine reaches (0: any free port)."""
-    host: str = "127.0.0.1"
-    """Address to listen at. It must be 127.0.0.1, since the page shows the images to whoever reaches it."""
+    """Port of the page, which only this machine reaches (0: any free one). From another machine, forward it:
+    ssh -L 8765:127.0.0.1:8765 HOST."""
     static: Path | None = None
     """Write one self-contained HTML page of at most 3,000 of the images to this file, and serve nothing."""
     device: Device = "auto"
