@@ -115,8 +115,7 @@ class PretrainConfig:
     lr: Positive | None = None
     """Learning rate, instead of --base-lr x batch / 256."""
     schedule: Literal["step", "cosine"] = "step"
-    """How the learning rate falls: by the factor --lr-decay at each of --milestones (v1), or along half a cosine to 0
-    (v2)."""
+    """How the learning rate falls: by --lr-decay at each of --milestones (v1), or along half a cosine to 0 (v2)."""
     milestones: tuple[Share, ...] = (0.6, 0.8)
     """Shares of the run after which --schedule step lowers the learning rate: epochs 120 and 160 of 200."""
     lr_decay: Positive = 0.1
@@ -140,8 +139,7 @@ class PretrainConfig:
     """Compile the encoders before the first step. That takes a minute or more, and pays off on GPUs and for small,
     narrow networks; on a CPU it makes large networks slower (docs/benchmarks.md)."""
     recompute: bool = False
-    """Keep only the inputs of a ResNet's blocks and compute the rest again for the gradient: much less memory for a
-    third more time."""
+    """Compute the inner values of a ResNet's blocks again for the gradient: much less memory for a third more time."""
     timeout: Timeout = 600.0
     threads: Threads = None
     workers: Workers = None

@@ -84,8 +84,7 @@ class TransferConfig:
     skip_empty: bool = False
     """Detectors: leave out training images without an object to learn from (keypoints: without an annotated one)."""
     flip: Share = 0.5
-    """Share of the training images that are mirrored left to right, with their annotations (0: none, for images with
-    writing or with sides that matter)."""
+    """Share of the training images that are mirrored, with their annotations (0 where left and right matter)."""
     train_sizes: tuple[Side, Side] = (480, 800)
     """Detectors: smallest and largest value from which the shorter side of a training image is drawn, in pixels."""
     test_size: Side = 800

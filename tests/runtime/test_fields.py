@@ -17,7 +17,7 @@ import jaxtyping
 import pytest
 
 from moco.bench.config import BenchConfig
-from moco.cli import COMMANDS, main
+from moco.cli import COMMANDS, main, parse
 from moco.data.config import PackConfig
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
@@ -259,6 +259,18 @@ def test_help_shows_no_marker(
     for line in shown.splitlines():
         if re.search(r"--(seed|threads|workers|image-size|batch-size|queue-size) ", line):
             assert re.search(r"--[a-z-]+ (INT|\{None\}\|INT) ", line), line
+
+
+@pytest.mark.parametrize("command", ["pretrain v1", "transfer voc-c4 --weights w"])
+def test_a_mistake_shows_no_marker(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word in place of a number, for each form that a field's type takes: its flag is named as --help shows it."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    forms = {str(hint): name for name, hint in hints_of(CONFIGS[command.split()[0]]).items() if list(numbers(hint))}
+    for hint, name in forms.items():
+        words = ["x"] * max(1, hint.count("Range(")) if "tuple" in hint else ["x"]
+        with pytest.raises(BadInputError, match=f"{flag(name)}[: ].*'x'") as caught:
+            parse([*command.split(), "--data", "d", "--out", "o", flag(name), *words])
+        assert not re.search("Annotated|Range|ArgConfig|least=|typing|NoneType", str(caught.value))
 
 
 def test_flags_spell_the_field() -> None:
