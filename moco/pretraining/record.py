@@ -27,7 +27,7 @@ from moco.runtime.checkpoint import save_tensors, snapshot
 from moco.runtime.configfile import to_json
 from moco.runtime.device import peak_memory
 from moco.runtime.keeping import Checkpoints
-from moco.runtime.runlog import RunLog, read_events
+from moco.runtime.runlog import RunLog, read_events, read_lines
 from moco.runtime.state import rank_tensors
 
 Monitor = Callable[[Encoder], Mapping[str, float]]
@@ -39,7 +39,9 @@ Checkup = Callable[[Mapping[str, nn.Module]], Mapping[str, float]]
 """What is trained, by name (f_q, f_k, dictionary) -> figures for `health.diagnose`."""
 
 TRAINING = ("loss", "chance_loss", "contrast_accuracy")
-"""Figures of training that a run's health is judged by."""
+"""Figures of training that a run's health is judged by ..."""
+WATCHED = ("knn_top1", "knn_queries")
+"""... and those of the monitor."""
 
 
 class Record:
@@ -77,6 +79,9 @@ class Record:
         """Take up the newest sound checkpoint of the folder and return its step; 0 where there is none."""
         step, last = self.checkpoints.begin(to_json(self.config))
         self.result.update({name: last[name] for name in TRAINING if name in last})
+        before = distributed.from_first(self._first_look)
+        if before and step:
+            self.result["before"] = before
         earlier = distributed.from_first(lambda: read_events(self.config.out, "replaced"))
         self.damage.names = {event["index"]: str(event.get("path")) for event in earlier if "index" in event}
         changed = distributed.from_first(self._keep_fingerprint)
@@ -85,6 +90,11 @@ class Record:
             self.log.say(f"going on with other images than before, as told: {changed}")
         self.log.status("running", step=step)
         return step
+
+    def _first_look(self) -> dict[str, float]:
+        """What the monitor saw before the first step of a run that goes on."""
+        lines = (line for line in read_lines(self.config.out) if line.get("step") == 0 and "event" not in line)
+        return {name: value for name, value in next(lines, {}).items() if name not in ("step", "time")}
 
     def _keep_fingerprint(self) -> str:
         return fingerprint.keep(self.config.out, self.images, accept=self.config.accept_changed_data)
@@ -230,12 +240,14 @@ class Record:
         if self.checkup is not None and self.config.knn_every:
             with self._averaged():
                 figures |= self.checkup(self.modules)
-        last = {name: self.result[name] for name in TRAINING if name in self.result}
+        last = {name: self.result[name] for name in (*TRAINING, *WATCHED) if name in self.result}
         last["epoch"] = step * self.config.batch_size / len(self.images)
+        if "knn_top1" in self.result.get("before", {}):
+            last["knn_before"] = self.result["before"]["knn_top1"]
         findings = diagnose(self.config, step, {**last, **figures})
-        text, names = summary(findings), [finding.name for finding in findings]
-        self.log.health(step, text, names, figures)
-        self.result.update(figures, health=text, findings=names)
+        text, found = summary(findings), {finding.name: finding.condition for finding in findings}
+        self.log.health(step, text, found, figures)
+        self.result.update(figures, health=text, findings=list(found), conditions=list(found.values()))
 
 
 def filled(dictionary: nn.Module, batch_size: int) -> float:
