@@ -85,6 +85,22 @@ def test_looks_change_nothing(tmp_path: Path, digits: Images) -> None:
     assert (only["step"], only["filled"], "effective_rank" in only) == (6, 100.0, False)
 
 
+def test_a_run_that_goes_on_knows_how_it_began(tmp_path: Path, digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first look is read from the metrics, and kNN accuracy that fell since is a finding as in a run at one go."""
+    monkeypatch.setattr(judge, "EARLY_STEPS", 4)
+    config, looks = small(tmp_path / "run", max_steps=4, knn_every=4, log_every=1), [{"knn_top1": 90.0}]
+
+    def monitor(encoder: object) -> dict[str, float]:
+        return {**looks.pop(), "knn_queries": 100.0}
+
+    with pytest.raises(IndexError):  # at the second look, the last step being saved
+        train(config, digits, monitor)
+    looks.append({"knn_top1": 10.0})
+    result = train(config, digits, monitor)
+    assert result["before"] == {"knn_top1": 90.0, "knn_queries": 100.0}
+    assert "worse" in result["findings"]
+
+
 def test_two_processes_say_what_one_says(tmp_path: Path, digits: Images) -> None:
     """Each encodes half of the views: the figures of the first look agree within fp32's rounding after three steps."""
     values = {**SMALL, "max_steps": 3, "knn_every": 3, "base_lr": 0.03, "augment": "cifar"}
