@@ -56,7 +56,7 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
 
     def monitor(encoder: Encoder) -> dict[str, float]:
         figures = knn(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
-        return {f"knn_{name}": value for name, value in figures.items()}
+        return {f"knn_{name}": value for name, value in figures.items()} | {"knn_queries": float(len(queries))}
 
     return monitor
 

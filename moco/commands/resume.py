@@ -7,11 +7,13 @@ from moco.commands import pretrain, transfer
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig, ResumeConfig
 from moco.runtime.configfile import from_json, read_command
+from moco.runtime.fields import check
 from moco.transfer.config import TransferConfig
 
 
 def run(config: ResumeConfig) -> dict[str, Any]:
     """`moco resume`: go on with a run by its own config."""
+    check(config)
     path = config.run / "config.json"
     if not path.is_file():
         raise BadInputError(f"{config.run}: no run to go on with, expected a folder with a config.json")

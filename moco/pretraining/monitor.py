@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from moco.runtime import distributed
 from moco.runtime.checkpoint import File
 from moco.runtime.recent import Recent
 from moco.runtime.run import Run
-from moco.runtime.runlog import read_events
+from moco.runtime.runlog import read_events, read_lines
 
 Monitor = Callable[[Encoder], Mapping[str, float]]
 """A frozen encoder -> figures."""
@@ -33,6 +34,8 @@ SHOWN_IMAGES = 8
 """How many images of each rank's share of the first batch are logged."""
 TRAINING = ("loss", "chance_loss", "contrast_accuracy")
 """Figures of training that a run's health is judged by."""
+WATCHED = ("knn_top1", "knn_queries")
+"""Figures of the monitor that it is judged by."""
 
 
 @dataclass
@@ -49,14 +52,16 @@ class Watch:
         self.damage = Damage(len(self.images), self.config.batch_size)
 
     def begin(self, step: int) -> None:
-        """Keep what the images are, and take from the log which of them could not be read before `step`."""
+        """Keep what the images are, and take from the log the first look and which images could not be read."""
         config = self.config
 
-        def read() -> tuple[str, list[dict[str, Any]]]:
+        def read() -> tuple[str, list[dict[str, Any]], dict[str, float]]:
             changed = fingerprint.keep(config.out, self.images, accept=config.accept_changed_data)
-            return changed, read_events(config.out, "replaced")
+            return changed, read_events(config.out, "replaced"), first_look(config.out)
 
-        changed, events = distributed.from_first(read)
+        changed, events, before = distributed.from_first(read)
+        if step and before:
+            self.run.result["before"] = before
         self.damage.names = {event["index"]: str(event.get("path")) for event in events if "index" in event}
         self.run.note_changed_data(step, changed)
 
@@ -111,15 +116,23 @@ class Watch:
         if self.checkup is not None and config.knn_every:
             with distributed.averaged(*run.modules.values()):
                 figures |= self.checkup(run.modules)
-        last = {name: run.result[name] for name in TRAINING if name in run.result}
+        last = {name: run.result[name] for name in (*TRAINING, *WATCHED) if name in run.result}
         last["epoch"] = step * config.batch_size / len(self.images)
+        if "knn_top1" in run.result.get("before", {}):
+            last["knn_before"] = run.result["before"]["knn_top1"]
         findings = diagnose(config, step, {**last, **figures})
-        text, names = summary(findings), [finding.name for finding in findings]
-        run.log.health(step, text, names, figures)
-        run.result.update(figures, health=text, findings=names)
+        text, found = summary(findings), {finding.name: finding.condition for finding in findings}
+        run.log.health(step, text, found, figures)
+        run.result.update(figures, health=text, findings=list(found), conditions=list(found.values()))
 
     def _epoch(self, step: int) -> float:
         return round(step * self.config.batch_size / len(self.images), 4)
+
+
+def first_look(run: Path) -> dict[str, float]:
+    """Read what the monitor saw before the first step."""
+    lines = (line for line in read_lines(run) if line.get("step") == 0 and "event" not in line)
+    return {name: value for name, value in next(lines, {}).items() if name not in ("step", "time")}
 
 
 def filled(dictionary: nn.Module, batch_size: int) -> float:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -19,9 +21,8 @@ COMMAND = "command"
 
 def to_json(config: Any, command: str | None = None) -> str:
     """A config as JSON, in the order of its fields, after the version of the format and the command that it is of."""
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
     head = {"version": VERSION} if command is None else {"version": VERSION, COMMAND: command}
-    return json.dumps({**head, **values}, indent=2) + "\n"
+    return json.dumps({**head, **vars(config)}, indent=2, default=os.fspath) + "\n"
 
 
 def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
@@ -62,7 +63,7 @@ def _read(text: str | bytes, where: Path) -> dict[str, Any]:
 def converted(hint: Any, value: Any, where: str) -> Any:
     """A value of JSON or TOML as the type that a field asks for. Raises BadInputError where it is of another."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
+    if origin in (typing.Union, types.UnionType):
         hint = next(kind for kind in arguments if kind is not types.NoneType)
         return None if value is None else converted(hint, value, where)
     if origin is Literal and value in arguments:
@@ -71,7 +72,7 @@ def converted(hint: Any, value: Any, where: str) -> Any:
         return tuple(converted(arguments[0], part, where) for part in value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value

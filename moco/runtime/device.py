@@ -4,14 +4,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal
 
 import torch
 
 from moco.errors import BadInputError
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "bf16"]
+from moco.runtime.fields import Device, Precision
 
 
 def resolve_device(device: Device) -> Device:

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -118,10 +118,11 @@ class RunLog:
         if self._progress is None or "loss" not in values:
             self.say(f"step {step}/{self.steps}  {shown}")
 
-    def health(self, step: int, text: str, findings: Sequence[str], values: Metrics) -> None:
-        """Log how the run does after `step` in words, the names of what was found, and the figures that say so."""
+    def health(self, step: int, text: str, findings: Mapping[str, str], values: Metrics) -> None:
+        """Log how the run does after `step`: in words, what was found and what each means, and the figures."""
         self._health = {"health": text}
-        self._write({"step": step, "health": text, "findings": findings, **values})
+        names, conditions = list(findings), list(findings.values())
+        self._write({"step": step, "health": text, "findings": names, "conditions": conditions, **values})
         if self.active:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
@@ -200,7 +201,12 @@ def read_status(run: Path) -> dict[str, Any]:
 
 
 def read_events(run: Path, name: str) -> list[dict[str, Any]]:
-    """The events of this name in `metrics.jsonl`, of which half a line may be the last; none where there is no file."""
+    """The events of this name in `metrics.jsonl`."""
+    return [values for values in read_lines(run) if values.get("event") == name]
+
+
+def read_lines(run: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`, of which the last may be half a line and is left out; none without the file."""
     try:
         lines = (run / "metrics.jsonl").read_bytes().splitlines()
     except FileNotFoundError:
@@ -209,7 +215,7 @@ def read_events(run: Path, name: str) -> list[dict[str, Any]]:
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
             found.append(json.loads(line))
-    return [values for values in found if isinstance(values, dict) and values.get("event") == name]
+    return [values for values in found if isinstance(values, dict)]
 
 
 def _is_kept(line: str, step: int) -> bool:
