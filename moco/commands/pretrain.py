@@ -18,8 +18,8 @@ from moco.evaluation.knn import knn
 from moco.evaluation.vitals import vitals
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
+from moco.pretraining.monitor import Checkup, Monitor
 from moco.pretraining.prepare import build_batches
-from moco.pretraining.record import Checkup, Monitor
 from moco.runtime import distributed
 from moco.runtime.device import resolve_device, resolve_precision
 from moco.runtime.fields import check

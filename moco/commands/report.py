@@ -9,7 +9,6 @@ from typing import Any
 
 from moco.errors import BadInputError
 from moco.report.config import ReportConfig
-from moco.report.embedding_map import MOST_POINTS
 from moco.report.page import page
 from moco.report.runs import GALLERY, distinct_names, read_config, read_run
 from moco.report.transfer import is_transfer
@@ -22,10 +21,6 @@ def run(config: ReportConfig) -> dict[str, Any]:
     if not config.runs:
         raise BadInputError("no run is given: moco report RUN, or several of them")
     check(config)
-    if not 1 <= config.map_images <= MOST_POINTS:
-        raise BadInputError(f"--map-images is {config.map_images}: expected 1 to {MOST_POINTS}")
-    if not config.map_seconds > 0:
-        raise BadInputError(f"--map-seconds is {config.map_seconds}: expected a number more than 0")
     for folder in config.runs:
         read_run(folder)  # a mistake in the last name is told before the first is worked on
     out = config.out or config.runs[0] / "report.html"

@@ -11,8 +11,9 @@ from moco.core.encoder import Encoder
 from moco.data.loader import ViewBatches
 from moco.evaluation.alignment import EPOCH, alignment, effective_rank, uniformity
 from moco.evaluation.features import evaluating
-from moco.runtime.device import Precision, autocast
+from moco.runtime.device import autocast
 from moco.runtime.distributed import gather, rank, world_size
+from moco.runtime.fields import Precision
 from moco.runtime.randomness import Integers, Stream
 from moco.shapes import Features, Views
 

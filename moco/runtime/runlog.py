@@ -13,13 +13,14 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
 from moco.runtime.configfile import finite
 from moco.runtime.files import replace_file
 from moco.runtime.machine import machine
+from moco.runtime.progress import columns
 
 if sys.platform != "win32":
     import fcntl
@@ -30,7 +31,8 @@ Metrics = dict[str, float]
 class RunLog:
     """Records one run: metrics, TensorBoard events, status and machine; a progress bar or plain lines for people.
 
-    The folder is locked while the run goes on. With `active` false (every rank but the first) nothing is done.
+    The folder is locked while the run goes on. With `active` false it only tells the time: on every rank but the first,
+    and for a training that has no run folder of its own.
     """
 
     def __init__(self, run: Path, steps: int, *, active: bool = True, stdout: bool = True) -> None:
@@ -39,7 +41,8 @@ class RunLog:
         self._lock: TextIO | None = None
         self._progress: Progress | None = None
         self._latest, self._health = "", dict[str, str]()
-        self._earlier = 0.0
+        self.earlier = 0.0
+        """Seconds that the parts of the run before this one took."""
         self._started = time.monotonic()
 
     def __enter__(self) -> "RunLog":
@@ -53,8 +56,7 @@ class RunLog:
             self._metrics = (self.run / "metrics.jsonl").open("a", encoding="utf-8")
             self._events = _events(self.run)
             if self.console.is_terminal:
-                columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-                self._progress = Progress(*columns, console=self.console)
+                self._progress = Progress(*columns(), console=self.console)
                 self._task = self._progress.add_task("", total=self.steps)
                 self._progress.start()
 
@@ -75,14 +77,14 @@ class RunLog:
     @property
     def seconds(self) -> float:
         """Time since the start of the run, without the pauses between its parts."""
-        return self._earlier + time.monotonic() - self._started
+        return self.earlier + time.monotonic() - self._started
 
     def resume(self, step: int, seconds: float) -> dict[str, Any]:
         """Go on after `step`: what was logged beyond it is cut off, the clock continues.
 
         Returns the last line with a loss; nothing where there is none, and on every rank but the first.
         """
-        self._earlier, self._started = seconds, time.monotonic()
+        self.earlier, self._started = seconds, time.monotonic()
         if not self.active:
             return {}
         path = self.run / "metrics.jsonl"
