@@ -1,13 +1,11 @@
-"""One, two and four processes are the same computation: real runs of `pretrain`, started by torchrun.
+"""One, two and four processes are the same computation: real runs of `pretrain`.
 
 In float64 all of 50 steps agree within 1e-9, with every dictionary; in float32 the first three within 1e-4.
 """
 
+import functools
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +30,12 @@ from tests.distributed.session import (
     WRONG_GROUPS,
     config_of,
     global_batches,
+    session,
     shallow_nets,
 )
+from tests.faults.processes import ended_well, start_program
 from tests.pretraining.algorithm_1 import Found, Weights, algorithm_1, named
 
-ROOT = Path(__file__).parents[2]
 EARLIER = {1: None, 4: 1, 2: 4}
 """Numbers of processes in the order of the sessions, and from which session each takes up a run in its middle."""
 TOLERANCE = 1e-9
@@ -49,14 +48,11 @@ Sessions = dict[int, Path]
 def sessions(tmp_path_factory: pytest.TempPathFactory) -> Sessions:
     """The folders of the sessions, by their number of processes."""
     folder, made = tmp_path_factory.mktemp("sessions"), Sessions()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for ranks, earlier in EARLIER.items():
         made[ranks] = folder / str(ranks)
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        arguments = [str(made[ranks]), *([str(made[earlier])] if earlier is not None else [])]
-        command = [sys.executable, *launch, "-m", "tests.distributed.session", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-4000:]
+        made[ranks].mkdir()
+        program = functools.partial(session, made[ranks], made[earlier] if earlier is not None else None)
+        ended_well(start_program(program, made[ranks], ranks=ranks))
     return made
 
 
@@ -119,7 +115,7 @@ def test_the_steps_do_something(sessions: Sessions, case: str) -> None:
     assert (middle["f_q.head.weight"] - last["f_q.head.weight"]).abs().max() > 1e-3
     for stored in ("dictionary.keys", "dictionary.features"):
         if stored in last:
-            assert (middle[stored] - last[stored]).abs().max() > 1e-1
+            assert (middle[stored] - last[stored]).abs().max() > 1e-2
 
 
 @several
