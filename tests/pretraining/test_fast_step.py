@@ -15,7 +15,7 @@ from moco.data.catalog import load
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
 from moco.pretraining.prepare import build_batches, resolve
-from moco.runtime import keeping
+from moco.runtime import checkpoint
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from tests.pretraining.algorithm_1 import Weights, named, step
 from tests.pretraining.test_loop import losses, small
@@ -44,7 +44,7 @@ def test_the_fast_step_equals_the_plain_one_at_20_states(tmp_path: Path, monkeyp
     The net is narrow, so that no activation is so near 0 that rounding turns a ReLU on or off: that alone would change
     the gradient by 1e-3.
     """
-    monkeypatch.setattr(keeping, "remove_old_checkpoints", lambda run, step: None)
+    monkeypatch.setattr(checkpoint, "remove_old_checkpoints", lambda run, step: None)
     values = {"arch": "resnet18-w4", "batch_size": 16, "queue_size": 40}
     config = small(tmp_path / "run", max_steps=STATES + 1, checkpoint_every=1, **values)
     images = load("digits")["train"]
