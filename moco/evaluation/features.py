@@ -16,8 +16,9 @@ from moco.data.augment import Augmentation, ViewParameters, draw, normalize
 from moco.data.images import Images
 from moco.data.loader import made
 from moco.data.views import Look, of_any
-from moco.runtime.device import Precision, autocast
+from moco.runtime.device import autocast
 from moco.runtime.distributed import gather, rank, world_size
+from moco.runtime.fields import Precision
 from moco.runtime.progress import shown
 from moco.runtime.randomness import Integers, Stream
 from moco.shapes import Features, Image, Square
