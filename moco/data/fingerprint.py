@@ -4,6 +4,7 @@ Three 32-bit numbers for each image, in order, in RUN/data.safetensors. They not
 to can make a file of the same size and time.
 """
 
+import hashlib
 import os
 import warnings
 import zlib
@@ -187,3 +188,12 @@ def _table(images: object) -> PathTable | None:
     if isinstance(images, ShardImages):
         return images.names
     return images if isinstance(images, PathTable) else None
+
+
+def digest_images(images: Images) -> str:
+    """Compute the SHA-256 of what tells these images, in their order, from others."""
+    own = fingerprint(images)
+    sha = hashlib.sha256(f"{own.kind} {own.images} {own.block}".encode())
+    sha.update(own.names.tobytes())
+    sha.update(own.contents.tobytes())
+    return sha.hexdigest()

@@ -9,13 +9,14 @@ from sklearn.datasets import make_blobs
 from sklearn.manifold import trustworthiness
 
 from moco.data.catalog import load
+from moco.data.fingerprint import digest_images
 from moco.data.images import Images, evenly
 from moco.evaluation.config import EmbedConfig
 from moco.evaluation.features import encode
 from moco.evaluation.session import Subject, session
 from moco.explore import embed_run as module
 from moco.explore import embedding_map
-from moco.explore.embed_run import FILE, Scope, clusters, embed_run, images_digest
+from moco.explore.embed_run import FILE, Scope, clusters, embed_run
 from moco.explore.embedding_map import flat_map, principal_components
 
 SCOPE = Scope(0.1, 5)
@@ -69,8 +70,8 @@ def test_it_is_computed_once(subject: Subject, images: Images, tmp_path: Path, m
 def test_the_digest_is_of_the_images(images: Images) -> None:
     """Other names or pixels are other images."""
     whole = load("digits")
-    assert images_digest(whole["train"]) == images_digest(load("digits")["train"])
-    assert images_digest(whole["train"]) != images_digest(whole["test"])
+    assert digest_images(whole["train"]) == digest_images(load("digits")["train"])
+    assert digest_images(whole["train"]) != digest_images(whole["test"])
 
 
 def test_clusters_are_found_and_numbered_from_the_largest() -> None:
