@@ -21,8 +21,9 @@ from moco.bench.photographs import JPEG_SIZE, write_jpegs
 from moco.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data import augment
 from moco.data.augment import AUGMENTATIONS, ViewParameters, draw, finish, normalize
+from moco.data.decoding import decode_bytes
 from moco.data.folder import open_folder
-from moco.data.images import FileImages, decode_bytes
+from moco.data.images import FileImages
 from moco.data.jpeg import DECODER, decode_plain, plain_size
 from moco.data.views import COMPILED, Look, of_array, of_images
 from moco.runtime.randomness import Integers, Stream
@@ -57,7 +58,7 @@ def row(what: str, each: float, against: float | None = None) -> None:
 def decoders(contents: list[bytes]) -> None:
     """Every decoder that is installed; the first row is what the others are compared with."""
     ways: dict[str, Callable[[bytes], object]] = {
-        "Pillow, as images.decode": lambda content: decode_bytes(content, "x"),
+        "Pillow, as decoding.decode": lambda content: decode_bytes(content, "x"),
         "Pillow, scaled to 1/2": lambda content: decode_plain(content, 2, "pillow"),
         "Pillow, scaled to 1/4": lambda content: decode_plain(content, 4, "pillow"),
     }

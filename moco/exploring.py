@@ -159,7 +159,8 @@ def _collection(data: str, images: "Images", subjects: "Sequence[Subject]") -> "
 
 def _encoder(subjects: "Sequence[Subject]") -> Callable[[bytes], list[npt.NDArray[np.float32]]]:
     """An image file -> its features by each encoder."""
-    from moco.data.images import ArrayImages, decode_bytes
+    from moco.data.decoding import decode_bytes
+    from moco.data.images import ArrayImages
     from moco.evaluation.features import encode
 
     def encoded(content: bytes) -> list[npt.NDArray[np.float32]]:

@@ -19,7 +19,8 @@ from moco.configfile import from_json, to_json
 from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
 from moco.data import columns, fingerprint, folder, jpeg
 from moco.data.catalog import load
-from moco.data.images import ArrayImages, FileImages, Images, PathTable, decode_bytes
+from moco.data.decoding import decode_bytes
+from moco.data.images import ArrayImages, FileImages, Images, PathTable
 from moco.data.pack import run as pack
 from moco.errors import BadInputError
 from moco.interop.checkpoints import encoder_metadata, load_weights

@@ -1,20 +1,16 @@
 """Images by integer index: files in a folder or a list, or an array in memory or mapped from disk."""
 
-import io
 import os
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image as PillowImage
-from PIL import ImageOps
-from PIL.TiffImagePlugin import EXTRASAMPLES, PHOTOMETRIC_INTERPRETATION, SAMPLESPERPIXEL, TiffImageFile
 
+from moco.data.decoding import decode
 from moco.errors import BadInputError
 from moco.shapes import Bytes, Image
 
@@ -26,12 +22,6 @@ SMALL_IMAGE = 96
 MEMORY_BUDGET = 2 << 30
 """... where they fit into this many bytes, and no more than these, and one in a hundred, cannot be decoded."""
 UNREADABLE_HELD = 100
-
-TIFF_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3, 9: 3}
-"""Bands of RGB, CMYK, YCbCr and L*a*b* in a TIFF; grey and palette have one."""
-
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""What a file may be, whatever it is called. Pillow would read more, and have EPS drawn by another program."""
 
 Labels = npt.NDArray[np.int64]
 Split = Literal["train", "val", "test"]
@@ -211,66 +201,3 @@ def hold(images: Images) -> Images:
     if pixels is None:
         return images
     return ArrayImages(pixels, images.labels, images.classes, names=images, unreadable=unreadable)
-
-
-def decode(path: bytes | str | Path) -> Image:
-    """Read an image file as RGB bytes (3, H, W): upright by its EXIF tag, its first frame where it has several.
-
-    Grey and palette images become RGB, 16 bits are scaled to 8, transparent parts lie on white, CMYK is converted.
-    Raises BadInputError naming the file for anything else: other bands, floating point, not an image, or more pixels
-    than Pillow takes for honest (refused from the header).
-    """
-    return _decode(os.fsdecode(path), os.fsdecode(path))
-
-
-def decode_bytes(content: bytes, name: str) -> Image:
-    """`decode` the content of an image file; errors call it `name`."""
-    return _decode(io.BytesIO(content), name)
-
-
-def _decode(source: str | io.BytesIO, name: str) -> Image:
-    try:
-        with PillowImage.open(source, formats=FORMATS) as file:
-            return from_pillow(file, name)
-    except BadInputError:
-        raise
-    except Exception as error:  # a decoder fails as it likes on a damaged file
-        raise BadInputError(f"{name}: cannot be read as an image ({error}): remove or replace it") from error
-
-
-def from_pillow(image: PillowImage.Image, name: str) -> Image:
-    """What `decode` makes of a file that Pillow has opened; errors call it `name`."""
-    _check_bands(image, name)
-    rgb = _to_rgb(ImageOps.exif_transpose(image), name)
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
-
-
-def _check_bands(file: PillowImage.Image, name: str) -> None:
-    """Pillow drops a TIFF's further bands, or takes a fourth one for opacity."""
-    if not isinstance(file, TiffImageFile):
-        return
-    bands, extra = file.tag_v2.get(SAMPLESPERPIXEL, 1), file.tag_v2.get(EXTRASAMPLES, ())
-    opacity = len(extra) == 1 and extra[0] in (1, 2)
-    colours = TIFF_COLOURS.get(file.tag_v2.get(PHOTOMETRIC_INTERPRETATION, 0), 1)
-    if bands > colours + opacity:
-        raise BadInputError(f"{name}: {bands} bands, expected grey, RGB, or RGB with opacity: convert it to RGB")
-
-
-def _to_rgb(image: PillowImage.Image, name: str) -> PillowImage.Image:
-    transparent = image.info.get("transparency")
-    if image.mode in ("RGBA", "LA", "PA") or (transparent is not None and image.mode in ("1", "P", "L", "RGB")):
-        rgba = image.convert("RGBA")
-        return PillowImage.alpha_composite(PillowImage.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    if image.mode.startswith("I"):  # 16-bit grey, also where Pillow keeps it in 32
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise BadInputError(f"{name}: values {values.min()} to {values.max()}, expected 16 bits: convert it")
-        if transparent is not None:
-            values = np.where(values == transparent, 65535, values)
-        return PillowImage.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGB", "1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV"):
-        return image.convert("RGB")
-    bands = ", ".join(image.getbands())
-    raise BadInputError(
-        f"{name}: mode {image.mode} (bands {bands}), expected grey, palette, RGB, RGBA or CMYK: convert it to RGB"
-    )

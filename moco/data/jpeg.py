@@ -1,7 +1,7 @@
-"""Plain JPEG photographs, decoded by the quickest decoder that is there; images.decode is for everything else.
+"""Plain JPEG photographs, decoded by the quickest decoder that is there; decoding.decode is for everything else.
 
 `plain_size` tells from the header which files are plain: RGB or grey, upright, one picture. The pixels are those of
-images.decode, bit for bit, unless they are asked for at a half, a quarter or an eighth of the size: then a decoder
+decoding.decode, bit for bit, unless they are asked for at a half, a quarter or an eighth of the size: then a decoder
 computes fewer pixels from the same coefficients (of each block of 8x8 the lower frequencies, libjpeg's scaled DCT).
 """
 
@@ -29,7 +29,7 @@ def plain_size(content: bytes) -> tuple[int, int] | None:
     """Height and width of a plain JPEG; None where the content is anything else, damaged or too large."""
     if not content.startswith(b"\xff\xd8\xff"):
         return None
-    with suppress(Exception):  # images.decode is to say what is wrong
+    with suppress(Exception):  # decoding.decode is to say what is wrong
         file = PillowImage.open(io.BytesIO(content), formats=FORMATS)
         upright = file.getexif().get(ORIENTATION, 1) == 1
         if file.format == "JPEG" and file.mode in ("RGB", "L") and upright:

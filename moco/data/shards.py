@@ -9,7 +9,8 @@ from pathlib import Path
 
 from moco.data import columns
 from moco.data.columns import Column
-from moco.data.images import Labels, PathTable, decode_bytes
+from moco.data.decoding import decode_bytes
+from moco.data.images import Labels, PathTable
 from moco.errors import BadInputError
 from moco.shapes import Image
 

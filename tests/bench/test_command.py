@@ -19,7 +19,7 @@ from moco.bench.command import MEASUREMENTS, alone, selected
 from moco.bench.config import BenchConfig
 from moco.cli import main
 from moco.config import PretrainConfig
-from moco.data.images import decode
+from moco.data.decoding import decode
 from moco.errors import BadInputError
 
 TINY = BenchConfig(seconds=0.01, threads=1, device="cpu")

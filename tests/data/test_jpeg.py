@@ -1,4 +1,4 @@
-"""Plain JPEG photographs come out as images.decode gives them, or smaller; everything else is left to it."""
+"""Plain JPEG photographs come out as decoding.decode gives them, or smaller; everything else is left to it."""
 
 import io
 
@@ -9,7 +9,7 @@ import torch
 from PIL import Image as PillowImage
 from sklearn.datasets import load_sample_images
 
-from moco.data.images import decode_bytes
+from moco.data.decoding import decode_bytes
 from moco.data.jpeg import DECODER, SHRINKS, decode_plain, plain_size, shrink_for
 
 Pixels = npt.NDArray[np.uint8]
@@ -94,7 +94,7 @@ def test_anything_else_is_not_plain(kind: str) -> None:
 
 
 def test_more_pixels_than_pillow_takes_are_not_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is images.decode's, and so is the message."""
+    """The limit is decoding.decode's, and so is the message."""
     monkeypatch.setattr(PillowImage, "MAX_IMAGE_PIXELS", SMALL[..., 0].size // 2 - 1)
     assert plain_size(PLAIN["4:2:0"]) is None
 

@@ -13,7 +13,8 @@ import torch
 from moco.data import shards as module
 from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import load
-from moco.data.images import Encoded, Images, decode, hold
+from moco.data.decoding import decode
+from moco.data.images import Encoded, Images, hold
 from moco.data.loader import ViewBatches
 from moco.data.shards import ShardImages
 from moco.errors import BadInputError
