@@ -2,6 +2,8 @@
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +37,27 @@ def decode_bytes(content: bytes, name: str) -> Image:
     return _decode(io.BytesIO(content), name)
 
 
+def require_header(content: bytes, name: str) -> None:
+    """Raise BadInputError, as `decode_bytes` does, where the content does not begin as an image file does."""
+    with _open(io.BytesIO(content), name):
+        pass
+
+
 def _decode(source: str | io.BytesIO, name: str) -> Image:
+    with _open(source, name) as file:
+        return from_pillow(file, name)
+
+
+@contextmanager
+def _open(source: str | io.BytesIO, name: str) -> Iterator[PillowImage.Image]:
     try:
         with PillowImage.open(source, formats=FORMATS) as file:
-            return from_pillow(file, name)
+            yield file
     except BadInputError:
         raise
     except Exception as error:  # a decoder fails as it likes on a damaged file
-        raise BadInputError(f"{name}: cannot be read as an image ({error}): remove or replace it") from error
+        reason = str(error).replace(repr(source), repr(name))  # else an address in memory, another one each time
+        raise BadInputError(f"{name}: cannot be read as an image ({reason}): remove or replace it") from error
 
 
 def from_pillow(image: PillowImage.Image, name: str) -> Image:

@@ -21,6 +21,7 @@ from PIL import Image as PillowImage
 from moco.config import PackConfig, check
 from moco.data import columns
 from moco.data.catalog import load
+from moco.data.decoding import require_header
 from moco.data.images import EXTENSIONS, SMALL_IMAGE, Encoded, Images, Labels, PathTable, Split
 from moco.data.indexing import Rows
 from moco.data.packed import INDEX, PACK, PIXELS, VERSION, Format
@@ -205,11 +206,7 @@ def _file(images: Images, index: int) -> tuple[bytes, str]:
         PillowImage.fromarray(images[index].permute(1, 2, 0).numpy()).save(buffer, "png")
         return buffer.getvalue(), ".png"
     content, name = images.encoded(index), images.name(index)
-    try:
-        with PillowImage.open(io.BytesIO(content)):  # reads the header only
-            pass
-    except Exception as error:  # a decoder fails as it likes on a damaged file
-        raise BadInputError(f"{name}: cannot be read as an image ({error}): remove or replace it") from error
+    require_header(content, name)
     ending = os.path.splitext(name)[1].lower()
     return content, ending if ending in EXTENSIONS else ".png"
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from moco.data.decoding import decode
+from moco.data.decoding import decode, decode_bytes, require_header
 from moco.errors import BadInputError
 
 Bytes = npt.NDArray[np.uint8]
@@ -297,6 +297,25 @@ def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
     """An empty file, an error page under an image's name, a lone signature, zeros."""
     (tmp_path / "x.jpg").write_bytes(content)
     check_refused(tmp_path / "x.jpg", "remove or replace it")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\xff\xd8\xff", bytes(4096)])
+def test_bytes_are_refused_in_the_words_of_their_file(tmp_path: Path, content: bytes) -> None:
+    """Without an address in memory: a run's log must say the same in every process, and after resuming."""
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content)
+    with pytest.raises(BadInputError) as of_file:
+        decode(path)
+    for refuse in (decode_bytes, require_header):
+        with pytest.raises(BadInputError) as of_bytes:
+            refuse(content, str(path))
+        assert str(of_bytes.value) == str(of_file.value)
+
+
+def test_a_header_says_nothing_of_the_pixels(tmp_path: Path) -> None:
+    """`require_header` reads no further: half a picture passes."""
+    content = saved(tmp_path, "x.jpg", noise(64, 64, 3)).read_bytes()
+    require_header(content[: len(content) // 2], "x.jpg")
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "eps"])
