@@ -18,12 +18,12 @@ import tyro
 from rich.console import Console
 from torch import nn
 
-from moco.config import PretrainConfig
 from moco.core.pair import EncoderPair
 from moco.data.catalog import load
-from moco.prepare import build_dictionary, build_encoder
-from moco.recipes import recipe
-from moco.record import Record
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.prepare import build_dictionary, build_encoder
+from moco.pretraining.recipes import recipe
+from moco.pretraining.record import Record
 from moco.runtime.checkpoint import checkpoint_path
 from moco.runtime.runlog import RunLog
 

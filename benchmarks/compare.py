@@ -18,8 +18,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from moco.bench.alone import alone
 from moco.bench.cases import PATCHES
-from moco.bench.command import alone
 from moco.bench.config import BenchConfig
 from moco.runtime.machine import machine
 

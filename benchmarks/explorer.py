@@ -26,9 +26,9 @@ import numpy as np
 import tyro
 import uvicorn
 
-from moco.report.explore.embedding import Collection, Embedding
-from moco.report.explore.neighbours import Floats
-from moco.report.explore.server import application
+from moco.explore.embedding import Collection, Embedding
+from moco.explore.neighbours import Floats
+from moco.explore.server import application
 
 TOKEN = "benchmark"
 CHECKED = 10

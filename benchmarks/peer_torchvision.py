@@ -23,7 +23,7 @@ from torchvision import transforms
 
 from moco.bench.cases import JPEGS, PATCHES, TRAININGS, VIEWS
 from moco.bench.config import BenchConfig
-from moco.config import IMAGENET_MEAN, IMAGENET_STD
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 
 WORKERS, LEAST = 2, 3
 GROUPED = "resnet18-3x3-stem-32"

@@ -22,8 +22,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from moco.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.core.encoder import EncoderPlan
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.interop.checkpoints import random_weights
 from moco.runtime.device import peak_memory, set_threads
 from moco.runtime.machine import machine

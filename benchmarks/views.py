@@ -18,9 +18,9 @@ from PIL import Image
 
 from benchmarks.peer_torchvision import augmentation
 from moco.bench.photographs import JPEG_SIZE, write_jpegs
-from moco.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data import augment
 from moco.data.augment import AUGMENTATIONS, ViewParameters, draw, finish, normalize
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.decoding import decode_bytes
 from moco.data.folder import open_folder
 from moco.data.images import FileImages

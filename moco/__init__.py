@@ -1,7 +1,7 @@
 """Momentum Contrast: unlabelled images in, a measurably good encoder out (arXiv:1911.05722, arXiv:2003.04297).
 
 The names of `__all__` are the public ones; each is imported when it is first asked for, so that `import moco` is quick.
-The loop itself is `moco.pretrain.pretrain(config, images)`.
+The loop itself is `moco.pretraining.loop.pretrain(config, images)`.
 """
 
 from importlib import import_module
@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moco.cli import run
-    from moco.config import KnnConfig, PretrainConfig
     from moco.core.dictionary import InBatch, Keys, MemoryBank, Queue
     from moco.core.encoder import Encoder, EncoderPlan
     from moco.core.loss import Contrast, info_nce
     from moco.core.pair import EncoderPair
     from moco.data.catalog import load
     from moco.errors import BadInputError, DivergedError
-    from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, LowshotConfig
+    from moco.evaluation.config import EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
     from moco.evaluation.features import Encoding, encode
     from moco.evaluation.frozen import FrozenEncoder, load_encoder
     from moco.evaluation.knn import weighted_knn
     from moco.interop.checkpoints import Weights, load_weights
-    from moco.recipes import RECIPES, recipe
+    from moco.pretraining.config import PretrainConfig
+    from moco.pretraining.recipes import RECIPES, recipe
 
 __all__ = [
     "RECIPES",
@@ -56,19 +56,19 @@ __all__ = [
 
 _HOMES = {
     "moco.cli": ("run",),
-    "moco.config": ("KnnConfig", "PretrainConfig"),
     "moco.core.dictionary": ("InBatch", "Keys", "MemoryBank", "Queue"),
     "moco.core.encoder": ("Encoder", "EncoderPlan"),
     "moco.core.loss": ("Contrast", "info_nce"),
     "moco.core.pair": ("EncoderPair",),
     "moco.data.catalog": ("load",),
     "moco.errors": ("BadInputError", "DivergedError"),
-    "moco.evaluation.config": ("EmbedConfig", "FinetuneConfig", "LinearConfig", "LowshotConfig"),
+    "moco.evaluation.config": ("EmbedConfig", "FinetuneConfig", "KnnConfig", "LinearConfig", "LowshotConfig"),
     "moco.evaluation.features": ("Encoding", "encode"),
     "moco.evaluation.frozen": ("FrozenEncoder", "load_encoder"),
     "moco.evaluation.knn": ("weighted_knn",),
     "moco.interop.checkpoints": ("Weights", "load_weights"),
-    "moco.recipes": ("RECIPES", "recipe"),
+    "moco.pretraining.config": ("PretrainConfig",),
+    "moco.pretraining.recipes": ("RECIPES", "recipe"),
 }
 
 

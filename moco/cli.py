@@ -1,4 +1,4 @@
-"""The command line: a command -> (its config, "module:function"), imported when it is called."""
+"""The command line: reads a command and its flags, runs it, and turns errors into one line and an exit code."""
 
 import contextlib
 import dataclasses
@@ -17,37 +17,41 @@ from typing import Any, TextIO
 import tyro
 
 from moco.bench.config import BenchConfig
-from moco.config import KnnConfig, PackConfig, PretrainConfig, ResumeConfig, check
-from moco.configfile import finite
+from moco.data.config import PackConfig
 from moco.errors import BadInputError, DivergedError, StalledError, StoppedError, VoidError, one_line
-from moco.evaluation.config import EmbedConfig, FinetuneConfig, LinearConfig, LowshotConfig
+from moco.evaluation.config import EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
+from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
-from moco.recipes import RECIPES
-from moco.report.config import ExploreConfig, ReportConfig
+from moco.pretraining.config import PretrainConfig, ResumeConfig
+from moco.pretraining.recipes import RECIPES
+from moco.report.config import ReportConfig
+from moco.runtime.configfile import finite
+from moco.runtime.fields import check
 from moco.runtime.signals import EXIT_CODE
 from moco.study.config import StudyConfig
 from moco.transfer.config import CompareConfig, TransferConfig
 from moco.transfer.recipes import TASKS, transfer_config
 
-COMMANDS: dict[str, tuple[type[Any], str]] = {
-    "pretrain": (PretrainConfig, "moco.commands:pretrain"),
-    "resume": (ResumeConfig, "moco.commands:resume"),
-    "knn": (KnnConfig, "moco.evaluation.knn:run"),
-    "linear": (LinearConfig, "moco.evaluation.linear:run"),
-    "lowshot": (LowshotConfig, "moco.evaluation.lowshot:run"),
-    "finetune": (FinetuneConfig, "moco.evaluation.finetune:run"),
-    "transfer": (TransferConfig, "moco.transfer.command:transfer"),
-    "embed": (EmbedConfig, "moco.evaluation.embed:run"),
-    "export": (ExportConfig, "moco.interop.export:run"),
-    "pack": (PackConfig, "moco.data.pack:run"),
-    "bench": (BenchConfig, "moco.bench.command:run"),
-    "report": (ReportConfig, "moco.reporting:report"),
-    "study": (StudyConfig, "moco.study.command:run"),
-    "explore": (ExploreConfig, "moco.exploring:explore"),
+COMMANDS: dict[str, type[Any]] = {
+    "pretrain": PretrainConfig,
+    "resume": ResumeConfig,
+    "knn": KnnConfig,
+    "linear": LinearConfig,
+    "lowshot": LowshotConfig,
+    "finetune": FinetuneConfig,
+    "transfer": TransferConfig,
+    "embed": EmbedConfig,
+    "export": ExportConfig,
+    "pack": PackConfig,
+    "bench": BenchConfig,
+    "report": ReportConfig,
+    "study": StudyConfig,
+    "explore": ExploreConfig,
 }
+"""A command -> its config; `run` of the module of its name in `moco.commands` runs it, and is imported only then."""
 HELP = ("-h", "--help")
 AUTO = "auto"
-"""The recipe that is made for the images and the time: `moco.auto`."""
+"""The recipe that is made for the images and the time: `moco.pretraining.auto`."""
 HELP_INDENT = 8
 NO_MEMORY = re.compile("MemoryError|OutOfMemoryError|can't allocate memory|not enough memory")
 """In what torch and numpy raise where memory is short."""
@@ -97,16 +101,15 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
         raise SystemExit(0)
     _require_words(arguments)
     command, *rest = arguments
-    kind, target = COMMANDS[_known(command, COMMANDS, "command", "moco --help")]
+    kind = COMMANDS[_known(command, COMMANDS, "command", "moco --help")]
     prog, default = f"moco {command}", tyro.MISSING_NONPROP
     if kind is PretrainConfig:
         if not rest or rest[0] in HELP:
             print(_recipes())
             raise SystemExit(0)
         name = _known(rest.pop(0), (*RECIPES, AUTO), "recipe", "moco pretrain --help")
-        module, function = target.split(":")
         if name == AUTO and not set(rest) & set(HELP):
-            return _auto(rest), getattr(importlib.import_module(module), function)
+            return _auto(rest), _runner(command)
         name = "quick" if name == AUTO else name
         prog, default = f"{prog} {name}", PretrainConfig(data=tyro.MISSING, out=tyro.MISSING, **RECIPES[name].values)
     if kind is TransferConfig:
@@ -116,12 +119,16 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
         name = _known(rest.pop(0), [*TASKS, "compare"], "task", "moco transfer --help")
         prog = f"{prog} {name}"
         if name == "compare":
-            kind, target = CompareConfig, "moco.transfer.compare:compare"
+            kind, command = CompareConfig, name
         else:
             default = transfer_config(name, weights=tyro.MISSING, data=tyro.MISSING, out=tyro.MISSING)
-    config = _flags(kind, rest, prog, default)
-    module, function = target.split(":")
-    return config, getattr(importlib.import_module(module), function)
+    return _flags(kind, rest, prog, default), _runner(command)
+
+
+def _runner(command: str) -> Callable[[Any], dict[str, Any]]:
+    """Import the function that runs a command: torch takes seconds, so not before the flags are read."""
+    runner: Callable[[Any], dict[str, Any]] = importlib.import_module(f"moco.commands.{command}").run
+    return runner
 
 
 def run(*words: object, **flags: object) -> dict[str, Any]:
@@ -144,7 +151,7 @@ def run(*words: object, **flags: object) -> dict[str, Any]:
 
 def _auto(arguments: list[str]) -> PretrainConfig:
     """The config that suits the images, the machine and --minutes, but for the flags that are given."""
-    from moco.auto import AutoConfig, settle
+    from moco.pretraining.auto import AutoConfig, settle
 
     prog = f"moco pretrain {AUTO}"
     asked, others = _flags(AutoConfig, arguments, prog, tyro.MISSING_NONPROP, return_unknown_args=True)
@@ -199,7 +206,7 @@ def _known(given: str, names: Sequence[str] | dict[str, Any], what: str, where: 
 
 
 def _overview() -> str:
-    lines = [f"  {name:<10} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
+    lines = [f"  {name:<10} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
     return "usage: moco COMMAND [flags]\n\n" + "\n".join(lines) + "\n\nmoco COMMAND --help says more."
 
 

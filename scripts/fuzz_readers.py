@@ -14,18 +14,20 @@ import numpy as np
 import torch
 from PIL import Image as PillowImage
 
-from moco.config import PackConfig, PretrainConfig, check
-from moco.configfile import from_json, to_json
+from moco.commands.pack import run as pack
 from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
 from moco.data import columns, fingerprint, folder, jpeg
 from moco.data.catalog import load
+from moco.data.config import PackConfig
 from moco.data.decoding import decode_bytes
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
-from moco.data.pack import run as pack
 from moco.errors import BadInputError
 from moco.interop.checkpoints import encoder_metadata, load_weights
-from moco.recipes import recipe
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import load_tensors, newest_checkpoint, save_tensors
+from moco.runtime.configfile import from_json, to_json
+from moco.runtime.fields import check
 from moco.runtime.runlog import read_events, read_status
 
 Damage = Callable[[bytes, bytes, np.random.Generator], bytes]

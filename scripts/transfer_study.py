@@ -16,11 +16,11 @@ import tyro
 from PIL import Image, ImageOps
 from scipy.stats import ttest_ind
 
-from moco.commands import pretrain
+from moco.commands.pretrain import run as pretrain
+from moco.commands.transfer import run as transfer
 from moco.errors import BadInputError, one_line
-from moco.recipes import recipe
+from moco.pretraining.recipes import recipe
 from moco.runtime.machine import machine
-from moco.transfer.command import transfer
 from moco.transfer.examples import Examples, open_examples
 from moco.transfer.recipes import TASKS, transfer_config
 

@@ -22,8 +22,8 @@ def cifar10() -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two steps on the digits, for what reads runs; it has learned nothing."""
-    from moco.commands import pretrain
-    from moco.recipes import recipe
+    from moco.commands.pretrain import run as pretrain
+    from moco.pretraining.recipes import recipe
 
     out = tmp_path_factory.mktemp("runs") / "tiny"
     small = {

@@ -22,10 +22,13 @@ import moco
 from moco import cli
 from moco.bench.config import BenchConfig
 from moco.cli import COMMANDS, main
-from moco.config import KnnConfig, PackConfig, PretrainConfig, ResumeConfig, flag
+from moco.data.config import PackConfig
 from moco.errors import BadInputError, DivergedError, VoidError
-from moco.recipes import RECIPES
+from moco.evaluation.config import KnnConfig
+from moco.pretraining.config import PretrainConfig, ResumeConfig
+from moco.pretraining.recipes import RECIPES
 from moco.report.config import ReportConfig
+from moco.runtime.fields import flag
 from moco.transfer.config import TransferConfig
 from moco.transfer.recipes import TASKS
 
@@ -111,7 +114,7 @@ def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     """With the first line of what it does."""
     text = help_of(capsys, *arguments)
-    for name, (kind, _) in COMMANDS.items():
+    for name, kind in COMMANDS.items():
         assert name in text
         assert (kind.__doc__ or "?").splitlines()[0] in text
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from moco.recipes import RECIPES
+from moco.pretraining.recipes import RECIPES
 
 CIFAR10, V2 = RECIPES["cifar10"].values, RECIPES["v2"].values
 PATCHES, JPEGS = "patches.npy", "jpeg"

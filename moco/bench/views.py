@@ -7,8 +7,8 @@ from typing import Any
 from moco.bench.cases import VIEWS
 from moco.bench.config import BenchConfig
 from moco.bench.photographs import images_in
-from moco.config import PretrainConfig
-from moco.prepare import build_batches
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.prepare import build_batches
 from moco.runtime.device import set_threads
 
 

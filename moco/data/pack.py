@@ -3,11 +3,9 @@
 import contextlib
 import errno
 import io
-import json
 import os
 import shutil
 import tarfile
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image as PillowImage
 
-from moco.config import PackConfig, check
 from moco.data import columns
-from moco.data.catalog import load
+from moco.data.config import PackConfig
 from moco.data.decoding import require_header
 from moco.data.images import EXTENSIONS, SMALL_IMAGE, Encoded, Images, Labels, PathTable, Split
 from moco.data.indexing import Rows
-from moco.data.packed import INDEX, PACK, PIXELS, VERSION, Format
+from moco.data.packed import INDEX, PIXELS, Format
 from moco.data.shards import describe
 from moco.data.tar import BLOCK, Member
 from moco.errors import BadInputError
@@ -35,25 +32,6 @@ from moco.shapes import Image
 LOCK = ".lock"
 KEY_DIGITS = 9
 """Members are called by the image's number: names from elsewhere may hold anything."""
-
-
-def run(config: PackConfig) -> dict[str, Any]:
-    """`moco pack`: write the images of all splits into a new folder, in their order."""
-    check(config)
-    if config.image_size is not None and config.format == "shards":
-        raise BadInputError("--image-size is for --format arrays: shards hold the files as they are; leave one out")
-    started = time.monotonic()
-    splits = load(config.data)
-    with written_aside(config.out) as folder:
-        form = write(splits, folder, config)
-        facts = {"moco_pack": VERSION, "format": form, "splits": list(splits), "data": config.data}
-        (folder / PACK).write_text(json.dumps(facts, indent=1) + "\n", encoding="ascii")
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
-    counts = {split: len(images) for split, images in splits.items()}
-    seconds = time.monotonic() - started
-    told = ", ".join(f"{count} {split}" for split, count in counts.items())
-    print(f"{config.out}: {told} images as {form}, {size / 1e6:.1f} MB, in {seconds:.1f} s; use it as --data")
-    return {"out": str(config.out), "format": form, "images": counts, "bytes": size, "seconds": round(seconds, 3)}
 
 
 @contextlib.contextmanager

@@ -1,10 +1,9 @@
-"""The settings of the evaluations but kNN's: a field is a flag, its docstring the flag's help."""
+"""The settings of the evaluations: a field is a flag, its docstring the flag's help."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from moco.config import KnnConfig
 from moco.evaluation.few import few
 
 Protocol = Literal["fast", "paper"]
@@ -12,6 +11,49 @@ RANDOM = "random"
 """The name of weights that are none."""
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Learning rates of the sweep: a factor of about 3 between two, the papers' 30 among them."""
+
+
+@dataclass(frozen=True)
+class KnnConfig:
+    """Weighted k-nearest-neighbour classification by an encoder's features (InstDisc): how good are they?"""
+
+    weights: str
+    """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), or random
+    (with --like RUN or --arch)."""
+    data: str
+    """Labelled images, as for pretrain. Queries are the test split, else validation, else a tenth of train."""
+    like: Path | None = None
+    """For random weights: the run whose architecture, image size, mean and std are taken."""
+    arch: str | None = None
+    """For random weights: the backbone."""
+    stem: Literal["cifar", "imagenet"] = "imagenet"
+    """For random weights: first layers of a ResNet."""
+    image_size: int | None = None
+    """Side of the images in pixels; by default that of the training."""
+    features: Literal["backbone", "head"] = "backbone"
+    """Which output to compare: the backbone's pooled features, or the head's vectors."""
+    knn_k: int = 200
+    """Neighbours that vote."""
+    knn_temperature: float = 0.1
+    """Weight of a vote: exp(similarity / this)."""
+    bank: Literal["fp32", "fp16"] = "fp32"
+    """How features are kept in memory: 1.28 million of 2048 numbers are 10.5 GB in fp32, half of that in fp16."""
+    baseline: bool = True
+    """Also evaluate random weights of the same network."""
+    batch_size: int = 256
+    """Images encoded at a time."""
+    seed: int = 0
+    """Of random weights."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of convolutions and matrix products."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    workers: int | None = None
+    """Processes that load images; by default none for small images, which are held in memory, else one per core."""
+    threads: int | None = None
+    """Threads inside an operation; by default all cores."""
+    json: bool = False
+    """End with one JSON object on standard output."""
 
 
 @dataclass(frozen=True)

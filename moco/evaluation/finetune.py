@@ -1,11 +1,8 @@
 """The whole network with a new classifier, trained on labelled images; from random weights, supervised from scratch."""
 
 import copy
-import dataclasses
-import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,26 +13,16 @@ from moco.data.images import Images
 from moco.data.loader import ViewBatches, moved
 from moco.errors import BadInputError, DivergedError
 from moco.evaluation.classifiers import MOMENTUM, new_classifier
-from moco.evaluation.config import RANDOM, FinetuneConfig
 from moco.evaluation.features import outputs
-from moco.evaluation.scores import Scores, in_detail, scores
+from moco.evaluation.scores import Scores, scores
 from moco.evaluation.session import (
     Subject,
-    at_random,
-    backbone_digest,
     fitting_batch,
-    keep,
-    labelled,
     labels_of,
-    say,
-    session,
-    with_workers,
 )
-from moco.evaluation.unfinished import Unfinished, unfinished
+from moco.evaluation.unfinished import Unfinished
 from moco.runtime import distributed
-from moco.runtime.checkpoint import save_tensors
 from moco.runtime.device import autocast
-from moco.runtime.files import require_file_name
 from moco.runtime.schedule import Schedule
 
 CROP_AND_FLIP = Augmentation((0.2, 1.0), (0.0, 0.0, 0.0, 0.0), jitter_probability=0.0, grey_probability=0.0)
@@ -121,52 +108,3 @@ def with_classifier(subject: Subject, classes: int, seed: int) -> nn.Module:
     encoder = subject.encoder
     fc = new_classifier(encoder.num_features, classes, seed).to(next(encoder.parameters()).device)
     return nn.Sequential(OrderedDict(backbone=copy.deepcopy(encoder.backbone), fc=fc))
-
-
-def run(config: FinetuneConfig) -> dict[str, Any]:
-    """`moco finetune`: top-1 and top-5 of the whole network, trained with a new classifier."""
-    if config.save is not None:
-        if config.save.suffix != ".safetensors":
-            raise BadInputError(f"--save {config.save}: expected a name that ends in .safetensors")
-        require_file_name("--save", config.save)
-    with session(config) as subject:
-        images = labelled(config.data)
-        subject = with_workers(config, subject, images.train)
-        per_epoch = max(1, len(images.train) // config.batch_size)
-        recipe = Finetuning(
-            config.max_steps or config.epochs * per_epoch, config.base_lr * config.batch_size / 256, config.batch_size,
-            config.weight_decay, round(config.warmup_epochs * per_epoch), config.seed,
-        )  # fmt: skip
-
-        def train(subject: Subject, title: str, part: str = "") -> tuple[nn.Module, Scores, float]:
-            left = unfinished(config, backbone_digest(subject.encoder), images.train, part)
-            started = time.monotonic()
-            model = train_network(subject, images.train, recipe, title, left)
-            found = score_network(model, subject, images.test, title)
-            seconds = round(time.monotonic() - started + left.seconds, 2)
-            say(f"{title}: top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% ({recipe.steps} steps, {seconds:.0f} s)")
-            return model, found, seconds
-
-        model, found, seconds = train(subject, f"{config.weights}: fine-tuned")
-        result: dict[str, Any] = {
-            **found.figures, "steps": recipe.steps, "lr": recipe.lr, "seconds": seconds, "weights": config.weights,
-            "data": config.data, "train": len(images.train), "test": len(images.test), "baselines": {},
-        }  # fmt: skip
-        if config.baseline and config.weights != RANDOM:
-            _, scratch, seconds = train(at_random(config, subject), "supervised from scratch", "-scratch")
-            result["baselines"]["supervised"] = {**scratch.figures, "steps": recipe.steps, "seconds": seconds}
-        keep(config, result, **in_detail(images.test, found.predicted))
-        if config.save is not None and distributed.rank() == 0:
-            _save(config, subject, model, images.classes)
-    return result
-
-
-def _save(config: FinetuneConfig, subject: Subject, model: nn.Module, classes: tuple[str, ...]) -> None:
-    """The network under torchvision's names, and what is needed to use it."""
-    assert config.save is not None
-    tensors = {name.removeprefix("backbone."): tensor for name, tensor in model.state_dict().items()}
-    metadata = {
-        "kind": "classifier", "encoder": dataclasses.asdict(subject.encoder.plan), "mean": list(subject.weights.mean),
-        "std": list(subject.weights.std), "classes": list(classes),
-    }  # fmt: skip
-    save_tensors(config.save, tensors, metadata)

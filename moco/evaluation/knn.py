@@ -1,20 +1,16 @@
 """Weighted k-nearest-neighbour classification (InstDisc, arXiv:1805.01978)."""
 
 import dataclasses
-import time
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from moco.config import KnnConfig
 from moco.core.encoder import Encoder
 from moco.data.images import Images, Labels
 from moco.errors import BadInputError
-from moco.evaluation.config import RANDOM
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.scores import Scores, in_detail, scores
-from moco.evaluation.session import at_random, keep, labelled, labels_of, say, session, workers_for
+from moco.evaluation.scores import Scores, scores
+from moco.evaluation.session import labels_of
 from moco.shapes import Bank, Features
 
 QUERIES_AT_A_TIME = 1024
@@ -112,35 +108,3 @@ def knn_scores(
         device=str(device),
     )  # fmt: skip
     return scores(votes, labels_of(queries))
-
-
-def run(config: KnnConfig) -> dict[str, Any]:
-    """`moco knn`: top-1 and top-5 of an encoder on labelled images; kept in the run's folder where it is one's."""
-    with session(config) as subject:
-        images = labelled(config.data)
-        how = dataclasses.replace(subject.how, stored=config.bank, workers=workers_for(config, images.train))
-
-        def evaluate(encoder: Encoder, title: str) -> Scores:
-            return knn_scores(
-                encoder, images.train, images.test, how, k=config.knn_k, temperature=config.knn_temperature, title=title
-            )
-
-        started = time.monotonic()
-        found = evaluate(subject.encoder, "kNN")
-        seconds = time.monotonic() - started
-        bank, queries = len(images.train), len(images.test)
-        result: dict[str, Any] = {
-            **found.figures, "weights": config.weights, "data": config.data, "bank": bank, "queries": queries,
-            "seconds": round(seconds, 2),
-        }  # fmt: skip
-        beside = ""
-        if config.baseline and config.weights != RANDOM:
-            random = evaluate(at_random(config, subject).encoder, "kNN, random weights")
-            result["baselines"] = {"random": random.figures}
-            beside = f"; random weights {random.top1:.2f}%"
-        say(
-            f"{config.weights}: kNN top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}%{beside} "
-            f"({queries} queries, {bank} images in the bank)"
-        )
-        keep(config, result, **in_detail(images.test, found.predicted))
-    return result

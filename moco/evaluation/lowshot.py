@@ -11,7 +11,7 @@ import torch
 from moco.data.images import Images, Labels, Subset, hold
 from moco.errors import BadInputError
 from moco.evaluation.classifiers import Training, train_classifiers
-from moco.evaluation.config import RANDOM, LowshotConfig
+from moco.evaluation.config import LowshotConfig
 from moco.evaluation.features import encode
 from moco.evaluation.few import Few, few
 from moco.evaluation.finetune import Finetuning, finetuned
@@ -20,14 +20,8 @@ from moco.evaluation.scores import Scores, scores, spread
 from moco.evaluation.session import (
     Labelled,
     Subject,
-    at_random,
-    keep,
-    labelled,
     labels_of,
-    require_rates,
     say,
-    session,
-    with_workers,
 )
 from moco.runtime.randomness import Stream, permuted
 from moco.shapes import Features
@@ -133,21 +127,3 @@ def evaluate(subject: Subject, images: Labelled, config: LowshotConfig, title: s
 def _told(figures: dict[str, Any]) -> str:
     deviation = "" if figures["deviation"] is None else f" ± {figures['deviation']:.2f}"
     return f"{figures['mean']:.2f}{deviation}%"
-
-
-def run(config: LowshotConfig) -> dict[str, Any]:
-    """`moco lowshot`: linear classifier and fine-tuned network with few labels, beside random weights."""
-    few(config.labels)  # a mistake in it is told before anything is read
-    require_rates(config.lrs)
-    with session(config) as subject:
-        images = labelled(config.data)
-        subject = with_workers(config, subject, images.train)
-        result: dict[str, Any] = {
-            "labels": config.labels, "draws": config.draws, "weights": config.weights, "data": config.data,
-            "test": len(images.test), **evaluate(subject, images, config, config.weights), "baselines": {},
-        }  # fmt: skip
-        if config.baseline and config.weights != RANDOM:
-            random = at_random(config, subject)
-            result["baselines"]["random"] = evaluate(random, images, config, "random weights")
-        keep(config, result)
-    return result

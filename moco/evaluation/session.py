@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from moco.config import IMAGENET_MEAN, IMAGENET_STD, check
-from moco.configfile import to_json
 from moco.core.encoder import Encoder, EncoderPlan, Output, Stem
 from moco.data.catalog import Split, final_split, load, monitor_split
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.images import Images, Labels, Subset, hold
 from moco.data.loader import default_workers, loading
 from moco.data.replacement import named
@@ -27,7 +26,9 @@ from moco.evaluation.unfinished import forget
 from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import digest
+from moco.runtime.configfile import to_json
 from moco.runtime.device import resolve_device, resolve_precision, set_threads
+from moco.runtime.fields import check
 from moco.runtime.runlog import write_text
 
 

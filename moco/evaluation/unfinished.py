@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from moco.configfile import to_json
 from moco.data.fingerprint import fingerprint
 from moco.data.images import Images
 from moco.data.loader import Loaded, ViewBatches
@@ -21,6 +20,7 @@ from moco.evaluation.config import FinetuneConfig, KeptConfig, LinearConfig, res
 from moco.evaluation.refusals import kept_in
 from moco.runtime import distributed
 from moco.runtime.checkpoint import Metadata, load_tensors, save_tensors
+from moco.runtime.configfile import to_json
 from moco.runtime.progress import shown
 from moco.runtime.signals import StopRequest
 from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors

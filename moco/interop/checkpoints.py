@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from moco.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.core.encoder import Encoder, EncoderPlan, Head, Stem, encoder_tensors, filled_encoder, load_encoder_tensors
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.errors import BadInputError
 from moco.interop.architecture import complete, infer
 from moco.interop.layouts import Found, recognise

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moco.config import PretrainConfig
-from moco.recipes import RECIPES
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.recipes import RECIPES
 from moco.report.markup import NOTHING, TIMES, duration, element, escaped, number, setting, shown, table
 from moco.report.runs import Run
 

@@ -15,9 +15,9 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from moco.configfile import finite
 from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
+from moco.runtime.configfile import finite
 from moco.runtime.files import replace_file
 from moco.runtime.machine import machine
 

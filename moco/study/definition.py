@@ -15,11 +15,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from moco.config import PretrainConfig, check, flag
-from moco.configfile import converted
 from moco.errors import BadInputError
 from moco.evaluation.config import KEPT, result_name
-from moco.recipes import RECIPES
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.recipes import RECIPES
+from moco.runtime.configfile import converted
+from moco.runtime.fields import check, flag
 from moco.study.evaluations import evaluation
 
 Values = Mapping[str, Any]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import tyro
 
-from moco.config import check
 from moco.errors import BadInputError
 from moco.evaluation.config import KEPT, KeptConfig
+from moco.runtime.fields import check
 
 
 def evaluation(words: Sequence[str]) -> KeptConfig:

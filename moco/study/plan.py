@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moco.config import PretrainConfig, flag
 from moco.errors import BadInputError
-from moco.recipes import RECIPES
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.recipes import RECIPES
+from moco.runtime.fields import flag
 from moco.runtime.files import replace_file
 from moco.study.config import StudyConfig
 from moco.study.definition import Arm, Study, arm_values

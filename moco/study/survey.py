@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from moco.bench.loop import timed
-from moco.config import PretrainConfig
 from moco.data.catalog import final_split, load
 from moco.data.images import Images, evenly, hold
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.session import require_labels
-from moco.prepare import build_encoder, resolve
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.prepare import build_encoder, resolve
+from moco.pretraining.timing import timed
 from moco.study.config import StudyConfig
 from moco.study.definition import find_study
 from moco.study.plan import fitting, training

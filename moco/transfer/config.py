@@ -6,8 +6,8 @@ from typing import Literal
 
 import tyro
 
-from moco.config import check, flag
 from moco.errors import BadInputError
+from moco.runtime.fields import check, flag
 
 
 @dataclass(frozen=True)

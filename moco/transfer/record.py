@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moco.configfile import to_json
 from moco.data import fingerprint
 from moco.errors import DivergedError
 from moco.runtime import distributed
+from moco.runtime.configfile import to_json
 from moco.runtime.device import peak_memory
 from moco.runtime.keeping import Checkpoints
 from moco.runtime.randomness import Stream, seed_of

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from moco.bench import loop
-from moco.bench.loop import LEAST, ReadyBatches, throughput, timed
-from moco.config import PretrainConfig
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.catalog import load
 from moco.errors import BadInputError
-from moco.prepare import build_batches, resolve
-from moco.recipes import recipe
+from moco.pretraining import timing
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.prepare import build_batches, resolve
+from moco.pretraining.recipes import recipe
+from moco.pretraining.timing import LEAST, ReadyBatches, throughput, timed
 
 SMALL: dict[str, Any] = {
     "arch": "resnet18-w16", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 64, "bn_groups": 4,
@@ -91,10 +91,10 @@ def test_the_speed_is_that_of_a_watch(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_monitor_lets_a_few_steps_pass() -> None:
     """It is called before the first step, too; the first step does not count, and then come at least three."""
-    monitor, encoder = loop.until(0.0), Encoder(EncoderPlan("resnet18-w16", image_size=12))
+    monitor, encoder = timing.until(0.0), Encoder(EncoderPlan("resnet18-w16", image_size=12))
     for _ in range(LEAST + 1):
         assert monitor(encoder) == {}
-    with pytest.raises(loop._TimeIsOverError):
+    with pytest.raises(timing._TimeIsOverError):
         monitor(encoder)
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from moco.config import PackConfig
+from moco.commands.pack import run as pack
 from moco.data import fingerprint as module
 from moco.data.catalog import load
+from moco.data.config import PackConfig
 from moco.data.fingerprint import changes, fingerprint, keep, only_copied, require_same
 from moco.data.images import ArrayImages, FileImages, Images, PathTable, Subset, hold
-from moco.data.pack import run as pack
 from moco.errors import BadInputError
 
 COUNT = 12

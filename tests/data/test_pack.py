@@ -17,13 +17,13 @@ import torch
 from PIL import Image as PillowImage
 
 from moco.cli import main
-from moco.config import PackConfig
+from moco.commands.pack import run
 from moco.data import indexing, pack
 from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import load
+from moco.data.config import PackConfig
 from moco.data.images import ArrayImages, Images, Split, hold
 from moco.data.loader import ViewBatches
-from moco.data.pack import run
 from moco.data.shards import ShardImages
 from moco.errors import BadInputError
 

@@ -23,16 +23,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torchvision.models.resnet import BasicBlock
 
-from moco import prepare
-from moco.config import PretrainConfig
 from moco.core.dictionary import MemoryBank
 from moco.core.resnet import RESNETS, ResNetPlan
 from moco.data.catalog import load
 from moco.data.images import Subset
 from moco.data.loader import Batch, Loaded
 from moco.errors import BadInputError
-from moco.pretrain import pretrain
-from moco.recipes import recipe
+from moco.pretraining import prepare
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.loop import pretrain
+from moco.pretraining.recipes import recipe
 from moco.runtime import distributed
 from moco.runtime.checkpoint import checkpoint_path
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from moco.configfile import from_json, to_json
 from moco.evaluation import config as module
 from moco.evaluation.config import RATES, EmbedConfig, EvaluationConfig, FinetuneConfig, LinearConfig, LowshotConfig
-from tests.test_config import undocumented
+from moco.runtime.configfile import from_json, to_json
+from tests.runtime.test_fields import undocumented
 
 KINDS = typing.get_args(EvaluationConfig)
 SHARED = (

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
+from moco.commands.finetune import run
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.catalog import load
 from moco.data.images import ArrayImages, Images
@@ -17,7 +18,7 @@ from moco.data.loader import ViewBatches
 from moco.errors import BadInputError, DivergedError
 from moco.evaluation.config import FinetuneConfig
 from moco.evaluation.features import Encoding
-from moco.evaluation.finetune import CROP_AND_FLIP, Finetuning, finetuned, run, train_network, with_classifier
+from moco.evaluation.finetune import CROP_AND_FLIP, Finetuning, finetuned, train_network, with_classifier
 from moco.evaluation.session import Subject, backbone_digest
 from moco.interop.checkpoints import Weights
 from moco.runtime.checkpoint import load_tensors

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from moco.cli import main
+from moco.commands.lowshot import run
 from moco.errors import BadInputError
 from moco.evaluation.config import LowshotConfig
 from moco.evaluation.few import Few, few
-from moco.evaluation.lowshot import draw_rows, places, run
+from moco.evaluation.lowshot import draw_rows, places
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
 NAMES = ("a", "b", "c")

@@ -14,12 +14,12 @@ import torch
 from PIL import Image as PillowImage
 
 from moco.cli import main
-from moco.config import KnnConfig
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.images import ArrayImages
 from moco.data.loader import ViewBatches
 from moco.errors import BadInputError
 from moco.evaluation import features
+from moco.evaluation.config import KnnConfig
 from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.finetune import CROP_AND_FLIP
 from moco.evaluation.refusals import require_fitting

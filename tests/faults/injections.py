@@ -59,7 +59,7 @@ def is_rank(rank: int) -> bool:
 
 def pause_before(place: Gate, step: int, rank: int = 0) -> None:
     """Pause before a step."""
-    from moco.record import Record
+    from moco.pretraining.record import Record
 
     real = Record.before_step
 
@@ -92,7 +92,7 @@ def pause_in_monitor(place: Gate) -> None:
         place.stand()
         return {"knn_top1": 0.0}
 
-    patch("moco.commands.build_monitor", lambda *_: monitor).start()
+    patch("moco.commands.pretrain.build_monitor", lambda *_: monitor).start()
 
 
 def pause_in_save(place: Gate, step: int) -> None:
@@ -126,7 +126,7 @@ def poison(rank: int, step: int, what: str) -> None:
             return contrast._replace(loss=contrast.loss + wrong)
         return contrast
 
-    patch("moco.pretrain.info_nce", info_nce).start()
+    patch("moco.pretraining.loop.info_nce", info_nce).start()
 
 
 def die_at(operation: int, told: Path) -> None:

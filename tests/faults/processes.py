@@ -43,7 +43,7 @@ FLAGS: dict[str, Any] = {
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        "moco.commands",
+        "moco.commands.pretrain",
         "moco.data.compiled_crop",
         "moco.data.compiled_finish",
         "pytest",

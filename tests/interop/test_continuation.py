@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.config import PretrainConfig
 from moco.core.dictionary import Queue
 from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
 from moco.core.pair import EncoderPair
 from moco.data.catalog import load
-from moco.prepare import build_dictionary, build_encoder, take_up
-from moco.pretrain import pretrain
-from moco.recipes import recipe
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.loop import pretrain
+from moco.pretraining.prepare import build_dictionary, build_encoder, take_up
+from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 
 PLAN = EncoderPlan("resnet18-w16", "cifar", "mlp", image_size=16)

@@ -25,9 +25,9 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from moco.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.core.encoder import EncoderPlan, build_backbone
 from moco.core.resnet import RESNETS
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.errors import BadInputError
 from moco.interop.architecture import infer
 from moco.interop.checkpoints import load_weights

@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image as PillowImage
 
-from moco.config import PretrainConfig
-from moco.configfile import to_json
-from moco.recipes import RECIPES
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.recipes import RECIPES
+from moco.runtime.configfile import to_json
 
 VOID = {"meta", "img", "br", "link", "input"}
 CHANCE = math.log(128)
@@ -65,7 +65,7 @@ def write_run(
 
 
 def gallery(names: Sequence[str], classes: Sequence[str] | None, count: int = 12) -> dict[str, Any]:
-    """What `moco.evaluation.gallery` stores, with made-up content; names and classes come in turn."""
+    """What `moco.explore.gallery` stores, with made-up content; names and classes come in turn."""
 
     def image(i: int) -> dict[str, Any]:
         label = None if classes is None else i % len(classes)

@@ -10,8 +10,8 @@ import jaxtyping
 import pytest
 
 from moco.cli import parse
-from moco.config import PretrainConfig
 from moco.errors import BadInputError
+from moco.pretraining.config import PretrainConfig
 from moco.study.config import StudyConfig
 from moco.study.definition import build_study, find_study, read_study
 from moco.study.plan import cells, equal_budget, fitting

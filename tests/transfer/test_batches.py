@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from moco.commands.transfer import run as transfer
 from moco.data.images import PathTable
 from moco.errors import BadInputError
 from moco.runtime.randomness import Stream, permuted
 from moco.transfer.batches import TrainingBatches
-from moco.transfer.command import transfer
 from moco.transfer.examples import open_examples
 from moco.transfer.objects import ObjectTable
 from moco.transfer.recipes import TASKS, transfer_config

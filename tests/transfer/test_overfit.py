@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from moco.transfer.command import transfer
+from moco.commands.transfer import run as transfer
 from moco.transfer.recipes import TASKS, transfer_config
 from tests.transfer.scenes import write
 

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
+from moco.commands.report import run as report
+from moco.commands.transfer import run as transfer
 from moco.report.config import ReportConfig
-from moco.reporting import report
-from moco.transfer.command import transfer
-from tests.transfer.test_command import config
+from tests.commands.test_transfer import config
 
 
 def test_the_page_shows_figures_curves_and_pictures(tmp_path: Path) -> None:

@@ -1,0 +1,236 @@
+"""`moco explore`: has features, map and clusters computed where they are missing, and serves or writes the page."""
+
+import asyncio
+import dataclasses
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moco.errors import BadInputError
+from moco.explore.config import ExploreConfig
+from moco.runtime.fields import check
+from moco.runtime.files import replace_file, require_file_name, takes_files
+
+if TYPE_CHECKING:
+    from moco.data.images import Images
+    from moco.evaluation.session import Subject
+    from moco.explore.embedding import Collection, Embedding
+
+MOST_RUNS = 2
+FEWEST_IMAGES, STATIC_IMAGES = 2, 3000
+MOST_IMAGES, MOST_CLUSTERS = 200_000, 1000
+THUMBNAIL_SIDE, TILE_SIDE, QUALITY = 128, 48, 80
+LOCAL = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Everything that a page shows."""
+
+    images: "Images"
+    collection: "Collection"
+    embeddings: "Sequence[Embedding]"
+
+
+def run(config: ExploreConfig) -> dict[str, Any]:
+    """Serve the page until it is interrupted, or write it."""
+    _check(config)
+    listening = None if config.static is not None else _listen(config.port)
+    try:
+        sight = _computed(config)
+        if listening is not None:
+            return _serve(sight, listening)
+    finally:
+        if listening is not None:
+            listening.close()
+    assert config.static is not None
+    return _write(sight, config.static)
+
+
+def _check(config: ExploreConfig) -> None:
+    if not 1 <= len(config.runs) <= MOST_RUNS:
+        raise BadInputError(f"{len(config.runs)} runs are given: expected moco explore RUN, or two runs to compare")
+    check(config)
+    if config.host not in (LOCAL, "localhost"):
+        raise BadInputError(
+            f"--host {config.host}: the page shows your images to whoever reaches it, so it is served at {LOCAL} only; "
+            f"to look from another machine forward the port from there: ssh -L {config.port}:{LOCAL}:{config.port} HERE"
+        )
+    if not 0 <= config.port <= 65535:
+        raise BadInputError(f"--port is {config.port}: expected 0 to 65535")
+    if not FEWEST_IMAGES <= config.images <= MOST_IMAGES:
+        raise BadInputError(f"--images is {config.images}: expected {FEWEST_IMAGES} to {MOST_IMAGES}")
+    if not config.map_seconds > 0:
+        raise BadInputError(f"--map-seconds is {config.map_seconds}: expected a number more than 0")
+    if not 1 <= config.clusters <= MOST_CLUSTERS:
+        raise BadInputError(f"--clusters is {config.clusters}: expected 1 to {MOST_CLUSTERS}")
+    if config.static is not None and not config.static.parent.is_dir():
+        raise BadInputError(f"--static {config.static}: there is no folder {config.static.parent}: make it first")
+    if config.static is not None:
+        require_file_name("--static", config.static)
+    for run in config.runs:
+        if not (run / "encoder.safetensors").is_file():
+            raise BadInputError(f"{run}: expected a run folder with an encoder.safetensors")
+        if not takes_files(run / "evaluations"):
+            raise BadInputError(f"{run / 'evaluations'}: cannot be written, and there the map is kept: allow it")
+    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise BadInputError(f"moco explore needs {' and '.join(missing)}: pip install 'momentum-contrast[explore]'")
+
+
+# --- what is shown --------------------------------------------------------------------------------------------------
+
+
+def _computed(config: ExploreConfig) -> Sight:
+    from moco.data.images import evenly
+    from moco.evaluation.session import session, workers_for
+    from moco.explore.atlas import Scope, atlas, images_digest
+    from moco.explore.embedding import Embedding
+
+    data = config.data or _data_of(config.runs[0])
+    whole = _split(data, config.split)
+    images, digest = evenly(whole, config.images), images_digest(whole)
+    if len(images) < FEWEST_IMAGES:
+        raise BadInputError(f"--data {data}: there is one image, expected {FEWEST_IMAGES} or more")
+    embeddings, subjects = [], []
+    for run, name in zip(config.runs, _names(config.runs), strict=True):
+        asked = _evaluation(config, run, data)
+        with session(asked) as subject:
+            how = dataclasses.replace(subject.how, unit=True, workers=workers_for(asked, images))
+            subject = dataclasses.replace(subject, how=how)
+            found = atlas(run, subject, images, digest, Scope(config.map_seconds, config.clusters))
+        embeddings.append(Embedding(name, found.features.numpy(), found.places, found.clusters, found.method))
+        subjects.append(subject)
+    return Sight(images, _collection(data, images, subjects), embeddings)
+
+
+def _evaluation(config: ExploreConfig, run: Path, data: str) -> Any:
+    from moco.evaluation.config import EmbedConfig
+
+    return EmbedConfig(
+        str(run), data, run, device=config.device, batch_size=config.batch_size, workers=config.workers,
+        threads=config.threads,
+    )  # fmt: skip
+
+
+def _data_of(run: Path) -> str:
+    from moco.explore.gallery import is_here
+    from moco.report.runs import read_run
+
+    data = read_run(run).config.get("data")
+    if not isinstance(data, str) or not is_here(data):
+        raise BadInputError(f"{run}: its images ({data}) are no longer there: give --data")
+    return data
+
+
+def _split(data: str, split: str | None) -> "Images":
+    from moco.evaluation.session import all_splits
+
+    splits = all_splits(data, split or "all")
+    return next(iter(splits.values()))  # train comes first
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """What the runs are called; two of one name by their folders too."""
+    names = [run.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+
+
+def _collection(data: str, images: "Images", subjects: "Sequence[Subject]") -> "Collection":
+    from moco.explore.embedding import Collection
+    from moco.explore.gallery import thumbnail
+
+    return Collection(
+        data, [images.name(row) for row in range(len(images))],
+        None if images.labels is None else np.asarray(images.labels), images.classes,
+        max(subject.how.image_size for subject in subjects),
+        lambda row: thumbnail(images[row], THUMBNAIL_SIDE, QUALITY), _encoder(subjects),
+    )  # fmt: skip
+
+
+def _encoder(subjects: "Sequence[Subject]") -> Callable[[bytes], list[npt.NDArray[np.float32]]]:
+    """An image file -> its features by each encoder."""
+    from moco.data.decoding import decode_bytes
+    from moco.data.images import ArrayImages
+    from moco.evaluation.features import encode
+
+    def encoded(content: bytes) -> list[npt.NDArray[np.float32]]:
+        image = ArrayImages(decode_bytes(content, "the dropped image")[None])
+        features = [encode(subject.encoder, image, dataclasses.replace(subject.how, workers=0)) for subject in subjects]
+        return [own[0].numpy() for own in features]
+
+    return encoded
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def _listen(port: int) -> socket.socket:
+    """A socket of this machine only, before anything long is computed."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((LOCAL, port))
+    except OSError as error:
+        listening.close()
+        raise BadInputError(f"--port {port}: cannot be used ({error.strerror}): give another, or 0 for any") from error
+    return listening
+
+
+def _serve(sight: Sight, listening: socket.socket) -> dict[str, Any]:
+    import uvicorn
+
+    from moco.explore.server import application
+
+    token, port = secrets.token_urlsafe(24), listening.getsockname()[1]
+    app = application(sight.collection, sight.embeddings, token, port)
+    settings = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, lifespan="off",
+        ws="none", timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    url = f"http://{LOCAL}:{port}/?token={token}"
+    print(f"{len(sight.images)} images: open {url} (on this machine; Ctrl-C ends)", flush=True)
+    try:
+        asyncio.run(uvicorn.Server(settings).serve(sockets=[listening]))
+    except KeyboardInterrupt:
+        print()
+    return {"port": port, "images": len(sight.images), "runs": [embedding.name for embedding in sight.embeddings]}
+
+
+def _write(sight: Sight, path: Path) -> dict[str, Any]:
+    from moco.data.images import Subset
+    from moco.explore.gallery import sheet
+    from moco.explore.page import static_page
+
+    rows = np.linspace(0, len(sight.images) - 1, min(STATIC_IMAGES, len(sight.images))).astype(np.int64)
+    images, collection = Subset(sight.images, rows), sight.collection
+    some = dataclasses.replace(
+        collection, names=[collection.names[row] for row in rows],
+        labels=None if collection.labels is None else collection.labels[rows],
+    )  # fmt: skip
+    embeddings = [
+        dataclasses.replace(own, features=own.features[rows], places=own.places[rows], clusters=own.clusters[rows])
+        for own in sight.embeddings
+    ]
+    side, columns = min(TILE_SIDE, collection.image_size), max(1, round(len(rows) ** 0.5))
+    tiles = {"picture": sheet(images, side, columns), "tile": side, "columns": columns}
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    content = static_page(
+        some, embeddings, tiles, f"Made by momentum-contrast {version('momentum-contrast')} on {made}."
+    )
+    try:
+        replace_file(path, content.encode())
+    except OSError as error:
+        raise BadInputError(f"--static {path}: cannot be written ({error.strerror})") from error
+    size = len(content.encode())
+    print(f"the page is {path} ({size / 1e6:.2f} MB, {len(rows)} images): open it in any browser")
+    return {"page": str(path), "bytes": size, "images": len(rows)}

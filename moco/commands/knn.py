@@ -1,0 +1,43 @@
+"""`moco knn`: weighted kNN accuracy of an encoder, beside random weights."""
+
+import dataclasses
+import time
+from typing import Any
+
+from moco.core.encoder import Encoder
+from moco.evaluation.config import RANDOM, KnnConfig
+from moco.evaluation.knn import knn_scores
+from moco.evaluation.scores import Scores, in_detail
+from moco.evaluation.session import at_random, keep, labelled, say, session, workers_for
+
+
+def run(config: KnnConfig) -> dict[str, Any]:
+    """`moco knn`: top-1 and top-5 of an encoder on labelled images; kept in the run's folder where it is one's."""
+    with session(config) as subject:
+        images = labelled(config.data)
+        how = dataclasses.replace(subject.how, stored=config.bank, workers=workers_for(config, images.train))
+
+        def evaluate(encoder: Encoder, title: str) -> Scores:
+            return knn_scores(
+                encoder, images.train, images.test, how, k=config.knn_k, temperature=config.knn_temperature, title=title
+            )
+
+        started = time.monotonic()
+        found = evaluate(subject.encoder, "kNN")
+        seconds = time.monotonic() - started
+        bank, queries = len(images.train), len(images.test)
+        result: dict[str, Any] = {
+            **found.figures, "weights": config.weights, "data": config.data, "bank": bank, "queries": queries,
+            "seconds": round(seconds, 2),
+        }  # fmt: skip
+        beside = ""
+        if config.baseline and config.weights != RANDOM:
+            random = evaluate(at_random(config, subject).encoder, "kNN, random weights")
+            result["baselines"] = {"random": random.figures}
+            beside = f"; random weights {random.top1:.2f}%"
+        say(
+            f"{config.weights}: kNN top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}%{beside} "
+            f"({queries} queries, {bank} images in the bank)"
+        )
+        keep(config, result, **in_detail(images.test, found.predicted))
+    return result

@@ -1,0 +1,33 @@
+"""`moco lowshot`: few labels."""
+
+from typing import Any
+
+from moco.evaluation.config import RANDOM, LowshotConfig
+from moco.evaluation.few import few
+from moco.evaluation.lowshot import evaluate
+from moco.evaluation.session import (
+    at_random,
+    keep,
+    labelled,
+    require_rates,
+    session,
+    with_workers,
+)
+
+
+def run(config: LowshotConfig) -> dict[str, Any]:
+    """`moco lowshot`: linear classifier and fine-tuned network with few labels, beside random weights."""
+    few(config.labels)  # a mistake in it is told before anything is read
+    require_rates(config.lrs)
+    with session(config) as subject:
+        images = labelled(config.data)
+        subject = with_workers(config, subject, images.train)
+        result: dict[str, Any] = {
+            "labels": config.labels, "draws": config.draws, "weights": config.weights, "data": config.data,
+            "test": len(images.test), **evaluate(subject, images, config, config.weights), "baselines": {},
+        }  # fmt: skip
+        if config.baseline and config.weights != RANDOM:
+            random = at_random(config, subject)
+            result["baselines"]["random"] = evaluate(random, images, config, "random weights")
+        keep(config, result)
+    return result

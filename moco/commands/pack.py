@@ -1,0 +1,31 @@
+"""`moco pack`: write images as arrays or tar shards."""
+
+import json
+import time
+from typing import Any
+
+from moco.data.catalog import load
+from moco.data.config import PackConfig
+from moco.data.pack import LOCK, write, written_aside
+from moco.data.packed import PACK, VERSION
+from moco.errors import BadInputError
+from moco.runtime.fields import check
+
+
+def run(config: PackConfig) -> dict[str, Any]:
+    """`moco pack`: write the images of all splits into a new folder, in their order."""
+    check(config)
+    if config.image_size is not None and config.format == "shards":
+        raise BadInputError("--image-size is for --format arrays: shards hold the files as they are; leave one out")
+    started = time.monotonic()
+    splits = load(config.data)
+    with written_aside(config.out) as folder:
+        form = write(splits, folder, config)
+        facts = {"moco_pack": VERSION, "format": form, "splits": list(splits), "data": config.data}
+        (folder / PACK).write_text(json.dumps(facts, indent=1) + "\n", encoding="ascii")
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
+    counts = {split: len(images) for split, images in splits.items()}
+    seconds = time.monotonic() - started
+    told = ", ".join(f"{count} {split}" for split, count in counts.items())
+    print(f"{config.out}: {told} images as {form}, {size / 1e6:.1f} MB, in {seconds:.1f} s; use it as --data")
+    return {"out": str(config.out), "format": form, "images": counts, "bytes": size, "seconds": round(seconds, 3)}

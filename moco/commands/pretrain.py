@@ -1,0 +1,72 @@
+"""`moco pretrain`: the loop on the images of a folder, with a monitor that suits them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from moco.core.encoder import Encoder
+from moco.data.augment import AUGMENTATIONS
+from moco.data.catalog import Split, load, monitor_split
+from moco.data.images import Images, evenly, hold
+from moco.data.replacement import readable
+from moco.errors import one_line
+from moco.evaluation.alignment import align_uniform
+from moco.evaluation.features import Encoding
+from moco.evaluation.knn import knn
+from moco.evaluation.vitals import vitals
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.loop import pretrain
+from moco.pretraining.prepare import build_batches
+from moco.pretraining.record import Checkup, Monitor
+from moco.runtime import distributed
+from moco.runtime.device import resolve_device, resolve_precision
+from moco.runtime.fields import check
+
+UNLABELLED_IMAGES = 2048
+"""Images that the monitor without labels looks at."""
+
+
+def run(config: PretrainConfig) -> dict[str, Any]:
+    """`moco pretrain`: train on the images of `config.data`, with a monitor that suits them."""
+    check(config)
+    splits = load(config.data)
+    splits["train"] = hold(splits["train"])
+    monitor, checkup = build_monitor(config, splits), build_checkup(config, splits["train"])
+    result = pretrain(config, splits["train"], monitor, checkup=checkup)
+    distributed.stop()
+    return result
+
+
+def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:
+    """KNN accuracy where there are labels; alignment and uniformity, and the reason, where there are none."""
+    device = resolve_device(config.device)
+    how = Encoding(config.image_size, config.mean, config.std, precision=resolve_precision(config.precision, device))
+    bank, queries = monitor_split(splits)
+    reason = "without labels (class folders)" if bank.labels is None or queries.labels is None else None
+    if reason is None and len(bank.classes) < 2:
+        reason = f"with one class only ({one_line(bank.classes[0])})"
+    if reason is not None:
+        print(f"the images come {reason}: no kNN accuracy; watching alignment and uniformity instead")
+        seen = readable(evenly(splits["train"], UNLABELLED_IMAGES))
+        return lambda encoder: align_uniform(encoder, seen, AUGMENTATIONS[config.augment], how)
+    bank = readable(evenly(bank, config.knn_images))
+    queries = readable(evenly(queries, max(1, config.knn_images // 5)))
+
+    def monitor(encoder: Encoder) -> dict[str, float]:
+        figures = knn(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
+        return {f"knn_{name}": value for name, value in figures.items()}
+
+    return monitor
+
+
+def build_checkup(config: PretrainConfig, images: Images) -> Checkup:
+    """What a run's health is judged by, beside its loss: its own images and keys."""
+    config = dataclasses.replace(config, device=resolve_device(config.device))
+    precision = resolve_precision(config.precision, config.device)
+
+    def checkup(modules: Mapping[str, nn.Module]) -> dict[str, float]:
+        return vitals(modules, build_batches(config, images), symmetric=config.symmetric, precision=precision)
+
+    return checkup

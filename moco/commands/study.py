@@ -1,0 +1,194 @@
+"""`moco study`: plans, runs what is not run yet, and writes the result after every cell. Imports no torch."""
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from moco.bench.alone import alone
+from moco.errors import BadInputError
+from moco.report.markup import duration
+from moco.runtime.configfile import finite
+from moco.runtime.fields import check
+from moco.runtime.files import replace_file, takes_files
+from moco.runtime.signals import EXIT_CODE, StopRequest
+from moco.study import statistics
+from moco.study.config import StudyConfig
+from moco.study.definition import Arm, Study, find_study
+from moco.study.page import study_page
+from moco.study.plan import Cell, asked_for, cells, equal_budget, fitting, keep_plan, kept_plan, recipe_of
+from moco.study.running import FINISHED, Result, StoppedError, collect, finished, keep_result, kept_result, run_cell
+from moco.study.verdict import verdict
+
+START = 6.0
+"""Seconds that a process takes to start, about."""
+FINETUNING = 3.0
+"""What an image costs in fine-tuning, in forward passes."""
+
+
+def run(config: StudyConfig) -> dict[str, Any]:
+    """Do what is left of a study, and return what its study.json holds; exit code 75 where it was asked to stop."""
+    check(config)
+    study = find_study(config.name)
+    recipe_of(study, config)
+    if config.images is not None and config.minutes is not None:
+        raise BadInputError("--images and --minutes both say how long a cell trains: leave one out")
+    if not takes_files(config.out):
+        raise BadInputError(f"--out {config.out}: no folder can be made or written there: give another")
+    plan = settle(study, config)
+    arms, left_out = fitting(study, config, plan["survey"]["images"])
+    every = list(cells(study, config, plan["images"], arms)) if arms else []
+    say = (lambda text: None) if config.json else print
+    if config.commands:
+        keep_plan(config, plan)
+        print("\n".join(cell.line for cell in every))
+        return {"cells": len(every), "commands": [cell.line for cell in every]}
+    say(_told(study, config, plan, every, left_out))
+    if config.plan:
+        return {"plan": plan, "cells": [cell.name for cell in every], "left_out": left_out}
+    keep_plan(config, plan)
+    code = 0
+    try:
+        _run_all(study, config, plan, every, left_out, say)
+    except StoppedError:
+        code = EXIT_CODE
+        say("stopped, saved: the same command goes on")
+    result = write_result(study, config, plan, every, left_out)
+    say(f"{result['verdict']}\nthe study is {config.out / 'study.html'} (and study.json, study.csv)")
+    return {**result, "exit_code": code or int(bool(result["failed"]))}
+
+
+def settle(study: Study, config: StudyConfig) -> dict[str, Any]:
+    """The plan of the study that is already there, or a new one: a survey of images and machine, and the budget."""
+    known = json.loads(json.dumps(dataclasses.asdict(study)))
+    earlier = kept_plan(config, known)
+    if earlier:
+        return earlier
+    survey = alone("moco.study.survey:survey", config, Path(), "")
+    arms, _ = fitting(study, config, survey["images"])
+    wanted = float(config.images or survey["images"])
+    if config.minutes is not None and arms:
+        wanted = 60 * config.minutes / (sum(1 / survey["rates"][arm.name] for arm in arms) / len(arms))
+    images = equal_budget(study, config, wanted, arms) if arms else 0
+    extra = alone("moco.study.memory:papers_setting", config, Path(), "") if study.extrapolate else None
+    plan = {"asked": asked_for(config), "study": known, "images": images, "survey": survey, "extrapolation": extra}
+    return {**plan, "cost": {arm.name: round(_seconds(study, config, arm, images, survey), 1) for arm in arms}}
+
+
+def _seconds(study: Study, config: StudyConfig, arm: Arm, images: int, survey: dict[str, Any]) -> float:
+    """What a cell takes, by estimate: training, and what its evaluations encode and fine-tune."""
+    cell = next(iter(cells(study, dataclasses.replace(config, seeds=1), images, [arm])))
+    batch, steps = cell.training.batch_size, cell.training.max_steps or 0
+    seconds = START + survey["loading"] + steps * batch / survey["rates"][arm.name]
+    looks = steps // cell.training.knn_every if cell.training.knn_every else 0
+    encoded = survey["encoded"]
+    seconds += looks * min(1.2 * cell.training.knn_images, survey["all_images"]) / encoded
+    for command in cell.commands[1:]:
+        words = dict(itertools.pairwise(command))
+        tuned = (
+            int(words.get("--finetune-steps", 400)) * 128 * FINETUNING if command[0] in ("lowshot", "finetune") else 0
+        )
+        both = 1 if "--no-baseline" in command else 2
+        seconds += START + survey["loading"] + both * (survey["all_images"] + tuned) / encoded
+    return float(seconds)
+
+
+def _told(
+    study: Study, config: StudyConfig, plan: dict[str, Any], every: Sequence[Cell], left_out: Sequence[str]
+) -> str:
+    """The plan for people."""
+    lines = [f"{study.name}: {study.about} ({study.source})", budget(study, config, plan)]
+    for cell in every:
+        if cell.seed == 0:
+            seconds = plan["cost"][cell.arm.name]
+            steps, batch = cell.training.max_steps, cell.training.batch_size
+            lines.append(f"  {cell.arm.name:<20} {steps:>7} steps of {batch:<5} {duration(seconds)}")
+    waiting = [cell for cell in every if kept_result(config.out, cell) is None]
+    left = sum(plan["cost"][cell.arm.name] for cell in waiting)
+    lines += [*left_out, f"{len(every)} cells, {len(waiting)} of them not run yet: about {duration(left)}"]
+    return "\n".join(lines)
+
+
+def budget(study: Study, config: StudyConfig, plan: dict[str, Any]) -> str:
+    """What is equal in all cells."""
+    much = f"{study.steps} steps" if study.steps else f"{plan['images']} images"
+    set_of = f"{config.data} ({plan['survey']['images']} training images)"
+    how = f"recipe {recipe_of(study, config)}, {config.precision}; seeds 0 to {config.seeds - 1}"
+    return f"Each cell: {much} of {set_of}, {how}."
+
+
+def _run_all(
+    study: Study, config: StudyConfig, plan: dict[str, Any], every: Sequence[Cell], left_out: Sequence[str], say: Any
+) -> None:
+    """Run the cells that are not finished, one after the other; the result is written after each."""
+    waiting = [cell for cell in every if kept_result(config.out, cell) is None]
+    with StopRequest() as request:
+        for number, cell in enumerate(waiting, 1):
+            done = collect(study, cell)
+            started = time.monotonic()
+            if done is None or done["state"] not in FINISHED:  # else it was run by hand, or elsewhere
+                done = collect(study, cell, run_cell(cell, request))
+            if done is None:
+                raise OSError(f"cell {cell.name} failed before it began: see {config.out / 'logs' / cell.name}.txt")
+            keep_result(config.out, {**done, "wall_seconds": round(time.monotonic() - started, 1)})
+            write_result(study, config, plan, every, left_out)
+            left = sum(plan["cost"][other.arm.name] for other in waiting[number:])
+            figures = ", ".join(f"{name} {value:.2f}" for name, value in done["figures"].items() if value is not None)
+            say(f"{number}/{len(waiting)} {cell.name}: {done['state']} {figures} (about {duration(left)} left)")
+
+
+def write_result(
+    study: Study, config: StudyConfig, plan: dict[str, Any], every: Sequence[Cell], left_out: Sequence[str]
+) -> Result:
+    """Write study.json, study.csv and study.html of the cells that are finished, and return what the first holds."""
+    arms = list({cell.arm.name: cell.arm for cell in every}.values())
+    results = finished(config.out, every)
+    rows = statistics.rows(study, arms, results)
+    agreed, judged = statistics.agreement(rows), statistics.judged(study, rows)
+    randoms = [result["random"] for result in results if result.get("random") is not None]
+    random = sum(randoms) / len(randoms) if randoms else None
+    known = {result["cell"] for result in results}
+    missing = [cell.name for cell in every if cell.name not in known]
+    notes = [*left_out, *([f"Not finished: {', '.join(missing)}."] if missing else [])]
+    told = {
+        "verdict": verdict(study, rows, agreed, judged, random), "random": random, "results": results, "notes": notes,
+        "budget": budget(study, config, plan), "extrapolation": plan["extrapolation"],
+    }  # fmt: skip
+    table = [
+        {"arm": row.arm.name, "row": row.name, "figure": row.outcome.name, "mean": row.mean, "deviation": row.deviation,
+         "seeds": len(row.values), "diverged": row.diverged, "each": list(row.values), "paper": row.paper,
+         "recalled": row.arm.recalled, "fails_in_paper": row.arm.fails}
+        for row in rows
+    ]  # fmt: skip
+    result = {
+        "study": study.name, "source": study.source, "rows": table, "failed": missing,
+        "agreement": None if agreed is None else dataclasses.asdict(agreed),
+        "claims": [_flat(one) for one in judged], "images": plan["images"],
+        **{name: told[name] for name in ("verdict", "random", "notes", "budget", "extrapolation")},
+        "cells": [{name: value for name, value in one.items() if name != "over_time"} for one in results],
+    }  # fmt: skip
+    made = f"Made by momentum-contrast {version('momentum-contrast')} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
+    replace_file(config.out / "study.json", (json.dumps(result, indent=2) + "\n").encode())
+    replace_file(config.out / "study.csv", _csv(table).encode())
+    replace_file(config.out / "study.html", study_page(study, rows, agreed, judged, told, made).encode())
+    return result
+
+
+def _flat(one: statistics.Judged) -> dict[str, Any]:
+    own = {"difference": one.difference, "error": one.error, "verdict": one.verdict}
+    return dict(finite({**dataclasses.asdict(one.claim), **own}))
+
+
+def _csv(table: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]) if table else ["arm"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "each": " ".join(str(value) for value in row["each"])} for row in table)
+    return text.getvalue()

@@ -1,0 +1,157 @@
+"""`moco transfer`: one run, or several trials of it with their mean and standard deviation."""
+
+import dataclasses
+import functools
+import json
+import statistics
+from typing import Any
+
+import torch
+
+from moco.errors import BadInputError, DivergedError
+from moco.evaluation.session import named_weights
+from moco.interop.checkpoints import Weights
+from moco.runtime import distributed
+from moco.runtime.configfile import from_json, to_json
+from moco.runtime.device import cores, resolve_device, resolve_precision, set_threads
+from moco.runtime.fields import flag
+from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, earlier_of
+from moco.runtime.runlog import read_status, write_text
+from moco.runtime.signals import EXIT_CODE, StopRequest
+from moco.transfer.config import TransferConfig, check_transfer
+from moco.transfer.examples import Examples, open_examples
+from moco.transfer.loop import fine_tune
+from moco.transfer.recipes import TASKS
+from moco.transfer.record import keep, keep_fingerprint, require_same_files
+from moco.transfer.sampling import build_passes
+
+FREE = HOW_NOT_WHAT | {"evaluate_every", "shown_images"}
+"""Fields that do not change what a run computes: a run goes on where only these differ."""
+
+
+def run(config: TransferConfig) -> dict[str, Any]:
+    """Fine-tune and measure; with trials, each in a folder of its own, `trial-0` and on."""
+    check_transfer(config)
+    distributed.start(resolve_device(config.device), config.timeout)
+    try:
+        config = resolve(config)
+        earlier = distributed.from_first(lambda: _earlier(config))
+        if earlier.get("state") == "done":
+            return {**earlier["result"], "already_done": True}
+        task = TASKS[config.task]
+        train, test = (open_examples(task.layout, config.data, split) for split in ("train", "test"))
+        require_fitting(train, test, config)
+        distributed.from_first(lambda: require_same_files(config, train, test))
+        # what the program that called this draws stays as it was
+        with torch.random.fork_rng(devices=[]), StopRequest() as request:
+            if config.trials == 1:
+                return fine_tune(config, weights_of(config), train, test, request)
+            return trials(config, train, test, request)
+    finally:
+        distributed.stop()
+
+
+def trials(config: TransferConfig, train: Examples, test: Examples, request: StopRequest) -> dict[str, Any]:
+    """Mean and standard deviation of the task's figures over the trials; stops in one, or between two of them."""
+    distributed.from_first(lambda: _begin(config, train, test))
+    results: list[dict[str, Any]] = []
+    for number in range(config.trials):
+        result = _trial(config, number, train, test, request)
+        more = number + 1 < config.trials
+        if more and distributed.on_any_rank(config.device, request.noted)[0]:  # maybe while it was evaluated
+            result = {**result, "exit_code": EXIT_CODE}
+        if result.get("exit_code"):
+            _status(config, "stopped", exit_code=result["exit_code"])
+            return result
+        results.append(result)
+    names = [name for name in TASKS[config.task].figures if all(name in result for result in results)]
+    columns = {name: [float(result[name]) for result in results] for name in names}
+    means = {name: statistics.fmean(values) for name, values in columns.items()}
+    deviation = {name: statistics.stdev(values) for name, values in columns.items()}
+    seconds = round(sum(result["seconds"] for result in results), 1)
+    summary = {
+        "run": str(config.out), "task": config.task, **means, "deviation": deviation, "trials": columns,
+        "seconds": seconds, "step": config.max_steps,
+    }  # fmt: skip
+    if distributed.rank() == 0:
+        keep(config, summary)
+        _status(config, "done", exit_code=0, result=summary)
+        if not config.json:
+            print("  ".join(f"{name} {means[name]:.2f} ± {deviation[name]:.2f}" for name in names), flush=True)
+    return summary
+
+
+def resolve(config: TransferConfig) -> TransferConfig:
+    """Settle what was left open, for this machine; set the number of threads.
+
+    Raises BadInputError naming the flag whose value does not fit, or is not that of the other processes.
+    """
+    values = {flag(name): value for name, value in vars(config).items() if name not in OF_EACH_PROCESS}
+    distributed.require_same(values)
+    ranks, device = distributed.world_size(), resolve_device(config.device)
+    if config.batch_size % ranks:
+        raise BadInputError(f"--batch-size is {config.batch_size}: expected a multiple of {ranks} (processes)")
+    return dataclasses.replace(
+        config,
+        device=device,
+        precision=resolve_precision(config.precision, device),
+        threads=set_threads(config.threads),
+        workers=cores() if config.workers is None else config.workers,
+    )
+
+
+def require_fitting(train: Examples, test: Examples, config: TransferConfig) -> None:
+    """Raise BadInputError where there are no images, or not what the task learns from, or the splits do not match."""
+    if not len(train) or not len(test):
+        raise BadInputError(f"--data {config.data}: {len(train)} training and {len(test)} test images, expected some")
+    if train.classes != test.classes:
+        one_sided = sorted(set(train.classes) ^ set(test.classes)) or ["their order"]
+        raise BadInputError(
+            f"--data {config.data}: the training and the test images are not of the same classes "
+            f"({one_sided[0]!r} differs)"
+        )
+    build_passes(train.annotations, config.repeat_threshold, config.skip_empty, config.seed)
+
+
+def weights_of(config: TransferConfig) -> Weights:
+    """The encoder to start from; a random one is that of the trial's seed."""
+    size = 224  # of no matter: a ResNet's stages take any
+    return named_weights(config.weights, config.like, config.arch, config.stem, size, config.seed)
+
+
+def _earlier(config: TransferConfig) -> dict[str, Any]:
+    """As `earlier_of`; where there are several trials there may be more of them now, or fewer."""
+    path = config.out / "config.json"
+    if config.trials > 1 and path.is_file():
+        count = from_json(TransferConfig, path.read_bytes(), path).trials
+        if count not in (1, config.trials):
+            return {**earlier_of(dataclasses.replace(config, trials=count), FREE), "state": "running"}
+    return earlier_of(config, FREE)
+
+
+def _trial(
+    config: TransferConfig, number: int, train: Examples, test: Examples, request: StopRequest
+) -> dict[str, Any]:
+    """The result of a trial, which is run where it is not done yet."""
+    own = dataclasses.replace(config, trials=1, seed=config.seed + number, out=config.out / f"trial-{number}")
+    try:
+        earlier = distributed.from_first(functools.partial(earlier_of, own, FREE))
+        if earlier.get("state") == "done":
+            return dict(earlier["result"])
+        return fine_tune(own, weights_of(own), train, test, request)
+    except DivergedError:
+        _status(config, "diverged", step=read_status(own.out).get("step"), exit_code=3)
+        raise
+
+
+def _begin(config: TransferConfig, train: Examples, test: Examples) -> None:
+    """The folder of all trials: what they are, and of which files."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_text(config.out / "config.json", to_json(config))
+    keep_fingerprint(config, train, test)
+    _status(config, "running")
+
+
+def _status(config: TransferConfig, state: str, **values: Any) -> None:
+    if distributed.rank() == 0:
+        write_text(config.out / "status.json", json.dumps({"state": state, **values}) + "\n")

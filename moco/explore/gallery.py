@@ -1,0 +1,234 @@
+"""What an encoder saw and how it orders images, as pictures and tables: `evaluations/gallery.json`, for the report."""
+
+import base64
+import hashlib
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image as PillowImage
+from torch import Tensor, nn
+
+from moco.core.encoder import Encoder
+from moco.data.augment import AUGMENTATIONS, draw
+from moco.data.catalog import CATALOG, Split, data_home, final_split
+from moco.data.images import Images, evenly
+from moco.data.views import Look, of_any
+from moco.evaluation.alignment import effective_rank
+from moco.evaluation.features import Encoding, encode, prepare
+from moco.evaluation.knn import count_votes, nearest
+from moco.evaluation.scores import in_detail, scores
+from moco.explore.embedding_map import flat_map
+from moco.pretraining.config import PretrainConfig
+from moco.runtime.randomness import Integers, Stream
+from moco.shapes import Features
+
+VERSION = 1
+"""Of the file's format."""
+VIEWED, EPOCHS = 8, 3
+"""Images whose views are shown, and the epochs of which they are."""
+QUERIES, FOUND = 12, 8
+"""Images whose neighbours are shown, and how many of these."""
+VIEW_SIDE, THUMBNAIL_SIDE, TILE_SIDE = 112, 96, 32
+"""Largest sides in pixels of views, of single images, and of the tiles of the map."""
+SHEET_QUALITY = 60
+"""Of WebP: 10,000 photographs at 32 pixels are then about 5 MB."""
+MOST_FILTERS = 64
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much is computed."""
+
+    map_images: int = 2000
+    """Images in the map, at most; they are also those whose classes are guessed."""
+    bank_images: int = 10_000
+    """Images that neighbours are searched in, at most."""
+    map_seconds: float = 60.0
+    """Time that the map may take, about."""
+
+
+def gallery(
+    encoder: Encoder, splits: dict[Split, Images], config: PretrainConfig, how: Encoding, scope: Scope
+) -> dict[str, Any]:
+    """Everything that the report shows of an encoder and images, ready for JSON; pictures are WebP in base64.
+
+    Queries come from the test split, else validation, else a tenth of train, and their neighbours from train.
+    """
+    started = time.monotonic()
+    bank, queries = final_split(splits)
+    bank, queries = evenly(bank, scope.bank_images), evenly(queries, scope.map_images)
+    z_bank, z = encode(encoder, bank, how), encode(encoder, queries, how)
+    similarity, neighbour = nearest(z, z_bank, config.knn_k)
+    content: dict[str, Any] = {
+        "version": VERSION, "data": config.data, "splits": {name: len(images) for name, images in splits.items()},
+        "classes": list(bank.classes) if bank.labels is not None else None, "bank": len(bank), "queries": len(queries),
+        "feature_width": z.shape[1], "effective_rank": round(effective_rank(z), 2),
+        "views": seen_views(splits["train"], config), "filters": first_filters(encoder),
+        "neighbours": neighbours(bank, queries, similarity, neighbour),
+    }  # fmt: skip
+    predicted = None
+    if bank.labels is not None and queries.labels is not None and len(bank.classes) > 1:
+        label, temperature = torch.from_numpy(bank.labels.copy())[neighbour], config.knn_temperature
+        votes = count_votes(similarity, label, temperature=temperature, classes=len(bank.classes))
+        found = scores(votes, queries.labels.copy())
+        predicted = found.predicted
+        content["knn"] = {"k": min(config.knn_k, len(bank)), "temperature": temperature, "top1": round(found.top1, 2)}
+        content |= {name: table for name, table in in_detail(queries, predicted).items() if name == "confusion"}
+    content["map"] = mapped(queries, z, predicted, scope, how.image_size)
+    return {**content, "seconds": round(time.monotonic() - started, 1)}
+
+
+def is_here(data: str) -> bool:
+    """Whether `data` can be had without a download."""
+    if data not in CATALOG or Path(data).exists():
+        return Path(data).exists()
+    known = {"cifar10": ("cifar10", "cifar-10-batches-bin"), "fashion-mnist": ("fashion-mnist",)}
+    places = [data_home() / name for name in known.get(data, ())]
+    return data not in known or any(place.is_dir() for place in (*places, Path("/usr/share/datasets") / data))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file of weights: a gallery belongs to these weights only."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- what the model saw ---------------------------------------------------------------------------------------------
+
+
+def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
+    """The very views, query and key, that some training images had in the first epochs of the run."""
+    index = np.linspace(0, len(train) - 1, min(VIEWED, len(train))).astype(np.int64)
+    size = config.view_size or config.image_size
+    look = Look(AUGMENTATIONS[config.augment], size, mean=(0.0,) * 3, std=(1.0,) * 3)
+    streams = {"query": Stream.VIEW_QUERY, "key": Stream.VIEW_KEY}
+    columns, titles = [], []
+    for epoch in range(EPOCHS):
+        for name, stream in list(streams.items())[: 1 if config.dictionary == "memory-bank" else 2]:
+            columns.append(_views(train, index, config, epoch, stream, look))
+            titles.append({"epoch": epoch + 1, "view": name})
+    rows = [
+        {**described(train, int(i)), "views": [_picture(column[row], VIEW_SIDE, 90) for column in columns]}
+        for row, i in enumerate(index)
+    ]
+    return {"size": size, "augment": config.augment, "titles": titles, "rows": rows}
+
+
+def _views(images: Images, index: Integers, config: PretrainConfig, epoch: int, stream: Stream, look: Look) -> Tensor:
+    def drawn(sizes: Integers) -> list[Any]:
+        return [draw(look.augmentation, sizes, seed=config.seed, epoch=epoch, index=index, view=stream)]
+
+    return of_any(images, index, drawn, look, scaled=config.decode == "scaled")[0]
+
+
+def first_filters(encoder: Encoder) -> dict[str, Any] | None:
+    """The filters of the first convolution that takes colours, each scaled to its own largest weight; or None."""
+    for name, module in encoder.backbone.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            weight = module.weight.detach().float().cpu()  # (O, 3, k, k)
+            scaled = 0.5 + 0.5 * weight / weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
+            shown = [_picture(one, side=0, quality=None) for one in scaled[:MOST_FILTERS]]
+            return {"layer": name, "count": len(weight), "side": weight.shape[2], "images": shown}
+    return None
+
+
+# --- neighbours -----------------------------------------------------------------------------------------------------
+
+
+def neighbours(bank: Images, queries: Images, similarity: Features, neighbour: Tensor) -> list[dict[str, Any]]:
+    """Some queries, spread over the set, and their most similar images of the bank with the cosine similarity."""
+    rows = []
+    for row in _spread_over_classes(queries):
+        found = [
+            {**described(bank, int(neighbour[row, place])), "similarity": round(float(similarity[row, place]), 3)}
+            for place in range(min(FOUND, neighbour.shape[1]))
+        ]
+        rows.append({**described(queries, row), "found": found})
+    return rows
+
+
+def _spread_over_classes(images: Images) -> list[int]:
+    """Rows of images of as many classes as possible; the images need not be in any order."""
+    if images.labels is None:
+        return [int(row) for row in np.linspace(0, len(images) - 1, min(QUERIES, len(images)))]
+    classes = np.unique(images.labels)
+    chosen = classes[np.linspace(0, len(classes) - 1, min(QUERIES, len(classes))).astype(int)]
+    members = [np.flatnonzero(images.labels == label) for label in chosen]
+    rows = [int(own[len(own) // 2]) for own in members]
+    rows += [int(own[len(own) // 4]) for own in members if len(own) > 2][: QUERIES - len(rows)]
+    return sorted(rows, key=lambda row: int(images.labels[row]) if images.labels is not None else 0)
+
+
+def described(images: Images, row: int) -> dict[str, Any]:
+    """What an image is called, its class, and its thumbnail."""
+    label = None if images.labels is None else int(images.labels[row])
+    return {"name": _text(images.name(row)), "class": label, "image": _picture(images[row], THUMBNAIL_SIDE, 80)}
+
+
+# --- the map --------------------------------------------------------------------------------------------------------
+
+
+def mapped(
+    images: Images, z: Features, predicted: npt.NDArray[np.int64] | None, scope: Scope, image_size: int
+) -> dict[str, Any]:
+    """Where each image lies in a plane, what it is called, and all thumbnails in one picture."""
+    place, method = flat_map(z.numpy().astype(np.float64), scope.map_seconds)
+    low, high = place.min(0), place.max(0)
+    scaled = np.round(1000 * (place - low) / np.maximum(high - low, 1e-12)).astype(int)
+    side, columns = min(TILE_SIDE, image_size), max(1, round(len(images) ** 0.5))
+    return {
+        "method": method, "tile": side, "columns": columns, "sprite": sheet(images, side, columns),
+        "x": scaled[:, 0].tolist(), "y": scaled[:, 1].tolist(),
+        "names": [_text(images.name(row)) for row in range(len(images))],
+        "classes": None if images.labels is None else images.labels.tolist(),
+        "predicted": None if predicted is None else predicted.tolist(),
+    }  # fmt: skip
+
+
+def sheet(images: Images, side: int, columns: int) -> str:
+    """All images in rows of `columns`, each `side` pixels wide and high."""
+    pixels = torch.zeros(3, -(-len(images) // columns) * side, columns * side, dtype=torch.uint8)
+    for row in range(len(images)):
+        top, left = row // columns * side, row % columns * side
+        pixels[:, top : top + side, left : left + side] = _bytes(prepare(images[row], side))
+    return base64.b64encode(_webp(pixels, SHEET_QUALITY)).decode("ascii")
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def thumbnail(image: Tensor, side: int, quality: int | None) -> bytes:
+    """An image (3, H, W), bytes or in [0, 1], brought to at most `side` pixels (0: as it is), as WebP."""
+    pixels = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    longest = max(pixels.shape[1:])
+    if side and longest > side:
+        size = [max(1, round(length * side / longest)) for length in pixels.shape[1:]]
+        pixels = F.interpolate(pixels[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
+    return _webp(_bytes(pixels), quality)
+
+
+def _picture(image: Tensor, side: int, quality: int | None) -> str:
+    return base64.b64encode(thumbnail(image, side, quality)).decode("ascii")
+
+
+def _bytes(pixels: Tensor) -> Tensor:
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _webp(pixels: Tensor, quality: int | None) -> bytes:
+    out = io.BytesIO()
+    image = PillowImage.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    image.save(out, "WEBP", lossless=quality is None, quality=quality or 100)
+    return out.getvalue()
+
+
+def _text(name: str) -> str:
+    """A name that JSON and HTML can hold: bytes that are no UTF-8 become question marks in a diamond."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

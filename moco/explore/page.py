@@ -1,0 +1,56 @@
+"""The explorer's page: served with its parts beside it, or as one file to send on."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from moco.explore.embedding import Collection, Embedding, described
+from moco.explore.neighbours import distances, nearest
+from moco.report.markup import data_block, element, escaped
+from moco.report.page import document
+
+STATIC_NEIGHBOURS = 12
+QUERIES_AT_A_TIME = 512
+
+
+def live_page() -> str:
+    """What the server answers first; style, scripts and data are asked for by it."""
+    body = _part("page.html")
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,"><title>Embedding</title>'
+        '<link rel="stylesheet" href="page.css"><link rel="stylesheet" href="explore.css">'
+    )
+    scripts = '<script src="map.js"></script><script src="explore.js"></script>'
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}{scripts}</body></html>\n'
+
+
+def static_page(collection: Collection, embeddings: Sequence[Embedding], sheet: dict[str, Any], made: str) -> str:
+    """One file that asks for nothing, with the neighbours of every image among these.
+
+    `sheet` has all thumbnails as one WebP picture in base64 (`picture`), `columns` of them in a row, `tile` pixels
+    each; `made` says by what and when.
+    """
+    found = [_neighbours(embedding) for embedding in embeddings]
+    content = {**described(collection, embeddings), "stored": {"found": found, **sheet}}
+    style = files("moco.report").joinpath("page.css").read_text(encoding="utf-8") + _part("explore.css")
+    note = f"{escaped(made)} This page holds everything it shows, thumbnails and names of images among it."
+    body = _part("page.html") + element("footer", element("p", note)) + data_block("data", content)
+    return document("Embedding", body, style, _part("map.js") + _part("explore.js"))
+
+
+def _neighbours(embedding: Embedding) -> list[dict[str, Any]]:
+    found = []
+    for start in range(0, len(embedding.features), QUERIES_AT_A_TIME):
+        own = np.arange(start, min(start + QUERIES_AT_A_TIME, len(embedding.features)))
+        rows, similarity = nearest(embedding.features, embedding.features[own], STATIC_NEIGHBOURS + 1)
+        for row, near, values in zip(own, rows, similarity, strict=True):
+            others = np.flatnonzero(near != row)[:STATIC_NEIGHBOURS]
+            found.append({"rows": near[others].tolist(), "distances": distances(values[others])})
+    return found
+
+
+def _part(name: str) -> str:
+    return files("moco.explore").joinpath(name).read_text(encoding="utf-8")

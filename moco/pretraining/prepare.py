@@ -1,0 +1,262 @@
+"""A config and images -> the parts of a run: every default settled, everything checked before the first step."""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moco.core.dictionary import Dictionary, InBatch, Keys, MemoryBank, Queue
+from moco.core.encoder import (
+    Encoder,
+    EncoderPlan,
+    encoder_tensors,
+    is_head,
+    load_encoder_tensors,
+    parameter_count,
+)
+from moco.core.negatives import Hardness, mix_hard_negatives
+from moco.core.pair import EncoderPair
+from moco.data import fingerprint
+from moco.data.augment import AUGMENTATIONS
+from moco.data.images import Images
+from moco.data.loader import ViewBatches, default_workers
+from moco.errors import BadInputError
+from moco.interop.checkpoints import load_weights
+from moco.pretraining.config import PretrainConfig, negatives, shared_negatives
+from moco.runtime import distributed
+from moco.runtime.configfile import from_json
+from moco.runtime.device import resolve_device, resolve_precision, set_threads
+from moco.runtime.fields import check, flag, settled
+from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, earlier_of
+from moco.runtime.runlog import read_status
+from moco.runtime.schedule import Schedule
+
+DEFAULT_BN_GROUPS = 8
+"""As many as the papers' devices."""
+
+
+def resolve(config: PretrainConfig, images: Images) -> PretrainConfig:
+    """Settle every value that was left open, for these images and this machine; set the number of threads.
+
+    Raises BadInputError naming the flag whose value does not fit, or is not that of the other processes.
+    """
+    n, ranks = len(images), distributed.world_size()
+    flags = {flag(name): value for name, value in vars(config).items() if name not in OF_EACH_PROCESS}
+    distributed.require_same({"the number of images": n, **flags})
+    check(config)
+    if config.batch_size > n:
+        raise BadInputError(f"--batch-size is {config.batch_size}, and there are {n} images: give a smaller batch")
+    if config.batch_size % (ranks * config.accumulate):
+        raise BadInputError(
+            f"--batch-size is {config.batch_size}: expected a multiple of {ranks * config.accumulate} "
+            f"(processes x --accumulate)"
+        )
+    if config.dictionary == "memory-bank" and config.symmetric:
+        raise BadInputError(
+            "--symmetric needs keys of both views, and --dictionary memory-bank has none: leave one out"
+        )
+    _require_mixing(config)
+    device = resolve_device(config.device)
+    steps_per_epoch = n // config.batch_size
+    steps = config.max_steps or config.epochs * steps_per_epoch
+    resolved = dataclasses.replace(
+        config,
+        device=device,
+        precision=resolve_precision(config.precision, device),
+        threads=set_threads(config.threads),
+        workers=default_workers(images) if config.workers is None else config.workers,
+        view_size=config.view_size or config.image_size,
+        bn_groups=_bn_groups(config, ranks),
+        lr=config.lr or config.base_lr * config.batch_size / 256,
+        max_steps=steps,
+        knn_every=steps_per_epoch if config.knn_every is None else config.knn_every,
+        checkpoint_every=min(steps_per_epoch, 1000) if config.checkpoint_every is None else config.checkpoint_every,
+    )
+    _warn(resolved, n)
+    return resolved
+
+
+def _bn_groups(config: PretrainConfig, ranks: int) -> int:
+    """The given number of groups, or the default; a part of the batch must hold whole groups."""
+    part = config.batch_size // config.accumulate // ranks
+
+    def fits(groups: int) -> bool:
+        return config.batch_size % groups == 0 and part % (config.batch_size // groups) == 0
+
+    if config.bn_groups is None:
+        default = max(DEFAULT_BN_GROUPS, ranks)
+        few, many = range(max(1, min(default, config.batch_size // 4)), 0, -1), range(default, config.batch_size + 1)
+        fitting: Iterator[int] = filter(fits, (*few, *many))
+        return next(fitting)
+    if config.batch_size < 2 * config.bn_groups:
+        raise BadInputError(
+            f"--bn-groups is {config.bn_groups}: a batch of {config.batch_size} has at most {config.batch_size // 2} "
+            f"groups of two images or more, and of one there are no statistics"
+        )
+    if not fits(config.bn_groups):
+        raise BadInputError(
+            f"--bn-groups is {config.bn_groups}: expected groups of equal size that fill the batch of "
+            f"{config.batch_size} on {ranks} process(es) in {config.accumulate} part(s)"
+        )
+    return config.bn_groups
+
+
+def _require_mixing(config: PretrainConfig) -> None:
+    """Raise BadInputError where hard negatives are taken and nothing is made of them, or too many are taken."""
+    hardest, points, most = config.hard_negatives, config.mix + config.mix_query, shared_negatives(config) // 2
+    if bool(hardest) != bool(points):
+        raise BadInputError(
+            f"--hard-negatives is {hardest}, --mix {config.mix} and --mix-query {config.mix_query}: expected how many "
+            f"hard negatives there are and how many points are mixed of them, or 0 for all three"
+        )
+    if hardest > most:
+        raise BadInputError(f"--hard-negatives is {hardest}: expected at most {most}, half of K = {most * 2}")
+
+
+def _warn(config: PretrainConfig, n: int) -> None:
+    if config.dictionary == "queue" and config.queue_size > n and not config.mask_own_keys:
+        warnings.warn(
+            f"the queue holds K = {config.queue_size} keys of only {n} images: each image is in it "
+            f"{config.queue_size / n:.1f} times, so a query has its own image's older keys among its negatives and is "
+            f"pushed away from them. Give --queue-size {max(1, n // 2)} or less, or --mask-own-keys.",
+            stacklevel=3,
+        )
+    if config.bn_groups == 1 and config.dictionary == "queue":
+        warnings.warn(
+            "--bn-groups 1: a query and its key share the statistics of batch normalisation, and the encoder will "
+            "learn to tell them by these instead of by what is in the image: contrast accuracy rises towards "
+            "100% while the features get worse (v1, 3.3 and Fig. A.1). Leave --bn-groups at its default.",
+            stacklevel=3,
+        )
+
+
+def earlier_run(config: PretrainConfig, images: Images) -> dict[str, Any]:
+    """The status of the run that lies in `config.out`; empty where there is none.
+
+    Raises BadInputError where it is of other images, saying what changed, or of another config, naming the first field
+    that differs, and DivergedError where it diverged.
+    """
+    if (config.out / "config.json").is_file():
+        from_json(PretrainConfig, (config.out / "config.json").read_bytes(), config.out / "config.json")
+        if read_status(config.out).get("state") != "done":  # then they are no longer needed
+            fingerprint.require_same(config.out, images, accept=config.accept_changed_data)
+    return earlier_of(config, HOW_NOT_WHAT)
+
+
+def build_encoder(config: PretrainConfig) -> Encoder:
+    """A new f_q, with the weights of `init_weights` where these are given, in BN groups.
+
+    The given backbone must fit in full; the given head is taken where it fits too.
+    """
+    plan = EncoderPlan(
+        config.arch, config.stem, config.head, config.feature_dim, config.hidden_dim, config.image_size
+    )  # fmt: skip
+    encoder = Encoder(plan)
+    if config.init_weights is not None:
+        own, given = encoder_tensors(encoder), encoder_tensors(load_weights(config.init_weights).encoder)
+        same_head = _same_head(own, given)
+        kept = {name: value for name, value in given.items() if same_head or not is_head(name)}
+        load_encoder_tensors(encoder, {**({} if same_head else {n: v for n, v in own.items() if is_head(n)}), **kept})
+    encoder.set_bn_group_size(config.batch_size // settled(config.bn_groups))
+    encoder.set_recompute(config.recompute)
+    return encoder
+
+
+def build_dictionary(config: PretrainConfig, images: int) -> Dictionary:
+    """The dictionary that `config.dictionary` names."""
+    if config.mask_own_keys and config.dictionary != "queue":
+        raise BadInputError(f"--mask-own-keys is for --dictionary queue: {config.dictionary} has no older keys to mask")
+    if config.dictionary == "queue":
+        return Queue(config.queue_size, config.feature_dim, mask_own=config.mask_own_keys, seed=config.seed)
+    if config.dictionary == "memory-bank":
+        return MemoryBank(
+            images, config.feature_dim, negatives=config.queue_size, momentum=config.bank_momentum, seed=config.seed
+        )
+    return InBatch()
+
+
+def harder(q: Tensor, keys: Keys, config: PretrainConfig, step: int) -> Keys:
+    """The keys with the harder negatives that the config asks for, or as they are."""
+    hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
+    return mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
+
+
+def take_up(config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary) -> str:
+    """Take f_k and the queue of `init_weights` too, where its file has them and they fit; say what begins anew."""
+    if config.init_weights is None:
+        return ""
+    weights = load_weights(config.init_weights)
+    same_head = _same_head(encoder_tensors(pair.encoder), encoder_tensors(weights.encoder))
+    told = f"\nf_q is that of {config.init_weights} ({weights.origin})" + ("" if same_head else ", its head is new")
+    if pair.f_k is not None:
+        if same_head and weights.momentum is not None:
+            load_encoder_tensors(pair.f_k, weights.momentum)
+            told += "; f_k is the file's"
+        else:
+            told += "; f_k, which the file does not have for this head, starts as a copy of f_q"
+    if isinstance(dictionary, Queue):
+        if same_head and weights.queue is not None and weights.queue.shape == dictionary.keys.shape:
+            dictionary.keys.copy_(weights.queue)
+            dictionary.oldest = weights.pointer
+            told += "; the queue is the file's"
+        else:
+            found = (
+                "none" if weights.queue is None else f"{tuple(weights.queue.shape)}, for another head or --queue-size"
+            )
+            told += f"; the queue starts with {dictionary.size} random keys (the file's: {found})"
+    return told
+
+
+def _same_head(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:
+    return all(name in given and given[name].shape == own[name].shape for name in own if is_head(name))
+
+
+def build_batches(config: PretrainConfig, images: Images) -> ViewBatches:
+    """The batches of this rank."""
+    return ViewBatches(
+        images,
+        AUGMENTATIONS[config.augment],
+        config.view_size or config.image_size,
+        config.mean,
+        config.std,
+        config.batch_size,
+        seed=config.seed,
+        key_views=config.dictionary != "memory-bank",
+        rank=distributed.rank(),
+        ranks=distributed.world_size(),
+        decode=config.decode,
+        device="cpu" if config.workers else config.device,  # another process cannot share the GPU's memory
+    )
+
+
+def build_schedule(config: PretrainConfig, steps_per_epoch: int) -> Schedule:
+    """The learning rate over the run."""
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    return Schedule(
+        config.schedule, settled(config.lr), settled(config.max_steps), warmup, config.milestones, config.lr_decay
+    )
+
+
+def build_optimizer(config: PretrainConfig, f_q: Encoder) -> torch.optim.SGD:
+    """SGD over all of f_q, in one fused call."""
+    momentum, decay = config.sgd_momentum, config.weight_decay
+    return torch.optim.SGD(f_q.parameters(), momentum=momentum, weight_decay=decay, fused=True)
+
+
+def introduction(config: PretrainConfig, encoder: Encoder, images: Images) -> str:
+    """What a person should know before the first step."""
+    chance, mixed = math.log(negatives(config) + 1), config.mix + config.mix_query
+    count = negatives(config) + 1 if mixed else "K+1"
+    more = f" and {mixed} mixed of the hardest {config.hard_negatives}" if mixed else ""
+    return (
+        f"{len(images)} images, {config.max_steps} steps of {config.batch_size}; {config.arch} with "
+        f"{parameter_count(encoder.backbone) / 1e6:.1f} M parameters, views of {config.view_size} pixels\n"
+        f"{config.dictionary}, K = {shared_negatives(config)}{more}: chance loss log({count}) "
+        f"= {chance:.2f} (may rise at first)\n"
+        f"lr {config.lr:g}, {config.bn_groups} BN groups, {config.precision} on {config.device} with {config.threads} "
+        f"threads and {config.workers} loading processes"
+    )

@@ -1,0 +1,63 @@
+"""Named configs: the papers' own, and one for a CPU in minutes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from moco.errors import BadInputError
+from moco.pretraining.config import PretrainConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named config: what it is, and where it differs from v1, the defaults of PretrainConfig."""
+
+    about: str
+    values: dict[str, Any]
+
+
+V2 = {"head": "mlp", "temperature": 0.2, "augment": "v2", "schedule": "cosine"}
+CIFAR10 = {
+    "arch": "resnet18",
+    "stem": "cifar",
+    "augment": "cifar",
+    "image_size": 32,
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2023, 0.1994, 0.2010),
+    "batch_size": 512,
+    "queue_size": 4096,
+    "key_momentum": 0.99,
+    "temperature": 0.1,
+    "weight_decay": 5e-4,
+    "schedule": "cosine",
+}
+QUICK = {
+    **CIFAR10,
+    "arch": "resnet18-w16",
+    "dictionary": "in-batch",
+    "queue_size": 512,
+    "augment": "v2",
+    "view_size": 16,
+    "batch_size": 128,
+    "bn_groups": 4,
+    "epochs": 5,
+    "base_lr": 0.12,
+}
+"""In its first few thousand steps an encoder changes so fast that a queue's keys can be told apart by their age,
+and keys of the batch itself teach more (docs/results.md). It is small images' fastest start, not the papers' method."""
+
+RECIPES = {
+    "v1": Recipe("MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; 60.6% linear on ImageNet (paper)", {}),
+    "v2": Recipe("MoCo v2 (arXiv:2003.04297): MLP head, more augmentation, cosine; 67.5% linear (paper)", V2),
+    "cifar10": Recipe("the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; 82.6% kNN (theirs)", CIFAR10),
+    "quick": Recipe("small images on a CPU in minutes", QUICK),
+}
+
+
+def recipe(name: str, **given: Any) -> PretrainConfig:
+    """The config of a recipe, with some of its values given: `recipe("quick", data="photos", out=Path("run"))`.
+
+    Raises BadInputError where there is none of that name.
+    """
+    if name not in RECIPES:
+        raise BadInputError(f"{name!r} is not a recipe: expected one of {', '.join(RECIPES)}")
+    return PretrainConfig(**{**RECIPES[name].values, **given})

@@ -1,0 +1,128 @@
+"""`moco explore`: served to its address until it is interrupted, or written to a file; what it refuses."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+import moco
+from moco.cli import main
+from moco.data.catalog import load
+from tests.report.folders import Parsed
+
+SHORT = ["--data", "digits", "--images", "60", "--map-seconds", "0.1", "--device", "cpu", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def as_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types are not checked: a flag that must be given has a placeholder."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A finished run on the digits."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+def test_a_page_to_send_on(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two runs, with all thumbnails in one picture."""
+    other, page = Path(shutil.copytree(run, tmp_path / "other")), tmp_path / "sent.html"
+    assert main(["explore", str(run), str(other), *SHORT, "--static", str(page), "--json"]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert json.loads(last) == {"page": str(page), "bytes": page.stat().st_size, "images": 60}
+    found = Parsed(page.read_text(encoding="utf-8"))
+    assert found.trouble == []
+    data = json.loads(next(text for attributes, text in found.scripts if attributes.get("id") == "data"))
+    assert [one["name"] for one in data["runs"]] == ["run", "other"]
+    assert len(data["names"]) == len(data["labels"]) == len(data["stored"]["found"][1]) == 60
+    assert data["classes"] == list(load("digits")["train"].classes)
+
+
+def test_it_is_served_until_it_is_interrupted(run: Path) -> None:
+    """An image of the set that is sent in finds itself; then Ctrl-C, and exit code 0."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(moco.__file__).parents[1])}
+    command = [sys.executable, "-m", "moco", "explore", str(run), *SHORT, "--port", "0", "--json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, text=True, env=environment, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        told = next(line for line in process.stderr if "http://" in line)
+        address, token = told.split("open ")[1].split(" ")[0].split("/?token=")
+        out, image = io.BytesIO(), load("digits")["train"][0]
+        PillowImage.fromarray(image.permute(1, 2, 0).numpy()).save(out, "PNG")
+        request = urllib.request.Request(f"{address}/neighbours", out.getvalue(), {"X-Moco-Token": token})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found = json.load(answer)
+        assert found[0]["rows"][0] == 0
+        assert found[0]["distances"][0] == pytest.approx(0, abs=1e-4)
+        thumbnail = urllib.request.Request(f"{address}/thumbnail/0", headers={"X-Moco-Token": token})
+        with urllib.request.urlopen(thumbnail, timeout=60) as answer:
+            shown = np.asarray(PillowImage.open(io.BytesIO(answer.read())).convert("RGB")).astype(int)
+        assert shown.shape == (*image.shape[1:], 3)
+        assert abs(shown - image.permute(1, 2, 0).numpy()).mean() < 12
+        process.send_signal(signal.SIGINT)
+        last = process.stdout.read().splitlines()[-1]
+    assert process.returncode == 0
+    assert json.loads(last)["images"] == 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["explore"], ["0 runs", "moco explore RUN"]),
+        (["explore", "RUN", "RUN", "RUN"], ["3 runs"]),
+        (["explore", "gone"], ["gone", "expected a run folder"]),
+        (["explore", "RUN", "--data", "gone"], ["--data gone"]),
+        (["explore", "RUN", "--host", "0.0.0.0"], ["--host 0.0.0.0", "127.0.0.1 only", "ssh -L"]),
+        (["explore", "RUN", "--port", "70000"], ["--port is 70000"]),
+        (["explore", "RUN", "--port", "TAKEN"], ["cannot be used", "give another"]),
+        (["explore", "RUN", "--images", "1"], ["--images is 1"]),
+        (["explore", "RUN", "--map-seconds", "nan"], ["--map-seconds is nan"]),
+        (["explore", "RUN", "--clusters", "0"], ["--clusters is 0"]),
+        (["explore", "RUN", "--clusters", str(10**12)], ["--clusters is 1000000000000", "1 to 1000"]),
+        (["explore", "RUN", "--static", "RUN"], ["--static", "that is a folder"]),
+        (["explore", "RUN", "--split", "val", "--data", "digits"], ["--split val"]),
+        (["explore", "RUN", "--static", "no/such/folder/page.html"], ["page.html", "no folder"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: list[str]) -> None:
+    """One line, exit code 2."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        known = {"RUN": str(run), "TAKEN": str(taken.getsockname()[1])}
+        if "--port" not in arguments:
+            arguments = [*arguments, "--port", "0"]
+        assert main([known.get(value, value) for value in arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("moco: error: ")
+    assert err.count("\n") == 1
+    for part in told:
+        assert part in err
+
+
+def test_without_its_extra(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what to install."""
+    monkeypatch.setattr("moco.commands.explore.find_spec", lambda name: None if name == "uvicorn" else "there")
+    assert main(["explore", str(run), *SHORT]) == 2
+    assert "needs uvicorn: pip install 'momentum-contrast[explore]'" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_keep_the_map(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Is refused before its images are encoded."""
+    (run / "evaluations").write_text("in the way", encoding="utf-8")
+    assert main(["explore", str(run), *SHORT, "--static", str(run / "page.html")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "evaluations: cannot be written, and there the map is kept" in err

@@ -1,0 +1,117 @@
+"""Compiled encoders: what stands in for the kernel computes the same, and the loop runs with it."""
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from moco.core import batchnorm
+from moco.data.catalog import load
+from moco.pretraining.loop import pretrain
+from moco.pretraining.recipes import recipe
+from tests import oracles
+from tests.core.test_batchnorm import BATCH, EPS, GROUPS, MOMENTUM, layer_and_batch
+
+SMALL: dict[str, Any] = {
+    "arch": "resnet18-w4", "image_size": 12, "view_size": None, "batch_size": 16, "queue_size": 40, "max_steps": 2,
+    "bn_groups": 4, "log_every": 1, "checkpoint_every": 0, "knn_every": 0, "threads": 1, "precision": "fp32",
+    "device": "cpu", "augment": "cifar", "dictionary": "queue",
+}  # fmt: skip
+
+
+@pytest.fixture
+def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls the kernel, which a compiler does not see into, fails."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the kernel was called")
+
+    monkeypatch.setattr(batchnorm._GroupedNormalize, "apply", refuse)
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("no_kernel")
+@pytest.mark.parametrize("groups", GROUPS)
+def test_the_formula_equals_the_oracle(groups: int) -> None:
+    """Outputs, gradients and running statistics in float64, as those of the kernel (tests/core/test_batchnorm.py)."""
+    layer, x = layer_and_batch(groups, torch.contiguous_format, torch.float64)
+    weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+    before = [layer.get_buffer(name).clone().numpy() for name in ("running_mean", "running_var")]
+    grad_y = torch.randn_like(x)
+
+    x.requires_grad_()
+    y = torch.compile(layer, backend="eager")(x)
+    y.backward(grad_y)
+
+    images = x.detach().numpy()
+    expected = oracles.grouped_batch_norm(images, weight, bias, groups, EPS)
+    torch.testing.assert_close(y.detach(), torch.from_numpy(expected), rtol=0, atol=1e-12)
+    mean, var = oracles.grouped_running_statistics(images, before[0], before[1], groups, MOMENTUM)
+    torch.testing.assert_close(layer.running_mean, torch.from_numpy(mean), rtol=0, atol=1e-12)
+    torch.testing.assert_close(layer.running_var, torch.from_numpy(var), rtol=0, atol=1e-12)
+    assert layer.num_batches_tracked == 1
+    gradients = oracles.grouped_batch_norm_backward(images, weight, grad_y.numpy(), groups, EPS)
+    for value, wanted in zip((x, layer.weight, layer.bias), gradients, strict=True):
+        assert value.grad is not None
+        torch.testing.assert_close(value.grad, torch.from_numpy(wanted), rtol=0, atol=1e-11)
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_bf16_stays_bf16() -> None:
+    """Under autocast bf16 goes in and out; the statistics are taken in fp32."""
+    layer, x = layer_and_batch(2, torch.contiguous_format, torch.float32)
+    y = torch.compile(layer, backend="eager")(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    expected = torch.cat([torch.nn.functional.batch_norm(
+        block.bfloat16().float(), None, None, layer.weight, layer.bias, training=True, eps=EPS
+    ) for block in torch.split(x, BATCH // 2)])  # fmt: skip
+    torch.testing.assert_close(y.float(), expected.detach(), rtol=1e-2, atol=1e-2)
+
+
+def test_two_steps_with_compiled_encoders(tmp_path: Path) -> None:
+    """The losses are those without, within float32's rounding; and both encoders were compiled.
+
+    In a process of its own, where annotations are not checked: a compiler cannot look through what checks them.
+    """
+    command = [sys.executable, "-m", "tests.test_compile", str(tmp_path)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert int(done.stdout.splitlines()[-1]) >= 2  # f_q with a gradient and f_k without
+    without, compiled = (logged(tmp_path / name) for name in ("without", "compiled"))
+    assert len(compiled) == 2
+    assert compiled == pytest.approx(without, rel=1e-4)
+
+
+def two_runs(folder: Path) -> None:
+    """A run without and one with compiled encoders; print how many graphs were compiled."""
+    graphs: list[GraphModule] = []
+
+    def backend(graph: GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    images = load("digits")["train"]
+    pretrain(recipe("quick", data="digits", out=folder / "without", **SMALL), images)
+    assert not graphs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+        pretrain(recipe("quick", data="digits", out=folder / "compiled", compile=True, **SMALL), images)
+    print(len(graphs))
+
+
+def logged(run: Path) -> list[float]:
+    """The loss of every step."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+if __name__ == "__main__":
+    two_runs(Path(sys.argv[1]))
