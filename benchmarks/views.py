@@ -25,11 +25,13 @@ from moco.data.decoding import decode_bytes
 from moco.data.folder import open_folder
 from moco.data.images import FileImages
 from moco.data.jpeg import DECODER, decode_plain, plain_size
-from moco.data.views import COMPILED, Look, of_array, of_images
-from moco.runtime.randomness import Integers, Stream
+from moco.data.replacement import ChosenImages
+from moco.data.views import COMPILED, Look, make_views, render_array
+from moco.runtime.randomness import Stream
 
 MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 PHOTOGRAPHS, BATCH, PASSES = 100, 32, 7
+STREAMS = (Stream.VIEW_QUERY, Stream.VIEW_KEY)
 
 
 def photographs(folder: Path, size: tuple[int, int], count: int) -> FileImages:
@@ -165,23 +167,15 @@ def reference(images: FileImages) -> float:
     return seconds(work, 2) / (2 * BATCH)
 
 
-def drawing(name: str, count: int) -> Callable[[Integers], list[ViewParameters]]:
-    """Both views of images 0..count-1."""
-    streams = (Stream.VIEW_QUERY, Stream.VIEW_KEY)
-    return lambda sizes: [
-        draw(AUGMENTATIONS[name], sizes, seed=0, epoch=0, index=range(count), view=stream) for stream in streams
-    ]
-
-
 def whole(images: FileImages, against: float) -> dict[tuple[bool, bool], list[torch.Tensor]]:
     """Two views of each image, from the files."""
     made = {}
     for compiled in (False, True) if COMPILED else (False,):
         for scaled in (False, True):
-            look = Look(AUGMENTATIONS["v2"], 224, MEAN, STD, compiled=compiled)
+            look = Look(AUGMENTATIONS["v2"], 224, MEAN, STD, scaled=scaled, compiled=compiled)
 
-            def work(look: Look = look, scaled: bool = scaled) -> list[torch.Tensor]:
-                return of_images(images, np.arange(BATCH), drawing("v2", BATCH), look, scaled=scaled)
+            def work(look: Look = look) -> list[torch.Tensor]:
+                return make_views(images, ChosenImages(images, np.arange(BATCH), 0, 0), STREAMS, look)
 
             name = f"{'compiled' if compiled else 'torch'}, {DECODER}, {'scaled' if scaled else 'exact'}"
             row(name, seconds(work, 3) / (2 * BATCH), against)
@@ -201,9 +195,10 @@ def small() -> None:
         for compiled in (False, True) if COMPILED else (False,):
             look = Look(AUGMENTATIONS[name], 32, MEAN, STD, compiled=compiled)
 
-            def work(look: Look = look, name: str = name) -> None:
-                for parameters in drawing(name, 256)(sizes):
-                    of_array(pixels, parameters, look)
+            def work(look: Look = look) -> None:
+                for stream in STREAMS:
+                    parameters = draw(look.augmentation, sizes, seed=0, epoch=0, index=range(256), view=stream)
+                    render_array(pixels, parameters, look)
 
             row(f"{name}: {'compiled' if compiled else 'torch'}", seconds(work) / 512, against)
 

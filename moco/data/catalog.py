@@ -16,13 +16,12 @@ import numpy.typing as npt
 import torch
 
 from moco.data.folder import open_folder, open_kept
-from moco.data.images import EXTENSIONS, ArrayImages, FileImages, Images, Labels, PathTable, Subset
+from moco.data.images import EXTENSIONS, ArrayImages, FileImages, Images, Labels, PathTable
 from moco.data.images import Split as Split
 from moco.data.indexing import open_shards
 from moco.data.packed import is_pack, open_pack
 from moco.data.shards import ShardImages
 from moco.errors import BadInputError
-from moco.runtime.randomness import Stream, permuted
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -76,26 +75,6 @@ def load_folder(root: Path) -> dict[Split, Images]:
         images = open_shards(shards, split) if shards else open_folder(path)
         splits[split] = images if split == "train" else _in_classes(images, splits["train"].classes, path)
     return splits
-
-
-def monitor_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
-    """What a monitor or a choice may use, as (bank, queries): validation against train, else a tenth of train.
-
-    The test split takes no part. The tenth is a pure function of the number of images.
-    """
-    train = splits["train"]
-    if "val" in splits:
-        return train, splits["val"]
-    order = permuted(range(len(train)), len(train), seed=0, stream=Stream.SPLIT, epoch=0)
-    held_out = max(1, len(train) // 10)
-    return Subset(train, np.sort(order[held_out:])), Subset(train, np.sort(order[:held_out]))
-
-
-def final_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
-    """What a final figure uses, as (bank, queries): test against train, else validation, else as the monitor."""
-    if "test" in splits:
-        return splits["train"], splits["test"]
-    return monitor_split(splits)
 
 
 def shard_files(folder: Path) -> list[Path]:

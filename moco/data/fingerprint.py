@@ -7,21 +7,17 @@ to can make a file of the same size and time.
 import os
 import warnings
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from moco.data.images import ArrayImages, FileImages, Images, PathTable
-from moco.data.shards import ShardImages
+from moco.data.images import Images
 from moco.errors import BadInputError, one_line
 from moco.runtime.checkpoint import load_tensors, save_tensors
-
-Words = npt.NDArray[np.uint32]
+from moco.runtime.randomness import Words
 
 FILE = "data.safetensors"
 MOST_ROWS = 1 << 20
@@ -48,18 +44,12 @@ class Fingerprint:
 def fingerprint(images: Images) -> Fingerprint:
     """Look at every image's name and size, or at its pixels in memory; 10^6 files take some seconds."""
     count, block = len(images), max(1, -(-len(images) // MOST_ROWS))
-    if isinstance(images, ArrayImages):
-        block = max(block, -(-images.pixels[:1].nbytes * count // PIXEL_BUDGET))
+    first = images.stack(np.arange(min(1, count)))
+    if first is not None:
+        block = max(block, -(-first.nbytes * count // PIXEL_BUDGET))
     rows = range(0, count, block)
-    names, nothing = _of_names(images, rows), np.zeros(len(rows), np.uint32)
-    contents, times = nothing, nothing.copy()  # a file holds no tensor twice
-    if isinstance(images, FileImages):
-        contents, times = _of_files(images, rows)
-    elif isinstance(images, ShardImages):
-        contents = np.array(images.arrays["checksum"][::block])
-    elif isinstance(images, ArrayImages):
-        contents = _words(zlib.crc32(np.ascontiguousarray(images.pixels[row].numpy()).data) for row in rows)
-    return Fingerprint(type(images).__name__, count, block, names, contents, times)
+    kind, contents, times = images.identify(np.array(rows, np.int64))
+    return Fingerprint(kind, count, block, _checksum_names(images, rows), contents, times)
 
 
 def changes(was: Fingerprint, now: Fingerprint, images: Images, noun: str = "images") -> str:
@@ -154,36 +144,9 @@ def load(run: Path) -> Fingerprint | None:
         ) from error
 
 
-def _words(values: Iterable[int]) -> Words:
-    return np.fromiter(values, np.uint32)
-
-
-def _of_files(images: FileImages, rows: range) -> tuple[Words, Words]:
-    sizes, times = np.zeros(len(rows), np.uint32), np.zeros(len(rows), np.uint32)
-    for place, row in enumerate(rows):
-        try:
-            status = os.stat(os.path.join(images.root, images.paths[row]))
-        except OSError:  # a missing file is like none
-            continue
-        sizes[place] = zlib.crc32(status.st_size.to_bytes(8, "little"))
-        times[place] = zlib.crc32(status.st_mtime_ns.to_bytes(9, "little", signed=True))
-    return sizes, times
-
-
-def _of_names(images: Images, rows: range) -> Words:
-    table = _table(images)
+def _checksum_names(images: Images, rows: range) -> Words:
+    table = images.name_table
     if table is None:
-        return _words(zlib.crc32(os.fsencode(images.name(row))) for row in rows)
+        return np.fromiter((zlib.crc32(os.fsencode(images.name(row))) for row in rows), np.uint32)
     text, ends = np.ascontiguousarray(table.text).data, table.ends[[*rows, len(table)]].tolist()
-    return _words(zlib.crc32(text[start:stop]) for start, stop in pairwise(ends))
-
-
-def _table(images: object) -> PathTable | None:
-    """The names as they lie in memory, if they do."""
-    if isinstance(images, ArrayImages):
-        return _table(images.names)
-    if isinstance(images, FileImages):
-        return images.paths
-    if isinstance(images, ShardImages):
-        return images.names
-    return images if isinstance(images, PathTable) else None
+    return np.fromiter((zlib.crc32(text[start:stop]) for start, stop in pairwise(ends)), np.uint32)

@@ -1,10 +1,12 @@
-"""Images by integer index: files in a folder or a list, or an array in memory or mapped from disk."""
+"""Images by integer index: what every set of them can do, and two kinds: files, and an array in memory."""
 
 import os
+import zlib
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,7 @@ import torch
 
 from moco.data.decoding import decode
 from moco.errors import BadInputError
+from moco.runtime.randomness import Integers, Words
 from moco.shapes import Bytes, Image
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -22,43 +25,72 @@ SMALL_IMAGE = 96
 MEMORY_BUDGET = 2 << 30
 """... where they fit into this many bytes, and no more than these, and one in a hundred, cannot be decoded."""
 UNREADABLE_HELD = 100
+NONE_KNOWN: Mapping[int, str] = MappingProxyType({})
+"""The unreadable images of a set that has not looked."""
 
 Labels = npt.NDArray[np.int64]
 Split = Literal["train", "val", "test"]
 
 
-@runtime_checkable
-class Images(Protocol):
-    """A set of images, each named by an integer."""
+class Marks(NamedTuple):
+    """What tells n images from others without decoding them; a changed image has another content or time."""
 
-    labels: Labels | None
-    """The class of each image; None without labels."""
-    classes: tuple[str, ...]
-    """The names of the classes."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Image:
-        """The decoded image (3, H, W)."""
-
-    def name(self, index: int) -> str:
-        """What a person calls the image: a path, or a number."""
+    kind: str
+    """The kind of set in which the images lie: marks of two kinds cannot be compared."""
+    contents: Words
+    """(n,): CRC-32 of a file's size, of the bytes in a shard, or of the pixels in memory."""
+    times: Words
+    """(n,): CRC-32 of a file's time of change in nanoseconds; 0 where there is no file."""
 
 
 @runtime_checkable
 class Named(Protocol):
-    """What has a name for each integer."""
+    """A name for each integer."""
+
+    @property
+    def name_table(self) -> "PathTable | None":
+        """All names as one table; None where they do not lie in one."""
 
     def name(self, index: int) -> str:
         """What a person calls it."""
 
 
 @runtime_checkable
-class Encoded(Protocol):
-    """Images that lie in an image format and can be had as such."""
+class Images(Named, Protocol):
+    """A set of images, each named by an integer.
 
-    def encoded(self, index: int) -> bytes:
-        """The file of an image, as it lies on disk."""
+    Sets that are made of other sets answer all of this for their own images, so that nobody has to know a set's kind.
+    """
+
+    labels: Labels | None
+    """The class of each image; None without labels."""
+    classes: tuple[str, ...]
+    """The names of the classes."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the pixels of all images lie in memory, or in a file that is mapped into it, and have one size."""
+
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        """The images that are already known to be unreadable, and why; reading may add to what is known."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Image:
+        """The decoded image (3, H, W). Raises BadInputError where it cannot be read."""
+
+    def name(self, index: int) -> str:
+        """What a person calls the image: a path, or a number."""
+
+    def encoded(self, index: int) -> bytes | None:
+        """The image in an image format; None where it does not lie in one. Raises BadInputError as decoding does."""
+
+    def stack(self, index: Integers) -> Bytes | None:
+        """The images of `index` as one tensor, any pixels in place of the unreadable; None unless `in_memory`."""
+
+    def identify(self, index: Integers) -> Marks:
+        """What tells the images of `index` from others. Raises nothing: a missing image has marks too."""
 
 
 class PathTable:
@@ -86,6 +118,11 @@ class PathTable:
             raise IndexError(index)
         return self.text[self.ends[index] : self.ends[index + 1]].tobytes()
 
+    @property
+    def name_table(self) -> "PathTable":
+        """The table itself."""
+        return self
+
     def name(self, index: int) -> str:
         """A path as text."""
         return os.fsdecode(self[index])
@@ -95,10 +132,18 @@ class PathTable:
 class FileImages:
     """Images decoded from files when they are asked for."""
 
+    in_memory: ClassVar[bool] = False
+    unreadable: ClassVar[Mapping[int, str]] = NONE_KNOWN
+
     root: bytes
     paths: PathTable
     labels: Labels | None = None
     classes: tuple[str, ...] = ()
+
+    @property
+    def name_table(self) -> PathTable:
+        """The paths below the root."""
+        return self.paths
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -119,10 +164,27 @@ class FileImages:
         """The path below the root."""
         return self.paths.name(index)
 
+    def stack(self, index: Integers) -> None:
+        """None: files may have any size."""
+
+    def identify(self, index: Integers) -> Marks:
+        """Sizes and times of change; those of a missing file are 0."""
+        marks = Marks("FileImages", np.zeros(len(index), np.uint32), np.zeros(len(index), np.uint32))
+        for place, row in enumerate(index.tolist()):
+            try:
+                status = os.stat(os.path.join(self.root, self.paths[row]))
+            except OSError:
+                continue
+            marks.contents[place] = zlib.crc32(status.st_size.to_bytes(8, "little"))
+            marks.times[place] = zlib.crc32(status.st_mtime_ns.to_bytes(9, "little", signed=True))
+        return marks
+
 
 @dataclass
 class ArrayImages:
     """Images of one size, (n, 3, H, W) bytes, in memory or mapped from disk (where they must not be written to)."""
+
+    in_memory: ClassVar[bool] = True
 
     pixels: Bytes
     labels: Labels | None = None
@@ -131,6 +193,11 @@ class ArrayImages:
     """What the images were called before, such as the set that they were decoded from."""
     unreadable: Mapping[int, str] = field(default_factory=dict)
     """The images that could not be decoded, and why; their pixels are black."""
+
+    @property
+    def name_table(self) -> PathTable | None:
+        """That of `names`."""
+        return None if self.names is None else self.names.name_table
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -141,37 +208,21 @@ class ArrayImages:
         return self.pixels[index]
 
     def name(self, index: int) -> str:
-        """As where it came from, or its number."""
+        """The image's name in `names`, or its number."""
         return self.names.name(index) if self.names is not None else f"#{index}"
 
+    def encoded(self, index: int) -> None:
+        """None: there are only pixels."""
 
-@dataclass
-class Subset:
-    """Some images of a set, in the given order."""
+    def stack(self, index: Integers) -> Bytes:
+        """The images of `index` (n, 3, H, W); those that are unreadable are black."""
+        return self.pixels[torch.from_numpy(index)]
 
-    images: Images
-    rows: Labels
-
-    def __post_init__(self) -> None:
-        self.labels = None if self.images.labels is None else self.images.labels[self.rows]
-        self.classes = self.images.classes
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Image:
-        return self.images[int(self.rows[index])]
-
-    def name(self, index: int) -> str:
-        """As in the whole set."""
-        return self.images.name(int(self.rows[index]))
-
-
-def evenly(images: Images, count: int) -> Images:
-    """`count` images spread evenly over the set, or all of them."""
-    if len(images) <= count:
-        return images
-    return Subset(images, np.linspace(0, len(images) - 1, count).astype(np.int64))
+    def identify(self, index: Integers) -> Marks:
+        """Checksums of the pixels."""
+        pixels = (np.ascontiguousarray(self.pixels[row].numpy()) for row in index.tolist())
+        contents = np.fromiter((zlib.crc32(image.data) for image in pixels), np.uint32)
+        return Marks("ArrayImages", contents, np.zeros(len(index), np.uint32))
 
 
 def hold(images: Images) -> Images:
@@ -179,7 +230,7 @@ def hold(images: Images) -> Images:
 
     What cannot be decoded is noted; where that is much, nothing is held.
     """
-    if isinstance(images, ArrayImages):
+    if images.in_memory:
         return images
     pixels: torch.Tensor | None = None
     unreadable = dict[int, str]()

@@ -19,7 +19,7 @@ from PIL import Image as PillowImage
 from moco.data import columns
 from moco.data.config import PackConfig
 from moco.data.decoding import require_header
-from moco.data.images import EXTENSIONS, SMALL_IMAGE, Encoded, Images, Labels, PathTable, Split
+from moco.data.images import EXTENSIONS, SMALL_IMAGE, Images, Labels, PathTable, Split
 from moco.data.indexing import Rows
 from moco.data.packed import INDEX, PIXELS, Format
 from moco.data.shards import describe
@@ -179,11 +179,11 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def _file(images: Images, index: int) -> tuple[bytes, str]:
     """An image's file and the ending of its name: as it is, or as PNG where there is none."""
-    if not isinstance(images, Encoded):
+    content, name = images.encoded(index), images.name(index)
+    if content is None:
         buffer = io.BytesIO()
         PillowImage.fromarray(images[index].permute(1, 2, 0).numpy()).save(buffer, "png")
         return buffer.getvalue(), ".png"
-    content, name = images.encoded(index), images.name(index)
     require_header(content, name)
     ending = os.path.splitext(name)[1].lower()
     return content, ending if ending in EXTENSIONS else ".png"

@@ -3,15 +3,19 @@
 import os
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
 
 from moco.data import columns
 from moco.data.columns import Column
 from moco.data.decoding import decode_bytes
-from moco.data.images import Labels, PathTable
+from moco.data.images import NONE_KNOWN, Labels, Marks, PathTable
 from moco.errors import BadInputError
+from moco.runtime.randomness import Integers
 from moco.shapes import Image
 
 COLUMNS = {
@@ -36,6 +40,9 @@ KEPT_OPEN = 256
 class ShardImages:
     """Images decoded from members of tar shards when they are asked for, each checked against its checksum."""
 
+    in_memory: ClassVar[bool] = False
+    unreadable: ClassVar[Mapping[int, str]] = NONE_KNOWN
+
     paths: Sequence[Path]
     sizes: Sequence[int]
     """Bytes of each shard when it was indexed."""
@@ -57,8 +64,13 @@ class ShardImages:
     def __getitem__(self, index: int) -> Image:
         return decode_bytes(self.encoded(index), self._called(index))
 
+    @property
+    def name_table(self) -> PathTable:
+        """The names in the index."""
+        return self.names
+
     def name(self, index: int) -> str:
-        """As the index has it: what it was packed from, or shard and member."""
+        """The name in the index: of the file that was packed, or shard and member."""
         return self.names.name(index)
 
     def encoded(self, index: int) -> bytes:
@@ -77,6 +89,13 @@ class ShardImages:
                 f"the shard is damaged, get it again"
             )
         return content
+
+    def stack(self, index: Integers) -> None:
+        """None: the files may have any size."""
+
+    def identify(self, index: Integers) -> Marks:
+        """Checksums of the files, which the index has."""
+        return Marks("ShardImages", self.arrays["checksum"][index], np.zeros(len(index), np.uint32))
 
     def _read(self, shard: int, offset: int, length: int, index: int) -> bytes:
         descriptor = self._open.get(shard)

@@ -10,7 +10,7 @@ from torch import nn
 
 from moco.data.augment import Augmentation
 from moco.data.images import Images
-from moco.data.loader import ViewBatches, moved
+from moco.data.loader import ViewBatches
 from moco.errors import BadInputError, DivergedError
 from moco.evaluation.classifiers import MOMENTUM, new_classifier
 from moco.evaluation.features import outputs
@@ -87,7 +87,7 @@ def train_network(
         torch.manual_seed(recipe.seed)
         model.train()
         for step, batch in left.batches(batches, recipe.steps, how.workers, {"net": model}, optimizer, title):
-            x, _, index, _ = moved(batch, str(device))
+            x, _, index, _ = batch.to(str(device))
             optimizer.param_groups[0]["lr"] = schedule(step)
             with autocast(how.precision, device.type):
                 logits = wrapped(x)

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 
 from moco.core.encoder import Encoder
 from moco.data.augment import Augmentation
-from moco.data.images import Images, Labels, Subset
-from moco.data.loader import ViewBatches, moved
+from moco.data.derived import Mirrored, Subset
+from moco.data.images import Images, Labels
+from moco.data.loader import ViewBatches
+from moco.data.splits import hold_out_tenth
 from moco.errors import VoidError
 from moco.evaluation.classifiers import (
     MILESTONES,
@@ -21,14 +23,13 @@ from moco.evaluation.classifiers import (
     train_classifiers,
 )
 from moco.evaluation.config import LinearConfig
-from moco.evaluation.features import Encoding, Mirrored, RandomViews, encode, evaluating
+from moco.evaluation.features import Encoding, RandomViews, encode, evaluating
 from moco.evaluation.scores import Scores, scores
 from moco.evaluation.session import (
     Labelled,
     Subject,
     backbone_digest,
     fitting_batch,
-    held_out_rows,
     labels_of,
 )
 from moco.evaluation.unfinished import unfinished
@@ -55,7 +56,7 @@ def fast(subject: Subject, images: Labelled, config: LinearConfig, title: str) -
     rows: Labels | None = None
     chooser = images.validation
     if chooser is None:
-        rows, held_out = held_out_rows(train)
+        rows, held_out = hold_out_tenth(len(train))
         chooser = Subset(train, held_out)
     choosing = encode(encoder, chooser, how, title=f"{title}: encoding {len(chooser)} images")
 
@@ -107,7 +108,7 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
     left, started = unfinished(config, backbone_digest(encoder), train), time.monotonic()
     with evaluating(encoder.backbone), torch.random.fork_rng(devices=[]):
         for step, batch in left.batches(batches, steps, how.workers, {"fc": fc}, optimizer, title):
-            x, _, index, _ = moved(batch, str(device))
+            x, _, index, _ = batch.to(str(device))
             with torch.no_grad(), autocast(how.precision, device.type):
                 h = encoder.backbone(x)
             loss = F.cross_entropy(model(h.float()), truth[index])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from moco.data.fingerprint import fingerprint
 from moco.data.images import Images
-from moco.data.loader import Loaded, ViewBatches
+from moco.data.loader import Batch, ViewBatches
 from moco.data.replacement import Damage
 from moco.errors import BadInputError, StoppedError, one_line
 from moco.evaluation.config import FinetuneConfig, KeptConfig, LinearConfig, result_name
@@ -45,7 +45,7 @@ class Unfinished:
     def batches(
         self, batches: ViewBatches, steps: int, workers: int, modules: Mapping[str, nn.Module],
         optimizer: torch.optim.SGD, title: str | None,
-    ) -> Iterator[tuple[int, Loaded]]:  # fmt: skip
+    ) -> Iterator[tuple[int, Batch]]:  # fmt: skip
         """The steps that are left, each with its batch: the modules and the optimizer begin where the file says.
 
         Their state is saved between two steps where that is due. Raises StoppedError, saved, after a step in which a
@@ -122,10 +122,10 @@ def forget(config: KeptConfig, folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def announced(loaded: Iterator[Loaded], batches: ViewBatches) -> Iterator[Loaded]:
+def announced(loaded: Iterator[Batch], batches: ViewBatches) -> Iterator[Batch]:
     """The batches, with a warning for each image that another stands in for, once."""
     damage = Damage(len(batches.images), batches.batch_size)
     for batch in loaded:
-        for one in damage.add(batch[3]):
+        for one in damage.add(batch.replaced):
             warnings.warn(one_line(f"{one.by} stands in for {one.reason}"), stacklevel=2)
         yield batch

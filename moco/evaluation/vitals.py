@@ -47,7 +47,7 @@ def vitals(
     images = np.linspace(0, len(batches.images) - 1, min(IMAGES, len(batches.images))).astype(np.int64)
 
     def views(stream: Stream) -> Features:
-        return _encode(f_q, lambda rows: batches.views(images[rows], EPOCH, (stream,))[0], len(images), precision)
+        return _encode(f_q, lambda rows: batches.make_views(images[rows], EPOCH, (stream,))[0], len(images), precision)
 
     z_1, z_2 = views(Stream.VIEW_QUERY), views(Stream.VIEW_KEY)
     figures = {
@@ -90,7 +90,7 @@ def key_figures(
 
     def views(rows: Integers) -> Views:
         """Each key's own view: with a symmetric loss, the second write of a step is of the query views."""
-        x_q, x_k = batches.views(index[rows], epoch[rows], (Stream.VIEW_QUERY, Stream.VIEW_KEY))
+        x_q, x_k = batches.make_views(index[rows], epoch[rows], (Stream.VIEW_QUERY, Stream.VIEW_KEY))
         return torch.where(torch.from_numpy(second[rows]).to(x_q.device)[:, None, None, None], x_q, x_k)
 
     now, stored = _encode(f_k, views, len(entries), precision), queue.keys.cpu()[entries]

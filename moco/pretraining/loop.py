@@ -10,7 +10,7 @@ from torch.nn.utils import get_total_norm
 from moco.core.loss import Contrast, info_nce
 from moco.core.pair import EncoderPair
 from moco.data.images import Images
-from moco.data.loader import Batches, loading, moved
+from moco.data.loader import Batches, watch_loading
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.prepare import (
     build_batches,
@@ -62,14 +62,14 @@ def pretrain(
     trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
     log = RunLog(config.out, steps, active=distributed.rank() == 0, stdout=not config.json)
 
-    with log, StopRequest() as request, loading(), pulse.watched(distributed.rank(), distributed.world_size()):
+    with log, StopRequest() as request, watch_loading(), pulse.watched(distributed.rank(), distributed.world_size()):
         record = Record(config, trained, optimizer, log, images, monitor, checkup)
         start = record.restore()
         log.say(introduction(config, f_q, images) + origin)
         pair.f_q = distributed.wrap(f_q)
         for step, batch in enumerate(batches.run(start, steps, settled(config.workers)), start):
-            record.before_step(step, batch[2])
-            x_q, x_k, index, replaced = moved(batch, device)
+            record.before_step(step, batch.index)
+            x_q, x_k, index, replaced = batch.to(device)
             optimizer.param_groups[0]["lr"] = schedule(step)
 
             contrasts, written = [], []

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.nn.utils import get_total_norm
 
-from moco.data.loader import loading
+from moco.data.loader import watch_loading
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed, pulse
 from moco.runtime.device import autocast
@@ -34,7 +34,7 @@ def fine_tune(
     batches = TrainingBatches(train, config, rank, ranks)
     log = RunLog(config.out, steps, active=rank == 0, stdout=not config.json)
 
-    with log, loading(), pulse.watched(rank, ranks):
+    with log, watch_loading(), pulse.watched(rank, ranks):
         record = Record(config, model, optimizer, log, batches, test)
         start = record.restore()
         log.say(introduction(config, weights, model, norms, batches, test))

@@ -13,8 +13,9 @@ from moco.commands.pack import run as pack
 from moco.data import fingerprint as module
 from moco.data.catalog import load
 from moco.data.config import PackConfig
+from moco.data.derived import Subset
 from moco.data.fingerprint import changes, fingerprint, keep, only_copied, require_same
-from moco.data.images import ArrayImages, FileImages, Images, PathTable, Subset, hold
+from moco.data.images import ArrayImages, FileImages, Images, PathTable, hold
 from moco.errors import BadInputError
 
 COUNT = 12
@@ -61,6 +62,31 @@ def test_the_same_files_are_the_same(data: Path) -> None:
     part = Subset(files(data), np.arange(5))
     assert difference(part, Subset(files(data), np.arange(5))) == ""
     assert difference(part, Subset(files(data), np.arange(6))) != ""
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["files", "held"])
+def test_a_change_in_a_part_is_noticed(data: Path, held: bool) -> None:
+    """By content, as in the whole set; what lies outside of the part is not looked at."""
+    rows = np.array([7, 2, 3])
+
+    def part() -> Subset:
+        return Subset(hold(files(data)) if held else files(data), rows)
+
+    before = fingerprint(part())
+    assert before.kind == ("ArrayImages" if held else "FileImages")
+    for name in ("05.png", "03.png"):
+        status = (data / name).stat()
+        PillowImage.new("RGB", (8, 8)).save(data / name)
+        os.utime(data / name, ns=(0, status.st_mtime_ns))
+        expected = "3 images then, 3 now: 1 changed, the first 03.png" if name == "03.png" else ""
+        assert changes(before, fingerprint(part()), part()) == expected
+
+
+def test_a_held_part_is_a_part_of_what_is_held(data: Path) -> None:
+    """Whichever comes first, the run that began with one can go on with the other."""
+    rows = np.array([7, 2, 3])
+    one, other = hold(Subset(files(data), rows)), Subset(hold(files(data)), rows)
+    assert difference(one, other) == difference(other, one) == ""
 
 
 @pytest.mark.parametrize("place", [0, 5, COUNT - 1])

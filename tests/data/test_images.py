@@ -12,7 +12,8 @@ from PIL import Image as PillowImage
 
 from moco.data import images as module
 from moco.data.decoding import decode
-from moco.data.images import ArrayImages, FileImages, Images, PathTable, Subset, hold
+from moco.data.derived import Subset
+from moco.data.images import ArrayImages, FileImages, Images, PathTable, hold
 from moco.errors import BadInputError
 from tests.data.test_decoding import HEIGHT, WIDTH, noise, saved
 
@@ -75,11 +76,6 @@ def test_every_kind_of_set_obeys_the_protocol(tmp_path: Path, kind: str) -> None
         assert images.name(position) == (f"#{i}" if "array" in kind else f"{i}.png")
 
 
-def test_a_subset_without_labels() -> None:
-    """It has none either."""
-    assert Subset(ArrayImages(torch.zeros(3, 3, 2, 2, dtype=torch.uint8)), np.array([1])).labels is None
-
-
 def test_small_images_of_one_size_are_held_in_memory(tmp_path: Path) -> None:
     """What is held equals what is decoded, and the files are not needed any more."""
     files = file_images(tmp_path, [(6, 9)] * 3)
@@ -91,6 +87,8 @@ def test_small_images_of_one_size_are_held_in_memory(tmp_path: Path) -> None:
         assert torch.equal(held[i], expected[i])
         assert held.name(i) == f"{i}.png"
     assert hold(held) is held
+    part = Subset(held, np.array([2, 0]))
+    assert hold(part) is part
 
 
 @pytest.mark.parametrize(

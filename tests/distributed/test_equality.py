@@ -260,7 +260,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Found:
         first = {name.removeprefix("backbone."): value for name, value in first.items()}
         generator = torch.Generator().manual_seed(config.seed)
         queue = list(F.normalize(torch.randn(QUEUE, config.feature_dim, generator=generator)))
-        batches = [(x_q.double(), x_k.double(), index) for x_q, x_k, index in views if x_k is not None]
+        batches = [(x_q.double(), x_k.double(), index) for x_q, x_k, index, _ in views if x_k is not None]
         how = Plan(
             2, config.bn_groups or 0, config.temperature, config.key_momentum, config.lr or 0.0,
             config.sgd_momentum, config.weight_decay,

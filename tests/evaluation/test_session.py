@@ -101,7 +101,7 @@ def test_images_that_others_stand_in_for_are_told_once() -> None:
     """In a training with labels the label is that of the other."""
     batches = ViewBatches(some(), CROP_AND_FLIP, 8, HALVES, HALVES, 4, 0, key_views=False)
     with pytest.warns(UserWarning, match=r"stands in for b\.png: broken") as caught:
-        index = torch.cat([batch[2] for batch in announced(batches.run(0, 3, 0), batches)])
+        index = torch.cat([batch.index for batch in announced(batches.run(0, 3, 0), batches)])
     assert len(caught) == 1
     assert len(index) == 12
     assert 1 not in index.tolist()

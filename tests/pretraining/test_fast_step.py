@@ -75,7 +75,7 @@ def test_the_fast_step_equals_the_plain_one_at_20_states(tmp_path: Path, monkeyp
     distances = []
     for step in range(1, STATES + 1):
         before, after = state_of(tmp_path / "run", step), state_of(tmp_path / "run", step + 1)
-        x_q, x_k, _ = batches[step]
+        x_q, x_k, _, _ = batches[step]
         assert x_k is not None
         loss, gradient = plain_step(config, before, (x_q.contiguous(), x_k.contiguous()))
         assert found[step] == pytest.approx(loss, abs=1e-5)

@@ -85,7 +85,7 @@ def algorithm_1(config: PretrainConfig, images: Images) -> list[float]:
     momenta = [torch.zeros_like(p) for p in f_q.parameters()]
     found = []
     for step in range(steps):
-        x_q, x_k, _ = batches[step]
+        x_q, x_k, _, _ = batches[step]
         assert x_k is not None
         n = len(x_q)
         order = permuted(range(n), n, seed=config.seed, stream=Stream.SHUFFLE, epoch=step).tolist()
