@@ -1,1 +1,1 @@
-"""What is timed, against whom; results with machine and date are in docs."""
+"""What is timed and against whom (results with machine and date are in docs), and what must stay the same."""

@@ -60,11 +60,6 @@ def _check(config: ExploreConfig) -> None:
     if not 1 <= len(config.runs) <= MOST_RUNS:
         raise BadInputError(f"{len(config.runs)} runs are given: expected moco explore RUN, or two runs to compare")
     check(config)
-    if config.host not in (LOCAL, "localhost"):
-        raise BadInputError(
-            f"--host {config.host}: the page shows your images to whoever reaches it, so it is served at {LOCAL} only; "
-            f"to look from another machine forward the port from there: ssh -L {config.port}:{LOCAL}:{config.port} HERE"
-        )
     if not 0 <= config.port <= 65535:
         raise BadInputError(f"--port is {config.port}: expected 0 to 65535")
     if not FEWEST_IMAGES <= config.images <= MOST_IMAGES:
@@ -93,8 +88,7 @@ def _check(config: ExploreConfig) -> None:
 def _computed(config: ExploreConfig) -> Sight:
     from moco.data.derived import take_evenly
     from moco.evaluation.session import session, workers_for
-    from moco.explore.atlas import Scope, atlas, images_digest
-    from moco.explore.embedding import Embedding
+    from moco.explore.embed_run import Scope, embed_run, images_digest
 
     data = config.data or _data_of(config.runs[0])
     whole = _split(data, config.split)
@@ -107,8 +101,8 @@ def _computed(config: ExploreConfig) -> Sight:
         with session(asked) as subject:
             how = dataclasses.replace(subject.how, unit=True, workers=workers_for(asked, images))
             subject = dataclasses.replace(subject, how=how)
-            found = atlas(run, subject, images, digest, Scope(config.map_seconds, config.clusters))
-        embeddings.append(Embedding(name, found.features.numpy(), found.places, found.clusters, found.method))
+            scope = Scope(config.map_seconds, config.clusters)
+            embeddings.append(embed_run(run, subject, images, digest, scope, name))
         subjects.append(subject)
     return Sight(images, _collection(data, images, subjects), embeddings)
 

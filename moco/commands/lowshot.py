@@ -3,7 +3,7 @@
 from typing import Any
 
 from moco.evaluation.config import RANDOM, LowshotConfig
-from moco.evaluation.few import few
+from moco.evaluation.label_share import read_label_share
 from moco.evaluation.lowshot import evaluate
 from moco.evaluation.session import (
     at_random,
@@ -17,7 +17,7 @@ from moco.evaluation.session import (
 
 def run(config: LowshotConfig) -> dict[str, Any]:
     """`moco lowshot`: linear classifier and fine-tuned network with few labels, beside random weights."""
-    few(config.labels)  # a mistake in it is told before anything is read
+    read_label_share(config.labels)  # a mistake in it is told before anything is read
     require_rates(config.lrs)
     with session(config) as subject:
         images = labelled(config.data)

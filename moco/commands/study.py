@@ -71,7 +71,7 @@ def settle(study: Study, config: StudyConfig) -> dict[str, Any]:
     earlier = kept_plan(config, known)
     if earlier:
         return earlier
-    survey = alone("moco.study.survey:survey", config, Path(), "")
+    survey = alone("moco.study.speeds:measure_speeds", config, Path(), "")
     arms, _ = fitting(study, config, survey["images"])
     wanted = float(config.images or survey["images"])
     if config.minutes is not None and arms:

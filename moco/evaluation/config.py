@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from moco.evaluation.few import few
+from moco.evaluation.label_share import read_label_share
 
 Protocol = Literal["fast", "paper"]
 RANDOM = "random"
@@ -251,4 +251,4 @@ def result_name(config: KeptConfig) -> str:
     command = next(name for name, kind in KEPT.items() if isinstance(config, kind))
     if isinstance(config, LinearConfig):
         return f"{command}-{config.protocol}"
-    return f"{command}-{few(config.labels).name}" if isinstance(config, LowshotConfig) else command
+    return f"{command}-{read_label_share(config.labels).name}" if isinstance(config, LowshotConfig) else command

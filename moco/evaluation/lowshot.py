@@ -14,8 +14,8 @@ from moco.errors import BadInputError
 from moco.evaluation.classifiers import Training, train_classifiers
 from moco.evaluation.config import LowshotConfig
 from moco.evaluation.features import encode
-from moco.evaluation.few import Few, few
 from moco.evaluation.finetune import Finetuning, finetuned
+from moco.evaluation.label_share import LabelShare, read_label_share
 from moco.evaluation.linear import encode_views
 from moco.evaluation.scores import Scores, scores, spread
 from moco.evaluation.session import (
@@ -30,7 +30,7 @@ from moco.shapes import Features
 FOLDS = 5
 
 
-def draw_rows(labels: Labels, classes: tuple[str, ...], wanted: Few, seed: int, draw: int) -> Labels:
+def draw_rows(labels: Labels, classes: tuple[str, ...], wanted: LabelShare, seed: int, draw: int) -> Labels:
     """The rows whose labels are kept in a draw: of each class its share, rounded, or the number; a pure function.
 
     Raises BadInputError naming a class that has too few images.
@@ -94,7 +94,7 @@ def places(labels: Labels) -> Labels:
 
 def evaluate(subject: Subject, images: Labelled, config: LowshotConfig, title: str) -> dict[str, Any]:
     """Both figures over all draws, in percent: mean, sample standard deviation and each."""
-    wanted, test_labels = few(config.labels), labels_of(images.test)
+    wanted, test_labels = read_label_share(config.labels), labels_of(images.test)
     drawn = [
         draw_rows(labels_of(images.train), images.classes, wanted, config.seed, draw) for draw in range(config.draws)
     ]

@@ -24,9 +24,8 @@ class ExploreConfig:
     clusters: int = 20
     """Groups of similar images (k-means), to colour the map by."""
     port: int = 8765
-    """Where the page is served, on this machine only (0: any that is free)."""
-    host: str = "127.0.0.1"
-    """The address to listen at. Only 127.0.0.1 is: the page shows the images to whoever reaches it."""
+    """Port that the page is served at, on this machine only (0: any free one). From another machine, forward it:
+    ssh -L 8765:127.0.0.1:8765 HOST."""
     static: Path | None = None
     """Write one self-contained HTML page of at most 3,000 of the images here, and serve nothing."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

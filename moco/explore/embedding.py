@@ -27,7 +27,7 @@ class Embedding:
     places: Floats
     """(N, 2), in [0, 1]."""
     clusters: npt.NDArray[np.int64]
-    """(N,)."""
+    """(N,), numbered from the largest."""
     method: str
     """How the map was made."""
 

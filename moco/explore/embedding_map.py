@@ -17,8 +17,6 @@ PERPLEXITY = 30.0
 COMPONENTS = 50
 LARGEST_DIRECT, LANDMARKS = 10_000, 3_000
 """Images beyond which some are placed first and the others start beside the most similar of them, and how many."""
-TALL = 8
-"""Rows for each column from which principal components come from the covariance."""
 BESIDE = 5
 """Landmarks that an image starts between."""
 
@@ -87,17 +85,8 @@ def _from_landmarks(reduced: Places, seconds: float) -> tuple[Places, str]:
 
 
 def principal_components(z: Places, count: int) -> Places:
-    """The projections of rows z (N, C) on their `count` directions of largest variance."""
-    centred = z - z.mean(0)
-    if len(z) > TALL * z.shape[1]:  # the same from the small covariance, in a fraction of the time
-        variance, axes = np.linalg.eigh(centred.T @ centred)
-        axes = axes[:, np.argsort(-variance)[:count]]
-        scores = centred @ axes
-        return np.asarray(scores * _signs(scores))
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    return np.asarray((u * _signs(u))[:, :count] * s[:count])
+    """Project rows z (N, C) on their `count` directions of largest variance."""
+    from sklearn.decomposition import PCA
 
-
-def _signs(columns: Places) -> Places:
-    """1 or -1 for each column, so that its largest entry becomes positive: else the signs are arbitrary."""
-    return np.where(columns[np.abs(columns).argmax(0), np.arange(columns.shape[1])] < 0, -1.0, 1.0)
+    with np.errstate(invalid="ignore"):  # the share of a variance of 0, which nobody reads
+        return np.asarray(PCA(count, random_state=0).fit_transform(z), np.float64)

@@ -1,53 +1,26 @@
-"""The most similar of many features, all of which are compared; what several clients ask at a time is one product."""
+"""Searches many features for the most similar ones; questions that several clients ask at a time share one product."""
 
 import asyncio
 
 import numpy as np
 import numpy.typing as npt
+import torch
+
+from moco.evaluation.knn import nearest
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-ROWS_AT_A_TIME = 65536
 QUERIES_AT_A_TIME = 128
-"""Similarities that exist at a time are these two multiplied, in fp32: 34 MB."""
-BLOCK = 64
-"""Similarities of which only the largest is looked at first."""
 
 
-def nearest(features: Floats, queries: Floats, k: int) -> tuple[Rows, Floats]:
-    """Rows and cosine similarities (B, k) of the features (N, C) most similar to each query (B, C), nearest first.
+def find_neighbours(features: Floats, queries: Floats, k: int) -> tuple[Rows, Floats]:
+    """Find the rows and cosine similarities (B, k) of the features (N, C) most similar to each query (B, C).
 
-    All are of unit length. Of equal ones the first stands first; where N < k there are N.
+    All are of unit length, the nearest come first, and where N < k there are N.
     """
-    k = min(k, len(features))
-    rows, similarity = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-    for start in range(0, len(features), ROWS_AT_A_TIME):
-        near, own = _largest(queries @ features[start : start + ROWS_AT_A_TIME].T, k)
-        rows, similarity = np.concatenate([rows, own + start], 1), np.concatenate([similarity, near], 1)
-        order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-        rows, similarity = np.take_along_axis(rows, order, 1), np.take_along_axis(similarity, order, 1)
-    return rows, similarity
-
-
-def _largest(similarity: Floats, k: int) -> tuple[Floats, Rows]:
-    """The k largest of each row and where they stand.
-
-    Of the largest in each block, the k-th largest bounds the k-th largest of all from below: what lies under it is
-    never sorted.
-    """
-    count, k = similarity.shape[1], min(k, similarity.shape[1])
-    if (blocks := count // BLOCK) > k:
-        tops = similarity[:, : blocks * BLOCK].reshape(len(similarity), blocks, BLOCK).max(2)
-        bound = np.partition(tops, blocks - k, axis=1)[:, blocks - k]
-    else:
-        bound = np.full(len(similarity), -np.inf, np.float32)
-    values, places = np.empty((len(similarity), k), np.float32), np.empty((len(similarity), k), np.int64)
-    for i, row in enumerate(similarity):
-        candidates = np.flatnonzero(row >= bound[i])
-        best = candidates[np.argsort(-row[candidates], kind="stable")[:k]]
-        values[i], places[i] = row[best], best
-    return values, places
+    similarity, rows = nearest(torch.from_numpy(queries), torch.from_numpy(features), k)
+    return rows.numpy(), similarity.numpy()
 
 
 def distances(similarity: Floats) -> list[float]:
@@ -85,7 +58,7 @@ class Search:
             batch, self._waiting = self._waiting[:QUERIES_AT_A_TIME], self._waiting[QUERIES_AT_A_TIME:]
             try:
                 queries = np.stack([query for query, _ in batch])
-                found = await asyncio.to_thread(nearest, self.features, queries, self.k)
+                found = await asyncio.to_thread(find_neighbours, self.features, queries, self.k)
             except Exception as error:  # noqa: BLE001 - each of those who wait must hear of it
                 for _, answer in batch:
                     if not answer.done():

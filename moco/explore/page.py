@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from moco.explore.embedding import Collection, Embedding, described
-from moco.explore.neighbours import distances, nearest
+from moco.explore.neighbours import distances, find_neighbours
 from moco.report.markup import data_block, element, escaped
 from moco.report.page import document
 
@@ -45,7 +45,7 @@ def _neighbours(embedding: Embedding) -> list[dict[str, Any]]:
     found = []
     for start in range(0, len(embedding.features), QUERIES_AT_A_TIME):
         own = np.arange(start, min(start + QUERIES_AT_A_TIME, len(embedding.features)))
-        rows, similarity = nearest(embedding.features, embedding.features[own], STATIC_NEIGHBOURS + 1)
+        rows, similarity = find_neighbours(embedding.features, embedding.features[own], STATIC_NEIGHBOURS + 1)
         for row, near, values in zip(own, rows, similarity, strict=True):
             others = np.flatnonzero(near != row)[:STATIC_NEIGHBOURS]
             found.append({"rows": near[others].tolist(), "distances": distances(values[others])})

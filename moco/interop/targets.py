@@ -17,7 +17,7 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 from moco.core.encoder import EncoderPlan, build_backbone, encoder_tensors, is_head
 from moco.core.resnet import resnet_plan
 from moco.errors import BadInputError, VoidError
-from moco.interop import card, detectron2, reference
+from moco.interop import detectron2, model_card, reference
 from moco.interop.checkpoints import Weights
 from moco.runtime.files import replace_file
 
@@ -202,12 +202,12 @@ def _in_onnxruntime(path: Path, _: Weights, images: Tensor) -> Tensor:
 
 def _write_folder(weights: Weights, path: Path, source: str) -> None:
     timm = timm_name(weights.encoder.plan) if _standard(weights) else None
-    card.write_folder(weights, backbone_tensors(weights), path, source, timm)
+    model_card.write_folder(weights, backbone_tensors(weights), path, source, timm)
 
 
 def _in_folder(path: Path, weights: Weights, images: Tensor) -> Tensor:
     if not _standard(weights):
-        return card.read_folder(path, images)
+        return model_card.read_folder(path, images)
     timm: Any = importlib.import_module("timm")
     model = timm.create_model(f"local-dir:{path}", pretrained=True)
     features: Tensor = model.eval()(images)
@@ -252,6 +252,8 @@ TARGETS: dict[str, Target] = {
         "onnxruntime", ("onnx", "onnxscript", "onnxruntime"), lambda weights, name: None, _write_onnx, _in_onnxruntime,
         _told_of_normalisation,
     ),
-    "safetensors": Target("timm", ("timm",), require_own_stem, _write_folder, _in_folder, card.told, otherwise="moco"),
+    "safetensors": Target(
+        "timm", ("timm",), require_own_stem, _write_folder, _in_folder, model_card.told, otherwise="moco",
+    ),
     "reference": Target("torchvision", (), require_reference, _write_reference, _in_reference, reference.told),
 }  # fmt: skip

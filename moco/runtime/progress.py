@@ -6,13 +6,18 @@ from datetime import timedelta
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from moco.runtime import distributed
 
 Item = TypeVar("Item")
 LINE_EVERY = 60.0
 """Seconds between two lines of a log."""
+
+
+def columns() -> tuple[ProgressColumn, ...]:
+    """Build the columns of every progress bar: what is done, how far, and the time that is left."""
+    return TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 
 
 def shown(items: Iterable[Item], title: str | None, total: int, console: Console | None = None) -> Iterator[Item]:
@@ -23,9 +28,7 @@ def shown(items: Iterable[Item], title: str | None, total: int, console: Console
     elif not console.is_terminal:
         yield from _in_lines(items, title, total, console)
     else:
-        count = MofNCompleteColumn()
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), count, TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(*columns(), console=console, transient=True) as progress:
             task = progress.add_task(title, total=total)
             for item in items:
                 yield item

@@ -13,13 +13,14 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
 from moco.runtime.configfile import finite
 from moco.runtime.files import replace_file
 from moco.runtime.machine import machine
+from moco.runtime.progress import columns
 
 if sys.platform != "win32":
     import fcntl
@@ -53,8 +54,7 @@ class RunLog:
             self._metrics = (self.run / "metrics.jsonl").open("a", encoding="utf-8")
             self._events = _events(self.run)
             if self.console.is_terminal:
-                columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-                self._progress = Progress(*columns, console=self.console)
+                self._progress = Progress(*columns(), console=self.console)
                 self._task = self._progress.add_task("", total=self.steps)
                 self._progress.start()
 

@@ -5,6 +5,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torchvision.ops import box_iou
 
 from moco.transfer.objects import Flags, Floats, Integers
 
@@ -92,11 +94,6 @@ def _judge(overlapping: Flags, best: Integers, ignored: Flags, score: Floats) ->
 
 
 def box_overlaps(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> Floats:
-    """Intersection over union of boxes (m, 4) and (n, 4): (m, n)."""
-    first, second = first.astype(np.float64), second.astype(np.float64)
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    common = np.prod((high - low).clip(min=0), axis=2)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (first, second)]
-    union = areas[0][:, None] + areas[1][None] - common
-    return np.asarray(np.divide(common, union, out=np.zeros_like(common), where=union > 0))
+    """Intersection over union (m, n) of boxes (m, 4) and (n, 4); 0 where both are empty."""
+    found = box_iou(*(torch.from_numpy(boxes.astype(np.float64)) for boxes in (first, second)))
+    return np.asarray(found.nan_to_num(0.0).numpy())

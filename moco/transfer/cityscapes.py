@@ -11,8 +11,8 @@ from moco.data.images import PathTable
 from moco.errors import BadInputError
 from moco.transfer.files import require_folder
 from moco.transfer.label_maps import label_maps
-from moco.transfer.paired import PairedImages, Values, read_values
 from moco.transfer.targets import VOID, Objects, empty_masks
+from moco.transfer.value_maps import MappedImages, Values, read_values
 
 EVALUATED = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
@@ -58,13 +58,13 @@ def void(values: Values) -> npt.NDArray[np.bool_]:
     return (values < PER_CLASS) & ~np.isin(values, list(EVALUATED))
 
 
-def open_instances(data: Path, split: str) -> PairedImages:
+def open_instances(data: Path, split: str) -> MappedImages:
     """The images of a split with the objects of the 8 classes that are told apart."""
     things = tuple(EVALUATED[label] for label in THINGS)
-    return PairedImages(*_files(data, split, "instanceIds"), things, "cityscapes", "instance", objects_of)
+    return MappedImages(*_files(data, split, "instanceIds"), things, "cityscapes", "instance", objects_of)
 
 
-def open_semantic(data: Path, split: str) -> PairedImages:
+def open_semantic(data: Path, split: str) -> MappedImages:
     """The images of a split with the 19 classes that are evaluated; all else is void."""
     paths, maps = _files(data, split, "labelIds")
     meaning = np.full(1 << 16, VOID)

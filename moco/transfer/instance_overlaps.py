@@ -9,7 +9,7 @@ import numpy.typing as npt
 from moco.transfer.average_precision import THRESHOLDS
 from moco.transfer.cityscapes import EVALUATED, PER_CLASS, THINGS, label_of, void
 from moco.transfer.objects import Flags, Floats, Integers
-from moco.transfer.paired import Values
+from moco.transfer.value_maps import Values
 
 SMALLEST = 100
 """Objects of fewer pixels count neither as found nor as missed."""

@@ -10,8 +10,8 @@ import torch
 from moco.data.images import PathTable
 from moco.errors import BadInputError
 from moco.transfer.files import Folder, read_lines
-from moco.transfer.paired import PairedImages, Values, read_values
 from moco.transfer.targets import VOID, LabelMap
+from moco.transfer.value_maps import MappedImages, Values, read_values
 from moco.transfer.voc import roots, split_lists
 
 
@@ -28,13 +28,13 @@ def classes_of(path: str, index: int, *, label_of: Values, classes: int) -> Labe
     return torch.from_numpy(labels)
 
 
-def label_maps(classes: tuple[str, ...], paths: PathTable, maps: PathTable, label_of: Values) -> PairedImages:
+def label_maps(classes: tuple[str, ...], paths: PathTable, maps: PathTable, label_of: Values) -> MappedImages:
     """Images whose second images have a class in every pixel."""
     read = partial(classes_of, label_of=label_of, classes=len(classes))
-    return PairedImages(paths, maps, classes, "semantic", "semantic", read)
+    return MappedImages(paths, maps, classes, "semantic", "semantic", read)
 
 
-def open_voc_semantic(data: Path, split: str) -> PairedImages:
+def open_voc_semantic(data: Path, split: str) -> MappedImages:
     """The images of a split of VOC's segmentation layout.
 
     Class names come from classes.txt (one a line, from label 0 on); else from ImageSets/Main, whose lists are named

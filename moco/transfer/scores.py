@@ -15,8 +15,8 @@ from moco.transfer.examples import Examples
 from moco.transfer.instance_overlaps import cityscapes_figures, measure
 from moco.transfer.objects import ObjectTable
 from moco.transfer.outlines import coco_masks
-from moco.transfer.paired import PairedImages
 from moco.transfer.targets import Annotations
+from moco.transfer.value_maps import MappedImages
 
 Prediction = dict[str, Tensor] | Tensor
 """boxes, labels, scores (and masks, keypoints) in torchvision's format, or the class of every pixel (H, W) int64."""
@@ -49,7 +49,7 @@ class Scorer:
             self._records[index] = _semantic_record(annotations, index, prediction)
         elif isinstance(prediction, Tensor):
             raise BadInputError(f"a label map was predicted, expected objects ({self.examples.kind})")
-        elif isinstance(annotations, PairedImages):
+        elif isinstance(annotations, MappedImages):
             values, found = annotations.values(index), _arrays(prediction, annotations.classes)
             masks = _masks(prediction["masks"], values.shape)
             self._records[index] = measure(values, masks, found.labels, found.scores.astype(np.float64))

@@ -85,7 +85,6 @@ def test_it_is_served_until_it_is_interrupted(run: Path) -> None:
         (["explore", "RUN", "RUN", "RUN"], ["3 runs"]),
         (["explore", "gone"], ["gone", "expected a run folder"]),
         (["explore", "RUN", "--data", "gone"], ["--data gone"]),
-        (["explore", "RUN", "--host", "0.0.0.0"], ["--host 0.0.0.0", "127.0.0.1 only", "ssh -L"]),
         (["explore", "RUN", "--port", "70000"], ["--port is 70000"]),
         (["explore", "RUN", "--port", "TAKEN"], ["cannot be used", "give another"]),
         (["explore", "RUN", "--images", "1"], ["--images is 1"]),

@@ -19,10 +19,10 @@ from moco.commands.export import photographs, run
 from moco.core.encoder import Encoder, EncoderPlan, build_backbone, encoder_tensors
 from moco.errors import BadInputError
 from moco.interop import targets
-from moco.interop.card import _inert
 from moco.interop.checkpoints import Weights, encoder_metadata, load_weights
 from moco.interop.config import ExportConfig, Format
 from moco.interop.detectron2 import converted, settings
+from moco.interop.model_card import _inert
 from moco.runtime.checkpoint import save_tensors
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

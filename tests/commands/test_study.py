@@ -16,7 +16,7 @@ from moco.report.runs import read_run
 from moco.study import running
 from moco.study.config import StudyConfig
 from moco.study.running import figures_of, found
-from moco.study.survey import survey
+from moco.study.speeds import measure_speeds
 
 STUDY = """
 about = "Rates <script>alert(1)</script>"
@@ -199,11 +199,11 @@ def test_figures_of_a_run(tmp_path: Path, machine: Machine) -> None:
 
 
 def test_images_without_labels(tmp_path: Path) -> None:
-    """Are refused by the survey, and not by the evaluation of the first cell."""
+    """Are refused before the first cell, and not by the evaluation of the first cell."""
     for name in range(3):
         PillowImage.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
     with pytest.raises(BadInputError, match="needs labels"):
-        survey(StudyConfig("momentum", str(tmp_path), tmp_path / "S"), tmp_path, "")
+        measure_speeds(StudyConfig("momentum", str(tmp_path), tmp_path / "S"), tmp_path, "")
 
 
 @pytest.mark.slow

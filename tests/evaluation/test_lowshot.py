@@ -12,7 +12,7 @@ from moco.cli import main
 from moco.commands.lowshot import run
 from moco.errors import BadInputError
 from moco.evaluation.config import LowshotConfig
-from moco.evaluation.few import Few, few
+from moco.evaluation.label_share import LabelShare, read_label_share
 from moco.evaluation.lowshot import draw_rows, places
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
@@ -23,24 +23,24 @@ LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [40, 60, 150]
 @pytest.mark.parametrize(
     ("text", "expected", "name"),
     [
-        ("1%", Few(1.0, None), "1pct"),
-        ("10%", Few(10.0, None), "10pct"),
-        ("0.5%", Few(0.5, None), "0.5pct"),
-        ("100%", Few(100.0, None), "100pct"),
-        ("5", Few(None, 5), "5"),
+        ("1%", LabelShare(1.0, None), "1pct"),
+        ("10%", LabelShare(10.0, None), "10pct"),
+        ("0.5%", LabelShare(0.5, None), "0.5pct"),
+        ("100%", LabelShare(100.0, None), "100pct"),
+        ("5", LabelShare(None, 5), "5"),
     ],
 )
-def test_labels_are_a_share_or_a_number(text: str, expected: Few, name: str) -> None:
+def test_labels_are_a_share_or_a_number(text: str, expected: LabelShare, name: str) -> None:
     """And name the file."""
-    assert few(text) == expected
-    assert few(text).name == name
+    assert read_label_share(text) == expected
+    assert read_label_share(text).name == name
 
 
 @pytest.mark.parametrize("text", ["0", "0%", "101%", "-1", "1.5", "ten", "", "%", "1 %", "../x"])
 def test_other_labels_are_refused(text: str) -> None:
     """With what was expected."""
     with pytest.raises(BadInputError, match="expected a share of each class"):
-        few(text)
+        read_label_share(text)
 
 
 @pytest.mark.parametrize(
@@ -50,26 +50,26 @@ def test_draws_are_stratified(text: str, counts: list[int]) -> None:
     """Of each class its share, halves rounded up, without a row twice; a class of which none is left is an error."""
     if 0 in counts:
         with pytest.raises(BadInputError, match="none of the 40 training images of class 'a'"):
-            draw_rows(LABELS, NAMES, few(text), 0, 0)
+            draw_rows(LABELS, NAMES, read_label_share(text), 0, 0)
         return
-    rows = draw_rows(LABELS, NAMES, few(text), 0, 0)
+    rows = draw_rows(LABELS, NAMES, read_label_share(text), 0, 0)
     assert np.bincount(LABELS[rows], minlength=3).tolist() == counts
     assert len(set(rows.tolist())) == len(rows)
 
 
 def test_draws_are_a_pure_function_of_seed_and_number() -> None:
     """The same again, others for another draw or seed; every row has its turn."""
-    draws = [draw_rows(LABELS, NAMES, few("10%"), 0, draw) for draw in range(60)]
-    assert np.array_equal(draws[1], draw_rows(LABELS, NAMES, few("10%"), 0, 1))
+    draws = [draw_rows(LABELS, NAMES, read_label_share("10%"), 0, draw) for draw in range(60)]
+    assert np.array_equal(draws[1], draw_rows(LABELS, NAMES, read_label_share("10%"), 0, 1))
     assert set(draws[0].tolist()) != set(draws[1].tolist())
-    assert set(draws[0].tolist()) != set(draw_rows(LABELS, NAMES, few("10%"), 1, 0).tolist())
+    assert set(draws[0].tolist()) != set(draw_rows(LABELS, NAMES, read_label_share("10%"), 1, 0).tolist())
     assert len(set(np.concatenate(draws).tolist())) > 240  # each is missed with probability 0.9^60 = 0.2%
 
 
 def test_too_many_of_a_class() -> None:
     """Names it, and how many there are."""
     with pytest.raises(BadInputError, match="class 'a' has only 40"):
-        draw_rows(LABELS, NAMES, few("41"), 0, 0)
+        draw_rows(LABELS, NAMES, read_label_share("41"), 0, 0)
 
 
 def test_places() -> None:

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from moco.explore.embedding import Collection
-from moco.explore.neighbours import nearest
+from moco.explore.neighbours import find_neighbours
 from moco.explore.page import static_page
 from moco.explore.server import application
 from moco.explore.upload import MOST_BYTES
@@ -31,11 +31,11 @@ def client(shown: Collection | None = None, *, token: bool = True, host: str = O
 @pytest.mark.parametrize("count", [1, 3, 70, 1000, 5003])
 @pytest.mark.parametrize("parts", [128, 65536])
 def test_neighbours_are_those_of_a_plain_sort(count: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the same order, equal ones by their number, whatever the parts."""
-    monkeypatch.setattr("moco.explore.neighbours.ROWS_AT_A_TIME", parts)
+    """The same similarities in the same order, whatever the parts; no image comes twice."""
+    monkeypatch.setattr("moco.evaluation.knn.BANK_AT_A_TIME", parts)
     z = (np.round(features(count) * 4) / 4).astype(np.float32)  # many are equal
     queries = np.concatenate([z[: min(count, 9)], features(3, seed=5)])
-    rows, similarity = nearest(z, queries, 25)
+    rows, similarity = find_neighbours(z, queries, 25)
     for query, own, values in zip(queries, rows, similarity, strict=True):
         expected = z.astype(np.float64) @ query.astype(np.float64)
         order = np.argsort(-expected, kind="stable")[:25]

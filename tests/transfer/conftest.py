@@ -21,12 +21,6 @@ def bccd() -> Path:
 
 
 @pytest.fixture(scope="session")
-def nuclei() -> Path:
-    """Nuclei with polygons, in COCO's layout."""
-    return data_set("nuclei")
-
-
-@pytest.fixture(scope="session")
 def camvid() -> Path:
     """Street scenes with label images, in VOC's segmentation layout."""
     return data_set("camvid")

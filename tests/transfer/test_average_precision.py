@@ -12,6 +12,7 @@ from moco.transfer.average_precision import ApRule, average_precision, box_overl
 from moco.transfer.examples import open_examples
 from moco.transfer.scores import scores
 from tests.transfer.layouts import guesses, voc_xml, write_voc
+from tests.transfer.scenes import write
 
 
 def overlap_by_loops(a: Any, b: Any) -> float:
@@ -57,15 +58,15 @@ def voc_by_loops(targets: list[Any], predicted: list[Any], label: int, threshold
 
 
 @pytest.mark.parametrize("rule", ["11-point", "area"])
-def test_as_the_devkit(bccd: Path, rule: ApRule) -> None:
-    """On real boxes, every seventh of them made difficult: each class at two overlaps."""
-    examples = open_examples("voc", bccd, "test")
+def test_as_the_devkit(tmp_path: Path, rule: ApRule) -> None:
+    """Scenes of shapes, every seventh of them difficult: each class at two overlaps."""
+    examples = open_examples("voc", write("voc", tmp_path, count=12), "test")
     examples.annotations.ignore[::7] = True  # type: ignore[attr-defined]
-    targets = [examples.target(index) for index in range(8)]
-    predicted = [guesses(target, 3, seed, noise=9) for seed, target in enumerate(targets)]
+    targets = [examples.target(index) for index in range(len(examples))]
+    predicted = [guesses(target, 3, seed, noise=1.5) for seed, target in enumerate(targets)]
     found = scores(examples, predicted, rule)
     at = {t: [100 * voc_by_loops(targets, predicted, label, t, rule) for label in (1, 2, 3)] for t in (0.5, 0.75)}
-    assert [found[f"AP50/{name}"] for name in ("Platelets", "RBC", "WBC")] == pytest.approx(at[0.5], abs=1e-9)
+    assert [found[f"AP50/{name}"] for name in examples.classes] == pytest.approx(at[0.5], abs=1e-9)
     assert found["AP50"] == pytest.approx(np.mean(at[0.5]), abs=1e-9)
     assert found["AP75"] == pytest.approx(np.mean(at[0.75]), abs=1e-9)
     assert 0 < found["AP75"] < found["AP50"] < 100

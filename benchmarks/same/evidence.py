@@ -1,0 +1,116 @@
+"""What a case left behind, as names and values that must be the same, and where two sides differ."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import deserialize
+
+Part = dict[str, str]
+"""The name of each tensor or number -> its value; a tensor's is its type, shape and SHA-256."""
+MEASURED = re.compile(r"^time$|second|memory")
+"""Keys of figures that differ from run to run."""
+UNKNOWN = re.compile(r"moco: error: .*(Unrecognized options|invalid choice|is not a (command|recipe|task))")
+"""What a command line says to a word that it does not know."""
+GOOD = ("same", "not there before")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a case ended on one side: what it left, or why it failed."""
+
+    parts: dict[str, Part] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the command line did not know a word of it."""
+        return bool(UNKNOWN.search(self.error))
+
+
+def gather(folder: Path, said: str) -> dict[str, Part]:
+    """The evidence in a case's folder and in what the command said: its last line, if that is a JSON object."""
+    encoders = sorted(folder.rglob("encoder.safetensors"))
+    checkpoints = sorted(folder.rglob("checkpoints/*.safetensors"))
+    figures: Part = {}
+    for path in sorted(folder.rglob("metrics.jsonl")):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for number, line in enumerate((line for line in lines if "event" not in line), 1):
+            figures |= numbers(line, f"metrics line {number}")
+    for path in sorted(folder.rglob("*.npz")):
+        with np.load(path, allow_pickle=False) as arrays:
+            figures |= {f"{path.name} {name}": fingerprint(arrays[name]) for name in sorted(arrays)}
+    last = (said.strip().splitlines() or [""])[-1]
+    if last.startswith("{"):
+        figures |= numbers(json.loads(last), "result")
+    return {
+        "encoder": tensors(encoders[0]) if encoders else {},
+        "checkpoint": {"file": checkpoints[-1].name} | tensors(checkpoints[-1]) if checkpoints else {},
+        "figures": figures,
+    }
+
+
+def tensors(path: Path) -> Part:
+    """The tensors of a safetensors file; its metadata hold seconds and do not count."""
+    content: list[tuple[str, dict[str, Any]]] = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+    return {
+        name: f"{tensor['dtype']} {tensor['shape']} {hashlib.sha256(tensor['data']).hexdigest()}"
+        for name, tensor in sorted(content, key=lambda pair: pair[0])
+    }
+
+
+def fingerprint(array: np.ndarray[Any, Any]) -> str:
+    """Type, shape and SHA-256 of an array."""
+    return f"{array.dtype} {list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()}"
+
+
+def numbers(value: Any, name: str) -> Part:
+    """Every number in JSON, by the keys that lead to it, without what is measured; words may change."""
+
+    def walk(value: Any, name: str) -> Iterator[tuple[str, str]]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if not MEASURED.search(key):
+                    yield from walk(inner, f"{name} {key}")
+        elif isinstance(value, list):
+            for number, inner in enumerate(value):
+                yield from walk(inner, f"{name} {number}")
+        elif not isinstance(value, str):
+            yield name, repr(value)
+
+    return dict(walk(value, name))
+
+
+def digest(part: Part) -> str:
+    """The beginning of the SHA-256 over a part, `-` for an empty one."""
+    whole = hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
+    return whole[:12] if part else "-"
+
+
+def first_difference(before: Outcome, now: Outcome) -> str:
+    """The first tensor or number that differs, with both values; nothing where all are the same."""
+    for part, values in before.parts.items():
+        others = now.parts.get(part, {})
+        for name in (*values, *(name for name in others if name not in values)):
+            old, new = values.get(name, "missing"), others.get(name, "missing")
+            if old != new:
+                return f"{part}: {name}: {old} before, {new} now"
+    return ""
+
+
+def verdict(before: Outcome, now: Outcome) -> tuple[str, str]:
+    """A word on a case, and where it is not `same` the reason."""
+    if before.unknown and not now.error:
+        return "not there before", before.error
+    if now.unknown and not before.error:
+        return "not there now", now.error
+    errors = [f"{name}: {side.error}" for name, side in (("before", before), ("now", now)) if side.error]
+    if errors:
+        return "failed", "; ".join(errors)
+    difference = first_difference(before, now)
+    return ("differs", difference) if difference else ("same", "")
