@@ -24,7 +24,7 @@ from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.decoding import decode_bytes
 from moco.data.folder import open_folder
 from moco.data.images import FileImages
-from moco.data.jpeg import DECODER, decode_plain, plain_size
+from moco.data.jpeg import DECODER, decode_plain, read_plain_size
 from moco.data.replacement import ChosenImages
 from moco.data.views import COMPILED, Look, make_views, render_array
 from moco.runtime.randomness import Stream
@@ -69,7 +69,7 @@ def decoders(contents: list[bytes]) -> None:
 
         ways["simplejpeg"] = lambda content: decode_plain(content, 1, "simplejpeg")
         for eighths in (7, 6, 5, 4, 3, 2, 1):
-            height, width = plain_size(contents[0]) or (0, 0)
+            height, width = read_plain_size(contents[0]) or (0, 0)
             least = {"min_height": -(-height * eighths // 8), "min_width": -(-width * eighths // 8)}
             ways[f"simplejpeg, scaled to {eighths}/8"] = lambda content, least=least, eighths=eighths: (
                 simplejpeg.decode_jpeg(content, "RGB", **least, min_factor=8 / (eighths + 0.5))
@@ -91,7 +91,7 @@ def decoders(contents: list[bytes]) -> None:
         ways["torchcodec"] = lambda content: decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8))
     except (ImportError, RuntimeError):
         pass
-    ways["header (Pillow, with EXIF)"] = plain_size
+    ways["header (Pillow, with EXIF)"] = read_plain_size
     first = None
     for name, way in ways.items():
         each = seconds(lambda way=way: [way(content) for content in contents]) / len(contents)

@@ -204,7 +204,7 @@ def read_image(seeds: Seeds, work: Path, rng: np.random.Generator, damage: Damag
     """A file as the loader reads it."""
     source = seeds.root / "images"
     content = damage(_pick(source, rng).read_bytes(), _pick(source, rng).read_bytes(), rng)
-    size = jpeg.plain_size(content)
+    size = jpeg.read_plain_size(content)
     for shrink in jpeg.SHRINKS if size is not None else ():
         for decoder in ("pillow", jpeg.DECODER):
             pixels = jpeg.decode_plain(content, shrink, decoder)

@@ -19,7 +19,7 @@ TIFF_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3, 9: 3}
 """Bands of RGB, CMYK, YCbCr and L*a*b* in a TIFF; grey and palette have one."""
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""What a file may be, whatever it is called. Pillow would read more, and have EPS drawn by another program."""
+"""The formats that are read, whatever a file is called. Pillow knows more, and has EPS drawn by another program."""
 
 
 def decode(path: bytes | str | Path) -> Image:
@@ -61,14 +61,14 @@ def _open(source: str | io.BytesIO, name: str) -> Iterator[PillowImage.Image]:
 
 
 def from_pillow(image: PillowImage.Image, name: str) -> Image:
-    """What `decode` makes of a file that Pillow has opened; errors call it `name`."""
+    """Do what `decode` does with a file that Pillow has opened; errors call it `name`."""
     _check_bands(image, name)
     rgb = _to_rgb(ImageOps.exif_transpose(image), name)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
 def _check_bands(file: PillowImage.Image, name: str) -> None:
-    """Pillow drops a TIFF's further bands, or takes a fourth one for opacity."""
+    """Refuse a TIFF with further bands: Pillow drops them, or takes a fourth one for opacity."""
     if not isinstance(file, TiffImageFile):
         return
     bands, extra = file.tag_v2.get(SAMPLESPERPIXEL, 1), file.tag_v2.get(EXTRASAMPLES, ())

@@ -28,19 +28,19 @@ class Subset:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the whole set is."""
+        """A part is in memory where the whole set is."""
         return self.images.in_memory
 
     @cached_property
     def unreadable(self) -> Mapping[int, str]:
-        """Those of the whole set, by their numbers here."""
+        """The unreadable images of the whole set, by their numbers here."""
         known = self.images.unreadable
         here = np.flatnonzero(np.isin(self.rows, list(known))) if known else ()
         return {int(place): known[int(self.rows[place])] for place in here}
 
     @property
     def name_table(self) -> None:
-        """None: the table is that of the whole set."""
+        """None: the table of the whole set has other names too."""
         return None
 
     def __len__(self) -> int:
@@ -50,24 +50,24 @@ class Subset:
         return self.images[int(self.rows[index])]
 
     def name(self, index: int) -> str:
-        """The image's name in the whole set."""
+        """Return the image's name in the whole set."""
         return self.images.name(int(self.rows[index]))
 
     def encoded(self, index: int) -> bytes | None:
-        """The image's file, if it has one in the whole set."""
+        """Return the image's file, if it has one in the whole set."""
         return self.images.encoded(int(self.rows[index]))
 
     def stack(self, index: Integers) -> Bytes | None:
-        """The images of `index` from the whole set."""
+        """Take the images of `index` from the whole set."""
         return self.images.stack(self.rows[index])
 
     def identify(self, index: Integers) -> Marks:
-        """The marks that the images have in the whole set."""
+        """Return the marks that the images have in the whole set."""
         return self.images.identify(self.rows[index])
 
 
 def take_evenly(images: Images, count: int) -> Images:
-    """`count` images spread evenly over the set, or all of them."""
+    """Take `count` images that are spread evenly over the set, or all where there are no more."""
     if len(images) <= count:
         return images
     return Subset(images, np.linspace(0, len(images) - 1, count).astype(np.int64))
@@ -84,17 +84,17 @@ class Mirrored:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the set is."""
+        """A mirrored set is in memory where the set is."""
         return self.images.in_memory
 
     @property
     def unreadable(self) -> Mapping[int, str]:
-        """Those of the set."""
+        """The unreadable images of the set."""
         return self.images.unreadable
 
     @property
     def name_table(self) -> PathTable | None:
-        """That of the set."""
+        """The table of the set."""
         return self.images.name_table
 
     def __len__(self) -> int:
@@ -104,19 +104,19 @@ class Mirrored:
         return self.images[index].flip(-1)
 
     def name(self, index: int) -> str:
-        """The image's name in the set."""
+        """Return the image's name in the set."""
         return self.images.name(index)
 
     def encoded(self, index: int) -> None:
         """None: the files are not mirrored."""
 
     def stack(self, index: Integers) -> Bytes | None:
-        """The images of `index`, mirrored."""
+        """Mirror the images of `index`."""
         pixels = self.images.stack(index)
         return None if pixels is None else pixels.flip(-1)
 
     def identify(self, index: Integers) -> Marks:
-        """The marks of the images, of a kind of their own."""
+        """Return the marks of the images, which are of a kind of their own."""
         marks = self.images.identify(index)
         return marks._replace(kind=f"Mirrored {marks.kind}")
 
@@ -135,12 +135,12 @@ class Readable:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the set is."""
+        """It is in memory where the set is."""
         return self.images.in_memory
 
     @property
     def name_table(self) -> PathTable | None:
-        """That of the set."""
+        """The table of the set."""
         return self.images.name_table
 
     def __len__(self) -> int:
@@ -150,21 +150,21 @@ class Readable:
         return self._read(index)[1]
 
     def name(self, index: int) -> str:
-        """The name of the image itself, not of one that stands in for it."""
+        """Return the name of the image itself, not of one that stands in for it."""
         return self.images.name(index)
 
     def encoded(self, index: int) -> bytes | None:
-        """The file of the image or of what stands in for it, if that has one; the image is decoded to know."""
+        """Return the file of the image, or of what stands in for it: the image is decoded to know."""
         return self.images.encoded(self._read(index)[0])
 
     def stack(self, index: Integers) -> Bytes | None:
-        """The images of `index`, others in place of those that are known to be unreadable."""
+        """Take the images of `index`, or those that stand in for them."""
         if not self.images.in_memory:
             return None
         return self.images.stack(np.array([self._read(row)[0] for row in index.tolist()], np.int64))
 
     def identify(self, index: Integers) -> Marks:
-        """The marks of the images themselves."""
+        """Return the marks of the images themselves."""
         return self.images.identify(index)
 
     def _read(self, index: int) -> tuple[int, Image]:
@@ -181,7 +181,7 @@ class Readable:
         raise BadInputError(f"none of {len(tried)} images of a class can be read; the first: {tried[0]}")
 
     def _follow(self, index: int) -> Iterator[int]:
-        """The image itself, then some that follow it in its class, beginning anew behind the last."""
+        """Yield the image itself, then some that follow it in its class; behind the last comes the first."""
         yield index
         rows = np.arange(len(self)) if self.labels is None else np.flatnonzero(self.labels == self.labels[index])
         place = int(np.searchsorted(rows, index))
@@ -189,5 +189,5 @@ class Readable:
 
 
 def make_readable(images: Images) -> Images:
-    """The set with stand-ins for what cannot be read; a set that is whole in memory stays as it is."""
+    """Give the set stand-ins for what cannot be read; a set that is whole in memory stays as it is."""
     return images if images.in_memory and not images.unreadable else Readable(images)

@@ -24,7 +24,7 @@ SMALL_IMAGE = 96
 """Images of one size up to this side are held in memory ..."""
 MEMORY_BUDGET = 2 << 30
 """... where they fit into this many bytes, and no more than these, and one in a hundred, cannot be decoded."""
-UNREADABLE_HELD = 100
+MOST_UNREADABLE = 100
 NONE_KNOWN: Mapping[int, str] = MappingProxyType({})
 """The unreadable images of a set that has not looked."""
 
@@ -52,7 +52,7 @@ class Named(Protocol):
         """All names as one table; None where they do not lie in one."""
 
     def name(self, index: int) -> str:
-        """What a person calls it."""
+        """Return what a person calls it."""
 
 
 @runtime_checkable
@@ -78,19 +78,19 @@ class Images(Named, Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Image:
-        """The decoded image (3, H, W). Raises BadInputError where it cannot be read."""
+        """Decode the image (3, H, W). Raises BadInputError where it cannot be read."""
 
     def name(self, index: int) -> str:
-        """What a person calls the image: a path, or a number."""
+        """Return what a person calls the image: a path, or a number."""
 
     def encoded(self, index: int) -> bytes | None:
-        """The image in an image format; None where it does not lie in one. Raises BadInputError as decoding does."""
+        """Read the image's file; None where it has none. Raises BadInputError where it cannot be read."""
 
     def stack(self, index: Integers) -> Bytes | None:
-        """The images of `index` as one tensor, any pixels in place of the unreadable; None unless `in_memory`."""
+        """Take the images of `index` as one tensor, the unreadable with any pixels; None unless `in_memory`."""
 
     def identify(self, index: Integers) -> Marks:
-        """What tells the images of `index` from others. Raises nothing: a missing image has marks too."""
+        """Mark the images of `index`. Raises nothing: a missing image has marks too."""
 
 
 class PathTable:
@@ -104,8 +104,8 @@ class PathTable:
         self.text, self.ends = np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64)
 
     @classmethod
-    def over(cls, text: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> "PathTable":
-        """The table of n paths whose arrays are already there; `ends` is (n + 1,) and begins with 0."""
+    def from_arrays(cls, text: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> "PathTable":
+        """Make the table of n paths whose arrays are already there; `ends` is (n + 1,) and begins with 0."""
         table = cls(())
         table.text, table.ends = text, ends
         return table
@@ -124,7 +124,7 @@ class PathTable:
         return self
 
     def name(self, index: int) -> str:
-        """A path as text."""
+        """Return a path as text."""
         return os.fsdecode(self[index])
 
 
@@ -152,7 +152,7 @@ class FileImages:
         return decode(os.path.join(self.root, self.paths[index]))
 
     def encoded(self, index: int) -> bytes:
-        """The file of an image. Raises BadInputError where it cannot be read."""
+        """Read the file of an image. Raises BadInputError where it cannot be read."""
         path = os.path.join(self.root, self.paths[index])
         try:
             with open(path, "rb") as file:
@@ -161,14 +161,14 @@ class FileImages:
             raise BadInputError(f"{os.fsdecode(path)}: cannot be read ({error.strerror}): remove it") from error
 
     def name(self, index: int) -> str:
-        """The path below the root."""
+        """Return the path below the root."""
         return self.paths.name(index)
 
     def stack(self, index: Integers) -> None:
         """None: files may have any size."""
 
     def identify(self, index: Integers) -> Marks:
-        """Sizes and times of change; those of a missing file are 0."""
+        """Mark files by size and time of change; those of a missing file are 0."""
         marks = Marks("FileImages", np.zeros(len(index), np.uint32), np.zeros(len(index), np.uint32))
         for place, row in enumerate(index.tolist()):
             try:
@@ -190,13 +190,13 @@ class ArrayImages:
     labels: Labels | None = None
     classes: tuple[str, ...] = ()
     names: Named | None = None
-    """What the images were called before, such as the set that they were decoded from."""
+    """The names of the images, such as the set that they were decoded from; else they are numbers."""
     unreadable: Mapping[int, str] = field(default_factory=dict)
     """The images that could not be decoded, and why; their pixels are black."""
 
     @property
     def name_table(self) -> PathTable | None:
-        """That of `names`."""
+        """The table of `names`."""
         return None if self.names is None else self.names.name_table
 
     def __len__(self) -> int:
@@ -208,18 +208,18 @@ class ArrayImages:
         return self.pixels[index]
 
     def name(self, index: int) -> str:
-        """The image's name in `names`, or its number."""
+        """Return the image's name in `names`, or its number."""
         return self.names.name(index) if self.names is not None else f"#{index}"
 
     def encoded(self, index: int) -> None:
         """None: there are only pixels."""
 
     def stack(self, index: Integers) -> Bytes:
-        """The images of `index` (n, 3, H, W); those that are unreadable are black."""
+        """Take the images of `index` (n, 3, H, W); those that are unreadable are black."""
         return self.pixels[torch.from_numpy(index)]
 
     def identify(self, index: Integers) -> Marks:
-        """Checksums of the pixels."""
+        """Mark images by the checksum of their pixels."""
         pixels = (np.ascontiguousarray(self.pixels[row].numpy()) for row in index.tolist())
         contents = np.fromiter((zlib.crc32(image.data) for image in pixels), np.uint32)
         return Marks("ArrayImages", contents, np.zeros(len(index), np.uint32))
@@ -239,7 +239,7 @@ def hold(images: Images) -> Images:
             image = images[index]
         except BadInputError as error:
             unreadable[index] = str(error)
-            if len(unreadable) > UNREADABLE_HELD + index // 100:
+            if len(unreadable) > MOST_UNREADABLE + index // 100:
                 return images
             continue
         if pixels is None:

@@ -43,14 +43,14 @@ class Batch(NamedTuple):
 
 @runtime_checkable
 class Batches(Protocol):
-    """Where the loop gets its batches from."""
+    """The source of the loop's batches."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in one pass over the images."""
+        """The number of batches in one pass over the images."""
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
-        """The batches of steps start..stop-1, in order."""
+        """Yield the batches of steps start..stop-1, in order."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ViewBatches(Dataset[Batch]):
     ranks: int = 1
     decode: Literal["exact", "scaled"] = "exact"
     device: str = "cpu"
-    """Where the views of images in memory are made: bytes, a quarter of the size, travel there."""
+    """The device on which views of images in memory are rendered: bytes, a quarter of the size, travel there."""
 
     def __post_init__(self) -> None:
         if self.batch_size > len(self.images):
@@ -85,26 +85,26 @@ class ViewBatches(Dataset[Batch]):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches in one pass over the images."""
+        """The number of full batches in one pass over the images."""
         return len(self.images) // self.batch_size
 
-    def index(self, step: int) -> Integers:
-        """The images of this rank's share of the batch of `step`."""
+    def plan(self, step: int) -> Integers:
+        """Say which images are this rank's share of the batch of `step`, whether they can be read or not."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         share = self.batch_size // self.ranks
         first = batch * self.batch_size + self.rank * share
         return permuted(range(first, first + share), len(self.images), seed=self.seed, stream=Stream.ORDER, epoch=epoch)
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of `step`."""
+        """Make the batch of `step`."""
         epoch, streams = step // self.steps_per_epoch, (Stream.VIEW_QUERY, Stream.VIEW_KEY)
-        chosen = ChosenImages(self.images, self.index(step), epoch, self.seed)
+        chosen = ChosenImages(self.images, self.plan(step), epoch, self.seed)
         views = make_views(self.images, chosen, streams[: 1 + self.key_views], self.look)
         x_k = views[1] if self.key_views else None
         return Batch(views[0], x_k, torch.from_numpy(chosen.index), chosen.replaced())
 
     def make_views(self, index: Integers, epoch: int | Integers, streams: Sequence[Stream]) -> list[Tensor]:
-        """For each stream, the views (n, 3, H, W) that the images of `index` have in an epoch, or each in its own."""
+        """Make, for each stream, the views (n, 3, H, W) that images have in an epoch, or each in its own."""
         return make_views(self.images, ChosenImages(self.images, index, epoch, self.seed), streams, self.look)
 
     @property
@@ -114,12 +114,12 @@ class ViewBatches(Dataset[Batch]):
         return Look(self.augmentation, self.view_size, self.mean, self.std, scaled, self.device)
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
-        """The batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
+        """Yield the batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
         return load_ahead(self.__getitem__, range(start, stop), workers)
 
 
 def load_ahead(make: Callable[[Item], Made], items: Sequence[Item], workers: int) -> Iterator[Made]:
-    """What `make` gives for each of the items, in order, made ahead by `workers` processes (0: in this one).
+    """Yield what `make` gives for each item, in order, made ahead by `workers` processes (0: in this one).
 
     Raises the BadInputError that `make` raises, wherever it did.
     """
@@ -134,13 +134,13 @@ def load_ahead(make: Callable[[Item], Made], items: Sequence[Item], workers: int
 
 
 def choose_workers(images: Images) -> int:
-    """How many processes load these images where nobody says: none for what is in memory."""
+    """Choose how many processes load these images: none for what is in memory."""
     return 0 if images.in_memory else cores()
 
 
 @dataclass(frozen=True)
 class _ErrorsAsItems(Dataset[Any]):
-    """Hands an error over in place of what was to be made: torch would make it the traceback of a worker process."""
+    """Returns an error in place of the item: torch would make it the traceback of a worker process."""
 
     make: Callable[[Any], Any]
 
@@ -152,7 +152,7 @@ class _ErrorsAsItems(Dataset[Any]):
 
 
 def _keep_as_is(one: Made) -> Made:
-    """Torch would make lists of tuples."""
+    """Change nothing: torch would make lists of tuples."""
     return one
 
 
@@ -173,6 +173,6 @@ def watch_loading(
 
 
 def _ignore_signals(worker: int) -> None:
-    """A loading process goes on until the training ends, also where torchrun or a terminal signals all of a group."""
+    """Let a loading process go on until the training ends, also where torchrun or a terminal signals all of a group."""
     for number in StopRequest.SIGNALS:
         signal.signal(number, signal.SIG_IGN)

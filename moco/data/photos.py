@@ -1,9 +1,9 @@
-"""Images one at a time, as files: read first, when only their size is needed; decoded last, no larger than needed."""
+"""Single images: read first, when only the size is needed, and decoded last, no larger than needed."""
 
 from dataclasses import dataclass
 
 from moco.data.images import Images
-from moco.data.jpeg import decode_plain, plain_size
+from moco.data.jpeg import decode_plain, read_plain_size
 from moco.data.replacement import ChosenImages
 from moco.errors import BadInputError
 from moco.shapes import Image
@@ -35,7 +35,7 @@ def read_photo(images: Images, chosen: ChosenImages, row: int) -> Photo:
 
 def _read(images: Images, index: int) -> Photo:
     content = images.encoded(index)
-    size = None if content is None else plain_size(content)
+    size = None if content is None else read_plain_size(content)
     if content is not None and size is not None:
         return Photo(index, size, content, None)
     image = images[index]
@@ -43,7 +43,7 @@ def _read(images: Images, index: int) -> Photo:
 
 
 def decode_photo(images: Images, photo: Photo, shrink: int) -> tuple[Image, int]:
-    """Decode the image at 1 / `shrink` of its size where it is a plain JPEG; with by how much it is smaller then.
+    """Decode the image, a plain JPEG at 1 / `shrink` of its size; return it and by how much it is smaller.
 
     Raises BadInputError where the header was sound and the pixels are not.
     """

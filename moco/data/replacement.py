@@ -10,16 +10,18 @@ from moco.errors import BadInputError, one_line
 from moco.runtime.randomness import Integers, IntegersLike, Stream, permuted
 
 TRIES = 20
-"""Images that are tried in place of one; if none of them can be read, it is not single files that are damaged."""
-FEW = 10
-"""Unreadable images that no run stops for, unless they are all that it has seen; so many are named in an error."""
+"""So many images are tried in place of one; if none can be read, more than single files is damaged."""
+TOLERATED = 10
+"""No run stops for so many unreadable images, unless they are all that it has seen."""
 LARGEST_SHARE = 0.01
-"""Of the images seen, beyond which a run stops."""
+"""A run stops where more of the images that it has seen are unreadable."""
+MOST_NAMED = 10
+"""An error names no more images than these."""
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """An image that could not be read, as a run's log tells of it."""
+    """An image that could not be read, for a run's log."""
 
     index: int
     name: str
@@ -88,7 +90,7 @@ class Damage:
         self.names: dict[int, str] = {}
 
     def add(self, replaced: Iterable[Replaced]) -> list[Replaced]:
-        """Count these; returns those that were not known yet."""
+        """Count these, and return those that were not known yet."""
         new = list({one.index: one for one in replaced if one.index not in self.names}.values())
         self.names |= {one.index: one.name for one in new}
         return new
@@ -96,7 +98,7 @@ class Damage:
     def check(self, steps: int) -> None:
         """Raise BadInputError, with the first paths, where they are too many of the images seen in so many steps."""
         count, seen = len(self.names), min(steps * self.batch_size, self.images)
-        if count > LARGEST_SHARE * seen and (count > FEW or count == seen):
+        if count > LARGEST_SHARE * seen and (count > TOLERATED or count == seen):
             raise BadInputError(
                 f"{count} of the first {seen} images cannot be read, and at most {LARGEST_SHARE:.0%} are replaced: "
                 f"remove or replace {list_names(self.names.values())}"
@@ -106,4 +108,4 @@ class Damage:
 def list_names(names: Iterable[str]) -> str:
     """Write the first of many names on one line."""
     first = list(names)
-    return ", ".join(one_line(name) for name in first[:FEW]) + (", ..." if len(first) > FEW else "")
+    return ", ".join(one_line(name) for name in first[:MOST_NAMED]) + (", ..." if len(first) > MOST_NAMED else "")

@@ -1,4 +1,4 @@
-"""Which split of a data set serves which end: the test images take no part in a choice."""
+"""The splits that monitors, choices and final figures use: the test images take no part in a choice."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from moco.runtime.randomness import Integers, Stream, permuted
 
 
 def monitor_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
-    """What a monitor or a choice may use, as (bank, queries): validation against train, else a tenth of train.
+    """Give what a monitor or a choice may use, as (bank, queries): validation against train, else a tenth of train.
 
     The test split takes no part.
     """
@@ -20,7 +20,7 @@ def monitor_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
 
 
 def final_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
-    """What a final figure uses, as (bank, queries): test against train, else validation, else as the monitor."""
+    """Give what a final figure uses, as (bank, queries): test against train, else validation, else as the monitor."""
     if "test" in splits:
         return splits["train"], splits["test"]
     return monitor_split(splits)

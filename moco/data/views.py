@@ -24,7 +24,7 @@ from moco.data.augment import (
     render,
 )
 from moco.data.images import Images
-from moco.data.jpeg import shrink_for
+from moco.data.jpeg import choose_shrink
 from moco.data.photos import Photo, decode_photo, read_photo
 from moco.data.replacement import ChosenImages
 from moco.errors import BadInputError
@@ -32,13 +32,13 @@ from moco.runtime.randomness import Integers, Stream
 from moco.shapes import Bytes, Image, Interleaved, SquareViews
 
 COMPILED = find_spec("numba") is not None
-"""Whether the compiled kernels can be used: numba is an extra."""
+"""The compiled kernels need numba, which is an extra."""
 Windows = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Look:
-    """What all views of a run have in common."""
+    """The properties that all views of a run have in common."""
 
     augmentation: Augmentation
     size: int
@@ -47,7 +47,7 @@ class Look:
     scaled: bool = False
     """Decode a photograph at a half, a quarter or an eighth of its size where every crop keeps a view's pixels."""
     device: str = "cpu"
-    """Where views of images in memory are rendered; those of files are rendered on the CPU."""
+    """The device on which views of images in memory are rendered; those of files are rendered on the CPU."""
     compiled: bool = COMPILED
     """Render by the compiled kernels, else by torch's operations: equal within rounding."""
 
@@ -63,7 +63,7 @@ def make_views(images: Images, chosen: ChosenImages, streams: Sequence[Stream], 
         return _make_views_of_files(images, chosen, streams, look)
     pixels = pixels.to(look.device)
     sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(pixels), 2))
-    return [render_array(pixels, parameters, look) for parameters in draw_views(chosen, sizes, streams, look)]
+    return [render_array(pixels, parameters, look) for parameters in _draw_views(chosen, sizes, streams, look)]
 
 
 def _make_views_of_files(
@@ -79,12 +79,11 @@ def _make_views_of_files(
     drawn: list[ViewParameters] = []
     while rows:
         photos |= {row: read_photo(images, chosen, row) for row in rows}
-        drawn = draw_views(chosen, np.array([photos[row].size for row in sorted(photos)]), streams, look)
+        drawn = _draw_views(chosen, np.array([photos[row].size for row in sorted(photos)]), streams, look)
         undecodable = []
         for row in rows:
-            shortest = min(int(parameters.crop[row, 2:].min()) for parameters in drawn)
             try:
-                image, shrink = decode_photo(images, photos[row], shrink_for(shortest, look.size) if look.scaled else 1)
+                image, shrink = decode_photo(images, photos[row], _choose_row_shrink(drawn, row, look))
             except BadInputError as error:
                 chosen.replace(row, error)
                 undecodable.append(row)
@@ -100,12 +99,19 @@ def _make_views_of_files(
     ]
 
 
-def draw_views(chosen: ChosenImages, sizes: Integers, streams: Sequence[Stream], look: Look) -> list[ViewParameters]:
+def _draw_views(chosen: ChosenImages, sizes: Integers, streams: Sequence[Stream], look: Look) -> list[ViewParameters]:
     """Draw the parameters of one view of each chosen image for each stream; sizes (n, 2) are heights and widths."""
     return [
         draw(look.augmentation, sizes, seed=chosen.seed, epoch=chosen.epochs, index=chosen.index, view=stream)
         for stream in streams
     ]
+
+
+def _choose_row_shrink(drawn: Sequence[ViewParameters], row: int, look: Look) -> int:
+    """Choose how much smaller the image of a row may be decoded, so that all its crops keep the pixels of a view."""
+    if not look.scaled:
+        return 1
+    return choose_shrink(min(int(parameters.crop[row, 2:].min()) for parameters in drawn), look.size)
 
 
 def render_array(images: Bytes, parameters: ViewParameters, look: Look) -> SquareViews:
@@ -130,12 +136,12 @@ def _render_row(image: Image, shrink: int, parameters: ViewParameters, row: int,
 
 
 def _new_views(count: int, look: Look) -> Tensor:
-    """Room for the views of `count` images, colours last if they are compiled."""
+    """Make room for the views of `count` images, colours last if they are compiled."""
     return _new_tensor(count, *((look.size, look.size, 3) if look.compiled else (3, look.size, look.size)))
 
 
 def _new_tensor(*shape: int) -> Tensor:
-    """A new tensor; numpy asks for large pages, and a batch's first touch of small ones takes a third of its time."""
+    """Allocate by numpy, which asks for large pages: the first touch of small ones takes a third of a batch's time."""
     return torch.from_numpy(np.empty(shape, np.float32))
 
 

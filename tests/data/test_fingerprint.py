@@ -14,7 +14,7 @@ from moco.data import fingerprint as module
 from moco.data.catalog import load
 from moco.data.config import PackConfig
 from moco.data.derived import Subset
-from moco.data.fingerprint import changes, fingerprint, keep, only_copied, require_same
+from moco.data.fingerprint import describe_changes, fingerprint, is_copy, keep, require_same
 from moco.data.images import ArrayImages, FileImages, Images, PathTable, hold
 from moco.errors import BadInputError
 
@@ -41,13 +41,13 @@ def files(folder: Path) -> FileImages:
 
 def difference(before: Images, after: Images) -> str:
     """In words."""
-    return changes(fingerprint(before), fingerprint(after), after)
+    return describe_changes(fingerprint(before), fingerprint(after), after)
 
 
 def told(folder: Path, before: module.Fingerprint) -> str:
     """What is different in a folder since."""
     images = files(folder)
-    return changes(before, fingerprint(images), images)
+    return describe_changes(before, fingerprint(images), images)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_a_change_in_a_part_is_noticed(data: Path, held: bool) -> None:
         PillowImage.new("RGB", (8, 8)).save(data / name)
         os.utime(data / name, ns=(0, status.st_mtime_ns))
         expected = "3 images then, 3 now: 1 changed, the first 03.png" if name == "03.png" else ""
-        assert changes(before, fingerprint(part()), part()) == expected
+        assert describe_changes(before, fingerprint(part()), part()) == expected
 
 
 def test_a_held_part_is_a_part_of_what_is_held(data: Path) -> None:
@@ -102,7 +102,7 @@ def test_every_change_is_noticed(data: Path, place: int) -> None:
     path.write_bytes(content)
     os.utime(path, ns=(0, status.st_mtime_ns + 1))
     assert told(data, before) == f"12 images then, 12 now: 1 changed, the first {path.name}"
-    assert not only_copied(before, fingerprint(files(data)))
+    assert not is_copy(before, fingerprint(files(data)))
 
     path.unlink()
     where = f"missing before {place + 1:02}.png" if place < COUNT - 1 else f"behind {place - 1:02}.png"
@@ -123,7 +123,9 @@ def test_a_file_that_is_gone_though_its_name_is_there(data: Path) -> None:
     """As in a text list or a kept index."""
     before, images = fingerprint(files(data)), files(data)
     (data / "03.png").unlink()
-    assert changes(before, fingerprint(images), images) == "12 images then, 12 now: 1 changed, the first 03.png"
+    assert (
+        describe_changes(before, fingerprint(images), images) == "12 images then, 12 now: 1 changed, the first 03.png"
+    )
 
 
 def test_another_order_is_noticed(data: Path) -> None:
@@ -138,9 +140,9 @@ def test_a_copy_has_other_times_and_nothing_else(data: Path) -> None:
     before = fingerprint(files(data))
     for path in data.iterdir():
         path.touch()
-    assert only_copied(before, fingerprint(files(data)))
+    assert is_copy(before, fingerprint(files(data)))
     (data / "05.png").write_bytes(b"other")
-    assert not only_copied(before, fingerprint(files(data)))
+    assert not is_copy(before, fingerprint(files(data)))
 
 
 def test_hostile_names_are_told_on_one_line(data: Path) -> None:
@@ -172,10 +174,10 @@ def test_held_images_are_known_by_name_and_pixels(data: Path) -> None:
     for path in data.iterdir():
         path.touch()
     after = hold(files(data))
-    assert changes(before, fingerprint(after), after) == ""
+    assert describe_changes(before, fingerprint(after), after) == ""
     PillowImage.new("RGB", (8, 8)).save(data / "05.png")
     after = hold(files(data))
-    assert changes(before, fingerprint(after), after) == "12 images then, 12 now: 1 changed, the first 05.png"
+    assert describe_changes(before, fingerprint(after), after) == "12 images then, 12 now: 1 changed, the first 05.png"
 
 
 @pytest.mark.parametrize("form", ["arrays", "shards"])

@@ -129,7 +129,7 @@ def test_where_most_images_are_bad_nothing_is_held(tmp_path: Path, monkeypatch: 
     files = file_images(tmp_path, [(8, 8)] * 6)
     for i in range(4):
         (tmp_path / f"{i}.png").write_bytes(b"")
-    monkeypatch.setattr(module, "UNREADABLE_HELD", 3)
+    monkeypatch.setattr(module, "MOST_UNREADABLE", 3)
     assert hold(files) is files
-    monkeypatch.setattr(module, "UNREADABLE_HELD", 4)
+    monkeypatch.setattr(module, "MOST_UNREADABLE", 4)
     assert isinstance(hold(files), ArrayImages)

@@ -63,7 +63,7 @@ def equal(a: Batch, b: Batch) -> bool:
 def epoch_order(views: ViewBatches, epoch: int) -> list[int]:
     """The images of an epoch, in order."""
     first = epoch * views.steps_per_epoch
-    return [int(i) for step in range(first, first + views.steps_per_epoch) for i in views.index(step)]
+    return [int(i) for step in range(first, first + views.steps_per_epoch) for i in views.plan(step)]
 
 
 # --- order ----------------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_the_order_depends_on_seed_and_epoch_only() -> None:
     assert epoch_order(batches(ArrayImages(torch.zeros(IMAGES, 3, 4, 4, dtype=torch.uint8))), 0) == order
     assert epoch_order(views, 1) != order
     assert epoch_order(batches(array_images(), seed=1), 0) != order
-    assert views.index(1).tolist() == order[BATCH:], "a step can be asked for alone"
+    assert views.plan(1).tolist() == order[BATCH:], "a step can be asked for alone"
 
 
 def test_no_image_prefers_a_place() -> None:
@@ -115,7 +115,7 @@ def test_a_batch_holds_two_views_of_each_image(file_images: FileImages) -> None:
     step = 3
     x_q, x_k, index, _ = batches(file_images)[step]
     assert x_k is not None
-    assert index.tolist() == batches(file_images).index(step).tolist()
+    assert index.tolist() == batches(file_images).plan(step).tolist()
     assert x_q.shape == x_k.shape == (BATCH, 3, SIZE, SIZE)
     assert x_q.dtype == x_k.dtype == torch.float32
     for row, i in enumerate(index.tolist()):

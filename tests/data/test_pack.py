@@ -17,6 +17,7 @@ import torch
 from PIL import Image as PillowImage
 
 from moco.cli import main
+from moco.commands import pack as command
 from moco.commands.pack import run
 from moco.data import indexing, pack
 from moco.data.augment import AUGMENTATIONS
@@ -313,14 +314,14 @@ def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
 
 def test_someone_else_made_it_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is there in the end stays."""
-    write = pack.write
+    write = command.write
 
     def slow(*arguments: Any) -> Any:
         (tmp_path / "p").mkdir()
         (tmp_path / "p" / "mine").touch()
         return write(*arguments)
 
-    monkeypatch.setattr(pack, "write", slow)
+    monkeypatch.setattr(command, "write", slow)
     with pytest.raises(BadInputError, match="is there already"):
         run(PackConfig("digits", tmp_path / "p"))
     assert [path.name for path in (tmp_path / "p").iterdir()] == ["mine"]
@@ -329,8 +330,8 @@ def test_someone_else_made_it_meanwhile(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_killed_one_is_begun_anew(tmp_path: Path) -> None:
     """Its rest does not get into the next, and two at once are refused."""
     program = (
-        "import time; from pathlib import Path; from moco.data.pack import written_aside\n"
-        f"with written_aside(Path({str(tmp_path / 'p')!r})) as folder:\n"
+        "import time; from pathlib import Path; from moco.data.pack import write_aside\n"
+        f"with write_aside(Path({str(tmp_path / 'p')!r})) as folder:\n"
         "    (folder / 'train').mkdir(); (folder / 'train' / 'rest.tar').touch(); print('there', flush=True)\n"
         "    time.sleep(60)\n"
     )

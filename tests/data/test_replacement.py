@@ -12,7 +12,7 @@ from moco.data.augment import AUGMENTATIONS
 from moco.data.derived import Subset
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
 from moco.data.loader import ViewBatches
-from moco.data.replacement import FEW, TRIES, ChosenImages, Damage, Replaced
+from moco.data.replacement import MOST_NAMED, TRIES, ChosenImages, Damage, Replaced
 from moco.data.views import Look, make_views
 from moco.errors import BadInputError
 from moco.runtime.randomness import Stream, permuted
@@ -130,7 +130,7 @@ def test_views_of_stand_ins_are_their_own(
     for step in range(2):
         x_q, x_k, index, replaced = damaged[step]
         assert x_k is not None
-        planned = whole.index(step).tolist()
+        planned = whole.plan(step).tolist()
         assert {one.index for one in replaced} == set(planned) & set(bad)
         seen |= {one.index for one in replaced}
         expected = {int(i): row for row, i in enumerate(planned)}
@@ -178,7 +178,7 @@ def test_pictures_that_break_off_get_the_stand_ins_of_the_rule(
     )
     made = list(damaged.run(0, 4, workers))
     for step, (x_q, x_k, index, replaced) in enumerate(made):
-        planned, epoch = damaged.index(step), step // 2
+        planned, epoch = damaged.plan(step), step // 2
         expected = [stand_in_for(int(i), set(bad), 24, seed=3, epoch=epoch) for i in planned]
         assert index.tolist() == expected
         assert [(one.index, one.by) for one in replaced] == [
@@ -241,4 +241,4 @@ def test_the_ceiling(bad: int, steps: int, refused: bool) -> None:
         return
     with pytest.raises(BadInputError, match=f"^{bad} of the first") as caught:
         damage.check(steps)
-    assert str(caught.value).count(".jpg") == min(bad, FEW)
+    assert str(caught.value).count(".jpg") == min(bad, MOST_NAMED)
