@@ -2,7 +2,7 @@
 
     python -m benchmarks.checkpoint [--saves 5] [--folder FOLDER] [--threads 2]
 
-from the root of the repository. The state is the real one, saved by the run's own `Record`; the training beside the
+from the root of the repository. The state is the real one, saved by the run's own `Run`; the training beside the
 writing is forward and backward passes of ResNet-50 on 8 images of 64 pixels.
 """
 
@@ -18,14 +18,14 @@ import tyro
 from rich.console import Console
 from torch import nn
 
+from moco.core.encoder import Encoder
 from moco.core.pair import EncoderPair
-from moco.data.catalog import load
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.monitor import encoder_file
 from moco.pretraining.prepare import build_dictionary, build_encoder
 from moco.pretraining.recipes import recipe
-from moco.pretraining.record import Record
 from moco.runtime.checkpoint import checkpoint_path
-from moco.runtime.runlog import RunLog
+from moco.runtime.run import open_run
 
 IMAGES = 1_281_167
 EVERY = 300.0
@@ -76,23 +76,24 @@ def main(options: Options) -> None:
             log_every=0, checkpoint_every=0, knn_every=0, bn_groups=32,
         )  # fmt: skip
         modules, optimizer = trained(config)
-        x, norm = torch.randn(8, 3, 64, 64), torch.zeros(())
+        f_q, x = modules["f_q"], torch.randn(8, 3, 64, 64)
+        assert isinstance(f_q, Encoder)
+        run = open_run(config, "pretrain", modules, optimizer, 100_000, {})
         stalls, worked, writings, slowed, alone = [], [], [], [], []
-        with RunLog(config.out, 100_000) as log:
-            record = Record(config, modules, optimizer, log, load("digits")["train"], None, None)
-            steps(modules["f_q"], x, 3)
+        with run.log:
+            steps(f_q, x, 3)
             for number in range(1, options.saves + 1):
-                alone.append(steps(modules["f_q"], x, options.steps))
+                alone.append(steps(f_q, x, options.steps))
                 began = time.monotonic()
-                record.after_step(number, [], norm, 0.0, save=True)
+                run.save(number, beside=[encoder_file(config, f_q, number)])
                 stalls.append(time.monotonic() - began)
-                slowed.append(steps(modules["f_q"], x, options.steps))
-                record.writer.wait()
+                slowed.append(steps(f_q, x, options.steps))
+                run.wait()
                 began, work = time.monotonic(), time.thread_time()
-                record.after_step(100 + number, [], norm, 0.0, save=True)
+                run.save(100 + number, beside=[encoder_file(config, f_q, 100 + number)])
                 worked.append(time.thread_time() - work)
                 begun = time.monotonic()
-                record.writer.wait()
+                run.wait()
                 stalls.append(begun - began)
                 writings.append(time.monotonic() - begun)
             size = checkpoint_path(config.out, 100 + options.saves).stat().st_size

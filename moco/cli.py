@@ -57,6 +57,8 @@ NO_MEMORY = re.compile("MemoryError|OutOfMemoryError|can't allocate memory|not e
 """In what torch and numpy raise where memory is short."""
 RULERS = re.compile("─{2,}|-{3,}")
 """Of tyro's boxes; without a terminal that knows others they are of ASCII."""
+PYTHON_TYPES = re.compile(r"\.? Got errors: .*?$| into tuple type .*?$")
+"""Where tyro names types as Python writes them, behind those that --help shows."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C where there is nothing to save, or a second one."""
 
@@ -190,11 +192,11 @@ def _require_words(arguments: Sequence[str]) -> None:
 
 
 def _one_line(box: str) -> str:
-    """What a box says, without its frame, its rulers and the deeply indented help texts."""
+    """What a box says, without its frame, rulers, deeply indented help texts and the types that Python would write."""
     lines = [line.strip("│|") for line in box.splitlines() if not line.startswith(("╭", "╰", "+"))]
     told = [line.strip() for line in lines if len(line) - len(line.lstrip()) < HELP_INDENT]
     said = [section.strip(" ─-") for section in RULERS.split(" ".join(told)) if section.strip(" ─-")]
-    return "; ".join(text for text in said if not text.startswith("For full helptext"))
+    return "; ".join(PYTHON_TYPES.sub("", text) for text in said if not text.startswith("For full helptext"))
 
 
 def _known(given: str, names: Sequence[str] | dict[str, Any], what: str, where: str) -> str:
@@ -212,11 +214,11 @@ def _overview() -> str:
 
 def _recipes() -> str:
     lines = [f"  {name:<10} {recipe.about}" for name, recipe in RECIPES.items()]
-    lines.append(f"  {AUTO:<10} values for your images, this machine and --minutes (10), each told with its reason")
+    lines.append(f"  {AUTO:<10} picks settings for your images, this machine and --minutes (10), and explains each")
     return (
         "usage: moco pretrain RECIPE --data D --out RUN [flags]\n\n"
         + "\n".join(lines)
-        + "\n\nmoco pretrain RECIPE --help lists every flag with its symbol in the paper and its value in that recipe."
+        + "\n\nmoco pretrain RECIPE --help lists every flag with its symbol in the papers and its value in that recipe."
     )
 
 

@@ -17,7 +17,10 @@ ROWS = tuple(re.findall(r"^\| `(\w+)` \|", DESIGN.partition("## The house")[2], 
 """The rooms of the house from the top, as docs/design.md lists them."""
 
 CORE_TAKES = ("moco.errors", "moco.shapes", "moco.runtime.distributed", "moco.runtime.randomness", "moco.core")
-REPORT_TAKES = ("moco.errors", "moco.pretraining.config", "moco.pretraining.recipes", "moco.report")
+REPORT_TAKES = (
+    "moco.errors", "moco.runtime.configfile", "moco.runtime.fields", "moco.pretraining.config",
+    "moco.pretraining.health", "moco.pretraining.recipes", "moco.report",
+)  # fmt: skip
 STRANGERS = {("pretraining", "evaluation"), ("evaluation", "pretraining")}
 """Rooms that never import each other, though their order would allow one of the ways."""
 

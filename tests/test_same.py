@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.same.__main__ import Options, chosen, main
-from benchmarks.same.cases import CASES, Case
+from benchmarks.same.cases import CASES, GIVEN, INPUTS, Case
 from benchmarks.same.evidence import Outcome, digest, first_difference, gather, verdict
 from benchmarks.same.inputs import MAKERS, photo, write_photos
 from benchmarks.same.running import Side, attempt, side_by_side
@@ -29,7 +29,7 @@ RESULT = {"top1": 50.0, "lrs": [0.1, 1.0], "seconds": 2.5, "health": "fine"}
 
 def outcome(
     folder: Path, weights: dict[str, Tensor] = WEIGHTS, queue: float = 0.0, seconds: str = "1",
-    lines: list[dict[str, Any]] = LINES, result: dict[str, Any] = RESULT, features: float = 0.0,
+    lines: list[dict[str, Any]] = LINES, result: dict[str, Any] = RESULT, features: float = 0.0, kept: float = 0.0,
 ) -> Outcome:  # fmt: skip
     """What a case left: a run folder, an array of features, and a line on standard output."""
     checkpoints = folder / "run" / "checkpoints"
@@ -41,12 +41,16 @@ def outcome(
     events = [{"event": "resume", "step": int(seconds), "time": 0.1}]
     text = "".join(json.dumps(line) + "\n" for line in [*events, *lines])
     (folder / "run" / "metrics.jsonl").write_text(text, encoding="utf-8")
+    evaluations = folder / GIVEN / "evaluations"
+    evaluations.mkdir(parents=True)
+    (evaluations / "knn.json").write_text(json.dumps({"top1": kept, "seconds": seconds}), encoding="utf-8")
+    save_file({"given": torch.full((1,), float(seconds))}, folder / GIVEN / "encoder.safetensors")
     np.savez(folder / "features.npz", features=np.full((2, 2), features), paths=np.array(["a", "b"]))
     return Outcome(gather(folder, f"words for people\n{json.dumps(result)}\n"))
 
 
 def test_what_is_measured_does_not_count(tmp_path: Path) -> None:
-    """Times, speeds, events, words, metadata and older checkpoints may differ."""
+    """Times, speeds, events, words, metadata, older checkpoints and the weights that were given may differ."""
     later = [{**line, "time": line["time"] + 1, "images_per_second": 7.0} for line in LINES]
     before = outcome(tmp_path / "before")
     now = outcome(
@@ -73,6 +77,7 @@ def test_what_is_measured_does_not_count(tmp_path: Path) -> None:
         ({"lines": LINES[:1]}, "metrics line 2"),
         ({"result": {**RESULT, "lrs": [0.1, 3.0]}}, "result lrs 1"),
         ({"features": 1.0}, "features.npz features"),
+        ({"kept": 1.0}, "knn.json top1"),
     ],
 )
 def test_what_changed_is_found_and_named(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
@@ -165,8 +170,10 @@ def test_trees_are_those_of_the_commit_and_of_the_working_tree(tmp_path: Path) -
 
 def test_cases_read_what_is_made() -> None:
     """Every input of a case has its maker, names are unique, and unknown ones are refused."""
-    inputs = {word.rpartition("/")[2] for case in CASES for word in case.words if word.startswith("../../inputs/")}
-    assert inputs == set(MAKERS)
+    inputs = {word.rpartition("/")[2] for case in CASES for word in case.words if word.startswith(INPUTS)}
+    assert inputs | {"encoder"} == set(MAKERS)
+    assert all(any(case.takes(name) for case in CASES) for name in MAKERS)
+    assert all(case.takes("encoder") for case in CASES if "--weights" in case.words)
     assert len({case.name for case in CASES}) == len(CASES)
     assert [case.name for case in chosen(("knn", "queue"))] == ["knn", "queue"]
     assert chosen(()) == list(CASES)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from safetensors import deserialize
 
+from benchmarks.same.cases import GIVEN
+
 Part = dict[str, str]
 """The name of each tensor or number -> its value; a tensor's is its type, shape and SHA-256."""
 MEASURED = re.compile(r"^time$|second|memory")
@@ -35,14 +37,19 @@ class Outcome:
 
 def gather(folder: Path, said: str) -> dict[str, Part]:
     """The evidence in a case's folder and in what the command said: its last line, if that is a JSON object."""
-    encoders = sorted(folder.rglob("encoder.safetensors"))
-    checkpoints = sorted(folder.rglob("checkpoints/*.safetensors"))
+
+    def left(pattern: str) -> list[Path]:
+        return [path for path in sorted(folder.rglob(pattern)) if path.relative_to(folder).parts[0] != GIVEN]
+
+    encoders, checkpoints = left("encoder.safetensors"), left("checkpoints/*.safetensors")
     figures: Part = {}
-    for path in sorted(folder.rglob("metrics.jsonl")):
+    for path in left("metrics.jsonl"):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for number, line in enumerate((line for line in lines if "event" not in line), 1):
             figures |= numbers(line, f"metrics line {number}")
-    for path in sorted(folder.rglob("*.npz")):
+    for path in sorted(folder.rglob("evaluations/*.json")):  # also those in the run that was given
+        figures |= numbers(json.loads(path.read_text(encoding="utf-8")), path.name)
+    for path in left("*.npz"):
         with np.load(path, allow_pickle=False) as arrays:
             figures |= {f"{path.name} {name}": fingerprint(arrays[name]) for name in sorted(arrays)}
     last = (said.strip().splitlines() or [""])[-1]

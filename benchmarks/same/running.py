@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.same.cases import Case
+from benchmarks.same.cases import GIVEN, Case
 from benchmarks.same.evidence import Outcome, gather
 
 STOPPED = 75
@@ -70,6 +70,8 @@ def attempt(case: Case, side: Side) -> Generator[None, None, Outcome]:
     folder = side.folder / case.name
     folder.mkdir()
     try:
+        if case.takes("encoder"):
+            shutil.copytree(side.folder.parent / "inputs" / "encoder", folder / GIVEN)
         if case.stop_after is not None:
             error = yield from call(side, case.words, folder, case.ranks, case.stop_after)
             if error:

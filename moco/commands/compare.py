@@ -13,8 +13,8 @@ from moco.evaluation.config import RANDOM
 from moco.interop.supervised import PREFIX
 from moco.runtime.fields import flag
 from moco.transfer.config import CompareConfig
+from moco.transfer.evaluator import RESULT
 from moco.transfer.recipes import TASKS
-from moco.transfer.record import RESULT
 
 NOTABLE = 0.5
 """Points from which on the papers colour a difference."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moco.errors import BadInputError
-from moco.explore.config import ExploreConfig
+from moco.explore.config import FEWEST_IMAGES, ExploreConfig
 from moco.runtime.fields import check
 from moco.runtime.files import replace_file, require_file_name, takes_files
 
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from moco.explore.embedding import Collection, Embedding
 
 MOST_RUNS = 2
-FEWEST_IMAGES, STATIC_IMAGES = 2, 3000
-MOST_IMAGES, MOST_CLUSTERS = 200_000, 1000
+STATIC_IMAGES = 3000
 THUMBNAIL_SIDE, TILE_SIDE, QUALITY = 128, 48, 80
 LOCAL = "127.0.0.1"
 
@@ -60,14 +59,6 @@ def _check(config: ExploreConfig) -> None:
     if not 1 <= len(config.runs) <= MOST_RUNS:
         raise BadInputError(f"{len(config.runs)} runs are given: expected moco explore RUN, or two runs to compare")
     check(config)
-    if not 0 <= config.port <= 65535:
-        raise BadInputError(f"--port is {config.port}: expected 0 to 65535")
-    if not FEWEST_IMAGES <= config.images <= MOST_IMAGES:
-        raise BadInputError(f"--images is {config.images}: expected {FEWEST_IMAGES} to {MOST_IMAGES}")
-    if not config.map_seconds > 0:
-        raise BadInputError(f"--map-seconds is {config.map_seconds}: expected a number more than 0")
-    if not 1 <= config.clusters <= MOST_CLUSTERS:
-        raise BadInputError(f"--clusters is {config.clusters}: expected 1 to {MOST_CLUSTERS}")
     if config.static is not None and not config.static.parent.is_dir():
         raise BadInputError(f"--static {config.static}: there is no folder {config.static.parent}: make it first")
     if config.static is not None:

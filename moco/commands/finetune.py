@@ -20,7 +20,7 @@ from moco.evaluation.session import (
     session,
     with_workers,
 )
-from moco.evaluation.unfinished import unfinished
+from moco.evaluation.statefile import state_file
 from moco.runtime import distributed
 from moco.runtime.checkpoint import save_tensors
 from moco.runtime.files import require_file_name
@@ -42,11 +42,11 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         )  # fmt: skip
 
         def train(subject: Subject, title: str, part: str = "") -> tuple[nn.Module, Scores, float]:
-            left = unfinished(config, backbone_digest(subject.encoder), images.train, part)
+            state = state_file(config, backbone_digest(subject.encoder), images.train, part)
+            model, seconds = train_network(subject, images.train, recipe, title, state)
             started = time.monotonic()
-            model = train_network(subject, images.train, recipe, title, left)
             found = score_network(model, subject, images.test, title)
-            seconds = round(time.monotonic() - started + left.seconds, 2)
+            seconds = round(seconds + time.monotonic() - started, 2)
             say(f"{title}: top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% ({recipe.steps} steps, {seconds:.0f} s)")
             return model, found, seconds
 

@@ -7,8 +7,8 @@ from typing import Any
 from moco.core.encoder import Encoder
 from moco.evaluation.config import RANDOM, KnnConfig
 from moco.evaluation.knn import knn_scores
-from moco.evaluation.scores import Scores, in_detail
-from moco.evaluation.session import at_random, keep, labelled, say, session, workers_for
+from moco.evaluation.scores import Scores, beside, in_detail
+from moco.evaluation.session import at_random, keep, labelled, labels_of, say, session, workers_for
 
 
 def run(config: KnnConfig) -> dict[str, Any]:
@@ -30,13 +30,17 @@ def run(config: KnnConfig) -> dict[str, Any]:
             **found.figures, "weights": config.weights, "data": config.data, "bank": bank, "queries": queries,
             "seconds": round(seconds, 2),
         }  # fmt: skip
-        beside = ""
+        compared = ""
         if config.baseline and config.weights != RANDOM:
             random = evaluate(at_random(config, subject).encoder, "kNN, random weights")
-            result["baselines"] = {"random": random.figures}
-            beside = f"; random weights {random.top1:.2f}%"
+            gain = beside(found, random, labels_of(images.test))
+            result["baselines"] = {"random": gain}
+            compared = (
+                f"; random weights {random.top1:.2f}% ({gain['difference']:+.2f} points, "
+                f"95% interval {gain['low']:+.2f} to {gain['high']:+.2f})"
+            )
         say(
-            f"{config.weights}: kNN top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}%{beside} "
+            f"{config.weights}: kNN top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}%{compared} "
             f"({queries} queries, {bank} images in the bank)"
         )
         keep(config, result, **in_detail(images.test, found.predicted))

@@ -19,8 +19,8 @@ from moco.evaluation.knn import knn
 from moco.evaluation.vitals import vitals
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
+from moco.pretraining.monitor import Checkup, Monitor
 from moco.pretraining.prepare import build_batches
-from moco.pretraining.record import Checkup, Monitor
 from moco.runtime import distributed
 from moco.runtime.device import resolve_device, resolve_precision
 from moco.runtime.fields import check
@@ -57,7 +57,7 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
 
     def monitor(encoder: Encoder) -> dict[str, float]:
         figures = knn(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
-        return {f"knn_{name}": value for name, value in figures.items()}
+        return {f"knn_{name}": value for name, value in figures.items()} | {"knn_queries": float(len(queries))}
 
     return monitor
 

@@ -1,6 +1,5 @@
 """`moco report`: computes what the page shows of encoders and images, where it is missing, and writes the page."""
 
-import dataclasses
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -9,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from moco.errors import BadInputError
-from moco.pretraining.config import PretrainConfig
 from moco.report.config import ReportConfig
-from moco.report.embedding_map import MOST_POINTS
 from moco.report.page import page
-from moco.report.runs import GALLERY, distinct_names, read_run
+from moco.report.runs import GALLERY, distinct_names, read_config, read_run
 from moco.report.transfer import is_transfer
 from moco.runtime.fields import check
 from moco.runtime.files import replace_file, require_file_name
@@ -24,10 +21,6 @@ def run(config: ReportConfig) -> dict[str, Any]:
     if not config.runs:
         raise BadInputError("no run is given: moco report RUN, or several of them")
     check(config)
-    if not 1 <= config.map_images <= MOST_POINTS:
-        raise BadInputError(f"--map-images is {config.map_images}: expected 1 to {MOST_POINTS}")
-    if not config.map_seconds > 0:
-        raise BadInputError(f"--map-seconds is {config.map_seconds}: expected a number more than 0")
     for folder in config.runs:
         read_run(folder)  # a mistake in the last name is told before the first is worked on
     out = config.out or config.runs[0] / "report.html"
@@ -69,15 +62,13 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
     from moco.evaluation.features import Encoding
     from moco.explore.gallery import Scope, file_digest, gallery, is_here
     from moco.interop.checkpoints import load_weights
-    from moco.runtime.configfile import from_json
-    from moco.runtime.device import resolve_device, resolve_precision, set_threads
+    from moco.runtime.device import isolated, resolve_device, resolve_precision, set_threads
 
     weights_file = folder / "encoder.safetensors"
     if not weights_file.is_file():
         raise BadInputError("the run has not written an encoder.safetensors yet")
     path = folder / "evaluations" / f"{GALLERY}.json"
-    given = _with_new_fields((folder / "config.json").read_bytes())
-    trained = from_json(PretrainConfig, given, folder / "config.json")
+    trained = read_config(read_run(folder).config, folder / "config.json")
     data = config.data or trained.data
     key = {"weights": file_digest(weights_file), "data": data, "map_images": config.map_images}
     if _stored(path) == key:
@@ -85,14 +76,15 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
     if config.data is None and not is_here(data):
         raise BadInputError(f"its images ({data}) are no longer there: give --data")
     say(f"{folder}: computing views, neighbours and map of {data}")
-    set_threads(config.threads)
     device = resolve_device(config.device)
     weights, splits = load_weights(str(folder)), load(data)
     how = Encoding(
         weights.encoder.plan.image_size, weights.mean, weights.std, precision=resolve_precision("auto", device)
     )
     scope = Scope(config.map_images, map_seconds=config.map_seconds)
-    content = gallery(weights.encoder.to(device), splits, trained, how, scope)
+    with isolated(device):
+        set_threads(config.threads)
+        content = gallery(weights.encoder.to(device), splits, trained, how, scope)
     _write(path, json.dumps({**content, "of": {**key, "map_images": config.map_images}}) + "\n")
     return ()
 
@@ -104,21 +96,6 @@ def _stored(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return of if isinstance(of, dict) else {}
-
-
-def _with_new_fields(text: bytes) -> str:
-    """A config with the defaults of fields that were added since: an older run can be shown, if not gone on with."""
-    try:
-        values = json.loads(text)
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        return text.decode("utf-8", "replace")
-    fields = dataclasses.fields(PretrainConfig)
-    defaults = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
-    known = {field.name for field in fields} | {"version"}
-    kept = {name: value for name, value in values.items() if name in known}
-    return json.dumps({**defaults, **kept})
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,18 +1,19 @@
 """`moco resume`: go on with a run by its own config."""
 
 import dataclasses
-import json
 from typing import Any
 
 from moco.commands import pretrain, transfer
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig, ResumeConfig
-from moco.runtime.configfile import from_json
+from moco.runtime.configfile import from_json, read_command
+from moco.runtime.fields import check
 from moco.transfer.config import TransferConfig
 
 
 def run(config: ResumeConfig) -> dict[str, Any]:
     """`moco resume`: go on with a run by its own config."""
+    check(config)
     path = config.run / "config.json"
     if not path.is_file():
         raise BadInputError(f"{config.run}: no run to go on with, expected a folder with a config.json")
@@ -21,16 +22,12 @@ def run(config: ResumeConfig) -> dict[str, Any]:
     }  # fmt: skip
     if config.workers is not None:
         now["workers"] = config.workers
-    if is_transfer(path.read_bytes()):
-        return transfer.run(dataclasses.replace(from_json(TransferConfig, path.read_bytes(), path), **now))
-    settled = from_json(PretrainConfig, path.read_bytes(), path)
-    return pretrain.run(dataclasses.replace(settled, **now))
-
-
-def is_transfer(config: bytes) -> bool:
-    """Whether a run's config is that of a transfer: only these have a task."""
-    try:
-        values = json.loads(config)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and "task" in values
+    content = path.read_bytes()
+    command = read_command(content, path)
+    if command == "pretrain":
+        return pretrain.run(dataclasses.replace(from_json(PretrainConfig, content, path), **now))
+    if command == "transfer":
+        return transfer.run(dataclasses.replace(from_json(TransferConfig, content, path), **now))
+    raise BadInputError(
+        f"{path}: a run of {command!r}: expected one of pretrain or transfer, which can be gone on with"
+    )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.bench.alone import alone
-from moco.errors import BadInputError
+from moco.errors import BadInputError, StoppedError
 from moco.report.markup import duration
 from moco.runtime.configfile import finite
 from moco.runtime.fields import check
@@ -24,7 +24,7 @@ from moco.study.config import StudyConfig
 from moco.study.definition import Arm, Study, find_study
 from moco.study.page import study_page
 from moco.study.plan import Cell, asked_for, cells, equal_budget, fitting, keep_plan, kept_plan, recipe_of
-from moco.study.running import FINISHED, Result, StoppedError, collect, finished, keep_result, kept_result, run_cell
+from moco.study.running import FINISHED, Result, collect, finished, keep_result, kept_result, run_cell
 from moco.study.verdict import verdict
 
 START = 6.0

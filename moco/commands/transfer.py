@@ -1,28 +1,25 @@
 """`moco transfer`: one run, or several trials of it with their mean and standard deviation."""
 
 import dataclasses
-import functools
 import json
 import statistics
 from typing import Any
-
-import torch
 
 from moco.errors import BadInputError, DivergedError
 from moco.evaluation.session import named_weights
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
 from moco.runtime.configfile import from_json, to_json
-from moco.runtime.device import cores, resolve_device, resolve_precision, set_threads
+from moco.runtime.device import cores, isolated, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import flag
-from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, earlier_of
+from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, read_earlier
 from moco.runtime.runlog import read_status, write_text
 from moco.runtime.signals import EXIT_CODE, StopRequest
 from moco.transfer.config import TransferConfig, check_transfer
+from moco.transfer.evaluator import keep_fingerprint, keep_result, require_same_files
 from moco.transfer.examples import Examples, open_examples
 from moco.transfer.loop import fine_tune
 from moco.transfer.recipes import TASKS
-from moco.transfer.record import keep, keep_fingerprint, require_same_files
 from moco.transfer.sampling import build_passes
 
 FREE = HOW_NOT_WHAT | {"evaluate_every", "shown_images"}
@@ -34,21 +31,25 @@ def run(config: TransferConfig) -> dict[str, Any]:
     check_transfer(config)
     distributed.start(resolve_device(config.device), config.timeout)
     try:
-        config = resolve(config)
-        earlier = distributed.from_first(lambda: _earlier(config))
-        if earlier.get("state") == "done":
-            return {**earlier["result"], "already_done": True}
-        task = TASKS[config.task]
-        train, test = (open_examples(task.layout, config.data, split) for split in ("train", "test"))
-        require_fitting(train, test, config)
-        distributed.from_first(lambda: require_same_files(config, train, test))
-        # what the program that called this draws stays as it was
-        with torch.random.fork_rng(devices=[]), StopRequest() as request:
-            if config.trials == 1:
-                return fine_tune(config, weights_of(config), train, test, request)
-            return trials(config, train, test, request)
+        with isolated(resolve_device(config.device)):
+            return _run(resolve(config))
     finally:
         distributed.stop()
+
+
+def _run(config: TransferConfig) -> dict[str, Any]:
+    """`run` of a resolved config, with the other processes."""
+    earlier = _earlier(config)
+    if earlier.get("state") == "done":
+        return {**earlier["result"], "already_done": True}
+    task = TASKS[config.task]
+    train, test = (open_examples(task.layout, config.data, split) for split in ("train", "test"))
+    require_fitting(train, test, config)
+    distributed.from_first(lambda: require_same_files(config, train, test))
+    with StopRequest() as request:
+        if config.trials == 1:
+            return fine_tune(config, weights_of(config), train, test, request)
+        return trials(config, train, test, request)
 
 
 def trials(config: TransferConfig, train: Examples, test: Examples, request: StopRequest) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def trials(config: TransferConfig, train: Examples, test: Examples, request: Sto
         "seconds": seconds, "step": config.max_steps,
     }  # fmt: skip
     if distributed.rank() == 0:
-        keep(config, summary)
+        keep_result(config, summary)
         _status(config, "done", exit_code=0, result=summary)
         if not config.json:
             print("  ".join(f"{name} {means[name]:.2f} ± {deviation[name]:.2f}" for name in names), flush=True)
@@ -120,13 +121,16 @@ def weights_of(config: TransferConfig) -> Weights:
 
 
 def _earlier(config: TransferConfig) -> dict[str, Any]:
-    """As `earlier_of`; where there are several trials there may be more of them now, or fewer."""
+    """As `read_earlier`; where there are several trials there may be more of them now, or fewer."""
+    count = distributed.from_first(lambda: _earlier_trials(config))
+    if config.trials > 1 and count not in (None, 1, config.trials):
+        return {**read_earlier(dataclasses.replace(config, trials=count), FREE), "state": "running"}
+    return read_earlier(config, FREE)
+
+
+def _earlier_trials(config: TransferConfig) -> int | None:
     path = config.out / "config.json"
-    if config.trials > 1 and path.is_file():
-        count = from_json(TransferConfig, path.read_bytes(), path).trials
-        if count not in (1, config.trials):
-            return {**earlier_of(dataclasses.replace(config, trials=count), FREE), "state": "running"}
-    return earlier_of(config, FREE)
+    return from_json(TransferConfig, path.read_bytes(), path).trials if path.is_file() else None
 
 
 def _trial(
@@ -135,7 +139,7 @@ def _trial(
     """The result of a trial, which is run where it is not done yet."""
     own = dataclasses.replace(config, trials=1, seed=config.seed + number, out=config.out / f"trial-{number}")
     try:
-        earlier = distributed.from_first(functools.partial(earlier_of, own, FREE))
+        earlier = read_earlier(own, FREE)
         if earlier.get("state") == "done":
             return dict(earlier["result"])
         return fine_tune(own, weights_of(own), train, test, request)
@@ -147,7 +151,7 @@ def _trial(
 def _begin(config: TransferConfig, train: Examples, test: Examples) -> None:
     """The folder of all trials: what they are, and of which files."""
     config.out.mkdir(parents=True, exist_ok=True)
-    write_text(config.out / "config.json", to_json(config))
+    write_text(config.out / "config.json", to_json(config, "transfer"))
     keep_fingerprint(config, train, test)
     _status(config, "running")
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from moco.data.images import Images
 from moco.errors import BadInputError, one_line
+from moco.runtime import distributed
 from moco.runtime.randomness import Integers, IntegersLike, Stream, permuted
 
 TRIES = 20
@@ -28,6 +29,11 @@ class Replaced:
     by: str
     """The image in its place."""
     reason: str
+
+    @property
+    def sentence(self) -> str:
+        """For people, on one line."""
+        return one_line(f"{self.by} stands in for {self.reason}")
 
 
 class ChosenImages:
@@ -94,6 +100,10 @@ class Damage:
         new = list({one.index: one for one in replaced if one.index not in self.names}.values())
         self.names |= {one.index: one.name for one in new}
         return new
+
+    def gather(self, replaced: Iterable[Replaced]) -> list[Replaced]:
+        """Count those of every rank's part of a batch; returns those that were not known yet."""
+        return self.add(one for part in distributed.gather_values(tuple(replaced)) for one in part)
 
     def check(self, steps: int) -> None:
         """Raise BadInputError, with the first paths, where they are too many of the images seen in so many steps."""

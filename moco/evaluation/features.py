@@ -17,8 +17,9 @@ from moco.data.images import Images
 from moco.data.loader import load_ahead
 from moco.data.replacement import ChosenImages
 from moco.data.views import Look, make_views
-from moco.runtime.device import Precision, autocast
+from moco.runtime.device import autocast
 from moco.runtime.distributed import gather, rank, world_size
+from moco.runtime.fields import Precision
 from moco.runtime.progress import shown
 from moco.runtime.randomness import Stream
 from moco.shapes import Features, Image, Square

@@ -3,15 +3,18 @@
 import copy
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import get_total_norm
 
 from moco.data.augment import Augmentation
 from moco.data.images import Images
 from moco.data.loader import ViewBatches
-from moco.errors import BadInputError, DivergedError
+from moco.data.replacement import Damage
+from moco.errors import BadInputError
 from moco.evaluation.classifiers import MOMENTUM, new_classifier
 from moco.evaluation.features import outputs
 from moco.evaluation.scores import Scores, scores
@@ -20,10 +23,14 @@ from moco.evaluation.session import (
     fitting_batch,
     labels_of,
 )
-from moco.evaluation.unfinished import Unfinished
+from moco.evaluation.statefile import build_run, is_save_due, stop, warn_of_damage
 from moco.runtime import distributed
+from moco.runtime.checkpoint import StateFile
 from moco.runtime.device import autocast
+from moco.runtime.progress import shown
+from moco.runtime.run import is_finite
 from moco.runtime.schedule import Schedule
+from moco.runtime.signals import StopRequest
 
 CROP_AND_FLIP = Augmentation((0.2, 1.0), (0.0, 0.0, 0.0, 0.0), jitter_probability=0.0, grey_probability=0.0)
 """Crops of at least a fifth of the image: in few epochs smaller ones cost more than they bring."""
@@ -43,9 +50,16 @@ class Finetuning:
     seed: int = 0
 
 
+class Trained(NamedTuple):
+    """A network, and the seconds that its training took, those of earlier commands among them."""
+
+    network: nn.Module
+    seconds: float
+
+
 def finetuned(subject: Subject, train: Images, test: Images, recipe: Finetuning, title: str | None = None) -> Scores:
     """Train a copy of the subject's backbone with a classifier, and score it on the test images."""
-    return score_network(train_network(subject, train, recipe, title), subject, test, title)
+    return score_network(train_network(subject, train, recipe, title).network, subject, test, title)
 
 
 def score_network(model: nn.Module, subject: Subject, test: Images, title: str | None = None) -> Scores:
@@ -55,13 +69,13 @@ def score_network(model: nn.Module, subject: Subject, test: Images, title: str |
 
 
 def train_network(
-    subject: Subject, train: Images, recipe: Finetuning, title: str | None = None, left: Unfinished | None = None
-) -> nn.Module:
-    """A copy of the subject's backbone and a new classifier (`backbone`, `fc`), trained on labelled images.
+    subject: Subject, train: Images, recipe: Finetuning, title: str | None = None, state: StateFile | None = None
+) -> Trained:
+    """Train a copy of the subject's backbone and a new classifier (`backbone`, `fc`) on labelled images.
 
     Batches are random crops and flips, a pure function of the seed. Several processes share each batch. The subject
-    stays as it was. What is `left` of a training goes on. Raises DivergedError where the loss is no longer finite,
-    BadInputError for batches of one image.
+    stays as it was. The training goes on from its `state`, where that has a place. Raises DivergedError where loss or
+    gradient are no longer finite, StoppedError after a signal, and BadInputError for batches of one image.
     """
     encoder, how = subject.encoder, subject.how
     device = next(encoder.parameters()).device
@@ -82,25 +96,41 @@ def train_network(
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     truth = torch.from_numpy(labels_of(train)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay)
-    wrapped, loss, left = distributed.wrap(model), torch.zeros(()), left or Unfinished()
-    with torch.random.fork_rng(devices=[]):  # of networks with dropout
-        torch.manual_seed(recipe.seed)
+    wrapped, damage = distributed.wrap(model), Damage(len(train), batch_size)
+    run = build_run(title or "fine-tuning", state, {"net": model}, optimizer, recipe.steps)
+    with torch.random.fork_rng(devices=[]), StopRequest(active=state is not None) as request:
+        torch.manual_seed(recipe.seed)  # of networks with dropout
         model.train()
-        for step, batch in left.batches(batches, recipe.steps, how.workers, {"net": model}, optimizer, title):
-            x, _, index, _ = batch.to(str(device))
+        start = run.restore()
+        loaded = shown(batches.run(start, recipe.steps, how.workers), title, recipe.steps - start)
+        for step, batch in enumerate(loaded, start):
+            x, _, index, replaced = batch.to(str(device))
             optimizer.param_groups[0]["lr"] = schedule(step)
             with autocast(how.precision, device.type):
                 logits = wrapped(x)
             loss = F.cross_entropy(logits.float(), truth[index])
             optimizer.zero_grad()
             torch.autograd.backward(loss)
+
+            norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            flags = (not is_finite(norm, loss), request.noted, is_save_due(run), bool(replaced))
+            diverged, stopping, due, damaged = distributed.on_any_rank(device.type, *flags)
+            if damaged:
+                warn_of_damage(damage, replaced)
+            if diverged:
+                raise run.diverge(step, [loss], norm, f"give a smaller learning rate (now lr {recipe.lr:g})")
             optimizer.step()
-    if distributed.on_any_rank(str(device), not bool(torch.isfinite(loss)))[0]:
-        raise DivergedError(f"fine-tuning diverged at lr {recipe.lr:g}: give a smaller learning rate")
+
+            run.advance(step + 1)
+            if stopping or due:
+                run.save(step + 1)
+            if stopping:
+                raise stop(run, state, step + 1)
+    run.finish(recipe.steps, device.type)
     for buffer in model.buffers():
         if buffer.is_floating_point():  # running statistics of the ranks
             buffer.copy_(distributed.mean(buffer))
-    return model
+    return Trained(model, run.log.seconds)
 
 
 def with_classifier(subject: Subject, classes: int, seed: int) -> nn.Module:

@@ -1,16 +1,17 @@
 """A linear classifier on the frozen backbone (v1, 4.1): the papers' protocol, and a fast one on kept features."""
 
-import time
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils import get_total_norm
 
 from moco.core.encoder import Encoder
 from moco.data.augment import Augmentation
 from moco.data.derived import Mirrored, Subset
 from moco.data.images import Images, Labels
 from moco.data.loader import ViewBatches
+from moco.data.replacement import Damage
 from moco.data.splits import hold_out_tenth
 from moco.errors import VoidError
 from moco.evaluation.classifiers import (
@@ -32,10 +33,13 @@ from moco.evaluation.session import (
     fitting_batch,
     labels_of,
 )
-from moco.evaluation.unfinished import unfinished
+from moco.evaluation.statefile import build_run, is_save_due, state_file, stop, warn_of_damage
 from moco.runtime import distributed
 from moco.runtime.device import autocast
+from moco.runtime.progress import shown
+from moco.runtime.run import is_finite
 from moco.runtime.schedule import Schedule
+from moco.runtime.signals import StopRequest
 
 CROP_AND_FLIP = Augmentation((0.08, 1.0), (0.0, 0.0, 0.0, 0.0), jitter_probability=0.0, grey_probability=0.0)
 """Views of labelled images: torchvision's random resized crop with its default scale, and flip (the authors' code)."""
@@ -104,23 +108,41 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
     truth = torch.from_numpy(labels_of(train)).to(device)
     fc = new_classifier(encoder.num_features, len(images.classes), config.seed).to(device)
     optimizer = torch.optim.SGD(fc.parameters(), config.lr, MOMENTUM, weight_decay=0)
-    model = distributed.wrap(fc)
-    left, started = unfinished(config, backbone_digest(encoder), train), time.monotonic()
-    with evaluating(encoder.backbone), torch.random.fork_rng(devices=[]):
-        for step, batch in left.batches(batches, steps, how.workers, {"fc": fc}, optimizer, title):
-            x, _, index, _ = batch.to(str(device))
+    model, state = distributed.wrap(fc), state_file(config, backbone_digest(encoder), train)
+    run, damage = build_run(title, state, {"fc": fc}, optimizer, steps), Damage(len(train), batch_size)
+    saves = StopRequest(active=state is not None)
+    with evaluating(encoder.backbone), torch.random.fork_rng(devices=[]), saves as request:
+        start = run.restore()
+        loaded = shown(batches.run(start, steps, how.workers), title, steps - start)
+        for step, batch in enumerate(loaded, start):
+            x, _, index, replaced = batch.to(str(device))
             with torch.no_grad(), autocast(how.precision, device.type):
                 h = encoder.backbone(x)
             loss = F.cross_entropy(model(h.float()), truth[index])
             optimizer.zero_grad()
             torch.autograd.backward(loss)
+
+            norm = get_total_norm([p.grad for p in fc.parameters() if p.grad is not None])
+            flags = (not is_finite(norm, loss), request.noted, is_save_due(run), bool(replaced))
+            diverged, stopping, due, damaged = distributed.on_any_rank(device.type, *flags)
+            if damaged:
+                warn_of_damage(damage, replaced)
+            if diverged:
+                raise run.diverge(step, [loss], norm, f"give a smaller --lr (now {config.lr:g})")
             optimizer.param_groups[0]["lr"] = schedule(step)
             optimizer.step()
-    seconds = (left.seconds + time.monotonic() - started) / config.epochs
+
+            run.advance(step + 1)
+            if stopping or due:
+                run.save(step + 1)
+            if stopping:
+                raise stop(run, state, step + 1)
+    run.finish(steps, device.type)
+    seconds = run.log.seconds / config.epochs
     test = encode(encoder, images.test, how, title=f"{title}: encoding {len(images.test)} images")
     classifier = Classifiers(fc.weight.detach().T.cpu(), fc.bias.detach().cpu(), len(images.classes))
     found = scores(classifier.logits(test), labels_of(images.test))
-    return found, {"lr": config.lr, "seconds_per_epoch": round(seconds, 3), "seconds_before": left.seconds}
+    return found, {"lr": config.lr, "seconds_per_epoch": round(seconds, 3), "seconds_before": run.log.earlier}
 
 
 def evaluate(subject: Subject, images: Labelled, config: LinearConfig, title: str = "linear") -> Evaluated:

@@ -1,5 +1,6 @@
 """What predictions are worth: accuracies, and how certain it is that two of them differ."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +72,12 @@ def paired_interval(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> Int
     difference = only_a - only_b
     reach = Z_95 * math.sqrt((only_a + only_b - difference**2) / len(a))
     return Interval(*(round(100 * value, 3) for value in (difference, difference - reach, difference + reach)))
+
+
+def beside(found: Scores, baseline: Scores, truth: Labels) -> dict[str, float]:
+    """A baseline's `top1` and `top5`, and `difference`, `low` and `high`: by how much `found` is better, paired."""
+    interval = paired_interval((found.predicted == truth).tolist(), (baseline.predicted == truth).tolist())
+    return {**baseline.figures, **dataclasses.asdict(interval)}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -23,12 +23,12 @@ from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, EvaluationConfig, KeptConfig, result_name
 from moco.evaluation.features import Encoding
 from moco.evaluation.refusals import kept_in, require_fitting, require_own_flags, require_place
-from moco.evaluation.unfinished import forget
+from moco.evaluation.statefile import remove_state_files
 from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import digest
 from moco.runtime.configfile import to_json
-from moco.runtime.device import resolve_device, resolve_precision, set_threads
+from moco.runtime.device import isolated, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check
 from moco.runtime.runlog import write_text
 
@@ -56,20 +56,20 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
     check(config)
     require_own_flags(config)
     require_place(config)
-    set_threads(config.threads)
     device = resolve_device(config.device)
     together = distributed.world_size() > 1  # by the program that called this
     distributed.start(device)
     try:
-        named = named_weights(config.weights, config.like, config.arch, config.stem, config.image_size, config.seed)
-        weights = placed(named, device)
-        output: Output = getattr(config, "features", "backbone")
-        how = Encoding(
-            config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
-            config.batch_size, resolve_precision(config.precision, device), unit=False,
-        )  # fmt: skip
-        require_fitting(weights.encoder, how.image_size, device)
-        with watch_loading("Then give the command again"):
+        with isolated(device), watch_loading("Then give the command again"):
+            set_threads(config.threads)
+            named = named_weights(config.weights, config.like, config.arch, config.stem, config.image_size, config.seed)
+            weights = placed(named, device)
+            output: Output = getattr(config, "features", "backbone")
+            how = Encoding(
+                config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
+                config.batch_size, resolve_precision(config.precision, device), unit=False,
+            )  # fmt: skip
+            require_fitting(weights.encoder, how.image_size, device)
             yield Subject(weights, how)
     finally:
         if not together:
@@ -226,7 +226,7 @@ def keep(config: KeptConfig, result: Mapping[str, Any], **more: Any) -> None:
         folder.mkdir(exist_ok=True)
         content = {**result, **more, "config": json.loads(to_json(config))}
         write_text(folder / f"{result_name(config)}.json", json.dumps(content, indent=2) + "\n")
-        forget(config, folder)
+        remove_state_files(config, folder)
     except OSError as error:
         raise BadInputError(f"{folder}: cannot be written ({error.strerror}): the result is lost") from error
 

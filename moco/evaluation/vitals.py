@@ -1,4 +1,4 @@
-"""How the features and the queue of a run are, measured on a few of its own images and keys."""
+"""How the views, the features and the queue of a run are, measured on a few of its own images and keys."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,8 +11,9 @@ from moco.core.encoder import Encoder
 from moco.data.loader import ViewBatches
 from moco.evaluation.alignment import EPOCH, alignment, effective_rank, uniformity
 from moco.evaluation.features import evaluating
-from moco.runtime.device import Precision, autocast
+from moco.runtime.device import autocast
 from moco.runtime.distributed import gather, rank, world_size
+from moco.runtime.fields import Precision
 from moco.runtime.randomness import Integers, Stream
 from moco.shapes import Features, Views
 
@@ -22,6 +23,10 @@ KEYS = 64
 """Newest and oldest keys, each, whose views are encoded once more: the mean cosine is then known to about 0.01."""
 BETWEEN = 32
 """Keys of a third and of two thirds of the greatest age, each."""
+BLANK = 4 / 255
+"""A view is blank where no channel varies by more than this, in [0, 1]: noise of JPEG on one colour stays below."""
+DARK = 0.1
+"""A view is dark where no value is above this; 12 bits stored in 16 end at 0.06."""
 AT_A_TIME = 64
 """Views encoded at a time; 64 of 224 pixels take ResNet-50 half a GiB."""
 
@@ -38,19 +43,31 @@ def vitals(
 ) -> dict[str, float]:
     """What `health.diagnose` wants to know of the encoder f_q, and of `dictionary` and f_k where that is a queue.
 
-    Of the head's vectors of two views of each of 256 images: `effective_rank`, `head_alignment`, `head_uniformity`.
-    With a queue: `key_figures`. Costs at most 512 + 192 forward passes, which the ranks share: each must call it.
+    Two views are drawn of each of 256 images. Of the first ones: `blank_views` and `dark_views`, in percent. Of the
+    head's vectors: `effective_rank`, `head_alignment`, `head_uniformity`. With a queue: `key_figures`.
+    Costs at most 512 + 192 forward passes, which the ranks share: each must call it.
     Nothing of the run is changed.
     """
     f_q, f_k, queue = (modules.get(name) for name in ("f_q", "f_k", "dictionary"))
     assert isinstance(f_q, Encoder)
     images = np.linspace(0, len(batches.images) - 1, min(IMAGES, len(batches.images))).astype(np.int64)
 
+    extremes = dict[Stream, list[Tensor]]()
+
     def views(stream: Stream) -> Features:
-        return _encode(f_q, lambda rows: batches.make_views(images[rows], EPOCH, (stream,))[0], len(images), precision)
+        def draw(rows: Integers) -> Views:
+            x = batches.make_views(images[rows], EPOCH, (stream,))[0]
+            extremes.setdefault(stream, []).append(torch.stack([x.amin((2, 3)), x.amax((2, 3))], 1))
+            return x
+
+        return _encode(f_q, draw, len(images), precision)
 
     z_1, z_2 = views(Stream.VIEW_QUERY), views(Stream.VIEW_KEY)
+    seen = gather(torch.cat(extremes[Stream.VIEW_QUERY]).to(next(f_q.parameters()).device))[: len(images)].cpu()
+    lowest, highest = (seen * torch.tensor(batches.std) + torch.tensor(batches.mean)).unbind(1)  # (n, 3) in [0, 1]
     figures = {
+        "blank_views": 100 * float(((highest - lowest).amax(1) < BLANK).float().mean()),
+        "dark_views": 100 * float((highest.amax(1) < DARK).float().mean()),
         "effective_rank": effective_rank(z_1),
         "head_alignment": alignment(z_1, z_2),
         "head_uniformity": uniformity(z_1),

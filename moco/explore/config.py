@@ -1,40 +1,41 @@
-"""The settings of `moco explore`: a field is a flag, its docstring the flag's help."""
+"""The settings of `moco explore`: a field is a flag, and its docstring or its type says the help text."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
+
+from moco.evaluation.config import EncodedAtOnce
+from moco.runtime.fields import Device, JsonOutput, Range, Seconds, Threads, Workers
+
+FEWEST_IMAGES = 2
+"""On a map."""
 
 
 @dataclass(frozen=True)
 class ExploreConfig:
-    """A local page to look into an encoder: a map of the images, and the neighbours of any image."""
+    """Serve a local page to look into an encoder: a map of the images, and the neighbours of any image."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """A run folder, or two to be compared."""
+    """A run folder, or two to compare."""
     data: str | None = None
     """Images, as for pretrain, with labels or without; by default those of the (first) run."""
     split: Literal["train", "val", "test"] | None = None
-    """Which images; by default train."""
-    images: int = 50_000
+    """Split to show; by default train."""
+    images: Annotated[int, Range(FEWEST_IMAGES, 200_000)] = 50_000
     """Images on the map, at most, spread evenly over the split."""
-    map_seconds: float = 300.0
-    """Time that a map may take, about. It is kept in the run folder."""
-    clusters: int = 20
-    """Groups of similar images (k-means), to colour the map by."""
-    port: int = 8765
-    """Port that the page is served at, on this machine only (0: any free one). From another machine, forward it:
+    map_seconds: Seconds = 300.0
+    """Seconds that a map may take, about. The map is kept in the run folder."""
+    clusters: Annotated[int, Range(1, 1000)] = 20
+    """Clusters of similar images (k-means), by which the map can be coloured."""
+    port: Annotated[int, Range(0, 65535)] = 8765
+    """Port of the page, which only this machine reaches (0: any free one). From another machine, forward it:
     ssh -L 8765:127.0.0.1:8765 HOST."""
     static: Path | None = None
-    """Write one self-contained HTML page of at most 3,000 of the images here, and serve nothing."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to encode the images."""
-    batch_size: int = 256
-    """Images encoded at a time."""
-    workers: int | None = None
-    """Processes that load images; by default none for small images, which are held in memory, else one per core."""
-    threads: int | None = None
-    """Threads inside an operation; by default all cores."""
-    json: bool = False
-    """End with one JSON object on standard output."""
+    """Write one self-contained HTML page of at most 3,000 of the images to this file, and serve nothing."""
+    device: Device = "auto"
+    batch_size: EncodedAtOnce = 256
+    workers: Workers = None
+    threads: Threads = None
+    json: JsonOutput = False

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from moco.runtime.fields import JsonOutput
+
 Format = Literal["torchvision", "timm", "detectron2", "onnx", "safetensors", "reference"]
 
 
@@ -14,10 +16,9 @@ class ExportConfig:
     weights: str
     """A run folder, a checkpoint, an encoder.safetensors, or another project's checkpoint (docs/interop.md)."""
     format: Format
-    """torchvision and timm: a state dict, without classifier; detectron2: a .pkl; onnx: images to pooled features, any
-    batch size; safetensors: a folder in the Hugging Face layout with a model card; reference: the MoCo authors'
-    .pth.tar."""
+    """torchvision and timm: a state dict, without classifier; detectron2: a .pkl; onnx: a network from images to
+    pooled features, for any batch size; safetensors: a folder in the Hugging Face layout with a model card; reference:
+    the MoCo authors' .pth.tar."""
     out: Path
-    """New file, or for safetensors a new folder."""
-    json: bool = False
-    """End with one JSON object on standard output."""
+    """New file to write, or for safetensors a new folder."""
+    json: JsonOutput = False

@@ -10,7 +10,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +24,8 @@ from moco.pretraining.recipes import QUICK
 from moco.pretraining.timing import timed
 from moco.runtime import distributed
 from moco.runtime.configfile import from_json
-from moco.runtime.device import Device, cores, resolve_device
-from moco.runtime.fields import check, flag
+from moco.runtime.device import cores, resolve_device
+from moco.runtime.fields import Device, Minutes, RunFolder, check, flag
 
 SAMPLE = 48
 """Images that are looked at for their size."""
@@ -49,16 +48,14 @@ IMAGES_FOR_LARGE = 50_000
 
 @dataclass(frozen=True)
 class AutoConfig:
-    """What `moco pretrain auto` is told beside the flags of `moco pretrain`."""
+    """The flags that `moco pretrain auto` chooses by; it takes those of `moco pretrain` too."""
 
     data: str
     """Images, as for pretrain."""
-    out: Path
-    """Run folder; where a run is already there, its own settings are kept."""
-    minutes: float = 10.0
-    """Time that the run may take."""
+    out: RunFolder
+    minutes: Minutes = 10.0
+    """Time budget of the run in minutes."""
     device: Device = "auto"
-    """Where to compute: auto, cpu, cuda or mps."""
 
 
 @dataclass(frozen=True)

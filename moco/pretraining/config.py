@@ -1,12 +1,36 @@
-"""The settings of pre-training: a field is a flag, its docstring the help, its value what the run folder records."""
+"""The settings of pre-training: a field is a flag, and its docstring or its type says the help text."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
+from moco.runtime.fields import (
+    AcceptChangedData,
+    BatchSize,
+    Count,
+    CountOrZero,
+    Device,
+    JsonOutput,
+    KeyCount,
+    KeyCountOrZero,
+    LogEvery,
+    Positive,
+    Precision,
+    RunFolder,
+    Seed,
+    SgdMomentum,
+    Share,
+    Side,
+    Threads,
+    Timeout,
+    WarmupEpochs,
+    WeightDecay,
+    Width,
+    Workers,
+)
 
 
 @dataclass(frozen=True)
@@ -14,10 +38,9 @@ class PretrainConfig:
     """Pre-train an encoder on unlabelled images by momentum contrast."""
 
     data: str
-    """Images: a folder (flat, class folders, or train/ and val/ or test/ of either), a text list of paths, or one of
-    cifar10, fashion-mnist, digits. Labels, where there are any, only serve the kNN monitor."""
-    out: Path
-    """Run folder. A run of the same config that is already there goes on, or is left alone if it is finished."""
+    """Images: a folder (flat, with class folders, or with train/ and val/ or test/ of either), a text list of paths, or
+    one of cifar10, fashion-mnist, digits. Labels, where there are any, only serve the kNN monitor."""
+    out: RunFolder
 
     arch: str = "resnet50"
     """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d, or
@@ -25,120 +48,115 @@ class PretrainConfig:
     stem: Literal["cifar", "imagenet"] = "imagenet"
     """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels."""
     head: Literal["linear", "mlp"] = "linear"
-    """Projection head on the backbone: one layer (v1), or two with a ReLU between them (v2). Not part of the result."""
-    feature_dim: int = 128
-    """C: length of the vectors that are contrasted."""
-    hidden_dim: int | None = None
+    """Projection head: linear has one layer (v1), mlp two with a ReLU between them (v2). Evaluations leave it out."""
+    feature_dim: Width = 128
+    """C: length of the vectors that the loss contrasts."""
+    hidden_dim: Width | None = None
     """Width of the MLP head's inner layer; by default that of the backbone's features (2048 for resnet50)."""
     init_weights: str | None = None
     """Weights to start from, of the same architecture: a run, a checkpoint, an encoder.safetensors, or another
-    project's checkpoint (docs/interop.md). f_k and the queue are taken too where the file has them and they fit."""
+    project's checkpoint (docs/interop.md). f_k and the queue are loaded too where the file has them and they fit."""
 
     dictionary: Literal["queue", "memory-bank", "in-batch"] = "queue"
     """Where the keys come from: the momentum encoder's last K keys (MoCo), one stored feature for each image
     (InstDisc), or the batch itself with gradient to both sides (end-to-end)."""
-    queue_size: int = 65536
-    """K: negative keys that each query is compared with. Best well below the number of images. With memory-bank, how
-    many are drawn; with in-batch K is the batch size - 1, whatever is given here."""
-    key_momentum: float = 0.999
-    """m: theta_k <- m theta_k + (1 - m) theta_q after every step. The fewer steps the run has, the smaller it must be:
-    0.999 suits 10^5 steps and more, 0.99 some 10^4."""
-    temperature: float = 0.07
+    queue_size: KeyCount = 65536
+    """K: negative keys that each query is compared with, best well below the number of images. A memory bank draws K of
+    its entries. With in-batch K is the batch size - 1, whatever is given here."""
+    key_momentum: Share = 0.999
+    """m: theta_k <- m theta_k + (1 - m) theta_q after every step. The fewer steps the run has, the smaller m must be:
+    about 0.999 for 10^5 steps and more, 0.99 for 10^4."""
+    temperature: Positive = 0.07
     """tau: divides the similarities in the loss."""
-    bank_momentum: float = 0.5
-    """b: share of the old entry that a memory bank keeps."""
+    bank_momentum: Share = 0.5
+    """b: share of its old entry that the memory bank keeps when it stores a feature."""
     symmetric: bool = False
-    """Contrast both ways, each view once query and once key, and add the two losses: twice the work for an image."""
+    """Contrast both ways: each view is query once and key once, and the two losses are added. This doubles the work."""
     mask_own_keys: bool = False
-    """Do not count an image's own older keys in the queue as its negatives."""
-    hard_negatives: int = 0
-    """N: mix further negatives of this many of the keys that are most similar to each query (MoCHi, arXiv:2010.01028);
-    0: do not. At most half of K."""
-    mix: int = 0
-    """s: how many of them lie between two of these keys."""
-    mix_query: int = 0
-    """s': how many lie between one of these keys and the query, nearer to the key."""
-    bn_groups: int | None = None
-    """G: batch normalisation takes its statistics over G parts of the batch, as if on G devices, and the keys are
-    shuffled over them (shuffling BN). 1 lets the encoder cheat on one process. Default 8, or the number of processes
-    where that is larger."""
+    """Exclude an image's own older keys in the queue from its negatives."""
+    hard_negatives: KeyCountOrZero = 0
+    """N: keys most similar to each query that further negatives are mixed from (MoCHi, arXiv:2010.01028); at most half
+    of K, 0 mixes none."""
+    mix: KeyCountOrZero = 0
+    """s: negatives that are mixed from two of these keys."""
+    mix_query: KeyCountOrZero = 0
+    """s': negatives that are mixed from one of these keys and the query, nearer to the key."""
+    bn_groups: BatchSize | None = None
+    """G: groups of the batch, each with its own statistics in batch normalisation, as if on G devices; the keys are
+    shuffled over them (shuffling BN). With 1 an encoder on one process can cheat. By default 8, or the number of
+    processes where that is larger."""
 
     augment: Literal["v1", "v2", "cifar"] = "v1"
     """Random views: v1, v2 (with blur and weaker hue changes), or cifar (without blur, with smaller crops)."""
-    image_size: int = 224
+    image_size: Side = 224
     """Side of the images in pixels, in evaluations too."""
-    view_size: int | None = None
-    """Side of the training views, where they are to be smaller than --image-size: it saves time."""
+    view_size: Side | None = None
+    """Side of the training views in pixels, by default --image-size. Smaller views save time."""
     decode: Literal["exact", "scaled"] = "scaled"
-    """How JPEG photographs are decoded: exact, every pixel, or scaled, at a half, a quarter or an eighth of their size
-    where every crop of a photograph still has as many pixels as a view. That is faster for large photographs and
+    """How JPEG photographs are decoded: exact, every pixel; or scaled, at a half, a quarter or an eighth of their size
+    where every crop of a photograph still has as many pixels as a view. scaled is faster for large photographs and
     changes a view by 0.3 of 255 on average (docs/views.md)."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Subtracted from red, green and blue (in [0, 1])."""
-    std: tuple[float, float, float] = IMAGENET_STD
-    """Red, green and blue are then divided by this."""
+    mean: tuple[Share, Share, Share] = IMAGENET_MEAN
+    """Mean of red, green and blue (in [0, 1]), which is subtracted from every image."""
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    """Standard deviation of red, green and blue, which every image is then divided by."""
 
-    epochs: int = 200
+    epochs: Count = 200
     """Passes over the images."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Length of the run in steps, instead of --epochs; the schedule ends with it."""
-    batch_size: int = 256
-    """N: images for one step, over all processes and parts."""
-    accumulate: int = 1
-    """Work through a batch in this many parts, to save memory. With a queue or a bank the result is the same, if the
-    parts hold whole BN groups; with in-batch keys each part has only its own negatives."""
-    base_lr: float = 0.03
-    """Learning rate at a batch of 256; it grows in proportion to the batch."""
-    lr: float | None = None
+    batch_size: BatchSize = 256
+    """N: images per step, over all processes and parts."""
+    accumulate: BatchSize = 1
+    """Parts in which a batch is processed one after the other, to save memory. With a queue or a bank the result is the
+    same if the parts hold whole BN groups; with in-batch keys each part has only its own negatives."""
+    base_lr: Positive = 0.03
+    """Learning rate for a batch of 256. It grows in proportion to --batch-size."""
+    lr: Positive | None = None
     """Learning rate, instead of --base-lr x batch / 256."""
     schedule: Literal["step", "cosine"] = "step"
-    """The rate's course: multiplied by --lr-decay at each of --milestones (v1), or half a cosine down to 0 (v2)."""
-    milestones: tuple[float, ...] = (0.6, 0.8)
-    """Shares of the run after which --schedule step lowers the rate: epochs 120 and 160 of 200."""
-    lr_decay: float = 0.1
-    """What it is multiplied by there."""
-    warmup_epochs: float = 0.0
-    """Epochs over which the rate rises to its full value first."""
-    sgd_momentum: float = 0.9
-    """Momentum of SGD (not m)."""
-    weight_decay: float = 1e-4
-    """Weight decay of SGD."""
+    """How the learning rate falls: by --lr-decay at each of --milestones (v1), or along half a cosine to 0 (v2)."""
+    milestones: tuple[Share, ...] = (0.6, 0.8)
+    """Shares of the run after which --schedule step lowers the learning rate: epochs 120 and 160 of 200."""
+    lr_decay: Positive = 0.1
+    """Factor by which --schedule step multiplies the learning rate at each of --milestones."""
+    warmup_epochs: WarmupEpochs = 0.0
+    """Epochs over which the learning rate first rises to its full value."""
+    sgd_momentum: SgdMomentum = 0.9
+    weight_decay: WeightDecay = 1e-4
 
-    seed: int = 0
-    """Of everything random: weights, order of the images, views, shuffles."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of convolutions and matrix products; auto is bf16 where the hardware has it. Loss, queue and m stay fp32."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute."""
+    seed: Seed = 0
+    """Seed of everything random: initial weights, order of the images, views, shuffles."""
+    precision: Annotated[
+        Precision,
+        tyro.conf.arg(
+            help="Number format of convolutions and matrix products; auto takes bf16 where the hardware multiplies it "
+            "natively, else fp32. Loss, dictionary and momentum update are always in fp32."
+        ),
+    ] = "auto"
+    device: Device = "auto"
     compile: bool = False
-    """Compile the encoders before the first step. It takes a minute or more, and pays on GPUs and for small, narrow
-    nets; on a CPU large nets become slower (docs/benchmarks.md)."""
+    """Compile the encoders before the first step. That takes a minute or more, and pays off on GPUs and for small,
+    narrow networks; on a CPU it makes large networks slower (docs/benchmarks.md)."""
     recompute: bool = False
-    """Keep only the inputs of a ResNet's blocks and compute the rest once more for the gradient: much less memory for a
-    third more time."""
-    timeout: float = 600.0
-    """Seconds that a process waits for the others before it gives up and names the one that stalls."""
-    threads: int | None = None
-    """Threads inside an operation; by default all cores."""
-    workers: int | None = None
-    """Processes that load images; by default none for small images, which are held in memory, else one per core."""
+    """Compute the inner values of a ResNet's blocks again for the gradient: much less memory for a third more time."""
+    timeout: Timeout = 600.0
+    threads: Threads = None
+    workers: Workers = None
 
-    log_every: int = 20
-    """Steps between two lines of metrics (0: never)."""
-    checkpoint_every: int | None = None
-    """Steps between two checkpoints (0: only at the end); by default an epoch, at most 1000."""
-    knn_every: int | None = None
-    """Steps between two evaluations by the monitor (0: never); by default an epoch."""
-    knn_images: int = 10000
-    """Images in the monitor's bank, at most, and a fifth as many queries."""
-    knn_k: int = 200
+    log_every: LogEvery = 20
+    checkpoint_every: CountOrZero | None = None
+    """Steps between two checkpoints (0: only at the end); by default one epoch, at most 1000 steps."""
+    knn_every: CountOrZero | None = None
+    """Steps between two evaluations by the kNN monitor (0: never); by default one epoch."""
+    knn_images: Count = 10000
+    """Images in the monitor's bank, at most; a fifth as many are its queries."""
+    knn_k: Count = 200
     """Neighbours that vote in the monitor."""
-    knn_temperature: float = 0.1
+    knn_temperature: Positive = 0.1
     """Weight of a vote: exp(similarity / this)."""
-    accept_changed_data: bool = False
-    """Go on with a run though images were added, removed or changed since it began."""
-    json: bool = False
-    """End with one JSON object on standard output."""
+    accept_changed_data: AcceptChangedData = False
+    json: JsonOutput = False
 
 
 @dataclass(frozen=True)
@@ -146,13 +164,10 @@ class ResumeConfig:
     """Go on with a run that was interrupted, from its newest sound checkpoint."""
 
     run: tyro.conf.Positional[Path]
-    """The run folder."""
-    workers: int | None = None
-    """Processes that load images, where it is to be another number."""
-    accept_changed_data: bool = False
-    """Go on though images were added, removed or changed since the run began."""
-    json: bool = False
-    """End with one JSON object on standard output."""
+    """Run folder."""
+    workers: Annotated[Workers, tyro.conf.arg(help="Processes that load images; by default as many as before.")] = None
+    accept_changed_data: AcceptChangedData = False
+    json: JsonOutput = False
 
 
 def negatives(config: PretrainConfig) -> int:

@@ -1,35 +1,40 @@
 """The loop: from unlabelled images to an encoder, by momentum contrast."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from moco.core.loss import Contrast, info_nce
+from moco.core.dictionary import Dictionary
+from moco.core.loss import info_nce
+from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
 from moco.core.pair import EncoderPair
+from moco.data import fingerprint
 from moco.data.images import Images
-from moco.data.loader import Batches, watch_loading
+from moco.data.loader import Batch, Batches, watch_loading
+from moco.interop.checkpoints import encoder_metadata
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, encoder_file, log_ranks
 from moco.pretraining.prepare import (
     build_batches,
     build_dictionary,
     build_encoder,
     build_optimizer,
     build_schedule,
-    earlier_run,
-    harder,
     introduction,
+    load_f_k_and_queue,
     resolve,
-    take_up,
 )
-from moco.pretraining.record import Checkup, Monitor, Record
 from moco.runtime import distributed, pulse
-from moco.runtime.device import autocast, resolve_device
+from moco.runtime.device import autocast, isolated, resolve_device
 from moco.runtime.fields import settled
-from moco.runtime.runlog import RunLog
-from moco.runtime.signals import EXIT_CODE, StopRequest
+from moco.runtime.recent import Recent
+from moco.runtime.run import HOW_NOT_WHAT, Run, is_finite, open_run, read_earlier
+from moco.runtime.schedule import is_due
+from moco.runtime.signals import StopRequest
 
 
 def pretrain(
@@ -39,74 +44,99 @@ def pretrain(
     """Train an encoder on images by momentum contrast (v1, Algorithm 1) and return the run's figures.
 
     `batches` are given where the loop is timed without loading; else they are views of the images. Goes on where a run
-    of the same config lies in `config.out`. Raises BadInputError for a config that does not fit the images or the
-    machine, and DivergedError where the loss or the gradient is no longer finite.
+    of the same config lies in `config.out`. The caller's random state and number of threads stay as they are. Raises
+    BadInputError for a config that does not fit the images or the machine, and DivergedError where the loss or the
+    gradient is no longer finite.
     """
     distributed.start(resolve_device(config.device), config.timeout)
-    config = resolve(config, images)
-    steps, device, precision = settled(config.max_steps), config.device, config.precision
-    earlier = distributed.from_first(lambda: earlier_run(config, images))
-    if earlier.get("state") == "done":
-        return {**earlier["result"], "already_done": True}
+    with isolated(resolve_device(config.device)):
+        config = resolve(config, images)
+        same_images = functools.partial(fingerprint.require_same, config.out, images, accept=config.accept_changed_data)
+        earlier = read_earlier(config, HOW_NOT_WHAT, same_images)
+        if earlier.get("state") == "done":
+            return {**earlier["result"], "already_done": True}
 
-    torch.manual_seed(config.seed)
-    f_q = build_encoder(config).to(device).to(memory_format=torch.channels_last)
-    pair = EncoderPair(f_q, config.dictionary, seed=config.seed)
-    if config.compile:
-        compile_encoders(pair)
-    dictionary = build_dictionary(config, len(images)).to(device)
-    origin = take_up(config, pair, dictionary)
-    optimizer = build_optimizer(config, f_q)
-    batches = build_batches(config, images) if batches is None else batches
+        torch.manual_seed(config.seed)
+        f_q = build_encoder(config).to(config.device).to(memory_format=torch.channels_last)
+        pair = EncoderPair(f_q, config.dictionary, seed=config.seed)
+        if config.compile:
+            compile_encoders(pair)
+        dictionary = build_dictionary(config, len(images)).to(config.device)
+        origin = load_f_k_and_queue(config, pair, dictionary)
+        trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
+        described = encoder_metadata(f_q.plan, config.mean, config.std, 0)
+        run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), settled(config.max_steps), described)
+        watch = Watch(config, run, images, monitor, checkup)
+        batches = build_batches(config, images) if batches is None else batches
+        answering = pulse.watched(distributed.rank(), distributed.world_size())
+        with run.log, StopRequest() as request, watch_loading(), answering:
+            start = run.restore(TRAINING)
+            watch.begin(start)
+            run.log.say(introduction(config, f_q, images) + origin)
+            pair.f_q = distributed.wrap(f_q)
+            return train(config, pair, dictionary, batches, run, watch, request, start)
+
+
+def train(
+    config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary, batches: Batches, run: Run, watch: Watch,
+    request: StopRequest, start: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Make the steps of a run from `start` on: Algorithm 1, and what is logged and saved between two steps."""
+    steps, device, precision, optimizer = settled(config.max_steps), config.device, config.precision, run.optimizer
     schedule = build_schedule(config, batches.steps_per_epoch)
-    trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
-    log = RunLog(config.out, steps, active=distributed.rank() == 0, stdout=not config.json)
+    hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
+    recent = Recent(start, active=config.log_every > 0)
+    for step, loaded in enumerate(batches.run(start, steps, settled(config.workers)), start):
+        if step == start:
+            log_ranks(run, step, loaded.index)
+        if is_due(step, settled(config.knn_every)):
+            with recent.paused():
+                watch.look(step)
+        batch, logged = loaded.to(device), is_due(step + 1, config.log_every, steps)
+        optimizer.param_groups[0]["lr"] = lr = schedule(step)
 
-    with log, StopRequest() as request, watch_loading(), pulse.watched(distributed.rank(), distributed.world_size()):
-        record = Record(config, trained, optimizer, log, images, monitor, checkup)
-        start = record.restore()
-        log.say(introduction(config, f_q, images) + origin)
-        pair.f_q = distributed.wrap(f_q)
-        for step, batch in enumerate(batches.run(start, steps, settled(config.workers)), start):
-            record.before_step(step, batch.index)
-            x_q, x_k, index, replaced = batch.to(device)
-            optimizer.param_groups[0]["lr"] = schedule(step)
-
-            contrasts, written = [], []
-            for x_a, x_b in ((x_q, x_k), (x_k, x_q))[: 1 + config.symmetric]:
+        losses, written, shares = [], [], dict[str, float]()
+        for x_q, x_k in directions(batch, symmetric=config.symmetric):  # (N, 3, H, W) each
+            with autocast(precision, device):
+                k = pair.keys(x_k, step)  # (N, C) by f_k: shuffled, without gradient
+            micro_batches = parts(config.accumulate, x_q, x_k, k, batch.index)
+            for x_q, x_k, k, index in micro_batches:
                 with autocast(precision, device):
-                    k = pair.keys(x_b, step)  # (N, C) by f_k: shuffled, without gradient
-                queries = []
-                for a, b, k_part, rows in parts(config.accumulate, x_a, x_b, k, index):
-                    with autocast(precision, device):
-                        q, k_part = pair(a, b, k_part, step)  # (N, C) each
-                    keys = harder(q, dictionary.read(k_part, rows), config, step)  # positive (N, C), negative (K, C)
-                    record.look_at_negatives(step + 1, q, keys, rows)
-                    contrasts.append(info_nce(q, keys, config.temperature))
-                    torch.autograd.backward(contrasts[-1].loss / config.accumulate)
-                    queries.append(q.detach())
-                written.append((torch.cat(queries), k, index))
+                    q, k = pair(x_q, x_k, k, step)  # (N, C) each
+                keys = dictionary.read(k, index)  # positive (N, C), negative (K, C)
+                if config.hard_negatives:
+                    keys = mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
+                loss, accuracy = info_nce(q, keys, config.temperature)
+                torch.autograd.backward(loss / config.accumulate)
+                written.append((q.detach(), k, index))
+                losses.append(loss.detach())
+                recent.add({"loss": loss, "contrast_accuracy": accuracy})
+                if logged:
+                    shares = negative_figures(q, keys, config.temperature, index, watch.images.labels)
 
-            norm = get_total_norm([p.grad for p in f_q.parameters() if p.grad is not None])
-            flags = (not finite(contrasts, norm), request.noted, bool(replaced))
-            diverged, stopping, damaged = distributed.on_any_rank(device, *flags)
-            record.replaced(step + 1, replaced, on_any_rank=damaged)
-            if diverged:
-                raise record.diverged(step, contrasts, norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
-            for q, k, index in written:
-                dictionary.write(q, k, index)  # newest in, oldest out
-            record.after_step(step + 1, contrasts, norm, schedule(step), save=stopping)
-            if stopping:
-                return record.stop(step + 1, EXIT_CODE)
-        return record.finish(steps)
+        norm = get_total_norm([p.grad for p in pair.encoder.parameters() if p.grad is not None])
+        flags = (not is_finite(norm, *losses), request.noted, bool(batch.replaced))
+        diverged, stopping, damaged = distributed.on_any_rank(device, *flags)
+        if damaged:
+            watch.announce(step + 1, batch.replaced)
+        if diverged:
+            advice = f"start again with a smaller --lr (now {config.lr:g}) or --precision fp32"
+            raise run.diverge(step, losses, norm, advice)
+        optimizer.step()
+        optimizer.zero_grad()
+        pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
+        for q, k, index in joined(written, config.accumulate):
+            dictionary.write(q, k, index)  # newest in, oldest out
 
-
-def finite(contrasts: list[Contrast], gradient_norm: Tensor) -> bool:
-    """Whether the loss and the gradient are numbers."""
-    return bool(torch.isfinite(sum((contrast.loss.detach() for contrast in contrasts), gradient_norm)))
+        if logged:
+            watch.log(step + 1, recent, {"lr": lr, "gradient_norm": float(norm)}, shares)
+        run.advance(step + 1)
+        if stopping or step + 1 == steps or is_due(step + 1, settled(config.checkpoint_every)):
+            run.save(step + 1, beside=[encoder_file(config, pair.encoder, step + 1)])
+        if stopping:
+            return run.stop(step + 1)
+    watch.look(steps)
+    return run.finish(steps, device)
 
 
 def compile_encoders(pair: EncoderPair) -> None:
@@ -116,7 +146,20 @@ def compile_encoders(pair: EncoderPair) -> None:
             encoder.compile()
 
 
+def directions(batch: Batch, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:
+    """The views of a batch as (x_q, x_k), and where the loss is symmetric also with their roles exchanged."""
+    x_q, x_k = batch.x_q, batch.x_k
+    return [(x_q, x_k), (x_k, x_q)] if symmetric and x_k is not None else [(x_q, x_k)]
+
+
 def parts(count: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
     """Cut a batch into `count` parts: the rows of each tensor, None for None."""
     columns = [[None] * count if tensor is None else tensor.chunk(count) for tensor in tensors]
     return zip(*columns, strict=True)
+
+
+def joined(written: Sequence[tuple[Any, ...]], count: int) -> Iterator[tuple[Any, ...]]:
+    """Put every `count` parts together again, which undoes `parts`; without gradient."""
+    for first in range(0, len(written), count):
+        columns = zip(*written[first : first + count], strict=True)
+        yield tuple(None if column[0] is None else torch.cat(column).detach() for column in columns)

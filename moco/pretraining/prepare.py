@@ -4,12 +4,11 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from moco.core.dictionary import Dictionary, InBatch, Keys, MemoryBank, Queue
+from moco.core.dictionary import Dictionary, InBatch, MemoryBank, Queue
 from moco.core.encoder import (
     Encoder,
     EncoderPlan,
@@ -18,9 +17,7 @@ from moco.core.encoder import (
     load_encoder_tensors,
     parameter_count,
 )
-from moco.core.negatives import Hardness, mix_hard_negatives
 from moco.core.pair import EncoderPair
-from moco.data import fingerprint
 from moco.data.augment import AUGMENTATIONS
 from moco.data.images import Images
 from moco.data.loader import ViewBatches, choose_workers
@@ -28,11 +25,9 @@ from moco.errors import BadInputError
 from moco.interop.checkpoints import load_weights
 from moco.pretraining.config import PretrainConfig, negatives, shared_negatives
 from moco.runtime import distributed
-from moco.runtime.configfile import from_json
 from moco.runtime.device import resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check, flag, settled
-from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, earlier_of
-from moco.runtime.runlog import read_status
+from moco.runtime.run import OF_EACH_PROCESS
 from moco.runtime.schedule import Schedule
 
 DEFAULT_BN_GROUPS = 8
@@ -134,19 +129,6 @@ def _warn(config: PretrainConfig, n: int) -> None:
         )
 
 
-def earlier_run(config: PretrainConfig, images: Images) -> dict[str, Any]:
-    """The status of the run that lies in `config.out`; empty where there is none.
-
-    Raises BadInputError where it is of other images, saying what changed, or of another config, naming the first field
-    that differs, and DivergedError where it diverged.
-    """
-    if (config.out / "config.json").is_file():
-        from_json(PretrainConfig, (config.out / "config.json").read_bytes(), config.out / "config.json")
-        if read_status(config.out).get("state") != "done":  # then they are no longer needed
-            fingerprint.require_same(config.out, images, accept=config.accept_changed_data)
-    return earlier_of(config, HOW_NOT_WHAT)
-
-
 def build_encoder(config: PretrainConfig) -> Encoder:
     """A new f_q, with the weights of `init_weights` where these are given, in BN groups.
 
@@ -179,36 +161,30 @@ def build_dictionary(config: PretrainConfig, images: int) -> Dictionary:
     return InBatch()
 
 
-def harder(q: Tensor, keys: Keys, config: PretrainConfig, step: int) -> Keys:
-    """The keys with the harder negatives that the config asks for, or as they are."""
-    hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
-    return mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
-
-
-def take_up(config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary) -> str:
-    """Take f_k and the queue of `init_weights` too, where its file has them and they fit; say what begins anew."""
+def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary) -> str:
+    """Take f_k and the queue of `init_weights` too, where its file has them and they fit; say where each comes from."""
     if config.init_weights is None:
         return ""
     weights = load_weights(config.init_weights)
     same_head = _same_head(encoder_tensors(pair.encoder), encoder_tensors(weights.encoder))
-    told = f"\nf_q is that of {config.init_weights} ({weights.origin})" + ("" if same_head else ", its head is new")
+    origin = f"\nf_q is that of {config.init_weights} ({weights.origin})" + ("" if same_head else ", its head is new")
     if pair.f_k is not None:
         if same_head and weights.momentum is not None:
             load_encoder_tensors(pair.f_k, weights.momentum)
-            told += "; f_k is the file's"
+            origin += "; f_k is the file's"
         else:
-            told += "; f_k, which the file does not have for this head, starts as a copy of f_q"
+            origin += "; f_k, which the file does not have for this head, starts as a copy of f_q"
     if isinstance(dictionary, Queue):
         if same_head and weights.queue is not None and weights.queue.shape == dictionary.keys.shape:
             dictionary.keys.copy_(weights.queue)
             dictionary.oldest = weights.pointer
-            told += "; the queue is the file's"
+            origin += "; the queue is the file's"
         else:
             found = (
                 "none" if weights.queue is None else f"{tuple(weights.queue.shape)}, for another head or --queue-size"
             )
-            told += f"; the queue starts with {dictionary.size} random keys (the file's: {found})"
-    return told
+            origin += f"; the queue starts with {dictionary.size} random keys (the file's: {found})"
+    return origin
 
 
 def _same_head(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:

@@ -18,7 +18,7 @@ from moco.data.loader import Batch, Batches
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
-from moco.pretraining.record import Monitor
+from moco.pretraining.monitor import Monitor
 
 LEAST = 3
 """Steps that are timed, at least; one more before them does not count."""

@@ -1,32 +1,34 @@
-"""The settings of the report: a field is a flag, its docstring the flag's help."""
+"""The settings of the report: a field is a flag, and its docstring or its type says the help text."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import tyro
+
+from moco.runtime.fields import Device, JsonOutput, Range, Seconds, Threads
+
+MOST_POINTS = 10_000
+"""On a map."""
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """One HTML page on one or several runs, to look at offline and to send on; it holds thumbnails of the images."""
+    """Write one HTML page about one or several runs, with thumbnails of the images, to view offline and to send on."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders; several are laid side by side."""
+    """Run folders; several are shown side by side."""
     out: Path | None = None
-    """The page; by default report.html in the first run's folder."""
+    """File to write; by default report.html in the first run's folder."""
     data: str | None = None
-    """Images for the views, neighbours and the map, as for pretrain. By default each run's own, where they are still
-    there; else these parts are left out."""
+    """Images for the views, neighbours and the map, as for pretrain. By default each run's own; where these are gone,
+    the page leaves these parts out."""
     gallery: bool = True
-    """Compute these parts where they are missing or of other weights; else only what is stored is shown."""
-    map_images: int = 2000
-    """Images in the map, at most 10,000; they are taken from the test split, else validation, else a tenth of train."""
-    map_seconds: float = 60.0
-    """Time that a map may take, about."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to encode the images."""
-    threads: int | None = None
-    """Threads inside an operation; by default all cores."""
-    json: bool = False
-    """End with one JSON object on standard output."""
+    """Compute these parts where they are missing or belong to other weights; otherwise show only what is stored."""
+    map_images: Annotated[int, Range(1, MOST_POINTS)] = 2000
+    """Images on the map, at most 10,000, from the test split, else validation, else a tenth of train."""
+    map_seconds: Seconds = 60.0
+    """Seconds that a map may take, about."""
+    device: Device = "auto"
+    threads: Threads = None
+    json: JsonOutput = False

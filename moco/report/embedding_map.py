@@ -3,13 +3,13 @@
 from collections import Counter
 from typing import Any
 
+from moco.report.config import MOST_POINTS
 from moco.report.markup import data_block, element, escaped, listed, number, picture, plain, shown
 from moco.report.runs import Run
 
 OWN_COLOURS = 10
 """Classes with a colour of the style sheet; further ones get hues that lie a golden angle apart."""
 GOLDEN_ANGLE = 137.508
-MOST_POINTS = 10_000
 MOST_BUTTONS = 60
 """Classes that can be switched on and off."""
 

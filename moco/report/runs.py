@@ -3,18 +3,23 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from moco.errors import BadInputError
+from moco.pretraining.config import PretrainConfig
 from moco.report.markup import number
+from moco.runtime.configfile import VERSION, from_json
+from moco.runtime.fields import check
 
 LARGEST_FILE = 64 << 20
 """Bytes of a JSON file beyond which it is none of ours."""
 LARGEST_POWER = 700.0
 """Of e in floating point; a loss beyond it is none of ours."""
+LARGEST_SETTING = 2**63
+"""A whole number beyond it is no setting of ours."""
 GALLERY = "gallery"
 Point = tuple[float, float | None]
 """A place on the x axis, and a figure; None where it was not finite."""
@@ -53,9 +58,9 @@ class Run:
 
     @property
     def state(self) -> str:
-        """`done`, `running`, `stopped`, `diverged` or `unknown`."""
+        """`done`, `running`, `stopped`, `failed`, `diverged` or `unknown`."""
         state = self.status.get("state")
-        return state if state in ("done", "running", "stopped", "diverged") else "unknown"
+        return state if state in ("done", "running", "stopped", "failed", "diverged") else "unknown"
 
     @property
     def step(self) -> int:
@@ -100,8 +105,31 @@ class Run:
         for line in reversed(self.metrics):
             step, epoch = number(line.get("step")), number(line.get("epoch"))
             if step and epoch and batch:
-                return round(step * batch / epoch)
+                found = number(step * batch / epoch)
+                return None if found is None else round(found)
         return None
+
+    @property
+    def knn(self) -> list[tuple[float, float]]:
+        """Step and kNN accuracy of each look of the monitor."""
+        return [(step, value) for step, value in self.series("knn_top1") if value is not None and 0 <= value <= 100]
+
+    @property
+    def knn_before(self) -> float | None:
+        """The kNN accuracy before the first step, where that was measured, and again later."""
+        return self.knn[0][1] if len(self.knn) > 1 and self.knn[0][0] == 0 else None
+
+    @property
+    def queries(self) -> int | None:
+        """How many images the monitor classified; in an older run, as many as its settings and splits give."""
+        stored = self.last("knn_queries")
+        if stored is not None:
+            return max(1, int(stored))
+        splits = self.gallery.get("splits")
+        validation = number(splits.get("val")) if isinstance(splits, dict) else None
+        there = validation or (None if self.images is None else self.images // 10)
+        most = number(self.config.get("knn_images"))
+        return None if there is None or most is None else max(1, min(int(there), int(most) // 5))
 
 
 def read_run(folder: Path, more_notes: tuple[str, ...] = ()) -> Run:
@@ -153,6 +181,25 @@ def _metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 def _time(line: dict[str, Any]) -> float | None:
     return number(line.get("time"))
+
+
+def read_config(values: Mapping[str, Any], where: Path) -> PretrainConfig:
+    """Read the settings of a run, resolved, from its config.json; fields that an older run lacks have their defaults.
+
+    Raises BadInputError where a value is missing, of another type or out of range.
+    """
+    fields = {field.name: field.default for field in dataclasses.fields(PretrainConfig)}
+    defaults = {name: default for name, default in fields.items() if default is not dataclasses.MISSING}
+    given = {name: value for name, value in values.items() if name in fields}
+    for name in ("max_steps", "lr"):
+        if given.get(name) is None:
+            raise BadInputError(f"{where}: {name} is missing, expected the settings of a run that has begun")
+    for name, value in given.items():
+        if isinstance(value, int) and abs(value) > LARGEST_SETTING:
+            raise BadInputError(f"{where}: {name} is too large, expected at most {LARGEST_SETTING}")
+    config = from_json(PretrainConfig, json.dumps({"version": VERSION, **defaults, **given}), where)
+    check(config)
+    return config
 
 
 def distinct_names(runs: list[Run]) -> list[Run]:

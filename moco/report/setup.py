@@ -15,6 +15,8 @@ NOT_THE_RECIPE_S = {
     "knn_every", "json", "timeout", "max_steps", "lr", "init_weights", "compile", "recompute", "decode",
 }  # fmt: skip
 """Settings that no recipe gives, or that follow from others."""
+NO_FLAGS = ("version", "command", "json", "out")
+"""Keys of a config that are not shown as settings."""
 STATES = {
     "done": "finished", "running": "running, or killed", "stopped": "stopped by a signal", "diverged": "diverged",
     "unknown": "no status",
@@ -65,7 +67,7 @@ def summary(runs: Sequence[Run]) -> str:
 def settings(runs: Sequence[Run]) -> str:
     """Settings in which a run departs from its recipe or from the other runs; all of them below."""
     recipes = [closest_recipe(run.config) for run in runs]
-    names = list(dict.fromkeys(name for run in runs for name in run.config if name not in ("version", "json", "out")))
+    names = list(dict.fromkeys(name for run in runs for name in run.config if name not in NO_FLAGS))
     differing = [
         name for name in names
         if any(name in departures for _, departures in recipes) or len({str(run.config.get(name)) for run in runs}) > 1

@@ -10,8 +10,9 @@ CHANCE_NOTE = (
     "temperature cannot be compared."
 )
 KNN_NOTE = (
-    "Share of held-out training images whose nearest neighbours vote for the right class. The first point is the "
-    "network before its first step."
+    "Share of the monitor's images whose nearest neighbours vote for the right class: of the validation split, or of a "
+    "tenth of the training images where there is none. Those were trained on, without their labels. The first point "
+    "is the network before its first step."
 )
 CONTRAST_NOTE = (
     "How often the right key is the most similar one. It is no measure of the features' worth, and close to 100% it is "

@@ -6,6 +6,7 @@ from typing import Any
 from moco.report.charts import Axes, Curve, chart
 from moco.report.markup import NOTHING, duration, element, escaped, listed, number, picture, setting, shown, table
 from moco.report.runs import Run
+from moco.report.setup import NO_FLAGS
 
 RESULT = "transfer"
 LOSSES = {
@@ -101,7 +102,7 @@ def pictures(runs: Sequence[Run]) -> str:
 
 def settings(runs: Sequence[Run]) -> str:
     """Every setting of every run."""
-    names = list(dict.fromkeys(name for run in runs for name in run.config if name not in ("version", "json", "out")))
+    names = list(dict.fromkeys(name for run in runs for name in run.config if name not in NO_FLAGS))
     if not runs:
         return ""
     values = {name: [escaped(setting(run.config.get(name))) for run in runs] for name in names}

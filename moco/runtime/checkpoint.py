@@ -1,12 +1,16 @@
-"""Tensors in safetensors files that are whole or refused: written aside, then renamed; read against their digest."""
+"""Tensors in safetensors files that are whole or refused, and the places where the state of a training lies.
+
+A file is written aside, then renamed, and is read against its digest.
+"""
 
 import hashlib
 import json
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,10 +21,95 @@ from moco.errors import BadInputError
 from moco.runtime.files import replace_file
 
 Metadata = dict[str, Any]
-Newest = tuple[Path, dict[str, Tensor], Metadata, list[str]]
-"""A checkpoint's path, tensors and metadata, and what was wrong with each newer one."""
 KEPT = 2
 """Checkpoints that a run keeps."""
+
+
+class File(NamedTuple):
+    """What is to be written, and where."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    metadata: Metadata
+
+
+class Newest(NamedTuple):
+    """The newest sound state of a training."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: Metadata
+    refused: list[str]
+    """What was wrong with each newer one."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Where the state of a training lies."""
+
+    def newest(self) -> Newest | None:
+        """The newest sound state; None where there is none to go on from."""
+
+    def path(self, step: int) -> Path:
+        """The file for the state after `step` steps."""
+
+    def keep(self, path: Path) -> None:
+        """Take notice of a state that is written now: an older one may go."""
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of a run folder, of which the last two that were read or written stay."""
+
+    run: Path
+    _sound: list[Path] = field(default_factory=list)
+    """Oldest first."""
+
+    def newest(self) -> Newest | None:
+        """The newest sound one. Raises BadInputError where there are some and all are damaged."""
+        found = newest_checkpoint(self.run)
+        self._sound = [] if found is None else [found.path]
+        return found
+
+    def path(self, step: int) -> Path:
+        """The checkpoint of `step`."""
+        return checkpoint_path(self.run, step)
+
+    def keep(self, path: Path) -> None:
+        """Remove all but this one and the sound one before it."""
+        self._sound = [*self._sound, path][-KEPT:]
+        remove_old_checkpoints(self.run, self._sound)
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """One file that is replaced by each later state; what does not fit is not gone on from, with a warning."""
+
+    file: Path
+    about: Metadata
+    """What the training depends on."""
+
+    def newest(self) -> Newest | None:
+        """Its state, where it is sound and of this training."""
+        if not self.file.is_file():
+            return None
+        try:
+            tensors, metadata = load_tensors(self.file)
+        except BadInputError as error:
+            warnings.warn(f"{error}: the training begins anew", stacklevel=2)
+            return None
+        if metadata.get("about") != self.about:
+            other = "holds a training with other settings, weights or images: this one begins anew"
+            warnings.warn(f"{self.file} {other}", stacklevel=2)
+            return None
+        return Newest(self.file, tensors, metadata, [])
+
+    def path(self, step: int) -> Path:
+        """The file, whatever the step."""
+        return self.file
+
+    def keep(self, path: Path) -> None:
+        """Do nothing: the state before is overwritten."""
 
 
 class Writer:
@@ -54,9 +143,14 @@ def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> None:
     """Write tensors and metadata (JSON) so that `path` is at every moment the old file or the new one."""
+    replace_file(path, serialize(tensors, metadata))
+
+
+def serialize(tensors: Mapping[str, Tensor], metadata: Metadata) -> bytes:
+    """Tensors, metadata (JSON) and their digest as the bytes of a safetensors file."""
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({**metadata, "sha256": digest(own, metadata)}, sort_keys=True)
-    replace_file(path, save(own, {"moco": text}))
+    return save(own, {"moco": text})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
@@ -94,7 +188,7 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, newest first; unfinished ones are not among them."""
+    """The checkpoints of a run, newest first, without half-written ones."""
     return sorted((run / "checkpoints").glob("[0-9]*.safetensors"), reverse=True)
 
 
@@ -106,7 +200,7 @@ def newest_checkpoint(run: Path) -> Newest | None:
     refused: list[str] = []
     for path in checkpoints(run):
         try:
-            return path, *load_tensors(path), refused
+            return Newest(path, *load_tensors(path), refused)
         except BadInputError as error:
             refused.append(str(error))
     if refused:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -13,12 +15,14 @@ from moco.errors import BadInputError
 Config = TypeVar("Config")
 VERSION = 1
 """Of the format."""
+COMMAND = "command"
+"""The key of a run's config that names the command; evaluations, which lie in files of their names, have none."""
 
 
-def to_json(config: Any) -> str:
-    """A config as JSON, in the order of its fields, with the version of the format."""
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
-    return json.dumps({"version": VERSION, **values}, indent=2) + "\n"
+def to_json(config: Any, command: str | None = None) -> str:
+    """A config as JSON, in the order of its fields, after the version of the format and the command that it is of."""
+    head = {"version": VERSION} if command is None else {"version": VERSION, COMMAND: command}
+    return json.dumps({**head, **vars(config)}, indent=2, default=os.fspath) + "\n"
 
 
 def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
@@ -26,12 +30,9 @@ def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
 
     Raises BadInputError naming the key that is unknown, missing or of another type, or the version.
     """
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:  # no JSON, too deep, or not even text
-        raise BadInputError(f"{where}: not JSON ({error})") from error
-    if not isinstance(values, dict) or values.pop("version", None) != VERSION:
-        raise BadInputError(f"{where}: expected a config of version {VERSION}")
+    values = _read(text, where)
+    del values["version"]
+    values.pop(COMMAND, None)
     hints = typing.get_type_hints(kind)
     for name in sorted(values.keys() ^ hints.keys()):
         raise BadInputError(f"{where}: {'unknown' if name in values else 'missing'} key {name!r}")
@@ -40,10 +41,29 @@ def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
     return kind(**values)
 
 
+def read_command(text: str | bytes, where: Path) -> str:
+    """The command that a config file is of; those from before it was written are of `transfer` or `pretrain`.
+
+    Raises BadInputError where the file is no config.
+    """
+    values = _read(text, where)
+    return str(values.get(COMMAND, "transfer" if "task" in values else "pretrain"))
+
+
+def _read(text: str | bytes, where: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:  # no JSON, too deep, or not even text
+        raise BadInputError(f"{where}: not JSON ({error})") from error
+    if not isinstance(values, dict) or values.get("version") != VERSION:
+        raise BadInputError(f"{where}: expected a config of version {VERSION}")
+    return values
+
+
 def converted(hint: Any, value: Any, where: str) -> Any:
     """A value of JSON or TOML as the type that a field asks for. Raises BadInputError where it is of another."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
+    if origin in (typing.Union, types.UnionType):
         hint = next(kind for kind in arguments if kind is not types.NoneType)
         return None if value is None else converted(hint, value, where)
     if origin is Literal and value in arguments:
@@ -52,7 +72,7 @@ def converted(hint: Any, value: Any, where: str) -> Any:
         return tuple(converted(arguments[0], part, where) for part in value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value

@@ -2,15 +2,13 @@
 
 import os
 import sys
-from contextlib import AbstractContextManager
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from moco.errors import BadInputError
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "bf16"]
+from moco.runtime.fields import Device, Precision
 
 
 def resolve_device(device: Device) -> Device:
@@ -67,3 +65,14 @@ def set_threads(threads: int | None) -> int:
     """Use this many threads inside an operation, or all cores; return the number."""
     torch.set_num_threads(threads or cores())
     return torch.get_num_threads()
+
+
+@contextmanager
+def isolated(device: str) -> Iterator[None]:
+    """Leave the random state of the CPU and of the GPU in use, and the number of threads, as the caller had them."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

@@ -17,6 +17,8 @@ from moco.errors import BadInputError, DivergedError, StalledError
 from moco.runtime import pulse
 
 Value = TypeVar("Value")
+RUNNING = ("running_mean", "running_var")
+"""How the names of batch normalisation's running statistics end: the one thing that differs between ranks."""
 PIECE_BYTES = 1 << 27
 """How much of a table each rank hands over at a time when the whole is collected."""
 
@@ -161,19 +163,20 @@ def mean(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def averaged(module: nn.Module) -> Iterator[None]:
-    """With every floating-point buffer (the running statistics) being its mean over the ranks, as long as it lasts.
+def averaged(*modules: nn.Module) -> Iterator[None]:
+    """Replace the running statistics of the modules by their means over the ranks, as long as it lasts.
 
     Each rank then goes on with its own: what is looked at or saved in between changes nothing.
     """
-    floating = [buffer for buffer in module.buffers() if buffer.is_floating_point()] if world_size() > 1 else []
-    own = [buffer.clone() for buffer in floating]
-    for buffer in floating:
+    named = (pair for module in modules if world_size() > 1 for pair in module.named_buffers())
+    statistics = [buffer for name, buffer in named if name.endswith(RUNNING)]
+    own = [buffer.clone() for buffer in statistics]
+    for buffer in statistics:
         buffer.copy_(mean(buffer))
     try:
         yield
     finally:
-        for buffer, value in zip(floating, own, strict=True):
+        for buffer, value in zip(statistics, own, strict=True):
             buffer.copy_(value)
 
 

@@ -1,49 +1,133 @@
-"""Settings as dataclasses: the ranges of their fields, and the flags that the fields are."""
+"""Fields of the commands' settings: the ranges that their types carry, and the fields that several commands share.
 
-import dataclasses
+A field's type says which numbers it takes (`epochs: Count = 200`), and `check` reads that. Where a field means the same
+in every command its type also says the help text (`device: Device = "auto"`); elsewhere the field's docstring does.
+"""
+
 import math
-from typing import Any, TypeVar
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from tyro.conf import arg
 
 from moco.errors import BadInputError
 
 Value = TypeVar("Value")
 
-POSITIVE = {
-    "feature_dim", "hidden_dim", "queue_size", "temperature", "bn_groups", "image_size", "view_size", "std",
-    "epochs", "max_steps", "batch_size", "accumulate", "lr", "base_lr", "lr_decay", "threads",
-    "knn_k", "knn_images", "knn_temperature", "seconds", "shard_bytes", "timeout",
-    "lrs", "draws", "finetune_lr", "images", "minutes", "seeds",
-    "train_sizes", "test_size", "longest_side", "crop_size", "crop_scales", "head_channels", "anchor_sizes", "regions",
-    "anchor_ratios", "head_dilation", "detections", "test_images", "trials",
-}  # fmt: skip
-NOT_NEGATIVE = {
-    "warmup_epochs", "weight_decay", "workers", "log_every", "checkpoint_every", "knn_every", "seed",
-    "views", "supervised_epochs", "finetune_steps", "hard_negatives", "mix", "mix_query",
-    "lr_drops", "warmup_steps", "frozen_stages", "precise_bn", "norm_weight_decay", "evaluate_every", "shown_images",
-}  # fmt: skip
-MOST = {"seed": 2**63 - 1, "minutes": 366 * 24 * 60}
-"""What fits into 64 bits, and a year."""
-SHARES = {
-    "key_momentum", "bank_momentum", "sgd_momentum", "milestones", "mean", "score_threshold", "flip", "nms_threshold",
-    "repeat_threshold",
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class Range:
+    """The finite numbers from `least` on, or more than `above`, up to `most`."""
+
+    least: int | float = -math.inf
+    most: int | float = math.inf
+    above: int | float = -math.inf
+
+    def __contains__(self, number: int | float) -> bool:
+        return self.least <= number <= self.most and self.above < number < math.inf
+
+    def __str__(self) -> str:
+        """What an error says after "expected"."""
+        bounded = self.most < math.inf
+        if self.least in self:
+            return f"{self.least} to {self.most}" if bounded else f"a finite number of {self.least} or more"
+        return f"more than {self.above}, at most {self.most}" if bounded else f"a finite number more than {self.above}"
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+YEAR = 366 * 24 * 60 * 60
+"""Seconds."""
+
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+Seconds = Annotated[float, Range(above=0, most=YEAR)]
+Minutes = Annotated[float, Range(above=0, most=YEAR // 60)]
+
+WarmupEpochs = Annotated[float, Range(0, 10**9)]
+Count = Annotated[int, Range(1, 10**9)]
+CountOrZero = Annotated[int, Range(0, 10**9)]
+"""Images, steps, epochs, neighbours: more than any training has, and small enough that a product fits into 64 bits."""
+Repetitions = Annotated[int, Range(1, 1000)]
+BatchSize = Annotated[int, Range(1, 2**20)]
+"""Images in a batch, or parts or groups of it."""
+KeyCount = Annotated[int, Range(1, 2**24)]
+KeyCountOrZero = Annotated[int, Range(0, 2**24)]
+"""Keys in the loss: 2^24 of 128 numbers are 8.6 GB, 256 times as many as the papers' queue holds."""
+Width = Annotated[int, Range(1, 2**16)]
+"""Features or channels of a layer."""
+Side = Annotated[int, Range(1, 2**14)]
+"""Pixels along one side of an image."""
+Seed = Annotated[int, Range(0, 2**63 - 1)]
+
+
+# --- fields that read the same in every command ---------------------------------------------------------------------
+
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"], arg(help="Where to compute; auto takes a GPU if there is one.")
+]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16"],
+    arg(
+        help="Number format of convolutions and matrix products; auto takes bf16 where the hardware multiplies it "
+        "natively, else fp32."
+    ),
+]
+Threads = Annotated[
+    Annotated[int, Range(1, 1024)] | None, arg(help="Threads within one operation; by default one per core.")
+]
+Workers = Annotated[
+    Annotated[int, Range(0, 512)] | None,
+    arg(
+        help="Processes that load images; by default one per core, and none for small images, which are held in memory."
+    ),
+]
+Timeout = Annotated[
+    Seconds,
+    arg(help="Seconds that a process waits for the others before it gives up and names the one that stalls."),
+]
+RunFolder = Annotated[
+    Path,
+    arg(help="Run folder. If it holds a run of the same config, that run goes on, or is left alone if it is finished."),
+]
+LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]
+SgdMomentum = Annotated[Share, arg(help="Momentum of SGD (not m).")]
+WeightDecay = Annotated[NotNegative, arg(help="Weight decay of SGD.")]
+AcceptChangedData = Annotated[
+    bool, arg(help="Go on with a run though its images or annotations were added, removed or changed since it began.")
+]
+JsonOutput = Annotated[bool, arg(help="End with one JSON object on standard output.")]
+
+
+# --- what is done with fields ---------------------------------------------------------------------------------------
 
 
 def check(config: Any) -> None:
-    """Raise BadInputError naming the first field whose value lies outside its range."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        for number in value if isinstance(value, tuple) else (value,):
-            if not isinstance(number, int | float) or isinstance(number, bool):
-                continue
-            if field.name in POSITIVE and not 0 < number < math.inf:
-                raise BadInputError(f"{flag(field.name)} is {number}: expected a finite number more than 0")
-            if field.name in NOT_NEGATIVE and not 0 <= number < math.inf:
-                raise BadInputError(f"{flag(field.name)} is {number}: expected a finite number of 0 or more")
-            if field.name in SHARES and not 0 <= number <= 1:
-                raise BadInputError(f"{flag(field.name)} is {number}: expected 0 to 1")
-            if number > MOST.get(field.name, math.inf):
-                raise BadInputError(f"{flag(field.name)} is {number}: expected at most {MOST[field.name]}")
+    """Raise BadInputError naming the first flag with a number that its type does not allow."""
+    for name, kind in typing.get_type_hints(type(config), include_extras=True).items():
+        for number, allowed in ranged(kind, getattr(config, name)):
+            if number not in allowed:
+                raise BadInputError(f"{flag(name)} is {number}: expected {allowed}")
+
+
+def ranged(kind: Any, value: Any) -> Iterator[tuple[int | float, Range]]:
+    """Each number in a value with the range that its type carries, also within unions and tuples."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        yield from ((value, part) for part in parts[1:] if isinstance(part, Range))
+        yield from ranged(parts[0], value)
+    elif origin in (typing.Union, types.UnionType) and value is not None:
+        for part in parts:
+            yield from ranged(part, value)
+    elif origin is tuple:
+        own = parts[:1] * len(value) if parts[-1] is ... else parts
+        for part, number in zip(own, value, strict=True):
+            yield from ranged(part, number)
 
 
 def settled(value: Value | None) -> Value:

@@ -1,34 +1,205 @@
-"""The run folder: what an earlier command left in it, and whether a run goes on there."""
+"""The record of one training: how it is logged, saved, stopped, refused, and goes on."""
 
-from collections.abc import Collection
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from moco.errors import BadInputError, DivergedError
-from moco.runtime.configfile import from_json
+from moco.runtime import distributed
+from moco.runtime.checkpoint import Checkpoints, File, Metadata, Newest, Store, Writer, serialize, snapshot
+from moco.runtime.configfile import from_json, to_json
+from moco.runtime.device import peak_memory
 from moco.runtime.fields import flag
-from moco.runtime.runlog import read_status
+from moco.runtime.files import replace_file
+from moco.runtime.runlog import RunLog, read_status, write_text
+from moco.runtime.signals import EXIT_CODE
+from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, withhold
 
 OF_EACH_PROCESS = frozenset({"data", "out", "threads", "workers", "json"})
 """Fields that may differ between the processes of a run, say because their machines do."""
-
-
 HOW_NOT_WHAT = frozenset({
     "out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every", "timeout", "accept_changed_data",
 })  # fmt: skip
 """Fields that do not change what a run computes: a run goes on where only these differ."""
 
 
-def earlier_of(config: Any, free: Collection[str]) -> dict[str, Any]:
+@dataclasses.dataclass
+class Run:
+    """Everything that a loop writes goes through its run; only the first rank writes.
+
+    `modules` are what is trained, by name, and `described` is what the metadata of each state say beside step and
+    seconds. The state lies in `store`: checkpoints in a folder, a single file, or nowhere.
+    """
+
+    name: str
+    """What errors call it: its folder, where it has one."""
+    modules: Mapping[str, nn.Module]
+    optimizer: torch.optim.SGD
+    log: RunLog
+    store: Store | None
+    described: Metadata = dataclasses.field(default_factory=dict)
+    config: str | None = None
+    """The content of its folder's config.json."""
+    result: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What the command returns: the latest of its figures."""
+
+    def __post_init__(self) -> None:
+        self._writer = Writer()
+        self._saved = time.monotonic()
+
+    def restore(self, remembered: Collection[str] = ()) -> int:
+        """Load the newest sound state and return its step, 0 where there is none; cut the log back to that step.
+
+        What the last line with a loss says under the `remembered` names goes into the result. Writes config.json where
+        there is none yet.
+        """
+        whole = dict[str, Tensor]()
+
+        def read() -> Newest | None:
+            found = None if self.store is None else self.store.newest()
+            if found is not None:
+                whole.update(withhold(found.tensors, self.modules, str(found.path)))
+            return found
+
+        newest, step, seconds = distributed.from_first(read), 0, 0.0
+        if newest is not None:
+            for reason in newest.refused:
+                self.log.say(f"passed over: {reason}")
+            load_state_tensors({**newest.tensors, **whole}, self.modules, self.optimizer, str(newest.path))
+            step, seconds = int(newest.metadata["step"]), float(newest.metadata["seconds"])
+        path = self.log.run / "config.json"
+        if self.config is not None and self.log.active and not path.is_file():
+            write_text(path, self.config)
+        else:
+            last = self.log.resume(step, seconds)
+            self.result.update({name: last[name] for name in remembered if name in last})
+        self.log.status("running", step=step)
+        return step
+
+    def save(self, step: int, beside: Sequence[File] = ()) -> None:
+        """Copy the state after `step` steps; the copy is written while training goes on, the files `beside` it first.
+
+        Where a run is killed between the two, it does the last steps again and writes both. All ranks call it.
+        """
+        if self.store is None:
+            return
+        self._saved = time.monotonic()
+        of_ranks = rank_tensors(self.modules)  # before they are averaged: each rank goes on with its own
+        with distributed.averaged(*self.modules.values()):
+            if distributed.rank() != 0:
+                return
+            files = [File(file.path, snapshot(file.tensors), file.metadata) for file in beside]
+            own = snapshot(state_tensors(self.modules, self.optimizer))
+        facts = {**self.described, "step": step, "kind": "checkpoint", "seconds": self.log.seconds}
+        files.append(File(self.store.path(step), own | {name: value.cpu() for name, value in of_ranks.items()}, facts))
+        self._writer.submit(functools.partial(self._write, step, files))
+
+    def _write(self, step: int, files: Sequence[File]) -> None:
+        """Write a state, the last of the files, after the others."""
+        assert self.store is not None
+        for file in files:
+            replace_file(file.path, serialize(file.tensors, file.metadata))
+        self.store.keep(files[-1].path)
+        self.log.status("running", step=step)
+
+    def wait(self) -> None:
+        """Wait until all is written; raise what a write raised."""
+        self._writer.wait()
+
+    def saved_before(self, seconds: float) -> bool:
+        """Whether the last state is older than so many seconds."""
+        return time.monotonic() - self._saved > seconds
+
+    def advance(self, step: int) -> None:
+        """Move the progress bar to `step`; raise what the last write raised."""
+        self.log.progress(step)
+        self._writer.check()
+
+    def note_changed_data(self, step: int, changed: str, noun: str = "images") -> None:
+        """Log in words what changed in the data since the run began, where that was accepted."""
+        if changed:
+            self.log.event("data_changed", step=step, what=changed)
+            self.log.say(f"going on with other {noun} than before, as told: {changed}")
+
+    def stop(self, step: int) -> dict[str, Any]:
+        """End after `step` steps, which are saved, because a signal asked for it; return the run's figures."""
+        self.wait()
+        self.log.event("stopped", step=step)
+        self.log.say(f"stopped after step {step}, saved: go on with the same command, or with moco resume")
+        self.log.status("stopped", step=step, exit_code=EXIT_CODE)
+        distributed.barrier()  # when one process ends torchrun ends the others: not while the first is writing
+        return {**self.result, "step": step, "seconds": round(self.log.seconds, 1), "exit_code": EXIT_CODE}
+
+    def fail(self, step: int) -> None:
+        """End at `step` because of bad input, for which the caller raises the error."""
+        self.wait()
+        self.log.status("failed", step=step, exit_code=2)
+
+    def diverge(self, step: int, losses: Sequence[Tensor], gradient_norm: Tensor, advice: str) -> DivergedError:
+        """End at `step` before a NaN or an infinity spreads; nothing is overwritten. Returns the error to raise."""
+        self.wait()
+        self.log.event("diverged", step=step)
+        self.log.status("diverged", step=step, exit_code=3)
+        loss = sum(float(loss.detach()) for loss in losses) / len(losses)
+        kept = "" if self.config is None else "the last good checkpoint is kept; "
+        return DivergedError(
+            f"{self.name}: loss {loss:g}, gradient norm {float(gradient_norm):g} at step {step}: {kept}{advice}"
+        )
+
+    def finish(self, step: int, device: str, keep: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+        """End after the last step: note what the run took, let the first rank `keep` the figures, and return them."""
+        self.wait()
+        memory = round(peak_memory(device) / 2**20)
+        self.result.update(step=step, seconds=round(self.log.seconds, 1), peak_memory_mib=memory)
+        if keep is not None and self.log.active:
+            keep(self.result)
+        self.log.status("done", step=step, exit_code=0, result=self.result)
+        distributed.barrier()
+        return self.result
+
+
+def open_run(
+    config: Any, command: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD, steps: int,
+    described: Metadata,
+) -> Run:  # fmt: skip
+    """The run of a command in a folder of its own, `config.out`."""
+    log = RunLog(config.out, steps, active=distributed.rank() == 0, stdout=not config.json)
+    return Run(
+        str(config.out), modules, optimizer, log, Checkpoints(config.out), described, to_json(config, command),
+        {"run": str(config.out)},
+    )  # fmt: skip
+
+
+def is_finite(gradient_norm: Tensor, *losses: Tensor) -> bool:
+    """Whether the losses and the gradient are numbers."""
+    return bool(torch.isfinite(sum((loss.detach() for loss in losses), gradient_norm)))
+
+
+def read_earlier(
+    config: Any, free: Collection[str], require_same_data: Callable[[], None] | None = None
+) -> dict[str, Any]:
     """The status of the run that lies in `config.out`; empty where there is none. The fields of `free` may differ.
 
-    Raises BadInputError where it is of another config, naming the first field that differs, and DivergedError where it
-    diverged.
+    `require_same_data` raises where the data are not those of then; a finished run no longer needs them. The first
+    rank reads, and all get the answer. Raises BadInputError where the run is of another config, naming the first field
+    that differs, and DivergedError where it diverged.
     """
-    path = config.out / "config.json"
+    return distributed.from_first(lambda: _read_earlier(config, free, require_same_data))
+
+
+def _read_earlier(config: Any, free: Collection[str], require_same_data: Callable[[], None] | None) -> dict[str, Any]:
+    path: Path = config.out / "config.json"
     if not path.is_file():
         return {}
-    theirs = from_json(type(config), path.read_bytes(), path)
-    status = read_status(config.out)
+    theirs, status = from_json(type(config), path.read_bytes(), path), read_status(config.out)
+    if require_same_data is not None and status.get("state") != "done":
+        require_same_data()
     for name, value in vars(config).items():
         if name not in free and value != getattr(theirs, name):
             raise BadInputError(

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +31,8 @@ Metrics = dict[str, float]
 class RunLog:
     """Records one run: metrics, TensorBoard events, status and machine; a progress bar or plain lines for people.
 
-    The folder is locked while the run goes on. With `active` false (every rank but the first) nothing is done.
+    The folder is locked while the run goes on. With `active` false it only tells the time: on every rank but the first,
+    and for a training that has no run folder of its own.
     """
 
     def __init__(self, run: Path, steps: int, *, active: bool = True, stdout: bool = True) -> None:
@@ -40,7 +41,8 @@ class RunLog:
         self._lock: TextIO | None = None
         self._progress: Progress | None = None
         self._latest, self._health = "", dict[str, str]()
-        self._earlier = 0.0
+        self.earlier = 0.0
+        """Seconds that the parts of the run before this one took."""
         self._started = time.monotonic()
 
     def __enter__(self) -> "RunLog":
@@ -75,14 +77,14 @@ class RunLog:
     @property
     def seconds(self) -> float:
         """Time since the start of the run, without the pauses between its parts."""
-        return self._earlier + time.monotonic() - self._started
+        return self.earlier + time.monotonic() - self._started
 
     def resume(self, step: int, seconds: float) -> dict[str, Any]:
         """Go on after `step`: what was logged beyond it is cut off, the clock continues.
 
         Returns the last line with a loss; nothing where there is none, and on every rank but the first.
         """
-        self._earlier, self._started = seconds, time.monotonic()
+        self.earlier, self._started = seconds, time.monotonic()
         if not self.active:
             return {}
         path = self.run / "metrics.jsonl"
@@ -116,10 +118,11 @@ class RunLog:
         if self._progress is None or "loss" not in values:
             self.say(f"step {step}/{self.steps}  {shown}")
 
-    def health(self, step: int, text: str, findings: Sequence[str], values: Metrics) -> None:
-        """Log how the run does after `step` in words, the names of what was found, and the figures that say so."""
+    def health(self, step: int, text: str, findings: Mapping[str, str], values: Metrics) -> None:
+        """Log how the run does after `step`: in words, what was found and what each means, and the figures."""
         self._health = {"health": text}
-        self._write({"step": step, "health": text, "findings": findings, **values})
+        names, conditions = list(findings), list(findings.values())
+        self._write({"step": step, "health": text, "findings": names, "conditions": conditions, **values})
         if self.active:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
@@ -198,7 +201,12 @@ def read_status(run: Path) -> dict[str, Any]:
 
 
 def read_events(run: Path, name: str) -> list[dict[str, Any]]:
-    """The events of this name in `metrics.jsonl`, of which half a line may be the last; none where there is no file."""
+    """The events of this name in `metrics.jsonl`."""
+    return [values for values in read_lines(run) if values.get("event") == name]
+
+
+def read_lines(run: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`, of which the last may be half a line and is left out; none without the file."""
     try:
         lines = (run / "metrics.jsonl").read_bytes().splitlines()
     except FileNotFoundError:
@@ -207,7 +215,7 @@ def read_events(run: Path, name: str) -> list[dict[str, Any]]:
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
             found.append(json.loads(line))
-    return [values for values in found if isinstance(values, dict) and values.get("event") == name]
+    return [values for values in found if isinstance(values, dict)]
 
 
 def _is_kept(line: str, step: int) -> bool:

@@ -29,3 +29,8 @@ class Schedule:
         shares = (milestone * self.steps for milestone in self.milestones)
         passed = sum(step >= drop for drop in (shares if self.drops is None else self.drops))
         return self.lr * self.decay**passed
+
+
+def is_due(step: int, every: int, last: int | None = None) -> bool:
+    """Whether what is done every so many steps, and after the last, is due after `step`; with 0 it never is."""
+    return every > 0 and (step % every == 0 or step == last)

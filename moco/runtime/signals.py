@@ -13,14 +13,20 @@ torchrun hands its own on to them."""
 
 
 class StopRequest:
-    """Notes SIGINT and SIGTERM while it is entered; one that comes more than a second later does what it always did."""
+    """Notes SIGINT and SIGTERM while it is entered; one that comes more than a second later does what it always did.
+
+    With `active` false, where nothing can be saved, the first one does too.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, *, active: bool = True) -> None:
+        self.noted, self._active = False, active
 
     def __enter__(self) -> "StopRequest":
         self.noted = False
         main = threading.current_thread() is threading.main_thread()  # no other may handle signals
-        self._before = {number: signal.getsignal(number) for number in self.SIGNALS if main}
+        self._before = {number: signal.getsignal(number) for number in self.SIGNALS if main and self._active}
         for number in self._before:
             signal.signal(number, self._note)
         return self

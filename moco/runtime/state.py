@@ -9,9 +9,8 @@ from moco.runtime import distributed
 from moco.shapes import require_same_shapes
 
 MOMENTUM = "momentum_buffer"
-RUNNING = ("running_mean", "running_var")
 EACH_RANK = "ranks."
-"""Prefix of the running statistics of every rank, (ranks, C): the one thing that differs between them."""
+"""Prefix of the running statistics of every rank, (ranks, C)."""
 
 
 def state_tensors(modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD) -> dict[str, Tensor]:
@@ -36,7 +35,7 @@ def rank_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         f"{EACH_RANK}{name}.{key}": distributed.gather(value[None])
         for name, module in modules.items()
         for key, value in module.named_buffers()
-        if key.endswith(RUNNING)
+        if key.endswith(distributed.RUNNING)
     }
     return statistics | {name: distributed.collect(own, count) for name, own, count in _sharded(modules)}
 

@@ -1,10 +1,11 @@
-"""The settings of `moco study`: a field is a flag, its docstring the flag's help."""
+"""The settings of `moco study`: a field is a flag, and its docstring or its type says the help text."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import tyro
+
+from moco.runtime.fields import Count, Device, JsonOutput, Minutes, Precision, Repetitions, Threads
 
 
 @dataclass(frozen=True)
@@ -15,27 +16,24 @@ class StudyConfig:
     """mechanisms, momentum, shuffling-bn, temperature, v2, simclr, cost, supervised, hard-negatives; or a .toml or
     .json file with a study of your own (docs/studies.md)."""
     data: str
-    """Images, as for pretrain; labelled, since the arms are compared by kNN accuracy."""
+    """Images with labels, as for pretrain: the arms are compared by kNN accuracy."""
     out: Path
     """Folder of the study: cells/ (ordinary runs), results/, study.json, study.csv, study.html. A study that is already
     there goes on."""
-    images: int | None = None
-    """Images that each cell trains on, those seen several times counted each time; by default one pass over the set."""
-    minutes: float | None = None
-    """Instead of --images: as many as a cell trains on in this time, on average over the arms, by a short trial."""
-    seeds: int = 3
-    """Repetitions of each arm, of seeds 0, 1, ..."""
+    images: Count | None = None
+    """Images that each cell trains on, counting repetitions; by default one pass over the set."""
+    minutes: Minutes | None = None
+    """Minutes that a cell trains for, on average over the arms, instead of --images; a short trial measures how many
+    images that is."""
+    seeds: Repetitions = 3
+    """Repetitions of each arm, with seeds 0, 1, ..."""
     recipe: str = "quick"
-    """The recipe that the arms depart from, where the study does not say another."""
+    """Recipe that the arms depart from, unless the study names another."""
     plan: bool = False
-    """Only print what would be run, with the time that it is estimated to take."""
+    """Only print the runs that would be made, with an estimate of the time."""
     commands: bool = False
-    """Only print a line of shell for each cell, say for a job array; the same study then only collects."""
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """Of convolutions and matrix products."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute."""
-    threads: int | None = None
-    """Threads inside an operation; by default all cores."""
-    json: bool = False
-    """End with one JSON object on standard output."""
+    """Only print one line of shell for each cell, for example for a job array. The same study then collects them."""
+    precision: Precision = "fp32"
+    device: Device = "auto"
+    threads: Threads = None
+    json: JsonOutput = False

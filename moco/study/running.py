@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from moco.errors import BadInputError, one_line
+from moco.errors import BadInputError, StoppedError, one_line
 from moco.report.markup import number
 from moco.report.runs import Run, read_run
 from moco.runtime.files import replace_file
@@ -26,10 +26,6 @@ FINISHED = ("done", "diverged")
 """States of a cell that is not run again."""
 
 
-class StoppedError(Exception):
-    """The study was asked to stop; its runs are saved."""
-
-
 def run_cell(cell: Cell, request: StopRequest) -> str:
     """Train a cell and evaluate it, as far as that is not done; its state: done, diverged or failed.
 
@@ -44,7 +40,7 @@ def run_cell(cell: Cell, request: StopRequest) -> str:
     for name in ("", *missing):
         code = _call(wanted[name], log, request)
         if code == EXIT_CODE or request.noted:
-            raise StoppedError
+            raise StoppedError(f"cell {cell.name}: stopped, saved: the same command goes on")
         if code == 2:
             raise BadInputError(f"cell {cell.name}: {_last_line(log)}")
         if code:

@@ -10,13 +10,15 @@ from moco.interop.checkpoints import Weights
 from moco.runtime import distributed, pulse
 from moco.runtime.device import autocast
 from moco.runtime.randomness import Stream, seed_of
-from moco.runtime.runlog import RunLog
-from moco.runtime.signals import EXIT_CODE, StopRequest
+from moco.runtime.recent import Recent
+from moco.runtime.run import is_finite, open_run
+from moco.runtime.schedule import is_due
+from moco.runtime.signals import StopRequest
 from moco.transfer.batches import TrainingBatches, moved
 from moco.transfer.config import TransferConfig
+from moco.transfer.evaluator import Evaluator
 from moco.transfer.examples import Examples
 from moco.transfer.models import build_model, build_optimizer, build_schedule, introduction
-from moco.transfer.record import Record
 
 
 def fine_tune(
@@ -32,14 +34,18 @@ def fine_tune(
     model, norms = build_model(config, weights, train)
     optimizer, schedule = build_optimizer(config, model), build_schedule(config)
     batches = TrainingBatches(train, config, rank, ranks)
-    log = RunLog(config.out, steps, active=rank == 0, stdout=not config.json)
+    described = {"task": config.task, "classes": list(test.classes)}
+    run = open_run(config, "transfer", {"model": model}, optimizer, steps, described)
+    run.result["task"] = config.task
+    evaluator = Evaluator(config, run, batches, test)
 
-    with log, watch_loading(), pulse.watched(rank, ranks):
-        record = Record(config, model, optimizer, log, batches, test)
-        start = record.restore()
-        log.say(introduction(config, weights, model, norms, batches, test))
-        record.catch_up(start)
-        wrapped = distributed.wrap(model.train())
+    with run.log, watch_loading(), pulse.watched(rank, ranks):
+        start = run.restore()
+        evaluator.begin(start)
+        run.log.say(introduction(config, weights, model, norms, batches, test))
+        if 0 < start < steps and is_due(start, config.evaluate_every):  # that of the last time is cut off
+            evaluator.evaluate(start)
+        recent, wrapped = Recent(start, active=config.log_every > 0), distributed.wrap(model.train())
         for step, batch in enumerate(batches.run(start, steps, config.workers or 0), start):
             images, targets = moved(batch, device)
             for group in optimizer.param_groups:
@@ -53,13 +59,22 @@ def fine_tune(
             torch.autograd.backward(loss)
 
             norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-            finite = bool(torch.isfinite(loss.detach() + norm))
-            diverged, stopping = distributed.on_any_rank(device, not finite, request.noted)
+            diverged, stopping = distributed.on_any_rank(device, not is_finite(norm, loss), request.noted)
             if diverged:
-                raise record.diverged(step, loss.detach(), norm)
+                advice = f"start again with a smaller --lr (now {config.lr:g}) or more --warmup-steps"
+                raise run.diverge(step, [loss], norm, advice)
             optimizer.step()
             optimizer.zero_grad()
-            record.after_step(step + 1, losses, norm, schedule(step), save=stopping)
+
+            recent.add({name: value.float() for name, value in losses.items()})
+            if is_due(step + 1, config.log_every, steps):
+                evaluator.log(step + 1, recent, {"lr": schedule(step), "gradient_norm": float(norm)})
+            run.advance(step + 1)
+            if stopping or step + 1 == steps or is_due(step + 1, config.checkpoint_every):
+                run.save(step + 1)
             if stopping:
-                return record.stop(step + 1, EXIT_CODE)
-        return record.finish(steps)
+                return run.stop(step + 1)
+            if step + 1 < steps and is_due(step + 1, config.evaluate_every):
+                with recent.paused():
+                    evaluator.evaluate(step + 1)
+        return evaluator.finish(steps)

@@ -20,7 +20,8 @@ from moco.commands.transfer import run as transfer
 from moco.errors import BadInputError, DivergedError
 from moco.pretraining.config import ResumeConfig
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
-from moco.transfer import evaluation, record
+from moco.runtime.run import Run
+from moco.transfer import evaluation, evaluator
 from moco.transfer.config import TransferConfig
 from moco.transfer.examples import Layout, files_of, open_examples
 from moco.transfer.loop import fine_tune
@@ -51,15 +52,15 @@ def lines(run: Path, holding: str = "loss") -> list[dict[str, Any]]:
 
 def interrupted(own: TransferConfig, last: int) -> TransferConfig:
     """A run that is asked to stop after step `last`, and does after the next."""
-    once = record.Record.after_step
+    once = Run.advance
 
-    def interrupt(self: record.Record, step: int, *given: Any, save: bool) -> None:
-        once(self, step, *given, save=save)
+    def interrupt(self: Run, step: int) -> None:
+        once(self, step)
         if step == last:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record.Record, "after_step", interrupt)
+        patch.setattr(Run, "advance", interrupt)
         assert transfer(own)["exit_code"] == 75
     return own
 
@@ -95,18 +96,18 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(
         evaluated.append({name: value.clone() for name, value in model.state_dict().items()})
         return once(model, *rest)
 
-    monkeypatch.setattr(record, "evaluate", evaluate)
+    monkeypatch.setattr(evaluator, "evaluate", evaluate)
     whole = config(tmp_path, task, "whole", evaluate_every=2, checkpoint_every=2)
     transfer(whole)
     parts = interrupted(config(tmp_path, task, "parts", evaluate_every=2), last)
     assert json.loads((parts.out / "status.json").read_text())["state"] == "stopped"
-    finish = record.Record.finish
+    finish = evaluator.Evaluator.finish
 
-    def in_another_state(self: record.Record, step: int) -> dict[str, Any]:
+    def in_another_state(self: evaluator.Evaluator, step: int) -> dict[str, Any]:
         torch.manual_seed(123)  # a checkpoint holds the first process's random state, and no GPU's
         return finish(self, step)
 
-    monkeypatch.setattr(record.Record, "finish", in_another_state)
+    monkeypatch.setattr(evaluator.Evaluator, "finish", in_another_state)
     resume(ResumeConfig(parts.out))
     assert len(evaluated) == 4
     for before, after in zip(evaluated[:2], evaluated[2:], strict=True):
@@ -155,14 +156,14 @@ def test_more_trials_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_signal_while_a_trial_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That trial is finished, the next does not begin; the same command goes on with it."""
     own = config(tmp_path, "voc-semantic", trials=2)
-    once = record.Record.finish
+    once = evaluator.Evaluator.finish
 
-    def finish(self: record.Record, step: int) -> dict[str, Any]:
+    def finish(self: evaluator.Evaluator, step: int) -> dict[str, Any]:
         os.kill(os.getpid(), signal.SIGTERM)
         return once(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(record.Record, "finish", finish)
+        patch.setattr(evaluator.Evaluator, "finish", finish)
         assert transfer(own)["exit_code"] == 75
     states = [json.loads((run / "status.json").read_text())["state"] for run in (own.out, own.out / "trial-0")]
     assert states == ["stopped", "done"]

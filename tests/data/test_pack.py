@@ -17,7 +17,6 @@ import torch
 from PIL import Image as PillowImage
 
 from moco.cli import main
-from moco.commands import pack as command
 from moco.commands.pack import run
 from moco.data import indexing, pack
 from moco.data.augment import AUGMENTATIONS
@@ -314,14 +313,14 @@ def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
 
 def test_someone_else_made_it_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is there in the end stays."""
-    write = command.write
+    write = pack.write
 
     def slow(*arguments: Any) -> Any:
         (tmp_path / "p").mkdir()
         (tmp_path / "p" / "mine").touch()
         return write(*arguments)
 
-    monkeypatch.setattr(command, "write", slow)
+    monkeypatch.setattr("moco.commands.pack.write", slow)
     with pytest.raises(BadInputError, match="is there already"):
         run(PackConfig("digits", tmp_path / "p"))
     assert [path.name for path in (tmp_path / "p").iterdir()] == ["mine"]

@@ -57,7 +57,7 @@ def test_the_same_seed_trains_the_same_network(subject: Subject) -> None:
     found = []
     for seed in (0, 0, 1):
         torch.rand(3)
-        model = train_network(subject, train, Finetuning(3, 0.05, 32, seed=seed))
+        model = train_network(subject, train, Finetuning(3, 0.05, 32, seed=seed)).network
         found.append(model.state_dict())
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
     assert not torch.equal(found[0]["fc.weight"], found[2]["fc.weight"])
@@ -69,7 +69,7 @@ def test_a_step_equals_torch_s_own(subject: Subject) -> None:
     Batch normalisation therefore took its statistics over all 32 images.
     """
     train = digits("train", 32)
-    found = train_network(subject, train, Finetuning(1, 0.05, 32, weight_decay=1e-3)).state_dict()
+    found = train_network(subject, train, Finetuning(1, 0.05, 32, weight_decay=1e-3)).network.state_dict()
     model = with_classifier(subject, 10, 0).train()
     x, _, index, _ = ViewBatches(train, CROP_AND_FLIP, 16, HALVES, HALVES, 32, key_views=False)[0]
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=1e-3)

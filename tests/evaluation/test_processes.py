@@ -19,13 +19,13 @@ from moco import cli
 PROGRAM = """
 import os, signal, sys
 from moco.cli import main
-from moco.evaluation import unfinished
+from moco.data.loader import ViewBatches
 from moco.runtime import distributed
 distributed.start("cpu")
-announced = unfinished.announced
+run_batches = ViewBatches.run
 
 def and_a_signal(*arguments):
-    for number, batch in enumerate(announced(*arguments)):
+    for number, batch in enumerate(run_batches(*arguments)):
         if number == 1 and distributed.rank() == distributed.world_size() - 1:  # to one process only
             os.kill(os.getpid(), signal.SIGTERM)
         yield batch
@@ -40,9 +40,9 @@ for command in (
     ["finetune", "--max-steps", "3", "--batch-size", "32"],
 ):
     if "paper" in command or "finetune" in command:  # stopped, and gone on with
-        unfinished.announced = and_a_signal
+        ViewBatches.run = and_a_signal
         assert main([*command, *CPU]) == 75, command
-        unfinished.announced = announced
+        ViewBatches.run = run_batches
     assert main([*command, *CPU]) == 0, command
 distributed.stop()
 """

@@ -9,7 +9,7 @@ import torch
 
 from moco.data.images import ArrayImages
 from moco.errors import BadInputError, DivergedError
-from moco.evaluation.scores import in_detail, paired_interval, scores, spread
+from moco.evaluation.scores import Scores, beside, in_detail, paired_interval, scores, spread
 
 
 @pytest.mark.parametrize("classes", [2, 4, 5, 12])
@@ -44,6 +44,17 @@ def test_interval_of_an_example() -> None:
     found = paired_interval(a, b)
     reach = 100 * 1.959964 * math.sqrt((0.12 + 0.05 - 0.07**2) / 100)
     assert (found.difference, found.low, found.high) == pytest.approx((7, 7 - reach, 7 + reach), abs=1e-3)
+
+
+def test_a_baseline_is_shown_with_what_was_gained_over_it() -> None:
+    """Its own accuracies, and the paired difference on the same images, of which 5 of 8 and 3 of 8 are right."""
+    truth = np.array([0, 1, 2, 0, 1, 2, 0, 1])
+    found, other = (np.array(row) for row in ([0, 1, 2, 0, 1, 0, 1, 0], [0, 1, 0, 1, 0, 0, 1, 1]))
+    told = beside(Scores(62.5, 100.0, found), Scores(37.5, 90.0, other), truth)
+    interval = paired_interval([True] * 5 + [False] * 3, [True, True] + [False] * 5 + [True])
+    assert told == {
+        "top1": 37.5, "top5": 90.0, "difference": 25.0, "low": interval.low, "high": interval.high
+    }  # fmt: skip
 
 
 def test_interval_equals_the_bootstrap_s() -> None:

@@ -17,6 +17,7 @@ from moco.cli import main
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.images import ArrayImages
 from moco.data.loader import ViewBatches
+from moco.data.replacement import Damage
 from moco.errors import BadInputError
 from moco.evaluation import features
 from moco.evaluation.config import KnnConfig
@@ -24,7 +25,7 @@ from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.finetune import CROP_AND_FLIP
 from moco.evaluation.refusals import require_fitting
 from moco.evaluation.session import labelled, session
-from moco.evaluation.unfinished import announced
+from moco.evaluation.statefile import warn_of_damage
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
 HALVES = (0.5, 0.5, 0.5)
@@ -99,9 +100,13 @@ def test_an_unreadable_image_in_memory_is_not_black() -> None:
 
 def test_images_that_others_stand_in_for_are_told_once() -> None:
     """In a training with labels the label is that of the other."""
-    batches = ViewBatches(some(), CROP_AND_FLIP, 8, HALVES, HALVES, 4, 0, key_views=False)
+    batches, damage = ViewBatches(some(), CROP_AND_FLIP, 8, HALVES, HALVES, 4, 0, key_views=False), Damage(4, 4)
+    loaded = list(batches.run(0, 3, 0))
     with pytest.warns(UserWarning, match=r"stands in for b\.png: broken") as caught:
-        index = torch.cat([batch.index for batch in announced(batches.run(0, 3, 0), batches)])
+        warn_of_damage(damage, [one for batch in loaded for one in batch.replaced])
+    for batch in loaded:
+        warn_of_damage(damage, batch.replaced)  # warnings are errors here
+    index = torch.cat([batch.index for batch in loaded])
     assert len(caught) == 1
     assert len(index) == 12
     assert 1 not in index.tolist()

@@ -1,6 +1,7 @@
 """Staleness of keys, effective negatives and the rest equal plain loops; and looking changes nothing."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.augment import AUGMENTATIONS, draw, render
 from moco.data.catalog import load
 from moco.data.derived import Subset
-from moco.data.images import Images
+from moco.data.images import ArrayImages, Images
 from moco.data.loader import ViewBatches
 from moco.evaluation import vitals as module
 from moco.evaluation.alignment import EPOCH, effective_rank
@@ -138,11 +139,24 @@ def test_of_the_encoder_equal_the_oracles(batches: ViewBatches) -> None:
             z.append(torch.cat([copy.deepcopy(f_q).eval()(row[None]) for row in x]))
     arrays = [features.double().numpy() for features in z]
     assert found == {
+        "blank_views": 0.0,
+        "dark_views": 0.0,
         "effective_rank": pytest.approx(effective_rank(z[0]), abs=2e-3),
         "head_alignment": pytest.approx(oracles.alignment(*arrays), abs=2e-4),
         "head_uniformity": pytest.approx(oracles.uniformity(arrays[0]), abs=2e-4),
     }
     assert found["head_alignment"] > 0.001
+
+
+def test_blank_and_dark_views_are_counted() -> None:
+    """By the images they are cut from: one colour, 12 bits of 16, and noise of every brightness."""
+    noise = np.random.default_rng(0).integers(0, 256, (10, 3, 12, 12))
+    noise[:3] = np.array([[[0]], [[90]], [[255]]])[:, None]  # 3 blank, of which one is black
+    noise[3:5] = noise[3:5] * 4095 // 65535
+    pixels = torch.from_numpy(noise).to(torch.uint8)
+    crops = dataclasses.replace(AUGMENTATIONS["cifar"], jitter_probability=0.0)
+    found = vitals({"f_q": encoder(0)}, ViewBatches(ArrayImages(pixels), crops, 12, MEAN, STD, BATCH))
+    assert (found["blank_views"], found["dark_views"]) == (30.0, 30.0)
 
 
 def modules_with(dictionary: nn.Module) -> dict[str, nn.Module]:

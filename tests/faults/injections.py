@@ -12,8 +12,6 @@ from types import TracebackType
 from typing import Any, BinaryIO
 from unittest.mock import patch
 
-from torch import Tensor
-
 from moco.core.encoder import Encoder
 from moco.core.loss import Contrast
 from tests.faults.processes import until
@@ -58,17 +56,17 @@ def is_rank(rank: int) -> bool:
 
 
 def pause_before(place: Gate, step: int, rank: int = 0) -> None:
-    """Pause before a step."""
-    from moco.pretraining.record import Record
+    """Pause before a step, whose rate the loop asks for first."""
+    from moco.runtime.schedule import Schedule
 
-    real = Record.before_step
+    real = Schedule.__call__
 
-    def before_step(self: Record, now: int, index: Tensor) -> None:
+    def rate(self: Schedule, now: int) -> float:
         if now == step and is_rank(rank):
             place.stand()
-        real(self, now, index)
+        return real(self, now)
 
-    patch.object(Record, "before_step", before_step).start()
+    patch.object(Schedule, "__call__", rate).start()
 
 
 def pause_in_batch(place: Gate, step: int) -> None:

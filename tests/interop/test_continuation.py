@@ -15,7 +15,7 @@ from moco.core.pair import EncoderPair
 from moco.data.catalog import load
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
-from moco.pretraining.prepare import build_dictionary, build_encoder, take_up
+from moco.pretraining.prepare import build_dictionary, build_encoder, load_f_k_and_queue
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 
@@ -52,7 +52,7 @@ def begun(settings: PretrainConfig) -> tuple[EncoderPair, Any, str]:
     """What the loop starts from, and what is said of it."""
     pair = EncoderPair(build_encoder(settings), settings.dictionary)
     dictionary = build_dictionary(settings, 100)
-    return pair, dictionary, take_up(settings, pair, dictionary)
+    return pair, dictionary, load_f_k_and_queue(settings, pair, dictionary)
 
 
 def named(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

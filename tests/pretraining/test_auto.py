@@ -157,7 +157,7 @@ def test_groups_part_the_batch_that_is_given(batch: int, groups: int | None) -> 
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--minutes", "1e308"], "--minutes is 1e+308: expected at most"),
+        (["--minutes", "1e308"], "--minutes is 1e+308: expected more than 0, at most 527040"),
         (["--epochs", "0"], "--epochs is 0"),
         (["--data", "FEW"], "3 training image(s), expected at least 4"),
     ],

@@ -14,7 +14,8 @@ from moco import cli
 from moco.commands.pretrain import build_checkup
 from moco.commands.pretrain import run as pretrain
 from moco.data.catalog import load
-from moco.data.images import Images
+from moco.data.images import ArrayImages, Images
+from moco.pretraining import health as judge
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain as train
 from moco.pretraining.recipes import recipe
@@ -58,16 +59,15 @@ def test_a_run_that_goes_well_is_healthy(tmp_path: Path, capsys: pytest.CaptureF
     """On the terminal, in the metrics, in the status and in the result; and nothing else is said."""
     larger: dict[str, Any] = {"image_size": 12, "batch_size": 64, "queue_size": 128, "bn_groups": 8, "log_every": 20}
     result = pretrain(small(tmp_path / "run", max_steps=200, knn_every=100, **larger))
-    found = health(tmp_path / "run")
-    assert [(line["step"], line["health"], line["findings"]) for line in found] == [
-        (100, "healthy", []),
-        (200, "healthy", []),
-    ]
-    assert (result["health"], result["findings"]) == ("healthy", [])
+    early, late = found = health(tmp_path / "run")
+    assert (early["step"], early["findings"], early["conditions"]) == (100, ["early"], ["undecided"])
+    assert (late["step"], late["health"], late["findings"], late["conditions"]) == (200, "healthy", [], [])
+    assert (result["health"], result["findings"], result["conditions"]) == ("healthy", [], [])
+    assert result["knn_queries"] == 20
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["health"] == status["result"]["health"] == "healthy"
     shown = [line for line in capsys.readouterr().out.splitlines() if "health" in line]
-    assert shown == ["step 100/200  health: healthy", "step 200/200  health: healthy"]
+    assert shown == [f"step 100/200  health: {early['health']}", "step 200/200  health: healthy"]
     assert {"filled", "effective_rank", "head_alignment", "head_uniformity"} <= found[0].keys()
     assert {"new_keys_own", "old_keys_own", "new_keys_similarity", "old_keys_similarity"} <= found[0].keys()
 
@@ -83,6 +83,22 @@ def test_looks_change_nothing(tmp_path: Path, digits: Images) -> None:
     assert [line["step"] for line in health(tmp_path / "looked")] == [1, 2, 3, 4, 5, 6]
     (only,) = health(tmp_path / "left alone")
     assert (only["step"], only["filled"], "effective_rank" in only) == (6, 100.0, False)
+
+
+def test_a_run_that_goes_on_knows_how_it_began(tmp_path: Path, digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first look is read from the metrics, and kNN accuracy that fell since is a finding as in a run at one go."""
+    monkeypatch.setattr(judge, "EARLY_STEPS", 4)
+    config, looks = small(tmp_path / "run", max_steps=4, knn_every=4, log_every=1), [{"knn_top1": 90.0}]
+
+    def monitor(encoder: object) -> dict[str, float]:
+        return {**looks.pop(), "knn_queries": 100.0}
+
+    with pytest.raises(IndexError):  # at the second look, the last step being saved
+        train(config, digits, monitor)
+    looks.append({"knn_top1": 10.0})
+    result = train(config, digits, monitor)
+    assert result["before"] == {"knn_top1": 90.0, "knn_queries": 100.0}
+    assert "worse" in result["findings"]
 
 
 def test_two_processes_say_what_one_says(tmp_path: Path, digits: Images) -> None:
@@ -111,18 +127,20 @@ def test_two_processes_say_what_one_says(tmp_path: Path, digits: Images) -> None
 def test_a_queue_that_the_run_does_not_fill(tmp_path: Path, digits: Images) -> None:
     """K = 4096 and four steps of 32: all but 128 keys are random, and the run is told so."""
     for line in examined(small(tmp_path, queue_size=4096, max_steps=4, knn_every=2), digits):
-        assert line["findings"] == ["filling"]
+        assert line["findings"] == ["filling", "short"]
     assert (line["step"], line["filled"]) == (4, pytest.approx(100 * 128 / 4096, abs=0.01))
     assert "97% of the queue's 4096 keys are still the random ones of the start" in line["health"]
     assert "--queue-size 32 or less, or more --epochs" in line["health"]
 
 
-def test_a_collapse(tmp_path: Path, digits: Images) -> None:
+def test_a_collapse(tmp_path: Path, digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without momentum (m = 0) and with a rate that is far too large, different images get the same features."""
-    (line,) = examined(small(tmp_path, key_momentum=0.0, lr=1.0), digits)
-    assert line["findings"] == ["collapsed"]
-    assert line["head_uniformity"] > -0.05
-    assert "smaller --lr or a --key-momentum nearer to 1" in line["health"]
+    monkeypatch.setattr(judge, "EARLY_STEPS", 60)
+    early, late = examined(small(tmp_path, key_momentum=0.0, lr=1.0, knn_every=30), digits)
+    assert (early["findings"], early["conditions"]) == (["collapsed"], ["undecided"])
+    assert (late["findings"], late["conditions"]) == (["collapsed"], ["failed"])
+    assert late["head_uniformity"] > -0.05
+    assert "smaller --lr or a --key-momentum nearer to 1" in late["health"]
 
 
 def test_a_rate_of_nothing(tmp_path: Path, digits: Images) -> None:
@@ -130,6 +148,17 @@ def test_a_rate_of_nothing(tmp_path: Path, digits: Images) -> None:
     values: dict[str, Any] = {"batch_size": 16, "queue_size": 32, "max_steps": 200, "knn_every": 100}
     early, late = examined(small(tmp_path, lr=1e-12, **values), digits)
     assert early["findings"] == late["findings"] == ["chance"]
-    assert early["health"].endswith("log(K+1) = 3.50, which is normal in the first 200 steps: wait.")
-    assert "after 200 steps, so nothing is learned" in late["health"]
+    assert early["health"].endswith("log(K+1) = 3.50. That is normal in the first 200 steps. Wait.")
+    assert "after 200 steps. The task teaches the encoder nothing." in late["health"]
     assert "(now 1e-12)" in late["health"]
+    assert (early["conditions"], late["conditions"]) == (["undecided"], ["failed"])
+
+
+@pytest.mark.parametrize(("value", "names"), [(90, ["blank"]), (6, ["blank", "dark"])])
+def test_images_of_one_colour(tmp_path: Path, value: int, names: list[str]) -> None:
+    """Their views show nothing: that is said before what follows from it."""
+    images = ArrayImages(torch.full((64, 3, 8, 8), value, dtype=torch.uint8))
+    (line,) = examined(small(tmp_path, max_steps=3, knn_every=3), images)
+    assert line["findings"][: len(names)] == names
+    assert line["findings"][-1] == "short"
+    assert line["blank_views"] == 100

@@ -266,9 +266,10 @@ def test_several_runs(tmp_path: Path) -> None:
 
 def test_a_run_without_labels(tmp_path: Path) -> None:
     """Alignment and uniformity instead of kNN; a map without classes; neither marks nor confusions."""
-    lines = [line for line in metrics() if "knn_top1" not in line]
+    lines = [line for line in metrics(400) if "knn_top1" not in line]
     lines += [{"step": 100, "alignment": 0.25, "uniformity": -2.5, "time": 50.0}]
-    run = read_run(write_run(tmp_path / "run", lines=lines, evaluations={"gallery": gallery(["1.png"], None)}))
+    evaluations = {"gallery": gallery(["1.png"], None)}
+    run = read_run(write_run(tmp_path / "run", lines=lines, evaluations=evaluations, max_steps=400))
     found = parsed(run)
     assert ["run", "100", "0.250"] in found.rows()
     assert ["run", "100", "\u22122.500"] in found.rows()

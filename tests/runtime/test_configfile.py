@@ -88,6 +88,7 @@ WRONG_TYPES: list[tuple[str, Any]] = [
     ("temperature", "0.1"),
     ("temperature", False),
     ("temperature", [0.1]),
+    ("temperature", 10**400),
     ("symmetric", 1),
     ("symmetric", "yes"),
     ("augment", "v9"),

@@ -165,14 +165,14 @@ def test_status(tmp_path: Path) -> None:
 def test_health(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A line of metrics with the words, what was found and its figures; told to people; kept in every later status."""
     with RunLog(tmp_path, 10) as log:
-        log.health(4, "Too few.", ["filling"], {"filled": 25.0})
+        log.health(4, "Too few.", {"filling": "undecided"}, {"filled": 25.0})
         log.status("running", step=4)
         assert read_status(tmp_path) == {"state": "running", "pid": os.getpid(), "health": "Too few.", "step": 4}
-        log.health(8, "healthy", [], {"filled": 100.0, "effective_rank": float("nan")})
+        log.health(8, "healthy", {}, {"filled": 100.0, "effective_rank": float("nan")})
         log.status("done", step=8)
     assert without_time(tmp_path) == [
-        {"step": 4, "health": "Too few.", "findings": ["filling"], "filled": 25.0},
-        {"step": 8, "health": "healthy", "findings": [], "filled": 100.0, "effective_rank": None},
+        {"step": 4, "health": "Too few.", "findings": ["filling"], "conditions": ["undecided"], "filled": 25.0},
+        {"step": 8, "health": "healthy", "findings": [], "conditions": [], "filled": 100.0, "effective_rank": None},
     ]
     assert capsys.readouterr().out == "step 4/10  health: Too few.\nstep 8/10  health: healthy\n"
     assert read_status(tmp_path)["health"] == "healthy"

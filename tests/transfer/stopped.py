@@ -3,24 +3,23 @@
 import os
 import signal
 import sys
-from typing import Any
 
 import pytest
 
 from moco.cli import main
 from moco.runtime import distributed
-from moco.transfer import record
+from moco.runtime.run import Run
 
-once = record.Record.after_step
+once = Run.advance
 
 
-def after_step(self: record.Record, step: int, *given: Any, save: bool) -> None:
+def advance(self: Run, step: int) -> None:
     """As it was, and a signal."""
-    once(self, step, *given, save=save)
+    once(self, step)
     if step == 2 and distributed.rank() == distributed.world_size() - 1:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    pytest.MonkeyPatch().setattr(record.Record, "after_step", after_step)
+    pytest.MonkeyPatch().setattr(Run, "advance", advance)
     sys.exit(main())

@@ -11,15 +11,17 @@ import pytest
 import torch
 
 from moco.cli import main
-from moco.evaluation import unfinished
+from moco.data.loader import ViewBatches
+from moco.evaluation import statefile
 from moco.runtime.checkpoint import load_tensors, save_tensors
+from moco.runtime.run import Run
 
 CPU = ["--data", "digits", "--device", "cpu", "--precision", "fp32", "--threads", "1", "--json"]
 COMMANDS = {
     "linear-paper": ["linear", "--protocol", "paper", "--epochs", "2", "--lr", "0.3", "--no-baseline"],
     "finetune": ["finetune", "--max-steps", "8", "--batch-size", "32", "--baseline"],
 }
-Run = Callable[..., tuple[int, dict[str, Any]]]
+Evaluate = Callable[..., tuple[int, dict[str, Any]]]
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def told(run: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def told(run: Path, capsys: pytest.CaptureFixture[str]) -> Evaluate:
     """Evaluate the run (or other weights): exit code, and the JSON object if there is one."""
 
     def evaluate(command: str, *more: str, weights: Path = run) -> tuple[int, dict[str, Any]]:
@@ -42,19 +44,19 @@ def told(run: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture
 def at_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
     """Let something happen once, while a batch is trained on."""
-    once = unfinished.announced
+    once = ViewBatches.run
 
     def happening(number: int, what: Callable[[], None]) -> None:
         left = iter([*[None] * (number - 1), what])
 
-        def watched(*arguments: Any) -> Iterator[Any]:
-            for batch in once(*arguments):
+        def watched(self: ViewBatches, *arguments: Any) -> Iterator[Any]:
+            for batch in once(self, *arguments):
                 happens = next(left, None)
                 if happens is not None:
                     happens()
                 yield batch
 
-        monkeypatch.setattr(unfinished, "announced", watched)
+        monkeypatch.setattr(ViewBatches, "run", watched)
 
     return happening
 
@@ -73,7 +75,7 @@ def figures(result: dict[str, Any]) -> dict[str, Any]:
 
 def left_over(run: Path) -> list[str]:
     """The states of trainings in a run."""
-    return sorted(path.name for path in (run / "evaluations").glob(f"*{unfinished.ENDING}"))
+    return sorted(path.name for path in (run / "evaluations").glob(f"*{statefile.ENDING}"))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def left_over(run: Path) -> list[str]:
     ],
 )
 def test_a_stopped_training_goes_on(
-    command: str, batch: int, file: str, run: Path, told: Run, tmp_path: Path, tiny_run: Path,
+    command: str, batch: int, file: str, run: Path, told: Evaluate, tmp_path: Path, tiny_run: Path,
     at_batch: Callable[[int, Callable[[], None]], None],
 ) -> None:  # fmt: skip
     """Saved with exit code 75 after the step, and bit for bit the figures of another run that was not stopped."""
@@ -95,7 +97,7 @@ def test_a_stopped_training_goes_on(
     at_batch(batch, terminate)
     code, nothing = told(command)
     assert (code, nothing) == (75, {})
-    assert left_over(run) == [file + unfinished.ENDING]
+    assert left_over(run) == [file + statefile.ENDING]
     code, result = told(command)
     assert code == 0
     assert left_over(run) == []
@@ -121,10 +123,10 @@ def test_the_message_says_what_to_do(
 
 
 def test_a_crash_costs_what_was_not_saved(
-    run: Path, told: Run, monkeypatch: pytest.MonkeyPatch, at_batch: Callable[[int, Callable[[], None]], None]
+    run: Path, told: Evaluate, monkeypatch: pytest.MonkeyPatch, at_batch: Callable[[int, Callable[[], None]], None]
 ) -> None:
     """States are written while it trains; the next command takes up the last, with the time that it took."""
-    monkeypatch.setattr(unfinished, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(statefile, "SAVE_EVERY", -1.0)
 
     def crash() -> None:
         raise FloatingPointError("crash")
@@ -132,21 +134,20 @@ def test_a_crash_costs_what_was_not_saved(
     at_batch(5, crash)
     with pytest.raises(FloatingPointError):
         told("linear-paper")
-    path = run / "evaluations" / f"linear-paper{unfinished.ENDING}"
+    path = run / "evaluations" / f"linear-paper{statefile.ENDING}"
     facts = load_tensors(path)[1]
     assert facts["step"] == 4
     done: list[int] = []
-    once = unfinished.Unfinished.batches
+    once = Run.advance
 
-    def counted(self: unfinished.Unfinished, *arguments: Any) -> Iterator[Any]:
-        for step, batch in once(self, *arguments):
-            done.append(step)
-            yield step, batch
-        assert self.seconds == facts["seconds"]
+    def advance(self: Run, step: int) -> None:
+        done.append(step)
+        assert self.log.earlier == facts["seconds"]
+        once(self, step)
 
-    monkeypatch.setattr(unfinished.Unfinished, "batches", counted)
+    monkeypatch.setattr(Run, "advance", advance)
     code, result = told("linear-paper")
-    assert (code, done) == (0, [4, 5, 6, 7, 8, 9])
+    assert (code, done) == (0, [5, 6, 7, 8, 9, 10])
     assert result["seconds"] > facts["seconds"]
 
 
@@ -159,7 +160,7 @@ def test_what_is_of_something_else_is_not_taken_up(
     command = [*COMMANDS["linear-paper"], "--weights", str(run), *CPU]
     at_batch(3, terminate)
     assert main(command) == 75
-    path = run / "evaluations" / f"linear-paper{unfinished.ENDING}"
+    path = run / "evaluations" / f"linear-paper{statefile.ENDING}"
     if change == "flags":
         command += ["--lr", "0.1"]
     elif change == "damage":
@@ -179,7 +180,7 @@ def test_what_is_of_something_else_is_not_taken_up(
 
 
 def test_weights_that_are_no_run_s_have_no_place(
-    run: Path, told: Run, at_batch: Callable[[int, Callable[[], None]], None]
+    run: Path, told: Evaluate, at_batch: Callable[[int, Callable[[], None]], None]
 ) -> None:
     """A signal does what it always did, and nothing is written."""
     alone = shutil.copy(run / "encoder.safetensors", run.parent / "alone.safetensors")
@@ -194,7 +195,7 @@ def test_weights_that_are_no_run_s_have_no_place(
     assert left_over(run) == []
 
 
-def test_the_callers_random_numbers_stay(run: Path, told: Run, at_batch: Callable[..., None]) -> None:
+def test_the_callers_random_numbers_stay(run: Path, told: Evaluate, at_batch: Callable[..., None]) -> None:
     """What a state holds of torch's is for its training alone."""
     drawn = []
     for batch in (None, 3):

@@ -1,0 +1,163 @@
+"""What pre-training looks at beside its step: a monitor's figures, the run's health, its negatives, damaged images."""
+
+import math
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from moco.core.dictionary import MemoryBank, Queue
+from moco.core.encoder import Encoder, encoder_tensors
+from moco.data import fingerprint
+from moco.data.images import Images
+from moco.data.replacement import Damage, Replaced
+from moco.errors import BadInputError
+from moco.interop.checkpoints import encoder_metadata
+from moco.pretraining.config import PretrainConfig, negatives
+from moco.pretraining.health import diagnose, summary
+from moco.runtime import distributed
+from moco.runtime.checkpoint import File
+from moco.runtime.recent import Recent
+from moco.runtime.run import Run
+from moco.runtime.runlog import read_events, read_lines
+
+Monitor = Callable[[Encoder], Mapping[str, float]]
+"""A frozen encoder -> figures."""
+Checkup = Callable[[Mapping[str, nn.Module]], Mapping[str, float]]
+"""What is trained, by name (f_q, f_k, dictionary) -> figures for `health.diagnose`."""
+
+SHOWN_IMAGES = 8
+"""How many images of each rank's share of the first batch are logged."""
+TRAINING = ("loss", "chance_loss", "contrast_accuracy")
+"""Figures of training that a run's health is judged by."""
+WATCHED = ("knn_top1", "knn_queries")
+"""Figures of the monitor that it is judged by."""
+
+
+@dataclass
+class Watch:
+    """Looks at a run beside its step and logs what it finds; every rank looks, since they share the images out."""
+
+    config: PretrainConfig
+    run: Run
+    images: Images
+    monitor: Monitor | None
+    checkup: Checkup | None
+
+    def __post_init__(self) -> None:
+        self.damage = Damage(len(self.images), self.config.batch_size)
+
+    def begin(self, step: int) -> None:
+        """Keep what the images are, and take from the log the first look and which images could not be read."""
+        config = self.config
+
+        def read() -> tuple[str, list[dict[str, Any]], dict[str, float]]:
+            changed = fingerprint.keep(config.out, self.images, accept=config.accept_changed_data)
+            return changed, read_events(config.out, "replaced"), first_look(config.out)
+
+        changed, events, before = distributed.from_first(read)
+        if step and before:
+            self.run.result["before"] = before
+        self.damage.names = {event["index"]: str(event.get("path")) for event in events if "index" in event}
+        self.run.note_changed_data(step, changed)
+
+    def look(self, step: int) -> None:
+        """Log what monitor and check-up say after `step` steps; before the first there is nothing to judge."""
+        if self.config.knn_every and self.monitor is not None:
+            self._evaluate(self.monitor, step)
+        if step:
+            self._examine(step)
+
+    def log(self, step: int, recent: Recent, last: Mapping[str, float], shares: Mapping[str, float]) -> None:
+        """Log means over the steps up to `step` since the last line, figures of the `last` step, its negatives' shares.
+
+        Symmetric losses are halved, so that log(K+1) is chance.
+        """
+        means, speed = recent.summary(step, shares)
+        loss, accuracy = means.pop("loss"), means.pop("contrast_accuracy")
+        chance = math.log(negatives(self.config) + 1)
+        figures = {"loss": loss, "chance_loss": chance, "contrast_accuracy": accuracy, **last, **means}
+        images_per_second = round(speed * self.config.batch_size, 1)
+        self.run.log.metrics(step, {"epoch": self._epoch(step), **figures, "images_per_second": images_per_second})
+        self.run.result.update(figures)
+
+    def announce(self, step: int, replaced: Sequence[Replaced]) -> None:
+        """Log the images of the batch that makes `step`, on any rank, that others stand in for: once each.
+
+        Raises BadInputError, on every rank, where there are too many of them.
+        """
+        for one in self.damage.gather(replaced):
+            self.run.log.event("replaced", step=step, index=one.index, path=one.name, by=one.by, reason=one.reason)
+            self.run.log.say(f"step {step}: {one.sentence}")
+        try:
+            self.damage.check(step)
+        except BadInputError:
+            self.run.fail(step)
+            raise
+
+    def _evaluate(self, monitor: Monitor, step: int) -> None:
+        encoder = self.run.modules["f_q"]
+        assert isinstance(encoder, Encoder)
+        with distributed.averaged(encoder):
+            figures = dict(monitor(encoder))
+        self.run.log.metrics(step, figures)
+        if step == 0:
+            self.run.result["before"] = figures
+        self.run.result.update(figures)
+
+    def _examine(self, step: int) -> None:
+        """Say in plain words how the run does; where no monitor looks, its modules are not examined either."""
+        config, run = self.config, self.run
+        figures = {"filled": round(filled(run.modules["dictionary"], config.batch_size), 2)}
+        if self.checkup is not None and config.knn_every:
+            with distributed.averaged(*run.modules.values()):
+                figures |= self.checkup(run.modules)
+        last = {name: run.result[name] for name in (*TRAINING, *WATCHED) if name in run.result}
+        last["epoch"] = step * config.batch_size / len(self.images)
+        if "knn_top1" in run.result.get("before", {}):
+            last["knn_before"] = run.result["before"]["knn_top1"]
+        findings = diagnose(config, step, {**last, **figures})
+        text, found = summary(findings), {finding.name: finding.condition for finding in findings}
+        run.log.health(step, text, found, figures)
+        run.result.update(figures, health=text, findings=list(found), conditions=list(found.values()))
+
+    def _epoch(self, step: int) -> float:
+        return round(step * self.config.batch_size / len(self.images), 4)
+
+
+def first_look(run: Path) -> dict[str, float]:
+    """Read what the monitor saw before the first step."""
+    lines = (line for line in read_lines(run) if line.get("step") == 0 and "event" not in line)
+    return {name: value for name, value in next(lines, {}).items() if name not in ("step", "time")}
+
+
+def filled(dictionary: nn.Module, batch_size: int) -> float:
+    """How much of a queue or a bank, in percent, comes from images; the rest are the random vectors of the start."""
+    if isinstance(dictionary, Queue):
+        return 100 * float((dictionary.written >= 0).float().mean())
+    if isinstance(dictionary, MemoryBank):  # an epoch takes each image once
+        return min(100.0, 100 * dictionary.step * batch_size / len(dictionary.features))
+    return 100.0
+
+
+def log_ranks(run: Run, step: int, index: Tensor) -> None:
+    """Log where each rank runs, its rows of the global batch of `step`, and its first images; index (n,) is its part.
+
+    Nothing is logged where there is one rank.
+    """
+    if distributed.world_size() == 1:
+        return
+    rows = [distributed.rank() * len(index), (distributed.rank() + 1) * len(index)]
+    first = index[:SHOWN_IMAGES].tolist()
+    own = {"host": socket.gethostname(), "pid": os.getpid(), "rows": rows, "first": first}
+    run.log.event("ranks", step=step, ranks=distributed.gather_values(own))
+
+
+def encoder_file(config: PretrainConfig, f_q: Encoder, step: int) -> File:
+    """The run's encoder as a file of its own."""
+    described = encoder_metadata(f_q.plan, config.mean, config.std, step)
+    return File(config.out / "encoder.safetensors", encoder_tensors(f_q), {**described, "kind": "encoder"})

@@ -1,0 +1,119 @@
+"""By how much a run's features beat the baselines that were measured beside them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from moco.pretraining.health import accuracy_gain
+from moco.report.markup import number, percent, shown
+from moco.report.runs import Run
+
+TO_BEAT = {"random": "random weights", "pixels": "raw pixels"}
+"""The baselines that need no training, by their name in an evaluation: features that do not beat them learned nothing
+of use for the classes."""
+START = "the network before its first step"
+SUPERVISED = "supervised"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """An accuracy minus that of a baseline on the same images, in percentage points, with its 95% interval."""
+
+    over: str
+    difference: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{signed(self.difference)} points, 95% interval {signed(self.low)} to {signed(self.high)}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An accuracy that an evaluation found, in a sentence, and what it gained over the baselines."""
+
+    sentence: str
+    gains: tuple[Gain, ...]
+
+
+def evaluated(run: Run) -> Iterator[Measured]:
+    """The accuracies of `moco knn` and `moco linear`, each with the baselines of `TO_BEAT` that it was measured with.
+
+    The interval is the paired one where the evaluation holds it, else that of `accuracy_gain` over as many images as
+    were classified. Where neither is known the baseline is shown and nothing is gained.
+    """
+    for name, content in run.evaluations.items():
+        top1 = accuracy(content.get("top1"))
+        if top1 is None or not name.startswith(("knn", "linear")):
+            continue
+        count = number(content.get("test")) or number(content.get("queries"))
+        beside = content.get("baselines")
+        beside = beside if isinstance(beside, dict) else {}
+        gains, compared = [], []
+        for baseline, words in TO_BEAT.items():
+            other = accuracy(_top1(beside.get(baseline)))
+            if other is None:
+                continue
+            gain = _gain(words, top1, other, beside[baseline], count)
+            gains += [gain] if gain is not None else []
+            compared.append(f"{words} for {percent(other)}" + ("" if gain is None else f" ({gain})"))
+        supervised = accuracy(_top1(beside.get(SUPERVISED)))
+        if supervised is not None:
+            compared.append(f"the same network trained with labels for {percent(supervised)}")
+        by = "The nearest neighbours' vote" if name.startswith("knn") else "A linear classifier on the frozen features"
+        images = "the images" if count is None else f"{shown(count, 0)} images"
+        sentence = "; ".join([f"{by} is right for {percent(top1)} of {images}", *compared])
+        yield Measured(f"{sentence}.", tuple(gains))
+
+
+def watched(run: Run) -> Measured | None:
+    """What the monitor saw of kNN accuracy; None where it looked for none."""
+    if not run.knn:
+        return None
+    step, last = run.knn[-1]
+    if run.knn_before is None:
+        return Measured(
+            f"kNN accuracy in the run was {percent(last)} at step {step:.0f}; its start was not measured.", ()
+        )
+    said = f"kNN accuracy in the run went from {percent(run.knn_before)} before the first step to {percent(last)}"
+    if run.queries is None:
+        return Measured(f"{said}; of how many images is not known.", ())
+    gain = Gain(START, *accuracy_gain(last, run.knn_before, run.queries))
+    return Measured(f"{said} ({gain}; {shown(run.queries, 0)} images).", (gain,))
+
+
+def course(run: Run) -> str | None:
+    """Say whether kNN accuracy was better before, or still rose at the end."""
+    if run.queries is None or len(run.knn) < 3:
+        return None
+    last, (step, best) = run.knn[-1][1], max(run.knn, key=lambda point: point[1])
+    if accuracy_gain(last, best, run.queries)[2] < 0:
+        return f"It was better before: {percent(best)} at step {step:.0f}. A shorter run may do as well."
+    if accuracy_gain(last, run.knn[-2][1], run.queries)[1] > 0:
+        return "Accuracy was still rising at the end: a longer run should give more."
+    return None
+
+
+def signed(value: float) -> str:
+    """A difference with its sign."""
+    return shown(value) if value < 0 else f"+{shown(value)}"
+
+
+def accuracy(value: object) -> float | None:
+    """A percentage, or None for anything else."""
+    found = number(value)
+    return found if found is not None and 0 <= found <= 100 else None
+
+
+def _gain(words: str, top1: float, other: float, baseline: Any, count: float | None) -> Gain | None:
+    stored = (
+        [number(baseline.get(name)) for name in ("difference", "low", "high")] if isinstance(baseline, dict) else []
+    )
+    known = [value for value in stored if value is not None]
+    if len(known) == 3:
+        return Gain(words, *known)
+    return None if count is None or count < 1 else Gain(words, *accuracy_gain(top1, other, int(count)))
+
+
+def _top1(value: Any) -> Any:
+    return value.get("top1") if isinstance(value, dict) else value

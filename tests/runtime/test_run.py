@@ -1,0 +1,208 @@
+"""Every training is recorded by one piece: stopped by a signal it goes on to the same bits, and it sees divergence.
+
+The loops are told apart here by nothing but how they are begun.
+"""
+
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from moco.commands import finetune, linear, pretrain, transfer
+from moco.errors import DivergedError, StoppedError
+from moco.evaluation.config import FinetuneConfig, LinearConfig
+from moco.pretraining.recipes import recipe
+from moco.runtime.checkpoint import snapshot
+from moco.runtime.recent import Recent
+from moco.runtime.run import Run, is_finite
+from moco.runtime.state import state_tensors
+from moco.transfer.recipes import transfer_config
+from tests.transfer.scenes import write
+
+CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0}
+SMALL: dict[str, Any] = {
+    "arch": "resnet18-w4", "image_size": 8, "view_size": 8, "dictionary": "queue", "batch_size": 32, "queue_size": 64,
+    "bn_groups": 4, "max_steps": 6, "log_every": 1, "checkpoint_every": 0, "knn_every": 0, **CPU,
+}  # fmt: skip
+SCENES: dict[str, Any] = {
+    "arch": "resnet18-w4", "max_steps": 6, "batch_size": 2, "crop_size": 32, "head_channels": 4, "precise_bn": 0,
+    "log_every": 1, "shown_images": 0, **CPU,
+}  # fmt: skip
+STOPPED = 3
+"""The step after which a run is stopped: amidst an epoch of each, and of none the last."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a loop works: a folder of its own, annotated scenes, and an encoder's run."""
+
+    folder: Path
+    scenes: Path
+    encoder: Path
+
+    def weights(self) -> str:
+        """A run of its own, beside which the state of an evaluation lies."""
+        own = self.folder / "encoder"
+        return str(own if own.is_dir() else shutil.copytree(self.encoder, own))
+
+
+def begin_pretraining(place: Place, **lr: float) -> dict[str, Any]:
+    """Six steps of forty-four to an epoch."""
+    return pretrain.run(recipe("quick", data="digits", out=place.folder / "run", **{**SMALL, **lr}))
+
+
+def begin_transfer(place: Place, **lr: float) -> dict[str, Any]:
+    """Six steps of two to an epoch."""
+    values = {"weights": "random", "data": str(place.scenes), "out": place.folder / "run", **SCENES, **lr}
+    return transfer.run(transfer_config("voc-semantic", **values))
+
+
+def begin_linear(place: Place, lr: float = 0.3) -> dict[str, Any]:
+    """Six steps of five to an epoch; the backbone stays."""
+    weights, values = place.weights(), {"protocol": "paper", "epochs": 2, "batch_size": 256, "baseline": False, **CPU}
+    return linear.run(LinearConfig(weights, "digits", lr=lr, **values))
+
+
+def begin_finetuning(place: Place, lr: float = 0.1) -> dict[str, Any]:
+    """Six steps of eleven to an epoch."""
+    values = {"max_steps": 6, "batch_size": 128, **CPU}
+    return finetune.run(FinetuneConfig(place.weights(), "digits", base_lr=lr, **values))
+
+
+LOOPS: dict[str, Callable[..., dict[str, Any]]] = {
+    "pretraining": begin_pretraining, "transfer": begin_transfer, "linear": begin_linear, "finetune": begin_finetuning,
+}  # fmt: skip
+every_loop = pytest.mark.parametrize("loop", LOOPS)
+
+
+@dataclass
+class Seen:
+    """What the loops did: steps of the optimizer since the last look, and the state at the end of a training."""
+
+    steps: int = 0
+    end: dict[str, Tensor] = field(default_factory=dict)
+    signal_at: int | None = None
+    """The step of the optimizer in which a signal comes."""
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """Watch every training; let a signal come where that is asked for."""
+    found, step, finish = Seen(), torch.optim.SGD.step, Run.finish
+
+    def stepped(self: torch.optim.SGD, *arguments: Any, **more: Any) -> Any:
+        found.steps += 1
+        if found.steps == found.signal_at:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *arguments, **more)
+
+    def finished(self: Run, *arguments: Any) -> dict[str, Any]:
+        found.end = snapshot(state_tensors(self.modules, self.optimizer))
+        return finish(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", stepped)
+    monkeypatch.setattr(Run, "finish", finished)
+    return found
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_run: Path) -> Callable[[str], Place]:
+    """A new folder for a loop."""
+    scenes = write("voc-semantic", tmp_path / "scenes", 4, (48, 32))
+
+    def make(name: str) -> Place:
+        (tmp_path / name).mkdir()
+        return Place(tmp_path / name, scenes, tiny_run)
+
+    return make
+
+
+def exit_code(begin: Callable[[], dict[str, Any]]) -> int:
+    """As the command line has it."""
+    try:
+        return int(begin().get("exit_code", 0))
+    except StoppedError:
+        return 75
+
+
+@every_loop
+def test_stopped_by_a_signal_in_mid_epoch(loop: str, seen: Seen, place: Callable[[str], Place]) -> None:
+    """The same command goes on, and weights, statistics, momenta, queue and random state end the same bit for bit."""
+    whole, parts = place("whole"), place("parts")
+    assert exit_code(lambda: LOOPS[loop](whole)) == 0
+    steps, undisturbed = seen.steps, seen.end
+
+    seen.steps, seen.signal_at, seen.end = 0, STOPPED - 1, {}
+    assert exit_code(lambda: LOOPS[loop](parts)) == 75
+    assert (seen.steps, seen.end) == (STOPPED, {})
+
+    seen.steps, seen.signal_at = 0, None
+    assert exit_code(lambda: LOOPS[loop](parts)) == 0
+    assert seen.steps == steps - STOPPED
+    assert seen.end.keys() == undisturbed.keys()
+    assert [name for name, value in undisturbed.items() if not torch.equal(seen.end[name], value)] == []
+    assert {"random", "sgd.0"} <= seen.end.keys()
+
+
+@every_loop
+def test_divergence_is_seen_in_its_step(loop: str, seen: Seen, place: Callable[[str], Place]) -> None:
+    """Before the update that it would spoil; the error names the step."""
+    with pytest.raises(DivergedError, match=r"loss \S+, gradient norm \S+ at step \d: .*smaller") as caught:
+        LOOPS[loop](place("run"), lr=1e38)
+    told = re.search(r"at step (\d)", str(caught.value))
+    assert told is not None
+    assert int(told[1]) == seen.steps
+    assert 0 < seen.steps < 6
+    assert seen.end == {}
+
+
+@every_loop
+def test_the_caller_is_left_as_it_was(loop: str, place: Callable[[str], Place]) -> None:
+    """Its random numbers and its threads, also where a training goes on from a state that holds random numbers."""
+    threads, random = torch.get_num_threads(), torch.get_rng_state()
+    try:
+        torch.set_num_threads(threads + 1)
+        torch.manual_seed(5)
+        before = torch.get_rng_state()
+        LOOPS[loop](place("run"))
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(random)
+
+
+def test_is_finite() -> None:
+    """Neither a loss nor the gradient may be a NaN or an infinity, nor two infinities hide each other."""
+    fine, nan, inf = torch.tensor(1.0), torch.tensor(float("nan")), torch.tensor(float("inf"))
+    assert is_finite(fine, fine, fine)
+    for bad in ((nan, fine), (fine, nan), (fine, inf), (inf, fine), (fine, inf, -inf), (fine, fine, nan)):
+        assert not is_finite(*bad)
+
+
+def test_recent_gives_means_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over what was added since the last summary; the speed does not count pauses."""
+    clock = iter([0.0, 10.0, 14.0, 16.0, 20.0])  # the start; a pause of 4; 2 + 10 seconds for the first three steps
+    monkeypatch.setattr("moco.runtime.recent.time.monotonic", lambda: next(clock))
+    recent = Recent(4)
+    for value in (1.0, 2.0, 6.0):
+        recent.add({"loss": torch.tensor(value)})
+    with recent.paused():
+        pass
+    assert recent.summary(7, {"share": 0.5}) == ({"loss": 3.0, "share": 0.5}, 3 / 12)
+    recent.add({"loss": torch.tensor(7.0)})
+    assert recent.summary(9) == ({"loss": 7.0}, 2 / 4)
+
+
+def test_recent_collects_nothing_where_nothing_is_logged() -> None:
+    """A run of days without a log must not gather its losses."""
+    recent = Recent(0, active=False)
+    recent.add({"loss": torch.tensor(1.0)})
+    assert recent._figures == []
