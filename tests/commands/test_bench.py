@@ -21,7 +21,7 @@ from moco.bench.config import BenchConfig
 from moco.cli import main
 from moco.commands import bench as command
 from moco.commands.bench import MEASUREMENTS, selected
-from moco.data.images import decode
+from moco.data.decoding import decode
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
 

@@ -9,8 +9,9 @@ from sklearn.datasets import make_blobs
 from sklearn.manifold import trustworthiness
 
 from moco.data.catalog import load
+from moco.data.derived import take_evenly
 from moco.data.fingerprint import digest_images
-from moco.data.images import Images, evenly
+from moco.data.images import Images
 from moco.evaluation.config import EmbedConfig
 from moco.evaluation.features import encode
 from moco.evaluation.session import Subject, session
@@ -25,7 +26,7 @@ SCOPE = Scope(0.1, 5)
 @pytest.fixture
 def images() -> Images:
     """Some digits."""
-    return evenly(load("digits")["train"], 80)
+    return take_evenly(load("digits")["train"], 80)
 
 
 @pytest.fixture

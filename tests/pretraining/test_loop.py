@@ -72,7 +72,7 @@ def oracle(config: PretrainConfig, images: Images) -> list[float]:
     config = resolve(config, images)
     batches = build_batches(config, images)
     views = [batches[step] for step in range(config.max_steps or 0)]
-    return algorithm_1(config, [(x_q, x_k, index) for x_q, x_k, index in views if x_k is not None]).losses
+    return algorithm_1(config, [(x_q, x_k, index) for x_q, x_k, index, _ in views if x_k is not None]).losses
 
 
 def test_losses_equal_algorithm_1(tmp_path: Path, digits: Images) -> None:
