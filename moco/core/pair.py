@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,18 @@ from moco.runtime.randomness import Stream, permuted
 from moco.shapes import Features, Index, Views
 
 KeySource = Callable[[Views | None, Index], Features]
-"""A frozen teacher: key views and their images' numbers -> keys (N, C)."""
+"""Key views and their images' numbers -> keys (N, C)."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen network that makes the keys (SEED, arXiv:2101.04731)."""
+
+    width: int
+    """C, the width of its features."""
+    keys: KeySource
+    features: Features | None = None
+    """(images, C), of unit length, where every image is encoded once."""
 
 
 class EncoderPair(nn.Module):
@@ -27,7 +39,7 @@ class EncoderPair(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, mechanism: Mechanism, *, seed: int = 0, teacher: KeySource | None = None
+        self, encoder: Encoder, mechanism: Mechanism, *, seed: int = 0, teacher: Teacher | None = None
     ) -> None:
         super().__init__()
         self.mechanism, self.seed, self.teacher = mechanism, seed, teacher
@@ -49,7 +61,7 @@ class EncoderPair(nn.Module):
         """
         if self.teacher is not None:
             assert index is not None
-            return self.teacher(x_k, index)
+            return self.teacher.keys(x_k, index)
         if self.f_k is None or x_k is None:
             return None
         order, inverse = self._shuffle(len(x_k), step, x_k.device)

@@ -1,20 +1,20 @@
 """Encodes images by a frozen teacher, whose features are the keys that a student is trained with (SEED)."""
 
+import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.core.pair import KeySource
+from moco.core.pair import KeySource, Teacher
 from moco.data.catalog import data_home
+from moco.data.derived import Readable, take_evenly
 from moco.data.fingerprint import digest_images
-from moco.data.images import Images, evenly
-from moco.data.replacement import readable
+from moco.data.images import Images
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.session import backbone_digest, placed
@@ -22,68 +22,52 @@ from moco.interop.checkpoints import Weights, load_weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import load_tensors, save_tensors
 from moco.runtime.device import autocast
-from moco.runtime.fields import Precision
-from moco.shapes import Features, Views
+from moco.shapes import Features, Index, Views
 
 CENTRED_BY = 4096
-"""Images whose mean feature is the centre where the keys are encoded at each step."""
+"""Images whose mean feature is the centre where keys are encoded at each step."""
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """A frozen network that makes the keys: of every image once, or of each view."""
+def load_teacher(
+    name: str, images: Images, student: Encoding, device: str, *, size: int | None, cached: bool
+) -> Teacher:
+    """Load a teacher by its name, any W; encode every image once where its keys are to be cached.
 
-    weights: Weights
-    """Its encoder is on the device, in evaluation."""
-    centre: Tensor
-    """(C,): the mean feature, which is subtracted before features are scaled to unit length."""
-    features: Features | None
-    """(images, C), centred and of unit length, where every image is encoded once."""
-
-    @property
-    def width(self) -> int:
-        """C, the width of its features."""
-        return self.weights.encoder.num_features
-
-    def keys(self, mean: Sequence[float], std: Sequence[float], precision: Precision) -> KeySource:
-        """Where the keys come from, for a student whose views are normalised by `mean` and `std`."""
-        if self.features is not None:
-            features = self.features.to(self.centre.device)
-            return lambda x_k, index: features[index]
-        return lambda x_k, index: self._encode(x_k, mean, std, precision)
-
-    @torch.no_grad()
-    def _encode(self, x_k: Views | None, mean: Sequence[float], std: Sequence[float], precision: Precision) -> Features:
-        """Encode views as the teacher wants them: at its own normalisation, and at the size that they have."""
-        assert x_k is not None
-        own, theirs = (
-            (_column(m, x_k), _column(s, x_k)) for m, s in ((mean, std), (self.weights.mean, self.weights.std))
-        )
-        x = (x_k * own[1] + own[0] - theirs[0]) / theirs[1]
-        with autocast(precision, x_k.device.type):
-            h = self.weights.encoder.backbone(x)
-        return F.normalize(h.float() - self.centre)
-
-
-def load_teacher(name: str, images: Images, how: Encoding, device: str, *, cached: bool) -> Teacher:
-    """Load a teacher by its name, any W, and encode the images where its features are to be cached.
-
-    `how` says size, precision and number of loading processes; the normalisation is the teacher's own. The features of
-    a set lie in $MOCO_DATA/teachers under the digest of weights, images and size. Raises BadInputError where the weights
-    cannot be had, give features that are no numbers, or the file cannot be written.
+    Its features are centred by their mean over the images and scaled to unit length. `size` is the side in pixels at
+    which it encodes whole images, by default its own. `student` says how the student's views are normalised, and the
+    precision and number of loading processes. Features are kept in $MOCO_DATA/teachers, under a digest of weights,
+    images and size. Raises BadInputError where the weights cannot be had or give features that are no numbers, or where
+    the file cannot be written.
     """
     weights = placed(load_weights(name), device)
     weights.encoder.eval().requires_grad_(False)
-    how = Encoding(
-        how.image_size, weights.mean, weights.std, batch_size=how.batch_size, precision=how.precision, unit=False,
-        workers=how.workers,
-    )  # fmt: skip
-    seen = images if cached else evenly(images, CENTRED_BY)
-    features = encode_once(weights, seen, how, device)
+    size = size or weights.encoder.plan.image_size
+    how = dataclasses.replace(student, image_size=size, mean=weights.mean, std=weights.std, unit=False)
+    features = encode_once(weights, images if cached else take_evenly(images, CENTRED_BY), how, device)
     if not bool(features.isfinite().all()):
         raise BadInputError(f"--teacher {name}: it gives features that are no numbers, and can teach nothing")
     centre = features.mean(0)
-    return Teacher(weights, centre.to(device), F.normalize(features - centre) if cached else None)
+    if not cached:
+        live = encode_views(weights, centre.to(device), student)
+        return Teacher(weights.encoder.num_features, live)
+    keys = F.normalize(features - centre)
+    on_device = keys.to(device)
+    return Teacher(weights.encoder.num_features, lambda x_k, index: on_device[index], keys)
+
+
+def encode_views(weights: Weights, centre: Tensor, student: Encoding) -> KeySource:
+    """Make keys of the views of each step, which are normalised for the student."""
+
+    @torch.no_grad()
+    def keys(x_k: Views | None, index: Index) -> Features:
+        assert x_k is not None
+        pixels = x_k * _column(student.std, x_k) + _column(student.mean, x_k)  # in [0, 1]
+        x = (pixels - _column(weights.mean, x_k)) / _column(weights.std, x_k)
+        with autocast(student.precision, x_k.device.type):
+            h = weights.encoder.backbone(x)
+        return F.normalize(h.float() - centre)
+
+    return keys
 
 
 def encode_once(weights: Weights, images: Images, how: Encoding, device: str) -> Features:
@@ -94,26 +78,20 @@ def encode_once(weights: Weights, images: Images, how: Encoding, device: str) ->
     }  # fmt: skip
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
     path = data_home() / "teachers" / f"{name}.safetensors"
-    kept = _kept(path)
+    kept: Features | None = None
+    with contextlib.suppress(BadInputError, KeyError):  # a damaged file is written anew
+        kept = load_tensors(path)[0]["features"] if path.is_file() else None
     if not distributed.on_any_rank(device, kept is None)[0]:
         assert kept is not None
         return kept
-    features = encode(weights.encoder, readable(images), how, title=f"teacher: encoding {len(images)} images")
+    features = encode(weights.encoder, Readable(images), how, title=f"teacher: encoding {len(images)} images")
     if distributed.rank() == 0:
         try:
             save_tensors(path, {"features": features}, {"kind": "teacher", **about})
         except OSError as error:
-            told = f"{path}: cannot be written ({error.strerror}): make room, or give MOCO_DATA another folder"
-            raise BadInputError(told) from error
+            do = "make room, or give MOCO_DATA another folder"
+            raise BadInputError(f"{path}: cannot be written ({error.strerror}): {do}") from error
     return features
-
-
-def _kept(path: Path) -> Features | None:
-    """The features of an earlier run; None where there are none, or the file is damaged."""
-    try:
-        return load_tensors(path)[0]["features"] if path.is_file() else None
-    except (BadInputError, KeyError):
-        return None
 
 
 def _column(values: Sequence[float], x: Tensor) -> Tensor:

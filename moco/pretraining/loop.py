@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from moco.core.dictionary import Dictionary
-from moco.core.loss import info_nce
 from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
-from moco.core.pair import EncoderPair
+from moco.core.pair import EncoderPair, Teacher
 from moco.data import fingerprint
 from moco.data.images import Images
 from moco.data.loader import Batch, Batches, watch_loading
@@ -22,6 +21,7 @@ from moco.pretraining.prepare import (
     build_batches,
     build_dictionary,
     build_encoder,
+    build_loss,
     build_optimizer,
     build_schedule,
     introduction,
@@ -39,11 +39,12 @@ from moco.runtime.signals import StopRequest
 
 def pretrain(
     config: PretrainConfig, images: Images, monitor: Monitor | None = None, batches: Batches | None = None,
-    checkup: Checkup | None = None,
+    checkup: Checkup | None = None, teacher: Teacher | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train an encoder on images by momentum contrast (v1, Algorithm 1) and return the run's figures.
 
-    `batches` are given where the loop is timed without loading; else they are views of the images. Goes on where a run
+    `batches` are given where the loop is timed without loading; else they are views of the images. A `teacher` is given
+    where `config` names one. Goes on where a run
     of the same config lies in `config.out`. The caller's random state and number of threads stay as they are. Raises
     BadInputError for a config that does not fit the images or the machine, and DivergedError where the loss or the
     gradient is no longer finite.
@@ -58,10 +59,10 @@ def pretrain(
 
         torch.manual_seed(config.seed)
         f_q = build_encoder(config).to(config.device).to(memory_format=torch.channels_last)
-        pair = EncoderPair(f_q, config.dictionary, seed=config.seed)
+        pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
         if config.compile:
             compile_encoders(pair)
-        dictionary = build_dictionary(config, len(images)).to(config.device)
+        dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
         described = encoder_metadata(f_q.plan, config.mean, config.std, 0)
@@ -84,6 +85,7 @@ def train(
     """Make the steps of a run from `start` on: Algorithm 1, and what is logged and saved between two steps."""
     steps, device, precision, optimizer = settled(config.max_steps), config.device, config.precision, run.optimizer
     schedule = build_schedule(config, batches.steps_per_epoch)
+    contrast = build_loss(config)
     hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
     recent = Recent(start, active=config.log_every > 0)
     for step, loaded in enumerate(batches.run(start, steps, settled(config.workers)), start):
@@ -98,7 +100,7 @@ def train(
         losses, written, shares = [], [], dict[str, float]()
         for x_q, x_k in directions(batch, symmetric=config.symmetric):  # (N, 3, H, W) each
             with autocast(precision, device):
-                k = pair.keys(x_k, step)  # (N, C) by f_k: shuffled, without gradient
+                k = pair.keys(x_k, step, batch.index)  # (N, C) by f_k: shuffled, without gradient
             micro_batches = parts(config.accumulate, x_q, x_k, k, batch.index)
             for x_q, x_k, k, index in micro_batches:
                 with autocast(precision, device):
@@ -106,7 +108,7 @@ def train(
                 keys = dictionary.read(k, index)  # positive (N, C), negative (K, C)
                 if config.hard_negatives:
                     keys = mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
-                loss, accuracy = info_nce(q, keys, config.temperature)
+                loss, accuracy = contrast(q, keys)
                 torch.autograd.backward(loss / config.accumulate)
                 written.append((q.detach(), k, index))
                 losses.append(loss.detach())
