@@ -186,4 +186,3 @@ def session(folder: Path, earlier: Path | None) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     distributed.barrier()
     distributed.stop()
-
