@@ -7,7 +7,7 @@ import pytest
 
 from moco.bench import photographs
 from moco.bench.cases import JPEGS, PATCHES
-from moco.data.images import decode
+from moco.data.decoding import decode
 from tests.commands.test_bench import TINY
 
 

@@ -19,8 +19,8 @@ from torchvision.models.resnet import BasicBlock
 from moco.core.dictionary import MemoryBank
 from moco.core.resnet import RESNETS, ResNetPlan
 from moco.data.catalog import load
-from moco.data.images import Subset
-from moco.data.loader import Batch, Loaded
+from moco.data.derived import Subset
+from moco.data.loader import Batch
 from moco.errors import BadInputError
 from moco.pretraining import prepare
 from moco.pretraining.config import PretrainConfig
@@ -83,12 +83,12 @@ class Shares:
         """Full batches in one pass over the images."""
         return IMAGES // BATCH
 
-    def run(self, start: int, stop: int, workers: int) -> Iterator[Loaded]:
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """The batches of steps start..stop-1."""
-        for x_q, x_k, index in self.batches[start:stop]:
+        for x_q, x_k, index, _ in self.batches[start:stop]:
             assert x_k is not None
             q, k = (distributed.local_block(x).to(self.dtype) for x in (x_q, x_k))
-            yield q, k if self.key_views else None, distributed.local_block(index), ()
+            yield Batch(q, k if self.key_views else None, distributed.local_block(index))
 
 
 def train(config: PretrainConfig, batches: list[Batch], dtype: torch.dtype, *, sharded: bool = False) -> None:

@@ -243,7 +243,7 @@ def is_trained(name: str) -> bool:
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """Two devices, by plain loops."""
     config = config_of(tmp_path_factory.mktemp("oracle"), dictionary="queue")
-    views = [(x_q, x_k, index) for x_q, x_k, index in global_batches(config, STEPS) if x_k is not None]
+    views = [(x_q, x_k, index) for x_q, x_k, index, _ in global_batches(config, STEPS) if x_k is not None]
     torch.set_default_dtype(torch.float64)
     try:
         with pytest.MonkeyPatch.context() as patch:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from moco.data.catalog import load
-from moco.data.images import Images, evenly
+from moco.data.derived import take_evenly
+from moco.data.images import Images
 from moco.evaluation.config import EmbedConfig
 from moco.evaluation.features import encode
 from moco.evaluation.session import Subject, session
@@ -20,7 +21,7 @@ SCOPE = Scope(0.1, 5)
 @pytest.fixture
 def images() -> Images:
     """Some digits."""
-    return evenly(load("digits")["train"], 80)
+    return take_evenly(load("digits")["train"], 80)
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.catalog import load
-from moco.data.images import ArrayImages, Subset
+from moco.data.derived import Subset
+from moco.data.images import ArrayImages
 from moco.evaluation.features import Encoding, encode
 from moco.explore.embedding_map import principal_components
 from moco.explore.gallery import Scope, file_digest, first_filters, gallery, is_here, seen_views, sheet
@@ -70,7 +71,7 @@ def test_the_views_are_those_that_the_run_gave(config: PretrainConfig) -> None:
     rows = np.linspace(0, len(train) - 1, 8).astype(int)
     assert [title["epoch"] for title in found["titles"]] == [1, 1, 2, 2, 3, 3]
     for epoch in range(3):
-        x_q, x_k, index = batches[epoch]
+        x_q, x_k, index, _ = batches[epoch]
         assert x_k is not None
         for place, image in enumerate(rows):
             (row,) = np.flatnonzero(index.numpy() == image)

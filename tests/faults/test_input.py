@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from moco.cli import main
-from moco.data.replacement import FEW, TRIES
+from moco.data.replacement import MOST_NAMED, TOLERATED, TRIES
 from moco.runtime.checkpoint import checkpoints, load_tensors
 from tests.faults.malformed import UNREADABLE, events, flags, folder_of, jpeg, lines, train, write
 from tests.faults.processes import finish, start
@@ -124,11 +124,11 @@ def test_too_many_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     """Within the first steps; ten paths are named, and a number, on one line."""
     data = folder_of(tmp_path / "data", sound, {f"bad-{i:02}": b"" for i in range(bad)})
     line = refusal(capsys, flags(data, tmp_path / "run", batch_size=20))
-    assert line.split("; the first:")[0].count("bad-") == FEW
+    assert line.split("; the first:")[0].count("bad-") == MOST_NAMED
     assert f"{TRIES + 1} images" in line or "of the first" in line
     if sound:
         assert json.loads((tmp_path / "run" / "status.json").read_text())["exit_code"] == 2
-        assert len(events(tmp_path / "run", "replaced")) > FEW
+        assert len(events(tmp_path / "run", "replaced")) > TOLERATED
 
 
 def test_two_ranks_agree(some_bad: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_fast_step_equals_the_plain_one_at_20_states(tmp_path: Path, monkeyp
     batches, found = build_batches(config, images), losses(tmp_path / "run")
     states = [load_tensors(checkpoint_path(tmp_path / "run", number))[0] for number in range(1, STATES + 2)]
     for number, (before, after) in enumerate(itertools.pairwise(states), 1):
-        x_q, x_k, index = batches[number]
+        x_q, x_k, index, _ = batches[number]
         assert x_k is not None
         queue = [(key.double(), -1) for key in before["dictionary.keys"]]
         plain = step(config, named(before, "f_q."), named(before, "f_k."), queue, (x_q, x_k, index), number)
