@@ -20,7 +20,6 @@ from moco.errors import DivergedError, StoppedError
 from moco.evaluation.config import FinetuneConfig, LinearConfig
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import snapshot
-from moco.runtime.recent import Recent
 from moco.runtime.run import Run, is_finite
 from moco.runtime.state import state_tensors
 from moco.transfer.recipes import transfer_config
@@ -185,24 +184,3 @@ def test_is_finite() -> None:
     assert is_finite(fine, fine, fine)
     for bad in ((nan, fine), (fine, nan), (fine, inf), (inf, fine), (fine, inf, -inf), (fine, fine, nan)):
         assert not is_finite(*bad)
-
-
-def test_recent_gives_means_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over what was added since the last summary; the speed does not count pauses."""
-    clock = iter([0.0, 10.0, 14.0, 16.0, 20.0])  # the start; a pause of 4; 2 + 10 seconds for the first three steps
-    monkeypatch.setattr("moco.runtime.recent.time.monotonic", lambda: next(clock))
-    recent = Recent(4)
-    for value in (1.0, 2.0, 6.0):
-        recent.add({"loss": torch.tensor(value)})
-    with recent.paused():
-        pass
-    assert recent.summary(7, {"share": 0.5}) == ({"loss": 3.0, "share": 0.5}, 3 / 12)
-    recent.add({"loss": torch.tensor(7.0)})
-    assert recent.summary(9) == ({"loss": 7.0}, 2 / 4)
-
-
-def test_recent_collects_nothing_where_nothing_is_logged() -> None:
-    """A run of days without a log must not gather its losses."""
-    recent = Recent(0, active=False)
-    recent.add({"loss": torch.tensor(1.0)})
-    assert recent._figures == []
