@@ -80,7 +80,7 @@ def main(options: Options) -> None:
         assert isinstance(f_q, Encoder)
         run = open_run(config, "pretrain", modules, optimizer, 100_000, {})
         stalls, worked, writings, slowed, alone = [], [], [], [], []
-        with run.log:
+        with run:
             steps(f_q, x, 3)
             for number in range(1, options.saves + 1):
                 alone.append(steps(f_q, x, options.steps))

@@ -109,8 +109,8 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
     optimizer = torch.optim.SGD(fc.parameters(), config.lr, MOMENTUM, weight_decay=0)
     model, state = distributed.wrap(fc), state_file(config, backbone_digest(encoder), train)
     run, damage = build_run(title, state, {"fc": fc}, optimizer, steps), Damage(len(train), batch_size)
-    saves = StopRequest(active=state is not None)
-    with evaluating(encoder.backbone), torch.random.fork_rng(devices=[]), saves as request:
+    stoppable = StopRequest(active=state is not None)
+    with evaluating(encoder.backbone), torch.random.fork_rng(devices=[]), run, stoppable as request:
         start = run.restore()
         loaded = shown(batches.run(start, steps, how.workers), title, steps - start)
         for step, batch in enumerate(loaded, start):

@@ -68,7 +68,7 @@ def pretrain(
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), settled(config.max_steps), described)
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images) if batches is None else batches
-        with run.log, StopRequest() as request, loading(), pulse.watched(distributed.rank(), distributed.world_size()):
+        with run, StopRequest() as request, loading(), pulse.watched(distributed.rank(), distributed.world_size()):
             start = run.restore(TRAINING)
             watch.begin(start)
             run.log.say(introduction(config, f_q, images) + origin)

@@ -6,6 +6,8 @@ The loops are told apart here by nothing but how they are begun.
 import re
 import shutil
 import signal
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +21,10 @@ from moco.commands import finetune, linear, pretrain, transfer
 from moco.errors import DivergedError, StoppedError
 from moco.evaluation.config import FinetuneConfig, LinearConfig
 from moco.pretraining.recipes import recipe
-from moco.runtime.checkpoint import snapshot
+from moco.runtime import run as module
+from moco.runtime.checkpoint import Checkpoints, checkpoint_path, load_tensors, snapshot
 from moco.runtime.run import Run, is_finite
+from moco.runtime.runlog import RunLog, lock
 from moco.runtime.state import state_tensors
 from moco.transfer.recipes import transfer_config
 from tests.transfer.scenes import write
@@ -184,3 +188,64 @@ def test_is_finite() -> None:
     assert is_finite(fine, fine, fine)
     for bad in ((nan, fine), (fine, nan), (fine, inf), (inf, fine), (fine, inf, -inf), (fine, fine, nan)):
         assert not is_finite(*bad)
+
+
+# --- the end of a run -----------------------------------------------------------------------------------------------
+
+
+def tiny(folder: Path) -> Run:
+    """A run that trains almost nothing."""
+    net = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    return Run(str(folder), {"net": net}, optimizer, RunLog(folder, 3), Checkpoints(folder), {}, "{}\n")
+
+
+def save_and_fail(run: Run) -> None:
+    """An error while a checkpoint may still be written."""
+    with run:
+        run.restore()
+        run.save(1)
+        raise ArithmeticError("a step failed")
+
+
+def test_a_write_does_not_outlast_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever goes on with the folder after an error finds the whole checkpoint and no writer."""
+    real = module.replace_file
+
+    def slow(path: Path, content: bytes) -> None:
+        time.sleep(0.3)
+        real(path, content)
+
+    monkeypatch.setattr(module, "replace_file", slow)
+    with pytest.raises(ArithmeticError):
+        save_and_fail(tiny(tmp_path))
+    assert load_tensors(checkpoint_path(tmp_path, 1))[1]["step"] == 1
+    lock(tmp_path).close()
+
+
+def test_a_write_that_fails_hides_no_other_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But is raised where there is none."""
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(module, "replace_file", full)
+    with pytest.raises(ArithmeticError):
+        save_and_fail(tiny(tmp_path / "one"))
+    with pytest.raises(OSError, match="no space"), tiny(tmp_path / "other") as run:
+        run.save(1)
+
+
+def test_three_calls_from_the_loop_to_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run.save, which leaves Run._write to a thread, which calls replace_file."""
+    calls: list[str] = []
+
+    def replaced(path: Path, content: bytes) -> None:
+        own = [frame.name for frame in traceback.extract_stack() if Path(frame.filename) == Path(module.__file__)]
+        calls.extend(["save", *own, "replace_file"])
+
+    monkeypatch.setattr(module, "replace_file", replaced)
+    monkeypatch.setattr(Checkpoints, "keep", lambda *_: None)
+    with tiny(tmp_path) as run:
+        run.save(1)
+    assert calls == ["save", "_write", "replace_file"]
