@@ -23,6 +23,7 @@ from moco.evaluation.config import FinetuneConfig, LinearConfig
 from moco.pretraining.recipes import recipe
 from moco.runtime import run as module
 from moco.runtime.checkpoint import Checkpoints, checkpoint_path, load_tensors, snapshot
+from moco.runtime.files import replace_file
 from moco.runtime.run import Run, is_finite
 from moco.runtime.runlog import RunLog, lock
 from moco.runtime.state import state_tensors
@@ -210,7 +211,7 @@ def save_and_fail(run: Run) -> None:
 
 def test_a_write_does_not_outlast_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever goes on with the folder after an error finds the whole checkpoint and no writer."""
-    real = module.replace_file
+    real = replace_file
 
     def slow(path: Path, content: bytes) -> None:
         time.sleep(0.3)
