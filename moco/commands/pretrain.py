@@ -8,9 +8,10 @@ from torch import nn
 
 from moco.core.encoder import Encoder
 from moco.data.augment import AUGMENTATIONS
-from moco.data.catalog import Split, load, monitor_split
-from moco.data.images import Images, evenly, hold
-from moco.data.replacement import readable
+from moco.data.catalog import Split, load
+from moco.data.derived import make_readable, take_evenly
+from moco.data.images import Images, hold
+from moco.data.splits import monitor_split
 from moco.errors import one_line
 from moco.evaluation.alignment import align_uniform
 from moco.evaluation.features import Encoding
@@ -49,10 +50,10 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
         print(f"the images come {reason}: no kNN accuracy; watching alignment and uniformity instead")
-        seen = readable(evenly(splits["train"], UNLABELLED_IMAGES))
+        seen = make_readable(take_evenly(splits["train"], UNLABELLED_IMAGES))
         return lambda encoder: align_uniform(encoder, seen, AUGMENTATIONS[config.augment], how)
-    bank = readable(evenly(bank, config.knn_images))
-    queries = readable(evenly(queries, max(1, config.knn_images // 5)))
+    bank = make_readable(take_evenly(bank, config.knn_images))
+    queries = make_readable(take_evenly(queries, max(1, config.knn_images // 5)))
 
     def monitor(encoder: Encoder) -> dict[str, float]:
         figures = knn(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)

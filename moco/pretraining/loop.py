@@ -14,7 +14,7 @@ from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
 from moco.core.pair import EncoderPair
 from moco.data import fingerprint
 from moco.data.images import Images
-from moco.data.loader import Batches, Loaded, loading, moved
+from moco.data.loader import Batch, Batches, watch_loading
 from moco.interop.checkpoints import encoder_metadata
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, encoder_file, log_ranks
@@ -68,7 +68,8 @@ def pretrain(
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), settled(config.max_steps), described)
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images) if batches is None else batches
-        with run, StopRequest() as request, loading(), pulse.watched(distributed.rank(), distributed.world_size()):
+        answering = pulse.watched(distributed.rank(), distributed.world_size())
+        with run, StopRequest() as request, watch_loading(), answering:
             start = run.restore(TRAINING)
             watch.begin(start)
             run.log.say(introduction(config, f_q, images) + origin)
@@ -87,18 +88,18 @@ def train(
     recent = Recent(start, active=config.log_every > 0)
     for step, loaded in enumerate(batches.run(start, steps, settled(config.workers)), start):
         if step == start:
-            log_ranks(run, step, loaded[2])
+            log_ranks(run, step, loaded.index)
         if is_due(step, settled(config.knn_every)):
             with recent.paused():
                 watch.look(step)
-        batch, logged = moved(loaded, device), is_due(step + 1, config.log_every, steps)
+        batch, logged = loaded.to(device), is_due(step + 1, config.log_every, steps)
         optimizer.param_groups[0]["lr"] = lr = schedule(step)
 
         losses, written, shares = [], [], dict[str, float]()
         for x_q, x_k in directions(batch, symmetric=config.symmetric):  # (N, 3, H, W) each
             with autocast(precision, device):
                 k = pair.keys(x_k, step)  # (N, C) by f_k: shuffled, without gradient
-            micro_batches = parts(config.accumulate, x_q, x_k, k, batch[2])
+            micro_batches = parts(config.accumulate, x_q, x_k, k, batch.index)
             for x_q, x_k, k, index in micro_batches:
                 with autocast(precision, device):
                     q, k = pair(x_q, x_k, k, step)  # (N, C) each
@@ -114,10 +115,10 @@ def train(
                     shares = negative_figures(q, keys, config.temperature, index, watch.images.labels)
 
         norm = get_total_norm([p.grad for p in pair.encoder.parameters() if p.grad is not None])
-        flags = (not is_finite(norm, *losses), request.noted, bool(batch[3]))
+        flags = (not is_finite(norm, *losses), request.noted, bool(batch.replaced))
         diverged, stopping, damaged = distributed.on_any_rank(device, *flags)
         if damaged:
-            watch.announce(step + 1, batch[3])
+            watch.announce(step + 1, batch.replaced)
         if diverged:
             advice = f"start again with a smaller --lr (now {config.lr:g}) or --precision fp32"
             raise run.diverge(step, losses, norm, advice)
@@ -145,9 +146,9 @@ def compile_encoders(pair: EncoderPair) -> None:
             encoder.compile()
 
 
-def directions(batch: Loaded, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:
+def directions(batch: Batch, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:
     """The views of a batch as (x_q, x_k), and where the loss is symmetric also with their roles exchanged."""
-    x_q, x_k = batch[:2]
+    x_q, x_k = batch.x_q, batch.x_k
     return [(x_q, x_k), (x_k, x_q)] if symmetric and x_k is not None else [(x_q, x_k)]
 
 

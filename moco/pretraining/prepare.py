@@ -20,7 +20,7 @@ from moco.core.encoder import (
 from moco.core.pair import EncoderPair
 from moco.data.augment import AUGMENTATIONS
 from moco.data.images import Images
-from moco.data.loader import ViewBatches, default_workers
+from moco.data.loader import ViewBatches, choose_workers
 from moco.errors import BadInputError
 from moco.interop.checkpoints import load_weights
 from moco.pretraining.config import PretrainConfig, negatives, shared_negatives
@@ -63,7 +63,7 @@ def resolve(config: PretrainConfig, images: Images) -> PretrainConfig:
         device=device,
         precision=resolve_precision(config.precision, device),
         threads=set_threads(config.threads),
-        workers=default_workers(images) if config.workers is None else config.workers,
+        workers=choose_workers(images) if config.workers is None else config.workers,
         view_size=config.view_size or config.image_size,
         bn_groups=_bn_groups(config, ranks),
         lr=config.lr or config.base_lr * config.batch_size / 256,

@@ -1,16 +1,12 @@
 """Runs made sick on purpose say what ails them, and a run that goes well says that it is healthy and nothing else."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from moco import cli
 from moco.commands.pretrain import build_checkup
 from moco.commands.pretrain import run as pretrain
 from moco.data.catalog import load
@@ -21,6 +17,7 @@ from moco.pretraining.loop import pretrain as train
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from moco.runtime.fields import flag
+from tests.faults.processes import finish
 
 SMALL: dict[str, Any] = {
     "arch": "resnet18-w16", "image_size": 8, "view_size": None, "dictionary": "queue", "batch_size": 32,
@@ -105,19 +102,16 @@ def test_two_processes_say_what_one_says(tmp_path: Path, digits: Images) -> None
     """Each encodes half of the views: the figures of the first look agree within fp32's rounding after three steps."""
     values = {**SMALL, "max_steps": 3, "knn_every": 3, "base_lr": 0.03, "augment": "cifar"}
     values["view_size"] = values["image_size"]  # a flag cannot take back what the recipe says
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "moco"]
-    command += ["pretrain", "quick", "--data", "digits", "--out", str(tmp_path / "two")]
+    arguments = ["pretrain", "quick", "--data", "digits", "--out", str(tmp_path / "two")]
     for name, value in values.items():
-        command += [flag(name), str(value)] if value is not None else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cli.__file__).parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
-    assert done.returncode == 0, done.stderr
+        arguments += [flag(name), str(value)] if value is not None else []
+    said = finish(arguments, tmp_path, ranks=2)
     (two,) = health(tmp_path / "two")
     (one,) = examined(small(tmp_path / "one", **values), digits)
     figures = {name: value for name, value in one.items() if isinstance(value, float) and name != "time"}
     assert {name: two[name] for name in figures} == {name: pytest.approx(figures[name], rel=0.02) for name in figures}
     assert two["findings"] == one["findings"]
-    assert done.stdout.count("health: ") == 1
+    assert (said.text(0) + said.text(1)).count("health: ") == 1
 
 
 # --- sick runs ------------------------------------------------------------------------------------------------------
