@@ -100,10 +100,14 @@ def digest(part: Part) -> str:
 
 
 def first_difference(before: Outcome, now: Outcome) -> str:
-    """The first tensor or number that differs, with both values; nothing where all are the same."""
+    """Name the first tensor or number that differs, with both values; nothing where all are the same.
+
+    A figure that was not there before is no difference.
+    """
     for part, values in before.parts.items():
         others = now.parts.get(part, {})
-        for name in (*values, *(name for name in others if name not in values)):
+        added = [] if part == "figures" else [name for name in others if name not in values]
+        for name in (*values, *added):
             old, new = values.get(name, "missing"), others.get(name, "missing")
             if old != new:
                 return f"{part}: {name}: {old} before, {new} now"
