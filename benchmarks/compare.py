@@ -90,7 +90,8 @@ class Comparison:
 def prepare_patches(comparison: Comparison, folder: Path) -> None:
     """Replace the patches in the folder by images of the given data."""
     from moco.data.catalog import load
-    from moco.data.images import Subset, hold
+    from moco.data.derived import Subset
+    from moco.data.images import hold
 
     assert comparison.data is not None
     images = load(comparison.data)["train"]

@@ -21,14 +21,17 @@ from moco.bench.photographs import JPEG_SIZE, write_jpegs
 from moco.data import augment
 from moco.data.augment import AUGMENTATIONS, ViewParameters, draw, finish, normalize
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
+from moco.data.decoding import decode_bytes
 from moco.data.folder import open_folder
-from moco.data.images import FileImages, decode_bytes
-from moco.data.jpeg import DECODER, decode_plain, plain_size
-from moco.data.views import COMPILED, Look, of_array, of_images
-from moco.runtime.randomness import Integers, Stream
+from moco.data.images import FileImages
+from moco.data.jpeg import DECODER, decode_plain, read_plain_size
+from moco.data.replacement import ChosenImages
+from moco.data.views import COMPILED, Look, make_views, render_array
+from moco.runtime.randomness import Stream
 
 MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 PHOTOGRAPHS, BATCH, PASSES = 100, 32, 7
+STREAMS = (Stream.VIEW_QUERY, Stream.VIEW_KEY)
 
 
 def photographs(folder: Path, size: tuple[int, int], count: int) -> FileImages:
@@ -57,7 +60,7 @@ def row(what: str, each: float, against: float | None = None) -> None:
 def decoders(contents: list[bytes]) -> None:
     """Every decoder that is installed; the first row is what the others are compared with."""
     ways: dict[str, Callable[[bytes], object]] = {
-        "Pillow, as images.decode": lambda content: decode_bytes(content, "x"),
+        "Pillow, as decoding.decode": lambda content: decode_bytes(content, "x"),
         "Pillow, scaled to 1/2": lambda content: decode_plain(content, 2, "pillow"),
         "Pillow, scaled to 1/4": lambda content: decode_plain(content, 4, "pillow"),
     }
@@ -66,7 +69,7 @@ def decoders(contents: list[bytes]) -> None:
 
         ways["simplejpeg"] = lambda content: decode_plain(content, 1, "simplejpeg")
         for eighths in (7, 6, 5, 4, 3, 2, 1):
-            height, width = plain_size(contents[0]) or (0, 0)
+            height, width = read_plain_size(contents[0]) or (0, 0)
             least = {"min_height": -(-height * eighths // 8), "min_width": -(-width * eighths // 8)}
             ways[f"simplejpeg, scaled to {eighths}/8"] = lambda content, least=least, eighths=eighths: (
                 simplejpeg.decode_jpeg(content, "RGB", **least, min_factor=8 / (eighths + 0.5))
@@ -88,7 +91,7 @@ def decoders(contents: list[bytes]) -> None:
         ways["torchcodec"] = lambda content: decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8))
     except (ImportError, RuntimeError):
         pass
-    ways["header (Pillow, with EXIF)"] = plain_size
+    ways["header (Pillow, with EXIF)"] = read_plain_size
     first = None
     for name, way in ways.items():
         each = seconds(lambda way=way: [way(content) for content in contents]) / len(contents)
@@ -164,23 +167,15 @@ def reference(images: FileImages) -> float:
     return seconds(work, 2) / (2 * BATCH)
 
 
-def drawing(name: str, count: int) -> Callable[[Integers], list[ViewParameters]]:
-    """Both views of images 0..count-1."""
-    streams = (Stream.VIEW_QUERY, Stream.VIEW_KEY)
-    return lambda sizes: [
-        draw(AUGMENTATIONS[name], sizes, seed=0, epoch=0, index=range(count), view=stream) for stream in streams
-    ]
-
-
 def whole(images: FileImages, against: float) -> dict[tuple[bool, bool], list[torch.Tensor]]:
     """Two views of each image, from the files."""
     made = {}
     for compiled in (False, True) if COMPILED else (False,):
         for scaled in (False, True):
-            look = Look(AUGMENTATIONS["v2"], 224, MEAN, STD, compiled=compiled)
+            look = Look(AUGMENTATIONS["v2"], 224, MEAN, STD, scaled=scaled, compiled=compiled)
 
-            def work(look: Look = look, scaled: bool = scaled) -> list[torch.Tensor]:
-                return of_images(images, np.arange(BATCH), drawing("v2", BATCH), look, scaled=scaled)
+            def work(look: Look = look) -> list[torch.Tensor]:
+                return make_views(images, ChosenImages(images, np.arange(BATCH), 0, 0), STREAMS, look)
 
             name = f"{'compiled' if compiled else 'torch'}, {DECODER}, {'scaled' if scaled else 'exact'}"
             row(name, seconds(work, 3) / (2 * BATCH), against)
@@ -200,9 +195,10 @@ def small() -> None:
         for compiled in (False, True) if COMPILED else (False,):
             look = Look(AUGMENTATIONS[name], 32, MEAN, STD, compiled=compiled)
 
-            def work(look: Look = look, name: str = name) -> None:
-                for parameters in drawing(name, 256)(sizes):
-                    of_array(pixels, parameters, look)
+            def work(look: Look = look) -> None:
+                for stream in STREAMS:
+                    parameters = draw(look.augmentation, sizes, seed=0, epoch=0, index=range(256), view=stream)
+                    render_array(pixels, parameters, look)
 
             row(f"{name}: {'compiled' if compiled else 'torch'}", seconds(work) / 512, against)
 

@@ -19,7 +19,8 @@ from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
 from moco.data import columns, fingerprint, folder, jpeg
 from moco.data.catalog import load
 from moco.data.config import PackConfig
-from moco.data.images import ArrayImages, FileImages, Images, PathTable, decode_bytes
+from moco.data.decoding import decode_bytes
+from moco.data.images import ArrayImages, FileImages, Images, PathTable
 from moco.errors import BadInputError
 from moco.interop.checkpoints import encoder_metadata, load_weights
 from moco.pretraining.config import PretrainConfig
@@ -203,7 +204,7 @@ def read_image(seeds: Seeds, work: Path, rng: np.random.Generator, damage: Damag
     """A file as the loader reads it."""
     source = seeds.root / "images"
     content = damage(_pick(source, rng).read_bytes(), _pick(source, rng).read_bytes(), rng)
-    size = jpeg.plain_size(content)
+    size = jpeg.read_plain_size(content)
     for shrink in jpeg.SHRINKS if size is not None else ():
         for decoder in ("pillow", jpeg.DECODER):
             pixels = jpeg.decode_plain(content, shrink, decoder)

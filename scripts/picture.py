@@ -15,7 +15,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from moco import Encoding, encode, load, load_weights
-from moco.data.images import Subset
+from moco.data.derived import Subset
 
 QUERIES, NEIGHBOURS, BANK = 6, 7, 20000
 

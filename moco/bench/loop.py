@@ -18,7 +18,7 @@ def step(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
     """The loop alone, on a batch that is ready; and the operations that it takes by formula."""
     training, images = _training(config, folder, case)
     resolved = resolve(training, images)
-    batch = build_batches(resolved, images).loaded(0)
+    batch = build_batches(resolved, images)[0]
     flops = step_flops(build_encoder(resolved).to("meta"))
     found = timed(training, images, config.seconds, ReadyBatches(batch))
     return {

@@ -77,13 +77,14 @@ def _check(config: ExploreConfig) -> None:
 
 
 def _computed(config: ExploreConfig) -> Sight:
-    from moco.data.images import evenly
+    from moco.data.derived import take_evenly
+    from moco.data.fingerprint import digest_images
     from moco.evaluation.session import session, workers_for
-    from moco.explore.embed_run import Scope, embed_run, images_digest
+    from moco.explore.embed_run import Scope, embed_run
 
     data = config.data or _data_of(config.runs[0])
     whole = _split(data, config.split)
-    images, digest = evenly(whole, config.images), images_digest(whole)
+    images, digest = take_evenly(whole, config.images), digest_images(whole)
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(f"--data {data}: there is one image, expected {FEWEST_IMAGES} or more")
     embeddings, subjects = [], []
@@ -144,7 +145,8 @@ def _collection(data: str, images: "Images", subjects: "Sequence[Subject]") -> "
 
 def _encoder(subjects: "Sequence[Subject]") -> Callable[[bytes], list[npt.NDArray[np.float32]]]:
     """An image file -> its features by each encoder."""
-    from moco.data.images import ArrayImages, decode_bytes
+    from moco.data.decoding import decode_bytes
+    from moco.data.images import ArrayImages
     from moco.evaluation.features import encode
 
     def encoded(content: bytes) -> list[npt.NDArray[np.float32]]:
@@ -191,7 +193,7 @@ def _serve(sight: Sight, listening: socket.socket) -> dict[str, Any]:
 
 
 def _write(sight: Sight, path: Path) -> dict[str, Any]:
-    from moco.data.images import Subset
+    from moco.data.derived import Subset
     from moco.explore.gallery import sheet
     from moco.explore.page import static_page
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from moco.data.catalog import load
 from moco.data.config import PackConfig
-from moco.data.pack import LOCK, write, written_aside
+from moco.data.pack import LOCK, write, write_aside
 from moco.data.packed import PACK, VERSION
 from moco.errors import BadInputError
 from moco.runtime.fields import check
@@ -19,7 +19,7 @@ def run(config: PackConfig) -> dict[str, Any]:
         raise BadInputError("--image-size is for --format arrays: shards hold the files as they are; leave one out")
     started = time.monotonic()
     splits = load(config.data)
-    with written_aside(config.out) as folder:
+    with write_aside(config.out) as folder:
         form = write(splits, folder, config)
         facts = {"moco_pack": VERSION, "format": form, "splits": list(splits), "data": config.data}
         (folder / PACK).write_text(json.dumps(facts, indent=1) + "\n", encoding="ascii")

@@ -7,21 +7,25 @@ from typing import Any
 from torch import nn
 
 from moco.core.encoder import Encoder
+from moco.core.pair import Teacher
 from moco.data.augment import AUGMENTATIONS
-from moco.data.catalog import Split, load, monitor_split
-from moco.data.images import Images, evenly, hold
-from moco.data.replacement import readable
+from moco.data.catalog import Split, load
+from moco.data.derived import make_readable, take_evenly
+from moco.data.images import Images, hold
+from moco.data.loader import choose_workers
+from moco.data.splits import monitor_split
 from moco.errors import one_line
 from moco.evaluation.alignment import align_uniform
 from moco.evaluation.features import Encoding
 from moco.evaluation.knn import knn
+from moco.evaluation.teacher import load_teacher
 from moco.evaluation.vitals import vitals
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor
 from moco.pretraining.prepare import build_batches
 from moco.runtime import distributed
-from moco.runtime.device import resolve_device, resolve_precision
+from moco.runtime.device import isolated, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check
 
 UNLABELLED_IMAGES = 2048
@@ -33,10 +37,29 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     check(config)
     splits = load(config.data)
     splits["train"] = hold(splits["train"])
+    teacher = build_teacher(config, splits["train"])
+    if teacher is not None:
+        config = dataclasses.replace(config, feature_dim=teacher.width)
     monitor, checkup = build_monitor(config, splits), build_checkup(config, splits["train"])
-    result = pretrain(config, splits["train"], monitor, checkup=checkup)
+    result = pretrain(config, splits["train"], monitor, checkup=checkup, teacher=teacher)
     distributed.stop()
     return result
+
+
+def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
+    """Load the teacher that `config` names, and encode the images by it; None where it names none."""
+    if config.teacher is None:
+        return None
+    device = resolve_device(config.device)
+    distributed.start(device, config.timeout)
+    student = Encoding(
+        config.image_size, config.mean, config.std, precision=resolve_precision(config.precision, device),
+        workers=choose_workers(images) if config.workers is None else config.workers,
+    )  # fmt: skip
+    cached = config.teacher_views == "cached"
+    with isolated(device):
+        set_threads(config.threads)
+        return load_teacher(config.teacher, images, student, device, size=config.teacher_size, cached=cached)
 
 
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:
@@ -49,10 +72,10 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
         print(f"the images come {reason}: no kNN accuracy; watching alignment and uniformity instead")
-        seen = readable(evenly(splits["train"], UNLABELLED_IMAGES))
+        seen = make_readable(take_evenly(splits["train"], UNLABELLED_IMAGES))
         return lambda encoder: align_uniform(encoder, seen, AUGMENTATIONS[config.augment], how)
-    bank = readable(evenly(bank, config.knn_images))
-    queries = readable(evenly(queries, max(1, config.knn_images // 5)))
+    bank = make_readable(take_evenly(bank, config.knn_images))
+    queries = make_readable(take_evenly(queries, max(1, config.knn_images // 5)))
 
     def monitor(encoder: Encoder) -> dict[str, float]:
         figures = knn(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)

@@ -62,7 +62,7 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
     from moco.evaluation.features import Encoding
     from moco.explore.gallery import Scope, file_digest, gallery, is_here
     from moco.interop.checkpoints import load_weights
-    from moco.runtime.device import resolve_device, resolve_precision, set_threads
+    from moco.runtime.device import isolated, resolve_device, resolve_precision, set_threads
 
     weights_file = folder / "encoder.safetensors"
     if not weights_file.is_file():
@@ -76,14 +76,15 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
     if config.data is None and not is_here(data):
         raise BadInputError(f"its images ({data}) are no longer there: give --data")
     say(f"{folder}: computing views, neighbours and map of {data}")
-    set_threads(config.threads)
     device = resolve_device(config.device)
     weights, splits = load_weights(str(folder)), load(data)
     how = Encoding(
         weights.encoder.plan.image_size, weights.mean, weights.std, precision=resolve_precision("auto", device)
     )
     scope = Scope(config.map_images, map_seconds=config.map_seconds)
-    content = gallery(weights.encoder.to(device), splits, trained, how, scope)
+    with isolated(device):
+        set_threads(config.threads)
+        content = gallery(weights.encoder.to(device), splits, trained, how, scope)
     _write(path, json.dumps({**content, "of": {**key, "map_images": config.map_images}}) + "\n")
     return ()
 

@@ -32,7 +32,7 @@ from moco.shapes import (
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Which operations make a view, and how strong: crop, then colour (grey before or after jitter), blur, flip."""
+    """The operations that make a view, with their strengths: crop, colour (grey before or after jitter), blur, flip."""
 
     crop_scale: tuple[float, float]
     """Share of the image's area that a crop covers."""
@@ -51,8 +51,10 @@ AUGMENTATIONS = {
     "v1": Augmentation((0.2, 1.0), (0.4, 0.4, 0.4, 0.4), jitter_probability=1.0, grey_first=True),
     "v2": Augmentation((0.2, 1.0), (0.4, 0.4, 0.4, 0.1), jitter_probability=0.8, blur_probability=0.5),
     "cifar": Augmentation((0.08, 1.0), (0.4, 0.4, 0.4, 0.1), jitter_probability=0.8),
+    "mild": Augmentation((0.6, 1.0), (0.1, 0.1, 0.1, 0.025), jitter_probability=0.8, grey_probability=0.05),
 }
-"""v1, section 3.3; v2, section 2 (after SimCLR); the authors' CIFAR-10 notebook."""
+"""v1, section 3.3; v2, section 2 (after SimCLR); the authors' CIFAR-10 notebook; a student's views of images whose
+keys were encoded whole (docs/teacher.md)."""
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 ORDERS = np.array([[a, b, c, d] for a in range(4) for b in range(4) for c in range(4) for d in range(4)
@@ -63,7 +65,7 @@ CROP_TRIES = 10
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """What was drawn for n views, one row each."""
+    """The parameters that were drawn for n views, one row each."""
 
     crop: Integers
     """(n, 4): top, left, height, width, in pixels."""
@@ -73,7 +75,7 @@ class ViewParameters:
     """(n, 4): the order of these operations; -1 for none."""
     grey: npt.NDArray[np.bool_]
     sigma: npt.NDArray[np.float32]
-    """(n,): of the blur, in pixels; 0 for none."""
+    """(n,): the blur's standard deviation in pixels; 0 for no blur."""
     flip: npt.NDArray[np.bool_]
 
 
@@ -102,7 +104,7 @@ def draw(
 
 
 def _draw_crops(augmentation: Augmentation, sizes: Integers, u: Reals) -> Integers:
-    """The first of ten tries (n, 10, 4) whose window fits; else the largest centred window of a permitted ratio."""
+    """Take the first of ten tries (n, 10, 4) whose window fits, or the largest centred window of a permitted ratio."""
     height, width = sizes[:, :1].astype(np.float64), sizes[:, 1:].astype(np.float64)
     scale, ratio = augmentation.crop_scale, np.log(augmentation.crop_ratio)
     area = height * width * (scale[0] + u[..., 0] * (scale[1] - scale[0]))
@@ -135,7 +137,7 @@ def render(
 
 
 def finish(pixels: Rendered, parameters: ViewParameters, augmentation: Augmentation) -> Rendered:
-    """All that follows the crop, in place: colours, blur, flip."""
+    """Do all that follows the crop, in place: colours, blur, flip."""
     grey = torch.from_numpy(np.flatnonzero(parameters.grey)).to(pixels.device)
     if augmentation.grey_first:
         pixels[grey] = to_grey(pixels[grey])
@@ -152,7 +154,7 @@ def finish(pixels: Rendered, parameters: ViewParameters, augmentation: Augmentat
 
 
 def normalize(pixels: Pixels, mean: Sequence[float], std: Sequence[float]) -> Views:
-    """(pixels - mean) / std for each colour, stored with the colours innermost."""
+    """Compute (pixels - mean) / std for each colour, stored with the colours innermost."""
     shift, scale = (pixels.new_tensor(list(values)).view(3, 1, 1) for values in (mean, std))
     return ((pixels - shift) / scale).contiguous(memory_format=torch.channels_last)
 
@@ -165,7 +167,7 @@ def crop_one(image: Image, window: Sequence[int], size: int) -> Square:
 
 
 def crop_fraction(image: Image, window: Sequence[float], size: int) -> Square:
-    """`crop_one` for a window that need not begin and end with a pixel; a pixel belongs to it if its centre does."""
+    """Do `crop_one` for a window that need not begin and end with a pixel; a pixel is inside if its centre is."""
     top, left, height, width = window
     maps, cut = [], image
     for axis, (start, length) in enumerate(((top, height), (left, width)), 1):
@@ -177,7 +179,7 @@ def crop_fraction(image: Image, window: Sequence[float], size: int) -> Square:
 
 
 def crop_batch(images: Bytes, windows: Integers, size: int) -> Rendered:
-    """`crop_one` for a batch of images of one size, as two matrix products."""
+    """Do `crop_one` for a batch of images of one size, as two matrix products."""
     n, channels, height, width = images.shape
     window = torch.from_numpy(windows).to(images.device, torch.float32)
     rows = resampling_matrix(window[:, 0], window[:, 2], height, size) / 255  # (N, S, H)
@@ -188,7 +190,7 @@ def crop_batch(images: Bytes, windows: Integers, size: int) -> Rendered:
 
 
 def resampling_matrix(start: PerImage, length: PerImage, in_size: int, out_size: int) -> LineMaps:
-    """The antialiased bilinear (triangle) filter that resizes [start, start + length) to out_size pixels."""
+    """Compute the antialiased bilinear (triangle) filter that resizes [start, start + length) to out_size pixels."""
     pixel = torch.arange(in_size, device=start.device) + 0.5
     scale = (length / out_size)[:, None]  # (N, 1)
     centre = start[:, None] + scale * (torch.arange(out_size, device=start.device) + 0.5)  # (N, out)
@@ -199,12 +201,12 @@ def resampling_matrix(start: PerImage, length: PerImage, in_size: int, out_size:
 
 
 def to_grey(pixels: Pixels) -> Pixels:
-    """Luminance (ITU-R 601-2) in all three colours."""
+    """Put the luminance (ITU-R 601-2) in all three colours."""
     return luminance(pixels).expand_as(pixels)
 
 
 def luminance(pixels: Pixels) -> Grey:
-    """0.2989 R + 0.587 G + 0.114 B."""
+    """Compute 0.2989 R + 0.587 G + 0.114 B."""
     r, g, b = pixels.unbind(1)
     return (0.2989 * r + 0.587 * g + 0.114 * b)[:, None]
 
@@ -252,12 +254,12 @@ def hue(pixels: Pixels, shift: PerImageFactor) -> Pixels:
 
 
 def blur_kernel_size(size: int) -> int:
-    """A tenth of the side, made odd: 23 at 224 pixels (SimCLR, arXiv:2002.05709, appendix A)."""
+    """Compute a tenth of the side, made odd: 23 at 224 pixels (SimCLR, arXiv:2002.05709, appendix A)."""
     return int(0.1 * size) | 1
 
 
 def blur(pixels: Pixels, sigma: PerImage) -> Pixels:
-    """Gaussian blur with a sigma of each image's own, reflected at the borders, as two matrix products."""
+    """Blur each image with a Gaussian of its own sigma, reflected at the borders, as two matrix products."""
     rows, columns = (_blur_matrix(sigma, side, blur_kernel_size(side))[:, None] for side in pixels.shape[2:])
     return rows @ pixels @ columns.transpose(2, 3)
 

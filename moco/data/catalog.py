@@ -16,13 +16,12 @@ import numpy.typing as npt
 import torch
 
 from moco.data.folder import open_folder, open_kept
-from moco.data.images import EXTENSIONS, ArrayImages, FileImages, Images, Labels, PathTable, Subset
+from moco.data.images import EXTENSIONS, ArrayImages, FileImages, Images, Labels, PathTable
 from moco.data.images import Split as Split
 from moco.data.indexing import open_shards
 from moco.data.packed import is_pack, open_pack
 from moco.data.shards import ShardImages
 from moco.errors import BadInputError
-from moco.runtime.randomness import Stream, permuted
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -30,7 +29,7 @@ SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "validation":
 
 
 def load(data: str) -> dict[Split, Images]:
-    """The splits of a data set: a catalogue name, a folder (flat, class folders, or splits of either), a list, shards.
+    """Open the splits of a catalogue name, a folder (flat, class folders, or splits of either), a list, or shards.
 
     Shards are a folder of tar files in WebDataset layout, splits of such, or a single one; a folder may also be what
     `moco pack` wrote. A set without splits is all `train`. Raises BadInputError where there is no such thing, or no
@@ -44,13 +43,13 @@ def load(data: str) -> dict[Split, Images]:
     if path.is_file() and path.suffix.lower() == ".tar":
         return {"train": open_shards([path], path.name)}
     if path.is_file():
-        return {"train": _listed(path)}
+        return {"train": _open_list(path)}
     names = ", ".join(CATALOG)
     raise BadInputError(f"--data {data}: no such folder or file, and not one of the names {names}")
 
 
 def load_folder(root: Path) -> dict[Split, Images]:
-    """The splits of a folder, each flat or with a folder for every class."""
+    """Open the splits of a folder, each flat or with a folder for every class."""
     kept = open_kept(root)  # then it has no splits: no folder in it was added since
     if kept is not None:
         return {"train": kept}
@@ -68,38 +67,18 @@ def load_folder(root: Path) -> dict[Split, Images]:
         if len(folders) > 1 and len(names) == len(inside):  # else a class is called so
             raise BadInputError(f"--data {root}: has {', '.join(names)} and no train: name one of them, or add train/")
         root = root / names[0] if len(inside) == len(names) == 1 else root  # a lone split
-        shards = shard_files(root)
-        return _by_name(root, shards) if shards else {"train": open_folder(root)}
+        shards = find_shards(root)
+        return _open_by_name(root, shards) if shards else {"train": open_folder(root)}
     splits: dict[Split, Images] = {}
     for split, path in sorted(folders.items(), key=lambda item: item[0] != "train"):
-        shards = shard_files(path)
+        shards = find_shards(path)
         images = open_shards(shards, split) if shards else open_folder(path)
-        splits[split] = images if split == "train" else _in_classes(images, splits["train"].classes, path)
+        splits[split] = images if split == "train" else _number_as(images, splits["train"].classes, path)
     return splits
 
 
-def monitor_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
-    """What a monitor or a choice may use, as (bank, queries): validation against train, else a tenth of train.
-
-    The test split takes no part. The tenth is a pure function of the number of images.
-    """
-    train = splits["train"]
-    if "val" in splits:
-        return train, splits["val"]
-    order = permuted(range(len(train)), len(train), seed=0, stream=Stream.SPLIT, epoch=0)
-    held_out = max(1, len(train) // 10)
-    return Subset(train, np.sort(order[held_out:])), Subset(train, np.sort(order[:held_out]))
-
-
-def final_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
-    """What a final figure uses, as (bank, queries): test against train, else validation, else as the monitor."""
-    if "test" in splits:
-        return splits["train"], splits["test"]
-    return monitor_split(splits)
-
-
-def shard_files(folder: Path) -> list[Path]:
-    """The tar files of a folder in which there is nothing else to take for a data set: no image and no folder."""
+def find_shards(folder: Path) -> list[Path]:
+    """List the tar files of a folder that holds nothing else to take for a data set: no image and no folder."""
     shards = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -113,8 +92,8 @@ def shard_files(folder: Path) -> list[Path]:
     return sorted(shards, key=os.fsencode)
 
 
-def _by_name(folder: Path, shards: Sequence[Path]) -> dict[Split, Images]:
-    """Shards in one folder, in splits where each has the name of one as a word of its own (imagenet-train-0001.tar)."""
+def _open_by_name(folder: Path, shards: Sequence[Path]) -> dict[Split, Images]:
+    """Open shards in one folder, in splits where the name of each has one as a word (imagenet-train-0001.tar)."""
     parts: dict[Split | None, list[Path]] = {}
     for shard in shards:
         found = {SPLIT_FOLDERS[word] for word in re.split(r"[^a-z]+", shard.name.lower()) if word in SPLIT_FOLDERS}
@@ -130,12 +109,12 @@ def _by_name(folder: Path, shards: Sequence[Path]) -> dict[Split, Images]:
     splits: dict[Split, Images] = {"train": train}
     for split, paths in parts.items():
         if split is not None and split != "train":
-            splits[split] = _in_classes(open_shards(paths, split), train.classes, folder)
+            splits[split] = _number_as(open_shards(paths, split), train.classes, folder)
     return splits
 
 
-def _in_classes(images: FileImages | ShardImages, known: tuple[str, ...], where: Path) -> FileImages | ShardImages:
-    """The images of another split, their labels counted as in train."""
+def _number_as(images: FileImages | ShardImages, known: tuple[str, ...], where: Path) -> FileImages | ShardImages:
+    """Give the images of another split the labels that their classes have in train."""
     if images.labels is None or not known or images.classes == known:
         return images
     unknown = next((name for name in images.classes if name not in known), None)
@@ -147,8 +126,8 @@ def _in_classes(images: FileImages | ShardImages, known: tuple[str, ...], where:
     return dataclasses.replace(images, labels=labels, classes=known)
 
 
-def _listed(path: Path) -> FileImages:
-    """A text list: a path on each line, relative to the list's folder; empty lines and `# comments` are passed over."""
+def _open_list(path: Path) -> FileImages:
+    """Open a text list: a path on each line, relative to the list's folder; it skips empty lines and `# comments`."""
     lines = [line.strip() for line in path.read_bytes().splitlines()]
     paths = sorted(line for line in lines if line and not line.startswith(b"#"))
     if not paths:
@@ -161,7 +140,7 @@ def _listed(path: Path) -> FileImages:
 
 
 def data_home() -> Path:
-    """Where named data sets lie: $MOCO_DATA, else ~/.cache/moco."""
+    """Return the folder of the named data sets: $MOCO_DATA, else ~/.cache/moco."""
     return Path(os.environ.get("MOCO_DATA") or Path.home() / ".cache" / "moco")
 
 
@@ -181,8 +160,8 @@ CIFAR10_BATCHES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bi
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def _fashion_mnist() -> dict[Split, Images]:
-    """Zalando's 60,000 + 10,000 grey 28x28 pictures of clothes (arXiv:1708.07747)."""
+def _open_fashion_mnist() -> dict[Split, Images]:
+    """Open Zalando's 60,000 + 10,000 grey 28x28 pictures of clothes (arXiv:1708.07747)."""
     places = [data_home() / "fashion-mnist", Path("/usr/share/datasets/fashion-mnist")]
     folder = next((place for place in places if all((place / name).is_file() for name in FASHION_MNIST_FILES)), None)
     if folder is None:
@@ -191,15 +170,15 @@ def _fashion_mnist() -> dict[Split, Images]:
             _download("fashion-mnist", FASHION_MNIST_URL + name, folder / name, md5)
 
     def split(prefix: str) -> ArrayImages:
-        pixels = _idx(folder / f"{prefix}-images-idx3-ubyte.gz")
-        labels = _idx(folder / f"{prefix}-labels-idx1-ubyte.gz").astype(np.int64)
-        return ArrayImages(_grey_to_rgb(pixels), labels, FASHION_MNIST_CLASSES)
+        pixels = _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz")
+        labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz").astype(np.int64)
+        return ArrayImages(_repeat_grey(pixels), labels, FASHION_MNIST_CLASSES)
 
     return {"train": split("train"), "test": split("t10k")}
 
 
-def _cifar10() -> dict[Split, Images]:
-    """Krizhevsky's 50,000 + 10,000 colour 32x32 images of ten classes, as image folders or in their binary form."""
+def _open_cifar10() -> dict[Split, Images]:
+    """Open Krizhevsky's 50,000 + 10,000 colour 32x32 images of ten classes, in image folders or in binary form."""
     folders = data_home() / "cifar10"
     if (folders / "train").is_dir():
         return load_folder(folders)
@@ -210,7 +189,7 @@ def _cifar10() -> dict[Split, Images]:
         _unpack_cifar10(archive, binary)
 
     def split(names: list[str]) -> ArrayImages:
-        records = np.concatenate([_cifar10_records(binary / name) for name in names])
+        records = np.concatenate([_read_cifar10(binary / name) for name in names])
         pixels = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy())
         return ArrayImages(pixels, records[:, 0].astype(np.int64), CIFAR10_CLASSES)
 
@@ -231,20 +210,20 @@ def _unpack_cifar10(archive: Path, folder: Path) -> None:
         raise BadInputError(f"{archive}: not CIFAR-10's archive ({error}): remove it and try again") from error
 
 
-def _cifar10_records(path: Path) -> ByteArray:
-    """Each record is a label, then the red, the green and the blue plane."""
+def _read_cifar10(path: Path) -> ByteArray:
+    """Read records, each a label, then the red, the green and the blue plane."""
     try:
         return np.fromfile(path, np.uint8).reshape(-1, 3073)
     except (OSError, ValueError) as error:
         raise BadInputError(f"{path}: not a whole batch of CIFAR-10 ({error}): remove its folder, try again") from error
 
 
-def _digits() -> dict[Split, Images]:
-    """The 1,797 grey 8x8 digits that come with scikit-learn; the last fifth is the test split."""
+def _open_digits() -> dict[Split, Images]:
+    """Open the 1,797 grey 8x8 digits that come with scikit-learn; the last fifth is the test split."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    pixels = _grey_to_rgb(np.round(bunch.images * (255 / 16)).astype(np.uint8))
+    pixels = _repeat_grey(np.round(bunch.images * (255 / 16)).astype(np.uint8))
     labels: Labels = bunch.target.astype(np.int64)
     classes, cut = tuple(str(name) for name in bunch.target_names), len(labels) * 4 // 5
     return {
@@ -254,17 +233,17 @@ def _digits() -> dict[Split, Images]:
 
 
 CATALOG: dict[str, Callable[[], dict[Split, Images]]] = {
-    "cifar10": _cifar10,
-    "fashion-mnist": _fashion_mnist,
-    "digits": _digits,
+    "cifar10": _open_cifar10,
+    "fashion-mnist": _open_fashion_mnist,
+    "digits": _open_digits,
 }
 
 
-def _grey_to_rgb(grey: ByteArray) -> torch.Tensor:
+def _repeat_grey(grey: ByteArray) -> torch.Tensor:
     return torch.from_numpy(grey)[:, None].expand(-1, 3, -1, -1)
 
 
-def _idx(path: Path) -> ByteArray:
+def _read_idx(path: Path) -> ByteArray:
     """Read LeCun's IDX format: magic number with type and rank, sizes, bytes."""
     try:
         content = gzip.decompress(path.read_bytes())

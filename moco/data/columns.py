@@ -17,16 +17,16 @@ from numpy.lib.format import open_memmap
 
 Column = npt.NDArray[Any]
 Facts = dict[str, Any]
-"""What is known of the columns as a whole, as JSON."""
+"""Facts about the columns as a whole, as JSON."""
 
 VERSION = 1
-"""Of the layout of the folder."""
+"""The version of the folder's layout."""
 FACTS = "index.json"
 REPLACE_TRIES = 5
 DAMAGED = (OSError, ValueError, TypeError, OverflowError, RecursionError, SyntaxError, tokenize.TokenError)
-"""What json and numpy raise for damaged files: a header of numpy's is read by Python's tokenizer."""
-MOST_LABELS = 1 << 24
-"""Labels of larger sets are not looked at before they are used: it would read all of them."""
+"""The errors that json and numpy raise for damaged files: Python's tokenizer reads a header of numpy's."""
+MOST_LABELS_CHECKED = 1 << 24
+"""The labels of larger sets are not checked when they are opened: that would read all of them."""
 
 
 def save(place: Path, columns: Mapping[str, Column], facts: Facts) -> None:
@@ -45,7 +45,7 @@ def save(place: Path, columns: Mapping[str, Column], facts: Facts) -> None:
                 os.fsync(file.fileno())
         text = json.dumps({**facts, "version": VERSION, "token": token}, indent=1)
         (partial / FACTS).write_text(text, encoding="ascii")
-        _put(partial, place)
+        _replace_folder(partial, place)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -69,21 +69,21 @@ def load(place: Path, kinds: Mapping[str, str]) -> tuple[dict[str, Column], Fact
 
 
 def labels_fit(labels: Column, rows: int, classes: object) -> bool:
-    """Whether there is a class for each label, and a label for each row or none at all."""
+    """Tell whether there is a class for each label, and a label for each row or none at all."""
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         return False
-    if not len(labels) or rows > MOST_LABELS:
+    if not len(labels) or rows > MOST_LABELS_CHECKED:
         return len(labels) in (0, rows)
     return labels.shape == (rows,) and 0 <= int(labels.min()) <= int(labels.max()) < len(classes)
 
 
 def cache_place(path: Path) -> Path:
-    """Where what belongs to `path` is kept if it cannot lie beside it: in $XDG_CACHE_HOME, else ~/.cache."""
+    """Name the folder for what cannot lie beside `path`: in $XDG_CACHE_HOME, else ~/.cache."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "moco" / "index" / hashlib.sha256(os.path.realpath(os.fsencode(path))).hexdigest()[:32]
 
 
-def _put(partial: Path, place: Path) -> None:
+def _replace_folder(partial: Path, place: Path) -> None:
     """Rename a folder to a name that may be taken: POSIX replaces only empty folders."""
     old = partial.with_name(partial.name + ".old")
     for tries in range(REPLACE_TRIES):

@@ -20,7 +20,7 @@ Positions = npt.NDArray[np.int64]
 
 
 def compiled(function: Function) -> Function:
-    """The function in machine code, kept on disk; the lock of the interpreter is free while it runs."""
+    """Compile the function to machine code, kept on disk; the interpreter's lock is free while it runs."""
     plain: Function = inspect.unwrap(function)  # types are not to be checked inside
     # a * b + c may be one instruction, and a division by a constant a product: rounding, never another order of sums
     exact_enough = {"contract", "arcp", "nsz"}
@@ -58,7 +58,7 @@ def crop(images: Bytes, windows: npt.NDArray[np.float64], pixels: Reals) -> None
 def line_weights(
     start: float, length: float, in_size: int, out_size: int, scale: float
 ) -> tuple[Positions, Reals]:  # fmt: skip
-    """The triangle filter that resizes [start, start + length) to out_size pixels, times `scale`.
+    """Compute the triangle filter that resizes [start, start + length) to out_size pixels, times `scale`.
 
     First source pixels (out,) and weights (out, taps), with zeros at the end of a row where it has fewer taps.
     """
@@ -81,7 +81,7 @@ def line_weights(
 
 @compiled
 def resize_rows(window: Bytes, top: int, weights: Reals, line: Reals) -> None:
-    """The weighted sum of the rows from `top` on."""
+    """Write the weighted sum of the rows from `top` on to `line`."""
     last = len(window) - 1
     if weights[2] == 0:
         two_rows(window[top], window[min(top + 1, last)], weights[0], weights[1], line)
@@ -95,14 +95,14 @@ def resize_rows(window: Bytes, top: int, weights: Reals, line: Reals) -> None:
 
 @compiled
 def two_rows(a: Bytes, b: Bytes, w_a: float, w_b: Real, line: Reals) -> None:
-    """Sum of two rows."""
+    """Write the weighted sum of two rows to `line`."""
     for i in range(line.size):
         line[i] = w_a * np.float32(a[i]) + w_b * np.float32(b[i])
 
 
 @compiled
 def four_rows(a: Bytes, b: Bytes, c: Bytes, d: Bytes, w_a: Real, w_b: Real, w_c: float, w_d: Real, line: Reals) -> None:
-    """Sum of four rows."""
+    """Write the weighted sum of four rows to `line`."""
     for i in range(line.size):
         left = w_a * np.float32(a[i]) + w_b * np.float32(b[i])
         line[i] = left + w_c * np.float32(c[i]) + w_d * np.float32(d[i])
@@ -110,7 +110,7 @@ def four_rows(a: Bytes, b: Bytes, c: Bytes, d: Bytes, w_a: Real, w_b: Real, w_c:
 
 @compiled
 def one_more_row(a: Bytes, weight: Real, line: Reals) -> None:
-    """Add a row."""
+    """Add a weighted row to `line`."""
     for i in range(line.size):
         line[i] += weight * np.float32(a[i])
 
@@ -119,7 +119,7 @@ def one_more_row(a: Bytes, weight: Real, line: Reals) -> None:
 def resize_row(
     line: Reals, columns: Positions, weights: Reals, used: int, red: Reals, green: Reals, blue: Reals
 ) -> None:
-    """A line of pixels, colours innermost, to one line for each colour; `used` is the largest number of taps."""
+    """Resize a line of pixels, colours innermost, to one line for each colour; `used` is the largest number of taps."""
     one, two = np.uintp(1), np.uintp(2)  # unsigned: no check for a place before the beginning
     for x in range(red.size):
         at = np.uintp(3 * columns[x])

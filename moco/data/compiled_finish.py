@@ -95,7 +95,7 @@ def colour(
 
 @compiled
 def blend(r: Reals, g: Reals, b: Reals, factor: Real, other: Real) -> None:
-    """Brightness, where `other` is 0, and contrast."""
+    """Blend each pixel with `other`: 0 for brightness, the mean for contrast."""
     for i in range(r.size):
         r[i] = min(max(r[i] * factor + other, ZERO), ONE)
         g[i] = min(max(g[i] * factor + other, ZERO), ONE)
@@ -131,14 +131,14 @@ def hue(r: Reals, g: Reals, b: Reals, shift: Real) -> None:
 
 @compiled
 def share(k: Real) -> Real:
-    """max(0, min(k, 4 - k, 1)) of k modulo 6."""
+    """Compute max(0, min(k, 4 - k, 1)) of k modulo 6."""
     k = k - SIX * np.floor(k * SIXTH)
     return max(ZERO, min(min(k, FOUR - k), ONE))
 
 
 @compiled
 def to_grey(r: Reals, g: Reals, b: Reals) -> None:
-    """Luminance in all three colours."""
+    """Put the luminance in all three colours."""
     for i in range(r.size):
         grey = RED * r[i] + GREEN * g[i] + BLUE * b[i]
         r[i], g[i], b[i] = grey, grey, grey
@@ -146,7 +146,7 @@ def to_grey(r: Reals, g: Reals, b: Reals) -> None:
 
 @compiled
 def blur_weights(sigma: Real, kernel_size: int) -> Reals:
-    """The middle weight of a Gaussian kernel and those to one side of it; the middle alone without a blur."""
+    """Compute the middle weight of a Gaussian kernel and those to one side; without a blur the middle alone."""
     weights = np.ones(kernel_size // 2 + 1, np.float32)
     if sigma == 0:
         return weights[:1]
@@ -193,7 +193,7 @@ def blur_column(plane: Reals, y: int, size: int, weights: Reals, line: Reals) ->
 
 @compiled
 def row_at(y: int, size: int) -> np.uintp:
-    """Where row y begins; rows beyond the border are mirrored at the outermost one."""
+    """Find where row y begins; rows beyond the border are mirrored at the outermost one."""
     return np.uintp(size * (size - 1 - abs(size - 1 - abs(y))))
 
 
@@ -213,7 +213,7 @@ def add_two(source: Reals, before: np.uintp, after: np.uintp, weight: Real, line
 
 @compiled
 def add_four(source: Reals, near: Pair, far: Pair, weight: Real, far_weight: Real, line: Reals) -> None:
-    """`add_two` twice, with half as many visits to `line`."""
+    """Do `add_two` twice, with half as many visits to `line`."""
     for i in range(line.size):
         at = np.uintp(i)
         nearer = weight * (source[near[0] + at] + source[near[1] + at])

@@ -1,69 +1,60 @@
-"""What a run knows of its images, so that it does not go on with others: names, sizes or checksums, times of change.
+"""A run keeps marks of its images and does not go on with others: names, sizes or checksums, times of change.
 
 Three 32-bit numbers for each image, in order, in RUN/data.safetensors. They notice mistakes, not intent: whoever wants
 to can make a file of the same size and time.
 """
 
+import hashlib
 import os
 import warnings
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from moco.data.images import ArrayImages, FileImages, Images, PathTable
-from moco.data.shards import ShardImages
+from moco.data.images import Images
 from moco.errors import BadInputError, one_line
 from moco.runtime.checkpoint import load_tensors, save_tensors
-
-Words = npt.NDArray[np.uint32]
+from moco.runtime.randomness import Words
 
 FILE = "data.safetensors"
 MOST_ROWS = 1 << 20
-"""Of a fingerprint; larger sets have one for several images: all of their names, and the first one's content."""
+"""A larger set has one row for several images: all of their names, and the first one's content."""
 PIXEL_BUDGET = 2 << 30
-"""Bytes of an array that are looked at."""
+"""Of an array no more bytes than these are looked at."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What tells a set of images from others: a row of 32-bit numbers for each `block` images, in order."""
+    """The marks of a whole set, in order: a row of 32-bit numbers for each `block` images."""
 
     kind: str
     images: int
     block: int
     names: Words
-    """CRC-32 of the names."""
+    """The CRC-32 of the names."""
     contents: Words
-    """Of files the CRC-32 of the size, of shards what their index says of the bytes, of arrays that of the pixels."""
+    """The contents of `Marks`."""
     times: Words
-    """Of files the CRC-32 of the time of change in nanoseconds; of others 0."""
+    """The times of `Marks`."""
 
 
 def fingerprint(images: Images) -> Fingerprint:
     """Look at every image's name and size, or at its pixels in memory; 10^6 files take some seconds."""
     count, block = len(images), max(1, -(-len(images) // MOST_ROWS))
-    if isinstance(images, ArrayImages):
-        block = max(block, -(-images.pixels[:1].nbytes * count // PIXEL_BUDGET))
+    first = images.stack(np.arange(min(1, count)))
+    if first is not None:
+        block = max(block, -(-first.nbytes * count // PIXEL_BUDGET))
     rows = range(0, count, block)
-    names, nothing = _of_names(images, rows), np.zeros(len(rows), np.uint32)
-    contents, times = nothing, nothing.copy()  # a file holds no tensor twice
-    if isinstance(images, FileImages):
-        contents, times = _of_files(images, rows)
-    elif isinstance(images, ShardImages):
-        contents = np.array(images.arrays["checksum"][::block])
-    elif isinstance(images, ArrayImages):
-        contents = _words(zlib.crc32(np.ascontiguousarray(images.pixels[row].numpy()).data) for row in rows)
-    return Fingerprint(type(images).__name__, count, block, names, contents, times)
+    kind, contents, times = images.identify(np.array(rows, np.int64))
+    return Fingerprint(kind, count, block, _checksum_names(images, rows), contents, times)
 
 
-def changes(was: Fingerprint, now: Fingerprint, images: Images, noun: str = "images") -> str:
-    """What is not as it was, in words; empty where all is. `images` are those of now, `noun` what they are called."""
+def describe_changes(was: Fingerprint, now: Fingerprint, images: Images, noun: str = "images") -> str:
+    """Say what is not as it was; empty where all is. `images` are those of now, `noun` what to call them."""
     if (was.kind, was.block) != (now.kind, now.block):
         return f"{was.images} {noun} ({was.kind}) then, {now.images} ({now.kind}) now"
     least = min(len(was.names), len(now.names))
@@ -79,11 +70,11 @@ def changes(was: Fingerprint, now: Fingerprint, images: Images, noun: str = "ima
     told = ", ".join(f"{count} {what}" for count, what in counts if count) or "in another order"
     blocks = f" (blocks of {now.block})" if now.block > 1 else ""
     first = int(np.argmax(differs)) if differs.any() else least
-    return f"{was.images} {noun} then, {now.images} now: {told}{blocks}, {_place(was, now, images, first)}"
+    return f"{was.images} {noun} then, {now.images} now: {told}{blocks}, {_describe_place(was, now, images, first)}"
 
 
-def _place(was: Fingerprint, now: Fingerprint, images: Images, first: int) -> str:
-    """Where the first difference is."""
+def _describe_place(was: Fingerprint, now: Fingerprint, images: Images, first: int) -> str:
+    """Name the place of the first difference."""
     if first >= len(now.names):
         return f"the first behind {one_line(images.name(now.images - 1))}"
     name = one_line(images.name(first * now.block))
@@ -91,8 +82,8 @@ def _place(was: Fingerprint, now: Fingerprint, images: Images, first: int) -> st
     return f"the first missing before {name}" if gone else f"the first {name}"
 
 
-def only_copied(was: Fingerprint, now: Fingerprint) -> bool:
-    """Whether names and sizes are those of before and every time is another, as of files that were copied."""
+def is_copy(was: Fingerprint, now: Fingerprint) -> bool:
+    """Tell whether names and sizes are as before and every time is another: then the files were copied."""
     return (
         (was.kind, was.images, was.block) == (now.kind, now.images, now.block)
         and np.array_equal(was.names, now.names)
@@ -107,8 +98,8 @@ def require_same(run: Path, images: Images, *, accept: bool, noun: str = "images
     if was is None:
         return
     now = fingerprint(images)
-    found = changes(was, now, images, noun)
-    if found and only_copied(was, now):
+    found = describe_changes(was, now, images, noun)
+    if found and is_copy(was, now):
         warnings.warn(
             f"{run}: all {noun} have another time of change, with names and sizes as before: taken for a copy",
             stacklevel=2,
@@ -127,7 +118,7 @@ def keep(run: Path, images: Images, *, accept: bool, noun: str = "images") -> st
     now, found = fingerprint(images), ""
     try:
         was = load(run)
-        found = "" if was is None else changes(was, now, images, noun)
+        found = "" if was is None else describe_changes(was, now, images, noun)
     except BadInputError as error:
         found = str(error)
     columns = {"names": now.names, "contents": now.contents, "times": now.times}
@@ -137,7 +128,7 @@ def keep(run: Path, images: Images, *, accept: bool, noun: str = "images") -> st
 
 
 def load(run: Path) -> Fingerprint | None:
-    """What a run knows of its images; None where it knows nothing.
+    """Read what a run knows of its images; None where it knows nothing.
 
     Raises BadInputError where that is damaged: it can be accepted anew.
     """
@@ -154,36 +145,18 @@ def load(run: Path) -> Fingerprint | None:
         ) from error
 
 
-def _words(values: Iterable[int]) -> Words:
-    return np.fromiter(values, np.uint32)
-
-
-def _of_files(images: FileImages, rows: range) -> tuple[Words, Words]:
-    sizes, times = np.zeros(len(rows), np.uint32), np.zeros(len(rows), np.uint32)
-    for place, row in enumerate(rows):
-        try:
-            status = os.stat(os.path.join(images.root, images.paths[row]))
-        except OSError:  # a missing file is like none
-            continue
-        sizes[place] = zlib.crc32(status.st_size.to_bytes(8, "little"))
-        times[place] = zlib.crc32(status.st_mtime_ns.to_bytes(9, "little", signed=True))
-    return sizes, times
-
-
-def _of_names(images: Images, rows: range) -> Words:
-    table = _table(images)
+def _checksum_names(images: Images, rows: range) -> Words:
+    table = images.name_table
     if table is None:
-        return _words(zlib.crc32(os.fsencode(images.name(row))) for row in rows)
+        return np.fromiter((zlib.crc32(os.fsencode(images.name(row))) for row in rows), np.uint32)
     text, ends = np.ascontiguousarray(table.text).data, table.ends[[*rows, len(table)]].tolist()
-    return _words(zlib.crc32(text[start:stop]) for start, stop in pairwise(ends))
+    return np.fromiter((zlib.crc32(text[start:stop]) for start, stop in pairwise(ends)), np.uint32)
 
 
-def _table(images: object) -> PathTable | None:
-    """The names as they lie in memory, if they do."""
-    if isinstance(images, ArrayImages):
-        return _table(images.names)
-    if isinstance(images, FileImages):
-        return images.paths
-    if isinstance(images, ShardImages):
-        return images.names
-    return images if isinstance(images, PathTable) else None
+def digest_images(images: Images) -> str:
+    """Compute the SHA-256 of what tells these images, in their order, from others."""
+    own = fingerprint(images)
+    sha = hashlib.sha256(f"{own.kind} {own.images} {own.block}".encode())
+    sha.update(own.names.tobytes())
+    sha.update(own.contents.tobytes())
+    return sha.hexdigest()

@@ -17,14 +17,14 @@ from moco.errors import BadInputError
 LARGE = 50_000
 """The index of a folder with more images than this is kept; others are searched anew every time."""
 TICK = 20_000_000
-"""Nanoseconds in which two changes of a folder may get the same time stamp: Linux counts in steps of up to 10 ms."""
+"""Nanoseconds within which two changes of a folder may get the same time stamp: Linux counts steps of up to 10 ms."""
 COLUMNS = {"names": "u1", "name_ends": "i8", "labels": "i8", "folders": "u1", "folder_ends": "i8", "times": "i8"}
 
 _ENDINGS = {ending.encode() for ending in EXTENSIONS}
 
 
 def open_folder(root: Path) -> FileImages:
-    """The images below `root`, labelled by their first folder where all lie in one.
+    """Open the images below `root`, labelled by their first folder where all lie in one.
 
     The index of a large folder is opened as long as no folder in it has another time of change than it had then: a file
     or folder was neither added nor removed nor renamed since. Raises BadInputError where there is no image.
@@ -44,17 +44,17 @@ def open_folder(root: Path) -> FileImages:
 
 
 def open_kept(root: Path) -> FileImages | None:
-    """The images below `root` by the index that was kept of it; None where there is none or something changed since."""
+    """Open the images below `root` by the index that was kept; None where there is none or something changed since."""
     stored = columns.load(columns.cache_place(root), COLUMNS)
     if stored is None:
         return None
     arrays, facts = stored
-    top, folders = os.fsencode(root), PathTable.over(arrays["folders"], arrays["folder_ends"])
+    top, folders = os.fsencode(root), PathTable.from_arrays(arrays["folders"], arrays["folder_ends"])
     if facts.get("root") != os.path.realpath(root) or arrays["times"].shape != (len(folders), 2):
         return None
     for index, times in enumerate(arrays["times"].tolist()):
         try:
-            if _times(os.path.join(top, folders[index])) != times:
+            if _read_times(os.path.join(top, folders[index])) != times:
                 return None
         except OSError:
             return None
@@ -62,13 +62,13 @@ def open_kept(root: Path) -> FileImages | None:
         return None
     labels = arrays["labels"] if len(arrays["labels"]) else None
     return FileImages(
-        top, PathTable.over(arrays["names"], arrays["name_ends"]), labels, tuple(facts.get("classes", ()))
+        top, PathTable.from_arrays(arrays["names"], arrays["name_ends"]), labels, tuple(facts.get("classes", ()))
     )
 
 
 @dataclass
 class _Found:
-    """What a search comes upon besides the images."""
+    """The facts that a search finds besides the images."""
 
     folders: list[bytes] = field(default_factory=list)
     """Every folder that was looked into."""
@@ -97,7 +97,7 @@ def _keep(root: Path, images: FileImages, found: _Found) -> None:
 
 def _search(root: Path, found: _Found) -> FileImages:
     top = os.fsencode(root)
-    paths = PathTable(_tallied(_walk(top, b"", found), found))
+    paths = PathTable(_count_folders(_walk(top, b"", found), found))
     if not len(paths):
         raise BadInputError(f"--data {root}: no image in it, expected files ending in {' '.join(EXTENSIONS)}")
     labels: Labels | None = None
@@ -110,15 +110,15 @@ def _search(root: Path, found: _Found) -> FileImages:
 
 
 def _walk(top: bytes, below: bytes, found: _Found) -> Iterator[bytes]:
-    """The images of a folder in the order of their paths' bytes: folders sort as if their names ended in `/`.
+    """Yield the images of a folder in the order of their paths' bytes: folders sort as if their names ended in `/`.
 
     So the paths come one by one, and only one folder's names are in memory at a time.
     """
     folder = os.path.join(top, below)
-    times = _times(folder)
+    times = _read_times(folder)
     if 0 <= (young := time.time_ns() - max(times)) < TICK:  # a change yet to come could get the same stamp
         time.sleep((TICK - young) / 1e9)
-        times = _times(folder)
+        times = _read_times(folder)
     found.folders.append(below)
     found.times.append(times)
     names = []
@@ -138,14 +138,14 @@ def _walk(top: bytes, below: bytes, found: _Found) -> Iterator[bytes]:
             yield below + name
 
 
-def _times(folder: bytes) -> list[int]:
-    """When a folder was changed last: the second cannot be set back by programs that restore the first."""
+def _read_times(folder: bytes) -> list[int]:
+    """Read when a folder was changed last: programs that restore the first time cannot set back the second."""
     status = os.stat(folder)
     return [status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _tallied(paths: Iterator[bytes], found: _Found) -> Iterator[bytes]:
-    """The same paths, their first folders counted on the way."""
+def _count_folders(paths: Iterator[bytes], found: _Found) -> Iterator[bytes]:
+    """Yield the same paths, and count their first folders on the way."""
     counts, latest = array("q"), b""
     for path in paths:
         first, slash, _ = path.partition(b"/")

@@ -14,12 +14,12 @@ from moco.data import columns
 from moco.data.columns import Column
 from moco.data.images import EXTENSIONS, Labels
 from moco.data.shards import ShardImages, describe, from_index, open_index
-from moco.data.tar import Member, members
+from moco.data.tar import Member, read_members
 from moco.errors import BadInputError
 from moco.runtime.progress import shown
 
 INDEX_FOLDER = ".moco-index"
-"""Beside shards that others made."""
+"""The folder beside shards that others made."""
 LABEL = b"cls"
 LONGEST_LABEL = 256
 PIECE = 1 << 20
@@ -39,7 +39,7 @@ class Rows:
         return len(self.shard)
 
     def add(self, shard: int, member: Member, checksum: int) -> None:
-        """One more image, by the place of its bytes and its name."""
+        """Add an image, by the place of its bytes and its name."""
         self.shard.append(shard)
         self.offset.append(member.offset)
         self.length.append(member.length)
@@ -48,7 +48,7 @@ class Rows:
         self.ends.append(len(self.names))
 
     def columns(self, labels: Labels | None) -> dict[str, Column]:
-        """As `moco.data.shards.COLUMNS` lists them."""
+        """Return the columns that `moco.data.shards.COLUMNS` lists."""
         return {
             "shard": np.frombuffer(self.shard, np.int32),
             "offset": np.frombuffer(self.offset, np.int64),
@@ -61,7 +61,7 @@ class Rows:
 
 
 def open_shards(paths: Sequence[Path], label: str) -> ShardImages:
-    """The images in shards of one folder, through the index called `label`, which is built where there is none.
+    """Open the images in shards of one folder, through the index called `label`, which is built where there is none.
 
     An index belongs to shards of the same names, sizes and times of change. Raises BadInputError for a damaged shard,
     and where there is no image.
@@ -109,14 +109,14 @@ def index_shards(paths: Sequence[Path]) -> tuple[Rows, Labels | None, tuple[str,
                 _index_shard(shard, path, file.fileno(), rows, codes, texts)
         except OSError as error:
             raise BadInputError(f"{path}: cannot be read ({error.strerror})") from error
-    return rows, *_numbered(np.frombuffer(codes, np.int64), list(texts))
+    return rows, *_number_classes(np.frombuffer(codes, np.int64), list(texts))
 
 
 def _index_shard(
     shard: int, path: Path, descriptor: int, rows: Rows, codes: "array[int]", texts: dict[bytes, int]
 ) -> None:
     key, code = b"", -1
-    for member in members(descriptor, str(path)):
+    for member in read_members(descriptor, str(path)):
         folder, slash, last = member.name.rpartition(b"/")
         stem, _, ending = last.partition(b".")
         if not stem or not ending:  # hidden, or of no kind
@@ -125,17 +125,17 @@ def _index_shard(
             codes.extend([code] * (len(rows) - len(codes)))
             key, code = folder + slash + stem, -1
         if ending.lower() == LABEL:
-            text = _label(descriptor, member, path)
+            text = _read_label(descriptor, member, path)
             code = -1 if text == b"-1" else texts.setdefault(text, len(texts))
         elif ending.rpartition(b".")[2].lower() in _ENDINGS:
             if member.length > LARGEST_MEMBER:
                 raise BadInputError(f"{path} ({os.fsdecode(member.name)}): {member.length} bytes, which is no image")
             named = Member(os.fsencode(path.name) + b"/" + member.name, member.offset, member.length)
-            rows.add(shard, named, _checksum(descriptor, member))
+            rows.add(shard, named, _compute_checksum(descriptor, member))
     codes.extend([code] * (len(rows) - len(codes)))
 
 
-def _label(descriptor: int, member: Member, path: Path) -> bytes:
+def _read_label(descriptor: int, member: Member, path: Path) -> bytes:
     if member.length > LONGEST_LABEL:
         raise BadInputError(
             f"{path} ({os.fsdecode(member.name)}): a class of {member.length} bytes, expected a number or a name"
@@ -143,16 +143,16 @@ def _label(descriptor: int, member: Member, path: Path) -> bytes:
     return os.pread(descriptor, member.length, member.offset).strip()
 
 
-def _checksum(descriptor: int, member: Member) -> int:
-    """CRC-32 of a member, read in pieces: its size is whatever the header says."""
+def _compute_checksum(descriptor: int, member: Member) -> int:
+    """Compute the CRC-32 of a member, in pieces: its size is whatever the header says."""
     checksum, stop = 0, member.offset + member.length
     for start in range(member.offset, stop, PIECE):
         checksum = zlib.crc32(os.pread(descriptor, min(PIECE, stop - start), start), checksum)
     return checksum
 
 
-def _numbered(codes: Labels, texts: list[bytes]) -> tuple[Labels | None, tuple[str, ...]]:
-    """Codes in the order of appearance -> labels and the names of the classes."""
+def _number_classes(codes: Labels, texts: list[bytes]) -> tuple[Labels | None, tuple[str, ...]]:
+    """Turn codes in the order of appearance into labels and the names of the classes."""
     if not len(codes) or codes.min() < 0:
         return None, ()
     if all(re.fullmatch(rb"[0-9]{1,6}", text) for text in texts):

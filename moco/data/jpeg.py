@@ -1,7 +1,7 @@
-"""Plain JPEG photographs, decoded by the quickest decoder that is there; images.decode is for everything else.
+"""Plain JPEG photographs, decoded by the quickest decoder that is there; decoding.decode is for everything else.
 
-`plain_size` tells from the header which files are plain: RGB or grey, upright, one picture. The pixels are those of
-images.decode, bit for bit, unless they are asked for at a half, a quarter or an eighth of the size: then a decoder
+`read_plain_size` finds in the header which files are plain: RGB or grey, upright, one picture. The pixels are those
+of decoding.decode, bit for bit, unless they are asked for at a half, a quarter or an eighth of the size: then a decoder
 computes fewer pixels from the same coefficients (of each block of 8x8 the lower frequencies, libjpeg's scaled DCT).
 """
 
@@ -21,15 +21,15 @@ DECODER = "simplejpeg" if find_spec("simplejpeg") is not None else "pillow"
 SHRINKS = (8, 4, 2, 1)
 """The sizes that the decoders' vector units compute; other eighths take longer than the full size."""
 ORIENTATION = 0x0112
-"""The EXIF tag that says how a picture is to be turned."""
+"""The EXIF tag that says how to turn a picture."""
 FORMATS = ("JPEG",)
 
 
-def plain_size(content: bytes) -> tuple[int, int] | None:
-    """Height and width of a plain JPEG; None where the content is anything else, damaged or too large."""
+def read_plain_size(content: bytes) -> tuple[int, int] | None:
+    """Read height and width of a plain JPEG; None where the content is anything else, damaged or too large."""
     if not content.startswith(b"\xff\xd8\xff"):
         return None
-    with suppress(Exception):  # images.decode is to say what is wrong
+    with suppress(Exception):  # decoding.decode is to say what is wrong
         file = PillowImage.open(io.BytesIO(content), formats=FORMATS)
         upright = file.getexif().get(ORIENTATION, 1) == 1
         if file.format == "JPEG" and file.mode in ("RGB", "L") and upright:
@@ -37,20 +37,21 @@ def plain_size(content: bytes) -> tuple[int, int] | None:
     return None
 
 
-def shrink_for(shortest: int, view_size: int) -> int:
-    """By how much an image may shrink, if a crop of it whose shorter side is `shortest` is not to be enlarged then."""
+def choose_shrink(shortest: int, view_size: int) -> int:
+    """Choose how much smaller to decode an image, so that its crop of shorter side `shortest` is not enlarged."""
     return next(shrink for shrink in SHRINKS if shortest >= view_size * shrink or shrink == 1)
 
 
 def decode_plain(content: bytes, shrink: int = 1, decoder: str = DECODER) -> Image | None:
     """Decode a plain JPEG to 1 / shrink of its size, rounded up; None where it is damaged or the decoder cannot."""
     with suppress(Exception):  # as above
-        pixels = _by_simplejpeg(content, shrink) if decoder == "simplejpeg" else _by_pillow(content, shrink)
+        decode = _decode_by_simplejpeg if decoder == "simplejpeg" else _decode_by_pillow
+        pixels = decode(content, shrink)
         return torch.from_numpy(pixels).permute(2, 0, 1)
     return None
 
 
-def _by_simplejpeg(content: bytes, shrink: int) -> npt.NDArray[np.uint8]:
+def _decode_by_simplejpeg(content: bytes, shrink: int) -> npt.NDArray[np.uint8]:
     import simplejpeg
 
     if shrink == 1:
@@ -58,18 +59,18 @@ def _by_simplejpeg(content: bytes, shrink: int) -> npt.NDArray[np.uint8]:
     height, width, _, _ = simplejpeg.decode_jpeg_header(content)
     wanted = (-(-height // shrink), -(-width // shrink))
     pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=wanted[0], min_width=wanted[1], min_factor=shrink)
-    return _checked(pixels, wanted)
+    return _require_size(pixels, wanted)
 
 
-def _by_pillow(content: bytes, shrink: int) -> npt.NDArray[np.uint8]:
+def _decode_by_pillow(content: bytes, shrink: int) -> npt.NDArray[np.uint8]:
     with PillowImage.open(io.BytesIO(content), formats=FORMATS) as file:
         wanted = (-(-file.height // shrink), -(-file.width // shrink))
         if shrink > 1:
             file.draft("RGB", (file.width // shrink, file.height // shrink))
-        return _checked(np.array(file.convert("RGB")), wanted)
+        return _require_size(np.array(file.convert("RGB")), wanted)
 
 
-def _checked(pixels: npt.NDArray[np.uint8], wanted: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def _require_size(pixels: npt.NDArray[np.uint8], wanted: tuple[int, int]) -> npt.NDArray[np.uint8]:
     if pixels.shape[:2] != wanted:
         raise ValueError(f"decoded to {pixels.shape[:2]}, expected {wanted}")
     return pixels

@@ -4,16 +4,16 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from moco.data.augment import Augmentation, ViewParameters, draw
-from moco.data.images import ArrayImages, Images
-from moco.data.replacement import Replaced, StandIns
-from moco.data.views import Look, of_any
+from moco.data.augment import Augmentation
+from moco.data.images import Images
+from moco.data.replacement import ChosenImages, Replaced
+from moco.data.views import Look, make_views
 from moco.errors import BadInputError
 from moco.runtime.device import cores
 from moco.runtime.randomness import Integers, Stream, permuted
@@ -21,27 +21,41 @@ from moco.runtime.signals import StopRequest
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-Batch = tuple[Tensor, Tensor | None, Tensor]
-"""x_q (N, 3, H, W), x_k of the same shape or None, index (N,)."""
-Loaded = tuple[Tensor, Tensor | None, Tensor, tuple[Replaced, ...]]
-"""The same, and the images that could not be read; index is of those in their place."""
+
+
+class Batch(NamedTuple):
+    """Two views of each of N images."""
+
+    x_q: Tensor
+    """(N, 3, H, W)"""
+    x_k: Tensor | None
+    """(N, 3, H, W), or None where keys are no views."""
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
+    """(N,): the images that the views are of."""
+    replaced: tuple[Replaced, ...] = ()
+    """The images that could not be read; the index names those in their place."""
+
+    def to(self, device: str) -> "Batch":
+        """Move the tensors to the device."""
+        x_k = None if self.x_k is None else self.x_k.to(device)
+        return Batch(self.x_q.to(device), x_k, self.index.to(device), self.replaced)
 
 
 @runtime_checkable
 class Batches(Protocol):
-    """Where the loop gets its batches from."""
+    """The source of the loop's batches."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in one pass over the images."""
+        """The number of batches in one pass over the images."""
 
-    def run(self, start: int, stop: int, workers: int) -> Iterator[Loaded]:
-        """The batches of steps start..stop-1, in order."""
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
+        """Yield the batches of steps start..stop-1, in order."""
 
 
 @dataclass(frozen=True)
 class ViewBatches(Dataset[Batch]):
-    """The batch of every step of a run, a pure function of (seed, step): `batches[step]` is (x_q, x_k, index).
+    """The batch of every step of a run, a pure function of (seed, step): `batches[step]`.
 
     An epoch passes over the images in a random order and leaves out what does not fill a batch. With several ranks,
     `batch_size` is the total, and rank r gets the r-th contiguous block of it. For an image that cannot be read another
@@ -60,7 +74,7 @@ class ViewBatches(Dataset[Batch]):
     ranks: int = 1
     decode: Literal["exact", "scaled"] = "exact"
     device: str = "cpu"
-    """Where the views of images in memory are made: bytes, a quarter of the size, travel there."""
+    """The device on which views of images in memory are rendered: bytes, a quarter of the size, travel there."""
 
     def __post_init__(self) -> None:
         if self.batch_size > len(self.images):
@@ -71,76 +85,62 @@ class ViewBatches(Dataset[Batch]):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches in one pass over the images."""
+        """The number of full batches in one pass over the images."""
         return len(self.images) // self.batch_size
 
-    def index(self, step: int) -> Integers:
-        """The images of this rank's share of the batch of `step`."""
+    def plan(self, step: int) -> Integers:
+        """Say which images are this rank's share of the batch of `step`, whether they can be read or not."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         share = self.batch_size // self.ranks
         first = batch * self.batch_size + self.rank * share
         return permuted(range(first, first + share), len(self.images), seed=self.seed, stream=Stream.ORDER, epoch=epoch)
 
     def __getitem__(self, step: int) -> Batch:
-        x_q, x_k, index, _ = self.loaded(step)
-        return x_q, x_k, index
+        """Make the batch of `step`."""
+        epoch, streams = step // self.steps_per_epoch, (Stream.VIEW_QUERY, Stream.VIEW_KEY)
+        chosen = ChosenImages(self.images, self.plan(step), epoch, self.seed)
+        views = make_views(self.images, chosen, streams[: 1 + self.key_views], self.look)
+        x_k = views[1] if self.key_views else None
+        return Batch(views[0], x_k, torch.from_numpy(chosen.index), chosen.replaced())
 
-    def loaded(self, step: int) -> Loaded:
-        """The batch of `step`, and which of its images others stand in for."""
-        epoch = step // self.steps_per_epoch
-        chosen = StandIns(self.images, self.index(step), epoch, self.seed)
-        streams = (Stream.VIEW_QUERY, Stream.VIEW_KEY) if self.key_views else (Stream.VIEW_QUERY,)
-        views = self._views(chosen, epoch, streams)
-        return views[0], views[1] if self.key_views else None, torch.from_numpy(chosen.index), chosen.replaced()
+    def make_views(self, index: Integers, epoch: int | Integers, streams: Sequence[Stream]) -> list[Tensor]:
+        """Make, for each stream, the views (n, 3, H, W) that images have in an epoch, or each in its own."""
+        return make_views(self.images, ChosenImages(self.images, index, epoch, self.seed), streams, self.look)
 
-    def views(self, index: Integers, epoch: int | Integers, streams: Sequence[Stream]) -> list[Tensor]:
-        """For each stream, the views (n, 3, H, W) that the images of `index` have in an epoch, or each in its own."""
-        return self._views(StandIns(self.images, index.copy(), epoch, self.seed), epoch, streams)
+    @property
+    def look(self) -> Look:
+        """What the views have in common."""
+        scaled = self.decode == "scaled"
+        return Look(self.augmentation, self.view_size, self.mean, self.std, scaled, self.device)
 
-    def _views(self, chosen: StandIns, epoch: int | Integers, streams: Sequence[Stream]) -> list[Tensor]:
-        look = Look(self.augmentation, self.view_size, self.mean, self.std)
-
-        def draw_views(sizes: Integers) -> list[ViewParameters]:
-            return [
-                draw(self.augmentation, sizes, seed=self.seed, epoch=epoch, index=chosen.index, view=stream)
-                for stream in streams
-            ]
-
-        if isinstance(self.images, ArrayImages):
-            chosen.pass_over(self.images.unreadable)
-        return of_any(
-            self.images, chosen.index, draw_views, look,
-            scaled=self.decode == "scaled", device=self.device, replace=chosen.replace,
-        )  # fmt: skip
-
-    def run(self, start: int, stop: int, workers: int) -> Iterator[Loaded]:
-        """The batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
-        return made(self.loaded, range(start, stop), workers)
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
+        """Yield the batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
+        return load_ahead(self.__getitem__, range(start, stop), workers)
 
 
-def made(make: Callable[[Item], Made], items: Sequence[Item], workers: int) -> Iterator[Made]:
-    """What `make` gives for each of the items, in order, made ahead by `workers` processes (0: in this one).
+def load_ahead(make: Callable[[Item], Made], items: Sequence[Item], workers: int) -> Iterator[Made]:
+    """Yield what `make` gives for each item, in order, made ahead by `workers` processes (0: in this one).
 
     Raises the BadInputError that `make` raises, wherever it did.
     """
     own = torch.Generator()  # the loader draws a seed for its processes: not from what models draw from
     for one in DataLoader(
-        _Told(make), batch_size=None, sampler=items, num_workers=workers, generator=own, worker_init_fn=_go_on,
-        collate_fn=_as_it_is,
+        _ErrorsAsItems(make), batch_size=None, sampler=items, num_workers=workers, generator=own,
+        worker_init_fn=_ignore_signals, collate_fn=_keep_as_is,
     ):  # fmt: skip
         if isinstance(one, BadInputError):
             raise one
         yield one
 
 
-def default_workers(images: Images) -> int:
-    """How many processes load these images where nobody says: none for what is in memory."""
-    return 0 if isinstance(images, ArrayImages) else cores()
+def choose_workers(images: Images) -> int:
+    """Choose how many processes load these images: none for what is in memory."""
+    return 0 if images.in_memory else cores()
 
 
 @dataclass(frozen=True)
-class _Told(Dataset[Any]):
-    """Hands an error over in place of what was to be made: torch would make it the traceback of a worker process."""
+class _ErrorsAsItems(Dataset[Any]):
+    """Returns an error in place of the item: torch would make it the traceback of a worker process."""
 
     make: Callable[[Any], Any]
 
@@ -151,14 +151,16 @@ class _Told(Dataset[Any]):
             return error
 
 
-def _as_it_is(one: Made) -> Made:
-    """Torch would make lists of tuples."""
+def _keep_as_is(one: Made) -> Made:
+    """Change nothing: torch would make lists of tuples."""
     return one
 
 
 @contextmanager
-def loading(after: str = "The last checkpoint is sound: the same command goes on from it") -> Iterator[None]:
-    """Raise ChildProcessError, in one clear line, where a loading process dies: torch tells it amidst a step."""
+def watch_loading(
+    after: str = "The last checkpoint is sound: the same command goes on from it",
+) -> Iterator[None]:
+    """Raise ChildProcessError, in one clear line, where a loading process dies: torch says so amidst a step."""
     try:
         yield
     except RuntimeError as error:
@@ -170,13 +172,7 @@ def loading(after: str = "The last checkpoint is sound: the same command goes on
         ) from error
 
 
-def _go_on(worker: int) -> None:
-    """A loading process goes on until the training ends, also where torchrun or a terminal signals all of a group."""
+def _ignore_signals(worker: int) -> None:
+    """Let a loading process go on until the training ends, also where torchrun or a terminal signals all of a group."""
     for number in StopRequest.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-
-
-def moved(batch: Loaded, device: str) -> Loaded:
-    """The batch on the device."""
-    x_q, x_k, index, replaced = batch
-    return x_q.to(device), None if x_k is None else x_k.to(device), index.to(device), replaced

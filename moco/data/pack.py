@@ -1,4 +1,4 @@
-"""One-off: images -> memory-mapped arrays (small ones of one size) or tar shards with an index."""
+"""Images -> memory-mapped arrays (small ones of one size) or tar shards with an index."""
 
 import contextlib
 import errno
@@ -18,7 +18,8 @@ from PIL import Image as PillowImage
 
 from moco.data import columns
 from moco.data.config import PackConfig
-from moco.data.images import EXTENSIONS, SMALL_IMAGE, Encoded, Images, Labels, PathTable, Split
+from moco.data.decoding import require_header
+from moco.data.images import EXTENSIONS, SMALL_IMAGE, Images, Labels, PathTable, Split
 from moco.data.indexing import Rows
 from moco.data.packed import INDEX, PIXELS, Format
 from moco.data.shards import describe
@@ -30,12 +31,12 @@ from moco.shapes import Image
 
 LOCK = ".lock"
 KEY_DIGITS = 9
-"""Members are called by the image's number: names from elsewhere may hold anything."""
+"""A member is named by the image's number: names from elsewhere may hold anything."""
 
 
 @contextlib.contextmanager
-def written_aside(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `out` in the end, and is removed where that is not reached.
+def write_aside(out: Path) -> Iterator[Path]:
+    """Give a folder to write into that becomes `out` in the end, and is removed where that is not reached.
 
     Raises BadInputError where `out` is there already, cannot be made, or does not fit on the disk.
     """
@@ -70,7 +71,7 @@ def _clear(folder: Path) -> None:
 
 
 def write(splits: dict[Split, Images], folder: Path, config: PackConfig) -> Format:
-    """Write all splits as `config.format`, or as what suits the images; the format that it was."""
+    """Write all splits as `config.format`, or as suits the images, and return the format."""
     size, auto = config.image_size, config.format == "auto" and config.image_size is None
     if config.format == "arrays" or size or (auto and all(_is_small(images[0]) for images in splits.values())):
         message = _write_all_arrays(splits, folder, size)
@@ -90,7 +91,7 @@ def _is_small(image: Image) -> bool:
 
 
 def _write_all_arrays(splits: dict[Split, Images], folder: Path, size: int | None) -> str | None:
-    """Write all splits as arrays; what stands against it, if anything does."""
+    """Write all splits as arrays; return why that cannot be, where it cannot."""
     for split, images in splits.items():
         (folder / split).mkdir()
         other = write_arrays(images, folder / split, size)
@@ -103,28 +104,28 @@ def _write_all_arrays(splits: dict[Split, Images], folder: Path, size: int | Non
 
 
 def write_arrays(images: Images, folder: Path, size: int | None) -> int | None:
-    """Write a split as one array (n, 3, H, W), or (n, 3, size, size); the first image of another size, if any.
+    """Write a split as one array (n, 3, H, W), or (n, 3, size, size); return the first image of another size, if any.
 
     One image is in memory at a time.
     """
-    first = images[0] if size is None else squared(images[0], size)
+    first = images[0] if size is None else crop_to_square(images[0], size)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *first.shape)}
     with (folder / PIXELS).open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for index in shown(range(len(images)), f"packing {folder.name}", len(images)):
-            image = images[index] if size is None else squared(images[index], size)
+            image = images[index] if size is None else crop_to_square(images[index], size)
             if image.shape != first.shape:
                 return index
             file.write(image.contiguous().numpy().data)
         _sync(file)
     names = PathTable(os.fsencode(images.name(index)) for index in range(len(images)))
-    arrays: dict[str, columns.Column] = {"labels": _labels(images), "names": names.text, "name_ends": names.ends}
+    arrays: dict[str, columns.Column] = {"labels": _list_labels(images), "names": names.text, "name_ends": names.ends}
     columns.save(folder / INDEX, arrays, {"classes": list(images.classes)})
     return None
 
 
-def squared(image: Image, size: int) -> Image:
-    """The shorter side resized to `size` (bilinear, antialiased), and the centre cut out."""
+def crop_to_square(image: Image, size: int) -> Image:
+    """Resize the shorter side to `size` (bilinear, antialiased), and cut out the centre."""
     height, width = image.shape[1:]
     rows, wide = (round(size * side / min(height, width)) for side in (height, width))
     pixels = F.interpolate(image[None].float(), (rows, wide), mode="bilinear", antialias=True)[0]
@@ -137,15 +138,15 @@ def write_shards(images: Images, folder: Path, shard_bytes: int) -> None:
 
     A new one is begun where `shard_bytes` would be exceeded; each holds an image at least.
     """
-    rows, labels, paths = Rows(), _labels(images), list[Path]()
+    rows, labels, paths = Rows(), _list_labels(images), list[Path]()
     tar: tarfile.TarFile | None = None
     with contextlib.ExitStack() as stack:
         for index in shown(range(len(images)), f"packing {folder.name}", len(images)):
-            content, ending = _file(images, index)
-            if tar is None or _size_with(tar, len(content)) > shard_bytes:
+            content, ending = _read_file(images, index)
+            if tar is None or _predict_size(tar, len(content)) > shard_bytes:
                 stack.close()
                 paths.append(folder / f"{len(paths):06d}.tar")
-                tar = stack.enter_context(_new_tar(paths[-1]))
+                tar = stack.enter_context(_open_tar(paths[-1]))
             place = tar.offset + BLOCK
             _add(tar, f"{index:0{KEY_DIGITS}d}{ending}", content)
             if len(labels):
@@ -156,14 +157,14 @@ def write_shards(images: Images, folder: Path, shard_bytes: int) -> None:
     columns.save(folder / INDEX, arrays, {"shards": describe(paths), "classes": list(images.classes)})
 
 
-def _size_with(tar: tarfile.TarFile, length: int) -> int:
-    """What a tar file will have if it is closed after one more image and its class: it is filled to whole records."""
+def _predict_size(tar: tarfile.TarFile, length: int) -> int:
+    """Compute the size of a tar file closed after one more image and its class: it is filled to whole records."""
     end = tar.offset + (3 + -(-length // BLOCK) + 2) * BLOCK
     return -(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 @contextlib.contextmanager
-def _new_tar(path: Path) -> Iterator[tarfile.TarFile]:
+def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
     with path.open("wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             yield tar
@@ -176,23 +177,19 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _file(images: Images, index: int) -> tuple[bytes, str]:
-    """An image's file and the ending of its name: as it is, or as PNG where there is none."""
-    if not isinstance(images, Encoded):
+def _read_file(images: Images, index: int) -> tuple[bytes, str]:
+    """Read an image's file, or write it as PNG where it has none; with the ending of its name."""
+    content, name = images.encoded(index), images.name(index)
+    if content is None:
         buffer = io.BytesIO()
         PillowImage.fromarray(images[index].permute(1, 2, 0).numpy()).save(buffer, "png")
         return buffer.getvalue(), ".png"
-    content, name = images.encoded(index), images.name(index)
-    try:
-        with PillowImage.open(io.BytesIO(content)):  # reads the header only
-            pass
-    except Exception as error:  # a decoder fails as it likes on a damaged file
-        raise BadInputError(f"{name}: cannot be read as an image ({error}): remove or replace it") from error
+    require_header(content, name)
     ending = os.path.splitext(name)[1].lower()
     return content, ending if ending in EXTENSIONS else ".png"
 
 
-def _labels(images: Images) -> Labels:
+def _list_labels(images: Images) -> Labels:
     return np.zeros(0, np.int64) if images.labels is None else images.labels
 
 

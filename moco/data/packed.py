@@ -17,24 +17,24 @@ from moco.shapes import Bytes
 Format = Literal["arrays", "shards"]
 
 PACK, PIXELS, INDEX = "pack.json", "pixels.npy", "index"
-"""P/pack.json; P/SPLIT/pixels.npy or P/SPLIT/000000.tar; P/SPLIT/index/."""
+"""A pack holds pack.json; SPLIT/pixels.npy or SPLIT/000000.tar; SPLIT/index/."""
 VERSION = 1
 ARRAY_COLUMNS = {"labels": "i8", "names": "u1", "name_ends": "i8"}
 
 
 def is_pack(path: Path) -> bool:
-    """Whether `moco pack` wrote this folder."""
+    """Tell whether `moco pack` wrote this folder."""
     return (path / PACK).is_file()
 
 
 def open_pack(path: Path) -> dict[Split, Images]:
-    """The splits of a pack. Raises BadInputError where something in it is missing, cut off, or of another size."""
-    facts = _facts(path)
+    """Open the splits of a pack. Raises BadInputError where something in it is missing, cut off, or of another size."""
+    facts = _read_facts(path)
     opened = open_arrays if facts["format"] == "arrays" else open_packed_shards
     return {split: opened(path / split) for split in facts["splits"]}
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _read_facts(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads((path / PACK).read_bytes())
         sound = (
@@ -52,9 +52,9 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def open_arrays(folder: Path) -> ArrayImages:
-    """A split of arrays; its pixels are mapped from disk, and only those are read that are asked for."""
+    """Open a split of arrays; its pixels are mapped from disk, and only those are read that are asked for."""
     stored = columns.load(folder / INDEX, ARRAY_COLUMNS)
-    pixels = _map(folder / PIXELS)
+    pixels = _map_pixels(folder / PIXELS)
     if (
         stored is None
         or len(stored[0]["name_ends"]) != len(pixels) + 1
@@ -64,12 +64,12 @@ def open_arrays(folder: Path) -> ArrayImages:
     arrays, facts = stored
     labels = arrays["labels"] if len(arrays["labels"]) else None
     return ArrayImages(
-        pixels, labels, tuple(facts.get("classes", ())), PathTable.over(arrays["names"], arrays["name_ends"])
+        pixels, labels, tuple(facts.get("classes", ())), PathTable.from_arrays(arrays["names"], arrays["name_ends"])
     )
 
 
-def _map(path: Path) -> Bytes:
-    """The file as a tensor, mapped read-only: what is written to it ends the process.
+def _map_pixels(path: Path) -> Bytes:
+    """Map the file as a tensor, read-only: writing to it ends the process.
 
     A private mapping could be written to, but Linux refuses one that is larger than the memory.
     """
@@ -83,7 +83,7 @@ def _map(path: Path) -> Bytes:
 
 
 def open_packed_shards(folder: Path) -> Images:
-    """A split of shards, which must have the sizes that they were written with."""
+    """Open a split of shards, which must have the sizes that they were written with."""
     paths = sorted(folder.glob("*.tar"))
     images = open_index(folder / INDEX, paths, times=False)
     if images is None:

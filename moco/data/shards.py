@@ -3,14 +3,19 @@
 import os
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
 
 from moco.data import columns
 from moco.data.columns import Column
-from moco.data.images import Labels, PathTable, decode_bytes
+from moco.data.decoding import decode_bytes
+from moco.data.images import NONE_KNOWN, Labels, Marks, PathTable
 from moco.errors import BadInputError
+from moco.runtime.randomness import Integers
 from moco.shapes import Image
 
 COLUMNS = {
@@ -22,18 +27,21 @@ COLUMNS = {
     "names": "u1",
     "name_ends": "i8",
 }
-"""Of an index, one row for each image: its shard's number, its place there, the CRC-32 of its bytes, label and name."""
+"""An index has a row for each image: its shard's number, its place there, the CRC-32 of its bytes, label and name."""
 
 Described = list[str | int]
 """A shard's name, size in bytes, and time of change in nanoseconds."""
 
 KEPT_OPEN = 256
-"""Shards whose files stay open: opening costs a round trip on network file systems, and descriptors are limited."""
+"""So many shards stay open: opening one costs a round trip on network file systems, and descriptors are limited."""
 
 
 @dataclass
 class ShardImages:
     """Images decoded from members of tar shards when they are asked for, each checked against its checksum."""
+
+    in_memory: ClassVar[bool] = False
+    unreadable: ClassVar[Mapping[int, str]] = NONE_KNOWN
 
     paths: Sequence[Path]
     sizes: Sequence[int]
@@ -44,7 +52,7 @@ class ShardImages:
     _open: dict[int, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.names = PathTable.over(self.arrays["names"], self.arrays["name_ends"])
+        self.names = PathTable.from_arrays(self.arrays["names"], self.arrays["name_ends"])
         weakref.finalize(self, _close, self._open)
 
     def __reduce__(self) -> tuple[object, ...]:  # open files stay in this process
@@ -54,28 +62,40 @@ class ShardImages:
         return len(self.arrays["offset"])
 
     def __getitem__(self, index: int) -> Image:
-        return decode_bytes(self.encoded(index), self._called(index))
+        return decode_bytes(self.encoded(index), self._describe(index))
+
+    @property
+    def name_table(self) -> PathTable:
+        """The names in the index."""
+        return self.names
 
     def name(self, index: int) -> str:
-        """As the index has it: what it was packed from, or shard and member."""
+        """Return the name in the index: of the file that was packed, or shard and member."""
         return self.names.name(index)
 
     def encoded(self, index: int) -> bytes:
-        """The file of an image. Raises BadInputError where the shard is not what was indexed."""
+        """Read the file of an image. Raises BadInputError where the shard is not what was indexed."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         shard, offset, length, checksum = (
             int(self.arrays[column][index]) for column in ("shard", "offset", "length", "checksum")
         )
         if not (0 <= shard < len(self.paths) and 0 <= offset <= offset + length <= self.sizes[shard]):
-            raise BadInputError(f"{self._called(index)}: the index is damaged: remove it, or pack again")
+            raise BadInputError(f"{self._describe(index)}: the index is damaged: remove it, or pack again")
         content = self._read(shard, offset, length, index)
         if len(content) < length or zlib.crc32(content) != checksum:
             raise BadInputError(
-                f"{self._called(index)}: its bytes are not those that were indexed (another checksum): "
+                f"{self._describe(index)}: its bytes are not those that were indexed (another checksum): "
                 f"the shard is damaged, get it again"
             )
         return content
+
+    def stack(self, index: Integers) -> None:
+        """None: the files may have any size."""
+
+    def identify(self, index: Integers) -> Marks:
+        """Mark files by their checksums in the index."""
+        return Marks("ShardImages", self.arrays["checksum"][index], np.zeros(len(index), np.uint32))
 
     def _read(self, shard: int, offset: int, length: int, index: int) -> bytes:
         descriptor = self._open.get(shard)
@@ -91,7 +111,7 @@ class ShardImages:
                 size = os.fstat(descriptor).st_size
                 if size != self.sizes[shard]:
                     raise BadInputError(
-                        f"{self._called(index)}: the shard has {size} bytes, and had {self.sizes[shard]} when it was "
+                        f"{self._describe(index)}: the shard has {size} bytes, and had {self.sizes[shard]} when it was "
                         f"indexed: it was changed or cut off, get it again"
                     )
                 return os.pread(descriptor, length, offset)
@@ -99,10 +119,10 @@ class ShardImages:
                 if self._open.get(shard) != descriptor:
                     os.close(descriptor)
         except OSError as error:
-            raise BadInputError(f"{self._called(index)}: cannot be read ({error.strerror})") from error
+            raise BadInputError(f"{self._describe(index)}: cannot be read ({error.strerror})") from error
 
-    def _called(self, index: int) -> str:
-        """The shard and the image's name, for messages."""
+    def _describe(self, index: int) -> str:
+        """Write the shard and the image's name, for messages."""
         shard = int(self.arrays["shard"][index])
         path = self.paths[shard] if 0 <= shard < len(self.paths) else "?"
         return f"{path} ({self.names.name(index)})"
@@ -114,7 +134,7 @@ def _close(descriptors: dict[int, int]) -> None:
 
 
 def open_index(place: Path, paths: Sequence[Path], *, times: bool) -> ShardImages | None:
-    """The images of an index in `place`; None where there is none, or it is not of these shards.
+    """Open the images of an index in `place`; None where there is none, or it belongs to other shards.
 
     Shards are known by name and size, with `times` by their time of change too.
     """
@@ -139,12 +159,12 @@ def open_index(place: Path, paths: Sequence[Path], *, times: bool) -> ShardImage
 def from_index(
     paths: Sequence[Path], shards: Sequence[Described], arrays: dict[str, Column], classes: Sequence[str]
 ) -> ShardImages:
-    """The images of an index that is in memory or mapped from disk."""
+    """Make the set of an index that is in memory or mapped from disk."""
     labels = arrays["labels"] if len(arrays["labels"]) else None
     return ShardImages(paths, [int(shard[1]) for shard in shards], arrays, tuple(classes), labels)
 
 
 def describe(paths: Sequence[Path]) -> list[Described]:
-    """Name, size and time of change of each shard."""
+    """Read name, size and time of change of each shard."""
     status = [(path.name, path.stat()) for path in paths]
     return [[name, shard.st_size, shard.st_mtime_ns] for name, shard in status]

@@ -1,4 +1,4 @@
-"""Where the files in an uncompressed tar file lie; nothing is extracted and no name in it is used as a path.
+"""The places of the files in an uncompressed tar file; nothing is extracted and no name in it is used as a path.
 
 Reads V7, ustar, GNU (long names, large sizes) and PAX (path, size) headers. Directories, links, devices and what is
 unknown are passed over.
@@ -18,7 +18,7 @@ WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
 LONG_NAME, LONG_LINK, SPARSE = b"L", b"K", b"S"
 PAX, PAX_OF_ALL = (b"x", b"X"), b"g"
 LONGEST_NAME = 1 << 20
-"""Bytes of a GNU or PAX header's content that are believed."""
+"""The content of a GNU or PAX header may have so many bytes."""
 GZIP = b"\x1f\x8b"
 
 
@@ -31,14 +31,14 @@ class Member:
     length: int
 
 
-def members(descriptor: int, shard: str) -> Iterator[Member]:
-    """The regular files of an open tar file called `shard`, in order, by their headers.
+def read_members(descriptor: int, shard: str) -> Iterator[Member]:
+    """Yield the regular files of an open tar file called `shard`, in order, by their headers.
 
     Raises BadInputError naming shard and byte where a header's checksum is wrong, the file ends too early (also where
     only the empty block that marks the end is missing), or members are stored in a form that has no place of their own.
     """
     size, position = os.fstat(descriptor).st_size, 0
-    told: dict[bytes, bytes] = {}  # by GNU or PAX headers about the member that follows
+    extended: dict[bytes, bytes] = {}  # by GNU or PAX headers about the member that follows
     while True:
         header = os.pread(descriptor, BLOCK, position)
         if len(header) == BLOCK and not header.strip(b"\0"):
@@ -50,10 +50,10 @@ def members(descriptor: int, shard: str) -> Iterator[Member]:
                 f"get it again, or append 1024 zero bytes if it is known to be whole"
             )
         _verify(header, where)
-        kind, length = header[156:157], _number(header[124:136], where)
-        start, name = position + BLOCK, told.get(b"path", _name(header))
-        if kind in REGULAR and told.get(b"size"):
-            length = int(told[b"size"])
+        kind, length = header[156:157], _parse_number(header[124:136], where)
+        start, name = position + BLOCK, extended.get(b"path", _parse_name(header))
+        if kind in REGULAR and extended.get(b"size"):
+            length = int(extended[b"size"])
         if kind in WITHOUT_DATA or (kind == b"\0" and name.endswith(b"/")):
             length = 0
         if start + length > size:
@@ -62,18 +62,18 @@ def members(descriptor: int, shard: str) -> Iterator[Member]:
                 f"it is cut off or damaged, get it again"
             )
         if kind in (LONG_NAME, LONG_LINK, *PAX):
-            told |= _told(kind, _extension(descriptor, start, length, where), where)
+            extended |= _parse_extension(kind, _read_extension(descriptor, start, length, where), where)
         elif kind != PAX_OF_ALL:
-            if kind == SPARSE or b"GNU.sparse.major" in told or b"GNU.sparse.size" in told:
+            if kind == SPARSE or b"GNU.sparse.major" in extended or b"GNU.sparse.size" in extended:
                 raise BadInputError(f"{where}: {os.fsdecode(name)!r} is stored sparsely: write it without --sparse")
             if kind in REGULAR and not name.endswith(b"/"):
                 yield Member(name, start, length)
-            told = {}
+            extended = {}
         position = start + -(-length // BLOCK) * BLOCK
 
 
 def _verify(header: bytes, where: str) -> None:
-    """The sum of the header's bytes, its own field counted as blanks; some old tars summed signed bytes."""
+    """Check the sum of the header's bytes, its own field counted as blanks; some old tars summed signed bytes."""
     own = re.fullmatch(rb" *([0-7]+)[ \0]*", header[148:156])
     total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
     signed = total - 256 * sum(byte > 127 for byte in header[:148] + header[156:])
@@ -85,8 +85,8 @@ def _verify(header: bytes, where: str) -> None:
         )
 
 
-def _number(field: bytes, where: str) -> int:
-    """Octal digits, or what GNU tar writes for larger numbers: binary, after a byte 0x80."""
+def _parse_number(field: bytes, where: str) -> int:
+    """Parse octal digits, or what GNU tar writes for larger numbers: binary, after a byte 0x80."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = re.fullmatch(rb"[ \0]*([0-7]*)[ \0]*", field)
@@ -95,19 +95,19 @@ def _number(field: bytes, where: str) -> int:
     return int(digits[1] or b"0", 8)
 
 
-def _name(header: bytes) -> bytes:
+def _parse_name(header: bytes) -> bytes:
     name, prefix = header[:100].split(b"\0", 1)[0], header[345:500].split(b"\0", 1)[0]
     return prefix + b"/" + name if prefix and header[257:263] == b"ustar\0" else name
 
 
-def _extension(descriptor: int, start: int, length: int, where: str) -> bytes:
+def _read_extension(descriptor: int, start: int, length: int, where: str) -> bytes:
     if length > LONGEST_NAME:
         raise BadInputError(f"{where}: a name of {length} bytes, expected at most {LONGEST_NAME}: the file is damaged")
     return os.pread(descriptor, length, start)
 
 
-def _told(kind: bytes, content: bytes, where: str) -> dict[bytes, bytes]:
-    """What a GNU or PAX header says; PAX records are LENGTH KEY=VALUE and a line feed, all of it counted."""
+def _parse_extension(kind: bytes, content: bytes, where: str) -> dict[bytes, bytes]:
+    """Parse a GNU or PAX header; PAX records are LENGTH KEY=VALUE and a line feed, all of it counted."""
     if kind == LONG_NAME:
         return {b"path": content.split(b"\0", 1)[0]}
     if kind == LONG_LINK:

@@ -1,9 +1,9 @@
-"""Images and what was drawn for them -> normalised views, by the compiled kernels where these are installed.
+"""The chosen images of a batch -> normalised views: read, then draw, then render.
 
-Both functions are augment.render and then augment.normalize, within rounding.
+Rendering is augment.render and then augment.normalize, within rounding; compiled kernels do it where numba is there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -18,114 +18,79 @@ from moco.data.augment import (
     blur_kernel_size,
     crop_fraction,
     crop_one,
+    draw,
     finish,
     normalize,
     render,
 )
-from moco.data.images import ArrayImages, Encoded, Images, Subset
-from moco.data.jpeg import decode_plain, plain_size, shrink_for
+from moco.data.images import Images
+from moco.data.jpeg import choose_shrink
+from moco.data.photos import Photo, decode_photo, read_photo
+from moco.data.replacement import ChosenImages
 from moco.errors import BadInputError
-from moco.runtime.randomness import Integers
+from moco.runtime.randomness import Integers, Stream
 from moco.shapes import Bytes, Image, Interleaved, SquareViews
 
 COMPILED = find_spec("numba") is not None
-"""Whether the compiled kernels can be used: numba is an extra."""
+"""The compiled kernels need numba, which is an extra."""
 Windows = npt.NDArray[np.float64]
-Draw = Callable[[Integers], Sequence[ViewParameters]]
-"""The parameters of the views of images of these sizes (n, 2)."""
-Replace = Callable[[int, BadInputError], int]
-"""A row of a batch whose image cannot be read, and why -> the image to take in its place."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What all views of a run have in common."""
+    """The properties that all views of a run have in common."""
 
     augmentation: Augmentation
     size: int
     mean: Sequence[float]
     std: Sequence[float]
+    scaled: bool = False
+    """Decode a photograph at a half, a quarter or an eighth of its size where every crop keeps a view's pixels."""
+    device: str = "cpu"
+    """The device on which views of images in memory are rendered; those of files are rendered on the CPU."""
     compiled: bool = COMPILED
-    """By the compiled kernels, else by torch's operations: equal within rounding."""
+    """Render by the compiled kernels, else by torch's operations: equal within rounding."""
 
 
-@dataclass(frozen=True)
-class Photo:
-    """An image before its views are drawn: a plain JPEG as it is, anything else decoded."""
+def make_views(images: Images, chosen: ChosenImages, streams: Sequence[Stream], look: Look) -> list[SquareViews]:
+    """Make the views of the chosen images, one tensor (n, 3, S, S) for each stream.
 
-    index: int
-    size: tuple[int, int]
-    content: bytes | None
-    image: Image | None
-
-
-def of_array(images: Bytes, parameters: ViewParameters, look: Look) -> SquareViews:
-    """A view of each image of one size, normalised: by torch's operations on a GPU, where the images are there."""
-    if not look.compiled or images.device.type != "cpu":
-        return normalize(render(images, parameters, look.augmentation, look.size), look.mean, look.std)
-    out = _room(len(images), look.size, look.size, 3)
-    _make_compiled(images, parameters.crop.astype(np.float64), parameters, slice(None), look, out)
-    return out.permute(0, 3, 1, 2)
-
-
-def of_any(
-    images: Images,
-    index: Integers,
-    draw: Draw,
-    look: Look,
-    *,
-    scaled: bool = False,
-    device: str = "cpu",
-    replace: Replace | None = None,
-) -> list[SquareViews]:
-    """The views that `draw` gives of the images of `index`: on `device` of images in memory, else as `of_images`."""
-    if not isinstance(images, ArrayImages):
-        return of_images(images, index, draw, look, scaled=scaled, replace=replace or refuse)
-    for row in index if images.unreadable and replace is None else ():
-        if int(row) in images.unreadable:
-            raise BadInputError(images.unreadable[int(row)])
-    pixels = images.pixels[torch.from_numpy(index)].to(device)
-    sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(index), 2))
-    return [of_array(pixels, parameters, look) for parameters in draw(sizes)]
-
-
-def refuse(row: int, error: BadInputError) -> int:
-    """Let nothing stand in for an image that cannot be read."""
-    raise error
-
-
-def of_images(
-    images: Images, index: Integers, draw: Draw, look: Look, *, scaled: bool = False, replace: Replace = refuse
-) -> list[SquareViews]:
-    """The views that `draw` gives of the images of `index`, each decoded once, for all its views, and not kept.
-
-    With `scaled`, a photograph is decoded at a half, a quarter or an eighth of its size where every crop of it still
-    has as many pixels as a view. What is drawn depends on the size of the file, and the crops shrink with the image.
-    Raises BadInputError for an image that cannot be read, unless `replace` names another.
+    Images that cannot be read are replaced in `chosen`, or BadInputError is raised where it has no stand-ins.
     """
-    photos = [_photo(images, row, int(i), replace) for row, i in enumerate(index)]
-    drawn = draw(np.array([photo.size for photo in photos]))
-    shape = (look.size, look.size, 3) if look.compiled else (3, look.size, look.size)
-    outs = [_room(len(photos), *shape) for _ in drawn]
-    for row in range(len(photos)):
-        while True:
-            shortest = min(int(parameters.crop[row, 2:].min()) for parameters in drawn)
+    chosen.replace_known(images.unreadable)
+    pixels = images.stack(chosen.index)
+    if pixels is None:
+        return _make_views_of_files(images, chosen, streams, look)
+    pixels = pixels.to(look.device)
+    sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(pixels), 2))
+    return [render_array(pixels, parameters, look) for parameters in _draw_views(chosen, sizes, streams, look)]
+
+
+def _make_views_of_files(
+    images: Images, chosen: ChosenImages, streams: Sequence[Stream], look: Look
+) -> list[SquareViews]:
+    """Decode each image once, for all its views, and do not keep it.
+
+    What is drawn depends on the size in the file's header. Where the pixels cannot be decoded after all, another round
+    takes a stand-in from the beginning; what is drawn for the other rows stays the same.
+    """
+    rows, photos = list(range(len(chosen.index))), dict[int, Photo]()
+    outs = [_new_views(len(rows), look) for _ in streams]
+    drawn: list[ViewParameters] = []
+    while rows:
+        photos |= {row: read_photo(images, chosen, row) for row in rows}
+        drawn = _draw_views(chosen, np.array([photos[row].size for row in sorted(photos)]), streams, look)
+        undecodable = []
+        for row in rows:
             try:
-                image, shrink = _decoded(images, photos[row], shrink_for(shortest, look.size) if scaled else 1)
-                break
-            except BadInputError as error:  # its header was sound
-                photos[row] = _photo(images, row, replace(row, error), replace)
-                drawn = draw(np.array([photo.size for photo in photos]))  # other rows stay as they are
-        for parameters, out in zip(drawn, outs, strict=True):
-            window = parameters.crop[row]
-            if look.compiled:
-                _make_compiled(
-                    image[None], window[None] / shrink, parameters, slice(row, row + 1), look, out[row : row + 1]
-                )
-            elif shrink == 1:
-                out[row] = crop_one(image, window.tolist(), look.size)
-            else:
-                out[row] = crop_fraction(image, (window / shrink).tolist(), look.size)
+                image, shrink = decode_photo(images, photos[row], _choose_row_shrink(drawn, row, look))
+            except BadInputError as error:
+                chosen.replace(row, error)
+                undecodable.append(row)
+                continue
+            for parameters, out in zip(drawn, outs, strict=True):
+                _render_row(image, shrink, parameters, row, look, out)
+        rows = undecodable
     if look.compiled:
         return [out.permute(0, 3, 1, 2) for out in outs]
     return [
@@ -134,41 +99,53 @@ def of_images(
     ]
 
 
-def _room(*shape: int) -> Tensor:
-    """A new tensor; numpy asks for large pages, and a batch's first touch of small ones takes a third of its time."""
+def _draw_views(chosen: ChosenImages, sizes: Integers, streams: Sequence[Stream], look: Look) -> list[ViewParameters]:
+    """Draw the parameters of one view of each chosen image for each stream; sizes (n, 2) are heights and widths."""
+    return [
+        draw(look.augmentation, sizes, seed=chosen.seed, epoch=chosen.epochs, index=chosen.index, view=stream)
+        for stream in streams
+    ]
+
+
+def _choose_row_shrink(drawn: Sequence[ViewParameters], row: int, look: Look) -> int:
+    """Choose how much smaller the image of a row may be decoded, so that all its crops keep the pixels of a view."""
+    if not look.scaled:
+        return 1
+    return choose_shrink(min(int(parameters.crop[row, 2:].min()) for parameters in drawn), look.size)
+
+
+def render_array(images: Bytes, parameters: ViewParameters, look: Look) -> SquareViews:
+    """Render a view of each image of one size: by torch's operations on a GPU, where the images are there."""
+    if not look.compiled or images.device.type != "cpu":
+        return normalize(render(images, parameters, look.augmentation, look.size), look.mean, look.std)
+    out = _new_tensor(len(images), look.size, look.size, 3)
+    _render_compiled(images, parameters.crop.astype(np.float64), parameters, slice(None), look, out)
+    return out.permute(0, 3, 1, 2)
+
+
+def _render_row(image: Image, shrink: int, parameters: ViewParameters, row: int, look: Look, out: Tensor) -> None:
+    """Write the view of an image that is `shrink` times smaller than drawn for; without kernels, its crop only."""
+    window = parameters.crop[row]
+    if look.compiled:
+        one = slice(row, row + 1)
+        _render_compiled(image[None], window[None] / shrink, parameters, one, look, out[one])
+    elif shrink == 1:
+        out[row] = crop_one(image, window.tolist(), look.size)
+    else:
+        out[row] = crop_fraction(image, (window / shrink).tolist(), look.size)
+
+
+def _new_views(count: int, look: Look) -> Tensor:
+    """Make room for the views of `count` images, colours last if they are compiled."""
+    return _new_tensor(count, *((look.size, look.size, 3) if look.compiled else (3, look.size, look.size)))
+
+
+def _new_tensor(*shape: int) -> Tensor:
+    """Allocate by numpy, which asks for large pages: the first touch of small ones takes a third of a batch's time."""
     return torch.from_numpy(np.empty(shape, np.float32))
 
 
-def _photo(images: Images, row: int, index: int, replace: Replace) -> Photo:
-    while True:
-        try:
-            content = _encoded(images, index)
-            size = None if content is None else plain_size(content)
-            if size is not None:
-                return Photo(index, size, content, None)
-            image = images[index]
-            return Photo(index, (image.shape[1], image.shape[2]), None, image)
-        except BadInputError as error:
-            index = replace(row, error)
-
-
-def _encoded(images: Images, index: int) -> bytes | None:
-    """The file of an image, if it has one."""
-    while isinstance(images, Subset):
-        index, images = int(images.rows[index]), images.images
-    return images.encoded(index) if isinstance(images, Encoded) else None
-
-
-def _decoded(images: Images, photo: Photo, shrink: int) -> tuple[Image, int]:
-    """The image, and by how much it is smaller than drawn for."""
-    if photo.image is not None:
-        return photo.image, 1
-    assert photo.content is not None
-    image = decode_plain(photo.content, shrink)
-    return (images[photo.index], 1) if image is None else (image, shrink)
-
-
-def _make_compiled(
+def _render_compiled(
     images: Bytes, windows: Windows, parameters: ViewParameters, rows: slice, look: Look, out: Interleaved
 ) -> None:
     """Write the views with some rows of `parameters` into `out`."""

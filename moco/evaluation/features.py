@@ -12,15 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.core.encoder import Encoder, Output
-from moco.data.augment import Augmentation, ViewParameters, draw, normalize
+from moco.data.augment import Augmentation, normalize
 from moco.data.images import Images
-from moco.data.loader import made
-from moco.data.views import Look, of_any
+from moco.data.loader import load_ahead
+from moco.data.replacement import ChosenImages
+from moco.data.views import Look, make_views
 from moco.runtime.device import autocast
 from moco.runtime.distributed import gather, rank, world_size
 from moco.runtime.fields import Precision
 from moco.runtime.progress import shown
-from moco.runtime.randomness import Integers, Stream
+from moco.runtime.randomness import Stream
 from moco.shapes import Features, Image, Square
 
 CROP_SHARE = 0.875
@@ -107,7 +108,7 @@ def outputs(
 def _batches(images: Images, how: Encoding, views: RandomViews | None, first: int, last: int) -> Iterator[Tensor]:
     """The images first..last-1 in order, normalised, `how.batch_size` at a time."""
     ranges = [range(start, min(start + how.batch_size, last)) for start in range(first, last, how.batch_size)]
-    return made(_Prepared(images, how, views), ranges, how.workers)
+    return load_ahead(_Prepared(images, how, views), ranges, how.workers)
 
 
 @dataclass(frozen=True)
@@ -127,36 +128,9 @@ class _Prepared:
 
     def _random(self, rows: range, views: RandomViews) -> Tensor:
         index = np.arange(rows.start, rows.stop)
-        look = Look(views.augmentation, self.how.image_size, self.how.mean, self.how.std)
-
-        def draw_views(sizes: Integers) -> list[ViewParameters]:
-            return [
-                draw(
-                    views.augmentation, sizes, seed=views.seed, epoch=views.number, index=index, view=Stream.VIEW_QUERY
-                )
-            ]
-
-        return of_any(self.images, index, draw_views, look, scaled=True)[0]
-
-
-@dataclass
-class Mirrored:
-    """Every image of a set turned left to right."""
-
-    images: Images
-
-    def __post_init__(self) -> None:
-        self.labels, self.classes = self.images.labels, self.images.classes
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Image:
-        return self.images[index].flip(-1)
-
-    def name(self, index: int) -> str:
-        """As in the set."""
-        return self.images.name(index)
+        chosen = ChosenImages(self.images, index, views.number, views.seed, stand_ins=False)
+        look = Look(views.augmentation, self.how.image_size, self.how.mean, self.how.std, scaled=True)
+        return make_views(self.images, chosen, (Stream.VIEW_QUERY,), look)[0]
 
 
 def prepare(image: Image, size: int) -> Square:

@@ -12,7 +12,7 @@ from torch.nn.utils import get_total_norm
 
 from moco.data.augment import Augmentation
 from moco.data.images import Images
-from moco.data.loader import ViewBatches, moved
+from moco.data.loader import ViewBatches
 from moco.data.replacement import Damage
 from moco.errors import BadInputError
 from moco.evaluation.classifiers import MOMENTUM, new_classifier
@@ -104,7 +104,7 @@ def train_network(
         start = run.restore()
         loaded = shown(batches.run(start, recipe.steps, how.workers), title, recipe.steps - start)
         for step, batch in enumerate(loaded, start):
-            x, _, index, replaced = moved(batch, str(device))
+            x, _, index, replaced = batch.to(str(device))
             optimizer.param_groups[0]["lr"] = schedule(step)
             with autocast(how.precision, device.type):
                 logits = wrapped(x)

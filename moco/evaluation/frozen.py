@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from moco.core.encoder import Output
 from moco.data.augment import normalize
-from moco.data.images import decode, from_pillow
+from moco.data.decoding import decode, from_pillow
 from moco.errors import BadInputError
 from moco.evaluation.features import evaluating, prepare
 from moco.interop.checkpoints import load_weights

@@ -8,9 +8,11 @@ from torch.nn.utils import get_total_norm
 
 from moco.core.encoder import Encoder
 from moco.data.augment import Augmentation
-from moco.data.images import Images, Labels, Subset
-from moco.data.loader import ViewBatches, moved
+from moco.data.derived import Mirrored, Subset
+from moco.data.images import Images, Labels
+from moco.data.loader import ViewBatches
 from moco.data.replacement import Damage
+from moco.data.splits import hold_out_tenth
 from moco.errors import VoidError
 from moco.evaluation.classifiers import (
     MILESTONES,
@@ -22,14 +24,13 @@ from moco.evaluation.classifiers import (
     train_classifiers,
 )
 from moco.evaluation.config import LinearConfig
-from moco.evaluation.features import Encoding, Mirrored, RandomViews, encode, evaluating
+from moco.evaluation.features import Encoding, RandomViews, encode, evaluating
 from moco.evaluation.scores import Scores, scores
 from moco.evaluation.session import (
     Labelled,
     Subject,
     backbone_digest,
     fitting_batch,
-    held_out_rows,
     labels_of,
 )
 from moco.evaluation.statefile import build_run, is_save_due, state_file, stop, warn_of_damage
@@ -59,7 +60,7 @@ def fast(subject: Subject, images: Labelled, config: LinearConfig, title: str) -
     rows: Labels | None = None
     chooser = images.validation
     if chooser is None:
-        rows, held_out = held_out_rows(train)
+        rows, held_out = hold_out_tenth(len(train))
         chooser = Subset(train, held_out)
     choosing = encode(encoder, chooser, how, title=f"{title}: encoding {len(chooser)} images")
 
@@ -114,7 +115,7 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
         start = run.restore()
         loaded = shown(batches.run(start, steps, how.workers), title, steps - start)
         for step, batch in enumerate(loaded, start):
-            x, _, index, replaced = moved(batch, str(device))
+            x, _, index, replaced = batch.to(str(device))
             with torch.no_grad(), autocast(how.precision, device.type):
                 h = encoder.backbone(x)
             loss = F.cross_entropy(model(h.float()), truth[index])

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from moco.data.images import Images, Labels, Subset, hold
+from moco.data.derived import Subset
+from moco.data.images import Images, Labels, hold
 from moco.errors import BadInputError
 from moco.evaluation.classifiers import Training, train_classifiers
 from moco.evaluation.config import LowshotConfig

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from moco.core.encoder import Encoder, EncoderPlan, Output, Stem
-from moco.data.catalog import Split, final_split, load, monitor_split
+from moco.data.catalog import Split, load
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
-from moco.data.images import Images, Labels, Subset, hold
-from moco.data.loader import default_workers, loading
-from moco.data.replacement import named
+from moco.data.images import Images, Labels, hold
+from moco.data.loader import choose_workers, watch_loading
+from moco.data.replacement import list_names
+from moco.data.splits import final_split
 from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, EvaluationConfig, KeptConfig, result_name
 from moco.evaluation.features import Encoding
@@ -59,7 +60,7 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
     together = distributed.world_size() > 1  # by the program that called this
     distributed.start(device)
     try:
-        with isolated(device), loading("Then give the command again"):
+        with isolated(device), watch_loading("Then give the command again"):
             set_threads(config.threads)
             named = named_weights(config.weights, config.like, config.arch, config.stem, config.image_size, config.seed)
             weights = placed(named, device)
@@ -138,7 +139,7 @@ def labelled(data: str) -> Labelled:
     if len(unseen):
         warnings.warn(
             f"--data {data}: {len(unseen)} of {len(test.classes)} classes have test images and none to learn from "
-            f"({named(test.classes[label] for label in unseen)}), so these are never right",
+            f"({list_names(test.classes[label] for label in unseen)}), so these are never right",
             stacklevel=2,
         )
     return Labelled(hold(train), hold(test), None if validation is None else hold(validation))
@@ -148,14 +149,6 @@ def require_rates(rates: Sequence[float]) -> None:
     """Raise BadInputError where there is no learning rate to try."""
     if not rates:
         raise BadInputError("--lrs is empty: give at least one learning rate, such as --lrs 0.3 3 30")
-
-
-def held_out_rows(images: Images) -> tuple[Labels, Labels]:
-    """The rows of a set that are left, and those of the tenth that is held out to choose by, as for the monitor."""
-    parts = monitor_split({"train": images})
-    assert isinstance(parts[0], Subset)
-    assert isinstance(parts[1], Subset)
-    return parts[0].rows, parts[1].rows
 
 
 def require_labels(train: Images, test: Images) -> None:
@@ -183,7 +176,7 @@ def with_workers(config: EvaluationConfig, subject: Subject, images: Images) -> 
 
 def workers_for(config: EvaluationConfig, images: Images) -> int:
     """How many processes load the images."""
-    return default_workers(images) if config.workers is None else config.workers
+    return choose_workers(images) if config.workers is None else config.workers
 
 
 def fitting_batch(batch_size: int, images: int) -> int:

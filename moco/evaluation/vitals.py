@@ -56,7 +56,7 @@ def vitals(
 
     def views(stream: Stream) -> Features:
         def draw(rows: Integers) -> Views:
-            x = batches.views(images[rows], EPOCH, (stream,))[0]
+            x = batches.make_views(images[rows], EPOCH, (stream,))[0]
             extremes.setdefault(stream, []).append(torch.stack([x.amin((2, 3)), x.amax((2, 3))], 1))
             return x
 
@@ -107,7 +107,7 @@ def key_figures(
 
     def views(rows: Integers) -> Views:
         """Each key's own view: with a symmetric loss, the second write of a step is of the query views."""
-        x_q, x_k = batches.views(index[rows], epoch[rows], (Stream.VIEW_QUERY, Stream.VIEW_KEY))
+        x_q, x_k = batches.make_views(index[rows], epoch[rows], (Stream.VIEW_QUERY, Stream.VIEW_KEY))
         return torch.where(torch.from_numpy(second[rows]).to(x_q.device)[:, None, None, None], x_q, x_k)
 
     now, stored = _encode(f_k, views, len(entries), precision), queue.keys.cpu()[entries]

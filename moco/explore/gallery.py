@@ -16,17 +16,20 @@ from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from moco.core.encoder import Encoder
-from moco.data.augment import AUGMENTATIONS, draw
-from moco.data.catalog import CATALOG, Split, data_home, final_split
-from moco.data.images import Images, evenly
-from moco.data.views import Look, of_any
+from moco.data.augment import AUGMENTATIONS
+from moco.data.catalog import CATALOG, Split, data_home
+from moco.data.derived import take_evenly
+from moco.data.images import Images
+from moco.data.replacement import ChosenImages
+from moco.data.splits import final_split
+from moco.data.views import Look, make_views
 from moco.evaluation.alignment import effective_rank
 from moco.evaluation.features import Encoding, encode, prepare
 from moco.evaluation.knn import count_votes, nearest
 from moco.evaluation.scores import in_detail, scores
 from moco.explore.embedding_map import flat_map
 from moco.pretraining.config import PretrainConfig
-from moco.runtime.randomness import Integers, Stream
+from moco.runtime.randomness import Stream
 from moco.shapes import Features
 
 VERSION = 1
@@ -63,7 +66,7 @@ def gallery(
     """
     started = time.monotonic()
     bank, queries = final_split(splits)
-    bank, queries = evenly(bank, scope.bank_images), evenly(queries, scope.map_images)
+    bank, queries = take_evenly(bank, scope.bank_images), take_evenly(queries, scope.map_images)
     z_bank, z = encode(encoder, bank, how), encode(encoder, queries, how)
     similarity, neighbour = nearest(z, z_bank, config.knn_k)
     content: dict[str, Any] = {
@@ -107,25 +110,19 @@ def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
     """The very views, query and key, that some training images had in the first epochs of the run."""
     index = np.linspace(0, len(train) - 1, min(VIEWED, len(train))).astype(np.int64)
     size = config.view_size or config.image_size
-    look = Look(AUGMENTATIONS[config.augment], size, mean=(0.0,) * 3, std=(1.0,) * 3)
+    look = Look(AUGMENTATIONS[config.augment], size, (0.0,) * 3, (1.0,) * 3, scaled=config.decode == "scaled")
     streams = {"query": Stream.VIEW_QUERY, "key": Stream.VIEW_KEY}
     columns, titles = [], []
     for epoch in range(EPOCHS):
         for name, stream in list(streams.items())[: 1 if config.dictionary == "memory-bank" else 2]:
-            columns.append(_views(train, index, config, epoch, stream, look))
+            chosen = ChosenImages(train, index, epoch, config.seed, stand_ins=False)
+            columns += make_views(train, chosen, (stream,), look)
             titles.append({"epoch": epoch + 1, "view": name})
     rows = [
         {**described(train, int(i)), "views": [_picture(column[row], VIEW_SIDE, 90) for column in columns]}
         for row, i in enumerate(index)
     ]
     return {"size": size, "augment": config.augment, "titles": titles, "rows": rows}
-
-
-def _views(images: Images, index: Integers, config: PretrainConfig, epoch: int, stream: Stream, look: Look) -> Tensor:
-    def drawn(sizes: Integers) -> list[Any]:
-        return [draw(look.augmentation, sizes, seed=config.seed, epoch=epoch, index=index, view=stream)]
-
-    return of_any(images, index, drawn, look, scaled=config.decode == "scaled")[0]
 
 
 def first_filters(encoder: Encoder) -> dict[str, Any] | None:

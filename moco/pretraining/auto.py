@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from moco.data.catalog import load
-from moco.data.images import SMALL_IMAGE, Images, evenly, hold
-from moco.data.loader import default_workers
+from moco.data.derived import take_evenly
+from moco.data.images import SMALL_IMAGE, Images, hold
+from moco.data.loader import choose_workers
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import QUICK
@@ -115,7 +116,7 @@ def derive(images: Images, config: AutoConfig, given: dict[str, Any]) -> Reasons
         "batch_size": (batch, f"a power of two, many to a pass over {n} images, on {device}"),
         "bn_groups": (fixed["bn_groups"], "groups of about 32 images, or as it fits"),
     } | method_for(n, steps)
-    reasons["workers"] = (default_workers(images), f"images in memory need none; {cores()} cores")
+    reasons["workers"] = (choose_workers(images), f"images in memory need none; {cores()} cores")
     for name, value in length.items():
         reasons[name] = (value, f"{rate:.0f} images/s were measured; {config.minutes:g} minutes less a reserve")
     return {name: (given.get(name, value), reason) for name, (value, reason) in reasons.items()}
@@ -211,7 +212,7 @@ def measured_rate(images: Images, values: dict[str, Any], config: AutoConfig) ->
     training = PretrainConfig(**{
         **values, "data": config.data, "out": config.out, "dictionary": "in-batch", "max_steps": 1_000_000,
     })  # fmt: skip
-    some, nowhere = hold(evenly(images, max(TRIAL_IMAGES, 2 * training.batch_size))), io.StringIO()
+    some, nowhere = hold(take_evenly(images, max(TRIAL_IMAGES, 2 * training.batch_size))), io.StringIO()
     try:
         with redirect_stdout(nowhere), redirect_stderr(nowhere):  # of a trial nothing is told but its speed
             return float(timed(training, some, TRIAL_SECONDS)["images_per_second"])
@@ -221,7 +222,7 @@ def measured_rate(images: Images, values: dict[str, Any], config: AutoConfig) ->
 
 def typical_side(images: Images) -> int:
     """The median of the shorter sides of some of the images, in pixels. Raises BadInputError where none is readable."""
-    some, sides = evenly(images, SAMPLE), []
+    some, sides = take_evenly(images, SAMPLE), []
     for index in range(len(some)):
         try:
             sides.append(min(some[index].shape[1:]))

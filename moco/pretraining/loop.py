@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from moco.core.dictionary import Dictionary
-from moco.core.loss import info_nce
 from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
-from moco.core.pair import EncoderPair
+from moco.core.pair import EncoderPair, Teacher
 from moco.data import fingerprint
 from moco.data.images import Images
-from moco.data.loader import Batches, Loaded, loading, moved
+from moco.data.loader import Batch, Batches, watch_loading
 from moco.interop.checkpoints import encoder_metadata
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, encoder_file, log_ranks
@@ -22,6 +21,7 @@ from moco.pretraining.prepare import (
     build_batches,
     build_dictionary,
     build_encoder,
+    build_loss,
     build_optimizer,
     build_schedule,
     introduction,
@@ -39,11 +39,12 @@ from moco.runtime.signals import StopRequest
 
 def pretrain(
     config: PretrainConfig, images: Images, monitor: Monitor | None = None, batches: Batches | None = None,
-    checkup: Checkup | None = None,
+    checkup: Checkup | None = None, teacher: Teacher | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train an encoder on images by momentum contrast (v1, Algorithm 1) and return the run's figures.
 
-    `batches` are given where the loop is timed without loading; else they are views of the images. Goes on where a run
+    `batches` are given where the loop is timed without loading; else they are views of the images. A `teacher` is given
+    where `config` names one. Goes on where a run
     of the same config lies in `config.out`. The caller's random state and number of threads stay as they are. Raises
     BadInputError for a config that does not fit the images or the machine, and DivergedError where the loss or the
     gradient is no longer finite.
@@ -58,17 +59,18 @@ def pretrain(
 
         torch.manual_seed(config.seed)
         f_q = build_encoder(config).to(config.device).to(memory_format=torch.channels_last)
-        pair = EncoderPair(f_q, config.dictionary, seed=config.seed)
+        pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
         if config.compile:
             compile_encoders(pair)
-        dictionary = build_dictionary(config, len(images)).to(config.device)
+        dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
         described = encoder_metadata(f_q.plan, config.mean, config.std, 0)
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), settled(config.max_steps), described)
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images) if batches is None else batches
-        with run.log, StopRequest() as request, loading(), pulse.watched(distributed.rank(), distributed.world_size()):
+        answering = pulse.watched(distributed.rank(), distributed.world_size())
+        with run.log, StopRequest() as request, watch_loading(), answering:
             start = run.restore(TRAINING)
             watch.begin(start)
             run.log.say(introduction(config, f_q, images) + origin)
@@ -83,29 +85,30 @@ def train(
     """Make the steps of a run from `start` on: Algorithm 1, and what is logged and saved between two steps."""
     steps, device, precision, optimizer = settled(config.max_steps), config.device, config.precision, run.optimizer
     schedule = build_schedule(config, batches.steps_per_epoch)
+    contrast = build_loss(config)
     hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
     recent = Recent(start, active=config.log_every > 0)
     for step, loaded in enumerate(batches.run(start, steps, settled(config.workers)), start):
         if step == start:
-            log_ranks(run, step, loaded[2])
+            log_ranks(run, step, loaded.index)
         if is_due(step, settled(config.knn_every)):
             with recent.paused():
                 watch.look(step)
-        batch, logged = moved(loaded, device), is_due(step + 1, config.log_every, steps)
+        batch, logged = loaded.to(device), is_due(step + 1, config.log_every, steps)
         optimizer.param_groups[0]["lr"] = lr = schedule(step)
 
         losses, written, shares = [], [], dict[str, float]()
         for x_q, x_k in directions(batch, symmetric=config.symmetric):  # (N, 3, H, W) each
             with autocast(precision, device):
-                k = pair.keys(x_k, step)  # (N, C) by f_k: shuffled, without gradient
-            micro_batches = parts(config.accumulate, x_q, x_k, k, batch[2])
+                k = pair.keys(x_k, step, batch.index)  # (N, C) by f_k: shuffled, without gradient
+            micro_batches = parts(config.accumulate, x_q, x_k, k, batch.index)
             for x_q, x_k, k, index in micro_batches:
                 with autocast(precision, device):
                     q, k = pair(x_q, x_k, k, step)  # (N, C) each
                 keys = dictionary.read(k, index)  # positive (N, C), negative (K, C)
                 if config.hard_negatives:
                     keys = mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
-                loss, accuracy = info_nce(q, keys, config.temperature)
+                loss, accuracy = contrast(q, keys)
                 torch.autograd.backward(loss / config.accumulate)
                 written.append((q.detach(), k, index))
                 losses.append(loss.detach())
@@ -114,10 +117,10 @@ def train(
                     shares = negative_figures(q, keys, config.temperature, index, watch.images.labels)
 
         norm = get_total_norm([p.grad for p in pair.encoder.parameters() if p.grad is not None])
-        flags = (not is_finite(norm, *losses), request.noted, bool(batch[3]))
+        flags = (not is_finite(norm, *losses), request.noted, bool(batch.replaced))
         diverged, stopping, damaged = distributed.on_any_rank(device, *flags)
         if damaged:
-            watch.announce(step + 1, batch[3])
+            watch.announce(step + 1, batch.replaced)
         if diverged:
             advice = f"start again with a smaller --lr (now {config.lr:g}) or --precision fp32"
             raise run.diverge(step, losses, norm, advice)
@@ -145,9 +148,9 @@ def compile_encoders(pair: EncoderPair) -> None:
             encoder.compile()
 
 
-def directions(batch: Loaded, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:
+def directions(batch: Batch, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:
     """The views of a batch as (x_q, x_k), and where the loss is symmetric also with their roles exchanged."""
-    x_q, x_k = batch[:2]
+    x_q, x_k = batch.x_q, batch.x_k
     return [(x_q, x_k), (x_k, x_q)] if symmetric and x_k is not None else [(x_q, x_k)]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from moco.core.encoder import Encoder
 from moco.data.images import Images
-from moco.data.loader import Batches, Loaded
+from moco.data.loader import Batch, Batches
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
@@ -36,10 +36,10 @@ class _TimeIsOverError(Exception):
 class ReadyBatches:
     """One batch, again and again: what a step costs when nothing is loaded."""
 
-    batch: Loaded
+    batch: Batch
     steps_per_epoch: int = ENDLESS
 
-    def run(self, start: int, stop: int, workers: int) -> Iterator[Loaded]:
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """The batch, stop - start times."""
         return itertools.repeat(self.batch, stop - start)
 

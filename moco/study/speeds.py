@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from moco.data.catalog import final_split, load
-from moco.data.images import Images, evenly, hold
+from moco.data.catalog import load
+from moco.data.derived import take_evenly
+from moco.data.images import Images, hold
+from moco.data.splits import final_split
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.session import require_labels
 from moco.pretraining.config import PretrainConfig
@@ -41,7 +43,7 @@ def measure_speeds(config: StudyConfig, folder: Path, case: str) -> dict[str, An
     count, whole = len(splits["train"]), sum(len(images) for images in splits.values())
     kept, _ = fitting(study, config, count)
     images = hold(
-        evenly(splits["train"], max([1024, *(2 * training(study, a, config, count).batch_size for a in kept)]))
+        take_evenly(splits["train"], max([1024, *(2 * training(study, a, config, count).batch_size for a in kept)]))
     )
     loading = (time.monotonic() - started) * whole / len(images)
     rates, known = {}, dict[tuple[Any, ...], float]()
@@ -69,7 +71,7 @@ def _encoded_per_second(trained: PretrainConfig, images: Images) -> float:
     """By the network of random weights, after a batch that does not count."""
     trained = resolve(trained, images)
     encoder, how = build_encoder(trained).to(trained.device), Encoding(trained.image_size, trained.mean, trained.std)
-    encode(encoder, evenly(images, 64), how)
-    some, started = evenly(images, ENCODED), time.monotonic()
+    encode(encoder, take_evenly(images, 64), how)
+    some, started = take_evenly(images, ENCODED), time.monotonic()
     encode(encoder, some, how)
     return round(len(some) / (time.monotonic() - started), 1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moco.data.loader import made
+from moco.data.loader import load_ahead
 from moco.runtime.randomness import Stream, seed_of
 from moco.transfer.config import TransferConfig
 from moco.transfer.examples import Examples
@@ -45,7 +45,7 @@ class TrainingBatches:
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """The batches of steps start..stop-1, in order, made ahead by `workers` processes (0: in this one)."""
-        return made(self.at, range(start, stop), workers)
+        return load_ahead(self.at, range(start, stop), workers)
 
     def _view(self, place: int) -> tuple[Tensor, Any]:
         """The view of the image at a place in the run, counted over all passes."""

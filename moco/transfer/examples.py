@@ -8,7 +8,8 @@ from typing import Literal
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from moco.data.images import FileImages, PathTable, decode
+from moco.data.decoding import decode
+from moco.data.images import FileImages, PathTable
 from moco.errors import BadInputError
 from moco.shapes import Image
 from moco.transfer.cityscapes import open_instances, open_semantic

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.nn.utils import get_total_norm
 
-from moco.data.loader import loading
+from moco.data.loader import watch_loading
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed, pulse
 from moco.runtime.device import autocast
@@ -39,7 +39,7 @@ def fine_tune(
     run.result["task"] = config.task
     evaluator = Evaluator(config, run, batches, test)
 
-    with run.log, loading(), pulse.watched(rank, ranks):
+    with run.log, watch_loading(), pulse.watched(rank, ranks):
         start = run.restore()
         evaluator.begin(start)
         run.log.say(introduction(config, weights, model, norms, batches, test))

@@ -10,7 +10,8 @@ from xml.parsers import expat
 import numpy as np
 from PIL import Image as PillowImage
 
-from moco.data.images import FORMATS, PathTable
+from moco.data.decoding import FORMATS
+from moco.data.images import PathTable
 from moco.errors import BadInputError
 from moco.transfer.files import Folder, read_lines, require_folder
 from moco.transfer.objects import ObjectTable, check_boxes, labels_of

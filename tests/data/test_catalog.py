@@ -19,8 +19,8 @@ import torch
 from PIL import Image as PillowImage
 
 from moco.data import catalog
-from moco.data.catalog import Split, final_split, load, monitor_split
-from moco.data.images import ArrayImages, Images, Subset
+from moco.data.catalog import load
+from moco.data.images import ArrayImages, Images, Split
 from moco.errors import BadInputError
 
 
@@ -445,54 +445,6 @@ def test_a_connection_that_breaks_off_is_refused(home: Path, monkeypatch: pytest
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Broken())
     assert "reset by peer" in refusal("cifar10")
     assert not (home / "cifar-10-binary.tar.gz").exists()
-
-
-# --- which split serves what ----------------------------------------------------------------------------------------
-
-
-def numbered(first: int, count: int) -> ArrayImages:
-    """Images that can be told apart, with labels."""
-    pixels = torch.arange(first, first + count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
-    return ArrayImages(pixels, np.arange(first, first + count), ("a", "b"))
-
-
-TRAIN, VAL, TEST = numbered(0, 95), numbered(100, 5), numbered(200, 7)
-
-
-def test_monitor_uses_validation() -> None:
-    """And never test."""
-    assert monitor_split({"train": TRAIN, "val": VAL, "test": TEST}) == (TRAIN, VAL)
-    assert monitor_split({"train": TRAIN, "val": VAL}) == (TRAIN, VAL)
-
-
-@pytest.mark.parametrize("splits", [{"train": TRAIN}, {"train": TRAIN, "test": TEST}])
-def test_without_validation_the_monitor_holds_out_a_tenth_of_train(splits: dict[Split, Images]) -> None:
-    """Bank and queries share no image, are all of train together, and are the same every time."""
-    bank, queries = monitor_split(splits)
-    assert isinstance(bank, Subset)
-    assert isinstance(queries, Subset)
-    assert (len(bank), len(queries)) == (86, 9)
-    assert sorted([*bank.rows, *queries.rows]) == list(range(95))
-    assert labels(queries) == list(queries.rows)
-    assert [int(queries[i][0, 0, 0]) for i in range(9)] == list(queries.rows)
-    again = monitor_split(splits)
-    assert [labels(part) for part in again] == [labels(bank), labels(queries)]
-    assert not np.array_equal(queries.rows, np.arange(9)), "the tenth is a random one"
-
-
-def test_two_images_are_enough_to_hold_one_out() -> None:
-    """A tenth is at least one image."""
-    bank, queries = monitor_split({"train": numbered(0, 2)})
-    assert sorted([*labels(bank), *labels(queries)]) == [0, 1]
-    assert len(queries) == 1
-
-
-def test_final_figures_use_test() -> None:
-    """Else validation, else the tenth that the monitor uses."""
-    assert final_split({"train": TRAIN, "val": VAL, "test": TEST}) == (TRAIN, TEST)
-    assert final_split({"train": TRAIN, "val": VAL}) == (TRAIN, VAL)
-    held_out = [labels(part) for part in final_split({"train": TRAIN})]
-    assert held_out == [labels(part) for part in monitor_split({"train": TRAIN})]
 
 
 @pytest.mark.parametrize("name", ["test", "val", "Validation"])

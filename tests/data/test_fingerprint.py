@@ -13,8 +13,9 @@ from moco.commands.pack import run as pack
 from moco.data import fingerprint as module
 from moco.data.catalog import load
 from moco.data.config import PackConfig
-from moco.data.fingerprint import changes, fingerprint, keep, only_copied, require_same
-from moco.data.images import ArrayImages, FileImages, Images, PathTable, Subset, hold
+from moco.data.derived import Subset
+from moco.data.fingerprint import describe_changes, fingerprint, is_copy, keep, require_same
+from moco.data.images import ArrayImages, FileImages, Images, PathTable, hold
 from moco.errors import BadInputError
 
 COUNT = 12
@@ -40,13 +41,13 @@ def files(folder: Path) -> FileImages:
 
 def difference(before: Images, after: Images) -> str:
     """In words."""
-    return changes(fingerprint(before), fingerprint(after), after)
+    return describe_changes(fingerprint(before), fingerprint(after), after)
 
 
 def told(folder: Path, before: module.Fingerprint) -> str:
     """What is different in a folder since."""
     images = files(folder)
-    return changes(before, fingerprint(images), images)
+    return describe_changes(before, fingerprint(images), images)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -63,6 +64,31 @@ def test_the_same_files_are_the_same(data: Path) -> None:
     assert difference(part, Subset(files(data), np.arange(6))) != ""
 
 
+@pytest.mark.parametrize("held", [False, True], ids=["files", "held"])
+def test_a_change_in_a_part_is_noticed(data: Path, held: bool) -> None:
+    """By content, as in the whole set; what lies outside of the part is not looked at."""
+    rows = np.array([7, 2, 3])
+
+    def part() -> Subset:
+        return Subset(hold(files(data)) if held else files(data), rows)
+
+    before = fingerprint(part())
+    assert before.kind == ("ArrayImages" if held else "FileImages")
+    for name in ("05.png", "03.png"):
+        status = (data / name).stat()
+        PillowImage.new("RGB", (8, 8)).save(data / name)
+        os.utime(data / name, ns=(0, status.st_mtime_ns))
+        expected = "3 images then, 3 now: 1 changed, the first 03.png" if name == "03.png" else ""
+        assert describe_changes(before, fingerprint(part()), part()) == expected
+
+
+def test_a_held_part_is_a_part_of_what_is_held(data: Path) -> None:
+    """Whichever comes first, the run that began with one can go on with the other."""
+    rows = np.array([7, 2, 3])
+    one, other = hold(Subset(files(data), rows)), Subset(hold(files(data)), rows)
+    assert difference(one, other) == difference(other, one) == ""
+
+
 @pytest.mark.parametrize("place", [0, 5, COUNT - 1])
 def test_every_change_is_noticed(data: Path, place: int) -> None:
     """At the beginning, in the middle and at the end."""
@@ -76,7 +102,7 @@ def test_every_change_is_noticed(data: Path, place: int) -> None:
     path.write_bytes(content)
     os.utime(path, ns=(0, status.st_mtime_ns + 1))
     assert told(data, before) == f"12 images then, 12 now: 1 changed, the first {path.name}"
-    assert not only_copied(before, fingerprint(files(data)))
+    assert not is_copy(before, fingerprint(files(data)))
 
     path.unlink()
     where = f"missing before {place + 1:02}.png" if place < COUNT - 1 else f"behind {place - 1:02}.png"
@@ -97,7 +123,9 @@ def test_a_file_that_is_gone_though_its_name_is_there(data: Path) -> None:
     """As in a text list or a kept index."""
     before, images = fingerprint(files(data)), files(data)
     (data / "03.png").unlink()
-    assert changes(before, fingerprint(images), images) == "12 images then, 12 now: 1 changed, the first 03.png"
+    assert (
+        describe_changes(before, fingerprint(images), images) == "12 images then, 12 now: 1 changed, the first 03.png"
+    )
 
 
 def test_another_order_is_noticed(data: Path) -> None:
@@ -112,9 +140,9 @@ def test_a_copy_has_other_times_and_nothing_else(data: Path) -> None:
     before = fingerprint(files(data))
     for path in data.iterdir():
         path.touch()
-    assert only_copied(before, fingerprint(files(data)))
+    assert is_copy(before, fingerprint(files(data)))
     (data / "05.png").write_bytes(b"other")
-    assert not only_copied(before, fingerprint(files(data)))
+    assert not is_copy(before, fingerprint(files(data)))
 
 
 def test_hostile_names_are_told_on_one_line(data: Path) -> None:
@@ -146,10 +174,10 @@ def test_held_images_are_known_by_name_and_pixels(data: Path) -> None:
     for path in data.iterdir():
         path.touch()
     after = hold(files(data))
-    assert changes(before, fingerprint(after), after) == ""
+    assert describe_changes(before, fingerprint(after), after) == ""
     PillowImage.new("RGB", (8, 8)).save(data / "05.png")
     after = hold(files(data))
-    assert changes(before, fingerprint(after), after) == "12 images then, 12 now: 1 changed, the first 05.png"
+    assert describe_changes(before, fingerprint(after), after) == "12 images then, 12 now: 1 changed, the first 05.png"
 
 
 @pytest.mark.parametrize("form", ["arrays", "shards"])

@@ -219,7 +219,7 @@ def test_a_million_paths_need_no_million_objects(tmp_path: Path, monkeypatch: py
 def invented(top: bytes, below: bytes, found: "module._Found") -> object:
     """The paths of a folder that is larger than what lies on disk."""
     found.folders.append(below)
-    found.times.append(module._times(top))
+    found.times.append(module._read_times(top))
     return (b"%06d/%09d.jpg" % (i // 1000, i) for i in range(300_000))
 
 

@@ -20,7 +20,7 @@ from moco.data.catalog import load
 from moco.data.images import EXTENSIONS, Images
 from moco.data.shards import ShardImages
 from moco.data.tar import Member
-from moco.data.tar import members as members_of
+from moco.data.tar import read_members as members_of
 from moco.errors import BadInputError
 
 
@@ -303,7 +303,7 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(Path(path).name)
         return members_of(descriptor, path)
 
-    monkeypatch.setattr(indexing, "members", counted)
+    monkeypatch.setattr(indexing, "read_members", counted)
     return seen
 
 

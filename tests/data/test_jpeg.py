@@ -1,4 +1,4 @@
-"""Plain JPEG photographs come out as images.decode gives them, or smaller; everything else is left to it."""
+"""Plain JPEG photographs come out as decoding.decode gives them, or smaller; everything else is left to it."""
 
 import io
 
@@ -9,8 +9,8 @@ import torch
 from PIL import Image as PillowImage
 from sklearn.datasets import load_sample_images
 
-from moco.data.images import decode_bytes
-from moco.data.jpeg import DECODER, SHRINKS, decode_plain, plain_size, shrink_for
+from moco.data.decoding import decode_bytes
+from moco.data.jpeg import DECODER, SHRINKS, choose_shrink, decode_plain, read_plain_size
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -81,7 +81,7 @@ def test_a_plain_jpeg_is_decoded_bit_for_bit_as_by_pillow(kind: str, decoder: st
     """Sizes that fill no block, all ways of subsampling, progressive and grey."""
     content = PLAIN[kind]
     expected = decode_bytes(content, "x.jpg")
-    assert plain_size(content) == tuple(expected.shape[1:])
+    assert read_plain_size(content) == tuple(expected.shape[1:])
     found = decode_plain(content, decoder=decoder)
     assert found is not None
     assert torch.equal(found, expected)
@@ -90,13 +90,13 @@ def test_a_plain_jpeg_is_decoded_bit_for_bit_as_by_pillow(kind: str, decoder: st
 @pytest.mark.parametrize("kind", OTHERS)
 def test_anything_else_is_not_plain(kind: str) -> None:
     """Images.decode turns, converts or refuses it."""
-    assert plain_size(OTHERS[kind]) is None
+    assert read_plain_size(OTHERS[kind]) is None
 
 
 def test_more_pixels_than_pillow_takes_are_not_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is images.decode's, and so is the message."""
+    """The limit is decoding.decode's, and so is the message."""
     monkeypatch.setattr(PillowImage, "MAX_IMAGE_PIXELS", SMALL[..., 0].size // 2 - 1)
-    assert plain_size(PLAIN["4:2:0"]) is None
+    assert read_plain_size(PLAIN["4:2:0"]) is None
 
 
 @pytest.mark.parametrize("shrink", SHRINKS)
@@ -147,4 +147,4 @@ def test_no_crop_is_enlarged_because_of_the_decoding(view_size: int) -> None:
     """The largest shrink of 1, 2, 4, 8 that leaves the shorter side a view's size; 1 where it is smaller anyway."""
     for shortest in range(1, 10 * view_size):
         allowed = [shrink for shrink in (2, 4, 8) if shortest / shrink >= view_size]
-        assert shrink_for(shortest, view_size) == max(allowed, default=1)
+        assert choose_shrink(shortest, view_size) == max(allowed, default=1)

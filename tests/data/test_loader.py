@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 
 from moco.data.augment import AUGMENTATIONS, draw, normalize, render
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
-from moco.data.loader import Batch, Loaded, ViewBatches
+from moco.data.loader import Batch, ViewBatches
 from moco.errors import BadInputError
 from moco.runtime.randomness import Stream
 
@@ -52,17 +52,18 @@ def batches(images: Images, *, seed: int = 0, key_views: bool = True, rank: int 
     )  # fmt: skip
 
 
-def equal(a: Batch | Loaded, b: Batch | Loaded) -> bool:
+def equal(a: Batch, b: Batch) -> bool:
     """Whether two batches are equal bit for bit."""
-    assert a[1] is not None
-    assert b[1] is not None
-    return torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and torch.equal(a[2], b[2])
+    assert a.x_k is not None
+    assert b.x_k is not None
+    same = torch.equal(a.x_q, b.x_q) and torch.equal(a.x_k, b.x_k) and torch.equal(a.index, b.index)
+    return same and a.replaced == b.replaced
 
 
 def epoch_order(views: ViewBatches, epoch: int) -> list[int]:
     """The images of an epoch, in order."""
     first = epoch * views.steps_per_epoch
-    return [int(i) for step in range(first, first + views.steps_per_epoch) for i in views.index(step)]
+    return [int(i) for step in range(first, first + views.steps_per_epoch) for i in views.plan(step)]
 
 
 # --- order ----------------------------------------------------------------------------------------------------------
@@ -95,7 +96,7 @@ def test_the_order_depends_on_seed_and_epoch_only() -> None:
     assert epoch_order(batches(ArrayImages(torch.zeros(IMAGES, 3, 4, 4, dtype=torch.uint8))), 0) == order
     assert epoch_order(views, 1) != order
     assert epoch_order(batches(array_images(), seed=1), 0) != order
-    assert views.index(1).tolist() == order[BATCH:], "a step can be asked for alone"
+    assert views.plan(1).tolist() == order[BATCH:], "a step can be asked for alone"
 
 
 def test_no_image_prefers_a_place() -> None:
@@ -112,9 +113,9 @@ def test_no_image_prefers_a_place() -> None:
 def test_a_batch_holds_two_views_of_each_image(file_images: FileImages) -> None:
     """Each is what draw, render and normalize make of that image alone, with its stream and epoch."""
     step = 3
-    x_q, x_k, index = batches(file_images)[step]
+    x_q, x_k, index, _ = batches(file_images)[step]
     assert x_k is not None
-    assert index.tolist() == batches(file_images).index(step).tolist()
+    assert index.tolist() == batches(file_images).plan(step).tolist()
     assert x_q.shape == x_k.shape == (BATCH, 3, SIZE, SIZE)
     assert x_q.dtype == x_k.dtype == torch.float32
     for row, i in enumerate(index.tolist()):
@@ -130,9 +131,9 @@ def test_a_batch_holds_two_views_of_each_image(file_images: FileImages) -> None:
 def test_query_and_key_are_different_views() -> None:
     """And another epoch, seed or image gives others again."""
     first = batches(array_images())[0]
-    assert first[1] is not None
-    assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first[0], batches(array_images(), seed=1)[0][0])
+    assert first.x_k is not None
+    assert not torch.equal(first.x_q, first.x_k)
+    assert not torch.equal(first.x_q, batches(array_images(), seed=1)[0].x_q)
 
 
 def test_memory_and_list_give_the_same_views(tmp_path: Path) -> None:
@@ -141,7 +142,9 @@ def test_memory_and_list_give_the_same_views(tmp_path: Path) -> None:
     for i in range(IMAGES):
         PillowImage.fromarray(array[i].permute(1, 2, 0).numpy()).save(tmp_path / f"{i:02}.png")
     files = FileImages(os.fsencode(tmp_path), PathTable([f"{i:02}.png".encode() for i in range(IMAGES)]))
-    for a, b in zip(batches(array)[1], batches(files)[1], strict=True):
+    held, read = batches(array)[1], batches(files)[1]
+    assert torch.equal(held.index, read.index)
+    for a, b in ((held.x_q, read.x_q), (held.x_k, read.x_k)):
         assert a is not None
         assert b is not None
         assert torch.allclose(a, b, atol=2e-5, rtol=0)  # 4e-6 in [0, 1] (see test_augment), divided by std 0.2
@@ -149,13 +152,13 @@ def test_memory_and_list_give_the_same_views(tmp_path: Path) -> None:
 
 def test_without_key_views_there_is_no_key() -> None:
     """The memory bank needs one view only; it is the same one."""
-    x_q, x_k, index = batches(array_images(), key_views=False)[0]
+    x_q, x_k, index, _ = batches(array_images(), key_views=False)[0]
     both = batches(array_images())[0]
     assert x_k is None
-    assert torch.equal(x_q, both[0])
-    assert torch.equal(index, both[2])
+    assert torch.equal(x_q, both.x_q)
+    assert torch.equal(index, both.index)
     loaded = next(batches(array_images(), key_views=False).run(0, 1, workers=0))
-    assert loaded[1] is None
+    assert loaded.x_k is None
 
 
 @pytest.mark.parametrize("kind", ["array", "files"])
@@ -164,13 +167,13 @@ def test_a_rank_gets_its_block_of_the_batch(file_images: FileImages, kind: str, 
     """The blocks of all ranks, one after the other, are the batch of a single process."""
     images: Images = array_images() if kind == "array" else file_images
     for step in (0, 3):
-        x_q, x_k, index = batches(images)[step]
+        x_q, x_k, index, _ = batches(images)[step]
         shares = [batches(images, rank=rank, ranks=ranks)[step] for rank in range(ranks)]
-        assert all(len(share[0]) == BATCH // ranks for share in shares)
-        assert torch.equal(torch.cat([share[2] for share in shares]), index)
+        assert all(len(share.x_q) == BATCH // ranks for share in shares)
+        assert torch.equal(torch.cat([share.index for share in shares]), index)
         # 1e-6 in [0, 1], divided by std 0.2
-        assert torch.allclose(torch.cat([share[0] for share in shares]), x_q, atol=5e-6, rtol=0)
-        keys = [share[1] for share in shares if share[1] is not None]
+        assert torch.allclose(torch.cat([share.x_q for share in shares]), x_q, atol=5e-6, rtol=0)
+        keys = [share.x_k for share in shares if share.x_k is not None]
         assert x_k is not None
         assert torch.allclose(torch.cat(keys), x_k, atol=5e-6, rtol=0)
 
@@ -225,7 +228,7 @@ def test_a_bad_image_is_named_from_a_worker_process(tmp_path: Path) -> None:
 def test_views_are_made_where_the_run_computes(name: str) -> None:
     """With images in memory, every operation of a view follows its pixels to the device (here one that only counts)."""
     made = ViewBatches(array_images(), AUGMENTATIONS[name], SIZE, MEAN, STD, BATCH, device="meta")
-    x_q, x_k, index = made[0]
+    x_q, x_k, index, _ = made[0]
     assert x_k is not None
     assert x_q.device.type == x_k.device.type == "meta"
     assert x_q.shape == x_k.shape == (BATCH, 3, SIZE, SIZE)

@@ -1,7 +1,7 @@
 """What stands in for an image that cannot be read is a pure function, and too many of them end a run."""
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,10 +9,13 @@ import torch
 from PIL import Image as PillowImage
 
 from moco.data.augment import AUGMENTATIONS
-from moco.data.images import ArrayImages, FileImages, Images, PathTable, Subset
+from moco.data.derived import Subset
+from moco.data.images import ArrayImages, FileImages, Images, PathTable
 from moco.data.loader import ViewBatches
-from moco.data.replacement import FEW, TRIES, Damage, Readable, Replaced, StandIns, readable
+from moco.data.replacement import MOST_NAMED, TRIES, ChosenImages, Damage, Replaced
+from moco.data.views import Look, make_views
 from moco.errors import BadInputError
+from moco.runtime.randomness import Stream, permuted
 
 COUNT = 1000
 ERROR = BadInputError("x.jpg: cannot be read")
@@ -24,9 +27,9 @@ def in_memory(count: int = COUNT, unreadable: dict[int, str] | None = None) -> A
     return ArrayImages(pixels.view(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous(), unreadable=unreadable or {})
 
 
-def stand_ins(index: list[int], epoch: int = 0, seed: int = 0) -> StandIns:
+def stand_ins(index: list[int], epoch: int = 0, seed: int = 0) -> ChosenImages:
     """For a batch of these images."""
-    return StandIns(in_memory(), np.array(index), epoch, seed)
+    return ChosenImages(in_memory(), np.array(index), epoch, seed)
 
 
 def tried(index: int, times: int, *, epoch: int = 0, seed: int = 0, before: int = 0) -> list[int]:
@@ -80,8 +83,8 @@ def test_where_nothing_can_be_read_that_is_said() -> None:
 def test_what_is_known_to_be_unreadable_is_passed_over() -> None:
     """No stand-in is one of them."""
     unreadable = {i: f"#{i}: empty" for i in range(0, COUNT, 2)}
-    chosen = StandIns(in_memory(unreadable=unreadable), np.arange(100), 0, 0)
-    chosen.pass_over(unreadable)
+    chosen = ChosenImages(in_memory(unreadable=unreadable), np.arange(100), 0, 0)
+    chosen.replace_known(unreadable)
     assert (chosen.index % 2 == 1).all()
     assert chosen.index[1::2].tolist() == list(range(1, 100, 2))
     assert [one.index for one in chosen.replaced()] == list(range(0, 100, 2))
@@ -125,9 +128,9 @@ def test_views_of_stand_ins_are_their_own(
     whole, damaged = batches(wrap(photographs({}))), batches(wrap(photographs(bad)))
     seen = set()
     for step in range(2):
-        x_q, x_k, index, replaced = damaged.loaded(step)
+        x_q, x_k, index, replaced = damaged[step]
         assert x_k is not None
-        planned = whole.index(step).tolist()
+        planned = whole.plan(step).tolist()
         assert {one.index for one in replaced} == set(planned) & set(bad)
         seen |= {one.index for one in replaced}
         expected = {int(i): row for row, i in enumerate(planned)}
@@ -136,9 +139,9 @@ def test_views_of_stand_ins_are_their_own(
             assert i == planned[row] or planned[row] in bad
             if i in expected:
                 others = whole[step]
-                assert others[1] is not None
-                assert torch.allclose(x_q[row], others[0][expected[i]], atol=5e-6, rtol=0)
-                assert torch.allclose(x_k[row], others[1][expected[i]], atol=5e-6, rtol=0)
+                assert others.x_k is not None
+                assert torch.allclose(x_q[row], others.x_q[expected[i]], atol=5e-6, rtol=0)
+                assert torch.allclose(x_k[row], others.x_k[expected[i]], atol=5e-6, rtol=0)
     assert seen == set(bad)
 
 
@@ -146,11 +149,58 @@ def test_ranks_share_the_same_stand_ins(photographs: Callable[[dict[int, int]], 
     """The shares of two ranks, one after the other, are the batch of one."""
     images = photographs({1: 0, 5: 700, 10: 2000, 12: 2000})
     for step in range(2):
-        alone = batches(images).loaded(step)
-        shares = [batches(images, rank, 2).loaded(step) for rank in (0, 1)]
-        assert torch.equal(torch.cat([share[2] for share in shares]), alone[2])
-        assert shares[0][3] + shares[1][3] == alone[3]
-        assert torch.allclose(torch.cat([share[0] for share in shares]), alone[0], atol=5e-6, rtol=0)
+        alone = batches(images)[step]
+        shares = [batches(images, rank, 2)[step] for rank in (0, 1)]
+        assert torch.equal(torch.cat([share.index for share in shares]), alone.index)
+        assert shares[0].replaced + shares[1].replaced == alone.replaced
+        assert torch.allclose(torch.cat([share.x_q for share in shares]), alone.x_q, atol=5e-6, rtol=0)
+
+
+def stand_in_for(index: int, bad: set[int], count: int, *, seed: int, epoch: int) -> int:
+    """The rule in plain steps: at each try another permutation says who is next, until one is not bad."""
+    found, tries = index, 0
+    while found in bad:
+        tries += 1
+        found = int(permuted(index, count, seed=seed, stream=Stream.STAND_IN, epoch=epoch * TRIES + tries)[0])
+    return found
+
+
+@pytest.mark.parametrize("decode", ["exact", "scaled"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_that_break_off_get_the_stand_ins_of_the_rule(
+    photographs: Callable[[dict[int, int]], FileImages], decode: Literal["exact", "scaled"], workers: int
+) -> None:
+    """Their headers are sound, so that it shows after their views are drawn; half of the pictures are such."""
+    bad = dict.fromkeys(range(0, 24, 2), 2000)
+    whole, damaged = (
+        ViewBatches(photographs(cut), AUGMENTATIONS["v2"], 16, (0.5,) * 3, (0.2,) * 3, 12, seed=3, decode=decode)
+        for cut in ({}, bad)
+    )
+    made = list(damaged.run(0, 4, workers))
+    for step, (x_q, x_k, index, replaced) in enumerate(made):
+        planned, epoch = damaged.plan(step), step // 2
+        expected = [stand_in_for(int(i), set(bad), 24, seed=3, epoch=epoch) for i in planned]
+        assert index.tolist() == expected
+        assert [(one.index, one.by) for one in replaced] == [
+            (i, whole.images.name(by)) for i, by in zip(planned.tolist(), expected, strict=True) if i in bad
+        ]
+        assert all(f"{one.name}: cannot be read as an image" in one.reason for one in replaced)
+        views = whole.make_views(np.array(expected), epoch, (Stream.VIEW_QUERY, Stream.VIEW_KEY))
+        assert x_k is not None
+        assert torch.allclose(x_q, views[0], atol=5e-6, rtol=0)
+        assert torch.allclose(x_k, views[1], atol=5e-6, rtol=0)
+    assert any(len(one.replaced) > 1 for one in made)
+
+
+def test_without_stand_ins_the_first_error_is_raised(photographs: Callable[[dict[int, int]], FileImages]) -> None:
+    """As it is, and nothing is replaced; headers are read before pictures."""
+    images = photographs({1: 2000, 5: 100})
+    chosen = ChosenImages(images, np.arange(8), 0, 0, stand_ins=False)
+    look = Look(AUGMENTATIONS["v2"], 16, (0.5,) * 3, (0.2,) * 3)
+    with pytest.raises(BadInputError, match=r"05\.jpg: cannot be read as an image"):
+        make_views(images, chosen, (Stream.VIEW_QUERY,), look)
+    assert chosen.index.tolist() == list(range(8))
+    assert chosen.replaced() == ()
 
 
 # --- how many -------------------------------------------------------------------------------------------------------
@@ -191,40 +241,4 @@ def test_the_ceiling(bad: int, steps: int, refused: bool) -> None:
         return
     with pytest.raises(BadInputError, match=f"^{bad} of the first") as caught:
         damage.check(steps)
-    assert str(caught.value).count(".jpg") == min(bad, FEW)
-
-
-# --- monitors -------------------------------------------------------------------------------------------------------
-
-
-def test_a_monitor_sees_the_next_of_the_class() -> None:
-    """Beyond the last image begins the first; each bad one is warned of once."""
-    images = in_memory(6, {1: "#1: empty", 5: "#5: empty"})
-    images.labels, images.classes = np.array([0, 1, 0, 1, 0, 1]), ("a", "b")
-    whole = Readable(images)
-    with pytest.warns(UserWarning, match="empty; in the monitor") as warned:
-        found = [int(whole[i][0, 0, 0]) for _ in range(2) for i in range(6)]
-    assert found == 2 * [0, 3, 2, 3, 4, 3]
-    assert len(warned) == 2
-    assert len(whole) == 6
-    assert whole.labels is images.labels
-    assert whole.name(1) == "#1"
-
-
-@pytest.mark.filterwarnings("ignore:.*in the monitor")
-def test_a_monitor_without_labels_sees_the_next() -> None:
-    """Whatever it is; where a class has none, that is an error."""
-    whole = Readable(in_memory(4, {1: "#1: empty", 2: "#2: empty"}))
-    assert [int(whole[i][0, 0, 0]) for i in range(4)] == [0, 3, 3, 3]
-    labelled = in_memory(3, {0: "#0: empty", 1: "#1: empty"})
-    labelled.labels, labelled.classes = np.array([0, 0, 1]), ("a", "b")
-    with pytest.raises(BadInputError, match="none of 2 images of a class can be read; the first: #0: empty"):
-        Readable(labelled)[0]
-
-
-def test_what_is_whole_in_memory_stays_as_it_is(tmp_path: Path) -> None:
-    """Files may go bad at any time."""
-    images = in_memory(3)
-    assert readable(images) is images
-    assert isinstance(readable(in_memory(3, {1: "empty"})), Readable)
-    assert isinstance(readable(FileImages(str(tmp_path).encode(), PathTable([b"a.jpg"]))), Readable)
+    assert str(caught.value).count(".jpg") == min(bad, MOST_NAMED)

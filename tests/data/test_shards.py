@@ -13,7 +13,8 @@ import torch
 from moco.data import shards as module
 from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import load
-from moco.data.images import Encoded, Images, decode, hold
+from moco.data.decoding import decode
+from moco.data.images import Images, hold
 from moco.data.loader import ViewBatches
 from moco.data.shards import ShardImages
 from moco.errors import BadInputError
@@ -46,7 +47,6 @@ def refusal(images: ShardImages, index: int) -> str:
 def test_the_protocols(images: ShardImages) -> None:
     """Length, image, name, file; what lies outside is an IndexError."""
     assert isinstance(images, Images)
-    assert isinstance(images, Encoded)
     assert len(images) == COUNT
     assert [images.name(i) for i in (1, 4)] == ["0.tar/1.png", "4.tar/4.png"]
     assert images[3].shape == (3, 5, 7)
@@ -78,8 +78,8 @@ def test_the_loader_reads_them(images: ShardImages, workers: int) -> None:
     batches = ViewBatches(images, AUGMENTATIONS["v1"], 8, (0.5,) * 3, (0.2,) * 3, 2)
     expected = [batches[step] for step in range(3)]
     for found, alone in zip(batches.run(0, 3, workers=workers), expected, strict=True):
-        assert torch.equal(found[2], alone[2])
-        assert torch.allclose(found[0], alone[0], atol=1e-6)
+        assert torch.equal(found.index, alone.index)
+        assert torch.allclose(found.x_q, alone.x_q, atol=1e-6)
 
 
 # --- damage ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moco.data.tar import BLOCK, Member, members
+from moco.data.tar import BLOCK, Member, read_members
 from moco.errors import BadInputError
 
 Content = list[tuple[str, bytes]]
@@ -38,7 +38,7 @@ def found(content: bytes) -> list[Member]:
     try:
         with open(descriptor, "wb", closefd=False) as file:
             file.write(content)
-        return list(members(descriptor, "x.tar"))
+        return list(read_members(descriptor, "x.tar"))
     finally:
         os.close(descriptor)
 
@@ -220,6 +220,6 @@ def test_a_name_without_end_is_not_read() -> None:
         os.write(descriptor, claim)
         os.truncate(descriptor, 2**34)
         with pytest.raises(BadInputError, match="a name of 8589934591 bytes"):
-            list(members(descriptor, "x.tar"))
+            list(read_members(descriptor, "x.tar"))
     finally:
         os.close(descriptor)

@@ -14,11 +14,13 @@ import torchvision.transforms.functional as reference
 from PIL import Image as PillowImage
 from torch import Tensor
 
-from moco.data import views as module
+from moco.data import photos as module
 from moco.data.augment import AUGMENTATIONS, ViewParameters, crop_batch, crop_fraction, draw
-from moco.data.images import ArrayImages, FileImages, PathTable, Subset
+from moco.data.derived import Subset, make_readable
+from moco.data.images import ArrayImages, FileImages, Images, PathTable
 from moco.data.jpeg import decode_plain
-from moco.data.views import COMPILED, Look, of_array, of_images
+from moco.data.replacement import ChosenImages
+from moco.data.views import COMPILED, Look, make_views, render_array
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers, Stream
 from tests.data.test_augment import digits, drawn, photographs, reference_view
@@ -51,14 +53,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> FileImages:
     return FileImages(os.fsencode(root), PathTable([b"0.jpg", b"1.jpg", b"2.jpg", b"3.jpg", b"4.png"]))
 
 
-def draw_pair(name: str, index: list[int]) -> Callable[[Integers], list[ViewParameters]]:
-    """The function that draws two views of the images of `index`."""
+STREAMS = (Stream.VIEW_QUERY, Stream.VIEW_KEY)
 
-    def draw_views(sizes: Integers) -> list[ViewParameters]:
-        streams = (Stream.VIEW_QUERY, Stream.VIEW_KEY)
-        return [draw(AUGMENTATIONS[name], sizes, seed=0, epoch=0, index=index, view=stream) for stream in streams]
 
-    return draw_views
+def draw_pair(name: str, sizes: Integers, index: list[int]) -> list[ViewParameters]:
+    """Two views of each image of `index`."""
+    return [draw(AUGMENTATIONS[name], sizes, seed=0, epoch=0, index=index, view=stream) for stream in STREAMS]
+
+
+def make_pair(images: Images, index: list[int], look: Look) -> list[Tensor]:
+    """The same views, made; nothing stands in for an image that cannot be read."""
+    return make_views(images, ChosenImages(images, np.array(index), 0, 0, stand_ins=False), STREAMS, look)
 
 
 @both_ways
@@ -69,7 +74,7 @@ def test_views_of_photographs_equal_torchvision(name: str, size: int, compiled: 
     n = 15
     parameters = drawn(name, n, (427, 640), seed=5)
     images = [photographs()[i % 3] for i in range(n)]
-    found = of_array(torch.stack(images), parameters, Look(AUGMENTATIONS[name], size, *PLAIN, compiled=compiled))
+    found = render_array(torch.stack(images), parameters, Look(AUGMENTATIONS[name], size, *PLAIN, compiled=compiled))
     expected = torch.stack([reference_view(image, name, parameters, i, size) for i, image in enumerate(images)])
     assert found.shape == (n, 3, size, size)
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -86,7 +91,7 @@ def test_views_of_small_images_equal_torchvision_in_all_orders(name: str, compil
         parameters = drawn(name, 200, (images.shape[2], images.shape[3]))
         assert len({tuple(order) for order in parameters.order.tolist()}) >= 24
         expected = torch.stack([reference_view(image, name, parameters, i, 32) for i, image in enumerate(images)])
-        found = of_array(images, parameters, look)
+        found = render_array(images, parameters, look)
         assert (found - reference.normalize(expected, list(MEAN), list(STD))).abs().max() <= LARGEST_SMALL / min(STD)
 
 
@@ -95,11 +100,11 @@ def test_a_compiled_view_does_not_depend_on_its_batch() -> None:
     """Alone: bit-equal."""
     images, look = digits(), Look(AUGMENTATIONS["v2"], 32, MEAN, STD, compiled=True)
     parameters = drawn("v2", 8, (8, 8))
-    together = of_array(images, parameters, look)
+    together = render_array(images, parameters, look)
     for i in range(8):
         fields = dataclasses.fields(parameters)
         one = ViewParameters(**{field.name: getattr(parameters, field.name)[i : i + 1] for field in fields})
-        assert torch.equal(of_array(images[i : i + 1], one, look)[0], together[i])
+        assert torch.equal(render_array(images[i : i + 1], one, look)[0], together[i])
 
 
 @needs_numba
@@ -110,7 +115,8 @@ def test_compiled_views_of_odd_sizes_equal_torch(size: int) -> None:
         images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (9, 3, height, width), dtype=np.uint8))
         parameters = drawn("v2", 9, (height, width), seed=2)
         ways = [
-            of_array(images, parameters, Look(AUGMENTATIONS["v2"], size, *PLAIN, compiled=way)) for way in (True, False)
+            render_array(images, parameters, Look(AUGMENTATIONS["v2"], size, *PLAIN, compiled=way))
+            for way in (True, False)
         ]
         assert (ways[0] - ways[1]).abs().max() <= LARGEST_PHOTOGRAPH
 
@@ -119,10 +125,10 @@ def test_compiled_views_of_odd_sizes_equal_torch(size: int) -> None:
 @pytest.mark.parametrize("scaled", [False, True])
 def test_views_of_files_are_those_of_the_decoded_images(files: FileImages, compiled: bool, scaled: bool) -> None:
     """Turned pictures, PNG files and small JPEGs are never decoded at a smaller size."""
-    index, look = np.array([3, 2, 4, 3]), Look(AUGMENTATIONS["v2"], 32, *PLAIN, compiled=compiled)
-    found = of_images(files, index, draw_pair("v2", index.tolist()), look, scaled=scaled)
-    decoded = [files[int(i)] for i in index]
-    drawn_views = draw_pair("v2", index.tolist())(np.array([image.shape[1:] for image in decoded]))
+    index, look = [3, 2, 4, 3], Look(AUGMENTATIONS["v2"], 32, *PLAIN, scaled=scaled, compiled=compiled)
+    found = make_pair(files, index, look)
+    decoded = [files[i] for i in index]
+    drawn_views = draw_pair("v2", np.array([image.shape[1:] for image in decoded]), index)
     for views, parameters in zip(found, drawn_views, strict=True):
         for i, image in enumerate(decoded):
             if not scaled or index[i] != 2:
@@ -133,13 +139,9 @@ def test_views_of_files_are_those_of_the_decoded_images(files: FileImages, compi
 @both_ways
 def test_views_at_a_smaller_size_differ_little(files: FileImages, compiled: bool) -> None:
     """What is drawn is the same; the largest and mean differences are those stated above."""
-    index, look = np.array([0, 1] * 4), Look(AUGMENTATIONS["v2"], 96, *PLAIN, compiled=compiled)
-
-    def draw_eight(sizes: Integers) -> list[ViewParameters]:
-        return draw_pair("v2", list(range(8)))(sizes)
-
-    exact = of_images(files, index, draw_eight, look)
-    scaled = of_images(files, index, draw_eight, look, scaled=True)
+    look, eight = Look(AUGMENTATIONS["v2"], 96, *PLAIN, compiled=compiled), Subset(files, np.array([0, 1] * 4))
+    exact = make_pair(eight, list(range(8)), look)
+    scaled = make_pair(eight, list(range(8)), dataclasses.replace(look, scaled=True))
     for a, b in zip(exact, scaled, strict=True):
         difference = (a - b).abs()
         assert 0 < difference.max() <= LARGEST_SCALED
@@ -157,12 +159,12 @@ def test_a_photograph_is_decoded_once_and_no_larger_than_needed(
         return decode_plain(content, shrink)
 
     monkeypatch.setattr(module, "decode_plain", counted)
-    index, look = np.arange(2), Look(AUGMENTATIONS["v2"], 96, *PLAIN)
-    of_images(files, index, draw_pair("v2", [0, 1]), look)
+    look = Look(AUGMENTATIONS["v2"], 96, *PLAIN)
+    make_pair(files, [0, 1], look)
     assert asked == [1, 1]
     asked.clear()
-    of_images(files, index, draw_pair("v2", [0, 1]), look, scaled=True)
-    crops = [parameters.crop[:, 2:] for parameters in draw_pair("v2", [0, 1])(np.array([[1001, 1500]] * 2))]
+    make_pair(files, [0, 1], dataclasses.replace(look, scaled=True))
+    crops = [parameters.crop[:, 2:] for parameters in draw_pair("v2", np.array([[1001, 1500]] * 2), [0, 1])]
     shortest = np.minimum(crops[0].min(1), crops[1].min(1)) / 96
     assert asked == [max(shrink for shrink in (1, 2, 4, 8) if shrink <= room or shrink == 1) for room in shortest]
     assert max(asked) > 1
@@ -202,13 +204,31 @@ def test_a_crop_by_fractions_of_pixels_equals_the_oracle(shrink: float) -> None:
         assert (torch.from_numpy(pixels[0]) - expected).abs().max() <= LARGEST_PHOTOGRAPH
 
 
-def test_a_part_of_a_set_is_decoded_from_its_files(files: FileImages) -> None:
-    """Also a part of a part; scaled where the whole set would be."""
-    part = Subset(Subset(files, np.array([4, 1, 0])), np.array([2, 1]))
-    look = Look(AUGMENTATIONS["v2"], 32, *PLAIN)
-    found = of_images(part, np.array([1, 0]), draw_pair("v2", [7, 8]), look, scaled=True)
-    expected = of_images(files, np.array([1, 0]), draw_pair("v2", [7, 8]), look, scaled=True)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda files: Subset(Subset(files, np.array([4, 1, 0])), np.array([2, 1])),  # 0 and 1, as in the whole set
+        lambda files: make_readable(files),
+        lambda files: make_readable(Subset(files, np.arange(2))),
+    ],
+    ids=["part of a part", "with stand-ins", "part with stand-ins"],
+)
+def test_sets_made_of_files_keep_the_fast_decoder(
+    files: FileImages, wrap: Callable[[Images], Images], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their photographs are decoded at a smaller size where those of the whole set would be."""
+    look = Look(AUGMENTATIONS["v2"], 32, *PLAIN, scaled=True)
+    expected, asked = make_pair(files, [1, 0], look), list[int]()
+
+    def counted(content: bytes, shrink: int) -> Tensor | None:
+        asked.append(shrink)
+        return decode_plain(content, shrink)
+
+    monkeypatch.setattr(module, "decode_plain", counted)
+    found = make_pair(wrap(files), [1, 0], look)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert len(asked) == 2
+    assert min(asked) > 1
 
 
 @pytest.mark.parametrize("cut", [100, 20000])
@@ -219,21 +239,36 @@ def test_a_damaged_photograph_is_named(tmp_path: Path, cut: int) -> None:
     (tmp_path / "x.jpg").write_bytes(file.getvalue()[:cut])
     images = FileImages(os.fsencode(tmp_path), PathTable([b"x.jpg"]))
     with pytest.raises(BadInputError, match=r"x\.jpg: cannot be read as an image"):
-        of_images(images, np.array([0]), draw_pair("v2", [0]), Look(AUGMENTATIONS["v2"], 32, *PLAIN))
+        make_pair(images, [0], Look(AUGMENTATIONS["v2"], 32, *PLAIN))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """It was there when the folder was read."""
     images = FileImages(os.fsencode(tmp_path), PathTable([b"gone.jpg"]))
     with pytest.raises(BadInputError, match=r"gone\.jpg: cannot be read"):
-        of_images(images, np.array([0]), draw_pair("v2", [0]), Look(AUGMENTATIONS["v2"], 32, *PLAIN))
+        make_pair(images, [0], Look(AUGMENTATIONS["v2"], 32, *PLAIN))
 
 
-def test_images_without_files_are_taken_as_they_are() -> None:
-    """An array behind the same interface."""
-    images = ArrayImages(digits())
-    found = of_images(images, np.arange(2), draw_pair("v2", [0, 1]), Look(AUGMENTATIONS["v2"], 16, *PLAIN))
-    parameters = drawn("v2", 2, (8, 8))
-    for i in range(2):
-        expected = reference_view(digits()[i], "v2", parameters, i, 16)
-        assert (found[0][i] - expected).abs().max() <= LARGEST_SMALL
+@both_ways
+def test_images_in_memory_are_rendered_together(compiled: bool) -> None:
+    """What is drawn is the same as for files; a part of them has the views that an array of these images has."""
+    look, pixels = Look(AUGMENTATIONS["v2"], 32, *PLAIN, compiled=compiled), digits()
+    found = make_pair(ArrayImages(pixels), [0, 1], look)
+    for views, parameters in zip(found, draw_pair("v2", np.array([[8, 8]] * 2), [0, 1]), strict=True):
+        for i in range(2):
+            expected = reference_view(pixels[i], "v2", parameters, i, 32)
+            assert (views[i] - expected).abs().max() <= LARGEST_SMALL
+    rows = np.array([5, 2, 7])
+    part, copied = Subset(ArrayImages(pixels), rows), ArrayImages(pixels[torch.from_numpy(rows)])
+    for a, b in zip(make_pair(part, [2, 0], look), make_pair(copied, [2, 0], look), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("wrap", [lambda images: images, lambda images: Subset(images, np.arange(3))], ids=["", "part"])
+def test_an_unreadable_image_in_memory_is_named(wrap: Callable[[Images], Images]) -> None:
+    """Where nothing stands in for it; the others have their views."""
+    images = wrap(ArrayImages(digits(), unreadable={1: "1.png: cannot be read"}))
+    look = Look(AUGMENTATIONS["v2"], 16, *PLAIN)
+    with pytest.raises(BadInputError, match=r"1\.png: cannot be read"):
+        make_pair(images, [0, 1, 2], look)
+    assert len(make_pair(images, [0, 2], look)[0]) == 2

@@ -1,16 +1,9 @@
-"""What one of R processes does: real runs of `pretrain`, each into a folder of its own.
-
-    python -m torch.distributed.run --standalone --nproc-per-node R -m tests.distributed.session FOLDER [EARLIER]
-
-FOLDER/CASE are the runs; FOLDER/RANK.json is what else this process found. EARLIER is the folder of another session,
-with another number of processes: a run of it is taken up from its checkpoint in the middle.
-"""
+"""What one of R processes does: real runs of `pretrain`, each into a folder of its own."""
 
 import dataclasses
 import functools
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +19,8 @@ from torchvision.models.resnet import BasicBlock
 from moco.core.dictionary import MemoryBank
 from moco.core.resnet import RESNETS, ResNetPlan
 from moco.data.catalog import load
-from moco.data.images import Subset
-from moco.data.loader import Batch, Loaded
+from moco.data.derived import Subset
+from moco.data.loader import Batch
 from moco.errors import BadInputError
 from moco.pretraining import prepare
 from moco.pretraining.config import PretrainConfig
@@ -36,7 +29,7 @@ from moco.pretraining.recipes import recipe
 from moco.runtime import distributed
 from moco.runtime.checkpoint import checkpoint_path
 
-STEPS, MIDDLE, BATCH, IMAGES, QUEUE = 50, 25, 16, 80, 72
+STEPS, MIDDLE, BATCH, IMAGES, QUEUE = 50, 25, 8, 40, 36
 SMALL: dict[str, Any] = {
     "arch": "resnet10-w4", "image_size": 12, "view_size": None, "batch_size": BATCH, "queue_size": QUEUE,
     "max_steps": STEPS, "bn_groups": 4, "log_every": 1, "checkpoint_every": MIDDLE, "knn_every": 0, "threads": 1,
@@ -90,12 +83,12 @@ class Shares:
         """Full batches in one pass over the images."""
         return IMAGES // BATCH
 
-    def run(self, start: int, stop: int, workers: int) -> Iterator[Loaded]:
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """The batches of steps start..stop-1."""
-        for x_q, x_k, index in self.batches[start:stop]:
+        for x_q, x_k, index, _ in self.batches[start:stop]:
             assert x_k is not None
             q, k = (distributed.local_block(x).to(self.dtype) for x in (x_q, x_k))
-            yield q, k if self.key_views else None, distributed.local_block(index), ()
+            yield Batch(q, k if self.key_views else None, distributed.local_block(index))
 
 
 def train(config: PretrainConfig, batches: list[Batch], dtype: torch.dtype, *, sharded: bool = False) -> None:
@@ -158,9 +151,12 @@ def tables(patch: pytest.MonkeyPatch) -> dict[str, list[list[float]]]:
     }
 
 
-def main(folder: Path, earlier: Path | None) -> None:
-    """All that one process does."""
-    folder.mkdir(parents=True, exist_ok=True)
+def session(folder: Path, earlier: Path | None) -> None:
+    """Run every case into FOLDER/CASE, and write what else this process found to FOLDER/RANK.json.
+
+    `earlier` is the folder of another session, with another number of processes: a run of it is taken up from its
+    checkpoint in the middle.
+    """
     torch.set_num_threads(1)
     distributed.start("cpu", timeout=60)
     shallow_nets(pytest.MonkeyPatch())
@@ -190,7 +186,3 @@ def main(folder: Path, earlier: Path | None) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     distributed.barrier()
     distributed.stop()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

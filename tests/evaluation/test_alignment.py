@@ -1,15 +1,19 @@
 """Alignment and uniformity equal the oracles, of features and of images; effective rank equals closed forms."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image as PillowImage
 from torch import Tensor
 
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.augment import AUGMENTATIONS, draw, render
 from moco.data.catalog import load
-from moco.data.images import ArrayImages, Images, Labels, Subset
+from moco.data.derived import Subset
+from moco.data.images import ArrayImages, Images
 from moco.evaluation.alignment import EPOCH, align_uniform, alignment, effective_rank, uniformity
 from moco.evaluation.features import Encoding, encode
 from moco.runtime.randomness import Stream
@@ -102,23 +106,10 @@ def test_the_same_every_time(encoder: Encoder) -> None:
     assert first == second
 
 
-def test_images_of_different_sizes(encoder: Encoder) -> None:
+def test_images_of_different_sizes(encoder: Encoder, tmp_path: Path) -> None:
     """Photographs seldom have one size."""
-    sizes = [(10 + i, 40 - 2 * i) for i in range(12)]
-
-    class Photographs:
-        labels: Labels | None = None
-        classes: tuple[str, ...] = ()
-
-        def __len__(self) -> int:
-            return len(sizes)
-
-        def __getitem__(self, index: int) -> Tensor:
-            return torch.full((3, *sizes[index]), 10 * index, dtype=torch.uint8)
-
-        def name(self, index: int) -> str:
-            return str(index)
-
-    found = align_uniform(encoder, Photographs(), AUGMENTATIONS["v2"], HOW)
+    for i in range(12):
+        PillowImage.new("RGB", (40 - 2 * i, 10 + i), (10 * i,) * 3).save(tmp_path / f"{i:02}.png")
+    found = align_uniform(encoder, load(str(tmp_path))["train"], AUGMENTATIONS["v2"], HOW)
     assert set(found) == {"alignment", "uniformity"}
     assert all(np.isfinite(value) for value in found.values())

@@ -14,7 +14,8 @@ from torch import Tensor
 from moco.core.encoder import Encoder, EncoderPlan, Output
 from moco.data.augment import normalize
 from moco.data.catalog import load
-from moco.data.images import FileImages, Images, PathTable, Subset
+from moco.data.derived import Subset
+from moco.data.images import FileImages, Images, PathTable
 from moco.errors import BadInputError
 from moco.evaluation import features as module
 from moco.evaluation.features import Encoding, encode, prepare

@@ -71,7 +71,7 @@ def test_a_step_equals_torch_s_own(subject: Subject) -> None:
     train = digits("train", 32)
     found = train_network(subject, train, Finetuning(1, 0.05, 32, weight_decay=1e-3)).network.state_dict()
     model = with_classifier(subject, 10, 0).train()
-    x, _, index = ViewBatches(train, CROP_AND_FLIP, 16, HALVES, HALVES, 32, key_views=False)[0]
+    x, _, index, _ = ViewBatches(train, CROP_AND_FLIP, 16, HALVES, HALVES, 32, key_views=False)[0]
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=1e-3)
     assert train.labels is not None
     torch.autograd.backward(nn.functional.cross_entropy(model(x), torch.from_numpy(train.labels)[index]))

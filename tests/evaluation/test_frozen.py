@@ -12,7 +12,7 @@ from torch import Tensor
 
 import moco
 from moco.data.augment import normalize
-from moco.data.images import decode
+from moco.data.decoding import decode
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode, prepare
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from moco.core.encoder import Encoder, EncoderPlan, Output
 from moco.data.catalog import load
-from moco.data.images import ArrayImages, Images, Labels, Subset
+from moco.data.derived import Subset
+from moco.data.images import ArrayImages, Images, Labels
 from moco.errors import BadInputError
 from moco.evaluation import knn as module
 from moco.evaluation.features import Encoding, encode

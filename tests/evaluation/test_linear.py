@@ -70,7 +70,7 @@ def test_paper_equals_a_plain_loop(subject: Subject) -> None:
     batches = ViewBatches(images.train, CROP_AND_FLIP, 16, HALVES, HALVES, 32, key_views=False)
     assert images.train.labels is not None
     for step in range(4 * 6):
-        x, _, index = batches[step]
+        x, _, index, _ = batches[step]
         with torch.no_grad():
             h = backbone(x)
         optimizer.zero_grad()
@@ -88,7 +88,7 @@ def test_paper_equals_a_plain_loop(subject: Subject) -> None:
 def test_views_of_labelled_images_are_crops_and_flips() -> None:
     """Colours stay: every view of a picture of one colour is that colour."""
     pixels = torch.tensor([40, 90, 200], dtype=torch.uint8).view(1, 3, 1, 1).expand(8, 3, 20, 20)
-    x = ViewBatches(ArrayImages(pixels), CROP_AND_FLIP, 16, (0.0,) * 3, (1.0,) * 3, 8, key_views=False)[0][0]
+    x = ViewBatches(ArrayImages(pixels), CROP_AND_FLIP, 16, (0.0,) * 3, (1.0,) * 3, 8, key_views=False)[0].x_q
     assert torch.allclose(x, (pixels[:, :, :16, :16].float() / 255), atol=1e-5)
 
 
@@ -108,34 +108,17 @@ def test_encoded_views_are_crops_of_their_own_or_centre_and_mirror(subject: Subj
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_images_that_are_not_held_give_the_same_views(subject: Subject, workers: int) -> None:
+def test_images_that_are_not_held_give_the_same_views(subject: Subject, tmp_path: Path, workers: int) -> None:
     """One by one through the decoder's way, by this process or others: 1e-5 of the features' size."""
     images = digits("train", 0, 20)
+    for i in range(len(images)):
+        PillowImage.fromarray(images[i].permute(1, 2, 0).numpy()).save(tmp_path / f"{i:02}.png")
+    files = load(str(tmp_path))["train"]
+    assert not files.in_memory
     how = dataclasses.replace(subject.how, batch_size=8, workers=workers)
-    one_by_one = OneByOne(images)
     for views in (None, RandomViews(CROP_AND_FLIP, 0, 0)):
         expected = encode(subject.encoder, images, how, views)
-        assert torch.allclose(encode(subject.encoder, one_by_one, how, views), expected, atol=1e-4)
-
-
-@dataclasses.dataclass
-class OneByOne:
-    """Images that must be asked for one at a time."""
-
-    images: ArrayImages
-
-    def __post_init__(self) -> None:
-        self.labels, self.classes = self.images.labels, self.images.classes
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.images[index]
-
-    def name(self, index: int) -> str:
-        """Its number."""
-        return str(index)
+        assert torch.allclose(encode(subject.encoder, files, how, views), expected, atol=1e-4)
 
 
 # --- the choice of the rate -----------------------------------------------------------------------------------------

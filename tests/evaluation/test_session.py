@@ -23,7 +23,6 @@ from moco.evaluation import features
 from moco.evaluation.config import KnnConfig
 from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.finetune import CROP_AND_FLIP
-from moco.evaluation.refusals import require_fitting
 from moco.evaluation.session import labelled, session
 from moco.evaluation.statefile import warn_of_damage
 
@@ -82,15 +81,6 @@ def test_a_result_that_could_not_be_kept(tiny_run: Path, tmp_path: Path) -> None
         assert subject.how.image_size == 16
 
 
-def test_images_that_a_network_does_not_take() -> None:
-    """A net that halves them too often; ResNets take any."""
-    small = Encoder(EncoderPlan("alexnet", image_size=63))
-    require_fitting(small, 63, "cpu")
-    with pytest.raises(BadInputError, match="--image-size 20: alexnet does not take such images"):
-        require_fitting(small, 20, "cpu")
-    require_fitting(Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16)), 1, "cpu")
-
-
 def test_an_unreadable_image_in_memory_is_not_black() -> None:
     """Random views of it are refused as the whole image is."""
     encoder = Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=8))
@@ -103,10 +93,10 @@ def test_images_that_others_stand_in_for_are_told_once() -> None:
     batches, damage = ViewBatches(some(), CROP_AND_FLIP, 8, HALVES, HALVES, 4, 0, key_views=False), Damage(4, 4)
     loaded = list(batches.run(0, 3, 0))
     with pytest.warns(UserWarning, match=r"stands in for b\.png: broken") as caught:
-        warn_of_damage(damage, [one for batch in loaded for one in batch[3]])
+        warn_of_damage(damage, [one for batch in loaded for one in batch.replaced])
     for batch in loaded:
-        warn_of_damage(damage, batch[3])  # warnings are errors here
-    index = torch.cat([batch[2] for batch in loaded])
+        warn_of_damage(damage, batch.replaced)  # warnings are errors here
+    index = torch.cat([batch.index for batch in loaded])
     assert len(caught) == 1
     assert len(index) == 12
     assert 1 not in index.tolist()

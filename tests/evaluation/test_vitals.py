@@ -13,7 +13,8 @@ from moco.core.dictionary import InBatch, MemoryBank, Queue
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.augment import AUGMENTATIONS, draw, render
 from moco.data.catalog import load
-from moco.data.images import ArrayImages, Images, Subset
+from moco.data.derived import Subset
+from moco.data.images import ArrayImages, Images
 from moco.data.loader import ViewBatches
 from moco.evaluation import vitals as module
 from moco.evaluation.alignment import EPOCH, effective_rank
@@ -60,7 +61,7 @@ def trained(batches: ViewBatches, *, symmetric: bool) -> tuple[Encoder, Queue, l
         with torch.no_grad():
             for old, theirs in zip(f_k.parameters(), other.parameters(), strict=True):
                 old.lerp_(theirs, 0.05 * (STEPS - 1 - step))
-            x_q, x_k, index = batches[step]
+            x_q, x_k, index, _ = batches[step]
             assert x_k is not None
             for x in (x_k, x_q)[: 1 + symmetric]:
                 k = f_k(x)  # with the statistics of the batch, as in training
@@ -101,7 +102,7 @@ def test_random_keys_are_left_out(batches: ViewBatches) -> None:
     f_k, queue = encoder(0).eval(), Queue(K, 16)
     assert key_figures(f_k, queue, batches) == {}
     for step in range(2):
-        x_k, index = batches[step][1:]
+        _, x_k, index, _ = batches[step]
         assert x_k is not None
         with torch.no_grad():
             k = f_k(x_k)
@@ -185,7 +186,7 @@ def test_ranks_share_the_views(batches: ViewBatches, monkeypatch: pytest.MonkeyP
     f_q, count = encoder(0).eval(), 40
 
     def features() -> Tensor:
-        return module._encode(f_q, lambda rows: batches.views(rows, 0, (Stream.VIEW_QUERY,))[0], count, "fp32")
+        return module._encode(f_q, lambda rows: batches.make_views(rows, 0, (Stream.VIEW_QUERY,))[0], count, "fp32")
 
     alone, shares = features(), list[Tensor]()
     monkeypatch.setattr(module, "world_size", lambda: ranks)

@@ -73,14 +73,14 @@ def pause_in_batch(place: Gate, step: int) -> None:
     """Pause while a batch is made."""
     from moco.data.loader import ViewBatches
 
-    real = ViewBatches.loaded
+    real = ViewBatches.__getitem__
 
-    def loaded(self: ViewBatches, now: int) -> Any:
+    def make(self: ViewBatches, now: int) -> Any:
         if now == step:
             place.stand()
         return real(self, now)
 
-    patch.object(ViewBatches, "loaded", loaded).start()
+    patch.object(ViewBatches, "__getitem__", make).start()
 
 
 def pause_in_monitor(place: Gate) -> None:

@@ -5,6 +5,7 @@ does; it leads a process group of its own. `torchrun` starts the real thing.
 """
 
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -29,6 +30,8 @@ from moco.runtime.checkpoint import checkpoint_path, checkpoints, load_tensors
 Value = TypeVar("Value")
 Inject = Callable[[], None]
 """What a process does to itself before it trains; it must be picklable."""
+Program = Callable[[], int | None]
+"""What a process does, and its exit code; it must be picklable."""
 
 ROOT = Path(moco.__file__).parents[1]
 PATIENCE = 300.0
@@ -98,6 +101,11 @@ class Training:
 
 def start(arguments: Sequence[str], folder: Path, *, ranks: int = 1, inject: Inject | None = None) -> Training:
     """Begin `moco ARGUMENTS` in as many processes as there are ranks; what they say goes into files of `folder`."""
+    return start_program(functools.partial(main, list(arguments)), folder, ranks=ranks, inject=inject)
+
+
+def start_program(program: Program, folder: Path, *, ranks: int, inject: Inject | None = None) -> Training:
+    """Begin a program in as many processes as there are ranks; what they say goes into files of `folder`."""
     port = str(free_port())
     training = Training([], [folder / f"said-{rank}.txt" for rank in range(ranks)])
     _running.append(training)
@@ -106,7 +114,7 @@ def start(arguments: Sequence[str], folder: Path, *, ranks: int = 1, inject: Inj
             "RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
         }  # fmt: skip
-        process = CONTEXT.Process(target=_run, args=(list(arguments), training.said[rank], environment, inject))
+        process = CONTEXT.Process(target=_run, args=(program, training.said[rank], environment, inject))
         process.start()
         training.processes.append(process)
     return training
@@ -114,12 +122,17 @@ def start(arguments: Sequence[str], folder: Path, *, ranks: int = 1, inject: Inj
 
 def finish(arguments: Sequence[str], folder: Path, *, ranks: int = 1, inject: Inject | None = None) -> Training:
     """Run `moco ARGUMENTS` to its end, which must be a good one."""
-    training = start(arguments, folder, ranks=ranks, inject=inject)
+    return ended_well(start(arguments, folder, ranks=ranks, inject=inject))
+
+
+def ended_well(training: Training) -> Training:
+    """Wait for the end of all its processes, which must be a good one."""
+    ranks = len(training.processes)
     assert training.exit_codes() == [0] * ranks, "\n".join(training.text(rank) for rank in range(ranks))
     return training
 
 
-def _run(arguments: list[str], said: Path, environment: dict[str, str], inject: Inject | None) -> None:
+def _run(program: Program, said: Path, environment: dict[str, str], inject: Inject | None) -> None:
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # of loading processes, as in an ordinary process
     descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -128,7 +141,7 @@ def _run(arguments: list[str], said: Path, environment: dict[str, str], inject: 
     os.environ.update(environment)
     if inject is not None:
         inject()
-    sys.exit(main(arguments))
+    sys.exit(program())
 
 
 @dataclass

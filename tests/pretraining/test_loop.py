@@ -1,9 +1,7 @@
 """The loop as a whole: against Algorithm 1 written in plain loops, what it leaves behind, and how it goes on."""
 
-import copy
 import itertools
 import json
-import math
 import os
 import signal
 from collections.abc import Callable
@@ -12,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from moco.core.encoder import Encoder, EncoderPlan
+from moco.core.encoder import Encoder
 from moco.data.catalog import load
 from moco.data.images import Images
 from moco.errors import BadInputError, DivergedError
@@ -25,7 +22,7 @@ from moco.pretraining.loop import pretrain
 from moco.pretraining.prepare import build_batches, resolve
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, checkpoints, load_tensors
-from moco.runtime.randomness import Stream, permuted
+from tests.pretraining.algorithm_1 import algorithm_1
 
 SMALL: dict[str, Any] = {
     "arch": "resnet18-w16", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 80, "max_steps": 6,
@@ -70,53 +67,19 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 # --- the method -----------------------------------------------------------------------------------------------------
 
 
-def algorithm_1(config: PretrainConfig, images: Images) -> list[float]:
-    """v1's Algorithm 1 with shuffling BN, in plain loops: G groups are G separate forward passes of ordinary BN.
-
-    Shares with the package the first weights, the views, the first queue and the drawn permutations; nothing else.
-    """
+def oracle(config: PretrainConfig, images: Images) -> list[float]:
+    """The losses of Algorithm 1 on the batches of a run."""
     config = resolve(config, images)
-    steps, groups, batches = config.max_steps or 0, config.bn_groups or 0, build_batches(config, images)
-    torch.manual_seed(config.seed)
-    f_q = Encoder(EncoderPlan(config.arch, config.stem, config.head, image_size=config.image_size))
-    f_k = copy.deepcopy(f_q)
-    generator = torch.Generator().manual_seed(config.seed)
-    queue = list(F.normalize(torch.randn(config.queue_size, config.feature_dim, generator=generator)))
-    momenta = [torch.zeros_like(p) for p in f_q.parameters()]
-    found = []
-    for step in range(steps):
-        x_q, x_k, _ = batches[step]
-        assert x_k is not None
-        n = len(x_q)
-        order = permuted(range(n), n, seed=config.seed, stream=Stream.SHUFFLE, epoch=step).tolist()
-        with torch.no_grad():
-            shuffled = torch.cat([f_k(group) for group in x_k[order].chunk(groups)])
-        k: list[Tensor] = [torch.empty(0)] * n
-        for place, image in enumerate(order):
-            k[image] = shuffled[place]
-        q = torch.cat([f_q(group) for group in x_q.chunk(groups)])
-        logits = torch.stack([torch.stack([q[i] @ k[i], *(q[i] @ old for old in queue)]) for i in range(n)])
-        loss = F.cross_entropy(logits / config.temperature, torch.zeros(n, dtype=torch.long))
-        f_q.zero_grad()
-        torch.autograd.backward(loss)
-        rate = (config.lr or 0.0) * (1 + math.cos(math.pi * step / steps)) / 2
-        with torch.no_grad():
-            for parameter, momentum in zip(f_q.parameters(), momenta, strict=True):
-                assert parameter.grad is not None
-                momentum.mul_(config.sgd_momentum).add_(parameter.grad + config.weight_decay * parameter)
-                parameter.sub_(rate * momentum)
-            for old, new in zip(f_k.parameters(), f_q.parameters(), strict=True):
-                old.copy_(config.key_momentum * old + (1 - config.key_momentum) * new)
-        queue = (queue + k)[n:]
-        found.append(float(loss.detach()))
-    return found
+    batches = build_batches(config, images)
+    views = [batches[step] for step in range(config.max_steps or 0)]
+    return algorithm_1(config, [(x_q, x_k, index) for x_q, x_k, index, _ in views if x_k is not None]).losses
 
 
 def test_losses_equal_algorithm_1(tmp_path: Path, digits: Images) -> None:
     """Six steps, over which the queue wraps around twice; fp32's rounding grows from step to step."""
     config = small(tmp_path / "run")
     pretrain(config, digits)
-    expected = algorithm_1(config, digits)
+    expected = oracle(config, digits)
     assert losses(tmp_path / "run")[:3] == pytest.approx(expected[:3], rel=2e-4)
     assert losses(tmp_path / "run") == pytest.approx(expected, rel=5e-3)
     assert abs(expected[0] - expected[-1]) > 0.05  # something was learned: the agreement says something
@@ -125,7 +88,7 @@ def test_losses_equal_algorithm_1(tmp_path: Path, digits: Images) -> None:
 def test_another_number_of_groups_is_noticed(tmp_path: Path, digits: Images) -> None:
     """The comparison above would fail for wrong groups."""
     pretrain(small(tmp_path / "run", bn_groups=2), digits)
-    found, expected = losses(tmp_path / "run")[:3], algorithm_1(small(tmp_path / "run"), digits)[:3]
+    found, expected = losses(tmp_path / "run")[:3], oracle(small(tmp_path / "run"), digits)[:3]
     assert found != pytest.approx(expected, rel=2e-3)
 
 
@@ -153,34 +116,45 @@ LEARNING: dict[str, Any] = {"lr": 0.06, "augment": "v2", "batch_size": 64, "log_
 """For real learning on the digits within 80 steps, though little of it."""
 
 
-@pytest.mark.parametrize(("dictionary", "times_chance"), [("queue", 1.5), ("in-batch", 3)])
-def test_queries_find_their_keys(tmp_path: Path, digits: Images, dictionary: str, times_chance: float) -> None:
-    """Eighty steps bring the loss below chance, and contrast accuracy above it: soon with gradient on both sides.
+def last_line(out: Path, images: Images, **values: Any) -> dict[str, Any]:
+    """The figures of the last of eighty steps."""
+    pretrain(small(out, **{"max_steps": 80, "queue_size": 128, **LEARNING, **values}), images)
+    return lines(out, "loss")[-1]
 
-    How far differs with the processor's rounding: in-batch reaches 3.7 times chance on one, more than 4 on another.
-    """
-    pretrain(small(tmp_path, dictionary=dictionary, max_steps=80, queue_size=64, **LEARNING), digits)
-    last = lines(tmp_path, "loss")[-1]
+
+@pytest.fixture(scope="module")
+def with_a_queue(tmp_path_factory: pytest.TempPathFactory, digits: Images) -> dict[str, Any]:
+    """The last line of a run with a queue, of m = 0.99."""
+    return last_line(tmp_path_factory.mktemp("runs") / "queue", digits, dictionary="queue", key_momentum=0.99)
+
+
+def test_queries_find_their_keys_in_a_queue(with_a_queue: dict[str, Any]) -> None:
+    """Eighty steps bring the loss below chance, and contrast accuracy above it."""
+    assert with_a_queue["loss"] < with_a_queue["chance_loss"] - 0.02
+    assert with_a_queue["contrast_accuracy"] > 1.5 * 100 / 129
+
+
+def test_queries_find_their_keys_in_the_batch(tmp_path: Path, digits: Images) -> None:
+    """Soon, with gradient on both sides: how far differs with the processor's rounding, by 3.7 to 4 times chance."""
+    last = last_line(tmp_path, digits, dictionary="in-batch", queue_size=64)
     assert last["loss"] < last["chance_loss"] - 0.02
-    assert last["contrast_accuracy"] > times_chance * 100 / 65
+    assert last["contrast_accuracy"] > 3 * 100 / 65
 
 
 def test_a_memory_bank_fills_with_what_belongs_together(tmp_path: Path, digits: Images) -> None:
     """Its entries start at random, where the loss is far above chance, and become the images' own features."""
-    pretrain(small(tmp_path, dictionary="memory-bank", max_steps=80, queue_size=64, **LEARNING), digits)
+    last_line(tmp_path, digits, dictionary="memory-bank", arch="resnet18-w8", queue_size=64)
     first, *_, last = losses(tmp_path)
     assert first > 7 > 5 > last
 
 
-def test_without_momentum_the_queue_learns_nothing(tmp_path: Path, digits: Images) -> None:
+def test_without_momentum_the_queue_learns_nothing(
+    tmp_path: Path, digits: Images, with_a_queue: dict[str, Any]
+) -> None:
     """With m = 0 the loss stays at chance, where with m = 0.99 it falls (v1, 4.1)."""
-    found = {}
-    for m in (0.0, 0.99):
-        config = small(tmp_path / str(m), key_momentum=m, max_steps=80, queue_size=128, **LEARNING)
-        pretrain(config, digits)
-        found[m] = lines(tmp_path / str(m), "loss")[-1]
-    assert found[0.0]["loss"] > found[0.99]["loss"] + 0.03
-    assert abs(found[0.0]["loss"] - found[0.0]["chance_loss"]) < 0.02
+    found = last_line(tmp_path, digits, dictionary="queue", key_momentum=0.0)
+    assert found["loss"] > with_a_queue["loss"] + 0.03
+    assert abs(found["loss"] - found["chance_loss"]) < 0.02
 
 
 def test_turning_bn_groups_off_is_warned_of(tmp_path: Path, digits: Images) -> None:

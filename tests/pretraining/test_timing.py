@@ -10,6 +10,7 @@ import torch
 
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.catalog import load
+from moco.data.loader import Batch
 from moco.errors import BadInputError
 from moco.pretraining import timing
 from moco.pretraining.config import PretrainConfig
@@ -21,6 +22,8 @@ SMALL: dict[str, Any] = {
     "arch": "resnet18-w16", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 64, "bn_groups": 4,
     "dictionary": "queue", "max_steps": 1000, "threads": 1, "precision": "fp32", "device": "cpu",
 }  # fmt: skip
+
+
 METRICS = """\
 {"step": 0, "knn_top1": 10.0, "time": 0.5}
 {"step": 10, "loss": 4.2, "images_per_second": 999.0, "time": 4.0}
@@ -62,7 +65,7 @@ def test_the_real_loop_is_timed_and_left(tmp_path: Path) -> None:
     images, config = load("digits")["train"], small(tmp_path)
     whole = timed(config, images, seconds=0.05)
     resolved = resolve(config, images)
-    alone = timed(config, images, seconds=0.05, batches=ReadyBatches(build_batches(resolved, images).loaded(0)))
+    alone = timed(config, images, seconds=0.05, batches=ReadyBatches(build_batches(resolved, images)[0]))
     for found in (whole, alone):
         assert LEAST <= found["steps"] < 1000
         assert found["images_per_second"] == pytest.approx(32 * found["steps"] / found["seconds"], rel=0.2)
@@ -72,7 +75,7 @@ def test_the_real_loop_is_timed_and_left(tmp_path: Path) -> None:
 def test_the_speed_is_that_of_a_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that is made to last a tenth of a second gives 320 images per second at most."""
     images, config = load("digits")["train"], small(tmp_path)
-    batch = build_batches(resolve(config, images), images).loaded(0)
+    batch = build_batches(resolve(config, images), images)[0]
 
     class Slow:
         """Batches that are waited for."""
@@ -100,7 +103,7 @@ def test_the_monitor_lets_a_few_steps_pass() -> None:
 
 def test_ready_batches_are_one_batch() -> None:
     """As many times as there are steps."""
-    batch = (torch.zeros(2, 3, 4, 4), None, torch.arange(2), ())
+    batch = Batch(torch.zeros(2, 3, 4, 4), None, torch.arange(2))
     given = list(ReadyBatches(batch).run(3, 7, workers=2))
     assert len(given) == 4
     assert all(each is batch for each in given)

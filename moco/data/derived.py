@@ -1,0 +1,193 @@
+"""Sets of images that are made of another set: a part of it, its mirror image, or others in place of the unreadable."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from moco.data.images import NONE_KNOWN, Images, Labels, Marks, PathTable
+from moco.data.replacement import TRIES
+from moco.errors import BadInputError
+from moco.runtime.randomness import Integers
+from moco.shapes import Bytes, Image
+
+
+@dataclass
+class Subset:
+    """Some images of a set, in the given order."""
+
+    images: Images
+    rows: Labels
+
+    def __post_init__(self) -> None:
+        self.labels = None if self.images.labels is None else self.images.labels[self.rows]
+        self.classes = self.images.classes
+
+    @property
+    def in_memory(self) -> bool:
+        """A part is in memory where the whole set is."""
+        return self.images.in_memory
+
+    @cached_property
+    def unreadable(self) -> Mapping[int, str]:
+        """The unreadable images of the whole set, by their numbers here."""
+        known = self.images.unreadable
+        here = np.flatnonzero(np.isin(self.rows, list(known))) if known else ()
+        return {int(place): known[int(self.rows[place])] for place in here}
+
+    @property
+    def name_table(self) -> None:
+        """None: the table of the whole set has other names too."""
+        return None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Image:
+        return self.images[int(self.rows[index])]
+
+    def name(self, index: int) -> str:
+        """Return the image's name in the whole set."""
+        return self.images.name(int(self.rows[index]))
+
+    def encoded(self, index: int) -> bytes | None:
+        """Return the image's file, if it has one in the whole set."""
+        return self.images.encoded(int(self.rows[index]))
+
+    def stack(self, index: Integers) -> Bytes | None:
+        """Take the images of `index` from the whole set."""
+        return self.images.stack(self.rows[index])
+
+    def identify(self, index: Integers) -> Marks:
+        """Return the marks that the images have in the whole set."""
+        return self.images.identify(self.rows[index])
+
+
+def take_evenly(images: Images, count: int) -> Images:
+    """Take `count` images that are spread evenly over the set, or all where there are no more."""
+    if len(images) <= count:
+        return images
+    return Subset(images, np.linspace(0, len(images) - 1, count).astype(np.int64))
+
+
+@dataclass
+class Mirrored:
+    """Every image of a set turned left to right."""
+
+    images: Images
+
+    def __post_init__(self) -> None:
+        self.labels, self.classes = self.images.labels, self.images.classes
+
+    @property
+    def in_memory(self) -> bool:
+        """A mirrored set is in memory where the set is."""
+        return self.images.in_memory
+
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        """The unreadable images of the set."""
+        return self.images.unreadable
+
+    @property
+    def name_table(self) -> PathTable | None:
+        """The table of the set."""
+        return self.images.name_table
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Image:
+        return self.images[index].flip(-1)
+
+    def name(self, index: int) -> str:
+        """Return the image's name in the set."""
+        return self.images.name(index)
+
+    def encoded(self, index: int) -> None:
+        """None: the files are not mirrored."""
+
+    def stack(self, index: Integers) -> Bytes | None:
+        """Mirror the images of `index`."""
+        pixels = self.images.stack(index)
+        return None if pixels is None else pixels.flip(-1)
+
+    def identify(self, index: Integers) -> Marks:
+        """Return the marks of the images, which are of a kind of their own."""
+        marks = self.images.identify(index)
+        return marks._replace(kind=f"Mirrored {marks.kind}")
+
+
+class Readable:
+    """A set for a monitor, in which the next image of the same class stands in for one that cannot be read.
+
+    It warns of each unreadable image once.
+    """
+
+    unreadable: ClassVar[Mapping[int, str]] = NONE_KNOWN
+
+    def __init__(self, images: Images) -> None:
+        self.images, self.labels, self.classes = images, images.labels, images.classes
+        self._warned = set[int]()
+
+    @property
+    def in_memory(self) -> bool:
+        """It is in memory where the set is."""
+        return self.images.in_memory
+
+    @property
+    def name_table(self) -> PathTable | None:
+        """The table of the set."""
+        return self.images.name_table
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Image:
+        return self._read(index)[1]
+
+    def name(self, index: int) -> str:
+        """Return the name of the image itself, not of one that stands in for it."""
+        return self.images.name(index)
+
+    def encoded(self, index: int) -> bytes | None:
+        """Return the file of the image, or of what stands in for it: the image is decoded to know."""
+        return self.images.encoded(self._read(index)[0])
+
+    def stack(self, index: Integers) -> Bytes | None:
+        """Take the images of `index`, or those that stand in for them."""
+        if not self.images.in_memory:
+            return None
+        return self.images.stack(np.array([self._read(row)[0] for row in index.tolist()], np.int64))
+
+    def identify(self, index: Integers) -> Marks:
+        """Return the marks of the images themselves."""
+        return self.images.identify(index)
+
+    def _read(self, index: int) -> tuple[int, Image]:
+        """Decode the image or, where it cannot be read, the first after it that can; with the number of that one."""
+        tried = []
+        for other in self._follow(index):
+            try:
+                return other, self.images[other]
+            except BadInputError as error:
+                tried.append(str(error))
+                if other not in self._warned:
+                    self._warned.add(other)
+                    warnings.warn(f"{error}; in the monitor the next image of its class stands in for it", stacklevel=3)
+        raise BadInputError(f"none of {len(tried)} images of a class can be read; the first: {tried[0]}")
+
+    def _follow(self, index: int) -> Iterator[int]:
+        """Yield the image itself, then some that follow it in its class; behind the last comes the first."""
+        yield index
+        rows = np.arange(len(self)) if self.labels is None else np.flatnonzero(self.labels == self.labels[index])
+        place = int(np.searchsorted(rows, index))
+        yield from (int(row) for row in np.roll(rows, -place - 1)[: min(TRIES, len(rows) - 1)])
+
+
+def make_readable(images: Images) -> Images:
+    """Give the set stand-ins for what cannot be read; a set that is whole in memory stays as it is."""
+    return images if images.in_memory and not images.unreadable else Readable(images)

@@ -1,0 +1,33 @@
+"""The splits that monitors, choices and final figures use: the test images take no part in a choice."""
+
+import numpy as np
+
+from moco.data.derived import Subset
+from moco.data.images import Images, Split
+from moco.runtime.randomness import Integers, Stream, permuted
+
+
+def monitor_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
+    """Give what a monitor or a choice may use, as (bank, queries): validation against train, else a tenth of train.
+
+    The test split takes no part.
+    """
+    train = splits["train"]
+    if "val" in splits:
+        return train, splits["val"]
+    rest, held_out = hold_out_tenth(len(train))
+    return Subset(train, rest), Subset(train, held_out)
+
+
+def final_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
+    """Give what a final figure uses, as (bank, queries): test against train, else validation, else as the monitor."""
+    if "test" in splits:
+        return splits["train"], splits["test"]
+    return monitor_split(splits)
+
+
+def hold_out_tenth(count: int) -> tuple[Integers, Integers]:
+    """Part the rows of a set into nine tenths and the tenth that is held out, a pure function of their number."""
+    order = permuted(range(count), count, seed=0, stream=Stream.SPLIT, epoch=0)
+    held_out = max(1, count // 10)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
