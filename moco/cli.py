@@ -19,7 +19,7 @@ import tyro
 from moco.bench.config import BenchConfig
 from moco.data.config import PackConfig
 from moco.errors import BadInputError, DivergedError, StalledError, StoppedError, VoidError, one_line
-from moco.evaluation.config import EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
+from moco.evaluation.config import GONE, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
 from moco.pretraining.config import PretrainConfig, ResumeConfig
@@ -175,6 +175,10 @@ def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how
     """Read the flags of a config; what tyro says in a box of several lines becomes one line."""
     if set(arguments) & set(HELP):
         return tyro.cli(kind, args=arguments, prog=prog, default=default)
+    for word in arguments:
+        instead = GONE.get(kind, {}).get(word.partition("=")[0])
+        if instead is not None:
+            raise BadInputError(f"{word.partition('=')[0]} is gone: {instead} (see {prog} --help)")
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box), _environment(COLUMNS="1000"):

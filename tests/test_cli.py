@@ -466,9 +466,9 @@ def test_commands_from_python(tmp_path: Path) -> None:
     small = {"image_size": 16, "batch_size": 32, "knn_every": 0, "threads": 1, "json": True, "recompute": False}
     result = moco.run("pretrain", "quick", data="digits", out=out, max_steps=2, dictionary="in-batch", **small)
     assert math.isfinite(result["loss"])
-    found = moco.run("linear", weights=out, data="digits", lrs=[0.1, 1.0], epochs=2, views=1, baseline=False)
-    assert set(found) >= {"top1", "lr"}
-    assert found["lr"] in (0.1, 1.0)
+    found = moco.run("linear", weights=out, data="digits", penalties=[0.1, 1e-2], views=1, baseline=False)
+    assert set(found) >= {"top1", "penalty"}
+    assert found["penalty"] in (0.1, 0.01)
     with pytest.raises(moco.BadInputError, match="is not a command"):
         moco.run("learn")
     with pytest.raises(moco.BadInputError, match="--epoch"):

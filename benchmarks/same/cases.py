@@ -76,7 +76,7 @@ CASES = (
     case("stop-resume", with_dictionary("queue", "--symmetric"), stop_after=7),
     case("stop-resume-files", f"pretrain v2 --data {INPUTS}/photos {FILES}", stop_after=11),
     case("knn", f"knn --data digits {EVALUATION}"),
-    case("linear-fast", f"linear --protocol fast --epochs 5 --data digits {EVALUATION}"),
+    case("linear-fast", f"linear --protocol fast --data digits {EVALUATION}"),
     case("linear-paper", f"linear --protocol paper --epochs 2 --lr 1 --no-baseline --data digits {EVALUATION}"),
     case("finetune", f"finetune --max-steps 20 --save encoder.safetensors --data digits {EVALUATION}"),
     case("embed", f"embed --out features.npz --data {INPUTS}/photos {EVALUATION}"),

@@ -1,6 +1,7 @@
 """`moco linear`: a linear classifier on frozen features, beside its baselines."""
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ from moco.data.images import Labels
 from moco.evaluation.config import RANDOM, LinearConfig, Protocol
 from moco.evaluation.finetune import Finetuning, finetuned
 from moco.evaluation.linear import evaluate
-from moco.evaluation.scores import in_detail, paired_interval
+from moco.evaluation.scores import Scores, beside, in_detail, paired_interval
 from moco.evaluation.session import (
     Labelled,
     Subject,
@@ -19,16 +20,19 @@ from moco.evaluation.session import (
     kept,
     labelled,
     labels_of,
-    require_rates,
+    require_penalties,
     say,
     session,
     with_workers,
 )
 
+FAR = 10
+"""Times larger or smaller than the rate that suits."""
+
 
 def run(config: LinearConfig) -> dict[str, Any]:
     """`moco linear`: top-1 and top-5 of a linear classifier on frozen features, beside its baselines."""
-    require_rates(config.lrs)
+    require_penalties(config.penalties)
     with session(config) as subject:
         images = labelled(config.data)
         subject = with_workers(config, subject, images.train)
@@ -42,37 +46,71 @@ def run(config: LinearConfig) -> dict[str, Any]:
         }  # fmt: skip
         say(
             f"{config.weights}: linear ({config.protocol}) top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% "
-            f"({len(images.test)} test images, lr {told['lr']:g}, {result['seconds']:.0f} s)"
+            f"({len(images.test)} test images, {setting(told)}, {result['seconds']:.0f} s)"
         )
-        result["baselines"] = baselines(config, subject, images)
+        result["baselines"] = baselines(config, subject, images, found)
         agreement = compared(config, result, found.predicted, labels_of(images.test))
         if agreement is not None:
             result["agreement"] = agreement
+        if config.protocol == "paper":
+            result["advice"] = advise(result, len(images.classes))
+            if result["advice"]:
+                say(result["advice"])
         keep(config, result, **in_detail(images.test, found.predicted))
     return result
 
 
-def baselines(config: LinearConfig, subject: Subject, images: Labelled) -> dict[str, Any]:
-    """Random weights under the fast protocol; the same network from random weights with all labels."""
-    found: dict[str, Any] = {}
+def setting(told: dict[str, Any]) -> str:
+    """Name the rate of a training, or the penalty that was chosen."""
+    return f"lr {told['lr']:g}" if "lr" in told else f"penalty {told['penalty']:g}"
+
+
+def advise(result: dict[str, Any], classes: int) -> str | None:
+    """Say with its evidence that the rate of the papers' protocol does not suit the features; None where it may.
+
+    Guessing has the loss log K: a classifier that is worse on its own training images has not found a minimum. A rate
+    may also be too small for that; then the fast protocol, which finds the minimum, is better.
+    """
+    rate, suiting, loss = result["lr"], result["suiting_lr"], result["training_loss"]
+    agreement, guessing = result.get("agreement"), math.log(classes)
+    if loss > guessing:
+        evidence = f"on the training images its loss is {loss:.4g}, where guessing has {guessing:.4g}"
+    elif agreement and agreement["high"] < 0 and not FAR > rate / suiting > 1 / FAR:
+        evidence = f"the fast protocol is {-agreement['difference']:.2f} points better on the same images"
+    else:
+        return None
+    return f"lr {rate:g} does not suit these features: {evidence}; try --lr {suiting:g}"
+
+
+def baselines(config: LinearConfig, subject: Subject, images: Labelled, found: Scores) -> dict[str, Any]:
+    """Random weights under the fast protocol, and the same network trained from random weights with all labels.
+
+    Each tells by how much `found` is better.
+    """
+    truth, results = labels_of(images.test), dict[str, Any]()
     if config.baseline and config.weights != RANDOM:
         quick = dataclasses.replace(config, protocol="fast")
         started = time.monotonic()
         random, told = evaluate(at_random(config, subject), images, quick, "linear, random weights")
         seconds = round(time.monotonic() - started, 2)
-        found["random"] = {**random.figures, "lr": told["lr"], "protocol": "fast", "seconds": seconds}
-        say(f"random weights: linear (fast) top-1 {random.top1:.2f}%, top-5 {random.top5:.2f}%")
+        gain = beside(found, random, truth)
+        results["random"] = {**gain, "penalty": told["penalty"], "protocol": "fast", "seconds": seconds}
+        say(
+            f"random weights: linear (fast) top-1 {random.top1:.2f}%, top-5 {random.top5:.2f}% "
+            f"({gain['difference']:+.2f} points, 95% interval {gain['low']:+.2f} to {gain['high']:+.2f})"
+        )
     if config.supervised_epochs:
         steps = config.supervised_epochs * max(1, len(images.train) // config.batch_size)
         recipe = Finetuning(steps, batch_size=config.batch_size, seed=config.seed)
         started = time.monotonic()
         supervised = finetuned(at_random(config, subject), images.train, images.test, recipe, "supervised from scratch")
         seconds = round(time.monotonic() - started, 2)
-        found["supervised"] = {**supervised.figures, "epochs": config.supervised_epochs, "seconds": seconds}
+        gain = beside(found, supervised, truth)
+        results["supervised"] = {**gain, "epochs": config.supervised_epochs, "seconds": seconds}
         say(
             f"supervised from scratch, {config.supervised_epochs} epochs: top-1 {supervised.top1:.2f}%, {seconds:.0f} s"
         )
-    return found
+    return results
 
 
 def compared(config: LinearConfig, result: dict[str, Any], predicted: Labels, truth: Labels) -> dict[str, Any] | None:

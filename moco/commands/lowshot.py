@@ -9,7 +9,7 @@ from moco.evaluation.session import (
     at_random,
     keep,
     labelled,
-    require_rates,
+    require_penalties,
     session,
     with_workers,
 )
@@ -18,7 +18,7 @@ from moco.evaluation.session import (
 def run(config: LowshotConfig) -> dict[str, Any]:
     """`moco lowshot`: linear classifier and fine-tuned network with few labels, beside random weights."""
     read_label_share(config.labels)  # a mistake in it is told before anything is read
-    require_rates(config.lrs)
+    require_penalties(config.penalties)
     with session(config) as subject:
         images = labelled(config.data)
         subject = with_workers(config, subject, images.train)

@@ -28,8 +28,8 @@ from moco.runtime.fields import (
 Protocol = Literal["fast", "paper"]
 RANDOM = "random"
 """The name of weights that are none."""
-RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-"""Learning rates of the sweep: a factor of about 3 between two, the papers' 30 among them."""
+PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
+"""A factor of about 3 between two. With the largest a classifier does little more than guess; the smallest is hardly felt."""
 
 # --- fields that read the same in every evaluation ------------------------------------------------------------------
 
@@ -58,8 +58,20 @@ EncoderOutput = Annotated[
     Literal["backbone", "head"],
     arg(help="Features to use: the backbone's pooled ones, or the head's vectors, which have unit length."),
 ]
-Views = Annotated[int, Range(0, 1000)]
-"""Random crops and flips of an image that are encoded."""
+ExtraViews = Annotated[
+    Annotated[int, Range(0, 1000)],
+    arg(
+        help="Random crops and flips of each training image that the linear classifier is fitted to beside its centre; "
+        "with 0, the centre alone."
+    ),
+]
+Penalties = Annotated[
+    tuple[Positive, ...],
+    arg(
+        help="Penalties to choose from: half of each times the sum of the squared weights is added to the mean "
+        "cross-entropy of the linear classifier."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -98,16 +110,14 @@ class LinearConfig:
     weights: NamedWeights
     data: LabelledData
     protocol: Protocol = "fast"
-    """paper: one epoch after another of random crops and flips through the frozen backbone (v1, 4.1). fast: features
-    are encoded once, and classifiers for all of --lrs are trained on them at the same time."""
+    """fast: features are encoded once, and a regularised classifier is solved on them. paper: SGD over random crops and
+    flips, which go through the frozen backbone in every epoch (v1, 4.1)."""
+    penalties: Penalties = PENALTIES
+    views: ExtraViews = 0
     epochs: Count = 100
-    """Passes over the training images (fast: over their features)."""
+    """Passes over the training images, with --protocol paper."""
     lr: Positive = 30.0
-    """Learning rate of --protocol paper. Multiplied by 0.1 after 60% and 80% of the epochs, in both protocols."""
-    lrs: tuple[Positive, ...] = RATES
-    """Learning rates of --protocol fast; the best on a held-out part of train is chosen."""
-    views: Views = 3
-    """fast: encode this many random crops and flips of each training image; 0: its centre crop and that mirrored."""
+    """Learning rate of --protocol paper. It is multiplied by 0.1 after 60% and 80% of the epochs."""
     batch_size: BatchSize = 256
     """Images per step, over all processes."""
     baseline: bool = True
@@ -137,12 +147,8 @@ class LowshotConfig:
     """How many training images keep their label: a share of each class (1%, 10%), or a number for each class (5)."""
     draws: Repetitions = 3
     """How often they are drawn; mean and standard deviation are over these."""
-    epochs: Count = 100
-    """Linear classifier: passes over the features."""
-    lrs: tuple[Positive, ...] = RATES
-    """Linear classifier: learning rates; the best is chosen by cross-validation within the labelled images."""
-    views: Views = 10
-    """Linear classifier: random crops and flips of each image that are encoded; 0: centre crop and that mirrored."""
+    penalties: Penalties = PENALTIES
+    views: ExtraViews = 0
     finetune_steps: CountOrZero = 400
     """Steps of fine-tuning for each draw (0: do not fine-tune)."""
     finetune_lr: Positive = 0.05
@@ -225,6 +231,15 @@ class EmbedConfig:
     threads: Threads = None
     json: JsonOutput = False
 
+
+GONE: dict[type, dict[str, str]] = {
+    LinearConfig: {"--lrs": "the fast protocol has no learning rate; it chooses one of --penalties, and --lr is the papers'"},
+    LowshotConfig: {
+        "--lrs": "the linear classifier has no learning rate; it chooses one of --penalties",
+        "--epochs": "the linear classifier is solved, and --finetune-steps is the length of fine-tuning",
+    },
+}
+"""Flags that earlier versions had, each with what to use now."""
 
 KeptConfig = KnnConfig | LinearConfig | LowshotConfig | FinetuneConfig
 EvaluationConfig = KeptConfig | EmbedConfig

@@ -1,30 +1,26 @@
-"""A linear classifier on the frozen backbone (v1, 4.1): the papers' protocol, and a fast one on kept features."""
+"""A linear classifier on the frozen backbone (v1, 4.1): the papers' protocol, and a fast one on encoded features."""
 
+import dataclasses
+import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils import get_total_norm
 
 from moco.core.encoder import Encoder
 from moco.data.augment import Augmentation
-from moco.data.derived import Mirrored, Subset
-from moco.data.images import Images, Labels
+from moco.data.derived import Subset
+from moco.data.images import Images
 from moco.data.loader import ViewBatches
 from moco.data.replacement import Damage
-from moco.data.splits import hold_out_tenth
 from moco.errors import VoidError
-from moco.evaluation.classifiers import (
-    MILESTONES,
-    MOMENTUM,
-    Classifiers,
-    Training,
-    ViewFeatures,
-    new_classifier,
-    train_classifiers,
-)
+from moco.evaluation.classifiers import MILESTONES, MOMENTUM, new_classifier
 from moco.evaluation.config import LinearConfig
 from moco.evaluation.features import Encoding, RandomViews, encode, evaluating
+from moco.evaluation.logistic import ViewFeatures
+from moco.evaluation.penalty import Part, divide, fit
 from moco.evaluation.scores import Scores, scores
 from moco.evaluation.session import (
     Labelled,
@@ -44,53 +40,41 @@ from moco.runtime.signals import StopRequest
 CROP_AND_FLIP = Augmentation((0.08, 1.0), (0.0, 0.0, 0.0, 0.0), jitter_probability=0.0, grey_probability=0.0)
 """Views of labelled images: torchvision's random resized crop with its default scale, and flip (the authors' code)."""
 
+SAMPLE = 2048
+"""Training images, at most twice as many, on which the papers' classifier is checked after its training."""
+
 Evaluated = tuple[Scores, dict[str, Any]]
 """Scores on the test images, and what else the result tells."""
 
 
 def fast(subject: Subject, images: Labelled, config: LinearConfig, title: str) -> Evaluated:
-    """Features once, all rates at once: the best rate on held-out images, and its score on test after all of train.
+    """Encode the images once, and solve a regularised classifier on the features of all training images.
 
-    The classifiers are trained twice: without the held-out images, to choose the rate, and with them.
+    The penalty is chosen on the validation split, else on training images that are held out for that.
     """
     encoder, how, device = subject.encoder, subject.how, str(next(subject.encoder.parameters()).device)
-    train, classes = images.train, len(images.classes)
+    train, labels, chooser = images.train, labels_of(images.train), images.validation
     features = encode_views(encoder, train, how, config.views, config.seed, title)
     test = encode(encoder, images.test, how, title=f"{title}: encoding {len(images.test)} images")
-    rows: Labels | None = None
-    chooser = images.validation
     if chooser is None:
-        rows, held_out = hold_out_tenth(len(train))
-        chooser = Subset(train, held_out)
-    choosing = encode(encoder, chooser, how, title=f"{title}: encoding {len(chooser)} images")
-
-    training = Training(config.lrs, config.epochs, config.batch_size, config.seed, device)
-    names = f"{title}: {len(config.lrs)} rates, choosing", f"{title}: {len(config.lrs)} rates"
-    without = train_classifiers(features, labels_of(train), classes, training, rows, names[0])
-    found = without.accuracies(choosing, labels_of(chooser))
-    best = found.index(max(found))
-    whole = (
-        without if rows is None else train_classifiers(features, labels_of(train), classes, training, None, names[1])
-    )
-    tested = whole.accuracies(test, labels_of(images.test))
-    sweep = [
-        {"lr": rate, "held_out": chosen, "top1": top1}
-        for rate, chosen, top1 in zip(config.lrs, found, tested, strict=True)
-    ]
-    return scores(whole.logits(test, best), labels_of(images.test)), {"lr": config.lrs[best], "rates": sweep}
+        parts = divide(labels, features[0])
+    else:
+        choosing = encode(encoder, chooser, how, title=f"{title}: encoding {len(chooser)} images")
+        parts = [Part(np.arange(len(labels)), choosing, labels_of(chooser))]
+    found = fit(features, labels, len(images.classes), config.penalties, parts, device, f"{title}: penalties")
+    path = [dataclasses.asdict(tried) for tried in found.path]
+    return scores(found.classifier.logits(test), labels_of(images.test)), {"penalty": found.penalty, "path": path}
 
 
 def encode_views(
     encoder: Encoder, images: Images, how: Encoding, views: int, seed: int, title: str | None = None
 ) -> ViewFeatures:
-    """Features (V, N, C) of V random crops and flips of each image; with V = 0, of its centre and that mirrored."""
-    features = torch.empty(views or 2, len(images), encoder.width(how.output))
+    """Features (1 + V, N, C) of the centre of each image, and of V random crops and flips."""
+    features = torch.empty(1 + views, len(images), encoder.width(how.output))
     for number, out in enumerate(features):
-        said = title and f"{title}: encoding {len(images)} images, {number + 1} of {len(features)}"
-        if views:
-            out.copy_(encode(encoder, images, how, RandomViews(CROP_AND_FLIP, seed, number), said))
-        else:
-            out.copy_(encode(encoder, Mirrored(images) if number else images, how, title=said))
+        said = title and f"{title}: encoding {len(images)} images" + (f", {number + 1} of {1 + views}" if views else "")
+        drawn = RandomViews(CROP_AND_FLIP, seed, number - 1) if number else None
+        out.copy_(encode(encoder, images, how, drawn, said))
     return features
 
 
@@ -140,9 +124,24 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
     run.finish(steps, device.type)
     seconds = run.log.seconds / config.epochs
     test = encode(encoder, images.test, how, title=f"{title}: encoding {len(images.test)} images")
-    classifier = Classifiers(fc.weight.detach().T.cpu(), fc.bias.detach().cpu(), len(images.classes))
-    found = scores(classifier.logits(test), labels_of(images.test))
-    return found, {"lr": config.lr, "seconds_per_epoch": round(seconds, 3), "seconds_before": run.log.earlier}
+    weight, bias = fc.weight.detach().T.cpu(), fc.bias.detach().cpu()
+    found = scores(test @ weight + bias, labels_of(images.test))
+    rows = np.arange(len(train))[:: math.ceil(len(train) / SAMPLE)]
+    h, y = encode(encoder, Subset(train, rows), how), torch.from_numpy(labels_of(train)[rows])
+    suiting = suit_rate(float(h.square().sum(1).mean()), len(images.classes))
+    return found, {
+        "lr": config.lr, "training_loss": round(float(F.cross_entropy(h @ weight + bias, y)), 4), "suiting_lr": suiting,
+        "seconds_per_epoch": round(seconds, 3), "seconds_before": run.log.earlier,
+    }  # fmt: skip
+
+
+def suit_rate(squared_norm: float, classes: int) -> float:
+    """Half of the largest rate at which SGD on features of this mean squared norm is stable, to one digit.
+
+    At weights of 0 the Hessian of the loss is (I / K - 1 / K^2) (x) E[h h^T], so its norm is at most E|h|^2 / K. Gradient
+    descent with momentum m is stable up to the rate 2 (1 + m) / that norm.
+    """
+    return float(f"{(1 + MOMENTUM) * classes / squared_norm:.0e}")
 
 
 def evaluate(subject: Subject, images: Labelled, config: LinearConfig, title: str = "linear") -> Evaluated:

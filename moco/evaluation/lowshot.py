@@ -1,22 +1,20 @@
 """Few labels: a linear classifier and the fine-tuned network, over several draws of the labelled images."""
 
-import dataclasses
 import math
 import time
 from typing import Any
 
 import numpy as np
-import torch
 
 from moco.data.derived import Subset
 from moco.data.images import Images, Labels, hold
 from moco.errors import BadInputError
-from moco.evaluation.classifiers import Training, train_classifiers
 from moco.evaluation.config import LowshotConfig
 from moco.evaluation.features import encode
 from moco.evaluation.finetune import Finetuning, finetuned
 from moco.evaluation.label_share import LabelShare, read_label_share
 from moco.evaluation.linear import encode_views
+from moco.evaluation.penalty import divide, fit
 from moco.evaluation.scores import Scores, scores, spread
 from moco.evaluation.session import (
     Labelled,
@@ -26,8 +24,6 @@ from moco.evaluation.session import (
 )
 from moco.runtime.randomness import Stream, permuted
 from moco.shapes import Features
-
-FOLDS = 5
 
 
 def draw_rows(labels: Labels, classes: tuple[str, ...], wanted: LabelShare, seed: int, draw: int) -> Labels:
@@ -55,41 +51,15 @@ def draw_rows(labels: Labels, classes: tuple[str, ...], wanted: LabelShare, seed
     return np.concatenate(rows)
 
 
-def linear_few(
+def fit_few(
     subject: Subject, images: Images, test: Features, test_labels: Labels, config: LowshotConfig, seed: int
 ) -> tuple[Scores, float]:
-    """The linear classifier of a draw, and its rate: the best in cross-validation, then trained on all of the draw.
-
-    Where a class has one image, nothing can be left out: the rate in the middle of --lrs is taken.
-    """
-    labels, classes = labels_of(images), len(images.classes)
-    device = str(next(subject.encoder.parameters()).device)
+    """Score the linear classifier of a draw, and give its penalty, chosen by cross-validation within the draw."""
+    labels, device = labels_of(images), str(next(subject.encoder.parameters()).device)
     features = encode_views(subject.encoder, images, subject.how, config.views, seed)
-    training = Training(config.lrs, config.epochs, config.batch_size, seed, device)
-    folds = min(FOLDS, int(np.bincount(labels, minlength=classes).min()))
-    best = len(config.lrs) // 2
-    if folds > 1 and len(config.lrs) > 1:
-        centres = encode(subject.encoder, images, subject.how)
-        fold = places(labels) % folds
-        right = np.zeros(len(config.lrs))
-        for left_out in range(folds):
-            inside, outside = np.flatnonzero(fold != left_out), np.flatnonzero(fold == left_out)
-            found = train_classifiers(features, labels, classes, training, inside)
-            rows = torch.from_numpy(outside)
-            right += np.array(found.accuracies(centres[rows], labels[outside])) * len(outside)
-        best = int(right.argmax())
-    chosen = dataclasses.replace(training, rates=config.lrs[best : best + 1])
-    classifier = train_classifiers(features, labels, classes, chosen)
-    return scores(classifier.logits(test), test_labels), config.lrs[best]
-
-
-def places(labels: Labels) -> Labels:
-    """For each image, how many of its class stand before it."""
-    found = np.zeros(len(labels), np.int64)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        found[members] = np.arange(len(members))
-    return found
+    parts = divide(labels, features[0])
+    found = fit(features, labels, len(images.classes), config.penalties, parts, device)
+    return scores(found.classifier.logits(test), test_labels), found.penalty
 
 
 def evaluate(subject: Subject, images: Labelled, config: LowshotConfig, title: str) -> dict[str, Any]:
@@ -99,15 +69,15 @@ def evaluate(subject: Subject, images: Labelled, config: LowshotConfig, title: s
         draw_rows(labels_of(images.train), images.classes, wanted, config.seed, draw) for draw in range(config.draws)
     ]
     test = encode(subject.encoder, images.test, subject.how, title=f"{title}: encoding {len(images.test)} images")
-    linear, rates, tuned = [], [], []
+    linear, penalties, tuned = [], [], []
     started = time.monotonic()
     for number, rows in enumerate(drawn):
         labelled_images = hold(Subset(images.train, rows))
-        found, rate = linear_few(subject, labelled_images, test, test_labels, config, config.seed + number)
+        found, penalty = fit_few(subject, labelled_images, test, test_labels, config, config.seed + number)
         linear.append(found.top1)
-        rates.append(rate)
+        penalties.append(penalty)
     result: dict[str, Any] = {
-        "images": len(drawn[0]), "linear": {**spread(linear), "lr": rates},
+        "images": len(drawn[0]), "linear": {**spread(linear), "penalty": penalties},
         "linear_seconds": round(time.monotonic() - started, 2),
     }  # fmt: skip
     if config.finetune_steps:

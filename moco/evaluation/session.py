@@ -145,10 +145,10 @@ def labelled(data: str) -> Labelled:
     return Labelled(hold(train), hold(test), None if validation is None else hold(validation))
 
 
-def require_rates(rates: Sequence[float]) -> None:
-    """Raise BadInputError where there is no learning rate to try."""
-    if not rates:
-        raise BadInputError("--lrs is empty: give at least one learning rate, such as --lrs 0.3 3 30")
+def require_penalties(penalties: Sequence[float]) -> None:
+    """Raise BadInputError where there is no penalty to try."""
+    if not penalties:
+        raise BadInputError("--penalties is empty: give at least one, such as --penalties 0.1 0.01 0.001")
 
 
 def require_labels(train: Images, test: Images) -> None:

@@ -123,8 +123,7 @@ def _conditions(content: dict[str, Any]) -> str:
             parts.append(f"{shown(content[key], 0)} {said}")
     if number(content.get("draws")) is not None:
         parts.append(f"{shown(content['draws'], 0)} draws")
-    if number(content.get("lr")) is not None:
-        parts.append(f"lr {content['lr']:g}")
+    parts += [f"{key} {content[key]:g}" for key in ("lr", "penalty") if number(content.get(key)) is not None]
     agreement = _mapping(content.get("agreement"))
     if number(agreement.get("difference")) is not None:
         low, high = shown(agreement.get("low")), shown(agreement.get("high"))

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from moco.evaluation.config import RATES, EmbedConfig, EvaluationConfig, FinetuneConfig, LinearConfig, LowshotConfig
+from moco.cli import main
+from moco.evaluation.config import EmbedConfig, EvaluationConfig, FinetuneConfig, LinearConfig, LowshotConfig
 from moco.runtime.configfile import from_json, to_json
 
 KINDS = typing.get_args(EvaluationConfig)
@@ -23,17 +24,40 @@ def test_a_shared_flag_is_the_same_everywhere(name: str) -> None:
     assert len({str(field.default) for field in fields}) == 1
 
 
-def test_the_papers_rate_is_among_the_rates() -> None:
-    """30, and it is the default of the papers' protocol."""
-    assert 30 in RATES
+def test_the_papers_protocol_has_the_papers_settings() -> None:
+    """By default: lr 30, 100 epochs in batches of 256 (v1, 4.1)."""
     config = LinearConfig("run", "digits")
     assert (config.lr, config.batch_size, config.epochs) == (30, 256, 100)
 
 
 @pytest.mark.parametrize(
+    ("command", "flag", "instead"),
+    [("linear", "--lrs", "--penalties"), ("lowshot", "--lrs", "--penalties"), ("lowshot", "--epochs", "--finetune-steps")],
+)
+@pytest.mark.parametrize("given", [["{}", "3"], ["{}=3"]])
+def test_a_flag_that_is_gone_says_what_to_use(
+    capsys: pytest.CaptureFixture[str], command: str, flag: str, instead: str, given: list[str]
+) -> None:
+    """Exit code 2 and one line."""
+    words = [word.format(flag) for word in given]
+    assert main([command, "--weights", "run", "--data", "digits", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{flag} is gone" in said
+    assert instead in said
+
+
+@pytest.mark.parametrize("command", ["linear", "lowshot"])
+def test_an_empty_list_of_penalties(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """Before anything is read."""
+    assert main([command, "--weights", "gone", "--data", "digits", "--penalties"]) == 2
+    assert "--penalties is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "config",
     [
-        LinearConfig("run", "digits", lrs=(0.5, 30.0)),
+        LinearConfig("run", "digits", penalties=(0.5, 1e-6)),
         LowshotConfig("run", "digits", labels="10%"),
         FinetuneConfig("random", "digits", like=Path("run")),
         EmbedConfig("run", "digits", Path("f.npz"), split="test"),

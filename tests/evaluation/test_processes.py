@@ -38,7 +38,7 @@ def evaluate(run: Path, out: Path) -> None:
     for command in (
         ["embed", "--out", f"{out}/f.npz", "--split", "test"],
         ["knn", "--no-baseline"],
-        ["linear", "--epochs", "2", "--lrs", "0.3", "1", "--views", "1", "--no-baseline"],
+        ["linear", "--penalties", "0.1", "0.01", "--views", "1", "--no-baseline"],
         ["linear", "--protocol", "paper", "--epochs", "1", "--lr", "0.3", "--no-baseline"],
         ["finetune", "--max-steps", "3", "--batch-size", "32"],
     ):

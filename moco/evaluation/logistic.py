@@ -1,0 +1,158 @@
+"""Multinomial logistic regression on frozen features, solved until it has converged.
+
+Of N scaled features x it finds the weights W and biases b of
+
+    min  1/N sum_i -log softmax(W x_i + b)[y_i]  +  penalty / 2 |W|^2
+
+This is scikit-learn's objective with C = 1 / (N penalty). It is strictly convex in W, so the result depends on no
+learning rate, schedule, order or seed.
+
+Features are scaled by the square root of their deviation (docs/evaluation.md has the comparison with features that are
+left as they are and with those divided by their deviation).
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from scipy.optimize import minimize
+from torch import Tensor
+
+from moco.data.images import Labels
+from moco.errors import DivergedError
+from moco.runtime.randomness import Reals
+from moco.shapes import Features
+
+ROWS_AT_A_TIME = 16384
+"""Features that are multiplied at a time; their logits take 64 MB for 1,000 classes."""
+CONSTANT = 1e-6
+"""A feature is constant where its deviation is at most this share of its mean: in fp32 that much is rounding."""
+NEGLIGIBLE = 1e-9
+"""Principal axes with a smaller share of the largest variance are left out: they are rounding, too."""
+ITERATIONS = 1000
+GRADIENT = 3e-5
+"""L-BFGS has converged where no entry of the gradient, in units in which the Hessian is near 1, is larger."""
+DECREASE = 1e-9
+"""It also ends where a step lowers the objective by a smaller share, which fp32 does not resolve."""
+CORRECTIONS = 20
+"""Steps from which L-BFGS estimates the Hessian."""
+OUT_OF_ITERATIONS = 1
+"""What scipy calls that."""
+
+ViewFeatures = Float[Tensor, "v n c"]
+"""Features of v views of each of n images."""
+AxisFeatures = Float[Tensor, "n d"]
+"""Features on d - 1 principal axes, and a last column of ones."""
+AxisWeights = Float[Tensor, "k d"]
+"""Weights on these axes for each of k classes; the last column holds the biases."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Class scores that are linear in the features: weight (K, C) and bias (K), applied to features less `mean` (C)."""
+
+    mean: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def logits(self, features: Features) -> Tensor:
+        """Score each feature vector for each class: (N, K)."""
+        return F.linear(features - self.mean, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Scaled features, rotated to their principal axes, and their labels.
+
+    The rotation changes neither loss nor penalty. It makes the Hessian nearly diagonal, and the variances say how large
+    its entries are: in units that make them equal, L-BFGS takes a quarter of the iterations.
+    """
+
+    x: AxisFeatures
+    """On the device that computes, as y."""
+    y: Tensor
+    classes: int
+    mean: Tensor
+    """(C)"""
+    rotation: Tensor
+    """(C, d - 1): features less their mean, times this, are x."""
+    variances: Tensor
+    """(d), fp64, of the columns of x; 1 for the column of ones."""
+
+    def classifier(self, weights: AxisWeights) -> Classifier:
+        """Turn weights on the principal axes into weights of the features as they are."""
+        weight = weights[:, :-1] @ self.rotation.T
+        return Classifier(self.mean.float(), weight.float(), weights[:, -1].float())
+
+
+def pose(features: ViewFeatures, labels: Labels, classes: int, rows: Labels, device: str = "cpu") -> Problem:
+    """Prepare the features of all views of the images in `rows`; `labels` are those of all images.
+
+    The features stay as they are; the copy on the device takes as much memory. Raises DivergedError where a feature is
+    not a finite number.
+    """
+    views, images, width = features.shape
+    flat, chosen = features.flatten(0, 1), torch.from_numpy(rows)
+    parts = torch.cat([chosen + view * images for view in range(views)]).split(ROWS_AT_A_TIME)
+    count = views * len(rows)
+    mean = torch.stack([flat[part].double().sum(0) for part in parts]).sum(0) / count
+    squares = torch.stack([(flat[part].double() - mean).square().sum(0) for part in parts]).sum(0)
+    deviation = (squares / count).sqrt()
+    if not bool(torch.isfinite(deviation).all()):
+        raise DivergedError("the features are not finite numbers: the encoder diverged in its training")
+    varies = deviation > CONSTANT * mean.abs()
+    scale = (deviation * deviation[varies].mean()).sqrt()  # so that the scaled features' variances have a mean of 1
+    inverse = torch.where(varies, 1 / scale, 0)
+
+    products = torch.zeros(width, width, dtype=torch.float64)
+    for part in parts:
+        z = ((flat[part].double() - mean) * inverse).float().to(device)
+        products += (z.T @ z).cpu()
+    variances, vectors = torch.linalg.eigh(products / count)
+    kept = variances > NEGLIGIBLE * variances[-1]
+    variances, rotation = variances[kept], inverse[:, None] * vectors[:, kept]
+
+    x = torch.ones(count, len(variances) + 1, device=device)
+    for part, out in zip(parts, x[:, :-1].split(ROWS_AT_A_TIME), strict=True):
+        out.copy_((flat[part].double() - mean).float() @ rotation.float())
+    y = torch.from_numpy(labels[rows]).repeat(views).to(device)
+    return Problem(x, y, classes, mean, rotation, torch.cat([variances, torch.ones(1, dtype=torch.float64)]))
+
+
+def solve(problem: Problem, penalty: float, start: AxisWeights | None = None) -> AxisWeights:
+    """Find the weights (fp64) at the minimum, by L-BFGS from `start` or from 0; warns where it was not reached."""
+    classes, columns = problem.classes, problem.x.shape[1]
+    penalties = torch.full((columns,), penalty, dtype=torch.float64)
+    penalties[-1] = 0  # biases are free
+    curvature = (classes - 1) / classes**2  # of the loss where every class is equally likely
+    scale = (penalties + curvature * problem.variances).rsqrt()
+
+    def objective(point: Reals) -> tuple[float, Reals]:
+        weights = torch.from_numpy(point).view(classes, columns) * scale
+        loss, gradient = cross_entropy(problem, weights)
+        value = loss + float((penalties * weights.square()).sum()) / 2
+        return value, ((gradient + penalties * weights) * scale).flatten().numpy()
+
+    point = np.zeros(classes * columns) if start is None else (start / scale).flatten().numpy()
+    options = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "maxcor": CORRECTIONS, "gtol": GRADIENT, "ftol": DECREASE}
+    found = minimize(objective, point, jac=True, method="L-BFGS-B", options=options)
+    if found.status == OUT_OF_ITERATIONS:
+        left = float(np.abs(found.jac).max())
+        warnings.warn(f"penalty {penalty:g}: not converged after {ITERATIONS} iterations (gradient {left:.1g})", stacklevel=2)
+    return torch.from_numpy(found.x).view(classes, columns) * scale
+
+
+def cross_entropy(problem: Problem, weights: AxisWeights) -> tuple[float, AxisWeights]:
+    """Mean cross-entropy over all rows, and its gradient p - y times x (fp64, on the CPU)."""
+    total, gradient = 0.0, torch.zeros_like(weights)
+    own = weights.float().to(problem.x.device)
+    for x, y in zip(problem.x.split(ROWS_AT_A_TIME), problem.y.split(ROWS_AT_A_TIME), strict=True):
+        log_p = F.linear(x, own).log_softmax(1)
+        total -= float(log_p.gather(1, y[:, None]).cpu().double().sum())
+        p = log_p.exp_()
+        p[torch.arange(len(p), device=p.device), y] -= 1
+        gradient += (p.T @ x).cpu()
+    return total / len(problem.x), gradient / len(problem.x)
