@@ -16,7 +16,7 @@ from moco.data.images import Images
 from moco.data.loader import Batch, Batches, watch_loading
 from moco.interop.checkpoints import encoder_metadata
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, encoder_file, log_ranks
+from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
 from moco.pretraining.prepare import (
     build_batches,
     build_dictionary,
@@ -70,7 +70,7 @@ def pretrain(
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images) if batches is None else batches
         answering = pulse.watched(distributed.rank(), distributed.world_size())
-        with run.log, StopRequest() as request, watch_loading(), answering:
+        with run, StopRequest() as request, watch_loading(), answering:
             start = run.restore(TRAINING)
             watch.begin(start)
             run.log.say(introduction(config, f_q, images) + origin)
@@ -98,10 +98,10 @@ def train(
         optimizer.param_groups[0]["lr"] = lr = schedule(step)
 
         losses, written, shares = [], [], dict[str, float]()
-        for x_q, x_k in directions(batch, symmetric=config.symmetric):  # (N, 3, H, W) each
+        for x_q, x_k in pair_views(batch, symmetric=config.symmetric):  # (N, 3, H, W) each
             with autocast(precision, device):
                 k = pair.keys(x_k, step, batch.index)  # (N, C) by f_k: shuffled, without gradient
-            micro_batches = parts(config.accumulate, x_q, x_k, k, batch.index)
+            micro_batches = cut(config.accumulate, x_q, x_k, k, batch.index)
             for x_q, x_k, k, index in micro_batches:
                 with autocast(precision, device):
                     q, k = pair(x_q, x_k, k, step)  # (N, C) each
@@ -127,14 +127,14 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
-        for q, k, index in joined(written, config.accumulate):
+        for q, k, index in join(written, config.accumulate):
             dictionary.write(q, k, index)  # newest in, oldest out
 
         if logged:
             watch.log(step + 1, recent, {"lr": lr, "gradient_norm": float(norm)}, shares)
         run.advance(step + 1)
         if stopping or step + 1 == steps or is_due(step + 1, settled(config.checkpoint_every)):
-            run.save(step + 1, beside=[encoder_file(config, pair.encoder, step + 1)])
+            run.save(step + 1, beside=[pack_encoder(config, pair.encoder, step + 1)])
         if stopping:
             return run.stop(step + 1)
     watch.look(steps)
@@ -148,20 +148,20 @@ def compile_encoders(pair: EncoderPair) -> None:
             encoder.compile()
 
 
-def directions(batch: Batch, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:
+def pair_views(batch: Batch, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:
     """The views of a batch as (x_q, x_k), and where the loss is symmetric also with their roles exchanged."""
     x_q, x_k = batch.x_q, batch.x_k
     return [(x_q, x_k), (x_k, x_q)] if symmetric and x_k is not None else [(x_q, x_k)]
 
 
-def parts(count: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+def cut(count: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
     """Cut a batch into `count` parts: the rows of each tensor, None for None."""
     columns = [[None] * count if tensor is None else tensor.chunk(count) for tensor in tensors]
     return zip(*columns, strict=True)
 
 
-def joined(written: Sequence[tuple[Any, ...]], count: int) -> Iterator[tuple[Any, ...]]:
-    """Put every `count` parts together again, which undoes `parts`; without gradient."""
+def join(written: Sequence[tuple[Any, ...]], count: int) -> Iterator[tuple[Any, ...]]:
+    """Put every `count` parts together again, which undoes `cut`; without gradient."""
     for first in range(0, len(written), count):
         columns = zip(*written[first : first + count], strict=True)
         yield tuple(None if column[0] is None else torch.cat(column).detach() for column in columns)
