@@ -8,12 +8,13 @@ import torch
 
 from moco.data.catalog import load
 from moco.data.derived import take_evenly
+from moco.data.fingerprint import digest_images
 from moco.data.images import Images
 from moco.evaluation.config import EmbedConfig
 from moco.evaluation.features import encode
 from moco.evaluation.session import Subject, session
 from moco.explore import embed_run as module
-from moco.explore.embed_run import FILE, Scope, clusters, embed_run, images_digest
+from moco.explore.embed_run import FILE, Scope, clusters, embed_run
 
 SCOPE = Scope(0.1, 5)
 
@@ -66,8 +67,8 @@ def test_it_is_computed_once(subject: Subject, images: Images, tmp_path: Path, m
 def test_the_digest_is_of_the_images(images: Images) -> None:
     """Other names or pixels are other images."""
     whole = load("digits")
-    assert images_digest(whole["train"]) == images_digest(load("digits")["train"])
-    assert images_digest(whole["train"]) != images_digest(whole["test"])
+    assert digest_images(whole["train"]) == digest_images(load("digits")["train"])
+    assert digest_images(whole["train"]) != digest_images(whole["test"])
 
 
 def test_clusters_are_found_and_numbered_from_the_largest() -> None:
