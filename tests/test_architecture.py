@@ -141,6 +141,27 @@ def test_nothing_executes_what_it_reads(name: str) -> None:
             assert (node.value.id, node.attr) != ("torch", "load"), where
 
 
+TESTING = (ROOT.parent / "docs" / "testing.md").read_text(encoding="utf-8")
+TESTS = ROOT.parent / "tests"
+
+
+@pytest.mark.parametrize("named", sorted(set(re.findall(r"`((?:\w+/)*\w+\.py(?:::\w+)?)`", TESTING))))
+def test_what_the_page_of_tests_names_exists(named: str) -> None:
+    """docs/testing.md leads from behaviours and modules to tests, whose paths are below tests/."""
+    path, _, function = named.partition("::")
+    content = ((ROOT.parent if path.startswith(("moco/", "tests/")) else TESTS) / path).read_text(encoding="utf-8")
+    assert not function or re.search(rf"^def {function}\(", content, re.MULTILINE), f"{path} has no {function}"
+
+
+@every_module
+def test_every_module_has_a_test(name: str) -> None:
+    """At its own path, or where docs/testing.md says; what only gathers a room's names has nothing to test."""
+    path = MODULES[name].relative_to(ROOT)
+    beside = TESTS / path.parent / f"test_{path.name}"
+    if path.name != "__init__.py" and f"`moco/{path.as_posix()}`" not in TESTING:
+        assert beside.is_file(), f"{path}: expected {beside.relative_to(TESTS.parent)}, or a row in docs/testing.md"
+
+
 def test_the_command_line_starts_without_torch() -> None:
     """`moco --help` answers at once: what is heavy is imported when a command runs."""
     program = "import sys, moco.cli; print(sorted({'torch', 'torchvision', 'sklearn'} & set(sys.modules)))"
