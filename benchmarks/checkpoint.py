@@ -21,7 +21,7 @@ from torch import nn
 from moco.core.encoder import Encoder
 from moco.core.pair import EncoderPair
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.monitor import encoder_file
+from moco.pretraining.monitor import pack_encoder
 from moco.pretraining.prepare import build_dictionary, build_encoder
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path
@@ -80,17 +80,17 @@ def main(options: Options) -> None:
         assert isinstance(f_q, Encoder)
         run = open_run(config, "pretrain", modules, optimizer, 100_000, {})
         stalls, worked, writings, slowed, alone = [], [], [], [], []
-        with run.log:
+        with run:
             steps(f_q, x, 3)
             for number in range(1, options.saves + 1):
                 alone.append(steps(f_q, x, options.steps))
                 began = time.monotonic()
-                run.save(number, beside=[encoder_file(config, f_q, number)])
+                run.save(number, beside=[pack_encoder(config, f_q, number)])
                 stalls.append(time.monotonic() - began)
                 slowed.append(steps(f_q, x, options.steps))
                 run.wait()
                 began, work = time.monotonic(), time.thread_time()
-                run.save(100 + number, beside=[encoder_file(config, f_q, 100 + number)])
+                run.save(100 + number, beside=[pack_encoder(config, f_q, 100 + number)])
                 worked.append(time.thread_time() - work)
                 begun = time.monotonic()
                 run.wait()

@@ -64,6 +64,9 @@ ExtraNegatives = Float[Tensor, "n s c"]
 Mask = Bool[Tensor, "n k"]
 """True where a key must not count as a negative of that query."""
 
+Logits = Float[Tensor, "n m"]
+"""The similarities of each query of a batch with m keys."""
+
 Index = Int[Tensor, " n"]
 """The integers that name the images of a batch."""
 

@@ -110,7 +110,7 @@ class Seeds:
         run = self.root / "run"
         (run / "checkpoints").mkdir(parents=True)
         config = recipe("quick", data="digits", out=run)
-        (run / "config.json").write_text(to_json(config))
+        (run / "config.json").write_text(to_json(config, "pretrain"))
         (run / "status.json").write_text(json.dumps({"state": "stopped", "step": 3, "exit_code": 75}))
         lines = [{"step": 1, "loss": 2.5}, {"event": "replaced", "step": 1, "index": 3, "path": "a"}]
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

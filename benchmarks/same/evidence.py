@@ -100,14 +100,24 @@ def digest(part: Part) -> str:
 
 
 def first_difference(before: Outcome, now: Outcome) -> str:
-    """The first tensor or number that differs, with both values; nothing where all are the same."""
+    """Name the first tensor or number that differs, with both values; nothing where all are the same.
+
+    A figure of a new name, beside others that were there before, is no difference.
+    """
     for part, values in before.parts.items():
         others = now.parts.get(part, {})
-        for name in (*values, *(name for name in others if name not in values)):
+        added = [name for name in others if name not in values and not (part == "figures" and is_new_key(name, values))]
+        for name in (*values, *added):
             old, new = values.get(name, "missing"), others.get(name, "missing")
             if old != new:
                 return f"{part}: {name}: {old} before, {new} now"
     return ""
+
+
+def is_new_key(name: str, figures: Part) -> bool:
+    """Whether a figure is one more key of a record, and neither one more record nor one more entry of a list."""
+    record, _, key = name.rpartition(" ")
+    return not key.isdigit() and any(other.startswith(f"{record} ") for other in figures)
 
 
 def verdict(before: Outcome, now: Outcome) -> tuple[str, str]:

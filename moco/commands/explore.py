@@ -78,12 +78,13 @@ def _check(config: ExploreConfig) -> None:
 
 def _computed(config: ExploreConfig) -> Sight:
     from moco.data.derived import take_evenly
+    from moco.data.fingerprint import digest_images
     from moco.evaluation.session import session, workers_for
-    from moco.explore.embed_run import Scope, embed_run, images_digest
+    from moco.explore.embed_run import Scope, embed_run
 
     data = config.data or _data_of(config.runs[0])
     whole = _split(data, config.split)
-    images, digest = take_evenly(whole, config.images), images_digest(whole)
+    images, digest = take_evenly(whole, config.images), digest_images(whole)
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(f"--data {data}: there is one image, expected {FEWEST_IMAGES} or more")
     embeddings, subjects = [], []

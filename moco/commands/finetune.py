@@ -20,7 +20,7 @@ from moco.evaluation.session import (
     session,
     with_workers,
 )
-from moco.evaluation.statefile import state_file
+from moco.evaluation.statefile import locate_state
 from moco.runtime import distributed
 from moco.runtime.checkpoint import save_tensors
 from moco.runtime.files import require_file_name
@@ -42,7 +42,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         )  # fmt: skip
 
         def train(subject: Subject, title: str, part: str = "") -> tuple[nn.Module, Scores, float]:
-            state = state_file(config, backbone_digest(subject.encoder), images.train, part)
+            state = locate_state(config, backbone_digest(subject.encoder), images.train, part)
             model, seconds = train_network(subject, images.train, recipe, title, state)
             started = time.monotonic()
             found = score_network(model, subject, images.test, title)

@@ -7,22 +7,25 @@ from typing import Any
 from torch import nn
 
 from moco.core.encoder import Encoder
+from moco.core.pair import Teacher
 from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import Split, load
 from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, hold
+from moco.data.loader import choose_workers
 from moco.data.splits import monitor_split
 from moco.errors import one_line
 from moco.evaluation.alignment import align_uniform
 from moco.evaluation.features import Encoding
 from moco.evaluation.knn import knn
+from moco.evaluation.teacher import load_teacher
 from moco.evaluation.vitals import vitals
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor
 from moco.pretraining.prepare import build_batches
 from moco.runtime import distributed
-from moco.runtime.device import resolve_device, resolve_precision
+from moco.runtime.device import isolated, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check
 
 UNLABELLED_IMAGES = 2048
@@ -34,10 +37,29 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     check(config)
     splits = load(config.data)
     splits["train"] = hold(splits["train"])
+    teacher = build_teacher(config, splits["train"])
+    if teacher is not None:
+        config = dataclasses.replace(config, feature_dim=teacher.width)
     monitor, checkup = build_monitor(config, splits), build_checkup(config, splits["train"])
-    result = pretrain(config, splits["train"], monitor, checkup=checkup)
+    result = pretrain(config, splits["train"], monitor, checkup=checkup, teacher=teacher)
     distributed.stop()
     return result
+
+
+def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
+    """Load the teacher that `config` names, and encode the images by it; None where it names none."""
+    if config.teacher is None:
+        return None
+    device = resolve_device(config.device)
+    distributed.start(device, config.timeout)
+    student = Encoding(
+        config.image_size, config.mean, config.std, precision=resolve_precision(config.precision, device),
+        workers=choose_workers(images) if config.workers is None else config.workers,
+    )  # fmt: skip
+    cached = config.teacher_views == "cached"
+    with isolated(device):
+        set_threads(config.threads)
+        return load_teacher(config.teacher, images, student, device, size=config.teacher_size, cached=cached)
 
 
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:

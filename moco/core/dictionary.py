@@ -1,4 +1,4 @@
-"""The three dictionaries of v1, Fig. 2, behind the same two methods: `read` and `write`."""
+"""The three dictionaries of v1, Fig. 2, and a teacher's keys, behind the same two methods: `read` and `write`."""
 
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -11,7 +11,7 @@ from moco.core.precision import at_least_fp32
 from moco.errors import BadInputError
 from moco.runtime.distributed import fetch, gather, gather_with_gradient, local_block, share, world_size
 from moco.runtime.randomness import Stream, permuted, philox
-from moco.shapes import ExtraNegatives, Features, Index, Mask, Negatives
+from moco.shapes import Bank, ExtraNegatives, Features, Index, Mask, Negatives
 
 Mechanism = Literal["queue", "memory-bank", "in-batch"]
 
@@ -173,7 +173,31 @@ class InBatch(nn.Module):
         """Nothing outlives the batch."""
 
 
-Dictionary = Queue | MemoryBank | InBatch
+class TeacherKeys(nn.Module):
+    """A frozen teacher's feature of every image, encoded once (SEED, arXiv:2101.04731, with the whole set as queue).
+
+    The positive is the image's own feature, the negatives are those of all other images. Nothing is written: these keys
+    never go stale. They are no part of a checkpoint, since they follow from the teacher and the images.
+    """
+
+    features: Tensor  # (images, C), unit length
+    images: Tensor  # (images,)
+
+    def __init__(self, features: Bank) -> None:
+        super().__init__()
+        self.register_buffer("features", features, persistent=False)
+        self.register_buffer("images", torch.arange(len(features)), persistent=False)
+
+    def read(self, k: Features | None, index: Index) -> Keys:
+        """Compare each query with its image's own feature and with those of all others."""
+        mask = index[:, None] == self.images[None]
+        return Keys(self.features[index], self.features, mask=mask, images=self.images)
+
+    def write(self, q: Features, k: Features | None, index: Index) -> None:
+        """Nothing changes."""
+
+
+Dictionary = Queue | MemoryBank | InBatch | TeacherKeys
 
 
 def _random_unit_vectors(count: int, feature_dim: int, seed: int) -> Tensor:

@@ -1,6 +1,8 @@
 """The query encoder f_q and what makes the keys: the momentum encoder f_k, f_q itself, or nothing (v1, 3.2-3.3)."""
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,21 @@ from moco.core.dictionary import Mechanism
 from moco.core.encoder import Encoder
 from moco.runtime.distributed import exchange, gather_with_gradient, local_block, unwrap, world_size
 from moco.runtime.randomness import Stream, permuted
-from moco.shapes import Features, Views
+from moco.shapes import Features, Index, Views
+
+KeySource = Callable[[Views | None, Index], Features]
+"""Key views and their images' numbers -> keys (N, C)."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen network that makes the keys (SEED, arXiv:2101.04731)."""
+
+    width: int
+    """C, the width of its features."""
+    keys: KeySource
+    features: Features | None = None
+    """(images, C), of unit length, where every image is encoded once."""
 
 
 class EncoderPair(nn.Module):
@@ -18,13 +34,17 @@ class EncoderPair(nn.Module):
     With the queue, keys come from f_k; with in-batch keys, from f_q with gradient; a memory bank needs none. The key
     batch, and only it, is shuffled over the BN groups of all ranks before it is encoded, and put back in order after
     (shuffling BN, v1, 3.3): a query and its key then do not share their batch statistics.
+
+    A `teacher` takes the place of f_k: it is frozen, so there is nothing to update or to shuffle.
     """
 
-    def __init__(self, encoder: Encoder, mechanism: Mechanism, *, seed: int = 0) -> None:
+    def __init__(
+        self, encoder: Encoder, mechanism: Mechanism, *, seed: int = 0, teacher: Teacher | None = None
+    ) -> None:
         super().__init__()
-        self.mechanism, self.seed = mechanism, seed
+        self.mechanism, self.seed, self.teacher = mechanism, seed, teacher
         self.f_q: nn.Module = encoder
-        self.f_k = copy.deepcopy(encoder).requires_grad_(False) if mechanism == "queue" else None
+        self.f_k = copy.deepcopy(encoder).requires_grad_(False) if mechanism == "queue" and teacher is None else None
 
     @property
     def encoder(self) -> Encoder:
@@ -34,8 +54,14 @@ class EncoderPair(nn.Module):
         return encoder
 
     @torch.no_grad()
-    def keys(self, x_k: Views | None, step: int) -> Features | None:
-        """Encode the key views x_k (N, 3, H, W) by f_k, shuffled, without gradient: (N, C). None without an f_k."""
+    def keys(self, x_k: Views | None, step: int, index: Index | None = None) -> Features | None:
+        """Encode the key views x_k (N, 3, H, W) by f_k, shuffled, without gradient: (N, C). None without an f_k.
+
+        A teacher makes the keys in its place, and is told the images' numbers `index` (N,).
+        """
+        if self.teacher is not None:
+            assert index is not None
+            return self.teacher.keys(x_k, index)
         if self.f_k is None or x_k is None:
             return None
         order, inverse = self._shuffle(len(x_k), step, x_k.device)
@@ -43,7 +69,7 @@ class EncoderPair(nn.Module):
 
     def forward(self, x_q: Views, x_k: Views | None, k: Features | None, step: int) -> tuple[Features, Features | None]:
         """Encode the query views x_q (N, 3, H, W) by f_q, and x_k too where the keys carry gradient: q, k (N, C)."""
-        if self.mechanism != "in-batch":
+        if self.mechanism != "in-batch" or self.teacher is not None:
             return self.f_q(x_q), k
         assert x_k is not None
         order, inverse = self._shuffle(len(x_k), step, x_k.device)

@@ -51,8 +51,10 @@ AUGMENTATIONS = {
     "v1": Augmentation((0.2, 1.0), (0.4, 0.4, 0.4, 0.4), jitter_probability=1.0, grey_first=True),
     "v2": Augmentation((0.2, 1.0), (0.4, 0.4, 0.4, 0.1), jitter_probability=0.8, blur_probability=0.5),
     "cifar": Augmentation((0.08, 1.0), (0.4, 0.4, 0.4, 0.1), jitter_probability=0.8),
+    "mild": Augmentation((0.6, 1.0), (0.1, 0.1, 0.1, 0.025), jitter_probability=0.8, grey_probability=0.05),
 }
-"""v1, section 3.3; v2, section 2 (after SimCLR); the authors' CIFAR-10 notebook."""
+"""v1, section 3.3; v2, section 2 (after SimCLR); the authors' CIFAR-10 notebook; a student's views of images whose
+keys were encoded whole (docs/teacher.md)."""
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 ORDERS = np.array([[a, b, c, d] for a in range(4) for b in range(4) for c in range(4) for d in range(4)

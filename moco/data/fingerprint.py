@@ -4,6 +4,7 @@ Three 32-bit numbers for each image, in order, in RUN/data.safetensors. They not
 to can make a file of the same size and time.
 """
 
+import hashlib
 import os
 import warnings
 import zlib
@@ -150,3 +151,12 @@ def _checksum_names(images: Images, rows: range) -> Words:
         return np.fromiter((zlib.crc32(os.fsencode(images.name(row))) for row in rows), np.uint32)
     text, ends = np.ascontiguousarray(table.text).data, table.ends[[*rows, len(table)]].tolist()
     return np.fromiter((zlib.crc32(text[start:stop]) for start, stop in pairwise(ends)), np.uint32)
+
+
+def digest_images(images: Images) -> str:
+    """Compute the SHA-256 of what tells these images, in their order, from others."""
+    own = fingerprint(images)
+    sha = hashlib.sha256(f"{own.kind} {own.images} {own.block}".encode())
+    sha.update(own.names.tobytes())
+    sha.update(own.contents.tobytes())
+    return sha.hexdigest()

@@ -98,7 +98,7 @@ def train_network(
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay)
     wrapped, damage = distributed.wrap(model), Damage(len(train), batch_size)
     run = build_run(title or "fine-tuning", state, {"net": model}, optimizer, recipe.steps)
-    with torch.random.fork_rng(devices=[]), StopRequest(active=state is not None) as request:
+    with torch.random.fork_rng(devices=[]), run, StopRequest(active=state is not None) as request:
         torch.manual_seed(recipe.seed)  # of networks with dropout
         model.train()
         start = run.restore()

@@ -33,7 +33,7 @@ from moco.evaluation.session import (
     fitting_batch,
     labels_of,
 )
-from moco.evaluation.statefile import build_run, is_save_due, state_file, stop, warn_of_damage
+from moco.evaluation.statefile import build_run, is_save_due, locate_state, stop, warn_of_damage
 from moco.runtime import distributed
 from moco.runtime.device import autocast
 from moco.runtime.progress import shown
@@ -108,10 +108,10 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
     truth = torch.from_numpy(labels_of(train)).to(device)
     fc = new_classifier(encoder.num_features, len(images.classes), config.seed).to(device)
     optimizer = torch.optim.SGD(fc.parameters(), config.lr, MOMENTUM, weight_decay=0)
-    model, state = distributed.wrap(fc), state_file(config, backbone_digest(encoder), train)
+    model, state = distributed.wrap(fc), locate_state(config, backbone_digest(encoder), train)
     run, damage = build_run(title, state, {"fc": fc}, optimizer, steps), Damage(len(train), batch_size)
-    saves = StopRequest(active=state is not None)
-    with evaluating(encoder.backbone), torch.random.fork_rng(devices=[]), saves as request:
+    stoppable = StopRequest(active=state is not None)
+    with evaluating(encoder.backbone), torch.random.fork_rng(devices=[]), run, stoppable as request:
         start = run.restore()
         loaded = shown(batches.run(start, steps, how.workers), title, steps - start)
         for step, batch in enumerate(loaded, start):

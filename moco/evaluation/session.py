@@ -23,7 +23,7 @@ from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, EvaluationConfig, KeptConfig, result_name
 from moco.evaluation.features import Encoding
 from moco.evaluation.refusals import kept_in, require_fitting, require_own_flags, require_place
-from moco.evaluation.statefile import remove_state_files
+from moco.evaluation.statefile import remove_states
 from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import digest
@@ -226,7 +226,7 @@ def keep(config: KeptConfig, result: Mapping[str, Any], **more: Any) -> None:
         folder.mkdir(exist_ok=True)
         content = {**result, **more, "config": json.loads(to_json(config))}
         write_text(folder / f"{result_name(config)}.json", json.dumps(content, indent=2) + "\n")
-        remove_state_files(config, folder)
+        remove_states(config, folder)
     except OSError as error:
         raise BadInputError(f"{folder}: cannot be written ({error.strerror}): the result is lost") from error
 

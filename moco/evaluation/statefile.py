@@ -27,7 +27,9 @@ FREE = frozenset({"weights", "data", "like", "baseline", "supervised_epochs", "s
 """Settings that may be others when a training goes on; weights and images are known by what they hold."""
 
 
-def state_file(config: LinearConfig | FinetuneConfig, backbone: str, train: Images, part: str = "") -> StateFile | None:
+def locate_state(
+    config: LinearConfig | FinetuneConfig, backbone: str, train: Images, part: str = ""
+) -> StateFile | None:
     """The place for the state of a training of the backbone of this digest; None with weights that are no run's."""
     folder = kept_in(config)
     if folder is None:
@@ -39,7 +41,7 @@ def state_file(config: LinearConfig | FinetuneConfig, backbone: str, train: Imag
     return StateFile(folder / f"{result_name(config)}{part}{ENDING}", about)
 
 
-def remove_state_files(config: KeptConfig, folder: Path) -> None:
+def remove_states(config: KeptConfig, folder: Path) -> None:
     """Remove what was left of the trainings of an evaluation, whose result is kept now."""
     for path in folder.glob(f"{result_name(config)}*{ENDING}"):
         path.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """Embeds many images by a run's encoder for the explorer: features, map and clusters, kept in the run's folder."""
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from moco.data.fingerprint import fingerprint
 from moco.data.images import Images
 from moco.errors import BadInputError
 from moco.evaluation.features import encode
@@ -95,12 +93,3 @@ def clusters(z: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
     found = means.fit_predict(reduced)
     rank = np.argsort(np.argsort(-np.bincount(found, minlength=count), kind="stable"))
     return np.asarray(rank[found], np.int64)
-
-
-def images_digest(images: Images) -> str:
-    """SHA-256 of what tells these images, in their order, from others."""
-    own = fingerprint(images)
-    sha = hashlib.sha256(f"{own.kind} {own.images} {own.block}".encode())
-    sha.update(own.names.tobytes())
-    sha.update(own.contents.tobytes())
-    return sha.hexdigest()

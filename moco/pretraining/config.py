@@ -17,6 +17,7 @@ from moco.runtime.fields import (
     KeyCount,
     KeyCountOrZero,
     LogEvery,
+    NotNegative,
     Positive,
     Precision,
     RunFolder,
@@ -57,6 +58,17 @@ class PretrainConfig:
     """Weights to start from, of the same architecture: a run, a checkpoint, an encoder.safetensors, or another
     project's checkpoint (docs/interop.md). f_k and the queue are loaded too where the file has them and they fit."""
 
+    teacher: str | None = None
+    """Weights of a frozen teacher that makes the keys (SEED, arXiv:2101.04731): as for --init-weights, of any
+    architecture. The student learns to compare images as the teacher does."""
+    teacher_views: Literal["cached", "live"] = "cached"
+    """Which keys a teacher makes: cached encodes every image once, whole, before the first step, and keeps the features
+    in $MOCO_DATA/teachers; live encodes the key view of every step."""
+    teacher_size: Side | None = None
+    """Side in pixels at which a teacher encodes whole images; by default its own image size."""
+    teacher_temperature: NotNegative = 0.1
+    """Divides the teacher's similarities, which the student's are matched to; 0 is InfoNCE."""
+
     dictionary: Literal["queue", "memory-bank", "in-batch"] = "queue"
     """Where the keys come from: the momentum encoder's last K keys (MoCo), one stored feature for each image
     (InstDisc), or the batch itself with gradient to both sides (end-to-end)."""
@@ -86,8 +98,9 @@ class PretrainConfig:
     shuffled over them (shuffling BN). With 1 an encoder on one process can cheat. By default 8, or the number of
     processes where that is larger."""
 
-    augment: Literal["v1", "v2", "cifar"] = "v1"
-    """Random views: v1, v2 (with blur and weaker hue changes), or cifar (without blur, with smaller crops)."""
+    augment: Literal["v1", "v2", "cifar", "mild"] = "v1"
+    """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
+    crops with little colour change, for --teacher)."""
     image_size: Side = 224
     """Side of the images in pixels, in evaluations too."""
     view_size: Side | None = None

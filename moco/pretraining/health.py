@@ -19,7 +19,7 @@ than they seem to; it learns nothing."""
 HEALTHY: Condition = "healthy"
 
 CAUSES = {
-    "unmeasured": "no loss is on record",
+    "short": "it is too short",
     "blank": "most of its views are blank",
     "dark": "most of its views are nearly black",
     "filling": "its dictionary still holds random keys",
@@ -28,7 +28,7 @@ CAUSES = {
     "leak": "its task is too easy",
     "worse": "its features tell the classes apart less well than at the start",
     "chance": "its loss is at chance",
-    "short": "it is too short",
+    "unmeasured": "no loss is on record",
     "early": "it has only begun",
 }
 """The findings by name, as a clause for headlines."""
@@ -84,6 +84,7 @@ def diagnose(config: PretrainConfig, step: int, figures: Mapping[str, float]) ->
     known["filled"] = _filled(config, step, known)
     collapsed = judge_features(step, known)
     findings = [
+        *_short(config),
         *_views(known),
         *_filling(config, known),
         *collapsed,
@@ -92,7 +93,7 @@ def diagnose(config: PretrainConfig, step: int, figures: Mapping[str, float]) ->
         *_worse(step, known),
         *([] if collapsed else _at_chance(config, step, known)),  # a collapse puts the loss at chance
     ]
-    return findings if condition(findings) == "failed" else findings + _unknown(config, step, known, bool(findings))
+    return findings or _unknown(config, step, known)
 
 
 def condition(findings: Sequence[Finding]) -> Condition:
@@ -136,6 +137,15 @@ def _filled(config: PretrainConfig, step: int, known: Mapping[str, float]) -> fl
         return min(100.0, 100 * known.get("epoch", 1.0))
     full = config.init_weights is not None or step >= steps_to_fill(config)  # weights may bring their queue
     return 100.0 if full else 100 * step / steps_to_fill(config)
+
+
+def _short(config: PretrainConfig) -> list[Finding]:
+    steps = settled(config.max_steps)
+    if steps >= EARLY_STEPS:
+        return []
+    return [Finding("short", "undecided", f"This run is too short: it has {steps} steps, and in its first "
+                    f"{EARLY_STEPS} an encoder learns little and its loss says little. Give more --epochs, or "
+                    f"--max-steps.")]  # fmt: skip
 
 
 def _views(known: Mapping[str, float]) -> list[Finding]:
@@ -253,18 +263,13 @@ def _normally_at_chance(config: PretrainConfig, step: int, known: Mapping[str, f
     return f"That is normal in the first {early}.{do}"
 
 
-def _unknown(config: PretrainConfig, step: int, known: Mapping[str, float], found: bool) -> list[Finding]:
-    """Say why nothing can be told of a run that is too short, or in which nothing was `found` for want of figures."""
-    steps = settled(config.max_steps)
-    if steps < EARLY_STEPS:
-        return [Finding("short", "undecided", f"This run is too short: it has {steps} steps, and in its first "
-                        f"{EARLY_STEPS} an encoder learns little and its loss says little. Give more --epochs, or "
-                        f"--max-steps.")]  # fmt: skip
-    if not found and not {"loss", "chance_loss"} <= known.keys():
+def _unknown(config: PretrainConfig, step: int, known: Mapping[str, float]) -> list[Finding]:
+    """Say that a loss is missing, or means nothing yet."""
+    if not {"loss", "chance_loss"} <= known.keys():
         do = "Wait for the next line of metrics." if config.log_every else "Give --log-every 20."
         return [Finding("unmeasured", "undecided", f"No loss is on record at step {step}. Without it nothing shows "
                         f"whether the run learns. {do}")]  # fmt: skip
-    if not found and step < EARLY_STEPS:
+    if step < EARLY_STEPS:
         return [Finding("early", "undecided", f"It is too early to judge: in the first {EARLY_STEPS} steps the loss "
                         f"says little. Wait.")]  # fmt: skip
     return []

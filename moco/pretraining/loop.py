@@ -9,19 +9,19 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from moco.core.dictionary import Dictionary
-from moco.core.loss import info_nce
 from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
-from moco.core.pair import EncoderPair
+from moco.core.pair import EncoderPair, Teacher
 from moco.data import fingerprint
 from moco.data.images import Images
 from moco.data.loader import Batch, Batches, watch_loading
 from moco.interop.checkpoints import encoder_metadata
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, encoder_file, log_ranks
+from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
 from moco.pretraining.prepare import (
     build_batches,
     build_dictionary,
     build_encoder,
+    build_loss,
     build_optimizer,
     build_schedule,
     introduction,
@@ -39,11 +39,12 @@ from moco.runtime.signals import StopRequest
 
 def pretrain(
     config: PretrainConfig, images: Images, monitor: Monitor | None = None, batches: Batches | None = None,
-    checkup: Checkup | None = None,
+    checkup: Checkup | None = None, teacher: Teacher | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train an encoder on images by momentum contrast (v1, Algorithm 1) and return the run's figures.
 
-    `batches` are given where the loop is timed without loading; else they are views of the images. Goes on where a run
+    `batches` are given where the loop is timed without loading; else they are views of the images. A `teacher` is given
+    where `config` names one. Goes on where a run
     of the same config lies in `config.out`. The caller's random state and number of threads stay as they are. Raises
     BadInputError for a config that does not fit the images or the machine, and DivergedError where the loss or the
     gradient is no longer finite.
@@ -58,10 +59,10 @@ def pretrain(
 
         torch.manual_seed(config.seed)
         f_q = build_encoder(config).to(config.device).to(memory_format=torch.channels_last)
-        pair = EncoderPair(f_q, config.dictionary, seed=config.seed)
+        pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
         if config.compile:
             compile_encoders(pair)
-        dictionary = build_dictionary(config, len(images)).to(config.device)
+        dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
         described = encoder_metadata(f_q.plan, config.mean, config.std, 0)
@@ -69,7 +70,7 @@ def pretrain(
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images) if batches is None else batches
         answering = pulse.watched(distributed.rank(), distributed.world_size())
-        with run.log, StopRequest() as request, watch_loading(), answering:
+        with run, StopRequest() as request, watch_loading(), answering:
             start = run.restore(TRAINING)
             watch.begin(start)
             run.log.say(introduction(config, f_q, images) + origin)
@@ -84,6 +85,7 @@ def train(
     """Make the steps of a run from `start` on: Algorithm 1, and what is logged and saved between two steps."""
     steps, device, precision, optimizer = settled(config.max_steps), config.device, config.precision, run.optimizer
     schedule = build_schedule(config, batches.steps_per_epoch)
+    contrast = build_loss(config)
     hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
     recent = Recent(start, active=config.log_every > 0)
     for step, loaded in enumerate(batches.run(start, steps, settled(config.workers)), start):
@@ -96,17 +98,17 @@ def train(
         optimizer.param_groups[0]["lr"] = lr = schedule(step)
 
         losses, written, shares = [], [], dict[str, float]()
-        for x_q, x_k in directions(batch, symmetric=config.symmetric):  # (N, 3, H, W) each
+        for x_q, x_k in pair_views(batch, symmetric=config.symmetric):  # (N, 3, H, W) each
             with autocast(precision, device):
-                k = pair.keys(x_k, step)  # (N, C) by f_k: shuffled, without gradient
-            micro_batches = parts(config.accumulate, x_q, x_k, k, batch.index)
+                k = pair.keys(x_k, step, batch.index)  # (N, C) by f_k: shuffled, without gradient
+            micro_batches = cut(config.accumulate, x_q, x_k, k, batch.index)
             for x_q, x_k, k, index in micro_batches:
                 with autocast(precision, device):
                     q, k = pair(x_q, x_k, k, step)  # (N, C) each
                 keys = dictionary.read(k, index)  # positive (N, C), negative (K, C)
                 if config.hard_negatives:
                     keys = mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
-                loss, accuracy = info_nce(q, keys, config.temperature)
+                loss, accuracy = contrast(q, keys)
                 torch.autograd.backward(loss / config.accumulate)
                 written.append((q.detach(), k, index))
                 losses.append(loss.detach())
@@ -125,14 +127,14 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
-        for q, k, index in joined(written, config.accumulate):
+        for q, k, index in join(written, config.accumulate):
             dictionary.write(q, k, index)  # newest in, oldest out
 
         if logged:
             watch.log(step + 1, recent, {"lr": lr, "gradient_norm": float(norm)}, shares)
         run.advance(step + 1)
         if stopping or step + 1 == steps or is_due(step + 1, settled(config.checkpoint_every)):
-            run.save(step + 1, beside=[encoder_file(config, pair.encoder, step + 1)])
+            run.save(step + 1, beside=[pack_encoder(config, pair.encoder, step + 1)])
         if stopping:
             return run.stop(step + 1)
     watch.look(steps)
@@ -146,20 +148,20 @@ def compile_encoders(pair: EncoderPair) -> None:
             encoder.compile()
 
 
-def directions(batch: Batch, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:
+def pair_views(batch: Batch, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:
     """The views of a batch as (x_q, x_k), and where the loss is symmetric also with their roles exchanged."""
     x_q, x_k = batch.x_q, batch.x_k
     return [(x_q, x_k), (x_k, x_q)] if symmetric and x_k is not None else [(x_q, x_k)]
 
 
-def parts(count: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+def cut(count: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
     """Cut a batch into `count` parts: the rows of each tensor, None for None."""
     columns = [[None] * count if tensor is None else tensor.chunk(count) for tensor in tensors]
     return zip(*columns, strict=True)
 
 
-def joined(written: Sequence[tuple[Any, ...]], count: int) -> Iterator[tuple[Any, ...]]:
-    """Put every `count` parts together again, which undoes `parts`; without gradient."""
+def join(written: Sequence[tuple[Any, ...]], count: int) -> Iterator[tuple[Any, ...]]:
+    """Put every `count` parts together again, which undoes `cut`; without gradient."""
     for first in range(0, len(written), count):
         columns = zip(*written[first : first + count], strict=True)
         yield tuple(None if column[0] is None else torch.cat(column).detach() for column in columns)

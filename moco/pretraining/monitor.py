@@ -157,7 +157,7 @@ def log_ranks(run: Run, step: int, index: Tensor) -> None:
     run.log.event("ranks", step=step, ranks=distributed.gather_values(own))
 
 
-def encoder_file(config: PretrainConfig, f_q: Encoder, step: int) -> File:
+def pack_encoder(config: PretrainConfig, f_q: Encoder, step: int) -> File:
     """The run's encoder as a file of its own."""
     described = encoder_metadata(f_q.plan, config.mean, config.std, step)
     return File(config.out / "encoder.safetensors", encoder_tensors(f_q), {**described, "kind": "encoder"})

@@ -1,14 +1,15 @@
 """A config and images -> the parts of a run: every default settled, everything checked before the first step."""
 
 import dataclasses
+import functools
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from moco.core.dictionary import Dictionary, InBatch, MemoryBank, Queue
+from moco.core.dictionary import Dictionary, InBatch, Keys, MemoryBank, Queue, TeacherKeys
 from moco.core.encoder import (
     Encoder,
     EncoderPlan,
@@ -17,7 +18,8 @@ from moco.core.encoder import (
     load_encoder_tensors,
     parameter_count,
 )
-from moco.core.pair import EncoderPair
+from moco.core.loss import Contrast, info_nce, match_teacher
+from moco.core.pair import EncoderPair, Teacher
 from moco.data.augment import AUGMENTATIONS
 from moco.data.images import Images
 from moco.data.loader import ViewBatches, choose_workers
@@ -29,6 +31,7 @@ from moco.runtime.device import resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check, flag, settled
 from moco.runtime.run import OF_EACH_PROCESS
 from moco.runtime.schedule import Schedule
+from moco.shapes import Features
 
 DEFAULT_BN_GROUPS = 8
 """As many as the papers' devices."""
@@ -54,6 +57,7 @@ def resolve(config: PretrainConfig, images: Images) -> PretrainConfig:
         raise BadInputError(
             "--symmetric needs keys of both views, and --dictionary memory-bank has none: leave one out"
         )
+    config = _with_teacher(config, n)
     _require_mixing(config)
     device = resolve_device(config.device)
     steps_per_epoch = n // config.batch_size
@@ -73,6 +77,16 @@ def resolve(config: PretrainConfig, images: Images) -> PretrainConfig:
     )
     _warn(resolved, n)
     return resolved
+
+
+def _with_teacher(config: PretrainConfig, n: int) -> PretrainConfig:
+    """Settle what follows from a teacher: its keys lie in a queue, or all of them in one where they are cached."""
+    if config.teacher is None:
+        return config
+    if config.teacher_views == "cached" and config.symmetric:
+        raise BadInputError("--symmetric needs keys of both views, and --teacher-views cached has none: leave one out")
+    most = n - 1 if config.teacher_views == "cached" else n
+    return dataclasses.replace(config, dictionary="queue", queue_size=max(1, min(config.queue_size, most)))
 
 
 def _bn_groups(config: PretrainConfig, ranks: int) -> int:
@@ -113,6 +127,8 @@ def _require_mixing(config: PretrainConfig) -> None:
 
 
 def _warn(config: PretrainConfig, n: int) -> None:
+    if config.teacher is not None:  # frozen: neither older keys nor shared statistics do harm
+        return
     if config.dictionary == "queue" and config.queue_size > n and not config.mask_own_keys:
         warnings.warn(
             f"the queue holds K = {config.queue_size} keys of only {n} images: each image is in it "
@@ -148,8 +164,10 @@ def build_encoder(config: PretrainConfig) -> Encoder:
     return encoder
 
 
-def build_dictionary(config: PretrainConfig, images: int) -> Dictionary:
-    """The dictionary that `config.dictionary` names."""
+def build_dictionary(config: PretrainConfig, images: int, teacher: Teacher | None = None) -> Dictionary:
+    """The dictionary that `config.dictionary` names, or all of a teacher's cached keys where K is that large."""
+    if teacher is not None and teacher.features is not None and config.queue_size >= images - 1:
+        return TeacherKeys(teacher.features)
     if config.mask_own_keys and config.dictionary != "queue":
         raise BadInputError(f"--mask-own-keys is for --dictionary queue: {config.dictionary} has no older keys to mask")
     if config.dictionary == "queue":
@@ -201,7 +219,7 @@ def build_batches(config: PretrainConfig, images: Images) -> ViewBatches:
         config.std,
         config.batch_size,
         seed=config.seed,
-        key_views=config.dictionary != "memory-bank",
+        key_views=config.dictionary != "memory-bank" and (config.teacher is None or config.teacher_views == "live"),
         rank=distributed.rank(),
         ranks=distributed.world_size(),
         decode=config.decode,
@@ -223,15 +241,25 @@ def build_optimizer(config: PretrainConfig, f_q: Encoder) -> torch.optim.SGD:
     return torch.optim.SGD(f_q.parameters(), momentum=momentum, weight_decay=decay, fused=True)
 
 
+def build_loss(config: PretrainConfig) -> Callable[[Features, Keys], Contrast]:
+    """The loss of queries (N, C) and keys: InfoNCE, or with a teacher the match of its distribution."""
+    if config.teacher is None:
+        return functools.partial(info_nce, temperature=config.temperature)
+    return functools.partial(
+        match_teacher, temperature=config.temperature, teacher_temperature=config.teacher_temperature
+    )
+
+
 def introduction(config: PretrainConfig, encoder: Encoder, images: Images) -> str:
     """What a person should know before the first step."""
     chance, mixed = math.log(negatives(config) + 1), config.mix + config.mix_query
     count = negatives(config) + 1 if mixed else "K+1"
     more = f" and {mixed} mixed of the hardest {config.hard_negatives}" if mixed else ""
+    keys = config.dictionary if config.teacher is None else f"{config.teacher_views} keys of {config.teacher}"
     return (
         f"{len(images)} images, {config.max_steps} steps of {config.batch_size}; {config.arch} with "
         f"{parameter_count(encoder.backbone) / 1e6:.1f} M parameters, views of {config.view_size} pixels\n"
-        f"{config.dictionary}, K = {shared_negatives(config)}{more}: chance loss log({count}) "
+        f"{keys}, K = {shared_negatives(config)}{more}: chance loss log({count}) "
         f"= {chance:.2f} (may rise at first)\n"
         f"lr {config.lr:g}, {config.bn_groups} BN groups, {config.precision} on {config.device} with {config.threads} "
         f"threads and {config.workers} loading processes"

@@ -193,17 +193,17 @@ def from_first(make: Callable[[], Value]) -> Value:
     """What `make` returns, or raises of ours, on the first rank, on every rank: only that one reads and decides."""
     if world_size() == 1:
         return make()
-    told: list[Any] = [None, None]
+    answer: list[Any] = [None, None]  # the value, or the error
     if rank() == 0:
         try:
-            told[0] = make()
+            answer[0] = make()
         except (BadInputError, DivergedError, OSError) as error:
-            told[1] = error
+            answer[1] = error
     with pulse.watched(rank(), world_size()):
-        dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
-    if told[1] is not None:
-        raise told[1]
-    value: Value = told[0]
+        dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
+    if answer[1] is not None:
+        raise answer[1]
+    value: Value = answer[0]
     return value
 
 
@@ -220,9 +220,9 @@ def require_same(values: Mapping[str, object]) -> None:
     every = gather_values(dict(values))
     for what in values:
         if any(other[what] != every[0][what] for other in every):
-            told = ", ".join(f"{other[what]} on process {number}" for number, other in enumerate(every))
+            found = ", ".join(f"{other[what]} on process {number}" for number, other in enumerate(every))
             raise BadInputError(
-                f"{what} must be the same on every process, and is {told}: start all with the same command and data"
+                f"{what} must be the same on every process, and is {found}: start all with the same command and data"
             )
 
 

@@ -37,11 +37,11 @@ def shown(items: Iterable[Item], title: str | None, total: int, console: Console
 
 def _in_lines(items: Iterable[Item], title: str, total: int, console: Console) -> Iterator[Item]:
     """The items; what takes less than a minute stays without a line."""
-    start = told = time.monotonic()
+    start = last_line = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
-        if done and now - told >= LINE_EVERY:
+        if done and now - last_line >= LINE_EVERY:
             left = timedelta(seconds=round((now - start) / done * (total - done)))
             console.print(f"{title}: {done}/{total}, {left} left", markup=False, highlight=False, soft_wrap=True)
-            told = now
+            last_line = now
         yield item

@@ -5,6 +5,7 @@ import functools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -52,6 +53,21 @@ class Run:
     def __post_init__(self) -> None:
         self._writer = Writer()
         self._saved = time.monotonic()
+
+    def __enter__(self) -> "Run":
+        self.log.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.wait()  # or a write would outlast the folder's lock
+        except OSError:
+            if error is None:
+                raise
+        finally:
+            self.log.__exit__(kind, error, trace)
 
     def restore(self, remembered: Collection[str] = ()) -> int:
         """Load the newest sound state and return its step, 0 where there is none; cut the log back to that step.

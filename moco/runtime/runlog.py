@@ -67,7 +67,7 @@ class RunLog:
             if self.active:
                 self._metrics.close()
                 self._events.close()
-        except OSError:  # on a full disk; where that ended the run, it has been said
+        except OSError:  # on a full disk; where that ended the run, its error says so
             if error is None:
                 raise
         finally:
@@ -142,8 +142,8 @@ class RunLog:
     def status(self, state: str, **values: Any) -> None:
         """Replace `status.json`; it also holds the latest word on the run's health."""
         if self.active:
-            told = {"state": state, "pid": os.getpid(), **self._health, **values}
-            write_text(self.run / "status.json", json.dumps(told) + "\n")
+            content = {"state": state, "pid": os.getpid(), **self._health, **values}
+            write_text(self.run / "status.json", json.dumps(content) + "\n")
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.active:

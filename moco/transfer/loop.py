@@ -39,7 +39,7 @@ def fine_tune(
     run.result["task"] = config.task
     evaluator = Evaluator(config, run, batches, test)
 
-    with run.log, watch_loading(), pulse.watched(rank, ranks):
+    with run, watch_loading(), pulse.watched(rank, ranks):
         start = run.restore()
         evaluator.begin(start)
         run.log.say(introduction(config, weights, model, norms, batches, test))

@@ -1,29 +1,19 @@
 """`moco bench`: what can be asked for, and a small round of every measurement."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from moco.bench import alone as process
 from moco.bench import dictionary, peak, photographs, views
-from moco.bench.alone import alone
-from moco.bench.cases import JPEGS, PATCHES, TRAININGS, VIEWS
+from moco.bench.cases import TRAININGS
 from moco.bench.config import BenchConfig
 from moco.cli import main
 from moco.commands import bench as command
 from moco.commands.bench import MEASUREMENTS, selected
-from moco.data.decoding import decode
 from moco.errors import BadInputError
-from moco.pretraining.config import PretrainConfig
 
 TINY = BenchConfig(seconds=0.01, threads=1, device="cpu")
 
@@ -73,32 +63,6 @@ def test_steps_and_the_loops_around_them_follow_one_another() -> None:
     assert list(command._in_turn(["end-to-end"])) == [("end-to-end", case) for case in TRAININGS]
 
 
-def test_every_case_is_a_config() -> None:
-    """Of the loop, with a queue."""
-    for values in (*TRAININGS.values(), *VIEWS.values()):
-        assert PretrainConfig(data="", out=Path(), **values).dictionary == "queue"
-
-
-def test_the_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Patches and files have their sizes, are not flat, and come again from the same seed."""
-    monkeypatch.setattr(photographs, "PATCH_COUNT", 20)
-    monkeypatch.setattr(photographs, "JPEG_COUNT", 3)
-    made = []
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        photographs.prepare(TINY, tmp_path / name, "")
-        made.append(np.load(tmp_path / name / PATCHES))
-        files = sorted((tmp_path / name / JPEGS).iterdir())
-        assert [decode(path).shape for path in files] == [(3, 375, 500)] * 3
-        assert all(float(decode(path).float().std()) > 10 for path in files)
-    assert made[0].shape == (20, 32, 32, 3)
-    assert np.array_equal(*made)
-    assert made[0].std() > 10
-    held = photographs.images_in(tmp_path / "a", 32)
-    assert np.array_equal(held[7].permute(1, 2, 0).numpy(), made[0][7])
-    assert len(photographs.images_in(tmp_path / "a", 224)) == 3
-
-
 def test_a_small_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak, dictionary and views give figures above 0."""
     monkeypatch.setattr(peak, "SIZES", (16, 32))
@@ -116,13 +80,6 @@ def test_a_small_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["views"] >= 512
 
 
-def test_the_waiting_process_imports_no_torch() -> None:
-    """Else its memory would be counted in every figure."""
-    code = "import sys, moco.commands.bench; print(sorted({'torch', 'sklearn'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "[]\n"
-
-
 def test_the_command_ends_with_one_object(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """On standard output; the table goes elsewhere."""
     monkeypatch.setitem(MEASUREMENTS, "peak", (MEASUREMENTS["peak"][0], ("fp32",)))
@@ -134,27 +91,3 @@ def test_the_command_ends_with_one_object(capsys: pytest.CaptureFixture[str], mo
         assert row["gflops"] > 0
         assert row["peak_memory_mib"] > 50
     assert "GFLOP/s" in err
-
-
-def test_a_process_that_dies_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where memory runs out."""
-
-    class Pool:
-        """Its processes die."""
-
-        def __init__(self, *arguments: Any, **options: Any) -> None: ...
-
-        def __enter__(self) -> "Pool":
-            return self
-
-        def __exit__(self, *error: Any) -> None: ...
-
-        def submit(self, *arguments: Any) -> Future[Any]:
-            """A result that never came."""
-            future: Future[Any] = Future()
-            future.set_exception(BrokenProcessPool())
-            return future
-
-    monkeypatch.setattr(process, "ProcessPoolExecutor", Pool)
-    with pytest.raises(OSError, match="somewhere:measure case: its process was killed"):
-        alone("somewhere:measure", TINY, Path(), "case")

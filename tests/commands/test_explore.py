@@ -1,5 +1,6 @@
 """`moco explore`: served to its address until it is interrupted, or written to a file; what it refuses."""
 
+import contextlib
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
@@ -50,12 +52,22 @@ def test_a_page_to_send_on(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert data["classes"] == list(load("digits")["train"].classes)
 
 
+@contextlib.contextmanager
+def ended(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """Kill a process when the test fails: leaving its context would wait for it for ever."""
+    try:
+        yield
+    except BaseException:
+        process.kill()
+        raise
+
+
 def test_it_is_served_until_it_is_interrupted(run: Path) -> None:
     """An image of the set that is sent in finds itself; then Ctrl-C, and exit code 0."""
     environment = {**os.environ, "PYTHONPATH": str(Path(moco.__file__).parents[1])}
     command = [sys.executable, "-m", "moco", "explore", str(run), *SHORT, "--port", "0", "--json"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, text=True, env=environment, stdout=pipe, stderr=pipe) as process:
+    with subprocess.Popen(command, text=True, env=environment, stdout=pipe, stderr=pipe) as process, ended(process):
         assert process.stdout is not None
         assert process.stderr is not None
         told = next(line for line in process.stderr if "http://" in line)

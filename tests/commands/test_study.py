@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image as PillowImage
 
 from moco.commands import study as module
 from moco.commands.study import run
@@ -16,7 +15,6 @@ from moco.report.runs import read_run
 from moco.study import running
 from moco.study.config import StudyConfig
 from moco.study.running import figures_of, found
-from moco.study.speeds import measure_speeds
 
 STUDY = """
 about = "Rates <script>alert(1)</script>"
@@ -196,14 +194,6 @@ def test_figures_of_a_run(tmp_path: Path, machine: Machine) -> None:
     assert found(figures, "run.milliseconds_per_step") == pytest.approx(1000 * 128 / (128 * 3), abs=0.01)
     assert found(figures, "run.peak_memory_mib") == 700
     assert found(figures, "knn.top1") is None
-
-
-def test_images_without_labels(tmp_path: Path) -> None:
-    """Are refused before the first cell, and not by the evaluation of the first cell."""
-    for name in range(3):
-        PillowImage.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
-    with pytest.raises(BadInputError, match="needs labels"):
-        measure_speeds(StudyConfig("momentum", str(tmp_path), tmp_path / "S"), tmp_path, "")
 
 
 @pytest.mark.slow

@@ -23,7 +23,6 @@ from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from moco.runtime.run import Run
 from moco.transfer import evaluation, evaluator
 from moco.transfer.config import TransferConfig
-from moco.transfer.examples import Layout, files_of, open_examples
 from moco.transfer.loop import fine_tune
 from moco.transfer.recipes import TASKS, transfer_config
 from tests.transfer.scenes import write
@@ -195,17 +194,6 @@ def test_other_files_than_before(tmp_path: Path, trials: int) -> None:
     run = own.out if trials == 1 else own.out / "trial-0"
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [changed.name in one["what"] for one in events if one.get("event") == "data_changed"] == [True]
-
-
-@pytest.mark.parametrize("layout", sorted({task.layout for task in TASKS.values()}))
-def test_every_file_is_known_of(tmp_path: Path, layout: Layout) -> None:
-    """The fingerprint is of all images and annotations, by their places in the folder of the data."""
-    data = write(layout, tmp_path / "data", 2, (96, 64))
-    files = files_of(data, *(open_examples(layout, data, split) for split in ("train", "test")))
-    found = {files.name(index) for index in range(len(files))}
-    unread = "labelIds" if layout == "cityscapes-instance" else "instanceIds"
-    every = [path for path in data.rglob("*") if path.suffix in (".jpg", ".png", ".xml", ".json")]
-    assert found == {str(path.relative_to(data)) for path in every if unread not in path.name}
 
 
 @pytest.fixture

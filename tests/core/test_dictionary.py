@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moco.core.dictionary import Dictionary, InBatch, MemoryBank, Queue
+from moco.core.dictionary import Dictionary, InBatch, MemoryBank, Queue, TeacherKeys
 from moco.core.loss import info_nce
 from moco.errors import BadInputError
 from tests import oracles
@@ -284,3 +284,21 @@ def test_no_gradient_reaches_what_is_stored(kind: str) -> None:
         assert stored.grad_fn is None
         assert stored.grad is None
     assert list(dictionary.parameters()) == []
+
+
+# --- a teacher's keys -----------------------------------------------------------------------------------------------
+
+
+def test_a_teachers_keys_never_change() -> None:
+    """Each image's own feature is its positive and no negative of it; nothing is written, nor kept in a checkpoint."""
+    features = units(7)
+    teacher, index = TeacherKeys(features.clone()), torch.tensor([3, 0, 3])
+    keys = teacher.read(None, index)
+    assert torch.equal(keys.positive, features[[3, 0, 3]])
+    for row, own in enumerate(index.tolist()):
+        assert keys.mask is not None
+        used = [i for i in range(7) if not keys.mask[row, i]]
+        assert used == [i for i in range(7) if i != own]
+    teacher.write(units(3), None, index)
+    assert torch.equal(teacher.read(None, index).negative, features)
+    assert teacher.state_dict() == {}

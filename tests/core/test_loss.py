@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moco.core.dictionary import Keys
-from moco.core.loss import info_nce
+from moco.core.loss import info_nce, match_teacher
 from tests import oracles
 
 
@@ -105,3 +105,56 @@ def test_bf16_features_are_compared_in_fp32(bf16: bool) -> None:
         contrast = info_nce(q, rounded, 0.07)
     assert contrast.loss.dtype == torch.float32
     torch.testing.assert_close(contrast.loss, exact.loss, rtol=1e-6, atol=0)
+
+
+def seed_by_loops(q: Tensor, keys: Keys, temperature: float, teacher_temperature: float) -> float:
+    """SEED's cross-entropy, one image and one key after the other (arXiv:2101.04731, Eq. 4 to 6)."""
+    total = 0.0
+    for row in range(len(q)):
+        used = [keys.positive[row]]
+        used += [k for i, k in enumerate(keys.negative) if keys.mask is None or not keys.mask[row, i]]
+        used += [] if keys.extra is None else list(keys.extra[row])
+        student = [math.exp(float(q[row] @ k) / temperature) for k in used]
+        teacher = [math.exp(float(keys.positive[row] @ k) / teacher_temperature) for k in used]
+        for s, p in zip(student, teacher, strict=True):
+            total -= p / sum(teacher) * math.log(s / sum(student))
+    return total / len(q)
+
+
+@pytest.mark.parametrize("masked", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("s", [0, 3])
+@pytest.mark.parametrize("teacher_temperature", [0.05, 0.2, 1.0])
+def test_matching_a_teacher_equals_plain_loops(masked: float, s: int, teacher_temperature: float) -> None:
+    """In float64, for masked and extra keys too; the accuracy is InfoNCE's."""
+    torch.manual_seed(1)
+    q, keys = random_case(5, 6, 9, s, masked)
+    q, keys = q.double(), keys._replace(
+        positive=keys.positive.double(), negative=keys.negative.double(),
+        extra=None if keys.extra is None else keys.extra.double(),
+    )  # fmt: skip
+    q.requires_grad_()
+    found = match_teacher(q, keys, 0.2, teacher_temperature)
+    assert float(found.loss.detach()) == pytest.approx(
+        seed_by_loops(q.detach(), keys, 0.2, teacher_temperature), abs=1e-12
+    )
+    assert found.accuracy == info_nce(q, keys, 0.2).accuracy
+    (gradient,) = torch.autograd.grad(found.loss, q)
+    assert gradient.isfinite().all()
+
+
+def test_a_cold_teacher_is_info_nce() -> None:
+    """The colder the teacher, the more of its weight lies on the image's own key; at 0 it is InfoNCE, bit for bit."""
+    torch.manual_seed(2)
+    q, keys = random_case(6, 8, 20, 0, 0.0)
+    expected = float(info_nce(q, keys, 0.2).loss)
+    assert float(match_teacher(q, keys, 0.2, 0.0).loss) == expected
+    assert float(match_teacher(q, keys, 0.2, 0.001).loss) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_student_that_equals_its_teacher_has_no_gradient() -> None:
+    """At equal temperatures q = k is the minimum: what is left is the entropy of p."""
+    torch.manual_seed(3)
+    _, keys = random_case(4, 5, 12, 0, 0.0)
+    q = keys.positive.clone().requires_grad_()
+    angle = torch.autograd.grad(match_teacher(F.normalize(q), keys, 0.3, 0.3).loss, q)[0]
+    assert angle.abs().max() < 1e-6

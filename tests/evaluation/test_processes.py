@@ -1,67 +1,62 @@
-"""Evaluations on two processes, as torchrun starts them: the figures of one, told and written once.
+"""Evaluations on two processes: the figures of one, told and written once.
 
 The processes stay together over all commands: a group that an evaluation did not begin is not ended by it.
 """
 
+import functools
 import json
 import os
 import shutil
-import subprocess
-import sys
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from moco import cli
-
-PROGRAM = """
-import os, signal, sys
 from moco.cli import main
 from moco.data.loader import ViewBatches
 from moco.runtime import distributed
-distributed.start("cpu")
-run_batches = ViewBatches.run
+from tests.faults.processes import ended_well, start_program
 
-def and_a_signal(*arguments):
-    for number, batch in enumerate(run_batches(*arguments)):
-        if number == 1 and distributed.rank() == distributed.world_size() - 1:  # to one process only
-            os.kill(os.getpid(), signal.SIGTERM)
-        yield batch
-
-run, out = sys.argv[1:]
-CPU = ["--device", "cpu", "--precision", "fp32", "--threads", "1", "--weights", run, "--data", "digits", "--json"]
-for command in (
-    ["embed", "--out", f"{out}/f.npz", "--split", "test"],
-    ["knn", "--no-baseline"],
-    ["linear", "--epochs", "2", "--lrs", "0.3", "1", "--views", "1", "--no-baseline"],
-    ["linear", "--protocol", "paper", "--epochs", "1", "--lr", "0.3", "--no-baseline"],
-    ["finetune", "--max-steps", "3", "--batch-size", "32"],
-):
-    if "paper" in command or "finetune" in command:  # stopped, and gone on with
-        ViewBatches.run = and_a_signal
-        assert main([*command, *CPU]) == 75, command
-        ViewBatches.run = run_batches
-    assert main([*command, *CPU]) == 0, command
-distributed.stop()
-"""
 EXACT = ("bank", "queries", "test", "train", "images", "width", "steps", "protocol")
 
 
-def results(tiny_run: Path, folder: Path, *launcher: str) -> tuple[Path, list[dict[str, Any]], list[str]]:
+def evaluate(run: Path, out: Path) -> None:
+    """What each process does."""
+    distributed.start("cpu")
+    run_batches = ViewBatches.run
+
+    def and_a_signal(*arguments: Any) -> Iterator[Any]:
+        for number, batch in enumerate(run_batches(*arguments)):
+            if number == 1 and distributed.rank() == distributed.world_size() - 1:  # to one process only
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    common = ["--device", "cpu", "--precision", "fp32", "--threads", "1", "--weights", str(run), "--data", "digits"]
+    for command in (
+        ["embed", "--out", f"{out}/f.npz", "--split", "test"],
+        ["knn", "--no-baseline"],
+        ["linear", "--epochs", "2", "--lrs", "0.3", "1", "--views", "1", "--no-baseline"],
+        ["linear", "--protocol", "paper", "--epochs", "1", "--lr", "0.3", "--no-baseline"],
+        ["finetune", "--max-steps", "3", "--batch-size", "32"],
+    ):
+        if "paper" in command or "finetune" in command:  # stopped, and gone on with
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(ViewBatches, "run", and_a_signal)
+                assert main([*command, *common, "--json"]) == 75, command
+        assert main([*command, *common, "--json"]) == 0, command
+    distributed.stop()
+
+
+def results(tiny_run: Path, folder: Path, ranks: int) -> tuple[Path, list[dict[str, Any]], list[str]]:
     """A run that was evaluated by some processes, the JSON objects, and the lines for people."""
     run = Path(shutil.copytree(tiny_run, folder / "run"))
-    program = folder / "program.py"
-    program.write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *launcher, str(program), str(run), str(folder)],
-        capture_output=True, text=True, env=environment, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    objects = [json.loads(line) for line in done.stdout.splitlines()]
-    return run, objects, [line for line in done.stderr.splitlines() if "top-1" in line or "360 features" in line]
+    training = ended_well(start_program(functools.partial(evaluate, run, folder), folder, ranks=ranks))
+    said = [line for rank in range(ranks) for line in training.text(rank).splitlines()]
+    objects = [json.loads(line) for line in said if line.startswith("{")]
+    return run, objects, [line for line in said if "top-1" in line or "360 features" in line]
 
 
 def test_two_processes_tell_what_one_tells(tiny_run: Path, tmp_path: Path) -> None:
@@ -69,9 +64,8 @@ def test_two_processes_tell_what_one_tells(tiny_run: Path, tmp_path: Path) -> No
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-    two_processes = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    alone = results(tiny_run, folders[0])
-    both = results(tiny_run, folders[1], *two_processes)
+    alone = results(tiny_run, folders[0], 1)
+    both = results(tiny_run, folders[1], 2)
     assert len(alone[1]) == len(both[1]) == 5
     assert len(alone[2]) == len(both[2]) >= 5
     arrays = [np.load(folder / "f.npz", allow_pickle=False) for folder in folders]

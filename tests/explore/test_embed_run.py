@@ -5,19 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import make_blobs
-from sklearn.manifold import trustworthiness
 
 from moco.data.catalog import load
 from moco.data.derived import take_evenly
+from moco.data.fingerprint import digest_images
 from moco.data.images import Images
 from moco.evaluation.config import EmbedConfig
 from moco.evaluation.features import encode
 from moco.evaluation.session import Subject, session
 from moco.explore import embed_run as module
-from moco.explore import embedding_map
-from moco.explore.embed_run import FILE, Scope, clusters, embed_run, images_digest
-from moco.explore.embedding_map import flat_map, principal_components
+from moco.explore.embed_run import FILE, Scope, clusters, embed_run
 
 SCOPE = Scope(0.1, 5)
 
@@ -70,8 +67,8 @@ def test_it_is_computed_once(subject: Subject, images: Images, tmp_path: Path, m
 def test_the_digest_is_of_the_images(images: Images) -> None:
     """Other names or pixels are other images."""
     whole = load("digits")
-    assert images_digest(whole["train"]) == images_digest(load("digits")["train"])
-    assert images_digest(whole["train"]) != images_digest(whole["test"])
+    assert digest_images(whole["train"]) == digest_images(load("digits")["train"])
+    assert digest_images(whole["train"]) != digest_images(whole["test"])
 
 
 def test_clusters_are_found_and_numbered_from_the_largest() -> None:
@@ -82,26 +79,3 @@ def test_clusters_are_found_and_numbered_from_the_largest() -> None:
     assert len(set(zip(truth.tolist(), found.tolist(), strict=True))) == 3
     assert np.bincount(found).tolist() == [90, 60, 30]
     assert clusters(np.ones((5, 4)), 3).tolist() == [0] * 5
-
-
-@pytest.mark.parametrize(("seconds", "trust"), [(1e-9, 0.7), (600.0, 0.95)])
-def test_a_map_of_many_starts_from_some(monkeypatch: pytest.MonkeyPatch, seconds: float, trust: float) -> None:
-    """Neighbours stay together, whether there is time for all images or only for the first ones; twice the same."""
-    monkeypatch.setattr(embedding_map, "LARGEST_DIRECT", 200)
-    monkeypatch.setattr(embedding_map, "LANDMARKS", 100)
-    monkeypatch.setattr(embedding_map, "STAGES", 1)
-    z, _ = make_blobs(300, 32, centers=6, cluster_std=1.0, random_state=0)
-    places, method = flat_map(z, seconds)
-    assert ("of 100 images" in method) is True
-    assert ("of all 300" in method) is (seconds > 1)
-    assert trustworthiness(z, places) > trust  # 0.5 by chance
-    assert (flat_map(z, seconds)[0] == places).all()
-
-
-@pytest.mark.parametrize("shape", [(200, 6), (20, 50)])
-def test_principal_components(shape: tuple[int, int]) -> None:
-    """Uncorrelated columns whose variances are the largest eigenvalues of the covariance."""
-    z = np.random.default_rng(0).normal(size=shape) * np.linspace(5, 1, shape[1])
-    scores = principal_components(z, 3)
-    largest = np.sort(np.linalg.eigvalsh(np.cov(z.T)))[::-1][:3]
-    assert np.cov(scores.T) == pytest.approx(np.diag(largest), abs=1e-9)

@@ -1,4 +1,4 @@
-"""What the report shows of encoders and images: the very views of the run, true neighbours, sound maps."""
+"""What the report shows of encoders and images: the very views of the run, true neighbours."""
 
 import base64
 import io
@@ -11,9 +11,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image as PillowImage
-from sklearn.datasets import make_blobs
 from sklearn.decomposition import PCA
-from sklearn.manifold import trustworthiness
 from sklearn.metrics import confusion_matrix
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -22,8 +20,7 @@ from moco.data.catalog import load
 from moco.data.derived import Subset
 from moco.data.images import ArrayImages
 from moco.evaluation.features import Encoding, encode
-from moco.explore import embedding_map
-from moco.explore.embedding_map import flat_map, principal_components
+from moco.explore.embedding_map import principal_components
 from moco.explore.gallery import Scope, file_digest, first_filters, gallery, is_here, seen_views, sheet
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.prepare import build_batches
@@ -156,33 +153,6 @@ def test_without_labels(config: PretrainConfig, encoder: Encoder, how: Encoding)
     assert found["map"]["method"] == "first two principal components"
     held_out = {row["name"] for row in found["neighbours"]}
     assert not held_out & {other["name"] for row in found["neighbours"] for other in row["found"]}
-
-
-def test_a_map_keeps_neighbours_together() -> None:
-    """Five clusters of 64 dimensions: neighbours stay so (scikit-learn's trustworthiness), twice the same."""
-    z, _ = make_blobs(150, 64, centers=5, cluster_std=1.0, random_state=0)
-    places, method = flat_map(z, 60.0)
-    assert places.shape == (150, 2)
-    assert "t-SNE, 750 steps" in method
-    assert trustworthiness(z, places) > 0.9
-    assert (flat_map(z, 60.0)[0] == places).all()
-
-
-def test_a_map_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No stage begins that would take too long."""
-    monkeypatch.setattr(embedding_map, "STEPS", 250)
-    z, _ = make_blobs(60, 8, centers=2, random_state=0)
-    assert "t-SNE, 250 steps" in flat_map(z, 1e-9)[1]
-
-
-@pytest.mark.parametrize(
-    "z", [np.zeros((60, 8)), np.ones((3, 8)), np.zeros((1, 4)), np.eye(2)], ids=lambda z: str(z.shape)
-)
-def test_a_map_of_next_to_nothing(z: npt.NDArray[np.float64]) -> None:
-    """Collapsed features and very few images have a place too."""
-    places = flat_map(z, 10.0)[0]
-    assert places.shape == (len(z), 2)
-    assert np.isfinite(places).all()
 
 
 def test_principal_components() -> None:

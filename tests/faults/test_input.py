@@ -8,11 +8,9 @@ import json
 import os
 import pickle
 import shutil
-import socket
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from moco.cli import main
 from moco.data.replacement import MOST_NAMED, TOLERATED, TRIES
 from moco.runtime.checkpoint import checkpoints, load_tensors
 from tests.faults.malformed import UNREADABLE, events, flags, folder_of, jpeg, lines, train, write
+from tests.faults.processes import finish, start
 
 
 @pytest.fixture(autouse=True)
@@ -132,29 +131,12 @@ def test_too_many_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert len(events(tmp_path / "run", "replaced")) > TOLERATED
 
 
-def two_ranks(rank: int, ports: list[int], data: Path, out: Path) -> None:
-    """One of two processes: a run that goes well, and one that must end on both."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(ports[0]), WORLD_SIZE="2", RANK=str(rank))
-    codes = [train(data, out / "run")]
-    os.environ["MASTER_PORT"] = str(ports[1])
-    codes.append(train(data.parent / "most", out / "too-many", batch_size=20))
-    (out / f"{rank}.json").write_text(json.dumps(codes))
-
-
 def test_two_ranks_agree(some_bad: Path, tmp_path: Path) -> None:
     """Both replace as one process does, one writes what both met, and both stop where there are too many."""
     folder_of(some_bad.parent / "most", 40, {f"bad-{i:02}": b"" for i in range(30)})
-    with socket.socket() as one, socket.socket() as other:
-        for probe in (one, other):
-            probe.bind(("127.0.0.1", 0))
-        ports = [probe.getsockname()[1] for probe in (one, other)]
-    processes = [get_context("spawn").Process(target=two_ranks, args=(i, ports, some_bad, tmp_path)) for i in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-        process.kill()
-    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [[0, 2], [0, 2]]
+    finish(flags(some_bad, tmp_path / "run"), tmp_path, ranks=2)
+    too_many = flags(some_bad.parent / "most", tmp_path / "too-many", batch_size=20)
+    assert start(too_many, tmp_path, ranks=2).exit_codes() == [2, 2]
     assert train(some_bad, tmp_path / "alone") == 0
 
     def told(run: str) -> list[tuple[object, ...]]:

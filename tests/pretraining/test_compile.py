@@ -2,8 +2,6 @@
 
 import functools
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from moco.pretraining.loop import pretrain
 from moco.pretraining.recipes import recipe
 from tests import oracles
 from tests.core.test_batchnorm import BATCH, EPS, GROUPS, MOMENTUM, layer_and_batch
+from tests.faults.processes import ended_well, start_program
 
 SMALL: dict[str, Any] = {
     "arch": "resnet18-w4", "image_size": 12, "view_size": None, "batch_size": 16, "queue_size": 40, "max_steps": 2,
@@ -80,11 +79,8 @@ def test_two_steps_with_compiled_encoders(tmp_path: Path) -> None:
 
     In a process of its own, where annotations are not checked: a compiler cannot look through what checks them.
     """
-    command = [sys.executable, "-m", "tests.test_compile", str(tmp_path)]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert int(done.stdout.splitlines()[-1]) >= 2  # f_q with a gradient and f_k without
+    said = ended_well(start_program(functools.partial(two_runs, tmp_path), tmp_path, ranks=1)).text()
+    assert int(said.splitlines()[-1]) >= 2  # f_q with a gradient and f_k without
     without, compiled = (logged(tmp_path / name) for name in ("without", "compiled"))
     assert len(compiled) == 2
     assert compiled == pytest.approx(without, rel=1e-4)
@@ -111,7 +107,3 @@ def logged(run: Path) -> list[float]:
     """The loss of every step."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
-
-
-if __name__ == "__main__":
-    two_runs(Path(sys.argv[1]))

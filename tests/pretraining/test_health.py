@@ -100,7 +100,7 @@ def test_a_run_that_is_too_short(steps: int) -> None:
     assert f"it has {steps} steps" in text(steps, short)
     assert "Give more --epochs" in text(steps, short)
     at_chance: dict[str, Any] = {"loss": CHANCE, "contrast_accuracy": 0.0}
-    assert names(steps, short | {"dictionary": "in-batch"}, **at_chance) == ["chance", "short"]
+    assert names(steps, short | {"dictionary": "in-batch"}, **at_chance) == ["short", "chance"]
     assert "Wait" not in text(steps, short | {"dictionary": "in-batch"}, **at_chance)
 
 
@@ -233,7 +233,7 @@ def test_features_that_are_alike_at_first() -> None:
     assert ([finding.name for finding in early], condition(early)) == (["collapsed"], "undecided")
     assert "can pass in the first 200 steps" in summary(early)
     assert "--lr" not in summary(early)
-    assert names(50, {"max_steps": 60}, head_uniformity=-0.01) == ["collapsed", "short"]
+    assert names(50, {"max_steps": 60}, head_uniformity=-0.01) == ["short", "collapsed"]
 
 
 def test_uniformity_of_the_monitor_stands_in() -> None:

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moco.errors import BadInputError
 from moco.report.markup import NOTHING
 from moco.report.page import page
 from moco.report.runs import Run, distinct_names, read_run
@@ -167,37 +165,6 @@ def test_figures_are_those_of_the_run_folder(full: Run) -> None:
     assert f"chance: log(K+1) = {CHANCE:.2f}" in found.text
 
 
-def test_settings_against_the_recipe(tmp_path: Path) -> None:
-    """Only what departs from the closest recipe is listed, in bold, with the recipe's value."""
-    found = parsed(read_run(write_run(tmp_path / "run", temperature=0.25, epochs=7)))
-    listed = {row[0]: row[1:] for row in found.tables[1][1:]}
-    assert listed == {"--temperature": ["0.25", "0.1 (quick)"], "--epochs": ["7", "5 (quick)"]}
-    assert len(found.tables[2]) > 40  # all of them
-    unchanged = parsed(read_run(write_run(tmp_path / "same")))
-    assert "Every setting is that of the recipe quick." in unchanged.text
-
-
-def test_confusions(full: Run) -> None:
-    """In percent of the row, the class's own in bold; the table of `moco knn` goes before the gallery's."""
-    found = parsed(full)
-    rows = {row[0]: row[1:] for row in found.tables[-1]}
-    assert rows["cat"] == ["100", "·"]
-    assert rows["dog"] == ["25", "75"]
-    (full.evaluations["knn"]).update(confusion=[[9, 1], [4, 6]], classes=["cat", "dog"])
-    rows = {row[0]: row[1:] for row in parsed(full).tables[-1]}
-    assert rows["cat"] == ["90", "10"]
-    assert rows["dog"] == ["40", "60"]
-
-
-def test_confusions_of_many_classes_are_a_list(tmp_path: Path) -> None:
-    """The most frequent mistakes, by their share of the class."""
-    classes = [f"class {i}" for i in range(30)]
-    content = gallery(["a"], classes)
-    content["confusion"] = [[10 * (i == j) + (7 * (j == 29) if i == 3 else 0) for j in range(30)] for i in range(30)]
-    found = parsed(read_run(write_run(tmp_path / "run", evaluations={"gallery": content})))
-    assert found.tables[-1][1:] == [["class 3", "class 29", "7", "41.18%"]]
-
-
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
@@ -230,15 +197,6 @@ def test_hostile_names_stay_text(tmp_path: Path, name: str) -> None:
         assert data["names"] == [name] * 12
         assert data["classes"] == [name, "other"]
         assert name in found.text
-
-
-def test_data_that_is_no_picture_is_not_shown_as_one(tmp_path: Path) -> None:
-    """What stands where base64 should is dropped."""
-    content = gallery(["a"], ["x", "y"])
-    content["filters"]["images"] = ['"><script>alert(1)</script>', 7, None, webp()]
-    found = parsed(read_run(write_run(tmp_path / "run", evaluations={"gallery": content})))
-    assert sum(attributes.get("class") == "filter" for attributes in found.all("img")) == 1
-    assert "alert" not in found.text
 
 
 # --- runs of all kinds ----------------------------------------------------------------------------------------------
@@ -313,28 +271,6 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     assert "no lines of metrics yet" in parsed(read_run(folder)).text
 
 
-def test_damaged_files_are_passed_over(tmp_path: Path) -> None:
-    """A torn line of metrics, an evaluation cut off, one that is a list: the rest is shown, what is missing named."""
-    folder = write_run(tmp_path / "run", evaluations={"knn": {"top1": 12.5}, "list": [1, 2]})
-    (folder / "evaluations" / "cut.json").write_text('{"top1": 5')
-    (folder / "status.json").write_bytes(b"\xff\xfe")
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write('[1]\n{"step": 999, "loss": NaN}\n{"step": 1000, "lo')
-    run = read_run(folder)
-    found = parsed(run)
-    assert "cut.json could not be read" in found.text
-    assert "list.json could not be read (not an object)" in found.text
-    assert "status.json could not be read" in found.text
-    assert ["kNN", "12.50%"] in [row[:2] for row in found.rows()]
-    assert "1000" not in {row[1] for row in found.rows() if len(row) > 1}
-
-
-def test_no_run(tmp_path: Path) -> None:
-    """The message names the folder."""
-    with pytest.raises(BadInputError, match=r"gone: no run to report, expected a folder with a config\.json"):
-        read_run(tmp_path / "gone")
-
-
 anything = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 10**20) | st.just(10**400) | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -356,24 +292,6 @@ def test_foreign_content_never_breaks_the_page(data: st.DataObject) -> None:
     config = {name: data.draw(anything) for name in ("arch", "max_steps", "batch_size", "mix")}
     run = Run("run", config, status, {"cores": data.draw(anything)}, [*metrics(), line], {"knn": knn}, stored)
     assert Parsed(page([run], "")).trouble == []
-
-
-@pytest.mark.parametrize("loss", [1e9, -1e9, 10**400])
-def test_a_loss_beyond_all_bounds(tmp_path: Path, loss: float) -> None:
-    """Of a run that went wrong, or a file that someone else wrote: no figure is so large that it cannot be shown."""
-    lines = [*metrics(), {"step": 100, "loss": loss, "chance_loss": abs(loss), "time": 1}]
-    folder = write_run(tmp_path / "run", lines=lines)
-    assert Parsed(page([read_run(folder)], "")).trouble == []
-
-
-def test_the_chance_line_with_mixed_negatives(tmp_path: Path) -> None:
-    """It is that of all that a query is compared with, and K is still that of the dictionary."""
-    lines = [{**line, "chance_loss": math.log(1000 + 8 + 1)} for line in metrics()]
-    mixed: dict[str, Any] = {"hard_negatives": 16, "mix": 5, "mix_query": 3, "dictionary": "queue", "queue_size": 1000}
-    text = Parsed(page([read_run(write_run(tmp_path / "run", lines=lines, **mixed))], "")).text
-    assert "chance: log(1009) = 6.92" in text
-    assert "K+1" not in text
-    assert "K = 1\u2009000 and 8 mixed" in text
 
 
 # --- size -----------------------------------------------------------------------------------------------------------

@@ -222,10 +222,11 @@ def test_a_queue_that_is_not_full_is_no_ground_for_a_verdict(tmp_path: Path) -> 
     assert "22% of the queue's 65536 keys are still the random ones" in said
 
 
-def test_a_run_of_36_steps_is_too_short(tmp_path: Path) -> None:
-    """However good its figures look."""
+@pytest.mark.parametrize("loss", [1.0, CHANCE])
+def test_a_run_of_36_steps_is_too_short(tmp_path: Path, loss: float) -> None:
+    """However good or bad its figures look."""
     status = {**DONE, "step": 36}
-    lines = [{**line, "step": round(line["step"] * 0.09)} for line in flat(1.0, ())]
+    lines = [{**line, "step": round(line["step"] * 0.09)} for line in flat(loss, ())]
     assert judged(tmp_path / "run", lines, max_steps=36, status=status)[:2] == (
         "open",
         "It cannot be judged: it is too short",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from moco.errors import BadInputError
-from moco.runtime.device import autocast, cores, peak_memory, resolve_device, resolve_precision, set_threads
+from moco.runtime.device import autocast, cores, isolated, peak_memory, resolve_device, resolve_precision, set_threads
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> None:
@@ -94,3 +94,19 @@ def test_peak_memory_counts_what_was_held() -> None:
     """A tensor of 256 MiB that is gone again is still in it."""
     torch.ones(2**26).sum()
     assert 2**28 < peak_memory("cpu") < 2**36
+
+
+def test_isolated_puts_back_what_the_caller_had() -> None:
+    """Also where an error ends it."""
+    threads, before = torch.get_num_threads(), torch.get_rng_state()
+
+    def fail() -> None:
+        with isolated("cpu"):
+            torch.set_num_threads(threads + 1)
+            torch.rand(3)
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), before)

@@ -6,6 +6,8 @@ The loops are told apart here by nothing but how they are begun.
 import re
 import shutil
 import signal
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +21,11 @@ from moco.commands import finetune, linear, pretrain, transfer
 from moco.errors import DivergedError, StoppedError
 from moco.evaluation.config import FinetuneConfig, LinearConfig
 from moco.pretraining.recipes import recipe
-from moco.runtime.checkpoint import snapshot
-from moco.runtime.recent import Recent
+from moco.runtime import run as module
+from moco.runtime.checkpoint import Checkpoints, checkpoint_path, load_tensors, snapshot
+from moco.runtime.files import replace_file
 from moco.runtime.run import Run, is_finite
+from moco.runtime.runlog import RunLog, lock
 from moco.runtime.state import state_tensors
 from moco.transfer.recipes import transfer_config
 from tests.transfer.scenes import write
@@ -187,22 +191,62 @@ def test_is_finite() -> None:
         assert not is_finite(*bad)
 
 
-def test_recent_gives_means_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over what was added since the last summary; the speed does not count pauses."""
-    clock = iter([0.0, 10.0, 14.0, 16.0, 20.0])  # the start; a pause of 4; 2 + 10 seconds for the first three steps
-    monkeypatch.setattr("moco.runtime.recent.time.monotonic", lambda: next(clock))
-    recent = Recent(4)
-    for value in (1.0, 2.0, 6.0):
-        recent.add({"loss": torch.tensor(value)})
-    with recent.paused():
-        pass
-    assert recent.summary(7, {"share": 0.5}) == ({"loss": 3.0, "share": 0.5}, 3 / 12)
-    recent.add({"loss": torch.tensor(7.0)})
-    assert recent.summary(9) == ({"loss": 7.0}, 2 / 4)
+# --- the end of a run -----------------------------------------------------------------------------------------------
 
 
-def test_recent_collects_nothing_where_nothing_is_logged() -> None:
-    """A run of days without a log must not gather its losses."""
-    recent = Recent(0, active=False)
-    recent.add({"loss": torch.tensor(1.0)})
-    assert recent._figures == []
+def tiny(folder: Path) -> Run:
+    """A run that trains almost nothing."""
+    net = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    return Run(str(folder), {"net": net}, optimizer, RunLog(folder, 3), Checkpoints(folder), {}, "{}\n")
+
+
+def save_and_fail(run: Run) -> None:
+    """An error while a checkpoint may still be written."""
+    with run:
+        run.restore()
+        run.save(1)
+        raise ArithmeticError("a step failed")
+
+
+def test_a_write_does_not_outlast_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever goes on with the folder after an error finds the whole checkpoint and no writer."""
+    real = replace_file
+
+    def slow(path: Path, content: bytes) -> None:
+        time.sleep(0.3)
+        real(path, content)
+
+    monkeypatch.setattr(module, "replace_file", slow)
+    with pytest.raises(ArithmeticError):
+        save_and_fail(tiny(tmp_path))
+    assert load_tensors(checkpoint_path(tmp_path, 1))[1]["step"] == 1
+    lock(tmp_path).close()
+
+
+def test_a_write_that_fails_hides_no_other_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But is raised where there is none."""
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(module, "replace_file", full)
+    with pytest.raises(ArithmeticError):
+        save_and_fail(tiny(tmp_path / "one"))
+    with pytest.raises(OSError, match="no space"), tiny(tmp_path / "other") as run:
+        run.save(1)
+
+
+def test_three_calls_from_the_loop_to_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run.save, which leaves Run._write to a thread, which calls replace_file."""
+    calls: list[str] = []
+
+    def replaced(path: Path, content: bytes) -> None:
+        own = [frame.name for frame in traceback.extract_stack() if Path(frame.filename) == Path(module.__file__)]
+        calls.extend(["save", *own, "replace_file"])
+
+    monkeypatch.setattr(module, "replace_file", replaced)
+    monkeypatch.setattr(Checkpoints, "keep", lambda *_: None)
+    with tiny(tmp_path) as run:
+        run.save(1)
+    assert calls == ["save", "_write", "replace_file"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moco.runtime.schedule import Schedule
+from moco.runtime.schedule import Schedule, is_due
 from tests import oracles
 
 steps_and_step = st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1)))
@@ -64,3 +64,12 @@ def test_warm_up_rises_in_equal_steps() -> None:
     """The first step already trains, and the last of the warm-up has the full rate."""
     schedule = Schedule("step", 1.0, 100, warmup_steps=4)
     assert [schedule(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("every", "last", "due"),
+    [(3, None, [0, 3, 6]), (3, 7, [0, 3, 6, 7]), (0, 7, []), (1, 7, [0, 1, 2, 3, 4, 5, 6, 7]), (100, 7, [0, 7])],
+)
+def test_what_is_due(every: int, last: int | None, due: list[int]) -> None:
+    """Every so many steps, and after the last where that is asked for; with 0 never."""
+    assert [step for step in range(8) if is_due(step, every, last)] == due

@@ -75,3 +75,13 @@ def test_handlers_are_restored(failing: bool) -> None:
     except RuntimeError:
         assert failing
     assert {number: signal.getsignal(number) for number in StopRequest.SIGNALS} == before
+
+
+def test_where_nothing_can_be_saved_a_signal_does_what_it_always_did() -> None:
+    """The first one, too."""
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest(active=False) as request:
+        assert signal.getsignal(signal.SIGINT) == before
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert not request.noted

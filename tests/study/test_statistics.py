@@ -1,4 +1,4 @@
-"""Agreement and claims, against counting pairs by hand and known figures."""
+"""Agreement and claims of a study, against counting pairs by hand and known figures."""
 
 import itertools
 import math
@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from moco.study.definition import Arm, Claim, Outcome, Study
-from moco.study.statistics import Row, agreement, judged, rows, standard_errors
-from moco.study.verdict import verdict
+from moco.study.statistics import Row, agreement, judged, standard_errors
 
 KNN = Outcome("kNN top-1 (%)", "knn.top1")
 
@@ -80,35 +79,3 @@ def test_claims() -> None:
     pair = judged(study, some[:2])[0]
     assert pair.difference == pytest.approx(10)
     assert pair.error == pytest.approx(2.776445 * math.sqrt(2 / 3))
-
-
-def test_the_paragraph_follows_the_numbers() -> None:
-    """Best and worst, random weights, order, claims; nothing where there is nothing."""
-    arms = (Arm("a", paper=1.0), Arm("b", paper=2.0), Arm("c", paper=3.0))
-    study = Study("s", "Three arms", arms, claims=(Claim("More is better.", "c", "a"),))
-    figures = {"a": (10.0, 11.0), "b": (20.0, 21.0), "c": (30.0, 31.0)}
-    results = [
-        {"arm": name, "state": "done", "figures": {KNN.name: value}} for name, own in figures.items() for value in own
-    ]
-    some = rows(study, arms, results)
-    text = verdict(study, some, agreement(some), judged(study, some), 15.0)
-    assert "over 2 seeds c did best, 30.50 ± 0.71, clearly before b" in text
-    assert "Not above random weights (15.00%): a." in text
-    assert "is the paper's in the main (Kendall's tau 1.00" in text
-    assert "More is better. Here that holds (c minus a: +20.00" in text
-    assert "nothing to say" in verdict(study, rows(study, arms, []), None, [], None)
-
-
-@pytest.mark.parametrize(
-    ("order", "said"),
-    [
-        ([1, 2, 3, 4], "is the paper's in the main"),
-        ([3, 1, 2, 4], "leans towards the paper's (Kendall's tau 0.33"),
-        ([4, 3, 2, 1], "is rather the reverse of the paper's"),
-    ],
-)
-def test_a_weak_agreement_is_not_called_a_strong_one(order: list[float], said: str) -> None:
-    """However sure it is: two of three pairs as in the paper are little."""
-    some = [row(str(place), [10.0 * here, 10.0 * here + 0.1], float(place)) for place, here in enumerate(order)]
-    study = Study("s", "s", tuple(one.arm for one in some))
-    assert said in verdict(study, some, agreement(some), [], None)

@@ -11,14 +11,12 @@ from torch import nn
 
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.interop.checkpoints import random_weights
-from moco.transfer.backbones import Level
 from moco.transfer.batches import TrainingBatches, moved
-from moco.transfer.detectors import DetectorPlan, StridedAnchors, build_detector, region_pool
+from moco.transfer.detectors import DetectorPlan, build_detector
 from moco.transfer.examples import open_examples
 from moco.transfer.models import build_model, build_optimizer, introduction
 from moco.transfer.recipes import TASKS, Task, transfer_config
 from moco.transfer.segmentation import SegmentationNet
-from moco.transfer.targets import VOID
 from tests.transfer.scenes import write
 
 DETECTORS = {name: task for name, task in TASKS.items() if task.features != "fcn"}
@@ -172,44 +170,3 @@ def test_bn_has_a_weight_decay_of_its_own() -> None:
     for name, value in model.named_parameters():
         of_norm = name.rsplit(".", 1)[0] in norms
         torch.testing.assert_close(value, weights[name] * (0.875 if of_norm else 0.75), msg=name)
-
-
-def test_void_pixels_teach_nothing() -> None:
-    """The loss is the mean over the others, by a plain loop; of a crop that is void all over it is 0."""
-    torch.manual_seed(0)
-    model = SegmentationNet(Encoder(EncoderPlan("resnet18-w16")), 3, 16, (0.5,) * 3, (0.2,) * 3)
-    x, labels = torch.rand(2, 3, 32, 32), torch.randint(3, (2, 32, 32))
-    labels[:, :10] = VOID
-    losses = model(list(x), list(labels))
-    assert isinstance(losses, dict)
-    log = model.logits(x).detach().log_softmax(1)
-    kept = [(n, i, j) for n in range(2) for i in range(10, 32) for j in range(32)]
-    expected = -sum(float(log[n, int(labels[n, i, j]), i, j]) for n, i, j in kept) / len(kept)
-    assert losses["loss_pixels"].item() == pytest.approx(expected, rel=1e-4)
-    nothing = model(list(x), [torch.full((32, 32), VOID)] * 2)
-    assert isinstance(nothing, dict)
-    assert nothing["loss_pixels"].item() == 0
-
-
-def test_anchors_lie_at_the_strides() -> None:
-    """Centres at whole strides, the area that of the size, by the formula of Faster R-CNN."""
-    anchors = StridedAnchors([(32.0,)], [(0.5, 1.0, 2.0)], [16])
-    from torchvision.models.detection.image_list import ImageList
-
-    found = anchors(ImageList(torch.zeros(1, 3, 64, 96), [(64, 96)]), [torch.zeros(1, 1, 4, 6)])[0]
-    assert found.shape == (4 * 6 * 3, 4)
-    centres = (found[:, :2] + found[:, 2:]) / 2
-    expected = [(16 * column, 16 * row) for row in range(4) for column in range(6) for _ in range(3)]
-    torch.testing.assert_close(centres, torch.tensor(expected).float())
-    areas = (found[:, 2:] - found[:, :2]).prod(1)
-    assert float((areas / 32**2 - 1).abs().max()) < 0.05  # torchvision rounds the corners
-
-
-def test_regions_go_to_the_map_of_their_size() -> None:
-    """Level floor(k0 + log2(side / 224)) with k0 = 4, as FPN's Eq. 1 says; half of the sides at half of the images."""
-    levels = {f"layer{i + 1}": Level(8, 4 * 2**i) for i in range(4)}
-    for scale in (1.0, 0.5):
-        mapper = region_pool(levels, 7, scale).map_levels
-        for side, wanted in ((60, 0), (112, 1), (223, 1), (224, 2), (448, 3), (900, 3)):
-            box = torch.tensor([[0.0, 0.0, side * scale, side * scale]])
-            assert int(mapper([box])) == wanted, side

@@ -89,6 +89,14 @@ def test_what_changed_is_found_and_named(tmp_path: Path, changed: dict[str, Any]
     assert first_difference(now, before)  # the other way round too
 
 
+def test_a_new_figure_beside_others_is_no_difference(tmp_path: Path) -> None:
+    """In a line of metrics and in a result; where it is lost it is one."""
+    before = outcome(tmp_path / "before")
+    now = outcome(tmp_path / "now", lines=[{**line, "more": 1} for line in LINES], result={**RESULT, "more": 2.0})
+    assert verdict(before, now) == ("same", "")
+    assert verdict(now, before)[0] == "differs"
+
+
 def test_a_word_that_one_side_does_not_know(tmp_path: Path) -> None:
     """A new flag is no failure, a lost one is, and one that nobody knows is a wrong case."""
     ran = outcome(tmp_path / "run")

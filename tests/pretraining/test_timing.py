@@ -22,6 +22,8 @@ SMALL: dict[str, Any] = {
     "arch": "resnet18-w16", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 64, "bn_groups": 4,
     "dictionary": "queue", "max_steps": 1000, "threads": 1, "precision": "fp32", "device": "cpu",
 }  # fmt: skip
+
+
 METRICS = """\
 {"step": 0, "knn_top1": 10.0, "time": 0.5}
 {"step": 10, "loss": 4.2, "images_per_second": 999.0, "time": 4.0}

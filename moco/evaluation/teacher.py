@@ -1,0 +1,98 @@
+"""Encodes images by a frozen teacher, whose features are the keys that a student is trained with (SEED)."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moco.core.pair import KeySource, Teacher
+from moco.data.catalog import data_home
+from moco.data.derived import Readable, take_evenly
+from moco.data.fingerprint import digest_images
+from moco.data.images import Images
+from moco.errors import BadInputError
+from moco.evaluation.features import Encoding, encode
+from moco.evaluation.session import backbone_digest, placed
+from moco.interop.checkpoints import Weights, load_weights
+from moco.runtime import distributed
+from moco.runtime.checkpoint import load_tensors, save_tensors
+from moco.runtime.device import autocast
+from moco.shapes import Features, Index, Views
+
+CENTRED_BY = 4096
+"""Images whose mean feature is the centre where keys are encoded at each step."""
+
+
+def load_teacher(
+    name: str, images: Images, student: Encoding, device: str, *, size: int | None, cached: bool
+) -> Teacher:
+    """Load a teacher by its name, any W; encode every image once where its keys are to be cached.
+
+    Its features are centred by their mean over the images and scaled to unit length. `size` is the side in pixels at
+    which it encodes whole images, by default its own. `student` says how the student's views are normalised, and the
+    precision and number of loading processes. Features are kept in $MOCO_DATA/teachers, under a digest of weights,
+    images and size. Raises BadInputError where the weights cannot be had or give features that are no numbers, or where
+    the file cannot be written.
+    """
+    weights = placed(load_weights(name), device)
+    weights.encoder.eval().requires_grad_(False)
+    size = size or weights.encoder.plan.image_size
+    how = dataclasses.replace(student, image_size=size, mean=weights.mean, std=weights.std, unit=False)
+    features = encode_once(weights, images if cached else take_evenly(images, CENTRED_BY), how, device)
+    if not bool(features.isfinite().all()):
+        raise BadInputError(f"--teacher {name}: it gives features that are no numbers, and can teach nothing")
+    centre = features.mean(0)
+    if not cached:
+        live = encode_views(weights, centre.to(device), student)
+        return Teacher(weights.encoder.num_features, live)
+    keys = F.normalize(features - centre)
+    on_device = keys.to(device)
+    return Teacher(weights.encoder.num_features, lambda x_k, index: on_device[index], keys)
+
+
+def encode_views(weights: Weights, centre: Tensor, student: Encoding) -> KeySource:
+    """Make keys of the views of each step, which are normalised for the student."""
+
+    @torch.no_grad()
+    def keys(x_k: Views | None, index: Index) -> Features:
+        assert x_k is not None
+        pixels = x_k * _column(student.std, x_k) + _column(student.mean, x_k)  # in [0, 1]
+        x = (pixels - _column(weights.mean, x_k)) / _column(weights.std, x_k)
+        with autocast(student.precision, x_k.device.type):
+            h = weights.encoder.backbone(x)
+        return F.normalize(h.float() - centre)
+
+    return keys
+
+
+def encode_once(weights: Weights, images: Images, how: Encoding, device: str) -> Features:
+    """Read the features (n, C) of images by these weights from the cache, or encode and keep them there."""
+    about = {
+        "weights": backbone_digest(weights.encoder), "images": digest_images(images), "image_size": how.image_size,
+        "precision": how.precision, "mean": list(how.mean), "std": list(how.std),
+    }  # fmt: skip
+    name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+    path = data_home() / "teachers" / f"{name}.safetensors"
+    kept: Features | None = None
+    with contextlib.suppress(BadInputError, KeyError):  # a damaged file is written anew
+        kept = load_tensors(path)[0]["features"] if path.is_file() else None
+    if not distributed.on_any_rank(device, kept is None)[0]:
+        assert kept is not None
+        return kept
+    features = encode(weights.encoder, Readable(images), how, title=f"teacher: encoding {len(images)} images")
+    if distributed.rank() == 0:
+        try:
+            save_tensors(path, {"features": features}, {"kind": "teacher", **about})
+        except OSError as error:
+            do = "make room, or give MOCO_DATA another folder"
+            raise BadInputError(f"{path}: cannot be written ({error.strerror}): {do}") from error
+    return features
+
+
+def _column(values: Sequence[float], x: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=x.dtype, device=x.device).view(1, -1, 1, 1)

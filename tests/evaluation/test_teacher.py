@@ -1,0 +1,127 @@
+"""A teacher's keys: of every image once, or of each view; a student learns from them and goes on bit for bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from moco.cli import main
+from moco.core.dictionary import TeacherKeys
+from moco.data.catalog import load
+from moco.data.derived import take_evenly
+from moco.data.images import Images
+from moco.errors import BadInputError
+from moco.evaluation.features import Encoding, encode
+from moco.evaluation.teacher import load_teacher
+from moco.interop.checkpoints import load_weights
+from moco.pretraining.prepare import build_dictionary
+from moco.pretraining.recipes import recipe
+from moco.runtime.checkpoint import checkpoint_path, load_tensors
+
+STUDENT = Encoding(16, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+SMALL = (
+    "--arch", "resnet18-w16", "--stem", "cifar", "--image-size", "12", "--batch-size", "32", "--precision", "fp32",
+    "--device", "cpu", "--threads", "1", "--knn-every", "0", "--log-every", "4", "--data", "digits", "--max-steps", "6",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where features are kept; commands are not type-checked, since tyro marks what must be given in its own way."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "home"))
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def images() -> Images:
+    """Some digits."""
+    return take_evenly(load("digits")["train"], 60)
+
+
+def test_cached_keys_are_the_centred_features_of_whole_images(tiny_run: Path, images: Images, home: Path) -> None:
+    """Of unit length; read back from the cache, which a damaged file does not break; other images have another."""
+    teacher = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=True)
+    weights = load_weights(str(tiny_run))
+    h = encode(weights.encoder, images, Encoding(16, weights.mean, weights.std, unit=False))
+    assert teacher.features is not None
+    assert torch.allclose(teacher.features, F.normalize(h - h.mean(0)), atol=1e-6)
+    assert teacher.width == h.shape[1]
+    index = torch.tensor([5, 0, 5])
+    assert torch.equal(teacher.keys(None, index), teacher.features[index])
+    (kept,) = (home / "teachers").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-7])
+    again = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=True)
+    assert again.features is not None
+    assert torch.equal(again.features, teacher.features)
+    load_teacher(str(tiny_run), take_evenly(images, 30), STUDENT, "cpu", size=None, cached=True)
+    load_teacher(str(tiny_run), images, STUDENT, "cpu", size=12, cached=True)
+    assert len(list((home / "teachers").iterdir())) == 3
+
+
+def test_live_keys_are_those_of_the_views(tiny_run: Path, images: Images) -> None:
+    """Whole images, normalised for the student, get the keys that they have in the cache."""
+    cached = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=True)
+    live = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=False)
+    assert live.features is None
+    pixels = torch.stack([images[row] for row in range(6)]).float()
+    pixels = F.interpolate(pixels, (16, 16), mode="bilinear", antialias=True) / 255
+    x = (pixels - torch.tensor(STUDENT.mean).view(3, 1, 1)) / torch.tensor(STUDENT.std).view(3, 1, 1)
+    found, expected = live.keys(x, torch.arange(6)), cached.keys(None, torch.arange(6))
+    assert torch.allclose(found, expected, atol=2e-2)  # resized pixels are rounded to bytes, or not
+
+
+def test_all_keys_or_a_queue_of_them(tiny_run: Path, images: Images) -> None:
+    """Where K holds the keys of all other images they are the dictionary; else the last K are."""
+    teacher = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=True)
+    config = recipe("taught", data="", out=Path(), teacher="", feature_dim=teacher.width)
+    assert isinstance(build_dictionary(config, len(images), teacher), TeacherKeys)
+    assert not isinstance(build_dictionary(config, 10**6, teacher), TeacherKeys)
+
+
+def test_weights_that_give_no_numbers_teach_nothing(
+    tiny_run: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line."""
+    weights = load_weights(str(tiny_run))
+    with torch.no_grad():
+        next(weights.encoder.backbone.parameters()).fill_(torch.nan)
+    monkeypatch.setattr("moco.evaluation.teacher.load_weights", lambda name: weights)
+    with pytest.raises(BadInputError, match=r"--teacher W: it gives features that are no numbers"):
+        load_teacher("W", images, STUDENT, "cpu", size=None, cached=True)
+
+
+@pytest.mark.parametrize("more", [(), ("--teacher-views", "live", "--queue-size", "64")], ids=["cached", "live"])
+def test_a_student_goes_on_bit_for_bit(tiny_run: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """Six steps, and the same with only the checkpoint of the fourth left."""
+    run = tmp_path / "run"
+    command = ["pretrain", "taught", "--teacher", str(tiny_run), *SMALL, *more, "--checkpoint-every", "4"]
+    assert main([*command, "--out", str(run)]) == 0
+    whole, _ = load_tensors(checkpoint_path(run, 6))
+    checkpoint_path(run, 6).unlink()
+    (run / "status.json").write_text('{"state": "running"}')
+    assert main(["resume", str(run)]) == 0
+    again, _ = load_tensors(checkpoint_path(run, 6))
+    assert list(again) == list(whole)
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+    student, teacher = load_weights(str(run)).encoder, load_weights(str(tiny_run)).encoder
+    assert student.plan.feature_dim == teacher.num_features
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--teacher", "nowhere"), "nowhere"),
+        (("--teacher", "RUN", "--symmetric"), "--symmetric needs keys of both views, and --teacher-views cached"),
+    ],
+)
+def test_mistakes_are_named(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
+) -> None:
+    """In one line, with exit code 2."""
+    given = [str(tiny_run) if flag == "RUN" else flag for flag in flags]
+    assert main(["pretrain", "taught", *SMALL, "--out", str(tmp_path / "run"), *given]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("moco: error: ")
+    assert said in last

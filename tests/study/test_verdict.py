@@ -1,0 +1,40 @@
+"""The paragraph on a study follows its numbers."""
+
+import pytest
+
+from moco.study.definition import Arm, Claim, Study
+from moco.study.statistics import agreement, judged, rows
+from moco.study.verdict import verdict
+from tests.study.test_statistics import KNN, row
+
+
+def test_the_paragraph_follows_the_numbers() -> None:
+    """Best and worst, random weights, order, claims; nothing where there is nothing."""
+    arms = (Arm("a", paper=1.0), Arm("b", paper=2.0), Arm("c", paper=3.0))
+    study = Study("s", "Three arms", arms, claims=(Claim("More is better.", "c", "a"),))
+    figures = {"a": (10.0, 11.0), "b": (20.0, 21.0), "c": (30.0, 31.0)}
+    results = [
+        {"arm": name, "state": "done", "figures": {KNN.name: value}} for name, own in figures.items() for value in own
+    ]
+    some = rows(study, arms, results)
+    text = verdict(study, some, agreement(some), judged(study, some), 15.0)
+    assert "over 2 seeds c did best, 30.50 ± 0.71, clearly before b" in text
+    assert "Not above random weights (15.00%): a." in text
+    assert "is the paper's in the main (Kendall's tau 1.00" in text
+    assert "More is better. Here that holds (c minus a: +20.00" in text
+    assert "nothing to say" in verdict(study, rows(study, arms, []), None, [], None)
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ([1, 2, 3, 4], "is the paper's in the main"),
+        ([3, 1, 2, 4], "leans towards the paper's (Kendall's tau 0.33"),
+        ([4, 3, 2, 1], "is rather the reverse of the paper's"),
+    ],
+)
+def test_a_weak_agreement_is_not_called_a_strong_one(order: list[float], said: str) -> None:
+    """However sure it is: two of three pairs as in the paper are little."""
+    some = [row(str(place), [10.0 * here, 10.0 * here + 0.1], float(place)) for place, here in enumerate(order)]
+    study = Study("s", "s", tuple(one.arm for one in some))
+    assert said in verdict(study, some, agreement(some), [], None)
