@@ -18,8 +18,8 @@ class KnnConfig:
     """Weighted k-nearest-neighbour classification by an encoder's features (InstDisc): how good are they?"""
 
     weights: str
-    """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), or random
-    (with --like RUN or --arch)."""
+    """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), timm:NAME,
+    timm:NAME@FILE or torchvision:NAME (published weights), or random (with --like RUN or --arch)."""
     data: str
     """Labelled images, as for pretrain. Queries are the test split, else validation, else a tenth of train."""
     like: Path | None = None
@@ -61,7 +61,8 @@ class LinearConfig:
     """A linear classifier on the features of the frozen backbone, by the papers' protocol or a fast one."""
 
     weights: str
-    """A run folder, a checkpoint, an encoder.safetensors, or random (with --like RUN or --arch)."""
+    """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), timm:NAME,
+    timm:NAME@FILE or torchvision:NAME (published weights), or random (with --like RUN or --arch)."""
     data: str
     """Labelled images, as for pretrain. Figures are of the test split, else validation, else a tenth of train."""
     protocol: Protocol = "fast"
@@ -108,7 +109,8 @@ class LowshotConfig:
     """Few labels: a linear classifier on features, and the whole network fine-tuned, over several draws."""
 
     weights: str
-    """A run folder, a checkpoint, an encoder.safetensors, or random (with --like RUN or --arch)."""
+    """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), timm:NAME,
+    timm:NAME@FILE or torchvision:NAME (published weights), or random (with --like RUN or --arch)."""
     data: str
     """Labelled images, as for pretrain. Figures are of the test split, else validation, else a tenth of train."""
     labels: str = "1%"
@@ -156,7 +158,8 @@ class FinetuneConfig:
     """Train the whole network with a new classifier on labelled images."""
 
     weights: str
-    """A run folder, a checkpoint, an encoder.safetensors, or random (with --like RUN or --arch)."""
+    """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), timm:NAME,
+    timm:NAME@FILE or torchvision:NAME (published weights), or random (with --like RUN or --arch)."""
     data: str
     """Labelled images, as for pretrain. Figures are of the test split, else validation, else a tenth of train."""
     epochs: int = 20
@@ -202,7 +205,8 @@ class EmbedConfig:
     """Write the features of images to a file, with their labels and paths."""
 
     weights: str
-    """A run folder, a checkpoint, an encoder.safetensors, or random (with --like RUN or --arch)."""
+    """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), timm:NAME,
+    timm:NAME@FILE or torchvision:NAME (published weights), or random (with --like RUN or --arch)."""
     data: str
     """Images, as for pretrain, with labels or without."""
     out: Path

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from moco.core.encoder import Encoder
+from moco.core.encoder import Encoder, evaluating
 from moco.data.augment import Augmentation
 from moco.data.images import Images, Labels, Subset
 from moco.data.loader import ViewBatches, moved
@@ -21,7 +21,7 @@ from moco.evaluation.classifiers import (
     train_classifiers,
 )
 from moco.evaluation.config import LinearConfig
-from moco.evaluation.features import Encoding, Mirrored, RandomViews, encode, evaluating
+from moco.evaluation.features import Encoding, Mirrored, RandomViews, encode
 from moco.evaluation.scores import Scores, scores
 from moco.evaluation.session import (
     Labelled,

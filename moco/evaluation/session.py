@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from moco.core.encoder import Encoder, EncoderPlan, Output, Stem
+from moco.core.encoder import Encoder, EncoderPlan, Output
+from moco.core.networks import Stem
 from moco.data.catalog import Split, final_split, load, monitor_split
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.images import Images, Labels, Subset, hold
@@ -21,7 +22,7 @@ from moco.data.replacement import named
 from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, EvaluationConfig, KeptConfig, result_name
 from moco.evaluation.features import Encoding
-from moco.evaluation.refusals import kept_in, require_fitting, require_own_flags, require_place
+from moco.evaluation.refusals import kept_in, require_own_flags, require_place
 from moco.evaluation.unfinished import forget
 from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.runtime import distributed
@@ -67,7 +68,7 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
             config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
             config.batch_size, resolve_precision(config.precision, device), unit=False,
         )  # fmt: skip
-        require_fitting(weights.encoder, how.image_size, device)
+        weights.encoder.require_size(how.image_size, "--image-size")
         with loading("Then give the command again"):
             yield Subject(weights, how)
     finally:

@@ -19,11 +19,13 @@ class PretrainConfig:
     out: Path
     """Run folder. A run of the same config that is already there goes on, or is left alone if it is finished."""
 
-    arch: str = "resnet50"
-    """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d, or
-    any other classification model of torchvision by its name."""
-    stem: Literal["cifar", "imagenet"] = "imagenet"
-    """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels."""
+    arch: str | None = "resnet50"
+    """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d, any
+    other classification model of torchvision by its name, or timm:NAME, any network of timm that gives pooled features.
+    With --init-weights that of the weights, unless another of the same tensors is given."""
+    stem: Literal["cifar", "imagenet"] | None = "imagenet"
+    """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels.
+    With --init-weights those of the weights."""
     head: Literal["linear", "mlp"] = "linear"
     """Projection head on the backbone: one layer (v1), or two with a ReLU between them (v2). Not part of the result."""
     feature_dim: int = 128
@@ -31,8 +33,9 @@ class PretrainConfig:
     hidden_dim: int | None = None
     """Width of the MLP head's inner layer; by default that of the backbone's features (2048 for resnet50)."""
     init_weights: str | None = None
-    """Weights to start from, of the same architecture: a run, a checkpoint, an encoder.safetensors, or another
-    project's checkpoint (docs/interop.md). f_k and the queue are taken too where the file has them and they fit."""
+    """Weights to start from: a run, a checkpoint, an encoder.safetensors, another project's checkpoint, or published
+    ones, timm:NAME, timm:NAME@FILE or torchvision:NAME (docs/interop.md). --arch, --stem, --image-size, --mean and
+    --std are theirs unless given. f_k and the queue are taken too where the file has them and they fit."""
 
     dictionary: Literal["queue", "memory-bank", "in-batch"] = "queue"
     """Where the keys come from: the momentum encoder's last K keys (MoCo), one stored feature for each image
@@ -65,18 +68,18 @@ class PretrainConfig:
 
     augment: Literal["v1", "v2", "cifar"] = "v1"
     """Random views: v1, v2 (with blur and weaker hue changes), or cifar (without blur, with smaller crops)."""
-    image_size: int = 224
-    """Side of the images in pixels, in evaluations too."""
+    image_size: int | None = 224
+    """Side of the images in pixels, in evaluations too. With --init-weights that of the weights, unless given."""
     view_size: int | None = None
     """Side of the training views, where they are to be smaller than --image-size: it saves time."""
     decode: Literal["exact", "scaled"] = "scaled"
     """How JPEG photographs are decoded: exact, every pixel, or scaled, at a half, a quarter or an eighth of their size
     where every crop of a photograph still has as many pixels as a view. That is faster for large photographs and
     changes a view by 0.3 of 255 on average (docs/views.md)."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Subtracted from red, green and blue (in [0, 1])."""
-    std: tuple[float, float, float] = IMAGENET_STD
-    """Red, green and blue are then divided by this."""
+    mean: tuple[float, float, float] | None = IMAGENET_MEAN
+    """Subtracted from red, green and blue (in [0, 1]). With --init-weights that of the weights, unless given."""
+    std: tuple[float, float, float] | None = IMAGENET_STD
+    """Red, green and blue are then divided by this. With --init-weights that of the weights, unless given."""
 
     epochs: int = 200
     """Passes over the images."""

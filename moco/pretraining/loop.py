@@ -12,6 +12,7 @@ from moco.core.pair import EncoderPair
 from moco.data.images import Images
 from moco.data.loader import Batches, loading, moved
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.initial import take_up
 from moco.pretraining.prepare import (
     build_batches,
     build_dictionary,
@@ -22,7 +23,6 @@ from moco.pretraining.prepare import (
     harder,
     introduction,
     resolve,
-    take_up,
 )
 from moco.pretraining.record import Checkup, Monitor, Record
 from moco.runtime import distributed, pulse

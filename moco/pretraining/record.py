@@ -26,6 +26,7 @@ from moco.runtime import distributed
 from moco.runtime.checkpoint import save_tensors, snapshot
 from moco.runtime.configfile import to_json
 from moco.runtime.device import peak_memory
+from moco.runtime.fields import settled
 from moco.runtime.keeping import Checkpoints
 from moco.runtime.runlog import RunLog, read_events
 from moco.runtime.state import rank_tensors
@@ -194,7 +195,9 @@ class Record:
 
     def _save(self, step: int) -> None:
         """Copy the state now; the copy is written while training goes on."""
-        described = encoder_metadata(self.encoder.plan, self.config.mean, self.config.std, step)
+        described = encoder_metadata(
+            self.encoder.plan, settled(self.config.mean), settled(self.config.std), step
+        )  # fmt: skip
         of_ranks = rank_tensors(self.modules)  # before they are averaged: each rank goes on with its own
         with self._averaged():
             encoder = snapshot(encoder_tensors(self.encoder)) if self.log.active else {}

@@ -43,7 +43,7 @@ def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
 def converted(hint: Any, value: Any, where: str) -> Any:
     """A value of JSON or TOML as the type that a field asks for. Raises BadInputError where it is of another."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):  # of a Literal it is the latter
         hint = next(kind for kind in arguments if kind is not types.NoneType)
         return None if value is None else converted(hint, value, where)
     if origin is Literal and value in arguments:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from moco.cli import main
 from moco.commands.export import photographs, run
-from moco.core.encoder import Encoder, EncoderPlan, build_backbone, encoder_tensors
+from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
+from moco.core.networks import build_backbone
 from moco.errors import BadInputError
 from moco.interop import targets
 from moco.interop.card import _inert

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.scaling import Job, payload
-from moco.core.encoder import Encoder, EncoderPlan
+from moco.core.encoder import Encoder
+from moco.pretraining.prepare import encoder_plan
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from moco.runtime.randomness import Stream, permuted
 from tests.distributed.algorithm_1 import Found, Plan, Weights, algorithm_1
@@ -255,7 +256,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Found:
         with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
             shallow_nets(patch)
             torch.manual_seed(config.seed)
-            plan = EncoderPlan(config.arch, config.stem, config.head, config.feature_dim, None, config.image_size)
+            plan = encoder_plan(config)
             first: Weights = {name: value.detach() for name, value in Encoder(plan).named_parameters()}
         first = {name.removeprefix("backbone."): value for name, value in first.items()}
         generator = torch.Generator().manual_seed(config.seed)

@@ -22,7 +22,6 @@ from moco.evaluation import features
 from moco.evaluation.config import KnnConfig
 from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.finetune import CROP_AND_FLIP
-from moco.evaluation.refusals import require_fitting
 from moco.evaluation.session import labelled, session
 from moco.evaluation.unfinished import announced
 
@@ -79,15 +78,6 @@ def test_a_result_that_could_not_be_kept(tiny_run: Path, tmp_path: Path) -> None
         pass
     with session(KnnConfig(str(run / "encoder.safetensors"), "digits", **CPU)) as subject:
         assert subject.how.image_size == 16
-
-
-def test_images_that_a_network_does_not_take() -> None:
-    """A net that halves them too often; ResNets take any."""
-    small = Encoder(EncoderPlan("alexnet", image_size=63))
-    require_fitting(small, 63, "cpu")
-    with pytest.raises(BadInputError, match="--image-size 20: alexnet does not take such images"):
-        require_fitting(small, 20, "cpu")
-    require_fitting(Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16)), 1, "cpu")
 
 
 def test_an_unreadable_image_in_memory_is_not_black() -> None:

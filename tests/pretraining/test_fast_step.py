@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.core.encoder import Encoder, EncoderPlan
+from moco.core.encoder import Encoder
 from moco.data.catalog import load
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
-from moco.pretraining.prepare import build_batches, resolve
+from moco.pretraining.prepare import build_batches, encoder_plan, resolve
 from moco.runtime import keeping
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from moco.runtime.randomness import Stream, permuted
@@ -25,7 +25,7 @@ STATES = 20
 
 def plain_step(config: PretrainConfig, state: dict[str, Tensor], views: tuple[Tensor, Tensor]) -> tuple[float, Tensor]:
     """Loss and gradient of one step of Algorithm 1 from a state: ordinary layers, contiguous images, group by group."""
-    plan = EncoderPlan(config.arch, config.stem, config.head, image_size=config.image_size)
+    plan = encoder_plan(config)
     f_q, f_k = Encoder(plan), Encoder(plan)
     for name, encoder in (("f_q", f_q), ("f_k", f_k)):
         prefix = f"{name}."
@@ -52,7 +52,7 @@ def state_of(run: Path, step: int) -> dict[str, Tensor]:
 
 def gradient_between(config: PretrainConfig, before: dict[str, Tensor], after: dict[str, Tensor]) -> Tensor:
     """The gradient that SGD was given, from its momenta: v' = 0.9 v + g + decay theta."""
-    encoder = Encoder(EncoderPlan(config.arch, config.stem, config.head, image_size=config.image_size))
+    encoder = Encoder(encoder_plan(config))
     parts = []
     for number, (name, _) in enumerate(encoder.named_parameters()):
         decay = config.weight_decay * before[f"f_q.{name}"]

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.core.encoder import Encoder, EncoderPlan
+from moco.core.encoder import Encoder
 from moco.data.catalog import load
 from moco.data.images import Images
 from moco.errors import BadInputError, DivergedError
 from moco.interop.checkpoints import load_weights
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
-from moco.pretraining.prepare import build_batches, resolve
+from moco.pretraining.prepare import build_batches, encoder_plan, resolve
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, checkpoints, load_tensors
 from moco.runtime.randomness import Stream, permuted
@@ -78,7 +78,7 @@ def algorithm_1(config: PretrainConfig, images: Images) -> list[float]:
     config = resolve(config, images)
     steps, groups, batches = config.max_steps or 0, config.bn_groups or 0, build_batches(config, images)
     torch.manual_seed(config.seed)
-    f_q = Encoder(EncoderPlan(config.arch, config.stem, config.head, image_size=config.image_size))
+    f_q = Encoder(encoder_plan(config))
     f_k = copy.deepcopy(f_q)
     generator = torch.Generator().manual_seed(config.seed)
     queue = list(F.normalize(torch.randn(config.queue_size, config.feature_dim, generator=generator)))
