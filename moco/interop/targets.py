@@ -109,7 +109,7 @@ def _require_resnet(weights: Weights, name: str) -> None:
 
 def backbone_tensors(weights: Weights) -> dict[str, Tensor]:
     """The backbone's tensors under its library's names, without the projection head."""
-    return dict(weights.encoder.backbone.state_dict())
+    return weights.encoder.backbone.state_dict()
 
 
 def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images: Tensor) -> Tensor:

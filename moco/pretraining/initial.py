@@ -58,11 +58,10 @@ def take_up(config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary) -
         return ""
     weights = load_weights(config.init_weights)
     same_head = _same_head(pair.encoder, weights.encoder)
-    others = [flag(name) for name, value in _own(weights).items() if getattr(config, name) != value]
-    told = (
-        f"\nf_q is that of {config.init_weights} ({weights.origin}){'' if same_head else ', its head is new'}; "
-        f"network, image size, mean and std are theirs{' but for ' if others else ''}{', '.join(others)}"
-    )
+    given = [flag(name) for name, value in _own(weights).items() if getattr(config, name) != value]
+    told = f"\nf_q is that of {config.init_weights} ({weights.origin})" + ("" if same_head else ", its head is new")
+    told += "; network, image size, mean and std come from these weights"
+    told += f", except {', '.join(given)}" if given else ""
     if pair.f_k is not None:
         if same_head and weights.momentum is not None:
             load_encoder_tensors(pair.f_k, weights.momentum)

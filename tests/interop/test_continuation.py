@@ -74,7 +74,7 @@ def test_all_of_it_is_taken_up(tmp_path: Path) -> None:
         assert all(torch.equal(found[name], expected[name]) for name in found)
     assert torch.equal(queue.keys, state["module.queue"].T)
     assert queue.oldest == POINTER
-    assert "(MoCo); network, image size, mean and std are theirs but for --image-size" in told
+    assert "(MoCo); network, image size, mean and std come from these weights, except --image-size; " in told
     assert "; f_k is the file's; the queue is the file's" in told
 
 
@@ -128,5 +128,5 @@ def test_mechanisms_without_f_k(tmp_path: Path) -> None:
     """In-batch keys need neither f_k nor a queue, and nothing is said of them."""
     reference(tmp_path / "net.pth.tar")
     _, _, told = begun(config(tmp_path / "net.pth.tar", dictionary="in-batch"))
-    assert told.endswith("but for --image-size")
+    assert told.endswith("except --image-size")
     assert begun(dataclasses.replace(with_weights(config(tmp_path / "net.pth.tar")), init_weights=None))[2] == ""
