@@ -69,11 +69,11 @@ def from_hub(repository: str, revision: str | None, files: Sequence[str], what: 
         except failures as error:
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
                 continue  # the repository has no such file
-            why = one_line(error) or type(error).__name__
+            why = one_line(error.__cause__ or error) or type(error).__name__
             break
         return _sound(Path(found), what)
     raise BadInputError(
-        f"{what}: {page} cannot be fetched ({why}): fetch {files[0]} on a machine that can, and give {otherwise}"
+        f"{what}: {page} cannot be fetched ({why}): download {files[0]} on another machine, and give {otherwise}"
     )
 
 

@@ -104,7 +104,7 @@ def _of_timm(weights: str) -> Published:
 def _timm_file(name: str) -> Path:
     """Where timm's weights of a network lie."""
     config = timm_config(name)
-    what, otherwise = f"--weights {name}", f"--weights {name}@FILE"
+    what, otherwise = f"--weights {name}", f"{name}@FILE"
     if config.hf_hub_id:
         repository, _, revision = config.hf_hub_id.partition("@")
         files = (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES

@@ -234,7 +234,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     [
         ("timm:test_efficientne@net.pth", "did you mean timm:test_efficientnet"),
         ("timm:resnet50.a1_in1", "did you mean timm:resnet50.a1_in1k"),
-        ("timm:test_coatnet", "timm publishes no weights of it: give --weights timm:test_coatnet@FILE"),
+        ("timm:test_coatnet", "timm publishes no weights of it: give timm:test_coatnet@FILE"),
         ("torchvision:resnet5O", "torchvision has no weights of that name: did you mean torchvision:resnet50"),
         ("torchvision:", "expected torchvision:resnet50"),
     ],
@@ -345,7 +345,7 @@ def test_no_network(cache: Path) -> None:
     """The library's own answer, in one line, with what to do instead."""
     check_refused(
         "timm:test_vit", f"--weights timm:test_vit: https://huggingface.co/{REPOSITORY} cannot be fetched (",
-        "fetch model.safetensors on a machine that can, and give --weights timm:test_vit@FILE",
+        "download model.safetensors on another machine, and give timm:test_vit@FILE",
     )  # fmt: skip
 
 
