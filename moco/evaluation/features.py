@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moco.core.encoder import Encoder, Output
+from moco.core.encoder import Encoder, Output, evaluating
 from moco.data.augment import Augmentation, normalize
 from moco.data.images import Images
 from moco.data.loader import load_ahead
@@ -149,15 +148,3 @@ def prepare(image: Image, size: int) -> Square:
 
 def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(pixels, (height, width), mode="bilinear", antialias=True, align_corners=False)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """With running statistics and without dropout, as long as it lasts."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils import get_total_norm
 
-from moco.core.encoder import Encoder
+from moco.core.encoder import Encoder, evaluating
 from moco.data.augment import Augmentation
 from moco.data.derived import Mirrored, Subset
 from moco.data.images import Images, Labels
@@ -24,7 +24,7 @@ from moco.evaluation.classifiers import (
     train_classifiers,
 )
 from moco.evaluation.config import LinearConfig
-from moco.evaluation.features import Encoding, RandomViews, encode, evaluating
+from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.scores import Scores, scores
 from moco.evaluation.session import (
     Labelled,

@@ -29,6 +29,7 @@ from moco.evaluation.knn import count_votes, nearest
 from moco.evaluation.scores import in_detail, scores
 from moco.explore.embedding_map import flat_map
 from moco.pretraining.config import PretrainConfig
+from moco.runtime.fields import settled
 from moco.runtime.randomness import Stream
 from moco.shapes import Features
 
@@ -109,7 +110,7 @@ def file_digest(path: Path) -> str:
 def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
     """The very views, query and key, that some training images had in the first epochs of the run."""
     index = np.linspace(0, len(train) - 1, min(VIEWED, len(train))).astype(np.int64)
-    size = config.view_size or config.image_size
+    size = settled(config.view_size or config.image_size)
     look = Look(AUGMENTATIONS[config.augment], size, (0.0,) * 3, (1.0,) * 3, scaled=config.decode == "scaled")
     streams = {"query": Stream.VIEW_QUERY, "key": Stream.VIEW_KEY}
     columns, titles = [], []

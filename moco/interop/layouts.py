@@ -65,7 +65,7 @@ def recognise(content: object, where: str) -> Found:
 
     Raises BadInputError where there are no tensors, or none that look like a ResNet's.
     """
-    tensors = _unwrapped(_tensors(content, where))
+    tensors = named_tensors(content, where)
     for layout in LAYOUTS:
         if any(layout.query + name in tensors for name in FIRST_CONVOLUTIONS):
             break
@@ -94,6 +94,14 @@ def recognise(content: object, where: str) -> Found:
         queue if queue is not None and queue.dim() == 2 else None,
         int(pointer) if pointer is not None and pointer.numel() == 1 else 0,
     )
+
+
+def named_tensors(content: object, where: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's model, without what stands before every name.
+
+    Raises BadInputError where there are none.
+    """
+    return _unwrapped(_tensors(content, where))
 
 
 def _tensors(content: object, where: str) -> dict[str, Tensor]:

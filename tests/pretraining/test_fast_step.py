@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from moco.core.encoder import Encoder, EncoderPlan
+from moco.core.encoder import Encoder
 from moco.data.catalog import load
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
-from moco.pretraining.prepare import build_batches, resolve
+from moco.pretraining.prepare import build_batches, encoder_plan, resolve
 from moco.runtime import checkpoint
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from tests.pretraining.algorithm_1 import Weights, named, step
@@ -25,7 +25,7 @@ STATES = 20
 
 def gradient_between(config: PretrainConfig, before: dict[str, Tensor], after: dict[str, Tensor]) -> Weights:
     """The gradient that SGD was given, from its momenta: v' = 0.9 v + g + decay theta."""
-    encoder = Encoder(EncoderPlan(config.arch, config.stem, config.head, image_size=config.image_size))
+    encoder = Encoder(encoder_plan(config))
     gradient = {}
     for number, (name, _) in enumerate(encoder.named_parameters()):
         decay = config.weight_decay * before[f"f_q.{name}"]
