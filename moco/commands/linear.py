@@ -10,7 +10,7 @@ from moco.data.images import Labels
 from moco.evaluation.config import RANDOM, LinearConfig, Protocol
 from moco.evaluation.finetune import Finetuning, finetuned
 from moco.evaluation.linear import evaluate
-from moco.evaluation.scores import in_detail, paired_interval
+from moco.evaluation.scores import Scores, beside, in_detail, paired_interval
 from moco.evaluation.session import (
     Labelled,
     Subject,
@@ -44,7 +44,7 @@ def run(config: LinearConfig) -> dict[str, Any]:
             f"{config.weights}: linear ({config.protocol}) top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% "
             f"({len(images.test)} test images, lr {told['lr']:g}, {result['seconds']:.0f} s)"
         )
-        result["baselines"] = baselines(config, subject, images)
+        result["baselines"] = baselines(config, subject, images, found)
         agreement = compared(config, result, found.predicted, labels_of(images.test))
         if agreement is not None:
             result["agreement"] = agreement
@@ -52,7 +52,7 @@ def run(config: LinearConfig) -> dict[str, Any]:
     return result
 
 
-def baselines(config: LinearConfig, subject: Subject, images: Labelled) -> dict[str, Any]:
+def baselines(config: LinearConfig, subject: Subject, images: Labelled, own: Scores) -> dict[str, Any]:
     """Random weights under the fast protocol; the same network from random weights with all labels."""
     found: dict[str, Any] = {}
     if config.baseline and config.weights != RANDOM:
@@ -60,8 +60,12 @@ def baselines(config: LinearConfig, subject: Subject, images: Labelled) -> dict[
         started = time.monotonic()
         random, told = evaluate(at_random(config, subject), images, quick, "linear, random weights")
         seconds = round(time.monotonic() - started, 2)
-        found["random"] = {**random.figures, "lr": told["lr"], "protocol": "fast", "seconds": seconds}
-        say(f"random weights: linear (fast) top-1 {random.top1:.2f}%, top-5 {random.top5:.2f}%")
+        gain = beside(own, random, labels_of(images.test))
+        found["random"] = {**gain, "lr": told["lr"], "protocol": "fast", "seconds": seconds}
+        say(
+            f"random weights: linear (fast) top-1 {random.top1:.2f}%, top-5 {random.top5:.2f}% "
+            f"({gain['difference']:+.2f} points, 95% interval {gain['low']:+.2f} to {gain['high']:+.2f})"
+        )
     if config.supervised_epochs:
         steps = config.supervised_epochs * max(1, len(images.train) // config.batch_size)
         recipe = Finetuning(steps, batch_size=config.batch_size, seed=config.seed)

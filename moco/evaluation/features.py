@@ -130,7 +130,7 @@ class _Prepared:
         index = np.arange(rows.start, rows.stop)
         chosen = ChosenImages(self.images, index, views.number, views.seed, stand_ins=False)
         look = Look(views.augmentation, self.how.image_size, self.how.mean, self.how.std, scaled=True)
-        return make_views(self.images, chosen, (Stream.VIEW_QUERY,), look)[0]
+        return make_views(chosen, (Stream.VIEW_QUERY,), look)[0]
 
 
 def prepare(image: Image, size: int) -> Square:

@@ -116,7 +116,7 @@ def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
     for epoch in range(EPOCHS):
         for name, stream in list(streams.items())[: 1 if config.dictionary == "memory-bank" else 2]:
             chosen = ChosenImages(train, index, epoch, config.seed, stand_ins=False)
-            columns += make_views(train, chosen, (stream,), look)
+            columns += make_views(chosen, (stream,), look)
             titles.append({"epoch": epoch + 1, "view": name})
     rows = [
         {**described(train, int(i)), "views": [_picture(column[row], VIEW_SIDE, 90) for column in columns]}

@@ -63,7 +63,7 @@ def draw_pair(name: str, sizes: Integers, index: list[int]) -> list[ViewParamete
 
 def make_pair(images: Images, index: list[int], look: Look) -> list[Tensor]:
     """The same views, made; nothing stands in for an image that cannot be read."""
-    return make_views(images, ChosenImages(images, np.array(index), 0, 0, stand_ins=False), STREAMS, look)
+    return make_views(ChosenImages(images, np.array(index), 0, 0, stand_ins=False), STREAMS, look)
 
 
 @both_ways

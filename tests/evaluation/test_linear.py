@@ -212,6 +212,9 @@ def test_both_protocols_and_their_difference(
     assert slow["agreement"]["with"] == "fast"
     assert slow["agreement"]["difference"] == pytest.approx(difference, abs=1e-3)
     assert slow["agreement"]["low"] < difference < slow["agreement"]["high"]
+    random = quick["baselines"]["random"]
+    assert random["difference"] == pytest.approx(quick["top1"] - random["top1"], abs=2e-3)
+    assert random["low"] < random["difference"] < random["high"]
 
 
 def test_other_weights_leave_no_file(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
