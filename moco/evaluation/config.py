@@ -177,7 +177,7 @@ class FinetuneConfig:
     baseline: bool = False
     """Also train from random weights in the same way: supervised from scratch."""
     save: Path | None = None
-    """Also write backbone (under torchvision's names) and classifier (fc.*) to this .safetensors."""
+    """Also write backbone (under its library's names) and classifier (fc.*) to this .safetensors."""
     like: Path | None = None
     """For random weights: the run whose architecture, image size, mean and std are taken."""
     arch: str | None = None
