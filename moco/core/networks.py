@@ -116,19 +116,35 @@ def timm_options(arch: str, image_size: int) -> dict[str, Any]:
 
     Convolutional networks take any size as they are. Transformers that can are built for the size of timm's weights and
     fit what they know of places to that of the images, so that their tensors do not depend on it (`dynamic_img_size`).
-    The others are built for one size (`img_size`).
+    Those of the others that do not take the size are built for it (`img_size`).
     """
-    import timm
-
     config = timm_config(arch)
+    native = config.input_size[-1]
     if not config.fixed_input_size:
         return {}
     try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            timm.create_model(arch.removeprefix(TIMM), num_classes=0, dynamic_img_size=True)
-    except TypeError:  # an argument that it does not have
-        return {} if image_size == config.input_size[-1] else {"img_size": image_size}
-    return {"dynamic_img_size": True, "img_size": config.input_size[-1]}
+        _on_meta(arch, dynamic_img_size=True)
+        return {"dynamic_img_size": True, "img_size": native}
+    except REFUSALS:  # mostly an argument that it does not have
+        pass
+    try:
+        _on_meta(arch).eval()(torch.empty(1, 3, image_size, image_size, device="meta"))
+        return {}
+    except REFUSALS:
+        return {"img_size": image_size}
+
+
+def timm_tensors(arch: str) -> frozenset[str]:
+    """The names of all tensors of a network of timm, its classifier's among them."""
+    return frozenset(_on_meta(arch, num_classes=2).state_dict())
+
+
+def _on_meta(arch: str, num_classes: int = 0, **options: Any) -> nn.Module:
+    """A network of timm without numbers, for which no random ones are drawn."""
+    import timm
+
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        return timm.create_model(arch.removeprefix(TIMM), num_classes=num_classes, **options)
 
 
 def _timm_backbone(arch: str, image_size: int) -> tuple[nn.Module, int]:

@@ -36,8 +36,8 @@ RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 NamedWeights = Annotated[
     str,
     arg(
-        help="A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), or "
-        "random (with --like RUN or --arch)."
+        help="A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), "
+        "timm:NAME, timm:NAME@FILE or torchvision:NAME (published weights), or random (with --like RUN or --arch)."
     ),
 ]
 LabelledData = Annotated[
@@ -184,7 +184,7 @@ class FinetuneConfig:
     baseline: bool = False
     """Also train the network from random weights in the same way (supervised from scratch)."""
     save: Path | None = None
-    """Also write the backbone (under torchvision's names) and the classifier (fc.*) to this .safetensors file."""
+    """Also write the backbone (under its library's names) and the classifier (fc.*) to this .safetensors file."""
     like: LikeRun = None
     arch: RandomArch = None
     stem: RandomStem = "imagenet"

@@ -72,12 +72,13 @@ def recognise(content: object, where: str) -> Found:
     else:
         raise BadInputError(
             f"{where}: no ResNet's first convolution is among its {len(tensors)} tensors ({_first(tensors)}): expected "
-            f"a ResNet of MoCo, MoCo v3, lightly, solo-learn, mmselfsup, mmpretrain, VISSL, torchvision or timm"
+            f"a ResNet of MoCo, MoCo v3, lightly, solo-learn, mmselfsup, mmpretrain, VISSL, torchvision or timm; for "
+            f"another network of timm give its name too, timm:NAME@{where}"
         )
     if any(layout.query + name in tensors for name in FIRST_CONVOLUTIONS[2:]):
         raise BadInputError(
-            f"{where}: a ResNet with a deep stem of three convolutions (ResNet-C or -D), which is not supported: "
-            f"give one with torchvision's stem, as timm's resnet50 has in place of its resnet50d"
+            f"{where}: a ResNet with a deep stem of three convolutions (ResNet-C or -D), none of ours: give one "
+            f"with torchvision's stem, or timm's name of the network too, such as timm:resnet50d@{where}"
         )
     project = _project(layout, tensors, content)
     found = _encoder(project, layout.query, tensors)

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from moco.core.encoder import EncoderPlan
-from moco.core.networks import TIMM, require_timm_name, timm_config
+from moco.core.networks import TIMM, require_timm_name, timm_config, timm_tensors
 from moco.core.resnet import RESNETS
 from moco.errors import BadInputError
 from moco.interop.architecture import fitting
@@ -24,7 +24,7 @@ TORCHVISION = "torchvision:"
 FIRST_RELEASE = "IMAGENET1K_V1"
 """torchvision's name for its weights by the papers' schedule: 76.1% for resnet50. Two networks have others only."""
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-OTHER_HEADS = ("fc.", "classifier.", "head.", "heads.", "aux1.", "aux2.", "AuxLogits.")
+CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "aux1.", "aux2.", "AuxLogits.")
 """Classifiers in torchvision's files, and what only serves to train with labels."""
 OWN_NORMALISATION = ("googlenet", "inception_v3")
 """They turn torchvision's normalisation into one by 0.5 and 0.5 inside; here images are normalised so at once."""
@@ -39,8 +39,8 @@ class Published:
     plan: EncoderPlan
     tensors: Mapping[str, Tensor]
     """As the file has them."""
-    classifiers: tuple[str, ...]
-    """What stands before the names of those that are no part of a backbone."""
+    is_classifiers: Callable[[str], bool]
+    """Whether a name is of one that the whole network has and its backbone does not."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     origin: str
@@ -51,7 +51,7 @@ class Published:
         """The backbone's tensors, all of them. Raises BadInputError as `fitting` does."""
         expected = backbone.state_dict()
         found = self._named(backbone)
-        own = {n: value for n, value in found.items() if n in expected or not n.startswith(self.classifiers)}
+        own = {name: value for name, value in found.items() if name in expected or not self.is_classifiers(name)}
         return fitting(own, expected, f"{self.where}: not a whole {self.plan.arch}")
 
     def _named(self, backbone: nn.Module) -> Mapping[str, Tensor]:
@@ -94,11 +94,9 @@ def _of_timm(weights: str) -> Published:
             f"--weights {weights}: {path} is damaged, or one of moco's own files, which say themselves what they are: "
             f"give such a one alone, --weights {path}"
         )
-    classifier = config.classifier or ()
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     plan = EncoderPlan(name.partition(".")[0], image_size=config.input_size[-1])
-    tensors = named_tensors(content, str(path))
-    return Published(plan, tensors, tuple(f"{n}." for n in names), config.mean, config.std, "timm", str(path))
+    tensors, whole = named_tensors(content, str(path)), timm_tensors(plan.arch)
+    return Published(plan, tensors, whole.__contains__, tuple(config.mean), tuple(config.std), "timm", str(path))
 
 
 def _timm_file(name: str) -> Path:
@@ -127,8 +125,12 @@ def _of_torchvision(weights: str) -> Published:
         tensors = {DENSENET.sub(r"\1\2", name): value for name, value in tensors.items()}
     normalised = arch in OWN_NORMALISATION
     mean, std = ((0.5,) * 3, (0.5,) * 3) if normalised else (tuple(preset.mean), tuple(preset.std))
+
+    def is_classifiers(name: str) -> bool:
+        return name.startswith(CLASSIFIERS)
+
     plan = EncoderPlan(arch, image_size=preset.crop_size[0])
-    return Published(plan, tensors, OTHER_HEADS, mean, std, "torchvision", str(path))
+    return Published(plan, tensors, is_classifiers, mean, std, "torchvision", str(path))
 
 
 def _entry(weights: str) -> Any:

@@ -152,8 +152,9 @@ def build_encoder(config: PretrainConfig) -> Encoder:
     encoder = Encoder(encoder_plan(config))
     if config.init_weights is not None:
         fill(encoder, config.init_weights)
-    for name in ("image_size", "view_size"):
-        encoder.require_size(settled(getattr(config, name) or config.image_size), flag(name))
+    for size, name in {config.view_size: "view_size", config.image_size: "image_size"}.items():
+        if size is not None:
+            encoder.require_size(size, flag(name))
     encoder.set_bn_group_size(config.batch_size // settled(config.bn_groups))
     encoder.set_recompute(config.recompute)
     return encoder

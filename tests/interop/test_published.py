@@ -24,8 +24,8 @@ from moco.interop.checkpoints import load_weights
 from moco.interop.published import published
 from moco.runtime.checkpoint import save_tensors
 
-KINDS = ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "mobilenetv3_small_050"]
-"""Networks of timm: their classifiers are `fc`, `classifier`, `head.fc` and `head`."""
+KINDS = ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "mobilenetv3_small_050", "levit_128s"]
+"""Networks of timm: their classifiers are `fc`, `classifier`, `head.fc`, `head`, and with a normalisation `head.bn`."""
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
