@@ -54,9 +54,9 @@ AUTO = "auto"
 """The recipe that is made for the images and the time: `moco.pretraining.auto`."""
 HELP_INDENT = 8
 NO_MEMORY = re.compile("MemoryError|OutOfMemoryError|can't allocate memory|not enough memory")
-"""In what torch and numpy raise where memory is short."""
+"""Matches what torch and numpy raise when memory is short."""
 RULERS = re.compile("─{2,}|-{3,}")
-"""Of tyro's boxes; without a terminal that knows others they are of ASCII."""
+"""Matches the rules in tyro's boxes, drawn in ASCII where the terminal knows no others."""
 PYTHON_TYPES = re.compile(r"\.? Got errors: .*?$| into tuple type .*?$")
 """Where tyro names types as Python writes them, behind those that --help shows."""
 INTERRUPTED = 130

@@ -19,7 +19,7 @@ from moco.transfer.recipes import TASKS
 NOTABLE = 0.5
 """Points from which on the papers colour a difference."""
 CONDITIONS = ("data", "test_images", "voc_rule", "batch_size")
-"""Of a run's config: where these differ, and the number of steps, so may the figures, whatever the weights are."""
+"""Fields of a run's config: figures of runs that differ in these, or in the number of steps, do not compare."""
 ORDER = ("random", "supervised", "moco")
 LONGER = 180_000
 """Steps of COCO's 2x schedule."""

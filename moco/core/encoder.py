@@ -20,7 +20,7 @@ Head = Literal["linear", "mlp"]
 Output = Literal["backbone", "head"]
 """What features are read off: the backbone's, or the head's unit vectors."""
 LARGEST = 1 << 16
-"""Of the sizes in a plan."""
+"""Largest size in a plan."""
 REACH = 32
 """Pixels up and down from a size that does not fit, among which one is looked for that does: patches are no larger."""
 

@@ -31,7 +31,7 @@ LONGEST = 16
 """Times its shorter side, beyond which a larger image's longer side is cut first: of a line of pixels, resized, the
 memory could not hold the rest."""
 ROWS_AT_A_TIME = 8192
-"""Of what the ranks exchange: bounds the memory that this takes."""
+"""Rows that the ranks exchange at a time, which bounds the memory."""
 
 
 @dataclass(frozen=True)

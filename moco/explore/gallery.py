@@ -34,7 +34,7 @@ from moco.runtime.randomness import Stream
 from moco.shapes import Features
 
 VERSION = 1
-"""Of the file's format."""
+"""Version of the file's format."""
 VIEWED, EPOCHS = 8, 3
 """Images whose views are shown, and the epochs of which they are."""
 QUERIES, FOUND = 12, 8
@@ -42,7 +42,7 @@ QUERIES, FOUND = 12, 8
 VIEW_SIDE, THUMBNAIL_SIDE, TILE_SIDE = 112, 96, 32
 """Largest sides in pixels of views, of single images, and of the tiles of the map."""
 SHEET_QUALITY = 60
-"""Of WebP: 10,000 photographs at 32 pixels are then about 5 MB."""
+"""WebP's quality: 10,000 photographs at 32 pixels then take about 5 MB."""
 MOST_FILTERS = 64
 
 

@@ -29,7 +29,7 @@ from moco.runtime.checkpoint import Metadata, load_tensors, newest_checkpoint
 from moco.shapes import require_same_shapes
 
 IMAGE_SIZES: dict[Stem, int] = {"imagenet": 224, "cifar": 32}
-"""Of other projects' encoders, whose files do not say it."""
+"""Image size of other projects' encoders, whose files do not say it."""
 LINEAR_HEAD = ("weight", "bias")
 MLP_HEAD = ("0.weight", "0.bias", "2.weight", "2.bias")
 

@@ -57,7 +57,7 @@ class Found:
     pointer: int = 0
     """The column of the queue's oldest key."""
     stem_padding: int = 1
-    """Of a 3x3 stem."""
+    """Padding of a 3x3 stem."""
 
 
 def recognise(content: object, where: str) -> Found:

@@ -38,7 +38,7 @@ class Published:
 
     plan: EncoderPlan
     tensors: Mapping[str, Tensor]
-    """As the file has them."""
+    """The tensors under the file's names."""
     is_classifiers: Callable[[str], bool]
     """Whether a name is of one that the whole network has and its backbone does not."""
     mean: tuple[float, ...]

@@ -64,7 +64,7 @@ def require_torchvision(weights: Weights, name: str) -> None:
 
 
 def require_timm(weights: Weights, name: str) -> None:
-    """As `require_torchvision`, and of torchvision's nets ResNets only: timm names the tensors of others otherwise."""
+    """Require a ResNet or a network of timm: timm names the tensors of the other networks otherwise."""
     if not weights.encoder.plan.arch.startswith(TIMM):
         _require_resnet(weights, name)
         require_torchvision(weights, name)
@@ -143,7 +143,7 @@ def timm_name(plan: EncoderPlan) -> tuple[str, dict[str, Any]]:
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
-    """As torch.save, which on a full disk raises another error than OSError."""
+    """Save like torch.save, but raise OSError on a full disk."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     replace_file(path, buffer.getvalue())
@@ -170,7 +170,7 @@ def _write_reference(weights: Weights, path: Path, _: str) -> None:
 
 
 def _in_reference(path: Path, weights: Weights, images: Tensor) -> Tensor:
-    """As the reference's linear evaluation takes them: f_q's tensors, without its head, into torchvision's model."""
+    """Load f_q's tensors without its head into torchvision's model, as the reference's linear evaluation does."""
     prefix = "module.encoder_q."
     state = torch.load(path, weights_only=True)["state_dict"]
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

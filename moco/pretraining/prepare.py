@@ -27,7 +27,7 @@ from moco.runtime.schedule import Schedule
 from moco.shapes import Features
 
 DEFAULT_BN_GROUPS = 8
-"""As many as the papers' devices."""
+"""The papers' number of devices."""
 
 
 def resolve(config: PretrainConfig, images: Images) -> PretrainConfig:

@@ -69,7 +69,7 @@ def _rate(trained: PretrainConfig, images: Images) -> float:
 
 
 def _encoded_per_second(trained: PretrainConfig, images: Images) -> float:
-    """By the network of random weights, after a batch that does not count."""
+    """Time the network with random weights, after a batch that does not count."""
     trained = resolve(trained, images)
     size, mean, std = settled(trained.image_size), settled(trained.mean), settled(trained.std)
     encoder, how = build_encoder(trained).to(trained.device), Encoding(size, mean, std)
