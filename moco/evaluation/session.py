@@ -23,7 +23,7 @@ from moco.data.splits import final_split
 from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, EvaluationConfig, KeptConfig, result_name
 from moco.evaluation.features import Encoding
-from moco.evaluation.refusals import kept_in, require_own_flags, require_place
+from moco.evaluation.requirements import kept_in, require_own_flags, require_place
 from moco.evaluation.statefile import remove_states
 from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.runtime import distributed

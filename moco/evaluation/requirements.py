@@ -1,4 +1,4 @@
-"""What an evaluation refuses before it computes anything."""
+"""Checks what an evaluation requires before it computes anything."""
 
 from pathlib import Path
 

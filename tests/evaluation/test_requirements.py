@@ -6,7 +6,7 @@ import pytest
 
 from moco.errors import BadInputError
 from moco.evaluation.config import KnnConfig
-from moco.evaluation.refusals import require_own_flags
+from moco.evaluation.requirements import require_own_flags
 
 
 @pytest.mark.parametrize(
