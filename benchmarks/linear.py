@@ -59,7 +59,9 @@ def main() -> None:
     """Print a row for each set and each of the weights, as a table in Markdown."""
     options = tyro.cli(Options)
     set_threads(options.threads)
-    print("| set | weights | fast | penalty | seconds, encoding | fitting | scikit-learn's best | seconds | fast minus it |")
+    print(
+        "| set | weights | fast | penalty | encoding (s) | fitting (s) | scikit-learn's best | its seconds | fast minus it |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for name in options.sets:
         for weights in options.weights:
@@ -92,8 +94,9 @@ def measure(name: str, weights: str, options: Options) -> None:
         started = time.perf_counter()
         config = LinearConfig(weights, data, protocol="paper", epochs=options.epochs, lr=rate)
         paper, told = evaluate(subject, images, config)
+        seconds = time.perf_counter() - started
         print(
-            f"| {name} | {weights} | the papers', lr {rate:g}: {paper.top1:.2f} | | {time.perf_counter() - started:.0f} "
+            f"| {name} | {weights} | the papers', lr {rate:g}: {paper.top1:.2f} | | {seconds:.0f} "
             f"| training loss {told['training_loss']:.4g}, suiting lr {told['suiting_lr']:g} | | "
             f"| {minus(fast, paper.predicted, truth)} |",
             flush=True,

@@ -175,7 +175,7 @@ def whole(images: FileImages, against: float) -> dict[tuple[bool, bool], list[to
             look = Look(AUGMENTATIONS["v2"], 224, MEAN, STD, scaled=scaled, compiled=compiled)
 
             def work(look: Look = look) -> list[torch.Tensor]:
-                return make_views(images, ChosenImages(images, np.arange(BATCH), 0, 0), STREAMS, look)
+                return make_views(ChosenImages(images, np.arange(BATCH), 0, 0), STREAMS, look)
 
             name = f"{'compiled' if compiled else 'torch'}, {DECODER}, {'scaled' if scaled else 'exact'}"
             row(name, seconds(work, 3) / (2 * BATCH), against)

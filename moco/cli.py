@@ -23,7 +23,7 @@ from moco.evaluation.config import GONE, EmbedConfig, FinetuneConfig, KnnConfig,
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
 from moco.pretraining.config import PretrainConfig, ResumeConfig
-from moco.pretraining.recipes import RECIPES
+from moco.pretraining.recipes import OF_WEIGHTS, RECIPES, recipe_values
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import finite
 from moco.runtime.fields import check
@@ -54,9 +54,9 @@ AUTO = "auto"
 """The recipe that is made for the images and the time: `moco.pretraining.auto`."""
 HELP_INDENT = 8
 NO_MEMORY = re.compile("MemoryError|OutOfMemoryError|can't allocate memory|not enough memory")
-"""In what torch and numpy raise where memory is short."""
+"""Matches what torch and numpy raise when memory is short."""
 RULERS = re.compile("─{2,}|-{3,}")
-"""Of tyro's boxes; without a terminal that knows others they are of ASCII."""
+"""Matches the rules in tyro's boxes, drawn in ASCII where the terminal knows no others."""
 PYTHON_TYPES = re.compile(r"\.? Got errors: .*?$| into tuple type .*?$")
 """Where tyro names types as Python writes them, behind those that --help shows."""
 INTERRUPTED = 130
@@ -113,7 +113,8 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
         if name == AUTO and not set(rest) & set(HELP):
             return _auto(rest), _runner(command)
         name = "quick" if name == AUTO else name
-        prog, default = f"{prog} {name}", PretrainConfig(data=tyro.MISSING, out=tyro.MISSING, **RECIPES[name].values)
+        values = recipe_values(name, _given(rest))
+        prog, default = f"{prog} {name}", PretrainConfig(data=tyro.MISSING, out=tyro.MISSING, **values)
     if kind is TransferConfig:
         if not rest or rest[0] in HELP:
             print(_tasks())
@@ -154,21 +155,29 @@ def run(*words: object, **flags: object) -> dict[str, Any]:
 def _auto(arguments: list[str]) -> PretrainConfig:
     """The config that suits the images, the machine and --minutes, but for the flags that are given."""
     from moco.pretraining.auto import AutoConfig, settle
+    from moco.pretraining.initial import with_weights
 
     prog = f"moco pretrain {AUTO}"
     asked, others = _flags(AutoConfig, arguments, prog, tyro.MISSING_NONPROP, return_unknown_args=True)
     placed = ["--data", asked.data, "--out", str(asked.out), "--device", asked.device, *others]
-    start = PretrainConfig(data=tyro.MISSING, out=tyro.MISSING, **RECIPES["quick"].values)
+    words = _given(others)
+    start = PretrainConfig(data=tyro.MISSING, out=tyro.MISSING, **recipe_values("quick", words))
     read = _flags(PretrainConfig, placed, prog, start)
     check(read)
-    words = {word[2:].split("=")[0].replace("-", "_") for word in others if word.startswith("--")}
     fields = {field.name for field in dataclasses.fields(PretrainConfig)}
+    if read.init_weights is not None:
+        read, words = with_weights(read), words | set(OF_WEIGHTS)
     given = {name: getattr(read, name) for name in fields & (words | {word.removeprefix("no_") for word in words})}
     values = settle(asked, given, lambda text: print(text, file=sys.stderr if read.json else sys.stdout))
     config: PretrainConfig = dataclasses.replace(
         read, **{name: value for name, value in values.items() if name not in given}
     )
     return config
+
+
+def _given(arguments: Sequence[str]) -> set[str]:
+    """The flags of a command line, named as fields are."""
+    return {word[2:].split("=")[0].replace("-", "_") for word in arguments if word.startswith("--")}
 
 
 def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how: Any) -> Any:

@@ -141,6 +141,28 @@ def test_nothing_executes_what_it_reads(name: str) -> None:
             assert (node.value.id, node.attr) != ("torch", "load"), where
 
 
+TESTING = (ROOT.parent / "docs" / "testing.md").read_text(encoding="utf-8")
+TESTS = ROOT.parent / "tests"
+
+
+def test_what_the_page_of_tests_names_exists() -> None:
+    """docs/testing.md leads from behaviours and modules to tests, whose paths are below tests/."""
+    missing = []
+    for path, function in sorted(set(re.findall(r"`((?:\w+/)*\w+\.py)(?:::(\w+))?`", TESTING))):
+        file = (ROOT.parent if path.startswith(("moco/", "tests/")) else TESTS) / path
+        content = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if not content or not re.search(rf"^def {function}\(" if function else "", content, re.MULTILINE):
+            missing.append(f"{path}::{function}" if function else path)
+    assert missing == []
+
+
+def test_every_module_has_a_test() -> None:
+    """At its own path, or where docs/testing.md says; what only gathers a room's names has nothing to test."""
+    paths = [path.relative_to(ROOT) for path in MODULES.values() if path.name != "__init__.py"]
+    elsewhere = [path for path in paths if not (TESTS / path.parent / f"test_{path.name}").is_file()]
+    assert [path for path in elsewhere if f"`moco/{path.as_posix()}`" not in TESTING] == []
+
+
 def test_the_command_line_starts_without_torch() -> None:
     """`moco --help` answers at once: what is heavy is imported when a command runs."""
     program = "import sys, moco.cli; print(sorted({'torch', 'torchvision', 'sklearn'} & set(sys.modules)))"

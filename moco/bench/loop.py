@@ -41,4 +41,4 @@ def end_to_end(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
 def _training(config: BenchConfig, folder: Path, case: str) -> tuple[PretrainConfig, Images]:
     values = {name: getattr(config, name) for name in ("seed", "precision", "device", "threads")}
     training = PretrainConfig(data=case, out=folder / "run", max_steps=ENDLESS, **values, **TRAININGS[case])
-    return training, images_in(folder, training.image_size)
+    return training, images_in(folder, settled(training.image_size))

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from moco.errors import BadInputError, one_line
 from moco.evaluation.config import RANDOM
-from moco.interop.supervised import PREFIX
+from moco.interop.published import TORCHVISION
 from moco.runtime.fields import flag
 from moco.transfer.config import CompareConfig
 from moco.transfer.evaluator import RESULT
@@ -19,7 +19,7 @@ from moco.transfer.recipes import TASKS
 NOTABLE = 0.5
 """Points from which on the papers colour a difference."""
 CONDITIONS = ("data", "test_images", "voc_rule", "batch_size")
-"""Of a run's config: where these differ, and the number of steps, so may the figures, whatever the weights are."""
+"""Fields of a run's config: figures of runs that differ in these, or in the number of steps, do not compare."""
 ORDER = ("random", "supervised", "moco")
 LONGER = 180_000
 """Steps of COCO's 2x schedule."""
@@ -75,7 +75,7 @@ def kind_of(weights: str) -> str:
     """`random`, `supervised` or `moco`: the row of the papers' tables that weights belong to."""
     if weights == RANDOM:
         return "random"
-    return "supervised" if weights.startswith(PREFIX) else "moco"
+    return "supervised" if weights.startswith(TORCHVISION) else "moco"
 
 
 def paper_row(task: str, kind: str, steps: int) -> dict[str, str]:

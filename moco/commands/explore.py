@@ -169,6 +169,7 @@ def _listen(port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         raise BadInputError(f"--port {port}: cannot be used ({error.strerror}): give another, or 0 for any") from error
+    listening.listen()  # who connects as soon as the address is printed waits for the server
     return listening
 
 

@@ -65,7 +65,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def _save(config: FinetuneConfig, subject: Subject, model: nn.Module, classes: tuple[str, ...]) -> None:
-    """The network under torchvision's names, and what is needed to use it."""
+    """The network under its library's names, and what is needed to use it."""
     assert config.save is not None
     tensors = {name.removeprefix("backbone."): tensor for name, tensor in model.state_dict().items()}
     metadata = {

@@ -21,12 +21,13 @@ from moco.evaluation.knn import knn
 from moco.evaluation.teacher import load_teacher
 from moco.evaluation.vitals import vitals
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.initial import with_weights
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor
 from moco.pretraining.prepare import build_batches
 from moco.runtime import distributed
 from moco.runtime.device import isolated, resolve_device, resolve_precision, set_threads
-from moco.runtime.fields import check
+from moco.runtime.fields import check, settled
 
 UNLABELLED_IMAGES = 2048
 """Images that the monitor without labels looks at."""
@@ -35,6 +36,7 @@ UNLABELLED_IMAGES = 2048
 def run(config: PretrainConfig) -> dict[str, Any]:
     """`moco pretrain`: train on the images of `config.data`, with a monitor that suits them."""
     check(config)
+    config = with_weights(config)
     splits = load(config.data)
     splits["train"] = hold(splits["train"])
     teacher = build_teacher(config, splits["train"])
@@ -52,8 +54,9 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
         return None
     device = resolve_device(config.device)
     distributed.start(device, config.timeout)
+    size, mean, std = settled(config.image_size), settled(config.mean), settled(config.std)
     student = Encoding(
-        config.image_size, config.mean, config.std, precision=resolve_precision(config.precision, device),
+        size, mean, std, precision=resolve_precision(config.precision, device),
         workers=choose_workers(images) if config.workers is None else config.workers,
     )  # fmt: skip
     cached = config.teacher_views == "cached"
@@ -65,7 +68,8 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:
     """KNN accuracy where there are labels; alignment and uniformity, and the reason, where there are none."""
     device = resolve_device(config.device)
-    how = Encoding(config.image_size, config.mean, config.std, precision=resolve_precision(config.precision, device))
+    size, mean, std = settled(config.image_size), settled(config.mean), settled(config.std)
+    how = Encoding(size, mean, std, precision=resolve_precision(config.precision, device))
     bank, queries = monitor_split(splits)
     reason = "without labels (class folders)" if bank.labels is None or queries.labels is None else None
     if reason is None and len(bank.classes) < 2:

@@ -121,7 +121,7 @@ def weights_of(config: TransferConfig) -> Weights:
 
 
 def _earlier(config: TransferConfig) -> dict[str, Any]:
-    """As `read_earlier`; where there are several trials there may be more of them now, or fewer."""
+    """Read the earlier run as `read_earlier` does; the number of trials, if several, may have changed."""
     count = distributed.from_first(lambda: _earlier_trials(config))
     if config.trials > 1 and count not in (None, 1, config.trials):
         return {**read_earlier(dataclasses.replace(config, trials=count), FREE), "state": "running"}

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from moco.core.precision import at_least_fp32
+from moco.errors import BadInputError
 
+PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
 
 
@@ -64,18 +67,44 @@ class GroupedBatchNorm(nn.BatchNorm2d):
     variance, as if each lay on a device of its own. The running statistics move towards the mean over the groups of
     what each would have recorded. In evaluation it is ordinary batch normalisation.
 
+    `drop` and `act`, where they are not None, follow it, as in timm's BatchNormAct2d.
+
+    Where the network has cut its images into windows or tokens, x is (N r, C, ...) with r consecutive rows for each of
+    the N `images`, and a block holds those of group_size images.
+
     Raises ValueError where N is not a multiple of group_size. Source: arXiv:1911.05722, section 3.3.
     """
 
     group_size: int = 0
+    images: int = 0
+    """N; 0: each row of x is an image."""
+    drop: nn.Module | None
+    act: nn.Module | None
+
+    def __init__(
+        self, channels: int, eps: float = 1e-5, momentum: float | None = 0.1,
+        drop: nn.Module | None = None, act: nn.Module | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(channels, eps, momentum)
+        self.register_module("drop", drop)
+        self.register_module("act", act)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (N, C, H, W)."""
-        if not self.training:
-            return super().forward(x)
-        size = self.group_size or len(x)
-        if len(x) % size:
-            raise ValueError(f"a batch of {len(x)} images cannot be cut into BN groups of {size}")
+        y = self._normalized(x) if self.training else super().forward(x)
+        for follower in (self.drop, self.act):
+            y = y if follower is None else follower(y)
+        return y
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Rows of channels, with any number of places for each."""
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        images = self.images or len(x)
+        group = self.group_size or images
+        if images % group or len(x) % images:
+            raise ValueError(f"a batch of {images} images cannot be cut into BN groups of {group}")
+        size = len(x) // images * group
         if torch.compiler.is_compiling():
             return self._by_formula(x, size)
         if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
@@ -88,9 +117,9 @@ class GroupedBatchNorm(nn.BatchNorm2d):
     def _by_formula(self, x: Tensor, size: int) -> Tensor:
         """The same in operations that a compiler fuses with their neighbours."""
         groups = at_least_fp32(x).view(-1, size, *x.shape[1:])  # (G, n, C, H, W)
-        variances, means = torch.var_mean(groups, (1, 3, 4), correction=0, keepdim=True)
+        variances, means = torch.var_mean(groups, (1, *range(3, groups.dim())), correction=0, keepdim=True)
         inverse_stds = torch.rsqrt(variances + self.eps)
-        weight, bias = (parameter.view(1, 1, -1, 1, 1) for parameter in (self.weight, self.bias))
+        weight, bias = (parameter.view(1, 1, -1, *(1,) * (x.dim() - 2)) for parameter in (self.weight, self.bias))
         y = ((groups - means) * (inverse_stds * weight) + bias).flatten(0, 1)
         self._record(means.flatten(1), inverse_stds.flatten(1), values=size * x[0, 0].numel())
         return y.to(x.dtype)
@@ -109,13 +138,14 @@ class GroupedBatchNorm(nn.BatchNorm2d):
 
 
 def group_batch_norms(module: nn.Module, group_size: int) -> int:
-    """Replace every BatchNorm2d inside `module` by a GroupedBatchNorm of that group size; return how many there are.
+    """Replace every batch normalisation inside `module` by a GroupedBatchNorm of that group size; return their number.
 
-    Parameters, buffers and their names stay what they were.
+    Parameters, buffers and their names stay what they were. Raises BadInputError for a kind of batch normalisation
+    that groups cannot replace without changing what the network computes.
     """
     count = 0
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d):
+        if isinstance(child, _BatchNorm):
             if not isinstance(child, GroupedBatchNorm):
                 child = _grouped(child)
                 setattr(module, name, child)
@@ -126,10 +156,23 @@ def group_batch_norms(module: nn.Module, group_size: int) -> int:
     return count
 
 
-def _grouped(norm: nn.BatchNorm2d) -> GroupedBatchNorm:
-    """A GroupedBatchNorm that holds the very parameters and buffers of `norm`."""
-    grouped = GroupedBatchNorm(norm.num_features, norm.eps, norm.momentum).train(norm.training)
+def _grouped(norm: _BatchNorm) -> GroupedBatchNorm:
+    """A GroupedBatchNorm that holds the very parameters and buffers of `norm`, and what follows it inside `norm`."""
+    if not norm.affine or norm.running_mean is None or not (type(norm) in PLAIN or _is_fused(norm)):
+        raise BadInputError(
+            f"the network normalises by {type(norm).__name__}({norm.num_features}), which --bn-groups cannot divide: "
+            f"give another --arch"
+        )
+    followers = (getattr(norm, "drop", None), getattr(norm, "act", None))
+    grouped = GroupedBatchNorm(norm.num_features, norm.eps, norm.momentum, *followers).train(norm.training)
     grouped.weight, grouped.bias = norm.weight, norm.bias
     grouped.running_mean, grouped.running_var = norm.running_mean, norm.running_var
     grouped.num_batches_tracked = norm.num_batches_tracked
     return grouped
+
+
+def _is_fused(norm: nn.Module) -> bool:
+    """Whether it is timm's BatchNorm2d with a dropout and an activation behind it."""
+    from timm.layers.norm_act import BatchNormAct2d  # here, since only networks of timm have other kinds than torch's
+
+    return type(norm) is BatchNormAct2d

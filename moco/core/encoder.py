@@ -1,27 +1,28 @@
 """The encoder: a backbone and a projection head, images (N, 3, H, W) -> unit vectors (N, C)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
-from moco.core.batchnorm import group_batch_norms
+from moco.core.batchnorm import GroupedBatchNorm, group_batch_norms
+from moco.core.networks import REFUSALS, TIMM, Stem, build_backbone, reason
 from moco.core.precision import at_least_fp32
-from moco.core.resnet import RESNETS, ResNet, resnet_plan
+from moco.core.resnet import ResNet, resnet_plan
 from moco.errors import BadInputError
 from moco.shapes import Features, Views, require_same_shapes
 
-Stem = Literal["cifar", "imagenet"]
 Head = Literal["linear", "mlp"]
 Output = Literal["backbone", "head"]
 """What features are read off: the backbone's, or the head's unit vectors."""
 LARGEST = 1 << 16
-"""Of the sizes in a plan."""
+"""Largest size in a plan."""
+REACH = 32
+"""Pixels up and down from a size that does not fit, among which one is looked for that does: patches are no larger."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.plan = plan
         self.backbone, self.num_features = build_backbone(plan.arch, plan.stem, plan.image_size)
+        self._cutting: list[GroupedBatchNorm] = []
         hidden = plan.hidden_dim or self.num_features
         self.head: nn.Module
         if plan.head == "linear":
@@ -67,11 +69,19 @@ class Encoder(nn.Module):
 
     def forward(self, x: Views) -> Features:
         """Encode views x into unit vectors; the normalisation is at least fp32 whatever the precision."""
+        for norm in self._cutting:
+            norm.images = len(x)
         return F.normalize(at_least_fp32(self.head(self.backbone(x))))
 
     def set_bn_group_size(self, size: int) -> int:
-        """Normalise in BN groups of `size` consecutive images (0: all together); return how many layers do."""
-        return group_batch_norms(self.backbone, size)
+        """Normalise in BN groups of `size` consecutive images (0: all together); return how many layers do.
+
+        Raises BadInputError for a kind of batch normalisation that cannot.
+        """
+        count = group_batch_norms(self.backbone, size)
+        if self.plan.arch.startswith(TIMM):  # some of its networks cut an image into windows or tokens first
+            self._cutting = [norm for norm in self.backbone.modules() if isinstance(norm, GroupedBatchNorm)]
+        return count
 
     def width(self, output: Output) -> int:
         """How many numbers an output has."""
@@ -84,52 +94,59 @@ class Encoder(nn.Module):
         elif recompute:
             raise BadInputError(f"--recompute is for ResNets, and --arch is {self.plan.arch}: leave it out")
 
+    def require_size(self, size: int, flag: str) -> None:
+        """Raise BadInputError, with the nearest size that fits, where the backbone takes no square images of this one.
 
-def build_backbone(arch: str, stem: Stem, image_size: int) -> tuple[nn.Module, int]:
-    """Build a backbone without its classifier and say how many features it gives.
+        One image is encoded to find out, but by our ResNets, which take any.
+        """
+        why = None if isinstance(self.backbone, ResNet) else self._refusal(size)
+        if why is None:
+            return
+        near = sorted(range(max(1, size - REACH), size + REACH + 1), key=lambda other: abs(other - size))
+        fitting = next((other for other in (*near, self.plan.image_size) if self._refusal(other) is None), None)
+        hint = "give another" if fitting is None else f"give {flag} {fitting}"
+        raise BadInputError(f"{flag} {size}: {self.plan.arch} does not take such images ({why}): {hint}")
 
-    Known are the ResNets of `resnet_plan` and every classification model of torchvision, by name.
-    Raises BadInputError for another name, or a small stem for a model that is not a ResNet.
-    """
-    plan = resnet_plan(arch)
-    if plan is not None:
-        resnet = ResNet(plan, stem)
-        return resnet, resnet.num_features
-    known = torchvision.models.list_models(module=torchvision.models)
-    if arch not in known:
-        similar = get_close_matches(arch, list(dict.fromkeys((*RESNETS, *known))), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(similar)}?" if similar else "give a ResNet or another torchvision model"
-        raise BadInputError(f"--arch {arch} is not known: {hint} (widths: resnet18-w16, resnet50-2x)")
-    if stem == "cifar":
-        raise BadInputError(f"--stem cifar is for ResNets, and --arch is {arch}: give --stem imagenet")
-    return _torchvision_backbone(arch, image_size)
+    @torch.no_grad()
+    def _refusal(self, size: int) -> str | None:
+        """Why the backbone does not take an image of that size; None where it does."""
+        try:
+            with evaluating(self.backbone):
+                y = self.backbone(torch.zeros(1, 3, size, size, device=next(self.backbone.parameters()).device))
+        except REFUSALS as error:
+            return reason(error)
+        if y.shape != (1, self.num_features):
+            raise BadInputError(
+                f"{self.plan.arch} gives features of shape {tuple(y.shape)}: expected pooled ones, "
+                f"(1, {self.num_features}): give another network"
+            )
+        return None
 
 
-def _torchvision_backbone(arch: str, image_size: int) -> tuple[nn.Module, int]:
-    options: dict[str, object] = {}
-    if arch.startswith("vit_"):
-        options["image_size"] = image_size
-    if arch.startswith("maxvit"):
-        options["input_size"] = (image_size, image_size)
-    if arch in ("googlenet", "inception_v3"):
-        options.update(aux_logits=False, init_weights=True)
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """With running statistics and without dropout, as long as it lasts."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
     try:
-        model = torchvision.models.get_model(arch, weights=None, **options)
-    except (ValueError, AssertionError) as error:  # a transformer's patches must tile the image
-        raise BadInputError(f"--arch {arch} does not take --image-size {image_size}: {error}") from error
-    if arch.startswith("squeezenet"):  # its classifier is a convolution
-        classifier = model.get_submodule("classifier.1")
-        assert isinstance(classifier, nn.Conv2d)
-        model.set_submodule("classifier.1", nn.Identity())
-        return model, classifier.in_channels
-    name, last = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
-    model.set_submodule(name, nn.Identity())
-    return model, last.in_features
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 def encoder_tensors(encoder: Encoder) -> dict[str, Tensor]:
-    """The encoder's tensors: the backbone's under torchvision's own names, the head's under `head.`."""
-    return {name.removeprefix("backbone."): value for name, value in encoder.state_dict().items()}
+    """The encoder's tensors: the backbone's under its library's own names, the head's behind `head_prefix`."""
+    return file_names(encoder.state_dict(), encoder.plan.arch)
+
+
+def file_names(tensors: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
+    """The tensors of an encoder's state, or of as much of it as there is, as files name them."""
+    prefix = head_prefix(arch)
+    return {
+        prefix + name.removeprefix("head.") if name.startswith("head.") else name.removeprefix("backbone."): value
+        for name, value in tensors.items()
+    }
 
 
 def load_encoder_tensors(encoder: Encoder, tensors: Mapping[str, Tensor]) -> None:
@@ -137,17 +154,19 @@ def load_encoder_tensors(encoder: Encoder, tensors: Mapping[str, Tensor]) -> Non
 
     Raises BadInputError naming the first tensor that is missing, unexpected or of another shape.
     """
-    require_same_shapes(encoder_tensors(encoder), tensors, f"weights for {encoder.plan.arch}")
-    renamed = {name if is_head(name) else f"backbone.{name}": value for name, value in tensors.items()}
-    encoder.load_state_dict(renamed)
+    own = encoder_tensors(encoder)
+    require_same_shapes(own, tensors, f"weights for {encoder.plan.arch}")
+    state = encoder.state_dict()  # with the versions of its modules, which some refuse to be loaded without
+    state.update(zip(state, (tensors[name] for name in own), strict=True))
+    encoder.load_state_dict(state)
 
 
 def filled_encoder(plan: EncoderPlan, tensors: Mapping[str, Tensor]) -> Encoder:
     """The encoder of a plan with these weights, as `load_encoder_tensors` takes them.
 
-    A ResNet of another size than the weights are is refused before it takes memory: a plan may come from a file.
+    A network of another size than the weights are is refused before it takes memory: a plan may come from a file.
     """
-    if resnet_plan(plan.arch) is not None:
+    if resnet_plan(plan.arch) is not None or plan.arch.startswith(TIMM):
         with torch.device("meta"):
             require_same_shapes(encoder_tensors(Encoder(plan)), tensors, f"weights for {plan.arch}")
     encoder = Encoder(plan)
@@ -155,9 +174,9 @@ def filled_encoder(plan: EncoderPlan, tensors: Mapping[str, Tensor]) -> Encoder:
     return encoder
 
 
-def is_head(name: str) -> bool:
-    """Whether a name of `encoder_tensors` belongs to the projection head."""
-    return name.startswith("head.")
+def head_prefix(arch: str) -> str:
+    """What stands before the names of the projection head's tensors; networks of timm have a `head` of their own."""
+    return "projection." if arch.startswith(TIMM) else "head."
 
 
 def parameter_count(module: nn.Module) -> int:

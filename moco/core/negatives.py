@@ -12,7 +12,7 @@ from moco.runtime.randomness import Integers, Stream, uniforms
 from moco.shapes import Features, Index
 
 LARGEST_QUERY_SHARE = 0.5
-"""Of a query in a negative that is mixed with it (MoCHi, 3.3): more would make it a positive."""
+"""Largest share of a query in a negative mixed with it (MoCHi, 3.3): more would make it a positive."""
 HARDEST = 0.01
 """The share of the negatives that counts as the hardest."""
 QUERIES = 16

@@ -22,8 +22,9 @@ Positions = npt.NDArray[np.int64]
 def compiled(function: Function) -> Function:
     """Compile the function to machine code, kept on disk; the interpreter's lock is free while it runs."""
     plain: Function = inspect.unwrap(function)  # types are not to be checked inside
-    # a * b + c may be one instruction, and a division by a constant a product: rounding, never another order of sums
-    exact_enough = {"contract", "arcp", "nsz"}
+    # A division by a constant may be a product: rounding, never another order of sums. a * b + c may not be one
+    # instruction ("contract"): the process that compiles then rounds otherwise than those that read its code from disk.
+    exact_enough = {"arcp", "nsz"}
     return numba.njit(nogil=True, error_model="numpy", fastmath=exact_enough, cache=True)(plain)
 
 

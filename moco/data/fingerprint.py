@@ -24,7 +24,7 @@ FILE = "data.safetensors"
 MOST_ROWS = 1 << 20
 """A larger set has one row for several images: all of their names, and the first one's content."""
 PIXEL_BUDGET = 2 << 30
-"""Of an array no more bytes than these are looked at."""
+"""Bytes of an array that are looked at, at most."""
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", "
 """Endings of the files that are taken for images, in any case."""
 
 SMALL_IMAGE = 96
-"""Images of one size up to this side are held in memory ..."""
+"""Images of one size are held in memory where no side is longer than this."""
 MEMORY_BUDGET = 2 << 30
-"""... where they fit into this many bytes, and no more than these, and one in a hundred, cannot be decoded."""
+"""They must fit into this many bytes."""
 MOST_UNREADABLE = 100
+"""No more than these, and one in a hundred, may be unreadable."""
 NONE_KNOWN: Mapping[int, str] = MappingProxyType({})
 """The unreadable images of a set that has not looked."""
 

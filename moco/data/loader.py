@@ -99,13 +99,13 @@ class ViewBatches(Dataset[Batch]):
         """Make the batch of `step`."""
         epoch, streams = step // self.steps_per_epoch, (Stream.VIEW_QUERY, Stream.VIEW_KEY)
         chosen = ChosenImages(self.images, self.plan(step), epoch, self.seed)
-        views = make_views(self.images, chosen, streams[: 1 + self.key_views], self.look)
+        views = make_views(chosen, streams[: 1 + self.key_views], self.look)
         x_k = views[1] if self.key_views else None
         return Batch(views[0], x_k, torch.from_numpy(chosen.index), chosen.replaced())
 
     def make_views(self, index: Integers, epoch: int | Integers, streams: Sequence[Stream]) -> list[Tensor]:
         """Make, for each stream, the views (n, 3, H, W) that images have in an epoch, or each in its own."""
-        return make_views(self.images, ChosenImages(self.images, index, epoch, self.seed), streams, self.look)
+        return make_views(ChosenImages(self.images, index, epoch, self.seed), streams, self.look)
 
     @property
     def look(self) -> Look:

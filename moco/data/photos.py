@@ -21,14 +21,14 @@ class Photo:
     image: Image | None
 
 
-def read_photo(images: Images, chosen: ChosenImages, row: int) -> Photo:
+def read_photo(chosen: ChosenImages, row: int) -> Photo:
     """Read the image of a row, or the first of its stand-ins that can be read as far as its size.
 
     Raises BadInputError where none can be.
     """
     while True:
         try:
-            return _read(images, int(chosen.index[row]))
+            return _read(chosen.images, int(chosen.index[row]))
         except BadInputError as error:
             chosen.replace(row, error)
 

@@ -1,6 +1,6 @@
 """Images that cannot be read while a run goes on: which ones take their place, and when there are too many of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,8 +72,9 @@ class ChosenImages:
         self.index[row] = others[0]
         return int(others[0])
 
-    def replace_known(self, unreadable: Mapping[int, str]) -> None:
-        """Replace the images that are known to be unreadable, and why."""
+    def replace_known(self) -> None:
+        """Replace the images that the set knows to be unreadable."""
+        unreadable = self.images.unreadable
         if unreadable:
             for row in np.flatnonzero(np.isin(self.index, list(unreadable))):
                 while (index := int(self.index[row])) in unreadable:

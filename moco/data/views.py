@@ -23,7 +23,6 @@ from moco.data.augment import (
     normalize,
     render,
 )
-from moco.data.images import Images
 from moco.data.jpeg import choose_shrink
 from moco.data.photos import Photo, decode_photo, read_photo
 from moco.data.replacement import ChosenImages
@@ -52,23 +51,21 @@ class Look:
     """Render by the compiled kernels, else by torch's operations: equal within rounding."""
 
 
-def make_views(images: Images, chosen: ChosenImages, streams: Sequence[Stream], look: Look) -> list[SquareViews]:
+def make_views(chosen: ChosenImages, streams: Sequence[Stream], look: Look) -> list[SquareViews]:
     """Make the views of the chosen images, one tensor (n, 3, S, S) for each stream.
 
     Images that cannot be read are replaced in `chosen`, or BadInputError is raised where it has no stand-ins.
     """
-    chosen.replace_known(images.unreadable)
-    pixels = images.stack(chosen.index)
+    chosen.replace_known()
+    pixels = chosen.images.stack(chosen.index)
     if pixels is None:
-        return _make_views_of_files(images, chosen, streams, look)
+        return _make_views_of_files(chosen, streams, look)
     pixels = pixels.to(look.device)
     sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(pixels), 2))
     return [render_array(pixels, parameters, look) for parameters in _draw_views(chosen, sizes, streams, look)]
 
 
-def _make_views_of_files(
-    images: Images, chosen: ChosenImages, streams: Sequence[Stream], look: Look
-) -> list[SquareViews]:
+def _make_views_of_files(chosen: ChosenImages, streams: Sequence[Stream], look: Look) -> list[SquareViews]:
     """Decode each image once, for all its views, and do not keep it.
 
     What is drawn depends on the size in the file's header. Where the pixels cannot be decoded after all, another round
@@ -78,12 +75,12 @@ def _make_views_of_files(
     outs = [_new_views(len(rows), look) for _ in streams]
     drawn: list[ViewParameters] = []
     while rows:
-        photos |= {row: read_photo(images, chosen, row) for row in rows}
+        photos |= {row: read_photo(chosen, row) for row in rows}
         drawn = _draw_views(chosen, np.array([photos[row].size for row in sorted(photos)]), streams, look)
         undecodable = []
         for row in rows:
             try:
-                image, shrink = decode_photo(images, photos[row], _choose_row_shrink(drawn, row, look))
+                image, shrink = decode_photo(chosen.images, photos[row], _choose_row_shrink(drawn, row, look))
             except BadInputError as error:
                 chosen.replace(row, error)
                 undecodable.append(row)

@@ -29,15 +29,15 @@ Protocol = Literal["fast", "paper"]
 RANDOM = "random"
 """The name of weights that are none."""
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
-"""A factor of about 3 between two. With the largest a classifier does little more than guess; the smallest is hardly felt."""
+"""A factor of about 3 between two. The largest leaves little but guesses, and the smallest hardly counts."""
 
 # --- fields that read the same in every evaluation ------------------------------------------------------------------
 
 NamedWeights = Annotated[
     str,
     arg(
-        help="A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), or "
-        "random (with --like RUN or --arch)."
+        help="A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), "
+        "timm:NAME, timm:NAME@FILE or torchvision:NAME (published weights), or random (with --like RUN or --arch)."
     ),
 ]
 LabelledData = Annotated[
@@ -190,7 +190,7 @@ class FinetuneConfig:
     baseline: bool = False
     """Also train the network from random weights in the same way (supervised from scratch)."""
     save: Path | None = None
-    """Also write the backbone (under torchvision's names) and the classifier (fc.*) to this .safetensors file."""
+    """Also write the backbone (under its library's names) and the classifier (fc.*) to this .safetensors file."""
     like: LikeRun = None
     arch: RandomArch = None
     stem: RandomStem = "imagenet"
@@ -233,7 +233,9 @@ class EmbedConfig:
 
 
 GONE: dict[type, dict[str, str]] = {
-    LinearConfig: {"--lrs": "the fast protocol has no learning rate; it chooses one of --penalties, and --lr is the papers'"},
+    LinearConfig: {
+        "--lrs": "the fast protocol has no learning rate; it chooses one of --penalties, and --lr is the papers'"
+    },
     LowshotConfig: {
         "--lrs": "the linear classifier has no learning rate; it chooses one of --penalties",
         "--epochs": "the linear classifier is solved, and --finetune-steps is the length of fine-tuning",

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moco.core.encoder import Encoder, Output
+from moco.core.encoder import Encoder, Output, evaluating
 from moco.data.augment import Augmentation, normalize
 from moco.data.images import Images
 from moco.data.loader import load_ahead
@@ -32,7 +31,7 @@ LONGEST = 16
 """Times its shorter side, beyond which a larger image's longer side is cut first: of a line of pixels, resized, the
 memory could not hold the rest."""
 ROWS_AT_A_TIME = 8192
-"""Of what the ranks exchange: bounds the memory that this takes."""
+"""Rows that the ranks exchange at a time, which bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class _Prepared:
         index = np.arange(rows.start, rows.stop)
         chosen = ChosenImages(self.images, index, views.number, views.seed, stand_ins=False)
         look = Look(views.augmentation, self.how.image_size, self.how.mean, self.how.std, scaled=True)
-        return make_views(self.images, chosen, (Stream.VIEW_QUERY,), look)[0]
+        return make_views(chosen, (Stream.VIEW_QUERY,), look)[0]
 
 
 def prepare(image: Image, size: int) -> Square:
@@ -149,15 +148,3 @@ def prepare(image: Image, size: int) -> Square:
 
 def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(pixels, (height, width), mode="bilinear", antialias=True, align_corners=False)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """With running statistics and without dropout, as long as it lasts."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training

@@ -93,7 +93,9 @@ def train_network(
     schedule = Schedule("cosine", recipe.lr, recipe.steps, warmup)
     model = with_classifier(subject, len(train.classes), recipe.seed)
     if distributed.world_size() > 1 and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        from timm.layers.norm_act import convert_sync_batchnorm  # unlike torch's it keeps fused activations
+
+        model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     truth = torch.from_numpy(labels_of(train)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay)
     wrapped, damage = distributed.wrap(model), Damage(len(train), batch_size)

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from PIL import Image as PillowImage
 from torch import Tensor, nn
 
-from moco.core.encoder import Output
+from moco.core.encoder import Output, evaluating
 from moco.data.augment import normalize
 from moco.data.decoding import decode, from_pillow
 from moco.errors import BadInputError
-from moco.evaluation.features import evaluating, prepare
+from moco.evaluation.features import prepare
 from moco.interop.checkpoints import load_weights
 from moco.shapes import Features, Image, Views
 
@@ -87,5 +87,6 @@ def load_encoder(weights: str | Path, *, features: Output = "backbone", image_si
         raise BadInputError(f"features is {features!r}: expected one of {', '.join(get_args(Output))}")
     found = load_weights(str(weights))
     encoder = found.encoder
+    encoder.require_size(image_size or encoder.plan.image_size, "image_size")
     module: nn.Module = encoder if features == "head" else encoder.backbone
     return FrozenEncoder(module, image_size or encoder.plan.image_size, found.mean, found.std)

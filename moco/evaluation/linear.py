@@ -1,7 +1,6 @@
 """A linear classifier on the frozen backbone (v1, 4.1): the papers' protocol, and a fast one on encoded features."""
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
@@ -9,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils import get_total_norm
 
-from moco.core.encoder import Encoder
+from moco.core.encoder import Encoder, evaluating
 from moco.data.augment import Augmentation
-from moco.data.derived import Subset
+from moco.data.derived import take_evenly
 from moco.data.images import Images
 from moco.data.loader import ViewBatches
 from moco.data.replacement import Damage
 from moco.errors import VoidError
 from moco.evaluation.classifiers import MILESTONES, MOMENTUM, new_classifier
 from moco.evaluation.config import LinearConfig
-from moco.evaluation.features import Encoding, RandomViews, encode, evaluating
+from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.logistic import ViewFeatures
 from moco.evaluation.penalty import Part, divide, fit
 from moco.evaluation.scores import Scores, scores
@@ -41,7 +40,7 @@ CROP_AND_FLIP = Augmentation((0.08, 1.0), (0.0, 0.0, 0.0, 0.0), jitter_probabili
 """Views of labelled images: torchvision's random resized crop with its default scale, and flip (the authors' code)."""
 
 SAMPLE = 2048
-"""Training images, at most twice as many, on which the papers' classifier is checked after its training."""
+"""Training images on which the papers' classifier is checked after its training."""
 
 Evaluated = tuple[Scores, dict[str, Any]]
 """Scores on the test images, and what else the result tells."""
@@ -126,8 +125,8 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
     test = encode(encoder, images.test, how, title=f"{title}: encoding {len(images.test)} images")
     weight, bias = fc.weight.detach().T.cpu(), fc.bias.detach().cpu()
     found = scores(test @ weight + bias, labels_of(images.test))
-    rows = np.arange(len(train))[:: math.ceil(len(train) / SAMPLE)]
-    h, y = encode(encoder, Subset(train, rows), how), torch.from_numpy(labels_of(train)[rows])
+    sample = take_evenly(train, SAMPLE)
+    h, y = encode(encoder, sample, how), torch.from_numpy(labels_of(sample))
     suiting = suit_rate(float(h.square().sum(1).mean()), len(images.classes))
     return found, {
         "lr": config.lr, "training_loss": round(float(F.cross_entropy(h @ weight + bias, y)), 4), "suiting_lr": suiting,
@@ -138,8 +137,8 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
 def suit_rate(squared_norm: float, classes: int) -> float:
     """Half of the largest rate at which SGD on features of this mean squared norm is stable, to one digit.
 
-    At weights of 0 the Hessian of the loss is (I / K - 1 / K^2) (x) E[h h^T], so its norm is at most E|h|^2 / K. Gradient
-    descent with momentum m is stable up to the rate 2 (1 + m) / that norm.
+    At weights of 0 the Hessian of the loss is (I / K - 1 / K^2) (x) E[h h^T], so its norm is at most E|h|^2 / K.
+    Gradient descent with momentum m is stable up to the rate 2 (1 + m) / that norm.
     """
     return float(f"{(1 + MOMENTUM) * classes / squared_norm:.0e}")
 

@@ -96,7 +96,7 @@ def pose(features: ViewFeatures, labels: Labels, classes: int, rows: Labels, dev
     """
     views, images, width = features.shape
     flat, chosen = features.flatten(0, 1), torch.from_numpy(rows)
-    parts = torch.cat([chosen + view * images for view in range(views)]).split(ROWS_AT_A_TIME)
+    parts = torch.split(torch.cat([chosen + view * images for view in range(views)]), ROWS_AT_A_TIME)
     count = views * len(rows)
     mean = torch.stack([flat[part].double().sum(0) for part in parts]).sum(0) / count
     squares = torch.stack([(flat[part].double() - mean).square().sum(0) for part in parts]).sum(0)
@@ -116,7 +116,7 @@ def pose(features: ViewFeatures, labels: Labels, classes: int, rows: Labels, dev
     variances, rotation = variances[kept], inverse[:, None] * vectors[:, kept]
 
     x = torch.ones(count, len(variances) + 1, device=device)
-    for part, out in zip(parts, x[:, :-1].split(ROWS_AT_A_TIME), strict=True):
+    for part, out in zip(parts, torch.split(x[:, :-1], ROWS_AT_A_TIME), strict=True):
         out.copy_((flat[part].double() - mean).float() @ rotation.float())
     y = torch.from_numpy(labels[rows]).repeat(views).to(device)
     return Problem(x, y, classes, mean, rotation, torch.cat([variances, torch.ones(1, dtype=torch.float64)]))
@@ -137,11 +137,19 @@ def solve(problem: Problem, penalty: float, start: AxisWeights | None = None) ->
         return value, ((gradient + penalties * weights) * scale).flatten().numpy()
 
     point = np.zeros(classes * columns) if start is None else (start / scale).flatten().numpy()
-    options = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "maxcor": CORRECTIONS, "gtol": GRADIENT, "ftol": DECREASE}
+    options = {
+        "maxiter": ITERATIONS,
+        "maxfun": 2 * ITERATIONS,
+        "maxcor": CORRECTIONS,
+        "gtol": GRADIENT,
+        "ftol": DECREASE,
+    }
     found = minimize(objective, point, jac=True, method="L-BFGS-B", options=options)
     if found.status == OUT_OF_ITERATIONS:
         left = float(np.abs(found.jac).max())
-        warnings.warn(f"penalty {penalty:g}: not converged after {ITERATIONS} iterations (gradient {left:.1g})", stacklevel=2)
+        warnings.warn(
+            f"penalty {penalty:g}: not converged after {ITERATIONS} iterations (gradient {left:.1g})", stacklevel=2
+        )
     return torch.from_numpy(found.x).view(classes, columns) * scale
 
 
@@ -149,7 +157,7 @@ def cross_entropy(problem: Problem, weights: AxisWeights) -> tuple[float, AxisWe
     """Mean cross-entropy over all rows, and its gradient p - y times x (fp64, on the CPU)."""
     total, gradient = 0.0, torch.zeros_like(weights)
     own = weights.float().to(problem.x.device)
-    for x, y in zip(problem.x.split(ROWS_AT_A_TIME), problem.y.split(ROWS_AT_A_TIME), strict=True):
+    for x, y in zip(torch.split(problem.x, ROWS_AT_A_TIME), torch.split(problem.y, ROWS_AT_A_TIME), strict=True):
         log_p = F.linear(x, own).log_softmax(1)
         total -= float(log_p.gather(1, y[:, None]).cpu().double().sum())
         p = log_p.exp_()

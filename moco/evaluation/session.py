@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from moco.core.encoder import Encoder, EncoderPlan, Output, Stem
+from moco.core.encoder import Encoder, EncoderPlan, Output
+from moco.core.networks import Stem
 from moco.data.catalog import Split, load
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.images import Images, Labels, hold
@@ -22,7 +23,7 @@ from moco.data.splits import final_split
 from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, EvaluationConfig, KeptConfig, result_name
 from moco.evaluation.features import Encoding
-from moco.evaluation.refusals import kept_in, require_fitting, require_own_flags, require_place
+from moco.evaluation.requirements import kept_in, require_own_flags, require_place
 from moco.evaluation.statefile import remove_states
 from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.runtime import distributed
@@ -69,7 +70,7 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
                 config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
                 config.batch_size, resolve_precision(config.precision, device), unit=False,
             )  # fmt: skip
-            require_fitting(weights.encoder, how.image_size, device)
+            weights.encoder.require_size(how.image_size, "--image-size")
             yield Subject(weights, how)
     finally:
         if not together:

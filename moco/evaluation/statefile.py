@@ -14,7 +14,7 @@ from moco.data.images import Images
 from moco.data.replacement import Damage, Replaced
 from moco.errors import StoppedError
 from moco.evaluation.config import FinetuneConfig, KeptConfig, LinearConfig, result_name
-from moco.evaluation.refusals import kept_in
+from moco.evaluation.requirements import kept_in
 from moco.runtime.checkpoint import StateFile
 from moco.runtime.configfile import to_json
 from moco.runtime.run import Run

@@ -42,6 +42,7 @@ def load_teacher(
     weights = placed(load_weights(name), device)
     weights.encoder.eval().requires_grad_(False)
     size = size or weights.encoder.plan.image_size
+    weights.encoder.require_size(size, "--teacher-size")
     how = dataclasses.replace(student, image_size=size, mean=weights.mean, std=weights.std, unit=False)
     features = encode_once(weights, images if cached else take_evenly(images, CENTRED_BY), how, device)
     if not bool(features.isfinite().all()):

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from moco.core.dictionary import Queue
-from moco.core.encoder import Encoder
+from moco.core.encoder import Encoder, evaluating
 from moco.data.loader import ViewBatches
 from moco.evaluation.alignment import EPOCH, alignment, effective_rank, uniformity
-from moco.evaluation.features import evaluating
 from moco.runtime.device import autocast
 from moco.runtime.distributed import gather, rank, world_size
 from moco.runtime.fields import Precision

@@ -21,7 +21,7 @@ from moco.shapes import Features
 
 FILE = Path("evaluations") / "explore.safetensors"
 VERSION = 1
-"""Of the file's format."""
+"""Version of the file's format."""
 
 
 @dataclass(frozen=True)

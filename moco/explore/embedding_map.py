@@ -11,7 +11,7 @@ Places = npt.NDArray[np.float64]
 FEWEST = 50
 """Points below which the map is the first two principal components."""
 STEPS = 250
-"""Of one stage; scikit-learn pulls neighbours together twelve times as hard in the first."""
+"""Steps of one stage; scikit-learn pulls neighbours together twelve times as hard in the first."""
 STAGES = 3
 PERPLEXITY = 30.0
 COMPONENTS = 50

@@ -29,11 +29,12 @@ from moco.evaluation.knn import count_votes, nearest
 from moco.evaluation.scores import in_detail, scores
 from moco.explore.embedding_map import flat_map
 from moco.pretraining.config import PretrainConfig
+from moco.runtime.fields import settled
 from moco.runtime.randomness import Stream
 from moco.shapes import Features
 
 VERSION = 1
-"""Of the file's format."""
+"""Version of the file's format."""
 VIEWED, EPOCHS = 8, 3
 """Images whose views are shown, and the epochs of which they are."""
 QUERIES, FOUND = 12, 8
@@ -41,7 +42,7 @@ QUERIES, FOUND = 12, 8
 VIEW_SIDE, THUMBNAIL_SIDE, TILE_SIDE = 112, 96, 32
 """Largest sides in pixels of views, of single images, and of the tiles of the map."""
 SHEET_QUALITY = 60
-"""Of WebP: 10,000 photographs at 32 pixels are then about 5 MB."""
+"""WebP's quality: 10,000 photographs at 32 pixels then take about 5 MB."""
 MOST_FILTERS = 64
 
 
@@ -109,14 +110,14 @@ def file_digest(path: Path) -> str:
 def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
     """The very views, query and key, that some training images had in the first epochs of the run."""
     index = np.linspace(0, len(train) - 1, min(VIEWED, len(train))).astype(np.int64)
-    size = config.view_size or config.image_size
+    size = settled(config.view_size or config.image_size)
     look = Look(AUGMENTATIONS[config.augment], size, (0.0,) * 3, (1.0,) * 3, scaled=config.decode == "scaled")
     streams = {"query": Stream.VIEW_QUERY, "key": Stream.VIEW_KEY}
     columns, titles = [], []
     for epoch in range(EPOCHS):
         for name, stream in list(streams.items())[: 1 if config.dictionary == "memory-bank" else 2]:
             chosen = ChosenImages(train, index, epoch, config.seed, stand_ins=False)
-            columns += make_views(train, chosen, (stream,), look)
+            columns += make_views(chosen, (stream,), look)
             titles.append({"epoch": epoch + 1, "view": name})
     rows = [
         {**described(train, int(i)), "views": [_picture(column[row], VIEW_SIDE, 90) for column in columns]}

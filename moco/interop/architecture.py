@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from moco.core.encoder import Stem
+from moco.core.networks import Stem
 from moco.core.resnet import RESNETS, ResNet, ResNetPlan, resnet_plan
 from moco.errors import BadInputError
 
@@ -64,14 +64,19 @@ def _plan(tensors: Mapping[str, Tensor], width: int) -> ResNetPlan:
 
 
 def complete(tensors: Mapping[str, Tensor], arch: str, stem: Stem, where: str) -> dict[str, Tensor]:
-    """The tensors as that ResNet takes them: in its order, of its types.
-
-    Raises BadInputError where any is missing, left over or of another shape, with how many and the first of each.
-    """
+    """The tensors as that ResNet takes them. Raises BadInputError as `fitting` does."""
     plan = resnet_plan(arch)
     assert plan is not None
     with torch.device("meta"):
         expected = ResNet(plan, stem).state_dict()
+    return fitting(tensors, expected, f"{where}: not a whole {arch}, which its backbone is most like")
+
+
+def fitting(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    """The tensors of a network: in the order and of the types of the expected ones.
+
+    Raises BadInputError where any is missing, left over or of another shape, with how many and the first of each.
+    """
     missing = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
     left = [name for name in tensors if name not in expected]
     shapes = [
@@ -87,7 +92,7 @@ def complete(tensors: Mapping[str, Tensor], arch: str, stem: Stem, where: str) -
     kinds = (("missing", missing), ("left over", left), ("of another shape", shapes), ("of whole numbers", whole))
     faults = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names]
     if faults:
-        raise BadInputError(f"{where}: not a whole {arch}, which its backbone is most like: {', '.join(faults)}")
+        raise BadInputError(f"{what}: {', '.join(faults)}")
     return {
         name: tensors[name].to(value.dtype, copy=True).contiguous()
         if name in tensors

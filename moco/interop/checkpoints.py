@@ -7,21 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from moco.core.encoder import Encoder, EncoderPlan, Head, Stem, encoder_tensors, filled_encoder, load_encoder_tensors
+from moco.core.encoder import (
+    Encoder,
+    EncoderPlan,
+    Head,
+    encoder_tensors,
+    file_names,
+    filled_encoder,
+    load_encoder_tensors,
+)
+from moco.core.networks import Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.errors import BadInputError
 from moco.interop.architecture import complete, infer
 from moco.interop.layouts import Found, recognise
-from moco.interop.supervised import PREFIX, downloaded
-from moco.interop.unpickling import load_pickle
+from moco.interop.published import TORCHVISION, is_published, published, torchvision_file
+from moco.interop.unpickling import load_foreign
 from moco.runtime.checkpoint import Metadata, load_tensors, newest_checkpoint
 from moco.shapes import require_same_shapes
 
 IMAGE_SIZES: dict[Stem, int] = {"imagenet": 224, "cifar": 32}
-"""Of other projects' encoders, whose files do not say it."""
+"""Image size of other projects' encoders, whose files do not say it."""
 LINEAR_HEAD = ("weight", "bias")
 MLP_HEAD = ("0.weight", "0.bias", "2.weight", "2.bias")
 
@@ -68,8 +76,8 @@ def random_weights(plan: EncoderPlan, seed: int, mean: tuple[float, ...], std: t
 def load_weights(weights: str) -> Weights:
     """Read an encoder (f_q) from a run, a checkpoint, an encoder.safetensors, or another project's checkpoint.
 
-    Other projects' are known by their tensors' names (docs/interop.md); torchvision:resnet50 is torchvision's,
-    trained with labels. Raises BadInputError where there is none, where it is damaged, where it does not fit its own
+    Other projects' are known by their tensors' names (docs/interop.md); timm:NAME, timm:NAME@FILE and torchvision:NAME
+    are published weights. Raises BadInputError where there is none, where it is damaged, where it does not fit its own
     description, where any part of its backbone is missing or left over, or where a number in it is not finite.
     """
     found = _read(weights)
@@ -83,15 +91,17 @@ def load_weights(weights: str) -> Weights:
 
 
 def _read(weights: str) -> Weights:
-    path = downloaded(weights) if weights.startswith(PREFIX) else Path(weights)
+    if is_published(weights):
+        return _published(weights)
+    path = torchvision_file(weights) if weights.startswith(TORCHVISION) else Path(weights)
     if path.is_dir():
         path = _in_folder(path)
     if not path.is_file():
         raise BadInputError(
             f"--weights {weights}: no such run or file, expected a run folder, a checkpoint, an encoder.safetensors, "
-            f"another project's checkpoint or torchvision:ARCH (and for evaluations random)"
+            f"another project's checkpoint, timm:NAME, timm:NAME@FILE or torchvision:NAME (and for evaluations random)"
         )
-    content = _foreign(path)
+    content = load_foreign(path)
     if content is not None:
         return _foreign_weights(recognise(content, str(path)), str(path))
     tensors, metadata = load_tensors(path)
@@ -110,10 +120,12 @@ def _read(weights: str) -> Weights:
         return Weights(encoder, mean, std, step=step)
     if metadata.get("kind") != "checkpoint":
         return Weights(filled_encoder(plan, tensors), mean, std, step=step)
-    encoder = filled_encoder(plan, _part(tensors, "f_q."))
+    encoder = filled_encoder(plan, _part(tensors, "f_q.", plan.arch))
     counters = tensors.get("dictionary._extra_state", torch.zeros(2))
     queue = tensors.get("dictionary.keys")
-    return Weights(encoder, mean, std, "moco", _part(tensors, "f_k.") or None, queue, int(counters[-1]), step)
+    return Weights(
+        encoder, mean, std, "moco", _part(tensors, "f_k.", plan.arch) or None, queue, int(counters[-1]), step
+    )
 
 
 def _colours(values: object) -> tuple[float, ...]:
@@ -135,25 +147,19 @@ def _in_folder(folder: Path) -> Path:
     return newest[0]
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _part(tensors: Mapping[str, Tensor], prefix: str, arch: str) -> dict[str, Tensor]:
     """One encoder of a checkpoint, named as by `encoder_tensors`."""
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    return {name.removeprefix("backbone."): value for name, value in own.items()}
+    return file_names(own, arch)
 
 
-def _foreign(path: Path) -> object | None:
-    """What another project's file holds; None for one of ours, and for one that is damaged."""
-    with path.open("rb") as file:
-        safetensors = file.read(9)[8:] == b"{"  # behind the header's length
-    if not safetensors:
-        return load_pickle(path)
-    try:
-        with safe_open(path, "pt") as opened:
-            if "moco" in (opened.metadata() or {}):
-                return None
-            return {name: opened.get_tensor(name) for name in list(opened.keys())}
-    except (SafetensorError, OSError):
-        return None
+def _published(name: str) -> Weights:
+    """A network with published weights, without a projection head."""
+    found = published(name)
+    encoder = Encoder(found.plan)
+    encoder.head = NoHead()
+    load_encoder_tensors(encoder, found.tensors_for(encoder.backbone))
+    return Weights(encoder, found.mean, found.std, found.origin)
 
 
 def _foreign_weights(found: Found, where: str) -> Weights:

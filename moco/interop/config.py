@@ -14,7 +14,8 @@ class ExportConfig:
     """Write an encoder for another project, and check there that its features are the same."""
 
     weights: str
-    """A run folder, a checkpoint, an encoder.safetensors, or another project's checkpoint (docs/interop.md)."""
+    """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), timm:NAME,
+    timm:NAME@FILE or torchvision:NAME (published weights)."""
     format: Format
     """torchvision and timm: a state dict, without classifier; detectron2: a .pkl; onnx: a network from images to
     pooled features, for any batch size; safetensors: a folder in the Hugging Face layout with a model card; reference:

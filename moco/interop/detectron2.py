@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from moco.core.encoder import encoder_tensors, is_head
+from moco.core.encoder import encoder_tensors
 from moco.core.resnet import RESNETS, resnet_plan
 from moco.interop.checkpoints import Weights
 from moco.runtime.files import replace_file
@@ -30,7 +30,7 @@ def converted(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.float32
     return {
         detectron2_name(name): value.detach().cpu().contiguous().numpy()
         for name, value in tensors.items()
-        if not is_head(name)
+        if not name.startswith("head.")
     }
 
 

@@ -57,7 +57,7 @@ class Found:
     pointer: int = 0
     """The column of the queue's oldest key."""
     stem_padding: int = 1
-    """Of a 3x3 stem."""
+    """Padding of a 3x3 stem."""
 
 
 def recognise(content: object, where: str) -> Found:
@@ -65,19 +65,20 @@ def recognise(content: object, where: str) -> Found:
 
     Raises BadInputError where there are no tensors, or none that look like a ResNet's.
     """
-    tensors = _unwrapped(_tensors(content, where))
+    tensors = named_tensors(content, where)
     for layout in LAYOUTS:
         if any(layout.query + name in tensors for name in FIRST_CONVOLUTIONS):
             break
     else:
         raise BadInputError(
             f"{where}: no ResNet's first convolution is among its {len(tensors)} tensors ({_first(tensors)}): expected "
-            f"a ResNet of MoCo, MoCo v3, lightly, solo-learn, mmselfsup, mmpretrain, VISSL, torchvision or timm"
+            f"a ResNet of MoCo, MoCo v3, lightly, solo-learn, mmselfsup, mmpretrain, VISSL, torchvision or timm; for "
+            f"another network of timm give its name too, timm:NAME@{where}"
         )
     if any(layout.query + name in tensors for name in FIRST_CONVOLUTIONS[2:]):
         raise BadInputError(
-            f"{where}: a ResNet with a deep stem of three convolutions (ResNet-C or -D), which is not supported: "
-            f"give one with torchvision's stem, as timm's resnet50 has in place of its resnet50d"
+            f"{where}: a ResNet with a deep stem of three convolutions (ResNet-C or -D), none of ours: give one "
+            f"with torchvision's stem, or timm's name of the network too, such as timm:resnet50d@{where}"
         )
     project = _project(layout, tensors, content)
     found = _encoder(project, layout.query, tensors)
@@ -94,6 +95,14 @@ def recognise(content: object, where: str) -> Found:
         queue if queue is not None and queue.dim() == 2 else None,
         int(pointer) if pointer is not None and pointer.numel() == 1 else 0,
     )
+
+
+def named_tensors(content: object, where: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's model, without what stands before every name.
+
+    Raises BadInputError where there are none.
+    """
+    return _unwrapped(_tensors(content, where))
 
 
 def _tensors(content: object, where: str) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from moco.core.networks import TIMM, timm_config
 from moco.interop.checkpoints import Weights, encoder_metadata, load_weights
 from moco.runtime.checkpoint import save_tensors
 
@@ -19,7 +20,7 @@ FIGURES = ("top1", "top5", "knn_top1", "knn_top5", "alignment", "uniformity", "l
 
 
 def write_folder(
-    weights: Weights, backbone: Mapping[str, Tensor], folder: Path, source: str, timm: tuple[str, dict[str, int]] | None
+    weights: Weights, backbone: Mapping[str, Tensor], folder: Path, source: str, timm: tuple[str, dict[str, Any]] | None
 ) -> None:
     """Write the backbone, its description for timm (a name, what to give beside) where it can be one, and the card."""
     plan = weights.encoder.plan
@@ -28,11 +29,12 @@ def write_folder(
     save_tensors(folder / "model.safetensors", backbone, described)
     config: dict[str, Any] = {"moco": described, "num_features": weights.encoder.num_features, "num_classes": 0}
     if timm is not None:
-        size = [3, plan.image_size, plan.image_size]
+        known = timm_config(TIMM + timm[0])
         pretrained = {
-            "input_size": size, "mean": list(weights.mean), "std": list(weights.std), "num_classes": 0,
-            "interpolation": "bilinear", "crop_pct": 0.875, "pool_size": [-(-size[1] // 32)] * 2,
-            "first_conv": "conv1", "classifier": "fc",
+            "input_size": [3, plan.image_size, plan.image_size], "mean": list(weights.mean), "std": list(weights.std),
+            "num_classes": 0, "interpolation": "bilinear", "crop_pct": 0.875,
+            "pool_size": [-(-plan.image_size // 32)] * 2, "first_conv": known.first_conv,
+            "classifier": known.classifier,
         }  # fmt: skip
         config |= {"architecture": timm[0], "model_args": timm[1], "pretrained_cfg": pretrained}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -60,12 +62,13 @@ def _card(weights: Weights, source: str, in_timm: bool) -> str:
     head = ["---", f"library_name: {'timm' if in_timm else 'moco'}", "pipeline_tag: image-feature-extraction", "tags:"]
     head += ["- self-supervised-learning", "- momentum-contrast", "- arxiv:1911.05722", "- arxiv:2003.04297", "---", ""]
     what = "momentum contrast (MoCo)" if weights.origin == "moco" else f"a checkpoint in the layout of {weights.origin}"
+    stem = "" if plan.arch.startswith(TIMM) else f"First layers: {plan.stem}. "
     lines = [
         f"# {plan.arch} pre-trained without labels",
         "",
         f"An image encoder from {what}: RGB images of {plan.image_size} pixels, in [0, 1], less the mean "
         f"{list(weights.mean)} and divided by {list(weights.std)}, to {weights.encoder.num_features} features. "
-        f"First layers: {plan.stem}. The projection head of the training is not part of it.",
+        f"{stem}The projection head of the training is not part of it.",
         "",
         "## Training",
         "",
@@ -84,7 +87,7 @@ def _card(weights: Weights, source: str, in_timm: bool) -> str:
 
 def _run_of(source: Path) -> Path | None:
     """The run folder that weights lie in: the path itself, its folder, or that of its checkpoints."""
-    folders = (source, source.parent, source.parent.parent)
+    folders = (source, source.parent, source.parent.parent) if source.exists() else ()  # else it is a name
     return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moco.core.encoder import encoder_tensors, is_head
+from moco.core.encoder import encoder_tensors
 from moco.interop.checkpoints import Weights
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -41,7 +41,5 @@ def told(weights: Weights) -> str:
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Under the names of the authors' modules: the projection head is their fc."""
-    return {
-        prefix + (f"fc.{name.removeprefix('head.')}" if is_head(name) else name): value.detach().cpu().contiguous()
-        for name, value in tensors.items()
-    }
+    renamed = {f"fc.{n.removeprefix('head.')}" if n.startswith("head.") else n: value for n, value in tensors.items()}
+    return {prefix + name: value.detach().cpu().contiguous() for name, value in renamed.items()}

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
-from moco.core.encoder import EncoderPlan, build_backbone, encoder_tensors, is_head
+from moco.core.encoder import EncoderPlan
+from moco.core.networks import TIMM, build_backbone, timm_options
 from moco.core.resnet import resnet_plan
-from moco.errors import BadInputError, VoidError
+from moco.errors import BadInputError, VoidError, one_line
 from moco.interop import detectron2, model_card, reference
 from moco.interop.checkpoints import Weights
 from moco.runtime.files import replace_file
@@ -54,6 +55,8 @@ def require_torchvision(weights: Weights, name: str) -> None:
     """Raise BadInputError for what torchvision's classes cannot be made to be: 3x3 stems, widths other than its own."""
     plan = weights.encoder.plan
     resnet = resnet_plan(plan.arch)
+    if plan.arch.startswith(TIMM):
+        raise BadInputError(f"--format {name} has no {plan.arch}: give --format timm, onnx or safetensors")
     if plan.stem == "cifar":
         raise BadInputError(f"--format {name} has no 3x3 stem, which this {plan.arch} has: {ANY_NET}")
     if resnet is not None and resnet.width != STANDARD_WIDTH:
@@ -61,9 +64,10 @@ def require_torchvision(weights: Weights, name: str) -> None:
 
 
 def require_timm(weights: Weights, name: str) -> None:
-    """As `require_torchvision`, and ResNets only: timm names the tensors of other nets otherwise."""
-    _require_resnet(weights, name)
-    require_torchvision(weights, name)
+    """Require a ResNet or a network of timm: timm names the tensors of the other networks otherwise."""
+    if not weights.encoder.plan.arch.startswith(TIMM):
+        _require_resnet(weights, name)
+        require_torchvision(weights, name)
 
 
 def require_detectron2(weights: Weights, name: str) -> None:
@@ -80,8 +84,9 @@ def require_detectron2(weights: Weights, name: str) -> None:
 
 
 def require_reference(weights: Weights, name: str) -> None:
-    """As `require_timm`; and the authors' scripts build the net by its name in torchvision."""
-    require_timm(weights, name)
+    """ResNets that torchvision has: the authors' scripts build the net by its name there."""
+    _require_resnet(weights, name)
+    require_torchvision(weights, name)
     if not _has_name(weights.encoder.plan.arch):
         raise BadInputError(f"--format {name} has no net named {weights.encoder.plan.arch}: {ANY_NET}")
 
@@ -103,8 +108,8 @@ def _require_resnet(weights: Weights, name: str) -> None:
 
 
 def backbone_tensors(weights: Weights) -> dict[str, Tensor]:
-    """The backbone's tensors under torchvision's names, without the projection head."""
-    return {name: value for name, value in encoder_tensors(weights.encoder).items() if not is_head(name)}
+    """The backbone's tensors under its library's names, without the projection head."""
+    return weights.encoder.backbone.state_dict()
 
 
 def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images: Tensor) -> Tensor:
@@ -128,15 +133,17 @@ def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images:
     return features
 
 
-def timm_name(plan: EncoderPlan) -> tuple[str, dict[str, int]]:
-    """Timm's name for a ResNet of standard width, and what to give it beside."""
+def timm_name(plan: EncoderPlan) -> tuple[str, dict[str, Any]]:
+    """Timm's name for one of its own nets or a ResNet of standard width, and what to give it beside."""
+    if plan.arch.startswith(TIMM):
+        return plan.arch.removeprefix(TIMM), timm_options(plan.arch, plan.image_size)
     if plan.arch == "resnext50-32x8d":
         return "resnext50_32x4d", {"base_width": 8}
     return plan.arch, {}
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
-    """As torch.save, which on a full disk raises another error than OSError."""
+    """Save like torch.save, but raise OSError on a full disk."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     replace_file(path, buffer.getvalue())
@@ -163,7 +170,7 @@ def _write_reference(weights: Weights, path: Path, _: str) -> None:
 
 
 def _in_reference(path: Path, weights: Weights, images: Tensor) -> Tensor:
-    """As the reference's linear evaluation takes them: f_q's tensors, without its head, into torchvision's model."""
+    """Load f_q's tensors without its head into torchvision's model, as the reference's linear evaluation does."""
     prefix = "module.encoder_q."
     state = torch.load(path, weights_only=True)["state_dict"]
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -173,17 +180,24 @@ def _in_reference(path: Path, weights: Weights, images: Tensor) -> Tensor:
 
 def _write_onnx(weights: Weights, path: Path, _: str) -> None:
     size = weights.encoder.plan.image_size
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            weights.encoder.backbone.eval(),
-            (torch.zeros(2, 3, size, size),),
-            input_names=["images"],
-            output_names=["features"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            verbose=False,
-        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                weights.encoder.backbone.eval(),
+                (torch.zeros(2, 3, size, size),),
+                input_names=["images"],
+                output_names=["features"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                verbose=False,
+            )
+    except RuntimeError as error:  # what the exporter raises for an operation that the format does not have
+        why = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise BadInputError(
+            f"--format onnx cannot express this {weights.encoder.plan.arch} ({one_line(why)}): give --format "
+            f"safetensors, which takes any net"
+        ) from error
     assert program is not None
     for node in program.model.graph:
         node.metadata_props.clear()  # where each operation stood in this machine's source files
@@ -243,7 +257,7 @@ def _told_of_timm(weights: Weights) -> str:
 
 TARGETS: dict[str, Target] = {
     "torchvision": Target("torchvision", (), require_torchvision, _write_state, _in_torchvision, _told_of_state),
-    "timm": Target("timm", ("timm",), require_timm, _write_state, _in_timm, _told_of_timm),
+    "timm": Target("timm", (), require_timm, _write_state, _in_timm, _told_of_timm),
     "detectron2": Target(
         "the names that detectron2 documents, since it is not on PyPI", (), require_detectron2, detectron2.write_pickle,
         None, detectron2.settings,
@@ -252,8 +266,6 @@ TARGETS: dict[str, Target] = {
         "onnxruntime", ("onnx", "onnxscript", "onnxruntime"), lambda weights, name: None, _write_onnx, _in_onnxruntime,
         _told_of_normalisation,
     ),
-    "safetensors": Target(
-        "timm", ("timm",), require_own_stem, _write_folder, _in_folder, model_card.told, otherwise="moco",
-    ),
+    "safetensors": Target("timm", (), require_own_stem, _write_folder, _in_folder, model_card.told, otherwise="moco"),
     "reference": Target("torchvision", (), require_reference, _write_reference, _in_reference, reference.told),
 }  # fmt: skip

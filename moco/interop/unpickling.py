@@ -1,4 +1,4 @@
-"""Other projects' pickles, read by torch's restricted unpickler: stubs stand for known classes, and nothing runs."""
+"""Other projects' files: safetensors, and pickles read by torch's restricted unpickler. Nothing in them runs."""
 
 import pickletools
 import re
@@ -12,6 +12,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from moco.errors import BadInputError
 
@@ -51,6 +52,24 @@ class StubMapping:
     def __new__(cls, *_: object) -> Any:
         """An empty dict, which the unpickler may fill."""
         return OrderedDict()
+
+
+def load_foreign(path: Path) -> object | None:
+    """What another project's file holds; None for a safetensors file of ours, and for a damaged one.
+
+    Raises BadInputError where it is neither safetensors nor a sound checkpoint of torch.save.
+    """
+    with path.open("rb") as file:
+        safetensors = file.read(9)[8:] == b"{"  # behind the header's length
+    if not safetensors:
+        return load_pickle(path)
+    try:
+        with safe_open(path, "pt") as opened:
+            if "moco" in (opened.metadata() or {}):
+                return None
+            return {name: opened.get_tensor(name) for name in list(opened.keys())}
+    except (SafetensorError, OSError):
+        return None
 
 
 def load_pickle(path: Path) -> object:

@@ -33,7 +33,7 @@ TRIAL_IMAGES = 512
 TRIAL_SECONDS = 2.0
 """How long each candidate is timed."""
 TRAINING_SHARE = 0.85
-"""Of the time; the rest is for starting, the monitor's looks and saving."""
+"""Share of the time that training gets; starting, the monitor's looks and saving get the rest."""
 FEWEST_IMAGES = 4
 """In a batch of two BN groups."""
 EVEN_PASSES = 3

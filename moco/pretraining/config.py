@@ -43,11 +43,13 @@ class PretrainConfig:
     one of cifar10, fashion-mnist, digits. Labels, where there are any, only serve the kNN monitor."""
     out: RunFolder
 
-    arch: str = "resnet50"
-    """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d, or
-    any other classification model of torchvision by its name."""
-    stem: Literal["cifar", "imagenet"] = "imagenet"
-    """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels."""
+    arch: str | None = "resnet50"
+    """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d, any
+    other classification model of torchvision by its name, or timm:NAME, any network of timm that gives pooled features.
+    With --init-weights it is that of the weights unless given."""
+    stem: Literal["cifar", "imagenet"] | None = "imagenet"
+    """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels.
+    With --init-weights they are those of the weights unless given."""
     head: Literal["linear", "mlp"] = "linear"
     """Projection head: linear has one layer (v1), mlp two with a ReLU between them (v2). Evaluations leave it out."""
     feature_dim: Width = 128
@@ -55,8 +57,9 @@ class PretrainConfig:
     hidden_dim: Width | None = None
     """Width of the MLP head's inner layer; by default that of the backbone's features (2048 for resnet50)."""
     init_weights: str | None = None
-    """Weights to start from, of the same architecture: a run, a checkpoint, an encoder.safetensors, or another
-    project's checkpoint (docs/interop.md). f_k and the queue are loaded too where the file has them and they fit."""
+    """Weights to start from: a run, a checkpoint, an encoder.safetensors, another project's checkpoint, or published
+    ones, timm:NAME, timm:NAME@FILE or torchvision:NAME (docs/interop.md). They also set --arch, --stem, --image-size,
+    --mean and --std unless given. f_k and the queue are loaded too where the file has them and they fit."""
 
     teacher: str | None = None
     """Weights of a frozen teacher that makes the keys (SEED, arXiv:2101.04731): as for --init-weights, of any
@@ -101,18 +104,20 @@ class PretrainConfig:
     augment: Literal["v1", "v2", "cifar", "mild"] = "v1"
     """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
     crops with little colour change, for --teacher)."""
-    image_size: Side = 224
-    """Side of the images in pixels, in evaluations too."""
+    image_size: Side | None = 224
+    """Side of the images in pixels, in evaluations too. With --init-weights it is that of the weights unless given."""
     view_size: Side | None = None
     """Side of the training views in pixels, by default --image-size. Smaller views save time."""
     decode: Literal["exact", "scaled"] = "scaled"
     """How JPEG photographs are decoded: exact, every pixel; or scaled, at a half, a quarter or an eighth of their size
     where every crop of a photograph still has as many pixels as a view. scaled is faster for large photographs and
     changes a view by 0.3 of 255 on average (docs/views.md)."""
-    mean: tuple[Share, Share, Share] = IMAGENET_MEAN
-    """Mean of red, green and blue (in [0, 1]), which is subtracted from every image."""
-    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
-    """Standard deviation of red, green and blue, which every image is then divided by."""
+    mean: tuple[Share, Share, Share] | None = IMAGENET_MEAN
+    """Mean of red, green and blue (in [0, 1]), which is subtracted from every image. With --init-weights it is that of
+    the weights unless given."""
+    std: tuple[Positive, Positive, Positive] | None = IMAGENET_STD
+    """Standard deviation of red, green and blue, which every image is then divided by. With --init-weights it is that
+    of the weights unless given."""
 
     epochs: Count = 200
     """Passes over the images."""

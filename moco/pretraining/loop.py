@@ -16,6 +16,7 @@ from moco.data.images import Images
 from moco.data.loader import Batch, Batches, watch_loading
 from moco.interop.checkpoints import encoder_metadata
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.initial import load_f_k_and_queue
 from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
 from moco.pretraining.prepare import (
     build_batches,
@@ -25,7 +26,6 @@ from moco.pretraining.prepare import (
     build_optimizer,
     build_schedule,
     introduction,
-    load_f_k_and_queue,
     resolve,
 )
 from moco.runtime import distributed, pulse
@@ -65,7 +65,7 @@ def pretrain(
         dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
-        described = encoder_metadata(f_q.plan, config.mean, config.std, 0)
+        described = encoder_metadata(f_q.plan, settled(config.mean), settled(config.std), 0)
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), settled(config.max_steps), described)
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images) if batches is None else batches

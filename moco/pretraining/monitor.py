@@ -21,6 +21,7 @@ from moco.pretraining.config import PretrainConfig, negatives
 from moco.pretraining.health import diagnose, summary
 from moco.runtime import distributed
 from moco.runtime.checkpoint import File
+from moco.runtime.fields import settled
 from moco.runtime.recent import Recent
 from moco.runtime.run import Run
 from moco.runtime.runlog import read_events, read_lines
@@ -159,5 +160,5 @@ def log_ranks(run: Run, step: int, index: Tensor) -> None:
 
 def pack_encoder(config: PretrainConfig, f_q: Encoder, step: int) -> File:
     """The run's encoder as a file of its own."""
-    described = encoder_metadata(f_q.plan, config.mean, config.std, step)
+    described = encoder_metadata(f_q.plan, settled(config.mean), settled(config.std), step)
     return File(config.out / "encoder.safetensors", encoder_tensors(f_q), {**described, "kind": "encoder"})

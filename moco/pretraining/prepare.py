@@ -4,28 +4,21 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
 
+from moco.core.batchnorm import GroupedBatchNorm
 from moco.core.dictionary import Dictionary, InBatch, Keys, MemoryBank, Queue, TeacherKeys
-from moco.core.encoder import (
-    Encoder,
-    EncoderPlan,
-    encoder_tensors,
-    is_head,
-    load_encoder_tensors,
-    parameter_count,
-)
+from moco.core.encoder import Encoder, EncoderPlan, parameter_count
 from moco.core.loss import Contrast, info_nce, match_teacher
-from moco.core.pair import EncoderPair, Teacher
+from moco.core.pair import Teacher
 from moco.data.augment import AUGMENTATIONS
 from moco.data.images import Images
 from moco.data.loader import ViewBatches, choose_workers
 from moco.errors import BadInputError
-from moco.interop.checkpoints import load_weights
 from moco.pretraining.config import PretrainConfig, negatives, shared_negatives
+from moco.pretraining.initial import fill, with_weights
 from moco.runtime import distributed
 from moco.runtime.device import resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check, flag, settled
@@ -34,7 +27,7 @@ from moco.runtime.schedule import Schedule
 from moco.shapes import Features
 
 DEFAULT_BN_GROUPS = 8
-"""As many as the papers' devices."""
+"""The papers' number of devices."""
 
 
 def resolve(config: PretrainConfig, images: Images) -> PretrainConfig:
@@ -42,7 +35,7 @@ def resolve(config: PretrainConfig, images: Images) -> PretrainConfig:
 
     Raises BadInputError naming the flag whose value does not fit, or is not that of the other processes.
     """
-    n, ranks = len(images), distributed.world_size()
+    config, n, ranks = with_weights(config), len(images), distributed.world_size()
     flags = {flag(name): value for name, value in vars(config).items() if name not in OF_EACH_PROCESS}
     distributed.require_same({"the number of images": n, **flags})
     check(config)
@@ -145,20 +138,23 @@ def _warn(config: PretrainConfig, n: int) -> None:
         )
 
 
+def encoder_plan(config: PretrainConfig) -> EncoderPlan:
+    """The encoder that a config asks for, with nothing of it left open."""
+    arch, size, head = settled(config.arch), settled(config.image_size), config.head
+    return EncoderPlan(arch, settled(config.stem), head, config.feature_dim, config.hidden_dim, size)
+
+
 def build_encoder(config: PretrainConfig) -> Encoder:
     """A new f_q, with the weights of `init_weights` where these are given, in BN groups.
 
-    The given backbone must fit in full; the given head is taken where it fits too.
+    Raises BadInputError where the weights do not fit the network, or the network the size of the images or views.
     """
-    plan = EncoderPlan(
-        config.arch, config.stem, config.head, config.feature_dim, config.hidden_dim, config.image_size
-    )  # fmt: skip
-    encoder = Encoder(plan)
+    encoder = Encoder(encoder_plan(config))
     if config.init_weights is not None:
-        own, given = encoder_tensors(encoder), encoder_tensors(load_weights(config.init_weights).encoder)
-        same_head = _same_head(own, given)
-        kept = {name: value for name, value in given.items() if same_head or not is_head(name)}
-        load_encoder_tensors(encoder, {**({} if same_head else {n: v for n, v in own.items() if is_head(n)}), **kept})
+        fill(encoder, config.init_weights)
+    for size, name in {config.view_size: "view_size", config.image_size: "image_size"}.items():
+        if size is not None:
+            encoder.require_size(size, flag(name))
     encoder.set_bn_group_size(config.batch_size // settled(config.bn_groups))
     encoder.set_recompute(config.recompute)
     return encoder
@@ -179,44 +175,14 @@ def build_dictionary(config: PretrainConfig, images: int, teacher: Teacher | Non
     return InBatch()
 
 
-def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary) -> str:
-    """Take f_k and the queue of `init_weights` too, where its file has them and they fit; say where each comes from."""
-    if config.init_weights is None:
-        return ""
-    weights = load_weights(config.init_weights)
-    same_head = _same_head(encoder_tensors(pair.encoder), encoder_tensors(weights.encoder))
-    origin = f"\nf_q is that of {config.init_weights} ({weights.origin})" + ("" if same_head else ", its head is new")
-    if pair.f_k is not None:
-        if same_head and weights.momentum is not None:
-            load_encoder_tensors(pair.f_k, weights.momentum)
-            origin += "; f_k is the file's"
-        else:
-            origin += "; f_k, which the file does not have for this head, starts as a copy of f_q"
-    if isinstance(dictionary, Queue):
-        if same_head and weights.queue is not None and weights.queue.shape == dictionary.keys.shape:
-            dictionary.keys.copy_(weights.queue)
-            dictionary.oldest = weights.pointer
-            origin += "; the queue is the file's"
-        else:
-            found = (
-                "none" if weights.queue is None else f"{tuple(weights.queue.shape)}, for another head or --queue-size"
-            )
-            origin += f"; the queue starts with {dictionary.size} random keys (the file's: {found})"
-    return origin
-
-
-def _same_head(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:
-    return all(name in given and given[name].shape == own[name].shape for name in own if is_head(name))
-
-
 def build_batches(config: PretrainConfig, images: Images) -> ViewBatches:
     """The batches of this rank."""
     return ViewBatches(
         images,
         AUGMENTATIONS[config.augment],
-        config.view_size or config.image_size,
-        config.mean,
-        config.std,
+        settled(config.view_size or config.image_size),
+        settled(config.mean),
+        settled(config.std),
         config.batch_size,
         seed=config.seed,
         key_views=config.dictionary != "memory-bank" and (config.teacher is None or config.teacher_views == "live"),
@@ -256,11 +222,13 @@ def introduction(config: PretrainConfig, encoder: Encoder, images: Images) -> st
     count = negatives(config) + 1 if mixed else "K+1"
     more = f" and {mixed} mixed of the hardest {config.hard_negatives}" if mixed else ""
     keys = config.dictionary if config.teacher is None else f"{config.teacher_views} keys of {config.teacher}"
+    normalised = any(isinstance(module, GroupedBatchNorm) for module in encoder.backbone.modules())
+    groups = f"{config.bn_groups} BN groups" if normalised else "no batch normalisation (--bn-groups has no effect)"
     return (
         f"{len(images)} images, {config.max_steps} steps of {config.batch_size}; {config.arch} with "
         f"{parameter_count(encoder.backbone) / 1e6:.1f} M parameters, views of {config.view_size} pixels\n"
         f"{keys}, K = {shared_negatives(config)}{more}: chance loss log({count}) "
         f"= {chance:.2f} (may rise at first)\n"
-        f"lr {config.lr:g}, {config.bn_groups} BN groups, {config.precision} on {config.device} with {config.threads} "
+        f"lr {config.lr:g}, {groups}, {config.precision} on {config.device} with {config.threads} "
         f"threads and {config.workers} loading processes"
     )

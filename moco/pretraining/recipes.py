@@ -1,5 +1,6 @@
 """Named configs: the papers' own, and one for a CPU in minutes."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,10 @@ RECIPES = {
 }
 
 
+OF_WEIGHTS = ("arch", "stem", "image_size", "mean", "std")
+"""What weights to start from say of themselves, so that a recipe says nothing of it."""
+
+
 def recipe(name: str, **given: Any) -> PretrainConfig:
     """The config of a recipe, with some of its values given: `recipe("quick", data="photos", out=Path("run"))`.
 
@@ -66,4 +71,14 @@ def recipe(name: str, **given: Any) -> PretrainConfig:
     """
     if name not in RECIPES:
         raise BadInputError(f"{name!r} is not a recipe: expected one of {', '.join(RECIPES)}")
-    return PretrainConfig(**{**RECIPES[name].values, **given})
+    values = recipe_values(name, {field for field, value in given.items() if value is not None})
+    return PretrainConfig(**{**values, **given})
+
+
+def recipe_values(name: str, given: Collection[str]) -> dict[str, Any]:
+    """A recipe's values beside the fields that are given.
+
+    Where weights to start from are among these, the network and its images are left open for them.
+    """
+    values = RECIPES[name].values
+    return {**values, **dict.fromkeys((*OF_WEIGHTS, "view_size"))} if "init_weights" in given else values

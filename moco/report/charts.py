@@ -193,7 +193,7 @@ def _labelled(ticks: Sequence[float], step: float) -> list[tuple[float, str]]:
 
 
 def thinned(points: Sequence[Point]) -> list[Point]:
-    """At most about MOST_POINTS of the points, in order: the first, the last, and the extremes of each stretch."""
+    """Keep about MOST_POINTS of the points, in order: the first, the last, and the extremes of each stretch."""
     if len(points) <= MOST_POINTS:
         return list(points)
     stretch = math.ceil(2 * len(points) / MOST_POINTS)

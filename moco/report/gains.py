@@ -1,4 +1,4 @@
-"""By how much a run's features beat the baselines that were measured beside them."""
+"""Measures how much a run's features beat the baselines that were evaluated beside them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ from moco.runtime.fields import check
 LARGEST_FILE = 64 << 20
 """Bytes of a JSON file beyond which it is none of ours."""
 LARGEST_POWER = 700.0
-"""Of e in floating point; a loss beyond it is none of ours."""
+"""Exponent of e up to which it is a finite number; no loss of ours lies beyond it."""
 LARGEST_SETTING = 2**63
 """A whole number beyond it is no setting of ours."""
 GALLERY = "gallery"

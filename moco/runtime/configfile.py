@@ -14,7 +14,7 @@ from moco.errors import BadInputError
 
 Config = TypeVar("Config")
 VERSION = 1
-"""Of the format."""
+"""Version of the format."""
 COMMAND = "command"
 """The key of a run's config that names the command; evaluations, which lie in files of their names, have none."""
 

@@ -6,7 +6,7 @@ import time
 from types import FrameType, TracebackType
 
 EXIT_CODE = 75
-"""Of a process that was saved after a signal."""
+"""Exit code of a process that was saved after a signal."""
 SAME_REQUEST = 1.0
 """Seconds in which further signals are the first one's echo: a scheduler signals torchrun and every process, and
 torchrun hands its own on to them."""

@@ -82,10 +82,9 @@ def load_state_tensors(
     if all(len(value) == distributed.world_size() for value in of_ranks.values()):
         tensors |= {name: value[distributed.rank()] for name, value in of_ranks.items()}
     for name, module in modules.items():
-        prefix = f"{name}."
-        module.load_state_dict(
-            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        )
+        state = module.state_dict()  # with the versions of its modules, which some refuse to be loaded without
+        state.update({key: tensors[f"{name}.{key}"] for key in state})
+        module.load_state_dict(state)
     for number, parameter in enumerate(_parameters(optimizer)):
         momentum = torch.empty_like(parameter).copy_(tensors[f"sgd.{number}"])
         optimizer.state[parameter][MOMENTUM] = momentum

@@ -25,7 +25,7 @@ from moco.study.evaluations import evaluation
 
 Values = Mapping[str, Any]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,-]{0,59}")
-"""Of a study, an arm and an evaluation: they become names of files."""
+"""Names of studies, arms and evaluations, which become names of files."""
 OWN_FLAGS = frozenset({
     "data", "out", "seed", "epochs", "max_steps", "json", "log_every", "knn_every", "init_weights", "precision",
     "device", "threads", "accept_changed_data",

@@ -37,7 +37,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         return f"{self.arm.name}-s{self.seed}"
 
     @property

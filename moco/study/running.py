@@ -21,7 +21,7 @@ Result = dict[str, Any]
 POLL = 0.2
 """Seconds between two looks whether a process has ended."""
 RESULT_KEYS = {"cell", "arm", "seed", "state", "command", "figures", "random", "over_time", "machine"}
-"""Of what is kept of a cell; without them it is of another version, or damaged, and is collected anew."""
+"""Keys of a cell's kept result; one without them is of another version, or damaged, and is collected anew."""
 FINISHED = ("done", "diverged")
 """States of a cell that is not run again."""
 

@@ -17,6 +17,7 @@ from moco.evaluation.session import require_labels
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.prepare import build_encoder, resolve
 from moco.pretraining.timing import timed
+from moco.runtime.fields import settled
 from moco.study.config import StudyConfig
 from moco.study.definition import find_study
 from moco.study.plan import fitting, training
@@ -68,9 +69,10 @@ def _rate(trained: PretrainConfig, images: Images) -> float:
 
 
 def _encoded_per_second(trained: PretrainConfig, images: Images) -> float:
-    """By the network of random weights, after a batch that does not count."""
+    """Time the network with random weights, after a batch that does not count."""
     trained = resolve(trained, images)
-    encoder, how = build_encoder(trained).to(trained.device), Encoding(trained.image_size, trained.mean, trained.std)
+    size, mean, std = settled(trained.image_size), settled(trained.mean), settled(trained.std)
+    encoder, how = build_encoder(trained).to(trained.device), Encoding(size, mean, std)
     encode(encoder, take_evenly(images, 64), how)
     some, started = take_evenly(images, ENCODED), time.monotonic()
     encode(encoder, some, how)

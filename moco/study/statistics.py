@@ -11,7 +11,7 @@ from scipy import stats
 from moco.study.definition import Arm, Claim, Outcome, Study, row_name
 
 DRAWS = 2000
-"""Of figures from their uncertainty, for the interval of tau."""
+"""Draws of the figures from their uncertainty, for the interval of tau."""
 SURE = 0.95
 NOT_WORSE_BY = 1.0
 """Points that an arm which is "not worse" may be worse by."""
@@ -27,7 +27,7 @@ class Row:
     arm: Arm
     outcome: Outcome
     values: tuple[float, ...]
-    """Of each seed that was trained to the end."""
+    """The figure of each seed that was trained to the end."""
     diverged: int = 0
 
     @property
@@ -96,7 +96,7 @@ def rows(study: Study, arms: Sequence[Arm], results: Sequence[Mapping[str, Any]]
 
 
 def standard_errors(some: Sequence[Row]) -> dict[str, float]:
-    """Of each row's mean: the deviation pooled over the rows of its outcome, over the root of its number of seeds.
+    """Standard error of each row's mean: the deviation pooled over its outcome's rows, over the root of its seeds.
 
     With a single seed, where nothing can be pooled: of a percentage, that over TEST_IMAGES images; of anything else,
     the figure itself.

@@ -61,7 +61,7 @@ def average_precision(right: Flags, objects: int, rule: ApRule) -> float:
 def _matches(
     truths: Sequence[tuple[Floats, Integers, Flags]], found: Sequence[tuple[Floats, Integers, Floats]], label: int
 ) -> tuple[Floats, Floats, Integers, Flags]:
-    """Of every detection of a class, by falling score: score, largest overlap, with which object, is it difficult."""
+    """List score, largest overlap, its object and whether that is difficult, by falling score, for one class."""
     scores, overlaps, objects, ignored, before = (
         [np.zeros(0)],
         [np.zeros(0)],

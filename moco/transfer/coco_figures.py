@@ -17,7 +17,7 @@ COUNTED = {"bbox": 100, "segm": 100, "keypoints": 20}
 COUNTED_LVIS = 300
 """... and in LVIS, of all classes together."""
 PAIRS_AT_A_TIME = 2_000_000
-"""Of an image and a class: what faster-coco-eval holds in memory at once. LVIS has 24 million."""
+"""Pairs of an image and a class that faster-coco-eval holds in memory at once. LVIS has 24 million."""
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 
 SIGMAS = {
@@ -131,7 +131,7 @@ def _results(table: ObjectTable, index: int, found: Found, kind: str, most: int)
 
 
 def _looked_for(table: ObjectTable, index: int, found: Found, rows: Integers) -> Integers:
-    """Of an image's detections those of classes that LVIS knows to be there or not to be there.
+    """Keep an image's detections of classes that LVIS knows to be there or not to be there.
 
     faster-coco-eval 1.8 leaves out the others too, but fails where nothing else is left of an image.
     """

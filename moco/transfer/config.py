@@ -49,7 +49,7 @@ class TransferConfig:
     """What is learned, by which model: one of moco.transfer.recipes.TASKS."""
     weights: str
     """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md),
-    torchvision:resnet50 (supervised on ImageNet), or random (with --like RUN or --arch)."""
+    torchvision:NAME (published weights of a ResNet), or random (with --like RUN or --arch)."""
     data: str
     """Images with boxes, masks, keypoints or labelled pixels, in the layout of the task (docs/transfer-data.md)."""
     out: RunFolder

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from moco.transfer.targets import VOID
 
 Cells = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""Of an image's confusion matrix the cells that are not empty, truth * classes + prediction, and their counts."""
+"""The cells of an image's confusion matrix that are not empty, truth * classes + prediction, and their counts."""
 
 
 def confusion(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], classes: int) -> Cells:

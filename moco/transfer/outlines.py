@@ -13,7 +13,7 @@ Mask = npt.NDArray[np.uint8]
 
 POLYGONS, RUNS = b"P", b"R"
 FEWEST_COORDINATES = 6
-"""Of a polygon: three corners. Shorter ones enclose nothing, and COCO's code takes four numbers for a box."""
+"""Numbers of the shortest polygon, three corners: fewer enclose nothing, and COCO's code takes four for a box."""
 BEYOND = 2
 """Corners may lie this many times the image's size beyond it; a mistake would draw a line of any length."""
 

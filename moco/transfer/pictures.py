@@ -16,14 +16,14 @@ from moco.transfer.targets import VOID
 SIDE = 400
 """Longest side of a picture in pixels."""
 QUALITY = 75
-"""Of WebP."""
+"""WebP's quality."""
 FROM_SCORE = 0.5
 """Detections that score less are not drawn."""
 COLOURS = (
     "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990",
     "#dcbeff", "#9a6324",
 )  # fmt: skip
-"""Of the classes, in their order and from the beginning again; void pixels stay as they are."""
+"""Colours of the classes, in order and then from the beginning again; void pixels stay as they are."""
 
 
 def drawn(examples: Examples, index: int, prediction: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from moco.shapes import Image
 from moco.transfer.targets import VOID, LabelMap, Objects, Skeleton, empty_masks
 
 MEAN_COLOUR = (124, 116, 104)
-"""Of ImageNet: what lies beyond an image's edge."""
+"""ImageNet's mean, which fills what lies beyond an image's edge."""
 
 
 def resize(image: Image, target: Objects, shorter: int, longest: int) -> tuple[Image, Objects]:

@@ -1,6 +1,7 @@
 """`moco transfer compare`: rows in the papers' order, differences and colours, the papers' own rows."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def test_the_settings_of_the_papers() -> None:
     def rates(task: str, **more: Any) -> list[int]:
         config = transfer_config(task, weights="random", data="x", out=Path("y"), **more)
         schedule = build_schedule(config)
-        return [step for step in range(1000, config.max_steps) if schedule(step) < 0.9 * schedule(step - 1)]
+        steps = pairwise(schedule(step) for step in range(1000, config.max_steps))
+        return [step for step, (before, after) in enumerate(steps, 1001) if after < 0.9 * before]
 
     assert rates("voc-c4") == [18_000, 22_000]
     assert rates("coco-fpn") == [60_000, 80_000]

@@ -1,14 +1,11 @@
 """`moco explore`: served to its address until it is interrupted, or written to a file; what it refuses."""
 
-import contextlib
 import io
 import json
-import os
+import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,18 +15,20 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-import moco
 from moco.cli import main
 from moco.data.catalog import load
+from tests.faults.processes import kill_all, start, until
 from tests.report.folders import Parsed
 
 SHORT = ["--data", "digits", "--images", "60", "--map-seconds", "0.1", "--device", "cpu", "--threads", "1"]
 
 
 @pytest.fixture(autouse=True)
-def as_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Types are not checked: a flag that must be given has a placeholder."""
+def as_for_users(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Types are not checked: a flag that must be given has a placeholder. No server is left."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    yield
+    kill_all()
 
 
 @pytest.fixture
@@ -52,41 +51,26 @@ def test_a_page_to_send_on(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert data["classes"] == list(load("digits")["train"].classes)
 
 
-@contextlib.contextmanager
-def ended(process: "subprocess.Popen[str]") -> Iterator[None]:
-    """Kill a process when the test fails: leaving its context would wait for it for ever."""
-    try:
-        yield
-    except BaseException:
-        process.kill()
-        raise
-
-
-def test_it_is_served_until_it_is_interrupted(run: Path) -> None:
+def test_it_is_served_until_it_is_interrupted(run: Path, tmp_path: Path) -> None:
     """An image of the set that is sent in finds itself; then Ctrl-C, and exit code 0."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(moco.__file__).parents[1])}
-    command = [sys.executable, "-m", "moco", "explore", str(run), *SHORT, "--port", "0", "--json"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, text=True, env=environment, stdout=pipe, stderr=pipe) as process, ended(process):
-        assert process.stdout is not None
-        assert process.stderr is not None
-        told = next(line for line in process.stderr if "http://" in line)
-        address, token = told.split("open ")[1].split(" ")[0].split("/?token=")
-        out, image = io.BytesIO(), load("digits")["train"][0]
-        PillowImage.fromarray(image.permute(1, 2, 0).numpy()).save(out, "PNG")
-        request = urllib.request.Request(f"{address}/neighbours", out.getvalue(), {"X-Moco-Token": token})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            found = json.load(answer)
-        assert found[0]["rows"][0] == 0
-        assert found[0]["distances"][0] == pytest.approx(0, abs=1e-4)
-        thumbnail = urllib.request.Request(f"{address}/thumbnail/0", headers={"X-Moco-Token": token})
-        with urllib.request.urlopen(thumbnail, timeout=60) as answer:
-            shown = np.asarray(PillowImage.open(io.BytesIO(answer.read())).convert("RGB")).astype(int)
-        assert shown.shape == (*image.shape[1:], 3)
-        assert abs(shown - image.permute(1, 2, 0).numpy()).mean() < 12
-        process.send_signal(signal.SIGINT)
-        last = process.stdout.read().splitlines()[-1]
-    assert process.returncode == 0
+    served = start(["explore", str(run), *SHORT, "--port", "0", "--json"], tmp_path)
+    said = until(lambda: re.search(r"open (http://\S+)/\?token=(\S+) ", served.text()), "the address")
+    address, token = said.groups()
+    out, image = io.BytesIO(), load("digits")["train"][0]
+    PillowImage.fromarray(image.permute(1, 2, 0).numpy()).save(out, "PNG")
+    request = urllib.request.Request(f"{address}/neighbours", out.getvalue(), {"X-Moco-Token": token})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        found = json.load(answer)
+    assert found[0]["rows"][0] == 0
+    assert found[0]["distances"][0] == pytest.approx(0, abs=1e-4)
+    thumbnail = urllib.request.Request(f"{address}/thumbnail/0", headers={"X-Moco-Token": token})
+    with urllib.request.urlopen(thumbnail, timeout=60) as answer:
+        shown = np.asarray(PillowImage.open(io.BytesIO(answer.read())).convert("RGB")).astype(int)
+    assert shown.shape == (*image.shape[1:], 3)
+    assert abs(shown - image.permute(1, 2, 0).numpy()).mean() < 12
+    served.send(signal.SIGINT)
+    assert served.exit_codes() == [0]
+    (last,) = [line for line in served.text().splitlines() if line.startswith("{")]
     assert json.loads(last)["images"] == 60
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import load_file
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from moco.cli import main
 from moco.commands.export import photographs, run
-from moco.core.encoder import Encoder, EncoderPlan, build_backbone, encoder_tensors
+from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
+from moco.core.networks import build_backbone
 from moco.errors import BadInputError
 from moco.interop import targets
 from moco.interop.checkpoints import Weights, encoder_metadata, load_weights
@@ -102,7 +104,7 @@ def test_torchvision(weights: Path, tmp_path: Path, images: Tensor, capsys: pyte
     assert str(MEAN) in printed
 
 
-@pytest.mark.parametrize("arch", ["resnext50-32x8d", "mobilenet_v2"])
+@pytest.mark.parametrize("arch", ["resnext50-32x8d", "mobilenet_v2", "mnasnet0_5"])
 def test_other_nets_that_torchvision_has(tmp_path: Path, arch: str) -> None:
     """By its class where it has no name for it; and what is no ResNet."""
     path = saved(tmp_path / "encoder.safetensors", EncoderPlan(arch, image_size=64))
@@ -112,10 +114,10 @@ def test_other_nets_that_torchvision_has(tmp_path: Path, arch: str) -> None:
 @pytest.mark.parametrize("arch", ["resnet18", "resnext50-32x8d"])
 def test_timm(tmp_path: Path, images: Tensor, arch: str) -> None:
     """Loads strictly into timm's own model, which it names."""
-    timm = pytest.importorskip("timm")
     path = saved(tmp_path / "encoder.safetensors", EncoderPlan(arch, image_size=64))
     result = export(path, "timm", tmp_path / "net.pth")
-    name, more = {"resnet18": ("resnet18", {}), "resnext50-32x8d": ("resnext50_32x4d", {"base_width": 8})}[arch]
+    name = {"resnet18": "resnet18", "resnext50-32x8d": "resnext50_32x4d"}[arch]
+    more: dict[str, Any] = {"base_width": 8} if arch == "resnext50-32x8d" else {}
     model = timm.create_model(name, num_classes=0, **more)
     model.load_state_dict(torch.load(result["out"], weights_only=True))
     with torch.no_grad():
@@ -143,9 +145,8 @@ def test_onnx(tmp_path: Path, images: Tensor, arch: str, stem: Any) -> None:
 
 def test_a_folder_for_timm(weights: Path, tmp_path: Path, images: Tensor) -> None:
     """Timm takes it as it stands, strictly; moco too."""
-    timm = pytest.importorskip("timm")
     export(weights, "safetensors", tmp_path / "net")
-    model = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True)
+    model: Any = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True)
     with torch.no_grad():
         assert close(model.eval()(images), ours(weights, images))
     assert (tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"])) == (MEAN, STD)
@@ -157,7 +158,6 @@ def test_a_folder_for_timm(weights: Path, tmp_path: Path, images: Tensor) -> Non
 
 def test_a_folder_for_any_net(tiny_run: Path, tmp_path: Path) -> None:
     """Names as torchvision's; the card says what was trained, on what, and what was measured."""
-    pytest.importorskip("timm")
     export(tiny_run, "safetensors", tmp_path / "net")
     state = load_file(tmp_path / "net" / "model.safetensors")
     net, _ = build_backbone("resnet18-w16", "cifar", 16)
@@ -311,8 +311,6 @@ def test_nets_that_the_target_does_not_have(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, arch: str, stem: Any, told: str
 ) -> None:
     """Exit code 2, and what to give instead; nothing is written."""
-    if kind == "timm":
-        pytest.importorskip("timm")
     path, out = saved(tmp_path / "encoder.safetensors", EncoderPlan(arch, stem, image_size=32)), tmp_path / "net"
     assert main(["export", "--weights", str(path), "--format", kind, "--out", str(out)]) == 2
     error = capsys.readouterr().err
@@ -324,8 +322,6 @@ def test_nets_that_the_target_does_not_have(
 @pytest.mark.parametrize("kind", ["timm", "detectron2"])
 def test_what_is_no_resnet(tmp_path: Path, kind: Format) -> None:
     """Timm names the tensors of other nets in its own way."""
-    if kind == "timm":
-        pytest.importorskip("timm")
     path = saved(tmp_path / "encoder.safetensors", EncoderPlan("mobilenet_v2", image_size=64))
     with pytest.raises(BadInputError, match=r"for ResNets.*mobilenet_v2.*onnx"):
         export(path, kind, tmp_path / "net")

@@ -12,7 +12,7 @@ from moco.commands import study as module
 from moco.commands.study import run
 from moco.errors import BadInputError
 from moco.report.runs import read_run
-from moco.study import running
+from moco.study import running, statistics
 from moco.study.config import StudyConfig
 from moco.study.running import figures_of, found
 
@@ -65,8 +65,9 @@ class Machine:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """No process is started."""
+    """No process is started, and intervals are rough."""
     made = Machine()
+    monkeypatch.setattr(statistics, "DRAWS", 20)
     monkeypatch.setattr(running, "_call", made.call)
     monkeypatch.setattr(module, "alone", lambda target, config, folder, case: SURVEY)
     return made

@@ -1,13 +1,19 @@
 """GroupedBatchNorm against the oracle, and against torch's own batch normalisation of each block."""
 
 import copy
+from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
+from timm.layers.norm_act import BatchNormAct2d
+from timm.layers.split_batchnorm import SplitBatchNorm2d
 from torch import Tensor, nn
 
 from moco.core.batchnorm import GroupedBatchNorm, group_batch_norms
+from moco.core.encoder import Encoder, EncoderPlan
+from moco.errors import BadInputError
 from tests import oracles
 
 BATCH, CHANNELS, SIDE = 6, 3, 4
@@ -219,3 +225,123 @@ def test_group_batch_norms_keeps_the_type() -> None:
     net = nn.Sequential(nn.BatchNorm2d(CHANNELS)).double()
     group_batch_norms(net, 2)
     assert all(parameter.dtype == torch.float64 for parameter in net.parameters())
+
+
+# --- other kinds ----------------------------------------------------------------------------------------------------
+
+FUSED: dict[str, dict[str, Any]] = {
+    "ReLU": {},
+    "nothing": {"apply_act": False},
+    "SiLU": {"act_layer": nn.SiLU, "inplace": False},
+    "trained": {"act_layer": nn.PReLU, "act_kwargs": {"num_parameters": CHANNELS}, "inplace": False},
+    "dropout": {"drop_layer": lambda: nn.Dropout(0.5)},
+}
+"""What may stand in timm's layer behind the normalisation."""
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fused", FUSED)
+def test_what_is_fused_with_it_stays(fused: str, training: bool) -> None:
+    """In one group it is timm's own layer: values, gradients, statistics and the names of tensors."""
+    torch.manual_seed(0)
+    theirs = nn.Sequential(BatchNormAct2d(CHANNELS, EPS, MOMENTUM, **FUSED[fused]))
+    for value in (*theirs.parameters(), *(b for b in theirs.buffers() if b.is_floating_point())):
+        value.data.uniform_(0.5, 2.0)
+    ours = copy.deepcopy(theirs)
+    assert group_batch_norms(ours, 0) == 1
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    x, grad_y = torch.randn(BATCH, CHANNELS, SIDE, SIDE), torch.randn(BATCH, CHANNELS, SIDE, SIDE)
+    found = []
+    for net in (ours.train(training), theirs.train(training)):
+        torch.manual_seed(1)  # of the dropout
+        own = x.clone().requires_grad_()
+        y = net(own)
+        y.backward(grad_y)
+        gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+        found.append([y.detach(), own.grad, *gradients, *net.buffers()])
+    assert (found[0][0] < 0).any() == (fused in ("nothing", "SiLU", "trained"))
+    for value, expected in zip(*found, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+
+
+NETWORKS = {
+    "test_resnet": 32,  # BatchNorm2d
+    "test_efficientnet": 32,  # with an activation
+    "test_byobnet": 32,  # with another one, and attention over channels
+    "test_coatnet": 64,
+    "levit_128s": 64,  # images cut into tokens, as rows
+    "efficientvit_m0": 128,  # into windows
+}
+
+
+@pytest.mark.parametrize(("name", "size"), NETWORKS.items())
+def test_groups_of_a_network_are_passes_of_their_own(name: str, size: int) -> None:
+    """G groups in one pass give what G passes of timm's own network give, and their mean statistics (float64)."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderPlan(f"timm:{name}", image_size=size)).double()
+    theirs = [copy.deepcopy(encoder) for _ in range(2)]
+    assert encoder.set_bn_group_size(3) > 0
+    x = torch.randn(6, 3, size, size, dtype=torch.float64)
+    y = encoder.train()(x)
+    expected = torch.cat([device.train()(block) for device, block in zip(theirs, x.chunk(2), strict=True)])
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-9)
+    grad = torch.randn_like(y)
+    torch.autograd.backward((y, expected), (grad, grad))
+    first, second = (dict(device.named_parameters()) for device in theirs)
+    for key, parameter in encoder.named_parameters():
+        gradients = [p[key].grad for p in (first, second)]
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, sum(g for g in gradients if g is not None), rtol=1e-6, atol=1e-9)
+    for key, value in encoder.named_buffers():
+        if key.endswith(("running_mean", "running_var")):
+            mean = torch.stack([device.get_buffer(key) for device in theirs]).mean(0)
+            torch.testing.assert_close(value, mean, rtol=0, atol=1e-9)
+
+
+def test_a_network_in_one_group_is_itself() -> None:
+    """In evaluation bit for bit, after it was trained in groups too."""
+    torch.manual_seed(0)
+    net = timm.create_model("test_efficientnet", num_classes=0)
+    own, x = copy.deepcopy(net), torch.randn(4, 3, 32, 32)
+    group_batch_norms(own, 2)
+    own.train()(x)
+    net.load_state_dict(own.state_dict())
+    with torch.no_grad():
+        assert torch.equal(own.eval()(x), net.eval()(x))
+
+
+def test_rows_of_numbers() -> None:
+    """BatchNorm1d over (N, C) and (N, C, L) is grouped too; of N images that were cut, their rows stay together."""
+    torch.manual_seed(0)
+    for shape, images in (((6, CHANNELS), 0), ((6, CHANNELS, 5), 0), ((24, CHANNELS), 6)):
+        plain = nn.Sequential(nn.BatchNorm1d(CHANNELS)).double()
+        grouped = copy.deepcopy(plain)
+        group_batch_norms(grouped, 2)
+        layer = grouped[0]
+        assert isinstance(layer, GroupedBatchNorm)
+        layer.images = images
+        x = torch.randn(shape, dtype=torch.float64)
+        torch.testing.assert_close(grouped(x), torch.cat([plain(block) for block in x.chunk(3)]), rtol=0, atol=1e-12)
+        assert torch.equal(grouped.eval()(x), nn.functional.batch_norm(x, *layer_numbers(layer), False, 0.0, layer.eps))
+
+
+def layer_numbers(layer: GroupedBatchNorm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What it normalises by in evaluation."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return layer.running_mean, layer.running_var, layer.weight, layer.bias
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        SplitBatchNorm2d(CHANNELS, num_splits=2),  # type: ignore[no-untyped-call]
+        nn.BatchNorm2d(CHANNELS, affine=False),
+        nn.BatchNorm2d(CHANNELS, track_running_stats=False), nn.SyncBatchNorm(CHANNELS),
+    ],
+    ids=lambda norm: type(norm).__name__,
+)  # fmt: skip
+def test_kinds_that_groups_would_change(norm: nn.Module) -> None:
+    """Are refused by name, rather than replaced by something else."""
+    with pytest.raises(BadInputError, match=rf"{type(norm).__name__}\({CHANNELS}\), which --bn-groups cannot divide"):
+        group_batch_norms(nn.Sequential(norm), 2)

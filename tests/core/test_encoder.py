@@ -1,8 +1,9 @@
-"""The encoder: any backbone by name, its head, unit length, and its tensors by torchvision's names."""
+"""The encoder: its backbone and head, unit length, the sizes it takes, and its tensors by their library's names."""
 
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -11,72 +12,40 @@ from moco.core.batchnorm import GroupedBatchNorm
 from moco.core.encoder import (
     Encoder,
     EncoderPlan,
-    build_backbone,
+    Head,
     encoder_tensors,
     filled_encoder,
-    is_head,
     load_encoder_tensors,
     parameter_count,
 )
 from moco.errors import BadInputError
 
 TINY = EncoderPlan(arch="resnet18-w4", stem="cifar", feature_dim=8, image_size=16)
-MODELS = torchvision.models.list_models(module=torchvision.models)
-ON_META = [name for name in MODELS if not name.startswith("regnet_")]
-"""RegNets compute with the values of a tensor while they are built."""
 
 
-@pytest.mark.parametrize("arch", ON_META)
-def test_every_torchvision_model(arch: str) -> None:
-    """Every classification model of torchvision is a backbone by its name (on the meta device: shapes only)."""
-    size = 299 if arch == "inception_v3" else 224
-    with torch.device("meta"), torch.no_grad():
-        backbone, num_features = build_backbone(arch, "imagenet", size)
-        assert backbone.eval()(torch.empty(2, 3, size, size)).shape == (2, num_features)
-    assert not any(is_head(name) for name in backbone.state_dict())
+def test_images_that_a_network_does_not_take() -> None:
+    """A net that halves them too often is refused with the nearest size that it takes; ResNets take any."""
+    small = Encoder(EncoderPlan("alexnet", image_size=63)).train()
+    small.require_size(63, "--image-size")
+    assert all(module.training for module in small.modules())
+    told = r"--view-size 60: alexnet does not take such images \(.+\): give --view-size 63$"
+    with pytest.raises(BadInputError, match=told):
+        small.require_size(60, "--view-size")
+    with pytest.raises(BadInputError, match=r"give --image-size 63$"):
+        small.require_size(20, "--image-size")
+    Encoder(TINY).require_size(1, "--image-size")
 
 
-def test_a_regnet() -> None:
-    """The one family that cannot be built on the meta device, by its smallest member."""
-    backbone, num_features = build_backbone("regnet_y_400mf", "imagenet", 64)
-    with torch.no_grad():
-        assert backbone.eval()(torch.randn(2, 3, 64, 64)).shape == (2, num_features)
-
-
-@pytest.mark.parametrize(("arch", "suggestion"), [
-    ("resnet5O", "resnet50"), ("resnext50_32x8d", "resnext50-32x8d"), ("vgg_16", "vgg16"), ("vit_b_8", "vit_b_16"),
-])  # fmt: skip
-def test_an_unknown_arch_is_refused_with_a_suggestion(arch: str, suggestion: str) -> None:
-    """A slip of the pen is answered with what was probably meant."""
-    with pytest.raises(BadInputError, match=rf"--arch {arch} is not known: did you mean .*{suggestion}"):
-        build_backbone(arch, "imagenet", 224)
-
-
-def test_no_name_is_suggested_twice() -> None:
-    """A ResNet is both ours and torchvision's, and is suggested once."""
-    with pytest.raises(BadInputError, match="did you mean") as caught:
-        build_backbone("resnet5O", "imagenet", 224)
-    suggested = str(caught.value).partition("did you mean ")[2].partition("?")[0].split(" or ")
-    assert len(suggested) == len(set(suggested))
-
-
-def test_nonsense_is_refused_without_a_suggestion() -> None:
-    """Where nothing is similar, the error says what kind of name is expected."""
-    with pytest.raises(BadInputError, match="give a ResNet or another torchvision model"):
-        build_backbone("?", "imagenet", 224)
-
-
-def test_the_small_stem_is_for_resnets() -> None:
-    """Another model has no such stem, and the error says what to give."""
-    with pytest.raises(BadInputError, match=r"--stem cifar is for ResNets.* give --stem imagenet"):
-        build_backbone("vgg11", "cifar", 32)
-
-
-@pytest.mark.parametrize("arch", ["vit_b_16", "maxvit_t"])
-def test_patches_that_do_not_tile_the_image_are_refused(arch: str) -> None:
-    """A transformer for 100 pixels is bad input, not a crash."""
-    with torch.device("meta"), pytest.raises(BadInputError, match=f"--arch {arch} does not take --image-size 100"):
-        build_backbone(arch, "imagenet", 100)
+@pytest.mark.parametrize(
+    ("arch", "built", "asked", "fitting"),
+    [("timm:test_vit", 160, 60, 64), ("timm:test_vit", 160, 5, 16), ("timm:test_coatnet", 160, 60, 160)],
+)
+def test_sizes_of_transformers(arch: str, built: int, asked: int, fitting: int) -> None:
+    """Whose patches must tile the image, or which are built for one size: one that fits is named."""
+    encoder = Encoder(EncoderPlan(arch, image_size=built))
+    with pytest.raises(BadInputError, match=rf"--image-size {asked}: {arch} does not .*: give --image-size {fitting}$"):
+        encoder.require_size(asked, "--image-size")
+    encoder.require_size(fitting, "--image-size")
 
 
 def test_linear_head() -> None:
@@ -136,8 +105,9 @@ def test_tensors_carry_torchvisions_names() -> None:
     with torch.device("meta"):
         tensors = encoder_tensors(Encoder(EncoderPlan(arch="resnet50", head="mlp")))
         theirs = torchvision.models.get_model("resnet50", weights=None).state_dict()
-    assert [name for name in tensors if not is_head(name)] == [name for name in theirs if not name.startswith("fc.")]
-    assert [name for name in tensors if is_head(name)] == [
+    backbone = [name for name in tensors if not name.startswith("head.")]
+    assert backbone == [name for name in theirs if not name.startswith("fc.")]
+    assert [name for name in tensors if name.startswith("head.")] == [
         "head.0.weight",
         "head.0.bias",
         "head.2.weight",
@@ -145,7 +115,7 @@ def test_tensors_carry_torchvisions_names() -> None:
     ]
 
 
-@pytest.mark.parametrize("arch", ["resnet18-w4", "squeezenet1_1"])
+@pytest.mark.parametrize("arch", ["resnet18-w4", "squeezenet1_1", "mnasnet0_5", "timm:test_convnext", "timm:test_vit"])
 def test_tensors_round_trip(arch: str) -> None:
     """Tensors given to another encoder make it the same function."""
     plan = EncoderPlan(arch=arch, feature_dim=8, image_size=32)
@@ -153,6 +123,27 @@ def test_tensors_round_trip(arch: str) -> None:
     load_encoder_tensors(other, encoder_tensors(one))
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(one(x), other(x))
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_efficientnet"])
+def test_tensors_are_named_as_in_timm(name: str, head: Head) -> None:
+    """The backbone's, some of which have a `head` of their own; the projection head's stand beside them."""
+    tensors = encoder_tensors(Encoder(EncoderPlan(f"timm:{name}", head=head, image_size=32)))
+    theirs = timm.create_model(name, num_classes=0).state_dict()
+    own = [tensor for tensor in tensors if not tensor.startswith("projection.")]
+    assert own == list(theirs)
+    assert len(tensors) - len(own) == {"linear": 2, "mlp": 4}[head]
+
+
+def test_features_that_are_not_pooled() -> None:
+    """A network that gives one for each place is refused before the first step."""
+    encoder = Encoder(EncoderPlan("timm:test_vit", image_size=32))
+    encoder.backbone = timm.create_model("test_vit", num_classes=0, global_pool="", dynamic_img_size=True)
+    with pytest.raises(
+        BadInputError, match=r"timm:test_vit gives features of shape \(1, 5, 64\): expected pooled ones"
+    ):
+        encoder.require_size(32, "--image-size")
 
 
 def test_tensors_of_another_shape_are_refused_by_name() -> None:
@@ -200,3 +191,5 @@ def test_a_huge_net_is_not_built_for_small_weights() -> None:
     assert all(torch.equal(filled[name], tensors[name]) for name in tensors)
     with pytest.raises(BadInputError, match=r"weights for resnet152-w9999: bn1.bias expected \(9999,\), found \(4,\)"):
         filled_encoder(EncoderPlan(arch="resnet152-w9999"), tensors)
+    with pytest.raises(BadInputError, match=r"weights for timm:vit_giant_patch14_224: .* found nothing"):
+        filled_encoder(EncoderPlan(arch="timm:vit_giant_patch14_224"), tensors)

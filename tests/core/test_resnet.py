@@ -8,7 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
-from moco.core.encoder import build_backbone, parameter_count
+from moco.core.encoder import parameter_count
+from moco.core.networks import build_backbone
 from moco.core.resnet import RESNETS, NarrowConv, ResNet, resnet_plan
 from tests import oracles
 

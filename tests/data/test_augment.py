@@ -312,7 +312,8 @@ def check_every_branch_is_taken(name: str, parameters: ViewParameters) -> None:
 def test_a_view_of_a_photograph_equals_torchvision(name: str, form: str) -> None:
     """The full chain at 224 pixels; images of several sizes as a list, of one size as a tensor."""
     n, size = 15, 224
-    parameters = drawn(name, n, (427, 640), seed=5)
+    tries = (drawn(name, n, (427, 640), seed=seed) for seed in range(5, 60))  # mild makes few views grey
+    parameters = next(views for views in tries if 0 < views.grey.sum() < n)
     check_every_branch_is_taken(name, parameters)
     images = [photographs()[i % 3] for i in range(n)]
     found = render(images if form == "list" else torch.stack(images), parameters, AUGMENTATIONS[name], size)

@@ -84,7 +84,7 @@ def test_what_is_known_to_be_unreadable_is_passed_over() -> None:
     """No stand-in is one of them."""
     unreadable = {i: f"#{i}: empty" for i in range(0, COUNT, 2)}
     chosen = ChosenImages(in_memory(unreadable=unreadable), np.arange(100), 0, 0)
-    chosen.replace_known(unreadable)
+    chosen.replace_known()
     assert (chosen.index % 2 == 1).all()
     assert chosen.index[1::2].tolist() == list(range(1, 100, 2))
     assert [one.index for one in chosen.replaced()] == list(range(0, 100, 2))
@@ -198,7 +198,7 @@ def test_without_stand_ins_the_first_error_is_raised(photographs: Callable[[dict
     chosen = ChosenImages(images, np.arange(8), 0, 0, stand_ins=False)
     look = Look(AUGMENTATIONS["v2"], 16, (0.5,) * 3, (0.2,) * 3)
     with pytest.raises(BadInputError, match=r"05\.jpg: cannot be read as an image"):
-        make_views(images, chosen, (Stream.VIEW_QUERY,), look)
+        make_views(chosen, (Stream.VIEW_QUERY,), look)
     assert chosen.index.tolist() == list(range(8))
     assert chosen.replaced() == ()
 

@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,7 +65,7 @@ def draw_pair(name: str, sizes: Integers, index: list[int]) -> list[ViewParamete
 
 def make_pair(images: Images, index: list[int], look: Look) -> list[Tensor]:
     """The same views, made; nothing stands in for an image that cannot be read."""
-    return make_views(images, ChosenImages(images, np.array(index), 0, 0, stand_ins=False), STREAMS, look)
+    return make_views(ChosenImages(images, np.array(index), 0, 0, stand_ins=False), STREAMS, look)
 
 
 @both_ways
@@ -272,3 +274,31 @@ def test_an_unreadable_image_in_memory_is_named(wrap: Callable[[Images], Images]
     with pytest.raises(BadInputError, match=r"1\.png: cannot be read"):
         make_pair(images, [0, 1, 2], look)
     assert len(make_pair(images, [0, 2], look)[0]) == 2
+
+
+VIEWS = """
+import hashlib, sys
+from pathlib import Path
+from moco.data.catalog import load
+from moco.pretraining.prepare import build_batches, resolve
+from moco.pretraining.recipes import recipe
+
+images = load("digits")["train"]
+config = recipe("quick", data="digits", out=Path("run"), image_size=12, view_size=None, batch_size=32, device="cpu",
+                precision="fp32", threads=1, workers=0)
+x_q = build_batches(resolve(config, images), images)[0].x_q
+print(hashlib.sha256(x_q.numpy().tobytes()).hexdigest())
+"""
+
+
+@needs_numba
+@pytest.mark.slow
+def test_the_process_that_compiles_makes_the_same_views(tmp_path: Path) -> None:
+    """As one that reads the machine code from disk: else a first run that is stopped would go on with other pixels."""
+    environment = {
+        **os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(module.__file__).parents[2]),
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-c", VIEWS]
+    said = [subprocess.run(command, capture_output=True, text=True, env=environment, check=True) for _ in range(2)]
+    assert said[0].stdout == said[1].stdout != ""

@@ -32,7 +32,11 @@ def test_the_papers_protocol_has_the_papers_settings() -> None:
 
 @pytest.mark.parametrize(
     ("command", "flag", "instead"),
-    [("linear", "--lrs", "--penalties"), ("lowshot", "--lrs", "--penalties"), ("lowshot", "--epochs", "--finetune-steps")],
+    [
+        ("linear", "--lrs", "--penalties"),
+        ("lowshot", "--lrs", "--penalties"),
+        ("lowshot", "--epochs", "--finetune-steps"),
+    ],
 )
 @pytest.mark.parametrize("given", [["{}", "3"], ["{}=3"]])
 def test_a_flag_that_is_gone_says_what_to_use(

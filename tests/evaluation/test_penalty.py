@@ -78,12 +78,13 @@ def test_the_lowest_loss_is_chosen_and_fitted_to_all() -> None:
 
 
 def test_the_path_ends_where_smaller_penalties_are_worse() -> None:
-    """Of labels that are drawn at random the largest penalty is best, and two more are enough to see it."""
+    """Of labels that are drawn at random large penalties are best, and two beyond the best are enough to see it."""
     features, _ = blobs(200)
     labels = np.random.default_rng(1).integers(0, CLASSES, 200)
     path = try_penalties(features, labels, CLASSES, PENALTIES, divide(labels, features[0]))
-    assert [tried.penalty for tried in path] == list(PENALTIES[:3])
-    assert path[0].loss < path[1].loss < path[2].loss
+    losses = [tried.loss for tried in path]
+    assert [tried.penalty for tried in path] == list(PENALTIES[: len(path)])
+    assert losses.index(min(losses)) == len(path) - 3 < 4
 
 
 @pytest.mark.parametrize(("penalties", "expected"), [(PENALTIES, 0.01), ((1.0, 0.1), 0.1), ((1e-6, 1e-4), 1e-4)])

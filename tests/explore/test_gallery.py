@@ -25,6 +25,7 @@ from moco.explore.gallery import Scope, file_digest, first_filters, gallery, is_
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.prepare import build_batches
 from moco.pretraining.recipes import recipe
+from moco.runtime.fields import settled
 
 SMALL = Scope(map_images=40, bank_images=300)
 
@@ -51,7 +52,7 @@ def encoder() -> Encoder:
 @pytest.fixture(scope="module")
 def how(config: PretrainConfig) -> Encoding:
     """As in the run's monitor."""
-    return Encoding(16, config.mean, config.std)
+    return Encoding(16, settled(config.mean), settled(config.std))
 
 
 @pytest.fixture(scope="module")

@@ -116,15 +116,15 @@ def poison(rank: int, step: int, what: str) -> None:
 
     calls = iter(range(1 << 30))
 
-    def info_nce(*arguments: Any) -> Contrast:
-        contrast = real(*arguments)
+    def info_nce(*arguments: Any, **named: Any) -> Contrast:
+        contrast = real(*arguments, **named)
         if next(calls) == step and is_rank(rank):
             zero = contrast.loss - contrast.loss.detach()
             wrong = {"nan": zero * float("nan"), "inf": zero + float("inf"), "gradient": zero.sqrt()}[what]
             return contrast._replace(loss=contrast.loss + wrong)
         return contrast
 
-    patch("moco.pretraining.loop.info_nce", info_nce).start()
+    patch("moco.pretraining.prepare.info_nce", info_nce).start()
 
 
 def die_at(operation: int, told: Path) -> None:

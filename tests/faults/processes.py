@@ -80,7 +80,9 @@ class Training:
         return [process.exitcode for process in self.processes]
 
     def text(self, rank: int = 0) -> str:
-        """What a rank said on both of its outputs."""
+        """What a rank said on both of its outputs; nothing where it has not begun."""
+        if not self.said[rank].exists():
+            return ""
         return self.said[rank].read_text(encoding="utf-8", errors="replace")
 
     def send(self, number: signal.Signals, rank: int = 0, *, group: bool = False) -> None:

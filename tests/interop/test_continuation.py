@@ -14,8 +14,9 @@ from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
 from moco.core.pair import EncoderPair
 from moco.data.catalog import load
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.initial import load_f_k_and_queue, with_weights
 from moco.pretraining.loop import pretrain
-from moco.pretraining.prepare import build_dictionary, build_encoder, load_f_k_and_queue
+from moco.pretraining.prepare import build_dictionary, build_encoder
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 
@@ -50,6 +51,7 @@ def config(weights: Path, **values: Any) -> PretrainConfig:
 
 def begun(settings: PretrainConfig) -> tuple[EncoderPair, Any, str]:
     """What the loop starts from, and what is said of it."""
+    settings = with_weights(settings)
     pair = EncoderPair(build_encoder(settings), settings.dictionary)
     dictionary = build_dictionary(settings, 100)
     return pair, dictionary, load_f_k_and_queue(settings, pair, dictionary)
@@ -72,7 +74,8 @@ def test_all_of_it_is_taken_up(tmp_path: Path) -> None:
         assert all(torch.equal(found[name], expected[name]) for name in found)
     assert torch.equal(queue.keys, state["module.queue"].T)
     assert queue.oldest == POINTER
-    assert "(MoCo); f_k is the file's; the queue is the file's" in told
+    assert "(MoCo); network, image size, mean and std come from these weights, except --image-size; " in told
+    assert "; f_k is the file's; the queue is the file's" in told
 
 
 def test_the_queue_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,5 +128,5 @@ def test_mechanisms_without_f_k(tmp_path: Path) -> None:
     """In-batch keys need neither f_k nor a queue, and nothing is said of them."""
     reference(tmp_path / "net.pth.tar")
     _, _, told = begun(config(tmp_path / "net.pth.tar", dictionary="in-batch"))
-    assert told.endswith("(MoCo)")
-    assert begun(dataclasses.replace(config(tmp_path / "net.pth.tar"), init_weights=None))[2] == ""
+    assert told.endswith("except --image-size")
+    assert begun(dataclasses.replace(with_weights(config(tmp_path / "net.pth.tar")), init_weights=None))[2] == ""

@@ -25,7 +25,8 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from moco.core.encoder import EncoderPlan, build_backbone
+from moco.core.encoder import EncoderPlan
+from moco.core.networks import build_backbone
 from moco.core.resnet import RESNETS
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.errors import BadInputError

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.core.encoder import Encoder, EncoderPlan
+from moco.core.encoder import Encoder
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.prepare import encoder_plan
 from moco.runtime.randomness import Stream, permuted
 
 Weights = dict[str, Tensor]
@@ -68,7 +69,7 @@ def algorithm_1(config: PretrainConfig, batches: Sequence[View], devices: int = 
 
 def first_weights(config: PretrainConfig) -> Weights:
     """The weights that the package draws for a seed."""
-    plan = EncoderPlan(config.arch, config.stem, config.head, config.feature_dim, None, config.image_size)
+    plan = encoder_plan(config)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         drawn = {name: value.detach() for name, value in Encoder(plan).named_parameters()}

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from moco.core.encoder import Encoder, EncoderPlan
+from moco.core.encoder import Encoder
 from moco.data.augment import AUGMENTATIONS, Augmentation
 from moco.data.images import ArrayImages
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.prepare import build_schedule, resolve
+from moco.pretraining.prepare import build_schedule, encoder_plan, resolve
 from moco.pretraining.recipes import RECIPES, recipe
 from moco.runtime.fields import check
 
@@ -135,7 +135,7 @@ def test_v2_lowers_the_rate_by_half_a_cosine() -> None:
 def test_the_head_of_v2_has_2048_inner_units() -> None:
     """The width of ResNet-50's features, by default."""
     config = recipe("v2", data="d", out=Path("run"))
-    encoder = Encoder(EncoderPlan(config.arch, config.stem, config.head, config.feature_dim, config.hidden_dim))
+    encoder = Encoder(encoder_plan(config))
     layers = [layer for layer in encoder.head.modules() if isinstance(layer, nn.Linear)]
     assert [(layer.in_features, layer.out_features) for layer in layers] == [(2048, 2048), (2048, 128)]
 

@@ -3,10 +3,8 @@
 The processes are started once; each leaves what it found in a file, and the tests read the files.
 """
 
-import multiprocessing
-import os
+import functools
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -22,6 +20,7 @@ from moco.core.loss import info_nce
 from moco.core.pair import EncoderPair
 from moco.runtime import distributed
 from moco.runtime.signals import StopRequest
+from tests.faults.processes import ended_well, start_program
 
 RANKS, BATCH, BN_GROUPS, STEPS = 2, 16, 4, 2
 TINY = EncoderPlan(arch="resnet18-w4", stem="cifar", feature_dim=8, image_size=16)
@@ -35,19 +34,7 @@ Results = dict[str, Tensor]
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=session, args=(rank, port, folder)) for rank in range(RANKS)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    assert codes == [0] * RANKS
+    ended_well(start_program(functools.partial(session, folder), folder, ranks=RANKS))
     return [load_file(folder / f"{rank}.safetensors") for rank in range(RANKS)]
 
 
@@ -62,11 +49,11 @@ def alone() -> Results:
     return results
 
 
-def session(rank: int, port: int, folder: Path) -> None:
+def session(folder: Path) -> None:
     """Everything that one of the processes does."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(RANKS), RANK=str(rank))
     torch.set_num_threads(1)
     distributed.start("cpu")
+    rank = distributed.rank()
     results = dict((*collectives(), *training(), *stop_request()))
     distributed.barrier()
     distributed.stop()

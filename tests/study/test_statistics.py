@@ -7,8 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moco.study import statistics
 from moco.study.definition import Arm, Claim, Outcome, Study
 from moco.study.statistics import Row, agreement, judged, standard_errors
+
+
+@pytest.fixture(autouse=True)
+def rough_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer draws, in a tenth of the time."""
+    monkeypatch.setattr(statistics, "DRAWS", 200)
+
 
 KNN = Outcome("kNN top-1 (%)", "knn.top1")
 

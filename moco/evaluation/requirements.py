@@ -1,14 +1,9 @@
-"""What an evaluation refuses before it computes anything."""
+"""Checks what an evaluation requires before it computes anything."""
 
 from pathlib import Path
 
-import torch
-
-from moco.core.encoder import Encoder
-from moco.core.resnet import resnet_plan
-from moco.errors import BadInputError, one_line
+from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, EmbedConfig, EvaluationConfig
-from moco.evaluation.features import evaluating
 from moco.runtime.files import takes_files
 
 
@@ -19,19 +14,6 @@ def require_own_flags(config: EvaluationConfig) -> None:
         raise BadInputError(f"{given[0]} is for --weights random, and --weights is {config.weights}: leave one out")
     if len(given) > 1:
         raise BadInputError("--like and --arch both say which network: leave one out")
-
-
-def require_fitting(encoder: Encoder, size: int, device: str) -> None:
-    """Raise BadInputError where a network that is no ResNet does not take images of this size."""
-    if resnet_plan(encoder.plan.arch) is not None:
-        return
-    try:
-        with torch.no_grad(), evaluating(encoder.backbone):
-            encoder.backbone(torch.zeros(1, 3, size, size, device=device))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise BadInputError(
-            f"--image-size {size}: {encoder.plan.arch} does not take such images ({one_line(error)}): give another"
-        ) from error
 
 
 def kept_in(config: EvaluationConfig) -> Path | None:

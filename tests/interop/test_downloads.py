@@ -1,4 +1,4 @@
-"""torchvision's supervised weights where they cannot be had: one line that says what to do."""
+"""Published weights where they cannot be had: one line that says what to do."""
 
 import http.client
 import io
@@ -14,7 +14,7 @@ import torch
 
 from moco.cli import main
 from moco.errors import BadInputError
-from moco.interop.supervised import downloaded
+from moco.interop.published import torchvision_file
 
 FILE = "resnet50-0676ba61.pth"
 
@@ -86,7 +86,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
     with pytest.raises(BadInputError, match=r"cannot be fetched \(.*Not a directory.*put the file at"):
-        downloaded("torchvision:resnet50")
+        torchvision_file("torchvision:resnet50")
 
 
 def test_a_file_that_was_put_there_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,4 +96,4 @@ def test_a_file_that_was_put_there_is_taken(tmp_path: Path, monkeypatch: pytest.
     place = tmp_path / "hub" / "checkpoints" / FILE
     place.parent.mkdir(parents=True)
     place.write_bytes(b"weights")
-    assert downloaded("torchvision:resnet50") == place
+    assert torchvision_file("torchvision:resnet50") == place

@@ -1,0 +1,168 @@
+"""Backbones by name, without their classifiers: our ResNets, torchvision's models, and timm's as `timm:NAME`."""
+
+from difflib import get_close_matches
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torchvision
+from torch import nn
+
+from moco.core.resnet import RESNETS, ResNet, resnet_plan
+from moco.errors import BadInputError, one_line
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+
+Stem = Literal["cifar", "imagenet"]
+TIMM = "timm:"
+"""Stands before timm's names of networks."""
+REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError)
+"""What networks raise for a size that they do not take."""
+
+
+def build_backbone(arch: str, stem: Stem, image_size: int) -> tuple[nn.Module, int]:
+    """Build a backbone without its classifier and say how many features it gives.
+
+    Known are the ResNets of `resnet_plan`, every classification model of torchvision, and as timm:NAME every network of
+    timm. Raises BadInputError for another name, or a small stem for a network that is not one of our ResNets.
+    """
+    plan = resnet_plan(arch)
+    if plan is not None:
+        resnet = ResNet(plan, stem)
+        return resnet, resnet.num_features
+    of_timm = arch.startswith(TIMM)
+    if of_timm:
+        require_timm_name(arch, "--arch")
+    else:
+        _require_torchvision_name(arch)
+    if stem == "cifar":
+        raise BadInputError(f"--stem cifar is for ResNets, and --arch is {arch}: give --stem imagenet")
+    return _timm_backbone(arch, image_size) if of_timm else _torchvision_backbone(arch, image_size)
+
+
+def _require_torchvision_name(arch: str) -> None:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if arch not in known:
+        similar = get_close_matches(arch, list(dict.fromkeys((*RESNETS, *known))), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(similar)}?" if similar else "give a ResNet or another torchvision model"
+        raise BadInputError(f"--arch {arch} is not known: {hint} (widths: resnet18-w16, resnet50-2x)")
+
+
+def _torchvision_backbone(arch: str, image_size: int) -> tuple[nn.Module, int]:
+    options: dict[str, object] = {}
+    if arch.startswith("vit_"):
+        options["image_size"] = image_size
+    if arch.startswith("maxvit"):
+        options["input_size"] = (image_size, image_size)
+    if arch in ("googlenet", "inception_v3"):
+        options.update(aux_logits=False, init_weights=True)
+    try:
+        model = torchvision.models.get_model(arch, weights=None, **options)
+    except (ValueError, AssertionError) as error:  # a transformer's patches must tile the image
+        raise BadInputError(f"--arch {arch} does not take --image-size {image_size}: {error}") from error
+    if arch.startswith("squeezenet"):  # its classifier is a convolution
+        classifier = model.get_submodule("classifier.1")
+        assert isinstance(classifier, nn.Conv2d)
+        model.set_submodule("classifier.1", nn.Identity())
+        return model, classifier.in_channels
+    name, last = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    model.set_submodule(name, nn.Identity())
+    return model, last.in_features
+
+
+# --- timm -----------------------------------------------------------------------------------------------------------
+
+
+def require_timm_name(given: str, what: str, *, tags: bool = False) -> None:
+    """Raise BadInputError where `timm:NAME` is not known to timm, with names that are like it.
+
+    With `tags` NAME.TAG is known too, which names one of several weights of a network.
+    """
+    import timm  # here and below, so that who uses no network of timm does not wait for it
+
+    name = given.removeprefix(TIMM)
+    network = name.partition(".")[0]
+    if name in timm.list_models() or (tags and name in timm.list_models(include_tags=True)):
+        return
+    if network in timm.list_models() and not tags:
+        raise BadInputError(f"{what} {given}: .{name.partition('.')[2]} names weights: give {TIMM}{network}")
+    among = timm.list_models(f"{network}.*", include_tags=True) or timm.list_models()
+    similar = [TIMM + other for other in get_close_matches(name, among, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(similar)}?" if similar else "timm.list_models() says what there is"
+    raise BadInputError(f"{what} {given}: timm {timm.__version__} has no network of that name: {hint}")
+
+
+def timm_config(arch: str) -> "PretrainedCfg":
+    """What timm knows of `timm:NAME` or `timm:NAME.TAG`: its images' size, mean and deviation, where its weights are.
+
+    Raises BadInputError where the images that it is made for are not square or not of three colours.
+    """
+    import timm
+    from timm.models import PretrainedCfg
+
+    config = timm.get_pretrained_cfg(arch.removeprefix(TIMM)) or PretrainedCfg()
+    channels, height, width = config.input_size
+    if channels != 3 or height != width:
+        raise BadInputError(
+            f"{arch} takes images of {channels} x {height} x {width}: expected square ones of 3 colours"
+        )
+    return config
+
+
+@cache
+def timm_options(arch: str, image_size: int) -> dict[str, Any]:
+    """What timm is told beside the name so that the network takes images of `image_size` pixels.
+
+    Convolutional networks take any size as they are. Transformers that can are built for the size of timm's weights and
+    fit what they know of places to that of the images, so that their tensors do not depend on it (`dynamic_img_size`).
+    Those of the others that do not take the size are built for it (`img_size`).
+    """
+    config = timm_config(arch)
+    native = config.input_size[-1]
+    if not config.fixed_input_size:
+        return {}
+    try:
+        _on_meta(arch, dynamic_img_size=True)
+        return {"dynamic_img_size": True, "img_size": native}
+    except REFUSALS:  # mostly an argument that it does not have
+        pass
+    try:
+        _on_meta(arch).eval()(torch.empty(1, 3, image_size, image_size, device="meta"))
+        return {}
+    except REFUSALS:
+        return {"img_size": image_size}
+
+
+def timm_tensors(arch: str) -> frozenset[str]:
+    """The names of all tensors of a network of timm, its classifier's among them."""
+    return frozenset(_on_meta(arch, num_classes=2).state_dict())
+
+
+def _on_meta(arch: str, num_classes: int = 0, **options: Any) -> nn.Module:
+    """A network of timm without numbers, for which no random ones are drawn."""
+    import timm
+
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        return timm.create_model(arch.removeprefix(TIMM), num_classes=num_classes, **options)
+
+
+def _timm_backbone(arch: str, image_size: int) -> tuple[nn.Module, int]:
+    import timm
+
+    native = timm_config(arch).input_size[-1]
+    try:
+        model = timm.create_model(arch.removeprefix(TIMM), num_classes=0, **timm_options(arch, image_size))
+    except REFUSALS as error:
+        raise BadInputError(
+            f"--arch {arch} does not take --image-size {image_size} ({reason(error)}): give --image-size {native}"
+        ) from error
+    width = getattr(model, "head_hidden_size", None) or getattr(model, "num_features", 0)
+    if not isinstance(width, int) or width <= 0:
+        raise BadInputError(f"--arch {arch} gives no pooled features: give another network")
+    return model, width
+
+
+def reason(error: Exception) -> str:
+    """What an error says, on one line; its kind where it says nothing."""
+    return one_line(error) or type(error).__name__

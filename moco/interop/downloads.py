@@ -1,0 +1,112 @@
+"""Files of published weights: from the caches of torch and Hugging Face, else downloaded once; digests are checked."""
+
+import contextlib
+import hashlib
+import http.client
+import logging
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+
+from moco.errors import BadInputError, one_line
+from moco.runtime import distributed
+
+SILENCE = 30.0
+"""Seconds without a byte after which a download is given up; torch's own waits for as long as it takes."""
+IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")
+"""The beginning of a SHA-256 in the name of a file of torchvision or timm."""
+DIGEST = re.compile("[0-9a-f]{64}")
+"""A SHA-256, after which the Hugging Face cache names a file's content."""
+
+
+def from_url(url: str, what: str, otherwise: str = "") -> Path:
+    """The file of a URL, downloaded once into torch's cache and checked by the digest in its name.
+
+    Raises BadInputError where it is neither here nor to be had, with where to put it, or what to do `otherwise`.
+    """
+    file = urlparse(url).path.rsplit("/", 1)[-1]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    if not path.is_file():
+        digest = IN_NAME.search(file)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _impatient():
+                torch.hub.download_url_to_file(url, str(path), digest[1] if digest else None, progress=False)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:  # a wrong digest is a RuntimeError
+            raise BadInputError(
+                f"{what}: {url} cannot be fetched ({one_line(error) or type(error).__name__}): fetch it on a machine "
+                f"that can, and put the file at {path}{otherwise}"
+            ) from error
+    return path
+
+
+def from_hub(repository: str, revision: str | None, files: Sequence[str], what: str, otherwise: str) -> Path:
+    """The first of `files` that a repository of huggingface.co has, from its cache, else downloaded into it.
+
+    Raises BadInputError where it is neither here nor to be had, with what to do `otherwise`, and where the content does
+    not have the digest under which the cache keeps it.
+    """
+    import huggingface_hub  # here, since it takes a second
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    for file in files:
+        cached = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision)
+        if isinstance(cached, str):
+            return _sound(Path(cached), what)
+    page, why = f"https://huggingface.co/{repository}", f"it has none of {', '.join(files)}"
+    if distributed.rank() == 0:
+        print(f"fetching {files[0]} from {page}")
+    of_http = [kind for kind in HfHubHTTPError.__mro__ if issubclass(kind, Exception) and kind is not Exception]
+    failures: tuple[type[Exception], ...] = (OSError, RuntimeError, ValueError, EntryNotFoundError, *of_http)
+    for file in files:
+        try:
+            with _quiet():
+                found = huggingface_hub.hf_hub_download(repository, file, revision=revision)
+        except failures as error:
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                continue  # the repository has no such file
+            why = one_line(error.__cause__ or error) or type(error).__name__
+            break
+        return _sound(Path(found), what)
+    raise BadInputError(
+        f"{what}: {page} cannot be fetched ({why}): download {files[0]} on another machine, and give {otherwise}"
+    )
+
+
+def _sound(path: Path, what: str) -> Path:
+    """The file itself. Raises BadInputError where it has another digest than the cache says."""
+    content = path.resolve()
+    if DIGEST.fullmatch(content.name):
+        with content.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != content.name:
+            raise BadInputError(
+                f"{what}: {content} is damaged, its SHA-256 is {found[:12]}...: remove it, and it is fetched again"
+            )
+    return path
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's own lines on each attempt: what came of it is said once."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

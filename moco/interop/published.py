@@ -1,0 +1,145 @@
+"""Published weights by name: `timm:NAME`, `timm:NAME@FILE` and `torchvision:NAME`, with the images they are for."""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torchvision
+from torch import Tensor, nn
+
+from moco.core.encoder import EncoderPlan
+from moco.core.networks import TIMM, require_timm_name, timm_config, timm_tensors
+from moco.core.resnet import RESNETS
+from moco.errors import BadInputError
+from moco.interop.architecture import fitting
+from moco.interop.downloads import from_hub, from_url
+from moco.interop.layouts import named_tensors
+from moco.interop.unpickling import load_foreign
+
+TORCHVISION = "torchvision:"
+FIRST_RELEASE = "IMAGENET1K_V1"
+"""torchvision's name for its weights by the papers' schedule: 76.1% for resnet50. Two networks have others only."""
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "aux1.", "aux2.", "AuxLogits.")
+"""Classifiers in torchvision's files, and what only serves to train with labels."""
+OWN_NORMALISATION = ("googlenet", "inception_v3")
+"""They turn torchvision's normalisation into one by 0.5 and 0.5 inside; here images are normalised so at once."""
+DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")
+"""Names in torchvision's files of DenseNets, from when a name could have a dot: `norm.1` is `norm1`."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that others trained with labels or without: the network, its tensors, and what images are for it."""
+
+    plan: EncoderPlan
+    tensors: Mapping[str, Tensor]
+    """The tensors under the file's names."""
+    is_classifiers: Callable[[str], bool]
+    """Whether a name is of one that the whole network has and its backbone does not."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    origin: str
+    where: str
+    """The file, for messages."""
+
+    def tensors_for(self, backbone: nn.Module) -> dict[str, Tensor]:
+        """The backbone's tensors, all of them. Raises BadInputError as `fitting` does."""
+        expected = backbone.state_dict()
+        found = self._named(backbone)
+        own = {name: value for name, value in found.items() if name in expected or not self.is_classifiers(name)}
+        return fitting(own, expected, f"{self.where}: not a whole {self.plan.arch}")
+
+    def _named(self, backbone: nn.Module) -> Mapping[str, Tensor]:
+        """Where names are missing, those that timm's own loading gives to the files of that network."""
+        rename = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+        if self.origin != "timm" or rename is None or backbone.state_dict().keys() <= self.tensors.keys():
+            return self.tensors
+        try:
+            renamed = rename(dict(self.tensors), backbone)
+        except (KeyError, AttributeError, RuntimeError, ValueError, TypeError, IndexError):  # of another network
+            return self.tensors
+        return {name: value for name, value in renamed.items() if isinstance(value, Tensor)}
+
+
+def is_published(weights: str) -> bool:
+    """Whether `--weights` names published weights, which our own ResNets do not take."""
+    return weights.startswith(TIMM) or (
+        weights.startswith(TORCHVISION) and weights.removeprefix(TORCHVISION) not in RESNETS
+    )
+
+
+def published(weights: str) -> Published:
+    """The weights of a name, from the file that is given, from a cache, or downloaded.
+
+    Raises BadInputError where the name is not known, or the file is not there, cannot be fetched or cannot be read.
+    """
+    return _of_timm(weights) if weights.startswith(TIMM) else _of_torchvision(weights)
+
+
+def _of_timm(weights: str) -> Published:
+    name, at, file = weights.partition("@")
+    require_timm_name(name, "--weights", tags=True)
+    config = timm_config(name)
+    path = Path(file) if at else _timm_file(name)
+    if not path.is_file():
+        raise BadInputError(f"--weights {weights}: there is no file {path}: expected a .safetensors or .pth of {name}")
+    content = load_foreign(path)
+    if content is None:
+        raise BadInputError(
+            f"--weights {weights}: {path} is damaged, or one of moco's own files, which say themselves what they are: "
+            f"give such a one alone, --weights {path}"
+        )
+    plan = EncoderPlan(name.partition(".")[0], image_size=config.input_size[-1])
+    tensors, whole = named_tensors(content, str(path)), timm_tensors(plan.arch)
+    return Published(plan, tensors, whole.__contains__, tuple(config.mean), tuple(config.std), "timm", str(path))
+
+
+def _timm_file(name: str) -> Path:
+    """Where timm's weights of a network lie."""
+    config = timm_config(name)
+    what, otherwise = f"--weights {name}", f"{name}@FILE"
+    if config.hf_hub_id:
+        repository, _, revision = config.hf_hub_id.partition("@")
+        files = (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES
+        return from_hub(repository, revision or None, files, what, otherwise)
+    if isinstance(config.url, str) and config.url:
+        return from_url(config.url, what, f", or give {otherwise}")
+    raise BadInputError(f"{what}: timm publishes no weights of it: give {otherwise}, or train it, --arch {name}")
+
+
+def torchvision_file(weights: str) -> Path:
+    """The file of `torchvision:ARCH`. Raises BadInputError where there is none of that name, or it cannot be had."""
+    return from_url(str(_entry(weights).url), f"--weights {weights}")
+
+
+def _of_torchvision(weights: str) -> Published:
+    arch, preset = weights.removeprefix(TORCHVISION), _entry(weights).transforms()
+    path = torchvision_file(weights)
+    tensors = named_tensors(load_foreign(path), str(path))
+    if arch.startswith("densenet"):
+        tensors = {DENSENET.sub(r"\1\2", name): value for name, value in tensors.items()}
+    normalised = arch in OWN_NORMALISATION
+    mean, std = ((0.5,) * 3, (0.5,) * 3) if normalised else (tuple(preset.mean), tuple(preset.std))
+
+    def is_classifiers(name: str) -> bool:
+        return name.startswith(CLASSIFIERS)
+
+    plan = EncoderPlan(arch, image_size=preset.crop_size[0])
+    return Published(plan, tensors, is_classifiers, mean, std, "torchvision", str(path))
+
+
+def _entry(weights: str) -> Any:
+    """What torchvision knows of its weights of a network."""
+    arch = weights.removeprefix(TORCHVISION)
+    known = torchvision.models.list_models(module=torchvision.models)
+    if arch not in known:
+        similar = [TORCHVISION + name for name in get_close_matches(arch, known, n=3, cutoff=0.5)]
+        hint = f"did you mean {' or '.join(similar)}?" if similar else "expected torchvision:resnet50 or its like"
+        raise BadInputError(f"--weights {weights}: torchvision has no weights of that name: {hint}")
+    entries = torchvision.models.get_model_weights(arch)
+    return entries.__members__.get(FIRST_RELEASE, entries.DEFAULT)

@@ -1,0 +1,87 @@
+"""Initial weights: what a run takes from --init-weights, and what these settle where the flags leave it open."""
+
+import dataclasses
+from typing import Any
+
+from moco.core.dictionary import Dictionary, Queue
+from moco.core.encoder import Encoder, head_prefix, load_encoder_tensors
+from moco.core.pair import EncoderPair
+from moco.errors import BadInputError
+from moco.interop.checkpoints import Weights, load_weights
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.recipes import OF_WEIGHTS
+from moco.runtime.fields import flag
+from moco.shapes import require_same_shapes
+
+
+def with_weights(config: PretrainConfig) -> PretrainConfig:
+    """Settle what the flags leave open of the network and its images: that of the weights to start from.
+
+    Raises BadInputError where there are no such weights.
+    """
+    left_open = [name for name in OF_WEIGHTS if getattr(config, name) is None]
+    if not left_open:
+        return config
+    if config.init_weights is None:
+        raise BadInputError(f"{flag(left_open[0])} is left open: give a value, or --init-weights, which have one")
+    weights = load_weights(config.init_weights)
+    return dataclasses.replace(config, **{name: _own(weights)[name] for name in left_open})
+
+
+def _own(weights: Weights) -> dict[str, Any]:
+    """What weights say of themselves, by the fields of OF_WEIGHTS."""
+    plan = weights.encoder.plan
+    return dict(zip(OF_WEIGHTS, (plan.arch, plan.stem, plan.image_size, weights.mean, weights.std), strict=True))
+
+
+def fill(encoder: Encoder, init_weights: str) -> None:
+    """Give an encoder the backbone of these weights, which must fit in full, and their head where it fits too."""
+    given, plan = load_weights(init_weights).encoder, encoder.plan
+    try:
+        require_same_shapes(encoder.backbone.state_dict(), given.backbone.state_dict(), "tensor")
+    except BadInputError as error:
+        same = (given.plan.arch, given.plan.stem) == (plan.arch, plan.stem)
+        hint = f"give --image-size {given.plan.image_size}" if same else "leave --arch and --stem out, to take theirs"
+        raise BadInputError(
+            f"--init-weights {init_weights}: a {given.plan.arch} with the {given.plan.stem} stem, for images of "
+            f"{given.plan.image_size} pixels, which does not fit --arch {plan.arch} --stem {plan.stem} --image-size "
+            f"{plan.image_size} ({error}): {hint}"
+        ) from error
+    head = given.head if _same_head(encoder, given) else encoder.head
+    named = {head_prefix(plan.arch) + name: value for name, value in head.state_dict().items()}
+    load_encoder_tensors(encoder, {**given.backbone.state_dict(), **named})
+
+
+def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary) -> str:
+    """Take f_k and the queue of `init_weights` too, where its file has them and they fit; say where each comes from."""
+    if config.init_weights is None:
+        return ""
+    weights = load_weights(config.init_weights)
+    same_head = _same_head(pair.encoder, weights.encoder)
+    given = [flag(name) for name, value in _own(weights).items() if getattr(config, name) != value]
+    origin = f"\nf_q is that of {config.init_weights} ({weights.origin})" + ("" if same_head else ", its head is new")
+    origin += "; network, image size, mean and std come from these weights"
+    origin += f", except {', '.join(given)}" if given else ""
+    if pair.f_k is not None:
+        if same_head and weights.momentum is not None:
+            load_encoder_tensors(pair.f_k, weights.momentum)
+            origin += "; f_k is the file's"
+        else:
+            origin += "; f_k, which the file does not have for this head, starts as a copy of f_q"
+    if isinstance(dictionary, Queue):
+        if same_head and weights.queue is not None and weights.queue.shape == dictionary.keys.shape:
+            dictionary.keys.copy_(weights.queue)
+            dictionary.oldest = weights.pointer
+            origin += "; the queue is the file's"
+        else:
+            found = (
+                "none" if weights.queue is None else f"{tuple(weights.queue.shape)}, for another head or --queue-size"
+            )
+            origin += f"; the queue starts with {dictionary.size} random keys (the file's: {found})"
+    return origin
+
+
+def _same_head(own: Encoder, given: Encoder) -> bool:
+    """Whether two projection heads have tensors of the same names and shapes."""
+    shapes = [{name: value.shape for name, value in encoder.head.state_dict().items()} for encoder in (own, given)]
+    return shapes[0] == shapes[1]
