@@ -79,20 +79,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 EVALUATIONS = {
     "knn": ["--no-baseline"],
-    "linear": ["--epochs", "1", "--views", "0", "--lrs", "0.1", "--no-baseline"],
-    "lowshot": [
-        "--labels",
-        "2",
-        "--draws",
-        "1",
-        "--epochs",
-        "1",
-        "--views",
-        "0",
-        "--finetune-steps",
-        "1",
-        "--no-baseline",
-    ],
+    "linear": ["--penalties", "0.1", "--no-baseline"],
+    "lowshot": ["--labels", "2", "--draws", "1", "--finetune-steps", "1", "--no-baseline"],
     "finetune": ["--max-steps", "1", "--batch-size", "16"],
 }
 
