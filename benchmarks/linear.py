@@ -2,8 +2,8 @@
 
     python -m benchmarks.linear digits photos@64 --weights random runs/first [--paper 30 0.1] [--threads 1]
 
-from the root of the repository. Each set is labelled images, with the side at which they are encoded after an @ (32
-where there is none). A row has the accuracy of the fast protocol and its seconds, and scikit-learn's over C from 1e-4 to
+from the root of the repository. Each set is labelled images, with the side at which they are encoded behind an @ (else
+32). A row has the accuracy of the fast protocol and its seconds, and scikit-learn's over C from 1e-4 to
 100 and features as they are or standardised: the best on the test images, which nobody can choose, and that of the
 choice by 5-fold cross-validation. Gains over both are paired, with 95% intervals. With `--paper` each rate has a row.
 """

@@ -1,4 +1,4 @@
-"""Sets of images that are made of another set: a part of it, its mirror image, or others in place of the unreadable."""
+"""Sets of images that are made of another set: a part of it, or others in place of the unreadable."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -71,54 +71,6 @@ def take_evenly(images: Images, count: int) -> Images:
     if len(images) <= count:
         return images
     return Subset(images, np.linspace(0, len(images) - 1, count).astype(np.int64))
-
-
-@dataclass
-class Mirrored:
-    """Every image of a set turned left to right."""
-
-    images: Images
-
-    def __post_init__(self) -> None:
-        self.labels, self.classes = self.images.labels, self.images.classes
-
-    @property
-    def in_memory(self) -> bool:
-        """A mirrored set is in memory where the set is."""
-        return self.images.in_memory
-
-    @property
-    def unreadable(self) -> Mapping[int, str]:
-        """The unreadable images of the set."""
-        return self.images.unreadable
-
-    @property
-    def name_table(self) -> PathTable | None:
-        """The table of the set."""
-        return self.images.name_table
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Image:
-        return self.images[index].flip(-1)
-
-    def name(self, index: int) -> str:
-        """Return the image's name in the set."""
-        return self.images.name(index)
-
-    def encoded(self, index: int) -> None:
-        """None: the files are not mirrored."""
-
-    def stack(self, index: Integers) -> Bytes | None:
-        """Mirror the images of `index`."""
-        pixels = self.images.stack(index)
-        return None if pixels is None else pixels.flip(-1)
-
-    def identify(self, index: Integers) -> Marks:
-        """Return the marks of the images, which are of a kind of their own."""
-        marks = self.images.identify(index)
-        return marks._replace(kind=f"Mirrored {marks.kind}")
 
 
 class Readable:

@@ -16,7 +16,7 @@ import moco
 from moco.data import derived as module
 from moco.data.catalog import load
 from moco.data.decoding import decode_bytes
-from moco.data.derived import Mirrored, Readable, Subset, make_readable, take_evenly
+from moco.data.derived import Readable, Subset, make_readable, take_evenly
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
 from moco.errors import BadInputError
 from tests.data.test_replacement import in_memory
@@ -25,7 +25,6 @@ COUNT = 6
 ROWS = np.array([4, 1, 2, 0])
 WRAPPERS: dict[str, Callable[[Images], Images]] = {
     "Subset": lambda images: Subset(images, ROWS[len(images) > ROWS]),
-    "Mirrored": Mirrored,
     "Readable": Readable,
 }
 COMPOSITIONS = [names for depth in range(3) for names in itertools.product(WRAPPERS, repeat=depth)]
@@ -106,7 +105,7 @@ def test_a_set_agrees_with_its_own_images(bases: dict[str, Images], base: str, w
 @pytest.mark.parametrize("wrappers", COMPOSITIONS[1:], ids="-".join)
 @pytest.mark.parametrize("base", BASES)
 def test_a_wrapper_loses_nothing(bases: dict[str, Images], base: str, wrappers: tuple[str, ...]) -> None:
-    """It is in memory, knows of damage and has files where the set within does; only a mirror image has no file."""
+    """It is in memory, knows of damage and has files where the set within does."""
     inner, outermost = bases[base], wrappers[-1]
     for wrapper in wrappers[:-1]:
         inner = WRAPPERS[wrapper](inner)
@@ -121,12 +120,12 @@ def test_a_wrapper_loses_nothing(bases: dict[str, Images], base: str, wrappers: 
     sound = set(readable_rows(inner))
     for i, row in enumerate(place.tolist()):
         if row in sound:
-            assert outer.encoded(i) == (None if outermost == "Mirrored" else inner.encoded(row))
+            assert outer.encoded(i) == inner.encoded(row)
     known = {i: inner.unreadable[row] for i, row in enumerate(place.tolist()) if row in inner.unreadable}
     assert outer.unreadable == ({} if outermost == "Readable" else known)
     index = np.array([len(outer) - 1, 0])
     found, expected = outer.identify(index), inner.identify(place[index])
-    assert found.kind == ("Mirrored " if outermost == "Mirrored" else "") + expected.kind
+    assert found.kind == expected.kind
     assert np.array_equal(found.contents, expected.contents)
     assert np.array_equal(found.times, expected.times)
 
