@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from moco.bench.report import caution, table
+from moco.bench.report import caution, tabulate_figures
 from tests.bench.test_verdict import found
 
 
@@ -40,7 +40,7 @@ def test_the_table_shows_every_figure() -> None:
     """Each case is a line, with its memory."""
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(table(found()))
+        console.print(tabulate_figures(found()))
     text = captured.get()
     for part in ("100.00 GFLOP/s", "10.0 images/s", "90% of the peak", "97% of the step", "1234 views/s", "1000 MiB"):
         assert part in text

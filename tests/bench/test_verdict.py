@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from moco.bench.report import add_ratios
-from moco.bench.verdict import verdict
+from moco.bench.verdict import find_bottleneck
 
 
 def found(**changes: Any) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def found(**changes: Any) -> dict[str, Any]:
 )
 def test_the_verdict_is_one_line_that_names_place_and_change(changes: dict[str, Any], told: list[str]) -> None:
     """One fault each; with two, the one that must be mended first."""
-    line = verdict(found(**changes))
+    line = find_bottleneck(found(**changes))
     assert line.startswith("bottleneck: ")
     assert "\n" not in line
     for part in told:
@@ -60,7 +60,7 @@ def test_the_verdict_is_one_line_that_names_place_and_change(changes: dict[str, 
 def test_there_is_no_verdict_without_figures() -> None:
     """It says what it needs."""
     for only in ({}, {"peak": found()["peak"]}, {"views": found()["views"]}):
-        assert "--only peak,step" in verdict(only)
+        assert "--only peak,step" in find_bottleneck(only)
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
@@ -70,4 +70,4 @@ def test_what_was_not_measured_is_not_judged() -> None:
         row.pop("share_of_peak")
     add_ratios(figures)
     assert "share_of_peak" not in figures["step"]["small"]
-    assert verdict(figures).startswith("no verdict")
+    assert find_bottleneck(figures).startswith("no verdict")

@@ -12,7 +12,7 @@ from moco.bench.cases import TRAININGS
 from moco.bench.config import BenchConfig
 from moco.cli import main
 from moco.commands import bench as command
-from moco.commands.bench import MEASUREMENTS, selected
+from moco.commands.bench import MEASUREMENTS, select_measurements
 from moco.errors import BadInputError
 
 TINY = BenchConfig(seconds=0.01, threads=1, device="cpu")
@@ -28,8 +28,8 @@ def same_threads() -> Iterator[None]:
 
 def test_what_is_selected_comes_in_one_order() -> None:
     """Everything by default; blanks and doubles do not matter."""
-    assert selected(None) == list(MEASUREMENTS)
-    assert selected("views, peak,views") == ["peak", "views"]
+    assert select_measurements(None) == list(MEASUREMENTS)
+    assert select_measurements("views, peak,views") == ["peak", "views"]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_what_is_selected_comes_in_one_order() -> None:
 def test_unknown_measurements_are_refused(only: str, told: str) -> None:
     """Naming what there is."""
     with pytest.raises(BadInputError, match=told):
-        selected(only)
+        select_measurements(only)
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_a_small_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dictionary, "QUEUE_SIZES", (256, 512))
     monkeypatch.setattr(photographs, "PATCH_COUNT", 300)
     monkeypatch.setattr(photographs, "JPEG_COUNT", 1)
-    photographs.prepare(TINY, tmp_path, "")
+    photographs.write_photographs(TINY, tmp_path, "")
     for precision in ("fp32", "bf16"):
-        assert peak.measure(TINY, tmp_path, precision)["gflops"] > 0
-    cost = dictionary.measure(TINY, tmp_path, "batch-32")["milliseconds"]
+        assert peak.measure_peak(TINY, tmp_path, precision)["gflops"] > 0
+    cost = dictionary.measure_dictionary(TINY, tmp_path, "batch-32")["milliseconds"]
     assert list(cost) == ["256", "512"]
     assert min(cost.values()) > 0
-    found = views.measure(TINY, tmp_path, "cifar-32-memory")
+    found = views.measure_views(TINY, tmp_path, "cifar-32-memory")
     assert found["views_per_second_per_core"] > 0
     assert found["views"] >= 512
 

@@ -23,7 +23,7 @@ from moco.errors import BadInputError
 from moco.interop import targets
 from moco.interop.checkpoints import Weights, encoder_metadata, load_weights
 from moco.interop.config import ExportConfig, Format
-from moco.interop.detectron2 import converted, settings
+from moco.interop.detectron2 import convert_tensors, describe_settings
 from moco.interop.model_card import _inert
 from moco.runtime.checkpoint import save_tensors
 
@@ -253,7 +253,7 @@ def detectron2_names(blocks: tuple[int, ...], *, bottleneck: bool) -> dict[str, 
 @pytest.mark.parametrize(("arch", "blocks"), [("resnet50", (3, 4, 6, 3)), ("resnet18", (2, 2, 2, 2))])
 def test_detectron2s_names(arch: str, blocks: tuple[int, ...]) -> None:
     """Every tensor of its ResNet is there, with its shape, and no other but the counters of batches."""
-    found = converted(encoder_tensors(Encoder(EncoderPlan(arch))))
+    found = convert_tensors(encoder_tensors(Encoder(EncoderPlan(arch))))
     shapes = {name: value.shape for name, value in found.items() if not name.endswith("num_batches_tracked")}
     assert shapes == detectron2_names(blocks, bottleneck=arch == "resnet50")
 
@@ -294,7 +294,7 @@ def test_detectron2s_settings(arch: str, told: str) -> None:
     """Depth, groups and widths; the stride in the 3x3 convolution, as torchvision has it; pixels in [0, 255]."""
     with torch.device("meta"):
         net = Weights(Encoder(EncoderPlan(arch)), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    found = settings(net)
+    found = describe_settings(net)
     assert told in found
     assert "STRIDE_IN_1X1 False" in found
     assert "PIXEL_MEAN [123.675, 116.28, 103.53]; MODEL.PIXEL_STD [58.395, 57.12, 57.375]" in found

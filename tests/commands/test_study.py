@@ -14,7 +14,7 @@ from moco.errors import BadInputError
 from moco.report.runs import read_run
 from moco.study import running, statistics
 from moco.study.config import StudyConfig
-from moco.study.running import figures_of, found
+from moco.study.running import figures_of, find_number
 
 STUDY = """
 about = "Rates <script>alert(1)</script>"
@@ -69,7 +69,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine()
     monkeypatch.setattr(statistics, "DRAWS", 20)
     monkeypatch.setattr(running, "_call", made.call)
-    monkeypatch.setattr(module, "alone", lambda target, config, folder, case: SURVEY)
+    monkeypatch.setattr(module, "run_alone", lambda target, config, folder, case: SURVEY)
     return made
 
 
@@ -192,9 +192,9 @@ def test_figures_of_a_run(tmp_path: Path, machine: Machine) -> None:
     words = ("pretrain", "quick", "--out", str(tmp_path / "low-s0"))
     machine.call(words, tmp_path / "log.txt", None)
     figures = figures_of(read_run(tmp_path / "low-s0"))
-    assert found(figures, "run.milliseconds_per_step") == pytest.approx(1000 * 128 / (128 * 3), abs=0.01)
-    assert found(figures, "run.peak_memory_mib") == 700
-    assert found(figures, "knn.top1") is None
+    assert find_number(figures, "run.milliseconds_per_step") == pytest.approx(1000 * 128 / (128 * 3), abs=0.01)
+    assert find_number(figures, "run.peak_memory_mib") == 700
+    assert find_number(figures, "knn.top1") is None
 
 
 @pytest.mark.slow

@@ -89,13 +89,13 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(
     Same losses, same tensors; the same evaluations, of the same precise statistics.
     """
     evaluated = list[dict[str, torch.Tensor]]()
-    once = evaluation.evaluate
+    once = evaluation.evaluate_model
 
     def evaluate(model: torch.nn.Module, *rest: Any) -> dict[str, float]:
         evaluated.append({name: value.clone() for name, value in model.state_dict().items()})
         return once(model, *rest)
 
-    monkeypatch.setattr(evaluator, "evaluate", evaluate)
+    monkeypatch.setattr(evaluator, "evaluate_model", evaluate)
     whole = config(tmp_path, task, "whole", evaluate_every=2, checkpoint_every=2)
     transfer(whole)
     parts = interrupted(config(tmp_path, task, "parts", evaluate_every=2), last)

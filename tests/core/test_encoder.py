@@ -13,8 +13,8 @@ from moco.core.encoder import (
     Encoder,
     EncoderPlan,
     Head,
+    build_filled_encoder,
     encoder_tensors,
-    filled_encoder,
     load_encoder_tensors,
     parameter_count,
 )
@@ -187,9 +187,9 @@ def test_a_plan_that_none_has(wrong: dict[str, Any]) -> None:
 def test_a_huge_net_is_not_built_for_small_weights() -> None:
     """A file may say that it is 24 TB."""
     tensors = encoder_tensors(Encoder(TINY))
-    filled = encoder_tensors(filled_encoder(TINY, tensors))
+    filled = encoder_tensors(build_filled_encoder(TINY, tensors))
     assert all(torch.equal(filled[name], tensors[name]) for name in tensors)
     with pytest.raises(BadInputError, match=r"weights for resnet152-w9999: bn1.bias expected \(9999,\), found \(4,\)"):
-        filled_encoder(EncoderPlan(arch="resnet152-w9999"), tensors)
+        build_filled_encoder(EncoderPlan(arch="resnet152-w9999"), tensors)
     with pytest.raises(BadInputError, match=r"weights for timm:vit_giant_patch14_224: .* found nothing"):
-        filled_encoder(EncoderPlan(arch="timm:vit_giant_patch14_224"), tensors)
+        build_filled_encoder(EncoderPlan(arch="timm:vit_giant_patch14_224"), tensors)

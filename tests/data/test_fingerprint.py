@@ -14,7 +14,7 @@ from moco.data import fingerprint as module
 from moco.data.catalog import load
 from moco.data.config import PackConfig
 from moco.data.derived import Subset
-from moco.data.fingerprint import describe_changes, fingerprint, is_copy, keep, require_same
+from moco.data.fingerprint import describe_changes, fingerprint, is_copy, keep_fingerprint, require_same_images
 from moco.data.images import ArrayImages, FileImages, Images, PathTable, hold
 from moco.errors import BadInputError
 
@@ -211,25 +211,25 @@ def test_large_sets_have_blocks(data: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_run_keeps_what_it_began_with(data: Path, tmp_path: Path) -> None:
     """Until something else is accepted."""
     run = tmp_path / "run"
-    require_same(run, files(data), accept=False)  # nothing is known yet
-    assert keep(run, files(data), accept=False) == ""
-    require_same(run, files(data), accept=False)
+    require_same_images(run, files(data), accept=False)  # nothing is known yet
+    assert keep_fingerprint(run, files(data), accept=False) == ""
+    require_same_images(run, files(data), accept=False)
     (data / "03.png").unlink()
-    assert keep(run, files(data), accept=False) == ""
+    assert keep_fingerprint(run, files(data), accept=False) == ""
     with pytest.raises(BadInputError, match=r"12 images then, 11 now.*--accept-changed-data"):
-        require_same(run, files(data), accept=False)
-    require_same(run, files(data), accept=True)
-    assert keep(run, files(data), accept=True).startswith("12 images then, 11 now")
-    require_same(run, files(data), accept=False)
-    assert keep(run, files(data), accept=True) == ""
+        require_same_images(run, files(data), accept=False)
+    require_same_images(run, files(data), accept=True)
+    assert keep_fingerprint(run, files(data), accept=True).startswith("12 images then, 11 now")
+    require_same_images(run, files(data), accept=False)
+    assert keep_fingerprint(run, files(data), accept=True) == ""
 
 
 def test_a_damaged_one_is_an_error_until_accepted(data: Path, tmp_path: Path) -> None:
     """Rather than going on with whatever there is."""
-    keep(tmp_path, files(data), accept=False)
+    keep_fingerprint(tmp_path, files(data), accept=False)
     path = tmp_path / module.FILE
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(BadInputError, match="--accept-changed-data"):
-        require_same(tmp_path, files(data), accept=False)
-    assert "cannot be read" in keep(tmp_path, files(data), accept=True)
-    require_same(tmp_path, files(data), accept=False)
+        require_same_images(tmp_path, files(data), accept=False)
+    assert "cannot be read" in keep_fingerprint(tmp_path, files(data), accept=True)
+    require_same_images(tmp_path, files(data), accept=False)

@@ -15,7 +15,7 @@ from moco.data.loader import ViewBatches
 from moco.data.replacement import MOST_NAMED, TRIES, ChosenImages, Damage, Replaced
 from moco.data.views import Look, make_views
 from moco.errors import BadInputError
-from moco.runtime.randomness import Stream, permuted
+from moco.runtime.randomness import Stream, permute
 
 COUNT = 1000
 ERROR = BadInputError("x.jpg: cannot be read")
@@ -161,7 +161,7 @@ def stand_in_for(index: int, bad: set[int], count: int, *, seed: int, epoch: int
     found, tries = index, 0
     while found in bad:
         tries += 1
-        found = int(permuted(index, count, seed=seed, stream=Stream.STAND_IN, epoch=epoch * TRIES + tries)[0])
+        found = int(permute(index, count, seed=seed, stream=Stream.STAND_IN, epoch=epoch * TRIES + tries)[0])
     return found
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.scaling import Job, payload
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
-from moco.runtime.randomness import Stream, permuted
+from moco.runtime.randomness import Stream, permute
 from tests.distributed.session import (
     BATCH,
     CASES,
@@ -179,7 +179,7 @@ def test_shares_are_logged_and_disjoint(sessions: Sessions, case: str, ranks: in
     assert len({(rank["host"], rank["pid"]) for rank in told}) == ranks
     rows = [row for rank in told for row in range(*rank["rows"])]
     assert rows == list(range(BATCH))
-    expected = permuted(range(BATCH), IMAGES, seed=0, stream=Stream.ORDER, epoch=0).tolist()
+    expected = permute(range(BATCH), IMAGES, seed=0, stream=Stream.ORDER, epoch=0).tolist()
     for rank in told:
         begin, end = rank["rows"]
         assert rank["first"] == expected[begin:end][:8]

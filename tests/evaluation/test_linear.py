@@ -211,7 +211,7 @@ def test_a_changed_backbone_voids_the_figure(monkeypatch: pytest.MonkeyPatch) ->
     """Forgetting eval mode moves the running statistics: an error, not a number."""
     encoder = Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16)).train()
     own = Subject(Weights(encoder, HALVES, HALVES), Encoding(16, HALVES, HALVES, unit=False))
-    monkeypatch.setattr(module, "evaluating", lambda backbone: contextlib.nullcontext())
+    monkeypatch.setattr(module, "use_evaluation_mode", lambda backbone: contextlib.nullcontext())
     with pytest.raises(RuntimeError, match="backbone was changed"):
         evaluate_linear(own, some(), dataclasses.replace(CONFIG, protocol="paper", epochs=1))
 

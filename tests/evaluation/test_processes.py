@@ -25,7 +25,7 @@ EXACT = ("bank", "queries", "test", "train", "images", "width", "steps", "protoc
 
 def evaluate(run: Path, out: Path) -> None:
     """What each process does."""
-    distributed.start("cpu")
+    distributed.join_processes("cpu")
     run_batches = ViewBatches.run
 
     def and_a_signal(*arguments: Any) -> Iterator[Any]:
@@ -47,7 +47,7 @@ def evaluate(run: Path, out: Path) -> None:
                 patch.setattr(ViewBatches, "run", and_a_signal)
                 assert main([*command, *common, "--json"]) == 75, command
         assert main([*command, *common, "--json"]) == 0, command
-    distributed.stop()
+    distributed.leave_processes()
 
 
 def results(tiny_run: Path, folder: Path, ranks: int) -> tuple[Path, list[dict[str, Any]], list[str]]:

@@ -20,7 +20,7 @@ from moco.interop.checkpoints import Weights, encoder_metadata, load_weights, ra
 from moco.pretraining.prepare import build_encoder
 from moco.pretraining.recipes import CIFAR10, recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors, save_tensors
-from moco.runtime.fields import settled
+from moco.runtime.fields import require
 
 PLAN = EncoderPlan("resnet18-w16", "cifar", image_size=16)
 """Of the tiny run."""
@@ -220,7 +220,7 @@ def test_random_weights_are_those_that_a_run_starts_from() -> None:
     torch.manual_seed(config.seed)
     start = encoder_tensors(build_encoder(config))
     state = torch.get_rng_state()
-    mean, std = settled(config.mean), settled(config.std)
+    mean, std = require(config.mean), require(config.std)
     found, other = (random_weights(PLAN, seed, mean, std) for seed in (7, 8))
     assert torch.equal(torch.get_rng_state(), state)
     assert equal(encoder_tensors(found.encoder), start)

@@ -21,7 +21,7 @@ import moco
 from moco.core.networks import timm_config
 from moco.errors import BadInputError
 from moco.interop.checkpoints import load_weights
-from moco.interop.published import published
+from moco.interop.published import load_published
 from moco.runtime.checkpoint import save_tensors
 
 KINDS = ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "mobilenetv3_small_050", "levit_128s"]
@@ -129,7 +129,7 @@ def test_a_tag_says_which_images(tmp_path: Path) -> None:
     """Mean and deviation may be another for other weights of a network."""
     name = "resnet18.fb_swsl_ig1b_ft_in1k"
     save_file(made("resnet18").state_dict(), tmp_path / "net.safetensors")
-    found = published(f"timm:{name}@{tmp_path / 'net.safetensors'}")
+    found = load_published(f"timm:{name}@{tmp_path / 'net.safetensors'}")
     config = timm.get_pretrained_cfg(name)
     assert config is not None
     assert (found.plan.arch, found.mean, found.std) == ("timm:resnet18", config.mean, config.std)

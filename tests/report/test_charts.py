@@ -22,7 +22,7 @@ from moco.report.charts import (
     Level,
     chart,
     scale,
-    thinned,
+    thin_points,
 )
 from tests.report.folders import Parsed
 
@@ -84,7 +84,7 @@ def test_thinning_loses_no_extreme(seed: int) -> None:
     count = int(rng.integers(MOST_POINTS + 1, 8 * MOST_POINTS))
     values = [None if rng.random() < seed / 7 else float(rng.normal()) for _ in range(count)]
     points = [(float(i), value) for i, value in enumerate(values)]
-    kept = thinned(points)
+    kept = thin_points(points)
     assert len(kept) <= MOST_POINTS + 2
     assert kept == sorted(kept, key=lambda point: point[0])
     assert set(kept) <= set(points)

@@ -12,7 +12,7 @@ import pytest
 from moco.pretraining.config import PretrainConfig, negatives
 from moco.pretraining.health import CAUSES, Finding, condition, describe_findings, diagnose
 from moco.report import findings as module
-from moco.report.gains import evaluated, watched
+from moco.report.gains import describe_evaluations, describe_monitor
 from moco.report.runs import Run, read_config, read_run
 from moco.report.verdict import Verdict, judge
 from moco.runtime.configfile import to_json
@@ -140,7 +140,7 @@ def test_an_evaluation_of_an_unknown_number_of_images_gains_nothing(tmp_path: Pa
     """Its figures are shown; an interval cannot be had."""
     knn = {"top1": 50.0, "baselines": {"random": {"top1": 30.0}}}
     run = read_run(write_run(tmp_path / "run", evaluations={"knn": knn}))
-    (found,) = evaluated(run)
+    (found,) = describe_evaluations(run)
     assert found.gains == ()
     assert "50.00% of the images; random weights for 30.00%." in found.sentence
 
@@ -163,7 +163,7 @@ def test_the_queries_are_those_that_were_used(
     points = [{**line, **lines} for line in metrics(knn=(32.0, 37.0))]
     run = read_run(write_run(tmp_path / "run", lines=points, evaluations=evaluations))
     assert run.queries == queries
-    found = watched(run)
+    found = describe_monitor(run)
     assert found is not None
     assert (found.gains[0].low > 0) == (queries == 2000)  # with 341 five points are within chance
 
