@@ -18,16 +18,16 @@ def test_ratios() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"machine__load": 2.5}, "load 2.5 on 2 cores"),
         ({"end_to_end__small__images_per_second": 13.0}, "1.30 times as fast"),
     ],
     ids=["busy", "impossible"],
 )
-def test_figures_that_cannot_be_trusted_say_so(changes: dict[str, Any], told: str) -> None:
+def test_figures_that_cannot_be_trusted_say_so(changes: dict[str, Any], message: str) -> None:
     """Where others computed before, or where a loop is faster than its own step."""
-    assert told in (caution(found(**changes)) or "")
+    assert message in (caution(found(**changes)) or "")
 
 
 def test_figures_that_can_be_trusted_stand_alone() -> None:

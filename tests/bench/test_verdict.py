@@ -36,7 +36,7 @@ def found(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "parts"),
     [
         ({}, ["the machine", "90%", "fp32"]),
         ({"end_to_end__small__images_per_second": 4.0}, ["loading", "small", "40%", "--workers 2"]),
@@ -48,12 +48,12 @@ def found(**changes: Any) -> dict[str, Any]:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_the_verdict_is_one_line_that_names_place_and_change(changes: dict[str, Any], told: list[str]) -> None:
+def test_the_verdict_is_one_line_that_names_place_and_change(changes: dict[str, Any], parts: list[str]) -> None:
     """One fault each; with two, the one that must be mended first."""
     line = find_bottleneck(found(**changes))
     assert line.startswith("bottleneck: ")
     assert "\n" not in line
-    for part in told:
+    for part in parts:
         assert part in line
 
 

@@ -33,25 +33,26 @@ def test_what_is_selected_comes_in_one_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("only", "told"), [("peek", "did you mean peak"), ("peak,qqq", "qqq is not measured"), (" ,", "expected some of")]
+    ("only", "message"),
+    [("peek", "did you mean peak"), ("peak,qqq", "qqq is not measured"), (" ,", "expected some of")],
 )
-def test_unknown_measurements_are_refused(only: str, told: str) -> None:
+def test_unknown_measurements_are_refused(only: str, message: str) -> None:
     """Naming what there is."""
-    with pytest.raises(BadInputError, match=told):
+    with pytest.raises(BadInputError, match=message):
         select_measurements(only)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [(["--only", "step,vews"], "did you mean views"), (["--seconds", "0"], "--seconds is 0"), (["--fast"], "--fast")],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
+def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     """And exit code 2, before anything is measured."""
     assert main(["bench", *arguments]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert told in err
+    assert message in err
 
 
 def test_steps_and_the_loops_around_them_follow_one_another() -> None:

@@ -207,7 +207,7 @@ def test_bad_input_is_exit_code_2_in_one_line(tmp_path: Path, capsys: pytest.Cap
     """An unknown task, a missing folder, a value out of range, another config in the folder."""
     write("voc", tmp_path / "voc", 4, (96, 64))
     common = ["--weights", "random", "--arch", "resnet18-w4", "--out", str(tmp_path / "run")]
-    for arguments, told in (
+    for arguments, message in (
         (["transfer", "voc-c5", *common, "--data", "x"], "did you mean voc-"),
         (["transfer", "voc-c4", *common, "--data", str(tmp_path / "nothing")], "no such folder"),
         (["transfer", "voc-c4", *common, "--data", str(tmp_path / "voc"), "--train-sizes", "9", "5"], "smaller one"),
@@ -218,7 +218,7 @@ def test_bad_input_is_exit_code_2_in_one_line(tmp_path: Path, capsys: pytest.Cap
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err
-        assert told in error
+        assert message in error
         assert error.count("\n") == 1
     transfer(config(tmp_path))
     with pytest.raises(ValueError, match="--lr"):

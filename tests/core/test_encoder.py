@@ -28,8 +28,8 @@ def test_images_that_a_network_does_not_take() -> None:
     small = Encoder(EncoderPlan("alexnet", image_size=63)).train()
     small.require_size(63, "--image-size")
     assert all(module.training for module in small.modules())
-    told = r"--view-size 60: alexnet does not take such images \(.+\): give --view-size 63$"
-    with pytest.raises(BadInputError, match=told):
+    message = r"--view-size 60: alexnet does not take such images \(.+\): give --view-size 63$"
+    with pytest.raises(BadInputError, match=message):
         small.require_size(60, "--view-size")
     with pytest.raises(BadInputError, match=r"give --image-size 63$"):
         small.require_size(20, "--image-size")

@@ -62,7 +62,7 @@ def test_stand_ins_are_spread_over_the_set() -> None:
 
 
 def test_the_index_is_what_was_used() -> None:
-    """And what was planned is told with the first reason."""
+    """And the message names what was planned, with the first reason."""
     chosen = stand_ins([4, 5, 6])
     chosen.replace(1, BadInputError("5.jpg: empty"))
     by = chosen.replace(1, BadInputError("other.jpg: empty"))

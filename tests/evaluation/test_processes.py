@@ -1,4 +1,4 @@
-"""Evaluations on two processes: the figures of one, told and written once.
+"""Evaluations on two processes: the figures of one, printed and written once.
 
 The processes stay together over all commands: a group that an evaluation did not begin is not ended by it.
 """

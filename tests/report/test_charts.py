@@ -31,7 +31,7 @@ finite = st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: 0.0 if abs(valu
 
 @given(st.lists(finite, min_size=1, max_size=20), st.booleans())
 def test_an_axis_holds_its_figures(values: list[float], tight: bool) -> None:
-    """All lie between the ends, as do the ticks; these are few, evenly spaced, and told apart by their texts."""
+    """All lie between the ends, as do the ticks; these are few, evenly spaced, and their texts differ."""
     low, high, ticks = scale(values, tight=tight)
     assert low < high
     slack = 1e-9 * max(abs(low), abs(high))

@@ -69,19 +69,19 @@ def test_the_figures_in_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("knn", "told"),
+    ("knn", "course"),
     [
         ((20.0, 50.0, 40.0), "It was better before: 50.00% at step 200."),
         ((20.0, 40.0, 50.0), "still rising"),
         ((20.0, 50.0, 50.1), ""),
     ],
 )
-def test_the_course_of_knn(tmp_path: Path, knn: tuple[float, ...], told: str) -> None:
+def test_the_course_of_knn(tmp_path: Path, knn: tuple[float, ...], course: str) -> None:
     """A fall and a rise at the end are mentioned, level ground is not."""
     said = judged(tmp_path / "run", flat(2.0, knn))[2]
-    assert told in said
-    assert ("better before" in said) == ("better before" in told)
-    assert ("still rising" in said) == ("still rising" in told)
+    assert course in said
+    assert ("better before" in said) == ("better before" in course)
+    assert ("still rising" in said) == ("still rising" in course)
 
 
 def test_pace(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_settings_of_an_older_run() -> None:
      ("running", "open", "It had not finished")],
 )  # fmt: skip
 def test_a_run_that_did_not_end(tmp_path: Path, state: str, mood: str, headline: str) -> None:
-    """Its health is still told."""
+    """Its health is still reported."""
     found = judged(tmp_path / "run", flat(2.0, ()), status={**DONE, "state": state})
     assert (found[0], found[1][: len(headline)]) == (mood, headline)
     assert "Health at step 400: healthy" in found[2]
@@ -303,11 +303,11 @@ def as_run(config: PretrainConfig, figures: dict[str, float], knn: tuple[float, 
 
 def contradictions(findings: list[Finding], verdict: Verdict, knn: tuple[float, ...]) -> list[str]:
     """What a reader could not bring together."""
-    sick, told, headline = condition(findings), verdict.sentences, verdict.headline
-    others = " ".join(told[1:])
+    sick, sentences, headline = condition(findings), verdict.sentences, verdict.headline
+    others = " ".join(sentences[1:])
     rose = knn == (20.0, 45.0)
     checks = {
-        "its words are not the run's": told[0].partition(": ")[2] != describe_findings(findings),
+        "its words are not the run's": sentences[0].partition(": ")[2] != describe_findings(findings),
         "it learned, and health found something": headline.startswith("It learned") and sick != "healthy",
         "it did not learn, and health says otherwise": headline.startswith("It did not") and sick != "failed",
         "it is praised for nothing": verdict.mood == "good" and not (sick == "healthy" and rose),
@@ -321,7 +321,7 @@ def contradictions(findings: list[Finding], verdict: Verdict, knn: tuple[float, 
         "failed, and yet not bad": sick == "failed" and not rose and verdict.mood != "bad",
         "kNN rose, and it did not learn": rose and headline.startswith("It did not learn"),
         "a judgement of its own": any(word in others for word in ("collapse", "chance", "suspicious", "alike", "leak")),
-        "a figure without a number": any(word in " ".join(told) for word in ("inf", "nan", "None")),
+        "a figure without a number": any(word in " ".join(sentences) for word in ("inf", "nan", "None")),
     }  # fmt: skip
     return [name for name, wrong in checks.items() if wrong]
 

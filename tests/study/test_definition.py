@@ -127,12 +127,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("table", "told"), REFUSED)
-def test_a_wrong_study_is_refused(table: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(("table", "message"), REFUSED)
+def test_a_wrong_study_is_refused(table: dict[str, Any], message: str) -> None:
     """With the key, and where it stands."""
     with pytest.raises(BadInputError, match="file") as caught:
         build_study({"name": "mine", **table}, "file")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:
