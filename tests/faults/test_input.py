@@ -384,7 +384,7 @@ def test_hostile_names_are_inert(tmp_path: Path, capfdbinary: pytest.CaptureFixt
     text = (out + err).decode("utf-8")
     assert all(char.isprintable() for line in text.split("\n") for char in line)
     assert not any(line.startswith("moco: all is well") for line in text.splitlines())
-    (board,) = tmp_path.glob("run/board.out.tfevents.*")
+    (board,) = tmp_path.glob("run/events.out.tfevents.*")
     assert b"onerror" not in board.read_bytes()
 
 
