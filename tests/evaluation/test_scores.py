@@ -85,7 +85,7 @@ def test_interval_of_the_same_predictions() -> None:
 
 @pytest.mark.parametrize(("a", "b"), [([True], [True, False]), ([], [])])
 def test_interval_needs_the_same_images(a: list[bool], b: list[bool]) -> None:
-    """The gain says how many there were."""
+    """The message says how many there were."""
     with pytest.raises(BadInputError, match=rf"same images, got {len(a)} and {len(b)}"):
         paired_interval(a, b)
 
