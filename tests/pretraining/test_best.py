@@ -118,6 +118,9 @@ def test_the_last_is_kept_where_nothing_else_is_asked_for(tmp_path: Path, digits
     assert not (tmp_path / BEST).exists()
     assert not (tmp_path / LAST).exists()
     assert "kept" not in result
+    pretrain(small(tmp_path / "best"), digits, Scripted([60, 70, 40, 30, 20]))  # which changes nothing of the training
+    states = [load_tensors(checkpoint_path(run, 4))[0] for run in (tmp_path, tmp_path / "best")]
+    assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
     assert recipe("v2", data="d", out=tmp_path).keep == "last"
 
 
