@@ -17,7 +17,7 @@ from moco.data.splits import monitor_split
 from moco.errors import one_line
 from moco.evaluation.alignment import align_uniform
 from moco.evaluation.features import Encoding
-from moco.evaluation.judge import KnnJudge, monitor_figures
+from moco.evaluation.judge import KnnJudge, name_figures
 from moco.evaluation.knn import knn
 from moco.evaluation.teacher import load_teacher
 from moco.evaluation.vitals import vitals
@@ -86,7 +86,7 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
 
     def monitor(encoder: Encoder) -> dict[str, float]:
         figures = knn(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
-        return monitor_figures(figures, len(queries))
+        return name_figures(figures, len(queries))
 
     return monitor
 

@@ -12,7 +12,7 @@ from moco.core.encoder import Encoder
 from moco.data.images import Images, Labels
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.knn import QUERIES_AT_A_TIME, count_votes, knn_votes, nearest
-from moco.evaluation.scores import scores
+from moco.evaluation.scores import score_logits
 from moco.evaluation.session import labels_of
 from moco.shapes import Bank, Features
 
@@ -42,22 +42,22 @@ class KnnJudge:
         how, classes, device = dataclasses.replace(self.how, unit=True), len(self.bank.classes), _device(encoder)
         bank, queries = (encode(encoder, images, how) for images in (self.bank, self.queries))
         labels = labels_of(self.bank), labels_of(self.queries)
-        self.right = right_by_neighbours(
+        self.right = classify_by_neighbours(
             bank, labels[0], queries, labels[1], k=NEIGHBOURS, temperature=self.temperature, classes=classes,
             device=device,
         )  # fmt: skip
         votes = knn_votes(
             bank, labels[0], queries, k=self.k, temperature=self.temperature, classes=classes, device=device
         )
-        return monitor_figures(scores(votes, labels[1]).figures, len(self.queries))
+        return name_figures(score_logits(votes, labels[1]).figures, len(self.queries))
 
 
-def monitor_figures(figures: Mapping[str, float], queries: int) -> dict[str, float]:
+def name_figures(figures: Mapping[str, float], queries: int) -> dict[str, float]:
     """The figures of kNN as a monitor logs them."""
     return {f"knn_{name}": value for name, value in figures.items()} | {"knn_queries": float(queries)}
 
 
-def right_by_neighbours(
+def classify_by_neighbours(
     bank: Bank, bank_labels: Labels, queries: Features, query_labels: Labels, *, k: int, temperature: float,
     classes: int, device: str = "cpu",
 ) -> Tensor:  # fmt: skip
@@ -76,7 +76,7 @@ def right_by_neighbours(
         votes.append(count_votes(similarity, labels[neighbour], temperature=temperature, classes=classes).cpu())
     votes.append(knn_votes(bank, bank_labels, queries, k=k, temperature=temperature, classes=classes, device=device))
     truth = np.concatenate([bank_labels, query_labels])
-    return torch.from_numpy(scores(torch.cat(votes), truth).predicted == truth)
+    return torch.from_numpy(score_logits(torch.cat(votes), truth).predicted == truth)
 
 
 def _device(encoder: Encoder) -> str:

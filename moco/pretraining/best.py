@@ -71,7 +71,7 @@ class BestLook:
                 f"{len(right)}: give the same command with --keep last"
             )
         count = int(right.sum())
-        if count <= self.right or not clearly_better(right, self.first):
+        if count <= self.right or not is_clearly_better(right, self.first):
             return dataclasses.replace(self, latest=count)
         look = BestLook(self.first, step, count, count)
         look._write(file)
@@ -90,7 +90,7 @@ class BestLook:
         percent = {name: round(100 * count / len(self.first), 3) for name, count in shares.items()}
         return {"step": self.step, "last_step": last, "images": len(self.first), **percent}
 
-    def sentence(self, last: int) -> str:
+    def describe(self, last: int) -> str:
         """The same in words."""
         top1, first, end = (self.figures(last)[name] for name in ("top1", "first_top1", "last_top1"))
         reached = f"the last one, of step {last}, has {end:.1f}% and is {LAST}"
@@ -110,7 +110,7 @@ class BestLook:
         save_tensors(file.path.with_name(BEST), file.tensors, {**file.metadata, "look": look})
 
 
-def clearly_better(right: Tensor, first: Tensor) -> bool:
+def is_clearly_better(right: Tensor, first: Tensor) -> bool:
     """Whether one look (n,) is better than the first by more than two standard errors of their paired difference."""
     gained, lost = int((right & ~first).sum()), int((first & ~right).sum())
     return gained - lost > ERRORS * math.sqrt(gained + lost)

@@ -94,7 +94,7 @@ def course(run: Run) -> str | None:
     return None
 
 
-def kept(run: Run) -> str | None:
+def describe_kept(run: Run) -> str | None:
     """Say which encoder a run ended with where it kept the best, and what the first and the last reached."""
     result = run.status.get("result")
     told = result.get("kept") if isinstance(result, dict) else None

@@ -12,7 +12,7 @@ from moco.data.catalog import load
 from moco.data.derived import take_evenly
 from moco.evaluation import judge as module
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.judge import KnnJudge, right_by_neighbours
+from moco.evaluation.judge import KnnJudge, classify_by_neighbours
 from moco.evaluation.knn import knn
 from moco.evaluation.session import labels_of
 from tests import oracles
@@ -25,7 +25,7 @@ def test_each_image_is_asked_by_all_others(seed: int, bank_size: int, k: int, cl
     rng = np.random.default_rng(seed)
     bank, queries = (F.normalize(torch.from_numpy(rng.standard_normal((n, 5))).float()) for n in (bank_size, 7))
     labels, truth = rng.integers(0, classes, bank_size), rng.integers(0, classes, 7)
-    found = right_by_neighbours(bank, labels, queries, truth, k=k, temperature=0.2, classes=classes)
+    found = classify_by_neighbours(bank, labels, queries, truth, k=k, temperature=0.2, classes=classes)
     expected = []
     for row in range(bank_size):
         rest = np.arange(bank_size) != row
@@ -42,7 +42,7 @@ def test_copies_of_an_image_do_not_hide_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "QUERIES_AT_A_TIME", 4)
     bank = torch.tensor([[1.0, 0.0]]).repeat(9, 1)
     labels = np.array([0] * 8 + [1])
-    found = right_by_neighbours(bank, labels, bank[:1], labels[:1], k=3, temperature=0.1, classes=2)
+    found = classify_by_neighbours(bank, labels, bank[:1], labels[:1], k=3, temperature=0.1, classes=2)
     assert found.tolist() == [True] * 8 + [False, True]
 
 
@@ -58,7 +58,7 @@ def test_the_figures_are_the_monitors() -> None:
     assert figures == {"knn_top1": expected["top1"], "knn_top5": expected["top5"], "knn_queries": 25.0}
     features = [encode(encoder, part, how) for part in (bank, queries)]
     classes = len(bank.classes)
-    right = right_by_neighbours(
+    right = classify_by_neighbours(
         features[0], labels_of(bank), features[1], labels_of(queries), k=20, temperature=0.1, classes=classes
     )
     assert torch.equal(judge.right, right)

@@ -18,7 +18,7 @@ from moco.pretraining.best import BEST
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.health import diagnose
 from moco.pretraining.loop import pretrain
-from moco.pretraining.prepare import build_batches, build_encoder, resolve
+from moco.pretraining.prepare import build_batches, build_encoder, resolve_config
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from tests.pretraining import algorithm_1 as plain
@@ -63,7 +63,7 @@ def test_losses_and_weights_equal_a_plain_loop(
 ) -> None:
     """Algorithm 1 in float64 with the statistics of the file, and SGD with a rate of its own for the head."""
     pretrain(small(tmp_path, tiny_run), digits)
-    config = resolve(small(tmp_path, tiny_run), digits)
+    config = resolve_config(small(tmp_path, tiny_run), digits)
     given = f_q(tiny_run)
 
     def by_running_statistics(weights: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
@@ -149,13 +149,13 @@ def test_the_recipe_settles_small_steps_and_the_weights_the_rest(
     tmp_path: Path, tiny_run: Path, digits: Images
 ) -> None:
     """At its batch of 64: 0.001 for the network, 0.06 for the new head."""
-    config = resolve(recipe("continued", data="digits", out=tmp_path, init_weights=str(tiny_run)), digits)
+    config = resolve_config(recipe("continued", data="digits", out=tmp_path, init_weights=str(tiny_run)), digits)
     assert config.lr == pytest.approx(0.001)
     assert (config.head_lr, config.batch_size, config.queue_size, config.key_momentum) == (0.06, 64, 1024, 0.99)
     assert (config.temperature, config.augment, config.head, config.schedule) == (0.2, "v2", "mlp", "cosine")
     assert (config.bn, config.bn_groups, config.keep) == ("keep", 1, "best")
     assert (config.arch, config.image_size, config.view_size) == ("resnet18-w16", 16, 16)
-    assert resolve(config, digits) == config  # as when it goes on
+    assert resolve_config(config, digits) == config  # as when it goes on
     norms = [part for part in build_encoder(config).backbone.modules() if hasattr(part, "running_mean")]
     assert norms
     assert not any(norm.training for norm in norms)
@@ -163,7 +163,7 @@ def test_the_recipe_settles_small_steps_and_the_weights_the_rest(
 
 def test_query_and_key_share_no_statistics_that_could_leak(tmp_path: Path, tiny_run: Path, digits: Images) -> None:
     """So one group is not warned of (warnings are errors here), nor named as the cause of an easy task."""
-    config = resolve(small(tmp_path, tiny_run), digits)
+    config = resolve_config(small(tmp_path, tiny_run), digits)
     easy = {"loss": 0.1, "chance_loss": 3.9, "contrast_accuracy": 99.9, "filled": 100.0, "epoch": 5.0}
     leak = [finding.text for finding in diagnose(config, 1000, easy) if finding.name == "leak"]
     assert len(leak) == 1
@@ -173,7 +173,7 @@ def test_query_and_key_share_no_statistics_that_could_leak(tmp_path: Path, tiny_
 def test_without_weights_there_is_nothing_to_continue(tmp_path: Path, digits: Images) -> None:
     """One line says what to give."""
     with pytest.raises(BadInputError, match="--bn keep keeps the statistics of --init-weights, and there are none"):
-        resolve(recipe("continued", data="digits", out=tmp_path), digits)
+        resolve_config(recipe("continued", data="digits", out=tmp_path), digits)
 
 
 def test_the_command(

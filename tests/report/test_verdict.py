@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moco.pretraining.config import PretrainConfig, negatives
-from moco.pretraining.health import CAUSES, Finding, condition, diagnose, summary
+from moco.pretraining.health import CAUSES, Finding, condition, describe_findings, diagnose
 from moco.report import findings as module
 from moco.report.gains import evaluated, watched
 from moco.report.runs import Run, read_config, read_run
@@ -89,12 +89,12 @@ def test_the_course_of_knn(tmp_path: Path, knn: tuple[float, ...], told: str) ->
     [
         (
             {"step": 60, "last_step": 100, "images": 1550, "top1": 86.1, "first_top1": 83.7, "last_top1": 85.9},
-            "It kept the encoder of step 60: 86.1% of 1550 images are classified rightly by their neighbours, 83.7% by "
+            "It kept the encoder of step 60: 86.1% of 1,550 images are classified rightly by their neighbours, 83.7% by "
             "the first encoder and 85.9% by the last.",
         ),
         (
             {"step": 0, "last_step": 100, "images": 1550, "top1": 83.7, "first_top1": 83.7, "last_top1": 81.2},
-            "It kept the encoder that it began with, as no look was clearly better: 83.7% of 1550 images",
+            "It kept the encoder that it began with, as no look was clearly better: 83.7% of 1,550 images",
         ),
         ({"step": 60, "images": 1550, "top1": "<b>", "first_top1": 83.7, "last_top1": 85.9}, None),
         ({"step": None}, None),
@@ -105,7 +105,8 @@ def test_the_course_of_knn(tmp_path: Path, knn: tuple[float, ...], told: str) ->
 def test_which_encoder_was_kept(tmp_path: Path, kept: Any, told: str | None) -> None:
     """As the run stored it; what is not as a run writes it is left out."""
     status = {"state": "done", "step": 100, "result": {"seconds": 50.0, "kept": kept}}
-    found = [text for text in judge(read_run(write_run(tmp_path / "run", status=status))).sentences if "It kept" in text]
+    sentences = judge(read_run(write_run(tmp_path / "run", status=status))).sentences
+    found = [text for text in sentences if "It kept" in text]
     assert [text[: len(told)] for text in found] == [told] if told else not found
 
 
@@ -332,7 +333,7 @@ def contradictions(findings: list[Finding], verdict: Verdict, knn: tuple[float, 
     others = " ".join(told[1:])
     rose = knn == (20.0, 45.0)
     checks = {
-        "its words are not the run's": told[0].partition(": ")[2] != summary(findings),
+        "its words are not the run's": told[0].partition(": ")[2] != describe_findings(findings),
         "it learned, and health found something": headline.startswith("It learned") and sick != "healthy",
         "it did not learn, and health says otherwise": headline.startswith("It did not") and sick != "failed",
         "it is praised for nothing": verdict.mood == "good" and not (sick == "healthy" and rose),
@@ -360,7 +361,7 @@ def test_verdict_and_health_never_contradict_each_other(dictionary: str, monkeyp
         findings = diagnose(config, config.max_steps or 0, figures)
         seen |= {(finding.name, finding.condition) for finding in findings}
         names, conditions = ([getattr(one, name) for one in findings] for name in ("name", "condition"))
-        stored = {"health": summary(findings), "findings": names, "conditions": conditions}
+        stored = {"health": describe_findings(findings), "findings": names, "conditions": conditions}
         for record in (stored, {}):
             verdict = judge(as_run(config, figures, knn, record))
             assert contradictions(findings, verdict, knn) == [], (config, figures, knn, verdict)
