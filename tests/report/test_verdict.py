@@ -89,12 +89,12 @@ def test_the_course_of_knn(tmp_path: Path, knn: tuple[float, ...], told: str) ->
     [
         (
             {"step": 60, "last_step": 100, "images": 1550, "top1": 86.1, "first_top1": 83.7, "last_top1": 85.9},
-            "It kept the encoder of step 60: 86.1% of 1,550 images are classified rightly by their neighbours, 83.7% by "
-            "the first encoder and 85.9% by the last.",
+            "It kept the encoder of step 60: 86.10% of 1\u2009550 images are classified rightly by their neighbours, "
+            "83.70% by the first encoder and 85.90% by the last.",
         ),
         (
             {"step": 0, "last_step": 100, "images": 1550, "top1": 83.7, "first_top1": 83.7, "last_top1": 81.2},
-            "It kept the encoder that it began with, as no look was clearly better: 83.7% of 1,550 images",
+            "It kept the encoder that it began with, as no look was clearly better: 83.70% of 1\u2009550 images",
         ),
         ({"step": 60, "images": 1550, "top1": "<b>", "first_top1": 83.7, "last_top1": 85.9}, None),
         ({"step": None}, None),
