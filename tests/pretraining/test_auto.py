@@ -98,13 +98,13 @@ def test_rules() -> None:
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each value is told with its reason; flags override; a run that is there keeps its settings; mistakes are told."""
+    """Each setting is explained; flags override; a run that is there keeps its settings; mistakes are reported."""
     words = ["pretrain", "auto", "--data", "digits", "--out", str(tmp_path / "run"), "--minutes", "1"]
     config, _ = parse([*words, "--queue-size", "77", "--symmetric"])
     assert (config.queue_size, config.symmetric, config.data) == (77, True, "digits")
-    told = capsys.readouterr().out
-    assert "auto: --queue-size 77: as given" in told
-    assert "auto: --epochs " in told
+    output = capsys.readouterr().out
+    assert "auto: --queue-size 77: as given" in output
+    assert "auto: --epochs " in output
     (tmp_path / "run").mkdir()
     from moco.runtime.configfile import to_json
 
@@ -155,7 +155,7 @@ def test_groups_part_the_batch_that_is_given(batch: int, groups: int | None) -> 
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (["--minutes", "1e308"], "--minutes is 1e+308: expected more than 0, at most 527040"),
         (["--epochs", "0"], "--epochs is 0"),
@@ -163,7 +163,7 @@ def test_groups_part_the_batch_that_is_given(batch: int, groups: int | None) -> 
     ],
 )
 def test_absurd_wishes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], speeds: list[Any], more: list[str], told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], speeds: list[Any], more: list[str], message: str
 ) -> None:
     """Are refused in a line, before anything is measured."""
     for name in "abc":
@@ -171,6 +171,6 @@ def test_absurd_wishes(
     words = ["pretrain", "auto", "--data", "digits", "--out", str(tmp_path / "run"), *more]
     assert main([str(tmp_path) if word == "FEW" else word for word in words]) == 2
     err = capsys.readouterr().err
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
     assert speeds == []
