@@ -1,8 +1,9 @@
 """`moco pretrain`: the loop on the images of a folder, with a monitor that suits them."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -12,10 +13,11 @@ from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import Split, load
 from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, hold
+from moco.data.kept import KEPT_BYTES, keep_prepared
 from moco.data.loader import choose_workers
 from moco.data.splits import monitor_split
 from moco.errors import one_line
-from moco.evaluation.alignment import align_uniform
+from moco.evaluation.alignment import align_uniform, draw_pairs
 from moco.evaluation.features import Encoding
 from moco.evaluation.knn import knn
 from moco.evaluation.teacher import load_teacher
@@ -28,6 +30,8 @@ from moco.pretraining.prepare import build_batches
 from moco.runtime import distributed
 from moco.runtime.device import isolated, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check, settled
+
+Drawn = TypeVar("Drawn")
 
 UNLABELLED_IMAGES = 2048
 """Images that the monitor without labels looks at."""
@@ -77,15 +81,21 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     if reason is not None:
         print(f"the images come {reason}: no kNN accuracy; watching alignment and uniformity instead")
         seen = make_readable(take_evenly(splits["train"], UNLABELLED_IMAGES))
-        return lambda encoder: align_uniform(encoder, seen, AUGMENTATIONS[config.augment], how)
-    bank = make_readable(take_evenly(bank, config.knn_images))
-    queries = make_readable(take_evenly(queries, max(1, config.knn_images // 5)))
+        pairs = _remember(lambda: draw_pairs(seen, AUGMENTATIONS[config.augment], size), 6 * size**2 * len(seen))
+        return lambda encoder: align_uniform(encoder, pairs(), how)
+    bank = keep_prepared(make_readable(take_evenly(bank, config.knn_images)))
+    queries = keep_prepared(make_readable(take_evenly(queries, max(1, config.knn_images // 5))))
 
     def monitor(encoder: Encoder) -> dict[str, float]:
         figures = knn(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
         return {f"knn_{name}": value for name, value in figures.items()} | {"knn_queries": float(len(queries))}
 
     return monitor
+
+
+def _remember(draw: Callable[[], Drawn], size: int) -> Callable[[], Drawn]:
+    """Draw once, at the first call, where the result of `size` bytes may be kept in memory."""
+    return functools.cache(draw) if size <= KEPT_BYTES else draw
 
 
 def build_checkup(config: PretrainConfig, images: Images) -> Checkup:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from moco.core.encoder import Encoder, Output, evaluating
 from moco.data.augment import Augmentation, normalize
 from moco.data.images import Images
+from moco.data.kept import prepare_one
 from moco.data.loader import load_ahead
 from moco.data.replacement import ChosenImages
 from moco.data.views import Look, make_views
@@ -122,7 +123,7 @@ class _Prepared:
         return self._centred(rows) if self.views is None else self._random(rows, self.views)
 
     def _centred(self, rows: range) -> Tensor:
-        batch = torch.stack([prepare(self.images[row], self.how.image_size) for row in rows])
+        batch = torch.stack([prepare_one(self.images, row, self.how.image_size, prepare) for row in rows])
         return normalize(batch, self.how.mean, self.how.std)
 
     def _random(self, rows: range, views: RandomViews) -> Tensor:
