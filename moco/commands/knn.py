@@ -7,14 +7,14 @@ from typing import Any
 from moco.core.encoder import Encoder
 from moco.evaluation.config import RANDOM, KnnConfig
 from moco.evaluation.knn import knn_scores
-from moco.evaluation.scores import Scores, beside, in_detail
-from moco.evaluation.session import at_random, keep, labelled, labels_of, say, session, workers_for
+from moco.evaluation.scores import Scores, compare_scores, describe_predictions
+from moco.evaluation.session import at_random, keep_evaluation, labels_of, load_labelled, say, session, workers_for
 
 
 def run(config: KnnConfig) -> dict[str, Any]:
     """`moco knn`: top-1 and top-5 of an encoder on labelled images; kept in the run's folder where it is one's."""
     with session(config) as subject:
-        images = labelled(config.data)
+        images = load_labelled(config.data)
         how = dataclasses.replace(subject.how, stored=config.bank, workers=workers_for(config, images.train))
 
         def evaluate(encoder: Encoder, title: str) -> Scores:
@@ -33,7 +33,7 @@ def run(config: KnnConfig) -> dict[str, Any]:
         compared = ""
         if config.baseline and config.weights != RANDOM:
             random = evaluate(at_random(config, subject).encoder, "kNN, random weights")
-            gain = beside(found, random, labels_of(images.test))
+            gain = compare_scores(found, random, labels_of(images.test))
             result["baselines"] = {"random": gain}
             compared = (
                 f"; random weights {random.top1:.2f}% ({gain['difference']:+.2f} points, "
@@ -43,5 +43,5 @@ def run(config: KnnConfig) -> dict[str, Any]:
             f"{config.weights}: kNN top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}%{compared} "
             f"({queries} queries, {bank} images in the bank)"
         )
-        keep(config, result, **in_detail(images.test, found.predicted))
+        keep_evaluation(config, result, **describe_predictions(images.test, found.predicted))
     return result

@@ -9,17 +9,17 @@ import numpy as np
 
 from moco.data.images import Labels
 from moco.evaluation.config import RANDOM, LinearConfig, Protocol
-from moco.evaluation.finetune import Finetuning, finetuned
-from moco.evaluation.linear import evaluate
-from moco.evaluation.scores import Scores, beside, in_detail, paired_interval
+from moco.evaluation.finetune import Finetuning, finetune_and_score
+from moco.evaluation.linear import evaluate_linear
+from moco.evaluation.scores import Scores, compare_scores, describe_predictions, paired_interval
 from moco.evaluation.session import (
     Labelled,
     Subject,
     at_random,
-    keep,
-    kept,
-    labelled,
+    keep_evaluation,
     labels_of,
+    load_labelled,
+    read_kept_evaluation,
     require_penalties,
     say,
     session,
@@ -34,19 +34,19 @@ def run(config: LinearConfig) -> dict[str, Any]:
     """`moco linear`: top-1 and top-5 of a linear classifier on frozen features, beside its baselines."""
     require_penalties(config.penalties)
     with session(config) as subject:
-        images = labelled(config.data)
+        images = load_labelled(config.data)
         subject = with_workers(config, subject, images.train)
         started = time.monotonic()
-        found, told = evaluate(subject, images, config)
-        before = told.pop("seconds_before", 0.0)  # by a command that was stopped
+        found, details = evaluate_linear(subject, images, config)
+        before = details.pop("seconds_before", 0.0)  # by a command that was stopped
         result: dict[str, Any] = {
             **found.figures, "protocol": config.protocol, "seconds": round(time.monotonic() - started + before, 2),
             "weights": config.weights, "data": config.data, "train": len(images.train), "test": len(images.test),
-            **told,
+            **details,
         }  # fmt: skip
         say(
             f"{config.weights}: linear ({config.protocol}) top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% "
-            f"({len(images.test)} test images, {setting(told)}, {result['seconds']:.0f} s)"
+            f"({len(images.test)} test images, {setting(details)}, {result['seconds']:.0f} s)"
         )
         result["baselines"] = baselines(config, subject, images, found)
         agreement = compared(config, result, found.predicted, labels_of(images.test))
@@ -56,13 +56,13 @@ def run(config: LinearConfig) -> dict[str, Any]:
             result["advice"] = advise(result, len(images.classes))
             if result["advice"]:
                 say(result["advice"])
-        keep(config, result, **in_detail(images.test, found.predicted))
+        keep_evaluation(config, result, **describe_predictions(images.test, found.predicted))
     return result
 
 
-def setting(told: dict[str, Any]) -> str:
+def setting(details: dict[str, Any]) -> str:
     """Name the rate of a training, or the penalty that was chosen."""
-    return f"lr {told['lr']:g}" if "lr" in told else f"penalty {told['penalty']:g}"
+    return f"lr {details['lr']:g}" if "lr" in details else f"penalty {details['penalty']:g}"
 
 
 def advise(result: dict[str, Any], classes: int) -> str | None:
@@ -91,10 +91,10 @@ def baselines(config: LinearConfig, subject: Subject, images: Labelled, found: S
     if config.baseline and config.weights != RANDOM:
         quick = dataclasses.replace(config, protocol="fast")
         started = time.monotonic()
-        random, told = evaluate(at_random(config, subject), images, quick, "linear, random weights")
+        random, details = evaluate_linear(at_random(config, subject), images, quick, "linear, random weights")
         seconds = round(time.monotonic() - started, 2)
-        gain = beside(found, random, truth)
-        results["random"] = {**gain, "penalty": told["penalty"], "protocol": "fast", "seconds": seconds}
+        gain = compare_scores(found, random, truth)
+        results["random"] = {**gain, "penalty": details["penalty"], "protocol": "fast", "seconds": seconds}
         say(
             f"random weights: linear (fast) top-1 {random.top1:.2f}%, top-5 {random.top5:.2f}% "
             f"({gain['difference']:+.2f} points, 95% interval {gain['low']:+.2f} to {gain['high']:+.2f})"
@@ -103,9 +103,11 @@ def baselines(config: LinearConfig, subject: Subject, images: Labelled, found: S
         steps = config.supervised_epochs * max(1, len(images.train) // config.batch_size)
         recipe = Finetuning(steps, batch_size=config.batch_size, seed=config.seed)
         started = time.monotonic()
-        supervised = finetuned(at_random(config, subject), images.train, images.test, recipe, "supervised from scratch")
+        supervised = finetune_and_score(
+            at_random(config, subject), images.train, images.test, recipe, "supervised from scratch"
+        )
         seconds = round(time.monotonic() - started, 2)
-        gain = beside(found, supervised, truth)
+        gain = compare_scores(found, supervised, truth)
         results["supervised"] = {**gain, "epochs": config.supervised_epochs, "seconds": seconds}
         say(
             f"supervised from scratch, {config.supervised_epochs} epochs: top-1 {supervised.top1:.2f}%, {seconds:.0f} s"
@@ -116,7 +118,7 @@ def baselines(config: LinearConfig, subject: Subject, images: Labelled, found: S
 def compared(config: LinearConfig, result: dict[str, Any], predicted: Labels, truth: Labels) -> dict[str, Any] | None:
     """The paired 95% interval of this protocol minus the other, where that was run on the same backbone and images."""
     other: Protocol = "paper" if config.protocol == "fast" else "fast"
-    earlier = kept(dataclasses.replace(config, protocol=other))
+    earlier = read_kept_evaluation(dataclasses.replace(config, protocol=other))
     same = all(earlier.get(name) == result[name] for name in ("backbone", "data", "test"))
     guesses = earlier.get("predicted")
     whole = isinstance(guesses, list) and len(guesses) == len(truth) and all(type(guess) is int for guess in guesses)

@@ -4,11 +4,11 @@ from typing import Any
 
 from moco.evaluation.config import RANDOM, LowshotConfig
 from moco.evaluation.label_share import read_label_share
-from moco.evaluation.lowshot import evaluate
+from moco.evaluation.lowshot import evaluate_lowshot
 from moco.evaluation.session import (
     at_random,
-    keep,
-    labelled,
+    keep_evaluation,
+    load_labelled,
     require_penalties,
     session,
     with_workers,
@@ -20,14 +20,14 @@ def run(config: LowshotConfig) -> dict[str, Any]:
     read_label_share(config.labels)  # a mistake in it is told before anything is read
     require_penalties(config.penalties)
     with session(config) as subject:
-        images = labelled(config.data)
+        images = load_labelled(config.data)
         subject = with_workers(config, subject, images.train)
         result: dict[str, Any] = {
             "labels": config.labels, "draws": config.draws, "weights": config.weights, "data": config.data,
-            "test": len(images.test), **evaluate(subject, images, config, config.weights), "baselines": {},
+            "test": len(images.test), **evaluate_lowshot(subject, images, config, config.weights), "baselines": {},
         }  # fmt: skip
         if config.baseline and config.weights != RANDOM:
             random = at_random(config, subject)
-            result["baselines"]["random"] = evaluate(random, images, config, "random weights")
-        keep(config, result)
+            result["baselines"]["random"] = evaluate_lowshot(random, images, config, "random weights")
+        keep_evaluation(config, result)
     return result

@@ -14,6 +14,7 @@ from moco.commands.pretrain import build_monitor
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data import images as images_module
 from moco.data.catalog import load
+from moco.data.decoding import decode
 from moco.data.images import ArrayImages, FileImages, Images
 from moco.data.kept import KeptImages, keep_prepared
 from moco.evaluation.features import Encoding, outputs
@@ -36,7 +37,7 @@ def photographs(tmp_path: Path) -> Path:
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The files that were decoded, in order."""
-    files, decode = list[Any](), images_module.decode
+    files = list[Any]()
 
     def noting(path: Any) -> Tensor:
         files.append(path)
