@@ -19,6 +19,7 @@ from moco.data.splits import monitor_split
 from moco.errors import one_line
 from moco.evaluation.alignment import align_uniform, draw_pairs
 from moco.evaluation.features import Encoding
+from moco.evaluation.judge import KnnJudge, name_figures
 from moco.evaluation.knn import knn
 from moco.evaluation.teacher import load_teacher
 from moco.evaluation.vitals import vitals
@@ -85,10 +86,12 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         return lambda encoder: align_uniform(encoder, pairs(), how)
     bank = keep_prepared(make_readable(take_evenly(bank, config.knn_images)))
     queries = keep_prepared(make_readable(take_evenly(queries, max(1, config.knn_images // 5))))
+    if config.keep == "best":
+        return KnnJudge(bank, queries, how, config.knn_k, config.knn_temperature)
 
     def monitor(encoder: Encoder) -> dict[str, float]:
         figures = knn(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
-        return {f"knn_{name}": value for name, value in figures.items()} | {"knn_queries": float(len(queries))}
+        return name_figures(figures, len(queries))
 
     return monitor
 

@@ -156,6 +156,18 @@ def group_batch_norms(module: nn.Module, group_size: int) -> int:
     return count
 
 
+def keep_statistics(module: nn.Module, *, affine: bool) -> None:
+    """Normalise by the running statistics in training too, which then stay as they are.
+
+    Scale and shift are trained where `affine` says so. Whoever calls `module.train()` undoes it.
+    """
+    for norm in module.modules():
+        if isinstance(norm, GroupedBatchNorm):
+            norm.training = False  # not norm.eval(), which would reach the dropout behind it
+            norm.weight.requires_grad_(affine)
+            norm.bias.requires_grad_(affine)
+
+
 def _grouped(norm: _BatchNorm) -> GroupedBatchNorm:
     """A GroupedBatchNorm that holds the very parameters and buffers of `norm`, and what follows it inside `norm`."""
     if not norm.affine or norm.running_mean is None or not (type(norm) in PLAIN or _is_fused(norm)):

@@ -12,8 +12,9 @@ from moco.interop.checkpoints import Weights, encoder_metadata, load_weights
 from moco.runtime.checkpoint import save_tensors
 
 SHOWN = (
-    "arch", "stem", "head", "dictionary", "queue_size", "key_momentum", "temperature", "symmetric", "augment",
-    "image_size", "epochs", "max_steps", "batch_size", "bn_groups", "lr", "schedule", "weight_decay", "seed",
+    "init_weights", "arch", "stem", "head", "dictionary", "queue_size", "key_momentum", "temperature", "symmetric",
+    "augment", "image_size", "epochs", "max_steps", "batch_size", "bn", "bn_groups", "lr", "head_lr", "schedule",
+    "weight_decay", "seed",
 )  # fmt: skip
 """Fields of a run's config that the card lists."""
 FIGURES = ("top1", "top5", "knn_top1", "knn_top5", "alignment", "uniformity", "loss")
@@ -77,7 +78,8 @@ def _card(weights: Weights, source: str, in_timm: bool) -> str:
     lines += _table(("setting", "value"), {name: value for name, value in rows.items() if value is not None})
     if not config:
         lines += ["", "No run folder came with these weights: recipe and data are not known."]
-    lines += ["", "## Measured", "", *_table(("figure", "value"), _figures(run)), "", "## Use", "", "```python"]
+    figures = _table(("figure", "value"), _figures(run, weights.step))
+    lines += ["", "## Measured", "", *figures, "", "## Use", "", "```python"]
     if in_timm:
         lines += ["import timm", 'encoder = timm.create_model("local-dir:THIS_FOLDER", pretrained=True).eval()']
     else:
@@ -91,8 +93,8 @@ def _run_of(source: Path) -> Path | None:
     return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
-def _figures(run: Path | None) -> dict[str, Any]:
-    """What the run's log and its evaluations found last."""
+def _figures(run: Path | None, step: int) -> dict[str, Any]:
+    """What the run's log found up to the step of the weights, and what its evaluations found last."""
     found: dict[str, Any] = {}
     if run is None:
         return found
@@ -102,6 +104,8 @@ def _figures(run: Path | None) -> dict[str, Any]:
         lines = []
     for line in lines:
         values = _parsed(line)
+        if isinstance(at := values.get("step"), int) and at > step:
+            continue
         found |= {f"{name} while training": values[name] for name in FIGURES if name in values}
     for path in sorted((run / "evaluations").glob("*.json")):
         values = _read(path)

@@ -96,10 +96,13 @@ class PretrainConfig:
     """s: negatives that are mixed from two of these keys."""
     mix_query: KeyCountOrZero = 0
     """s': negatives that are mixed from one of these keys and the query, nearer to the key."""
+    bn: Literal["train", "keep", "frozen"] = "train"
+    """Batch normalisation in the backbone: train normalises each group by its own statistics; keep normalises by the
+    running statistics of --init-weights, which then never change, and trains scale and shift; frozen trains neither."""
     bn_groups: BatchSize | None = None
     """G: groups of the batch, each with its own statistics in batch normalisation, as if on G devices; the keys are
     shuffled over them (shuffling BN). With 1 an encoder on one process can cheat. By default 8, or the number of
-    processes where that is larger."""
+    processes where that is larger; 1 where --bn keeps the statistics."""
 
     augment: Literal["v1", "v2", "cifar", "mild"] = "v1"
     """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
@@ -132,6 +135,9 @@ class PretrainConfig:
     """Learning rate for a batch of 256. It grows in proportion to --batch-size."""
     lr: Positive | None = None
     """Learning rate, instead of --base-lr x batch / 256."""
+    head_lr: Positive | None = None
+    """Learning rate of the projection head, by default that of the rest. A new head on published weights needs a larger
+    one than they bear. It falls as --schedule says."""
     schedule: Literal["step", "cosine"] = "step"
     """How the learning rate falls: by --lr-decay at each of --milestones (v1), or along half a cosine to 0 (v2)."""
     milestones: tuple[Share, ...] = (0.6, 0.8)
@@ -173,6 +179,9 @@ class PretrainConfig:
     """Neighbours that vote in the monitor."""
     knn_temperature: Positive = 0.1
     """Weight of a vote: exp(similarity / this)."""
+    keep: Literal["best", "last"] = "last"
+    """Which encoder the run ends with: the last, or the best that the monitor saw. That is the first one unless another
+    classifies clearly more images rightly; the last then lies beside it, as encoder-last.safetensors."""
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False
 

@@ -27,6 +27,7 @@ from moco.pretraining.prepare import (
     build_schedule,
     describe_run,
     resolve_config,
+    set_rate,
 )
 from moco.runtime import distributed, pulse
 from moco.runtime.device import autocast, isolated, resolve_device
@@ -95,7 +96,8 @@ def train(
             with recent.paused():
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, steps)
-        optimizer.param_groups[0]["lr"] = lr = schedule(step)
+        lr = schedule(step)
+        set_rate(optimizer, lr)
 
         losses, written, shares = [], [], dict[str, float]()
         for x_q, x_k in pair_views(batch, symmetric=config.symmetric):  # (N, 3, H, W) each
@@ -138,6 +140,7 @@ def train(
         if stopping:
             return run.stop(step + 1)
     watch.look(steps)
+    watch.keep_best(steps)
     return run.finish(steps, device)
 
 

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from moco.data.images import Images
 from moco.data.replacement import Damage, Replaced
 from moco.errors import BadInputError
 from moco.interop.checkpoints import encoder_metadata
+from moco.pretraining.best import BestLook
 from moco.pretraining.config import PretrainConfig, negatives
 from moco.pretraining.health import describe_findings, diagnose
 from moco.runtime import distributed
@@ -39,6 +40,13 @@ WATCHED = ("knn_top1", "knn_queries")
 """Figures of the monitor that it is judged by."""
 
 
+@runtime_checkable
+class Judge(Protocol):
+    """A monitor that also says which images the encoder of its last look classified rightly, (n,) bool."""
+
+    right: Tensor
+
+
 @dataclass
 class Watch:
     """Looks at a run beside its step and logs what it finds; every rank looks, since they share the images out."""
@@ -51,6 +59,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         self.damage = Damage(len(self.images), self.config.batch_size)
+        self.best: BestLook | None = None
 
     def begin(self, step: int) -> None:
         """Keep what the images are, and take from the log the first look and which images could not be read."""
@@ -65,6 +74,12 @@ class Watch:
             self.run.result["before"] = before
         self.damage.names = {event["index"]: str(event.get("path")) for event in events if "index" in event}
         self.run.note_changed_data(step, changed)
+        if config.keep == "last":
+            return
+        if not isinstance(self.monitor, Judge):
+            self.run.log.say("--keep best: there are no labels to compare looks by, so the last encoder is kept")
+        elif step:
+            self.best = distributed.from_first(lambda: BestLook.read(config.out))
 
     def look(self, step: int) -> None:
         """Log what monitor and check-up say after `step` steps; before the first there is nothing to judge."""
@@ -105,10 +120,34 @@ class Watch:
         assert isinstance(encoder, Encoder)
         with distributed.averaged(encoder):
             figures = dict(monitor(encoder))
+            if self.config.keep == "best" and isinstance(monitor, Judge):
+                figures["judged_top1"] = self._compare(encoder, step, monitor.right)
         self.run.log.metrics(step, figures)
         if step == 0:
             self.run.result["before"] = figures
         self.run.result.update(figures)
+
+    def _compare(self, encoder: Encoder, step: int, right: Tensor) -> float:
+        """Keep the encoder of this look where it is the best so far; return the percentage of images it has right."""
+
+        def compare() -> BestLook:
+            file, before = pack_encoder(self.config, encoder, step), self.best
+            return BestLook.begin(file, right) if step == 0 or before is None else before.compare(file, step, right)
+
+        self.best = distributed.from_first(compare)
+        return round(100 * float(right.float().mean()), 3)
+
+    def keep_best(self, step: int) -> None:
+        """Let the run end with the encoder of its best look; the one after `step` steps, the last, lies beside it."""
+        best, encoder = self.best, self.run.modules["f_q"]
+        if self.config.keep != "best" or best is None:
+            return
+        assert isinstance(encoder, Encoder)
+        self.run.wait()
+        with distributed.averaged(encoder):
+            distributed.from_first(lambda: best.finish(pack_encoder(self.config, encoder, step)))
+        self.run.log.say(best.describe(step))
+        self.run.result["kept"] = best.figures(step)
 
     def _examine(self, step: int) -> None:
         """Say in plain words how the run does; where no monitor looks, its modules are not examined either."""

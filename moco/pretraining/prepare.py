@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from moco.core.batchnorm import GroupedBatchNorm
+from moco.core.batchnorm import GroupedBatchNorm, keep_statistics
 from moco.core.dictionary import Dictionary, InBatch, Keys, MemoryBank, Queue, TeacherKeys
 from moco.core.encoder import Encoder, EncoderPlan, parameter_count
 from moco.core.loss import Contrast, info_nce, match_teacher
@@ -52,6 +52,7 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
         )
     config = _with_teacher(config, n)
     _require_mixing(config)
+    _require_kept(config)
     device = resolve_device(config.device)
     steps_per_epoch = n // config.batch_size
     steps = config.max_steps or config.epochs * steps_per_epoch
@@ -86,6 +87,14 @@ def _bn_groups(config: PretrainConfig, ranks: int) -> int:
     """The given number of groups, or the default; a part of the batch must hold whole groups."""
     part = config.batch_size // config.accumulate // ranks
 
+    if config.bn != "train":
+        if config.bn_groups not in (None, 1):
+            raise BadInputError(
+                f"--bn-groups is {config.bn_groups}, and --bn {config.bn} computes no statistics of groups: leave one "
+                f"out"
+            )
+        return 1
+
     def fits(groups: int) -> bool:
         return config.batch_size % groups == 0 and part % (config.batch_size // groups) == 0
 
@@ -119,6 +128,19 @@ def _require_mixing(config: PretrainConfig) -> None:
         raise BadInputError(f"--hard-negatives is {hardest}: expected at most {most}, half of K = {most * 2}")
 
 
+def _require_kept(config: PretrainConfig) -> None:
+    """Raise BadInputError where there are no statistics to keep, or no looks of which one could be the best."""
+    if config.bn != "train" and config.init_weights is None:
+        raise BadInputError(
+            f"--bn {config.bn} keeps the statistics of --init-weights, and there are none: give --init-weights W, such "
+            f"as timm:NAME or a run, or --bn train"
+        )
+    if config.keep == "best" and config.knn_every == 0:
+        raise BadInputError(
+            "--keep best compares the monitor's looks, and --knn-every 0 allows none: give another, or --keep last"
+        )
+
+
 def _warn(config: PretrainConfig, n: int) -> None:
     if config.teacher is not None:  # frozen: neither older keys nor shared statistics do harm
         return
@@ -129,7 +151,7 @@ def _warn(config: PretrainConfig, n: int) -> None:
             f"pushed away from them. Give --queue-size {max(1, n // 2)} or less, or --mask-own-keys.",
             stacklevel=3,
         )
-    if config.bn_groups == 1 and config.dictionary == "queue":
+    if config.bn_groups == 1 and config.bn == "train" and config.dictionary == "queue":
         warnings.warn(
             "--bn-groups 1: a query and its key share the statistics of batch normalisation, and the encoder will "
             "learn to tell them by these instead of by what is in the image: contrast accuracy rises towards "
@@ -156,6 +178,8 @@ def build_encoder(config: PretrainConfig) -> Encoder:
         if size is not None:
             encoder.require_size(size, flag(name))
     encoder.set_bn_group_size(config.batch_size // settled(config.bn_groups))
+    if config.bn != "train":
+        keep_statistics(encoder, affine=config.bn == "keep")
     encoder.set_recompute(config.recompute)
     return encoder
 
@@ -202,9 +226,19 @@ def build_schedule(config: PretrainConfig, steps_per_epoch: int) -> Schedule:
 
 
 def build_optimizer(config: PretrainConfig, f_q: Encoder) -> torch.optim.SGD:
-    """SGD over all of f_q, in one fused call."""
-    momentum, decay = config.sgd_momentum, config.weight_decay
-    return torch.optim.SGD(f_q.parameters(), momentum=momentum, weight_decay=decay, fused=True)
+    """SGD over all of f_q in fused calls, with the head's rate as a multiple (`ratio`) of the backbone's."""
+    momentum, decay, lr = config.sgd_momentum, config.weight_decay, settled(config.lr)
+    groups = [
+        {"params": list(f_q.backbone.parameters()), "ratio": 1.0},
+        {"params": list(f_q.head.parameters()), "ratio": (config.head_lr or lr) / lr},
+    ]
+    return torch.optim.SGD(groups, momentum=momentum, weight_decay=decay, fused=True)
+
+
+def set_rate(optimizer: torch.optim.SGD, lr: float) -> None:
+    """Set the learning rate of the next step, and the head's in proportion."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["ratio"]
 
 
 def build_loss(config: PretrainConfig) -> Callable[[Features, Keys], Contrast]:
@@ -223,12 +257,14 @@ def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> st
     more = f" and {mixed} mixed of the hardest {config.hard_negatives}" if mixed else ""
     keys = config.dictionary if config.teacher is None else f"{config.teacher_views} keys of {config.teacher}"
     normalised = any(isinstance(module, GroupedBatchNorm) for module in encoder.backbone.modules())
-    groups = f"{config.bn_groups} BN groups" if normalised else "no batch normalisation (--bn-groups has no effect)"
+    groups = f"{config.bn_groups} BN groups" if config.bn == "train" else "BN statistics of the weights"
+    groups = groups if normalised else "no batch normalisation (--bn and --bn-groups have no effect)"
+    head = "" if config.head_lr is None else f" ({config.head_lr:g} for the head)"
     return (
         f"{len(images)} images, {config.max_steps} steps of {config.batch_size}; {config.arch} with "
         f"{parameter_count(encoder.backbone) / 1e6:.1f} M parameters, views of {config.view_size} pixels\n"
         f"{keys}, K = {shared_negatives(config)}{more}: chance loss log({count}) "
         f"= {chance:.2f} (may rise at first)\n"
-        f"lr {config.lr:g}, {groups}, {config.precision} on {config.device} with {config.threads} "
+        f"lr {config.lr:g}{head}, {groups}, {config.precision} on {config.device} with {config.threads} "
         f"threads and {config.workers} loading processes"
     )

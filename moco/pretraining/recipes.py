@@ -50,12 +50,19 @@ TAUGHT = {
     "batch_size": 64, "bn_groups": 1, "base_lr": 0.2, "warmup_epochs": 5.0, "epochs": 60,
 }  # fmt: skip
 """What taught a small network most in ten minutes of one core on two sets of photographs (docs/teacher.md)."""
+CONTINUED = {
+    **V2, "bn": "keep", "batch_size": 64, "queue_size": 1024, "key_momentum": 0.99, "mask_own_keys": True,
+    "base_lr": 0.004, "head_lr": 0.06, "epochs": 10, "keep": "best",
+}  # fmt: skip
+"""Small steps for the published network, large ones for its new head (docs/continued.md). Sets for which that pays are
+often hardly larger than the queue, so an image's own older keys are masked."""
 
 RECIPES = {
     "v1": Recipe("MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; 60.6% linear on ImageNet (paper)", {}),
     "v2": Recipe("MoCo v2 (arXiv:2003.04297): MLP head, more augmentation, cosine; 67.5% linear (paper)", V2),
     "cifar10": Recipe("the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; 82.6% kNN (theirs)", CIFAR10),
     "taught": Recipe("a small network taught by --teacher W, a published or your own encoder, in minutes", TAUGHT),
+    "continued": Recipe("published or own weights, --init-weights W, trained on; never ends worse", CONTINUED),
     "quick": Recipe("small images on a CPU in minutes", QUICK),
 }
 

@@ -94,6 +94,24 @@ def course(run: Run) -> str | None:
     return None
 
 
+def describe_kept(run: Run) -> str | None:
+    """Say which encoder a run ended with where it kept the best, and what the first and the last reached."""
+    result = run.status.get("result")
+    told = result.get("kept") if isinstance(result, dict) else None
+    if not isinstance(told, dict):
+        return None
+    step, images = number(told.get("step")), number(told.get("images"))
+    shares = [accuracy(told.get(name)) for name in ("top1", "first_top1", "last_top1")]
+    known = [percent(share) for share in shares if share is not None]
+    if step is None or images is None or len(known) < len(shares):
+        return None
+    which = f"of step {step:.0f}" if step else "that it began with, as no look was clearly better"
+    return (
+        f"It kept the encoder {which}: {known[0]} of {shown(images, 0)} images are classified rightly by their "
+        f"neighbours, {known[1]} by the first encoder and {known[2]} by the last."
+    )
+
+
 def signed(value: float) -> str:
     """A difference with its sign."""
     return shown(value) if value < 0 else f"+{shown(value)}"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from moco.pretraining.health import HEALTHY, Condition
 from moco.report.findings import Health, health_of
-from moco.report.gains import Gain, course, evaluated, watched
+from moco.report.gains import Gain, course, describe_kept, evaluated, watched
 from moco.report.markup import duration, number, shown
 from moco.report.runs import LARGEST_POWER, Run
 
@@ -44,7 +44,7 @@ def judge(run: Run) -> Verdict:
         f"Health at step {health.step}: {health.text}",
         *_loss(run),
         *([seen.sentence] if seen else []),
-        *filter(None, [course(run)]),
+        *filter(None, [course(run), describe_kept(run)]),
         *(one.sentence for one in found),
         *_pace(run),
     ]

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,16 @@ def test_a_folder_for_any_net(tiny_run: Path, tmp_path: Path) -> None:
     card = (tmp_path / "net" / "README.md").read_text()
     for row in ("| data | digits |", "| queue&#95;size | 64 |", "| steps | 2 |", "| loss while training | "):
         assert row in card
+
+
+def test_the_card_has_no_figures_of_later_steps(tiny_run: Path, tmp_path: Path) -> None:
+    """A run may have kept an earlier encoder than its last (`--keep best`)."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 2, "knn_top1": 61.5}\n{"step": 3, "knn_top1": 12.5}\n')
+    export(run, "safetensors", tmp_path / "net")
+    card = (tmp_path / "net" / "README.md").read_text(encoding="utf-8")
+    assert "| knn&#95;top1 while training | 61.5 |" in card
 
 
 def test_the_references_format(tmp_path: Path, images: Tensor) -> None:

@@ -84,6 +84,32 @@ def test_the_course_of_knn(tmp_path: Path, knn: tuple[float, ...], told: str) ->
     assert ("still rising" in said) == ("still rising" in told)
 
 
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        (
+            {"step": 60, "last_step": 100, "images": 1550, "top1": 86.1, "first_top1": 83.7, "last_top1": 85.9},
+            "It kept the encoder of step 60: 86.10% of 1\u2009550 images are classified rightly by their neighbours, "
+            "83.70% by the first encoder and 85.90% by the last.",
+        ),
+        (
+            {"step": 0, "last_step": 100, "images": 1550, "top1": 83.7, "first_top1": 83.7, "last_top1": 81.2},
+            "It kept the encoder that it began with, as no look was clearly better: 83.70% of 1\u2009550 images",
+        ),
+        ({"step": 60, "images": 1550, "top1": "<b>", "first_top1": 83.7, "last_top1": 85.9}, None),
+        ({"step": None}, None),
+        ([], None),
+    ],
+    ids=str,
+)
+def test_which_encoder_was_kept(tmp_path: Path, kept: Any, told: str | None) -> None:
+    """As the run stored it; what is not as a run writes it is left out."""
+    status = {"state": "done", "step": 100, "result": {"seconds": 50.0, "kept": kept}}
+    sentences = judge(read_run(write_run(tmp_path / "run", status=status))).sentences
+    found = [text for text in sentences if "It kept" in text]
+    assert [text[: len(told)] for text in found] == [told] if told else not found
+
+
 def test_pace(tmp_path: Path) -> None:
     """A run that became slower, and interruptions."""
     lines = flat(2.0, ())

@@ -1,0 +1,116 @@
+"""Which encoder a run ends with where it keeps the best (--keep best): the first unless another is clearly better."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moco.errors import BadInputError
+from moco.runtime.checkpoint import File, load_tensors, save_tensors
+
+BEST, LAST = "encoder-best.safetensors", "encoder-last.safetensors"
+ERRORS = 2.0
+"""Standard errors by which a look must be better than the first: by luck alone one look in 44 is."""
+
+
+@dataclass(frozen=True)
+class BestLook:
+    """The best look until now, whose encoder lies in the run folder; `first` and `latest` are what it stands beside.
+
+    Looks are compared by the same images, each of which an encoder classifies rightly or not. A look can be kept if it
+    is right about b images where the first is wrong, wrong about c where the first is right, and b - c is more than two
+    standard errors, sqrt(b + c) each (McNemar's test). Of those the look with most images right is kept, the earliest
+    of equal ones; the first where there is none.
+    """
+
+    first: Tensor
+    """Which images the first look has right, (n,)."""
+    step: int
+    right: int
+    """Images that the kept look has right."""
+    latest: int
+    """Images that the latest look has right."""
+
+    @classmethod
+    def begin(cls, file: File, right: Tensor) -> "BestLook":
+        """Keep the encoder of the first look."""
+        count = int(right.sum())
+        look = cls(right.cpu(), 0, count, count)
+        look._write(file)
+        return look
+
+    @classmethod
+    def read(cls, run: Path) -> "BestLook":
+        """Read what was kept until a run was interrupted. Raises BadInputError where that is gone or damaged."""
+        path = run / BEST
+        try:
+            if not path.is_file():
+                raise BadInputError(f"{path}: missing")
+            _, metadata = load_tensors(path)
+            look = metadata["look"]
+            bits = np.unpackbits(np.frombuffer(bytes.fromhex(look["first"]), np.uint8), count=look["images"])
+            right = int(look["right"])
+            return cls(torch.from_numpy(bits.astype(bool)), int(metadata["step"]), right, right)
+        except (BadInputError, KeyError, TypeError, ValueError) as error:
+            raise BadInputError(
+                f"{error}: it holds the best encoder until now, and --keep best cannot go on without it: give the same "
+                f"command with --keep last"
+            ) from error
+
+    def compare(self, file: File, step: int, right: Tensor) -> "BestLook":
+        """Keep the encoder of a later look, `file`, where it is better. Raises BadInputError for other images."""
+        right = right.cpu()
+        if len(right) != len(self.first):
+            raise BadInputError(
+                f"--keep best compares looks at the same images: the first was at {len(self.first)}, this one is at "
+                f"{len(right)}: give the same command with --keep last"
+            )
+        count = int(right.sum())
+        if count <= self.right or not is_clearly_better(right, self.first):
+            return dataclasses.replace(self, latest=count)
+        look = BestLook(self.first, step, count, count)
+        look._write(file)
+        return look
+
+    def finish(self, last: File) -> None:
+        """Name the last encoder so, and give the run's encoder, in the file that `last` has, the best one's tensors."""
+        save_tensors(last.path.with_name(LAST), last.tensors, last.metadata)
+        tensors, metadata = load_tensors(last.path.with_name(BEST))
+        del metadata["look"]
+        save_tensors(last.path, tensors, metadata)
+
+    def figures(self, last: int) -> dict[str, Any]:
+        """Say for a result what was kept, and what the first and the last look have reached, in percent."""
+        shares = {"top1": self.right, "first_top1": int(self.first.sum()), "last_top1": self.latest}
+        percent = {name: round(100 * count / len(self.first), 3) for name, count in shares.items()}
+        return {"step": self.step, "last_step": last, "images": len(self.first), **percent}
+
+    def describe(self, last: int) -> str:
+        """The same in words."""
+        top1, first, end = (self.figures(last)[name] for name in ("top1", "first_top1", "last_top1"))
+        reached = f"the last one, of step {last}, has {end:.1f}% and is {LAST}"
+        if self.step == 0:
+            return (
+                f"kept the encoder that the run began with: {first:.1f}% of {len(self.first)} images are classified "
+                f"rightly by their neighbours, and no look is clearly better; {reached}"
+            )
+        return (
+            f"kept the encoder of step {self.step}: {top1:.1f}% of {len(self.first)} images are classified rightly by "
+            f"their neighbours, {first:.1f}% before the first step; {reached}"
+        )
+
+    def _write(self, file: File) -> None:
+        bits = np.packbits(self.first.numpy()).tobytes().hex()
+        look = {"images": len(self.first), "first": bits, "right": self.right}
+        save_tensors(file.path.with_name(BEST), file.tensors, {**file.metadata, "look": look})
+
+
+def is_clearly_better(right: Tensor, first: Tensor) -> bool:
+    """Whether one look (n,) is better than the first by more than two standard errors of their paired difference."""
+    gained, lost = int((right & ~first).sum()), int((first & ~right).sum())
+    return gained - lost > ERRORS * math.sqrt(gained + lost)

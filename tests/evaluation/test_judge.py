@@ -1,0 +1,65 @@
+"""The judge asks every image by its neighbours, never by itself, and gives the figures of the usual monitor."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moco.core.encoder import Encoder, EncoderPlan
+from moco.data.catalog import load
+from moco.data.derived import take_evenly
+from moco.evaluation import judge as module
+from moco.evaluation.features import Encoding, encode
+from moco.evaluation.judge import KnnJudge, classify_by_neighbours
+from moco.evaluation.knn import knn
+from moco.evaluation.session import labels_of
+from tests import oracles
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), bank_size=st.integers(2, 30), k=st.integers(1, 40), classes=st.integers(2, 6))
+def test_each_image_is_asked_by_all_others(seed: int, bank_size: int, k: int, classes: int) -> None:
+    """As many kNN classifications as there are images, each with the bank that lacks that image."""
+    rng = np.random.default_rng(seed)
+    bank, queries = (F.normalize(torch.from_numpy(rng.standard_normal((n, 5))).float()) for n in (bank_size, 7))
+    labels, truth = rng.integers(0, classes, bank_size), rng.integers(0, classes, 7)
+    found = classify_by_neighbours(bank, labels, queries, truth, k=k, temperature=0.2, classes=classes)
+    expected = []
+    for row in range(bank_size):
+        rest = np.arange(bank_size) != row
+        arrays = (bank.numpy()[rest], labels[rest], bank.numpy()[row : row + 1], labels[row : row + 1])
+        expected.append(oracles.weighted_knn(*arrays, k=k, temperature=0.2, classes=classes)[0] == 100)
+    for row in range(7):
+        arrays = (bank.numpy(), labels, queries.numpy()[row : row + 1], truth[row : row + 1])
+        expected.append(oracles.weighted_knn(*arrays, k=k, temperature=0.2, classes=classes)[0] == 100)
+    assert found.tolist() == expected
+
+
+def test_copies_of_an_image_do_not_hide_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more copies than k, all of one class but one: each has k others, and only the odd one is wrong."""
+    monkeypatch.setattr(module, "QUERIES_AT_A_TIME", 4)
+    bank = torch.tensor([[1.0, 0.0]]).repeat(9, 1)
+    labels = np.array([0] * 8 + [1])
+    found = classify_by_neighbours(bank, labels, bank[:1], labels[:1], k=3, temperature=0.1, classes=2)
+    assert found.tolist() == [True] * 8 + [False, True]
+
+
+def test_the_figures_are_the_monitors() -> None:
+    """Those that `knn` gives; the images of a look are those of bank and queries."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderPlan("resnet18-w4", "cifar", image_size=8))
+    images = load("digits")["train"]
+    bank, queries, how = take_evenly(images, 60), take_evenly(images, 25), Encoding(8, (0.5,) * 3, (0.5,) * 3)
+    judge = KnnJudge(bank, queries, how, k=7, temperature=0.1)
+    figures = judge(encoder)
+    expected = knn(encoder, bank, queries, how, k=7, temperature=0.1)
+    assert figures == {"knn_top1": expected["top1"], "knn_top5": expected["top5"], "knn_queries": 25.0}
+    features = [encode(encoder, part, how) for part in (bank, queries)]
+    classes = len(bank.classes)
+    right = classify_by_neighbours(
+        features[0], labels_of(bank), features[1], labels_of(queries), k=20, temperature=0.1, classes=classes
+    )
+    assert torch.equal(judge.right, right)
+    assert 0 < int(right.sum()) < len(right) == 85

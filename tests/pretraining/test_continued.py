@@ -1,0 +1,194 @@
+"""Weights that are trained on: their statistics, the rate of a new head, and what the recipe settles."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moco.cli import main
+from moco.data.catalog import load
+from moco.data.images import Images
+from moco.errors import BadInputError
+from moco.interop.checkpoints import load_weights
+from moco.pretraining.best import BEST
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.health import diagnose
+from moco.pretraining.loop import pretrain
+from moco.pretraining.prepare import build_batches, build_encoder, resolve_config
+from moco.pretraining.recipes import recipe
+from moco.runtime.checkpoint import checkpoint_path, load_tensors
+from tests.pretraining import algorithm_1 as plain
+from tests.pretraining.test_loop import lines, losses
+
+SMALL: dict[str, Any] = {
+    "batch_size": 16, "queue_size": 48, "max_steps": 4, "log_every": 1, "checkpoint_every": 2, "knn_every": 0,
+    "keep": "last", "threads": 1, "workers": 0, "precision": "fp32", "device": "cpu", "mask_own_keys": False,
+    "head": "linear", "augment": "cifar", "lr": 0.01, "head_lr": 0.3,
+}  # fmt: skip
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def digits() -> Images:
+    """The training images of scikit-learn's digits."""
+    return load("digits")["train"]
+
+
+def small(out: Path, weights: Path, **values: Any) -> PretrainConfig:
+    """Four steps on from a run of the digits."""
+    return recipe("continued", data="digits", out=out, init_weights=str(weights), **{**SMALL, **values})
+
+
+def f_q(run: Path) -> dict[str, Tensor]:
+    """The encoder that a run left."""
+    return load_tensors(run / "encoder.safetensors")[0]
+
+
+def changed(run: Path, first: Path) -> set[str]:
+    """The tensors of a run that are not those of the first, bit for bit."""
+    found, expected = f_q(run), f_q(first)
+    assert found.keys() == expected.keys()
+    return {name for name, value in expected.items() if not torch.equal(found[name], value)}
+
+
+# --- against plain loops --------------------------------------------------------------------------------------------
+
+
+def test_losses_and_weights_equal_a_plain_loop(
+    tmp_path: Path, tiny_run: Path, digits: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Algorithm 1 in float64 with the statistics of the file, and SGD with a rate of its own for the head."""
+    pretrain(small(tmp_path, tiny_run), digits)
+    config = resolve_config(small(tmp_path, tiny_run), digits)
+    given = f_q(tiny_run)
+
+    def by_running_statistics(weights: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+        mean, variance = (given[f"{name}.running_{part}"].double().view(1, -1, 1, 1) for part in ("mean", "var"))
+        scale, offset = (weights[f"{name}.{part}"].view(1, -1, 1, 1) for part in ("weight", "bias"))
+        return (x - mean) / torch.sqrt(variance + 1e-5) * scale + offset
+
+    monkeypatch.setattr(plain, "normalised", by_running_statistics)
+    query = plain.named(given, "")
+    key, velocity = dict(query), {name: torch.zeros_like(value) for name, value in query.items()}
+    drawn = torch.randn(config.queue_size, config.feature_dim, generator=torch.Generator().manual_seed(config.seed))
+    queue = [(row.double(), -1) for row in F.normalize(drawn)]
+    batches, expected = build_batches(config, digits), []
+    for number in range(STEPS):
+        x_q, x_k, index, _ = batches[number]
+        assert x_k is not None
+        done = plain.step(config, query, key, queue, (x_q, x_k, index), number)
+        share = (1 + math.cos(math.pi * number / STEPS)) / 2
+        for name in query:
+            rate = share * (0.3 if name.startswith("head.") else 0.01)
+            decayed = done.gradient[name] + config.weight_decay * query[name]
+            velocity[name] = config.sgd_momentum * velocity[name] + decayed
+            query[name] = query[name] - rate * velocity[name]
+            key[name] = config.key_momentum * key[name] + (1 - config.key_momentum) * query[name]
+        queue = [*queue, *((row, int(image)) for row, image in zip(done.keys, index, strict=True))][
+            -config.queue_size :
+        ]
+        expected.append(done.loss)
+    assert losses(tmp_path) == pytest.approx(expected, rel=1e-4)
+    assert len({round(loss, 3) for loss in expected}) == STEPS
+    found = f_q(tmp_path)
+    for name, value in query.items():
+        torch.testing.assert_close(found[name].double(), value, rtol=1e-3, atol=1e-5)
+        moved = float((value - given[name].double()).abs().max())
+        assert float((found[name].double() - value).abs().max()) < 0.02 * moved
+
+
+# --- what changes and what does not ---------------------------------------------------------------------------------
+
+
+def test_statistics_that_are_kept_stay_bit_for_bit(tmp_path: Path, tiny_run: Path, digits: Images) -> None:
+    """In f_q and f_k; everything else is trained. A look in between, which encodes, changes nothing of that."""
+    pretrain(small(tmp_path, tiny_run, knn_every=1), digits, lambda encoder: {})
+    statistics = {name for name in f_q(tiny_run) if name.endswith(("running_mean", "running_var", "tracked"))}
+    assert changed(tmp_path, tiny_run) == f_q(tiny_run).keys() - statistics
+    state, first = load_tensors(checkpoint_path(tmp_path, STEPS))[0], f_q(tiny_run)
+    assert all(torch.equal(state[f"f_k.backbone.{name}"], first[name]) for name in statistics)
+
+
+def test_frozen_leaves_scale_and_shift_too(tmp_path: Path, tiny_run: Path, digits: Images) -> None:
+    """Only convolutions and the head are trained, and the run goes on bit for bit from its middle."""
+    pretrain(small(tmp_path / "run", tiny_run, bn="frozen"), digits)
+    layers = {name for name in f_q(tiny_run) if name.endswith("weight") and f_q(tiny_run)[name].dim() == 4}
+    assert changed(tmp_path / "run", tiny_run) == layers | {"head.weight", "head.bias"}
+    whole = checkpoint_path(tmp_path / "run", STEPS).read_bytes()
+    checkpoint_path(tmp_path / "run", STEPS).unlink()
+    (tmp_path / "run" / "status.json").write_text('{"state": "running"}', encoding="utf-8")
+    pretrain(small(tmp_path / "run", tiny_run, bn="frozen"), digits)
+    again, expected = (tmp_path / "again.safetensors"), load_tensors(checkpoint_path(tmp_path / "run", STEPS))[0]
+    again.write_bytes(whole)
+    before = load_tensors(again)[0]
+    assert all(torch.equal(before[name], expected[name]) for name in expected)
+
+
+def test_trained_statistics_move(tmp_path: Path, tiny_run: Path, digits: Images) -> None:
+    """As everywhere else."""
+    pretrain(small(tmp_path, tiny_run, bn="train", bn_groups=4), digits)
+    assert changed(tmp_path, tiny_run) == f_q(tiny_run).keys()
+
+
+def test_a_rate_of_the_head_that_is_the_others_changes_nothing(tmp_path: Path, tiny_run: Path, digits: Images) -> None:
+    """Bit for bit; another one changes the run."""
+    for name, head_lr in (("one", None), ("same", 0.01), ("other", 0.02)):
+        pretrain(small(tmp_path / name, tiny_run, head_lr=head_lr), digits)
+    assert changed(tmp_path / "same", tmp_path / "one") == set()
+    assert "head.weight" in changed(tmp_path / "other", tmp_path / "one")
+
+
+# --- the recipe -----------------------------------------------------------------------------------------------------
+
+
+def test_the_recipe_settles_small_steps_and_the_weights_the_rest(
+    tmp_path: Path, tiny_run: Path, digits: Images
+) -> None:
+    """At its batch of 64: 0.001 for the network, 0.06 for the new head."""
+    config = resolve_config(recipe("continued", data="digits", out=tmp_path, init_weights=str(tiny_run)), digits)
+    assert config.lr == pytest.approx(0.001)
+    assert (config.head_lr, config.batch_size, config.queue_size, config.key_momentum) == (0.06, 64, 1024, 0.99)
+    assert (config.temperature, config.augment, config.head, config.schedule) == (0.2, "v2", "mlp", "cosine")
+    assert (config.bn, config.bn_groups, config.keep) == ("keep", 1, "best")
+    assert (config.arch, config.image_size, config.view_size) == ("resnet18-w16", 16, 16)
+    assert resolve_config(config, digits) == config  # as when it goes on
+    norms = [part for part in build_encoder(config).backbone.modules() if hasattr(part, "running_mean")]
+    assert norms
+    assert not any(norm.training for norm in norms)
+
+
+def test_query_and_key_share_no_statistics_that_could_leak(tmp_path: Path, tiny_run: Path, digits: Images) -> None:
+    """So one group is not warned of (warnings are errors here), nor named as the cause of an easy task."""
+    config = resolve_config(small(tmp_path, tiny_run), digits)
+    easy = {"loss": 0.1, "chance_loss": 3.9, "contrast_accuracy": 99.9, "filled": 100.0, "epoch": 5.0}
+    leak = [finding.text for finding in diagnose(config, 1000, easy) if finding.name == "leak"]
+    assert len(leak) == 1
+    assert "--bn-groups" not in leak[0]
+
+
+def test_without_weights_there_is_nothing_to_continue(tmp_path: Path, digits: Images) -> None:
+    """One line says what to give."""
+    with pytest.raises(BadInputError, match="--bn keep keeps the statistics of --init-weights, and there are none"):
+        resolve_config(recipe("continued", data="digits", out=tmp_path), digits)
+
+
+def test_the_command(
+    tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From weights to an encoder that is no worse by its own monitor; then `moco resume` and `moco knn` as ever."""
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    words = ["--data", "digits", "--out", str(tmp_path), "--device", "cpu", "--threads", "1", "--workers", "0"]
+    few = ["--max-steps", "2", "--batch-size", "16", "--queue-size", "32", "--knn-every", "1", "--knn-images", "100"]
+    assert main(["pretrain", "continued", "--init-weights", str(tiny_run), *words, *few, "--precision", "fp32"]) == 0
+    said = capsys.readouterr().out
+    assert "lr 0.00025 (0.06 for the head), BN statistics of the weights, fp32 on cpu" in said
+    assert "kept the encoder that the run began with" in said
+    looked = lines(tmp_path, "judged_top1")
+    assert [line["step"] for line in looked] == [0, 1, 2]
+    assert f_q(tmp_path).keys() == load_tensors(tmp_path / BEST)[0].keys()
+    tensors = load_weights(str(tmp_path)).encoder.backbone.state_dict()
+    assert all(torch.equal(value, f_q(tiny_run)[name]) for name, value in tensors.items())
