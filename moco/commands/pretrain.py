@@ -42,12 +42,25 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     """`moco pretrain`: train on the images of `config.data`, with a monitor that suits them."""
     check(config)
     config = with_weights(config)
-    splits = load(config.data)
-    splits["train"] = hold(splits["train"])
+    splits = open_splits(config.data)
     teacher = build_teacher(config, splits["train"])
+    return train(config, splits, build_monitor(config, splits), teacher)
+
+
+def open_splits(data: str) -> dict[Split, Images]:
+    """Open the splits of `--data`; small training images are held in memory."""
+    splits = load(data)
+    splits["train"] = hold(splits["train"])
+    return splits
+
+
+def train(
+    config: PretrainConfig, splits: dict[Split, Images], monitor: Monitor, teacher: Teacher | None
+) -> dict[str, Any]:
+    """Train on the images of a config whose monitor and teacher are ready."""
     if teacher is not None:
         config = dataclasses.replace(config, feature_dim=teacher.width)
-    monitor, checkup = build_monitor(config, splits), build_checkup(config, splits["train"])
+    checkup = build_checkup(config, splits["train"])
     result = pretrain(config, splits["train"], monitor, checkup=checkup, teacher=teacher)
     distributed.stop()
     return result
@@ -81,7 +94,7 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
         print(f"the images come {reason}: no kNN accuracy; watching alignment and uniformity instead")
-        seen = make_readable(take_evenly(splits["train"], UNLABELLED_IMAGES))
+        seen = make_readable(take_evenly(splits["train"], min(UNLABELLED_IMAGES, config.knn_images)))
         pairs = _remember(lambda: draw_pairs(seen, AUGMENTATIONS[config.augment], size), 6 * size**2 * len(seen))
         return lambda encoder: align_uniform(encoder, pairs(), how)
     bank = keep_prepared(make_readable(take_evenly(bank, config.knn_images)))

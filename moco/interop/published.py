@@ -132,7 +132,7 @@ def is_on_this_machine(weights: str) -> bool:
 def download_bytes(weights: str) -> int:
     """Compute about how many bytes the file of `timm:NAME` or `torchvision:NAME` has."""
     if weights.startswith(TORCHVISION):
-        return round(_entry(weights).meta["_file_size"] * 2**20)
+        return int(_entry(weights).meta["_file_size"] * 2**20)
     return count_timm_bytes(weights)
 
 
