@@ -60,6 +60,7 @@ class Scene:
 
 
 def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Scene:
+    """Open the images and look at their size. Raises BadInputError where they are too few."""
     splits = pretrain.open_splits(config.data)
     images = splits["train"]
     if len(images) < FEWEST_IMAGES:

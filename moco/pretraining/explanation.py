@@ -38,11 +38,11 @@ def describe_result(result: Mapping[str, Any], found: Mapping[str, Any]) -> list
         lines.append(f"auto: the encoder is clearly better than random weights: {random['difference']:+.1f} points")
     elif random is not None:
         lines.append(f"auto: the encoder is NOT clearly better than random weights: {random['difference']:+.1f} "
-                     f"points, 95% interval {random['low']:+.1f} to {random['high']:+.1f}. Give more --minutes, or published "
-                     f"weights (--init-weights W)")  # fmt: skip
+                     f"points, 95% interval {random['low']:+.1f} to {random['high']:+.1f}. Give more --minutes, or "
+                     f"published weights (--init-weights W)")  # fmt: skip
     elif "knn_top1" in before and "knn_top1" in result:
-        lines.append(f"auto: kNN in the run: {before['knn_top1']:.1f}% before the first step, {result['knn_top1']:.1f}% "
-                     f"at the end, on {int(result['knn_queries'])} images")  # fmt: skip
+        lines.append(f"auto: kNN in the run: {before['knn_top1']:.1f}% before the first step, "
+                     f"{result['knn_top1']:.1f}% at the end, on {int(result['knn_queries'])} images")  # fmt: skip
     else:
         lines.append("auto: there are no labels to say how good the encoder is by: look at it with moco explore")
     return lines
