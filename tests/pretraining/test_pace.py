@@ -78,7 +78,7 @@ def test_checkpoints_are_a_minute_apart() -> None:
 def test_the_clock_counts_all_but_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the time that it is given."""
     now = [100.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("moco.pretraining.pace.time.monotonic", lambda: now[0])
     budget = Budget(60.0, started=90.0)
     now[0] += 5
     assert (budget.spent, budget.left) == (15.0, 45.0)
