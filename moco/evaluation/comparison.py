@@ -14,7 +14,7 @@ from moco.evaluation.pixels import SIDE, RawPixels
 from moco.evaluation.session import labels_of
 from moco.interop.checkpoints import Weights
 from moco.runtime.fields import Precision
-from moco.shapes import Features
+from moco.shapes import Bank, Features
 
 TEMPERATURE = 0.1
 """Weight of a vote: exp(similarity / this), the default of every command."""
@@ -44,7 +44,7 @@ def judge_pixels(bank: Images, queries: Images) -> Tensor:
     return _judge(found[0], found[1], bank, queries, "cpu")
 
 
-def _judge(known: Features, asked: Features, bank: Images, queries: Images, device: str) -> Tensor:
+def _judge(known: Bank, asked: Features, bank: Images, queries: Images, device: str) -> Tensor:
     return classify_by_neighbours(
         known, labels_of(bank), asked, labels_of(queries), k=NEIGHBOURS, temperature=TEMPERATURE,
         classes=len(bank.classes), device=device,

@@ -10,7 +10,7 @@ from moco.report.evaluations import tables
 from moco.report.markup import duration, element, escaped, escaped_whole, number, percent, shown
 from moco.report.pictures import confusion, filters, neighbours, views
 from moco.report.runs import Run
-from moco.report.setup import settings, summary
+from moco.report.setup import reasons, settings, summary
 from moco.report.training import curves
 from moco.report.transfer import is_transfer, transfer_sections
 from moco.report.verdict import judge
@@ -93,7 +93,7 @@ def _of_training(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
     charts = curves(runs)
     return [
         ("verdict", "Verdict", element("div", "".join(map(_card, runs)), class_="cards")),
-        ("setup", "What was run", summary(runs) + element("h3", "Settings") + settings(runs)),
+        ("setup", "What was run", summary(runs) + element("h3", "Settings") + settings(runs) + reasons(runs)),
         ("training", "Training", element("div", charts, class_="charts") if charts else ""),
         ("evaluations", "Evaluations", tables(runs)),
         ("views", "What the model saw", _each(runs, views)),
