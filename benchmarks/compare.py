@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from moco.bench.alone import alone
+from moco.bench.alone import run_alone
 from moco.bench.cases import PATCHES
 from moco.bench.config import BenchConfig
 from moco.runtime.machine import machine
@@ -41,29 +41,29 @@ class Row:
 ROWS = {
     "resnet18-3x3-stem-32": Row(
         "resnet18-3x3-stem-32", "images_per_second",
-        {OURS: "moco.bench.loop:end_to_end", "torchvision": "benchmarks.peer_torchvision:end_to_end"},
+        {OURS: "moco.bench.loop:measure_end_to_end", "torchvision": "benchmarks.peer_torchvision:end_to_end"},
         "torchvision", 2.8, 3.2,
     ),
     "resnet18-usual-stem-32": Row(
         "resnet18-usual-stem-32", "images_per_second",
-        {OURS: "moco.bench.loop:end_to_end", "torchvision": "benchmarks.peer_torchvision:end_to_end",
+        {OURS: "moco.bench.loop:measure_end_to_end", "torchvision": "benchmarks.peer_torchvision:end_to_end",
          "lightly": "benchmarks.peer_lightly:end_to_end"},
         "lightly", 2.3, 3.0,
     ),
     "resnet50-224-step": Row(
         "resnet50-224", "images_per_second",
-        {OURS: "moco.bench.loop:step", "torchvision": "benchmarks.peer_torchvision:step"},
+        {OURS: "moco.bench.loop:measure_step", "torchvision": "benchmarks.peer_torchvision:step"},
         "torchvision", 2.5, 2.8,
     ),
     "views-v2-224-jpeg": Row(
         "v2-224-jpeg", "views_per_second_per_core",
-        {OURS: "moco.bench.views:measure", "torchvision": "benchmarks.peer_torchvision:views",
+        {OURS: "moco.bench.views:measure_views", "torchvision": "benchmarks.peer_torchvision:views",
          "lightly": "benchmarks.peer_lightly:views"},
         "torchvision", 5.0, 7.0,
     ),
     "views-cifar-32-memory": Row(
         "cifar-32-memory", "views_per_second_per_core",
-        {OURS: "moco.bench.views:measure", "torchvision": "benchmarks.peer_torchvision:views"},
+        {OURS: "moco.bench.views:measure_views", "torchvision": "benchmarks.peer_torchvision:views"},
         "torchvision", 8.0, 15.0,
     ),
 }  # fmt: skip
@@ -124,10 +124,9 @@ def summary(row: Row, rounds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]
 
 def table(report: dict[str, Any]) -> Table:
     """Every row's medians and ratios."""
-    told = report["machine"]
-    lines = Table(
-        title=f"{told['processor']}, {told['cores']} cores, torch {told['torch']}, {told['date']}, load {told['load']}"
-    )
+    machine = report["machine"]
+    where = f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, {machine['date']}"
+    lines = Table(title=f"{where}, load {machine['load']}")
     for heading in ("row", "contestant", "median", "moco is", "lowest to highest", "must / aim"):
         lines.add_column(heading)
     for name, row in report["rows"].items():
@@ -147,14 +146,14 @@ def main() -> None:
     rounds: dict[str, list[dict[str, dict[str, Any]]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="moco-compare-") as path:
         folder = Path(path)
-        alone("moco.bench.photographs:prepare", config, folder, "")
+        run_alone("moco.bench.photographs:write_photographs", config, folder, "")
         if comparison.data is not None:
             prepare_patches(comparison, folder)
         for number in range(comparison.rounds):
             for name in names:
                 found = {}
                 for contestant, target in ROWS[name].contestants.items():
-                    found[contestant] = alone(target, config, folder, ROWS[name].case)
+                    found[contestant] = run_alone(target, config, folder, ROWS[name].case)
                     print(f"round {number + 1}: {name} {contestant} {found[contestant]}", flush=True)
                 rounds[name].append(found)
     report = {

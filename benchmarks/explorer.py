@@ -97,11 +97,11 @@ async def client(port: int, options: Options, number: int, until: float) -> list
         row, asked = draw.randrange(options.images), time.perf_counter()
         head = f"GET /neighbours/{row} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-Moco-Token: {TOKEN}\r\n\r\n"
         writer.write(head.encode())
-        told = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
-        length = next(int(line.split(":")[1]) for line in told if line.startswith("content-length:"))
+        headers = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+        length = next(int(line.split(":")[1]) for line in headers if line.startswith("content-length:"))
         content = await reader.readexactly(length)
         took = 1000 * (time.perf_counter() - asked)
-        answers.append(Answer(row, took, int(told[0].split()[1]), json.loads(content)[0]))
+        answers.append(Answer(row, took, int(headers[0].split()[1]), json.loads(content)[0]))
         if options.pause:
             await asyncio.sleep(draw.uniform(0, 2 * options.pause))
     writer.close()

@@ -104,7 +104,7 @@ def make_shards(folder: Path, arguments: argparse.Namespace) -> None:
         "name_ends": np.arange(count + 1) * names.shape[1],
     }
     facts = {"shards": describe(paths), "classes": [str(i) for i in range(1000)]}
-    measured(f"write an index of {count:,} entries", lambda: columns.save(folder / "index", arrays, facts))
+    measured(f"write an index of {count:,} entries", lambda: columns.save_columns(folder / "index", arrays, facts))
 
 
 def use_shards(folder: Path, arguments: argparse.Namespace) -> None:

@@ -103,10 +103,12 @@ def attempt(tally: Tally, run: Path, arguments: list[str], kills: int, chance: r
             ends = training.exit_codes()
             assert None not in ends, f"a rank hangs: {ends}"
         training.kill()
-    told = resumed(run)[before:]
-    assert told in ([], [expected]), f"{run} was resumed at {told}, and its newest checkpoint was of step {expected}"
+    resumes = resumed(run)[before:]
+    assert resumes in ([], [expected]), (
+        f"{run} was resumed at {resumes}, and its newest checkpoint was of step {expected}"
+    )
     if expected:
-        tally.resumed += told
+        tally.resumed += resumes
     if not killed:
         assert set(codes) == {0}, f"{codes}\n" + "\n".join(training.text(rank) for rank in range(tally.ranks))
         return True

@@ -88,11 +88,11 @@ def measure(name: str, weights: str, options: Options) -> None:
     for rate in options.paper:
         started = time.perf_counter()
         config = LinearConfig(weights, data, protocol="paper", epochs=options.epochs, lr=rate)
-        paper, told = evaluate_linear(subject, images, config)
+        paper, details = evaluate_linear(subject, images, config)
         seconds = time.perf_counter() - started
         print(
             f"| {name} | {weights} | the papers', lr {rate:g}: {paper.top1:.2f} | | {seconds:.0f} "
-            f"| training loss {told['training_loss']:.4g}, suiting lr {told['suiting_lr']:g} | | "
+            f"| training loss {details['training_loss']:.4g}, suiting lr {details['suiting_lr']:g} | | "
             f"| {minus(fast, paper.predicted, truth)} |",
             flush=True,
         )

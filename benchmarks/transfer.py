@@ -27,10 +27,10 @@ from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.interop.checkpoints import random_weights
 from moco.runtime.device import peak_memory, set_threads
 from moco.runtime.machine import machine
-from moco.transfer.batches import TrainingBatches, moved
-from moco.transfer.evaluation import evaluate
+from moco.transfer.batches import TrainingBatches, move_batch
+from moco.transfer.evaluation import evaluate_model
 from moco.transfer.examples import open_examples
-from moco.transfer.models import build_model, build_optimizer
+from moco.transfer.models import build_model, build_transfer_optimizer
 from moco.transfer.recipes import TASKS, transfer_config
 from tests.transfer.scenes import write
 
@@ -90,9 +90,9 @@ def measure(task: str, options: Options) -> dict[str, Any]:
         train, test = (open_examples(layout, data, split) for split in ("train", "test"))
         weights = random_weights(EncoderPlan("resnet50"), 0, IMAGENET_MEAN, IMAGENET_STD)
         model, _ = build_model(config, weights, train)
-        optimizer = build_optimizer(config, model)
+        optimizer = build_transfer_optimizer(config, model)
         started = time.monotonic()
-        images, targets = moved(TrainingBatches(train, config).at(0), "cpu")
+        images, targets = move_batch(TrainingBatches(train, config).at(0), "cpu")
         losses = model.train()(images, targets)
         loss = sum(losses.values())
         loss.backward()
@@ -100,7 +100,7 @@ def measure(task: str, options: Options) -> dict[str, Any]:
             group["lr"] = 0.0  # as good as the first step of a warm-up, and no weight becomes NaN
         optimizer.step()
         trained = time.monotonic()
-        evaluate(model, test, dataclasses.replace(config, score_threshold=min(config.score_threshold, 0.05)))
+        evaluate_model(model, test, dataclasses.replace(config, score_threshold=min(config.score_threshold, 0.05)))
         return {
             "iteration": trained - started, "evaluation": time.monotonic() - trained,
             "memory": peak_memory("cpu") / 2**30, "loss": float(loss), "image": "x".join(map(str, images[0].shape[1:])),

@@ -125,7 +125,7 @@ def stages(images: FileImages, size: int) -> None:
     if not COMPILED:
         return
     from moco.data.compiled_crop import crop
-    from moco.data.compiled_finish import finish as compiled_finish
+    from moco.data.compiled_finish import finish_into as compiled_finish
 
     lines = [image.permute(1, 2, 0).reshape(1, image.shape[1], -1).numpy() for image in decoded]
     room, out = np.empty((1, 3, size, size), np.float32), np.empty((1, size, size, 3), np.float32)

@@ -27,7 +27,7 @@ from moco.interop.config import ExportConfig
 from moco.pretraining.config import AutoConfig, PretrainConfig, ResumeConfig
 from moco.pretraining.recipes import RECIPES, recipe_values
 from moco.report.config import ReportConfig
-from moco.runtime.configfile import finite
+from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.fields import check
 from moco.runtime.signals import EXIT_CODE
 from moco.study.config import StudyConfig
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     if config.json and os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
-        print(json.dumps(finite(result), allow_nan=False))
+        print(json.dumps(drop_nonfinite(result), allow_nan=False))
     return int(result.get("exit_code", 0))
 
 
@@ -200,8 +200,8 @@ def _require_words(arguments: Sequence[str]) -> None:
 def _one_line(box: str) -> str:
     """What a box says, without its frame, rulers, deeply indented help texts and the types that Python would write."""
     lines = [line.strip("│|") for line in box.splitlines() if not line.startswith(("╭", "╰", "+"))]
-    told = [line.strip() for line in lines if len(line) - len(line.lstrip()) < HELP_INDENT]
-    said = [section.strip(" ─-") for section in RULERS.split(" ".join(told)) if section.strip(" ─-")]
+    shown = [line.strip() for line in lines if len(line) - len(line.lstrip()) < HELP_INDENT]
+    said = [section.strip(" ─-") for section in RULERS.split(" ".join(shown)) if section.strip(" ─-")]
     return "; ".join(PYTHON_TYPES.sub("", text) for text in said if not text.startswith("For full helptext"))
 
 

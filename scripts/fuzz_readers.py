@@ -122,7 +122,7 @@ class Seeds:
         }
         facts = {**described, "kind": "checkpoint", "seconds": 1.0}
         save_tensors(run / "checkpoints" / "000000003.safetensors", whole, facts)
-        fingerprint.keep(run, ArrayImages(torch.zeros(9, 3, 4, 4, dtype=torch.uint8)), accept=False)
+        fingerprint.keep_fingerprint(run, ArrayImages(torch.zeros(9, 3, 4, 4, dtype=torch.uint8)), accept=False)
 
 
 def images(picture: PillowImage.Image) -> dict[str, bytes]:
@@ -296,7 +296,7 @@ def read_run(seeds: Seeds, work: Path, rng: np.random.Generator, damage: Damage)
     assert isinstance(read_status(work), dict)
     assert all(isinstance(event, dict) for event in read_events(work, "replaced"))
     images = FileImages(os.fsencode(seeds.root / "folder" / "a"), PathTable([b"0.png"]))
-    fingerprint.require_same(work, images, accept=False)
+    fingerprint.require_same_images(work, images, accept=False)
 
 
 READERS: dict[str, Reader] = {

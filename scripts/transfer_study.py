@@ -129,12 +129,12 @@ def table(options: Options, task: str, results: dict[str, dict[str, Any]]) -> st
     without, with_it = results.values()
     differences = []
     for name in names:
-        told = f"{with_it[name] - without[name]:+.2f}"
+        gain = f"{with_it[name] - without[name]:+.2f}"
         if options.trials > 1:
             trials = [result["trials"][name] for result in (with_it, without)]
             low, high = ttest_ind(*trials, equal_var=False).confidence_interval(0.95)
-            told += f" ({low:+.2f} to {high:+.2f})"
-        differences.append(told)
+            gain += f" ({low:+.2f} to {high:+.2f})"
+        differences.append(gain)
     lines.append(f"| difference (95% interval) | {' | '.join(differences)} |")
     minutes = sum(float(result.get("seconds", 0.0)) for result in results.values()) / 60
     lines.append(f"\nFine-tuning took {minutes:.1f} minutes in all. {machine()}\n")

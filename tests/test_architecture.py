@@ -102,6 +102,17 @@ def test_functions_are_short(name: str) -> None:
             assert node.end_lineno - first < LONGEST_FUNCTION, f"{name}.{node.name}"
 
 
+def test_a_public_function_name_stands_in_one_module() -> None:
+    """A name says what its function does, so two functions never share one; each command has its own `run`."""
+    places: dict[str, list[str]] = {}
+    for name, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name)
+    assert {name for name in places.pop("run") if not name.startswith("moco.commands.")} <= {"moco.cli"}
+    assert {function: modules for function, modules in places.items() if len(modules) > 1} == {}
+
+
 @every_module
 def test_there_is_no_trainer(name: str) -> None:
     """The loop is a function."""

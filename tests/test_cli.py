@@ -77,15 +77,15 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def check_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], *told: str) -> None:
-    """The command must end with exit code 2 and one line that holds each of `told`, and without a traceback."""
+def check_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], *parts: str) -> None:
+    """The command must end with exit code 2 and one line that holds each of `parts`, and without a traceback."""
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert err.startswith("moco: error: "), err
     assert err.endswith("\n")
     assert err.count("\n") == 1, err
     assert "Traceback" not in out + err
-    for part in told:
+    for part in parts:
         assert part in err
 
 
@@ -178,7 +178,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "parts"),
     [
         (["pretran", "v1"], ["pretran is not a command", "did you mean pretrain?"]),
         (["frobnicate"], ["frobnicate is not a command", "pretrain, resume, knn"]),
@@ -202,13 +202,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ],
     ids=lambda value: " ".join(value),
 )
-def test_a_mistake_in_the_flags(capsys: pytest.CaptureFixture[str], arguments: list[str], told: list[str]) -> None:
+def test_a_mistake_in_the_flags(capsys: pytest.CaptureFixture[str], arguments: list[str], parts: list[str]) -> None:
     """The message names what was given and what was expected, and where help is."""
-    check_refused(capsys, arguments, *told, *([] if "empty" in told[0] else ["--help"]))
+    check_refused(capsys, arguments, *parts, *([] if "empty" in parts[0] else ["--help"]))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "parts"),
     [
         (["pretrain", "quick", "--data", "none", "--out", "run"], ["--data none", "no image", ".png"]),
         (["pretrain", "quick", "--data", "gone", "--out", "run"], ["--data gone", "digits"]),
@@ -240,10 +240,10 @@ def test_a_mistake_in_the_flags(capsys: pytest.CaptureFixture[str], arguments: l
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:the queue holds")
 def test_a_mistake_in_the_values(
-    capsys: pytest.CaptureFixture[str], data: Path, arguments: list[str], told: list[str]
+    capsys: pytest.CaptureFixture[str], data: Path, arguments: list[str], parts: list[str]
 ) -> None:
     """The message names the flag or the file; no run is left behind."""
-    check_refused(capsys, arguments, *told)
+    check_refused(capsys, arguments, *parts)
     assert not (data / "run" / "checkpoints").exists()
 
 
@@ -262,13 +262,13 @@ def test_a_bad_image_in_training(capsys: pytest.CaptureFixture[str], data: Path,
     arguments = ["pretrain", "quick", "--data", "broken", "--out", "run", "--batch-size", "40", "--queue-size", "40"]
     more = ["--image-size", "16", "--epochs", "1", "--knn-every", "0", "--workers", workers, *CPU]
     assert main([*arguments, *more]) == 0
-    (told,) = [line for line in capsys.readouterr().out.splitlines() if "39.png: cannot be read" in line]
-    assert told.startswith("step 1: ")
-    assert told.endswith(": remove or replace it")
+    (notice,) = [line for line in capsys.readouterr().out.splitlines() if "39.png: cannot be read" in line]
+    assert notice.startswith("step 1: ")
+    assert notice.endswith(": remove or replace it")
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"{}", "version 1"),
         (b"{", "not JSON"),
@@ -277,11 +277,11 @@ def test_a_bad_image_in_training(capsys: pytest.CaptureFixture[str], data: Path,
     ],
 )
 def test_a_run_whose_config_is_damaged(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes, told: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes, message: str
 ) -> None:
     """The message names the file."""
     (tmp_path / "config.json").write_bytes(content)
-    check_refused(capsys, ["resume", str(tmp_path)], str(tmp_path / "config.json"), told)
+    check_refused(capsys, ["resume", str(tmp_path)], str(tmp_path / "config.json"), message)
 
 
 def test_weights_that_are_damaged(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

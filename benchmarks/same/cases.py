@@ -67,6 +67,7 @@ CASES = (
     case("hard-negatives", with_dictionary("queue", "--hard-negatives 16 --mix 8 --mix-query 4 --mask-own-keys")),
     case("bf16", with_dictionary("queue", "--precision auto")),  # where the machine has it; elsewhere fp32 again
     case("init-weights", with_dictionary("queue", f"--init-weights {GIVEN}")),
+    case("continued", f"pretrain continued --init-weights {GIVEN} {DIGITS} --bn-groups 1"),
     case("v1", f"pretrain v1 {DIGITS}"),
     case("v2", f"pretrain v2 {DIGITS} --warmup-epochs 0.2"),
     case("files", f"pretrain quick --dictionary queue --data {INPUTS}/photos {FILES}"),

@@ -20,7 +20,7 @@ FEATURE_DIM, TEMPERATURE = 128, 0.07
 LEAST = 3
 
 
-def measure(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
+def measure_dictionary(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
     """Milliseconds (median) of read, loss, backward into q, and write, for each K; after one that does not count."""
     set_threads(config.threads)
     device, n = resolve_device(config.device), DICTIONARIES[case]

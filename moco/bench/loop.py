@@ -11,10 +11,10 @@ from moco.data.images import Images
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.prepare import build_batches, build_encoder, resolve_config
 from moco.pretraining.timing import ENDLESS, ReadyBatches, time_training
-from moco.runtime.fields import settled
+from moco.runtime.fields import require
 
 
-def step(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
+def measure_step(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
     """The loop alone, on a batch that is ready; and the operations that it takes by formula."""
     training, images = _training(config, folder, case)
     resolved = resolve_config(training, images)
@@ -31,14 +31,14 @@ def step(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
     }
 
 
-def end_to_end(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
+def measure_end_to_end(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
     """The loop as a user runs it, with its own loading and views."""
     training, images = _training(config, folder, case)
-    workers = settled(resolve_config(training, images).workers)
+    workers = require(resolve_config(training, images).workers)
     return {**time_training(training, images, config.seconds), "workers": workers}
 
 
 def _training(config: BenchConfig, folder: Path, case: str) -> tuple[PretrainConfig, Images]:
     values = {name: getattr(config, name) for name in ("seed", "precision", "device", "threads")}
     training = PretrainConfig(data=case, out=folder / "run", max_steps=ENDLESS, **values, **TRAININGS[case])
-    return training, images_in(folder, settled(training.image_size))
+    return training, images_in(folder, require(training.image_size))

@@ -15,7 +15,7 @@ LEAST = 3
 """Products that are timed of each size, at least."""
 
 
-def measure(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
+def measure_peak(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
     """GFLOP/s of the best of several timed products of square matrices, over those sizes that the time suffices for."""
     threads, device = set_threads(config.threads), resolve_device(config.device)
     best, best_size, end = 0.0, 0, time.perf_counter() + config.seconds

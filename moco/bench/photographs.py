@@ -19,7 +19,7 @@ JPEG_COUNT, JPEG_SIZE, JPEG_QUALITY = 64, (500, 375), 90
 """Width and height are those of most of ImageNet's photographs."""
 
 
-def prepare(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
+def write_photographs(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
     """Write patches and JPEG files into the folder, by `config.seed`."""
     rng = np.random.default_rng(config.seed)
     np.save(folder / PATCHES, patches(rng, PATCH_COUNT))
@@ -44,7 +44,7 @@ def write_jpegs(folder: Path, rng: np.random.Generator, count: int, size: tuple[
 
 
 def images_in(folder: Path, size: int) -> Images:
-    """What `prepare` wrote: the patches, in memory; for sizes above theirs the JPEG files, decoded when asked for."""
+    """The images of `write_photographs`: patches, in memory; for larger sizes JPEG files, decoded when asked for."""
     if size > PATCH_SIZE:
         return load(str(folder / JPEGS))["train"]
     pixels = torch.from_numpy(np.load(folder / PATCHES))

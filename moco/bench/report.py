@@ -32,7 +32,7 @@ def add_ratios(found: Found) -> None:
         queue["share_of_step_by_65536_keys"] = round((cost["65536"] - cost["4096"]) / whole, 4)
 
 
-def table(found: Found) -> Table:
+def tabulate_figures(found: Found) -> Table:
     """Every figure in a line, with what it is to be compared with."""
     lines = Table(title=_title(found["machine"]), title_justify="left")
     for heading in ("measured", "case", "figure", "compared", "memory"):

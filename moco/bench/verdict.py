@@ -9,7 +9,7 @@ FASTER_BF16 = 1.5
 Found = dict[str, Any]
 
 
-def verdict(found: Found) -> str:
+def find_bottleneck(found: Found) -> str:
     """The narrowest place of what was measured, and what to change there.
 
     Loading comes first (a step that waits cannot be helped by anything else), then bf16 left unused, the queue, and the

@@ -10,14 +10,14 @@ from moco.bench.photographs import images_in
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.prepare import build_batches
 from moco.runtime.device import set_threads
-from moco.runtime.fields import settled
+from moco.runtime.fields import require
 
 
-def measure(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
+def measure_views(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
     """Views per second of the loop's own batches, in one process with one thread, after one batch of warming up."""
     set_threads(1)
     training = PretrainConfig(data="", out=folder, seed=config.seed, device="cpu", **VIEWS[case])
-    batches = build_batches(training, images_in(folder, settled(training.image_size)))
+    batches = build_batches(training, images_in(folder, require(training.image_size)))
     batches[0]
     step, started = 1, time.perf_counter()
     while step < 2 or time.perf_counter() < started + config.seconds:

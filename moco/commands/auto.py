@@ -37,8 +37,8 @@ from moco.pretraining.timing import StepTime, measure_step
 from moco.pretraining.ways import Compared, Way, choose_way, sizes_to_try, tabulate
 from moco.runtime import distributed
 from moco.runtime.configfile import from_json
-from moco.runtime.device import isolated, set_threads
-from moco.runtime.fields import check, settled
+from moco.runtime.device import preserve_torch_state, set_threads
+from moco.runtime.fields import check, require
 from moco.runtime.runlog import write_text
 from moco.runtime.signals import terminate_as_interrupt
 
@@ -87,7 +87,7 @@ def run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[st
     budget = Budget(60 * config.minutes, started)
     with terminate_as_interrupt():
         scene = open_scene(config, dict(given), budget)
-        with isolated(scene.device):
+        with preserve_torch_state(scene.device):
             set_threads(given.get("threads"))
             ready = _prepare(scene)
     _explain(scene, ready)
@@ -170,9 +170,9 @@ def _set_pace(
 
 def _seconds_to_encode(scene: Scene, config: PretrainConfig, encoder: Encoder) -> float:
     """Time one image, decoding counted."""
-    own = Weights(encoder, settled(config.mean), settled(config.std))
+    own = Weights(encoder, require(config.mean), require(config.std))
     probe = make_readable(take_evenly(scene.images, PROBED))
-    return measure_encoding(own, probe, settled(config.image_size), scene.precision)
+    return measure_encoding(own, probe, require(config.image_size), scene.precision)
 
 
 def _seconds(work: Any) -> float:
@@ -189,7 +189,7 @@ def _explain(scene: Scene, ready: Ready) -> None:
     """Say in three lines what was chosen; all reasons go into auto.json."""
     config, pace, n = ready.config, ready.pace, len(scene.images)
     with torch.device("meta"):
-        plan = EncoderPlan(settled(config.arch), config.stem or "imagenet", image_size=settled(config.image_size))
+        plan = EncoderPlan(require(config.arch), config.stem or "imagenet", image_size=require(config.image_size))
         parameters = parameter_count(Encoder(plan).backbone)
     for line in describe_choice(config, ready.way, pace, scene.config.minutes, scene.budget.spent, n, parameters):
         print(line)

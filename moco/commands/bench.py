@@ -11,21 +11,21 @@ from typing import Any
 
 from rich.console import Console
 
-from moco.bench.alone import alone
+from moco.bench.alone import run_alone
 from moco.bench.cases import DICTIONARIES, TRAININGS, VIEWS
 from moco.bench.config import BenchConfig
-from moco.bench.report import add_ratios, caution, table
-from moco.bench.verdict import verdict
+from moco.bench.report import add_ratios, caution, tabulate_figures
+from moco.bench.verdict import find_bottleneck
 from moco.errors import BadInputError
 from moco.runtime.fields import check
 from moco.runtime.machine import machine
 
 MEASUREMENTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "peak": ("moco.bench.peak:measure", ("fp32", "bf16")),
-    "step": ("moco.bench.loop:step", tuple(TRAININGS)),
-    "end-to-end": ("moco.bench.loop:end_to_end", tuple(TRAININGS)),
-    "views": ("moco.bench.views:measure", tuple(VIEWS)),
-    "dictionary": ("moco.bench.dictionary:measure", tuple(DICTIONARIES)),
+    "peak": ("moco.bench.peak:measure_peak", ("fp32", "bf16")),
+    "step": ("moco.bench.loop:measure_step", tuple(TRAININGS)),
+    "end-to-end": ("moco.bench.loop:measure_end_to_end", tuple(TRAININGS)),
+    "views": ("moco.bench.views:measure_views", tuple(VIEWS)),
+    "dictionary": ("moco.bench.dictionary:measure_dictionary", tuple(DICTIONARIES)),
 }
 """A name of `--only` -> the function that measures it, and its cases."""
 
@@ -33,25 +33,25 @@ MEASUREMENTS: dict[str, tuple[str, tuple[str, ...]]] = {
 def run(config: BenchConfig) -> dict[str, Any]:
     """Measure what was asked for; print a table and a verdict, and return every figure by measurement and case."""
     check(config)
-    names = selected(config.only)
+    names = select_measurements(config.only)
     console = Console(stderr=config.json)
     found: dict[str, Any] = {"machine": machine(), **{name: {} for name in names}}
     with tempfile.TemporaryDirectory(prefix="moco-bench-") as folder:
         if {"step", "end-to-end", "views"} & set(names):
-            alone("moco.bench.photographs:prepare", config, Path(folder), "")
+            run_alone("moco.bench.photographs:write_photographs", config, Path(folder), "")
         for name, case in _in_turn(names):
             console.print(f"measuring {name} {case}", markup=False, highlight=False)
-            found[name][case] = alone(MEASUREMENTS[name][0], config, Path(folder), case)
+            found[name][case] = run_alone(MEASUREMENTS[name][0], config, Path(folder), case)
     add_ratios(found)
-    found["verdict"] = verdict(found)
-    console.print(table(found))
+    found["verdict"] = find_bottleneck(found)
+    console.print(tabulate_figures(found))
     found["caution"] = caution(found)
     for line in filter(None, (found["caution"], found["verdict"])):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return found
 
 
-def selected(only: str | None) -> list[str]:
+def select_measurements(only: str | None) -> list[str]:
     """The names of `--only`, in the order in which they are measured. Raises BadInputError naming an unknown one."""
     if only is None:
         return list(MEASUREMENTS)

@@ -38,10 +38,10 @@ def run(config: CompareConfig) -> dict[str, Any]:
     tables = dict[str, list[dict[str, Any]]]()
     console = Console(stderr=config.json)
     for task in dict.fromkeys(row["task"] for row in rows):
-        groups = alike([row for row in rows if row["task"] == task])
+        groups = group_alike([row for row in rows if row["task"] == task])
         tables[task] = [row for group in groups for row in with_differences(group)]
         for group in groups:
-            console.print(table(task, group, told=len(groups) > 1))
+            console.print(tabulate_task(task, group, with_conditions=len(groups) > 1))
     console.print(
         "In brackets: the difference to supervised weights, or to random ones where there are none; green and red from "
         f"{NOTABLE} points on. Right: the paper's figures, of ResNet-50 at full length; * is recalled, not checked.",
@@ -89,7 +89,7 @@ def paper_row(task: str, kind: str, steps: int) -> dict[str, str]:
     return dict(zip(TASKS[task].figures, found.split(), strict=False))
 
 
-def alike(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def group_alike(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """The rows in groups that were tested on the same images by the same rules after as many steps."""
     groups = dict[str, list[dict[str, Any]]]()
     for row in rows:
@@ -110,10 +110,10 @@ def with_differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def table(task: str, rows: list[dict[str, Any]], *, told: bool = False) -> Table:
-    """One task's rows; and with `told` under which conditions they were found, which are those of all of them."""
+def tabulate_task(task: str, rows: list[dict[str, Any]], *, with_conditions: bool = False) -> Table:
+    """Tabulate the rows of one task, which share their conditions; `with_conditions` names these in the title."""
     names, title = TASKS[task].figures, f"{task}: {TASKS[task].about}"
-    if told:
+    if with_conditions:
         conditions = {name: value for name, value in rows[0]["conditions"].items() if value is not None}
         given = [f"{rows[0]['steps']} steps", *(f"{flag(name)} {value}" for name, value in conditions.items())]
         title += f"; not comparable with the others: {', '.join(given)}"

@@ -34,7 +34,7 @@ def run(config: EmbedConfig) -> dict[str, Any]:
         for name, images in parts.items():
             how = dataclasses.replace(subject.how, unit=config.unit, workers=workers_for(config, images))
             features.append(encode(subject.encoder, images, how, title=f"encoding {len(images)} images of {name}"))
-        arrays = {"features": np.concatenate([part.numpy() for part in features]), **described(parts)}
+        arrays = {"features": np.concatenate([part.numpy() for part in features]), **describe_rows(parts)}
         if distributed.rank() == 0:
             write_npz(config.out, arrays)
         count, width = arrays["features"].shape
@@ -42,7 +42,7 @@ def run(config: EmbedConfig) -> dict[str, Any]:
     return {"out": str(config.out), "images": count, "width": width, "splits": list(parts), "weights": config.weights}
 
 
-def described(parts: Mapping[Any, Images]) -> dict[str, npt.NDArray[Any]]:
+def describe_rows(parts: Mapping[Any, Images]) -> dict[str, npt.NDArray[Any]]:
     """What stands beside the features, a row each, as arrays of numbers and text of fixed length; and the classes."""
     classes = tuple(dict.fromkeys(name for images in parts.values() for name in images.classes))
     number = {name: i for i, name in enumerate(classes)}

@@ -49,11 +49,11 @@ def run(config: ExportConfig) -> dict[str, Any]:
     said = (
         "" if difference is None else f"; largest difference {difference:.1e}, features up to {figures['largest']:.3g}"
     )
-    told = target.told(weights)
-    print(f"{config.out}: {config.format}; checked with {checked}{said}\n{told}")
+    usage = target.usage(weights)
+    print(f"{config.out}: {config.format}; checked with {checked}{said}\n{usage}")
     return {
         "weights": config.weights, "origin": weights.origin, "format": config.format, "out": str(config.out),
-        "checked_with": library, "largest_difference": difference, **figures, "told": told,
+        "checked_with": library, "largest_difference": difference, **figures, "told": usage,
     }  # fmt: skip
 
 

@@ -46,10 +46,10 @@ def run(config: LinearConfig) -> dict[str, Any]:
         }  # fmt: skip
         say(
             f"{config.weights}: linear ({config.protocol}) top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% "
-            f"({len(images.test)} test images, {setting(details)}, {result['seconds']:.0f} s)"
+            f"({len(images.test)} test images, {describe_rate(details)}, {result['seconds']:.0f} s)"
         )
         result["baselines"] = baselines(config, subject, images, found)
-        agreement = compared(config, result, found.predicted, labels_of(images.test))
+        agreement = compare_protocols(config, result, found.predicted, labels_of(images.test))
         if agreement is not None:
             result["agreement"] = agreement
         if config.protocol == "paper":
@@ -60,7 +60,7 @@ def run(config: LinearConfig) -> dict[str, Any]:
     return result
 
 
-def setting(details: dict[str, Any]) -> str:
+def describe_rate(details: dict[str, Any]) -> str:
     """Name the rate of a training, or the penalty that was chosen."""
     return f"lr {details['lr']:g}" if "lr" in details else f"penalty {details['penalty']:g}"
 
@@ -115,7 +115,9 @@ def baselines(config: LinearConfig, subject: Subject, images: Labelled, found: S
     return results
 
 
-def compared(config: LinearConfig, result: dict[str, Any], predicted: Labels, truth: Labels) -> dict[str, Any] | None:
+def compare_protocols(
+    config: LinearConfig, result: dict[str, Any], predicted: Labels, truth: Labels
+) -> dict[str, Any] | None:
     """The paired 95% interval of this protocol minus the other, where that was run on the same backbone and images."""
     other: Protocol = "paper" if config.protocol == "fast" else "fast"
     earlier = read_kept_evaluation(dataclasses.replace(config, protocol=other))

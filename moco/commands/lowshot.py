@@ -17,7 +17,7 @@ from moco.evaluation.session import (
 
 def run(config: LowshotConfig) -> dict[str, Any]:
     """`moco lowshot`: linear classifier and fine-tuned network with few labels, beside random weights."""
-    read_label_share(config.labels)  # a mistake in it is told before anything is read
+    read_label_share(config.labels)  # report a mistake in it before anything is read
     require_penalties(config.penalties)
     with session(config) as subject:
         images = load_labelled(config.data)

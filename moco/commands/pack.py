@@ -26,6 +26,6 @@ def run(config: PackConfig) -> dict[str, Any]:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
     counts = {split: len(images) for split, images in splits.items()}
     seconds = time.monotonic() - started
-    told = ", ".join(f"{count} {split}" for split, count in counts.items())
-    print(f"{config.out}: {told} images as {form}, {size / 1e6:.1f} MB, in {seconds:.1f} s; use it as --data")
+    per_split = ", ".join(f"{count} {split}" for split, count in counts.items())
+    print(f"{config.out}: {per_split} images as {form}, {size / 1e6:.1f} MB, in {seconds:.1f} s; use it as --data")
     return {"out": str(config.out), "format": form, "images": counts, "bytes": size, "seconds": round(seconds, 3)}

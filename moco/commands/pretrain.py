@@ -29,8 +29,8 @@ from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor
 from moco.pretraining.prepare import build_batches
 from moco.runtime import distributed
-from moco.runtime.device import isolated, resolve_device, resolve_precision, set_threads
-from moco.runtime.fields import check, settled
+from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
+from moco.runtime.fields import check, require
 
 Drawn = TypeVar("Drawn")
 
@@ -62,7 +62,7 @@ def train(
         config = dataclasses.replace(config, feature_dim=teacher.width)
     checkup = build_checkup(config, splits["train"])
     result = pretrain(config, splits["train"], monitor, checkup=checkup, teacher=teacher)
-    distributed.stop()
+    distributed.leave_processes()
     return result
 
 
@@ -71,14 +71,14 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
     if config.teacher is None:
         return None
     device = resolve_device(config.device)
-    distributed.start(device, config.timeout)
-    size, mean, std = settled(config.image_size), settled(config.mean), settled(config.std)
+    distributed.join_processes(device, config.timeout)
+    size, mean, std = require(config.image_size), require(config.mean), require(config.std)
     student = Encoding(
         size, mean, std, precision=resolve_precision(config.precision, device),
         workers=choose_workers(images) if config.workers is None else config.workers,
     )  # fmt: skip
     cached = config.teacher_views == "cached"
-    with isolated(device):
+    with preserve_torch_state(device):
         set_threads(config.threads)
         return load_teacher(config.teacher, images, student, device, size=config.teacher_size, cached=cached)
 
@@ -86,7 +86,7 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:
     """KNN accuracy where there are labels; alignment and uniformity, and the reason, where there are none."""
     device = resolve_device(config.device)
-    size, mean, std = settled(config.image_size), settled(config.mean), settled(config.std)
+    size, mean, std = require(config.image_size), require(config.mean), require(config.std)
     how = Encoding(size, mean, std, precision=resolve_precision(config.precision, device))
     bank, queries = monitor_split(splits)
     reason = "without labels (class folders)" if bank.labels is None or queries.labels is None else None

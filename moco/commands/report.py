@@ -22,7 +22,7 @@ def run(config: ReportConfig) -> dict[str, Any]:
         raise BadInputError("no run is given: moco report RUN, or several of them")
     check(config)
     for folder in config.runs:
-        read_run(folder)  # a mistake in the last name is told before the first is worked on
+        read_run(folder)  # report a mistake in the last name before the first is worked on
     out = config.out or config.runs[0] / "report.html"
     if not out.parent.is_dir():
         raise BadInputError(f"{out}: cannot be written (no such folder): give --out")
@@ -62,7 +62,7 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
     from moco.evaluation.features import Encoding
     from moco.explore.gallery import Scope, file_digest, gallery, is_here
     from moco.interop.checkpoints import load_weights
-    from moco.runtime.device import isolated, resolve_device, resolve_precision, set_threads
+    from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
 
     weights_file = folder / "encoder.safetensors"
     if not weights_file.is_file():
@@ -82,7 +82,7 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
         weights.encoder.plan.image_size, weights.mean, weights.std, precision=resolve_precision("auto", device)
     )
     scope = Scope(config.map_images, map_seconds=config.map_seconds)
-    with isolated(device):
+    with preserve_torch_state(device):
         set_threads(config.threads)
         content = gallery(weights.encoder.to(device), splits, trained, how, scope)
     _write(path, json.dumps({**content, "of": {**key, "map_images": config.map_images}}) + "\n")

@@ -21,7 +21,7 @@ from moco.pretraining.pace import Budget
 from moco.pretraining.recipes import QUICK
 from moco.pretraining.ways import Compared, Goal, Way, find_weights, sizes_to_try
 from moco.runtime.device import resolve_device, resolve_precision
-from moco.runtime.fields import Precision, settled
+from moco.runtime.fields import Precision, require
 
 MOST_WATCHED = 10_000
 """Images that are compared, at most."""
@@ -140,8 +140,8 @@ def open_teacher(scene: Scene, way: Way, chosen: Compared | None) -> Teacher | N
         return None
     if chosen is None:
         probe = make_readable(take_evenly(scene.images, PROBED))
-        weights = place_weights(load_weights(settled(way.weights)), scene.device)
-        seconds = measure_encoding(weights, probe, settled(way.image_size), scene.precision)
+        weights = place_weights(load_weights(require(way.weights)), scene.device)
+        seconds = measure_encoding(weights, probe, require(way.image_size), scene.precision)
     else:
         seconds = chosen.seconds
     if "teacher_views" not in scene.given and seconds * len(scene.images) > ENCODED_BY_TEACHER * scene.budget.seconds:

@@ -12,10 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from moco.bench.alone import alone
+from moco.bench.alone import run_alone
 from moco.errors import BadInputError, StoppedError
 from moco.report.markup import duration
-from moco.runtime.configfile import finite
+from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.fields import check
 from moco.runtime.files import replace_file, takes_files
 from moco.runtime.signals import EXIT_CODE, StopRequest
@@ -23,9 +23,17 @@ from moco.study import statistics
 from moco.study.config import StudyConfig
 from moco.study.definition import Arm, Study, find_study
 from moco.study.page import study_page
-from moco.study.plan import Cell, asked_for, cells, equal_budget, fitting, keep_plan, kept_plan, recipe_of
-from moco.study.running import FINISHED, Result, collect, finished, keep_result, kept_result, run_cell
-from moco.study.verdict import verdict
+from moco.study.plan import Cell, cells, collect_fixed_flags, equal_budget, keep_plan, read_plan, recipe_of, select_arms
+from moco.study.running import (
+    FINISHED,
+    Result,
+    collect_result,
+    keep_cell_result,
+    read_cell_result,
+    read_finished,
+    run_cell,
+)
+from moco.study.verdict import write_verdict
 
 START = 6.0
 """Seconds that a process takes to start, about."""
@@ -42,15 +50,15 @@ def run(config: StudyConfig) -> dict[str, Any]:
         raise BadInputError("--images and --minutes both say how long a cell trains: leave one out")
     if not takes_files(config.out):
         raise BadInputError(f"--out {config.out}: no folder can be made or written there: give another")
-    plan = settle(study, config)
-    arms, left_out = fitting(study, config, plan["survey"]["images"])
+    plan = settle_plan(study, config)
+    arms, left_out = select_arms(study, config, plan["survey"]["images"])
     every = list(cells(study, config, plan["images"], arms)) if arms else []
     say = (lambda text: None) if config.json else print
     if config.commands:
         keep_plan(config, plan)
         print("\n".join(cell.line for cell in every))
         return {"cells": len(every), "commands": [cell.line for cell in every]}
-    say(_told(study, config, plan, every, left_out))
+    say(_describe_plan(study, config, plan, every, left_out))
     if config.plan:
         return {"plan": plan, "cells": [cell.name for cell in every], "left_out": left_out}
     keep_plan(config, plan)
@@ -65,20 +73,26 @@ def run(config: StudyConfig) -> dict[str, Any]:
     return {**result, "exit_code": code or int(bool(result["failed"]))}
 
 
-def settle(study: Study, config: StudyConfig) -> dict[str, Any]:
+def settle_plan(study: Study, config: StudyConfig) -> dict[str, Any]:
     """The plan of the study that is already there, or a new one: a survey of images and machine, and the budget."""
     known = json.loads(json.dumps(dataclasses.asdict(study)))
-    earlier = kept_plan(config, known)
+    earlier = read_plan(config, known)
     if earlier:
         return earlier
-    survey = alone("moco.study.speeds:measure_speeds", config, Path(), "")
-    arms, _ = fitting(study, config, survey["images"])
+    survey = run_alone("moco.study.speeds:measure_speeds", config, Path(), "")
+    arms, _ = select_arms(study, config, survey["images"])
     wanted = float(config.images or survey["images"])
     if config.minutes is not None and arms:
         wanted = 60 * config.minutes / (sum(1 / survey["rates"][arm.name] for arm in arms) / len(arms))
     images = equal_budget(study, config, wanted, arms) if arms else 0
-    extra = alone("moco.study.memory:papers_setting", config, Path(), "") if study.extrapolate else None
-    plan = {"asked": asked_for(config), "study": known, "images": images, "survey": survey, "extrapolation": extra}
+    extra = run_alone("moco.study.memory:papers_setting", config, Path(), "") if study.extrapolate else None
+    plan = {
+        "asked": collect_fixed_flags(config),
+        "study": known,
+        "images": images,
+        "survey": survey,
+        "extrapolation": extra,
+    }
     return {**plan, "cost": {arm.name: round(_seconds(study, config, arm, images, survey), 1) for arm in arms}}
 
 
@@ -100,7 +114,7 @@ def _seconds(study: Study, config: StudyConfig, arm: Arm, images: int, survey: d
     return float(seconds)
 
 
-def _told(
+def _describe_plan(
     study: Study, config: StudyConfig, plan: dict[str, Any], every: Sequence[Cell], left_out: Sequence[str]
 ) -> str:
     """The plan for people."""
@@ -110,7 +124,7 @@ def _told(
             seconds = plan["cost"][cell.arm.name]
             steps, batch = cell.training.max_steps, cell.training.batch_size
             lines.append(f"  {cell.arm.name:<20} {steps:>7} steps of {batch:<5} {duration(seconds)}")
-    waiting = [cell for cell in every if kept_result(config.out, cell) is None]
+    waiting = [cell for cell in every if read_cell_result(config.out, cell) is None]
     left = sum(plan["cost"][cell.arm.name] for cell in waiting)
     lines += [*left_out, f"{len(every)} cells, {len(waiting)} of them not run yet: about {duration(left)}"]
     return "\n".join(lines)
@@ -128,16 +142,16 @@ def _run_all(
     study: Study, config: StudyConfig, plan: dict[str, Any], every: Sequence[Cell], left_out: Sequence[str], say: Any
 ) -> None:
     """Run the cells that are not finished, one after the other; the result is written after each."""
-    waiting = [cell for cell in every if kept_result(config.out, cell) is None]
+    waiting = [cell for cell in every if read_cell_result(config.out, cell) is None]
     with StopRequest() as request:
         for number, cell in enumerate(waiting, 1):
-            done = collect(study, cell)
+            done = collect_result(study, cell)
             started = time.monotonic()
             if done is None or done["state"] not in FINISHED:  # else it was run by hand, or elsewhere
-                done = collect(study, cell, run_cell(cell, request))
+                done = collect_result(study, cell, run_cell(cell, request))
             if done is None:
                 raise OSError(f"cell {cell.name} failed before it began: see {config.out / 'logs' / cell.name}.txt")
-            keep_result(config.out, {**done, "wall_seconds": round(time.monotonic() - started, 1)})
+            keep_cell_result(config.out, {**done, "wall_seconds": round(time.monotonic() - started, 1)})
             write_result(study, config, plan, every, left_out)
             left = sum(plan["cost"][other.arm.name] for other in waiting[number:])
             figures = ", ".join(f"{name} {value:.2f}" for name, value in done["figures"].items() if value is not None)
@@ -149,17 +163,17 @@ def write_result(
 ) -> Result:
     """Write study.json, study.csv and study.html of the cells that are finished, and return what the first holds."""
     arms = list({cell.arm.name: cell.arm for cell in every}.values())
-    results = finished(config.out, every)
+    results = read_finished(config.out, every)
     rows = statistics.rows(study, arms, results)
-    agreed, judged = statistics.agreement(rows), statistics.judged(study, rows)
+    agreed, judged = statistics.agreement(rows), statistics.judge_claims(study, rows)
     randoms = [result["random"] for result in results if result.get("random") is not None]
     random = sum(randoms) / len(randoms) if randoms else None
     known = {result["cell"] for result in results}
     missing = [cell.name for cell in every if cell.name not in known]
     notes = [*left_out, *([f"Not finished: {', '.join(missing)}."] if missing else [])]
-    told = {
-        "verdict": verdict(study, rows, agreed, judged, random), "random": random, "results": results, "notes": notes,
-        "budget": budget(study, config, plan), "extrapolation": plan["extrapolation"],
+    findings = {
+        "verdict": write_verdict(study, rows, agreed, judged, random), "random": random, "results": results,
+        "notes": notes, "budget": budget(study, config, plan), "extrapolation": plan["extrapolation"],
     }  # fmt: skip
     table = [
         {"arm": row.arm.name, "row": row.name, "figure": row.outcome.name, "mean": row.mean, "deviation": row.deviation,
@@ -171,19 +185,19 @@ def write_result(
         "study": study.name, "source": study.source, "rows": table, "failed": missing,
         "agreement": None if agreed is None else dataclasses.asdict(agreed),
         "claims": [_flat(one) for one in judged], "images": plan["images"],
-        **{name: told[name] for name in ("verdict", "random", "notes", "budget", "extrapolation")},
+        **{name: findings[name] for name in ("verdict", "random", "notes", "budget", "extrapolation")},
         "cells": [{name: value for name, value in one.items() if name != "over_time"} for one in results],
     }  # fmt: skip
     made = f"Made by momentum-contrast {version('momentum-contrast')} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
     replace_file(config.out / "study.json", (json.dumps(result, indent=2) + "\n").encode())
     replace_file(config.out / "study.csv", _csv(table).encode())
-    replace_file(config.out / "study.html", study_page(study, rows, agreed, judged, told, made).encode())
+    replace_file(config.out / "study.html", study_page(study, rows, agreed, judged, findings, made).encode())
     return result
 
 
 def _flat(one: statistics.Judged) -> dict[str, Any]:
     own = {"difference": one.difference, "error": one.error, "verdict": one.verdict}
-    return dict(finite({**dataclasses.asdict(one.claim), **own}))
+    return dict(drop_nonfinite({**dataclasses.asdict(one.claim), **own}))
 
 
 def _csv(table: Sequence[dict[str, Any]]) -> str:

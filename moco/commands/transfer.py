@@ -10,13 +10,13 @@ from moco.evaluation.session import named_weights
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
 from moco.runtime.configfile import from_json, to_json
-from moco.runtime.device import cores, isolated, resolve_device, resolve_precision, set_threads
+from moco.runtime.device import cores, preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import flag
 from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, read_earlier
 from moco.runtime.runlog import read_status, write_text
 from moco.runtime.signals import EXIT_CODE, StopRequest
 from moco.transfer.config import TransferConfig, check_transfer
-from moco.transfer.evaluator import keep_fingerprint, keep_result, require_same_files
+from moco.transfer.evaluator import keep_file_fingerprint, keep_transfer_result, require_same_files
 from moco.transfer.examples import Examples, open_examples
 from moco.transfer.loop import fine_tune
 from moco.transfer.recipes import TASKS
@@ -29,12 +29,12 @@ FREE = HOW_NOT_WHAT | {"evaluate_every", "shown_images"}
 def run(config: TransferConfig) -> dict[str, Any]:
     """Fine-tune and measure; with trials, each in a folder of its own, `trial-0` and on."""
     check_transfer(config)
-    distributed.start(resolve_device(config.device), config.timeout)
+    distributed.join_processes(resolve_device(config.device), config.timeout)
     try:
-        with isolated(resolve_device(config.device)):
-            return _run(resolve(config))
+        with preserve_torch_state(resolve_device(config.device)):
+            return _run(resolve_transfer(config))
     finally:
-        distributed.stop()
+        distributed.leave_processes()
 
 
 def _run(config: TransferConfig) -> dict[str, Any]:
@@ -75,20 +75,20 @@ def trials(config: TransferConfig, train: Examples, test: Examples, request: Sto
         "seconds": seconds, "step": config.max_steps,
     }  # fmt: skip
     if distributed.rank() == 0:
-        keep_result(config, summary)
+        keep_transfer_result(config, summary)
         _status(config, "done", exit_code=0, result=summary)
         if not config.json:
             print("  ".join(f"{name} {means[name]:.2f} ± {deviation[name]:.2f}" for name in names), flush=True)
     return summary
 
 
-def resolve(config: TransferConfig) -> TransferConfig:
+def resolve_transfer(config: TransferConfig) -> TransferConfig:
     """Settle what was left open, for this machine; set the number of threads.
 
     Raises BadInputError naming the flag whose value does not fit, or is not that of the other processes.
     """
     values = {flag(name): value for name, value in vars(config).items() if name not in OF_EACH_PROCESS}
-    distributed.require_same(values)
+    distributed.require_same_values(values)
     ranks, device = distributed.world_size(), resolve_device(config.device)
     if config.batch_size % ranks:
         raise BadInputError(f"--batch-size is {config.batch_size}: expected a multiple of {ranks} (processes)")
@@ -152,7 +152,7 @@ def _begin(config: TransferConfig, train: Examples, test: Examples) -> None:
     """The folder of all trials: what they are, and of which files."""
     config.out.mkdir(parents=True, exist_ok=True)
     write_text(config.out / "config.json", to_json(config, "transfer"))
-    keep_fingerprint(config, train, test)
+    keep_file_fingerprint(config, train, test)
     _status(config, "running")
 
 

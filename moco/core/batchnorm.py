@@ -18,7 +18,7 @@ _recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
 
 
 @contextmanager
-def recomputing() -> Iterator[None]:
+def mark_recomputation() -> Iterator[None]:
     """While a forward pass is done over for its gradient: its statistics were recorded the first time."""
     before = _recomputing.set(True)
     try:

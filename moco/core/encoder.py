@@ -112,7 +112,7 @@ class Encoder(nn.Module):
     def _refusal(self, size: int) -> str | None:
         """Why the backbone does not take an image of that size; None where it does."""
         try:
-            with evaluating(self.backbone):
+            with use_evaluation_mode(self.backbone):
                 y = self.backbone(torch.zeros(1, 3, size, size, device=next(self.backbone.parameters()).device))
         except REFUSALS as error:
             return reason(error)
@@ -125,7 +125,7 @@ class Encoder(nn.Module):
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def use_evaluation_mode(module: nn.Module) -> Iterator[None]:
     """With running statistics and without dropout, as long as it lasts."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
@@ -162,7 +162,7 @@ def load_encoder_tensors(encoder: Encoder, tensors: Mapping[str, Tensor]) -> Non
     encoder.load_state_dict(state)
 
 
-def filled_encoder(plan: EncoderPlan, tensors: Mapping[str, Tensor]) -> Encoder:
+def build_filled_encoder(plan: EncoderPlan, tensors: Mapping[str, Tensor]) -> Encoder:
     """The encoder of a plan with these weights, as `load_encoder_tensors` takes them.
 
     A network of another size than the weights are is refused before it takes memory: a plan may come from a file.

@@ -112,7 +112,7 @@ def timm_config(arch: str) -> "PretrainedCfg":
 
 @cache
 def timm_options(arch: str, image_size: int) -> dict[str, Any]:
-    """What timm is told beside the name so that the network takes images of `image_size` pixels.
+    """The options with which timm builds a network for images of `image_size` pixels.
 
     Convolutional networks take any size as they are. Transformers that can are built for the size of timm's weights and
     fit what they know of places to that of the images, so that their tensors do not depend on it (`dynamic_img_size`).

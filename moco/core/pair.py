@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from moco.core.dictionary import Mechanism
 from moco.core.encoder import Encoder
 from moco.runtime.distributed import exchange, gather_with_gradient, local_block, unwrap, world_size
-from moco.runtime.randomness import Stream, permuted
+from moco.runtime.randomness import Stream, permute
 from moco.shapes import Features, Index, Views
 
 KeySource = Callable[[Views | None, Index], Features]
@@ -57,7 +57,7 @@ class EncoderPair(nn.Module):
     def keys(self, x_k: Views | None, step: int, index: Index | None = None) -> Features | None:
         """Encode the key views x_k (N, 3, H, W) by f_k, shuffled, without gradient: (N, C). None without an f_k.
 
-        A teacher makes the keys in its place, and is told the images' numbers `index` (N,).
+        A teacher makes the keys in its place, from the images' numbers `index` (N,) too.
         """
         if self.teacher is not None:
             assert index is not None
@@ -90,6 +90,6 @@ class EncoderPair(nn.Module):
     def _shuffle(self, n: int, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """A permutation of the global batch, a pure function of (seed, step), and its inverse."""
         size = n * world_size()
-        drawn = permuted(range(size), size, seed=self.seed, stream=Stream.SHUFFLE, epoch=step)
+        drawn = permute(range(size), size, seed=self.seed, stream=Stream.SHUFFLE, epoch=step)
         order = torch.from_numpy(drawn).to(device)
         return order, torch.argsort(order)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from moco.core.batchnorm import recomputing
+from moco.core.batchnorm import mark_recomputation
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class ResNet(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), recomputing()))
+                x = checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), mark_recomputation()))
             else:
                 x = block(x)
         return torch.flatten(self.avgpool(x), 1)

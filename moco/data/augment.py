@@ -214,30 +214,30 @@ def luminance(pixels: Pixels) -> Grey:
 def jitter(pixels: Pixels, order: Integers, factors: ColourFactors) -> None:
     """Do the colour operations on each image, in place, in its own order, with its own factors."""
     for position in range(4):
-        for operation, function in enumerate((brightness, contrast, saturation, hue)):
+        for operation, function in enumerate((adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)):
             chosen = np.flatnonzero(order[:, position] == operation)
             if len(chosen):
                 rows = torch.from_numpy(chosen).to(pixels.device)
                 pixels[rows] = function(pixels[rows], factors[rows, operation].view(-1, 1, 1, 1))
 
 
-def brightness(pixels: Pixels, factor: PerImageFactor) -> Pixels:
+def adjust_brightness(pixels: Pixels, factor: PerImageFactor) -> Pixels:
     """Blend with black."""
     return (pixels * factor).clamp_(0, 1)
 
 
-def contrast(pixels: Pixels, factor: PerImageFactor) -> Pixels:
+def adjust_contrast(pixels: Pixels, factor: PerImageFactor) -> Pixels:
     """Blend with the image's mean luminance."""
     mean = luminance(pixels).mean((1, 2, 3), keepdim=True)
     return torch.addcmul((1 - factor) * mean, pixels, factor).clamp_(0, 1)
 
 
-def saturation(pixels: Pixels, factor: PerImageFactor) -> Pixels:
+def adjust_saturation(pixels: Pixels, factor: PerImageFactor) -> Pixels:
     """Blend with each pixel's luminance."""
     return torch.addcmul((1 - factor) * luminance(pixels), pixels, factor).clamp_(0, 1)
 
 
-def hue(pixels: Pixels, shift: PerImageFactor) -> Pixels:
+def adjust_hue(pixels: Pixels, shift: PerImageFactor) -> Pixels:
     """Turn the hue by `shift` of a full circle, in HSV, value and saturation kept.
 
     With V the largest, C the largest minus the smallest colour and H the hue in sixths of a circle, each colour is

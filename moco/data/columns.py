@@ -29,7 +29,7 @@ MOST_LABELS_CHECKED = 1 << 24
 """The labels of larger sets are not checked when they are opened: that would read all of them."""
 
 
-def save(place: Path, columns: Mapping[str, Column], facts: Facts) -> None:
+def save_columns(place: Path, columns: Mapping[str, Column], facts: Facts) -> None:
     """Write `columns` as NAME.npy and `facts` as index.json into the folder `place`, in place of what is there.
 
     Readers see the old folder, none, or the new one; each stays readable for those who have it open.
@@ -51,7 +51,7 @@ def save(place: Path, columns: Mapping[str, Column], facts: Facts) -> None:
         raise
 
 
-def load(place: Path, kinds: Mapping[str, str]) -> tuple[dict[str, Column], Facts] | None:
+def load_columns(place: Path, kinds: Mapping[str, str]) -> tuple[dict[str, Column], Facts] | None:
     """Map the columns of these names and dtypes read-only; None where there is no whole folder of this version."""
     try:
         text = (place / FACTS).read_bytes()

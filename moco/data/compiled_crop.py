@@ -19,7 +19,7 @@ Real = np.float32
 Positions = npt.NDArray[np.int64]
 
 
-def compiled(function: Function) -> Function:
+def compile_function(function: Function) -> Function:
     """Compile the function to machine code, kept on disk; the interpreter's lock is free while it runs."""
     plain: Function = inspect.unwrap(function)  # types are not to be checked inside
     # A division by a constant may be a product: rounding, never another order of sums. a * b + c may not be one
@@ -28,7 +28,7 @@ def compiled(function: Function) -> Function:
     return numba.njit(nogil=True, error_model="numpy", fastmath=exact_enough, cache=True)(plain)
 
 
-@compiled
+@compile_function
 def crop(images: Bytes, windows: npt.NDArray[np.float64], pixels: Reals) -> None:
     """Resize a window of each image (n, H, 3 W), colours innermost, into pixels (n, 3, S, S) in [0, 1].
 
@@ -55,7 +55,7 @@ def crop(images: Bytes, windows: npt.NDArray[np.float64], pixels: Reals) -> None
             resize_row(line, columns, column_weights, used, red, green, blue)
 
 
-@compiled
+@compile_function
 def line_weights(
     start: float, length: float, in_size: int, out_size: int, scale: float
 ) -> tuple[Positions, Reals]:  # fmt: skip
@@ -80,7 +80,7 @@ def line_weights(
     return source, weights
 
 
-@compiled
+@compile_function
 def resize_rows(window: Bytes, top: int, weights: Reals, line: Reals) -> None:
     """Write the weighted sum of the rows from `top` on to `line`."""
     last = len(window) - 1
@@ -94,14 +94,14 @@ def resize_rows(window: Bytes, top: int, weights: Reals, line: Reals) -> None:
             one_more_row(window[top + k], weights[k], line)
 
 
-@compiled
+@compile_function
 def two_rows(a: Bytes, b: Bytes, w_a: float, w_b: Real, line: Reals) -> None:
     """Write the weighted sum of two rows to `line`."""
     for i in range(line.size):
         line[i] = w_a * np.float32(a[i]) + w_b * np.float32(b[i])
 
 
-@compiled
+@compile_function
 def four_rows(a: Bytes, b: Bytes, c: Bytes, d: Bytes, w_a: Real, w_b: Real, w_c: float, w_d: Real, line: Reals) -> None:
     """Write the weighted sum of four rows to `line`."""
     for i in range(line.size):
@@ -109,14 +109,14 @@ def four_rows(a: Bytes, b: Bytes, c: Bytes, d: Bytes, w_a: Real, w_b: Real, w_c:
         line[i] = left + w_c * np.float32(c[i]) + w_d * np.float32(d[i])
 
 
-@compiled
+@compile_function
 def one_more_row(a: Bytes, weight: Real, line: Reals) -> None:
     """Add a weighted row to `line`."""
     for i in range(line.size):
         line[i] += weight * np.float32(a[i])
 
 
-@compiled
+@compile_function
 def resize_row(
     line: Reals, columns: Positions, weights: Reals, used: int, red: Reals, green: Reals, blue: Reals
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moco.data.augment import BRIGHTNESS, CONTRAST, HUE, SATURATION
-from moco.data.compiled_crop import Positions, Real, Reals, compiled
+from moco.data.compiled_crop import Positions, Real, Reals, compile_function
 
 Flags = npt.NDArray[np.bool_]
 Pair = tuple[np.uintp, np.uintp]
@@ -23,8 +23,8 @@ NEGLIGIBLE = 1e-7
 """Weights of a blur below this share of the largest are left out: less than fp32 can tell."""
 
 
-@compiled
-def finish(
+@compile_function
+def finish_into(
     pixels: Reals, factors: Reals, order: Positions, grey: Flags, grey_first: bool, sigma: Reals, kernel_size: int,
     flip: Flags, mean: Reals, std: Reals, out: Reals,
 ) -> None:  # fmt: skip
@@ -62,7 +62,7 @@ def finish(
                 store(red, green, blue, flip[n], scale, shift, np.uintp(3 * size * y), written)
 
 
-@compiled
+@compile_function
 def colour(
     flat: Reals, order: Positions, factors: Reals, mean: Real, grey_first: bool, grey_last: bool, sum_up: bool
 ) -> float:
@@ -75,25 +75,25 @@ def colour(
         end = begin + STRIP
         r, g, b = flat[0, begin:end], flat[1, begin:end], flat[2, begin:end]
         if grey_first:
-            to_grey(r, g, b)
+            make_grey(r, g, b)
         for operation in order:
             if operation == BRIGHTNESS:
                 blend(r, g, b, factors[BRIGHTNESS], ZERO)
             elif operation == CONTRAST:
                 blend(r, g, b, factors[CONTRAST], mean)
             elif operation == SATURATION:
-                saturation(r, g, b, factors[SATURATION])
+                blend_saturation(r, g, b, factors[SATURATION])
             elif operation == HUE:
-                hue(r, g, b, factors[HUE])
+                turn_hue(r, g, b, factors[HUE])
         if grey_last:
-            to_grey(r, g, b)
+            make_grey(r, g, b)
         if sum_up:
             for i in range(r.size):
                 luminance[i] += RED * r[i] + GREEN * g[i] + BLUE * b[i]
     return np.sum(luminance.astype(np.float64))
 
 
-@compiled
+@compile_function
 def blend(r: Reals, g: Reals, b: Reals, factor: Real, other: Real) -> None:
     """Blend each pixel with `other`: 0 for brightness, the mean for contrast."""
     for i in range(r.size):
@@ -102,8 +102,8 @@ def blend(r: Reals, g: Reals, b: Reals, factor: Real, other: Real) -> None:
         b[i] = min(max(b[i] * factor + other, ZERO), ONE)
 
 
-@compiled
-def saturation(r: Reals, g: Reals, b: Reals, factor: Real) -> None:
+@compile_function
+def blend_saturation(r: Reals, g: Reals, b: Reals, factor: Real) -> None:
     """Blend with each pixel's luminance."""
     rest = ONE - factor
     for i in range(r.size):
@@ -113,9 +113,9 @@ def saturation(r: Reals, g: Reals, b: Reals, factor: Real) -> None:
         b[i] = min(max(b[i] * factor + grey, ZERO), ONE)
 
 
-@compiled
-def hue(r: Reals, g: Reals, b: Reals, shift: Real) -> None:
-    """Turn the hue by `shift` of a full circle; the formula stands in augment.hue."""
+@compile_function
+def turn_hue(r: Reals, g: Reals, b: Reals, shift: Real) -> None:
+    """Turn the hue by `shift` of a full circle; the formula stands in augment.adjust_hue."""
     turn = SIX * shift
     for i in range(r.size):
         red, green, blue = r[i], g[i], b[i]
@@ -124,27 +124,27 @@ def hue(r: Reals, g: Reals, b: Reals, shift: Real) -> None:
         per_chroma = ONE / (chroma if chroma > ZERO else ONE)
         by_green = TWO + (blue - red) * per_chroma if value == green else FOUR + (red - green) * per_chroma
         sixths = turn + ((green - blue) * per_chroma if value == red else by_green)
-        r[i] = value - chroma * share(sixths + FIVE)
-        g[i] = value - chroma * share(sixths + THREE)
-        b[i] = value - chroma * share(sixths + ONE)
+        r[i] = value - chroma * compute_hue_ramp(sixths + FIVE)
+        g[i] = value - chroma * compute_hue_ramp(sixths + THREE)
+        b[i] = value - chroma * compute_hue_ramp(sixths + ONE)
 
 
-@compiled
-def share(k: Real) -> Real:
+@compile_function
+def compute_hue_ramp(k: Real) -> Real:
     """Compute max(0, min(k, 4 - k, 1)) of k modulo 6."""
     k = k - SIX * np.floor(k * SIXTH)
     return max(ZERO, min(min(k, FOUR - k), ONE))
 
 
-@compiled
-def to_grey(r: Reals, g: Reals, b: Reals) -> None:
+@compile_function
+def make_grey(r: Reals, g: Reals, b: Reals) -> None:
     """Put the luminance in all three colours."""
     for i in range(r.size):
         grey = RED * r[i] + GREEN * g[i] + BLUE * b[i]
         r[i], g[i], b[i] = grey, grey, grey
 
 
-@compiled
+@compile_function
 def blur_weights(sigma: Real, kernel_size: int) -> Reals:
     """Compute the middle weight of a Gaussian kernel and those to one side; without a blur the middle alone."""
     weights = np.ones(kernel_size // 2 + 1, np.float32)
@@ -160,7 +160,7 @@ def blur_weights(sigma: Real, kernel_size: int) -> Reals:
     return weights[: reach + 1] / np.float32(total)
 
 
-@compiled
+@compile_function
 def blur_row(plane: Reals, y: int, size: int, weights: Reals, padded: Reals, line: Reals) -> None:
     """Blur row y of a plane (S S,) in place, reflected at both ends; `padded` and `line` are room for it."""
     reach, row = len(weights) - 1, plane[y * size : (y + 1) * size]
@@ -178,7 +178,7 @@ def blur_row(plane: Reals, y: int, size: int, weights: Reals, padded: Reals, lin
         row[i] = line[i]
 
 
-@compiled
+@compile_function
 def blur_column(plane: Reals, y: int, size: int, weights: Reals, line: Reals) -> None:
     """Write row y of a plane (S S,) that is blurred from top to bottom to `line`."""
     reach = len(weights) - 1
@@ -191,27 +191,27 @@ def blur_column(plane: Reals, y: int, size: int, weights: Reals, line: Reals) ->
         add_two(plane, row_at(y - reach, size), row_at(y + reach, size), weights[reach], line)
 
 
-@compiled
+@compile_function
 def row_at(y: int, size: int) -> np.uintp:
     """Find where row y begins; rows beyond the border are mirrored at the outermost one."""
     return np.uintp(size * (size - 1 - abs(size - 1 - abs(y))))
 
 
-@compiled
+@compile_function
 def add_one(source: Reals, at: np.uintp, weight: Real, line: Reals) -> None:
     """Begin a weighted sum; unsigned places need no check for one before the beginning."""
     for i in range(line.size):
         line[i] = weight * source[at + np.uintp(i)]
 
 
-@compiled
+@compile_function
 def add_two(source: Reals, before: np.uintp, after: np.uintp, weight: Real, line: Reals) -> None:
     """Add what lies at the same distance and so has the same weight."""
     for i in range(line.size):
         line[i] += weight * (source[before + np.uintp(i)] + source[after + np.uintp(i)])
 
 
-@compiled
+@compile_function
 def add_four(source: Reals, near: Pair, far: Pair, weight: Real, far_weight: Real, line: Reals) -> None:
     """Do `add_two` twice, with half as many visits to `line`."""
     for i in range(line.size):
@@ -220,7 +220,7 @@ def add_four(source: Reals, near: Pair, far: Pair, weight: Real, far_weight: Rea
         line[i] += nearer + far_weight * (source[far[0] + at] + source[far[1] + at])
 
 
-@compiled
+@compile_function
 def store(r: Reals, g: Reals, b: Reals, flip: bool, scale: Triple, shift: Triple, at: np.uintp, out: Reals) -> None:
     """Write a line times `scale` plus `shift` to `out` from `at` on, colours innermost, mirrored or not."""
     last, one, two = r.size - 1, np.uintp(1), np.uintp(2)

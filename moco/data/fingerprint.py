@@ -67,10 +67,10 @@ def describe_changes(was: Fingerprint, now: Fingerprint, images: Images, noun: s
     _, mine, theirs = np.intersect1d(now.names, was.names, return_indices=True)
     changed = (now.contents[mine] != was.contents[theirs]) | (now.times[mine] != was.times[theirs])
     counts = ((added, "added"), (removed, "removed"), (int(changed.sum()), "changed"))
-    told = ", ".join(f"{count} {what}" for count, what in counts if count) or "in another order"
+    changes = ", ".join(f"{count} {what}" for count, what in counts if count) or "in another order"
     blocks = f" (blocks of {now.block})" if now.block > 1 else ""
     first = int(np.argmax(differs)) if differs.any() else least
-    return f"{was.images} {noun} then, {now.images} now: {told}{blocks}, {_describe_place(was, now, images, first)}"
+    return f"{was.images} {noun} then, {now.images} now: {changes}{blocks}, {_describe_place(was, now, images, first)}"
 
 
 def _describe_place(was: Fingerprint, now: Fingerprint, images: Images, first: int) -> str:
@@ -92,9 +92,9 @@ def is_copy(was: Fingerprint, now: Fingerprint) -> bool:
     )
 
 
-def require_same(run: Path, images: Images, *, accept: bool, noun: str = "images") -> None:
+def require_same_images(run: Path, images: Images, *, accept: bool, noun: str = "images") -> None:
     """Raise BadInputError, saying what changed, where a run began with other images, unless that is accepted."""
-    was = None if accept else load(run)
+    was = None if accept else read_fingerprint(run)
     if was is None:
         return
     now = fingerprint(images)
@@ -111,13 +111,13 @@ def require_same(run: Path, images: Images, *, accept: bool, noun: str = "images
         )
 
 
-def keep(run: Path, images: Images, *, accept: bool, noun: str = "images") -> str:
+def keep_fingerprint(run: Path, images: Images, *, accept: bool, noun: str = "images") -> str:
     """Store what the images are where it is not known yet, or is no longer true; returns what changed, in words."""
     if (run / FILE).is_file() and not accept:
         return ""
     now, found = fingerprint(images), ""
     try:
-        was = load(run)
+        was = read_fingerprint(run)
         found = "" if was is None else describe_changes(was, now, images, noun)
     except BadInputError as error:
         found = str(error)
@@ -127,7 +127,7 @@ def keep(run: Path, images: Images, *, accept: bool, noun: str = "images") -> st
     return found
 
 
-def load(run: Path) -> Fingerprint | None:
+def read_fingerprint(run: Path) -> Fingerprint | None:
     """Read what a run knows of its images; None where it knows nothing.
 
     Raises BadInputError where that is damaged: it can be accepted anew.

@@ -45,7 +45,7 @@ def open_folder(root: Path) -> FileImages:
 
 def open_kept(root: Path) -> FileImages | None:
     """Open the images below `root` by the index that was kept; None where there is none or something changed since."""
-    stored = columns.load(columns.cache_place(root), COLUMNS)
+    stored = columns.load_columns(columns.cache_place(root), COLUMNS)
     if stored is None:
         return None
     arrays, facts = stored
@@ -92,7 +92,7 @@ def _keep(root: Path, images: FileImages, found: _Found) -> None:
         "folder_ends": folders.ends,
         "times": np.array(found.times, np.int64),
     }
-    columns.save(columns.cache_place(root), arrays, {"root": os.path.realpath(root), "classes": images.classes})
+    columns.save_columns(columns.cache_place(root), arrays, {"root": os.path.realpath(root), "classes": images.classes})
 
 
 def _search(root: Path, found: _Found) -> FileImages:

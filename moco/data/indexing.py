@@ -16,7 +16,7 @@ from moco.data.images import EXTENSIONS, Labels
 from moco.data.shards import ShardImages, describe, from_index, open_index
 from moco.data.tar import Member, read_members
 from moco.errors import BadInputError
-from moco.runtime.progress import shown
+from moco.runtime.progress import show_progress
 
 INDEX_FOLDER = ".moco-index"
 """The folder beside shards that others made."""
@@ -88,7 +88,7 @@ def open_shards(paths: Sequence[Path], label: str) -> ShardImages:
 def _keep(places: Sequence[Path], arrays: dict[str, Column], facts: columns.Facts) -> None:
     for place in places:
         try:
-            columns.save(place, arrays, facts)
+            columns.save_columns(place, arrays, facts)
         except OSError as error:
             reason = error.strerror
         else:
@@ -103,7 +103,7 @@ def index_shards(paths: Sequence[Path]) -> tuple[Rows, Labels | None, tuple[str,
     names, which are then numbered in the order of their bytes; if an image has none, the set has none.
     """
     rows, codes, texts = Rows(), array("q"), dict[bytes, int]()
-    for shard, path in shown(enumerate(paths), "indexing shards", len(paths)):
+    for shard, path in show_progress(enumerate(paths), "indexing shards", len(paths)):
         try:
             with path.open("rb") as file:
                 _index_shard(shard, path, file.fileno(), rows, codes, texts)

@@ -16,7 +16,7 @@ from moco.data.replacement import ChosenImages, Replaced
 from moco.data.views import Look, make_views
 from moco.errors import BadInputError
 from moco.runtime.device import cores
-from moco.runtime.randomness import Integers, Stream, permuted
+from moco.runtime.randomness import Integers, Stream, permute
 from moco.runtime.signals import StopRequest
 
 Item = TypeVar("Item")
@@ -93,7 +93,7 @@ class ViewBatches(Dataset[Batch]):
         epoch, batch = divmod(step, self.steps_per_epoch)
         share = self.batch_size // self.ranks
         first = batch * self.batch_size + self.rank * share
-        return permuted(range(first, first + share), len(self.images), seed=self.seed, stream=Stream.ORDER, epoch=epoch)
+        return permute(range(first, first + share), len(self.images), seed=self.seed, stream=Stream.ORDER, epoch=epoch)
 
     def __getitem__(self, step: int) -> Batch:
         """Make the batch of `step`."""

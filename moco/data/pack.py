@@ -25,7 +25,7 @@ from moco.data.packed import INDEX, PIXELS, Format
 from moco.data.shards import describe
 from moco.data.tar import BLOCK, Member
 from moco.errors import BadInputError
-from moco.runtime.progress import shown
+from moco.runtime.progress import show_progress
 from moco.runtime.runlog import lock
 from moco.shapes import Image
 
@@ -112,7 +112,7 @@ def write_arrays(images: Images, folder: Path, size: int | None) -> int | None:
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *first.shape)}
     with (folder / PIXELS).open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for index in shown(range(len(images)), f"packing {folder.name}", len(images)):
+        for index in show_progress(range(len(images)), f"packing {folder.name}", len(images)):
             image = images[index] if size is None else crop_to_square(images[index], size)
             if image.shape != first.shape:
                 return index
@@ -120,7 +120,7 @@ def write_arrays(images: Images, folder: Path, size: int | None) -> int | None:
         _sync(file)
     names = PathTable(os.fsencode(images.name(index)) for index in range(len(images)))
     arrays: dict[str, columns.Column] = {"labels": _list_labels(images), "names": names.text, "name_ends": names.ends}
-    columns.save(folder / INDEX, arrays, {"classes": list(images.classes)})
+    columns.save_columns(folder / INDEX, arrays, {"classes": list(images.classes)})
     return None
 
 
@@ -141,7 +141,7 @@ def write_shards(images: Images, folder: Path, shard_bytes: int) -> None:
     rows, labels, paths = Rows(), _list_labels(images), list[Path]()
     tar: tarfile.TarFile | None = None
     with contextlib.ExitStack() as stack:
-        for index in shown(range(len(images)), f"packing {folder.name}", len(images)):
+        for index in show_progress(range(len(images)), f"packing {folder.name}", len(images)):
             content, ending = _read_file(images, index)
             if tar is None or _predict_size(tar, len(content)) > shard_bytes:
                 stack.close()
@@ -154,7 +154,7 @@ def write_shards(images: Images, folder: Path, shard_bytes: int) -> None:
             member = Member(os.fsencode(images.name(index)), place, len(content))
             rows.add(len(paths) - 1, member, zlib.crc32(content))
     arrays = rows.columns(labels)
-    columns.save(folder / INDEX, arrays, {"shards": describe(paths), "classes": list(images.classes)})
+    columns.save_columns(folder / INDEX, arrays, {"shards": describe(paths), "classes": list(images.classes)})
 
 
 def _predict_size(tar: tarfile.TarFile, length: int) -> int:

@@ -53,7 +53,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
 
 def open_arrays(folder: Path) -> ArrayImages:
     """Open a split of arrays; its pixels are mapped from disk, and only those are read that are asked for."""
-    stored = columns.load(folder / INDEX, ARRAY_COLUMNS)
+    stored = columns.load_columns(folder / INDEX, ARRAY_COLUMNS)
     pixels = _map_pixels(folder / PIXELS)
     if (
         stored is None

@@ -8,7 +8,7 @@ import numpy as np
 from moco.data.images import Images
 from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
-from moco.runtime.randomness import Integers, IntegersLike, Stream, permuted
+from moco.runtime.randomness import Integers, IntegersLike, Stream, permute
 
 TRIES = 20
 """So many images are tried in place of one; if none can be read, more than single files is damaged."""
@@ -68,7 +68,7 @@ class ChosenImages:
                 f"{list_names(self.images.name(index) for index, _ in failed)}; the first: {failed[0][1]}"
             )
         count, epoch = len(self.images), int(self.epochs[row]) * TRIES + len(failed)
-        others = permuted(int(self.planned[row]), count, seed=self.seed, stream=Stream.STAND_IN, epoch=epoch)
+        others = permute(int(self.planned[row]), count, seed=self.seed, stream=Stream.STAND_IN, epoch=epoch)
         self.index[row] = others[0]
         return int(others[0])
 

@@ -138,7 +138,7 @@ def open_index(place: Path, paths: Sequence[Path], *, times: bool) -> ShardImage
 
     Shards are known by name and size, with `times` by their time of change too.
     """
-    stored = columns.load(place, COLUMNS)
+    stored = columns.load_columns(place, COLUMNS)
     if stored is None:
         return None
     arrays, facts = stored

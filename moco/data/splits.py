@@ -4,7 +4,7 @@ import numpy as np
 
 from moco.data.derived import Subset
 from moco.data.images import Images, Split
-from moco.runtime.randomness import Integers, Stream, permuted
+from moco.runtime.randomness import Integers, Stream, permute
 
 
 def monitor_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
@@ -28,6 +28,6 @@ def final_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
 
 def hold_out_tenth(count: int) -> tuple[Integers, Integers]:
     """Part the rows of a set into nine tenths and the tenth that is held out, a pure function of their number."""
-    order = permuted(range(count), count, seed=0, stream=Stream.SPLIT, epoch=0)
+    order = permute(range(count), count, seed=0, stream=Stream.SPLIT, epoch=0)
     held_out = max(1, count // 10)
     return np.sort(order[held_out:]), np.sort(order[:held_out])

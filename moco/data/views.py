@@ -152,7 +152,7 @@ def _render_compiled(
     mean, std = np.array(look.mean, np.float32), np.array(look.std, np.float32)
     pixels = np.empty((n, 3, look.size, look.size), np.float32)
     compiled_crop.crop(images.permute(0, 2, 3, 1).reshape(n, height, 3 * width).numpy(), windows, pixels)
-    compiled_finish.finish(
+    compiled_finish.finish_into(
         pixels, parameters.factors[rows], parameters.order[rows], parameters.grey[rows],
         look.augmentation.grey_first, parameters.sigma[rows], blur_kernel_size(look.size), parameters.flip[rows], mean,
         std, out.numpy(),

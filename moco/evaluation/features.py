@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moco.core.encoder import Encoder, Output, evaluating
+from moco.core.encoder import Encoder, Output, use_evaluation_mode
 from moco.data.augment import Augmentation, normalize
 from moco.data.images import Images
 from moco.data.kept import prepare_one
@@ -20,7 +20,7 @@ from moco.data.views import Look, make_views
 from moco.runtime.device import autocast
 from moco.runtime.distributed import gather, rank, world_size
 from moco.runtime.fields import Precision
-from moco.runtime.progress import shown
+from moco.runtime.progress import show_progress
 from moco.runtime.randomness import Stream
 from moco.shapes import Features, Image, Square
 
@@ -92,9 +92,9 @@ def outputs(
     kind = torch.float16 if how.stored == "fp16" else torch.float32
     block = torch.zeros(own, width, dtype=kind)
     starts = range(first, last, how.batch_size)
-    with evaluating(module):
+    with use_evaluation_mode(module):
         batches = zip(starts, _batches(images, how, views, first, last), strict=True)
-        for start, batch in shown(batches, title, len(starts)):
+        for start, batch in show_progress(batches, title, len(starts)):
             with autocast(how.precision, device.type):
                 features = module(batch.to(device)).float()
             rows = block[start - first : start - first + len(batch)]

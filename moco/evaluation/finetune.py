@@ -27,7 +27,7 @@ from moco.evaluation.statefile import build_run, is_save_due, stop_on_signal, wa
 from moco.runtime import distributed
 from moco.runtime.checkpoint import StateFile
 from moco.runtime.device import autocast
-from moco.runtime.progress import shown
+from moco.runtime.progress import show_progress
 from moco.runtime.run import is_finite
 from moco.runtime.schedule import Schedule
 from moco.runtime.signals import StopRequest
@@ -106,7 +106,7 @@ def train_network(
         torch.manual_seed(recipe.seed)  # of networks with dropout
         model.train()
         start = run.restore()
-        loaded = shown(batches.run(start, recipe.steps, how.workers), title, recipe.steps - start)
+        loaded = show_progress(batches.run(start, recipe.steps, how.workers), title, recipe.steps - start)
         for step, batch in enumerate(loaded, start):
             x, _, index, replaced = batch.to(str(device))
             optimizer.param_groups[0]["lr"] = schedule(step)

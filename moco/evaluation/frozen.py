@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image as PillowImage
 from torch import Tensor, nn
 
-from moco.core.encoder import Output, evaluating
+from moco.core.encoder import Output, use_evaluation_mode
 from moco.data.augment import normalize
 from moco.data.decoding import decode, from_pillow
 from moco.errors import BadInputError
@@ -49,7 +49,7 @@ class FrozenEncoder(nn.Module):
             raise BadInputError(f"batch_size is {batch_size}: expected a number of images")
         images, device = list(images), next(self.module.parameters()).device
         features = []
-        with evaluating(self):
+        with use_evaluation_mode(self):
             for start in range(0, len(images), batch_size):
                 pixels = [
                     prepare_image(to_image(image), self.image_size) for image in images[start : start + batch_size]

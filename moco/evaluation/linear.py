@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils import get_total_norm
 
-from moco.core.encoder import Encoder, evaluating
+from moco.core.encoder import Encoder, use_evaluation_mode
 from moco.data.augment import Augmentation
 from moco.data.derived import take_evenly
 from moco.data.images import Images
@@ -31,7 +31,7 @@ from moco.evaluation.session import (
 from moco.evaluation.statefile import build_run, is_save_due, locate_state, stop_on_signal, warn_of_damage
 from moco.runtime import distributed
 from moco.runtime.device import autocast
-from moco.runtime.progress import shown
+from moco.runtime.progress import show_progress
 from moco.runtime.run import is_finite
 from moco.runtime.schedule import Schedule
 from moco.runtime.signals import StopRequest
@@ -94,9 +94,9 @@ def run_paper_protocol(subject: Subject, images: Labelled, config: LinearConfig,
     model, state = distributed.wrap(fc), locate_state(config, backbone_digest(encoder), train)
     run, damage = build_run(title, state, {"fc": fc}, optimizer, steps), Damage(len(train), batch_size)
     stoppable = StopRequest(active=state is not None)
-    with evaluating(encoder.backbone), torch.random.fork_rng(devices=[]), run, stoppable as request:
+    with use_evaluation_mode(encoder.backbone), torch.random.fork_rng(devices=[]), run, stoppable as request:
         start = run.restore()
-        loaded = shown(batches.run(start, steps, how.workers), title, steps - start)
+        loaded = show_progress(batches.run(start, steps, how.workers), title, steps - start)
         for step, batch in enumerate(loaded, start):
             x, _, index, replaced = batch.to(str(device))
             with torch.no_grad(), autocast(how.precision, device.type):

@@ -22,7 +22,7 @@ from moco.evaluation.session import (
     labels_of,
     say,
 )
-from moco.runtime.randomness import Stream, permuted
+from moco.runtime.randomness import Stream, permute
 from moco.shapes import Features
 
 
@@ -46,7 +46,7 @@ def draw_rows(labels: Labels, classes: tuple[str, ...], wanted: LabelShare, seed
                     f"{name!r}: give a larger share, or a number for each class"
                 )
         epoch = 1 + draw * len(classes) + number  # 0 is the monitor's split
-        order = permuted(range(count), len(members), seed=seed, stream=Stream.SPLIT, epoch=epoch)
+        order = permute(range(count), len(members), seed=seed, stream=Stream.SPLIT, epoch=epoch)
         rows.append(members[order])
     return np.concatenate(rows)
 

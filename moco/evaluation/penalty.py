@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from moco.data.images import Labels
 from moco.data.splits import hold_out_tenth
 from moco.evaluation.logistic import AxisWeights, Classifier, ViewFeatures, pose, solve
-from moco.runtime.progress import shown
-from moco.runtime.randomness import Stream, permuted
+from moco.runtime.progress import show_progress
+from moco.runtime.randomness import Stream, permute
 from moco.shapes import Features
 
 UNCHOSEN = 0.01
@@ -59,7 +59,7 @@ def divide(labels: Labels, centres: Features) -> list[Part]:
     if count >= ENOUGH:
         pairs = [hold_out_tenth(count)]
     else:
-        order = permuted(range(count), count, seed=0, stream=Stream.SPLIT, epoch=0)
+        order = permute(range(count), count, seed=0, stream=Stream.SPLIT, epoch=0)
         fold = np.empty(count, np.int64)
         fold[order] = count_before(labels[order]) % FOLDS
         pairs = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(FOLDS)]
@@ -121,7 +121,7 @@ def try_penalties(
     weights: list[AxisWeights | None] = [None] * len(parts)
     tried: list[Tried] = []
     ordered = sorted(penalties, reverse=True) if parts else []
-    for penalty in shown(ordered, title, len(ordered)):
+    for penalty in show_progress(ordered, title, len(ordered)):
         loss, right = 0.0, 0
         for number, (problem, part) in enumerate(zip(problems, parts, strict=True)):
             weights[number] = solved = solve(problem, penalty, weights[number])

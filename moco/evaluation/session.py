@@ -29,7 +29,7 @@ from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import digest
 from moco.runtime.configfile import to_json
-from moco.runtime.device import isolated, resolve_device, resolve_precision, set_threads
+from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check
 from moco.runtime.runlog import write_text
 
@@ -59,9 +59,9 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
     require_place(config)
     device = resolve_device(config.device)
     together = distributed.world_size() > 1  # by the program that called this
-    distributed.start(device)
+    distributed.join_processes(device)
     try:
-        with isolated(device), watch_loading("Then give the command again"):
+        with preserve_torch_state(device), watch_loading("Then give the command again"):
             set_threads(config.threads)
             named = named_weights(config.weights, config.like, config.arch, config.stem, config.image_size, config.seed)
             weights = place_weights(named, device)
@@ -74,7 +74,7 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
             yield Subject(weights, how)
     finally:
         if not together:
-            distributed.stop()
+            distributed.leave_processes()
 
 
 def at_random(config: EvaluationConfig, subject: Subject) -> Subject:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from moco.core.dictionary import Queue
-from moco.core.encoder import Encoder, evaluating
+from moco.core.encoder import Encoder, use_evaluation_mode
 from moco.data.loader import ViewBatches
 from moco.evaluation.alignment import EPOCH, alignment, effective_rank, uniformity
 from moco.runtime.device import autocast
@@ -140,7 +140,7 @@ def _encode(encoder: Encoder, draw: Draw, count: int, precision: Precision) -> F
     share = -(-count // world_size())
     rows = np.resize(np.arange(count), share * world_size())[share * rank() :][:share]
     features: list[Tensor] = []
-    with evaluating(encoder), autocast(precision, device.type):
+    with use_evaluation_mode(encoder), autocast(precision, device.type):
         for start in range(0, share, AT_A_TIME):
             x = draw(rows[start : start + AT_A_TIME]).to(device)
             features.append(encoder.forward(x))  # not a call: that would be compiled anew for this size

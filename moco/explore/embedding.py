@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moco.explore.neighbours import Floats
-from moco.report.markup import plain
+from moco.report.markup import to_plain_text
 
 FULL = 65535
 """Places are sent as integers from 0 to this."""
@@ -47,13 +47,13 @@ class Collection:
     """An image file's feature (C,) by each encoder. Raises BadInputError where it is none."""
 
 
-def described(collection: Collection, embeddings: Sequence[Embedding]) -> dict[str, Any]:
+def describe_maps(collection: Collection, embeddings: Sequence[Embedding]) -> dict[str, Any]:
     """What the page's script needs to draw the maps, ready for JSON; whatever a name holds, it is one line of text."""
     return {
-        "data": plain(collection.data),
-        "names": [plain(name) for name in collection.names],
+        "data": to_plain_text(collection.data),
+        "names": [to_plain_text(name) for name in collection.names],
         "labels": None if collection.labels is None else collection.labels.tolist(),
-        "classes": [plain(name) for name in collection.classes],
+        "classes": [to_plain_text(name) for name in collection.classes],
         "pixelated": collection.image_size <= SHORTEST_PIXELS,
         "version": secrets.token_hex(4),  # of the thumbnails, which a browser may keep
         "runs": [_placed(embedding) for embedding in embeddings],
@@ -63,6 +63,6 @@ def described(collection: Collection, embeddings: Sequence[Embedding]) -> dict[s
 def _placed(embedding: Embedding) -> dict[str, Any]:
     x, y = np.round(np.clip(embedding.places, 0, 1).T * FULL).astype(int)
     return {
-        "name": plain(embedding.name), "method": plain(embedding.method), "x": x.tolist(), "y": y.tolist(),
-        "clusters": embedding.clusters.tolist(),
+        "name": to_plain_text(embedding.name), "method": to_plain_text(embedding.method),
+        "x": x.tolist(), "y": y.tolist(), "clusters": embedding.clusters.tolist(),
     }  # fmt: skip

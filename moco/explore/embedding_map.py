@@ -77,11 +77,11 @@ def _from_landmarks(reduced: Places, seconds: float) -> tuple[Places, str]:
     weight = 1 / np.maximum(distance, 1e-6) ** 2
     places = (placed[landmark] * weight[:, :, None]).sum(1) / weight.sum(1)[:, None]
     places *= math.sqrt(count / LANDMARKS)  # more points need more room
-    told, later = f"t-SNE, {done} steps, of {LANDMARKS} images", 0
+    method, later = f"t-SNE, {done} steps, of {LANDMARKS} images", 0
     while later < STAGES * STEPS and time.monotonic() - started + per_stage < seconds:
         places, later = _stage(reduced, places, early=False), later + STEPS
-    told += f", then {later} of all {count}" if later else ", the others beside them"
-    return places, f"{told}, on {reduced.shape[1]} principal components"
+    method += f", then {later} of all {count}" if later else ", the others beside them"
+    return places, f"{method}, on {reduced.shape[1]} principal components"
 
 
 def principal_components(z: Places, count: int) -> Places:

@@ -29,7 +29,7 @@ from moco.evaluation.knn import count_votes, nearest
 from moco.evaluation.scores import describe_predictions, score_logits
 from moco.explore.embedding_map import flat_map
 from moco.pretraining.config import PretrainConfig
-from moco.runtime.fields import settled
+from moco.runtime.fields import require
 from moco.runtime.randomness import Stream
 from moco.shapes import Features
 
@@ -75,7 +75,7 @@ def gallery(
         "classes": list(bank.classes) if bank.labels is not None else None, "bank": len(bank), "queries": len(queries),
         "feature_width": z.shape[1], "effective_rank": round(effective_rank(z), 2),
         "views": seen_views(splits["train"], config), "filters": first_filters(encoder),
-        "neighbours": neighbours(bank, queries, similarity, neighbour),
+        "neighbours": collect_neighbours(bank, queries, similarity, neighbour),
     }  # fmt: skip
     predicted = None
     if bank.labels is not None and queries.labels is not None and len(bank.classes) > 1:
@@ -87,7 +87,7 @@ def gallery(
         content |= {
             name: table for name, table in describe_predictions(queries, predicted).items() if name == "confusion"
         }
-    content["map"] = mapped(queries, z, predicted, scope, how.image_size)
+    content["map"] = build_map(queries, z, predicted, scope, how.image_size)
     return {**content, "seconds": round(time.monotonic() - started, 1)}
 
 
@@ -112,7 +112,7 @@ def file_digest(path: Path) -> str:
 def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
     """The very views, query and key, that some training images had in the first epochs of the run."""
     index = np.linspace(0, len(train) - 1, min(VIEWED, len(train))).astype(np.int64)
-    size = settled(config.view_size or config.image_size)
+    size = require(config.view_size or config.image_size)
     look = Look(AUGMENTATIONS[config.augment], size, (0.0,) * 3, (1.0,) * 3, scaled=config.decode == "scaled")
     streams = {"query": Stream.VIEW_QUERY, "key": Stream.VIEW_KEY}
     columns, titles = [], []
@@ -122,7 +122,7 @@ def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
             columns += make_views(chosen, (stream,), look)
             titles.append({"epoch": epoch + 1, "view": name})
     rows = [
-        {**described(train, int(i)), "views": [_picture(column[row], VIEW_SIDE, 90) for column in columns]}
+        {**describe_image(train, int(i)), "views": [_picture(column[row], VIEW_SIDE, 90) for column in columns]}
         for row, i in enumerate(index)
     ]
     return {"size": size, "augment": config.augment, "titles": titles, "rows": rows}
@@ -142,15 +142,15 @@ def first_filters(encoder: Encoder) -> dict[str, Any] | None:
 # --- neighbours -----------------------------------------------------------------------------------------------------
 
 
-def neighbours(bank: Images, queries: Images, similarity: Features, neighbour: Tensor) -> list[dict[str, Any]]:
+def collect_neighbours(bank: Images, queries: Images, similarity: Features, neighbour: Tensor) -> list[dict[str, Any]]:
     """Some queries, spread over the set, and their most similar images of the bank with the cosine similarity."""
     rows = []
     for row in _spread_over_classes(queries):
         found = [
-            {**described(bank, int(neighbour[row, place])), "similarity": round(float(similarity[row, place]), 3)}
+            {**describe_image(bank, int(neighbour[row, place])), "similarity": round(float(similarity[row, place]), 3)}
             for place in range(min(FOUND, neighbour.shape[1]))
         ]
-        rows.append({**described(queries, row), "found": found})
+        rows.append({**describe_image(queries, row), "found": found})
     return rows
 
 
@@ -166,7 +166,7 @@ def _spread_over_classes(images: Images) -> list[int]:
     return sorted(rows, key=lambda row: int(images.labels[row]) if images.labels is not None else 0)
 
 
-def described(images: Images, row: int) -> dict[str, Any]:
+def describe_image(images: Images, row: int) -> dict[str, Any]:
     """What an image is called, its class, and its thumbnail."""
     label = None if images.labels is None else int(images.labels[row])
     return {"name": _text(images.name(row)), "class": label, "image": _picture(images[row], THUMBNAIL_SIDE, 80)}
@@ -175,7 +175,7 @@ def described(images: Images, row: int) -> dict[str, Any]:
 # --- the map --------------------------------------------------------------------------------------------------------
 
 
-def mapped(
+def build_map(
     images: Images, z: Features, predicted: npt.NDArray[np.int64] | None, scope: Scope, image_size: int
 ) -> dict[str, Any]:
     """Where each image lies in a plane, what it is called, and all thumbnails in one picture."""

@@ -31,7 +31,7 @@ function createPainter(canvas) {
   };
 }
 
-// `places` (2N) lie in [0, 1]; `on` is told of what happens: point(row, spoken), choose(row), back().
+// `places` (2N) lie in [0, 1]; `on` holds the callbacks point(row, spoken), choose(row), back().
 function createMap(frame, places, on) {
   const [points, marks] = ["points", "marks"].map((name) => {
     const canvas = document.createElement("canvas");

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from moco.explore.embedding import Collection, Embedding, described
+from moco.explore.embedding import Collection, Embedding, describe_maps
 from moco.explore.neighbours import distances, find_neighbours
-from moco.report.markup import data_block, element, escaped
+from moco.report.markup import data_block, element, escape
 from moco.report.page import document
 
 STATIC_NEIGHBOURS = 12
@@ -34,9 +34,9 @@ def static_page(collection: Collection, embeddings: Sequence[Embedding], sheet: 
     each; `made` says by what and when.
     """
     found = [_neighbours(embedding) for embedding in embeddings]
-    content = {**described(collection, embeddings), "stored": {"found": found, **sheet}}
+    content = {**describe_maps(collection, embeddings), "stored": {"found": found, **sheet}}
     style = files("moco.report").joinpath("page.css").read_text(encoding="utf-8") + _part("explore.css")
-    note = f"{escaped(made)} This page holds everything it shows, thumbnails and names of images among it."
+    note = f"{escape(made)} This page holds everything it shows, thumbnails and names of images among it."
     body = _part("page.html") + element("footer", element("p", note)) + data_block("data", content)
     return document("Embedding", body, style, _part("map.js") + _part("explore.js"))
 

@@ -14,11 +14,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from moco.errors import BadInputError
-from moco.explore.embedding import Collection, Embedding, described
+from moco.explore.embedding import Collection, Embedding, describe_maps
 from moco.explore.guard import Guard
 from moco.explore.neighbours import Floats, Rows, Search, distances
 from moco.explore.page import live_page
-from moco.explore.upload import TooLargeError, uploaded
+from moco.explore.upload import TooLargeError, read_upload
 
 NEIGHBOURS = 24
 """Images that are shown beside another."""
@@ -37,7 +37,7 @@ NOT_KEPT = {"Cache-Control": "no-store"}
 def application(collection: Collection, embeddings: Sequence[Embedding], token: str, port: int) -> ASGIApp:
     """The ASGI application; it answers those who know the token (`Guard`)."""
     count = len(collection.names)
-    content = json.dumps(described(collection, embeddings), separators=(",", ":")).encode()
+    content = json.dumps(describe_maps(collection, embeddings), separators=(",", ":")).encode()
     searches = [Search(embedding.features, NEIGHBOURS + 1) for embedding in embeddings]
     thumbnail = lru_cache(KEPT_THUMBNAILS)(collection.thumbnail)
     encoder, uploads = asyncio.Lock(), asyncio.Semaphore(WAITING_UPLOADS)
@@ -77,7 +77,7 @@ def application(collection: Collection, embeddings: Sequence[Embedding], token: 
             return _failed("several images are being looked at: try again in a moment", 503)
         async with uploads:
             try:
-                image = await uploaded(request)
+                image = await read_upload(request)
                 async with encoder:
                     queries = await asyncio.to_thread(collection.encode, image)
             except TooLargeError as error:

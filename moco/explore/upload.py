@@ -16,11 +16,11 @@ class TooLargeError(BadInputError):
     """More than is taken."""
 
 
-async def uploaded(request: Request) -> bytes:
+async def read_upload(request: Request) -> bytes:
     """The body of a request, an image file by its header. Raises BadInputError, TooLargeError of too large ones."""
-    told = request.headers.get("content-length", "")
-    if told.isascii() and told.isdigit() and int(told[:20]) > MOST_BYTES:
-        raise TooLargeError(f"the file has {told[:20]} bytes: expected at most {MOST_BYTES >> 20} MiB")
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length[:20]) > MOST_BYTES:
+        raise TooLargeError(f"the file has {length[:20]} bytes: expected at most {MOST_BYTES >> 20} MiB")
     content = bytearray()
     async for part in request.stream():
         content += part

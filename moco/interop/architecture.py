@@ -63,17 +63,17 @@ def _plan(tensors: Mapping[str, Tensor], width: int) -> ResNetPlan:
     return ResNetPlan(Bottleneck, layers, channels // per_group, per_group * STANDARD_WIDTH // width, width)
 
 
-def complete(tensors: Mapping[str, Tensor], arch: str, stem: Stem, where: str) -> dict[str, Tensor]:
-    """The tensors as that ResNet takes them. Raises BadInputError as `fitting` does."""
+def complete_tensors(tensors: Mapping[str, Tensor], arch: str, stem: Stem, where: str) -> dict[str, Tensor]:
+    """Give the tensors as that ResNet takes them. Raises BadInputError as `match_tensors` does."""
     plan = resnet_plan(arch)
     assert plan is not None
     with torch.device("meta"):
         expected = ResNet(plan, stem).state_dict()
-    return fitting(tensors, expected, f"{where}: not a whole {arch}, which its backbone is most like")
+    return match_tensors(tensors, expected, f"{where}: not a whole {arch}, which its backbone is most like")
 
 
-def fitting(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
-    """The tensors of a network: in the order and of the types of the expected ones.
+def match_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    """Match a network's tensors to the expected ones: in their order and of their types.
 
     Raises BadInputError where any is missing, left over or of another shape, with how many and the first of each.
     """

@@ -13,17 +13,17 @@ from moco.core.encoder import (
     Encoder,
     EncoderPlan,
     Head,
+    build_filled_encoder,
     encoder_tensors,
     file_names,
-    filled_encoder,
     load_encoder_tensors,
 )
 from moco.core.networks import Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.errors import BadInputError
-from moco.interop.architecture import complete, infer
+from moco.interop.architecture import complete_tensors, infer
 from moco.interop.layouts import Found, recognise
-from moco.interop.published import TORCHVISION, is_published, published, torchvision_file
+from moco.interop.published import TORCHVISION, is_published, load_published, torchvision_file
 from moco.interop.unpickling import load_foreign
 from moco.runtime.checkpoint import Metadata, load_tensors, newest_checkpoint
 from moco.shapes import require_same_shapes
@@ -119,8 +119,8 @@ def _read(weights: str) -> Weights:
         load_encoder_tensors(encoder, tensors)
         return Weights(encoder, mean, std, step=step)
     if metadata.get("kind") != "checkpoint":
-        return Weights(filled_encoder(plan, tensors), mean, std, step=step)
-    encoder = filled_encoder(plan, _part(tensors, "f_q.", plan.arch))
+        return Weights(build_filled_encoder(plan, tensors), mean, std, step=step)
+    encoder = build_filled_encoder(plan, _part(tensors, "f_q.", plan.arch))
     counters = tensors.get("dictionary._extra_state", torch.zeros(2))
     queue = tensors.get("dictionary.keys")
     return Weights(
@@ -155,7 +155,7 @@ def _part(tensors: Mapping[str, Tensor], prefix: str, arch: str) -> dict[str, Te
 
 def _published(name: str) -> Weights:
     """A network with published weights, without a projection head."""
-    found = published(name)
+    found = load_published(name)
     encoder = Encoder(found.plan)
     encoder.head = NoHead()
     load_encoder_tensors(encoder, found.tensors_for(encoder.backbone))
@@ -186,7 +186,7 @@ def _foreign_weights(found: Found, where: str) -> Weights:
 
 def _checked(encoder: Encoder, found: Found, where: str) -> dict[str, Tensor]:
     """The tensors of one encoder in the file, named as by `encoder_tensors`, all of them and of the right shapes."""
-    backbone = complete(found.backbone, encoder.plan.arch, encoder.plan.stem, where)
+    backbone = complete_tensors(found.backbone, encoder.plan.arch, encoder.plan.stem, where)
     head = {f"head.{name}": value.float().contiguous() for name, value in found.head.items()}
     require_same_shapes(encoder_tensors(encoder), {**backbone, **head}, f"{where}: {found.project}'s encoder")
     return {**backbone, **head}

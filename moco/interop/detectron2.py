@@ -25,8 +25,8 @@ def detectron2_name(name: str) -> str:
     return name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
 
 
-def converted(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.float32]]:
-    """The backbone's tensors as arrays under detectron2's names."""
+def convert_tensors(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.float32]]:
+    """Convert the backbone's tensors to arrays under detectron2's names."""
     return {
         detectron2_name(name): value.detach().cpu().contiguous().numpy()
         for name, value in tensors.items()
@@ -36,12 +36,12 @@ def converted(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.float32
 
 def write_pickle(weights: Weights, path: Path, _: str) -> None:
     """Write the .pkl; a pickle, since that is what detectron2 reads. It holds arrays and text only."""
-    model = converted(encoder_tensors(weights.encoder))
+    model = convert_tensors(encoder_tensors(weights.encoder))
     replace_file(path, dumps({"model": model, "__author__": "MOCO", "matching_heuristics": True}))
 
 
-def settings(weights: Weights) -> str:
-    """What detectron2's config must say so that it builds this net and shows it the right images."""
+def describe_settings(weights: Weights) -> str:
+    """Describe the detectron2 config that builds this net and feeds it the right images."""
     plan = resnet_plan(weights.encoder.plan.arch)
     assert plan is not None
     alike = (name for name, known in RESNETS.items() if (known.block, known.layers) == (plan.block, plan.layers))

@@ -48,8 +48,8 @@ def read_folder(folder: Path, images: Tensor) -> Tensor:
     return features
 
 
-def told(weights: Weights) -> str:
-    """How the folder is used."""
+def describe_folder(weights: Weights) -> str:
+    """Describe how the folder is used."""
     return (
         "a folder for the Hugging Face hub; moco takes it as --weights, timm as local-dir:FOLDER where it has the net"
     )

@@ -15,7 +15,7 @@ from moco.core.encoder import EncoderPlan
 from moco.core.networks import TIMM, count_timm_bytes, require_timm_name, timm_config, timm_tensors
 from moco.core.resnet import RESNETS
 from moco.errors import BadInputError
-from moco.interop.architecture import fitting
+from moco.interop.architecture import match_tensors
 from moco.interop.downloads import find_in_hub_cache, from_hub, from_url, place_of_url
 from moco.interop.layouts import named_tensors
 from moco.interop.unpickling import load_foreign
@@ -51,11 +51,11 @@ class Published:
     """The file, for messages."""
 
     def tensors_for(self, backbone: nn.Module) -> dict[str, Tensor]:
-        """The backbone's tensors, all of them. Raises BadInputError as `fitting` does."""
+        """The backbone's tensors, all of them. Raises BadInputError as `match_tensors` does."""
         expected = backbone.state_dict()
         found = self._named(backbone)
         own = {name: value for name, value in found.items() if name in expected or not self.is_classifiers(name)}
-        return fitting(own, expected, f"{self.where}: not a whole {self.plan.arch}")
+        return match_tensors(own, expected, f"{self.where}: not a whole {self.plan.arch}")
 
     def _named(self, backbone: nn.Module) -> Mapping[str, Tensor]:
         """Where names are missing, those that timm's own loading gives to the files of that network."""
@@ -76,8 +76,8 @@ def is_published(weights: str) -> bool:
     )
 
 
-def published(weights: str) -> Published:
-    """The weights of a name, from the file that is given, from a cache, or downloaded.
+def load_published(weights: str) -> Published:
+    """Load the weights of a name, from the file that is given, from a cache, or downloaded.
 
     Raises BadInputError where the name is not known, or the file is not there, cannot be fetched or cannot be read.
     """

@@ -12,8 +12,8 @@ from moco.interop.checkpoints import Weights
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def written_as_reference(weights: Weights) -> dict[str, Any]:
-    """What the authors' `main_moco.py` saves, with f_k and the queue where the weights came with them.
+def build_reference_checkpoint(weights: Weights) -> dict[str, Any]:
+    """Build what the authors' `main_moco.py` saves, with f_k and the queue where the weights came with them.
 
     The optimiser's part holds no momenta: SGD starts with none. The epoch is 0, since `weights` count steps.
     """
@@ -29,8 +29,8 @@ def written_as_reference(weights: Weights) -> dict[str, Any]:
     return checkpoint
 
 
-def told(weights: Weights) -> str:
-    """What the authors' scripts can do with it."""
+def describe_checkpoint(weights: Weights) -> str:
+    """Describe what the authors' scripts can do with the file."""
     if weights.momentum is None or weights.queue is None:
         return (
             "f_q only, for main_lincls.py and the conversion to detectron2: give one of the run's checkpoints to have "

@@ -41,7 +41,7 @@ class Target:
     """Writes a file or a folder, given where the weights came from too."""
     features: Callable[[Path, Weights, Tensor], Tensor] | None
     """(file, what it was written from, images (N, 3, H, W)) -> features (N, D), by the library alone."""
-    told: Callable[[Weights], str]
+    usage: Callable[[Weights], str]
     """How the file is used."""
     otherwise: str | None = None
     """What it is checked with where timm does not have the net."""
@@ -166,7 +166,7 @@ def _in_timm(path: Path, weights: Weights, images: Tensor) -> Tensor:
 
 
 def _write_reference(weights: Weights, path: Path, _: str) -> None:
-    _save(reference.written_as_reference(weights), path)
+    _save(reference.build_reference_checkpoint(weights), path)
 
 
 def _in_reference(path: Path, weights: Weights, images: Tensor) -> Tensor:
@@ -237,35 +237,39 @@ def _standard(weights: Weights) -> bool:
     return True
 
 
-def _told_of_normalisation(weights: Weights) -> str:
+def _describe_normalisation(weights: Weights) -> str:
     size, mean, std = weights.encoder.plan.image_size, weights.mean, weights.std
     return f"images: RGB in [0, 1], mean {mean}, std {std}, {size} x {size} pixels"
 
 
-def _told_of_state(weights: Weights) -> str:
+def _describe_state(weights: Weights) -> str:
     loading = "a state dict without classifier: load it with strict=False, and only the classifier (fc) is missing"
     if weights.encoder.plan.arch == "resnext50-32x8d":
         loading += " from models.resnet.ResNet(Bottleneck, [3, 4, 6, 3], groups=32, width_per_group=8)"
-    return f"{loading}; {_told_of_normalisation(weights)}"
+    return f"{loading}; {_describe_normalisation(weights)}"
 
 
-def _told_of_timm(weights: Weights) -> str:
+def _describe_timm(weights: Weights) -> str:
     name, arguments = timm_name(weights.encoder.plan)
     more = "".join(f", {key}={value}" for key, value in arguments.items())
-    return f"timm.create_model({name!r}{more}, num_classes=0, checkpoint_path=F); {_told_of_normalisation(weights)}"
+    return f"timm.create_model({name!r}{more}, num_classes=0, checkpoint_path=F); {_describe_normalisation(weights)}"
 
 
 TARGETS: dict[str, Target] = {
-    "torchvision": Target("torchvision", (), require_torchvision, _write_state, _in_torchvision, _told_of_state),
-    "timm": Target("timm", (), require_timm, _write_state, _in_timm, _told_of_timm),
+    "torchvision": Target("torchvision", (), require_torchvision, _write_state, _in_torchvision, _describe_state),
+    "timm": Target("timm", (), require_timm, _write_state, _in_timm, _describe_timm),
     "detectron2": Target(
         "the names that detectron2 documents, since it is not on PyPI", (), require_detectron2, detectron2.write_pickle,
-        None, detectron2.settings,
+        None, detectron2.describe_settings,
     ),
     "onnx": Target(
         "onnxruntime", ("onnx", "onnxscript", "onnxruntime"), lambda weights, name: None, _write_onnx, _in_onnxruntime,
-        _told_of_normalisation,
+        _describe_normalisation,
     ),
-    "safetensors": Target("timm", (), require_own_stem, _write_folder, _in_folder, model_card.told, otherwise="moco"),
-    "reference": Target("torchvision", (), require_reference, _write_reference, _in_reference, reference.told),
+    "safetensors": Target(
+        "timm", (), require_own_stem, _write_folder, _in_folder, model_card.describe_folder, otherwise="moco",
+    ),
+    "reference": Target(
+        "torchvision", (), require_reference, _write_reference, _in_reference, reference.describe_checkpoint,
+    ),
 }  # fmt: skip

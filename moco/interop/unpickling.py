@@ -84,14 +84,14 @@ def load_pickle(path: Path) -> object:
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)  # by content: a path's suffix can mislead
     except UNREADABLE as error:
-        told = str(error)
-        refused = re.search(r"GLOBAL (\S+)", told)
+        message = str(error)
+        refused = re.search(r"GLOBAL (\S+)", message)
         if refused is not None:
             raise BadInputError(
                 f"{path}: refused, since reading it would need {refused[1]}, which is none of the classes that may "
                 f"stand in a checkpoint: save its state_dict alone, with torch.save, where it was made"
             ) from error
-        reason = " ".join(told.split())[:200] or type(error).__name__
+        reason = " ".join(message.split())[:200] or type(error).__name__
         raise BadInputError(f"{path}: not a sound checkpoint of torch.save ({reason})") from error
 
 

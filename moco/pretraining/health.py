@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moco.pretraining.config import PretrainConfig, negatives
-from moco.runtime.fields import settled
+from moco.runtime.fields import require
 
 Condition = Literal["healthy", "undecided", "doubtful", "failed"]
 SEVERITY: tuple[Condition, ...] = ("healthy", "undecided", "doubtful", "failed")
@@ -140,7 +140,7 @@ def _filled(config: PretrainConfig, step: int, known: Mapping[str, float]) -> fl
 
 
 def _short(config: PretrainConfig) -> list[Finding]:
-    steps = settled(config.max_steps)
+    steps = require(config.max_steps)
     if steps >= EARLY_STEPS:
         return []
     return [Finding("short", "undecided", f"This run is too short: it has {steps} steps, and in its first "
@@ -164,7 +164,7 @@ def _views(known: Mapping[str, float]) -> list[Finding]:
 def _filling(config: PretrainConfig, known: Mapping[str, float]) -> list[Finding]:
     if known["filled"] >= 100:
         return []
-    share, full, steps = f"{max(1, round(100 - known['filled']))}%", steps_to_fill(config), settled(config.max_steps)
+    share, full, steps = f"{max(1, round(100 - known['filled']))}%", steps_to_fill(config), require(config.max_steps)
     why = "Any encoder tells those from images, so loss and contrast accuracy say little"
     if config.dictionary == "memory-bank":
         said = f"{share} of the memory bank's entries are still random. {why} in the first epoch. Wait."
@@ -244,13 +244,13 @@ def _at_chance(config: PretrainConfig, step: int, known: Mapping[str, float]) ->
     if normal:
         return [Finding("chance", "undecided", f"{said}. {normal}")]
     return [Finding("chance", "failed", f"{said}, after {step} steps. The task teaches the encoder nothing. Try --lr "
-                    f"three times larger and three times smaller (now {settled(config.lr):g}), and look at the "
+                    f"three times larger and three times smaller (now {require(config.lr):g}), and look at the "
                     f"images.")]  # fmt: skip
 
 
 def _normally_at_chance(config: PretrainConfig, step: int, known: Mapping[str, float]) -> str:
     """Say how long a loss at chance is normal, and what to do; nothing where that time is over."""
-    steps, until, epoch = settled(config.max_steps), EARLY_STEPS, known.get("epoch", math.inf)
+    steps, until, epoch = require(config.max_steps), EARLY_STEPS, known.get("epoch", math.inf)
     if config.dictionary == "queue":
         until = max(until, EARLY_FILLS * steps_to_fill(config))
     if config.dictionary == "memory-bank" and epoch < EARLY_EPOCHS:

@@ -30,8 +30,8 @@ from moco.pretraining.prepare import (
     set_rate,
 )
 from moco.runtime import distributed, pulse
-from moco.runtime.device import autocast, isolated, resolve_device
-from moco.runtime.fields import settled
+from moco.runtime.device import autocast, preserve_torch_state, resolve_device
+from moco.runtime.fields import require
 from moco.runtime.recent import Recent
 from moco.runtime.run import HOW_NOT_WHAT, Run, is_finite, open_run, read_earlier
 from moco.runtime.schedule import is_due
@@ -50,10 +50,12 @@ def pretrain(
     BadInputError for a config that does not fit the images or the machine, and DivergedError where the loss or the
     gradient is no longer finite.
     """
-    distributed.start(resolve_device(config.device), config.timeout)
-    with isolated(resolve_device(config.device)):
+    distributed.join_processes(resolve_device(config.device), config.timeout)
+    with preserve_torch_state(resolve_device(config.device)):
         config = resolve_config(config, images)
-        same_images = functools.partial(fingerprint.require_same, config.out, images, accept=config.accept_changed_data)
+        same_images = functools.partial(
+            fingerprint.require_same_images, config.out, images, accept=config.accept_changed_data
+        )
         earlier = read_earlier(config, HOW_NOT_WHAT, same_images)
         if earlier.get("state") == "done":
             return {**earlier["result"], "already_done": True}
@@ -66,11 +68,11 @@ def pretrain(
         dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
-        described = encoder_metadata(f_q.plan, settled(config.mean), settled(config.std), 0)
-        run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), settled(config.max_steps), described)
+        described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), 0)
+        run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), require(config.max_steps), described)
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images) if batches is None else batches
-        answering = pulse.watched(distributed.rank(), distributed.world_size())
+        answering = pulse.watch_collectives(distributed.rank(), distributed.world_size())
         with run, StopRequest() as request, watch_loading(), answering:
             start = run.restore(TRAINING)
             watch.begin(start)
@@ -84,15 +86,15 @@ def train(
     request: StopRequest, start: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Make the steps of a run from `start` on: Algorithm 1, and what is logged and saved between two steps."""
-    steps, device, precision, optimizer = settled(config.max_steps), config.device, config.precision, run.optimizer
+    steps, device, precision, optimizer = require(config.max_steps), config.device, config.precision, run.optimizer
     schedule = build_schedule(config, batches.steps_per_epoch)
     contrast = build_loss(config)
     hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
     recent = Recent(start, active=config.log_every > 0)
-    for step, loaded in enumerate(batches.run(start, steps, settled(config.workers)), start):
+    for step, loaded in enumerate(batches.run(start, steps, require(config.workers)), start):
         if step == start:
             log_ranks(run, step, loaded.index)
-        if is_due(step, settled(config.knn_every)):
+        if is_due(step, require(config.knn_every)):
             with recent.paused():
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, steps)
@@ -135,7 +137,7 @@ def train(
         if logged:
             watch.log(step + 1, recent, {"lr": lr, "gradient_norm": float(norm)}, shares)
         run.advance(step + 1)
-        if stopping or step + 1 == steps or is_due(step + 1, settled(config.checkpoint_every)):
+        if stopping or step + 1 == steps or is_due(step + 1, require(config.checkpoint_every)):
             run.save(step + 1, beside=[pack_encoder(config, pair.encoder, step + 1)])
         if stopping:
             return run.stop(step + 1)

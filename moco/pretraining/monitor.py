@@ -22,10 +22,10 @@ from moco.pretraining.config import PretrainConfig, negatives
 from moco.pretraining.health import describe_findings, diagnose
 from moco.runtime import distributed
 from moco.runtime.checkpoint import File
-from moco.runtime.fields import settled
+from moco.runtime.fields import require
 from moco.runtime.recent import Recent
 from moco.runtime.run import Run
-from moco.runtime.runlog import read_events, read_lines
+from moco.runtime.runlog import read_events, read_metrics
 
 Monitor = Callable[[Encoder], Mapping[str, float]]
 """A frozen encoder -> figures."""
@@ -66,7 +66,7 @@ class Watch:
         config = self.config
 
         def read() -> tuple[str, list[dict[str, Any]], dict[str, float]]:
-            changed = fingerprint.keep(config.out, self.images, accept=config.accept_changed_data)
+            changed = fingerprint.keep_fingerprint(config.out, self.images, accept=config.accept_changed_data)
             return changed, read_events(config.out, "replaced"), read_first_look(config.out)
 
         changed, events, before = distributed.from_first(read)
@@ -118,7 +118,7 @@ class Watch:
     def _evaluate(self, monitor: Monitor, step: int) -> None:
         encoder = self.run.modules["f_q"]
         assert isinstance(encoder, Encoder)
-        with distributed.averaged(encoder):
+        with distributed.average_statistics(encoder):
             figures = dict(monitor(encoder))
             if self.config.keep == "best" and isinstance(monitor, Judge):
                 figures["judged_top1"] = self._compare(encoder, step, monitor.right)
@@ -144,7 +144,7 @@ class Watch:
             return
         assert isinstance(encoder, Encoder)
         self.run.wait()
-        with distributed.averaged(encoder):
+        with distributed.average_statistics(encoder):
             distributed.from_first(lambda: best.finish(pack_encoder(self.config, encoder, step)))
         self.run.log.say(best.describe(step))
         self.run.result["kept"] = best.figures(step)
@@ -154,7 +154,7 @@ class Watch:
         config, run = self.config, self.run
         figures = {"filled": round(measure_fill(run.modules["dictionary"], config.batch_size), 2)}
         if self.checkup is not None and config.knn_every:
-            with distributed.averaged(*run.modules.values()):
+            with distributed.average_statistics(*run.modules.values()):
                 figures |= self.checkup(run.modules)
         last = {name: run.result[name] for name in (*TRAINING, *WATCHED) if name in run.result}
         last["epoch"] = step * config.batch_size / len(self.images)
@@ -171,7 +171,7 @@ class Watch:
 
 def read_first_look(run: Path) -> dict[str, float]:
     """Read what the monitor saw before the first step."""
-    lines = (line for line in read_lines(run) if line.get("step") == 0 and "event" not in line)
+    lines = (line for line in read_metrics(run) if line.get("step") == 0 and "event" not in line)
     return {name: value for name, value in next(lines, {}).items() if name not in ("step", "time")}
 
 
@@ -199,5 +199,5 @@ def log_ranks(run: Run, step: int, index: Tensor) -> None:
 
 def pack_encoder(config: PretrainConfig, f_q: Encoder, step: int) -> File:
     """The run's encoder as a file of its own."""
-    described = encoder_metadata(f_q.plan, settled(config.mean), settled(config.std), step)
+    described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), step)
     return File(config.out / "encoder.safetensors", encoder_tensors(f_q), {**described, "kind": "encoder"})

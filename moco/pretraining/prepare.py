@@ -21,7 +21,7 @@ from moco.pretraining.config import PretrainConfig, negatives, shared_negatives
 from moco.pretraining.initial import fill, with_weights
 from moco.runtime import distributed
 from moco.runtime.device import resolve_device, resolve_precision, set_threads
-from moco.runtime.fields import check, flag, settled
+from moco.runtime.fields import check, flag, require
 from moco.runtime.run import OF_EACH_PROCESS
 from moco.runtime.schedule import Schedule
 from moco.shapes import Features
@@ -37,7 +37,7 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
     """
     config, n, ranks = with_weights(config), len(images), distributed.world_size()
     flags = {flag(name): value for name, value in vars(config).items() if name not in OF_EACH_PROCESS}
-    distributed.require_same({"the number of images": n, **flags})
+    distributed.require_same_values({"the number of images": n, **flags})
     check(config)
     if config.batch_size > n:
         raise BadInputError(f"--batch-size is {config.batch_size}, and there are {n} images: give a smaller batch")
@@ -162,8 +162,8 @@ def _warn(config: PretrainConfig, n: int) -> None:
 
 def encoder_plan(config: PretrainConfig) -> EncoderPlan:
     """The encoder that a config asks for, with nothing of it left open."""
-    arch, size, head = settled(config.arch), settled(config.image_size), config.head
-    return EncoderPlan(arch, settled(config.stem), head, config.feature_dim, config.hidden_dim, size)
+    arch, size, head = require(config.arch), require(config.image_size), config.head
+    return EncoderPlan(arch, require(config.stem), head, config.feature_dim, config.hidden_dim, size)
 
 
 def build_encoder(config: PretrainConfig) -> Encoder:
@@ -177,7 +177,7 @@ def build_encoder(config: PretrainConfig) -> Encoder:
     for size, name in {config.view_size: "view_size", config.image_size: "image_size"}.items():
         if size is not None:
             encoder.require_size(size, flag(name))
-    encoder.set_bn_group_size(config.batch_size // settled(config.bn_groups))
+    encoder.set_bn_group_size(config.batch_size // require(config.bn_groups))
     if config.bn != "train":
         keep_statistics(encoder, affine=config.bn == "keep")
     encoder.set_recompute(config.recompute)
@@ -204,9 +204,9 @@ def build_batches(config: PretrainConfig, images: Images) -> ViewBatches:
     return ViewBatches(
         images,
         AUGMENTATIONS[config.augment],
-        settled(config.view_size or config.image_size),
-        settled(config.mean),
-        settled(config.std),
+        require(config.view_size or config.image_size),
+        require(config.mean),
+        require(config.std),
         config.batch_size,
         seed=config.seed,
         key_views=config.dictionary != "memory-bank" and (config.teacher is None or config.teacher_views == "live"),
@@ -221,13 +221,13 @@ def build_schedule(config: PretrainConfig, steps_per_epoch: int) -> Schedule:
     """The learning rate over the run."""
     warmup = round(config.warmup_epochs * steps_per_epoch)
     return Schedule(
-        config.schedule, settled(config.lr), settled(config.max_steps), warmup, config.milestones, config.lr_decay
+        config.schedule, require(config.lr), require(config.max_steps), warmup, config.milestones, config.lr_decay
     )
 
 
 def build_optimizer(config: PretrainConfig, f_q: Encoder) -> torch.optim.SGD:
     """SGD over all of f_q in fused calls, with the head's rate as a multiple (`ratio`) of the backbone's."""
-    momentum, decay, lr = config.sgd_momentum, config.weight_decay, settled(config.lr)
+    momentum, decay, lr = config.sgd_momentum, config.weight_decay, require(config.lr)
     groups = [
         {"params": list(f_q.backbone.parameters()), "ratio": 1.0},
         {"params": list(f_q.head.parameters()), "ratio": (config.head_lr or lr) / lr},

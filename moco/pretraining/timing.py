@@ -25,7 +25,7 @@ from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Monitor
 from moco.pretraining.prepare import build_batches, resolve_config
-from moco.runtime.device import isolated, resolve_device
+from moco.runtime.device import preserve_torch_state, resolve_device
 from moco.runtime.signals import EXIT_CODE
 
 LEAST = 3
@@ -108,7 +108,7 @@ def measure_step(
         trial = dataclasses.replace(
             training, out=Path(run), max_steps=ENDLESS, knn_every=0, checkpoint_every=0, keep="last", json=True
         )
-        with isolated(device):
+        with preserve_torch_state(device):
             timed = TimedBatches(build_batches(resolve_config(trial, images), images), seconds)
         try:
             stopped = pretrain(trial, images, batches=timed, teacher=teacher).get("exit_code") == EXIT_CODE

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moco.report.markup import element, escaped, escaped_whole, shown, table
+from moco.report.markup import element, escape, escape_whole, show, table
 from moco.report.runs import Point
 
 WIDTH, HEIGHT = 480.0, 270.0
@@ -40,7 +40,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Axes:
-    """What stands at the axes, and with how many digits figures are told."""
+    """What stands at the axes, and how many digits figures have."""
 
     x: str
     y: str
@@ -58,13 +58,13 @@ def chart(
     if not curves:
         return ""
     legend = "".join(
-        element("li", f'{_swatch(curve.style)}{escaped(curve.name)}') for curve in curves
+        element("li", f'{_swatch(curve.style)}{escape(curve.name)}') for curve in curves
     )  # fmt: skip
-    content = element("h3", escaped(title), id=f"{name}-title") + _svg(name, title, curves, axes, levels)
+    content = element("h3", escape(title), id=f"{name}-title") + _svg(name, title, curves, axes, levels)
     if len(curves) > 1:
         content += element("ul", legend, class_="legend")
     if note:
-        content += element("p", escaped(note), class_="note")
+        content += element("p", escape(note), class_="note")
     return element("figure", content + _figures(title, curves, axes), class_="chart")
 
 
@@ -91,14 +91,14 @@ def _svg(name: str, title: str, curves: Sequence[Curve], axes: Axes, levels: Seq
     if axes.ticks:  # with room for the marks at both ends
         x_low, x_high, x_ticks = x_low - 0.06 * (x_high - x_low), x_high + 0.06 * (x_high - x_low), list(axes.ticks)
     plane = _Plane((x_low, x_high), (y_low, y_high))
-    parts = [f'<title id="{name}-t">{escaped(title)}</title>']
-    parts.append(f'<desc id="{name}-d">{escaped_whole(described(curves, axes, levels))}</desc>')
+    parts = [f'<title id="{name}-t">{escape(title)}</title>']
+    parts.append(f'<desc id="{name}-d">{escape_whole(describe_curves(curves, axes, levels))}</desc>')
     for tick, text in y_ticks:
         parts.append(_horizontal("grid", plane.y(tick)) + _text(LEFT - 6, plane.y(tick) + 4, text, "end"))
     for tick, text in x_ticks:
-        parts.append(_text(plane.x(tick), HEIGHT - BOTTOM + 18, escaped(text)))
+        parts.append(_text(plane.x(tick), HEIGHT - BOTTOM + 18, escape(text)))
     parts.append(_horizontal("axis", HEIGHT - BOTTOM))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, escaped(axes.x)))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, escape(axes.x)))
     for level in levels:
         y = plane.y(level.value)
         below = y < TOP + 16
@@ -113,14 +113,14 @@ def _svg(name: str, title: str, curves: Sequence[Curve], axes: Axes, levels: Seq
 
 def _drawn(curve: Curve, plane: _Plane, axes: Axes) -> str:
     """A line, and a mark on each point where they are few."""
-    points, style = thinned(curve.points), f"s{curve.style % COLOURS}"
+    points, style = thin_points(curve.points), f"s{curve.style % COLOURS}"
     line = _path([(plane.x(place), None if value is None else plane.y(value)) for place, value in points])
     marks = ""
     for place, value in points if len(points) <= MARKED else ():
         if value is not None:
-            said = f"{curve.name}: {shown(value, axes.digits)} at {_placed(place, axes)} ({axes.x})"
+            said = f"{curve.name}: {show(value, axes.digits)} at {_placed(place, axes)} ({axes.x})"
             spot = f'class="mark {style}" cx="{plane.x(place):.1f}" cy="{plane.y(value):.1f}" r="3"'
-            marks += f"<circle {spot}><title>{escaped(said)}</title></circle>"
+            marks += f"<circle {spot}><title>{escape(said)}</title></circle>"
     for (place, value), reach in zip(curve.points, curve.errors, strict=False):
         if value is not None and reach:
             x, low, high = plane.x(place), plane.y(value - reach), plane.y(value + reach)
@@ -150,19 +150,19 @@ def _placed(place: float, axes: Axes) -> str:
     named = dict(axes.ticks).get(place)
     if named is not None:
         return named
-    return shown(place, 0 if place == int(place) else 1)
+    return show(place, 0 if place == int(place) else 1)
 
 
-def described(curves: Sequence[Curve], axes: Axes, levels: Sequence[Level]) -> str:
+def describe_curves(curves: Sequence[Curve], axes: Axes, levels: Sequence[Level]) -> str:
     """What the curves do, in words."""
-    told = []
+    sentences = []
     for curve in curves:
         values = [value for _, value in curve.points if value is not None]
-        told.append(
-            f"{curve.name}: {axes.y} from {shown(values[0], axes.digits)} to {shown(values[-1], axes.digits)}, "
-            f"lowest {shown(min(values), axes.digits)}, highest {shown(max(values), axes.digits)}."
+        sentences.append(
+            f"{curve.name}: {axes.y} from {show(values[0], axes.digits)} to {show(values[-1], axes.digits)}, "
+            f"lowest {show(min(values), axes.digits)}, highest {show(max(values), axes.digits)}."
         )
-    return " ".join([*told, *(f"For comparison, {level.name}." for level in levels)])
+    return " ".join([*sentences, *(f"For comparison, {level.name}." for level in levels)])
 
 
 def scale(values: Sequence[float], *, tight: bool = False) -> tuple[float, float, list[tuple[float, str]]]:
@@ -192,7 +192,7 @@ def _labelled(ticks: Sequence[float], step: float) -> list[tuple[float, str]]:
     return [(tick, f"{tick:.{digits}f}".replace("-", "\u2212")) for tick in ticks]
 
 
-def thinned(points: Sequence[Point]) -> list[Point]:
+def thin_points(points: Sequence[Point]) -> list[Point]:
     """Keep about MOST_POINTS of the points, in order: the first, the last, and the extremes of each stretch."""
     if len(points) <= MOST_POINTS:
         return list(points)
@@ -229,7 +229,7 @@ def _figures(title: str, curves: Sequence[Curve], axes: Axes) -> str:
         chosen = sorted({round(i * (len(curve.points) - 1) / max(1, count - 1)) for i in range(count)})
         for i in chosen:
             place, value = curve.points[i]
-            cells = [escaped(_placed(place, axes)), "not a number" if value is None else shown(value, axes.digits)]
-            rows.append([escaped(curve.name), *cells])
-    body = table(["curve", escaped(axes.x), escaped(axes.y)], rows, label=f"{title}: figures", numbers=range(1, 3))
+            cells = [escape(_placed(place, axes)), "not a number" if value is None else show(value, axes.digits)]
+            rows.append([escape(curve.name), *cells])
+    body = table(["curve", escape(axes.x), escape(axes.y)], rows, label=f"{title}: figures", numbers=range(1, 3))
     return element("details", element("summary", "figures as a table") + body)

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from moco.report.config import MOST_POINTS
-from moco.report.markup import data_block, element, escaped, listed, number, picture, plain, shown
+from moco.report.markup import as_list, data_block, element, escape, number, picture, show, to_plain_text
 from moco.report.runs import Run
 
 OWN_COLOURS = 10
@@ -14,7 +14,7 @@ MOST_BUTTONS = 60
 """Classes that can be switched on and off."""
 
 
-def embedding_map(run: Run, place: int) -> str:
+def render_embedding_map(run: Run, place: int) -> str:
     """The map of a run's embeddings, number `place` of the page; empty where none is stored."""
     content = run.gallery.get("map")
     if not isinstance(content, dict):
@@ -22,20 +22,20 @@ def embedding_map(run: Run, place: int) -> str:
     points = _points(content)
     if not points:
         return ""
-    classes = [plain(name) for name in listed(run.gallery.get("classes"))]
+    classes = [to_plain_text(name) for name in as_list(run.gallery.get("classes"))]
     labels = _labels(content.get("classes"), len(points), len(classes))
     predicted = _labels(content.get("predicted"), len(points), len(classes))
     counts = Counter(labels)
     paths = "".join(
         _path(label, [points[i] for i, own in enumerate(labels) if own == label]) for label in sorted(counts)
     )
-    title = f"Map of {shown(len(points), 0)} images by their features"
-    said = f"{title}, {escaped(content.get('method'))}."
+    title = f"Map of {show(len(points), 0)} images by their features"
+    said = f"{title}, {escape(content.get('method'))}."
     svg = (
-        f'<svg viewBox="-24 -24 1048 1048" role="img" aria-label="{escaped(said)}">{paths}'
+        f'<svg viewBox="-24 -24 1048 1048" role="img" aria-label="{escape(said)}">{paths}'
         f'<circle class="ring" r="14" cx="0" cy="0" visibility="hidden"/></svg>'
     )
-    names = listed(content.get("names"))
+    names = as_list(content.get("names"))
     data = data_block(f"map-{place}", {
         "x": [x for x, _ in points], "y": [y for _, y in points], "names": names[: len(points)], "labels": labels,
         "predicted": predicted, "classes": classes, "tile": number(content.get("tile")) or 1,
@@ -95,9 +95,9 @@ def _legend(classes: list[str], counts: Counter[int], labels: list[int], predict
     buttons = []
     for label in [label for label in sorted(counts) if label >= 0][:MOST_BUTTONS]:
         dot = f'<svg viewBox="0 0 10 10" aria-hidden="true"><path {_colour(label)} d="M5 5h.1"/></svg>'
-        share = f" · {shown(100 * right[label] / counts[label], 0)}%" if guessed else ""
-        small = element("small", f"{shown(counts[label], 0)}{share}")
-        text = f"{dot}<span>{escaped(classes[label])}</span>{small}"
+        share = f" · {show(100 * right[label] / counts[label], 0)}%" if guessed else ""
+        small = element("small", f"{show(counts[label], 0)}{share}")
+        text = f"{dot}<span>{escape(classes[label])}</span>{small}"
         buttons.append(element("button", text, type="button", aria_pressed="true", data_label=label))
     if not buttons:
         return ""

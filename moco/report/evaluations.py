@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from moco.report.markup import NOTHING, element, escaped, number, percent, shown, table
+from moco.report.markup import NOTHING, element, escape, number, percent, show, table
 from moco.report.runs import Run
 
 NAMES = {"knn": "kNN", "finetune": "fine-tuned, all labels"}
@@ -25,7 +25,7 @@ class Figure:
     conditions: str = ""
 
 
-def tables(runs: Sequence[Run]) -> str:
+def render_tables(runs: Sequence[Run]) -> str:
     """All evaluations of all runs: one table of accuracies, and one of what is no accuracy."""
     found = [
         (run, figure) for run in runs for name, content in run.evaluations.items() for figure in figures(name, content)
@@ -48,13 +48,13 @@ def tables(runs: Sequence[Run]) -> str:
     content = ""
     if found:
         header = ["evaluation", *(["run"] if len(runs) > 1 else []), "top-1", "top-5"]
-        header += [escaped(BASELINES.get(name, name)) for name in known] + ["conditions"]
+        header += [escape(BASELINES.get(name, name)) for name in known] + ["conditions"]
         rows = []
         for run, figure in found:
-            row = [escaped(figure.name), *([escaped(run.name)] if len(runs) > 1 else [])]
+            row = [escape(figure.name), *([escape(run.name)] if len(runs) > 1 else [])]
             row += [element("strong", _with_deviation(figure.top1, figure.deviation)), percent(figure.top5)]
             row += [_with_deviation(*figure.baselines.get(name, (None, None))) for name in known]
-            rows.append([*row, escaped(figure.conditions)])
+            rows.append([*row, escape(figure.conditions)])
         content += table(header, rows, label="Accuracies", numbers=range(1 + (len(runs) > 1), len(header) - 1))
         content += element(
             "p",
@@ -63,7 +63,7 @@ def tables(runs: Sequence[Run]) -> str:
             class_="note",
         )
     if others:
-        rows = [[escaped(name), escaped(run.name), escaped(key), shown(value, 3)] for run, name, key, value in others]
+        rows = [[escape(name), escape(run.name), escape(key), show(value, 3)] for run, name, key, value in others]
         content += table(["evaluation", "run", "figure", "value"], rows, label="Other figures", numbers=range(3, 4))
     return content
 
@@ -120,18 +120,18 @@ def _conditions(content: dict[str, Any]) -> str:
     parts = [str(content["data"])] if isinstance(content.get("data"), str) else []
     for key, said in (("test", "test images"), ("queries", "queries"), ("bank", "in the bank"), ("images", "labelled")):
         if number(content.get(key)) is not None:
-            parts.append(f"{shown(content[key], 0)} {said}")
+            parts.append(f"{show(content[key], 0)} {said}")
     if number(content.get("draws")) is not None:
-        parts.append(f"{shown(content['draws'], 0)} draws")
+        parts.append(f"{show(content['draws'], 0)} draws")
     parts += [f"{key} {content[key]:g}" for key in ("lr", "penalty") if number(content.get(key)) is not None]
     agreement = _mapping(content.get("agreement"))
     if number(agreement.get("difference")) is not None:
-        low, high = shown(agreement.get("low")), shown(agreement.get("high"))
-        parts.append(f"minus {agreement.get('with')}: {shown(agreement['difference'])} [{low} to {high}]")
+        low, high = show(agreement.get("low")), show(agreement.get("high"))
+        parts.append(f"minus {agreement.get('with')}: {show(agreement['difference'])} [{low} to {high}]")
     return ", ".join(parts)
 
 
 def _with_deviation(value: Any, deviation: Any) -> str:
     if number(value) is None:
         return NOTHING
-    return f"{shown(value)}%" if number(deviation) is None else f"{shown(value)} ± {shown(deviation)}%"
+    return f"{show(value)}%" if number(deviation) is None else f"{show(value)} ± {show(deviation)}%"

@@ -14,7 +14,7 @@ from moco.pretraining.health import (
     diagnose,
     judge_features,
 )
-from moco.report.markup import number, plain
+from moco.report.markup import number, to_plain_text
 from moco.report.runs import Run, read_config
 
 FIGURES = (
@@ -45,7 +45,7 @@ class Health:
     def cause(self) -> str:
         """The first of the worst, as a clause; a name that this version does not know stands for itself."""
         name = next((name for name, own in self.conditions.items() if own == self.condition), HEALTHY)
-        return CAUSES.get(name, plain(name))
+        return CAUSES.get(name, to_plain_text(name))
 
 
 def health_of(run: Run) -> Health:
@@ -76,7 +76,7 @@ def _stored(run: Run) -> Health | None:
         return None
     if not all(own in SEVERITY for own in conditions):
         return None
-    return Health(dict(zip(names, conditions, strict=True)), plain(text, LONGEST_TEXT), int(number(step) or 0))
+    return Health(dict(zip(names, conditions, strict=True)), to_plain_text(text, LONGEST_TEXT), int(number(step) or 0))
 
 
 def _judged(run: Run, own: dict[str, float]) -> Health:
@@ -85,7 +85,7 @@ def _judged(run: Run, own: dict[str, float]) -> Health:
         config = read_config(run.config, Path("config.json"))
     except BadInputError as error:
         said = f"The settings of the run cannot be read, so its figures cannot be judged ({error})."
-        return Health({"its settings cannot be read": "undecided"}, plain(said, LONGEST_TEXT), run.step)
+        return Health({"its settings cannot be read": "undecided"}, to_plain_text(said, LONGEST_TEXT), run.step)
     figures = own | {name: value for name in FIGURES if (value := run.last(name)) is not None}
     if run.knn_before is not None and run.queries is not None:
         figures |= {"knn_before": run.knn_before, "knn_top1": run.knn[-1][1], "knn_queries": run.queries}

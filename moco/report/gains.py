@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moco.pretraining.health import accuracy_gain
-from moco.report.markup import number, percent, shown
+from moco.report.markup import number, percent, show
 from moco.report.runs import Run
 
 TO_BEAT = {"random": "random weights", "pixels": "raw pixels"}
@@ -25,7 +25,9 @@ class Gain:
     high: float
 
     def __str__(self) -> str:
-        return f"{signed(self.difference)} points, 95% interval {signed(self.low)} to {signed(self.high)}"
+        return (
+            f"{show_signed(self.difference)} points, 95% interval {show_signed(self.low)} to {show_signed(self.high)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Measured:
     gains: tuple[Gain, ...]
 
 
-def evaluated(run: Run) -> Iterator[Measured]:
+def describe_evaluations(run: Run) -> Iterator[Measured]:
     """The accuracies of `moco knn` and `moco linear`, each with the baselines of `TO_BEAT` that it was measured with.
 
     The interval is the paired one where the evaluation holds it, else that of `accuracy_gain` over as many images as
@@ -61,12 +63,12 @@ def evaluated(run: Run) -> Iterator[Measured]:
         if supervised is not None:
             compared.append(f"the same network trained with labels for {percent(supervised)}")
         by = "The nearest neighbours' vote" if name.startswith("knn") else "A linear classifier on the frozen features"
-        images = "the images" if count is None else f"{shown(count, 0)} images"
+        images = "the images" if count is None else f"{show(count, 0)} images"
         sentence = "; ".join([f"{by} is right for {percent(top1)} of {images}", *compared])
         yield Measured(f"{sentence}.", tuple(gains))
 
 
-def watched(run: Run) -> Measured | None:
+def describe_monitor(run: Run) -> Measured | None:
     """What the monitor saw of kNN accuracy; None where it looked for none."""
     if not run.knn:
         return None
@@ -79,7 +81,7 @@ def watched(run: Run) -> Measured | None:
     if run.queries is None:
         return Measured(f"{said}; of how many images is not known.", ())
     gain = Gain(START, *accuracy_gain(last, run.knn_before, run.queries))
-    return Measured(f"{said} ({gain}; {shown(run.queries, 0)} images).", (gain,))
+    return Measured(f"{said} ({gain}; {show(run.queries, 0)} images).", (gain,))
 
 
 def course(run: Run) -> str | None:
@@ -107,14 +109,14 @@ def describe_kept(run: Run) -> str | None:
         return None
     which = f"of step {step:.0f}" if step else "that it began with, as no look was clearly better"
     return (
-        f"It kept the encoder {which}: {known[0]} of {shown(images, 0)} images are classified rightly by their "
+        f"It kept the encoder {which}: {known[0]} of {show(images, 0)} images are classified rightly by their "
         f"neighbours, {known[1]} by the first encoder and {known[2]} by the last."
     )
 
 
-def signed(value: float) -> str:
+def show_signed(value: float) -> str:
     """A difference with its sign."""
-    return shown(value) if value < 0 else f"+{shown(value)}"
+    return show(value) if value < 0 else f"+{show(value)}"
 
 
 def accuracy(value: object) -> float | None:

@@ -17,21 +17,21 @@ _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
-def plain(value: object, longest: int = LONGEST_NAME) -> str:
+def to_plain_text(value: object, longest: int = LONGEST_NAME) -> str:
     """A value as text of one line: controls are spelled out, lone surrogates replaced, long ones cut."""
     text = str(value).encode("utf-8", "replace").decode("utf-8")
     text = _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def escaped(value: object) -> str:
+def escape(value: object) -> str:
     """A value as HTML, in a text or in a quoted attribute."""
-    return html.escape(plain(value), quote=True)
+    return html.escape(to_plain_text(value), quote=True)
 
 
-def escaped_whole(text: str) -> str:
+def escape_whole(text: str) -> str:
     """A sentence of ours as HTML, however long: only the names in it are cut."""
-    return " ".join(escaped(word) for word in text.split())
+    return " ".join(escape(word) for word in text.split())
 
 
 def element(tag: str, content: str = "", **attributes: object) -> str:
@@ -44,7 +44,7 @@ def element(tag: str, content: str = "", **attributes: object) -> str:
         if value is None or value is False:
             continue
         key = name.rstrip("_").replace("_", "-")
-        opening += f" {key}" if value is True else f' {key}="{escaped(value)}"'
+        opening += f" {key}" if value is True else f' {key}="{escape(value)}"'
     return f"<{opening}>" if tag in ("img", "br", "meta") else f"<{opening}>{content}</{tag}>"
 
 
@@ -53,14 +53,14 @@ def data_block(name: str, values: Any) -> str:
     text = json.dumps(_plain_values(values), separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return f'<script type="application/json" id="{escaped(name)}">{text}</script>'
+    return f'<script type="application/json" id="{escape(name)}">{text}</script>'
 
 
 def _plain_values(values: Any) -> Any:
     if isinstance(values, str):
-        return plain(values)
+        return to_plain_text(values)
     if isinstance(values, Mapping):
-        return {plain(name): _plain_values(value) for name, value in values.items()}
+        return {to_plain_text(name): _plain_values(value) for name, value in values.items()}
     if isinstance(values, list | tuple):
         return [_plain_values(value) for value in values]
     return None if isinstance(values, float) and not math.isfinite(values) else values
@@ -70,8 +70,8 @@ def picture(content: object, alt: str, **attributes: object) -> str:
     """A WebP picture that is stored as base64; a word where it is something else."""
     if not isinstance(content, str) or not _BASE64.fullmatch(content):
         return element("span", "no picture", class_="missing")
-    fields = {"alt": plain(alt), "loading": "lazy", **attributes}
-    rest = "".join(f' {name.rstrip("_")}="{escaped(value)}"' for name, value in fields.items())
+    fields = {"alt": to_plain_text(alt), "loading": "lazy", **attributes}
+    rest = "".join(f' {name.rstrip("_")}="{escape(value)}"' for name, value in fields.items())
     return f'<img src="data:image/webp;base64,{content}"{rest}>'
 
 
@@ -86,15 +86,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, label: str, n
     for first, *others in rows:
         cells = "".join(element("td", cell, class_=kind) for cell, kind in zip(others, kinds[1:], strict=False))
         body += f'<tr><th scope="row">{first}</th>{cells}</tr>'
-    return scrolling(element("table", f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"), label)
+    return make_scrollable(element("table", f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"), label)
 
 
-def scrolling(content: str, label: str) -> str:
+def make_scrollable(content: str, label: str) -> str:
     """Content that may be wider than the page."""
     return element("div", content, class_="scroll", role="region", tabindex="0", aria_label=label)
 
 
-def listed(value: object) -> list[Any]:
+def as_list(value: object) -> list[Any]:
     """A list; an empty one for anything else."""
     return value if isinstance(value, list) else []
 
@@ -110,7 +110,7 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def shown(value: object, digits: int = 2) -> str:
+def show(value: object, digits: int = 2) -> str:
     """A number with so many digits behind the point, large ones with a thin space between thousands; or a dash."""
     found = number(value)
     if found is None:
@@ -118,10 +118,10 @@ def shown(value: object, digits: int = 2) -> str:
     return f"{found:,.{digits}f}".replace(",", "\u2009").replace("-", "\u2212")
 
 
-def setting(value: Any) -> str:
+def show_setting(value: Any) -> str:
     """A value of a config, in words."""
     if isinstance(value, list):
-        return ", ".join(setting(part) for part in value)
+        return ", ".join(show_setting(part) for part in value)
     if value is None:
         return NOTHING
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -129,7 +129,7 @@ def setting(value: Any) -> str:
 
 def percent(value: object) -> str:
     """A percentage."""
-    return NOTHING if number(value) is None else f"{shown(value)}%"
+    return NOTHING if number(value) is None else f"{show(value)}%"
 
 
 def duration(seconds: object) -> str:

@@ -5,13 +5,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 
-from moco.report.embedding_map import embedding_map
-from moco.report.evaluations import tables
-from moco.report.markup import duration, element, escaped, escaped_whole, number, percent, shown
-from moco.report.pictures import confusion, filters, neighbours, views
+from moco.report.embedding_map import render_embedding_map
+from moco.report.evaluations import render_tables
+from moco.report.markup import duration, element, escape, escape_whole, number, percent, show
+from moco.report.pictures import render_confusion, render_filters, render_neighbours, render_views
 from moco.report.runs import Run
-from moco.report.setup import reasons, settings, summary
-from moco.report.training import curves
+from moco.report.setup import render_reasons, render_settings, render_summary
+from moco.report.training import render_curves
 from moco.report.transfer import is_transfer, transfer_sections
 from moco.report.verdict import judge
 
@@ -38,13 +38,13 @@ def page_of_parts(
     A policy forbids it everything but its own style, script and pictures.
     """
     style = files("moco.report").joinpath("page.css").read_text(encoding="utf-8")
-    links = "".join(element("li", element("a", escaped(heading), href=f"#{name}")) for name, heading, _ in parts)
-    header = element("h1", escaped(title)) + element("p", escaped_whole(lead), class_="lead")
+    links = "".join(element("li", element("a", escape(heading), href=f"#{name}")) for name, heading, _ in parts)
+    header = element("h1", escape(title)) + element("p", escape_whole(lead), class_="lead")
     header += element("nav", element("ul", links), aria_label="Parts of this page")
-    main = "".join(element("section", element("h2", escaped(heading)) + body, id=name) for name, heading, body in parts)
+    main = "".join(element("section", element("h2", escape(heading)) + body, id=name) for name, heading, body in parts)
     body = (
         f'<a class="skip" href="#{first}">to the {first}</a><header>{header}</header><main>{main}</main>'
-        f"<footer>{element('p', escaped_whole(footer))}</footer>"
+        f"<footer>{element('p', escape_whole(footer))}</footer>"
     )
     return document(title, body, style, script)
 
@@ -60,7 +60,7 @@ def document(title: str, body: str, style: str, script: str = "") -> str:
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="referrer" content="no-referrer">'
-        f'<link rel="icon" href="data:,"><title>{escaped(title)}</title><style>{style}</style>'
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{style}</style>'
     )
     end = f"<script>{script}</script>" if script else ""
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}{end}</body></html>\n'
@@ -88,19 +88,23 @@ def _sections(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
     return [*(_of_training(trained) if trained else []), *more, ("notes", "Left out", _notes(runs))]
 
 
+def _describe_setup(runs: Sequence[Run]) -> str:
+    return render_summary(runs) + element("h3", "Settings") + render_settings(runs) + render_reasons(runs)
+
+
 def _of_training(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
     places = {id(run): place for place, run in enumerate(runs)}
-    charts = curves(runs)
+    charts = render_curves(runs)
     return [
         ("verdict", "Verdict", element("div", "".join(map(_card, runs)), class_="cards")),
-        ("setup", "What was run", summary(runs) + element("h3", "Settings") + settings(runs) + reasons(runs)),
+        ("setup", "What was run", _describe_setup(runs)),
         ("training", "Training", element("div", charts, class_="charts") if charts else ""),
-        ("evaluations", "Evaluations", tables(runs)),
-        ("views", "What the model saw", _each(runs, views)),
-        ("neighbours", "Nearest neighbours", _each(runs, neighbours)),
-        ("map", "Map of the embeddings", _each(runs, lambda run: embedding_map(run, places[id(run)]))),
-        ("confusion", "Classes taken for others", _each(runs, confusion)),
-        ("filters", "First-layer filters", _each(runs, filters)),
+        ("evaluations", "Evaluations", render_tables(runs)),
+        ("views", "What the model saw", _each(runs, render_views)),
+        ("neighbours", "Nearest neighbours", _each(runs, render_neighbours)),
+        ("map", "Map of the embeddings", _each(runs, lambda run: render_embedding_map(run, places[id(run)]))),
+        ("confusion", "Classes taken for others", _each(runs, render_confusion)),
+        ("filters", "First-layer filters", _each(runs, render_filters)),
     ]
 
 
@@ -113,7 +117,7 @@ def _each(runs: Sequence[Run], part: Callable[[Run], str]) -> str:
     for run, body in found:
         size = run.config.get("image_size")
         large = " large" if (number(size) or 0) > SMALL_VIEW else ""
-        heading = element("h3", escaped(run.name)) if len(runs) > 1 else ""
+        heading = element("h3", escape(run.name)) if len(runs) > 1 else ""
         blocks += element("section", heading + body, class_=f"part{large}")
     return element("div", blocks, class_="single" if len(found) == 1 else "side wide")
 
@@ -127,21 +131,21 @@ def _card(run: Run) -> str:
         ("kNN, test", percent(tested), number(tested)),
         ("kNN in the run", percent(knn), knn),
         ("linear", percent(linear), number(linear)),
-        ("loss", f"{shown(loss)} <small>chance {shown(chance)}</small>", loss),
+        ("loss", f"{show(loss)} <small>chance {show(chance)}</small>", loss),
         ("training time", duration(run.seconds), run.seconds),
     ]
     terms = "".join(
         element("div", element("dt", name) + element("dd", text)) for name, text, there in figures if there is not None
     )
     sign = {"good": "✓", "mixed": "◐", "bad": "✗", "open": "…"}[verdict.mood]
-    content = element("h3", escaped(run.name)) + element("p", f"{sign} {escaped(verdict.headline)}", class_="headline")
+    content = element("h3", escape(run.name)) + element("p", f"{sign} {escape(verdict.headline)}", class_="headline")
     content += element("dl", terms) if terms else ""
-    content += element("ul", "".join(element("li", escaped_whole(sentence)) for sentence in verdict.sentences))
+    content += element("ul", "".join(element("li", escape_whole(sentence)) for sentence in verdict.sentences))
     return element("div", content, class_=f"card {verdict.mood}")
 
 
 def _notes(runs: Sequence[Run]) -> str:
     notes = [(run.name, note) for run in runs for note in run.notes]
-    said = [f"{escaped(name)}: {escaped_whole(note)}" if len(runs) > 1 else escaped_whole(note) for name, note in notes]
+    said = [f"{escape(name)}: {escape_whole(note)}" if len(runs) > 1 else escape_whole(note) for name, note in notes]
     items = "".join(element("li", text) for text in said)
     return element("ul", items) if items else ""

@@ -2,7 +2,19 @@
 
 from typing import Any
 
-from moco.report.markup import TIMES, element, escaped, listed, number, percent, picture, plain, scrolling, shown, table
+from moco.report.markup import (
+    TIMES,
+    as_list,
+    element,
+    escape,
+    make_scrollable,
+    number,
+    percent,
+    picture,
+    show,
+    table,
+    to_plain_text,
+)
 from moco.report.runs import Run
 
 LARGEST_MATRIX = 20
@@ -20,10 +32,10 @@ def class_name(classes: Any, label: Any) -> str:
     """The name of a class by its number; an empty text where there is none."""
     if not isinstance(classes, list) or not isinstance(label, int) or not 0 <= label < len(classes):
         return ""
-    return plain(classes[label])
+    return to_plain_text(classes[label])
 
 
-def views(run: Run) -> str:
+def render_views(run: Run) -> str:
     """Some images, and the views of them that the model was shown."""
     content = run.gallery.get("views")
     if not isinstance(content, dict):
@@ -32,7 +44,7 @@ def views(run: Run) -> str:
     body = []
     for row in rows_of(content.get("rows")):
         name = _named(row, run.gallery.get("classes"))
-        shown_views = listed(row.get("views"))
+        shown_views = as_list(row.get("views"))
         cells = [picture(row.get("image"), f"image {name}", class_="thumb")]
         cells += [
             picture(view, f"{title} of {name}", class_="thumb")
@@ -40,13 +52,13 @@ def views(run: Run) -> str:
         ]
         body.append(cells)
     text = (
-        f"Left the image, then what the model was given of it: views of {escaped(content.get('size'))} pixels, "
-        f"augmentation {escaped(content.get('augment'))}. Query and key of one epoch are a positive pair."
+        f"Left the image, then what the model was given of it: views of {escape(content.get('size'))} pixels, "
+        f"augmentation {escape(content.get('augment'))}. Query and key of one epoch are a positive pair."
     )
-    return element("p", text, class_="note") + table(["image", *map(escaped, titles)], body, label="Views")
+    return element("p", text, class_="note") + table(["image", *map(escape, titles)], body, label="Views")
 
 
-def neighbours(run: Run) -> str:
+def render_neighbours(run: Run) -> str:
     """Some images that were not trained on, and the most similar training images."""
     classes, body = run.gallery.get("classes"), []
     for row in rows_of(run.gallery.get("neighbours")):
@@ -63,7 +75,7 @@ def neighbours(run: Run) -> str:
     marked = " ✓ is of the same class, ✗ of another." if isinstance(classes, list) else ""
     text = (
         f"Left an image that the encoder was not trained on; right of it the training images with the most similar "
-        f"features, of {shown(run.gallery.get('bank'), 0)}, with the cosine similarity.{marked}"
+        f"features, of {show(run.gallery.get('bank'), 0)}, with the cosine similarity.{marked}"
     )
     return element("p", text, class_="note") + element("ul", "".join(body), class_="neighbours")
 
@@ -71,50 +83,50 @@ def neighbours(run: Run) -> str:
 def _tile(found: dict[str, Any], classes: Any, own: Any) -> str:
     same = found.get("class") == own if isinstance(own, int) and isinstance(classes, list) else None
     mark = {True: "✓ ", False: "✗ ", None: ""}[same]
-    alt = f"similarity {shown(found.get('similarity'), 3)}, {_named(found, classes)}"
-    caption = element("span", f"{mark}{shown(found.get('similarity'), 2)}", class_="caption")
+    alt = f"similarity {show(found.get('similarity'), 3)}, {_named(found, classes)}"
+    caption = element("span", f"{mark}{show(found.get('similarity'), 2)}", class_="caption")
     kind = {True: "tile same", False: "tile other", None: "tile"}[same]
     return element("div", picture(found.get("image"), alt, class_="thumb") + caption, class_=kind, title=alt)
 
 
 def _caption(row: dict[str, Any], classes: Any) -> str:
-    return element("span", escaped(class_name(classes, row.get("class")) or row.get("name", "")), class_="caption")
+    return element("span", escape(class_name(classes, row.get("class")) or row.get("name", "")), class_="caption")
 
 
 def _named(row: dict[str, Any], classes: Any) -> str:
     label = class_name(classes, row.get("class"))
-    return f"{plain(row.get('name', ''))}{f' ({label})' if label else ''}"
+    return f"{to_plain_text(row.get('name', ''))}{f' ({label})' if label else ''}"
 
 
-def filters(run: Run) -> str:
+def render_filters(run: Run) -> str:
     """The first layer's filters as small pictures."""
     content = run.gallery.get("filters")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         return ""
     images = content["images"]
     tiles = "".join(picture(image, f"filter {i}", class_="filter") for i, image in enumerate(images, 1))
-    side = escaped(content.get("side"))
-    said = f"{shown(content.get('count'), 0)} filters of {side} {TIMES} {side} pixels"
+    side = escape(content.get("side"))
+    said = f"{show(content.get('count'), 0)} filters of {side} {TIMES} {side} pixels"
     more = "" if len(images) == content.get("count") else f", the first {len(images)} of them"
-    text = f"Layer {escaped(content.get('layer'))}: {said}{more}, each scaled to its own largest weight; grey is zero."
+    text = f"Layer {escape(content.get('layer'))}: {said}{more}, each scaled to its own largest weight; grey is zero."
     text += " Edges and colours show that it learned; noise that it did not, or that so few pixels hold little."
     return element("p", text, class_="note") + element("div", tiles, class_="filters")
 
 
-def confusion(run: Run) -> str:
+def render_confusion(run: Run) -> str:
     """Which classes the neighbours take for which: by `moco knn` where it left a table, else by the gallery."""
     counts, classes, source = _counts(run)
     if counts is None:
         return ""
     right, total = sum(row[i] for i, row in enumerate(counts)), sum(map(sum, counts))
     said = (
-        f"{source}: {percent(100 * right / max(1, total))} of {shown(total, 0)} images get the right class. Each row "
+        f"{source}: {percent(100 * right / max(1, total))} of {show(total, 0)} images get the right class. Each row "
         f"is a true class, each column what it was taken for, in percent of the row."
     )
     text = element("p", said, class_="note")
     if len(counts) > LARGEST_MATRIX:
         return text + _mistakes(counts, classes)
-    head = "".join(element("th", element("span", escaped(name)), scope="col") for name in classes)
+    head = "".join(element("th", element("span", escape(name)), scope="col") for name in classes)
     body = ""
     for i, row in enumerate(counts):
         cells = ""
@@ -122,10 +134,10 @@ def confusion(run: Run) -> str:
             share = 100 * count / max(1, sum(row))
             kind = f"c{min(SHADES, round(share / 100 * SHADES + 0.35))}{' right' if i == j else ''}"
             cells += element("td", f"{share:.0f}" if count else "·", class_=kind)
-        body += f'<tr><th scope="row">{escaped(classes[i])}</th>{cells}</tr>'
+        body += f'<tr><th scope="row">{escape(classes[i])}</th>{cells}</tr>'
     corner = '<td class="corner">true ↓ taken for →</td>'
     matrix = element("table", f"<thead><tr>{corner}{head}</tr></thead><tbody>{body}</tbody>", class_="confusion")
-    return text + scrolling(matrix, "Confusions")
+    return text + make_scrollable(matrix, "Confusions")
 
 
 def _mistakes(counts: list[list[int]], classes: list[str]) -> str:
@@ -134,7 +146,7 @@ def _mistakes(counts: list[list[int]], classes: list[str]) -> str:
         for i, row in enumerate(counts) for j, count in enumerate(row) if i != j and count
     ]  # fmt: skip
     rows = [
-        [escaped(classes[i]), escaped(classes[j]), shown(count, 0), percent(100 * share)]
+        [escape(classes[i]), escape(classes[j]), show(count, 0), percent(100 * share)]
         for share, count, i, j in sorted(pairs, reverse=True)[:LISTED]
     ]
     return table(
@@ -146,12 +158,12 @@ def _counts(run: Run) -> tuple[list[list[int]] | None, list[str], str]:
     stored = run.evaluations.get("knn", {})
     sources: list[tuple[dict[str, Any], str]] = [
         (stored, "By moco knn"),
-        (run.gallery, f"By the neighbours among {shown(run.gallery.get('bank'), 0)} training images"),
+        (run.gallery, f"By the neighbours among {show(run.gallery.get('bank'), 0)} training images"),
     ]
     for content, said in sources:
-        counts, classes = listed(content.get("confusion")), listed(content.get("classes"))
+        counts, classes = as_list(content.get("confusion")), as_list(content.get("classes"))
         if _is_square(counts) and len(classes) == len(counts):
-            return [[int(count) for count in row] for row in counts], [plain(name) for name in classes], said
+            return [[int(count) for count in row] for row in counts], [to_plain_text(name) for name in classes], said
     return None, [], ""
 
 

@@ -80,9 +80,11 @@ class Run:
     def seconds(self) -> float | None:
         """Time of the training, without pauses between its parts."""
         result = self.status.get("result")
-        told = number(result.get("seconds")) if isinstance(result, dict) else None
+        stored = number(result.get("seconds")) if isinstance(result, dict) else None
         return (
-            told if told is not None else next((s for s in map(_time, reversed(self.metrics)) if s is not None), None)
+            stored
+            if stored is not None
+            else next((s for s in map(_time, reversed(self.metrics)) if s is not None), None)
         )
 
     @property
@@ -100,9 +102,9 @@ class Run:
     def images(self) -> int | None:
         """Training images, as they follow from step, batch and epoch (rounded to three digits in a short run)."""
         splits = self.gallery.get("splits")
-        told = number(splits.get("train")) if isinstance(splits, dict) else None
-        if told is not None and self.gallery.get("data") == self.config.get("data"):
-            return int(told)
+        stored = number(splits.get("train")) if isinstance(splits, dict) else None
+        if stored is not None and self.gallery.get("data") == self.config.get("data"):
+            return int(stored)
         batch = number(self.config.get("batch_size"))
         for line in reversed(self.metrics):
             step, epoch = number(line.get("step")), number(line.get("epoch"))

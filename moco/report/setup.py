@@ -7,7 +7,18 @@ from typing import Any
 
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import RECIPES
-from moco.report.markup import NOTHING, TIMES, duration, element, escaped, number, plain, setting, shown, table
+from moco.report.markup import (
+    NOTHING,
+    TIMES,
+    duration,
+    element,
+    escape,
+    number,
+    show,
+    show_setting,
+    table,
+    to_plain_text,
+)
 from moco.report.runs import Run
 
 NOT_THE_RECIPE_S = {
@@ -42,7 +53,7 @@ def _equal(ours: Any, theirs: Any) -> bool:
     return bool((list(ours) if isinstance(ours, tuple) else ours) == theirs)
 
 
-def summary(runs: Sequence[Run]) -> str:
+def render_summary(runs: Sequence[Run]) -> str:
     """A table with a column for each run: recipe, data, machine, time and the last figures."""
     rows: list[tuple[str, list[str]]] = [
         ("state", [STATES[run.state] for run in runs]),
@@ -57,14 +68,12 @@ def summary(runs: Sequence[Run]) -> str:
         ("kNN top-1 in the run", [_percent(run.last("knn_top1")) for run in runs]),
         ("seed", [str(run.config.get("seed", NOTHING)) for run in runs]),
     ]  # fmt: skip
-    cells = [
-        [escaped(name), *(escaped(value) for value in values)] for name, values in rows if set(values) != {NOTHING}
-    ]
-    header = ["", *(escaped(run.name) for run in runs)]
+    cells = [[escape(name), *(escape(value) for value in values)] for name, values in rows if set(values) != {NOTHING}]
+    header = ["", *(escape(run.name) for run in runs)]
     return table(header, cells, label="What was run")
 
 
-def settings(runs: Sequence[Run]) -> str:
+def render_settings(runs: Sequence[Run]) -> str:
     """Settings in which a run departs from its recipe or from the other runs; all of them below."""
     recipes = [closest_recipe(run.config) for run in runs]
     names = list(dict.fromkeys(name for run in runs for name in run.config if name not in NO_FLAGS))
@@ -72,18 +81,20 @@ def settings(runs: Sequence[Run]) -> str:
         name for name in names
         if any(name in departures for _, departures in recipes) or len({str(run.config.get(name)) for run in runs}) > 1
     ]  # fmt: skip
-    header = ["setting", *(escaped(run.name) for run in runs), "recipe"]
+    header = ["setting", *(escape(run.name) for run in runs), "recipe"]
 
     def row(name: str) -> list[str]:
         values = []
         for run, (_, departures) in zip(runs, recipes, strict=True):
-            text = escaped(setting(run.config.get(name)))
+            text = escape(show_setting(run.config.get(name)))
             values.append(element("strong", text) if name in departures else text)
-        theirs = {f"{setting(departures[name])} ({recipe})" for recipe, departures in recipes if name in departures}
+        theirs = {
+            f"{show_setting(departures[name])} ({recipe})" for recipe, departures in recipes if name in departures
+        }
         return [
-            escaped("--" + str(name).replace("_", "-")),
+            escape("--" + str(name).replace("_", "-")),
             *values,
-            escaped(", ".join(sorted(theirs)) or "as in the recipe" if name not in NOT_THE_RECIPE_S else NOTHING),
+            escape(", ".join(sorted(theirs)) or "as in the recipe" if name not in NOT_THE_RECIPE_S else NOTHING),
         ]
 
     content = ""
@@ -91,12 +102,12 @@ def settings(runs: Sequence[Run]) -> str:
         content += table(header, [row(name) for name in differing], label="Settings that differ")
         content += element("p", "In bold: where a run departs from the recipe that is closest to it.", class_="note")
     else:
-        content += element("p", f"Every setting is that of the recipe {escaped(recipes[0][0])}.")
+        content += element("p", f"Every setting is that of the recipe {escape(recipes[0][0])}.")
     everything = table(header[:-1], [row(name)[:-1] for name in names], label="All settings")
     return content + element("details", element("summary", f"all {len(names)} settings") + everything)
 
 
-def reasons(runs: Sequence[Run]) -> str:
+def render_reasons(runs: Sequence[Run]) -> str:
     """Show what `moco pretrain auto` chose for a run and why; nothing for runs that it did not make."""
     content = ""
     for run in runs:
@@ -104,19 +115,19 @@ def reasons(runs: Sequence[Run]) -> str:
         if not isinstance(chosen, dict) or not isinstance(way, dict):
             continue
         rows = [
-            [escaped("--" + str(name).replace("_", "-")), escaped(setting(entry.get("value"))),
-             escaped(plain(str(entry.get("reason"))))]
+            [escape("--" + str(name).replace("_", "-")), escape(show_setting(entry.get("value"))),
+             escape(to_plain_text(str(entry.get("reason"))))]
             for name, entry in chosen.items() if isinstance(entry, dict)
         ]  # fmt: skip
-        content += element("h3", f"Why these settings: {escaped(run.name)}")
-        content += element("p", escaped(plain(str(way.get("why")))))
+        content += element("h3", f"Why these settings: {escape(run.name)}")
+        content += element("p", escape(to_plain_text(str(way.get("why")))))
         content += table(["setting", "value", "reason"], rows, label="Why these settings")
     return content
 
 
 def _steps(run: Run) -> str:
-    whole = f" of {shown(run.steps, 0)}" if run.steps and run.steps != run.step else ""
-    return f"{shown(run.step, 0)}{whole} {TIMES} {run.config.get('batch_size')} images"
+    whole = f" of {show(run.steps, 0)}" if run.steps and run.steps != run.step else ""
+    return f"{show(run.step, 0)}{whole} {TIMES} {run.config.get('batch_size')} images"
 
 
 def _recipe(run: Run) -> str:
@@ -127,7 +138,7 @@ def _recipe(run: Run) -> str:
 
 
 def _data(run: Run) -> str:
-    images = "" if run.images is None else f", {shown(run.images, 0)} images"
+    images = "" if run.images is None else f", {show(run.images, 0)} images"
     return f"{run.config.get('data')}{images}"
 
 
@@ -140,10 +151,10 @@ def _encoder(run: Run) -> str:
 
 def _dictionary(run: Run) -> str:
     config, choices, mixed = run.config, run.choices, run.mixed
-    size = "" if choices is None else f", K = {shown(choices - 1 - mixed, 0)}"
+    size = "" if choices is None else f", K = {show(choices - 1 - mixed, 0)}"
     size += f" and {mixed} mixed" if mixed else ""
-    momentum = f", m = {setting(config.get('key_momentum'))}" if config.get("dictionary") == "queue" else ""
-    return f"{config.get('dictionary')}{size}{momentum}, τ = {setting(config.get('temperature'))}"
+    momentum = f", m = {show_setting(config.get('key_momentum'))}" if config.get("dictionary") == "queue" else ""
+    return f"{config.get('dictionary')}{size}{momentum}, τ = {show_setting(config.get('temperature'))}"
 
 
 def _machine(run: Run) -> str:
@@ -158,8 +169,8 @@ def _machine(run: Run) -> str:
 
 def _with_chance(run: Run) -> str:
     loss, chance = run.last("loss"), run.last("chance_loss")
-    return NOTHING if loss is None else f"{shown(loss, 3)}{'' if chance is None else f' (chance {shown(chance, 3)})'}"
+    return NOTHING if loss is None else f"{show(loss, 3)}{'' if chance is None else f' (chance {show(chance, 3)})'}"
 
 
 def _percent(value: float | None) -> str:
-    return NOTHING if value is None else f"{shown(value)}%"
+    return NOTHING if value is None else f"{show(value)}%"

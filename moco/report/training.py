@@ -35,7 +35,7 @@ AGES = 4
 """Groups of keys by age (`evaluation.vitals`)."""
 
 
-def curves(runs: Sequence[Run]) -> str:
+def render_curves(runs: Sequence[Run]) -> str:
     """Every chart for which there are figures, the runs together in each."""
     chances = {
         (round(chance, 4), f"log({run.choices if run.mixed else 'K+1'})")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moco.report.charts import Axes, Curve, chart
-from moco.report.markup import NOTHING, duration, element, escaped, listed, number, picture, setting, shown, table
+from moco.report.markup import NOTHING, as_list, duration, element, escape, number, picture, show, show_setting, table
 from moco.report.runs import Run
 from moco.report.setup import NO_FLAGS
 
@@ -26,17 +26,17 @@ def is_transfer(run: Run) -> bool:
 
 def transfer_sections(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
     """Name, heading and content of every part."""
-    charts = curves(runs)
+    charts = render_transfer_curves(runs)
     return [
-        ("transfer", "What transfer reached", reached(runs)),
-        ("transfer-classes", "By class and size", details(runs)),
+        ("transfer", "What transfer reached", render_results(runs)),
+        ("transfer-classes", "By class and size", render_details(runs)),
         ("transfer-training", "Training for the tasks", element("div", charts, class_="charts") if charts else ""),
-        ("transfer-pictures", "What is true, what was found", pictures(runs)),
-        ("transfer-settings", "Settings of the transfer runs", settings(runs)),
+        ("transfer-pictures", "What is true, what was found", render_transfer_pictures(runs)),
+        ("transfer-settings", "Settings of the transfer runs", render_transfer_settings(runs)),
     ]
 
 
-def reached(runs: Sequence[Run]) -> str:
+def render_results(runs: Sequence[Run]) -> str:
     """A row for each run: task, weights and the task's figures, with the deviation over trials."""
     if not runs:
         return ""
@@ -46,28 +46,28 @@ def reached(runs: Sequence[Run]) -> str:
         result, deviation = _result(run), _result(run).get("deviation")
         spread = deviation if isinstance(deviation, dict) else {}
         cells = [_figure(result.get(name), spread.get(name)) for name in names]
-        told = [run.name, run.config["task"], run.config.get("weights"), run.config.get("data")]
+        origin = [run.name, run.config["task"], run.config.get("weights"), run.config.get("data")]
         seconds = result.get("seconds", run.seconds)
-        rows.append([*map(escaped, told), *cells, duration(seconds), escaped(run.state)])
-    header = ["run", "task", "weights", "data", *map(escaped, names), "time", "state"]
+        rows.append([*map(escape, origin), *cells, duration(seconds), escape(run.state)])
+    header = ["run", "task", "weights", "data", *map(escape, names), "time", "state"]
     body = table(header, rows, label="What transfer reached", numbers=range(4, 4 + len(names)))
     note = "Percentages on the test images, by the rules of each benchmark; ± is the standard deviation over trials."
     return body + element("p", note, class_="note")
 
 
-def details(runs: Sequence[Run]) -> str:
+def render_details(runs: Sequence[Run]) -> str:
     """All figures of the runs, of single classes among them."""
     figures = [(run, values) for run in runs if isinstance(values := _result(run).get("figures"), dict)]
     names = list(dict.fromkeys(str(name) for _, values in figures for name in values))
-    rows = [[escaped(name), *(shown(values.get(name)) for _, values in figures)] for name in names]
+    rows = [[escape(name), *(show(values.get(name)) for _, values in figures)] for name in names]
     if not rows:
         return ""
-    header = ["figure (%)", *(escaped(run.name) for run, _ in figures)]
+    header = ["figure (%)", *(escape(run.name) for run, _ in figures)]
     body = table(header, rows, label="All figures", numbers=range(1, len(header)))
     return element("details", element("summary", f"all {len(names)} figures") + body)
 
 
-def curves(runs: Sequence[Run]) -> str:
+def render_transfer_curves(runs: Sequence[Run]) -> str:
     """Losses, figures over the run, and the learning rate."""
     parts = [
         *(
@@ -85,29 +85,29 @@ def curves(runs: Sequence[Run]) -> str:
     return charts
 
 
-def pictures(runs: Sequence[Run]) -> str:
+def render_transfer_pictures(runs: Sequence[Run]) -> str:
     """Test images with what is true of them, and beside it with what each run found."""
     body = ""
     for run in runs:
-        rows = [row for row in listed(_result(run).get("pictures")) if isinstance(row, dict)]
+        rows = [row for row in as_list(_result(run).get("pictures")) if isinstance(row, dict)]
         if not rows:
             continue
         cells = [
             [picture(row.get(name), f"test image {i}: {said}") for name, said in SHOWN.items()]
             for i, row in enumerate(rows, 1)
         ]
-        body += element("h3", escaped(run.name)) + table(["true", "found"], cells, label=f"Pictures of {run.name}")
+        body += element("h3", escape(run.name)) + table(["true", "found"], cells, label=f"Pictures of {run.name}")
     return body
 
 
-def settings(runs: Sequence[Run]) -> str:
+def render_transfer_settings(runs: Sequence[Run]) -> str:
     """Every setting of every run."""
     names = list(dict.fromkeys(name for run in runs for name in run.config if name not in NO_FLAGS))
     if not runs:
         return ""
-    values = {name: [escaped(setting(run.config.get(name))) for run in runs] for name in names}
-    rows = [[escaped("--" + name.replace("_", "-")), *cells] for name, cells in values.items()]
-    body = table(["setting", *(escaped(run.name) for run in runs)], rows, label="Settings of the transfer runs")
+    values = {name: [escape(show_setting(run.config.get(name))) for run in runs] for name in names}
+    rows = [[escape("--" + name.replace("_", "-")), *cells] for name, cells in values.items()]
+    body = table(["setting", *(escape(run.name) for run in runs)], rows, label="Settings of the transfer runs")
     return element("details", element("summary", f"all {len(names)} settings") + body)
 
 
@@ -118,4 +118,4 @@ def _result(run: Run) -> dict[str, Any]:
 def _figure(value: Any, deviation: Any) -> str:
     if number(value) is None:
         return NOTHING
-    return element("strong", shown(value)) + ("" if number(deviation) is None else f" ± {shown(deviation)}")
+    return element("strong", show(value)) + ("" if number(deviation) is None else f" ± {show(deviation)}")

@@ -8,8 +8,8 @@ from typing import Literal
 
 from moco.pretraining.health import HEALTHY, Condition
 from moco.report.findings import Health, health_of
-from moco.report.gains import Gain, course, describe_kept, evaluated, watched
-from moco.report.markup import duration, number, shown
+from moco.report.gains import Gain, course, describe_evaluations, describe_kept, describe_monitor
+from moco.report.markup import duration, number, show
 from moco.report.runs import LARGEST_POWER, Run
 
 Mood = Literal["good", "mixed", "bad", "open"]
@@ -36,7 +36,7 @@ class Verdict:
 
 def judge(run: Run) -> Verdict:
     """Say how a run went: by its health, which `pretraining.health` alone decides, and by its evaluations."""
-    health, seen, found = health_of(run), watched(run), list(evaluated(run))
+    health, seen, found = health_of(run), describe_monitor(run), list(describe_evaluations(run))
     gains = [gain for one in found for gain in one.gains] or list(seen.gains if seen else ())
     mood, headline = _headline(run, health, gains)
     sentences = [
@@ -98,7 +98,7 @@ def _loss(run: Run) -> list[str]:
         return []
     right = 100 * math.exp(min(-loss, LARGEST_POWER))
     return [
-        f"The loss ended at {shown(loss)}, and guessing gives {shown(chance)}: among {others} keys the right one gets "
+        f"The loss ended at {show(loss)}, and guessing gives {show(chance)}: among {others} keys the right one gets "
         f"a probability of {right:.3g}% (geometric mean), by guessing it would be {100 / others:.2g}%."
     ]
 

@@ -37,7 +37,7 @@ def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
     for name in sorted(values.keys() ^ hints.keys()):
         raise BadInputError(f"{where}: {'unknown' if name in values else 'missing'} key {name!r}")
     for name, hint in hints.items():
-        values[name] = converted(hint, values[name], f"{where}: {name}")
+        values[name] = convert_value(hint, values[name], f"{where}: {name}")
     return kind(**values)
 
 
@@ -60,16 +60,16 @@ def _read(text: str | bytes, where: Path) -> dict[str, Any]:
     return values
 
 
-def converted(hint: Any, value: Any, where: str) -> Any:
+def convert_value(hint: Any, value: Any, where: str) -> Any:
     """A value of JSON or TOML as the type that a field asks for. Raises BadInputError where it is of another."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         hint = next(kind for kind in arguments if kind is not types.NoneType)
-        return None if value is None else converted(hint, value, where)
+        return None if value is None else convert_value(hint, value, where)
     if origin is Literal and value in arguments:
         return value
     if origin is tuple and isinstance(value, list) and (arguments[-1] is ... or len(value) == len(arguments)):
-        return tuple(converted(arguments[0], part, where) for part in value)
+        return tuple(convert_value(arguments[0], part, where) for part in value)
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
@@ -79,10 +79,10 @@ def converted(hint: Any, value: Any, where: str) -> Any:
     raise BadInputError(f"{where} is {value!r}, expected {getattr(hint, '__name__', hint)}")
 
 
-def finite(value: Any) -> Any:
+def drop_nonfinite(value: Any) -> Any:
     """A result with nothing where a number is not finite: JSON has no such numbers."""
     if isinstance(value, Mapping):
-        return {name: finite(own) for name, own in value.items()}
+        return {name: drop_nonfinite(own) for name, own in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(own) for own in value]
+        return [drop_nonfinite(own) for own in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -68,7 +68,7 @@ def set_threads(threads: int | None) -> int:
 
 
 @contextmanager
-def isolated(device: str) -> Iterator[None]:
+def preserve_torch_state(device: str) -> Iterator[None]:
     """Leave the random state of the CPU and of the GPU in use, and the number of threads, as the caller had them."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):

@@ -33,7 +33,7 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def start(device: str, timeout: float = 600.0) -> None:
+def join_processes(device: str, timeout: float = 600.0) -> None:
     """Join the other processes where torchrun has started several: NCCL between GPUs, else gloo.
 
     A collective that waits longer than `timeout` seconds fails.
@@ -52,14 +52,14 @@ def start(device: str, timeout: float = 600.0) -> None:
                 f"{who} did not meet the others at {where} within {timeout:g} s ({str(error).splitlines()[0]}): "
                 f"are all of them started, and can they reach each other?"
             ) from error
-        pulse.start(rank())
+        pulse.start_pulse(rank())
 
 
 def _meeting_point(timeout: float) -> dict[str, Any]:
     """What of torchrun's store belongs to this attempt; torch's own way where the store is not torchrun's.
 
     torch 2.14 keeps the store over restarts, with the addresses of the processes that are gone. Only one node knows the
-    number of the attempt: several need $TORCH_DISABLE_SHARE_RDZV_TCP_STORE (docs/distributed.md), and are told.
+    number of the attempt: several need $TORCH_DISABLE_SHARE_RDZV_TCP_STORE (docs/distributed.md), and are warned.
     """
     given = os.environ
     if given.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -75,9 +75,9 @@ def _meeting_point(timeout: float) -> dict[str, Any]:
     return {"store": part, "rank": int(given["RANK"]), "world_size": int(given["WORLD_SIZE"])}
 
 
-def stop() -> None:
+def leave_processes() -> None:
     """Leave the other processes."""
-    pulse.stop()
+    pulse.stop_pulse()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -163,7 +163,7 @@ def mean(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def averaged(*modules: nn.Module) -> Iterator[None]:
+def average_statistics(*modules: nn.Module) -> Iterator[None]:
     """Replace the running statistics of the modules by their means over the ranks, as long as it lasts.
 
     Each rank then goes on with its own: what is looked at or saved in between changes nothing.
@@ -199,7 +199,7 @@ def from_first(make: Callable[[], Value]) -> Value:
             answer[0] = make()
         except (BadInputError, DivergedError, OSError) as error:
             answer[1] = error
-    with pulse.watched(rank(), world_size()):
+    with pulse.watch_collectives(rank(), world_size()):
         dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
     if answer[1] is not None:
         raise answer[1]
@@ -215,7 +215,7 @@ def gather_values(value: Value) -> list[Value]:
     return values
 
 
-def require_same(values: Mapping[str, object]) -> None:
+def require_same_values(values: Mapping[str, object]) -> None:
     """Raise BadInputError on every rank, naming the first of the values that is not the same on all of them."""
     every = gather_values(dict(values))
     for what in values:

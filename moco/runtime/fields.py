@@ -110,27 +110,27 @@ JsonOutput = Annotated[bool, arg(help="End with one JSON object on standard outp
 def check(config: Any) -> None:
     """Raise BadInputError naming the first flag with a number that its type does not allow."""
     for name, kind in typing.get_type_hints(type(config), include_extras=True).items():
-        for number, allowed in ranged(kind, getattr(config, name)):
+        for number, allowed in find_ranges(kind, getattr(config, name)):
             if number not in allowed:
                 raise BadInputError(f"{flag(name)} is {number}: expected {allowed}")
 
 
-def ranged(kind: Any, value: Any) -> Iterator[tuple[int | float, Range]]:
+def find_ranges(kind: Any, value: Any) -> Iterator[tuple[int | float, Range]]:
     """Each number in a value with the range that its type carries, also within unions and tuples."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         yield from ((value, part) for part in parts[1:] if isinstance(part, Range))
-        yield from ranged(parts[0], value)
+        yield from find_ranges(parts[0], value)
     elif origin in (typing.Union, types.UnionType) and value is not None:
         for part in parts:
-            yield from ranged(part, value)
+            yield from find_ranges(part, value)
     elif origin is tuple:
         own = parts[:1] * len(value) if parts[-1] is ... else parts
         for part, number in zip(own, value, strict=True):
-            yield from ranged(part, number)
+            yield from find_ranges(part, number)
 
 
-def settled(value: Value | None) -> Value:
+def require(value: Value | None) -> Value:
     """A value that was left open in the flags and is no longer."""
     assert value is not None
     return value

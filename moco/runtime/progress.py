@@ -20,7 +20,9 @@ def columns() -> tuple[ProgressColumn, ...]:
     return TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 
 
-def shown(items: Iterable[Item], title: str | None, total: int, console: Console | None = None) -> Iterator[Item]:
+def show_progress(
+    items: Iterable[Item], title: str | None, total: int, console: Console | None = None
+) -> Iterator[Item]:
     """The items, while standard error says `title` and how many of them are done; without a title it says nothing."""
     console = console or Console(stderr=True)
     if title is None or distributed.rank() != 0:

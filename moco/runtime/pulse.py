@@ -21,8 +21,8 @@ _stopped = threading.Event()
 _beating: threading.Thread | None = None
 
 
-def start(rank: int) -> None:
-    """Beat from now on, and say where this process is."""
+def start_pulse(rank: int) -> None:
+    """Start to beat, and say where this process is."""
     global _beating
     _stopped.clear()
     store = _store()
@@ -31,8 +31,8 @@ def start(rank: int) -> None:
     _beating.start()
 
 
-def stop() -> None:
-    """Beat no more."""
+def stop_pulse() -> None:
+    """Stop beating."""
     global _beating
     _stopped.set()
     if _beating is not None:
@@ -41,11 +41,11 @@ def stop() -> None:
 
 
 @contextmanager
-def watched(rank: int, ranks: int) -> Iterator[None]:
+def watch_collectives(rank: int, ranks: int) -> Iterator[None]:
     """Raise StalledError, which names the processes without a pulse, where a collective fails inside."""
     try:
         yield
-    except (StalledError, DivergedError):  # has been told, and may hold a folder's name with one of the words below
+    except (StalledError, DivergedError):  # reported already, and may name a folder with one of the words below
         raise
     except RuntimeError as error:
         if ranks == 1 or isinstance(error, torch.OutOfMemoryError) or not _is_of_a_collective(error):

@@ -69,7 +69,7 @@ def seed_of(*, seed: int, stream: Stream, epoch: int, index: int) -> int:
     return int(words[0][0]) << 31 ^ int(words[1][0])
 
 
-def permuted(position: IntegersLike, size: int, *, seed: int, stream: Stream, epoch: int) -> Integers:
+def permute(position: IntegersLike, size: int, *, seed: int, stream: Stream, epoch: int) -> Integers:
     """Where each position of 0..size-1 goes in a random permutation, which is never written down.
 
     A Feistel network on the smallest sufficient even number of bits, walked until it falls below `size`

@@ -108,7 +108,7 @@ class Run:
             return
         self._saved = time.monotonic()
         of_ranks = rank_tensors(self.modules)  # before they are averaged: each rank goes on with its own
-        with distributed.averaged(*self.modules.values()):
+        with distributed.average_statistics(*self.modules.values()):
             if distributed.rank() != 0:
                 return
             files = [File(file.path, snapshot(file.tensors), file.metadata) for file in beside]
@@ -142,7 +142,7 @@ class Run:
         """Log in words what changed in the data since the run began, where that was accepted."""
         if changed:
             self.log.event("data_changed", step=step, what=changed)
-            self.log.say(f"going on with other {noun} than before, as told: {changed}")
+            self.log.say(f"going on with other {noun} than before, as --accept-changed-data asks: {changed}")
 
     def stop(self, step: int) -> dict[str, Any]:
         """End after `step` steps, which are saved, because a signal asked for it; return the run's figures."""

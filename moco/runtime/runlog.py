@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
-from moco.runtime.configfile import finite
+from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.files import replace_file
 from moco.runtime.machine import machine
 from moco.runtime.progress import columns
@@ -148,7 +148,7 @@ class RunLog:
     def _write(self, values: dict[str, Any]) -> None:
         if self.active:
             with _naming(self.run / "metrics.jsonl"):
-                self._metrics.write(json.dumps({**finite(values), "time": round(self.seconds, 3)}) + "\n")
+                self._metrics.write(json.dumps({**drop_nonfinite(values), "time": round(self.seconds, 3)}) + "\n")
                 self._metrics.flush()
 
 
@@ -202,10 +202,10 @@ def read_status(run: Path) -> dict[str, Any]:
 
 def read_events(run: Path, name: str) -> list[dict[str, Any]]:
     """The events of this name in `metrics.jsonl`."""
-    return [values for values in read_lines(run) if values.get("event") == name]
+    return [values for values in read_metrics(run) if values.get("event") == name]
 
 
-def read_lines(run: Path) -> list[dict[str, Any]]:
+def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`, of which the last may be half a line and is left out; none without the file."""
     try:
         lines = (run / "metrics.jsonl").read_bytes().splitlines()

@@ -19,7 +19,7 @@ from moco.errors import BadInputError
 from moco.evaluation.config import KEPT, result_name
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import RECIPES
-from moco.runtime.configfile import converted
+from moco.runtime.configfile import convert_value
 from moco.runtime.fields import check, flag
 from moco.study.evaluations import evaluation
 
@@ -141,8 +141,8 @@ def build_study(table: dict[str, Any], where: str) -> Study:
     given = {**table, "arms": arms, "claims": claims}
     given |= {"outcomes": outcomes} if outcomes else {}
     if "evaluate" in table:
-        told = _mapping(table, "evaluate", where, dict)
-        given["evaluate"] = {name: _command(name, line, where) for name, line in told.items()}
+        commands = _mapping(table, "evaluate", where, dict)
+        given["evaluate"] = {name: _command(name, line, where) for name, line in commands.items()}
     study: Study = _built(Study, given, where)
     _require_sound(study, where)
     return study
@@ -170,9 +170,9 @@ def _built(kind: Any, table: Any, where: str) -> Any:
         if name in ("values", "arms", "claims", "outcomes", "evaluate"):
             given[name] = value
         elif name == "x" and kind is not Study:
-            given[name] = value if isinstance(value, str) else converted(float, value, f"{where}: x")
+            given[name] = value if isinstance(value, str) else convert_value(float, value, f"{where}: x")
         else:
-            given[name] = converted(hints[name], value, f"{where}: {name}")
+            given[name] = convert_value(hints[name], value, f"{where}: {name}")
     return kind(**given)
 
 
@@ -267,7 +267,7 @@ def arm_values(study: Study, arm: Arm, recipe: str, where: str = "") -> dict[str
         if known not in hints or known in OWN_FLAGS:
             reason = "which the study sets itself" if known in OWN_FLAGS else "which is no flag of moco pretrain"
             raise BadInputError(f"{where or study.name}: {arm.name} gives {flag(known)}, {reason}")
-        values[known] = converted(hints[known], value, f"{where or study.name}: {arm.name}: {flag(known)}")
+        values[known] = convert_value(hints[known], value, f"{where or study.name}: {arm.name}: {flag(known)}")
     try:
         check(PretrainConfig("", Path(), **{**RECIPES[recipe].values, **values}))
     except BadInputError as error:

@@ -18,7 +18,7 @@ FORMULA = (
 )
 SETTINGS = (("queue, N = 256, K = 65536", 256, 65536, True, 5.0), ("end-to-end, N = 256", 256, 255, False, 7.4),
             ("end-to-end, N = 4096", 4096, 4095, False, 93.0))  # fmt: skip
-"""What is told, with N, K, whether it is the queue, and GB in v2, Table 3 (the last is an estimate there too)."""
+"""Name, N, K, whether it is the queue, and GB in v2, Table 3 (the last is an estimate there too)."""
 DEVICES = 8
 DIM = 128
 

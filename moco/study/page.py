@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moco.report.charts import Axes, Curve, Level, chart
-from moco.report.markup import NOTHING, element, escaped, escaped_whole, number, shown, table
+from moco.report.markup import NOTHING, element, escape, escape_whole, number, show, table
 from moco.report.page import page_of_parts
 from moco.study.definition import Outcome, Study
 from moco.study.statistics import Agreement, Judged, Row
-from moco.study.verdict import difference
+from moco.study.verdict import describe_difference
 
 RECALLED = "\u2020"
 """Mark of a number that was not re-checked."""
@@ -20,22 +20,26 @@ def study_page(
     rows: Sequence[Row],
     agreed: Agreement | None,
     judged: Sequence[Judged],
-    told: Mapping[str, Any],
+    findings: Mapping[str, Any],
     made: str,
 ) -> str:
-    """The page; `told` has `verdict`, `random`, `results`, `plan`, `budget`, `notes` and `extrapolation`."""
+    """The page; `findings` has `verdict`, `random`, `results`, `plan`, `budget`, `notes` and `extrapolation`."""
     sections = [
-        ("verdict", "Verdict", element("div", element("p", escaped_whole(str(told["verdict"]))), class_="card open")),
-        ("charts", "Charts", element("div", _charts(study, rows, told["random"]), class_="charts")),
+        (
+            "verdict",
+            "Verdict",
+            element("div", element("p", escape_whole(str(findings["verdict"]))), class_="card open"),
+        ),
+        ("charts", "Charts", element("div", _charts(study, rows, findings["random"]), class_="charts")),
         ("table", "Figures", _table(rows) + _agreement(agreed)),
         ("claims", "What the paper says, and what holds here", _claims(judged)),
         (
             "over-time",
             "Over time",
-            element("div", _over_time(study, rows, told["results"]), class_="charts") if study.over_time else "",
+            element("div", _over_time(study, rows, findings["results"]), class_="charts") if study.over_time else "",
         ),
-        ("extrapolation", "In the papers' setting", _extrapolation(told["extrapolation"])),
-        ("setup", "What was run", _setup(study, told)),
+        ("extrapolation", "In the papers' setting", _extrapolation(findings["extrapolation"])),
+        ("setup", "What was run", _setup(study, findings)),
     ]
     lead = f"{study.about}. {study.source}."
     return page_of_parts(study.name, lead, [section for section in sections if section[2]], made, first="verdict")
@@ -48,7 +52,7 @@ def _charts(study: Study, rows: Sequence[Row], random: float | None) -> str:
     for place, kind in enumerate(kinds):
         own = [row for row in rows if _kind(row.outcome) == kind]
         levels = (
-            [Level(f"random weights: {shown(random)}", random)]
+            [Level(f"random weights: {show(random)}", random)]
             if random is not None and own[0].outcome.key == "knn.top1"
             else []
         )
@@ -104,10 +108,10 @@ def _table(rows: Sequence[Row]) -> str:
     header = ["arm", "figure", "mean", "deviation", "seeds", "each", "paper"]
     cells = []
     for row in rows:
-        each = ", ".join(shown(value) for value in row.values) + (f" ({row.diverged} diverged)" if row.diverged else "")
+        each = ", ".join(show(value) for value in row.values) + (f" ({row.diverged} diverged)" if row.diverged else "")
         cells.append([
-            escaped(row.name), escaped(row.outcome.name), element("strong", shown(row.mean)), shown(row.deviation),
-            str(len(row.values)), escaped(each or NOTHING), paper_number(row),
+            escape(row.name), escape(row.outcome.name), element("strong", show(row.mean)), show(row.deviation),
+            str(len(row.values)), escape(each or NOTHING), paper_number(row),
         ])  # fmt: skip
     note = f"{RECALLED} recalled, not re-checked against the paper." if any(row.arm.recalled for row in rows) else ""
     return table(header, cells, label="Figures of every arm", numbers=range(2, 7)) + element("p", note, class_="note")
@@ -117,27 +121,27 @@ def paper_number(row: Row) -> str:
     """The paper's number, marked where it is only recalled."""
     if row.arm.fails:
         return "fails"
-    return NOTHING if row.paper is None else shown(row.paper, 1) + (RECALLED if row.arm.recalled else "")
+    return NOTHING if row.paper is None else show(row.paper, 1) + (RECALLED if row.arm.recalled else "")
 
 
 def _agreement(agreed: Agreement | None) -> str:
     if agreed is None:
         return ""
     text = (
-        f"Agreement of the order with the paper's over {agreed.rows} arms: Kendall's tau-b {shown(agreed.tau)}, 95% "
-        f"interval {shown(agreed.low)} to {shown(agreed.high)} (figures drawn from normal distributions with the "
+        f"Agreement of the order with the paper's over {agreed.rows} arms: Kendall's tau-b {show(agreed.tau)}, 95% "
+        f"interval {show(agreed.low)} to {show(agreed.high)} (figures drawn from normal distributions with the "
         f"deviation over seeds); orders without any relation agree or disagree as much with probability "
-        f"{shown(agreed.p, 3)}."
+        f"{show(agreed.p, 3)}."
     )
-    return element("p", escaped_whole(text))
+    return element("p", escape_whole(text))
 
 
 def _claims(judged: Sequence[Judged]) -> str:
     cells = [
         [
-            escaped_whole(one.claim.text),
-            escaped(f"{one.claim.better} minus {one.claim.worse}"),
-            escaped(difference(one)),
+            escape_whole(one.claim.text),
+            escape(f"{one.claim.better} minus {one.claim.worse}"),
+            escape(describe_difference(one)),
             one.verdict,
         ]
         for one in judged
@@ -167,19 +171,21 @@ def _over_time(study: Study, rows: Sequence[Row], results: Sequence[Mapping[str,
     return content
 
 
-def _extrapolation(told: Mapping[str, Any] | None) -> str:
-    if not told:
+def _extrapolation(formula: Mapping[str, Any] | None) -> str:
+    if not formula:
         return ""
-    cells = [[escaped(row["setting"]), shown(row["gigabytes"], 1), shown(row["paper"], 1)] for row in told["rows"]]
+    cells = [[escape(row["setting"]), show(row["gigabytes"], 1), show(row["paper"], 1)] for row in formula["rows"]]
     header = ["ResNet-50 at 224 pixels, on each of 8 GPUs", "GB by the formula", "GB in the paper"]
-    return element("p", escaped_whole(told["formula"])) + table(header, cells, label="Memory", numbers=range(1, 3))
+    return element("p", escape_whole(formula["formula"])) + table(header, cells, label="Memory", numbers=range(1, 3))
 
 
-def _setup(study: Study, told: Mapping[str, Any]) -> str:
-    lines = "".join(element("li", element("code", escaped_whole(str(result["command"])))) for result in told["results"])
-    machine: dict[str, Any] = next((result["machine"] for result in told["results"] if result.get("machine")), {})
-    parts = [str(told["budget"])]
+def _setup(study: Study, findings: Mapping[str, Any]) -> str:
+    lines = "".join(
+        element("li", element("code", escape_whole(str(result["command"])))) for result in findings["results"]
+    )
+    machine: dict[str, Any] = next((result["machine"] for result in findings["results"] if result.get("machine")), {})
+    parts = [str(findings["budget"])]
     parts += [", ".join(f"{name}: {value}" for name, value in machine.items())] if machine else []
-    parts += [str(note) for note in told["notes"]]
-    content = "".join(element("p", escaped_whole(part)) for part in parts)
+    parts += [str(note) for note in findings["notes"]]
+    content = "".join(element("p", escape_whole(part)) for part in parts)
     return content + element("details", element("summary", "the command of every cell") + element("ul", lines))

@@ -46,7 +46,7 @@ class Cell:
         return " && ".join(shlex.join(("moco", *command)) for command in self.commands)
 
 
-def training(study: Study, arm: Arm, config: StudyConfig, images: int, seed: int = 0) -> PretrainConfig:
+def build_training(study: Study, arm: Arm, config: StudyConfig, images: int, seed: int = 0) -> PretrainConfig:
     """The config of a cell that trains on so many images, those seen several times counted each time."""
     values = {**RECIPES[recipe_of(study, config)].values, **arm_values(study, arm, recipe_of(study, config))}
     batch = values.get("batch_size", PretrainConfig.batch_size)
@@ -72,7 +72,7 @@ def cells(study: Study, config: StudyConfig, images: int, arms: Sequence[Arm]) -
     """Every arm with every seed; the seeds outermost, so that a study that is cut short has whole repetitions."""
     for seed in range(config.seeds):
         for arm in arms:
-            trained = training(study, arm, config, images, seed)
+            trained = build_training(study, arm, config, images, seed)
             machine = _machine_flags(config)
             commands = [("pretrain", recipe_of(study, config), *_flags(study, arm, config, trained), *machine)]
             for name, (command, *flags) in study.evaluate.items():
@@ -99,11 +99,11 @@ def _machine_flags(config: StudyConfig) -> tuple[str, ...]:
     return ("--precision", config.precision, "--device", config.device, *threads)
 
 
-def fitting(study: Study, config: StudyConfig, images: int) -> tuple[list[Arm], list[str]]:
+def select_arms(study: Study, config: StudyConfig, images: int) -> tuple[list[Arm], list[str]]:
     """The arms that a set of so many images is large enough for; of the others, why they are left out."""
     kept, left_out = [], []
     for arm in study.arms:
-        trained = training(study, arm, config, images)
+        trained = build_training(study, arm, config, images)
         keys = trained.queue_size if trained.dictionary != "in-batch" and not trained.mask_own_keys else 0
         if trained.batch_size > images or keys > images:
             large = f"a batch of {trained.batch_size}" if trained.batch_size > images else f"K = {keys}"
@@ -115,7 +115,7 @@ def fitting(study: Study, config: StudyConfig, images: int) -> tuple[list[Arm], 
 
 def equal_budget(study: Study, config: StudyConfig, images: float, arms: Sequence[Arm]) -> int:
     """So many images, or a few more, that every arm's batch goes into them."""
-    batches = [training(study, arm, config, 1).batch_size for arm in arms]
+    batches = [build_training(study, arm, config, 1).batch_size for arm in arms]
     whole = math.lcm(*batches)
     whole = whole if whole <= 4 * max(batches) else max(batches)
     return max(1, round(images / whole)) * whole
@@ -130,7 +130,7 @@ def keep_plan(config: StudyConfig, settled: dict[str, Any]) -> None:
     replace_file(config.out / "plan.json", (json.dumps(settled, indent=2) + "\n").encode())
 
 
-def kept_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
+def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
     """The plan of the study that lies in `config.out`; empty where none has begun there.
 
     Raises BadInputError where the study is another one, or was of other images or another budget.
@@ -143,7 +143,7 @@ def kept_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
         plan["survey"]["rates"], plan["extrapolation"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInputError(f"--out {config.out}: no sound plan.json beside its cells: give another folder") from error
-    asked = asked_for(config)
+    asked = collect_fixed_flags(config)
     for name, value in asked.items():
         if theirs[0].get(name) != value and not (name in ("images", "minutes") and asked["images"] is asked["minutes"]):
             raise BadInputError(
@@ -155,7 +155,7 @@ def kept_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
     return dict(plan)
 
 
-def asked_for(config: StudyConfig) -> dict[str, Any]:
+def collect_fixed_flags(config: StudyConfig) -> dict[str, Any]:
     """The flags that a study that goes on must have in common with its beginning; more seeds may be asked for."""
     names = ("data", "images", "minutes", "recipe", "precision")
     return {name: getattr(config, name) for name in names}

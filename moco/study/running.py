@@ -54,10 +54,10 @@ def _call(command: tuple[str, ...], log: Path, request: StopRequest) -> int:
         process = subprocess.Popen(
             [sys.executable, "-m", "moco", *command], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
         )
-        told = False
+        asked = False
         while process.poll() is None:
-            if request.noted and not told:
-                told = True
+            if request.noted and not asked:
+                asked = True
                 process.terminate()
             time.sleep(POLL)
     return process.returncode
@@ -71,7 +71,7 @@ def _last_line(log: Path) -> str:
 # --- figures --------------------------------------------------------------------------------------------------------
 
 
-def collect(study: Study, cell: Cell, state: str | None = None) -> Result | None:
+def collect_result(study: Study, cell: Cell, state: str | None = None) -> Result | None:
     """The figures of a cell; None where it has none yet, say because another machine still works on it."""
     if not (cell.run / "config.json").is_file():
         return None
@@ -80,10 +80,11 @@ def collect(study: Study, cell: Cell, state: str | None = None) -> Result | None
         evaluated = all(name in run.evaluations for name in cell.evaluations)
         state = "diverged" if run.state == "diverged" else "done" if run.state == "done" and evaluated else "unfinished"
     figures = figures_of(run)
+    numbers = {outcome.name: find_number(figures, outcome.key) for outcome in study.outcomes}
     return {
         "cell": cell.name, "arm": cell.arm.name, "seed": cell.seed, "state": state, "command": cell.line,
-        "figures": {outcome.name: found(figures, outcome.key) for outcome in study.outcomes} if state == "done" else {},
-        "random": found(figures, "knn.baselines.random.top1"),
+        "figures": numbers if state == "done" else {},
+        "random": find_number(figures, "knn.baselines.random.top1"),
         "training": {name: value for name, value in figures["run"].items() if number(value) is not None},
         "over_time": {name: run.series(name) for name in study.over_time}, "machine": run.machine,
     }  # fmt: skip
@@ -91,8 +92,8 @@ def collect(study: Study, cell: Cell, state: str | None = None) -> Result | None
 
 def figures_of(run: Run) -> dict[str, Any]:
     """All that is known of a run: `run`, of its training, and each evaluation under its name."""
-    told = run.status.get("result")
-    training = dict(told) if isinstance(told, dict) else {}
+    result = run.status.get("result")
+    training = dict(result) if isinstance(result, dict) else {}
     speeds = [value for _, value in run.series("images_per_second")[1:] if value]
     batch = number(run.config.get("batch_size"))
     if speeds and batch:
@@ -101,7 +102,7 @@ def figures_of(run: Run) -> dict[str, Any]:
     return {"run": training, **run.evaluations}
 
 
-def found(figures: Mapping[str, Any], key: str) -> float | None:
+def find_number(figures: Mapping[str, Any], key: str) -> float | None:
     """The number under a key of parts joined by dots; None where there is none."""
     value: Any = figures
     for part in key.split("."):
@@ -109,12 +110,12 @@ def found(figures: Mapping[str, Any], key: str) -> float | None:
     return number(value)
 
 
-def keep_result(out: Path, result: Result) -> None:
+def keep_cell_result(out: Path, result: Result) -> None:
     """Write a cell's figures to results/, which are small enough to be kept under version control."""
     replace_file(out / "results" / f"{result['cell']}.json", (json.dumps(result) + "\n").encode())
 
 
-def kept_result(out: Path, cell: Cell) -> Result | None:
+def read_cell_result(out: Path, cell: Cell) -> Result | None:
     """A finished cell's figures; None where there are none."""
     try:
         result = json.loads((out / "results" / f"{cell.name}.json").read_bytes())
@@ -124,6 +125,6 @@ def kept_result(out: Path, cell: Cell) -> Result | None:
     return result if whole and result["state"] in FINISHED and result["cell"] == cell.name else None
 
 
-def finished(out: Path, some: Iterable[Cell]) -> list[Result]:
+def read_finished(out: Path, some: Iterable[Cell]) -> list[Result]:
     """The figures of those cells that are done or have diverged."""
-    return [result for cell in some if (result := kept_result(out, cell)) is not None]
+    return [result for cell in some if (result := read_cell_result(out, cell)) is not None]

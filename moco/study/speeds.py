@@ -17,10 +17,10 @@ from moco.evaluation.session import require_labels
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.prepare import build_encoder, resolve_config
 from moco.pretraining.timing import time_training
-from moco.runtime.fields import settled
+from moco.runtime.fields import require
 from moco.study.config import StudyConfig
 from moco.study.definition import find_study
-from moco.study.plan import fitting, training
+from moco.study.plan import build_training, select_arms
 
 SECONDS = 1.0
 """How long each kind of training is timed."""
@@ -42,21 +42,23 @@ def measure_speeds(config: StudyConfig, folder: Path, case: str) -> dict[str, An
     if study.evaluate:
         require_labels(*final_split(splits))  # an evaluation would find that out after the first training
     count, whole = len(splits["train"]), sum(len(images) for images in splits.values())
-    kept, _ = fitting(study, config, count)
+    kept, _ = select_arms(study, config, count)
     images = hold(
-        take_evenly(splits["train"], max([1024, *(2 * training(study, a, config, count).batch_size for a in kept)]))
+        take_evenly(
+            splits["train"], max([1024, *(2 * build_training(study, a, config, count).batch_size for a in kept)])
+        )
     )
     loading = (time.monotonic() - started) * whole / len(images)
     rates, known = {}, dict[tuple[Any, ...], float]()
     for arm in kept:
-        trained = training(study, arm, config, count)
+        trained = build_training(study, arm, config, count)
         kind = tuple(
             getattr(trained, name) if name != "queue_size" else max(LIKE, trained.queue_size) for name in COSTS
         )
         if kind not in known:
             known[kind] = _rate(trained, images)
         rates[arm.name] = known[kind]
-    encoded = _encoded_per_second(training(study, kept[0], config, count), images) if kept else 1.0
+    encoded = _encoded_per_second(build_training(study, kept[0], config, count), images) if kept else 1.0
     return {"images": count, "all_images": whole, "loading": round(loading, 2), "rates": rates, "encoded": encoded}
 
 
@@ -71,7 +73,7 @@ def _rate(trained: PretrainConfig, images: Images) -> float:
 def _encoded_per_second(trained: PretrainConfig, images: Images) -> float:
     """Time the network with random weights, after a batch that does not count."""
     trained = resolve_config(trained, images)
-    size, mean, std = settled(trained.image_size), settled(trained.mean), settled(trained.std)
+    size, mean, std = require(trained.image_size), require(trained.mean), require(trained.std)
     encoder, how = build_encoder(trained).to(trained.device), Encoding(size, mean, std)
     encode(encoder, take_evenly(images, 64), how)
     some, started = take_evenly(images, ENCODED), time.monotonic()

@@ -79,7 +79,7 @@ class Judged:
     error: float
     """Half of the 95% interval of the difference."""
     verdict: str
-    """holds, does not hold, cannot be told."""
+    """holds, does not hold, is undecided."""
 
 
 def rows(study: Study, arms: Sequence[Arm], results: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -128,18 +128,18 @@ def agreement(some: Sequence[Row], seed: int = 0) -> Agreement | None:
     An arm that the paper says fails, or that diverged here with every seed, stands below all others. The interval is of
     taus of figures drawn from normal distributions around the means (a parametric bootstrap over seeds).
     """
-    told = [row for row in some if (row.paper is not None or row.arm.fails) and (row.values or row.diverged)]
-    if len(told) < 3:
+    compared = [row for row in some if (row.paper is not None or row.arm.fails) and (row.values or row.diverged)]
+    if len(compared) < 3:
         return None
-    sign = np.array([-1.0 if row.outcome.lower_is_better else 1.0 for row in told])
-    paper = np.array([-math.inf if row.paper is None else row.paper for row in told])
-    here = np.array([-math.inf if row.mean is None else row.mean for row in told]) * sign
+    sign = np.array([-1.0 if row.outcome.lower_is_better else 1.0 for row in compared])
+    paper = np.array([-math.inf if row.paper is None else row.paper for row in compared])
+    here = np.array([-math.inf if row.mean is None else row.mean for row in compared]) * sign
     errors = standard_errors(some)
-    noise = np.random.default_rng(seed).standard_normal((DRAWS, len(told))) * [errors[row.name] for row in told]
+    noise = np.random.default_rng(seed).standard_normal((DRAWS, len(compared))) * [errors[row.name] for row in compared]
     drawn = [_tau(here + one, paper)[0] for one in noise]
     tau, p = _tau(here, paper)
     low, high = (float(value) for value in np.quantile(drawn, [(1 - SURE) / 2, (1 + SURE) / 2]))
-    return Agreement(tau, low, high, p, len(told))
+    return Agreement(tau, low, high, p, len(compared))
 
 
 def _tau(here: Any, paper: Any) -> tuple[float, float]:
@@ -148,7 +148,7 @@ def _tau(here: Any, paper: Any) -> tuple[float, float]:
     return (0.0, 1.0) if math.isnan(tau) else (tau, p)
 
 
-def judged(study: Study, some: Sequence[Row]) -> list[Judged]:
+def judge_claims(study: Study, some: Sequence[Row]) -> list[Judged]:
     """Each claim against the difference of the two means, with its 95% interval by Student's t on pooled deviations."""
     by_name, errors = {row.name: row for row in some}, standard_errors(some)
     found = []
@@ -168,6 +168,6 @@ def judged(study: Study, some: Sequence[Row]) -> list[Judged]:
             sure, against = difference - error > -NOT_WORSE_BY, difference + error < 0
         else:
             sure, against = difference > error, difference < -error
-        verdict = "holds" if sure else "does not hold" if against else "cannot be told"
+        verdict = "holds" if sure else "does not hold" if against else "is undecided"
         found.append(Judged(claim, difference, error, verdict))
     return found

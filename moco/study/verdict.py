@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from moco.report.markup import shown
+from moco.report.markup import show
 from moco.study.definition import Study
 from moco.study.statistics import Agreement, Judged, Row, standard_errors
 
@@ -12,7 +12,7 @@ MAIN = 0.5
 """Kendall's tau from which on an order is called the paper's: three of four pairs are as there."""
 
 
-def verdict(
+def write_verdict(
     study: Study, rows: Sequence[Row], agreed: Agreement | None, judged: Sequence[Judged], random: float | None
 ) -> str:
     """What was measured, how far the order is the paper's, which of its claims hold, and what failed."""
@@ -34,20 +34,20 @@ def _extremes(study: Study, known: Sequence[Row]) -> str:
     sign = -1 if known[0].outcome.lower_is_better else 1
     ordered = sorted(known, key=lambda row: sign * (row.mean or 0.0), reverse=True)
     best, last = ordered[0], ordered[-1]
-    told = f"{study.about}: over {seeds} seed{'s' if seeds > 1 else ''} {best.name} did best, {_figure(best)}"
+    sentence = f"{study.about}: over {seeds} seed{'s' if seeds > 1 else ''} {best.name} did best, {_figure(best)}"
     if len(ordered) > 1:
         errors = standard_errors(known)
         second = ordered[1]
         gap = abs((best.mean or 0.0) - (second.mean or 0.0))
         clear = gap > Z_95 * math.hypot(errors[best.name], errors[second.name])
-        told += f", {'clearly before' if clear else 'within the noise of'} {second.name} ({_figure(second)})"
-        told += f"; {last.name} did worst, {_figure(last)}" if len(ordered) > 2 else ""
-    return told + "."
+        sentence += f", {'clearly before' if clear else 'within the noise of'} {second.name} ({_figure(second)})"
+        sentence += f"; {last.name} did worst, {_figure(last)}" if len(ordered) > 2 else ""
+    return sentence + "."
 
 
 def _figure(row: Row) -> str:
-    deviation = "" if row.deviation is None else f" ± {shown(row.deviation)}"
-    return f"{shown(row.mean)}{deviation}"
+    deviation = "" if row.deviation is None else f" ± {show(row.deviation)}"
+    return f"{show(row.mean)}{deviation}"
 
 
 def _against_random(known: Sequence[Row], random: float | None) -> str:
@@ -56,19 +56,19 @@ def _against_random(known: Sequence[Row], random: float | None) -> str:
     errors = standard_errors(known)
     below = [row.name for row in known if (row.mean or 0.0) < random + Z_95 * errors[row.name]]
     if not below:
-        return f"Every arm is above random weights ({shown(random)}%)."
-    return f"Not above random weights ({shown(random)}%): {_listed(below)}."
+        return f"Every arm is above random weights ({show(random)}%)."
+    return f"Not above random weights ({show(random)}%): {_listed(below)}."
 
 
 def _order(agreed: Agreement | None) -> str:
     if agreed is None:
         return ""
-    interval = f"Kendall's tau {shown(agreed.tau)}, 95% interval {shown(agreed.low)} to {shown(agreed.high)}"
+    interval = f"Kendall's tau {show(agreed.tau)}, 95% interval {show(agreed.low)} to {show(agreed.high)}"
     said = (
         "is the paper's in the main" if agreed.low > 0 and agreed.tau >= MAIN
         else "leans towards the paper's" if agreed.low > 0
         else "is rather the reverse of the paper's" if agreed.high < 0
-        else "neither agrees nor disagrees with the paper's as far as can be told"
+        else "neither clearly agrees nor clearly disagrees with the paper's"
     )  # fmt: skip
     return f"The order of the {agreed.rows} arms {said} ({interval})."
 
@@ -76,16 +76,16 @@ def _order(agreed: Agreement | None) -> str:
 def _claims(judged: Sequence[Judged]) -> list[str]:
     said = []
     for one in judged:
-        compared = f"{one.claim.better} minus {one.claim.worse}: {difference(one)}"
+        compared = f"{one.claim.better} minus {one.claim.worse}: {describe_difference(one)}"
         said.append(f"The paper: {one.claim.text} Here that {one.verdict} ({compared}).")
     return said
 
 
-def difference(one: Judged) -> str:
+def describe_difference(one: Judged) -> str:
     """A claim's difference with its interval."""
     if not math.isfinite(one.difference):
         return "the other diverged"
-    return f"{'+' if one.difference >= 0 else ''}{shown(one.difference)} ± {shown(one.error)}"
+    return f"{'+' if one.difference >= 0 else ''}{show(one.difference)} ± {show(one.error)}"
 
 
 def _listed(names: Sequence[str]) -> str:

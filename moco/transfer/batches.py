@@ -64,7 +64,7 @@ class TrainingBatches:
         return image, {name: objects[name] for name in TRAINED_ON if name in objects}
 
 
-def moved(batch: Batch, device: str) -> Batch:
+def move_batch(batch: Batch, device: str) -> Batch:
     """The batch on the device, its images in [0, 1]."""
     images, targets = batch
     return [pixels(image, device) for image in images], [

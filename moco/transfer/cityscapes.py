@@ -21,13 +21,13 @@ EVALUATED = {
 }  # fmt: skip
 """The numbers in label images of the classes that are evaluated, in the order of their training numbers."""
 THINGS = (24, 25, 26, 27, 28, 31, 32, 33)
-"""Those whose objects are told apart: object k of class c has the value 1000 c + k, a group of them c."""
+"""Those whose objects are labelled one by one: object k of class c has the value 1000 c + k, a group of them c."""
 PER_CLASS = 1000
 IMAGE, LABELS = "_leftImg8bit.png", "_gtFine_{}.png"
 
 
 def objects_of(path: str, index: int) -> Objects:
-    """The objects of an instance image; a group that could not be told apart is a crowd."""
+    """The objects of an instance image; a group whose objects are not labelled one by one is a crowd."""
     values = read_values(path)
     found = [int(value) for value in np.unique(values) if label_of(int(value)) in THINGS]
     masks = empty_masks(*values.shape)
@@ -53,13 +53,13 @@ def label_of(value: int) -> int:
     return value // PER_CLASS if value >= PER_CLASS else value
 
 
-def void(values: Values) -> npt.NDArray[np.bool_]:
+def find_void(values: Values) -> npt.NDArray[np.bool_]:
     """Where an instance image (H, W) shows what is not evaluated; the benchmark leaves single caravans out of it."""
     return (values < PER_CLASS) & ~np.isin(values, list(EVALUATED))
 
 
 def open_instances(data: Path, split: str) -> MappedImages:
-    """The images of a split with the objects of the 8 classes that are told apart."""
+    """The images of a split with the objects of the 8 classes whose objects are labelled one by one."""
     things = tuple(EVALUATED[label] for label in THINGS)
     return MappedImages(*_files(data, split, "instanceIds"), things, "cityscapes", "instance", objects_of)
 

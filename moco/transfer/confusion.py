@@ -11,7 +11,7 @@ Cells = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """The cells of an image's confusion matrix that are not empty, truth * classes + prediction, and their counts."""
 
 
-def confusion(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], classes: int) -> Cells:
+def count_confusions(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], classes: int) -> Cells:
     """How often each class (H, W) was taken for which; void pixels do not count."""
     known = truth != VOID
     cells, counts = np.unique(truth[known] * classes + predicted[known], return_counts=True)

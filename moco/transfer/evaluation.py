@@ -10,11 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from moco.runtime import distributed
 from moco.runtime.device import autocast
-from moco.runtime.progress import shown
-from moco.transfer.batches import Batch, moved, pixels
+from moco.runtime.progress import show_progress
+from moco.transfer.batches import Batch, move_batch, pixels
 from moco.transfer.config import TransferConfig
 from moco.transfer.examples import Examples
-from moco.transfer.pictures import drawn
+from moco.transfer.pictures import draw_prediction
 from moco.transfer.scores import Scorer
 
 COCO_COUNTS = 100
@@ -22,13 +22,13 @@ COCO_COUNTS = 100
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, examples: Examples, config: TransferConfig) -> dict[str, float]:
+def evaluate_model(model: nn.Module, examples: Examples, config: TransferConfig) -> dict[str, float]:
     """The figures of the benchmark, in percent; several processes share the images, each of which goes alone."""
     model.eval()
     counted = config.detections if config.detections > COCO_COUNTS else None
     scorer = Scorer(examples, config.voc_rule, counted)
-    own = tested(examples, config.test_images)[distributed.rank() :: distributed.world_size()]
-    for index in shown(own, "testing", len(own)):
+    own = choose_tested(examples, config.test_images)[distributed.rank() :: distributed.world_size()]
+    for index in show_progress(own, "testing", len(own)):
         scorer.add(index, predict(model, examples[index][0], config))
     scorer.merge(distributed.gather_values(scorer.state()))
     return distributed.from_first(scorer.result)
@@ -40,22 +40,22 @@ def predict(model: nn.Module, image: Tensor, config: TransferConfig) -> Any:
         return model([pixels(image, config.device)])[0]
 
 
-def tested(examples: Examples, most: int | None) -> list[int]:
+def choose_tested(examples: Examples, most: int | None) -> list[int]:
     """The images that are looked at: all, or so many of them, evenly chosen."""
     count = min(most or len(examples), len(examples))
     return [i * len(examples) // count for i in range(count)]
 
 
 @torch.no_grad()
-def pictures(model: nn.Module, examples: Examples, config: TransferConfig) -> list[dict[str, Any]]:
+def draw_predictions(model: nn.Module, examples: Examples, config: TransferConfig) -> list[dict[str, Any]]:
     """Some test images with what is true and what was found, for the report; on the first process."""
     model.eval()
-    chosen = tested(examples, min(config.shown_images, len(examples))) if config.shown_images else []
-    return [drawn(examples, index, predict(model, examples[index][0], config)) for index in chosen]
+    chosen = choose_tested(examples, min(config.shown_images, len(examples))) if config.shown_images else []
+    return [draw_prediction(examples, index, predict(model, examples[index][0], config)) for index in chosen]
 
 
 @contextmanager
-def precise_statistics(model: nn.Module, batches: Iterable[Batch], config: TransferConfig) -> Iterator[None]:
+def use_precise_statistics(model: nn.Module, batches: Iterable[Batch], config: TransferConfig) -> Iterator[None]:
     """With BN's statistics being the plain means over some training batches, as long as it lasts.
 
     Running statistics lag behind weights that move. Afterwards they are as before: to evaluate changes nothing.
@@ -70,7 +70,7 @@ def precise_statistics(model: nn.Module, batches: Iterable[Batch], config: Trans
         for number, batch in enumerate(batches):
             for norm in norms if number == 0 else ():
                 norm.reset_running_stats()
-            images, targets = moved(batch, config.device)
+            images, targets = move_batch(batch, config.device)
             with torch.no_grad(), autocast(config.precision, config.device):
                 model(images, targets)
         for norm, (buffers, _) in zip(norms, before, strict=True):

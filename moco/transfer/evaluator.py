@@ -16,7 +16,7 @@ from moco.runtime.run import Run
 from moco.runtime.runlog import write_text
 from moco.transfer.batches import TrainingBatches
 from moco.transfer.config import TransferConfig
-from moco.transfer.evaluation import evaluate, pictures, precise_statistics
+from moco.transfer.evaluation import draw_predictions, evaluate_model, use_precise_statistics
 from moco.transfer.examples import Examples, files_of
 from moco.transfer.recipes import TASKS
 
@@ -35,7 +35,7 @@ class Evaluator:
 
     def begin(self, step: int) -> None:
         """Keep what the files of the run are; log what changed in them before `step`, where that was accepted."""
-        changed = distributed.from_first(lambda: keep_fingerprint(self.config, self.batches.examples, self.test))
+        changed = distributed.from_first(lambda: keep_file_fingerprint(self.config, self.batches.examples, self.test))
         self.run.note_changed_data(step, changed, "files")
 
     def log(self, step: int, recent: Recent, last: Mapping[str, float]) -> None:
@@ -56,7 +56,9 @@ class Evaluator:
         self.run.log.metrics(step, {name: value for name, value in figures.items() if "/" not in name})
         self.run.result.update({name: figures[name] for name in TASKS[self.config.task].figures if name in figures})
         more = {"test": len(self.test), "figures": figures, "pictures": shown}
-        return self.run.finish(step, self.config.device, lambda result: keep_result(self.config, {**result, **more}))
+        return self.run.finish(
+            step, self.config.device, lambda result: keep_transfer_result(self.config, {**result, **more})
+        )
 
     def _evaluate(self, *, with_pictures: bool = False) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Figures of the test images, with precise statistics that are the mean over the ranks; and pictures."""
@@ -68,28 +70,28 @@ class Evaluator:
         drawn_from = seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=0, index=1 + distributed.rank())
         torch.manual_seed(drawn_from)
         batches = self.batches.run(0, count, config.workers or 0)
-        with precise_statistics(model, batches, config), distributed.averaged(model):
-            figures = evaluate(model, self.test, config)
+        with use_precise_statistics(model, batches, config), distributed.average_statistics(model):
+            figures = evaluate_model(model, self.test, config)
             if with_pictures and self.run.log.active:
-                shown = pictures(model, self.test, config)
+                shown = draw_predictions(model, self.test, config)
         model.train()
         torch.set_rng_state(random_state)
         return figures, shown
 
 
-def keep_fingerprint(config: TransferConfig, train: Examples, test: Examples) -> str:
+def keep_file_fingerprint(config: TransferConfig, train: Examples, test: Examples) -> str:
     """Store what the files of a run are, as pre-training does; returns what changed, where that was accepted."""
     files = files_of(config.data, train, test)
-    return fingerprint.keep(config.out, files, accept=config.accept_changed_data, noun="files")
+    return fingerprint.keep_fingerprint(config.out, files, accept=config.accept_changed_data, noun="files")
 
 
 def require_same_files(config: TransferConfig, train: Examples, test: Examples) -> None:
     """Raise BadInputError where the run in `config.out` began with other files, unless that is accepted."""
     files = files_of(config.data, train, test)
-    fingerprint.require_same(config.out, files, accept=config.accept_changed_data, noun="files")
+    fingerprint.require_same_images(config.out, files, accept=config.accept_changed_data, noun="files")
 
 
-def keep_result(config: TransferConfig, result: dict[str, Any]) -> None:
+def keep_transfer_result(config: TransferConfig, result: dict[str, Any]) -> None:
     """Write a result to `evaluations/transfer.json` of its run folder."""
     content = {
         **result, "weights": config.weights, "data": config.data, "config": json.loads(to_json(config)),

@@ -28,7 +28,7 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
-def inside(name: object, source: Path) -> str:
+def require_inside(name: object, source: Path) -> str:
     """A file name read from `source`, if it stays in the folder that it is meant for. Raises BadInputError if not."""
     if isinstance(name, str) and name and name.isprintable():
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
@@ -46,14 +46,14 @@ class Folder:
 
     def find(self, name: object, source: Path) -> str:
         """The path of a file that `source` names. Raises BadInputError where it is not there, or not in the folder."""
-        parent, _, last = inside(name, source).rpartition("/")
+        parent, _, last = require_inside(name, source).rpartition("/")
         if last in self._names(parent):
             return os.path.join(self.root, parent, last)
         raise BadInputError(f"{self.root / str(name)}: no such file, and {source} names it: add it or drop it there")
 
     def find_image(self, stem: str, source: Path, endings: Iterable[str] = EXTENSIONS) -> str:
         """The path of the image that `source` names without its ending."""
-        parent, _, last = inside(stem, source).rpartition("/")
+        parent, _, last = require_inside(stem, source).rpartition("/")
         names = self._names(parent)
         for ending in (".jpg", *endings):
             for written in (last + ending, last + ending.upper()):

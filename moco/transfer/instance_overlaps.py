@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moco.transfer.average_precision import THRESHOLDS
-from moco.transfer.cityscapes import EVALUATED, PER_CLASS, THINGS, label_of, void
+from moco.transfer.cityscapes import EVALUATED, PER_CLASS, THINGS, find_void, label_of
 from moco.transfer.objects import Flags, Floats, Integers
 from moco.transfer.value_maps import Values
 
@@ -30,15 +30,15 @@ class Overlaps:
     truth_labels: Integers
     truth_pixels: Integers
     truth_groups: Flags
-    """(n,): is it a group of objects that were not told apart."""
+    """(n,): is it a group of objects that are not labelled one by one."""
 
 
-def measure(values: Values, masks: npt.NDArray[np.bool_], labels: Integers, scores: Floats) -> Overlaps:
+def measure_overlaps(values: Values, masks: npt.NDArray[np.bool_], labels: Integers, scores: Floats) -> Overlaps:
     """Compare predicted masks (m, H, W) with an instance image (H, W); those without a pixel are left out."""
     found = np.array([value for value in np.unique(values) if label_of(int(value)) in THINGS], np.int64)
     place = np.full(int(values.max()) + 1, len(found))
     place[found] = np.arange(len(found))
-    of_pixel = np.where(void(values), len(found) + 1, place[values])
+    of_pixel = np.where(find_void(values), len(found) + 1, place[values])
     counts = np.stack([np.bincount(of_pixel[mask], minlength=len(found) + 2) for mask in masks]) if len(masks) else None
     common = np.zeros((0, len(found) + 2), np.int64) if counts is None else counts
     pixels = common.sum(1)

@@ -14,11 +14,11 @@ from moco.runtime.recent import Recent
 from moco.runtime.run import is_finite, open_run
 from moco.runtime.schedule import is_due
 from moco.runtime.signals import StopRequest
-from moco.transfer.batches import TrainingBatches, moved
+from moco.transfer.batches import TrainingBatches, move_batch
 from moco.transfer.config import TransferConfig
 from moco.transfer.evaluator import Evaluator
 from moco.transfer.examples import Examples
-from moco.transfer.models import build_model, build_optimizer, build_schedule, introduction
+from moco.transfer.models import build_model, build_transfer_optimizer, build_transfer_schedule, describe_transfer
 
 
 def fine_tune(
@@ -32,22 +32,22 @@ def fine_tune(
     steps, device, rank, ranks = config.max_steps, config.device, distributed.rank(), distributed.world_size()
     torch.manual_seed(seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=0, index=0))  # of the new layers
     model, norms = build_model(config, weights, train)
-    optimizer, schedule = build_optimizer(config, model), build_schedule(config)
+    optimizer, schedule = build_transfer_optimizer(config, model), build_transfer_schedule(config)
     batches = TrainingBatches(train, config, rank, ranks)
     described = {"task": config.task, "classes": list(test.classes)}
     run = open_run(config, "transfer", {"model": model}, optimizer, steps, described)
     run.result["task"] = config.task
     evaluator = Evaluator(config, run, batches, test)
 
-    with run, watch_loading(), pulse.watched(rank, ranks):
+    with run, watch_loading(), pulse.watch_collectives(rank, ranks):
         start = run.restore()
         evaluator.begin(start)
-        run.log.say(introduction(config, weights, model, norms, batches, test))
+        run.log.say(describe_transfer(config, weights, model, norms, batches, test))
         if 0 < start < steps and is_due(start, config.evaluate_every):  # that of the last time is cut off
             evaluator.evaluate(start)
         recent, wrapped = Recent(start, active=config.log_every > 0), distributed.wrap(model.train())
         for step, batch in enumerate(batches.run(start, steps, config.workers or 0), start):
-            images, targets = moved(batch, device)
+            images, targets = move_batch(batch, device)
             for group in optimizer.param_groups:
                 group["lr"] = schedule(step)
             # a detector draws the anchors and regions that it learns from

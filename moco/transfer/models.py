@@ -47,7 +47,7 @@ def heads_for(task: Task, train: Examples) -> Heads:
     return "box" if task.heads == "mask" and train.kind != "instance" else task.heads
 
 
-def build_optimizer(config: TransferConfig, model: nn.Module) -> torch.optim.SGD:
+def build_transfer_optimizer(config: TransferConfig, model: nn.Module) -> torch.optim.SGD:
     """SGD over all that is trained; BN's parameters have a weight decay of their own."""
     norms = {id(p) for module in model.modules() if isinstance(module, _BatchNorm) for p in module.parameters()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -58,13 +58,13 @@ def build_optimizer(config: TransferConfig, model: nn.Module) -> torch.optim.SGD
     return torch.optim.SGD(groups, momentum=config.sgd_momentum)
 
 
-def build_schedule(config: TransferConfig) -> Schedule:
+def build_transfer_schedule(config: TransferConfig) -> Schedule:
     """The learning rate over the run: a warm-up, then steps."""
     warmup = min(config.warmup_steps, config.max_steps // MOST_WARMUP)
     return Schedule("step", config.lr, config.max_steps, warmup, config.milestones, config.lr_decay, config.lr_drops)
 
 
-def introduction(
+def describe_transfer(
     config: TransferConfig, weights: Weights, model: nn.Module, norms: str, batches: TrainingBatches, test: Examples
 ) -> str:
     """What a person should know before the first step."""
@@ -72,7 +72,7 @@ def introduction(
     masks = task.heads != "mask" or heads_for(task, train) == "mask"
     return (
         f"{config.task}: {task.about}{'' if masks else '; boxes alone: the annotations have no outlines'}\n"
-        f"{len(train)} training and {len(test)} test images, {len(train.classes)} classes{batches.passes.told()}; "
+        f"{len(train)} training and {len(test)} test images, {len(train.classes)} classes{batches.passes.describe()}; "
         f"{config.weights} "
         f"({plan.arch}, {weights.origin}), {parameter_count(model) / 1e6:.1f} M parameters with the new layers\n"
         f"{config.max_steps} steps of {config.batch_size}, lr {config.lr:g}; {norms}; {config.precision} on "

@@ -10,7 +10,7 @@ import torch
 
 from moco.data.images import PathTable
 from moco.errors import BadInputError
-from moco.transfer.outlines import draw
+from moco.transfer.outlines import draw_masks
 from moco.transfer.targets import Kind, Objects, Rules, Skeleton, empty_masks
 
 Floats = npt.NDArray[np.float64]
@@ -97,7 +97,7 @@ class ObjectTable:
         if self.outlines is not None:
             packed = [self.outlines[row] for row in range(rows.start, rows.stop)]
             size = self.size(index)
-            target["masks"] = torch.from_numpy(draw(packed, size)) if packed else empty_masks(*size)
+            target["masks"] = torch.from_numpy(draw_masks(packed, size)) if packed else empty_masks(*size)
         if self.keypoints is not None:
             target["keypoints"] = torch.from_numpy(self.keypoints[rows].astype(np.float32))
         return target
@@ -131,7 +131,7 @@ def check_boxes(boxes: Floats, sizes: Integers, where: Callable[[int], str], sou
         )
 
 
-def labels_of(names: Sequence[str], classes: tuple[str, ...], where: Callable[[int], str]) -> Integers:
+def number_names(names: Sequence[str], classes: tuple[str, ...], where: Callable[[int], str]) -> Integers:
     """The label, from 1, of each name. Raises BadInputError for a name that is not among the classes."""
     places = {name: place for place, name in enumerate(classes, start=1)}
     labels = np.array([places.get(name, 0) for name in names], np.int64)

@@ -100,7 +100,7 @@ def polygons(packed: bytes) -> list[list[float]]:
     return [ring.tolist() for ring in np.split(numbers[1 + count :], ends[:-1])] if count else []
 
 
-def draw(outlines: Sequence[bytes], size: tuple[int, int]) -> Mask:
+def draw_masks(outlines: Sequence[bytes], size: tuple[int, int]) -> Mask:
     """The masks (n, H, W), 0 or 1, of packed outlines."""
     drawn = np.zeros((len(outlines), *size), np.uint8)
     for mask, packed in zip(drawn, outlines, strict=True):

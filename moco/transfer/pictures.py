@@ -26,7 +26,7 @@ COLOURS = (
 """Colours of the classes, in order and then from the beginning again; void pixels stay as they are."""
 
 
-def drawn(examples: Examples, index: int, prediction: Any) -> dict[str, Any]:
+def draw_prediction(examples: Examples, index: int, prediction: Any) -> dict[str, Any]:
     """The name of an image, and pictures of `truth` and `found` as WebP in base64."""
     image, target = examples[index]
     if isinstance(target, Tensor):

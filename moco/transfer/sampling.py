@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moco.errors import BadInputError
-from moco.runtime.randomness import Stream, permuted, uniforms
+from moco.runtime.randomness import Stream, permute, uniforms
 from moco.transfer.objects import Flags, Floats, Integers, ObjectTable
 from moco.transfer.targets import Annotations
 
@@ -37,7 +37,7 @@ class Passes:
         """The image at a place, counted over all passes."""
         epoch, position = self._split(place)
         ends = self._ends_of(epoch)
-        slot = int(permuted(position, int(ends[-1]), seed=self.seed, stream=Stream.ORDER, epoch=epoch)[0])
+        slot = int(permute(position, int(ends[-1]), seed=self.seed, stream=Stream.ORDER, epoch=epoch)[0])
         index = int(np.searchsorted(ends, slot, side="right"))
         return Chosen(epoch, index, slot - (int(ends[index - 1]) if index else 0))
 
@@ -55,8 +55,8 @@ class Passes:
         drawn = uniforms(1, seed=self.seed, stream=Stream.REPEAT, epoch=epoch, index=every)[:, 0]
         return np.asarray(whole + (drawn < self.factors - whole))
 
-    def told(self) -> str:
-        """What is not once for each image, in words; empty where nothing is."""
+    def describe(self) -> str:
+        """Describe which images do not come exactly once in a pass; empty where all do."""
         left_out = int((self.factors == 0).sum())
         used = self.factors[self.factors > 0]
         words = [f"{left_out} without an object left out"] if left_out else []

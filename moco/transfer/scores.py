@@ -10,9 +10,9 @@ from torch import Tensor
 from moco.errors import BadInputError, DivergedError
 from moco.transfer.average_precision import ApRule, voc_figures
 from moco.transfer.coco_figures import Found, coco_figures
-from moco.transfer.confusion import confusion, semantic_figures
+from moco.transfer.confusion import count_confusions, semantic_figures
 from moco.transfer.examples import Examples
-from moco.transfer.instance_overlaps import cityscapes_figures, measure
+from moco.transfer.instance_overlaps import cityscapes_figures, measure_overlaps
 from moco.transfer.objects import ObjectTable
 from moco.transfer.outlines import coco_masks
 from moco.transfer.targets import Annotations
@@ -52,7 +52,7 @@ class Scorer:
         elif isinstance(annotations, MappedImages):
             values, found = annotations.values(index), _arrays(prediction, annotations.classes)
             masks = _masks(prediction["masks"], values.shape)
-            self._records[index] = measure(values, masks, found.labels, found.scores.astype(np.float64))
+            self._records[index] = measure_overlaps(values, masks, found.labels, found.scores.astype(np.float64))
         else:
             found, packed = _arrays(prediction, annotations.classes), None
             if "masks" in prediction and annotations.kind == "instance":
@@ -90,7 +90,9 @@ class Scorer:
         return voc_figures(truths, found, annotations.classes, self.ap_rule)
 
 
-def scores(examples: Examples, predictions: Iterable[Prediction], ap_rule: ApRule = "11-point") -> dict[str, float]:
+def score_predictions(
+    examples: Examples, predictions: Iterable[Prediction], ap_rule: ApRule = "11-point"
+) -> dict[str, float]:
     """The figures of predictions for the first images of `examples`, in their order."""
     scorer = Scorer(examples, ap_rule)
     for index, prediction in enumerate(predictions):
@@ -137,4 +139,4 @@ def _semantic_record(annotations: Annotations, index: int, prediction: Predictio
     predicted, classes = prediction.cpu().numpy().astype(np.int64), len(annotations.classes)
     if not 0 <= predicted.min() <= predicted.max() < classes:
         raise BadInputError(f"classes {predicted.min()} to {predicted.max()} predicted, expected 0 to {classes - 1}")
-    return confusion(truth, predicted, classes)
+    return count_confusions(truth, predicted, classes)

@@ -68,10 +68,10 @@ def for_training(target: Objects) -> Objects:
     """The objects that train: no crowd, none marked difficult, none without width or height."""
     boxes = target["boxes"]
     sized = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    return keep(target, sized & ~target["iscrowd"] & ~target["ignore"])
+    return select_objects(target, sized & ~target["iscrowd"] & ~target["ignore"])
 
 
-def keep(target: Objects, chosen: Tensor) -> Objects:
+def select_objects(target: Objects, chosen: Tensor) -> Objects:
     """Some of an image's objects, by a mask (n,) or indices."""
     return {name: value[chosen] if name in PER_OBJECT else value for name, value in target.items()}
 

@@ -14,7 +14,7 @@ from moco.data.decoding import FORMATS
 from moco.data.images import PathTable
 from moco.errors import BadInputError
 from moco.transfer.files import Folder, read_lines, require_folder
-from moco.transfer.objects import ObjectTable, check_boxes, labels_of
+from moco.transfer.objects import ObjectTable, check_boxes, number_names
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -99,7 +99,7 @@ def open_voc(data: Path, split: str, classes: tuple[str, ...] | None = None) -> 
         sizes=height_width,
         ends=np.cumsum([0, *counts]),
         boxes=boxes,
-        labels=labels_of(names, classes, where),
+        labels=number_names(names, classes, where),
         iscrowd=np.zeros(len(boxes), bool),
         ignore=np.array([flag for one in annotated for flag in one.difficult], bool),
         area=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),

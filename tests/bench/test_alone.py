@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moco.bench import alone as process
-from moco.bench.alone import alone
+from moco.bench.alone import run_alone
 from tests.commands.test_bench import TINY
 
 
@@ -42,4 +42,4 @@ def test_a_process_that_dies_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(process, "ProcessPoolExecutor", Pool)
     with pytest.raises(OSError, match="somewhere:measure case: its process was killed"):
-        alone("somewhere:measure", TINY, Path(), "case")
+        run_alone("somewhere:measure", TINY, Path(), "case")

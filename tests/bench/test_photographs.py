@@ -18,7 +18,7 @@ def test_the_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     made = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        photographs.prepare(TINY, tmp_path / name, "")
+        photographs.write_photographs(TINY, tmp_path / name, "")
         made.append(np.load(tmp_path / name / PATCHES))
         files = sorted((tmp_path / name / JPEGS).iterdir())
         assert [decode(path).shape for path in files] == [(3, 375, 500)] * 3

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from moco.bench.report import caution, table
+from moco.bench.report import caution, tabulate_figures
 from tests.bench.test_verdict import found
 
 
@@ -18,16 +18,16 @@ def test_ratios() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"machine__load": 2.5}, "load 2.5 on 2 cores"),
         ({"end_to_end__small__images_per_second": 13.0}, "1.30 times as fast"),
     ],
     ids=["busy", "impossible"],
 )
-def test_figures_that_cannot_be_trusted_say_so(changes: dict[str, Any], told: str) -> None:
+def test_figures_that_cannot_be_trusted_say_so(changes: dict[str, Any], message: str) -> None:
     """Where others computed before, or where a loop is faster than its own step."""
-    assert told in (caution(found(**changes)) or "")
+    assert message in (caution(found(**changes)) or "")
 
 
 def test_figures_that_can_be_trusted_stand_alone() -> None:
@@ -40,7 +40,7 @@ def test_the_table_shows_every_figure() -> None:
     """Each case is a line, with its memory."""
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(table(found()))
+        console.print(tabulate_figures(found()))
     text = captured.get()
     for part in ("100.00 GFLOP/s", "10.0 images/s", "90% of the peak", "97% of the step", "1234 views/s", "1000 MiB"):
         assert part in text

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from moco.bench.report import add_ratios
-from moco.bench.verdict import verdict
+from moco.bench.verdict import find_bottleneck
 
 
 def found(**changes: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def found(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "parts"),
     [
         ({}, ["the machine", "90%", "fp32"]),
         ({"end_to_end__small__images_per_second": 4.0}, ["loading", "small", "40%", "--workers 2"]),
@@ -48,19 +48,19 @@ def found(**changes: Any) -> dict[str, Any]:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_the_verdict_is_one_line_that_names_place_and_change(changes: dict[str, Any], told: list[str]) -> None:
+def test_the_verdict_is_one_line_that_names_place_and_change(changes: dict[str, Any], parts: list[str]) -> None:
     """One fault each; with two, the one that must be mended first."""
-    line = verdict(found(**changes))
+    line = find_bottleneck(found(**changes))
     assert line.startswith("bottleneck: ")
     assert "\n" not in line
-    for part in told:
+    for part in parts:
         assert part in line
 
 
 def test_there_is_no_verdict_without_figures() -> None:
     """It says what it needs."""
     for only in ({}, {"peak": found()["peak"]}, {"views": found()["views"]}):
-        assert "--only peak,step" in verdict(only)
+        assert "--only peak,step" in find_bottleneck(only)
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
@@ -70,4 +70,4 @@ def test_what_was_not_measured_is_not_judged() -> None:
         row.pop("share_of_peak")
     add_ratios(figures)
     assert "share_of_peak" not in figures["step"]["small"]
-    assert verdict(figures).startswith("no verdict")
+    assert find_bottleneck(figures).startswith("no verdict")

@@ -12,7 +12,7 @@ from moco.bench.cases import TRAININGS
 from moco.bench.config import BenchConfig
 from moco.cli import main
 from moco.commands import bench as command
-from moco.commands.bench import MEASUREMENTS, selected
+from moco.commands.bench import MEASUREMENTS, select_measurements
 from moco.errors import BadInputError
 
 TINY = BenchConfig(seconds=0.01, threads=1, device="cpu")
@@ -28,30 +28,31 @@ def same_threads() -> Iterator[None]:
 
 def test_what_is_selected_comes_in_one_order() -> None:
     """Everything by default; blanks and doubles do not matter."""
-    assert selected(None) == list(MEASUREMENTS)
-    assert selected("views, peak,views") == ["peak", "views"]
+    assert select_measurements(None) == list(MEASUREMENTS)
+    assert select_measurements("views, peak,views") == ["peak", "views"]
 
 
 @pytest.mark.parametrize(
-    ("only", "told"), [("peek", "did you mean peak"), ("peak,qqq", "qqq is not measured"), (" ,", "expected some of")]
+    ("only", "message"),
+    [("peek", "did you mean peak"), ("peak,qqq", "qqq is not measured"), (" ,", "expected some of")],
 )
-def test_unknown_measurements_are_refused(only: str, told: str) -> None:
+def test_unknown_measurements_are_refused(only: str, message: str) -> None:
     """Naming what there is."""
-    with pytest.raises(BadInputError, match=told):
-        selected(only)
+    with pytest.raises(BadInputError, match=message):
+        select_measurements(only)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [(["--only", "step,vews"], "did you mean views"), (["--seconds", "0"], "--seconds is 0"), (["--fast"], "--fast")],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
+def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     """And exit code 2, before anything is measured."""
     assert main(["bench", *arguments]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert told in err
+    assert message in err
 
 
 def test_steps_and_the_loops_around_them_follow_one_another() -> None:
@@ -69,13 +70,13 @@ def test_a_small_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dictionary, "QUEUE_SIZES", (256, 512))
     monkeypatch.setattr(photographs, "PATCH_COUNT", 300)
     monkeypatch.setattr(photographs, "JPEG_COUNT", 1)
-    photographs.prepare(TINY, tmp_path, "")
+    photographs.write_photographs(TINY, tmp_path, "")
     for precision in ("fp32", "bf16"):
-        assert peak.measure(TINY, tmp_path, precision)["gflops"] > 0
-    cost = dictionary.measure(TINY, tmp_path, "batch-32")["milliseconds"]
+        assert peak.measure_peak(TINY, tmp_path, precision)["gflops"] > 0
+    cost = dictionary.measure_dictionary(TINY, tmp_path, "batch-32")["milliseconds"]
     assert list(cost) == ["256", "512"]
     assert min(cost.values()) > 0
-    found = views.measure(TINY, tmp_path, "cifar-32-memory")
+    found = views.measure_views(TINY, tmp_path, "cifar-32-memory")
     assert found["views_per_second_per_core"] > 0
     assert found["views"] >= 512
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from moco.commands.compare import paper_row, read, table, with_differences
+from moco.commands.compare import paper_row, read, tabulate_task, with_differences
 from moco.commands.compare import run as compare
 from moco.transfer.config import CompareConfig
 from moco.transfer.recipes import TASKS
@@ -34,7 +34,7 @@ def test_differences_are_to_the_supervised_weights_in_the_papers_colours(tmp_pat
     assert found[2]["difference"] == pytest.approx({"AP50": 0.2, "AP": 2.4, "AP75": -0.6})
     console = Console(force_terminal=True, width=200, color_system="standard")
     with console.capture() as captured:
-        console.print(table("voc-c4", found))
+        console.print(tabulate_task("voc-c4", found))
     text = captured.get()
     assert "55.9 ± 0.2\x1b[32m (+2.4)" in text
     assert "\x1b[31m (-0.6)" in text
@@ -80,12 +80,12 @@ def test_the_papers_figures() -> None:
 
 def test_the_settings_of_the_papers() -> None:
     """FACTS: batch 16, lr 0.02, 24k steps, drops at 18k and 22k, warm-up 100; COCO 2x; FCN's rate, crop and drops."""
-    from moco.transfer.models import build_schedule
+    from moco.transfer.models import build_transfer_schedule
     from moco.transfer.recipes import transfer_config
 
     def rates(task: str, **more: Any) -> list[int]:
         config = transfer_config(task, weights="random", data="x", out=Path("y"), **more)
-        schedule = build_schedule(config)
+        schedule = build_transfer_schedule(config)
         steps = pairwise(schedule(step) for step in range(1000, config.max_steps))
         return [step for step, (before, after) in enumerate(steps, 1001) if after < 0.9 * before]
 

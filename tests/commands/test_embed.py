@@ -68,7 +68,7 @@ def test_a_flat_folder_with_odd_names(tiny_run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         ({"split": "val"}, "--split val: --data digits has no such split, expected one of train, test"),
         ({"out": Path("f.npy")}, r"--out f\.npy: expected a name that ends in \.npz"),
@@ -76,9 +76,9 @@ def test_a_flat_folder_with_odd_names(tiny_run: Path, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_mistakes(tiny_run: Path, tmp_path: Path, flags: dict[str, Any], told: str) -> None:
+def test_mistakes(tiny_run: Path, tmp_path: Path, flags: dict[str, Any], message: str) -> None:
     """Are one line."""
-    with pytest.raises(BadInputError, match=told):
+    with pytest.raises(BadInputError, match=message):
         run(EmbedConfig(str(tiny_run), "digits", **{"out": tmp_path / "f.npz", **flags}, **CPU))
 
 
@@ -102,8 +102,8 @@ def test_from_the_command_line(tiny_run: Path, tmp_path: Path, capsys: pytest.Ca
     """One line for people, one object for programs."""
     flags = ["--weights", str(tiny_run), "--data", "digits", "--out", str(tmp_path / "f.npz"), "--split", "test"]
     assert main(["embed", *flags, "--device", "cpu", "--threads", "1", "--json"]) == 0
-    last, told = capsys.readouterr()
-    assert "360 features of 128 numbers (test)" in told
+    last, message = capsys.readouterr()
+    assert "360 features of 128 numbers (test)" in message
     assert json.loads(last)["width"] == 128
 
 

@@ -75,7 +75,7 @@ def test_it_is_served_until_it_is_interrupted(run: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "parts"),
     [
         (["explore"], ["0 runs", "moco explore RUN"]),
         (["explore", "RUN", "RUN", "RUN"], ["3 runs"]),
@@ -93,7 +93,7 @@ def test_it_is_served_until_it_is_interrupted(run: Path, tmp_path: Path) -> None
     ],
     ids=lambda value: " ".join(value),
 )
-def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: list[str]) -> None:
+def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], parts: list[str]) -> None:
     """One line, exit code 2."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         known = {"RUN": str(run), "TAKEN": str(taken.getsockname()[1])}
@@ -103,7 +103,7 @@ def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str], arguments: list
     err = capsys.readouterr().err
     assert err.startswith("moco: error: ")
     assert err.count("\n") == 1
-    for part in told:
+    for part in parts:
         assert part in err
 
 

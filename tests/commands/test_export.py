@@ -24,7 +24,7 @@ from moco.errors import BadInputError
 from moco.interop import targets
 from moco.interop.checkpoints import Weights, encoder_metadata, load_weights
 from moco.interop.config import ExportConfig, Format
-from moco.interop.detectron2 import converted, settings
+from moco.interop.detectron2 import convert_tensors, describe_settings
 from moco.interop.model_card import _inert
 from moco.runtime.checkpoint import save_tensors
 
@@ -264,7 +264,7 @@ def detectron2_names(blocks: tuple[int, ...], *, bottleneck: bool) -> dict[str, 
 @pytest.mark.parametrize(("arch", "blocks"), [("resnet50", (3, 4, 6, 3)), ("resnet18", (2, 2, 2, 2))])
 def test_detectron2s_names(arch: str, blocks: tuple[int, ...]) -> None:
     """Every tensor of its ResNet is there, with its shape, and no other but the counters of batches."""
-    found = converted(encoder_tensors(Encoder(EncoderPlan(arch))))
+    found = convert_tensors(encoder_tensors(Encoder(EncoderPlan(arch))))
     shapes = {name: value.shape for name, value in found.items() if not name.endswith("num_batches_tracked")}
     assert shapes == detectron2_names(blocks, bottleneck=arch == "resnet50")
 
@@ -291,7 +291,7 @@ def test_detectron2(weights: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "told"),
+    ("arch", "message"),
     [
         ("resnet50", "DEPTH 50; MODEL.RESNETS.NUM_GROUPS 1; MODEL.RESNETS.WIDTH_PER_GROUP 64"),
         ("resnext101_32x8d", "DEPTH 101; MODEL.RESNETS.NUM_GROUPS 32; MODEL.RESNETS.WIDTH_PER_GROUP 8"),
@@ -301,12 +301,12 @@ def test_detectron2(weights: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_detectron2s_settings(arch: str, told: str) -> None:
+def test_detectron2s_settings(arch: str, message: str) -> None:
     """Depth, groups and widths; the stride in the 3x3 convolution, as torchvision has it; pixels in [0, 255]."""
     with torch.device("meta"):
         net = Weights(Encoder(EncoderPlan(arch)), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    found = settings(net)
-    assert told in found
+    found = describe_settings(net)
+    assert message in found
     assert "STRIDE_IN_1X1 False" in found
     assert "PIXEL_MEAN [123.675, 116.28, 103.53]; MODEL.PIXEL_STD [58.395, 57.12, 57.375]" in found
 
@@ -316,16 +316,16 @@ def test_detectron2s_settings(arch: str, told: str) -> None:
 
 @pytest.mark.parametrize("kind", ["torchvision", "timm", "detectron2", "reference"])
 @pytest.mark.parametrize(
-    ("arch", "stem", "told"), [("resnet18", "cifar", "3x3 stem"), ("resnet18-w16", "imagenet", "base width 16")]
+    ("arch", "stem", "message"), [("resnet18", "cifar", "3x3 stem"), ("resnet18-w16", "imagenet", "base width 16")]
 )
 def test_nets_that_the_target_does_not_have(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, arch: str, stem: Any, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, arch: str, stem: Any, message: str
 ) -> None:
     """Exit code 2, and what to give instead; nothing is written."""
     path, out = saved(tmp_path / "encoder.safetensors", EncoderPlan(arch, stem, image_size=32)), tmp_path / "net"
     assert main(["export", "--weights", str(path), "--format", kind, "--out", str(out)]) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert "onnx or safetensors" in error
     assert [file.name for file in tmp_path.iterdir()] == ["encoder.safetensors"]
 

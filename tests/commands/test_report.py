@@ -98,7 +98,7 @@ def test_two_runs_of_one_name(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "messages"),
     [
         (["report"], ["no run is given", "moco report RUN"]),
         (["report", "gone"], ["gone: no run to report", "config.json"]),
@@ -113,14 +113,14 @@ def test_two_runs_of_one_name(run: Path, tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value),
 )
-def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: list[str]) -> None:
+def test_mistakes(run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], messages: list[str]) -> None:
     """One line, exit code 2, no page."""
     assert main([str(run) if value == "RUN" else value for value in arguments]) == 2
     out, err = capsys.readouterr()
     assert "computing" not in out or "--data" in arguments  # nothing long is done first
     assert err.startswith("moco: error: ")
     assert err.count("\n") == 1
-    for part in told:
+    for part in messages:
         assert part in err
     assert not (run / "report.html").exists()
 

@@ -14,7 +14,7 @@ from moco.errors import BadInputError
 from moco.report.runs import read_run
 from moco.study import running, statistics
 from moco.study.config import StudyConfig
-from moco.study.running import figures_of, found
+from moco.study.running import figures_of, find_number
 
 STUDY = """
 about = "Rates <script>alert(1)</script>"
@@ -69,7 +69,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine()
     monkeypatch.setattr(statistics, "DRAWS", 20)
     monkeypatch.setattr(running, "_call", made.call)
-    monkeypatch.setattr(module, "alone", lambda target, config, folder, case: SURVEY)
+    monkeypatch.setattr(module, "run_alone", lambda target, config, folder, case: SURVEY)
     return made
 
 
@@ -151,15 +151,15 @@ def test_cells_that_fail(tmp_path: Path, machine: Machine) -> None:
 
 def test_a_plan_runs_nothing(tmp_path: Path, machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     """It tells steps and time; minutes become images at the mean time of the arms."""
-    told = run(study(tmp_path, plan=True, images=None, minutes=1.0))
-    assert told["plan"]["images"] == 47 * 128  # 100 images a second for a minute
+    result = run(study(tmp_path, plan=True, images=None, minutes=1.0))
+    assert result["plan"]["images"] == 47 * 128  # 100 images a second for a minute
     assert machine.calls == []
     assert not (tmp_path / "S").exists()
     assert "47 steps of 128" in capsys.readouterr().out
 
 
 def test_what_cannot_be_begun(tmp_path: Path, machine: Machine) -> None:
-    """A budget that is told twice, a file where the folder should be: refused before anything is measured."""
+    """A budget that is given twice, a file where the folder should be: refused before anything is measured."""
     with pytest.raises(BadInputError, match="--images and --minutes both say how long"):
         run(study(tmp_path, minutes=1.0))
     (tmp_path / "S").write_text("in the way", encoding="utf-8")
@@ -180,7 +180,7 @@ def test_results_that_are_damaged_are_collected_anew(tmp_path: Path, machine: Ma
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"asked": 3}', '{"asked": {}, "study": 1, "images": 2, "survey": {}}'])
 def test_a_plan_that_is_damaged(tmp_path: Path, machine: Machine, content: str) -> None:
-    """Is told: what the cells have in common is not known."""
+    """Is refused: what the cells have in common is not known."""
     run(study(tmp_path, seeds=1))
     (tmp_path / "S" / "plan.json").write_text(content, encoding="utf-8")
     with pytest.raises(BadInputError, match=r"no sound plan\.json"):
@@ -192,9 +192,9 @@ def test_figures_of_a_run(tmp_path: Path, machine: Machine) -> None:
     words = ("pretrain", "quick", "--out", str(tmp_path / "low-s0"))
     machine.call(words, tmp_path / "log.txt", None)
     figures = figures_of(read_run(tmp_path / "low-s0"))
-    assert found(figures, "run.milliseconds_per_step") == pytest.approx(1000 * 128 / (128 * 3), abs=0.01)
-    assert found(figures, "run.peak_memory_mib") == 700
-    assert found(figures, "knn.top1") is None
+    assert find_number(figures, "run.milliseconds_per_step") == pytest.approx(1000 * 128 / (128 * 3), abs=0.01)
+    assert find_number(figures, "run.peak_memory_mib") == 700
+    assert find_number(figures, "knn.top1") is None
 
 
 @pytest.mark.slow

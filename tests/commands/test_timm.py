@@ -62,7 +62,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, lite: str) -> Path:
     return out
 
 
-def told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def run_json(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """The object that a command ends with."""
     assert main([*arguments, "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -89,7 +89,7 @@ EVALUATIONS = {
 def test_evaluations(command: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of a run; and beside random weights of the same network."""
     own = Path(shutil.copytree(run, tmp_path / "run"))
-    found = told([command, "--weights", str(own), "--data", "digits", *EVALUATIONS[command], *CPU], capsys)
+    found = run_json([command, "--weights", str(own), "--data", "digits", *EVALUATIONS[command], *CPU], capsys)
     assert found["weights"] == str(own)
     assert list((own / "evaluations").glob(f"{command}*.json"))
 
@@ -97,11 +97,11 @@ def test_evaluations(command: str, run: Path, tmp_path: Path, capsys: pytest.Cap
 def test_knn_of_published_weights_and_random_ones(lite: str, capsys: pytest.CaptureFixture[str]) -> None:
     """In the size that the user gives; the baseline is the same network, of which `--like` takes the form too."""
     command = ["knn", "--data", "digits", "--image-size", "32", *CPU]
-    found = told([*command, "--weights", lite], capsys)
-    random = told([*command, "--weights", "random", "--like", lite], capsys)
+    found = run_json([*command, "--weights", lite], capsys)
+    random = run_json([*command, "--weights", "random", "--like", lite], capsys)
     assert found["baselines"]["random"]["top1"] == random["top1"]
     assert found["top1"] != random["top1"]
-    assert told([*command, "--weights", "random", "--arch", "timm:test_vit"], capsys)["top1"] > 10
+    assert run_json([*command, "--weights", "random", "--arch", "timm:test_vit"], capsys)["top1"] > 10
 
 
 def test_embed(run: Path, lite: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +109,7 @@ def test_embed(run: Path, lite: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     for weights, output, width in ((lite, "backbone", 256), (str(run), "head", 128)):
         out = tmp_path / f"{width}.npz"
         command = ["embed", "--weights", weights, "--data", "digits", "--image-size", "32", "--split", "test"]
-        assert told([*command, "--features", output, "--out", str(out), *CPU], capsys)["width"] == width
+        assert run_json([*command, "--features", output, "--out", str(out), *CPU], capsys)["width"] == width
         assert np.load(out)["features"].shape == (360, width)
     error = refused(
         ["embed", "--weights", lite, "--data", "digits", "--features", "head", "--out", str(out), *CPU], capsys
@@ -120,7 +120,7 @@ def test_embed(run: Path, lite: str, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_resume_and_report(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A finished run is left alone, and its page is written."""
     own = Path(shutil.copytree(run, tmp_path / "run"))
-    assert told(["resume", str(own)], capsys)["already_done"]
+    assert run_json(["resume", str(own)], capsys)["already_done"]
     short = ["--map-images", "40", "--map-seconds", "0.1", "--device", "cpu", "--threads", "1"]
     assert main(["report", str(own), *short]) == 0
     page = (own / "report.html").read_text(encoding="utf-8")
@@ -219,7 +219,7 @@ def test_what_onnx_cannot_express(
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [
         ("torchvision", "has no timm:test_efficientnet: give --format timm, onnx or safetensors"),
         ("detectron2", "is for ResNets, and this is timm:test_efficientnet"),
@@ -227,10 +227,10 @@ def test_what_onnx_cannot_express(
     ],
 )
 def test_formats_that_do_not_have_it(
-    kind: Format, told: str, lite: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: Format, message: str, lite: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line each."""
-    assert told in refused(["export", "--weights", lite, "--format", kind, "--out", str(tmp_path / "net")], capsys)
+    assert message in refused(["export", "--weights", lite, "--format", kind, "--out", str(tmp_path / "net")], capsys)
     assert not list(tmp_path.iterdir())
 
 
@@ -238,7 +238,7 @@ def test_formats_that_do_not_have_it(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--weights", "timm:test_vi"], "--weights timm:test_vi: timm"),
         (["--weights", "timm:test_vit@gone.safetensors"], "there is no file gone.safetensors"),
@@ -250,6 +250,6 @@ def test_formats_that_do_not_have_it(
         ),
     ],
 )
-def test_bad_input(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One line, exit code 2."""
-    assert told in refused(["knn", *arguments, "--data", "digits", *CPU], capsys)
+    assert message in refused(["knn", *arguments, "--data", "digits", *CPU], capsys)

@@ -89,13 +89,13 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(
     Same losses, same tensors; the same evaluations, of the same precise statistics.
     """
     evaluated = list[dict[str, torch.Tensor]]()
-    once = evaluation.evaluate
+    once = evaluation.evaluate_model
 
     def evaluate(model: torch.nn.Module, *rest: Any) -> dict[str, float]:
         evaluated.append({name: value.clone() for name, value in model.state_dict().items()})
         return once(model, *rest)
 
-    monkeypatch.setattr(evaluator, "evaluate", evaluate)
+    monkeypatch.setattr(evaluator, "evaluate_model", evaluate)
     whole = config(tmp_path, task, "whole", evaluate_every=2, checkpoint_every=2)
     transfer(whole)
     parts = interrupted(config(tmp_path, task, "parts", evaluate_every=2), last)
@@ -207,7 +207,7 @@ def test_bad_input_is_exit_code_2_in_one_line(tmp_path: Path, capsys: pytest.Cap
     """An unknown task, a missing folder, a value out of range, another config in the folder."""
     write("voc", tmp_path / "voc", 4, (96, 64))
     common = ["--weights", "random", "--arch", "resnet18-w4", "--out", str(tmp_path / "run")]
-    for arguments, told in (
+    for arguments, message in (
         (["transfer", "voc-c5", *common, "--data", "x"], "did you mean voc-"),
         (["transfer", "voc-c4", *common, "--data", str(tmp_path / "nothing")], "no such folder"),
         (["transfer", "voc-c4", *common, "--data", str(tmp_path / "voc"), "--train-sizes", "9", "5"], "smaller one"),
@@ -218,7 +218,7 @@ def test_bad_input_is_exit_code_2_in_one_line(tmp_path: Path, capsys: pytest.Cap
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err
-        assert told in error
+        assert message in error
         assert error.count("\n") == 1
     transfer(config(tmp_path))
     with pytest.raises(ValueError, match="--lr"):

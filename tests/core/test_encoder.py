@@ -13,8 +13,8 @@ from moco.core.encoder import (
     Encoder,
     EncoderPlan,
     Head,
+    build_filled_encoder,
     encoder_tensors,
-    filled_encoder,
     load_encoder_tensors,
     parameter_count,
 )
@@ -28,8 +28,8 @@ def test_images_that_a_network_does_not_take() -> None:
     small = Encoder(EncoderPlan("alexnet", image_size=63)).train()
     small.require_size(63, "--image-size")
     assert all(module.training for module in small.modules())
-    told = r"--view-size 60: alexnet does not take such images \(.+\): give --view-size 63$"
-    with pytest.raises(BadInputError, match=told):
+    message = r"--view-size 60: alexnet does not take such images \(.+\): give --view-size 63$"
+    with pytest.raises(BadInputError, match=message):
         small.require_size(60, "--view-size")
     with pytest.raises(BadInputError, match=r"give --image-size 63$"):
         small.require_size(20, "--image-size")
@@ -187,9 +187,9 @@ def test_a_plan_that_none_has(wrong: dict[str, Any]) -> None:
 def test_a_huge_net_is_not_built_for_small_weights() -> None:
     """A file may say that it is 24 TB."""
     tensors = encoder_tensors(Encoder(TINY))
-    filled = encoder_tensors(filled_encoder(TINY, tensors))
+    filled = encoder_tensors(build_filled_encoder(TINY, tensors))
     assert all(torch.equal(filled[name], tensors[name]) for name in tensors)
     with pytest.raises(BadInputError, match=r"weights for resnet152-w9999: bn1.bias expected \(9999,\), found \(4,\)"):
-        filled_encoder(EncoderPlan(arch="resnet152-w9999"), tensors)
+        build_filled_encoder(EncoderPlan(arch="resnet152-w9999"), tensors)
     with pytest.raises(BadInputError, match=r"weights for timm:vit_giant_patch14_224: .* found nothing"):
-        filled_encoder(EncoderPlan(arch="timm:vit_giant_patch14_224"), tensors)
+        build_filled_encoder(EncoderPlan(arch="timm:vit_giant_patch14_224"), tensors)

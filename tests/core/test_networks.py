@@ -102,7 +102,7 @@ def test_a_network_of_timm(name: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "resnet50_clip"])
 def test_tensors_do_not_depend_on_the_size(name: str) -> None:
-    """So that weights for one size are trained on at another, and timm takes them without being told of it."""
+    """So that weights for one size are trained on at another, and timm takes them without an option for it."""
     with torch.device("meta"):
         shapes = [
             {n: value.shape for n, value in build_backbone(f"timm:{name}", "imagenet", size)[0].state_dict().items()}
@@ -122,7 +122,7 @@ def test_looking_for_options_draws_no_random_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ("timm:resnet5O", "has no network of that name: did you mean timm:resnet50"),
         ("timm:tf_efficientnet_lite", "did you mean timm:tf_efficientnet_lite"),
@@ -133,9 +133,9 @@ def test_looking_for_options_draws_no_random_numbers() -> None:
         ("timm:resnet50.a1_in1k", r"\.a1_in1k names weights: give timm:resnet50$"),
     ],
 )
-def test_names_that_timm_does_not_know(given: str, told: str) -> None:
+def test_names_that_timm_does_not_know(given: str, message: str) -> None:
     """Nothing but the names of its networks is given to timm, which would read folders and the network for others."""
-    with pytest.raises(BadInputError, match=f"^--arch {given}: .*{told}"):
+    with pytest.raises(BadInputError, match=f"^--arch {given}: .*{message}"):
         build_backbone(given, "imagenet", 64)
 
 
@@ -162,7 +162,7 @@ def test_sizes_that_a_network_cannot_be_built_for() -> None:
 
 
 def test_images_that_are_not_square() -> None:
-    """Are told before anything is built."""
+    """Are reported before anything is built."""
     with pytest.raises(BadInputError, match="timm:vit_base_patch16_sapiens2 takes images of 3 x 1024 x 768"):
         timm_config("timm:vit_base_patch16_sapiens2")
     with pytest.raises(BadInputError, match=r"--stem cifar is for ResNets.* give --stem imagenet"):

@@ -11,7 +11,7 @@ from moco.core.dictionary import Mechanism, Queue
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.core.loss import info_nce
 from moco.core.pair import EncoderPair
-from moco.runtime.randomness import Stream, permuted
+from moco.runtime.randomness import Stream, permute
 from tests import oracles
 
 TINY = EncoderPlan(arch="resnet18-w4", stem="cifar", feature_dim=8, image_size=16)
@@ -38,7 +38,7 @@ def views() -> Tensor:
 
 def order_of(step: int) -> Tensor:
     """The order in which a step's key batch is to be encoded."""
-    return torch.from_numpy(permuted(range(BATCH), BATCH, seed=SEED, stream=Stream.SHUFFLE, epoch=step))
+    return torch.from_numpy(permute(range(BATCH), BATCH, seed=SEED, stream=Stream.SHUFFLE, epoch=step))
 
 
 def copy_of(encoder: nn.Module) -> Encoder:

@@ -178,10 +178,10 @@ def test_crops_are_as_near_to_the_oracle_as_torchvision_is() -> None:
 # --- colours, blur, flip --------------------------------------------------------------------------------------------
 
 OURS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
-    BRIGHTNESS: augment.brightness,
-    CONTRAST: augment.contrast,
-    SATURATION: augment.saturation,
-    HUE: augment.hue,
+    BRIGHTNESS: augment.adjust_brightness,
+    CONTRAST: augment.adjust_contrast,
+    SATURATION: augment.adjust_saturation,
+    HUE: augment.adjust_hue,
 }
 THEIRS: dict[int, Callable[[Tensor, float], Tensor]] = {
     BRIGHTNESS: reference.adjust_brightness,

@@ -457,8 +457,8 @@ def test_a_lone_split(tmp_path: Path, name: str) -> None:
 
 def test_splits_without_train(tmp_path: Path) -> None:
     """Are no classes."""
-    told = refusal(make(tmp_path / "d", "val/cat/1.png", "test/cat/1.png"))
-    assert "test, val and no train" in told
+    message = refusal(make(tmp_path / "d", "val/cat/1.png", "test/cat/1.png"))
+    assert "test, val and no train" in message
 
 
 def test_a_class_that_is_called_like_a_split(tmp_path: Path) -> None:

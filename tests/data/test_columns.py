@@ -35,8 +35,8 @@ def test_what_is_read_is_what_was_written(place: list[int], length: list[int], t
             "length": np.array(length, np.uint32),
             "text": np.frombuffer(text, np.uint8),
         }
-        columns.save(Path(folder) / "index", arrays, {"note": note})
-        stored = columns.load(Path(folder) / "index", KINDS)
+        columns.save_columns(Path(folder) / "index", arrays, {"note": note})
+        stored = columns.load_columns(Path(folder) / "index", KINDS)
         assert stored is not None
         assert [stored[0][name].tolist() for name in KINDS] == [place, length, list(text)]
         assert stored[1]["note"] == note
@@ -47,10 +47,10 @@ def test_what_is_read_is_what_was_written(place: list[int], length: list[int], t
 
 def test_a_new_one_takes_the_place_of_the_old(tmp_path: Path) -> None:
     """Who has the old one open goes on reading it; nothing is left beside it."""
-    columns.save(tmp_path / "index", some(seed=1), {})
-    old = columns.load(tmp_path / "index", KINDS)
-    columns.save(tmp_path / "index", some(5, seed=2), {})
-    new = columns.load(tmp_path / "index", KINDS)
+    columns.save_columns(tmp_path / "index", some(seed=1), {})
+    old = columns.load_columns(tmp_path / "index", KINDS)
+    columns.save_columns(tmp_path / "index", some(5, seed=2), {})
+    new = columns.load_columns(tmp_path / "index", KINDS)
     assert old is not None
     assert new is not None
     assert old[0]["place"].tolist() == some(seed=1)["place"].tolist()
@@ -60,10 +60,10 @@ def test_a_new_one_takes_the_place_of_the_old(tmp_path: Path) -> None:
 
 def test_a_failed_one_leaves_the_old(tmp_path: Path) -> None:
     """Where writing breaks off, nothing has changed."""
-    columns.save(tmp_path / "index", some(), {})
+    columns.save_columns(tmp_path / "index", some(), {})
     with pytest.raises(TypeError):
-        columns.save(tmp_path / "index", some(9), {"no JSON": object()})
-    stored = columns.load(tmp_path / "index", KINDS)
+        columns.save_columns(tmp_path / "index", some(9), {"no JSON": object()})
+    stored = columns.load_columns(tmp_path / "index", KINDS)
     assert stored is not None
     assert len(stored[0]["place"]) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
@@ -73,21 +73,21 @@ def test_a_failed_one_leaves_the_old(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut off", "noise"])
 def test_what_is_not_whole_is_not_read(tmp_path: Path, name: str, damage: str) -> None:
     """A column that is missing, cut off or something else; so too the facts."""
-    columns.save(tmp_path / "index", some(), {})
+    columns.save_columns(tmp_path / "index", some(), {})
     path = tmp_path / "index" / name
     content = path.read_bytes()
     path.unlink()
     if damage != "missing":
         path.write_bytes({"empty": b"", "cut off": content[:-3], "noise": b"\x80\x02" + content[2:]}[damage])
-    assert columns.load(tmp_path / "index", KINDS) is None
+    assert columns.load_columns(tmp_path / "index", KINDS) is None
 
 
 def test_a_header_that_python_cannot_tokenize(tmp_path: Path) -> None:
     """Found by fuzzing: numpy lets the tokenizer's own error out."""
-    columns.save(tmp_path / "index", some(), {})
+    columns.save_columns(tmp_path / "index", some(), {})
     path = tmp_path / "index" / "place.npy"
     path.write_bytes(path.read_bytes().replace(b"(3,)", b"(3(("))
-    assert columns.load(tmp_path / "index", KINDS) is None
+    assert columns.load_columns(tmp_path / "index", KINDS) is None
 
 
 @pytest.mark.parametrize(
@@ -110,26 +110,26 @@ def test_every_label_has_a_class(labels: list[int], rows: int, classes: object, 
 @pytest.mark.parametrize("facts", [{"version": 2}, {}, []])
 def test_another_version_is_not_read(tmp_path: Path, facts: object) -> None:
     """Nor what is no index."""
-    columns.save(tmp_path / "index", some(), {})
+    columns.save_columns(tmp_path / "index", some(), {})
     (tmp_path / "index" / "index.json").write_text(json.dumps(facts))
-    assert columns.load(tmp_path / "index", KINDS) is None
+    assert columns.load_columns(tmp_path / "index", KINDS) is None
 
 
 def test_another_kind_of_column_is_not_read(tmp_path: Path) -> None:
     """Objects, which would need pickle, least of all."""
-    columns.save(tmp_path / "index", some(), {})
-    assert columns.load(tmp_path / "index", {**KINDS, "place": "i4"}) is None
+    columns.save_columns(tmp_path / "index", some(), {})
+    assert columns.load_columns(tmp_path / "index", {**KINDS, "place": "i4"}) is None
     np.save(tmp_path / "index" / "place.npy", np.array([{}], object), allow_pickle=True)
-    assert columns.load(tmp_path / "index", KINDS) is None
+    assert columns.load_columns(tmp_path / "index", KINDS) is None
 
 
 def test_where_it_cannot_be_written(tmp_path: Path) -> None:
     """An OSError, which the caller turns into another place."""
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        columns.save(tmp_path / "file" / "index", some(), {})
+        columns.save_columns(tmp_path / "file" / "index", some(), {})
     with pytest.raises(OSError, match="file"):
-        columns.save(tmp_path / "file", some(), {})
+        columns.save_columns(tmp_path / "file", some(), {})
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

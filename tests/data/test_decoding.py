@@ -66,14 +66,14 @@ def check_decodes(path: Path, expected: npt.NDArray[np.generic]) -> None:
     assert np.array_equal(found.permute(1, 2, 0).numpy(), expected)
 
 
-def check_refused(path: Path, *told: str) -> None:
-    """`decode` must say which file, and each of `told`, in one line."""
+def check_refused(path: Path, *parts: str) -> None:
+    """`decode` must say which file, and each of `parts`, in one line."""
     with pytest.raises(BadInputError) as caught:
         decode(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
-    for part in told:
+    for part in parts:
         assert part in message
 
 

@@ -14,7 +14,7 @@ from moco.data import fingerprint as module
 from moco.data.catalog import load
 from moco.data.config import PackConfig
 from moco.data.derived import Subset
-from moco.data.fingerprint import describe_changes, fingerprint, is_copy, keep, require_same
+from moco.data.fingerprint import describe_changes, fingerprint, is_copy, keep_fingerprint, require_same_images
 from moco.data.images import ArrayImages, FileImages, Images, PathTable, hold
 from moco.errors import BadInputError
 
@@ -44,7 +44,7 @@ def difference(before: Images, after: Images) -> str:
     return describe_changes(fingerprint(before), fingerprint(after), after)
 
 
-def told(folder: Path, before: module.Fingerprint) -> str:
+def describe_since(folder: Path, before: module.Fingerprint) -> str:
     """What is different in a folder since."""
     images = files(folder)
     return describe_changes(before, fingerprint(images), images)
@@ -56,9 +56,9 @@ def told(folder: Path, before: module.Fingerprint) -> str:
 def test_the_same_files_are_the_same(data: Path) -> None:
     """Also in another object, through a part of the set, and from another folder with the same times."""
     before = fingerprint(files(data))
-    assert told(data, before) == ""
+    assert describe_since(data, before) == ""
     shutil.copytree(data, data.parent / "copy")
-    assert told(data.parent / "copy", before) == ""
+    assert describe_since(data.parent / "copy", before) == ""
     part = Subset(files(data), np.arange(5))
     assert difference(part, Subset(files(data), np.arange(5))) == ""
     assert difference(part, Subset(files(data), np.arange(6))) != ""
@@ -97,26 +97,26 @@ def test_every_change_is_noticed(data: Path, place: int) -> None:
 
     path.write_bytes(content + b"x")
     os.utime(path, ns=(0, status.st_mtime_ns))
-    assert told(data, before) == f"12 images then, 12 now: 1 changed, the first {path.name}"
+    assert describe_since(data, before) == f"12 images then, 12 now: 1 changed, the first {path.name}"
 
     path.write_bytes(content)
     os.utime(path, ns=(0, status.st_mtime_ns + 1))
-    assert told(data, before) == f"12 images then, 12 now: 1 changed, the first {path.name}"
+    assert describe_since(data, before) == f"12 images then, 12 now: 1 changed, the first {path.name}"
     assert not is_copy(before, fingerprint(files(data)))
 
     path.unlink()
     where = f"missing before {place + 1:02}.png" if place < COUNT - 1 else f"behind {place - 1:02}.png"
-    assert told(data, before) == f"12 images then, 11 now: 1 removed, the first {where}"
+    assert describe_since(data, before) == f"12 images then, 11 now: 1 removed, the first {where}"
 
     path.write_bytes(content)
     os.utime(path, ns=(0, status.st_mtime_ns))
-    assert told(data, before) == ""
+    assert describe_since(data, before) == ""
     new = data / f"{place:02}.png-new"
     new.write_bytes(content)
-    assert told(data, before) == f"12 images then, 13 now: 1 added, the first {new.name}"
+    assert describe_since(data, before) == f"12 images then, 13 now: 1 added, the first {new.name}"
 
     path.unlink()
-    assert told(data, before) == f"12 images then, 12 now: 1 added, 1 removed, the first {new.name}"
+    assert describe_since(data, before) == f"12 images then, 12 now: 1 added, 1 removed, the first {new.name}"
 
 
 def test_a_file_that_is_gone_though_its_name_is_there(data: Path) -> None:
@@ -149,8 +149,8 @@ def test_hostile_names_are_told_on_one_line(data: Path) -> None:
     """A name may hold anything."""
     before = fingerprint(files(data))
     (data / "00.png\n\x1b[2J").write_bytes(b"")
-    assert "\n" not in told(data, before)
-    assert "\x1b" not in told(data, before)
+    assert "\n" not in describe_since(data, before)
+    assert "\x1b" not in describe_since(data, before)
 
 
 # --- arrays, shards, large sets -------------------------------------------------------------------------------------
@@ -198,11 +198,11 @@ def test_large_sets_have_blocks(data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     before = fingerprint(files(data))
     assert len(before.names) == len(before.contents) == 4
     (data / "07.png").rename(data / "07-b.png")
-    assert told(data, before) == "12 images then, 12 now: 1 added, 1 removed (blocks of 3), the first 06.png"
+    assert describe_since(data, before) == "12 images then, 12 now: 1 added, 1 removed (blocks of 3), the first 06.png"
     (data / "07-b.png").rename(data / "07.png")
-    assert told(data, before) == ""
+    assert describe_since(data, before) == ""
     (data / "06.png").write_bytes(b"")
-    assert told(data, before) == "12 images then, 12 now: 1 changed (blocks of 3), the first 06.png"
+    assert describe_since(data, before) == "12 images then, 12 now: 1 changed (blocks of 3), the first 06.png"
 
 
 # --- what a run keeps -----------------------------------------------------------------------------------------------
@@ -211,25 +211,25 @@ def test_large_sets_have_blocks(data: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_run_keeps_what_it_began_with(data: Path, tmp_path: Path) -> None:
     """Until something else is accepted."""
     run = tmp_path / "run"
-    require_same(run, files(data), accept=False)  # nothing is known yet
-    assert keep(run, files(data), accept=False) == ""
-    require_same(run, files(data), accept=False)
+    require_same_images(run, files(data), accept=False)  # nothing is known yet
+    assert keep_fingerprint(run, files(data), accept=False) == ""
+    require_same_images(run, files(data), accept=False)
     (data / "03.png").unlink()
-    assert keep(run, files(data), accept=False) == ""
+    assert keep_fingerprint(run, files(data), accept=False) == ""
     with pytest.raises(BadInputError, match=r"12 images then, 11 now.*--accept-changed-data"):
-        require_same(run, files(data), accept=False)
-    require_same(run, files(data), accept=True)
-    assert keep(run, files(data), accept=True).startswith("12 images then, 11 now")
-    require_same(run, files(data), accept=False)
-    assert keep(run, files(data), accept=True) == ""
+        require_same_images(run, files(data), accept=False)
+    require_same_images(run, files(data), accept=True)
+    assert keep_fingerprint(run, files(data), accept=True).startswith("12 images then, 11 now")
+    require_same_images(run, files(data), accept=False)
+    assert keep_fingerprint(run, files(data), accept=True) == ""
 
 
 def test_a_damaged_one_is_an_error_until_accepted(data: Path, tmp_path: Path) -> None:
     """Rather than going on with whatever there is."""
-    keep(tmp_path, files(data), accept=False)
+    keep_fingerprint(tmp_path, files(data), accept=False)
     path = tmp_path / module.FILE
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(BadInputError, match="--accept-changed-data"):
-        require_same(tmp_path, files(data), accept=False)
-    assert "cannot be read" in keep(tmp_path, files(data), accept=True)
-    require_same(tmp_path, files(data), accept=False)
+        require_same_images(tmp_path, files(data), accept=False)
+    assert "cannot be read" in keep_fingerprint(tmp_path, files(data), accept=True)
+    require_same_images(tmp_path, files(data), accept=False)

@@ -111,7 +111,7 @@ def test_images_beyond_the_memory_budget_stay_files(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("bad", [0, 1, 2])
 def test_a_bad_image_is_noted_while_small_images_are_held(tmp_path: Path, bad: int) -> None:
-    """Also where it is the first; whoever asks for it is told which one to replace, and the others are there."""
+    """Also where it is the first; whoever asks for it learns which one to replace, and the others are there."""
     files = file_images(tmp_path, [(8, 8)] * 3)
     expected = {i: files[i] for i in range(3) if i != bad}
     (tmp_path / f"{bad}.png").write_bytes(b"")

@@ -396,13 +396,13 @@ def test_a_damaged_shard_is_named(shards: Path, damage: str) -> None:
 
 def test_two_processes_index_at_once(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both get their images; one index is left, and it is whole."""
-    save = columns.save
+    save = columns.save_columns
 
     def twice(place: Path, arrays: dict[str, columns.Column], facts: columns.Facts) -> None:
         save(place, arrays, facts)  # the other process was faster
         save(place, arrays, facts)
 
-    monkeypatch.setattr(columns, "save", twice)
+    monkeypatch.setattr(columns, "save_columns", twice)
     assert len(train(shards)) == 3
     assert [path.name for path in (shards / indexing.INDEX_FOLDER).iterdir()] == ["train"]
     assert len(train(shards)) == 3

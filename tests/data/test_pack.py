@@ -407,17 +407,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     """Prints for people, and with --json one object, which is all of standard output."""
     started = time.monotonic()
     assert main(["pack", "--data", "digits", "--out", str(tmp_path / "p"), "--json"]) == 0
-    line, told = capsys.readouterr()
+    line, message = capsys.readouterr()
     result = json.loads(line)
     assert result["images"] == {"train": 1437, "test": 360}
     assert result["format"] == "arrays"
     assert result["bytes"] == sum(path.stat().st_size for path in (tmp_path / "p").rglob("*") if path.is_file())
     assert 0 < result["seconds"] <= time.monotonic() - started + 0.001
-    assert "1437 train, 360 test images as arrays" in told
+    assert "1437 train, 360 test images as arrays" in message
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--data", "gone"], "--data gone"),
         (["--data", "digits", "--format", "zip"], "'zip'"),
@@ -426,10 +426,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ],
     ids=str,
 )
-def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], told: str) -> None:
+def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str) -> None:
     """Exit code 2 and one line."""
     assert main(["pack", *flags, "--out", str(tmp_path / "p")]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert told in err
+    assert message in err
     assert list(tmp_path.iterdir()) == []

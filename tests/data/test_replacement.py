@@ -15,7 +15,7 @@ from moco.data.loader import ViewBatches
 from moco.data.replacement import MOST_NAMED, TRIES, ChosenImages, Damage, Replaced
 from moco.data.views import Look, make_views
 from moco.errors import BadInputError
-from moco.runtime.randomness import Stream, permuted
+from moco.runtime.randomness import Stream, permute
 
 COUNT = 1000
 ERROR = BadInputError("x.jpg: cannot be read")
@@ -62,7 +62,7 @@ def test_stand_ins_are_spread_over_the_set() -> None:
 
 
 def test_the_index_is_what_was_used() -> None:
-    """And what was planned is told with the first reason."""
+    """And the message names what was planned, with the first reason."""
     chosen = stand_ins([4, 5, 6])
     chosen.replace(1, BadInputError("5.jpg: empty"))
     by = chosen.replace(1, BadInputError("other.jpg: empty"))
@@ -161,7 +161,7 @@ def stand_in_for(index: int, bad: set[int], count: int, *, seed: int, epoch: int
     found, tries = index, 0
     while found in bad:
         tries += 1
-        found = int(permuted(index, count, seed=seed, stream=Stream.STAND_IN, epoch=epoch * TRIES + tries)[0])
+        found = int(permute(index, count, seed=seed, stream=Stream.STAND_IN, epoch=epoch * TRIES + tries)[0])
     return found
 
 

@@ -11,7 +11,7 @@ from tests.data.test_catalog import labels
 
 
 def numbered(first: int, count: int) -> ArrayImages:
-    """Images that can be told apart, with labels."""
+    """Images that differ, with labels."""
     pixels = torch.arange(first, first + count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
     return ArrayImages(pixels, np.arange(first, first + count), ("a", "b"))
 

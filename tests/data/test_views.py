@@ -280,13 +280,13 @@ VIEWS = """
 import hashlib, sys
 from pathlib import Path
 from moco.data.catalog import load
-from moco.pretraining.prepare import build_batches, resolve
+from moco.pretraining.prepare import build_batches, resolve_config
 from moco.pretraining.recipes import recipe
 
 images = load("digits")["train"]
 config = recipe("quick", data="digits", out=Path("run"), image_size=12, view_size=None, batch_size=32, device="cpu",
                 precision="fp32", threads=1, workers=0)
-x_q = build_batches(resolve(config, images), images)[0].x_q
+x_q = build_batches(resolve_config(config, images), images)[0].x_q
 print(hashlib.sha256(x_q.numpy().tobytes()).hexdigest())
 """
 

@@ -158,7 +158,7 @@ def session(folder: Path, earlier: Path | None) -> None:
     checkpoint in the middle.
     """
     torch.set_num_threads(1)
-    distributed.start("cpu", timeout=60)
+    distributed.join_processes("cpu", timeout=60)
     shallow_nets(pytest.MonkeyPatch())
     found: dict[str, Any] = {}
     sent: Sent = {}
@@ -185,4 +185,4 @@ def session(folder: Path, earlier: Path | None) -> None:
         train(config_of(folder / WRONG_GROUPS, dictionary="queue", bn_groups=2), batches, torch.float64)
     (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     distributed.barrier()
-    distributed.stop()
+    distributed.leave_processes()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.scaling import Job, payload
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
-from moco.runtime.randomness import Stream, permuted
+from moco.runtime.randomness import Stream, permute
 from tests.distributed.session import (
     BATCH,
     CASES,
@@ -175,15 +175,15 @@ def test_shares_are_logged_and_disjoint(sessions: Sessions, case: str, ranks: in
     """Every rank tells its place and its rows; together they are the batch that one process would take."""
     events = [line for line in lines(sessions[ranks] / case, "event") if line["event"] == "ranks"]
     assert len(events) == 1
-    told = events[0]["ranks"]
-    assert len({(rank["host"], rank["pid"]) for rank in told}) == ranks
-    rows = [row for rank in told for row in range(*rank["rows"])]
+    reported = events[0]["ranks"]
+    assert len({(rank["host"], rank["pid"]) for rank in reported}) == ranks
+    rows = [row for rank in reported for row in range(*rank["rows"])]
     assert rows == list(range(BATCH))
-    expected = permuted(range(BATCH), IMAGES, seed=0, stream=Stream.ORDER, epoch=0).tolist()
-    for rank in told:
+    expected = permute(range(BATCH), IMAGES, seed=0, stream=Stream.ORDER, epoch=0).tolist()
+    for rank in reported:
         begin, end = rank["rows"]
         assert rank["first"] == expected[begin:end][:8]
-    seen = [image for rank in told for image in rank["first"]]
+    seen = [image for rank in reported for image in rank["first"]]
     assert len(set(seen)) == len(seen)
     assert set(seen) == set(expected)
 

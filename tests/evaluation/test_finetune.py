@@ -113,9 +113,9 @@ def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert result["lr"] == pytest.approx(0.1 * 32 / 256)
     assert result["baselines"]["supervised"]["top5"] <= 100
     assert (copy / "evaluations" / "finetune.json").is_file()
-    told = capsys.readouterr().out
-    assert "fine-tuned: top-1" in told
-    assert "supervised from scratch: top-1" in told
+    output = capsys.readouterr().out
+    assert "fine-tuned: top-1" in output
+    assert "supervised from scratch: top-1" in output
     tensors, metadata = load_tensors(save)
     assert tensors["fc.weight"].shape == (10, 128)
     assert metadata["classes"] == [str(digit) for digit in range(10)]

@@ -85,7 +85,7 @@ def test_another_image_size(tiny_run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "told"),
+    ("images", "message"),
     [
         ([], "an empty one"),
         ("one.png", "put it in a list"),
@@ -97,12 +97,14 @@ def test_another_image_size(tiny_run: Path) -> None:
     ids=str,
 )
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_no_picture_is_refused(tiny_run: Path, monkeypatch: pytest.MonkeyPatch, images: Any, told: str) -> None:
+def test_what_is_no_picture_is_refused(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, images: Any, message: str
+) -> None:
     """In one line that says what was given."""
     import jaxtyping
 
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user's call is not type-checked
-    with pytest.raises(BadInputError, match=told):
+    with pytest.raises(BadInputError, match=message):
         moco.load_encoder(tiny_run).embed(images)
 
 
@@ -115,7 +117,7 @@ def test_weights_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_arguments_that_make_no_sense(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Are told, and not taken for others, where nothing checks types."""
+    """Are refused, and not taken for others, where nothing checks types."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(BadInputError, match="features is 'haed': expected one of backbone, head"):
         moco.load_encoder(tiny_run, features="haed")  # type: ignore[arg-type]

@@ -87,10 +87,10 @@ def test_paper_equals_a_plain_loop(subject: Subject) -> None:
         schedule.step()
     assert images.test.labels is not None
     expected = score_logits(fc(encode(subject.encoder, images.test, subject.how)), images.test.labels)
-    found, told = run_paper_protocol(subject, images, CONFIG, "")
+    found, details = run_paper_protocol(subject, images, CONFIG, "")
     assert (found.predicted != expected.predicted).sum() <= 1  # logits differ by rounding
     assert found.top1 == pytest.approx(expected.top1, abs=1)
-    assert told["lr"] == 0.3
+    assert details["lr"] == 0.3
 
 
 def test_views_of_labelled_images_are_crops_and_flips() -> None:
@@ -133,15 +133,15 @@ def test_images_that_are_not_held_give_the_same_views(subject: Subject, tmp_path
 def test_fast_equals_scikit_learn_on_the_same_features(subject: Subject) -> None:
     """The penalty of the lowest held-out loss, the same predictions by scikit-learn's solver with that penalty."""
     images = some()
-    found, told = run_fast_protocol(subject, images, CONFIG, "")
-    assert [tried["penalty"] for tried in told["path"]] == [0.1, 0.01, 0.001][: len(told["path"])]
-    assert told["penalty"] == min(told["path"], key=lambda tried: tried["loss"])["penalty"]
+    found, details = run_fast_protocol(subject, images, CONFIG, "")
+    assert [tried["penalty"] for tried in details["path"]] == [0.1, 0.01, 0.001][: len(details["path"])]
+    assert details["penalty"] == min(details["path"], key=lambda tried: tried["loss"])["penalty"]
     train, test = (encode(subject.encoder, part, subject.how).double() for part in (images.train, images.test))
     varies = train.std(0) > 0
     train, test = train[:, varies], test[:, varies]
     deviation = train.std(0, correction=0)
     scale = (deviation * deviation.mean()).sqrt()
-    oracle = LogisticRegression(C=1 / (200 * told["penalty"]), tol=1e-8, max_iter=10_000)
+    oracle = LogisticRegression(C=1 / (200 * details["penalty"]), tol=1e-8, max_iter=10_000)
     oracle.fit(((train - train.mean(0)) / scale).numpy(), np.asarray(images.train.labels))
     expected = oracle.predict(((test - train.mean(0)) / scale).numpy())
     assert (found.predicted != expected).sum() <= 1  # logits differ by rounding
@@ -149,8 +149,8 @@ def test_fast_equals_scikit_learn_on_the_same_features(subject: Subject) -> None
 
 def test_a_validation_split_chooses_where_there_is_one(subject: Subject) -> None:
     """And then nothing of train is held out: choosing by the test images gives their figures."""
-    found, told = run_fast_protocol(subject, some(validation=digits("test", 0, 100)), CONFIG, "")
-    chosen = next(tried for tried in told["path"] if tried["penalty"] == told["penalty"])
+    found, details = run_fast_protocol(subject, some(validation=digits("test", 0, 100)), CONFIG, "")
+    chosen = next(tried for tried in details["path"] if tried["penalty"] == details["penalty"])
     assert chosen["held_out"] == pytest.approx(found.top1, abs=1.1)  # it was fitted from another start
 
 
@@ -211,7 +211,7 @@ def test_a_changed_backbone_voids_the_figure(monkeypatch: pytest.MonkeyPatch) ->
     """Forgetting eval mode moves the running statistics: an error, not a number."""
     encoder = Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16)).train()
     own = Subject(Weights(encoder, HALVES, HALVES), Encoding(16, HALVES, HALVES, unit=False))
-    monkeypatch.setattr(module, "evaluating", lambda backbone: contextlib.nullcontext())
+    monkeypatch.setattr(module, "use_evaluation_mode", lambda backbone: contextlib.nullcontext())
     with pytest.raises(RuntimeError, match="backbone was changed"):
         evaluate_linear(own, some(), dataclasses.replace(CONFIG, protocol="paper", epochs=1))
 
@@ -307,9 +307,9 @@ def test_labels_that_do_not_do(
         folder_of(data / "train", {"cat": 12, "dog": 12})
         folder_of(data / "test", {"cat": 4, "eel": 4})
     assert main([command, "--weights", str(tiny_run), "--data", str(data), *CPU]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert ("'eel'" if case == "other classes" else "needs labels: class folders, at least two") in told
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert ("'eel'" if case == "other classes" else "needs labels: class folders, at least two") in message
 
 
 def test_sets_of_other_classes_are_refused() -> None:

@@ -80,9 +80,9 @@ def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     flags += ["--views", "1", "--device", "cpu", "--threads", "1", "--batch-size", "16", "--json"]
     assert main(["lowshot", *flags]) == 0
     last, err = capsys.readouterr()
-    result, told = json.loads(last), err.splitlines()
-    assert len(told) == 2
-    assert "random weights" in told[1]
+    result, lines = json.loads(last), err.splitlines()
+    assert len(lines) == 2
+    assert "random weights" in lines[1]
     assert result["images"] == (10 if labels == "1" else 70)  # 5% of each digit's, rounded
     for found in (result, result["baselines"]["random"]):
         for way in ("linear", "finetune"):
@@ -97,6 +97,6 @@ def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_share_that_leaves_a_class_empty(tiny_run: Path) -> None:
-    """Is told before anything is trained."""
+    """Is reported before anything is trained."""
     with pytest.raises(BadInputError, match=r"--labels 0\.1%: that is none of the"):
         run(LowshotConfig(str(tiny_run), "digits", labels="0.1%", **CPU))

@@ -1,4 +1,4 @@
-"""Evaluations on two processes: the figures of one, told and written once.
+"""Evaluations on two processes: the figures of one, printed and written once.
 
 The processes stay together over all commands: a group that an evaluation did not begin is not ended by it.
 """
@@ -25,7 +25,7 @@ EXACT = ("bank", "queries", "test", "train", "images", "width", "steps", "protoc
 
 def evaluate(run: Path, out: Path) -> None:
     """What each process does."""
-    distributed.start("cpu")
+    distributed.join_processes("cpu")
     run_batches = ViewBatches.run
 
     def and_a_signal(*arguments: Any) -> Iterator[Any]:
@@ -47,7 +47,7 @@ def evaluate(run: Path, out: Path) -> None:
                 patch.setattr(ViewBatches, "run", and_a_signal)
                 assert main([*command, *common, "--json"]) == 75, command
         assert main([*command, *common, "--json"]) == 0, command
-    distributed.stop()
+    distributed.leave_processes()
 
 
 def results(tiny_run: Path, folder: Path, ranks: int) -> tuple[Path, list[dict[str, Any]], list[str]]:

@@ -10,7 +10,7 @@ from moco.evaluation.requirements import require_own_flags
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         (
             KnnConfig("timm:test_vit", "digits", arch="timm:test_vit"),
@@ -23,8 +23,8 @@ from moco.evaluation.requirements import require_own_flags
         ),
     ],
 )
-def test_flags_that_would_be_passed_over(config: KnnConfig, told: str) -> None:
+def test_flags_that_would_be_passed_over(config: KnnConfig, message: str) -> None:
     """They name a network, and the weights are one already, or two flags do."""
-    with pytest.raises(BadInputError, match=told):
+    with pytest.raises(BadInputError, match=message):
         require_own_flags(config)
     require_own_flags(KnnConfig("random", "digits", arch="timm:test_vit"))

@@ -50,9 +50,9 @@ def test_a_baseline_is_shown_with_what_was_gained_over_it() -> None:
     """Its own accuracies, and the paired difference on the same images, of which 5 of 8 and 3 of 8 are right."""
     truth = np.array([0, 1, 2, 0, 1, 2, 0, 1])
     found, other = (np.array(row) for row in ([0, 1, 2, 0, 1, 0, 1, 0], [0, 1, 0, 1, 0, 0, 1, 1]))
-    told = compare_scores(Scores(62.5, 100.0, found), Scores(37.5, 90.0, other), truth)
+    gain = compare_scores(Scores(62.5, 100.0, found), Scores(37.5, 90.0, other), truth)
     interval = paired_interval([True] * 5 + [False] * 3, [True, True] + [False] * 5 + [True])
-    assert told == {
+    assert gain == {
         "top1": 37.5, "top5": 90.0, "difference": 25.0, "low": interval.low, "high": interval.high
     }  # fmt: skip
 

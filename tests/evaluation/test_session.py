@@ -56,7 +56,7 @@ def test_one_image_to_learn_from(folder: Callable[..., str]) -> None:
 
 
 def test_a_class_without_an_image_to_learn_from(folder: Callable[..., str]) -> None:
-    """Its test images are never right: that is told beside the figure."""
+    """Its test images are never right: a warning beside the figure says so."""
     names = [f"{letter}/1.png" for letter in "abcdefghijkl"]
     with pytest.warns(UserWarning, match="1 of 12 classes have test images and none to learn from"):
         load_labelled(folder(*names))
@@ -114,6 +114,6 @@ def test_a_loading_process_that_dies(
     monkeypatch.setattr(features, "prepare_image", killed)
     command = ["knn", "--weights", str(tiny_run), "--data", "digits", "--device", "cpu", "--workers", "1"]
     assert main(command) == 1
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("moco: error: a process that loads images is lost: DataLoader worker")
-    assert told.endswith("give fewer --workers. Then give the command again")
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("moco: error: a process that loads images is lost: DataLoader worker")
+    assert message.endswith("give fewer --workers. Then give the command again")

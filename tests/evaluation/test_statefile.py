@@ -31,7 +31,7 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def told(run: Path, capsys: pytest.CaptureFixture[str]) -> Evaluate:
+def run_command(run: Path, capsys: pytest.CaptureFixture[str]) -> Evaluate:
     """Evaluate the run (or other weights): exit code, and the JSON object if there is one."""
 
     def evaluate(command: str, *more: str, weights: Path = run) -> tuple[int, dict[str, Any]]:
@@ -68,9 +68,9 @@ def terminate() -> None:
 
 def figures(result: dict[str, Any]) -> dict[str, Any]:
     """What does not depend on the clock."""
-    told = {name: value for name, value in result.items() if not name.startswith("seconds")}
-    told["baselines"] = {name: figures(value) for name, value in result.get("baselines", {}).items()}
-    return told
+    kept_figures = {name: value for name, value in result.items() if not name.startswith("seconds")}
+    kept_figures["baselines"] = {name: figures(value) for name, value in result.get("baselines", {}).items()}
+    return kept_figures
 
 
 def left_over(run: Path) -> list[str]:
@@ -88,17 +88,17 @@ def left_over(run: Path) -> list[str]:
     ],
 )
 def test_a_stopped_training_goes_on(
-    command: str, batch: int, file: str, run: Path, told: Evaluate, tmp_path: Path, tiny_run: Path,
+    command: str, batch: int, file: str, run: Path, run_command: Evaluate, tmp_path: Path, tiny_run: Path,
     at_batch: Callable[[int, Callable[[], None]], None],
 ) -> None:  # fmt: skip
     """Saved with exit code 75 after the step, and bit for bit the figures of another run that was not stopped."""
-    code, whole = told(command, weights=Path(shutil.copytree(tiny_run, tmp_path / "other" / "run")))
+    code, whole = run_command(command, weights=Path(shutil.copytree(tiny_run, tmp_path / "other" / "run")))
     assert code == 0
     at_batch(batch, terminate)
-    code, nothing = told(command)
+    code, nothing = run_command(command)
     assert (code, nothing) == (75, {})
     assert left_over(run) == [file + statefile.ENDING]
-    code, result = told(command)
+    code, result = run_command(command)
     assert code == 0
     assert left_over(run) == []
     ours = {"weights", "backbone"}
@@ -123,7 +123,10 @@ def test_the_message_says_what_to_do(
 
 
 def test_a_crash_costs_what_was_not_saved(
-    run: Path, told: Evaluate, monkeypatch: pytest.MonkeyPatch, at_batch: Callable[[int, Callable[[], None]], None]
+    run: Path,
+    run_command: Evaluate,
+    monkeypatch: pytest.MonkeyPatch,
+    at_batch: Callable[[int, Callable[[], None]], None],
 ) -> None:
     """States are written while it trains; the next command takes up the last, with the time that it took."""
     monkeypatch.setattr(statefile, "SAVE_EVERY", -1.0)
@@ -133,7 +136,7 @@ def test_a_crash_costs_what_was_not_saved(
 
     at_batch(5, crash)
     with pytest.raises(FloatingPointError):
-        told("linear-paper")
+        run_command("linear-paper")
     path = run / "evaluations" / f"linear-paper{statefile.ENDING}"
     facts = load_tensors(path)[1]
     assert facts["step"] == 4
@@ -146,7 +149,7 @@ def test_a_crash_costs_what_was_not_saved(
         once(self, step)
 
     monkeypatch.setattr(Run, "advance", advance)
-    code, result = told("linear-paper")
+    code, result = run_command("linear-paper")
     assert (code, done) == (0, [5, 6, 7, 8, 9, 10])
     assert result["seconds"] > facts["seconds"]
 
@@ -180,7 +183,7 @@ def test_what_is_of_something_else_is_not_taken_up(
 
 
 def test_weights_that_are_no_run_s_have_no_place(
-    run: Path, told: Evaluate, at_batch: Callable[[int, Callable[[], None]], None]
+    run: Path, run_command: Evaluate, at_batch: Callable[[int, Callable[[], None]], None]
 ) -> None:
     """A signal does what it always did, and nothing is written."""
     alone = shutil.copy(run / "encoder.safetensors", run.parent / "alone.safetensors")
@@ -189,20 +192,20 @@ def test_weights_that_are_no_run_s_have_no_place(
         signal.raise_signal(signal.SIGINT)
 
     at_batch(3, interrupt)
-    code, _ = told("linear-paper", weights=Path(alone))
+    code, _ = run_command("linear-paper", weights=Path(alone))
     assert code == 130
     assert sorted(path.name for path in run.parent.iterdir()) == ["alone.safetensors", "run"]
     assert left_over(run) == []
 
 
-def test_the_callers_random_numbers_stay(run: Path, told: Evaluate, at_batch: Callable[..., None]) -> None:
+def test_the_callers_random_numbers_stay(run: Path, run_command: Evaluate, at_batch: Callable[..., None]) -> None:
     """What a state holds of torch's is for its training alone."""
     drawn = []
     for batch in (None, 3):
         if batch is not None:
             at_batch(batch, terminate)
-            told("linear-paper")
+            run_command("linear-paper")
         torch.manual_seed(1)
-        told("linear-paper")
+        run_command("linear-paper")
         drawn.append(torch.rand(3))
     assert torch.equal(*drawn)

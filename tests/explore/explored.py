@@ -46,8 +46,8 @@ def collection(
         return [features(count, seed)[int(red) % count] for seed in (0, 1)]
 
     labels = None if classes is None else np.arange(count) % len(classes)
-    told = [f"{row}/{names[row % len(names)]}" for row in range(count)]
-    return Collection("photos", told, labels, tuple(classes or ()), 32, thumbnail, encode)
+    paths = [f"{row}/{names[row % len(names)]}" for row in range(count)]
+    return Collection("photos", paths, labels, tuple(classes or ()), 32, thumbnail, encode)
 
 
 def embedding(count: int = 60, seed: int = 0, name: str = "run") -> Embedding:

@@ -25,7 +25,7 @@ from moco.explore.gallery import Scope, file_digest, first_filters, gallery, is_
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.prepare import build_batches
 from moco.pretraining.recipes import recipe
-from moco.runtime.fields import settled
+from moco.runtime.fields import require
 
 SMALL = Scope(map_images=40, bank_images=300)
 
@@ -52,7 +52,7 @@ def encoder() -> Encoder:
 @pytest.fixture(scope="module")
 def how(config: PretrainConfig) -> Encoding:
     """As in the run's monitor."""
-    return Encoding(16, settled(config.mean), settled(config.std))
+    return Encoding(16, require(config.mean), require(config.std))
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def test_the_address_gives_a_cookie() -> None:
 
 
 def test_headers() -> None:
-    """No inline script works, nothing is guessed, framed or told on."""
+    """No inline script works, nothing is guessed, framed or passed on."""
     with client() as asking:
         for path in ("/", "/atlas", "/thumbnail/1", "/nothing"):
             headers = asking.get(path).headers

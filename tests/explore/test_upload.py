@@ -18,7 +18,7 @@ def bomb(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "status", "told"),
+    ("content", "status", "message"),
     [
         (b"", 422, "not an image"),
         (b"GIF89a" + b"\0" * 3, 422, "not an image"),
@@ -31,12 +31,12 @@ def bomb(width: int, height: int) -> bytes:
     ],
     ids=["empty", "cut gif", "eps", "svg", "cut png", "64 million", "bomb", "long"],
 )
-def test_what_is_not_taken(content: bytes, status: int, told: str) -> None:
+def test_what_is_not_taken(content: bytes, status: int, message: str) -> None:
     """Each has an answer that says why; the encoder goes on."""
     with client() as asking:
         answer = asking.post("/neighbours", content=content)
         assert answer.status_code == status
-        assert told in answer.json()["error"]
+        assert message in answer.json()["error"]
         assert asking.post("/neighbours", content=png((3, 0, 0))).status_code == 200
 
 

@@ -127,7 +127,7 @@ def poison(rank: int, step: int, what: str) -> None:
     patch("moco.pretraining.prepare.info_nce", info_nce).start()
 
 
-def die_at(operation: int, told: Path) -> None:
+def die_at(operation: int, log: Path) -> None:
     """Die by SIGKILL before the given operation on a file while saving, counted from 0; list those done before it."""
     number = iter(range(1 << 30))
 
@@ -136,7 +136,7 @@ def die_at(operation: int, told: Path) -> None:
             return
         if next(number) == operation:
             os.kill(os.getpid(), signal.SIGKILL)
-        with real_open(told, "a") as file:
+        with real_open(log, "a") as file:
             file.write(f"{what} {Path(str(path)).name}\n")
 
     real_open: Callable[..., Any] = Path.open

@@ -68,8 +68,8 @@ def assert_not_written(said: str, path: Path, reason: str, size: int) -> None:
     assert last.startswith("moco: error: ")
     assert str(path) in last
     assert reason in last
-    told = int(last.split("cannot write ")[1].split()[0])
-    assert abs(told - size) < 1000
+    written = int(last.split("cannot write ")[1].split()[0])
+    assert abs(written - size) < 1000
 
 
 def test_a_file_that_may_not_grow(tmp_path: Path, whole: Whole) -> None:
@@ -192,7 +192,7 @@ def test_every_checkpoint_damaged(tmp_path: Path) -> None:
 
 
 def test_two_runs_in_one_folder(tmp_path: Path, whole: Whole) -> None:
-    """Row 19: the second is refused and told the first one's process; the first does not notice."""
+    """Row 19: the second is refused, with the first one's process; the first does not notice."""
     run, place, other = tmp_path / "run", gate(tmp_path / "gate"), tmp_path / "other"
     other.mkdir()
     first = start(command(run), tmp_path, inject=functools.partial(pause_before, place, 4))

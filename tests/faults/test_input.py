@@ -79,8 +79,8 @@ def test_bad_images_are_replaced_and_named(some_bad: Path, tmp_path: Path, capsy
     assert all((some_bad / event["by"]).read_bytes() in map(jpeg, range(53)) for event in found)
     said = capsys.readouterr().out.splitlines()
     for event in found:
-        (told,) = [line for line in said if f"stands in for {some_bad / event['path']}: cannot be read" in line]
-        assert told.startswith(f"step {event['step']}: {event['by']} ")
+        (notice,) = [line for line in said if f"stands in for {some_bad / event['path']}: cannot be read" in line]
+        assert notice.startswith(f"step {event['step']}: {event['by']} ")
 
 
 def test_workers_and_resuming_change_nothing(some_bad: Path, tmp_path: Path) -> None:
@@ -139,10 +139,10 @@ def test_two_ranks_agree(some_bad: Path, tmp_path: Path) -> None:
     assert start(too_many, tmp_path, ranks=2).exit_codes() == [2, 2]
     assert train(some_bad, tmp_path / "alone") == 0
 
-    def told(run: str) -> list[tuple[object, ...]]:
+    def read_events_of(run: str) -> list[tuple[object, ...]]:
         return sorted((line["step"], line["path"], line["by"]) for line in events(tmp_path / run, "replaced"))
 
-    assert told("run") == told("alone")
+    assert read_events_of("run") == read_events_of("alone")
     own, others = ([line["loss"] for line in lines(tmp_path / run, "loss")[:3]] for run in ("run", "alone"))
     assert own == pytest.approx(others, rel=1e-3)
 
@@ -267,7 +267,7 @@ def touch(data: Path) -> None:
 
 
 CHANGES = pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "parts"),
     [
         (add, ("40 images then, 42 now: 2 added", "the first 000-a.jpg")),
         (remove, ("40 images then, 39 now: 1 removed", "the first missing before 008.jpg")),
@@ -289,7 +289,7 @@ def halted(tmp_path: Path) -> tuple[Path, Path]:
 
 @CHANGES
 def test_other_images_than_before(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: Change, told: tuple[str, ...]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: Change, parts: tuple[str, ...]
 ) -> None:
     """The run does not go on, and says what changed and how to accept it; once accepted, it is as with the new ones."""
     data, run = halted(tmp_path)
@@ -297,12 +297,12 @@ def test_other_images_than_before(
     what(data)
     for arguments in (["resume", str(run)], flags(data, run, checkpoint_every=4)):
         line = refusal(capsys, arguments)
-        assert all(part in line for part in (*told, "--accept-changed-data")), line
+        assert all(part in line for part in (*parts, "--accept-changed-data")), line
     assert checkpoints(run)[0].stem == "000000004"
     assert main(["resume", str(run), "--accept-changed-data"]) == 0
     assert [event["step"] for event in events(run, "resume")] == [4]
     (event,) = events(run, "data_changed")
-    assert told[0] in event["what"]
+    assert parts[0] in event["what"]
     assert (run / "config.json").read_bytes() == kept
     (run / "status.json").unlink()
     assert main(["resume", str(run)]) == 0  # what was accepted is what is expected now
@@ -384,8 +384,8 @@ def test_hostile_names_are_inert(tmp_path: Path, capfdbinary: pytest.CaptureFixt
     text = (out + err).decode("utf-8")
     assert all(char.isprintable() for line in text.split("\n") for char in line)
     assert not any(line.startswith("moco: all is well") for line in text.splitlines())
-    (told,) = tmp_path.glob("run/events.out.tfevents.*")
-    assert b"onerror" not in told.read_bytes()
+    (board,) = tmp_path.glob("run/events.out.tfevents.*")
+    assert b"onerror" not in board.read_bytes()
 
 
 def test_hostile_classes_are_inert(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -457,7 +457,7 @@ def test_a_pickle_as_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda text: text.replace('"seed": 0', '"seed": "0"'), "seed is '0', expected int"),
         (lambda text: text.replace('"seed"', '"sead"'), "unknown key 'sead'"),
@@ -469,10 +469,10 @@ def test_a_pickle_as_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[
     ids=["type", "key", "version", "nested", "digits", "code"],
 )
 def test_a_config_that_is_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[str], str], told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[str], str], message: str
 ) -> None:
     """What is wrong is named."""
     _, run = halted(tmp_path)
     path = run / "config.json"
     path.write_text(damage(path.read_text()))
-    assert told in refusal(capsys, ["resume", str(run)])
+    assert message in refusal(capsys, ["resume", str(run)])

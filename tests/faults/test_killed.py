@@ -127,7 +127,7 @@ def test_a_killed_rank(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_never_comes(tmp_path: Path) -> None:
-    """A rank that dies before the others have met it is told of as well."""
+    """A rank that dies before the others have met it is reported as well."""
     training = start(command(tmp_path / "run", timeout=3), tmp_path, ranks=2)
     training.send(signal.SIGSTOP, 1)
     training.processes[0].join(60)

@@ -20,7 +20,7 @@ from moco.interop.checkpoints import Weights, encoder_metadata, load_weights, ra
 from moco.pretraining.prepare import build_encoder
 from moco.pretraining.recipes import CIFAR10, recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors, save_tensors
-from moco.runtime.fields import settled
+from moco.runtime.fields import require
 
 PLAN = EncoderPlan("resnet18-w16", "cifar", image_size=16)
 """Of the tiny run."""
@@ -44,13 +44,13 @@ def equal(x: dict[str, torch.Tensor], y: dict[str, torch.Tensor]) -> bool:
     return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
 
 
-def check_refused(weights: Path, *told: str) -> None:
-    """The message must be one line and hold each of `told`."""
+def check_refused(weights: Path, *parts: str) -> None:
+    """The message must be one line and hold each of `parts`."""
     with pytest.raises(BadInputError) as caught:
         load_weights(str(weights))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    for part in told:
+    for part in parts:
         assert part in message
 
 
@@ -171,7 +171,7 @@ def described(**changed: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"feature_dim": 64}, r"head.bias expected \(64,\), found \(128,\)"),
         ({"arch": "resnet18-w8"}, r"resnet18-w8: bn1.bias expected \(8,\), found \(16,\)"),
@@ -183,11 +183,11 @@ def described(**changed: Any) -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_weights_that_do_not_fit_their_description(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
+def test_weights_that_do_not_fit_their_description(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     """The message names the first tensor that differs, what was expected and what was found."""
     path = tmp_path / "encoder.safetensors"
     save_tensors(path, encoder_tensors(Encoder(PLAN)), described(**changed))
-    with pytest.raises(BadInputError, match=told):
+    with pytest.raises(BadInputError, match=message):
         load_weights(str(path))
 
 
@@ -220,7 +220,7 @@ def test_random_weights_are_those_that_a_run_starts_from() -> None:
     torch.manual_seed(config.seed)
     start = encoder_tensors(build_encoder(config))
     state = torch.get_rng_state()
-    mean, std = settled(config.mean), settled(config.std)
+    mean, std = require(config.mean), require(config.std)
     found, other = (random_weights(PLAN, seed, mean, std) for seed in (7, 8))
     assert torch.equal(torch.get_rng_state(), state)
     assert equal(encoder_tensors(found.encoder), start)
@@ -232,7 +232,7 @@ def test_random_weights_are_those_that_a_run_starts_from() -> None:
 
 
 def test_weights_of_a_run_that_diverged(encoder_file: Path) -> None:
-    """One number is enough; the name of its tensor is told."""
+    """One number is enough; the message names its tensor."""
     tensors, metadata = load_tensors(encoder_file)
     tensors["layer2.0.conv1.weight"][0, 0, 0, 0] = torch.nan
     save_tensors(encoder_file, tensors, metadata)
@@ -249,7 +249,7 @@ def test_weights_of_another_project_that_diverged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changed", [{"std": [0.2, 0.0, 0.2]}, {"std": [0.2, -1, 0.2]}, {"mean": [0.1, math.nan, 0.1]}])
 def test_a_normalisation_that_gives_no_numbers(encoder_file: Path, changed: dict[str, Any]) -> None:
-    """Features would be no numbers, and a figure would be told of them all the same."""
+    """Features would be no numbers, and a figure would be computed from them all the same."""
     tensors, metadata = load_tensors(encoder_file)
     save_tensors(encoder_file, tensors, {**metadata, **changed})
     check_refused(encoder_file, "does not describe an encoder")

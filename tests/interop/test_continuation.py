@@ -66,7 +66,7 @@ def named(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def test_all_of_it_is_taken_up(tmp_path: Path) -> None:
     """Both encoders, the keys as rows, and the place where the next key goes."""
     state = reference(tmp_path / "net.pth.tar")
-    pair, queue, told = begun(config(tmp_path / "net.pth.tar"))
+    pair, queue, origin = begun(config(tmp_path / "net.pth.tar"))
     assert pair.f_k is not None
     for encoder, prefix in ((pair.encoder, "module.encoder_q."), (pair.f_k, "module.encoder_k.")):
         found, expected = encoder_tensors(encoder), named(state, prefix)
@@ -74,8 +74,8 @@ def test_all_of_it_is_taken_up(tmp_path: Path) -> None:
         assert all(torch.equal(found[name], expected[name]) for name in found)
     assert torch.equal(queue.keys, state["module.queue"].T)
     assert queue.oldest == POINTER
-    assert "(MoCo); network, image size, mean and std come from these weights, except --image-size; " in told
-    assert "; f_k is the file's; the queue is the file's" in told
+    assert "(MoCo); network, image size, mean and std come from these weights, except --image-size; " in origin
+    assert "; f_k is the file's; the queue is the file's" in origin
 
 
 def test_the_queue_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +93,7 @@ def test_the_queue_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("file", "values", "told"),
+    ("file", "values", "parts"),
     [
         (
             {"f_k": False},
@@ -107,13 +107,13 @@ def test_the_queue_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFi
     ids=["no f_k", "no queue", "another K", "another head"],
 )
 def test_what_is_not_there_is_begun_anew(
-    tmp_path: Path, file: dict[str, bool], values: dict[str, Any], told: tuple[str, ...]
+    tmp_path: Path, file: dict[str, bool], values: dict[str, Any], parts: tuple[str, ...]
 ) -> None:
     """And said."""
     state = reference(tmp_path / "net.pth.tar", **file)
     settings = config(tmp_path / "net.pth.tar", **values)
     pair, queue, said = begun(settings)
-    for part in told:
+    for part in parts:
         assert part in said
     assert pair.f_k is not None
     source = "module.encoder_q." if "copy of f_q" in said else "module.encoder_k."
@@ -127,6 +127,6 @@ def test_what_is_not_there_is_begun_anew(
 def test_mechanisms_without_f_k(tmp_path: Path) -> None:
     """In-batch keys need neither f_k nor a queue, and nothing is said of them."""
     reference(tmp_path / "net.pth.tar")
-    _, _, told = begun(config(tmp_path / "net.pth.tar", dictionary="in-batch"))
-    assert told.endswith("except --image-size")
+    _, _, origin = begun(config(tmp_path / "net.pth.tar", dictionary="in-batch"))
+    assert origin.endswith("except --image-size")
     assert begun(dataclasses.replace(with_weights(config(tmp_path / "net.pth.tar")), init_weights=None))[2] == ""

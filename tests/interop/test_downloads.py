@@ -82,7 +82,7 @@ def test_weights_that_cannot_be_fetched(
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is told as a download that fails."""
+    """Is reported as a download that fails."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
     with pytest.raises(BadInputError, match=r"cannot be fetched \(.*Not a directory.*put the file at"):

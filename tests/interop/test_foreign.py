@@ -276,7 +276,7 @@ def generated(q: nn.Module, k: nn.Module) -> dict[str, Any]:
     ids=["notebook", "lightly", "solo-learn", "plain"],
 )
 def test_small_stems(tmp_path: Path, photographs: Tensor, build: Callable[..., Any], padding: int) -> None:
-    """3x3 convolutions are told by their shape; solo-learn's pads by 2."""
+    """3x3 convolutions are recognised by their shape; solo-learn's pads by 2."""
     q, k = (resnet18(seed, small=True, padding=padding) for seed in (1, 2))
     torch.save(build(q, k), tmp_path / "weights.pth")
     weights = load_weights(str(tmp_path / "weights.pth"))
@@ -557,8 +557,8 @@ def test_nothing_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             tar.addfile(member, io.BytesIO(b"\x80\x02N."))
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb/data.pkl", b"\x80\x02" + b"N0" * 10_000_000 + b"N.")
-    for name, told in (("old.tar", "old.tar"), ("bomb.pth", "more than its own size")):
-        with pytest.raises(BadInputError, match=told):
+    for name, text in (("old.tar", "old.tar"), ("bomb.pth", "more than its own size")):
+        with pytest.raises(BadInputError, match=text):
             load_weights(str(tmp_path / name))
     assert not list((tmp_path / "temporary").iterdir())
     assert not (tmp_path.parent / "escaped").exists()

@@ -21,7 +21,7 @@ import moco
 from moco.core.networks import timm_config
 from moco.errors import BadInputError
 from moco.interop.checkpoints import load_weights
-from moco.interop.published import published
+from moco.interop.published import load_published
 from moco.runtime.checkpoint import save_tensors
 
 KINDS = ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "mobilenetv3_small_050", "levit_128s"]
@@ -66,13 +66,13 @@ def check_features(weights: str, model: nn.Module, size: int) -> None:
     assert encoder.embed([pixels]).shape == expected[:1].shape
 
 
-def check_refused(weights: str, *told: str) -> None:
-    """The message must be one line, name the weights, and hold each of `told`."""
+def check_refused(weights: str, *messages: str) -> None:
+    """The message must be one line, name the weights, and hold each of `messages`."""
     with pytest.raises(BadInputError) as caught:
         load_weights(weights)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    for part in told:
+    for part in messages:
         assert part in message
 
 
@@ -129,7 +129,7 @@ def test_a_tag_says_which_images(tmp_path: Path) -> None:
     """Mean and deviation may be another for other weights of a network."""
     name = "resnet18.fb_swsl_ig1b_ft_in1k"
     save_file(made("resnet18").state_dict(), tmp_path / "net.safetensors")
-    found = published(f"timm:{name}@{tmp_path / 'net.safetensors'}")
+    found = load_published(f"timm:{name}@{tmp_path / 'net.safetensors'}")
     config = timm.get_pretrained_cfg(name)
     assert config is not None
     assert (found.plan.arch, found.mean, found.std) == ("timm:resnet18", config.mean, config.std)
@@ -146,15 +146,15 @@ def test_another_number_of_classes(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_network(tmp_path: Path) -> None:
-    """How many tensors are missing and left over is told, and the first of each."""
+    """The message says how many tensors are missing and left over, and names the first of each."""
     _, path = saved(tmp_path, "test_resnet")
-    told = (
+    messages = (
         "not a whole timm:test_efficientnet",
         "missing (conv_stem.weight, ",
         " left over (",
         "4 of another shape",
     )
-    check_refused(f"timm:test_efficientnet@{path}", str(path), *told)
+    check_refused(f"timm:test_efficientnet@{path}", str(path), *messages)
     check_refused(f"timm:test_vit@{path}", "not a whole timm:test_vit", "missing (cls_token")
 
 
@@ -220,17 +220,17 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     save_tensors(tmp_path / "ours.safetensors", {"a": torch.zeros(1)}, {})
     _, path = saved(tmp_path / "net", "test_resnet")
     path.write_bytes(path.read_bytes()[:1000])
-    for file, told in (
+    for file, messages in (
         ("gone.safetensors", "there is no file"), ("", "there is no file"), ("text.pth", "not a sound checkpoint"),
         ("ours.safetensors", f"give such a one alone, --weights {tmp_path / 'ours.safetensors'}"),
         ("net/model.safetensors", "is damaged"),
     ):  # fmt: skip
-        check_refused(f"timm:test_resnet@{tmp_path / file}", told)
+        check_refused(f"timm:test_resnet@{tmp_path / file}", messages)
     check_refused("timm:test_resnet@", "there is no file")
 
 
 @pytest.mark.parametrize(
-    ("weights", "told"),
+    ("weights", "message"),
     [
         ("timm:test_efficientne@net.pth", "did you mean timm:test_efficientnet"),
         ("timm:resnet50.a1_in1", "did you mean timm:resnet50.a1_in1k"),
@@ -239,9 +239,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         ("torchvision:", "expected torchvision:resnet50"),
     ],
 )
-def test_names_that_are_not_known(weights: str, told: str) -> None:
+def test_names_that_are_not_known(weights: str, message: str) -> None:
     """With what was probably meant."""
-    check_refused(weights, f"--weights {weights.partition('@')[0]}:", told)
+    check_refused(weights, f"--weights {weights.partition('@')[0]}:", message)
 
 
 # --- the hub --------------------------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def test_a_repository_without_safetensors(tmp_path: Path, cache: Path, monkeypat
 
 @pytest.mark.parametrize("at", ["cache", "download"])
 def test_a_file_of_another_digest(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    """Is not used: what to remove is told, and nothing is removed by us."""
+    """Is not used: the message says what to remove, and nothing is removed by us."""
     _, content = written(tmp_path / "net")
 
     def damaged(*_: Any, **__: Any) -> str:
@@ -454,7 +454,7 @@ def test_a_resnet_of_torchvision_is_ours(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_damaged_file_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors that are missing are told as anywhere."""
+    """Tensors that are missing are reported as anywhere."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     in_torchs_cache(tmp_path, "mobilenet_v3_small")
     path = next((tmp_path / "hub" / "checkpoints").iterdir())

@@ -16,7 +16,7 @@ from torch import Tensor
 from moco.core.encoder import Encoder
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.prepare import encoder_plan
-from moco.runtime.randomness import Stream, permuted
+from moco.runtime.randomness import Stream, permute
 
 Weights = dict[str, Tensor]
 View = tuple[Tensor, Tensor, Tensor]
@@ -94,7 +94,7 @@ def step(
     n, groups = len(x_q) // devices, (config.bn_groups or 0) // devices
 
     # every device encodes its part of the shuffled keys; then each key goes back to where its query is
-    order = permuted(range(len(x_q)), len(x_q), seed=config.seed, stream=Stream.SHUFFLE, epoch=number)
+    order = permute(range(len(x_q)), len(x_q), seed=config.seed, stream=Stream.SHUFFLE, epoch=number)
     k: dict[int, Tensor] = {}
     for device in range(devices):
         images = [int(image) for image in order[device * n : (device + 1) * n]]

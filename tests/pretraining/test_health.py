@@ -85,7 +85,7 @@ def test_what_is_no_number_is_not_judged(name: str) -> None:
 
 
 def test_nothing_known_is_not_healthy() -> None:
-    """A run that logs no loss is told to; one whose first line is to come waits for it."""
+    """A run that logs no loss is asked to; one whose first line is to come waits for it."""
     nothing = diagnose(config(), 500, {})
     assert ([finding.name for finding in nothing], condition(nothing)) == (["unmeasured"], "undecided")
     assert "Wait for the next line of metrics" in describe_findings(nothing)
@@ -94,7 +94,7 @@ def test_nothing_known_is_not_healthy() -> None:
 
 @pytest.mark.parametrize("steps", [1, 36, 199])
 def test_a_run_that_is_too_short(steps: int) -> None:
-    """Whatever its figures are, at its end and before: more epochs are asked for, and nobody is told to wait."""
+    """Whatever its figures are, at its end and before: more epochs are asked for, and no message says to wait."""
     short = {"max_steps": steps}
     assert (names(steps, short), means(steps, short)) == (["short"], "undecided")
     assert f"it has {steps} steps" in text(steps, short)
@@ -139,7 +139,7 @@ def test_how_full_a_dictionary_is_follows_from_the_step() -> None:
 
 
 def test_a_queue_that_never_fills() -> None:
-    """A run too short for its queue is told which size would do: one that its steps fill four times."""
+    """For a run too short for its queue the message says which size would do: one that its steps fill four times."""
     said = text(10, {"max_steps": 10, "queue_size": 65536}, filled=3.9)
     assert "This run's 10 steps are too few" in said
     assert "--queue-size 640 or less" in said

@@ -145,7 +145,7 @@ def test_a_network_that_is_given_and_fits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "parts"),
     [
         (
             {"arch": "resnet18"},
@@ -163,7 +163,7 @@ def test_a_network_that_is_given_and_fits(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit(
     tmp_path: Path, lite: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    given: dict[str, Any], told: tuple[str, ...],
+    given: dict[str, Any], parts: tuple[str, ...],
 ) -> None:  # fmt: skip
     """One line, exit code 2, and no run is begun."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
@@ -172,7 +172,7 @@ def test_what_does_not_fit(
     assert main(command) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    for part in told:
+    for part in parts:
         assert part in error
     assert not (tmp_path / "run" / "config.json").exists()
 
@@ -183,8 +183,8 @@ def test_sizes_that_do_not_fit(tmp_path: Path, flag: str) -> None:
     config = recipe("quick", data="digits", out=tmp_path, **{**SMALL, "arch": "timm:test_vit", "stem": "imagenet"})
     sizes: dict[str, Any] = {"view_size": 32, flag: 60}
     config = dataclasses.replace(config, **sizes)
-    told = rf"--{flag.replace('_', '-')} 60: timm:test_vit does not .*: give --{flag.replace('_', '-')} 64"
-    with pytest.raises(BadInputError, match=told):
+    message = rf"--{flag.replace('_', '-')} 60: timm:test_vit does not .*: give --{flag.replace('_', '-')} 64"
+    with pytest.raises(BadInputError, match=message):
         pretrain(config, load("digits")["train"])
     assert not list(tmp_path.iterdir())
 

@@ -94,10 +94,10 @@ def test_the_encoder_file_is_timms(tmp_path: Path, digits: Images, arch: str, si
 
 def test_groups_are_said_to_have_no_effect(tmp_path: Path, digits: Images, capsys: pytest.CaptureFixture[str]) -> None:
     """Where there is nothing to group, in the introduction's line."""
-    for arch, told in (
-        ("timm:test_vit", "no batch normalisation (--bn-groups has no effect)"),
+    for arch, wording in (
+        ("timm:test_vit", "no batch normalisation (--bn and --bn-groups have no effect)"),
         ("timm:test_resnet", "4 BN groups"),
     ):
         pretrain(settings(tmp_path / arch[5:], arch, 32), digits)
-        assert f"lr 0.00375, {told}, fp32" in capsys.readouterr().out
+        assert f"lr 0.00375, {wording}, fp32" in capsys.readouterr().out
         assert json.loads((tmp_path / arch[5:] / "config.json").read_text())["arch"] == arch

@@ -122,7 +122,7 @@ def test_two_processes_say_what_one_says(tmp_path: Path, digits: Images) -> None
 
 @pytest.mark.filterwarnings("ignore:the queue holds")
 def test_a_queue_that_the_run_does_not_fill(tmp_path: Path, digits: Images) -> None:
-    """K = 4096 and four steps of 32: all but 128 keys are random, and the run is told so."""
+    """K = 4096 and four steps of 32: all but 128 keys are random, and the run says so."""
     for line in examined(small(tmp_path, queue_size=4096, max_steps=4, knn_every=2), digits):
         assert line["findings"] == ["short", "filling"]
     assert (line["step"], line["filled"]) == (4, pytest.approx(100 * 128 / 4096, abs=0.01))

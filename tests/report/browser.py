@@ -157,13 +157,13 @@ class Browser:
         """Errors and warnings on the console, of scripts, or of the content security policy."""
         found = []
         for event in self.events:
-            name, told = event.get("method"), event.get("params", {})
+            name, params = event.get("method"), event.get("params", {})
             if name == "Runtime.exceptionThrown":
-                found.append(json.dumps(told["exceptionDetails"]))
+                found.append(json.dumps(params["exceptionDetails"]))
             if name == "Runtime.consoleAPICalled":
-                found.append(json.dumps(told["args"]))
+                found.append(json.dumps(params["args"]))
             if name == "Log.entryAdded":
-                found.append(told["entry"]["text"])
+                found.append(params["entry"]["text"])
         return found
 
     @property

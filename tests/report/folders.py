@@ -54,8 +54,8 @@ def write_run(
     folder.mkdir(parents=True)
     values = {"data": "cifar10", "out": folder, "max_steps": 100, "lr": 0.06, "device": "cpu", "threads": 2, **config}
     (folder / "config.json").write_text(to_json(PretrainConfig(**{**RECIPES[recipe].values, **values})))
-    told = {"state": "done", "step": 100, "result": {"seconds": 50.0}} if status is None else status
-    (folder / "status.json").write_text(json.dumps(told))
+    content = {"state": "done", "step": 100, "result": {"seconds": 50.0}} if status is None else status
+    (folder / "status.json").write_text(json.dumps(content))
     written = metrics() if lines is None else lines
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written))
     for name, content in (evaluations or {}).items():

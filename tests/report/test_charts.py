@@ -22,7 +22,7 @@ from moco.report.charts import (
     Level,
     chart,
     scale,
-    thinned,
+    thin_points,
 )
 from tests.report.folders import Parsed
 
@@ -31,7 +31,7 @@ finite = st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: 0.0 if abs(valu
 
 @given(st.lists(finite, min_size=1, max_size=20), st.booleans())
 def test_an_axis_holds_its_figures(values: list[float], tight: bool) -> None:
-    """All lie between the ends, as do the ticks; these are few, evenly spaced, and told apart by their texts."""
+    """All lie between the ends, as do the ticks; these are few, evenly spaced, and their texts differ."""
     low, high, ticks = scale(values, tight=tight)
     assert low < high
     slack = 1e-9 * max(abs(low), abs(high))
@@ -84,7 +84,7 @@ def test_thinning_loses_no_extreme(seed: int) -> None:
     count = int(rng.integers(MOST_POINTS + 1, 8 * MOST_POINTS))
     values = [None if rng.random() < seed / 7 else float(rng.normal()) for _ in range(count)]
     points = [(float(i), value) for i, value in enumerate(values)]
-    kept = thinned(points)
+    kept = thin_points(points)
     assert len(kept) <= MOST_POINTS + 2
     assert kept == sorted(kept, key=lambda point: point[0])
     assert set(kept) <= set(points)

@@ -239,7 +239,7 @@ def test_a_run_without_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "messages"),
     [
         (
             {"state": "diverged", "step": 106, "exit_code": 3},
@@ -252,12 +252,12 @@ def test_a_run_without_labels(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_run_that_did_not_end_well(tmp_path: Path, status: dict[str, Any], told: list[str]) -> None:
+def test_a_run_that_did_not_end_well(tmp_path: Path, status: dict[str, Any], messages: list[str]) -> None:
     """The headline says so; the curves are there as far as they go."""
     last = {"step": 105, "loss": None, "lr": 0.06, "time": 55.0}, {"event": "diverged", "step": 106, "time": 56}
     lines = [*metrics(), *last]
     found = parsed(read_run(write_run(tmp_path / "run", status=status, max_steps=400, lines=lines)))
-    for part in told:
+    for part in messages:
         assert part in found.text
     assert ["run", "105", "not a number"] in found.rows()
     assert "training" in {attributes.get("id") for attributes in found.all("section")}

@@ -12,7 +12,7 @@ import pytest
 from moco.pretraining.config import PretrainConfig, negatives
 from moco.pretraining.health import CAUSES, Finding, condition, describe_findings, diagnose
 from moco.report import findings as module
-from moco.report.gains import evaluated, watched
+from moco.report.gains import describe_evaluations, describe_monitor
 from moco.report.runs import Run, read_config, read_run
 from moco.report.verdict import Verdict, judge
 from moco.runtime.configfile import to_json
@@ -69,19 +69,19 @@ def test_the_figures_in_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("knn", "told"),
+    ("knn", "course"),
     [
         ((20.0, 50.0, 40.0), "It was better before: 50.00% at step 200."),
         ((20.0, 40.0, 50.0), "still rising"),
         ((20.0, 50.0, 50.1), ""),
     ],
 )
-def test_the_course_of_knn(tmp_path: Path, knn: tuple[float, ...], told: str) -> None:
+def test_the_course_of_knn(tmp_path: Path, knn: tuple[float, ...], course: str) -> None:
     """A fall and a rise at the end are mentioned, level ground is not."""
     said = judged(tmp_path / "run", flat(2.0, knn))[2]
-    assert told in said
-    assert ("better before" in said) == ("better before" in told)
-    assert ("still rising" in said) == ("still rising" in told)
+    assert course in said
+    assert ("better before" in said) == ("better before" in course)
+    assert ("still rising" in said) == ("still rising" in course)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_an_evaluation_of_an_unknown_number_of_images_gains_nothing(tmp_path: Pa
     """Its figures are shown; an interval cannot be had."""
     knn = {"top1": 50.0, "baselines": {"random": {"top1": 30.0}}}
     run = read_run(write_run(tmp_path / "run", evaluations={"knn": knn}))
-    (found,) = evaluated(run)
+    (found,) = describe_evaluations(run)
     assert found.gains == ()
     assert "50.00% of the images; random weights for 30.00%." in found.sentence
 
@@ -189,7 +189,7 @@ def test_the_queries_are_those_that_were_used(
     points = [{**line, **lines} for line in metrics(knn=(32.0, 37.0))]
     run = read_run(write_run(tmp_path / "run", lines=points, evaluations=evaluations))
     assert run.queries == queries
-    found = watched(run)
+    found = describe_monitor(run)
     assert found is not None
     assert (found.gains[0].low > 0) == (queries == 2000)  # with 341 five points are within chance
 
@@ -284,7 +284,7 @@ def test_settings_of_an_older_run() -> None:
      ("running", "open", "It had not finished")],
 )  # fmt: skip
 def test_a_run_that_did_not_end(tmp_path: Path, state: str, mood: str, headline: str) -> None:
-    """Its health is still told."""
+    """Its health is still reported."""
     found = judged(tmp_path / "run", flat(2.0, ()), status={**DONE, "state": state})
     assert (found[0], found[1][: len(headline)]) == (mood, headline)
     assert "Health at step 400: healthy" in found[2]
@@ -329,11 +329,11 @@ def as_run(config: PretrainConfig, figures: dict[str, float], knn: tuple[float, 
 
 def contradictions(findings: list[Finding], verdict: Verdict, knn: tuple[float, ...]) -> list[str]:
     """What a reader could not bring together."""
-    sick, told, headline = condition(findings), verdict.sentences, verdict.headline
-    others = " ".join(told[1:])
+    sick, sentences, headline = condition(findings), verdict.sentences, verdict.headline
+    others = " ".join(sentences[1:])
     rose = knn == (20.0, 45.0)
     checks = {
-        "its words are not the run's": told[0].partition(": ")[2] != describe_findings(findings),
+        "its words are not the run's": sentences[0].partition(": ")[2] != describe_findings(findings),
         "it learned, and health found something": headline.startswith("It learned") and sick != "healthy",
         "it did not learn, and health says otherwise": headline.startswith("It did not") and sick != "failed",
         "it is praised for nothing": verdict.mood == "good" and not (sick == "healthy" and rose),
@@ -347,7 +347,7 @@ def contradictions(findings: list[Finding], verdict: Verdict, knn: tuple[float, 
         "failed, and yet not bad": sick == "failed" and not rose and verdict.mood != "bad",
         "kNN rose, and it did not learn": rose and headline.startswith("It did not learn"),
         "a judgement of its own": any(word in others for word in ("collapse", "chance", "suspicious", "alike", "leak")),
-        "a figure without a number": any(word in " ".join(told) for word in ("inf", "nan", "None")),
+        "a figure without a number": any(word in " ".join(sentences) for word in ("inf", "nan", "None")),
     }  # fmt: skip
     return [name for name, wrong in checks.items() if wrong]
 

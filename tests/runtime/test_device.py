@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from moco.errors import BadInputError
-from moco.runtime.device import autocast, cores, isolated, peak_memory, resolve_device, resolve_precision, set_threads
+from moco.runtime.device import (
+    autocast,
+    cores,
+    peak_memory,
+    preserve_torch_state,
+    resolve_device,
+    resolve_precision,
+    set_threads,
+)
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> None:
@@ -101,7 +109,7 @@ def test_isolated_puts_back_what_the_caller_had() -> None:
     threads, before = torch.get_num_threads(), torch.get_rng_state()
 
     def fail() -> None:
-        with isolated("cpu"):
+        with preserve_torch_state("cpu"):
             torch.set_num_threads(threads + 1)
             torch.rand(3)
             raise RuntimeError("inside")

@@ -52,11 +52,11 @@ def alone() -> Results:
 def session(folder: Path) -> None:
     """Everything that one of the processes does."""
     torch.set_num_threads(1)
-    distributed.start("cpu")
+    distributed.join_processes("cpu")
     rank = distributed.rank()
     results = dict((*collectives(), *training(), *stop_request()))
     distributed.barrier()
-    distributed.stop()
+    distributed.leave_processes()
     save_file({name: value.detach().contiguous() for name, value in results.items()}, folder / f"{rank}.safetensors")
 
 
@@ -91,7 +91,7 @@ def collectives() -> Iterator[tuple[str, Tensor]]:
     norm = torch.nn.BatchNorm2d(2)
     norm.get_buffer("running_mean").fill_(distributed.rank() + 1.0)
     norm.get_buffer("num_batches_tracked").fill_(7)
-    with distributed.averaged(norm):
+    with distributed.average_statistics(norm):
         yield "running_mean", norm.get_buffer("running_mean").clone()
         yield "num_batches_tracked", norm.get_buffer("num_batches_tracked").clone()
     yield "own_running_mean", norm.get_buffer("running_mean")
@@ -129,7 +129,7 @@ def training() -> Iterator[tuple[str, Tensor]]:
             dictionary.write(q, k, index)
             for name, value in dictionary.state_dict().items():
                 yield f"{where} dictionary {name}", value.clone()
-        with distributed.averaged(pair):
+        with distributed.average_statistics(pair):
             for number, value in enumerate(pair.buffers()):
                 yield f"{mechanism} buffer {number}", value.clone()
 
@@ -264,7 +264,7 @@ def test_two_ranks_give_the_same_running_statistics(ranks: list[Results], alone:
 def test_one_process_needs_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without torchrun nothing is started, and every collective is the identity."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    distributed.start("cpu")
+    distributed.join_processes("cpu")
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
     x, layer = rows(8), torch.nn.Linear(2, 2)
     for collective in (distributed.gather, distributed.gather_with_gradient, distributed.local_block, distributed.mean):
@@ -273,4 +273,4 @@ def test_one_process_needs_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     assert distributed.wrap(layer) is layer
     assert distributed.unwrap(layer) is layer
     distributed.barrier()
-    distributed.stop()
+    distributed.leave_processes()

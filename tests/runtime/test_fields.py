@@ -28,7 +28,7 @@ from moco.pretraining.config import AutoConfig, ResumeConfig, negatives
 from moco.pretraining.recipes import RECIPES, recipe
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import from_json, to_json
-from moco.runtime.fields import Range, check, flag, settled
+from moco.runtime.fields import Range, check, flag, require
 from moco.study.config import StudyConfig
 from moco.transfer.config import CompareConfig
 from moco.transfer.recipes import TASKS, transfer_config
@@ -308,6 +308,6 @@ def test_negatives() -> None:
 
 def test_settled() -> None:
     """0 is a value, None is a mistake of the program."""
-    assert settled(0) == 0
+    assert require(0) == 0
     with pytest.raises(AssertionError):
-        settled(None)
+        require(None)

@@ -6,7 +6,7 @@ import itertools
 import pytest
 from rich.console import Console
 
-from moco.runtime.progress import shown
+from moco.runtime.progress import show_progress
 
 
 def consoles() -> tuple[io.StringIO, Console, Console]:
@@ -18,7 +18,7 @@ def consoles() -> tuple[io.StringIO, Console, Console]:
 def test_on_a_terminal_the_title_is_seen() -> None:
     """With how many of how many; brackets are no markup."""
     file, terminal, _ = consoles()
-    assert list(shown(iter("abc"), "encoding [3] images", 3, terminal)) == ["a", "b", "c"]
+    assert list(show_progress(iter("abc"), "encoding [3] images", 3, terminal)) == ["a", "b", "c"]
     assert "encoding [3] images" in file.getvalue()
     assert "3/3" in file.getvalue()
 
@@ -28,13 +28,13 @@ def test_a_log_has_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.chain([100.0], itertools.count(100.0, 20.0))  # at the start, and before each item, of 20 seconds
     monkeypatch.setattr("moco.runtime.progress.time.monotonic", lambda: next(clock))
     file, _, plain = consoles()
-    assert list(shown(range(9), "encoding [9] images", 9, plain)) == list(range(9))
+    assert list(show_progress(range(9), "encoding [9] images", 9, plain)) == list(range(9))
     assert file.getvalue() == "encoding [9] images: 3/9, 0:02:00 left\nencoding [9] images: 6/9, 0:01:00 left\n"
 
 
 def test_elsewhere_nothing_is_written() -> None:
     """Neither into a file where it takes no minute, nor without a title."""
     file, terminal, plain = consoles()
-    assert list(shown(range(3), "encoding", 3, plain)) == [0, 1, 2]
-    assert list(shown(range(3), None, 3, terminal)) == [0, 1, 2]
+    assert list(show_progress(range(3), "encoding", 3, plain)) == [0, 1, 2]
+    assert list(show_progress(range(3), None, 3, terminal)) == [0, 1, 2]
     assert file.getvalue() == ""

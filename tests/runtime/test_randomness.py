@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moco.runtime.randomness import Stream, permuted, philox, uniforms
+from moco.runtime.randomness import Stream, permute, philox, uniforms
 from tests import oracles
 
 words = st.integers(0, 2**32 - 1)
@@ -99,30 +99,30 @@ def test_every_part_of_the_name_matters() -> None:
 @given(size=st.integers(1, 600), seed=seeds, epoch=st.integers(0, 2**32 - 1), stream=st.sampled_from(Stream))
 def test_permuted_is_a_bijection(size: int, seed: int, epoch: int, stream: Stream) -> None:
     """Every position goes to a place of its own below `size`."""
-    places = permuted(range(size), size, seed=seed, stream=stream, epoch=epoch)
+    places = permute(range(size), size, seed=seed, stream=stream, epoch=epoch)
     assert np.array_equal(np.sort(places), np.arange(size))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000, 50_000, 65_536, 65_537])
 def test_permuted_is_a_bijection_around_powers_of_two(size: int) -> None:
     """Also where the network's range is just large enough, or four times too large."""
-    places = permuted(range(size), size, seed=0, stream=Stream.ORDER, epoch=0)
+    places = permute(range(size), size, seed=0, stream=Stream.ORDER, epoch=0)
     assert np.array_equal(np.sort(places), np.arange(size))
 
 
 def test_permuted_answers_for_single_positions() -> None:
     """A part of the positions, in any order and type, gives the same places as all of them."""
-    everything = permuted(range(1000), 1000, seed=2, stream=Stream.ORDER, epoch=4)
+    everything = permute(range(1000), 1000, seed=2, stream=Stream.ORDER, epoch=4)
     for positions in ([999, 0, 500, 0], range(10, 20), np.arange(5, dtype=np.int32)):
-        places = permuted(positions, 1000, seed=2, stream=Stream.ORDER, epoch=4)
+        places = permute(positions, 1000, seed=2, stream=Stream.ORDER, epoch=4)
         assert np.array_equal(places, everything[np.asarray(positions)])
-    assert permuted(17, 1000, seed=2, stream=Stream.ORDER, epoch=4).tolist() == [everything[17]]
+    assert permute(17, 1000, seed=2, stream=Stream.ORDER, epoch=4).tolist() == [everything[17]]
 
 
 def test_permuted_needs_no_memory_for_the_size() -> None:
     """Five places among 10^9 take less than 100 kB: nothing of that size is written down."""
     tracemalloc.start()
-    places = permuted([0, 1, 2, 10**9 - 2, 10**9 - 1], 10**9, seed=0, stream=Stream.ORDER, epoch=0)
+    places = permute([0, 1, 2, 10**9 - 2, 10**9 - 1], 10**9, seed=0, stream=Stream.ORDER, epoch=0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100_000
@@ -133,27 +133,27 @@ def test_permuted_needs_no_memory_for_the_size() -> None:
 
 def test_every_epoch_seed_and_stream_permutes_anew() -> None:
     """Permutations of 100 share 1 place on average; two unrelated ones share 10 less than once in 10^6 times."""
-    reference = permuted(range(100), 100, seed=1, stream=Stream.ORDER, epoch=5)
+    reference = permute(range(100), 100, seed=1, stream=Stream.ORDER, epoch=5)
     for seed, stream, epoch in (
         (1, Stream.ORDER, 6),
         (2, Stream.ORDER, 5),
         (1 | 1 << 32, Stream.ORDER, 5),
         (1, Stream.SHUFFLE, 5),
     ):
-        other = permuted(range(100), 100, seed=seed, stream=stream, epoch=epoch)
+        other = permute(range(100), 100, seed=seed, stream=stream, epoch=epoch)
         assert (other == reference).sum() < 10
 
 
 def test_all_permutations_of_three_come_alike() -> None:
     """Chi-square over the 6 permutations in 1200 epochs: 5 degrees of freedom exceed 30 once in 70,000 times."""
-    counts = Counter(tuple(permuted(range(3), 3, seed=0, stream=Stream.ORDER, epoch=e).tolist()) for e in range(1200))
+    counts = Counter(tuple(permute(range(3), 3, seed=0, stream=Stream.ORDER, epoch=e).tolist()) for e in range(1200))
     assert len(counts) == 6
     assert sum((count - 200) ** 2 / 200 for count in counts.values()) < 30
 
 
 def test_a_position_goes_everywhere_alike() -> None:
     """Chi-square over the 10 places of each position in 1000 epochs: 9 degrees of freedom exceed 45 once in 10^6."""
-    places = np.stack([permuted(range(10), 10, seed=0, stream=Stream.ORDER, epoch=e) for e in range(1000)])
+    places = np.stack([permute(range(10), 10, seed=0, stream=Stream.ORDER, epoch=e) for e in range(1000)])
     for position in range(10):
         counts = np.bincount(places[:, position], minlength=10)
         assert ((counts - 100) ** 2 / 100).sum() < 45

@@ -1,6 +1,6 @@
 """Every training is recorded by one piece: stopped by a signal it goes on to the same bits, and it sees divergence.
 
-The loops are told apart here by nothing but how they are begun.
+The loops differ here in nothing but how they are begun.
 """
 
 import re
@@ -160,9 +160,9 @@ def test_divergence_is_seen_in_its_step(loop: str, seen: Seen, place: Callable[[
     """Before the update that it would spoil; the error names the step."""
     with pytest.raises(DivergedError, match=r"loss \S+, gradient norm \S+ at step \d: .*smaller") as caught:
         LOOPS[loop](place("run"), lr=1e38)
-    told = re.search(r"at step (\d)", str(caught.value))
-    assert told is not None
-    assert int(told[1]) == seen.steps
+    match = re.search(r"at step (\d)", str(caught.value))
+    assert match is not None
+    assert int(match[1]) == seen.steps
     assert 0 < seen.steps < 6
     assert seen.end == {}
 

@@ -113,7 +113,7 @@ def test_a_half_written_line_is_survived(tmp_path: Path, half: str) -> None:
 
 
 def test_a_second_run_in_the_folder_is_refused(tmp_path: Path) -> None:
-    """Another process is told which process holds the folder, and leaves it as it is."""
+    """Another process learns which process holds the folder, and leaves it as it is."""
     program = (
         "import sys, pathlib\n"
         "from moco.errors import BadInputError\n"
@@ -163,7 +163,7 @@ def test_status(tmp_path: Path) -> None:
 
 
 def test_health(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line of metrics with the words, what was found and its figures; told to people; kept in every later status."""
+    """A line of metrics with the words, what was found and its figures; printed, and kept in every later status."""
     with RunLog(tmp_path, 10) as log:
         log.health(4, "Too few.", {"filling": "undecided"}, {"filled": 25.0})
         log.status("running", step=4)
@@ -199,7 +199,7 @@ def test_plain_lines_where_nobody_watches(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_stdout_is_left_to_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With --json people are told on stderr: stdout is for the one object that a command ends with."""
+    """With --json text for people goes to stderr: stdout is for the one object that a command ends with."""
     with RunLog(tmp_path, 10, stdout=False) as log:
         log.metrics(1, LOSS)
     out, err = capsys.readouterr()

@@ -14,7 +14,7 @@ from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
 from moco.study.config import StudyConfig
 from moco.study.definition import build_study, find_study, read_study
-from moco.study.plan import cells, equal_budget, fitting
+from moco.study.plan import cells, equal_budget, select_arms
 
 OURS = [
     "mechanisms", "momentum", "shuffling-bn", "temperature", "v2", "simclr", "cost", "supervised", "hard-negatives",
@@ -32,7 +32,7 @@ def test_our_cells_are_what_their_commands_say(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a flag that must be given has a placeholder
     study = find_study(name)
     asked = config(name, seeds=2)
-    arms, left_out = fitting(study, asked, 100_000)
+    arms, left_out = select_arms(study, asked, 100_000)
     assert left_out == []
     images = equal_budget(study, asked, 50_000.0, arms)
     made = list(cells(study, asked, images, arms))
@@ -57,7 +57,7 @@ def test_arms_differ_only_in_what_is_studied() -> None:
 
 def test_arms_that_the_set_is_too_small_for() -> None:
     """Are left out with a word; an own-key mask lets K be larger."""
-    arms, left_out = fitting(find_study("mechanisms"), config(), 1437)
+    arms, left_out = select_arms(find_study("mechanisms"), config(), 1437)
     assert {arm.name for arm in arms} == {
         *(f"{kind}-{k}" for kind in ("bank", "queue", "in-batch") for k in (256, 512, 1024))
     }
@@ -127,12 +127,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("table", "told"), REFUSED)
-def test_a_wrong_study_is_refused(table: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(("table", "message"), REFUSED)
+def test_a_wrong_study_is_refused(table: dict[str, Any], message: str) -> None:
     """With the key, and where it stands."""
     with pytest.raises(BadInputError, match="file") as caught:
         build_study({"name": "mine", **table}, "file")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:

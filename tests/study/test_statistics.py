@@ -9,7 +9,7 @@ import pytest
 
 from moco.study import statistics
 from moco.study.definition import Arm, Claim, Outcome, Study
-from moco.study.statistics import Row, agreement, judged, standard_errors
+from moco.study.statistics import Row, agreement, judge_claims, standard_errors
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_an_arm_that_fails_stands_below() -> None:
 
 
 def test_noise_widens_the_interval() -> None:
-    """Arms that differ by less than seeds do cannot be told to be in the paper's order."""
+    """Arms that differ by less than seeds do is undecided to be in the paper's order."""
     sure = agreement([row(str(i), [10.0 * i, 10.0 * i + 0.1], 50.0 + i) for i in range(4)])
     noisy = agreement([row(str(i), [i - 20.0, i + 20.0], 50.0 + i) for i in range(4)])
     assert sure is not None
@@ -82,8 +82,8 @@ def test_claims() -> None:
     study = Study("s", "s", tuple(r.arm for r in some), claims=(
         Claim("x", "a", "b"), Claim("x", "b", "a"), Claim("x", "a", "c"), Claim("x", "b", "a", not_worse=True),
     ))  # fmt: skip
-    found = judged(study, some)
-    assert [one.verdict for one in found] == ["holds", "does not hold", "cannot be told", "does not hold"]
-    pair = judged(study, some[:2])[0]
+    found = judge_claims(study, some)
+    assert [one.verdict for one in found] == ["holds", "does not hold", "is undecided", "does not hold"]
+    pair = judge_claims(study, some[:2])[0]
     assert pair.difference == pytest.approx(10)
     assert pair.error == pytest.approx(2.776445 * math.sqrt(2 / 3))

@@ -3,8 +3,8 @@
 import pytest
 
 from moco.study.definition import Arm, Claim, Study
-from moco.study.statistics import agreement, judged, rows
-from moco.study.verdict import verdict
+from moco.study.statistics import agreement, judge_claims, rows
+from moco.study.verdict import write_verdict
 from tests.study.test_statistics import KNN, row
 
 
@@ -17,12 +17,12 @@ def test_the_paragraph_follows_the_numbers() -> None:
         {"arm": name, "state": "done", "figures": {KNN.name: value}} for name, own in figures.items() for value in own
     ]
     some = rows(study, arms, results)
-    text = verdict(study, some, agreement(some), judged(study, some), 15.0)
+    text = write_verdict(study, some, agreement(some), judge_claims(study, some), 15.0)
     assert "over 2 seeds c did best, 30.50 ± 0.71, clearly before b" in text
     assert "Not above random weights (15.00%): a." in text
     assert "is the paper's in the main (Kendall's tau 1.00" in text
     assert "More is better. Here that holds (c minus a: +20.00" in text
-    assert "nothing to say" in verdict(study, rows(study, arms, []), None, [], None)
+    assert "nothing to say" in write_verdict(study, rows(study, arms, []), None, [], None)
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ def test_a_weak_agreement_is_not_called_a_strong_one(order: list[float], said: s
     """However sure it is: two of three pairs as in the paper are little."""
     some = [row(str(place), [10.0 * here, 10.0 * here + 0.1], float(place)) for place, here in enumerate(order)]
     study = Study("s", "s", tuple(one.arm for one in some))
-    assert said in verdict(study, some, agreement(some), [], None)
+    assert said in write_verdict(study, some, agreement(some), [], None)

@@ -10,7 +10,7 @@ import torch
 from moco.errors import BadInputError, DivergedError
 from moco.transfer.average_precision import ApRule, average_precision, box_overlaps
 from moco.transfer.examples import open_examples
-from moco.transfer.scores import scores
+from moco.transfer.scores import score_predictions
 from tests.transfer.layouts import guesses, voc_xml, write_voc
 from tests.transfer.scenes import write
 
@@ -64,7 +64,7 @@ def test_as_the_devkit(tmp_path: Path, rule: ApRule) -> None:
     examples.annotations.ignore[::7] = True  # type: ignore[attr-defined]
     targets = [examples.target(index) for index in range(len(examples))]
     predicted = [guesses(target, 3, seed, noise=1.5) for seed, target in enumerate(targets)]
-    found = scores(examples, predicted, rule)
+    found = score_predictions(examples, predicted, rule)
     at = {t: [100 * voc_by_loops(targets, predicted, label, t, rule) for label in (1, 2, 3)] for t in (0.5, 0.75)}
     assert [found[f"AP50/{name}"] for name in examples.classes] == pytest.approx(at[0.5], abs=1e-9)
     assert found["AP50"] == pytest.approx(np.mean(at[0.5]), abs=1e-9)
@@ -90,8 +90,8 @@ def test_difficult_and_absent(tmp_path: Path) -> None:
     examples = open_examples("voc", tmp_path, "test")
     target = examples.target(0)
     guess = {"boxes": target["boxes"], "labels": target["labels"], "scores": torch.tensor([0.1, 0.9, 0.8])}
-    assert scores(examples, [guess]) == pytest.approx({"AP50": 100, "AP": 100, "AP75": 100, "AP50/cat": 100})
+    assert score_predictions(examples, [guess]) == pytest.approx({"AP50": 100, "AP": 100, "AP75": 100, "AP50/cat": 100})
     with pytest.raises(DivergedError, match="not finite"):
-        scores(examples, [guess | {"scores": torch.tensor([0.1, float("nan"), 0.8])}])
+        score_predictions(examples, [guess | {"scores": torch.tensor([0.1, float("nan"), 0.8])}])
     with pytest.raises(BadInputError, match="labels from 1 to 3 predicted, expected 1 to 2"):
-        scores(examples, [guess | {"labels": torch.tensor([1, 2, 3])}])
+        score_predictions(examples, [guess | {"labels": torch.tensor([1, 2, 3])}])

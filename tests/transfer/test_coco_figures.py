@@ -14,7 +14,7 @@ from moco.transfer import coco_figures
 from moco.transfer.average_precision import THRESHOLDS, box_overlaps
 from moco.transfer.coco_figures import SIGMAS
 from moco.transfer.examples import Examples, open_examples
-from moco.transfer.scores import Scorer, scores
+from moco.transfer.scores import Scorer, score_predictions
 from tests.transfer.layouts import coco_content, guesses, save_image, write_coco, write_json
 
 pytest.importorskip("faster_coco_eval")
@@ -68,7 +68,7 @@ def test_boxes_and_masks_as_pycocotools(tmp_path: Path, seed: int) -> None:
     write_coco(tmp_path, content)
     examples = open_examples("coco", tmp_path, "test")
     predicted = [guesses(examples.target(index), 3, 100 * seed + index) for index in range(len(examples))]
-    found = scores(examples, predicted)
+    found = score_predictions(examples, predicted)
     for kind, prefix in (("bbox", "box"), ("segm", "mask")):
         each = [as_results(examples, guess, index, [70, 80, 90], kind) for index, guess in enumerate(predicted)]
         expected = by_pycocotools(content, [entry for entries in each for entry in entries], kind, 100)
@@ -139,7 +139,7 @@ def test_keypoints_as_pycocotools(tmp_path: Path) -> None:
         points[..., 2] = 1
         values = torch.tensor(rng.random(len(points))).float()
         predicted.append({"boxes": target["boxes"], "labels": target["labels"], "scores": values, "keypoints": points})
-    found = scores(examples, predicted)
+    found = score_predictions(examples, predicted)
     each = [as_results(examples, guess, index, [90], "keypoints") for index, guess in enumerate(predicted)]
     expected = by_pycocotools(content, [entry for entries in each for entry in entries], "keypoints", 20)
     assert in_order(found, "keypoint") == pytest.approx(expected, abs=1e-9)
@@ -208,7 +208,7 @@ def test_lvis_by_its_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         guess["scores"] = torch.rand(
             len(guess["scores"]), generator=torch.Generator().manual_seed(len(guess["scores"]))
         )
-    found = scores(examples, predicted)
+    found = score_predictions(examples, predicted)
     ids = sorted(category["id"] for category in content["categories"])
     each = [as_results(examples, guess, index, ids, "bbox") for index, guess in enumerate(predicted)]
     results = [entry for entries in each for entry in entries]
@@ -220,7 +220,7 @@ def test_lvis_by_its_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert found["box_AP_rare"] == pytest.approx(100 * float(np.nanmean(table[rows])), abs=1e-9)
     assert {"mask_AP", "mask_AP_common", "mask_AP_frequent"} <= set(found)
     monkeypatch.setattr(coco_figures, "PAIRS_AT_A_TIME", 24)
-    assert scores(examples, predicted) == found
+    assert score_predictions(examples, predicted) == found
 
 
 def test_several_processes_find_the_same(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_several_processes_find_the_same(tmp_path: Path) -> None:
         parts[index % 2].add(index % len(examples), guess)
     whole = Scorer(examples)
     whole.merge(part.state() for part in parts)
-    assert whole.result() == scores(examples, predicted)
+    assert whole.result() == score_predictions(examples, predicted)
 
 
 def test_nothing_found(tmp_path: Path) -> None:
@@ -242,5 +242,5 @@ def test_nothing_found(tmp_path: Path) -> None:
     examples = open_examples("coco", tmp_path, "test")
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "scores": torch.zeros(0)}
     masks = torch.zeros(0, 1, 60, 80)
-    found = scores(examples, [nothing | {"masks": masks} for _ in range(len(examples))])
+    found = score_predictions(examples, [nothing | {"masks": masks} for _ in range(len(examples))])
     assert found["box_AP"] == found["mask_AP"] == 0

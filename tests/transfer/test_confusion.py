@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from moco.transfer.examples import open_examples
-from moco.transfer.scores import Scorer, scores
+from moco.transfer.scores import Scorer, score_predictions
 from tests.transfer.scenes import write
 
 
@@ -35,7 +35,7 @@ def test_miou_by_loops(tmp_path: Path) -> None:
                 missed[true] += 1
                 false[taken] += 1
     each = [100 * r / (r + f + m) for r, f, m in zip(right, false, missed, strict=True) if r + f + m]
-    found = scores(examples, predicted)
+    found = score_predictions(examples, predicted)
     assert found["mIoU"] == pytest.approx(sum(each) / len(each))
     assert [found[f"IoU/{name}"] for name in examples.classes[:4]] == pytest.approx(each)
     assert "IoU/never" not in found

@@ -11,7 +11,7 @@ import torch
 from moco.transfer.average_precision import THRESHOLDS
 from moco.transfer.cityscapes import EVALUATED, THINGS
 from moco.transfer.examples import open_examples
-from moco.transfer.scores import scores
+from moco.transfer.scores import score_predictions
 from tests.transfer.test_cityscapes import Values, write_city
 
 
@@ -94,7 +94,7 @@ def test_as_the_benchmark(tmp_path: Path) -> None:
     images = [scene(rng) for _ in range(3)]
     write_city(tmp_path, images)
     predicted = [guess(values, rng) for values in images]
-    found = scores(open_examples("cityscapes-instance", tmp_path, "test"), predicted)
+    found = score_predictions(open_examples("cityscapes-instance", tmp_path, "test"), predicted)
     table = np.array([[by_loops(images, predicted, label, t) for t in THRESHOLDS] for label in THINGS])
     assert found["mask_AP"] == pytest.approx(100 * float(np.nanmean(table)))
     assert found["mask_AP50"] == pytest.approx(100 * float(np.nanmean(table[:, 0])))

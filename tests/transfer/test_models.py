@@ -11,10 +11,10 @@ from torch import nn
 
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.interop.checkpoints import random_weights
-from moco.transfer.batches import TrainingBatches, moved
+from moco.transfer.batches import TrainingBatches, move_batch
 from moco.transfer.detectors import DetectorPlan, build_detector
 from moco.transfer.examples import open_examples
-from moco.transfer.models import build_model, build_optimizer, introduction
+from moco.transfer.models import build_model, build_transfer_optimizer, describe_transfer
 from moco.transfer.recipes import TASKS, Task, transfer_config
 from moco.transfer.segmentation import SegmentationNet
 from tests.transfer.scenes import write
@@ -131,10 +131,10 @@ def test_annotations_without_outlines_teach_boxes_alone(tmp_path: Path) -> None:
     weights = random_weights(EncoderPlan("resnet18-w4"), 0, (0.5,) * 3, (0.2,) * 3)
     batches = TrainingBatches(open_examples("coco", data, "train"), config)
     model, norms = build_model(config, weights, batches.examples)
-    losses = model.train()(*moved(batches.at(0), "cpu"))
+    losses = model.train()(*move_batch(batches.at(0), "cpu"))
     assert "loss_mask" not in losses
     assert bool(torch.isfinite(sum(losses.values())))
-    assert "boxes alone" in introduction(config, weights, model, norms, batches, batches.examples)
+    assert "boxes alone" in describe_transfer(config, weights, model, norms, batches, batches.examples)
 
 
 def test_the_anchors_are_those_of_the_benchmark(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_bn_has_a_weight_decay_of_its_own() -> None:
     config = transfer_config("coco-fpn", weights="random", data="x", out=Path("y"), weight_decay=0.25)
     assert config.norm_weight_decay == 0
     assert TASKS["voc-semantic"].values["norm_weight_decay"] == 1e-4
-    optimizer = build_optimizer(dataclasses.replace(config, norm_weight_decay=0.125), model)
+    optimizer = build_transfer_optimizer(dataclasses.replace(config, norm_weight_decay=0.125), model)
     for group in optimizer.param_groups:
         group["lr"] = 1.0
     for parameter in model.parameters():

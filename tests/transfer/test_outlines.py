@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from moco.transfer.outlines import draw, pack_outline
+from moco.transfer.outlines import draw_masks, pack_outline
 
 
 def jagged(rng: np.random.Generator, size: tuple[int, int]) -> list[float]:
@@ -31,4 +31,4 @@ def test_masks_as_pycocotools(seed: int) -> None:
     edges = np.flatnonzero(np.diff(np.concatenate([[0], expected.ravel(order="F")])))
     counts = np.diff([0, *edges, expected.size]).tolist()
     for form in (outline, text, {"size": list(size), "counts": counts}):
-        np.testing.assert_array_equal(draw([pack_outline(form, size)], size)[0], expected)
+        np.testing.assert_array_equal(draw_masks([pack_outline(form, size)], size)[0], expected)

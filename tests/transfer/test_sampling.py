@@ -8,7 +8,7 @@ import pytest
 
 from moco.data.images import PathTable
 from moco.errors import BadInputError
-from moco.runtime.randomness import Stream, permuted
+from moco.runtime.randomness import Stream, permute
 from moco.transfer.objects import ObjectTable
 from moco.transfer.sampling import Passes, build_passes, repeat_factors
 
@@ -98,5 +98,5 @@ def test_any_place_can_be_asked_for_first() -> None:
     assert [used.at(place) for place in reversed(range(50))] == whole[::-1]
     assert [Passes(factors, 8).at(place) for place in range(50)] != whole
     once = [Passes(np.ones(6), 7).at(place) for place in range(12)]
-    plain = [int(permuted(i, 6, seed=7, stream=Stream.ORDER, epoch=epoch)[0]) for epoch in (0, 1) for i in range(6)]
+    plain = [int(permute(i, 6, seed=7, stream=Stream.ORDER, epoch=epoch)[0]) for epoch in (0, 1) for i in range(6)]
     assert [one.index for one in once] == plain
