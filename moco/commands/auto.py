@@ -33,7 +33,7 @@ from moco.pretraining.initial import with_weights
 from moco.pretraining.monitor import Monitor
 from moco.pretraining.pace import RESERVE, Budget, Costs, Pace, plan_pace
 from moco.pretraining.prepare import build_encoder, resolve_config
-from moco.pretraining.timing import StepTime, measure_step
+from moco.pretraining.timing import StepTime, time_step
 from moco.pretraining.ways import Compared, Way, choose_way, sizes_to_try, tabulate
 from moco.runtime import distributed
 from moco.runtime.configfile import from_json
@@ -91,7 +91,7 @@ def run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[st
             set_threads(given.get("threads"))
             ready = _prepare(scene)
     _explain(scene, ready)
-    result = pretrain.train(ready.config, scene.splits, ready.monitor, ready.teacher)
+    result = pretrain.train_prepared(ready.config, scene.splits, ready.monitor, ready.teacher)
     if result.get("exit_code"):
         return result
     return {**result, **_conclude(scene, ready, result)}
@@ -118,7 +118,7 @@ def _prepare(scene: Scene) -> Ready:
         trial = PretrainConfig(**{**values, "data": scene.config.data, "out": scene.config.out})
         if teacher is not None:
             trial = dataclasses.replace(trial, feature_dim=teacher.width)
-        return measure_step(with_weights(trial), some, scene.share(share, limits), teacher)
+        return time_step(with_weights(trial), some, scene.share(share, limits), teacher)
 
     situation = Situation(len(scene.images), scene.side, scene.device, seconds, scene.given)
     reasons = settle(way, situation, measure, scene.say)

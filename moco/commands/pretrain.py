@@ -44,7 +44,7 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     config = with_weights(config)
     splits = open_splits(config.data)
     teacher = build_teacher(config, splits["train"])
-    return train(config, splits, build_monitor(config, splits), teacher)
+    return train_prepared(config, splits, build_monitor(config, splits), teacher)
 
 
 def open_splits(data: str) -> dict[Split, Images]:
@@ -54,7 +54,7 @@ def open_splits(data: str) -> dict[Split, Images]:
     return splits
 
 
-def train(
+def train_prepared(
     config: PretrainConfig, splits: dict[Split, Images], monitor: Monitor, teacher: Teacher | None
 ) -> dict[str, Any]:
     """Train on the images of a config whose monitor and teacher are ready."""

@@ -91,7 +91,7 @@ class TimedBatches:
             yield batch
 
 
-def measure_step(
+def time_step(
     training: PretrainConfig, images: Images, seconds: float, teacher: Teacher | None = None
 ) -> StepTime | None:
     """Run the loop for some seconds after its first step; None where the device has too little memory.

@@ -33,7 +33,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fix
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     if "measured" not in request.fixturenames:
-        monkeypatch.setattr(module, "measure_step", lambda *_: StepTime(4.0, 0.5))
+        monkeypatch.setattr(module, "time_step", lambda *_: StepTime(4.0, 0.5))
 
 
 @pytest.fixture
