@@ -112,7 +112,8 @@ def _prepare(scene: Scene) -> Ready:
     chosen = next((one for one in published if one.image_size == way.image_size), None)
     teacher = open_teacher(scene, way, chosen)
     scene.say("auto: measuring how fast this machine trains on these images")
-    some = take_evenly(scene.images, TRIAL_IMAGES)
+    every = teacher is not None  # whose keys are numbered as all images are
+    some = scene.images if every else take_evenly(scene.images, TRIAL_IMAGES)
 
     def measure(values: Mapping[str, Any], limits: tuple[float, float] = TRIAL, share: float = 0.01) -> StepTime | None:
         trial = PretrainConfig(**{**values, "data": scene.config.data, "out": scene.config.out})

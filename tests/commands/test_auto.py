@@ -108,6 +108,17 @@ def test_with_weights(data: Path, capsys: pytest.CaptureFixture[str], more: list
     )
 
 
+@pytest.mark.usefixtures("measured")
+def test_a_teacher_knows_more_images_than_speeds_are_measured_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys are those of all images, and the log of a measured step asks for their labels."""
+    monkeypatch.setattr(module, "TRIAL_IMAGES", 8)
+    monkeypatch.setattr(module, "TRIAL", (0.1, 0.1))
+    monkeypatch.setattr(module, "FINAL_TRIAL", (0.1, 0.1))
+    words = ["--teacher", "timm:test_efficientnet@net.safetensors", "--log-every", "1", "--max-steps", "2"]
+    assert main(start(*words)) == 0
+    assert reasons()["way"]["recipe"] == "taught"
+
+
 def test_without_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is compared, the rule decides, and both ends say so."""
     for path in Path("photos").glob("*/*.jpg"):
