@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import io
 import json
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -22,8 +24,8 @@ from moco.errors import BadInputError, DivergedError, StalledError, StoppedError
 from moco.evaluation.config import GONE, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
-from moco.pretraining.config import PretrainConfig, ResumeConfig
-from moco.pretraining.recipes import OF_WEIGHTS, RECIPES, recipe_values
+from moco.pretraining.config import AutoConfig, PretrainConfig, ResumeConfig
+from moco.pretraining.recipes import RECIPES, recipe_values
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.fields import check
@@ -51,7 +53,7 @@ COMMANDS: dict[str, type[Any]] = {
 """A command -> its config; `run` of the module of its name in `moco.commands` runs it, and is imported only then."""
 HELP = ("-h", "--help")
 AUTO = "auto"
-"""The recipe that is made for the images and the time: `moco.pretraining.auto`."""
+"""The recipe that is made for the images and the time: `moco.commands.auto`."""
 HELP_INDENT = 8
 NO_MEMORY = re.compile("MemoryError|OutOfMemoryError|can't allocate memory|not enough memory")
 """Matches what torch and numpy raise when memory is short."""
@@ -110,9 +112,8 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
             print(_recipes())
             raise SystemExit(0)
         name = _known(rest.pop(0), (*RECIPES, AUTO), "recipe", "moco pretrain --help")
-        if name == AUTO and not set(rest) & set(HELP):
-            return _auto(rest), _runner(command)
-        name = "quick" if name == AUTO else name
+        if name == AUTO:
+            return _auto(rest) if not set(rest) & set(HELP) else _flags(AutoConfig, rest, f"{prog} {AUTO}", default)
         values = recipe_values(name, _given(rest))
         prog, default = f"{prog} {name}", PretrainConfig(data=tyro.MISSING, out=tyro.MISSING, **values)
     if kind is TransferConfig:
@@ -128,9 +129,9 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
     return _flags(kind, rest, prog, default), _runner(command)
 
 
-def _runner(command: str) -> Callable[[Any], dict[str, Any]]:
+def _runner(command: str) -> Callable[..., dict[str, Any]]:
     """Import the function that runs a command: torch takes seconds, so not before the flags are read."""
-    runner: Callable[[Any], dict[str, Any]] = importlib.import_module(f"moco.commands.{command}").run
+    runner: Callable[..., dict[str, Any]] = importlib.import_module(f"moco.commands.{command}").run
     return runner
 
 
@@ -152,27 +153,19 @@ def run(*words: object, **flags: object) -> dict[str, Any]:
     return function(config)
 
 
-def _auto(arguments: list[str]) -> PretrainConfig:
-    """The config that suits the images, the machine and --minutes, but for the flags that are given."""
-    from moco.pretraining.auto import AutoConfig, choose_settings
-    from moco.pretraining.initial import with_weights
-
+def _auto(arguments: list[str]) -> tuple[AutoConfig, Callable[[Any], dict[str, Any]]]:
+    """Read the flags of auto, and those of pretrain that stay as they are given."""
+    started = time.monotonic()  # before torch is imported, which takes seconds
     prog = f"moco pretrain {AUTO}"
-    asked, others = _flags(AutoConfig, arguments, prog, tyro.MISSING_NONPROP, return_unknown_args=True)
-    placed = ["--data", asked.data, "--out", str(asked.out), "--device", asked.device, *others]
-    words = _given(others)
-    start = PretrainConfig(data=tyro.MISSING, out=tyro.MISSING, **recipe_values("quick", words))
+    config, others = _flags(AutoConfig, arguments, prog, tyro.MISSING_NONPROP, return_unknown_args=True)
+    placed = ["--data", config.data, "--out", str(config.out), "--device", config.device, *others]
+    start = PretrainConfig(data=tyro.MISSING, out=tyro.MISSING, **recipe_values("quick", ()))
     read = _flags(PretrainConfig, placed, prog, start)
+    check(config)
     check(read)
-    fields = {field.name for field in dataclasses.fields(PretrainConfig)}
-    if read.init_weights is not None:
-        read, words = with_weights(read), words | set(OF_WEIGHTS)
-    given = {name: getattr(read, name) for name in fields & (words | {word.removeprefix("no_") for word in words})}
-    values = choose_settings(asked, given, lambda text: print(text, file=sys.stderr if read.json else sys.stdout))
-    config: PretrainConfig = dataclasses.replace(
-        read, **{name: value for name, value in values.items() if name not in given}
-    )
-    return config
+    words = {word.removeprefix("no_") for word in _given(others)} | _given(others)
+    given = {field.name: getattr(read, field.name) for field in dataclasses.fields(read) if field.name in words}
+    return config, functools.partial(_runner(AUTO), given=given, started=started)
 
 
 def _given(arguments: Sequence[str]) -> set[str]:
@@ -227,7 +220,7 @@ def _overview() -> str:
 
 def _recipes() -> str:
     lines = [f"  {name:<10} {recipe.about}" for name, recipe in RECIPES.items()]
-    lines.append(f"  {AUTO:<10} picks settings for your images, this machine and --minutes (10), and explains each")
+    lines.append(f"  {AUTO:<10} chooses method, network and length for your images, this machine and --minutes (10)")
     return (
         "usage: moco pretrain RECIPE --data D --out RUN [flags]\n\n"
         + "\n".join(lines)

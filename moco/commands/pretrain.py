@@ -1,8 +1,9 @@
 """`moco pretrain`: the loop on the images of a folder, with a monitor that suits them."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -12,10 +13,11 @@ from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import Split, load
 from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, hold
+from moco.data.kept import KEPT_BYTES, keep_prepared
 from moco.data.loader import choose_workers
 from moco.data.splits import monitor_split
 from moco.errors import one_line
-from moco.evaluation.alignment import align_uniform
+from moco.evaluation.alignment import align_uniform, draw_pairs
 from moco.evaluation.features import Encoding
 from moco.evaluation.judge import KnnJudge, name_figures
 from moco.evaluation.knn import knn
@@ -30,6 +32,8 @@ from moco.runtime import distributed
 from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check, require
 
+Drawn = TypeVar("Drawn")
+
 UNLABELLED_IMAGES = 2048
 """Images that the monitor without labels looks at."""
 
@@ -38,12 +42,25 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     """`moco pretrain`: train on the images of `config.data`, with a monitor that suits them."""
     check(config)
     config = with_weights(config)
-    splits = load(config.data)
-    splits["train"] = hold(splits["train"])
+    splits = open_splits(config.data)
     teacher = build_teacher(config, splits["train"])
+    return train_prepared(config, splits, build_monitor(config, splits), teacher)
+
+
+def open_splits(data: str) -> dict[Split, Images]:
+    """Open the splits of `--data`; small training images are held in memory."""
+    splits = load(data)
+    splits["train"] = hold(splits["train"])
+    return splits
+
+
+def train_prepared(
+    config: PretrainConfig, splits: dict[Split, Images], monitor: Monitor, teacher: Teacher | None
+) -> dict[str, Any]:
+    """Train on the images of a config whose monitor and teacher are ready."""
     if teacher is not None:
         config = dataclasses.replace(config, feature_dim=teacher.width)
-    monitor, checkup = build_monitor(config, splits), build_checkup(config, splits["train"])
+    checkup = build_checkup(config, splits["train"])
     result = pretrain(config, splits["train"], monitor, checkup=checkup, teacher=teacher)
     distributed.leave_processes()
     return result
@@ -77,10 +94,11 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
         print(f"the images come {reason}: no kNN accuracy; watching alignment and uniformity instead")
-        seen = make_readable(take_evenly(splits["train"], UNLABELLED_IMAGES))
-        return lambda encoder: align_uniform(encoder, seen, AUGMENTATIONS[config.augment], how)
-    bank = make_readable(take_evenly(bank, config.knn_images))
-    queries = make_readable(take_evenly(queries, max(1, config.knn_images // 5)))
+        seen = make_readable(take_evenly(splits["train"], min(UNLABELLED_IMAGES, config.knn_images)))
+        pairs = _remember(lambda: draw_pairs(seen, AUGMENTATIONS[config.augment], size), 6 * size**2 * len(seen))
+        return lambda encoder: align_uniform(encoder, pairs(), how)
+    bank = keep_prepared(make_readable(take_evenly(bank, config.knn_images)))
+    queries = keep_prepared(make_readable(take_evenly(queries, max(1, config.knn_images // 5))))
     if config.keep == "best":
         return KnnJudge(bank, queries, how, config.knn_k, config.knn_temperature)
 
@@ -89,6 +107,11 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         return name_figures(figures, len(queries))
 
     return monitor
+
+
+def _remember(draw: Callable[[], Drawn], size: int) -> Callable[[], Drawn]:
+    """Draw once, at the first call, where the result of `size` bytes may be kept in memory."""
+    return functools.cache(draw) if size <= KEPT_BYTES else draw
 
 
 def build_checkup(config: PretrainConfig, images: Images) -> Checkup:

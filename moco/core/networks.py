@@ -139,6 +139,12 @@ def timm_tensors(arch: str) -> frozenset[str]:
     return frozenset(_on_meta(arch, num_classes=2).state_dict())
 
 
+def count_timm_bytes(arch: str) -> int:
+    """Count the bytes of all tensors of `timm:NAME` with its classifier, which is about the size of its file."""
+    tensors = _on_meta(arch, num_classes=timm_config(arch).num_classes).state_dict().values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
 def _on_meta(arch: str, num_classes: int = 0, **options: Any) -> nn.Module:
     """A network of timm without numbers, for which no random ones are drawn."""
     import timm

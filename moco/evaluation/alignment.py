@@ -36,14 +36,17 @@ def effective_rank(z: Features) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-def align_uniform(encoder: Encoder, images: Images, augmentation: Augmentation, how: Encoding) -> dict[str, float]:
-    """Alignment of two views of each image, and uniformity of the first ones, by the features of `how`."""
-    sizes = np.array([images[i].shape[1:] for i in range(len(images))])
-    z_1, z_2 = (
-        encode(encoder, _views(images, augmentation, sizes, stream, how.image_size), how)
-        for stream in (Stream.VIEW_QUERY, Stream.VIEW_KEY)
-    )
+def align_uniform(encoder: Encoder, views: tuple[Images, Images], how: Encoding) -> dict[str, float]:
+    """Measure alignment of two views of each image, and uniformity of the first ones, by the features of `how`."""
+    z_1, z_2 = (encode(encoder, one, how) for one in views)
     return {"alignment": alignment(z_1, z_2), "uniformity": uniformity(z_1)}
+
+
+def draw_pairs(images: Images, augmentation: Augmentation, size: int) -> tuple[Images, Images]:
+    """Draw two views of each image, which are the same whenever this is called."""
+    sizes = np.array([images[i].shape[1:] for i in range(len(images))])
+    query, key = (_views(images, augmentation, sizes, stream, size) for stream in (Stream.VIEW_QUERY, Stream.VIEW_KEY))
+    return query, key
 
 
 def _views(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from moco.core.encoder import Encoder, Output, use_evaluation_mode
 from moco.data.augment import Augmentation, normalize
 from moco.data.images import Images
+from moco.data.kept import prepare_one
 from moco.data.loader import load_ahead
 from moco.data.replacement import ChosenImages
 from moco.data.views import Look, make_views
@@ -70,7 +71,8 @@ def encode(
     bar shows progress.
     """
     module: nn.Module = encoder if how.output == "head" else encoder.backbone
-    return outputs(module, encoder.width(how.output), images, how, views, title)
+    device = next(encoder.parameters()).device
+    return outputs(module, encoder.width(how.output), images, how, views, title, device)
 
 
 @torch.no_grad()
@@ -81,9 +83,10 @@ def outputs(
     how: Encoding,
     views: RandomViews | None = None,
     title: str | None = None,
+    device: torch.device | None = None,
 ) -> Features:
-    """`encode` with any module that gives `width` numbers for each image."""
-    device = next(module.parameters()).device
+    """`encode` with any module that gives `width` numbers for each image; `device` is that of its parameters."""
+    device = device or next(module.parameters()).device
     own = math.ceil(len(images) / world_size())  # images of this rank, the last ranks perhaps fewer
     first, last = (min(place * own, len(images)) for place in (rank(), rank() + 1))
     kind = torch.float16 if how.stored == "fp16" else torch.float32
@@ -123,7 +126,7 @@ class _Prepared:
         return self._centred(rows) if self.views is None else self._random(rows, self.views)
 
     def _centred(self, rows: range) -> Tensor:
-        batch = torch.stack([prepare_image(self.images[row], self.how.image_size) for row in rows])
+        batch = torch.stack([prepare_one(self.images, row, self.how.image_size, prepare_image) for row in rows])
         return normalize(batch, self.how.mean, self.how.std)
 
     def _random(self, rows: range, views: RandomViews) -> Tensor:

@@ -28,10 +28,9 @@ def from_url(url: str, what: str, otherwise: str = "") -> Path:
 
     Raises BadInputError where it is neither here nor to be had, with where to put it, or what to do `otherwise`.
     """
-    file = urlparse(url).path.rsplit("/", 1)[-1]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    path = place_of_url(url)
     if not path.is_file():
-        digest = IN_NAME.search(file)
+        digest = IN_NAME.search(path.name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _impatient():
@@ -44,19 +43,31 @@ def from_url(url: str, what: str, otherwise: str = "") -> Path:
     return path
 
 
+def place_of_url(url: str) -> Path:
+    """Say where torch's cache keeps the file of a URL, whether or not it is there."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / urlparse(url).path.rsplit("/", 1)[-1]
+
+
+def find_in_hub_cache(repository: str, revision: str | None, files: Sequence[str]) -> Path | None:
+    """Find the first of `files` of a repository of huggingface.co in its cache; None where there is none."""
+    import huggingface_hub  # here, since it takes a second
+
+    found = (huggingface_hub.try_to_load_from_cache(repository, file, revision=revision) for file in files)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
 def from_hub(repository: str, revision: str | None, files: Sequence[str], what: str, otherwise: str) -> Path:
     """The first of `files` that a repository of huggingface.co has, from its cache, else downloaded into it.
 
     Raises BadInputError where it is neither here nor to be had, with what to do `otherwise`, and where the content does
     not have the digest under which the cache keeps it.
     """
-    import huggingface_hub  # here, since it takes a second
+    import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-    for file in files:
-        cached = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision)
-        if isinstance(cached, str):
-            return _sound(Path(cached), what)
+    cached = find_in_hub_cache(repository, revision, files)
+    if cached is not None:
+        return _sound(cached, what)
     page, why = f"https://huggingface.co/{repository}", f"it has none of {', '.join(files)}"
     if distributed.rank() == 0:
         print(f"fetching {files[0]} from {page}")

@@ -2,23 +2,26 @@
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torchvision
 from torch import Tensor, nn
 
 from moco.core.encoder import EncoderPlan
-from moco.core.networks import TIMM, require_timm_name, timm_config, timm_tensors
+from moco.core.networks import TIMM, count_timm_bytes, require_timm_name, timm_config, timm_tensors
 from moco.core.resnet import RESNETS
 from moco.errors import BadInputError
 from moco.interop.architecture import match_tensors
-from moco.interop.downloads import from_hub, from_url
+from moco.interop.downloads import find_in_hub_cache, from_hub, from_url, place_of_url
 from moco.interop.layouts import named_tensors
 from moco.interop.unpickling import load_foreign
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 TORCHVISION = "torchvision:"
 FIRST_RELEASE = "IMAGENET1K_V1"
@@ -104,12 +107,33 @@ def _timm_file(name: str) -> Path:
     config = timm_config(name)
     what, otherwise = f"--weights {name}", f"{name}@FILE"
     if config.hf_hub_id:
-        repository, _, revision = config.hf_hub_id.partition("@")
-        files = (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES
-        return from_hub(repository, revision or None, files, what, otherwise)
+        return from_hub(*_place_in_hub(config), what, otherwise)
     if isinstance(config.url, str) and config.url:
         return from_url(config.url, what, f", or give {otherwise}")
     raise BadInputError(f"{what}: timm publishes no weights of it: give {otherwise}, or train it, --arch {name}")
+
+
+def _place_in_hub(config: "PretrainedCfg") -> tuple[str, str | None, Sequence[str]]:
+    """Give repository, revision and possible files of timm's weights on huggingface.co."""
+    repository, _, revision = str(config.hf_hub_id).partition("@")
+    return repository, revision or None, (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES
+
+
+def is_on_this_machine(weights: str) -> bool:
+    """Whether the file of `timm:NAME` or `torchvision:NAME` lies in a cache, so that nothing need be downloaded."""
+    if weights.startswith(TORCHVISION):
+        return place_of_url(str(_entry(weights).url)).is_file()
+    config = timm_config(weights)
+    if config.hf_hub_id:
+        return find_in_hub_cache(*_place_in_hub(config)) is not None
+    return isinstance(config.url, str) and place_of_url(config.url).is_file()
+
+
+def download_bytes(weights: str) -> int:
+    """Compute about how many bytes the file of `timm:NAME` or `torchvision:NAME` has."""
+    if weights.startswith(TORCHVISION):
+        return int(_entry(weights).meta["_file_size"] * 2**20)
+    return count_timm_bytes(weights)
 
 
 def torchvision_file(weights: str) -> Path:

@@ -17,6 +17,7 @@ from moco.runtime.fields import (
     KeyCount,
     KeyCountOrZero,
     LogEvery,
+    Minutes,
     NotNegative,
     Positive,
     Precision,
@@ -183,6 +184,30 @@ class PretrainConfig:
     """Which encoder the run ends with: the last, or the best that the monitor saw. That is the first one unless another
     classifies clearly more images rightly; the last then lies beside it, as encoder-last.safetensors."""
     accept_changed_data: AcceptChangedData = False
+    json: JsonOutput = False
+
+
+@dataclass(frozen=True)
+class AutoConfig:
+    """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
+
+    Every flag of moco pretrain may be given too, and stays as it is given: moco pretrain quick --help lists them all.
+    --init-weights W or --teacher W name weights to begin with.
+    """
+
+    data: str
+    """Images, as for pretrain."""
+    out: RunFolder
+    minutes: Minutes = 10.0
+    """Time for everything: start, measuring, training, the monitor's looks, the evaluation at the end."""
+    goal: Annotated[Literal["accurate", "small"] | None, tyro.conf.arg(name="for")] = None
+    """accurate: trains published weights on, for the best features. small: trains a small, fast network, taught by the
+    published one. Both begin from scratch where there are no such weights, or they do not suit the images. By default
+    accurate; small with --teacher."""
+    download: Literal["ask", "yes", "no"] = "ask"
+    """Whether published weights may be downloaded where this machine has none. ask does so on a terminal, with the
+    size; elsewhere it downloads nothing."""
+    device: Device = "auto"
     json: JsonOutput = False
 
 

@@ -16,8 +16,8 @@ class Recipe:
     values: dict[str, Any]
 
 
-V2 = {"head": "mlp", "temperature": 0.2, "augment": "v2", "schedule": "cosine"}
-CIFAR10 = {
+V2: dict[str, Any] = {"head": "mlp", "temperature": 0.2, "augment": "v2", "schedule": "cosine"}
+CIFAR10: dict[str, Any] = {
     "arch": "resnet18",
     "stem": "cifar",
     "augment": "cifar",
@@ -31,7 +31,7 @@ CIFAR10 = {
     "weight_decay": 5e-4,
     "schedule": "cosine",
 }
-QUICK = {
+QUICK: dict[str, Any] = {
     **CIFAR10,
     "arch": "resnet18-w16",
     "dictionary": "in-batch",
@@ -45,12 +45,12 @@ QUICK = {
 }
 """In its first few thousand steps an encoder changes so fast that it can distinguish a queue's keys by their age, and
 keys of the batch itself teach more (docs/results.md). It is small images' fastest start, not the papers' method."""
-TAUGHT = {
+TAUGHT: dict[str, Any] = {
     "arch": "resnet18", "head": "mlp", "image_size": 64, "augment": "mild", "temperature": 0.2, "schedule": "cosine",
     "batch_size": 64, "bn_groups": 1, "base_lr": 0.2, "warmup_epochs": 5.0, "epochs": 60,
 }  # fmt: skip
 """What taught a small network most in ten minutes of one core on two sets of photographs (docs/teacher.md)."""
-CONTINUED = {
+CONTINUED: dict[str, Any] = {
     **V2, "bn": "keep", "batch_size": 64, "queue_size": 1024, "key_momentum": 0.99, "mask_own_keys": True,
     "base_lr": 0.004, "head_lr": 0.06, "epochs": 10, "keep": "best",
 }  # fmt: skip

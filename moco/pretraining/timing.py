@@ -2,23 +2,31 @@
 
 import contextlib
 import dataclasses
+import io
 import itertools
 import json
 import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from moco.core.encoder import Encoder
+from moco.core.pair import Teacher
 from moco.data.images import Images
 from moco.data.loader import Batch, Batches
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Monitor
+from moco.pretraining.prepare import build_batches, resolve_config
+from moco.runtime.device import preserve_torch_state, resolve_device
+from moco.runtime.signals import EXIT_CODE
 
 LEAST = 3
 """Steps that are timed, at least; one more before them does not count."""
@@ -54,6 +62,64 @@ def time_training(
             pretrain(_into(training, Path(run)), images, stop_after(seconds), batches)
         lines = (Path(run) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return measure_throughput(map(json.loads, lines), training.batch_size)
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """What a step takes, and what comes before the first one, in seconds."""
+
+    step: float
+    start: float
+
+
+@dataclass
+class TimedBatches:
+    """Notes when the loop asks for each batch, and leaves the loop when the time since the second is over."""
+
+    batches: Batches
+    seconds: float
+
+    def __post_init__(self) -> None:
+        self.steps_per_epoch, self.asked = self.batches.steps_per_epoch, list[float]()
+
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
+        """Yield the batches until the time is over."""
+        for batch in self.batches.run(start, stop, workers):
+            self.asked.append(time.monotonic())
+            if len(self.asked) > LEAST + 1 and self.asked[-1] - self.asked[1] >= self.seconds:
+                raise _TimeIsOverError
+            yield batch
+
+
+def time_step(
+    training: PretrainConfig, images: Images, seconds: float, teacher: Teacher | None = None
+) -> StepTime | None:
+    """Run the loop for some seconds after its first step; None where the device has too little memory.
+
+    Raises KeyboardInterrupt where a signal came: the loop notes it and stops, and nothing of it is kept.
+    """
+    begun, nowhere = time.monotonic(), io.StringIO()
+    device = resolve_device(training.device)
+    with (
+        warnings.catch_warnings(), tempfile.TemporaryDirectory() as run, redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):  # fmt: skip
+        warnings.simplefilter("ignore")
+        trial = dataclasses.replace(
+            training, out=Path(run), max_steps=ENDLESS, knn_every=0, checkpoint_every=0, keep="last", json=True
+        )
+        with preserve_torch_state(device):
+            timed = TimedBatches(build_batches(resolve_config(trial, images), images), seconds)
+        try:
+            stopped = pretrain(trial, images, batches=timed, teacher=teacher).get("exit_code") == EXIT_CODE
+        except _TimeIsOverError:
+            stopped = False
+        except torch.OutOfMemoryError:
+            return None
+    if stopped:
+        raise KeyboardInterrupt
+    first, last = timed.asked[1], timed.asked[-1]
+    return StepTime((last - first) / (len(timed.asked) - 2), timed.asked[0] - begun)
 
 
 def stop_after(seconds: float) -> Monitor:

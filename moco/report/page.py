@@ -10,7 +10,7 @@ from moco.report.evaluations import render_tables
 from moco.report.markup import duration, element, escape, escape_whole, number, percent, show
 from moco.report.pictures import render_confusion, render_filters, render_neighbours, render_views
 from moco.report.runs import Run
-from moco.report.setup import render_settings, render_summary
+from moco.report.setup import render_reasons, render_settings, render_summary
 from moco.report.training import render_curves
 from moco.report.transfer import is_transfer, transfer_sections
 from moco.report.verdict import judge
@@ -88,12 +88,16 @@ def _sections(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
     return [*(_of_training(trained) if trained else []), *more, ("notes", "Left out", _notes(runs))]
 
 
+def _describe_setup(runs: Sequence[Run]) -> str:
+    return render_summary(runs) + element("h3", "Settings") + render_settings(runs) + render_reasons(runs)
+
+
 def _of_training(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
     places = {id(run): place for place, run in enumerate(runs)}
     charts = render_curves(runs)
     return [
         ("verdict", "Verdict", element("div", "".join(map(_card, runs)), class_="cards")),
-        ("setup", "What was run", render_summary(runs) + element("h3", "Settings") + render_settings(runs)),
+        ("setup", "What was run", _describe_setup(runs)),
         ("training", "Training", element("div", charts, class_="charts") if charts else ""),
         ("evaluations", "Evaluations", render_tables(runs)),
         ("views", "What the model saw", _each(runs, render_views)),

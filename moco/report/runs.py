@@ -41,6 +41,8 @@ class Run:
     """Empty where there is none."""
     notes: tuple[str, ...] = ()
     """What could not be read, or was left out and why."""
+    chosen: dict[str, Any] = field(default_factory=dict)
+    """What `moco pretrain auto` chose and why (auto.json); empty for other runs."""
 
     def series(self, name: str, over: str = "step") -> list[Point]:
         """The figures of one name over steps, or over minutes (`time`)."""
@@ -164,7 +166,8 @@ def read_run(folder: Path, more_notes: tuple[str, ...] = ()) -> Run:
         notes.append("there are no lines of metrics yet")
     config, status, machine = (read(folder / f"{name}.json") for name in ("config", "status", "machine"))
     stored = evaluations.pop(GALLERY, {})
-    return Run(folder.resolve().name, config, status, machine, metrics, evaluations, stored, tuple(notes))
+    chosen = read(folder / "auto.json")
+    return Run(folder.resolve().name, config, status, machine, metrics, evaluations, stored, tuple(notes), chosen)
 
 
 def _metrics(path: Path) -> Iterator[dict[str, Any]]:

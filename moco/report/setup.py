@@ -7,7 +7,18 @@ from typing import Any
 
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import RECIPES
-from moco.report.markup import NOTHING, TIMES, duration, element, escape, number, show, show_setting, table
+from moco.report.markup import (
+    NOTHING,
+    TIMES,
+    duration,
+    element,
+    escape,
+    number,
+    show,
+    show_setting,
+    table,
+    to_plain_text,
+)
 from moco.report.runs import Run
 
 NOT_THE_RECIPE_S = {
@@ -94,6 +105,24 @@ def render_settings(runs: Sequence[Run]) -> str:
         content += element("p", f"Every setting is that of the recipe {escape(recipes[0][0])}.")
     everything = table(header[:-1], [row(name)[:-1] for name in names], label="All settings")
     return content + element("details", element("summary", f"all {len(names)} settings") + everything)
+
+
+def render_reasons(runs: Sequence[Run]) -> str:
+    """Show what `moco pretrain auto` chose for a run and why; nothing for runs that it did not make."""
+    content = ""
+    for run in runs:
+        chosen, way = run.chosen.get("settings"), run.chosen.get("way")
+        if not isinstance(chosen, dict) or not isinstance(way, dict):
+            continue
+        rows = [
+            [escape("--" + str(name).replace("_", "-")), escape(show_setting(entry.get("value"))),
+             escape(to_plain_text(str(entry.get("reason"))))]
+            for name, entry in chosen.items() if isinstance(entry, dict)
+        ]  # fmt: skip
+        content += element("h3", f"Why these settings: {escape(run.name)}")
+        content += element("p", escape(to_plain_text(str(way.get("why")))))
+        content += table(["setting", "value", "reason"], rows, label="Why these settings")
+    return content
 
 
 def _steps(run: Run) -> str:

@@ -14,10 +14,12 @@ from PIL import Image as PillowImage
 
 import moco
 from moco.data import derived as module
+from moco.data import kept
 from moco.data.catalog import load
 from moco.data.decoding import decode_bytes
 from moco.data.derived import Readable, Subset, make_readable, take_evenly
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
+from moco.data.kept import KeptImages
 from moco.errors import BadInputError
 from tests.data.test_replacement import in_memory
 
@@ -26,6 +28,7 @@ ROWS = np.array([4, 1, 2, 0])
 WRAPPERS: dict[str, Callable[[Images], Images]] = {
     "Subset": lambda images: Subset(images, ROWS[len(images) > ROWS]),
     "Readable": Readable,
+    "KeptImages": KeptImages,
 }
 COMPOSITIONS = [names for depth in range(3) for names in itertools.product(WRAPPERS, repeat=depth)]
 """No wrapper, each, and each around each."""
@@ -131,9 +134,9 @@ def test_a_wrapper_loses_nothing(bases: dict[str, Images], base: str, wrappers: 
 
 
 def test_every_wrapper_is_tested() -> None:
-    """Those of this module are all that there are: no other class of the package hands on another set's images."""
-    classes = [value for value in vars(module).values() if isinstance(value, type)]
-    own = {value.__name__ for value in classes if value.__module__ == module.__name__}
+    """Those of these modules are all that there are: no other class of the package hands on another set's images."""
+    classes = [value for home in (module, kept) for value in vars(home).values() if isinstance(value, type)]
+    own = {value.__name__ for value in classes if value.__module__ in (module.__name__, kept.__name__)}
     assert own == set(WRAPPERS)
     found = set()
     for _, tree in MODULES:
@@ -148,7 +151,7 @@ def test_every_wrapper_is_tested() -> None:
 def test_nobody_asks_for_the_kind_of_a_set() -> None:
     """What a set can do is asked of the set: no isinstance outside the module of the class."""
     home = {"FileImages": "images", "ArrayImages": "images", "ShardImages": "shards", "Named": "images"}
-    home |= dict.fromkeys(WRAPPERS, "derived")
+    home |= dict.fromkeys(WRAPPERS, "derived") | {"KeptImages": "kept"}
     for path, tree in MODULES:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):

@@ -14,7 +14,7 @@ from moco.data.augment import AUGMENTATIONS, draw, render
 from moco.data.catalog import load
 from moco.data.derived import Subset
 from moco.data.images import ArrayImages, Images
-from moco.evaluation.alignment import EPOCH, align_uniform, alignment, effective_rank, uniformity
+from moco.evaluation.alignment import EPOCH, align_uniform, alignment, draw_pairs, effective_rank, uniformity
 from moco.evaluation.features import Encoding, encode
 from moco.runtime.randomness import Stream
 from tests import oracles
@@ -94,7 +94,7 @@ def test_of_images_equals_the_oracles(encoder: Encoder) -> None:
         pixels = render([images[i] for i in range(n)], parameters, augmentation, 16)
         z.append(encode(encoder, ArrayImages((pixels * 255).round().to(torch.uint8)), HOW).double().numpy())
     expected = {"alignment": oracles.alignment(*z), "uniformity": oracles.uniformity(z[0])}
-    found = align_uniform(encoder, images, augmentation, HOW)
+    found = align_uniform(encoder, draw_pairs(images, augmentation, 16), HOW)
     assert found == {name: pytest.approx(value, rel=1e-4, abs=1e-6) for name, value in expected.items()}
     assert found["alignment"] > 0
     assert found["uniformity"] < 0
@@ -102,7 +102,7 @@ def test_of_images_equals_the_oracles(encoder: Encoder) -> None:
 
 def test_the_same_every_time(encoder: Encoder) -> None:
     """A monitor must not wander by itself."""
-    first, second = (align_uniform(encoder, digits(10), AUGMENTATIONS["v1"], HOW) for _ in range(2))
+    first, second = (align_uniform(encoder, draw_pairs(digits(10), AUGMENTATIONS["v1"], 16), HOW) for _ in range(2))
     assert first == second
 
 
@@ -110,6 +110,6 @@ def test_images_of_different_sizes(encoder: Encoder, tmp_path: Path) -> None:
     """Photographs seldom have one size."""
     for i in range(12):
         PillowImage.new("RGB", (40 - 2 * i, 10 + i), (10 * i,) * 3).save(tmp_path / f"{i:02}.png")
-    found = align_uniform(encoder, load(str(tmp_path))["train"], AUGMENTATIONS["v2"], HOW)
+    found = align_uniform(encoder, draw_pairs(load(str(tmp_path))["train"], AUGMENTATIONS["v2"], 16), HOW)
     assert set(found) == {"alignment", "uniformity"}
     assert all(np.isfinite(value) for value in found.values())

@@ -1,56 +1,67 @@
-"""`moco pretrain auto`: values that fit images and time, each with its reason; flags that are given stay."""
+"""`moco pretrain auto`: settings that fit images and time, each with its reason; flags that are given stay."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jaxtyping
-import numpy as np
 import pytest
 import torch
-from PIL import Image as PillowImage
 
-from moco.cli import main, parse
 from moco.data.images import ArrayImages
+from moco.errors import BadInputError
 from moco.pretraining import auto as module
-from moco.pretraining.auto import AutoConfig, batch_for, candidates, choose_settings, derive, groups_for, method_for
-from moco.pretraining.config import PretrainConfig
+from moco.pretraining.auto import Situation, batch_for, candidates, complete, groups_for, method_for, settle
+from moco.pretraining.timing import StepTime
+from moco.pretraining.ways import Way
 from moco.runtime.fields import check
+
+SCRATCH = Way("quick", None, None, "from scratch, because")
+TAUGHT = Way("taught", "net.pth", 128, "taught")
+CONTINUED = Way("continued", "net.pth", 128, "trained on")
+TRAINING_SHARE = 0.85
 
 
 @pytest.fixture(autouse=True)
-def speeds(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """500 images per second with views of 16 pixels and the narrow net, less in proportion to the work."""
-    tried: list[dict[str, Any]] = []
-
-    def rate(images: Any, values: dict[str, Any], config: AutoConfig) -> float:
-        tried.append(values)
-        work = (values["view_size"] / (1 if values["stem"] == "cifar" else 4)) ** 2 / 256
-        return float(500 / work / {"resnet18-w16": 1, "resnet18": 14}.get(values["arch"], 60))
-
-    monkeypatch.setattr(module, "measure_rate", rate)
+def as_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types are not checked: a flag that must be given has a placeholder."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    return tried
 
 
-def images(count: int, side: int) -> ArrayImages:
-    """Black ones, which take no memory."""
-    return ArrayImages(torch.zeros(1, dtype=torch.uint8).expand(count, 3, side, side))
+@pytest.fixture
+def tried() -> list[Mapping[str, Any]]:
+    """The settings that were measured."""
+    return []
 
 
-def values(count: int, side: int, minutes: float, **given: Any) -> dict[str, Any]:
-    """What is derived, without the reasons."""
-    asked = AutoConfig("d", Path("run"), minutes=minutes, device="cpu")
-    found = derive(images(count, side), asked, given)
+def values(
+    count: int, side: int, minutes: float, way: Way = SCRATCH, tried: list[Mapping[str, Any]] | None = None,
+    **given: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Settings, without the reasons, on a machine with 500 images/s with views of 16 pixels and the narrow net."""
+
+    def measure(settings: Mapping[str, Any]) -> StepTime:
+        if tried is not None:
+            tried.append(settings)
+        view = settings.get("view_size") or settings["image_size"]
+        work = (view / (1 if settings["stem"] == "cifar" else 4)) ** 2 / 256
+        rate = 500 / work / {"resnet18-w16": 1, "resnet18": 14}.get(settings["arch"], 60)
+        return StepTime(settings["batch_size"] / rate, 1.0)
+
+    situation = Situation(count, side, "cpu", TRAINING_SHARE * 60 * minutes, given)
+    found = settle(way, situation, measure, lambda text: None)
     assert all(isinstance(why, str) and why for _, why in found.values())
-    return {name: value for name, (value, _) in found.items()}
+    check(complete(way, found, given, "d", Path("run")))
+    return {name: value for name, (value, _) in found.items()} | given
 
 
 def test_small_images_for_minutes_are_the_quick_recipe() -> None:
-    """CIFAR-10 in ten minutes: `quick`, with as many epochs as fit."""
+    """CIFAR-10 in ten minutes: the settings of `quick`."""
     found = values(50_000, 32, 10)
     wanted = {"arch": "resnet18-w16", "view_size": 16, "image_size": 32, "dictionary": "in-batch", "batch_size": 128,
-              "bn_groups": 4, "base_lr": 0.12, "temperature": 0.1, "epochs": 5, "head": "linear"}  # fmt: skip
+              "bn_groups": 4}  # fmt: skip
     assert {name: found[name] for name in wanted} == wanted
+    assert "head" not in found  # as in the recipe
 
 
 def test_more_time_buys_larger_views_a_longer_run_and_the_queue() -> None:
@@ -69,22 +80,53 @@ def test_photographs_keep_more_pixels() -> None:
     assert found["batch_size"] * 8 <= 3000
 
 
-def test_given_values_stay(speeds: list[dict[str, Any]]) -> None:
+def test_given_values_stay(tried: list[Mapping[str, Any]]) -> None:
     """And the others follow from them: the speed is that with them."""
-    found = values(50_000, 32, 10, view_size=32, batch_size=64, epochs=3)
+    found = values(50_000, 32, 10, tried=tried, view_size=32, batch_size=64, epochs=3)
     assert (found["view_size"], found["batch_size"], found["epochs"], found["bn_groups"]) == (32, 64, 3, 2)
-    assert all(tried["view_size"] == 32 and tried["batch_size"] == 64 for tried in speeds)
+    assert all(one["view_size"] == 32 and one["batch_size"] == 64 for one in tried)
 
 
+@pytest.mark.parametrize("way", [SCRATCH, TAUGHT, CONTINUED], ids=lambda way: way.recipe)
 @pytest.mark.parametrize("count", [16, 100, 1437, 10**6])
 @pytest.mark.parametrize("side", [8, 28, 90, 100, 500])
-def test_every_derived_run_is_sound(count: int, side: int) -> None:
-    """Values in their ranges, whole BN groups, a batch and a queue that the images fill."""
-    found = values(count, side, 5)
-    check(PretrainConfig("d", Path("run"), **found))
-    assert found["batch_size"] % found["bn_groups"] == 0
-    assert 2 * found["bn_groups"] <= found["batch_size"] <= count
-    assert found["image_size"] <= max(16, side)
+def test_every_derived_run_is_sound(count: int, side: int, way: Way) -> None:
+    """Values in their ranges (`values` checks), whole BN groups, a batch that the images fill."""
+    found = values(count, side, 5, way)
+    assert found["batch_size"] <= count
+    if way is SCRATCH:
+        assert found["batch_size"] % found["bn_groups"] == 0
+        assert 2 * found["bn_groups"] <= found["batch_size"]
+        assert found["image_size"] <= max(16, side)
+    if way is CONTINUED:
+        assert found["queue_size"] <= max(4, count // 2)
+
+
+def test_a_taught_network_is_narrower_where_time_is_short() -> None:
+    """Five passes with the wider one, or the narrow one; the warm-up is a quarter of a short run."""
+    long, short = values(1000, 300, 60, TAUGHT), values(50_000, 300, 2, TAUGHT)
+    assert (long["arch"], long["warmup_epochs"], long["teacher"]) == ("resnet18", 5.0, "net.pth")
+    assert short["arch"] == "resnet18-w16"
+    assert 0 < short["warmup_epochs"] < 1
+
+
+def test_trained_on_weights_have_their_own_network() -> None:
+    """Only the size of the images is chosen for them."""
+    config = complete(CONTINUED, settle(CONTINUED, Situation(3000, 300, "cpu", 500.0, {}), lambda _: None, print), {},
+                      "d", Path("run"))  # fmt: skip
+    assert (config.init_weights, config.image_size, config.arch, config.keep) == ("net.pth", 128, None, "best")
+
+
+def test_a_network_that_does_not_fit_into_memory_is_left_out() -> None:
+    """The one before it is taken; where there is none, the run is refused."""
+    answers = iter([StepTime(1e-4, 1.0), None])
+    said = list[str]()
+    found = settle(SCRATCH, Situation(3000, 300, "cpu", 500.0, {}), lambda _: next(answers), said.append)
+    assert found["image_size"][0] == 64
+    assert said == ["auto: resnet18-w16 with views of 64 pixels: 1280000 images/s",
+                    "auto: resnet18-w16 with views of 96 pixels: too large for the memory"]  # fmt: skip
+    with pytest.raises(BadInputError, match="memory does not suffice"):
+        settle(SCRATCH, Situation(3000, 300, "cpu", 500.0, {}), lambda _: None, said.append)
 
 
 def test_rules() -> None:
@@ -94,50 +136,15 @@ def test_rules() -> None:
     assert [groups_for(n) for n in (4, 64, 256)] == [2, 2, 8]
     assert method_for(10**6, 100_000)["key_momentum"][0] == pytest.approx(0.999)
     assert method_for(10**6, 10_000)["key_momentum"][0] == pytest.approx(0.99)
-    assert candidates(500, 10**6)[-1].arch == "resnet50"
-
-
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each setting is explained; flags override; a run that is there keeps its settings; mistakes are reported."""
-    words = ["pretrain", "auto", "--data", "digits", "--out", str(tmp_path / "run"), "--minutes", "1"]
-    config, _ = parse([*words, "--queue-size", "77", "--symmetric"])
-    assert (config.queue_size, config.symmetric, config.data) == (77, True, "digits")
-    output = capsys.readouterr().out
-    assert "auto: --queue-size 77: as given" in output
-    assert "auto: --epochs " in output
-    (tmp_path / "run").mkdir()
-    from moco.runtime.configfile import to_json
-
-    (tmp_path / "run" / "config.json").write_text(to_json(config), encoding="utf-8")
-    again, _ = parse(words)
-    assert again.queue_size == 77
-    assert main([*words[:-1], "0"]) == 2
-    assert main(["pretrain", "auto", "--data", "digits"]) == 2
-    assert main([*words, "--tau", "1"]) == 2
-
-
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would measure different speeds."""
-    monkeypatch.setattr("moco.runtime.distributed.world_size", lambda: 2)
-    with pytest.raises(ValueError, match="is for one process"):
-        choose_settings(AutoConfig("digits", Path("run")), {}, print)
+    assert candidates(500, 10**6)[-1]["arch"] == "resnet50"
 
 
 def test_what_cannot_be_read_has_no_size() -> None:
     """The median of the others."""
     mixed = ArrayImages(torch.zeros(4, 3, 20, 30, dtype=torch.uint8), unreadable={0: "broken"})
     assert module.typical_side(mixed) == 20
-    with pytest.raises(ValueError, match="none of the images"):
+    with pytest.raises(BadInputError, match="none of the images"):
         module.typical_side(ArrayImages(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), unreadable={0: "broken"}))
-    assert np.isfinite(module.TRIAL_SECONDS)
-
-
-def test_too_little_time_for_a_pass_is_told_in_steps() -> None:
-    """Rounded to whole passes a large set would take hours where minutes are given."""
-    found = values(10**6, 32, 10)
-    assert "epochs" not in found
-    assert found["max_steps"] == int(0.85 * 600 * 500 / found["batch_size"])
-    assert "max_steps" not in values(1000, 32, 10)
 
 
 def test_views_follow_the_size_that_is_given() -> None:
@@ -152,25 +159,3 @@ def test_views_follow_the_size_that_is_given() -> None:
 def test_groups_part_the_batch_that_is_given(batch: int, groups: int | None) -> None:
     """Whole ones of two images or more; else they are left open, so that no flag is blamed that nobody gave."""
     assert groups_for(batch) == groups
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--minutes", "1e308"], "--minutes is 1e+308: expected more than 0, at most 527040"),
-        (["--epochs", "0"], "--epochs is 0"),
-        (["--data", "FEW"], "3 training image(s), expected at least 4"),
-    ],
-)
-def test_absurd_wishes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], speeds: list[Any], more: list[str], message: str
-) -> None:
-    """Are refused in a line, before anything is measured."""
-    for name in "abc":
-        PillowImage.new("RGB", (9, 9)).save(tmp_path / f"{name}.png")
-    words = ["pretrain", "auto", "--data", "digits", "--out", str(tmp_path / "run"), *more]
-    assert main([str(tmp_path) if word == "FEW" else word for word in words]) == 2
-    err = capsys.readouterr().err
-    assert message in err
-    assert err.count("\n") == 1
-    assert speeds == []

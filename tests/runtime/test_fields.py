@@ -18,13 +18,13 @@ import pytest
 
 from moco.bench.config import BenchConfig
 from moco.cli import COMMANDS, main, parse
+from moco.commands import auto
 from moco.data.config import PackConfig
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
-from moco.pretraining.auto import AutoConfig, choose_settings
-from moco.pretraining.config import ResumeConfig, negatives
+from moco.pretraining.config import AutoConfig, ResumeConfig, negatives
 from moco.pretraining.recipes import RECIPES, recipe
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import from_json, to_json
@@ -179,9 +179,9 @@ def test_every_command_refuses_first(command: str) -> None:
 
 
 def test_auto_refuses_first() -> None:
-    """It has no module of its own among the commands."""
+    """It is no command of its own."""
     with pytest.raises(BadInputError, match=r"^--minutes is 0\.0: expected more than 0, at most"):
-        choose_settings(AutoConfig("photos", RUN, minutes=0.0), {}, print)
+        auto.run(AutoConfig("photos", RUN, minutes=0.0), {}, 0.0)
 
 
 @pytest.mark.parametrize("config", [

@@ -1,0 +1,152 @@
+"""What `moco pretrain auto` begins with: the images, published weights, and how these compare as they are."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from moco.commands import pretrain
+from moco.core.encoder import EncoderPlan
+from moco.core.pair import Teacher
+from moco.data.derived import make_readable, take_evenly
+from moco.data.images import Images, Split
+from moco.data.kept import keep_prepared
+from moco.data.splits import monitor_split
+from moco.errors import BadInputError
+from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding
+from moco.evaluation.session import place_weights
+from moco.interop.checkpoints import load_weights, random_weights
+from moco.pretraining.auto import FEWEST_IMAGES, candidates, typical_side
+from moco.pretraining.config import AutoConfig, PretrainConfig
+from moco.pretraining.pace import Budget
+from moco.pretraining.recipes import QUICK
+from moco.pretraining.ways import Compared, Goal, Way, find_weights, sizes_to_try
+from moco.runtime.device import resolve_device, resolve_precision
+from moco.runtime.fields import Precision, require
+
+MOST_WATCHED = 10_000
+"""Images that are compared, at most."""
+COMPARING = 0.12
+"""Share of the time that comparing encoders as they are may take."""
+PROBED, LEAST_COMPARED = 16, 300
+"""Images by which encoding is timed; fewer than so many are not compared at the larger of two sizes."""
+ENCODED_BY_TEACHER = 0.25
+"""Share of the time that a teacher's encoding of all images may take; if it takes more, keys are made at each step."""
+
+
+@dataclass
+class Scene:
+    """What auto works with: what was asked for, the images, the machine, the time."""
+
+    config: AutoConfig
+    given: dict[str, Any]
+    splits: dict[Split, Images]
+    side: int
+    device: str
+    precision: Precision
+    budget: Budget
+
+    @property
+    def images(self) -> Images:
+        """The training images."""
+        return self.splits["train"]
+
+    def share(self, share: float, bounds: tuple[float, float]) -> float:
+        """Compute a share of the time in seconds, within bounds."""
+        return min(bounds[1], max(bounds[0], share * self.budget.seconds))
+
+    def say(self, text: str) -> None:
+        """Tell a person what is going on."""
+        print(text, file=sys.stderr, flush=True)
+
+
+def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Scene:
+    """Open the images and look at their size. Raises BadInputError where they are too few."""
+    splits = pretrain.open_splits(config.data)
+    images = splits["train"]
+    if len(images) < FEWEST_IMAGES:
+        raise BadInputError(
+            f"--data {config.data}: {len(images)} training image(s), expected at least {FEWEST_IMAGES}, and some "
+            f"hundreds to learn anything"
+        )
+    device = resolve_device(config.device)
+    precision = resolve_precision(given.get("precision", "auto"), device)
+    return Scene(config, given, splits, typical_side(images), device, precision, budget)
+
+
+def begin_with(scene: Scene) -> tuple[Goal, str | None, str, bool]:
+    """Find what the run may begin with: the goal, the weights, where they are from, and whether the user named them."""
+    own = {name: scene.given.pop(name, None) for name in ("init_weights", "teacher")}
+    if all(own.values()):
+        raise BadInputError("--init-weights and --teacher are both given: auto begins with one of them; moco pretrain "
+                            "taught takes both")  # fmt: skip
+    goal: Goal = scene.config.goal or ("small" if own["teacher"] else "accurate")
+    named = own["init_weights"] or own["teacher"]
+    if named is not None:
+        load_weights(named)  # a mistake is told before anything is measured
+        return goal, named, "you gave them", True
+    there = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+    def ask(question: str) -> bool:
+        with scene.budget.paused():
+            print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+            return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    weights, reason = find_weights(scene.config, scene.side, ask if there else None, scene.say)
+    if weights is not None:
+        with scene.budget.paused():
+            load_weights(weights)
+    return goal, weights, reason, False
+
+
+def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compared]:
+    """Compare published weights as they are with random ones and raw pixels; nothing where there are no labels."""
+    bank, queries = monitor_split(scene.splits)
+    if weights is None or bank.labels is None or queries.labels is None or len(bank.classes) < 2:
+        return []
+    published = place_weights(load_weights(weights), scene.device)
+    asked = scene.given.get("teacher_size" if goal == "small" else "image_size")
+    sizes = (asked,) if asked else sizes_to_try(published.encoder.plan.image_size, scene.side)
+    probe = make_readable(take_evenly(bank, PROBED))
+    costs = {size: measure_encoding(published, probe, size, scene.precision) for size in sizes}
+    everything, seconds = len(bank) + len(queries), COMPARING * scene.budget.seconds
+    if len(sizes) > 1 and seconds / sum(costs.values()) < min(LEAST_COMPARED, everything):
+        sizes = sizes[:1]
+    share = min(1.0, max(2 * PROBED / everything, seconds / sum(costs[size] for size in sizes) / everything))
+    bank, queries = (
+        keep_prepared(make_readable(take_evenly(images, max(1, round(share * min(len(images), most))))))
+        for images, most in ((bank, MOST_WATCHED), (queries, MOST_WATCHED // 5))
+    )
+    scene.say(
+        f"auto: comparing {weights} as it is with random weights and raw pixels on {len(bank) + len(queries)} images"
+    )
+    cheapest = candidates(scene.side, len(scene.images))[0]
+    own = EncoderPlan(cheapest["arch"], cheapest["stem"], image_size=cheapest["image_size"])
+    random = place_weights(random_weights(own, scene.given.get("seed", 0), QUICK["mean"], QUICK["std"]), scene.device)
+    rivals = [
+        Compared(
+            "random weights", own.image_size, judge_weights(random, own.image_size, bank, queries, scene.precision)
+        ),
+        Compared("raw pixels", 16, judge_pixels(bank, queries)),
+    ]
+    return rivals + [
+        Compared(weights, size, judge_weights(published, size, bank, queries, scene.precision), costs[size])
+        for size in sizes
+    ]
+
+
+def open_teacher(scene: Scene, way: Way, chosen: Compared | None) -> Teacher | None:
+    """Load the teacher and let it encode the images, or at each step where that would take too long."""
+    if way.recipe != "taught":
+        return None
+    if chosen is None:
+        probe = make_readable(take_evenly(scene.images, PROBED))
+        weights = place_weights(load_weights(require(way.weights)), scene.device)
+        seconds = measure_encoding(weights, probe, require(way.image_size), scene.precision)
+    else:
+        seconds = chosen.seconds
+    if "teacher_views" not in scene.given and seconds * len(scene.images) > ENCODED_BY_TEACHER * scene.budget.seconds:
+        scene.given["teacher_views"] = "live"
+    values = {**scene.given, "teacher": way.weights, "teacher_size": way.image_size, "image_size": 64}
+    return pretrain.build_teacher(
+        PretrainConfig(**{**values, "data": scene.config.data, "out": scene.config.out}), scene.images
+    )

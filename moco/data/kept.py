@@ -1,0 +1,79 @@
+"""A set of images that are prepared once and then stay in memory, for what encodes the same images again and again."""
+
+from collections.abc import Callable, Mapping
+
+from moco.data.images import Images, Marks, PathTable
+from moco.runtime.randomness import Integers
+from moco.shapes import Bytes, Image, Square
+
+KEPT_BYTES = 1 << 30
+"""Memory that the prepared images of a set may take."""
+
+
+class KeptImages:
+    """A set that keeps what is made of its images until `limit` bytes are full; what comes later is made every time.
+
+    A monitor goes through its images in the same order at each look, so whatever was kept first is the best to keep.
+    """
+
+    def __init__(self, images: Images, limit: int = KEPT_BYTES) -> None:
+        self.images, self.labels, self.classes, self._left = images, images.labels, images.classes, limit
+        self._squares = dict[tuple[int, int], Square]()
+
+    def prepare(self, index: int, size: int, make: Callable[[Image, int], Square]) -> Square:
+        """Return `make(image, size)`, made now or earlier; callers must not write into it."""
+        square = self._squares.get((index, size))
+        if square is None:
+            square = make(self.images[index], size)
+            if square.nbytes <= self._left:
+                square = square.clone()  # alone in its memory: a view would keep a whole photograph
+                self._squares[index, size] = square
+                self._left -= square.nbytes
+        return square
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the decoded images are."""
+        return self.images.in_memory
+
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        """Those of the set."""
+        return self.images.unreadable
+
+    @property
+    def name_table(self) -> PathTable | None:
+        """The table of the set."""
+        return self.images.name_table
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Image:
+        return self.images[index]
+
+    def name(self, index: int) -> str:
+        """Return the name of an image."""
+        return self.images.name(index)
+
+    def encoded(self, index: int) -> bytes | None:
+        """Return the file of an image, if it has one."""
+        return self.images.encoded(index)
+
+    def stack(self, index: Integers) -> Bytes | None:
+        """Take the images of `index` as one tensor, where they are in memory."""
+        return self.images.stack(index)
+
+    def identify(self, index: Integers) -> Marks:
+        """Return the marks of the images."""
+        return self.images.identify(index)
+
+
+def keep_prepared(images: Images) -> Images:
+    """Keep the prepared images of a set; a set that is in memory stays as it is."""
+    return images if images.in_memory else KeptImages(images)
+
+
+def prepare_one(images: Images, index: int, size: int, make: Callable[[Image, int], Square]) -> Square:
+    """Return `make(image, size)` of one image, from memory where the set has kept it."""
+    return images.prepare(index, size, make) if isinstance(images, KeptImages) else make(images[index], size)

@@ -1,0 +1,91 @@
+"""How a time budget is spent: from what everything costs to a number of steps, looks and checkpoints."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+RESERVE = 0.04
+"""Share of the time left that is not planned for: a speed that was measured for seconds is off by a few percent."""
+SHARE_OF_LOOKS = 0.05
+"""Share of the time left that the monitor's looks may take; two are always made, before the first and after the last
+step."""
+MOST_LOOKS = 20
+SHARE_OF_SAVES = 0.02
+"""Share of training that writing checkpoints may take."""
+BETWEEN_SAVES = 60.0
+"""Seconds between two checkpoints, at least."""
+
+
+class Budget:
+    """The seconds that a command may take, counted from `started` on, a time of `time.monotonic`."""
+
+    def __init__(self, seconds: float, started: float) -> None:
+        self.seconds, self._started = seconds, started
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the start, without pauses."""
+        return time.monotonic() - self._started
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left; negative when the time is over."""
+        return self.seconds - self.spent
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count what happens inside: a person thinks about a question, or a file is downloaded."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._started += time.monotonic() - begun
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds that each part of a run takes, as measured."""
+
+    step: float
+    start: float = 0.0
+    """From the call to the first step: building the network, starting the loading processes."""
+    look: float = 0.0
+    """One look by the monitor and the check-up of the run's health."""
+    save: float = 0.0
+    """One checkpoint."""
+    evaluation: float = 0.0
+    """The evaluation at the end."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The length of a run, and the steps between two looks and between two checkpoints."""
+
+    max_steps: int
+    knn_every: int
+    checkpoint_every: int
+    looks: int
+    training: float
+    """Seconds that the steps take."""
+
+
+def plan_pace(left: float, costs: Costs, *, max_steps: int | None = None, knn_every: int | None = None) -> Pace:
+    """Plan a run for the seconds that are left. A length or a distance of looks that is given stays.
+
+    Looks get their share first, then the steps get what remains after start, saves and evaluation: with s steps and l
+    looks, s * step + l * look = (1 - RESERVE) * left - start - evaluation - save.
+    """
+    usable = (1 - RESERVE) * left - costs.start - costs.evaluation - costs.save
+    interval = max(BETWEEN_SAVES, costs.save / SHARE_OF_SAVES)
+    step = costs.step * (1 + costs.save / interval)
+    looks = MOST_LOOKS if costs.look <= 0 else min(MOST_LOOKS, max(2, int(SHARE_OF_LOOKS * left / costs.look)))
+    if max_steps is None:
+        fixed, each = (looks, 0.0) if knn_every is None else (2, 1 / knn_every) if knn_every else (0, 0.0)
+        max_steps = max(1, int((usable - fixed * costs.look) / (step + each * costs.look)))
+    if knn_every is None:
+        knn_every = max(1, math.ceil(max_steps / (looks - 1)))
+    looks = math.ceil(max_steps / knn_every) + 1 if knn_every else 0
+    checkpoint_every = max(1, min(max_steps, round(interval / costs.step)))
+    return Pace(max_steps, knn_every, checkpoint_every, looks, max_steps * step)

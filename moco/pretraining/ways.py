@@ -1,0 +1,126 @@
+"""The way that `moco pretrain auto` takes: published weights trained on, a small network taught, or from scratch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from moco.interop.published import download_bytes, is_on_this_machine
+from moco.pretraining.best import is_clearly_better
+from moco.pretraining.config import AutoConfig
+
+Goal = Literal["accurate", "small"]
+PREFERRED = (
+    "timm:tf_efficientnet_lite0", "torchvision:efficientnet_b0", "timm:mobilenetv3_large_100",
+    "torchvision:mobilenet_v3_large", "timm:resnet50", "torchvision:resnet50", "timm:resnet18", "torchvision:resnet18",
+)  # fmt: skip
+"""Published networks that are looked for on this machine, in this order; the first is the one to download. It is small
+enough to be trained on by a CPU, and was measured here (docs/studies-of-encoders.md)."""
+UNLIKE_PHOTOGRAPHS = 32
+"""Pixels of the shorter side up to which images have too little detail for networks that know photographs."""
+QUICK_SIZE = 128
+"""Pixels at which a published network takes a third of the time that it takes at 224."""
+ENLARGED = 1.4
+"""Times its own side, at most, that an image is enlarged for a published network."""
+LEAST_SIZE = 96
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the neighbours of the user's own images say of one encoder."""
+
+    name: str
+    image_size: int
+    right: Tensor
+    """Which images are classified rightly by their neighbours, (n,) bool; the same images for all that are compared."""
+    seconds: float = 0.0
+    """What encoding one image takes, decoding counted."""
+
+    @property
+    def top1(self) -> float:
+        """The percentage of images that are classified rightly."""
+        return 100 * float(self.right.float().mean())
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the run begins, and why, in a sentence."""
+
+    recipe: Literal["quick", "taught", "continued"]
+    weights: str | None
+    image_size: int | None
+    """The side at which the weights see images."""
+    why: str
+
+
+def find_weights(
+    config: AutoConfig, side: int, ask: Callable[[str], bool] | None, say: Callable[[str], None]
+) -> tuple[str | None, str]:
+    """Find published weights on this machine, or one to download; None where there are none to be had, and why.
+
+    `ask` puts a question to a person; it is None where nobody is there to answer.
+    """
+    if side <= UNLIKE_PHOTOGRAPHS:
+        return None, f"images of {side} pixels have too little detail for published networks"
+    here = next((name for name in PREFERRED if is_on_this_machine(name)), None)
+    if here is not None:
+        return here, "they are on this machine"
+    name = PREFERRED[0]
+    size = f"{download_bytes(name) / 1e6:.0f} MB"
+    if config.download == "yes":
+        say(f"auto: downloading {name}, {size}")
+        return name, "you allowed the download"
+    if config.download == "ask" and ask is not None and ask(f"auto: download the published weights {name}, {size}?"):
+        return name, "you allowed the download"
+    return None, f"this machine has no published weights that auto knows (--download yes fetches {name}, {size})"
+
+
+def sizes_to_try(native: int, side: int) -> tuple[int, ...]:
+    """Sizes at which a published network for `native` pixels is tried on images of that shorter side, ascending."""
+    largest = min(native, max(LEAST_SIZE, int(ENLARGED * side) // 32 * 32))
+    return tuple(sorted({min(QUICK_SIZE, largest), largest}))
+
+
+def choose_way(
+    goal: Goal, weights: str | None, reason: str, published: Sequence[Compared], rivals: Sequence[Compared],
+    *, size: int | None, given: bool,
+) -> Way:  # fmt: skip
+    """Choose by what was compared; without labels nothing was, and `size` and the rule decide.
+
+    Published weights are taken if they are clearly better than every rival (McNemar's test on the same images), or if
+    the user has given them. `reason` says where the weights are from, or why there are none.
+    """
+    if weights is None:
+        return Way("quick", None, None, f"from scratch, because {reason}")
+    recipe: Literal["taught", "continued"] = "taught" if goal == "small" else "continued"
+    done = f"a small network taught by {weights}" if goal == "small" else f"{weights} trained on"
+    if not published:
+        said = "your images have no labels to compare ways by, and for photographs this is the rule"
+        return Way(recipe, weights, size, f"{done}: {said}")
+    best = max(published, key=lambda one: one.top1)
+    figures = ", ".join(f"{one.name} {one.top1:.1f}%" for one in rivals)
+    if all(is_clearly_better(best.right, rival.right) for rival in rivals):
+        return Way(recipe, weights, best.image_size, f"{done}: as it is it gets {best.top1:.1f}% of your images right "
+                   f"by their neighbours ({figures})")  # fmt: skip
+    if given:
+        return Way(recipe, weights, best.image_size, f"{done}, as given, though as it is it gets no more of your "
+                   f"images right than others: {best.top1:.1f}% ({figures})")  # fmt: skip
+    return Way("quick", None, None, f"from scratch, because {weights} does not suit your images: {best.top1:.1f}% "
+               f"({figures})")  # fmt: skip
+
+
+def tabulate(compared: Sequence[Compared], way: Way) -> list[str]:
+    """Write what was compared as lines of a small table, the one that was taken marked."""
+    if not compared:
+        return []
+    names = [f"{one.name}, {one.image_size} pixels" for one in compared]
+    width = max(map(len, names))
+
+    def mark(one: Compared) -> str:
+        return "  <- taken" if (one.name, one.image_size) == (way.weights, way.image_size) else ""
+
+    return [
+        f"auto: kNN accuracy on {len(compared[0].right)} of your images, each classified by its 20 nearest neighbours",
+        *(f"  {name:<{width}}  {one.top1:5.1f}%{mark(one)}" for name, one in zip(names, compared, strict=True)),
+    ]

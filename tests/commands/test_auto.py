@@ -1,0 +1,213 @@
+"""`moco pretrain auto` from the command line: three lines, a comparison, reasons in a file, the next commands."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image as PillowImage
+from safetensors.torch import save_file
+
+from moco.cli import main
+from moco.commands import auto as module
+from moco.pretraining import timing
+from moco.pretraining.timing import StepTime
+
+CPU = ["--device", "cpu", "--threads", "1", "--precision", "fp32", "--workers", "0"]
+SECONDS = 12.0
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """A machine that makes a step in four seconds, without published weights; types are not checked."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+    if "measured" not in request.fixturenames:
+        monkeypatch.setattr(module, "time_step", lambda *_: StepTime(4.0, 0.5))
+
+
+@pytest.fixture
+def measured() -> None:
+    """For tests in which speeds are really measured."""
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Forty photographs of two classes, light and dark, in the current folder; a tiny published network beside them."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        (tmp_path / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 200, (100, 100, 3), dtype=np.uint8) + np.uint8(50 * (i % 2))
+        PillowImage.fromarray(pixels).save(tmp_path / "photos" / "ab"[i % 2] / f"{i:02}.jpg")
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_efficientnet").state_dict(), tmp_path / "net.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def start(*more: str) -> list[str]:
+    """The command line."""
+    return ["pretrain", "auto", "--data", "photos", "--out", "run", "--minutes", str(SECONDS / 60), *more, *CPU]
+
+
+def reasons() -> dict[str, Any]:
+    """What auto.json holds."""
+    found: dict[str, Any] = json.loads(Path("run/auto.json").read_text())
+    return found
+
+
+def test_from_scratch(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three lines say what was chosen; the end says what was reached, where the encoder is, and what to do next."""
+    assert main(start()) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert [line.partition(":")[2].partition(":")[0].strip() for line in lines[:3]] == ["network", "method", "time"]
+    assert "from scratch, because this machine has no published weights" in lines[1]
+    assert "--download yes fetches timm:tf_efficientnet_lite0, 19 MB" in lines[1]
+    assert "resnet18-w16 with views of 64 pixels" in err
+    assert "better than random weights" in out
+    assert lines[-4].startswith("auto: the encoder is run/encoder.safetensors")
+    assert [line.split()[1] for line in lines[-3:]] == ["report", "linear", "explore"]
+    told = reasons()
+    config = json.loads(Path("run/config.json").read_text())
+    assert all(entry["reason"] for entry in told["settings"].values())
+    assert told["settings"]["max_steps"]["value"] == config["max_steps"]
+    assert (Path("run") / "evaluations" / "knn.json").is_file()
+    assert main(start()) == 0  # its own settings are kept, whatever would be measured now
+    assert "its own settings are kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "recipe"),
+    [(["--init-weights", "NET"], "continued"), (["--init-weights", "NET", "--for", "small"], "taught"),
+     (["--teacher", "NET"], "taught"), (["--teacher", "NET", "--for", "accurate"], "continued")],
+)  # fmt: skip
+def test_with_weights(data: Path, capsys: pytest.CaptureFixture[str], more: list[str], recipe: str) -> None:
+    """They are compared as they are with random weights and pixels, then trained on, or they teach."""
+    words = [word.replace("NET", "timm:test_efficientnet@net.safetensors") for word in more]
+    assert main([*start(*words), "--json"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["way"] == recipe
+    assert {one["name"] for one in reasons()["compared"]} == {
+        "random weights", "raw pixels", "timm:test_efficientnet@net.safetensors"}  # fmt: skip
+    assert "<- taken" in err
+    config = json.loads(Path("run/config.json").read_text())
+    assert (config["keep"], config["arch"]) == (
+        ("best", "timm:test_efficientnet") if recipe == "continued" else ("last", "resnet18-w16")
+    )
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_teacher_knows_more_images_than_speeds_are_measured_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys are those of all images, and the log of a measured step asks for their labels."""
+    monkeypatch.setattr(module, "TRIAL_IMAGES", 8)
+    monkeypatch.setattr(module, "TRIAL", (0.1, 0.1))
+    monkeypatch.setattr(module, "FINAL_TRIAL", (0.1, 0.1))
+    words = ["--teacher", "timm:test_efficientnet@net.safetensors", "--log-every", "1", "--max-steps", "2"]
+    assert main(start(*words)) == 0
+    assert reasons()["way"]["recipe"] == "taught"
+
+
+def test_without_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is compared, the rule decides, and both ends say so."""
+    for path in Path("photos").glob("*/*.jpg"):
+        path.rename(data / "photos" / path.name)
+    assert main(start("--init-weights", "timm:test_efficientnet@net.safetensors")) == 0
+    out = capsys.readouterr().out
+    assert "no labels to compare ways by" in out
+    assert "there are no labels to say how good" in out
+    assert reasons()["compared"] == []
+
+
+def test_given_settings_stay(data: Path) -> None:
+    """In the run that is made of them."""
+    assert main(start("--queue-size", "7", "--symmetric", "--max-steps", "2")) == 0
+    config = json.loads(Path("run/config.json").read_text())
+    assert (config["queue_size"], config["symmetric"], config["max_steps"]) == (7, True, 2)
+    assert reasons()["settings"]["queue_size"] == {"value": 7, "reason": "as given"}
+
+
+def test_it_has_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its flags, and that those of pretrain may be given."""
+    with pytest.raises(SystemExit):
+        main(["pretrain", "auto", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(flag in out for flag in ("--minutes", "--for", "--download"))
+    assert "Every flag of moco pretrain may be given too" in out
+    assert "--key-momentum" not in out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--minutes", "1e308"], "--minutes is 1e+308: expected more than 0, at most 527040"),
+        (["--minutes", "0"], "--minutes is 0"),
+        (["--epochs", "0"], "--epochs is 0"),
+        (["--tau", "1"], "--tau"),
+        (["--for", "both"], "--for"),
+        (["--init-weights", "nothing"], "nothing"),
+        (["--init-weights", "a", "--teacher", "b"], "--init-weights and --teacher are both given"),
+        (["--data", "none"], "none"),
+    ],
+)
+def test_absurd_wishes(data: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str) -> None:
+    """Are refused in a line, and nothing is left behind."""
+    assert main(start(*more)) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert not Path("run").exists()
+
+
+def test_too_few_images(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a line."""
+    for path in sorted(Path("photos").glob("*/*.jpg"))[3:]:
+        path.unlink()
+    assert main(start()) == 2
+    assert "3 training image(s), expected at least 4" in capsys.readouterr().err
+
+
+def test_several_processes_are_refused(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would measure different speeds."""
+    monkeypatch.setattr("moco.runtime.distributed.world_size", lambda: 2)
+    assert main(start()) == 2
+    assert "is for one process" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_measuring_can_be_interrupted(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    """Exit code 130, at once, and nothing is left behind."""
+    temporary = data / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    begin = timing.TimedBatches.run
+
+    def run(batches: timing.TimedBatches, *place: int) -> Any:
+        threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+        for batch in begin(batches, *place):
+            time.sleep(0.1)
+            yield batch
+
+    monkeypatch.setattr(timing.TimedBatches, "run", run)
+    before = time.monotonic()
+    assert main(start("--minutes", "600")) == 130
+    assert time.monotonic() - before < 60
+    assert capsys.readouterr().err.endswith("moco: error: interrupted\n")
+    assert not Path("run").exists()
+    assert list(temporary.iterdir()) == []

@@ -1,0 +1,123 @@
+"""Which way auto takes: by weights that are there, by what the images' neighbours say, by what the user gave."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+from moco.interop import downloads
+from moco.interop.published import download_bytes, is_on_this_machine
+from moco.pretraining import ways as module
+from moco.pretraining.config import AutoConfig
+from moco.pretraining.ways import PREFERRED, Compared, choose_way, find_weights, sizes_to_try, tabulate
+
+
+def compared(name: str, right: int, size: int = 64) -> Compared:
+    """An encoder that has the first of 400 images right."""
+    return Compared(name, size, torch.arange(400) < right)
+
+
+RIVALS = [compared("random weights", 200), compared("raw pixels", 220, 16)]
+
+
+def test_better_published_weights_are_taken_at_their_best_size() -> None:
+    """Trained on, or as a teacher; the table marks them."""
+    published = [compared("W", 300, 128), compared("W", 340, 224)]
+    way = choose_way("accurate", "W", "", published, RIVALS, size=None, given=False)
+    assert (way.recipe, way.weights, way.image_size) == ("continued", "W", 224)
+    assert choose_way("small", "W", "", published, RIVALS, size=None, given=False).recipe == "taught"
+    table = tabulate([*RIVALS, *published], way)
+    assert [line.endswith("<- taken") for line in table] == [False, False, False, False, True]
+    assert "400 of your images" in table[0]
+    assert "85.0%" in table[-1]
+
+
+@pytest.mark.parametrize("right", [150, 220, 221])
+def test_weights_that_do_not_suit_the_images_are_left(right: int) -> None:
+    """Worse than raw pixels, or not clearly better; what the user gave is taken all the same, and that is said."""
+    published = [compared("W", right, 128)]
+    way = choose_way("accurate", "W", "", published, RIVALS, size=None, given=False)
+    assert (way.recipe, way.weights) == ("quick", None)
+    assert "does not suit your images" in way.why
+    given = choose_way("accurate", "W", "", published, RIVALS, size=None, given=True)
+    assert (given.recipe, given.weights) == ("continued", "W")
+    assert "as given" in given.why
+
+
+def test_without_labels_the_rule_decides_and_says_so() -> None:
+    """And without weights there is nothing to decide."""
+    way = choose_way("accurate", "W", "", [], [], size=128, given=False)
+    assert (way.recipe, way.image_size) == ("continued", 128)
+    assert "no labels" in way.why
+    assert choose_way("small", None, "there is nothing", [], [], size=None, given=False).why.endswith(
+        "there is nothing"
+    )
+    assert tabulate([], way) == []
+
+
+@pytest.mark.parametrize(
+    ("native", "side", "sizes"), [(224, 375, (128, 224)), (224, 100, (128,)), (224, 48, (96,)), (96, 400, (96,))]
+)
+def test_sizes_that_are_tried(native: int, side: int, sizes: tuple[int, ...]) -> None:
+    """Not above the network's own, nor far above that of the images."""
+    assert sizes_to_try(native, side) == sizes
+
+
+@pytest.fixture
+def empty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine whose caches are empty, and nothing can be downloaded."""
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+    return tmp_path
+
+
+def asked_for(download: Literal["ask", "yes", "no"]) -> AutoConfig:
+    """Flags of auto."""
+    return AutoConfig("d", Path("run"), download=download)
+
+
+@pytest.mark.parametrize(
+    ("download", "answer", "found"),
+    [("no", True, False), ("yes", None, True), ("ask", None, False), ("ask", False, False), ("ask", True, True)],
+)
+def test_nothing_is_downloaded_unasked(
+    empty: Path, download: Literal["ask", "yes", "no"], answer: bool | None, found: bool
+) -> None:
+    """By the flag, or by the answer of a person; the size is said first."""
+    said = list[str]()
+
+    def reply(question: str) -> bool:
+        said.append(question)
+        return bool(answer)
+
+    ask: Callable[[str], bool] | None = None if answer is None else reply
+    weights, why = find_weights(asked_for(download), 300, ask, said.append)
+    assert weights == (PREFERRED[0] if found else None)
+    assert "19 MB" in " ".join([*said, why])
+
+
+def test_small_images_are_unlike_photographs(empty: Path) -> None:
+    """Nothing is looked for."""
+    weights, why = find_weights(asked_for("yes"), 32, None, print)
+    assert weights is None
+    assert "32 pixels" in why
+
+
+def test_weights_in_a_cache_are_found(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of torch's, by the name of the file; of Hugging Face's, by what its library says."""
+    assert not any(map(is_on_this_machine, PREFERRED))
+    place = downloads.place_of_url("https://download.pytorch.org/models/resnet18-f37072fd.pth")
+    place.parent.mkdir(parents=True)
+    place.touch()
+    assert find_weights(asked_for("no"), 300, None, print)[0] == "torchvision:resnet18"
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, *_, **__: str(place))
+    assert find_weights(asked_for("no"), 300, None, print)[0] == PREFERRED[0]
+    assert module.QUICK_SIZE in sizes_to_try(224, 300)
+
+
+def test_sizes_of_files() -> None:
+    """As they are known: 18.8 MB and 46.8 MB."""
+    assert download_bytes("timm:tf_efficientnet_lite0") == pytest.approx(18.8e6, rel=0.01)
+    assert download_bytes("torchvision:resnet18") == pytest.approx(46.8e6, rel=0.01)
