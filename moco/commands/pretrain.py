@@ -17,7 +17,7 @@ from moco.data.splits import monitor_split
 from moco.errors import one_line
 from moco.evaluation.alignment import align_uniform
 from moco.evaluation.features import Encoding
-from moco.evaluation.knn import knn
+from moco.evaluation.knn import knn_scores
 from moco.evaluation.teacher import load_teacher
 from moco.evaluation.vitals import vitals
 from moco.pretraining.config import PretrainConfig
@@ -82,8 +82,9 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     queries = make_readable(take_evenly(queries, max(1, config.knn_images // 5)))
 
     def monitor(encoder: Encoder) -> dict[str, float]:
-        figures = knn(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
-        return {f"knn_{name}": value for name, value in figures.items()} | {"knn_queries": float(len(queries))}
+        found, k = knn_scores(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
+        figures = {**found.figures, "queries": float(len(queries)), "k": float(k)}
+        return {f"knn_{name}": value for name, value in figures.items()}
 
     return monitor
 

@@ -53,10 +53,11 @@ class Encoder(nn.Module):
     which is the width of ResNet-50's features; by default the backbone's own).
     """
 
-    def __init__(self, plan: EncoderPlan) -> None:
+    def __init__(self, plan: EncoderPlan, backbone: tuple[nn.Module, int] | None = None) -> None:
+        """Build the plan's network, or take a backbone that is no network by name, with how many features it gives."""
         super().__init__()
         self.plan = plan
-        self.backbone, self.num_features = build_backbone(plan.arch, plan.stem, plan.image_size)
+        self.backbone, self.num_features = backbone or build_backbone(plan.arch, plan.stem, plan.image_size)
         self._cutting: list[GroupedBatchNorm] = []
         hidden = plan.hidden_dim or self.num_features
         self.head: nn.Module

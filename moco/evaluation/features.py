@@ -69,7 +69,8 @@ def encode(
     it was in. Several ranks share the images out, and each gets all the features. With a title, a bar shows progress.
     """
     module: nn.Module = encoder if how.output == "head" else encoder.backbone
-    return outputs(module, encoder.width(how.output), images, how, views, title)
+    device = next(encoder.parameters()).device
+    return outputs(module, encoder.width(how.output), images, how, views, title, device)
 
 
 @torch.no_grad()
@@ -80,9 +81,10 @@ def outputs(
     how: Encoding,
     views: RandomViews | None = None,
     title: str | None = None,
+    device: torch.device | None = None,
 ) -> Features:
-    """`encode` with any module that gives `width` numbers for each image."""
-    device = next(module.parameters()).device
+    """`encode` with any module that gives `width` numbers for each image; `device` is that of its parameters."""
+    device = device or next(module.parameters()).device
     own = math.ceil(len(images) / world_size())  # images of this rank, the last ranks perhaps fewer
     first, last = (min(place * own, len(images)) for place in (rank(), rank() + 1))
     kind = torch.float16 if how.stored == "fp16" else torch.float32

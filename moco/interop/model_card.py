@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from moco.core.networks import TIMM, timm_config
-from moco.interop.checkpoints import Weights, encoder_metadata, load_weights
+from moco.interop.checkpoints import Weights, encoder_metadata, load_weights, run_of
 from moco.runtime.checkpoint import save_tensors
 
 SHOWN = (
@@ -56,7 +56,7 @@ def told(weights: Weights) -> str:
 
 def _card(weights: Weights, source: str, in_timm: bool) -> str:
     """The model card: what it is, how it was trained, on what, how good it was found to be, how it is used."""
-    run = _run_of(Path(source))
+    run = run_of(source)
     config = _read(run / "config.json") if run is not None else {}
     plan = weights.encoder.plan
     head = ["---", f"library_name: {'timm' if in_timm else 'moco'}", "pipeline_tag: image-feature-extraction", "tags:"]
@@ -83,12 +83,6 @@ def _card(weights: Weights, source: str, in_timm: bool) -> str:
     else:
         lines += ["import moco", 'encoder = moco.load_weights("THIS_FOLDER").encoder.backbone.eval()']
     return "\n".join([*head, *lines, "features = encoder(images)", "```", ""])
-
-
-def _run_of(source: Path) -> Path | None:
-    """The run folder that weights lie in: the path itself, its folder, or that of its checkpoints."""
-    folders = (source, source.parent, source.parent.parent) if source.exists() else ()  # else it is a name
-    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 def _figures(run: Path | None) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from moco.runtime.fields import (
     JsonOutput,
     KeyCount,
     KeyCountOrZero,
+    KnnNeighbours,
+    KnnTemperature,
     LogEvery,
     NotNegative,
     Positive,
@@ -169,10 +171,8 @@ class PretrainConfig:
     """Steps between two evaluations by the kNN monitor (0: never); by default one epoch."""
     knn_images: Count = 10000
     """Images in the monitor's bank, at most; a fifth as many are its queries."""
-    knn_k: Count = 200
-    """Neighbours that vote in the monitor."""
-    knn_temperature: Positive = 0.1
-    """Weight of a vote: exp(similarity / this)."""
+    knn_k: KnnNeighbours = None
+    knn_temperature: KnnTemperature = 0.1
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False
 

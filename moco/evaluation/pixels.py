@@ -1,0 +1,32 @@
+"""Raw pixels as features: what a picture's colours alone say of its class, which an encoder must beat."""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from moco.core.encoder import Encoder, EncoderPlan
+from moco.evaluation.features import Encoding
+from moco.shapes import Features, Views
+
+SIDE = 16
+"""Pixels along one side, to which the whole picture is resized."""
+WIDTH = 3 * SIDE * SIDE
+
+
+class RawPixels(nn.Module):
+    """Pixels (N, 3, H, W) in [0, 1] -> (N, 3HW), less the mean of each picture: brightness does not count."""
+
+    def forward(self, x: Views) -> Features:
+        """Centre the pixels of each picture."""
+        flat = x.flatten(1)
+        return flat - flat.mean(1, keepdim=True)
+
+
+def raw_pixels(how: Encoding, device: torch.device | str) -> tuple[Encoder, Encoding]:
+    """Make an encoder that has raw pixels for features, and say how images are brought to it: whole, not normalised.
+
+    `how` gives what else there is to say, such as the batch.
+    """
+    encoder = Encoder(EncoderPlan("raw pixels", image_size=SIDE), (RawPixels(), WIDTH)).to(device)
+    return encoder, dataclasses.replace(how, image_size=SIDE, mean=(0.0,) * 3, std=(1.0,) * 3, output="backbone")
