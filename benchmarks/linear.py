@@ -23,10 +23,10 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from moco.data.images import Labels
 from moco.evaluation.config import PENALTIES, RANDOM, LinearConfig
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.linear import evaluate
+from moco.evaluation.linear import evaluate_linear
 from moco.evaluation.penalty import divide, fit
 from moco.evaluation.scores import paired_interval
-from moco.evaluation.session import Subject, labelled, labels_of, named_weights, placed
+from moco.evaluation.session import Subject, labels_of, load_labelled, named_weights, place_weights
 from moco.runtime.device import resolve_precision, set_threads
 from moco.runtime.machine import machine
 
@@ -67,7 +67,7 @@ def main() -> None:
 def measure(name: str, weights: str, options: Options) -> None:
     """Print the rows of one set and one of the weights."""
     data, _, side = name.partition("@")
-    subject, images = open_subject(weights, int(side or 32)), labelled(data)
+    subject, images = open_subject(weights, int(side or 32)), load_labelled(data)
     truth = labels_of(images.test)
     started = time.perf_counter()
     train, test = (encode(subject.encoder, part, subject.how) for part in (images.train, images.test))
@@ -88,7 +88,7 @@ def measure(name: str, weights: str, options: Options) -> None:
     for rate in options.paper:
         started = time.perf_counter()
         config = LinearConfig(weights, data, protocol="paper", epochs=options.epochs, lr=rate)
-        paper, told = evaluate(subject, images, config)
+        paper, told = evaluate_linear(subject, images, config)
         seconds = time.perf_counter() - started
         print(
             f"| {name} | {weights} | the papers', lr {rate:g}: {paper.top1:.2f} | | {seconds:.0f} "
@@ -101,7 +101,7 @@ def measure(name: str, weights: str, options: Options) -> None:
 def open_subject(weights: str, size: int) -> Subject:
     """Load an encoder as the command does, on the CPU."""
     arch = "resnet18-w16" if weights == RANDOM else None
-    found = placed(named_weights(weights, None, arch, "cifar", size, 0), "cpu")
+    found = place_weights(named_weights(weights, None, arch, "cifar", size, 0), "cpu")
     precision = resolve_precision("auto", "cpu")
     return Subject(found, Encoding(size, found.mean, found.std, precision=precision, unit=False))
 

@@ -156,7 +156,7 @@ def run(*words: object, **flags: object) -> dict[str, Any]:
 
 def _auto(arguments: list[str]) -> PretrainConfig:
     """The config that suits the images, the machine and --minutes, but for the flags that are given."""
-    from moco.pretraining.auto import AutoConfig, settle
+    from moco.pretraining.auto import AutoConfig, choose_settings
     from moco.pretraining.initial import with_weights
 
     prog = f"moco pretrain {AUTO}"
@@ -170,7 +170,7 @@ def _auto(arguments: list[str]) -> PretrainConfig:
     if read.init_weights is not None:
         read, words = with_weights(read), words | set(OF_WEIGHTS)
     given = {name: getattr(read, name) for name in fields & (words | {word.removeprefix("no_") for word in words})}
-    values = settle(asked, given, lambda text: print(text, file=sys.stderr if read.json else sys.stdout))
+    values = choose_settings(asked, given, lambda text: print(text, file=sys.stderr if read.json else sys.stdout))
     config: PretrainConfig = dataclasses.replace(
         read, **{name: value for name, value in values.items() if name not in given}
     )

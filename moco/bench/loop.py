@@ -9,18 +9,18 @@ from moco.bench.flops import step_flops
 from moco.bench.photographs import images_in
 from moco.data.images import Images
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.prepare import build_batches, build_encoder, resolve
-from moco.pretraining.timing import ENDLESS, ReadyBatches, timed
+from moco.pretraining.prepare import build_batches, build_encoder, resolve_config
+from moco.pretraining.timing import ENDLESS, ReadyBatches, time_training
 from moco.runtime.fields import settled
 
 
 def step(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
     """The loop alone, on a batch that is ready; and the operations that it takes by formula."""
     training, images = _training(config, folder, case)
-    resolved = resolve(training, images)
+    resolved = resolve_config(training, images)
     batch = build_batches(resolved, images)[0]
     flops = step_flops(build_encoder(resolved).to("meta"))
-    found = timed(training, images, config.seconds, ReadyBatches(batch))
+    found = time_training(training, images, config.seconds, ReadyBatches(batch))
     return {
         **found,
         "gflop_per_image": round(flops / 1e9, 4),
@@ -34,8 +34,8 @@ def step(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
 def end_to_end(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
     """The loop as a user runs it, with its own loading and views."""
     training, images = _training(config, folder, case)
-    workers = settled(resolve(training, images).workers)
-    return {**timed(training, images, config.seconds), "workers": workers}
+    workers = settled(resolve_config(training, images).workers)
+    return {**time_training(training, images, config.seconds), "workers": workers}
 
 
 def _training(config: BenchConfig, folder: Path, case: str) -> tuple[PretrainConfig, Images]:

@@ -9,13 +9,13 @@ from torch import nn
 from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, FinetuneConfig
 from moco.evaluation.finetune import Finetuning, score_network, train_network
-from moco.evaluation.scores import Scores, in_detail
+from moco.evaluation.scores import Scores, describe_predictions
 from moco.evaluation.session import (
     Subject,
     at_random,
     backbone_digest,
-    keep,
-    labelled,
+    keep_evaluation,
+    load_labelled,
     say,
     session,
     with_workers,
@@ -33,7 +33,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             raise BadInputError(f"--save {config.save}: expected a name that ends in .safetensors")
         require_file_name("--save", config.save)
     with session(config) as subject:
-        images = labelled(config.data)
+        images = load_labelled(config.data)
         subject = with_workers(config, subject, images.train)
         per_epoch = max(1, len(images.train) // config.batch_size)
         recipe = Finetuning(
@@ -58,7 +58,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
         if config.baseline and config.weights != RANDOM:
             _, scratch, seconds = train(at_random(config, subject), "supervised from scratch", "-scratch")
             result["baselines"]["supervised"] = {**scratch.figures, "steps": recipe.steps, "seconds": seconds}
-        keep(config, result, **in_detail(images.test, found.predicted))
+        keep_evaluation(config, result, **describe_predictions(images.test, found.predicted))
         if config.save is not None and distributed.rank() == 0:
             _save(config, subject, model, images.classes)
     return result

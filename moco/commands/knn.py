@@ -4,19 +4,19 @@ import dataclasses
 import time
 from typing import Any
 
-from moco.evaluation.baselines import baselines_of, say_gain
+from moco.evaluation.baselines import load_baselines, say_gain
 from moco.evaluation.config import KnnConfig
 from moco.evaluation.knn import knn_scores
-from moco.evaluation.origin import origin
-from moco.evaluation.scores import Scores, in_detail
-from moco.evaluation.session import Subject, keep, labelled, labels_of, say, session, workers_for
+from moco.evaluation.origin import describe_origin
+from moco.evaluation.scores import Scores, describe_predictions
+from moco.evaluation.session import Subject, keep_evaluation, labels_of, load_labelled, say, session, workers_for
 
 
 def run(config: KnnConfig) -> dict[str, Any]:
     """`moco knn`: top-1 and top-5 of an encoder on labelled images; kept in the run's folder where it is one's."""
     with session(config) as subject:
-        baselines = baselines_of(config, subject)
-        images = labelled(config.data)
+        baselines = load_baselines(config, subject)
+        images = load_labelled(config.data)
         workers = workers_for(config, images.train)
 
         def evaluate(subject: Subject, title: str) -> tuple[Scores, int]:
@@ -33,7 +33,7 @@ def run(config: KnnConfig) -> dict[str, Any]:
         result: dict[str, Any] = {
             **found.figures, "weights": config.weights, "data": config.data, "bank": bank, "queries": queries,
             "k": k, "k_chosen": config.knn_k is None, "seconds": round(seconds, 2),
-            **origin(config.weights, images, "bank", "queries"), "baselines": {},
+            **describe_origin(config.weights, images, "bank", "queries"), "baselines": {},
         }  # fmt: skip
         chosen = ", chosen by leave-one-out on the bank" if config.knn_k is None else ""
         say(
@@ -45,5 +45,5 @@ def run(config: KnnConfig) -> dict[str, Any]:
             told = baseline.compare(found, own, labels_of(images.test), k=own_k)
             result["baselines"][baseline.key] = told
             say(say_gain(baseline.name, own, f"k {own_k}", told))
-        keep(config, result, **in_detail(images.test, found.predicted))
+        keep_evaluation(config, result, **describe_predictions(images.test, found.predicted))
     return result

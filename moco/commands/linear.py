@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 
 from moco.data.images import Labels
-from moco.evaluation.baselines import SUPERVISED, Baseline, baselines_of, say_gain
+from moco.evaluation.baselines import SUPERVISED, Baseline, load_baselines, say_gain
 from moco.evaluation.config import LinearConfig, Protocol
-from moco.evaluation.finetune import Finetuning, finetuned
-from moco.evaluation.linear import evaluate
-from moco.evaluation.origin import origin
-from moco.evaluation.scores import Scores, beside, in_detail, paired_interval
+from moco.evaluation.finetune import Finetuning, finetune_and_score
+from moco.evaluation.linear import evaluate_linear
+from moco.evaluation.origin import describe_origin
+from moco.evaluation.scores import Scores, compare_scores, describe_predictions, paired_interval
 from moco.evaluation.session import (
     Labelled,
     Subject,
     at_random,
-    keep,
-    kept,
-    labelled,
+    keep_evaluation,
     labels_of,
+    load_labelled,
+    read_kept_evaluation,
     require_penalties,
     say,
     session,
@@ -37,20 +37,20 @@ def run(config: LinearConfig) -> dict[str, Any]:
     """`moco linear`: top-1 and top-5 of a linear classifier on frozen features, beside its baselines."""
     require_penalties(config.penalties)
     with session(config) as subject:
-        compared_with = baselines_of(config, subject)
-        images = labelled(config.data)
+        compared_with = load_baselines(config, subject)
+        images = load_labelled(config.data)
         subject = with_workers(config, subject, images.train)
         started = time.monotonic()
-        found, told = evaluate(subject, images, config)
-        before = told.pop("seconds_before", 0.0)  # by a command that was stopped
+        found, details = evaluate_linear(subject, images, config)
+        before = details.pop("seconds_before", 0.0)  # by a command that was stopped
         result: dict[str, Any] = {
             **found.figures, "protocol": config.protocol, "seconds": round(time.monotonic() - started + before, 2),
             "weights": config.weights, "data": config.data, "train": len(images.train), "test": len(images.test),
-            **origin(config.weights, images, "train", "test"), **told,
+            **describe_origin(config.weights, images, "train", "test"), **details,
         }  # fmt: skip
         say(
             f"{config.weights}: linear ({config.protocol}) top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% "
-            f"({setting(told)}; {len(images.test)} images of {result['measured_on']}; {len(images.train)} images to "
+            f"({setting(details)}; {len(images.test)} images of {result['measured_on']}; {len(images.train)} images to "
             f"learn from; {result['seconds']:.0f} s)"
         )
         result["baselines"] = measure_baselines(config, compared_with, subject, images, found)
@@ -61,13 +61,13 @@ def run(config: LinearConfig) -> dict[str, Any]:
             result["advice"] = advise(result, len(images.classes))
             if result["advice"]:
                 say(result["advice"])
-        keep(config, result, **in_detail(images.test, found.predicted))
+        keep_evaluation(config, result, **describe_predictions(images.test, found.predicted))
     return result
 
 
-def setting(told: dict[str, Any]) -> str:
+def setting(details: dict[str, Any]) -> str:
     """Name the rate of a training, or the penalty that was chosen."""
-    return f"lr {told['lr']:g}" if "lr" in told else f"penalty {told['penalty']:g}"
+    return f"lr {details['lr']:g}" if "lr" in details else f"penalty {details['penalty']:g}"
 
 
 def advise(result: dict[str, Any], classes: int) -> str | None:
@@ -100,18 +100,20 @@ def measure_baselines(
     for baseline in baselines:
         started = time.monotonic()
         own = with_workers(config, baseline.subject, images.train)
-        other, told = evaluate(own, images, quick, f"linear, {baseline.name}")
-        more = {"penalty": told["penalty"], "protocol": "fast", "seconds": round(time.monotonic() - started, 2)}
+        other, details = evaluate_linear(own, images, quick, f"linear, {baseline.name}")
+        more = {"penalty": details["penalty"], "protocol": "fast", "seconds": round(time.monotonic() - started, 2)}
         results[baseline.key] = baseline.compare(found, other, truth, **more)
         protocol = "" if config.protocol == "fast" else "by the fast protocol, "
-        say(say_gain(baseline.name, other, f"{protocol}{setting(told)}", results[baseline.key]))
+        say(say_gain(baseline.name, other, f"{protocol}{setting(details)}", results[baseline.key]))
     if config.supervised_epochs:
         steps = config.supervised_epochs * max(1, len(images.train) // config.batch_size)
         recipe = Finetuning(steps, batch_size=config.batch_size, seed=config.seed)
         started = time.monotonic()
-        supervised = finetuned(at_random(config, subject), images.train, images.test, recipe, "supervised from scratch")
+        supervised = finetune_and_score(
+            at_random(config, subject), images.train, images.test, recipe, "supervised from scratch"
+        )
         seconds = round(time.monotonic() - started, 2)
-        gain = beside(found, supervised, truth)
+        gain = compare_scores(found, supervised, truth)
         results[SUPERVISED] = {**gain, "epochs": config.supervised_epochs, "seconds": seconds}
         say(say_gain("training from scratch with labels", supervised, f"{config.supervised_epochs} epochs", gain))
     return results
@@ -120,7 +122,7 @@ def measure_baselines(
 def compared(config: LinearConfig, result: dict[str, Any], predicted: Labels, truth: Labels) -> dict[str, Any] | None:
     """The paired 95% interval of this protocol minus the other, where that was run on the same backbone and images."""
     other: Protocol = "paper" if config.protocol == "fast" else "fast"
-    earlier = kept(dataclasses.replace(config, protocol=other))
+    earlier = read_kept_evaluation(dataclasses.replace(config, protocol=other))
     same = all(earlier.get(name) == result[name] for name in ("backbone", "data", "test"))
     guesses = earlier.get("predicted")
     whole = isinstance(guesses, list) and len(guesses) == len(truth) and all(type(guess) is int for guess in guesses)

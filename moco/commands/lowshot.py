@@ -3,14 +3,14 @@
 import dataclasses
 from typing import Any
 
-from moco.evaluation.baselines import PIXELS, baselines_of
+from moco.evaluation.baselines import PIXELS, load_baselines
 from moco.evaluation.config import LowshotConfig
 from moco.evaluation.label_share import read_label_share
-from moco.evaluation.lowshot import evaluate
-from moco.evaluation.origin import origin
+from moco.evaluation.lowshot import evaluate_lowshot
+from moco.evaluation.origin import describe_origin
 from moco.evaluation.session import (
-    keep,
-    labelled,
+    keep_evaluation,
+    load_labelled,
     require_penalties,
     session,
     with_workers,
@@ -25,17 +25,17 @@ def run(config: LowshotConfig) -> dict[str, Any]:
     read_label_share(config.labels)  # a mistake in it is told before anything is read
     require_penalties(config.penalties)
     with session(config) as subject:
-        baselines = baselines_of(config, subject)
-        images = labelled(config.data)
+        baselines = load_baselines(config, subject)
+        images = load_labelled(config.data)
         subject = with_workers(config, subject, images.train)
         result: dict[str, Any] = {
             "labels": config.labels, "draws": config.draws, "weights": config.weights, "data": config.data,
-            "test": len(images.test), **origin(config.weights, images, "train", "test"),
-            **evaluate(subject, images, config, config.weights), "baselines": {},
+            "test": len(images.test), **describe_origin(config.weights, images, "train", "test"),
+            **evaluate_lowshot(subject, images, config, config.weights), "baselines": {},
         }  # fmt: skip
         for baseline in baselines:
             own = with_workers(config, baseline.subject, images.train)
             asked = dataclasses.replace(config, finetune_steps=0) if baseline.key == PIXELS else config
-            result["baselines"][baseline.key] = evaluate(own, images, asked, baseline.name)
-        keep(config, result)
+            result["baselines"][baseline.key] = evaluate_lowshot(own, images, asked, baseline.name)
+        keep_evaluation(config, result)
     return result

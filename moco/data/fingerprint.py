@@ -113,7 +113,7 @@ def require_same(run: Path, images: Images, *, accept: bool, noun: str = "images
         )
 
 
-def share_known(known: Fingerprint, images: Images, *, copies: bool) -> float | None:
+def measure_known_share(known: Fingerprint, images: Images, *, copies: bool) -> float | None:
     """Compute the percentage of images whose marks are in a fingerprint, by at most `LOOKED_AT` of them.
 
     With `copies` name and content must be the same, without them the time too: files of one size are many. None where

@@ -7,9 +7,9 @@ from typing import Any
 from moco.data.images import Labels
 from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, KnnConfig, LinearConfig, LowshotConfig
-from moco.evaluation.pixels import raw_pixels
-from moco.evaluation.scores import Scores, beside
-from moco.evaluation.session import Subject, at_random, placed
+from moco.evaluation.pixels import build_raw_pixels
+from moco.evaluation.scores import Scores, compare_scores
+from moco.evaluation.session import Subject, at_random, place_weights
 from moco.interop.checkpoints import Weights, load_weights
 
 PIXELS, SUPERVISED = "pixels", "supervised"
@@ -30,10 +30,10 @@ class Baseline:
     def compare(self, found: Scores, own: Scores, truth: Labels, **more: Any) -> dict[str, Any]:
         """Say for a result how much better `found` is on the same images than `own`, that of this baseline."""
         told = {"weights": self.name} if self.key == self.name else {}
-        return {**beside(found, own, truth), **told, "image_size": self.subject.how.image_size, **more}
+        return {**compare_scores(found, own, truth), **told, "image_size": self.subject.how.image_size, **more}
 
 
-def baselines_of(config: KnnConfig | LinearConfig | LowshotConfig, subject: Subject) -> list[Baseline]:
+def load_baselines(config: KnnConfig | LinearConfig | LowshotConfig, subject: Subject) -> list[Baseline]:
     """List the baselines that the settings ask for, loaded: random weights, unless they are the subject; raw pixels.
 
     Then the weights that `--baseline` names, at their own image sizes. Raises BadInputError where these cannot be had.
@@ -56,7 +56,7 @@ def say_gain(name: str, own: Scores, setting: str, told: dict[str, Any]) -> str:
 
 
 def _pixels(subject: Subject) -> Subject:
-    encoder, how = raw_pixels(subject.how, next(subject.encoder.parameters()).device)
+    encoder, how = build_raw_pixels(subject.how, next(subject.encoder.parameters()).device)
     return Subject(Weights(encoder, tuple(how.mean), tuple(how.std)), how)
 
 
@@ -64,7 +64,7 @@ def _named(name: str, subject: Subject) -> Subject:
     if name in TAKEN:
         raise BadInputError(f"--baseline {name}: a baseline of that name is there already; for a folder give ./{name}")
     try:
-        weights = placed(load_weights(name), str(next(subject.encoder.parameters()).device))
+        weights = place_weights(load_weights(name), str(next(subject.encoder.parameters()).device))
     except BadInputError as error:
         raise BadInputError(f"--baseline {name}: {str(error).removeprefix(f'--weights {name}: ')}") from error
     how = dataclasses.replace(

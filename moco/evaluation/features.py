@@ -65,8 +65,9 @@ def encode(
 ) -> Features:
     """The features of all images, on the CPU, in fp32 and of unit length unless `how` says otherwise.
 
-    Of each image the whole or its centre (`prepare`), or with `views` a random view. The encoder is left in the mode
-    it was in. Several ranks share the images out, and each gets all the features. With a title, a bar shows progress.
+    What is encoded of an image is its whole or its centre (`prepare_image`), or with `views` a random view. The encoder
+    is left in the mode it was in. Several ranks share the images out, and each gets all the features. With a title, a
+    bar shows progress.
     """
     module: nn.Module = encoder if how.output == "head" else encoder.backbone
     device = next(encoder.parameters()).device
@@ -124,7 +125,7 @@ class _Prepared:
         return self._centred(rows) if self.views is None else self._random(rows, self.views)
 
     def _centred(self, rows: range) -> Tensor:
-        batch = torch.stack([prepare(self.images[row], self.how.image_size) for row in rows])
+        batch = torch.stack([prepare_image(self.images[row], self.how.image_size) for row in rows])
         return normalize(batch, self.how.mean, self.how.std)
 
     def _random(self, rows: range, views: RandomViews) -> Tensor:
@@ -134,7 +135,7 @@ class _Prepared:
         return make_views(chosen, (Stream.VIEW_QUERY,), look)[0]
 
 
-def prepare(image: Image, size: int) -> Square:
+def prepare_image(image: Image, size: int) -> Square:
     """Resize the shorter side to size / 0.875 and cut the centre, or resize the whole to a small size; in [0, 1]."""
     pixels = image[None].float() / 255
     if size <= SMALL:

@@ -17,13 +17,13 @@ from moco.data.replacement import Damage
 from moco.errors import BadInputError
 from moco.evaluation.classifiers import MOMENTUM, new_classifier
 from moco.evaluation.features import outputs
-from moco.evaluation.scores import Scores, scores
+from moco.evaluation.scores import Scores, score_logits
 from moco.evaluation.session import (
     Subject,
-    fitting_batch,
     labels_of,
+    limit_batch_size,
 )
-from moco.evaluation.statefile import build_run, is_save_due, stop, warn_of_damage
+from moco.evaluation.statefile import build_run, is_save_due, stop_on_signal, warn_of_damage
 from moco.runtime import distributed
 from moco.runtime.checkpoint import StateFile
 from moco.runtime.device import autocast
@@ -57,7 +57,9 @@ class Trained(NamedTuple):
     seconds: float
 
 
-def finetuned(subject: Subject, train: Images, test: Images, recipe: Finetuning, title: str | None = None) -> Scores:
+def finetune_and_score(
+    subject: Subject, train: Images, test: Images, recipe: Finetuning, title: str | None = None
+) -> Scores:
     """Train a copy of the subject's backbone with a classifier, and score it on the test images."""
     return score_network(train_network(subject, train, recipe, title).network, subject, test, title)
 
@@ -65,7 +67,7 @@ def finetuned(subject: Subject, train: Images, test: Images, recipe: Finetuning,
 def score_network(model: nn.Module, subject: Subject, test: Images, title: str | None = None) -> Scores:
     """Score a network on the test images, which are brought to it as to the subject."""
     title = title and f"{title}: testing"
-    return scores(outputs(model, len(test.classes), test, subject.how, title=title), labels_of(test))
+    return score_logits(outputs(model, len(test.classes), test, subject.how, title=title), labels_of(test))
 
 
 def train_network(
@@ -79,7 +81,7 @@ def train_network(
     """
     encoder, how = subject.encoder, subject.how
     device = next(encoder.parameters()).device
-    batch_size = fitting_batch(recipe.batch_size, len(train))
+    batch_size = limit_batch_size(recipe.batch_size, len(train))
     if batch_size < 2 * distributed.world_size():
         raise BadInputError(
             f"--batch-size is {recipe.batch_size}, of {len(train)} images: expected 2 or more for each process, since "
@@ -127,7 +129,7 @@ def train_network(
             if stopping or due:
                 run.save(step + 1)
             if stopping:
-                raise stop(run, state, step + 1)
+                raise stop_on_signal(run, state, step + 1)
     run.finish(recipe.steps, device.type)
     for buffer in model.buffers():
         if buffer.is_floating_point():  # running statistics of the ranks

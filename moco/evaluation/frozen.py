@@ -13,7 +13,7 @@ from moco.core.encoder import Output, evaluating
 from moco.data.augment import normalize
 from moco.data.decoding import decode, from_pillow
 from moco.errors import BadInputError
-from moco.evaluation.features import prepare
+from moco.evaluation.features import prepare_image
 from moco.interop.checkpoints import load_weights
 from moco.shapes import Features, Image, Views
 
@@ -51,7 +51,9 @@ class FrozenEncoder(nn.Module):
         features = []
         with evaluating(self):
             for start in range(0, len(images), batch_size):
-                pixels = [prepare(to_image(image), self.image_size) for image in images[start : start + batch_size]]
+                pixels = [
+                    prepare_image(to_image(image), self.image_size) for image in images[start : start + batch_size]
+                ]
                 views = normalize(torch.stack(pixels).to(device), self.mean, self.std)
                 found = self(views).float()
                 features.append((F.normalize(found) if unit else found).cpu())
@@ -69,9 +71,9 @@ def to_image(image: Picture) -> Image:
     whole = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3 and image.numel() > 0
     if isinstance(image, Tensor) and whole and image.dtype == torch.uint8:
         return image.cpu()
-    told = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+    got = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
     raise BadInputError(
-        f"embed takes Pillow images, paths, and tensors of bytes of shape (3, height, width), got {told}"
+        f"embed takes Pillow images, paths, and tensors of bytes of shape (3, height, width), got {got}"
     )
 
 

@@ -11,7 +11,7 @@ from moco.core.encoder import Encoder
 from moco.data.images import Images, Labels
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.scores import Scores, scores
+from moco.evaluation.scores import Scores, score_logits
 from moco.evaluation.session import labels_of
 from moco.shapes import Bank, Features
 
@@ -42,7 +42,7 @@ def weighted_knn(
     fewer than k features votes as a whole. Features in fp16 are multiplied in fp32.
     """
     votes = knn_votes(bank, bank_labels, queries, k=k, temperature=temperature, classes=classes)
-    return scores(votes, query_labels).figures
+    return score_logits(votes, query_labels).figures
 
 
 def knn_votes(
@@ -139,4 +139,4 @@ def knn_scores(
     if k is None:
         k = choose_k(features[0], labels, temperature=temperature, classes=classes, device=device)
     votes = knn_votes(features[0], labels, features[1], k=k, temperature=temperature, classes=classes, device=device)
-    return scores(votes, labels_of(queries)), k
+    return score_logits(votes, labels_of(queries)), k

@@ -20,15 +20,15 @@ from moco.evaluation.config import LinearConfig
 from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.logistic import ViewFeatures
 from moco.evaluation.penalty import Part, divide, fit
-from moco.evaluation.scores import Scores, scores
+from moco.evaluation.scores import Scores, score_logits
 from moco.evaluation.session import (
     Labelled,
     Subject,
     backbone_digest,
-    fitting_batch,
     labels_of,
+    limit_batch_size,
 )
-from moco.evaluation.statefile import build_run, is_save_due, locate_state, stop, warn_of_damage
+from moco.evaluation.statefile import build_run, is_save_due, locate_state, stop_on_signal, warn_of_damage
 from moco.runtime import distributed
 from moco.runtime.device import autocast
 from moco.runtime.progress import shown
@@ -46,14 +46,14 @@ Evaluated = tuple[Scores, dict[str, Any]]
 """Scores on the test images, and what else the result tells."""
 
 
-def fast(subject: Subject, images: Labelled, config: LinearConfig, title: str) -> Evaluated:
+def run_fast_protocol(subject: Subject, images: Labelled, config: LinearConfig, title: str) -> Evaluated:
     """Encode the images once, and solve a regularised classifier on the features of all training images.
 
     The penalty is chosen on the validation split, else on training images that are held out for that.
     """
     encoder, how, device = subject.encoder, subject.how, str(next(subject.encoder.parameters()).device)
     train, labels, chooser = images.train, labels_of(images.train), images.validation
-    features = encode_views(encoder, train, how, config.views, config.seed, title)
+    features = encode_random_views(encoder, train, how, config.views, config.seed, title)
     test = encode(encoder, images.test, how, title=f"{title}: encoding {len(images.test)} images")
     if chooser is None:
         parts = divide(labels, features[0])
@@ -62,13 +62,13 @@ def fast(subject: Subject, images: Labelled, config: LinearConfig, title: str) -
         parts = [Part(np.arange(len(labels)), choosing, labels_of(chooser))]
     found = fit(features, labels, len(images.classes), config.penalties, parts, device, f"{title}: penalties")
     path = [dataclasses.asdict(tried) for tried in found.path]
-    return scores(found.classifier.logits(test), labels_of(images.test)), {"penalty": found.penalty, "path": path}
+    return score_logits(found.classifier.logits(test), labels_of(images.test)), {"penalty": found.penalty, "path": path}
 
 
-def encode_views(
+def encode_random_views(
     encoder: Encoder, images: Images, how: Encoding, views: int, seed: int, title: str | None = None
 ) -> ViewFeatures:
-    """Features (1 + V, N, C) of the centre of each image, and of V random crops and flips."""
+    """Encode the centre of each image and V random crops and flips of it: features (1 + V, N, C)."""
     features = torch.empty(1 + views, len(images), encoder.width(how.output))
     for number, out in enumerate(features):
         said = title and f"{title}: encoding {len(images)} images" + (f", {number + 1} of {1 + views}" if views else "")
@@ -77,11 +77,11 @@ def encode_views(
     return features
 
 
-def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) -> Evaluated:
-    """The papers' protocol: another random crop and flip of each image in every epoch, through the frozen backbone."""
+def run_paper_protocol(subject: Subject, images: Labelled, config: LinearConfig, title: str) -> Evaluated:
+    """Run the papers' protocol: new random crops and flips of each image every epoch, through the frozen backbone."""
     encoder, how, train = subject.encoder, subject.how, images.train
     device = next(encoder.parameters()).device
-    batch_size = fitting_batch(config.batch_size, len(train))
+    batch_size = limit_batch_size(config.batch_size, len(train))
     batches = ViewBatches(
         train, CROP_AND_FLIP, how.image_size, how.mean, how.std, batch_size, config.seed, key_views=False,
         rank=distributed.rank(), ranks=distributed.world_size(), decode="scaled",
@@ -119,12 +119,12 @@ def paper(subject: Subject, images: Labelled, config: LinearConfig, title: str) 
             if stopping or due:
                 run.save(step + 1)
             if stopping:
-                raise stop(run, state, step + 1)
+                raise stop_on_signal(run, state, step + 1)
     run.finish(steps, device.type)
     seconds = run.log.seconds / config.epochs
     test = encode(encoder, images.test, how, title=f"{title}: encoding {len(images.test)} images")
     weight, bias = fc.weight.detach().T.cpu(), fc.bias.detach().cpu()
-    found = scores(test @ weight + bias, labels_of(images.test))
+    found = score_logits(test @ weight + bias, labels_of(images.test))
     sample = take_evenly(train, SAMPLE)
     h, y = encode(encoder, sample, how), torch.from_numpy(labels_of(sample))
     suiting = suit_rate(float(h.square().sum(1).mean()), len(images.classes))
@@ -143,10 +143,11 @@ def suit_rate(squared_norm: float, classes: int) -> float:
     return float(f"{(1 + MOMENTUM) * classes / squared_norm:.0e}")
 
 
-def evaluate(subject: Subject, images: Labelled, config: LinearConfig, title: str = "linear") -> Evaluated:
-    """The protocol that the config names. Raises VoidError where the backbone was changed by it."""
+def evaluate_linear(subject: Subject, images: Labelled, config: LinearConfig, title: str = "linear") -> Evaluated:
+    """Run the protocol that the config names. Raises VoidError where it changed the backbone."""
     before = backbone_digest(subject.encoder)
-    found, told = (paper if config.protocol == "paper" else fast)(subject, images, config, title)
+    protocol = run_paper_protocol if config.protocol == "paper" else run_fast_protocol
+    found, details = protocol(subject, images, config, title)
     if backbone_digest(subject.encoder) != before:
         raise VoidError("the frozen backbone was changed by its linear evaluation: the figure is void, report this")
-    return found, {**told, "backbone": before}
+    return found, {**details, "backbone": before}

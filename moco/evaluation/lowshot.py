@@ -11,11 +11,11 @@ from moco.data.images import Images, Labels, hold
 from moco.errors import BadInputError
 from moco.evaluation.config import LowshotConfig
 from moco.evaluation.features import encode
-from moco.evaluation.finetune import Finetuning, finetuned
+from moco.evaluation.finetune import Finetuning, finetune_and_score
 from moco.evaluation.label_share import LabelShare, read_label_share
-from moco.evaluation.linear import encode_views
+from moco.evaluation.linear import encode_random_views
 from moco.evaluation.penalty import divide, fit
-from moco.evaluation.scores import Scores, scores, spread
+from moco.evaluation.scores import Scores, score_logits, spread
 from moco.evaluation.session import (
     Labelled,
     Subject,
@@ -56,14 +56,14 @@ def fit_few(
 ) -> tuple[Scores, float]:
     """Score the linear classifier of a draw, and give its penalty, chosen by cross-validation within the draw."""
     labels, device = labels_of(images), str(next(subject.encoder.parameters()).device)
-    features = encode_views(subject.encoder, images, subject.how, config.views, seed)
+    features = encode_random_views(subject.encoder, images, subject.how, config.views, seed)
     parts = divide(labels, features[0])
     found = fit(features, labels, len(images.classes), config.penalties, parts, device)
-    return scores(found.classifier.logits(test), test_labels), found.penalty
+    return score_logits(found.classifier.logits(test), test_labels), found.penalty
 
 
-def evaluate(subject: Subject, images: Labelled, config: LowshotConfig, title: str) -> dict[str, Any]:
-    """Both figures over all draws, in percent: mean, sample standard deviation and each."""
+def evaluate_lowshot(subject: Subject, images: Labelled, config: LowshotConfig, title: str) -> dict[str, Any]:
+    """Measure both figures over all draws, in percent: mean, sample standard deviation and each."""
     wanted, test_labels = read_label_share(config.labels), labels_of(images.test)
     drawn = [
         draw_rows(labels_of(images.train), images.classes, wanted, config.seed, draw) for draw in range(config.draws)
@@ -88,13 +88,13 @@ def evaluate(subject: Subject, images: Labelled, config: LowshotConfig, title: s
                 warmup_steps=config.finetune_steps // 20,
             )  # fmt: skip
             said = f"{title}: fine-tuning, draw {number + 1} of {config.draws}"
-            tuned.append(finetuned(subject, hold(Subset(images.train, rows)), images.test, recipe, said).top1)
+            tuned.append(finetune_and_score(subject, hold(Subset(images.train, rows)), images.test, recipe, said).top1)
         result |= {"finetune": spread(tuned), "finetune_seconds": round(time.monotonic() - started, 2)}
-    parts = [f"{name} {_told(result[name])}" for name in ("linear", "finetune") if name in result]
+    parts = [f"{name} {_describe_spread(result[name])}" for name in ("linear", "finetune") if name in result]
     say(f"{title}, labels {config.labels} ({len(drawn[0])} images, {config.draws} draws): top-1 {', '.join(parts)}")
     return result
 
 
-def _told(figures: dict[str, Any]) -> str:
+def _describe_spread(figures: dict[str, Any]) -> str:
     deviation = "" if figures["deviation"] is None else f" ± {figures['deviation']:.2f}"
     return f"{figures['mean']:.2f}{deviation}%"

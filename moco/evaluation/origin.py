@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from moco.data.fingerprint import load, share_known
+from moco.data.fingerprint import load, measure_known_share
 from moco.data.splits import Source
 from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM
 from moco.evaluation.session import Labelled
-from moco.interop.checkpoints import run_of
+from moco.interop.checkpoints import find_run
 
 SPLITS: dict[Source, tuple[str, str]] = {
     "test": ("train", "test"), "val": ("train", "val"), "tenth": ("nine tenths of train", "a tenth of train"),
@@ -16,21 +16,21 @@ SPLITS: dict[Source, tuple[str, str]] = {
 WORDS: dict[Source, str] = {"test": "the test split", "val": "the validation split", "tenth": "a tenth of train"}
 
 
-def origin(weights: str, images: Labelled, train: str, test: str) -> dict[str, Any]:
+def describe_origin(weights: str, images: Labelled, train: str, test: str) -> dict[str, Any]:
     """Say for a result which images it is of; `train` and `test` are what the result calls them.
 
     `splits` names them, `trained_on` has the percentage of each that the run of these weights trained on (None where
     that is not known), and `measured_on` says both for people.
     """
-    names, shares = SPLITS[images.source], shares_trained_on(weights, images)
+    names, shares = SPLITS[images.source], measure_trained_on(weights, images)
     return {
         "splits": dict(zip((train, test), names, strict=True)),
         "trained_on": dict(zip((train, test), shares, strict=True)),
-        "measured_on": describe(images.source, None if weights == RANDOM else shares[1]),
+        "measured_on": describe_images(images.source, None if weights == RANDOM else shares[1]),
     }
 
 
-def describe(source: Source, share: float | None) -> str:
+def describe_images(source: Source, share: float | None) -> str:
     """Say where images come from and, where it is known, which percentage of them was trained on."""
     if share is None:
         return WORDS[source]
@@ -39,7 +39,7 @@ def describe(source: Source, share: float | None) -> str:
     return f"{WORDS[source]}, {'' if share == 100 else f'{share:g}% of '}which the encoder was trained on"
 
 
-def shares_trained_on(weights: str, images: Labelled) -> tuple[float | None, float | None]:
+def measure_trained_on(weights: str, images: Labelled) -> tuple[float | None, float | None]:
     """Compute which percentages of the training and of the test images the run of these weights trained on.
 
     A run keeps marks of its images (`data.fingerprint`). An image that has the marks of one of them was trained on.
@@ -49,13 +49,16 @@ def shares_trained_on(weights: str, images: Labelled) -> tuple[float | None, flo
     if weights == RANDOM:
         return 0.0, 0.0
     try:
-        run = run_of(weights)
+        run = find_run(weights)
         known = None if run is None else load(run)
     except BadInputError:  # damaged
         known = None
     if known is None:
         return None, None
     tenth = images.source == "tenth"
-    train, test = share_known(known, images.train, copies=True), share_known(known, images.test, copies=tenth)
+    train, test = (
+        measure_known_share(known, images.train, copies=True),
+        measure_known_share(known, images.test, copies=tenth),
+    )
     same = train == 100 and known.images == len(images.train) + (len(images.test) if tenth else 0)
     return train or (train if same else None), test or (test if same else None)

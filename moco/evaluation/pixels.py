@@ -23,7 +23,7 @@ class RawPixels(nn.Module):
         return flat - flat.mean(1, keepdim=True)
 
 
-def raw_pixels(how: Encoding, device: torch.device | str) -> tuple[Encoder, Encoding]:
+def build_raw_pixels(how: Encoding, device: torch.device | str) -> tuple[Encoder, Encoding]:
     """Make an encoder that has raw pixels for features, and say how images are brought to it: whole, not normalised.
 
     `how` gives what else there is to say, such as the batch.

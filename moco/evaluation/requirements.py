@@ -16,15 +16,15 @@ def require_own_flags(config: EvaluationConfig) -> None:
         raise BadInputError("--like and --arch both say which network: leave one out")
 
 
-def kept_in(config: EvaluationConfig) -> Path | None:
-    """Where the result is kept: with a run's other evaluations; None for weights that are no run's."""
+def evaluations_folder(config: EvaluationConfig) -> Path | None:
+    """The folder where the result is kept, with a run's other evaluations; None for weights that are no run's."""
     keeps = config.weights != RANDOM and not isinstance(config, EmbedConfig) and Path(config.weights).is_dir()
     return Path(config.weights) / "evaluations" if keeps else None
 
 
 def require_place(config: EvaluationConfig) -> None:
     """Raise BadInputError where the result could not be kept, before it is computed."""
-    folder = kept_in(config)
+    folder = evaluations_folder(config)
     if folder is not None and not takes_files(folder):
         raise BadInputError(
             f"{folder}: cannot be written, and there the result is kept: allow it, or give the file in the run "

@@ -33,7 +33,7 @@ class Scores:
         return {"top1": self.top1, "top5": self.top5}
 
 
-def scores(logits: Tensor, labels: Labels) -> Scores:
+def score_logits(logits: Tensor, labels: Labels) -> Scores:
     """Score logits (N, classes); equal ones count for the class of the lower number.
 
     Raises DivergedError where one is not finite: sorted they would give a figure all the same.
@@ -74,8 +74,8 @@ def paired_interval(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> Int
     return Interval(*(round(100 * value, 3) for value in (difference, difference - reach, difference + reach)))
 
 
-def beside(found: Scores, baseline: Scores, truth: Labels) -> dict[str, float]:
-    """A baseline's `top1` and `top5`, and `difference`, `low` and `high`: by how much `found` is better, paired."""
+def compare_scores(found: Scores, baseline: Scores, truth: Labels) -> dict[str, float]:
+    """Give a baseline's `top1` and `top5`, and `found`'s lead over it, paired: `difference`, `low` and `high`."""
     interval = paired_interval((found.predicted == truth).tolist(), (baseline.predicted == truth).tolist())
     return {**baseline.figures, **dataclasses.asdict(interval)}
 
@@ -86,8 +86,8 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": round(float(np.mean(values)), 3), "deviation": deviation, "each": list(values)}
 
 
-def in_detail(images: Images, predicted: Labels) -> dict[str, Any]:
-    """What a report shows of predictions: the class that each image was taken for, and the table of confusions."""
+def describe_predictions(images: Images, predicted: Labels) -> dict[str, Any]:
+    """Collect what a report shows of predictions: the class predicted for each image, and the confusion matrix."""
     assert images.labels is not None
     classes = len(images.classes)
     detail: dict[str, Any] = {"classes": list(images.classes), "predicted": [int(label) for label in predicted]}

@@ -23,7 +23,7 @@ from moco.data.splits import Source, final_source, final_split
 from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, EvaluationConfig, KeptConfig, result_name
 from moco.evaluation.features import Encoding
-from moco.evaluation.requirements import kept_in, require_own_flags, require_place
+from moco.evaluation.requirements import evaluations_folder, require_own_flags, require_place
 from moco.evaluation.statefile import remove_states
 from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.runtime import distributed
@@ -64,7 +64,7 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
         with isolated(device), watch_loading("Then give the command again"):
             set_threads(config.threads)
             named = named_weights(config.weights, config.like, config.arch, config.stem, config.image_size, config.seed)
-            weights = placed(named, device)
+            weights = place_weights(named, device)
             output: Output = getattr(config, "features", "backbone")
             how = Encoding(
                 config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
@@ -81,11 +81,11 @@ def at_random(config: EvaluationConfig, subject: Subject) -> Subject:
     """The same network with random weights: the baseline."""
     plan, device = subject.encoder.plan, next(subject.encoder.parameters()).device
     weights = random_weights(plan, config.seed, subject.weights.mean, subject.weights.std)
-    return Subject(placed(weights, str(device)), subject.how)
+    return Subject(place_weights(weights, str(device)), subject.how)
 
 
-def placed(weights: Weights, device: str) -> Weights:
-    """Weights whose encoder is on the device, in the memory format that convolutions like."""
+def place_weights(weights: Weights, device: str) -> Weights:
+    """Move the encoder to the device, in the memory format that is fastest for convolutions."""
     encoder = weights.encoder.to(device).to(memory_format=torch.channels_last)
     return dataclasses.replace(weights, encoder=encoder)
 
@@ -124,8 +124,8 @@ class Labelled:
         return self.train.classes
 
 
-def labelled(data: str) -> Labelled:
-    """The labelled images of `--data`, small ones held in memory.
+def load_labelled(data: str) -> Labelled:
+    """Open the labelled images of `--data`, and hold small ones in memory.
 
     Raises BadInputError where there are no labels, one class only, one image to learn from, or other classes in train
     than in test; warns of classes without an image to learn from.
@@ -183,8 +183,8 @@ def workers_for(config: EvaluationConfig, images: Images) -> int:
     return choose_workers(images) if config.workers is None else config.workers
 
 
-def fitting_batch(batch_size: int, images: int) -> int:
-    """The batch, or the largest that few images allow; every process has the same share of it.
+def limit_batch_size(batch_size: int, images: int) -> int:
+    """Give the batch size, or the largest that few images allow; every process has the same share of it.
 
     Raises BadInputError where it cannot be shared out.
     """
@@ -221,9 +221,9 @@ def say(text: str) -> None:
         print(text)
 
 
-def keep(config: KeptConfig, result: Mapping[str, Any], **more: Any) -> None:
-    """Write a result and what is too long to print to the run's `evaluations/` where the weights are a run's."""
-    folder = kept_in(config)
+def keep_evaluation(config: KeptConfig, result: Mapping[str, Any], **more: Any) -> None:
+    """Write a result, and what is too long to print, to the run's `evaluations/`; nothing for weights of no run."""
+    folder = evaluations_folder(config)
     if distributed.rank() != 0 or folder is None:
         return
     try:
@@ -235,9 +235,9 @@ def keep(config: KeptConfig, result: Mapping[str, Any], **more: Any) -> None:
         raise BadInputError(f"{folder}: cannot be written ({error.strerror}): the result is lost") from error
 
 
-def kept(config: KeptConfig) -> dict[str, Any]:
-    """What an earlier evaluation of this kind left with the run; empty where there is none, or a damaged one."""
-    folder = kept_in(config)
+def read_kept_evaluation(config: KeptConfig) -> dict[str, Any]:
+    """Read the result that an earlier evaluation of this kind left with the run; empty if missing or damaged."""
+    folder = evaluations_folder(config)
     if folder is None:
         return {}
     try:

@@ -14,7 +14,7 @@ from moco.data.images import Images
 from moco.data.replacement import Damage, Replaced
 from moco.errors import StoppedError
 from moco.evaluation.config import FinetuneConfig, KeptConfig, LinearConfig, result_name
-from moco.evaluation.requirements import kept_in
+from moco.evaluation.requirements import evaluations_folder
 from moco.runtime.checkpoint import StateFile
 from moco.runtime.configfile import to_json
 from moco.runtime.run import Run
@@ -31,7 +31,7 @@ def locate_state(
     config: LinearConfig | FinetuneConfig, backbone: str, train: Images, part: str = ""
 ) -> StateFile | None:
     """The place for the state of a training of the backbone of this digest; None with weights that are no run's."""
-    folder = kept_in(config)
+    folder = evaluations_folder(config)
     if folder is None:
         return None
     settings = {name: value for name, value in json.loads(to_json(config)).items() if name not in FREE}
@@ -60,8 +60,8 @@ def is_save_due(run: Run) -> bool:
     return run.saved_before(SAVE_EVERY)
 
 
-def stop(run: Run, state: StateFile | None, step: int) -> StoppedError:
-    """End a run after `step` steps, which are saved, because a signal asked for it; returns the error to raise."""
+def stop_on_signal(run: Run, state: StateFile | None, step: int) -> StoppedError:
+    """Save a run and end it after `step` steps because a signal asked for it; return the error to raise."""
     run.stop(step)
     name = run.name if state is None else state.file.name.removesuffix(ENDING)
     return StoppedError(f"{name}: stopped after step {step} of {run.log.steps}, saved: go on with the same command")

@@ -24,9 +24,9 @@ from moco.data.replacement import ChosenImages
 from moco.data.splits import final_split
 from moco.data.views import Look, make_views
 from moco.evaluation.alignment import effective_rank
-from moco.evaluation.features import Encoding, encode, prepare
+from moco.evaluation.features import Encoding, encode, prepare_image
 from moco.evaluation.knn import choose_k, count_votes, nearest
-from moco.evaluation.scores import in_detail, scores
+from moco.evaluation.scores import describe_predictions, score_logits
 from moco.evaluation.session import labels_of
 from moco.explore.embedding_map import flat_map
 from moco.pretraining.config import PretrainConfig
@@ -86,10 +86,12 @@ def gallery(
     if labelled:
         label = torch.from_numpy(labels_of(bank))[neighbour[:, :k]]
         votes = count_votes(similarity[:, :k], label, temperature=temperature, classes=len(bank.classes))
-        found = scores(votes, labels_of(queries))
+        found = score_logits(votes, labels_of(queries))
         predicted = found.predicted
         content["knn"] = {"k": min(k, len(bank)), "temperature": temperature, "top1": round(found.top1, 2)}
-        content |= {name: table for name, table in in_detail(queries, predicted).items() if name == "confusion"}
+        content |= {
+            name: table for name, table in describe_predictions(queries, predicted).items() if name == "confusion"
+        }
     content["map"] = mapped(queries, z, predicted, scope, how.image_size)
     return {**content, "seconds": round(time.monotonic() - started, 1)}
 
@@ -200,7 +202,7 @@ def sheet(images: Images, side: int, columns: int) -> str:
     pixels = torch.zeros(3, -(-len(images) // columns) * side, columns * side, dtype=torch.uint8)
     for row in range(len(images)):
         top, left = row // columns * side, row % columns * side
-        pixels[:, top : top + side, left : left + side] = _bytes(prepare(images[row], side))
+        pixels[:, top : top + side, left : left + side] = _bytes(prepare_image(images[row], side))
     return base64.b64encode(_webp(pixels, SHEET_QUALITY)).decode("ascii")
 
 

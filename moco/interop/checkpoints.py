@@ -90,7 +90,7 @@ def load_weights(weights: str) -> Weights:
     return found
 
 
-def run_of(weights: str) -> Path | None:
+def find_run(weights: str) -> Path | None:
     """Find the run folder that weights lie in: the path itself, its folder, or that of its checkpoints."""
     path = Path(weights)
     folders = (path, path.parent, path.parent.parent) if path.exists() else ()  # else it is a name

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from moco.core.networks import TIMM, timm_config
-from moco.interop.checkpoints import Weights, encoder_metadata, load_weights, run_of
+from moco.interop.checkpoints import Weights, encoder_metadata, find_run, load_weights
 from moco.runtime.checkpoint import save_tensors
 
 SHOWN = (
@@ -56,7 +56,7 @@ def told(weights: Weights) -> str:
 
 def _card(weights: Weights, source: str, in_timm: bool) -> str:
     """The model card: what it is, how it was trained, on what, how good it was found to be, how it is used."""
-    run = run_of(source)
+    run = find_run(source)
     config = _read(run / "config.json") if run is not None else {}
     plan = weights.encoder.plan
     head = ["---", f"library_name: {'timm' if in_timm else 'moco'}", "pipeline_tag: image-feature-extraction", "tags:"]

@@ -21,7 +21,7 @@ from moco.data.loader import choose_workers
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import QUICK
-from moco.pretraining.timing import timed
+from moco.pretraining.timing import time_training
 from moco.runtime import distributed
 from moco.runtime.configfile import from_json
 from moco.runtime.device import cores, resolve_device
@@ -72,8 +72,8 @@ Reasons = dict[str, tuple[Any, str]]
 """A field of PretrainConfig -> its value and why."""
 
 
-def settle(config: AutoConfig, given: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-    """The values of a run for these images, in this time, on this machine; `given` ones are kept. Tells the reasons.
+def choose_settings(config: AutoConfig, given: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """Choose the settings of a run for these images, time and machine, and explain each; `given` ones are kept.
 
     Raises BadInputError where several processes ask, which would measure different speeds.
     """
@@ -97,11 +97,11 @@ def settle(config: AutoConfig, given: dict[str, Any], say: Callable[[str], None]
 
 
 def derive(images: Images, config: AutoConfig, given: dict[str, Any]) -> Reasons:
-    """Each value with its reason, by the rules below."""
+    """Derive each setting and its reason, by the rules below."""
     device, side, n = resolve_device(config.device), typical_side(images), len(images)
     batch = given.get("batch_size") or batch_for(n, device)
     fixed = {"batch_size": batch, "bn_groups": groups_for(batch), "device": device, **given}
-    chosen, rate, why = fastest_enough(images, side, config, fixed)
+    chosen, rate, why = choose_candidate(images, side, config, fixed)
     budget = TRAINING_SHARE * 60 * config.minutes * rate
     length = {name: given[name] for name in ("epochs", "max_steps") if given.get(name)} or length_for(budget, n, batch)
     steps = length.get("max_steps") or length["epochs"] * (n // batch)
@@ -184,38 +184,38 @@ def candidates(side: int, n: int) -> Sequence[Candidate]:
     return tuple(dict.fromkeys([*sizes, *large]))
 
 
-def fastest_enough(
+def choose_candidate(
     images: Images, side: int, config: AutoConfig, fixed: dict[str, Any]
 ) -> tuple[Candidate, float, str]:
-    """The last candidate for which the time suffices, its measured images per second, and how it was chosen."""
+    """Choose the last candidate for which the time suffices; return it, its images per second and a text on trials."""
     chosen: tuple[Candidate, float] | None = None
-    told = []
+    speeds = []
     size, view = fixed.get("image_size"), fixed.get("view_size") or 0
     for candidate in candidates(size or max(side, view), len(images)):
         if size is not None:
             candidate = dataclasses.replace(candidate, image_size=size, view_size=min(size, candidate.view_size))
         values = {**QUICK, **dataclasses.asdict(candidate), **fixed}
-        rate = measured_rate(images, values, config)
+        rate = measure_rate(images, values, config)
         if rate is None:
             break
-        told.append(f"{candidate.arch} at {candidate.view_size}: {rate:.0f} images/s")
+        speeds.append(f"{candidate.arch} at {candidate.view_size}: {rate:.0f} images/s")
         seen = TRAINING_SHARE * 60 * config.minutes * rate
         if chosen is not None and seen < max(LEAST_STEPS * values["batch_size"], LEAST_PASSES * len(images)):
             break
         chosen = candidate, rate
     assert chosen is not None
-    return chosen[0], chosen[1], f"; {'; '.join(told)}"
+    return chosen[0], chosen[1], f"; {'; '.join(speeds)}"
 
 
-def measured_rate(images: Images, values: dict[str, Any], config: AutoConfig) -> float | None:
-    """Images per second of the loop itself on some of the images; None where the device has too little memory."""
+def measure_rate(images: Images, values: dict[str, Any], config: AutoConfig) -> float | None:
+    """Measure the loop's images per second on some of the images; None where the device has too little memory."""
     training = PretrainConfig(**{
         **values, "data": config.data, "out": config.out, "dictionary": "in-batch", "max_steps": 1_000_000,
     })  # fmt: skip
     some, nowhere = hold(take_evenly(images, max(TRIAL_IMAGES, 2 * training.batch_size))), io.StringIO()
     try:
-        with redirect_stdout(nowhere), redirect_stderr(nowhere):  # of a trial nothing is told but its speed
-            return float(timed(training, some, TRIAL_SECONDS)["images_per_second"])
+        with redirect_stdout(nowhere), redirect_stderr(nowhere):  # a trial reports its speed only
+            return float(time_training(training, some, TRIAL_SECONDS)["images_per_second"])
     except torch.OutOfMemoryError:
         return None
 

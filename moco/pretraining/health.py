@@ -101,8 +101,8 @@ def condition(findings: Sequence[Finding]) -> Condition:
     return max((finding.condition for finding in findings), key=SEVERITY.index, default=HEALTHY)
 
 
-def summary(findings: Sequence[Finding]) -> str:
-    """The findings as one text; "healthy" where there are none."""
+def describe_findings(findings: Sequence[Finding]) -> str:
+    """Describe the findings in one text; "healthy" where there are none."""
     return " ".join(finding.text for finding in findings) or HEALTHY
 
 

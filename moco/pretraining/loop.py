@@ -25,8 +25,8 @@ from moco.pretraining.prepare import (
     build_loss,
     build_optimizer,
     build_schedule,
-    introduction,
-    resolve,
+    describe_run,
+    resolve_config,
 )
 from moco.runtime import distributed, pulse
 from moco.runtime.device import autocast, isolated, resolve_device
@@ -51,7 +51,7 @@ def pretrain(
     """
     distributed.start(resolve_device(config.device), config.timeout)
     with isolated(resolve_device(config.device)):
-        config = resolve(config, images)
+        config = resolve_config(config, images)
         same_images = functools.partial(fingerprint.require_same, config.out, images, accept=config.accept_changed_data)
         earlier = read_earlier(config, HOW_NOT_WHAT, same_images)
         if earlier.get("state") == "done":
@@ -73,7 +73,7 @@ def pretrain(
         with run, StopRequest() as request, watch_loading(), answering:
             start = run.restore(TRAINING)
             watch.begin(start)
-            run.log.say(introduction(config, f_q, images) + origin)
+            run.log.say(describe_run(config, f_q, images) + origin)
             pair.f_q = distributed.wrap(f_q)
             return train(config, pair, dictionary, batches, run, watch, request, start)
 

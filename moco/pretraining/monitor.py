@@ -18,7 +18,7 @@ from moco.data.replacement import Damage, Replaced
 from moco.errors import BadInputError
 from moco.interop.checkpoints import encoder_metadata
 from moco.pretraining.config import PretrainConfig, negatives
-from moco.pretraining.health import diagnose, summary
+from moco.pretraining.health import describe_findings, diagnose
 from moco.runtime import distributed
 from moco.runtime.checkpoint import File
 from moco.runtime.fields import settled
@@ -58,7 +58,7 @@ class Watch:
 
         def read() -> tuple[str, list[dict[str, Any]], dict[str, float]]:
             changed = fingerprint.keep(config.out, self.images, accept=config.accept_changed_data)
-            return changed, read_events(config.out, "replaced"), first_look(config.out)
+            return changed, read_events(config.out, "replaced"), read_first_look(config.out)
 
         changed, events, before = distributed.from_first(read)
         if step and before:
@@ -113,7 +113,7 @@ class Watch:
     def _examine(self, step: int) -> None:
         """Say in plain words how the run does; where no monitor looks, its modules are not examined either."""
         config, run = self.config, self.run
-        figures = {"filled": round(filled(run.modules["dictionary"], config.batch_size), 2)}
+        figures = {"filled": round(measure_fill(run.modules["dictionary"], config.batch_size), 2)}
         if self.checkup is not None and config.knn_every:
             with distributed.averaged(*run.modules.values()):
                 figures |= self.checkup(run.modules)
@@ -122,7 +122,7 @@ class Watch:
         if "knn_top1" in run.result.get("before", {}):
             last["knn_before"] = run.result["before"]["knn_top1"]
         findings = diagnose(config, step, {**last, **figures})
-        text, found = summary(findings), {finding.name: finding.condition for finding in findings}
+        text, found = describe_findings(findings), {finding.name: finding.condition for finding in findings}
         run.log.health(step, text, found, figures)
         run.result.update(figures, health=text, findings=list(found), conditions=list(found.values()))
 
@@ -130,14 +130,14 @@ class Watch:
         return round(step * self.config.batch_size / len(self.images), 4)
 
 
-def first_look(run: Path) -> dict[str, float]:
+def read_first_look(run: Path) -> dict[str, float]:
     """Read what the monitor saw before the first step."""
     lines = (line for line in read_lines(run) if line.get("step") == 0 and "event" not in line)
     return {name: value for name, value in next(lines, {}).items() if name not in ("step", "time")}
 
 
-def filled(dictionary: nn.Module, batch_size: int) -> float:
-    """How much of a queue or a bank, in percent, comes from images; the rest are the random vectors of the start."""
+def measure_fill(dictionary: nn.Module, batch_size: int) -> float:
+    """Measure how much of a queue or bank, in percent, comes from images; the rest are the initial random vectors."""
     if isinstance(dictionary, Queue):
         return 100 * float((dictionary.written >= 0).float().mean())
     if isinstance(dictionary, MemoryBank):  # an epoch takes each image once

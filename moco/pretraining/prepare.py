@@ -30,7 +30,7 @@ DEFAULT_BN_GROUPS = 8
 """The papers' number of devices."""
 
 
-def resolve(config: PretrainConfig, images: Images) -> PretrainConfig:
+def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
     """Settle every value that was left open, for these images and this machine; set the number of threads.
 
     Raises BadInputError naming the flag whose value does not fit, or is not that of the other processes.
@@ -216,8 +216,8 @@ def build_loss(config: PretrainConfig) -> Callable[[Features, Keys], Contrast]:
     )
 
 
-def introduction(config: PretrainConfig, encoder: Encoder, images: Images) -> str:
-    """What a person should know before the first step."""
+def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> str:
+    """Describe what a person should know before the first step."""
     chance, mixed = math.log(negatives(config) + 1), config.mix + config.mix_query
     count = negatives(config) + 1 if mixed else "K+1"
     more = f" and {mixed} mixed of the hardest {config.hard_negatives}" if mixed else ""

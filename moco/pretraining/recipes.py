@@ -45,8 +45,8 @@ QUICK = {
     "base_lr": 0.12,
     "knn_k": None,
 }
-"""In its first few thousand steps an encoder changes so fast that a queue's keys can be told apart by their age,
-and keys of the batch itself teach more (docs/results.md). It is small images' fastest start, not the papers' method."""
+"""In its first few thousand steps an encoder changes so fast that it can distinguish a queue's keys by their age, and
+keys of the batch itself teach more (docs/results.md). It is small images' fastest start, not the papers' method."""
 TAUGHT = {
     "arch": "resnet18", "head": "mlp", "image_size": 64, "augment": "mild", "temperature": 0.2, "schedule": "cosine",
     "batch_size": 64, "bn_groups": 1, "base_lr": 0.2, "warmup_epochs": 5.0, "epochs": 60,

@@ -44,18 +44,20 @@ class ReadyBatches:
         return itertools.repeat(self.batch, stop - start)
 
 
-def timed(training: PretrainConfig, images: Images, seconds: float, batches: Batches | None = None) -> dict[str, Any]:
-    """Run the loop for some seconds after its first step; the images per second of its metrics.jsonl."""
+def time_training(
+    training: PretrainConfig, images: Images, seconds: float, batches: Batches | None = None
+) -> dict[str, Any]:
+    """Run the loop for some seconds after its first step; return the images per second of its metrics.jsonl."""
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as run:
         warnings.simplefilter("ignore")  # a queue longer than the images are many is no matter here
         with contextlib.suppress(_TimeIsOverError):
-            pretrain(_into(training, Path(run)), images, until(seconds), batches)
+            pretrain(_into(training, Path(run)), images, stop_after(seconds), batches)
         lines = (Path(run) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return throughput(map(json.loads, lines), training.batch_size)
+        return measure_throughput(map(json.loads, lines), training.batch_size)
 
 
-def until(seconds: float) -> Monitor:
-    """A monitor for every step that leaves the loop when the time, counted from the end of the first step, is over."""
+def stop_after(seconds: float) -> Monitor:
+    """Build a monitor for every step that leaves the loop when the time since the end of the first step is over."""
     calls = list[float]()
 
     def monitor(encoder: Encoder) -> Mapping[str, float]:
@@ -67,8 +69,8 @@ def until(seconds: float) -> Monitor:
     return monitor
 
 
-def throughput(lines: Iterable[Mapping[str, Any]], batch_size: int) -> dict[str, Any]:
-    """Images per second by `time` and `step` of the first and the last line with a loss; the first is warming up.
+def measure_throughput(lines: Iterable[Mapping[str, Any]], batch_size: int) -> dict[str, Any]:
+    """Compute images per second from `time` and `step` of the first line with a loss, the warm-up, and of the last.
 
     Raises BadInputError where there are not two of them, or no time passed between them.
     """

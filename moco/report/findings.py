@@ -10,9 +10,9 @@ from moco.pretraining.health import (
     HEALTHY,
     SEVERITY,
     Condition,
+    describe_findings,
     diagnose,
     judge_features,
-    summary,
 )
 from moco.report.markup import number, plain
 from moco.report.runs import Run, read_config
@@ -62,7 +62,7 @@ def health_of(run: Run) -> Health:
     found = judge_features(run.step, own)
     if not found or "collapsed" in stored.conditions:
         return stored
-    said = f"{stored.text} {summary(found)}" if stored.conditions else summary(found)
+    said = f"{stored.text} {describe_findings(found)}" if stored.conditions else describe_findings(found)
     return Health({**stored.conditions, **{one.name: one.condition for one in found}}, said, stored.step)
 
 
@@ -90,4 +90,4 @@ def _judged(run: Run, own: dict[str, float]) -> Health:
     if run.knn_before is not None and run.queries is not None:
         figures |= {"knn_before": run.knn_before, "knn_top1": run.knn[-1][1], "knn_queries": run.queries}
     found = diagnose(config, run.step, figures)
-    return Health({one.name: one.condition for one in found}, summary(found), run.step)
+    return Health({one.name: one.condition for one in found}, describe_findings(found), run.step)

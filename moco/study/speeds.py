@@ -15,8 +15,8 @@ from moco.data.splits import final_split
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.session import require_labels
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.prepare import build_encoder, resolve
-from moco.pretraining.timing import timed
+from moco.pretraining.prepare import build_encoder, resolve_config
+from moco.pretraining.timing import time_training
 from moco.runtime.fields import settled
 from moco.study.config import StudyConfig
 from moco.study.definition import find_study
@@ -65,12 +65,12 @@ def _rate(trained: PretrainConfig, images: Images) -> float:
 
     if trained.dictionary != "in-batch":  # the trial has fewer images than the set
         trained = replace(trained, queue_size=min(trained.queue_size, len(images)))
-    return float(timed(replace(trained, max_steps=ENDLESS), images, SECONDS)["images_per_second"])
+    return float(time_training(replace(trained, max_steps=ENDLESS), images, SECONDS)["images_per_second"])
 
 
 def _encoded_per_second(trained: PretrainConfig, images: Images) -> float:
     """Time the network with random weights, after a batch that does not count."""
-    trained = resolve(trained, images)
+    trained = resolve_config(trained, images)
     size, mean, std = settled(trained.image_size), settled(trained.mean), settled(trained.std)
     encoder, how = build_encoder(trained).to(trained.device), Encoding(size, mean, std)
     encode(encoder, take_evenly(images, 64), how)

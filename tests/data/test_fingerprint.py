@@ -14,7 +14,7 @@ from moco.data import fingerprint as module
 from moco.data.catalog import load
 from moco.data.config import PackConfig
 from moco.data.derived import Subset
-from moco.data.fingerprint import describe_changes, fingerprint, is_copy, keep, require_same, share_known
+from moco.data.fingerprint import describe_changes, fingerprint, is_copy, keep, measure_known_share, require_same
 from moco.data.images import ArrayImages, FileImages, Images, PathTable, hold
 from moco.errors import BadInputError
 
@@ -55,26 +55,26 @@ def test_the_share_of_images_that_are_known(data: Path, monkeypatch: pytest.Monk
     """By name and content, and by time where copies do not count; of many only some are looked at."""
     known = fingerprint(files(data))
     monkeypatch.setattr(module, "LOOKED_AT", most)
-    assert share_known(known, files(data), copies=False) == 100
-    assert share_known(known, Subset(files(data), np.array([3, 1])), copies=False) == 100
+    assert measure_known_share(known, files(data), copies=False) == 100
+    assert measure_known_share(known, Subset(files(data), np.array([3, 1])), copies=False) == 100
     shutil.copytree(data, data.parent / "copy", copy_function=shutil.copyfile)
-    assert share_known(known, files(data.parent / "copy"), copies=True) == 100
-    assert share_known(known, files(data.parent / "copy"), copies=False) == 0
+    assert measure_known_share(known, files(data.parent / "copy"), copies=True) == 100
+    assert measure_known_share(known, files(data.parent / "copy"), copies=False) == 0
     for path in sorted((data.parent / "copy").iterdir())[: COUNT // 2]:
         path.rename(path.with_name(f"0{path.name}"))
-    found = share_known(known, files(data.parent / "copy"), copies=True)
+    found = measure_known_share(known, files(data.parent / "copy"), copies=True)
     assert found is not None
     assert (found == 50) if most >= COUNT else (0 < found < 100)
     (data / "11.png").write_bytes((data / "11.png").read_bytes() + b"1")
-    assert share_known(known, Subset(files(data), np.array([11])), copies=True) == 0
+    assert measure_known_share(known, Subset(files(data), np.array([11])), copies=True) == 0
 
 
 def test_the_share_is_not_known_of_another_kind_of_set(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor where one row of marks stands for several images."""
     known = fingerprint(files(data))
-    assert share_known(known, hold(files(data)), copies=True) is None
+    assert measure_known_share(known, hold(files(data)), copies=True) is None
     monkeypatch.setattr(module, "MOST_ROWS", 5)
-    assert share_known(fingerprint(files(data)), files(data), copies=True) is None
+    assert measure_known_share(fingerprint(files(data)), files(data), copies=True) is None
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def images() -> Subset:
 
 def global_batches(config: PretrainConfig, steps: int) -> list[Batch]:
     """The whole batch of each step, in float32; every process computes the same pixels."""
-    batches = prepare.build_batches(prepare.resolve(config, images()), images())
+    batches = prepare.build_batches(prepare.resolve_config(config, images()), images())
     whole = dataclasses.replace(batches, rank=0, ranks=1)
     return [whole[step] for step in range(steps)]
 

@@ -18,7 +18,7 @@ from moco.data.derived import Subset
 from moco.data.images import FileImages, Images, PathTable
 from moco.errors import BadInputError
 from moco.evaluation import features as module
-from moco.evaluation.features import Encoding, encode, prepare
+from moco.evaluation.features import Encoding, encode, prepare_image
 
 LARGEST = 1e-6
 """Largest difference of a prepared pixel in [0, 1] to torchvision's: 0 seen, and a margin for other machines."""
@@ -52,7 +52,7 @@ AWKWARD = [(49, 98), (98, 49), (206, 309), (237, 474), (374, 500), (500, 394)]
 def test_prepare_at_224_resizes_to_256_and_cuts_the_centre(shape: tuple[int, int]) -> None:
     """As in the papers, in both directions and for odd sides."""
     image = photograph(*shape)
-    found = prepare(image, 224)
+    found = prepare_image(image, 224)
     assert found.shape == (3, 224, 224)
     assert (found - reference_prepare(image, 224, 256)).abs().max() <= LARGEST
 
@@ -61,7 +61,7 @@ def test_prepare_at_224_resizes_to_256_and_cuts_the_centre(shape: tuple[int, int
 def test_prepare_at_other_sizes_keeps_the_same_share(size: int, short_side: int) -> None:
     """The shorter side is size / 0.875, rounded."""
     image = photograph(427, 640)
-    assert (prepare(image, size) - reference_prepare(image, size, short_side)).abs().max() <= LARGEST
+    assert (prepare_image(image, size) - reference_prepare(image, size, short_side)).abs().max() <= LARGEST
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])
@@ -70,7 +70,7 @@ def test_prepare_at_small_sizes_resizes_the_whole(size: int, shape: tuple[int, i
     """Up to 64 pixels nothing is cut off; an image of that size is left as it is."""
     image = photograph(*shape)
     pixels = image.contiguous().float() / 255
-    found = prepare(image, size)
+    found = prepare_image(image, size)
     assert (found - reference.resize(pixels, [size, size], antialias=True)).abs().max() <= LARGEST
     if shape == (size, size):
         assert torch.equal(found, pixels)
@@ -107,7 +107,7 @@ def test_features_are_the_encoder_s_of_unit_length(
     encoder.eval()
     with torch.no_grad():
         for row in (0, len(images) - 1):
-            view = normalize(prepare(images[row], 16)[None], HOW.mean, HOW.std)
+            view = normalize(prepare_image(images[row], 16)[None], HOW.mean, HOW.std)
             # convolutions of one image and of many may add up in another order
             assert torch.allclose(F.normalize(module(view))[0], features[row], atol=1e-5, rtol=0)
 
@@ -173,7 +173,7 @@ def test_a_line_of_pixels_takes_little_memory(monkeypatch: pytest.MonkeyPatch, s
     image = torch.zeros(shape, dtype=torch.uint8)
     middle = [slice(side // 2 - 20, side // 2 + 20) if side > 10 else slice(None) for side in shape[1:]]
     image[:, middle[0], middle[1]] = 255
-    found = prepare(image, 100)
+    found = prepare_image(image, 100)
     assert found.shape == (3, 100, 100)
     assert bool((found == 1).all())
     assert max(resized) <= 114 * 114 * 17

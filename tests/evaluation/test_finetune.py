@@ -18,7 +18,7 @@ from moco.data.loader import ViewBatches
 from moco.errors import BadInputError, DivergedError
 from moco.evaluation.config import FinetuneConfig
 from moco.evaluation.features import Encoding
-from moco.evaluation.finetune import CROP_AND_FLIP, Finetuning, finetuned, train_network, with_classifier
+from moco.evaluation.finetune import CROP_AND_FLIP, Finetuning, finetune_and_score, train_network, with_classifier
 from moco.evaluation.session import Subject, backbone_digest
 from moco.interop.checkpoints import Weights
 from moco.runtime.checkpoint import load_tensors
@@ -46,7 +46,7 @@ def digits(split: Any, count: int) -> Images:
 def test_it_learns_and_leaves_the_subject_as_it_was(subject: Subject) -> None:
     """From random weights, 60 steps on 600 digits: far above chance; the encoder that was given is untouched."""
     before = backbone_digest(subject.encoder)
-    found = finetuned(subject, digits("train", 600), digits("test", 200), Finetuning(60, 0.05, 64))
+    found = finetune_and_score(subject, digits("train", 600), digits("test", 200), Finetuning(60, 0.05, 64))
     assert found.top1 > 60
     assert backbone_digest(subject.encoder) == before
 

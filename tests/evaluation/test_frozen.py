@@ -14,7 +14,7 @@ import moco
 from moco.data.augment import normalize
 from moco.data.decoding import decode
 from moco.errors import BadInputError
-from moco.evaluation.features import Encoding, encode, prepare
+from moco.evaluation.features import Encoding, encode, prepare_image
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_paths_pillow_images_and_tensors_give_the_same(tiny_run: Path, files: li
     backbone = weights.encoder.backbone.eval()
     for row, path in enumerate(files):
         with torch.no_grad():
-            expected = backbone(normalize(prepare(decode(path), 16)[None], weights.mean, weights.std))[0]
+            expected = backbone(normalize(prepare_image(decode(path), 16)[None], weights.mean, weights.std))[0]
         assert torch.allclose(of_paths[row], expected, atol=1e-5, rtol=1e-5)
     assert torch.allclose(encoder.embed(files, batch_size=3), of_paths, atol=1e-5, rtol=1e-5)
 

@@ -260,7 +260,7 @@ def test_digits_by_a_random_network_equal_the_oracle(encoder: Encoder, output: O
     assert queries.labels is not None
     top1, top5 = oracles.weighted_knn(features[0], bank.labels, features[1], queries.labels, 20, 0.1, 10)
     found, k = knn_scores(encoder, bank, queries, how, k=20, temperature=0.1)
-    assert (found.top1, found.top5, k) == (pytest.approx(top1, abs=1e-3), pytest.approx(top5, abs=1e-3), 20)
+    assert [found.top1, found.top5, k] == pytest.approx([top1, top5, 20], abs=1e-3)
     assert found.top1 > 30  # pixels alone tell digits apart far better than chance, 10
 
 

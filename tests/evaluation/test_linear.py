@@ -25,9 +25,16 @@ from moco.evaluation import linear as module
 from moco.evaluation.classifiers import first_weights
 from moco.evaluation.config import LinearConfig
 from moco.evaluation.features import Encoding, RandomViews, encode
-from moco.evaluation.linear import CROP_AND_FLIP, encode_views, evaluate, fast, paper, suit_rate
-from moco.evaluation.scores import scores
-from moco.evaluation.session import Labelled, Subject, fitting_batch, labelled, require_labels
+from moco.evaluation.linear import (
+    CROP_AND_FLIP,
+    encode_random_views,
+    evaluate_linear,
+    run_fast_protocol,
+    run_paper_protocol,
+    suit_rate,
+)
+from moco.evaluation.scores import score_logits
+from moco.evaluation.session import Labelled, Subject, limit_batch_size, load_labelled, require_labels
 from moco.interop.checkpoints import Weights
 
 HALVES = (0.5, 0.5, 0.5)
@@ -79,8 +86,8 @@ def test_paper_equals_a_plain_loop(subject: Subject) -> None:
         optimizer.step()
         schedule.step()
     assert images.test.labels is not None
-    expected = scores(fc(encode(subject.encoder, images.test, subject.how)), images.test.labels)
-    found, told = paper(subject, images, CONFIG, "")
+    expected = score_logits(fc(encode(subject.encoder, images.test, subject.how)), images.test.labels)
+    found, told = run_paper_protocol(subject, images, CONFIG, "")
     assert (found.predicted != expected.predicted).sum() <= 1  # logits differ by rounding
     assert found.top1 == pytest.approx(expected.top1, abs=1)
     assert told["lr"] == 0.3
@@ -96,14 +103,14 @@ def test_views_of_labelled_images_are_crops_and_flips() -> None:
 def test_encoded_views_are_the_centre_and_crops_of_their_own(subject: Subject) -> None:
     """Random ones differ from each other and are the same again, in batches of any size."""
     images, encoder, how = digits("train", 0, 30), subject.encoder, subject.how
-    found = encode_views(encoder, images, how, 2, seed=5)
+    found = encode_random_views(encoder, images, how, 2, seed=5)
     assert found.shape == (3, 30, 128)
     assert torch.equal(found[0], encode(encoder, images, how))
     assert torch.equal(found[2], encode(encoder, images, how, RandomViews(CROP_AND_FLIP, 5, 1)))
     assert not torch.allclose(found[1], found[2], atol=0.1)
     rest = dataclasses.replace(how, batch_size=7)
     assert torch.allclose(encode(encoder, images, rest, RandomViews(CROP_AND_FLIP, 5, 1)), found[2], atol=1e-5)
-    assert torch.equal(encode_views(encoder, images, how, 0, seed=5), found[:1])
+    assert torch.equal(encode_random_views(encoder, images, how, 0, seed=5), found[:1])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -126,7 +133,7 @@ def test_images_that_are_not_held_give_the_same_views(subject: Subject, tmp_path
 def test_fast_equals_scikit_learn_on_the_same_features(subject: Subject) -> None:
     """The penalty of the lowest held-out loss, the same predictions by scikit-learn's solver with that penalty."""
     images = some()
-    found, told = fast(subject, images, CONFIG, "")
+    found, told = run_fast_protocol(subject, images, CONFIG, "")
     assert [tried["penalty"] for tried in told["path"]] == [0.1, 0.01, 0.001][: len(told["path"])]
     assert told["penalty"] == min(told["path"], key=lambda tried: tried["loss"])["penalty"]
     train, test = (encode(subject.encoder, part, subject.how).double() for part in (images.train, images.test))
@@ -142,7 +149,7 @@ def test_fast_equals_scikit_learn_on_the_same_features(subject: Subject) -> None
 
 def test_a_validation_split_chooses_where_there_is_one(subject: Subject) -> None:
     """And then nothing of train is held out: choosing by the test images gives their figures."""
-    found, told = fast(subject, some(validation=digits("test", 0, 100)), CONFIG, "")
+    found, told = run_fast_protocol(subject, some(validation=digits("test", 0, 100)), CONFIG, "")
     chosen = next(tried for tried in told["path"] if tried["penalty"] == told["penalty"])
     assert chosen["held_out"] == pytest.approx(found.top1, abs=1.1)  # it was fitted from another start
 
@@ -152,14 +159,18 @@ def test_the_choice_does_not_look_at_the_test_images(subject: Subject) -> None:
     images = some()
     assert images.test.labels is not None
     wrong = ArrayImages(digits("test", 0, 100).pixels, (images.test.labels + 3) % 10, images.classes)
-    right, other = (fast(subject, dataclasses.replace(images, test=test), CONFIG, "") for test in (images.test, wrong))
+    right, other = (
+        run_fast_protocol(subject, dataclasses.replace(images, test=test), CONFIG, "") for test in (images.test, wrong)
+    )
     assert right[1] == other[1]
     assert right[0].top1 > other[0].top1
 
 
 def test_crops_are_further_images(subject: Subject) -> None:
     """With them the classifier is another one, and held-out images are still looked at whole."""
-    alone, more = (fast(subject, some(), dataclasses.replace(CONFIG, views=views), "")[1] for views in (0, 1))
+    alone, more = (
+        run_fast_protocol(subject, some(), dataclasses.replace(CONFIG, views=views), "")[1] for views in (0, 1)
+    )
     assert alone["path"] != more["path"]
     assert all(tried["held_out"] * 2 % 1 == 0 for tried in more["path"])  # shares of 200 images
 
@@ -191,7 +202,7 @@ def test_the_backbone_stays_as_it_is(subject: Subject, protocol: Any) -> None:
     """Bit for bit, mode included."""
     subject.encoder.train()
     before = {name: value.clone() for name, value in subject.encoder.state_dict().items()}
-    evaluate(subject, some(), dataclasses.replace(CONFIG, protocol=protocol))
+    evaluate_linear(subject, some(), dataclasses.replace(CONFIG, protocol=protocol))
     assert all(torch.equal(value, before[name]) for name, value in subject.encoder.state_dict().items())
     assert all(part.training for part in subject.encoder.modules())
 
@@ -202,7 +213,7 @@ def test_a_changed_backbone_voids_the_figure(monkeypatch: pytest.MonkeyPatch) ->
     own = Subject(Weights(encoder, HALVES, HALVES), Encoding(16, HALVES, HALVES, unit=False))
     monkeypatch.setattr(module, "evaluating", lambda backbone: contextlib.nullcontext())
     with pytest.raises(RuntimeError, match="backbone was changed"):
-        evaluate(own, some(), dataclasses.replace(CONFIG, protocol="paper", epochs=1))
+        evaluate_linear(own, some(), dataclasses.replace(CONFIG, protocol="paper", epochs=1))
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -314,7 +325,7 @@ def test_sets_of_other_classes_are_refused() -> None:
 def test_a_lone_split_is_divided(tmp_path: Path) -> None:
     """A tenth is for the figure, and none of it is trained on."""
     folder_of(tmp_path, {"cat": 20, "dog": 20})
-    images = labelled(str(tmp_path))
+    images = load_labelled(str(tmp_path))
     assert (len(images.train), len(images.test), images.validation) == (36, 4, None)
     names = [{part.name(row) for row in range(len(part))} for part in (images.train, images.test)]
     assert not names[0] & names[1]
@@ -322,4 +333,4 @@ def test_a_lone_split_is_divided(tmp_path: Path) -> None:
 
 def test_few_images_make_a_smaller_batch() -> None:
     """Than asked for."""
-    assert (fitting_batch(256, 1000), fitting_batch(256, 10)) == (256, 10)
+    assert (limit_batch_size(256, 1000), limit_batch_size(256, 10)) == (256, 10)

@@ -13,8 +13,8 @@ from PIL import Image as PillowImage
 from moco.cli import main
 from moco.commands.pretrain import run as pretrain
 from moco.evaluation.config import RANDOM
-from moco.evaluation.origin import describe, origin
-from moco.evaluation.session import labelled
+from moco.evaluation.origin import describe_images, describe_origin
+from moco.evaluation.session import load_labelled
 from moco.pretraining.recipes import recipe
 
 SMALL: dict[str, Any] = {
@@ -40,7 +40,7 @@ def trained(data: Path, out: Path) -> str:
 
 def told(weights: str, data: Path) -> tuple[dict[str, float | None], str]:
     """What was trained on, and in words."""
-    found = origin(weights, labelled(str(data)), "bank", "queries")
+    found = describe_origin(weights, load_labelled(str(data)), "bank", "queries")
     return found["trained_on"], found["measured_on"]
 
 
@@ -61,7 +61,10 @@ def test_splits_of_the_run_s_own_images(tmp_path: Path, side: int) -> None:
     assert told(run, data) == ({"bank": 100, "queries": 0}, "the validation split, held out from training")
     write(data / "test", 2, 10, side)
     assert told(run, data) == ({"bank": 100, "queries": 0}, "the test split, held out from training")
-    assert origin(run, labelled(str(data)), "train", "test")["splits"] == {"train": "train", "test": "test"}
+    assert describe_origin(run, load_labelled(str(data)), "train", "test")["splits"] == {
+        "train": "train",
+        "test": "test",
+    }
     for path in (data / "train" / "a").iterdir():  # as a copy has other times
         os.utime(path, ns=(0, 0))
     assert told(f"{run}/encoder.safetensors", data)[0] == {"bank": 100, "queries": 0}
@@ -110,7 +113,7 @@ def test_weights_that_are_no_run_s(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [None, 100.0, 37.5])
 def test_only_what_was_not_trained_on_is_held_out(share: float | None) -> None:
     """In words."""
-    assert "held out" not in describe("tenth", share)
+    assert "held out" not in describe_images("tenth", share)
 
 
 @pytest.mark.parametrize("command", ["knn", "linear", "lowshot"])

@@ -11,7 +11,7 @@ from moco.data.derived import Subset
 from moco.data.images import ArrayImages
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.knn import knn_scores
-from moco.evaluation.pixels import raw_pixels
+from moco.evaluation.pixels import build_raw_pixels
 from tests import oracles
 
 HOW = Encoding(224, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), output="head", batch_size=3, unit=False)
@@ -24,7 +24,7 @@ def test_features_are_the_whole_picture_s() -> None:
     pieces = torch.stack(
         [photograph[:, top : top + 90, left : left + 120] for top, left in ((0, 0), (99, 50), (300, 500))]
     )
-    encoder, how = raw_pixels(HOW, "cpu")
+    encoder, how = build_raw_pixels(HOW, "cpu")
     found = encode(encoder, ArrayImages(pieces), how)
     small = reference.resize(pieces.float() / 255, [16, 16], antialias=True).flatten(1).numpy()
     assert found.shape == (3, 768)
@@ -47,14 +47,14 @@ def test_their_neighbours_are_those_of_the_pixels() -> None:
         centred = large - large.mean(1, keepdims=True)
         features.append(centred / np.linalg.norm(centred, axis=1, keepdims=True))
     top1, top5 = oracles.weighted_knn(features[0], bank.labels, features[1], queries.labels, 5, 0.1, 10)
-    encoder, how = raw_pixels(HOW, "cpu")
+    encoder, how = build_raw_pixels(HOW, "cpu")
     found, _ = knn_scores(encoder, bank, queries, how, k=5, temperature=0.1)
-    assert (found.top1, found.top5) == (pytest.approx(top1, abs=1e-3), pytest.approx(top5, abs=1e-3))
+    assert [found.top1, found.top5] == pytest.approx([top1, top5], abs=1e-3)
 
 
 def test_a_picture_of_one_colour_has_neighbours_too() -> None:
     """Its features are all 0: no division by their length."""
     pixels = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 3, 4, 4)
     images = ArrayImages(pixels, np.arange(6) % 2, ("a", "b"))
-    encoder, how = raw_pixels(HOW, "cpu")
+    encoder, how = build_raw_pixels(HOW, "cpu")
     assert knn_scores(encoder, images, images, how, k=1, temperature=0.1)[0].top1 == 50

@@ -9,7 +9,7 @@ import torch
 
 from moco.data.images import ArrayImages
 from moco.errors import BadInputError, DivergedError
-from moco.evaluation.scores import Scores, beside, in_detail, paired_interval, scores, spread
+from moco.evaluation.scores import Scores, compare_scores, describe_predictions, paired_interval, score_logits, spread
 
 
 @pytest.mark.parametrize("classes", [2, 4, 5, 12])
@@ -22,7 +22,7 @@ def test_scores_equal_a_plain_count(classes: int) -> None:
         order = sorted(range(classes), key=lambda c, row=row: (-row[c], c))  # type: ignore[misc]
         first += order[0] == label
         five += int(label) in order[:5]
-    found = scores(torch.from_numpy(logits), labels)
+    found = score_logits(torch.from_numpy(logits), labels)
     assert found.top1 == pytest.approx(100 * first / 300, abs=1e-3)
     assert found.top5 == pytest.approx(100 * five / 300, abs=1e-3)
     assert np.array_equal(found.predicted, logits.argmax(1))
@@ -50,7 +50,7 @@ def test_a_baseline_is_shown_with_what_was_gained_over_it() -> None:
     """Its own accuracies, and the paired difference on the same images, of which 5 of 8 and 3 of 8 are right."""
     truth = np.array([0, 1, 2, 0, 1, 2, 0, 1])
     found, other = (np.array(row) for row in ([0, 1, 2, 0, 1, 0, 1, 0], [0, 1, 0, 1, 0, 0, 1, 1]))
-    told = beside(Scores(62.5, 100.0, found), Scores(37.5, 90.0, other), truth)
+    told = compare_scores(Scores(62.5, 100.0, found), Scores(37.5, 90.0, other), truth)
     interval = paired_interval([True] * 5 + [False] * 3, [True, True] + [False] * 5 + [True])
     assert told == {
         "top1": 37.5, "top5": 90.0, "difference": 25.0, "low": interval.low, "high": interval.high
@@ -102,11 +102,11 @@ def test_detail_counts_the_confusions() -> None:
     """Rows are the true classes; where there are very many, only the guesses are kept."""
     pixels = torch.zeros(5, 3, 4, 4, dtype=torch.uint8)
     labels, guesses = np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 0, 2])
-    found = in_detail(ArrayImages(pixels, labels, ("a", "b", "c")), guesses)
+    found = describe_predictions(ArrayImages(pixels, labels, ("a", "b", "c")), guesses)
     assert found["confusion"] == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
     assert found["predicted"] == [0, 1, 1, 0, 2]
     many = tuple(f"class {i}" for i in range(201))
-    assert "confusion" not in in_detail(ArrayImages(pixels, labels, many), guesses)
+    assert "confusion" not in describe_predictions(ArrayImages(pixels, labels, many), guesses)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -115,4 +115,4 @@ def test_outputs_that_are_no_numbers_have_no_score(value: float) -> None:
     logits = torch.zeros(3, 4)
     logits[1, 2] = value
     with pytest.raises(DivergedError, match="not finite"):
-        scores(logits, np.array([0, 1, 2]))
+        score_logits(logits, np.array([0, 1, 2]))

@@ -23,7 +23,7 @@ from moco.evaluation import features
 from moco.evaluation.config import KnnConfig
 from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.finetune import CROP_AND_FLIP
-from moco.evaluation.session import labelled, session
+from moco.evaluation.session import load_labelled, session
 from moco.evaluation.statefile import warn_of_damage
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
@@ -52,21 +52,21 @@ def some() -> ArrayImages:
 def test_one_image_to_learn_from(folder: Callable[..., str]) -> None:
     """Of two, one is held out to test: nothing can be learned of classes."""
     with pytest.raises(BadInputError, match="1 image is left to learn from: expected 2 or more"):
-        labelled(folder("a/1.png", "b/1.png"))
+        load_labelled(folder("a/1.png", "b/1.png"))
 
 
 def test_a_class_without_an_image_to_learn_from(folder: Callable[..., str]) -> None:
     """Its test images are never right: that is told beside the figure."""
     names = [f"{letter}/1.png" for letter in "abcdefghijkl"]
     with pytest.warns(UserWarning, match="1 of 12 classes have test images and none to learn from"):
-        labelled(folder(*names))
+        load_labelled(folder(*names))
 
 
 def test_classes_that_all_have_images(folder: Callable[..., str]) -> None:
     """A test split may lack one of train's: no warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = labelled(folder("train/a/1.png", "train/b/1.png", "train/c/1.png", "test/c/1.png"))
+        found = load_labelled(folder("train/a/1.png", "train/b/1.png", "train/c/1.png", "test/c/1.png"))
     assert found.test.labels is not None
     assert found.test.labels.tolist() == [2]
 
@@ -111,7 +111,7 @@ def test_a_loading_process_that_dies(
         assert torch.utils.data.get_worker_info() is not None
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(features, "prepare", killed)
+    monkeypatch.setattr(features, "prepare_image", killed)
     command = ["knn", "--weights", str(tiny_run), "--data", "digits", "--device", "cpu", "--workers", "1"]
     assert main(command) == 1
     told = capsys.readouterr().err.splitlines()[-1]

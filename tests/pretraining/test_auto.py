@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 from moco.cli import main, parse
 from moco.data.images import ArrayImages
 from moco.pretraining import auto as module
-from moco.pretraining.auto import AutoConfig, batch_for, candidates, derive, groups_for, method_for, settle
+from moco.pretraining.auto import AutoConfig, batch_for, candidates, choose_settings, derive, groups_for, method_for
 from moco.pretraining.config import PretrainConfig
 from moco.runtime.fields import check
 
@@ -27,7 +27,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         work = (values["view_size"] / (1 if values["stem"] == "cifar" else 4)) ** 2 / 256
         return float(500 / work / {"resnet18-w16": 1, "resnet18": 14}.get(values["arch"], 60))
 
-    monkeypatch.setattr(module, "measured_rate", rate)
+    monkeypatch.setattr(module, "measure_rate", rate)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     return tried
 
@@ -120,7 +120,7 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """They would measure different speeds."""
     monkeypatch.setattr("moco.runtime.distributed.world_size", lambda: 2)
     with pytest.raises(ValueError, match="is for one process"):
-        settle(AutoConfig("digits", Path("run")), {}, print)
+        choose_settings(AutoConfig("digits", Path("run")), {}, print)
 
 
 def test_what_cannot_be_read_has_no_size() -> None:

@@ -14,7 +14,7 @@ from moco.core.encoder import Encoder
 from moco.data.catalog import load
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
-from moco.pretraining.prepare import build_batches, encoder_plan, resolve
+from moco.pretraining.prepare import build_batches, encoder_plan, resolve_config
 from moco.runtime import checkpoint
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from tests.pretraining.algorithm_1 import Weights, named, step
@@ -48,7 +48,7 @@ def test_the_fast_step_equals_the_plain_one_at_20_states(tmp_path: Path, monkeyp
     config = small(tmp_path / "run", max_steps=STATES + 1, checkpoint_every=1, **values)
     images = load("digits")["train"]
     pretrain(config, images)
-    config = resolve(config, images)
+    config = resolve_config(config, images)
     batches, found = build_batches(config, images), losses(tmp_path / "run")
     states = [load_tensors(checkpoint_path(tmp_path / "run", number))[0] for number in range(1, STATES + 2)]
     distances = []

@@ -17,10 +17,10 @@ from moco.pretraining.health import (
     Finding,
     accuracy_gain,
     condition,
+    describe_findings,
     diagnose,
     judge_features,
     steps_to_fill,
-    summary,
 )
 
 CHANCE = math.log(4097)
@@ -51,7 +51,7 @@ def names(step: int = 500, settings: dict[str, Any] | None = None, **figures: fl
 
 def text(step: int = 500, settings: dict[str, Any] | None = None, **figures: float) -> str:
     """The words for them."""
-    return summary(found(step, settings, **figures))
+    return describe_findings(found(step, settings, **figures))
 
 
 def means(step: int = 500, settings: dict[str, Any] | None = None, **figures: float) -> Condition:
@@ -88,8 +88,8 @@ def test_nothing_known_is_not_healthy() -> None:
     """A run that logs no loss is told to; one whose first line is to come waits for it."""
     nothing = diagnose(config(), 500, {})
     assert ([finding.name for finding in nothing], condition(nothing)) == (["unmeasured"], "undecided")
-    assert "Wait for the next line of metrics" in summary(nothing)
-    assert "Give --log-every 20" in summary(diagnose(config(log_every=0), 500, {}))
+    assert "Wait for the next line of metrics" in describe_findings(nothing)
+    assert "Give --log-every 20" in describe_findings(diagnose(config(log_every=0), 500, {}))
 
 
 @pytest.mark.parametrize("steps", [1, 36, 199])
@@ -231,8 +231,8 @@ def test_features_that_are_alike_at_first() -> None:
     """Random weights give photographs of one kind nearly equal features: that is no collapse yet."""
     early = judge_features(199, {"head_uniformity": -0.01, "effective_rank": 4.0})
     assert ([finding.name for finding in early], condition(early)) == (["collapsed"], "undecided")
-    assert "can pass in the first 200 steps" in summary(early)
-    assert "--lr" not in summary(early)
+    assert "can pass in the first 200 steps" in describe_findings(early)
+    assert "--lr" not in describe_findings(early)
     assert names(50, {"max_steps": 60}, head_uniformity=-0.01) == ["short", "collapsed"]
 
 

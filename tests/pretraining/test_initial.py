@@ -19,7 +19,7 @@ from moco.interop.checkpoints import load_weights
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import with_weights
 from moco.pretraining.loop import pretrain
-from moco.pretraining.prepare import build_encoder, resolve
+from moco.pretraining.prepare import build_encoder, resolve_config
 from moco.pretraining.recipes import QUICK, RECIPES, recipe
 from moco.runtime.configfile import from_json
 
@@ -49,7 +49,7 @@ def test_the_network_and_its_images_are_the_weights_own(tmp_path: Path, lite: st
     config = with_weights(left_open)
     assert (config.arch, config.stem, config.image_size) == ("timm:test_efficientnet_gn", "imagenet", 160)
     assert config.mean == config.std == (0.5, 0.5, 0.5)
-    assert resolve(left_open, load("digits")["train"]).view_size == 160
+    assert resolve_config(left_open, load("digits")["train"]).view_size == 160
     kept = {"dictionary", "augment", "batch_size", "base_lr", "head", "temperature"}
     assert {name: getattr(config, name) for name in kept & QUICK.keys()} == {n: QUICK[n] for n in kept & QUICK.keys()}
     assert with_weights(config) == config
@@ -117,7 +117,7 @@ def test_the_backbone_is_that_of_the_weights(tmp_path: Path, lite: str) -> None:
     """Bit for bit."""
     given = load_weights(lite).encoder
     torch.manual_seed(0)
-    found = build_encoder(resolve(settings(tmp_path, lite), load("digits")["train"]))
+    found = build_encoder(resolve_config(settings(tmp_path, lite), load("digits")["train"]))
     tensors = encoder_tensors(found)
     assert all(torch.equal(tensors[name], value) for name, value in given.backbone.state_dict().items())
     assert found.plan.image_size == 32
@@ -139,7 +139,7 @@ def test_a_network_that_is_given_and_fits(tmp_path: Path) -> None:
     model = timm.create_model("resnet18")
     save_file(model.state_dict(), tmp_path / "net.safetensors")
     config = settings(tmp_path / "run", f"timm:resnet18@{tmp_path / 'net.safetensors'}", arch="resnet18")
-    encoder = build_encoder(resolve(config, load("digits")["train"]))
+    encoder = build_encoder(resolve_config(config, load("digits")["train"]))
     assert encoder.plan.arch == "resnet18"
     assert torch.equal(encoder_tensors(encoder)["conv1.weight"], model.state_dict()["conv1.weight"])
 
@@ -194,4 +194,4 @@ def test_weights_for_one_size_only(tmp_path: Path) -> None:
     save_file(timm.create_model("test_coatnet", img_size=160).state_dict(), tmp_path / "net.safetensors")
     weights = f"timm:test_coatnet@{tmp_path / 'net.safetensors'}"
     with pytest.raises(BadInputError, match=r"for images of 160 pixels, which does not fit .*: give --image-size 160"):
-        build_encoder(resolve(settings(tmp_path / "run", weights, image_size=64), load("digits")["train"]))
+        build_encoder(resolve_config(settings(tmp_path / "run", weights, image_size=64), load("digits")["train"]))

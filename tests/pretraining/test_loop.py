@@ -19,7 +19,7 @@ from moco.errors import BadInputError, DivergedError
 from moco.interop.checkpoints import load_weights
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
-from moco.pretraining.prepare import build_batches, resolve
+from moco.pretraining.prepare import build_batches, resolve_config
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, checkpoints, load_tensors
 from tests.pretraining.algorithm_1 import algorithm_1
@@ -69,7 +69,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def oracle(config: PretrainConfig, images: Images) -> list[float]:
     """The losses of Algorithm 1 on the batches of a run."""
-    config = resolve(config, images)
+    config = resolve_config(config, images)
     batches = build_batches(config, images)
     views = [batches[step] for step in range(config.max_steps or 0)]
     return algorithm_1(config, [(x_q, x_k, index) for x_q, x_k, index, _ in views if x_k is not None]).losses
@@ -160,21 +160,22 @@ def test_without_momentum_the_queue_learns_nothing(
 def test_turning_bn_groups_off_is_warned_of(tmp_path: Path, digits: Images) -> None:
     """With a queue; keys of the batch itself all share the same statistics, which tells none of them apart."""
     with pytest.warns(UserWarning, match="--bn-groups 1: a query and its key share the statistics"):
-        resolve(small(tmp_path, bn_groups=1), digits)
-    resolve(small(tmp_path, bn_groups=1, dictionary="in-batch"), digits)
+        resolve_config(small(tmp_path, bn_groups=1), digits)
+    resolve_config(small(tmp_path, bn_groups=1, dictionary="in-batch"), digits)
 
 
 def test_groups_of_one_image_are_refused(tmp_path: Path, digits: Images) -> None:
     """One image has no variance."""
     with pytest.raises(BadInputError, match="--bn-groups is 32: a batch of 32 has at most 16 groups"):
-        resolve(small(tmp_path, bn_groups=32), digits)
+        resolve_config(small(tmp_path, bn_groups=32), digits)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 7, 8, 9, 30, 31, 32, 33, 100])
 def test_every_batch_has_default_groups(tmp_path: Path, digits: Images, batch_size: int) -> None:
     """Groups of equal size fill it, of four images or more where it has as many."""
     groups = (
-        resolve(small(tmp_path, bn_groups=None, batch_size=batch_size, dictionary="in-batch"), digits).bn_groups or 0
+        resolve_config(small(tmp_path, bn_groups=None, batch_size=batch_size, dictionary="in-batch"), digits).bn_groups
+        or 0
     )
     assert batch_size % groups == 0
     assert batch_size // groups >= min(4, batch_size)

@@ -14,7 +14,7 @@ from moco.data.augment import AUGMENTATIONS, Augmentation
 from moco.data.images import ArrayImages
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.prepare import build_schedule, encoder_plan, resolve
+from moco.pretraining.prepare import build_schedule, encoder_plan, resolve_config
 from moco.pretraining.recipes import RECIPES, recipe
 from moco.runtime.fields import check
 
@@ -72,7 +72,7 @@ PAPERS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def threads_as_before() -> Iterator[None]:
-    """`resolve` sets the number of threads."""
+    """`resolve_config` sets the number of threads."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -112,7 +112,7 @@ def test_views_are_the_papers() -> None:
 )
 def test_rates_and_groups_follow_from_the_batch(name: str, count: int, lr: float) -> None:
     """0.03 at a batch of 256, in proportion; eight BN groups, as on eight devices; 200 epochs of full batches."""
-    config = resolve(given(name), images(count))
+    config = resolve_config(given(name), images(count))
     assert config.lr == pytest.approx(lr)
     assert config.bn_groups == 8
     assert config.max_steps == 200 * (count // config.batch_size)
@@ -120,14 +120,14 @@ def test_rates_and_groups_follow_from_the_batch(name: str, count: int, lr: float
 
 def test_v1_lowers_the_rate_at_epochs_120_and_160() -> None:
     """By ten each time."""
-    rate = build_schedule(resolve(given("v1"), images(256_000)), steps_per_epoch=1000)
+    rate = build_schedule(resolve_config(given("v1"), images(256_000)), steps_per_epoch=1000)
     rates = [rate(epoch * 1000) for epoch in (0, 119, 120, 159, 160, 199)]
     assert rates == pytest.approx([0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003])
 
 
 def test_v2_lowers_the_rate_by_half_a_cosine() -> None:
     """Over the whole run, without restarts."""
-    rate = build_schedule(resolve(given("v2"), images(256_000)), steps_per_epoch=1000)
+    rate = build_schedule(resolve_config(given("v2"), images(256_000)), steps_per_epoch=1000)
     expected = 0.015 * (1 + np.cos(np.pi * np.arange(0, 200, 20) / 200))
     assert [rate(epoch * 1000) for epoch in range(0, 200, 20)] == pytest.approx(expected.tolist())
 

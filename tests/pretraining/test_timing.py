@@ -14,9 +14,9 @@ from moco.data.loader import Batch
 from moco.errors import BadInputError
 from moco.pretraining import timing
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.prepare import build_batches, resolve
+from moco.pretraining.prepare import build_batches, resolve_config
 from moco.pretraining.recipes import recipe
-from moco.pretraining.timing import LEAST, ReadyBatches, throughput, timed
+from moco.pretraining.timing import LEAST, ReadyBatches, measure_throughput, time_training
 
 SMALL: dict[str, Any] = {
     "arch": "resnet18-w16", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 64, "bn_groups": 4,
@@ -42,7 +42,7 @@ def small(out: Path) -> PretrainConfig:
 
 def test_throughput_is_computed_from_time_and_step() -> None:
     """40 steps of 32 images in 10 seconds; what the lines say of themselves, and other lines, do not count."""
-    found = throughput(map(json.loads, METRICS.splitlines()), batch_size=32)
+    found = measure_throughput(map(json.loads, METRICS.splitlines()), batch_size=32)
     assert found == {"images_per_second": 128.0, "steps": 40, "seconds": 10.0}
 
 
@@ -50,22 +50,22 @@ def test_throughput_is_computed_from_time_and_step() -> None:
 def test_too_few_lines_are_refused(kept: int) -> None:
     """One line with a loss tells no speed."""
     with pytest.raises(BadInputError, match="expected two or more"):
-        throughput(map(json.loads, METRICS.splitlines()[:kept]), batch_size=32)
+        measure_throughput(map(json.loads, METRICS.splitlines()[:kept]), batch_size=32)
 
 
 def test_no_time_is_refused() -> None:
     """Rather than divided by."""
     lines = [{"step": step, "loss": 1.0, "time": 2.0} for step in (1, 2)]
     with pytest.raises(BadInputError, match="some time apart"):
-        throughput(lines, batch_size=32)
+        measure_throughput(lines, batch_size=32)
 
 
 def test_the_real_loop_is_timed_and_left(tmp_path: Path) -> None:
     """A thousand steps are planned, a few are done; end to end and on a ready batch."""
     images, config = load("digits")["train"], small(tmp_path)
-    whole = timed(config, images, seconds=0.05)
-    resolved = resolve(config, images)
-    alone = timed(config, images, seconds=0.05, batches=ReadyBatches(build_batches(resolved, images)[0]))
+    whole = time_training(config, images, seconds=0.05)
+    resolved = resolve_config(config, images)
+    alone = time_training(config, images, seconds=0.05, batches=ReadyBatches(build_batches(resolved, images)[0]))
     for found in (whole, alone):
         assert LEAST <= found["steps"] < 1000
         assert found["images_per_second"] == pytest.approx(32 * found["steps"] / found["seconds"], rel=0.2)
@@ -75,7 +75,7 @@ def test_the_real_loop_is_timed_and_left(tmp_path: Path) -> None:
 def test_the_speed_is_that_of_a_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that is made to last a tenth of a second gives 320 images per second at most."""
     images, config = load("digits")["train"], small(tmp_path)
-    batch = build_batches(resolve(config, images), images)[0]
+    batch = build_batches(resolve_config(config, images), images)[0]
 
     class Slow:
         """Batches that are waited for."""
@@ -88,13 +88,13 @@ def test_the_speed_is_that_of_a_watch(tmp_path: Path, monkeypatch: pytest.Monkey
                 time.sleep(0.1)
                 yield batch
 
-    found = timed(config, images, seconds=0.05, batches=Slow())
+    found = time_training(config, images, seconds=0.05, batches=Slow())
     assert 0 < found["images_per_second"] < 321
 
 
 def test_the_monitor_lets_a_few_steps_pass() -> None:
     """It is called before the first step, too; the first step does not count, and then come at least three."""
-    monitor, encoder = timing.until(0.0), Encoder(EncoderPlan("resnet18-w16", image_size=12))
+    monitor, encoder = timing.stop_after(0.0), Encoder(EncoderPlan("resnet18-w16", image_size=12))
     for _ in range(LEAST + 1):
         assert monitor(encoder) == {}
     with pytest.raises(timing._TimeIsOverError):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moco.pretraining.config import PretrainConfig, negatives
-from moco.pretraining.health import CAUSES, Finding, condition, diagnose, summary
+from moco.pretraining.health import CAUSES, Finding, condition, describe_findings, diagnose
 from moco.report import findings as module
 from moco.report.gains import evaluated, watched
 from moco.report.runs import Run, read_config, read_run
@@ -307,7 +307,7 @@ def contradictions(findings: list[Finding], verdict: Verdict, knn: tuple[float, 
     others = " ".join(told[1:])
     rose = knn == (20.0, 45.0)
     checks = {
-        "its words are not the run's": told[0].partition(": ")[2] != summary(findings),
+        "its words are not the run's": told[0].partition(": ")[2] != describe_findings(findings),
         "it learned, and health found something": headline.startswith("It learned") and sick != "healthy",
         "it did not learn, and health says otherwise": headline.startswith("It did not") and sick != "failed",
         "it is praised for nothing": verdict.mood == "good" and not (sick == "healthy" and rose),
@@ -335,7 +335,7 @@ def test_verdict_and_health_never_contradict_each_other(dictionary: str, monkeyp
         findings = diagnose(config, config.max_steps or 0, figures)
         seen |= {(finding.name, finding.condition) for finding in findings}
         names, conditions = ([getattr(one, name) for one in findings] for name in ("name", "condition"))
-        stored = {"health": summary(findings), "findings": names, "conditions": conditions}
+        stored = {"health": describe_findings(findings), "findings": names, "conditions": conditions}
         for record in (stored, {}):
             verdict = judge(as_run(config, figures, knn, record))
             assert contradictions(findings, verdict, knn) == [], (config, figures, knn, verdict)

@@ -23,7 +23,7 @@ from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
-from moco.pretraining.auto import AutoConfig, settle
+from moco.pretraining.auto import AutoConfig, choose_settings
 from moco.pretraining.config import ResumeConfig, negatives
 from moco.pretraining.recipes import RECIPES, recipe
 from moco.report.config import ReportConfig
@@ -181,7 +181,7 @@ def test_every_command_refuses_first(command: str) -> None:
 def test_auto_refuses_first() -> None:
     """It has no module of its own among the commands."""
     with pytest.raises(BadInputError, match=r"^--minutes is 0\.0: expected more than 0, at most"):
-        settle(AutoConfig("photos", RUN, minutes=0.0), {}, print)
+        choose_settings(AutoConfig("photos", RUN, minutes=0.0), {}, print)
 
 
 @pytest.mark.parametrize("config", [
