@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -13,11 +14,13 @@ from moco.data.catalog import Split, load
 from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, hold
 from moco.data.loader import choose_workers
-from moco.data.splits import monitor_split
+from moco.data.splits import monitor_source, monitor_split
 from moco.errors import one_line
 from moco.evaluation.alignment import align_uniform
 from moco.evaluation.features import Encoding
 from moco.evaluation.knn import knn_scores
+from moco.evaluation.pixels import build_raw_pixels
+from moco.evaluation.scores import Scores
 from moco.evaluation.teacher import load_teacher
 from moco.evaluation.vitals import vitals
 from moco.pretraining.config import PretrainConfig
@@ -66,7 +69,11 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
 
 
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:
-    """KNN accuracy where there are labels; alignment and uniformity, and the reason, where there are none."""
+    """KNN accuracy where there are labels; alignment and uniformity, and the reason, where there are none.
+
+    Beside the accuracies stand the k by which they were found, how many queries there were, the percentage of these
+    that is trained on, and the accuracy of raw pixels, which is computed once.
+    """
     device = resolve_device(config.device)
     size, mean, std = settled(config.image_size), settled(config.mean), settled(config.std)
     how = Encoding(size, mean, std, precision=resolve_precision(config.precision, device))
@@ -81,10 +88,19 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     bank = make_readable(take_evenly(bank, config.knn_images))
     queries = make_readable(take_evenly(queries, max(1, config.knn_images // 5)))
 
+    trained_on = 100.0 if monitor_source(splits) == "tenth" else 0.0  # pre-training takes all of train
+
+    def look(encoder: Encoder, how: Encoding) -> tuple[Scores, int]:
+        return knn_scores(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
+
+    @cache
+    def pixels() -> float:
+        return look(*build_raw_pixels(how, device))[0].top1
+
     def monitor(encoder: Encoder) -> dict[str, float]:
-        found, k = knn_scores(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
-        figures = {**found.figures, "queries": float(len(queries)), "k": float(k)}
-        return {f"knn_{name}": value for name, value in figures.items()}
+        found, k = look(encoder, how)
+        more = {"queries": float(len(queries)), "trained_on": trained_on, "k": float(k), "pixels": pixels()}
+        return {f"knn_{name}": value for name, value in (found.figures | more).items()}
 
     return monitor
 

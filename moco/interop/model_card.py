@@ -16,6 +16,7 @@ SHOWN = (
     "image_size", "epochs", "max_steps", "batch_size", "bn_groups", "lr", "schedule", "weight_decay", "seed",
 )  # fmt: skip
 """Fields of a run's config that the card lists."""
+BASELINES = {"random": "random weights", "pixels": "raw pixels"}
 FIGURES = ("top1", "top5", "knn_top1", "knn_top5", "alignment", "uniformity", "loss")
 
 
@@ -96,10 +97,20 @@ def _figures(run: Path | None) -> dict[str, Any]:
         lines = []
     for line in lines:
         values = _parsed(line)
-        found |= {f"{name} while training": values[name] for name in FIGURES if name in values}
+        shares = {0: ", on images held out from training", 100: ", on images it was trained on"}
+        images = next((said for share, said in shares.items() if values.get("knn_trained_on") == share), "")
+        found |= {
+            f"{name} while training{images if name.startswith('knn_') else ''}": values[name]
+            for name in FIGURES if name in values
+        }  # fmt: skip
     for path in sorted((run / "evaluations").glob("*.json")):
         values = _read(path)
-        found |= {f"{path.stem} {name} on {values.get('data')}": values[name] for name in FIGURES if name in values}
+        where = f"{values.get('data')}: {values['measured_on']}" if "measured_on" in values else values.get("data")
+        found |= {f"{path.stem} {name} on {where}": values[name] for name in FIGURES if name in values}
+        others = values.get("baselines")
+        for key, own in (others if isinstance(others, dict) else {}).items():
+            if isinstance(own, dict) and "top1" in own:
+                found[f"{path.stem} top1 on {where}, {BASELINES.get(key, key)}"] = own["top1"]
     return found
 
 

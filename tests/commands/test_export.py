@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,31 @@ def test_a_folder_for_any_net(tiny_run: Path, tmp_path: Path) -> None:
     card = (tmp_path / "net" / "README.md").read_text()
     for row in ("| data | digits |", "| queue&#95;size | 64 |", "| steps | 2 |", "| loss while training | "):
         assert row in card
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(100.0, ", on images it was trained on"), (0.0, ", on images held out from training"), (None, ""), ([], "")],
+)
+def test_the_card_says_what_was_measured_on_what(tiny_run: Path, tmp_path: Path, share: Any, words: str) -> None:
+    """And never calls images held out that were trained on; beside each accuracy stand the baselines'."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    line = {"step": 2, "knn_top1": 41.5, "knn_trained_on": share}
+    (run / "metrics.jsonl").write_text(json.dumps({key: value for key, value in line.items() if value is not None}))
+    told = {
+        "top1": 38.7, "data": "photos", "measured_on": "a tenth of train, which the encoder was trained on",
+        "baselines": {"pixels": {"top1": 41.7}, "timm:x": {"top1": 83.1}, "odd": 5},
+    }  # fmt: skip
+    (run / "evaluations").mkdir(exist_ok=True)
+    (run / "evaluations" / "knn.json").write_text(json.dumps(told))
+    export(run, "safetensors", tmp_path / "net")
+    card = (tmp_path / "net" / "README.md").read_text().replace("&#95;", "_")
+    where = "knn top1 on photos: a tenth of train, which the encoder was trained on"
+    assert f"| knn_top1 while training{words} | 41.5 |" in card
+    assert f"| {where} | 38.7 |" in card
+    assert f"| {where}, raw pixels | 41.7 |" in card
+    assert f"| {where}, timm:x | 83.1 |" in card
+    assert ("held out" in card) == (share == 0)
 
 
 def test_the_references_format(tmp_path: Path, images: Tensor) -> None:
