@@ -475,6 +475,8 @@ def test_commands_from_python(tmp_path: Path) -> None:
     found = moco.run("linear", weights=out, data="digits", penalties=[0.1, 1e-2], views=1, baseline=False)
     assert set(found) >= {"top1", "penalty"}
     assert found["penalty"] in (0.1, 0.01)
+    found = moco.run("knn", weights=out, data="digits", baseline=[out, out / "encoder.safetensors"], threads=1)
+    assert list(found["baselines"]) == ["random", "pixels", str(out), str(out / "encoder.safetensors")]
     with pytest.raises(moco.BadInputError, match="is not a command"):
         moco.run("learn")
     with pytest.raises(moco.BadInputError, match="--epoch"):
