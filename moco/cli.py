@@ -21,7 +21,7 @@ import tyro
 from moco.bench.config import BenchConfig
 from moco.data.config import PackConfig
 from moco.errors import BadInputError, DivergedError, StalledError, StoppedError, VoidError, one_line
-from moco.evaluation.config import GONE, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
+from moco.evaluation.config import GONE, REPEATED, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
 from moco.pretraining.config import AutoConfig, PretrainConfig, ResumeConfig
@@ -145,6 +145,8 @@ def run(*words: object, **flags: object) -> dict[str, Any]:
         dashed = name.replace("_", "-")
         if isinstance(value, bool):
             arguments.append(f"--{dashed}" if value else f"--no-{dashed}")
+        elif isinstance(value, list | tuple) and name in REPEATED:
+            arguments += [word for one in value for word in (f"--{dashed}", str(one))]
         elif isinstance(value, list | tuple):
             arguments += [f"--{dashed}", *map(str, value)]
         else:

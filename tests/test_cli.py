@@ -157,7 +157,8 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], command: list
     for field in dataclasses.fields(kind):
         if (kind, field.name) == (TransferConfig, "task"):  # said by its place
             continue
-        assert ("PATH" if field.name in ("run", "runs") else flag(field.name)) in text
+        name = {"baseline": "no_baseline", "baselines": "baseline W"}.get(field.name, field.name)
+        assert ("PATH" if name in ("run", "runs") else flag(name)) in text
     words = " ".join(text.replace("│", " ").split())
     assert "End with one JSON object on standard output." in words
 
@@ -227,6 +228,10 @@ def test_a_mistake_in_the_flags(capsys: pytest.CaptureFixture[str], arguments: l
         ([*RANDOM, "--data", "flat"], ["labels", "class folders"]),
         ([*RANDOM, "--data", "one-class"], ["labels", "at least two"]),
         ([*RANDOM, "--data", "digits", "--knn-k", "0"], ["--knn-k is 0"]),
+        ([*RANDOM, "--data", "gone", "--baseline", "none"], ["--baseline none: a folder without"]),
+        ([*RANDOM, "--data", "gone", "--baseline", "timm:resnet99"], ["--baseline timm:resnet99"]),
+        ([*RANDOM, "--data", "gone", "--baseline", "random"], ["--baseline random", "./random"]),
+        ([*RANDOM, "--data", "digits", "--baseline"], ["--baseline", "Missing value"]),
         ([*RANDOM, "--data", "digits", "--seed", str(2**64)], ["--seed"]),
         ([*RANDOM, "--data", "digits", "--like", "none"], ["--like and --arch", "leave one out"]),
         (["knn", "--weights", "none", "--arch", "resnet18", "--data", "digits"], ["--arch is for --weights random"]),
@@ -311,15 +316,16 @@ def test_knn_ends_with_one_json_object(
     if source == "run":
         stored = json.loads(kept.read_text())
         assert {name: stored[name] for name in result} == result
-        assert stored["config"]["knn_k"] == 200
+        assert stored["config"]["knn_k"] is None
 
 
 def test_knn_without_json_ends_for_people(capsys: pytest.CaptureFixture[str], tiny_run: Path) -> None:
-    """One line with both figures."""
+    """One line with both figures, the k that was chosen, and a line for each baseline."""
     assert main(["knn", "--weights", str(tiny_run / "encoder.safetensors"), "--data", "digits", *CPU]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
+    line, *beside = capsys.readouterr().out.splitlines()
     assert "kNN top-1" in line
-    assert "360 queries" in line
+    assert "chosen by leave-one-out on the bank; 360 queries" in line
+    assert [said.split(",")[0] for said in beside] == ["  against random weights", "  against raw pixels"]
 
 
 @pytest.mark.parametrize("command", ["pretrain", "resume"])
@@ -469,6 +475,8 @@ def test_commands_from_python(tmp_path: Path) -> None:
     found = moco.run("linear", weights=out, data="digits", penalties=[0.1, 1e-2], views=1, baseline=False)
     assert set(found) >= {"top1", "penalty"}
     assert found["penalty"] in (0.1, 0.01)
+    found = moco.run("knn", weights=out, data="digits", baseline=[out, out / "encoder.safetensors"], threads=1)
+    assert list(found["baselines"]) == ["random", "pixels", str(out), str(out / "encoder.safetensors")]
     with pytest.raises(moco.BadInputError, match="is not a command"):
         moco.run("learn")
     with pytest.raises(moco.BadInputError, match="--epoch"):

@@ -35,7 +35,7 @@ TRAINING = (
     "--out run --arch resnet18-w16 --stem cifar --image-size 16 --view-size 16 --batch-size 32 --bn-groups 4 "
     "--queue-size 128 --max-steps 40 --log-every 1 --checkpoint-every 0"
 )
-DIGITS = f"--data digits --workers 0 --knn-every 20 --knn-images 500 {TRAINING} {PLAIN}"
+DIGITS = f"--data digits --workers 0 --knn-every 20 --knn-images 500 --knn-k 200 {TRAINING} {PLAIN}"
 FILES = f"--workers 2 --knn-every 0 {TRAINING} --batch-size 24 {PLAIN}"
 """200 images are eight batches and a part of one: most steps are in the middle of an epoch."""
 EVALUATION = f"--weights {GIVEN} --workers 0 {PLAIN}"
@@ -76,7 +76,7 @@ CASES = (
     case("shards", f"pretrain quick --dictionary in-batch --data {INPUTS}/shards {FILES}"),
     case("stop-resume", with_dictionary("queue", "--symmetric"), stop_after=7),
     case("stop-resume-files", f"pretrain v2 --data {INPUTS}/photos {FILES}", stop_after=11),
-    case("knn", f"knn --data digits {EVALUATION}"),
+    case("knn", f"knn --knn-k 200 --data digits {EVALUATION}"),
     case("linear-fast", f"linear --protocol fast --data digits {EVALUATION}"),
     case("linear-paper", f"linear --protocol paper --epochs 2 --lr 1 --no-baseline --data digits {EVALUATION}"),
     case("finetune", f"finetune --max-steps 20 --save encoder.safetensors --data digits {EVALUATION}"),

@@ -1,47 +1,49 @@
-"""`moco knn`: weighted kNN accuracy of an encoder, beside random weights."""
+"""`moco knn`: weighted kNN accuracy of an encoder, beside random weights, raw pixels and other weights."""
 
 import dataclasses
 import time
 from typing import Any
 
-from moco.core.encoder import Encoder
-from moco.evaluation.config import RANDOM, KnnConfig
+from moco.evaluation.baselines import load_baselines, say_gain
+from moco.evaluation.config import KnnConfig
 from moco.evaluation.knn import knn_scores
-from moco.evaluation.scores import Scores, compare_scores, describe_predictions
-from moco.evaluation.session import at_random, keep_evaluation, labels_of, load_labelled, say, session, workers_for
+from moco.evaluation.origin import describe_origin
+from moco.evaluation.scores import Scores, describe_predictions
+from moco.evaluation.session import Subject, keep_evaluation, labels_of, load_labelled, say, session, workers_for
 
 
 def run(config: KnnConfig) -> dict[str, Any]:
     """`moco knn`: top-1 and top-5 of an encoder on labelled images; kept in the run's folder where it is one's."""
     with session(config) as subject:
+        baselines = load_baselines(config, subject)
         images = load_labelled(config.data)
-        how = dataclasses.replace(subject.how, stored=config.bank, workers=workers_for(config, images.train))
+        workers = workers_for(config, images.train)
 
-        def evaluate(encoder: Encoder, title: str) -> Scores:
+        def evaluate(subject: Subject, title: str) -> tuple[Scores, int]:
+            how = dataclasses.replace(subject.how, stored=config.bank, workers=workers)
             return knn_scores(
-                encoder, images.train, images.test, how, k=config.knn_k, temperature=config.knn_temperature, title=title
-            )
+                subject.encoder, images.train, images.test, how, k=config.knn_k, temperature=config.knn_temperature,
+                title=title,
+            )  # fmt: skip
 
         started = time.monotonic()
-        found = evaluate(subject.encoder, "kNN")
+        found, k = evaluate(subject, "kNN")
         seconds = time.monotonic() - started
         bank, queries = len(images.train), len(images.test)
         result: dict[str, Any] = {
             **found.figures, "weights": config.weights, "data": config.data, "bank": bank, "queries": queries,
-            "seconds": round(seconds, 2),
+            "k": k, "k_chosen": config.knn_k is None, "seconds": round(seconds, 2),
+            **describe_origin(config.weights, images, "bank", "queries"), "baselines": {},
         }  # fmt: skip
-        compared = ""
-        if config.baseline and config.weights != RANDOM:
-            random = evaluate(at_random(config, subject).encoder, "kNN, random weights")
-            gain = compare_scores(found, random, labels_of(images.test))
-            result["baselines"] = {"random": gain}
-            compared = (
-                f"; random weights {random.top1:.2f}% ({gain['difference']:+.2f} points, "
-                f"95% interval {gain['low']:+.2f} to {gain['high']:+.2f})"
-            )
+        chosen = ", chosen by leave-one-out on the bank" if config.knn_k is None else ""
         say(
-            f"{config.weights}: kNN top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}%{compared} "
-            f"({queries} queries, {bank} images in the bank)"
+            f"{config.weights}: kNN top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% (k {k}{chosen}; {queries} queries "
+            f"of {result['measured_on']}; {bank} images in the bank)"
         )
+        for baseline in baselines:
+            own, own_k = evaluate(baseline.subject, f"kNN, {baseline.name}")
+            gain = baseline.compare(found, own, labels_of(images.test), k=own_k)
+            result["baselines"][baseline.key] = gain
+            say(say_gain(baseline.name, own, f"k {own_k}", gain))
         keep_evaluation(config, result, **describe_predictions(images.test, found.predicted))
     return result

@@ -3,14 +3,17 @@
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from moco.data.images import Labels
-from moco.evaluation.config import RANDOM, LinearConfig, Protocol
+from moco.evaluation.baselines import SUPERVISED, Baseline, load_baselines, say_gain
+from moco.evaluation.config import LinearConfig, Protocol
 from moco.evaluation.finetune import Finetuning, finetune_and_score
 from moco.evaluation.linear import evaluate_linear
+from moco.evaluation.origin import describe_origin
 from moco.evaluation.scores import Scores, compare_scores, describe_predictions, paired_interval
 from moco.evaluation.session import (
     Labelled,
@@ -34,6 +37,7 @@ def run(config: LinearConfig) -> dict[str, Any]:
     """`moco linear`: top-1 and top-5 of a linear classifier on frozen features, beside its baselines."""
     require_penalties(config.penalties)
     with session(config) as subject:
+        compared_with = load_baselines(config, subject)
         images = load_labelled(config.data)
         subject = with_workers(config, subject, images.train)
         started = time.monotonic()
@@ -42,13 +46,14 @@ def run(config: LinearConfig) -> dict[str, Any]:
         result: dict[str, Any] = {
             **found.figures, "protocol": config.protocol, "seconds": round(time.monotonic() - started + before, 2),
             "weights": config.weights, "data": config.data, "train": len(images.train), "test": len(images.test),
-            **details,
+            **describe_origin(config.weights, images, "train", "test"), **details,
         }  # fmt: skip
         say(
             f"{config.weights}: linear ({config.protocol}) top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% "
-            f"({len(images.test)} test images, {describe_rate(details)}, {result['seconds']:.0f} s)"
+            f"({describe_rate(details)}; {len(images.test)} images of {result['measured_on']}; "
+            f"{len(images.train)} images to learn from; {result['seconds']:.0f} s)"
         )
-        result["baselines"] = baselines(config, subject, images, found)
+        result["baselines"] = measure_baselines(config, compared_with, subject, images, found)
         agreement = compare_protocols(config, result, found.predicted, labels_of(images.test))
         if agreement is not None:
             result["agreement"] = agreement
@@ -82,23 +87,24 @@ def advise(result: dict[str, Any], classes: int) -> str | None:
     return f"lr {rate:g} does not suit these features: {evidence}; try --lr {suiting:g}"
 
 
-def baselines(config: LinearConfig, subject: Subject, images: Labelled, found: Scores) -> dict[str, Any]:
-    """Random weights under the fast protocol, and the same network trained from random weights with all labels.
+def measure_baselines(
+    config: LinearConfig, baselines: Sequence[Baseline], subject: Subject, images: Labelled, found: Scores
+) -> dict[str, Any]:
+    """Evaluate the baselines by the fast protocol, and the subject's network trained from random weights with labels.
 
-    Each tells by how much `found` is better.
+    Each tells by how much `found` is better, and by which protocol it was evaluated: that of the papers would take
+    hours for each.
     """
     truth, results = labels_of(images.test), dict[str, Any]()
-    if config.baseline and config.weights != RANDOM:
-        quick = dataclasses.replace(config, protocol="fast")
+    quick = dataclasses.replace(config, protocol="fast")
+    for baseline in baselines:
         started = time.monotonic()
-        random, details = evaluate_linear(at_random(config, subject), images, quick, "linear, random weights")
-        seconds = round(time.monotonic() - started, 2)
-        gain = compare_scores(found, random, truth)
-        results["random"] = {**gain, "penalty": details["penalty"], "protocol": "fast", "seconds": seconds}
-        say(
-            f"random weights: linear (fast) top-1 {random.top1:.2f}%, top-5 {random.top5:.2f}% "
-            f"({gain['difference']:+.2f} points, 95% interval {gain['low']:+.2f} to {gain['high']:+.2f})"
-        )
+        own = with_workers(config, baseline.subject, images.train)
+        other, details = evaluate_linear(own, images, quick, f"linear, {baseline.name}")
+        more = {"penalty": details["penalty"], "protocol": "fast", "seconds": round(time.monotonic() - started, 2)}
+        results[baseline.key] = baseline.compare(found, other, truth, **more)
+        protocol = "" if config.protocol == "fast" else "by the fast protocol, "
+        say(say_gain(baseline.name, other, f"{protocol}{describe_rate(details)}", results[baseline.key]))
     if config.supervised_epochs:
         steps = config.supervised_epochs * max(1, len(images.train) // config.batch_size)
         recipe = Finetuning(steps, batch_size=config.batch_size, seed=config.seed)
@@ -108,10 +114,8 @@ def baselines(config: LinearConfig, subject: Subject, images: Labelled, found: S
         )
         seconds = round(time.monotonic() - started, 2)
         gain = compare_scores(found, supervised, truth)
-        results["supervised"] = {**gain, "epochs": config.supervised_epochs, "seconds": seconds}
-        say(
-            f"supervised from scratch, {config.supervised_epochs} epochs: top-1 {supervised.top1:.2f}%, {seconds:.0f} s"
-        )
+        results[SUPERVISED] = {**gain, "epochs": config.supervised_epochs, "seconds": seconds}
+        say(say_gain("training from scratch with labels", supervised, f"{config.supervised_epochs} epochs", gain))
     return results
 
 

@@ -1,12 +1,14 @@
 """`moco lowshot`: few labels."""
 
+import dataclasses
 from typing import Any
 
-from moco.evaluation.config import RANDOM, LowshotConfig
+from moco.evaluation.baselines import PIXELS, load_baselines
+from moco.evaluation.config import LowshotConfig
 from moco.evaluation.label_share import read_label_share
 from moco.evaluation.lowshot import evaluate_lowshot
+from moco.evaluation.origin import describe_origin
 from moco.evaluation.session import (
-    at_random,
     keep_evaluation,
     load_labelled,
     require_penalties,
@@ -16,18 +18,24 @@ from moco.evaluation.session import (
 
 
 def run(config: LowshotConfig) -> dict[str, Any]:
-    """`moco lowshot`: linear classifier and fine-tuned network with few labels, beside random weights."""
+    """`moco lowshot`: linear classifier and fine-tuned network with few labels, beside baselines.
+
+    Raw pixels, which are no network, are not fine-tuned.
+    """
     read_label_share(config.labels)  # report a mistake in it before anything is read
     require_penalties(config.penalties)
     with session(config) as subject:
+        baselines = load_baselines(config, subject)
         images = load_labelled(config.data)
         subject = with_workers(config, subject, images.train)
         result: dict[str, Any] = {
             "labels": config.labels, "draws": config.draws, "weights": config.weights, "data": config.data,
-            "test": len(images.test), **evaluate_lowshot(subject, images, config, config.weights), "baselines": {},
+            "test": len(images.test), **describe_origin(config.weights, images, "train", "test"),
+            **evaluate_lowshot(subject, images, config, config.weights), "baselines": {},
         }  # fmt: skip
-        if config.baseline and config.weights != RANDOM:
-            random = at_random(config, subject)
-            result["baselines"]["random"] = evaluate_lowshot(random, images, config, "random weights")
+        for baseline in baselines:
+            own = with_workers(config, baseline.subject, images.train)
+            asked = dataclasses.replace(config, finetune_steps=0) if baseline.key == PIXELS else config
+            result["baselines"][baseline.key] = evaluate_lowshot(own, images, asked, baseline.name)
         keep_evaluation(config, result)
     return result

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 from torch import nn
@@ -15,12 +16,14 @@ from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, hold
 from moco.data.kept import KEPT_BYTES, keep_prepared
 from moco.data.loader import choose_workers
-from moco.data.splits import monitor_split
+from moco.data.splits import monitor_source, monitor_split
 from moco.errors import one_line
 from moco.evaluation.alignment import align_uniform, draw_pairs
 from moco.evaluation.features import Encoding
-from moco.evaluation.judge import KnnJudge, name_figures
-from moco.evaluation.knn import knn
+from moco.evaluation.judge import KnnJudge
+from moco.evaluation.knn import knn_scores
+from moco.evaluation.pixels import build_raw_pixels
+from moco.evaluation.scores import Scores
 from moco.evaluation.teacher import load_teacher
 from moco.evaluation.vitals import vitals
 from moco.pretraining.config import PretrainConfig
@@ -84,7 +87,11 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
 
 
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:
-    """KNN accuracy where there are labels; alignment and uniformity, and the reason, where there are none."""
+    """KNN accuracy where there are labels; alignment and uniformity, and the reason, where there are none.
+
+    Beside the accuracies stand the k by which they were found, how many queries there were, the percentage of these
+    that is trained on, and the accuracy of raw pixels, which is computed once.
+    """
     device = resolve_device(config.device)
     size, mean, std = require(config.image_size), require(config.mean), require(config.std)
     how = Encoding(size, mean, std, precision=resolve_precision(config.precision, device))
@@ -99,12 +106,25 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         return lambda encoder: align_uniform(encoder, pairs(), how)
     bank = keep_prepared(make_readable(take_evenly(bank, config.knn_images)))
     queries = keep_prepared(make_readable(take_evenly(queries, max(1, config.knn_images // 5))))
+    trained_on = 100.0 if monitor_source(splits) == "tenth" else 0.0  # pre-training takes all of train
+
+    def look(encoder: Encoder, how: Encoding) -> tuple[Scores, int]:
+        return knn_scores(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
+
+    @cache
+    def pixels() -> float:
+        return look(*build_raw_pixels(how, device))[0].top1
+
+    def name_figures(figures: Mapping[str, float], k: int) -> dict[str, float]:
+        more = {"queries": float(len(queries)), "trained_on": trained_on, "k": float(k), "pixels": pixels()}
+        return {f"knn_{name}": value for name, value in {**figures, **more}.items()}
+
     if config.keep == "best":
-        return KnnJudge(bank, queries, how, config.knn_k, config.knn_temperature)
+        return KnnJudge(bank, queries, how, config.knn_k, config.knn_temperature, name_figures)
 
     def monitor(encoder: Encoder) -> dict[str, float]:
-        figures = knn(encoder, bank, queries, how, k=config.knn_k, temperature=config.knn_temperature)
-        return name_figures(figures, len(queries))
+        found, k = look(encoder, how)
+        return name_figures(found.figures, k)
 
     return monitor
 

@@ -82,7 +82,7 @@ def begin_with(scene: Scene) -> tuple[Goal, str | None, str, bool]:
     goal: Goal = scene.config.goal or ("small" if own["teacher"] else "accurate")
     named = own["init_weights"] or own["teacher"]
     if named is not None:
-        load_weights(named)  # a mistake is told before anything is measured
+        load_weights(named)  # report a mistake before anything is measured
         return goal, named, "you gave them", True
     there = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 

@@ -23,6 +23,8 @@ from moco.runtime.randomness import Words
 FILE = "data.safetensors"
 MOST_ROWS = 1 << 20
 """A larger set has one row for several images: all of their names, and the first one's content."""
+LOOKED_AT = 10_000
+"""Images that are looked up in another set's fingerprint, at most, spread evenly."""
 PIXEL_BUDGET = 2 << 30
 """Bytes of an array that are looked at, at most."""
 
@@ -109,6 +111,24 @@ def require_same_images(run: Path, images: Images, *, accept: bool, noun: str = 
             f"{run}: the {noun} are not those that it began with ({found}): bring them back, give another --out, or go "
             f"on all the same with --accept-changed-data"
         )
+
+
+def measure_known_share(known: Fingerprint, images: Images, *, copies: bool) -> float | None:
+    """Compute the percentage of images whose marks are in a fingerprint, by at most `LOOKED_AT` of them.
+
+    With `copies` name and content must be the same, without them the time too: files of one size are many. None where
+    that cannot be known: the set is of another kind, or the fingerprint has one row for several images.
+    """
+    rows = np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).astype(np.int64)
+    kind, contents, times = images.identify(rows)
+    if known.block > 1 or known.kind != kind:
+        return None
+    names = np.fromiter((zlib.crc32(os.fsencode(images.name(int(row)))) for row in rows), np.uint32)
+    used = 2 if copies else 3
+    own = zip(*(column.tolist() for column in (names, contents, times)[:used]), strict=True)
+    theirs = zip(*(column.tolist() for column in (known.names, known.contents, known.times)[:used]), strict=True)
+    kept = set(theirs)
+    return round(100 * sum(marks in kept for marks in own) / len(rows), 1)
 
 
 def keep_fingerprint(run: Path, images: Images, *, accept: bool, noun: str = "images") -> str:

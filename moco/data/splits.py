@@ -1,16 +1,31 @@
 """The splits that monitors, choices and final figures use: the test images take no part in a choice."""
 
+from typing import Literal
+
 import numpy as np
 
 from moco.data.derived import Subset
 from moco.data.images import Images, Split
 from moco.runtime.randomness import Integers, Stream, permute
 
+Source = Literal["test", "val", "tenth"]
+"""Where the queries come from: a split of their own, or a tenth of train that is left out of the bank."""
+
+
+def monitor_source(splits: dict[Split, Images]) -> Source:
+    """Say where the queries of `monitor_split` come from."""
+    return "val" if "val" in splits else "tenth"
+
+
+def final_source(splits: dict[Split, Images]) -> Source:
+    """Say where the queries of `final_split` come from."""
+    return "test" if "test" in splits else monitor_source(splits)
+
 
 def monitor_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
     """Give what a monitor or a choice may use, as (bank, queries): validation against train, else a tenth of train.
 
-    The test split takes no part.
+    The test split takes no part. Pre-training takes all of train: that tenth is left out of the bank only.
     """
     train = splits["train"]
     if "val" in splits:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 from moco.evaluation.label_share import read_label_share
 from moco.runtime.fields import (
@@ -13,6 +13,8 @@ from moco.runtime.fields import (
     CountOrZero,
     Device,
     JsonOutput,
+    KnnNeighbours,
+    KnnTemperature,
     Positive,
     Precision,
     Range,
@@ -58,6 +60,20 @@ EncoderOutput = Annotated[
     Literal["backbone", "head"],
     arg(help="Features to use: the backbone's pooled ones, or the head's vectors, which have unit length."),
 ]
+NoBaseline = Annotated[
+    bool,
+    FlagCreatePairsOff,
+    arg(help="Do not evaluate random weights of the same network and raw pixels beside it.", help_behavior_hint=""),
+]
+OtherWeights = Annotated[
+    tuple[str, ...],
+    UseAppendAction,
+    arg(
+        name="baseline",
+        metavar="W",
+        help="Weights to compare with on the same images, as for --weights, at their own image size.",
+    ),
+]
 ExtraViews = Annotated[
     Annotated[int, Range(0, 1000)],
     arg(
@@ -85,14 +101,12 @@ class KnnConfig:
     stem: RandomStem = "imagenet"
     image_size: EncodedSide = None
     features: EncoderOutput = "backbone"
-    knn_k: Count = 200
-    """Neighbours that vote."""
-    knn_temperature: Positive = 0.1
-    """Weight of a vote: exp(similarity / this)."""
+    knn_k: KnnNeighbours = None
+    knn_temperature: KnnTemperature = 0.1
     bank: Literal["fp32", "fp16"] = "fp32"
     """Number format of the stored features: 1.28 million of 2048 numbers take 10.5 GB in fp32, half of that in fp16."""
-    baseline: bool = True
-    """Also evaluate random weights of the same network."""
+    baseline: NoBaseline = True
+    baselines: OtherWeights = ()
     batch_size: EncodedAtOnce = 256
     seed: Seed = 0
     """Seed of random weights, the baseline's too."""
@@ -120,8 +134,8 @@ class LinearConfig:
     """Learning rate of --protocol paper. It is multiplied by 0.1 after 60% and 80% of the epochs."""
     batch_size: BatchSize = 256
     """Images per step, over all processes."""
-    baseline: bool = True
-    """Also evaluate random weights of the same network (by --protocol fast)."""
+    baseline: NoBaseline = True
+    baselines: OtherWeights = ()
     supervised_epochs: CountOrZero = 0
     """Also train the same network from random weights with all labels for this many epochs (0: do not)."""
     like: LikeRun = None
@@ -156,7 +170,8 @@ class LowshotConfig:
     batch_size: BatchSize = 128
     """Images per step, over all processes; fewer where fewer are labelled."""
     baseline: bool = True
-    """Also evaluate random weights of the same network: fine-tuned, these are supervised training from scratch."""
+    """Also evaluate raw pixels, and random weights of the same network: fine-tuned, these are supervised training from
+    scratch."""
     like: LikeRun = None
     arch: RandomArch = None
     stem: RandomStem = "imagenet"
@@ -246,6 +261,8 @@ GONE: dict[type, dict[str, str]] = {
 KeptConfig = KnnConfig | LinearConfig | LowshotConfig | FinetuneConfig
 EvaluationConfig = KeptConfig | EmbedConfig
 """Any evaluation's settings; what they share has one name."""
+REPEATED = ("baseline",)
+"""Flags that are given once for each of their values."""
 KEPT: dict[str, type[KeptConfig]] = {
     "knn": KnnConfig, "linear": LinearConfig, "lowshot": LowshotConfig, "finetune": FinetuneConfig,
 }  # fmt: skip

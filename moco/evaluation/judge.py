@@ -1,7 +1,7 @@
 """A kNN monitor by whose looks two encoders can be compared, image by image."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from moco.core.encoder import Encoder
 from moco.data.images import Images, Labels
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.knn import QUERIES_AT_A_TIME, count_votes, knn_votes, nearest
+from moco.evaluation.knn import QUERIES_AT_A_TIME, choose_k, count_votes, knn_votes, nearest
 from moco.evaluation.scores import score_logits
 from moco.evaluation.session import labels_of
 from moco.shapes import Bank, Features
@@ -31,9 +31,11 @@ class KnnJudge:
     bank: Images
     queries: Images
     how: Encoding
-    k: int
-    """Neighbours that vote in the figures."""
+    k: int | None
+    """Neighbours that vote in the figures; chosen by leave-one-out where there is none."""
     temperature: float
+    name_figures: Callable[[Mapping[str, float], int], dict[str, float]]
+    """Turns the accuracies, and the k by which they were found, into the figures that a monitor logs."""
     right: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
     """Which images the encoder of the last look had right, (bank + queries,)."""
 
@@ -46,15 +48,11 @@ class KnnJudge:
             bank, labels[0], queries, labels[1], k=NEIGHBOURS, temperature=self.temperature, classes=classes,
             device=device,
         )  # fmt: skip
-        votes = knn_votes(
-            bank, labels[0], queries, k=self.k, temperature=self.temperature, classes=classes, device=device
-        )
-        return name_figures(score_logits(votes, labels[1]).figures, len(self.queries))
-
-
-def name_figures(figures: Mapping[str, float], queries: int) -> dict[str, float]:
-    """The figures of kNN as a monitor logs them."""
-    return {f"knn_{name}": value for name, value in figures.items()} | {"knn_queries": float(queries)}
+        k = self.k
+        if k is None:
+            k = choose_k(bank, labels[0], temperature=self.temperature, classes=classes, device=device)
+        votes = knn_votes(bank, labels[0], queries, k=k, temperature=self.temperature, classes=classes, device=device)
+        return self.name_figures(score_logits(votes, labels[1]).figures, k)
 
 
 def classify_by_neighbours(

@@ -1,7 +1,9 @@
 """Weighted k-nearest-neighbour classification (InstDisc, arXiv:1805.01978)."""
 
 import dataclasses
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +20,10 @@ BANK_AT_A_TIME = 65536
 """Similarities that exist at a time are these two multiplied, in fp32: 0.27 GB."""
 COLDEST = 1e-30
 """Temperature below which only the nearest count; fp32 would make much smaller ones 0."""
+K_TO_TRY = (1, 3, 5, 10, 20, 50, 100, 200)
+"""Numbers of neighbours to choose from; 200 is that of the papers."""
+LEFT_OUT = 4000
+"""Images of the bank that are classified for that choice, at most: the accuracies are then known to a point."""
 
 
 def weighted_knn(
@@ -60,6 +66,37 @@ def count_votes(similarity: Tensor, label: Tensor, *, temperature: float, classe
     return weight.new_zeros(len(weight), classes).scatter_add_(1, label, weight)
 
 
+def choose_k(
+    bank: Bank,
+    bank_labels: Labels,
+    *,
+    temperature: float,
+    classes: int,
+    device: str = "cpu",
+    tries: Sequence[int] = K_TO_TRY,
+) -> int:
+    """Choose the k with which the most images of the bank (B, C) are classified right by the other images.
+
+    At most `LEFT_OUT` images, spread evenly over the bank, are left out in turn. Of equal numbers the largest is
+    chosen, and none that is larger than B - 1. The queries take no part.
+    """
+    tries = [k for k in tries if k < len(bank)]
+    if not tries:
+        return 1
+    labels = torch.from_numpy(bank_labels).to(device)
+    rows = torch.from_numpy(np.linspace(0, len(bank) - 1, min(len(bank), LEFT_OUT)).astype(np.int64))
+    right = dict.fromkeys(tries, 0)
+    for part in torch.split(rows, QUERIES_AT_A_TIME):
+        own = part.to(device)
+        similarity, neighbour = nearest(bank[part].to(device).float(), bank, max(tries) + 1)
+        last = (neighbour == own[:, None]).to(torch.uint8).sort(dim=1, stable=True).indices[:, :-1]  # itself goes last
+        similarity, label = similarity.gather(1, last), labels[neighbour.gather(1, last)]
+        for k in tries:
+            votes = count_votes(similarity[:, :k], label[:, :k], temperature=temperature, classes=classes)
+            right[k] += int((votes.argmax(1) == labels[own]).sum())
+    return max(tries, key=lambda k: (right[k], k))
+
+
 def nearest(queries: Features, bank: Bank, k: int) -> tuple[Tensor, Tensor]:
     """The similarities and rows (N, k) of the k features of the bank that are most similar to each query.
 
@@ -77,24 +114,20 @@ def nearest(queries: Features, bank: Bank, k: int) -> tuple[Tensor, Tensor]:
     return similarity, neighbour
 
 
-def knn(
-    encoder: Encoder, bank: Images, queries: Images, how: Encoding, *, k: int, temperature: float
-) -> dict[str, float]:
-    """Classify the queries by the bank's features. Raises BadInputError where either has no labels."""
-    return knn_scores(encoder, bank, queries, how, k=k, temperature=temperature).figures
-
-
 def knn_scores(
     encoder: Encoder,
     bank: Images,
     queries: Images,
     how: Encoding,
     *,
-    k: int,
+    k: int | None,
     temperature: float,
     title: str | None = None,
-) -> Scores:
-    """`knn` with the class that each query was taken for. With a title, bars show progress."""
+) -> tuple[Scores, int]:
+    """Classify the queries by the bank's features; the scores, and the k that was given or, where none is, chosen.
+
+    With a title, bars show progress. Raises BadInputError where either has no labels.
+    """
     if bank.labels is None or queries.labels is None or len(bank.classes) < 2:
         raise BadInputError("kNN needs labels: class folders, at least two")
     how = dataclasses.replace(how, unit=True)
@@ -102,9 +135,8 @@ def knn_scores(
         encode(encoder, images, how, title=title and f"{title}: encoding {len(images)} images")
         for images in (bank, queries)
     ]
-    device = next(encoder.parameters()).device
-    votes = knn_votes(
-        features[0], labels_of(bank), features[1], k=k, temperature=temperature, classes=len(bank.classes),
-        device=str(device),
-    )  # fmt: skip
-    return score_logits(votes, labels_of(queries))
+    labels, classes, device = labels_of(bank), len(bank.classes), str(next(encoder.parameters()).device)
+    if k is None:
+        k = choose_k(features[0], labels, temperature=temperature, classes=classes, device=device)
+    votes = knn_votes(features[0], labels, features[1], k=k, temperature=temperature, classes=classes, device=device)
+    return score_logits(votes, labels_of(queries)), k

@@ -19,7 +19,7 @@ from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.images import Images, Labels, hold
 from moco.data.loader import choose_workers, watch_loading
 from moco.data.replacement import list_names
-from moco.data.splits import final_split
+from moco.data.splits import Source, final_source, final_split
 from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, EvaluationConfig, KeptConfig, result_name
 from moco.evaluation.features import Encoding
@@ -115,6 +115,8 @@ class Labelled:
     test: Images
     validation: Images | None
     """The validation split, where the figure is of another one."""
+    source: Source = "test"
+    """Where the images of the figure come from."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -143,7 +145,8 @@ def load_labelled(data: str) -> Labelled:
             f"({list_names(test.classes[label] for label in unseen)}), so these are never right",
             stacklevel=2,
         )
-    return Labelled(hold(train), hold(test), None if validation is None else hold(validation))
+    chooser = None if validation is None else hold(validation)
+    return Labelled(hold(train), hold(test), chooser, final_source(splits))
 
 
 def require_penalties(penalties: Sequence[float]) -> None:

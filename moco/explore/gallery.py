@@ -25,8 +25,9 @@ from moco.data.splits import final_split
 from moco.data.views import Look, make_views
 from moco.evaluation.alignment import effective_rank
 from moco.evaluation.features import Encoding, encode, prepare_image
-from moco.evaluation.knn import count_votes, nearest
+from moco.evaluation.knn import choose_k, count_votes, nearest
 from moco.evaluation.scores import describe_predictions, score_logits
+from moco.evaluation.session import labels_of
 from moco.explore.embedding_map import flat_map
 from moco.pretraining.config import PretrainConfig
 from moco.runtime.fields import require
@@ -69,7 +70,11 @@ def gallery(
     bank, queries = final_split(splits)
     bank, queries = take_evenly(bank, scope.bank_images), take_evenly(queries, scope.map_images)
     z_bank, z = encode(encoder, bank, how), encode(encoder, queries, how)
-    similarity, neighbour = nearest(z, z_bank, config.knn_k)
+    labelled = bank.labels is not None and queries.labels is not None and len(bank.classes) > 1
+    temperature, k = config.knn_temperature, config.knn_k or FOUND
+    if labelled and config.knn_k is None:
+        k = choose_k(z_bank, labels_of(bank), temperature=temperature, classes=len(bank.classes))
+    similarity, neighbour = nearest(z, z_bank, max(k, FOUND))
     content: dict[str, Any] = {
         "version": VERSION, "data": config.data, "splits": {name: len(images) for name, images in splits.items()},
         "classes": list(bank.classes) if bank.labels is not None else None, "bank": len(bank), "queries": len(queries),
@@ -78,12 +83,12 @@ def gallery(
         "neighbours": collect_neighbours(bank, queries, similarity, neighbour),
     }  # fmt: skip
     predicted = None
-    if bank.labels is not None and queries.labels is not None and len(bank.classes) > 1:
-        label, temperature = torch.from_numpy(bank.labels.copy())[neighbour], config.knn_temperature
-        votes = count_votes(similarity, label, temperature=temperature, classes=len(bank.classes))
-        found = score_logits(votes, queries.labels.copy())
+    if labelled:
+        label = torch.from_numpy(labels_of(bank))[neighbour[:, :k]]
+        votes = count_votes(similarity[:, :k], label, temperature=temperature, classes=len(bank.classes))
+        found = score_logits(votes, labels_of(queries))
         predicted = found.predicted
-        content["knn"] = {"k": min(config.knn_k, len(bank)), "temperature": temperature, "top1": round(found.top1, 2)}
+        content["knn"] = {"k": min(k, len(bank)), "temperature": temperature, "top1": round(found.top1, 2)}
         content |= {
             name: table for name, table in describe_predictions(queries, predicted).items() if name == "confusion"
         }

@@ -90,6 +90,13 @@ def load_weights(weights: str) -> Weights:
     return found
 
 
+def find_run(weights: str) -> Path | None:
+    """Find the run folder that weights lie in: the path itself, its folder, or that of its checkpoints."""
+    path = Path(weights)
+    folders = (path, path.parent, path.parent.parent) if path.exists() else ()  # else it is a name
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
 def _read(weights: str) -> Weights:
     if is_published(weights):
         return _published(weights)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from moco.core.networks import TIMM, timm_config
-from moco.interop.checkpoints import Weights, encoder_metadata, load_weights
+from moco.interop.checkpoints import Weights, encoder_metadata, find_run, load_weights
 from moco.runtime.checkpoint import save_tensors
 
 SHOWN = (
@@ -17,6 +17,7 @@ SHOWN = (
     "weight_decay", "seed",
 )  # fmt: skip
 """Fields of a run's config that the card lists."""
+BASELINES = {"random": "random weights", "pixels": "raw pixels"}
 FIGURES = ("top1", "top5", "knn_top1", "knn_top5", "alignment", "uniformity", "loss")
 
 
@@ -57,7 +58,7 @@ def describe_folder(weights: Weights) -> str:
 
 def _card(weights: Weights, source: str, in_timm: bool) -> str:
     """The model card: what it is, how it was trained, on what, how good it was found to be, how it is used."""
-    run = _run_of(Path(source))
+    run = find_run(source)
     config = _read(run / "config.json") if run is not None else {}
     plan = weights.encoder.plan
     head = ["---", f"library_name: {'timm' if in_timm else 'moco'}", "pipeline_tag: image-feature-extraction", "tags:"]
@@ -106,10 +107,20 @@ def _figures(run: Path | None, step: int) -> dict[str, Any]:
         values = _parsed(line)
         if isinstance(at := values.get("step"), int) and at > step:
             continue
-        found |= {f"{name} while training": values[name] for name in FIGURES if name in values}
+        shares = {0: ", on images held out from training", 100: ", on images it was trained on"}
+        images = next((said for share, said in shares.items() if values.get("knn_trained_on") == share), "")
+        found |= {
+            f"{name} while training{images if name.startswith('knn_') else ''}": values[name]
+            for name in FIGURES if name in values
+        }  # fmt: skip
     for path in sorted((run / "evaluations").glob("*.json")):
         values = _read(path)
-        found |= {f"{path.stem} {name} on {values.get('data')}": values[name] for name in FIGURES if name in values}
+        where = f"{values.get('data')}: {values['measured_on']}" if "measured_on" in values else values.get("data")
+        found |= {f"{path.stem} {name} on {where}": values[name] for name in FIGURES if name in values}
+        others = values.get("baselines")
+        for key, own in (others if isinstance(others, dict) else {}).items():
+            if isinstance(own, dict) and "top1" in own:
+                found[f"{path.stem} top1 on {where}, {BASELINES.get(key, key)}"] = own["top1"]
     return found
 
 

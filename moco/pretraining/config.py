@@ -16,6 +16,8 @@ from moco.runtime.fields import (
     JsonOutput,
     KeyCount,
     KeyCountOrZero,
+    KnnNeighbours,
+    KnnTemperature,
     LogEvery,
     Minutes,
     NotNegative,
@@ -176,10 +178,8 @@ class PretrainConfig:
     """Steps between two evaluations by the kNN monitor (0: never); by default one epoch."""
     knn_images: Count = 10000
     """Images in the monitor's bank, at most; a fifth as many are its queries."""
-    knn_k: Count = 200
-    """Neighbours that vote in the monitor."""
-    knn_temperature: Positive = 0.1
-    """Weight of a vote: exp(similarity / this)."""
+    knn_k: KnnNeighbours = None
+    knn_temperature: KnnTemperature = 0.1
     keep: Literal["best", "last"] = "last"
     """Which encoder the run ends with: the last, or the best that the monitor saw. That is the first one unless another
     classifies clearly more images rightly; the last then lies beside it, as encoder-last.safetensors."""

@@ -30,6 +30,7 @@ CIFAR10: dict[str, Any] = {
     "temperature": 0.1,
     "weight_decay": 5e-4,
     "schedule": "cosine",
+    "knn_k": 200,
 }
 QUICK: dict[str, Any] = {
     **CIFAR10,
@@ -42,6 +43,7 @@ QUICK: dict[str, Any] = {
     "bn_groups": 4,
     "epochs": 5,
     "base_lr": 0.12,
+    "knn_k": None,
 }
 """In its first few thousand steps an encoder changes so fast that it can distinguish a queue's keys by their age, and
 keys of the batch itself teach more (docs/results.md). It is small images' fastest start, not the papers' method."""

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from moco.report.gains import TO_BEAT, describe_measured
 from moco.report.markup import NOTHING, element, escape, number, percent, show, table
 from moco.report.runs import Run
 
 NAMES = {"knn": "kNN", "finetune": "fine-tuned, all labels"}
-BASELINES = {"random": "random weights", "supervised": "supervised from scratch"}
+BASELINES = {**TO_BEAT, "supervised": "supervised from scratch"}
 NOT_FIGURES = {"seconds", "linear_seconds", "finetune_seconds", "version", "time"}
 
 
@@ -59,7 +60,7 @@ def render_tables(runs: Sequence[Run]) -> str:
         content += element(
             "p",
             "Percentages; ± is the standard deviation over draws. To the right of them, what the same network reaches "
-            "without pre-training, or with labels.",
+            "without pre-training or with labels, and what raw pixels (16x16, centred) and other weights reach.",
             class_="note",
         )
     if others:
@@ -120,10 +121,11 @@ def _conditions(content: dict[str, Any]) -> str:
     parts = [str(content["data"])] if isinstance(content.get("data"), str) else []
     for key, said in (("test", "test images"), ("queries", "queries"), ("bank", "in the bank"), ("images", "labelled")):
         if number(content.get(key)) is not None:
-            parts.append(f"{show(content[key], 0)} {said}")
+            own = f"images{describe_measured(content)}" if key == "test" and describe_measured(content) else said
+            parts.append(f"{show(content[key], 0)} {own}{describe_measured(content) if key == 'queries' else ''}")
     if number(content.get("draws")) is not None:
         parts.append(f"{show(content['draws'], 0)} draws")
-    parts += [f"{key} {content[key]:g}" for key in ("lr", "penalty") if number(content.get(key)) is not None]
+    parts += [f"{key} {content[key]:g}" for key in ("k", "lr", "penalty") if number(content.get(key)) is not None]
     agreement = _mapping(content.get("agreement"))
     if number(agreement.get("difference")) is not None:
         low, high = show(agreement.get("low")), show(agreement.get("high"))

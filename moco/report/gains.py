@@ -1,11 +1,11 @@
 """Measures how much a run's features beat the baselines that were evaluated beside them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from moco.pretraining.health import accuracy_gain
-from moco.report.markup import number, percent, show
+from moco.report.markup import number, percent, show, to_plain_text
 from moco.report.runs import Run
 
 TO_BEAT = {"random": "random weights", "pixels": "raw pixels"}
@@ -39,10 +39,11 @@ class Measured:
 
 
 def describe_evaluations(run: Run) -> Iterator[Measured]:
-    """The accuracies of `moco knn` and `moco linear`, each with the baselines of `TO_BEAT` that it was measured with.
+    """The accuracies of `moco knn` and `moco linear`, each with the baselines that it was measured with.
 
-    The interval is the paired one where the evaluation holds it, else that of `accuracy_gain` over as many images as
-    were classified. Where neither is known the baseline is shown and nothing is gained.
+    Those of `TO_BEAT` count as gains, other weights are shown. The interval is the paired one where the evaluation
+    holds it, else that of `accuracy_gain` over as many images as were classified. Where neither is known the baseline
+    is shown and nothing is gained.
     """
     for name, content in run.evaluations.items():
         top1 = accuracy(content.get("top1"))
@@ -52,18 +53,19 @@ def describe_evaluations(run: Run) -> Iterator[Measured]:
         beside = content.get("baselines")
         beside = beside if isinstance(beside, dict) else {}
         gains, compared = [], []
-        for baseline, words in TO_BEAT.items():
-            other = accuracy(_top1(beside.get(baseline)))
+        for baseline in (*TO_BEAT, *(name for name in beside if name not in (*TO_BEAT, SUPERVISED))):
+            other, words = accuracy(_top1(beside.get(baseline))), TO_BEAT.get(baseline, to_plain_text(baseline))
             if other is None:
                 continue
             gain = _gain(words, top1, other, beside[baseline], count)
-            gains += [gain] if gain is not None else []
+            gains += [gain] if gain is not None and baseline in TO_BEAT else []
             compared.append(f"{words} for {percent(other)}" + ("" if gain is None else f" ({gain})"))
         supervised = accuracy(_top1(beside.get(SUPERVISED)))
         if supervised is not None:
             compared.append(f"the same network trained with labels for {percent(supervised)}")
         by = "The nearest neighbours' vote" if name.startswith("knn") else "A linear classifier on the frozen features"
         images = "the images" if count is None else f"{show(count, 0)} images"
+        images += describe_measured(content)
         sentence = "; ".join([f"{by} is right for {percent(top1)} of {images}", *compared])
         yield Measured(f"{sentence}.", tuple(gains))
 
@@ -80,8 +82,26 @@ def describe_monitor(run: Run) -> Measured | None:
     said = f"kNN accuracy in the run went from {percent(run.knn_before)} before the first step to {percent(last)}"
     if run.queries is None:
         return Measured(f"{said}; of how many images is not known.", ())
-    gain = Gain(START, *accuracy_gain(last, run.knn_before, run.queries))
-    return Measured(f"{said} ({gain}; {show(run.queries, 0)} images).", (gain,))
+    gains = [Gain(START, *accuracy_gain(last, run.knn_before, run.queries))]
+    said += f" ({gains[0]}; {show(run.queries, 0)} images{describe_training(run.last('knn_trained_on'))})"
+    pixels = accuracy(run.last("knn_pixels"))
+    if pixels is not None:
+        gains.append(Gain(TO_BEAT["pixels"], *accuracy_gain(last, pixels, run.queries)))
+        said += f"; {gains[1].over} are right for {percent(pixels)} ({gains[1]})"
+    return Measured(f"{said}.", tuple(gains))
+
+
+def describe_measured(content: Mapping[str, Any]) -> str:
+    """Repeat which images an evaluation says it is of; nothing where an older one does not say it."""
+    found = content.get("measured_on")
+    return f" of {to_plain_text(found)}" if isinstance(found, str) else ""
+
+
+def describe_training(share: float | None) -> str:
+    """Say whether a run was trained on the images that its monitor asks for, by their percentage."""
+    if share is None:
+        return ""
+    return ", held out from training" if share == 0 else ", which it was trained on"
 
 
 def course(run: Run) -> str | None:
@@ -99,11 +119,11 @@ def course(run: Run) -> str | None:
 def describe_kept(run: Run) -> str | None:
     """Say which encoder a run ended with where it kept the best, and what the first and the last reached."""
     result = run.status.get("result")
-    told = result.get("kept") if isinstance(result, dict) else None
-    if not isinstance(told, dict):
+    kept = result.get("kept") if isinstance(result, dict) else None
+    if not isinstance(kept, dict):
         return None
-    step, images = number(told.get("step")), number(told.get("images"))
-    shares = [accuracy(told.get(name)) for name in ("top1", "first_top1", "last_top1")]
+    step, images = number(kept.get("step")), number(kept.get("images"))
+    shares = [accuracy(kept.get(name)) for name in ("top1", "first_top1", "last_top1")]
     known = [percent(share) for share in shares if share is not None]
     if step is None or images is None or len(known) < len(shares):
         return None

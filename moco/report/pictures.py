@@ -59,7 +59,7 @@ def render_views(run: Run) -> str:
 
 
 def render_neighbours(run: Run) -> str:
-    """Some images that were not trained on, and the most similar training images."""
+    """Some images that are not searched, and the most similar training images."""
     classes, body = run.gallery.get("classes"), []
     for row in rows_of(run.gallery.get("neighbours")):
         own = row.get("class")
@@ -74,10 +74,18 @@ def render_neighbours(run: Run) -> str:
         return ""
     marked = " ✓ is of the same class, ✗ of another." if isinstance(classes, list) else ""
     text = (
-        f"Left an image that the encoder was not trained on; right of it the training images with the most similar "
-        f"features, of {show(run.gallery.get('bank'), 0)}, with the cosine similarity.{marked}"
+        f"Left an image of {_searched_for(run)}; right of it the training images with the most similar features, of "
+        f"{show(run.gallery.get('bank'), 0)}, with the cosine similarity.{marked}"
     )
     return element("p", text, class_="note") + element("ul", "".join(body), class_="neighbours")
+
+
+def _searched_for(run: Run) -> str:
+    """Name the split whose neighbours are shown, as `data.splits.final_split` takes it."""
+    splits = run.gallery.get("splits")
+    known = {"test": "the test split", "val": "the validation split"}
+    there = (said for name, said in known.items() if isinstance(splits, dict) and name in splits)
+    return next(there, "a tenth of train, which is not searched")
 
 
 def _tile(found: dict[str, Any], classes: Any, own: Any) -> str:

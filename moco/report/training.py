@@ -45,9 +45,11 @@ def render_curves(runs: Sequence[Run]) -> str:
     levels = [Level(f"chance: {formula} = {chance:.2f}", chance) for chance, formula in sorted(chances)]
     alike, near_0 = "0 is best: both views of an image have the same features.", "Lower is better; at 0 all are alike."
     knn = [Curve(run.name, run.series("knn_top1", over="time"), style) for style, run in enumerate(runs)]
+    found = {round(value, 2) for run in runs if (value := run.last("knn_pixels")) is not None}
+    pixels = [Level(f"raw pixels: {value:.2f}%", value) for value in sorted(found)]
     charts = (
         _chart(runs, "loss", "Contrastive loss", Axes("step", "loss", digits=3), levels, CHANCE_NOTE),
-        chart("knn", "kNN accuracy over time", knn, Axes("minutes", "kNN top-1 (%)"), (), KNN_NOTE),
+        chart("knn", "kNN accuracy over time", knn, Axes("minutes", "kNN top-1 (%)"), pixels, KNN_NOTE),
         _chart(runs, "alignment", "Alignment of two views", Axes("step", "alignment", digits=3), note=alike),
         _chart(runs, "uniformity", "Uniformity", Axes("step", "uniformity", digits=3), note=near_0),
         _chart(runs, "contrast_accuracy", "Contrast accuracy", Axes("step", "%", from_zero=True), note=CONTRAST_NOTE),

@@ -98,6 +98,14 @@ RunFolder = Annotated[
 LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]
 SgdMomentum = Annotated[Share, arg(help="Momentum of SGD (not m).")]
 WeightDecay = Annotated[NotNegative, arg(help="Weight decay of SGD.")]
+KnnNeighbours = Annotated[
+    Count | None,
+    arg(
+        help="Neighbours that vote (200 in the papers); by default as many as classify images of the bank best by its "
+        "other images."
+    ),
+]
+KnnTemperature = Annotated[Positive, arg(help="Weight of a vote: exp(similarity / this).")]
 AcceptChangedData = Annotated[
     bool, arg(help="Go on with a run though its images or annotations were added, removed or changed since it began.")
 ]

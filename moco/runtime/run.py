@@ -25,8 +25,8 @@ from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, 
 OF_EACH_PROCESS = frozenset({"data", "out", "threads", "workers", "json"})
 """Fields that may differ between the processes of a run, say because their machines do."""
 HOW_NOT_WHAT = frozenset({
-    "out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every", "timeout", "accept_changed_data",
-    "keep",
+    "out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every", "knn_k", "timeout",
+    "accept_changed_data", "keep",
 })  # fmt: skip
 """Fields that do not change what a run computes: a run goes on where only these differ."""
 

@@ -18,6 +18,8 @@ from moco.study.definition import Arm, Study, arm_values
 
 LINES = 50
 """Lines of metrics of a cell, about."""
+PAPERS_K = 200
+"""Neighbours that vote in the arms' kNN where a study does not say it: with one number the arms stay comparable."""
 LOOKS = 8
 """Looks of the kNN monitor, where its figure is drawn over time."""
 
@@ -55,7 +57,7 @@ def build_training(study: Study, arm: Arm, config: StudyConfig, images: int, see
     own: dict[str, Any] = {
         "data": config.data, "out": config.out / "cells" / f"{arm.name}-s{seed}", "seed": seed, "max_steps": steps,
         "log_every": 1 if study.steps else max(1, steps // LINES), "knn_every": every, "precision": config.precision,
-        "device": config.device, "threads": config.threads,
+        "device": config.device, "threads": config.threads, "knn_k": values.get("knn_k") or PAPERS_K,
     }  # fmt: skip
     return PretrainConfig(**{**values, **own})
 
@@ -77,6 +79,8 @@ def cells(study: Study, config: StudyConfig, images: int, arms: Sequence[Arm]) -
             commands = [("pretrain", recipe_of(study, config), *_flags(study, arm, config, trained), *machine)]
             for name, (command, *flags) in study.evaluate.items():
                 words = [word for word in flags if not (name == "knn" and arm is arms[0] and word == "--no-baseline")]
+                if command == "knn" and not any(word.partition("=")[0] == "--knn-k" for word in words):
+                    words += ["--knn-k", str(PAPERS_K)]
                 places = ("--weights", str(trained.out), "--data", config.data, "--seed", str(seed))
                 commands.append((command, *places, *words, *machine))
             yield Cell(arm, seed, trained.out, trained, tuple(commands), tuple(study.evaluate))
@@ -84,7 +88,7 @@ def cells(study: Study, config: StudyConfig, images: int, arms: Sequence[Arm]) -
 
 def _flags(study: Study, arm: Arm, config: StudyConfig, trained: PretrainConfig) -> list[str]:
     words = ["--data", trained.data, "--out", str(trained.out), "--seed", str(trained.seed)]
-    names = ("max_steps", "log_every", "knn_every")
+    names = ("max_steps", "log_every", "knn_every", "knn_k")
     given = {**arm_values(study, arm, recipe_of(study, config)), **{name: getattr(trained, name) for name in names}}
     for name, value in given.items():
         if isinstance(value, bool):

@@ -185,6 +185,31 @@ def test_the_card_has_no_figures_of_later_steps(tiny_run: Path, tmp_path: Path) 
     assert "| knn&#95;top1 while training | 61.5 |" in card
 
 
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(100.0, ", on images it was trained on"), (0.0, ", on images held out from training"), (None, ""), ([], "")],
+)
+def test_the_card_says_what_was_measured_on_what(tiny_run: Path, tmp_path: Path, share: Any, words: str) -> None:
+    """And never calls images held out that were trained on; beside each accuracy stand the baselines'."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    line = {"step": 2, "knn_top1": 41.5, "knn_trained_on": share}
+    (run / "metrics.jsonl").write_text(json.dumps({key: value for key, value in line.items() if value is not None}))
+    result = {
+        "top1": 38.7, "data": "photos", "measured_on": "a tenth of train, which the encoder was trained on",
+        "baselines": {"pixels": {"top1": 41.7}, "timm:x": {"top1": 83.1}, "odd": 5},
+    }  # fmt: skip
+    (run / "evaluations").mkdir(exist_ok=True)
+    (run / "evaluations" / "knn.json").write_text(json.dumps(result))
+    export(run, "safetensors", tmp_path / "net")
+    card = (tmp_path / "net" / "README.md").read_text().replace("&#95;", "_")
+    where = "knn top1 on photos: a tenth of train, which the encoder was trained on"
+    assert f"| knn_top1 while training{words} | 41.5 |" in card
+    assert f"| {where} | 38.7 |" in card
+    assert f"| {where}, raw pixels | 41.7 |" in card
+    assert f"| {where}, timm:x | 83.1 |" in card
+    assert ("held out" in card) == (share == 0)
+
+
 def test_the_references_format(tmp_path: Path, images: Tensor) -> None:
     """Its linear evaluation takes f_q; from a checkpoint, its training takes f_k and the queue too."""
     plan = EncoderPlan("resnet18", "imagenet", "mlp", 128, None, 64)

@@ -3,24 +3,94 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from moco.cli import main
+from moco.commands.pretrain import run as pretrain
+from moco.data.catalog import load
 from moco.pretraining.health import accuracy_gain
+from moco.pretraining.recipes import recipe
+
+CPU = ["--data", "digits", "--device", "cpu", "--threads", "1", "--json"]
 
 
-def test_the_gain_over_random_weights(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A paired difference with its interval, printed and kept; it is narrower than that of two sets of images."""
-    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    flags = ["--weights", str(run), "--data", "digits", "--device", "cpu", "--threads", "1", "--json"]
-    assert main(["knn", *flags]) == 0
+def told(capsys: pytest.CaptureFixture[str], weights: Path, *flags: str) -> tuple[dict[str, Any], str]:
+    """The result, and what is said to people."""
+    assert main(["knn", "--weights", str(weights), *flags, *CPU]) == 0
     out, said = capsys.readouterr()
-    result = json.loads(out)
-    random = result["baselines"]["random"]
-    assert random["difference"] == pytest.approx(result["top1"] - random["top1"], abs=2e-3)
-    assert random["low"] < random["difference"] < random["high"]
-    assert f"({random['difference']:+.2f} points, 95% interval {random['low']:+.2f} to {random['high']:+.2f})" in said
-    _, low, high = accuracy_gain(result["top1"], random["top1"], result["queries"])
-    assert random["high"] - random["low"] < high - low
+    return json.loads(out), said
+
+
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A run of one's own."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+def predicted(run: Path) -> Any:
+    """The classes that the last evaluation of a run took the test images for."""
+    return np.array(json.loads((run / "evaluations" / "knn.json").read_text())["predicted"])
+
+
+def test_the_gain_over_random_weights_and_raw_pixels(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A paired difference with its interval, printed and kept; it is narrower than that of two sets of images."""
+    result, said = told(capsys, run)
+    assert result["baselines"].keys() == {"random", "pixels"}
+    for name, words in (("random", "random weights"), ("pixels", "raw pixels")):
+        own = result["baselines"][name]
+        assert own["difference"] == pytest.approx(result["top1"] - own["top1"], abs=2e-3)
+        assert own["low"] < own["difference"] < own["high"]
+        gain = f"{own['difference']:+.2f} points, 95% interval {own['low']:+.2f} to {own['high']:+.2f}"
+        assert f"against {words}, {own['top1']:.2f}% (k {own['k']}): {gain}\n" in said
+        _, low, high = accuracy_gain(result["top1"], own["top1"], result["queries"])
+        assert own["high"] - own["low"] < high - low
     assert json.loads((run / "evaluations" / "knn.json").read_text())["baselines"] == result["baselines"]
+    assert result["baselines"]["pixels"]["image_size"] == 16
+
+
+def test_a_k_that_is_given_is_taken(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the baselines too; one that is chosen says so."""
+    chosen, said = told(capsys, run)
+    assert chosen["k_chosen"] is True
+    assert f"(k {chosen['k']}, chosen by leave-one-out on the bank; 360 queries of the test split" in said
+    given, said = told(capsys, run, "--knn-k", "200")
+    assert (given["k"], given["k_chosen"]) == (200, False)
+    assert {own["k"] for own in given["baselines"].values()} == {200}
+    assert "(k 200; 360 queries of the test split, held out from training; 1437 images in the bank)" in said
+    assert chosen["k"] < 200
+    assert chosen["top1"] > given["top1"]  # of the digits' 180 images for each class
+
+
+def test_other_weights_at_their_own_size(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each as a command of its own evaluates it, with the paired difference on the same images."""
+    other = tmp_path / "other"
+    values: dict[str, Any] = {"mean": (0.1, 0.2, 0.3), "max_steps": 1, "batch_size": 32, "knn_every": 0}
+    pretrain(recipe("quick", data="digits", out=other, image_size=12, device="cpu", threads=1, **values))
+    capsys.readouterr()
+    alone, _ = told(capsys, other, "--no-baseline")
+    flags = ["--no-baseline", "--baseline", str(other), "--baseline", str(other)]
+    result, said = told(capsys, run, *flags, "--baseline", str(run))
+    assert list(result["baselines"]) == [str(other), str(run)]
+    own, itself = result["baselines"].values()
+    assert {name: own[name] for name in ("top1", "top5", "k", "weights")} == {
+        **{name: alone[name] for name in ("top1", "top5", "k")}, "weights": str(other)
+    }  # fmt: skip
+    assert (own["image_size"], itself["image_size"]) == (12, 16)
+    assert (itself["difference"], itself["low"], itself["high"]) == (0, 0, 0)
+    assert f"against {other}, {own['top1']:.2f}%" in said
+    truth = load("digits")["test"].labels
+    ours, theirs = (100.0 * (predicted(folder) == truth) for folder in (run, other))
+    reach = 1.96 * (ours - theirs).std() / 360**0.5
+    assert own["difference"] == pytest.approx((ours - theirs).mean(), abs=1e-3)
+    assert own["high"] - own["low"] == pytest.approx(2 * reach, rel=1e-3)
+
+
+def test_random_weights_are_compared_with_raw_pixels_only(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are a baseline themselves."""
+    assert main(["knn", "--weights", "random", "--like", str(run), *CPU]) == 0
+    out, said = capsys.readouterr()
+    assert json.loads(out)["baselines"].keys() == {"pixels"}
+    assert "held out" not in said

@@ -1,5 +1,7 @@
 """`moco linear --protocol paper` says when its rate does not suit the features."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,5 +41,22 @@ def test_the_command_gives_it(capsys: pytest.CaptureFixture[str], rate: str, lin
     arguments = ["--weights", "random", "--arch", "resnet18-w16", "--image-size", "16", "--protocol", "paper"]
     arguments += ["--epochs", "1", "--lr", rate, "--data", "digits", "--device", "cpu", "--precision", "fp32"]
     assert main(["linear", *arguments, "--threads", "1"]) == 0
-    said = [line for line in capsys.readouterr().out.splitlines() if "does not suit" in line]
-    assert len(said) == lines
+    out = capsys.readouterr().out.splitlines()
+    assert len([line for line in out if "does not suit" in line]) == lines
+    (beside,) = [line for line in out if "against raw pixels" in line]
+    assert "(by the fast protocol, penalty " in beside
+
+
+def test_other_weights_at_their_own_size(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a command of its own evaluates them; the subject is brought to another size."""
+    flags = ["--data", "digits", "--device", "cpu", "--threads", "1", "--no-baseline", "--penalties", "0.1", "--json"]
+    weights = str(tiny_run / "encoder.safetensors")
+    assert main(["linear", "--weights", weights, *flags]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert main(["linear", "--weights", weights, "--image-size", "8", "--baseline", weights, *flags]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["baselines"].keys() == {weights}
+    own = result["baselines"][weights]
+    assert (own["top1"], own["image_size"], own["weights"]) == (alone["top1"], 16, weights)
+    assert own["difference"] == pytest.approx(result["top1"] - own["top1"], abs=2e-3)
+    assert own["low"] < own["difference"] < own["high"]

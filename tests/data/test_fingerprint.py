@@ -14,7 +14,14 @@ from moco.data import fingerprint as module
 from moco.data.catalog import load
 from moco.data.config import PackConfig
 from moco.data.derived import Subset
-from moco.data.fingerprint import describe_changes, fingerprint, is_copy, keep_fingerprint, require_same_images
+from moco.data.fingerprint import (
+    describe_changes,
+    fingerprint,
+    is_copy,
+    keep_fingerprint,
+    measure_known_share,
+    require_same_images,
+)  # fmt: skip
 from moco.data.images import ArrayImages, FileImages, Images, PathTable, hold
 from moco.errors import BadInputError
 
@@ -48,6 +55,33 @@ def describe_since(folder: Path, before: module.Fingerprint) -> str:
     """What is different in a folder since."""
     images = files(folder)
     return describe_changes(before, fingerprint(images), images)
+
+
+@pytest.mark.parametrize("most", [5, COUNT, 100])
+def test_the_share_of_images_that_are_known(data: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """By name and content, and by time where copies do not count; of many only some are looked at."""
+    known = fingerprint(files(data))
+    monkeypatch.setattr(module, "LOOKED_AT", most)
+    assert measure_known_share(known, files(data), copies=False) == 100
+    assert measure_known_share(known, Subset(files(data), np.array([3, 1])), copies=False) == 100
+    shutil.copytree(data, data.parent / "copy", copy_function=shutil.copyfile)
+    assert measure_known_share(known, files(data.parent / "copy"), copies=True) == 100
+    assert measure_known_share(known, files(data.parent / "copy"), copies=False) == 0
+    for path in sorted((data.parent / "copy").iterdir())[: COUNT // 2]:
+        path.rename(path.with_name(f"0{path.name}"))
+    found = measure_known_share(known, files(data.parent / "copy"), copies=True)
+    assert found is not None
+    assert (found == 50) if most >= COUNT else (0 < found < 100)
+    (data / "11.png").write_bytes((data / "11.png").read_bytes() + b"1")
+    assert measure_known_share(known, Subset(files(data), np.array([11])), copies=True) == 0
+
+
+def test_the_share_is_not_known_of_another_kind_of_set(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where one row of marks stands for several images."""
+    known = fingerprint(files(data))
+    assert measure_known_share(known, hold(files(data)), copies=True) is None
+    monkeypatch.setattr(module, "MOST_ROWS", 5)
+    assert measure_known_share(fingerprint(files(data)), files(data), copies=True) is None
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

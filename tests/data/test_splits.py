@@ -6,7 +6,7 @@ import torch
 
 from moco.data.derived import Subset
 from moco.data.images import ArrayImages, Images, Split
-from moco.data.splits import final_split, hold_out_tenth, monitor_split
+from moco.data.splits import final_source, final_split, hold_out_tenth, monitor_source, monitor_split
 from tests.data.test_catalog import labels
 
 
@@ -53,6 +53,25 @@ def test_final_figures_use_test() -> None:
     assert final_split({"train": TRAIN, "val": VAL}) == (TRAIN, VAL)
     held_out = [labels(part) for part in final_split({"train": TRAIN})]
     assert held_out == [labels(part) for part in monitor_split({"train": TRAIN})]
+
+
+@pytest.mark.parametrize(
+    ("names", "monitor", "final"),
+    [
+        (("train",), "tenth", "tenth"),
+        (("train", "val"), "val", "val"),
+        (("train", "test"), "tenth", "test"),
+        (("train", "val", "test"), "val", "test"),
+    ],
+)
+def test_where_the_queries_come_from(names: tuple[Split, ...], monitor: str, final: str) -> None:
+    """As the two functions above take them."""
+    every: dict[Split, Images] = {"train": TRAIN, "val": VAL, "test": TEST}
+    splits = {name: every[name] for name in names}
+    assert (monitor_source(splits), final_source(splits)) == (monitor, final)
+    for source, (_, queries) in ((monitor, monitor_split(splits)), (final, final_split(splits))):
+        assert (queries is VAL) == (source == "val")
+        assert (queries is TEST) == (source == "test")
 
 
 @pytest.mark.parametrize("count", [2, 9, 10, 19, 20, 95])

@@ -13,7 +13,7 @@ from moco.data.derived import take_evenly
 from moco.evaluation import judge as module
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.judge import KnnJudge, classify_by_neighbours
-from moco.evaluation.knn import knn
+from moco.evaluation.knn import knn_scores
 from moco.evaluation.session import labels_of
 from tests import oracles
 
@@ -52,10 +52,10 @@ def test_the_figures_are_the_monitors() -> None:
     encoder = Encoder(EncoderPlan("resnet18-w4", "cifar", image_size=8))
     images = load("digits")["train"]
     bank, queries, how = take_evenly(images, 60), take_evenly(images, 25), Encoding(8, (0.5,) * 3, (0.5,) * 3)
-    judge = KnnJudge(bank, queries, how, k=7, temperature=0.1)
+    judge = KnnJudge(bank, queries, how, k=7, temperature=0.1, name_figures=lambda found, k: {**found, "k": k})
     figures = judge(encoder)
-    expected = knn(encoder, bank, queries, how, k=7, temperature=0.1)
-    assert figures == {"knn_top1": expected["top1"], "knn_top5": expected["top5"], "knn_queries": 25.0}
+    expected, k = knn_scores(encoder, bank, queries, how, k=7, temperature=0.1)
+    assert figures == {**expected.figures, "k": k}
     features = [encode(encoder, part, how) for part in (bank, queries)]
     classes = len(bank.classes)
     right = classify_by_neighbours(

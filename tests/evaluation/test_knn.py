@@ -3,7 +3,9 @@
 import dataclasses
 import resource
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from moco.core.encoder import Encoder, EncoderPlan, Output
@@ -20,7 +23,7 @@ from moco.data.images import ArrayImages, Images, Labels
 from moco.errors import BadInputError
 from moco.evaluation import knn as module
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.knn import knn, weighted_knn
+from moco.evaluation.knn import choose_k, knn_scores, weighted_knn
 from tests import oracles
 from tests.faults.processes import ended_well, start_program
 
@@ -139,6 +142,81 @@ def test_a_bank_in_fp16_gives_nearly_the_same() -> None:
     assert (votes[0].argmax(1) != votes[1].argmax(1)).sum() <= 4
 
 
+# --- how many neighbours --------------------------------------------------------------------------------------------
+
+
+def crowd(seed: int, count: int, classes: int = 4, noise: float = 0.5) -> tuple[Tensor, Labels]:
+    """Features of unit length around a centre for each class, and the classes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    centres = rng.standard_normal((classes, 6))
+    features = centres[labels] + noise * rng.standard_normal((count, 6)) * np.linalg.norm(centres[0])
+    return F.normalize(torch.from_numpy(features).float()), labels
+
+
+def left_out(bank: Tensor, labels: Labels, k: int, rows: Iterable[int]) -> int:
+    """By scikit-learn: how many images a classifier of all the others gets right."""
+    right = 0
+    for row in rows:
+        others = np.delete(np.arange(len(bank)), row)
+        judge = KNeighborsClassifier(
+            k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.1)
+        )
+        judge.fit(bank.numpy()[others], labels[others])
+        right += int(judge.predict(bank.numpy()[[row]])[0] == labels[row])
+    return right
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_k_is_the_best_by_leave_one_out(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As scikit-learn counts, image by image; of equal ones the largest, in parts of any size."""
+    bank, labels = crowd(seed, 60)
+    right = {k: left_out(bank, labels, k, range(60)) for k in (1, 3, 5, 10, 20, 50)}
+    assert len(set(right.values())) > 1
+    expected = max(right, key=lambda k: (right[k], k))
+    assert choose_k(bank, labels, temperature=0.1, classes=4) == expected
+    monkeypatch.setattr(module, "QUERIES_AT_A_TIME", 7)
+    monkeypatch.setattr(module, "BANK_AT_A_TIME", 13)
+    assert choose_k(bank, labels, temperature=0.1, classes=4) == expected
+
+
+def test_a_large_bank_leaves_some_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spread evenly, and each is compared with the whole bank."""
+    bank, labels = crowd(3, 60)
+    monkeypatch.setattr(module, "LEFT_OUT", 12)
+    rows = np.linspace(0, 59, 12).astype(int)
+    right = {k: left_out(bank, labels, k, rows) for k in (1, 3, 5, 10, 20, 50)}
+    assert choose_k(bank, labels, temperature=0.1, classes=4) == max(right, key=lambda k: (right[k], k))
+
+
+def test_an_image_has_no_vote_on_itself() -> None:
+    """Features are noise, so the larger class is the best guess, and one's own label would be; copies may vote."""
+    rng = np.random.default_rng(5)
+    bank, labels = F.normalize(torch.from_numpy(rng.standard_normal((300, 64))).float()), np.arange(300) % 5 // 3
+    assert choose_k(bank, labels, temperature=1.0, classes=2, tries=(1, 299)) == 299
+    assert choose_k(bank.repeat(3, 1), np.tile(labels, 3), temperature=1.0, classes=2, tries=(1, 299)) == 1
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 1), (2, 1), (4, 3), (201, 200)])
+def test_k_stays_below_the_bank(count: int, expected: int) -> None:
+    """All images are of one class, so any k is right and the largest possible is taken."""
+    bank = F.normalize(torch.ones(count, 3))
+    assert choose_k(bank, np.zeros(count, np.int64), temperature=0.1, classes=2) == expected
+
+
+def test_200_neighbours_are_too_many_for_small_classes() -> None:
+    """Three classes of 30 images beside one of 270: they are outvoted by it unless k is chosen."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2, 3], [270, 30, 30, 30])
+    centres = F.normalize(torch.from_numpy(rng.standard_normal((4, 8))).float())
+    bank = F.normalize(centres[labels] + 0.3 * torch.from_numpy(rng.standard_normal((360, 8))).float())
+    how: dict[str, Any] = {"temperature": 1.0, "classes": 4}
+    k = choose_k(bank[::2], labels[::2], **how)
+    assert k <= 20
+    found = [weighted_knn(bank[::2], labels[::2], bank[1::2], labels[1::2], k=n, **how)["top1"] for n in (k, 200)]
+    assert found[0] > found[1] + 10
+
+
 def measure() -> None:
     """Print by how many bytes the most memory that was held grows."""
     bank, queries = torch.randn(300_000, 4), torch.randn(1024, 4)
@@ -181,9 +259,9 @@ def test_digits_by_a_random_network_equal_the_oracle(encoder: Encoder, output: O
     assert bank.labels is not None
     assert queries.labels is not None
     top1, top5 = oracles.weighted_knn(features[0], bank.labels, features[1], queries.labels, 20, 0.1, 10)
-    found = knn(encoder, bank, queries, how, k=20, temperature=0.1)
-    assert found == {"top1": pytest.approx(top1, abs=1e-3), "top5": pytest.approx(top5, abs=1e-3)}
-    assert found["top1"] > 30  # pixels alone tell digits apart far better than chance, 10
+    found, k = knn_scores(encoder, bank, queries, how, k=20, temperature=0.1)
+    assert [found.top1, found.top5, k] == pytest.approx([top1, top5, 20], abs=1e-3)
+    assert found.top1 > 30  # pixels alone tell digits apart far better than chance, 10
 
 
 @pytest.mark.parametrize("case", ["bank without labels", "queries without labels", "one class"])
@@ -198,7 +276,7 @@ def test_labels_are_needed(encoder: Encoder, case: str) -> None:
         "one class": (one_class, one_class),
     }[case]
     with pytest.raises(BadInputError, match="kNN needs labels: class folders, at least two"):
-        knn(encoder, bank, queries, HOW, k=5, temperature=0.1)
+        knn_scores(encoder, bank, queries, HOW, k=5, temperature=0.1)
 
 
 @pytest.mark.parametrize("temperature", [1e-30, 1e-60, 1e-300])

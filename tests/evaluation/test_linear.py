@@ -242,6 +242,7 @@ def test_both_protocols_and_their_difference(
     assert random["difference"] == pytest.approx(quick["top1"] - random["top1"], abs=2e-3)
     assert random["low"] <= random["difference"] <= random["high"]
     assert quick["baselines"]["supervised"]["epochs"] == 1
+    assert {own["protocol"] for name, own in quick["baselines"].items() if name != "supervised"} == {"fast"}
     assert "agreement" not in quick
     slow = result_of(
         capsys, ["--weights", str(run), "--protocol", "paper", "--epochs", "2", "--lr", "0.3", "--no-baseline"]
@@ -263,10 +264,10 @@ def test_both_protocols_and_their_difference(
 
 
 def test_other_weights_leave_no_file(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Random ones have no place for it, and no baseline."""
+    """Random ones have no place for it, and are compared with raw pixels only."""
     before = sorted(tiny_run.rglob("*"))
     found = result_of(capsys, ["--weights", "random", "--like", str(tiny_run), "--penalties", "0.1"])
-    assert found["baselines"] == {}
+    assert found["baselines"].keys() == {"pixels"}
     assert sorted(tiny_run.rglob("*")) == before
 
 

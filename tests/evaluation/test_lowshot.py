@@ -74,21 +74,22 @@ def test_too_many_of_a_class() -> None:
 
 @pytest.mark.parametrize("labels", ["1", "5%"])
 def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], labels: str) -> None:
-    """Mean and spread of both ways, for the run and for random weights; the file in the run."""
+    """Mean and spread of both ways, for the run and for baselines; the file in the run."""
     copy = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     flags = ["--weights", str(copy), "--data", "digits", "--labels", labels, "--draws", "2", "--finetune-steps", "3"]
     flags += ["--views", "1", "--device", "cpu", "--threads", "1", "--batch-size", "16", "--json"]
     assert main(["lowshot", *flags]) == 0
     last, err = capsys.readouterr()
     result, lines = json.loads(last), err.splitlines()
-    assert len(lines) == 2
-    assert "random weights" in lines[1]
+    assert [line.split(",")[0] for line in lines] == [str(copy), "random weights", "raw pixels"]
     assert result["images"] == (10 if labels == "1" else 70)  # 5% of each digit's, rounded
     for found in (result, result["baselines"]["random"]):
         for way in ("linear", "finetune"):
             assert len(found[way]["each"]) == 2
             assert found[way]["mean"] == pytest.approx(np.mean(found[way]["each"]), abs=1e-3)
             assert found[way]["deviation"] == pytest.approx(np.std(found[way]["each"], ddof=1), abs=1e-3)
+    assert result["baselines"]["pixels"].keys() >= {"linear"}
+    assert "finetune" not in result["baselines"]["pixels"]
     assert result["linear"]["mean"] > (20 if labels == "1" else 60)  # chance is 10
     assert all(penalty in PENALTIES for penalty in result["linear"]["penalty"])
     name = "lowshot-1.json" if labels == "1" else "lowshot-5pct.json"

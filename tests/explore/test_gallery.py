@@ -1,6 +1,7 @@
 """What the report shows of encoders and images: the very views of the run, true neighbours."""
 
 import base64
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -20,6 +21,7 @@ from moco.data.catalog import load
 from moco.data.derived import Subset
 from moco.data.images import ArrayImages
 from moco.evaluation.features import Encoding, encode
+from moco.evaluation.knn import choose_k
 from moco.explore.embedding_map import principal_components
 from moco.explore.gallery import Scope, file_digest, first_filters, gallery, is_here, seen_views, sheet
 from moco.pretraining.config import PretrainConfig
@@ -113,6 +115,22 @@ def test_neighbours_and_confusions(stored: dict[str, Any], encoder: Encoder, how
         assert [found["similarity"] for found in row["found"]] == pytest.approx(similarity[best].tolist(), abs=1e-3)
         assert [found["class"] for found in row["found"]] == bank.labels[best].tolist()
         assert row["class"] == queries.labels[own]
+
+
+def test_k_is_chosen_where_none_is_given(config: PretrainConfig, encoder: Encoder, how: Encoding) -> None:
+    """On the bank of the gallery; without labels only the neighbours that are shown are looked for."""
+    splits, open_k = load("digits"), dataclasses.replace(config, knn_k=None)
+    bank = Subset(splits["train"], np.linspace(0, 1436, 300).astype(np.int64))
+    assert bank.labels is not None
+    k = choose_k(encode(encoder, bank, how), bank.labels, temperature=0.1, classes=10)
+    found = gallery(encoder, splits, open_k, how, SMALL)
+    assert found["knn"] == gallery(encoder, splits, dataclasses.replace(config, knn_k=k), how, SMALL)["knn"]
+    assert found["knn"]["k"] == k
+    train = splits["train"]
+    assert isinstance(train, ArrayImages)
+    bare = gallery(encoder, {"train": ArrayImages(train.pixels[:200])}, open_k, how, SMALL)
+    assert "knn" not in bare
+    assert len(bare["neighbours"][0]["found"]) == 8
 
 
 def test_the_map_s_sheet_holds_each_image_in_its_place(stored: dict[str, Any]) -> None:

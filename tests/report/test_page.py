@@ -57,7 +57,9 @@ def whole(folder: Path, **more: Any) -> Run:
     evaluations = {
         "gallery": gallery(["cats/1.png", "dogs/2.png"], ["cat", "dog"]),
         "knn": {
-            "top1": 53.99, "top5": 94.73, "data": "cifar10", "queries": 10000, "baselines": {"random": {"top1": 31.19}},
+            "top1": 53.99, "top5": 94.73, "data": "cifar10", "queries": 10000, "k": 50,
+            "measured_on": "the test split, held out from training",
+            "baselines": {"random": {"top1": 31.19}, "pixels": {"top1": 35.5}, "timm:lite": {"top1": 78.25}},
         },
         "linear-fast": {
             "top1": 61.25, "top5": 96.5, "protocol": "fast", "lr": 30.0,
@@ -157,10 +159,12 @@ def test_figures_are_those_of_the_run_folder(full: Run) -> None:
     assert [full.name, "100", f"{CHANCE / 2:.3f}"] in rows
     assert [full.name, "20", "0.06000"] in rows
     by_name = {row[0]: row[1:] for row in rows}
-    assert by_name["kNN"][:4] == ["53.99%", "94.73%", "31.19%", NOTHING]
-    assert by_name["linear, fast protocol"][:4] == ["61.25%", "96.50%", "40.50%", "70.75%"]
-    assert by_name["1% of the labels, linear"][:4] == ["41.50 ± 0.75%", NOTHING, NOTHING, NOTHING]
-    assert by_name["1% of the labels, fine-tuned"][:4] == ["44.25 ± 1.50%", NOTHING, NOTHING, "29.50 ± 0.50%"]
+    none = [NOTHING] * 4
+    conditions = "cifar10, 10\u2009000 queries of the test split, held out from training, k 50"
+    assert by_name["kNN"] == ["53.99%", "94.73%", "31.19%", "35.50%", "78.25%", NOTHING, conditions]
+    assert by_name["linear, fast protocol"][:6] == ["61.25%", "96.50%", "40.50%", NOTHING, NOTHING, "70.75%"]
+    assert by_name["1% of the labels, linear"][:6] == ["41.50 ± 0.75%", NOTHING, *none]
+    assert by_name["1% of the labels, fine-tuned"][:6] == ["44.25 ± 1.50%", NOTHING, *none[1:], "29.50 ± 0.50%"]
     assert by_name["segmentation"][1:] == ["miou", "0.625"]
     assert f"chance: log(K+1) = {CHANCE:.2f}" in found.text
 

@@ -171,6 +171,41 @@ def test_an_evaluation_of_an_unknown_number_of_images_gains_nothing(tmp_path: Pa
     assert "50.00% of the images; random weights for 30.00%." in found.sentence
 
 
+def test_other_weights_are_shown_and_need_not_be_beaten(tmp_path: Path) -> None:
+    """With their paired interval; the images are those that the evaluation says."""
+    own = {"top1": 83.0, "difference": -33.0, "low": -38.0, "high": -28.0}
+    knn = {
+        "top1": 50.0, "queries": 341, "measured_on": "a tenth of train, which the encoder was trained on",
+        "baselines": {"random": {"top1": 30.0}, "pixels": {"top1": 41.0}, "timm:lite": own},
+    }  # fmt: skip
+    mood, headline, said = judged(tmp_path / "run", flat(2.0, ()), evaluations={"knn": knn})
+    assert (mood, headline) == ("good", "It learned")
+    assert "50.00% of 341 images of a tenth of train, which the encoder was trained on; random weights for 30" in said
+    assert "raw pixels for 41.00% (" in said
+    assert "timm:lite for 83.00% (\u221233.00 points, 95% interval \u221238.00 to \u221228.00)." in said
+    assert "held out" not in said
+
+
+@pytest.mark.parametrize(
+    ("pixels", "share", "headline", "words"),
+    [
+        (41.0, 100.0, "It learned", "2\u2009000 images, which it was trained on); raw pixels are right for 41.00%"),
+        (44.0, 0.0, "It learned the task, but does not beat raw pixels", "images, held out from training); raw pixels"),
+        (None, None, "It learned", "; 2\u2009000 images)."),
+    ],
+)
+def test_the_monitor_looks_at_raw_pixels_too(
+    tmp_path: Path, pixels: float | None, share: float | None, headline: str, words: str
+) -> None:
+    """An encoder that they beat has learned nothing of use for the classes; older runs do not know of them."""
+    more = {"knn_pixels": pixels, "knn_trained_on": share}
+    known = {name: value for name, value in more.items() if value is not None}
+    lines = [{**line, **(known if "knn_top1" in line else {})} for line in flat(2.0, (20.0, 30.0, 45.0))]
+    found = judged(tmp_path / "run", lines)
+    assert found[1] == headline
+    assert words in found[2]
+
+
 @pytest.mark.parametrize(
     ("lines", "splits", "queries"),
     [

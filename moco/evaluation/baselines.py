@@ -1,0 +1,73 @@
+"""What an encoder is compared with on the same images: random weights, raw pixels, and weights that the user names."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from moco.data.images import Labels
+from moco.errors import BadInputError
+from moco.evaluation.config import RANDOM, KnnConfig, LinearConfig, LowshotConfig
+from moco.evaluation.pixels import build_raw_pixels
+from moco.evaluation.scores import Scores, compare_scores
+from moco.evaluation.session import Subject, at_random, place_weights
+from moco.interop.checkpoints import Weights, load_weights
+
+PIXELS, SUPERVISED = "pixels", "supervised"
+TAKEN = (RANDOM, PIXELS, SUPERVISED)
+"""The baselines that are in a result by these names."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What an encoder is compared with."""
+
+    key: str
+    """Its name in the result."""
+    name: str
+    """Its name for people."""
+    subject: Subject
+
+    def compare(self, found: Scores, own: Scores, truth: Labels, **more: Any) -> dict[str, Any]:
+        """Say for a result how much better `found` is on the same images than `own`, that of this baseline."""
+        named = {"weights": self.name} if self.key == self.name else {}
+        return {**compare_scores(found, own, truth), **named, "image_size": self.subject.how.image_size, **more}
+
+
+def load_baselines(config: KnnConfig | LinearConfig | LowshotConfig, subject: Subject) -> list[Baseline]:
+    """List the baselines that the settings ask for, loaded: random weights, unless they are the subject; raw pixels.
+
+    Then the weights that `--baseline` names, at their own image sizes. Raises BadInputError where these cannot be had.
+    """
+    found = []
+    if config.baseline and config.weights != RANDOM:
+        found.append(Baseline(RANDOM, "random weights", at_random(config, subject)))
+    if config.baseline:
+        found.append(Baseline(PIXELS, "raw pixels", _pixels(subject)))
+    named = () if isinstance(config, LowshotConfig) else config.baselines
+    return found + [Baseline(name, name, _named(name, subject)) for name in dict.fromkeys(named)]
+
+
+def say_gain(name: str, own: Scores, setting: str, gain: dict[str, Any]) -> str:
+    """Say for people what a baseline reached, and how much better the encoder is."""
+    return (
+        f"  against {name}, {own.top1:.2f}% ({setting}): {gain['difference']:+.2f} points, "
+        f"95% interval {gain['low']:+.2f} to {gain['high']:+.2f}"
+    )
+
+
+def _pixels(subject: Subject) -> Subject:
+    encoder, how = build_raw_pixels(subject.how, next(subject.encoder.parameters()).device)
+    return Subject(Weights(encoder, tuple(how.mean), tuple(how.std)), how)
+
+
+def _named(name: str, subject: Subject) -> Subject:
+    if name in TAKEN:
+        raise BadInputError(f"--baseline {name}: a baseline of that name is there already; for a folder give ./{name}")
+    try:
+        weights = place_weights(load_weights(name), str(next(subject.encoder.parameters()).device))
+    except BadInputError as error:
+        raise BadInputError(f"--baseline {name}: {str(error).removeprefix(f'--weights {name}: ')}") from error
+    how = dataclasses.replace(
+        subject.how, image_size=weights.encoder.plan.image_size, mean=weights.mean, std=weights.std, output="backbone"
+    )
+    return Subject(weights, how)
