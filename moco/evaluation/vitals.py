@@ -140,8 +140,9 @@ def _encode(encoder: Encoder, draw: Draw, count: int, precision: Precision) -> F
     share = -(-count // world_size())
     rows = np.resize(np.arange(count), share * world_size())[share * rank() :][:share]
     features: list[Tensor] = []
-    with use_evaluation_mode(encoder), autocast(precision, device.type):
+    with use_evaluation_mode(encoder):
         for start in range(0, share, AT_A_TIME):
-            x = draw(rows[start : start + AT_A_TIME]).to(device)
-            features.append(encoder.forward(x))  # not a call: that would be compiled anew for this size
+            x = draw(rows[start : start + AT_A_TIME]).to(device)  # in fp32, so outside of autocast
+            with autocast(precision, device.type):
+                features.append(encoder.forward(x))  # not a call: that would be compiled anew for this size
     return gather(torch.cat(features))[:count].cpu()

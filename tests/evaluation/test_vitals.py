@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from moco.data.catalog import load
 from moco.data.derived import Subset
 from moco.data.images import ArrayImages, Images
 from moco.data.loader import ViewBatches
+from moco.data.views import COMPILED
 from moco.evaluation import vitals as module
 from moco.evaluation.alignment import EPOCH, effective_rank
 from moco.evaluation.vitals import key_figures, likeness, vitals
+from moco.runtime.fields import Precision
 from moco.runtime.randomness import Stream
 from tests import oracles
 
@@ -46,6 +49,33 @@ def batches() -> ViewBatches:
 def digits(count: int) -> Images:
     """Some digits."""
     return Subset(load("digits")["train"], np.arange(count))
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    [False, pytest.param(True, marks=pytest.mark.skipif(not COMPILED, reason="numba is not installed"))],
+    ids=["torch", "numba"],
+)
+def test_views_are_in_fp32_whatever_the_network_is_in(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
+    """The views that are examined are those that fp32 gives, bit for bit, blurred ones among them."""
+    seen: dict[Precision, list[Tensor]] = {"fp32": [], "bf16": []}
+    blurred = dataclasses.replace(AUGMENTATIONS["v2"], blur_probability=1.0)
+    for precision, views in seen.items():
+        drawn = ViewBatches(digits(40), blurred, 24, MEAN, STD, BATCH, seed=5)
+        look = dataclasses.replace(drawn.look, compiled=compiled)
+        monkeypatch.setattr(ViewBatches, "look", look)
+        f_q = encoder(0)
+        forward = f_q.forward
+
+        def remember(x: Tensor, views: list[Tensor] = views, forward: Any = forward) -> Tensor:
+            views.append(x)
+            return forward(x)
+
+        monkeypatch.setattr(f_q, "forward", remember)
+        vitals({"f_q": f_q}, drawn, precision=precision)
+    assert len(seen["fp32"]) > 0
+    assert all(x.dtype == torch.float32 for x in seen["bf16"])
+    torch.testing.assert_close(seen["bf16"], seen["fp32"], rtol=0, atol=0)
 
 
 def trained(batches: ViewBatches, *, symmetric: bool) -> tuple[Encoder, Queue, list[tuple[Tensor, Tensor]]]:
