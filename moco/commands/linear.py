@@ -92,8 +92,8 @@ def measure_baselines(
 ) -> dict[str, Any]:
     """Evaluate the baselines by the fast protocol, and the subject's network trained from random weights with labels.
 
-    Each tells by how much `found` is better, and by which protocol it was evaluated: that of the papers would take
-    hours for each.
+    Each result says by how much `found` is better. All are evaluated by the fast protocol, since the papers' would take
+    hours for each, and say so.
     """
     truth, results = labels_of(images.test), dict[str, Any]()
     quick = dataclasses.replace(config, protocol="fast")

@@ -32,7 +32,7 @@ FEW_STEPS = 10_000
 IMAGES_FOR_LARGE = 50_000
 """From so many images on ResNet-50 is worth trying."""
 WARMUP_SHARE = 0.25
-"""Of a run that is too short for the recipe's warm-up."""
+"""Share of a run that is its warm-up at most, where the recipe's would be longer."""
 
 Reasons = dict[str, tuple[Any, str]]
 """A field of PretrainConfig -> its value and why."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.health import TO_BEAT
 from moco.pretraining.pace import Pace
 from moco.pretraining.ways import Way
 
@@ -32,20 +33,28 @@ def describe_result(result: Mapping[str, Any], found: Mapping[str, Any]) -> list
     if kept is not None:
         return [f"auto: training on helped: {kept['first_top1']:.1f}% of the monitor's images were right with the "
                 f"weights as they were, {kept['top1']:.1f}% are after {kept['step']} steps"]  # fmt: skip
-    lines, before = list[str](), result.get("before", {})
-    random = found.get("baselines", {}).get("random")
-    if random is not None and random["low"] > 0:
-        lines.append(f"auto: the encoder is clearly better than random weights: {random['difference']:+.1f} points")
-    elif random is not None:
-        lines.append(f"auto: the encoder is NOT clearly better than random weights: {random['difference']:+.1f} "
-                     f"points, 95% interval {random['low']:+.1f} to {random['high']:+.1f}. Give more --minutes, or "
-                     f"published weights (--init-weights W)")  # fmt: skip
-    elif "knn_top1" in before and "knn_top1" in result:
+    lines, before, baselines = list[str](), result.get("before", {}), found.get("baselines", {})
+    for name, words in TO_BEAT.items():
+        if name in baselines:
+            lines.append(describe_gain(words, baselines[name]))
+    if lines:
+        return lines
+    if "knn_top1" in before and "knn_top1" in result:
         lines.append(f"auto: kNN in the run: {before['knn_top1']:.1f}% before the first step, "
                      f"{result['knn_top1']:.1f}% at the end, on {int(result['knn_queries'])} images")  # fmt: skip
     else:
         lines.append("auto: there are no labels to say how good the encoder is by: look at it with moco explore")
     return lines
+
+
+def describe_gain(baseline: str, gain: Mapping[str, float]) -> str:
+    """Say whether the encoder is better than a baseline beyond the interval and, where it is not, what to do."""
+    if gain["low"] > 0:
+        return f"auto: the encoder is clearly better than {baseline}: {gain['difference']:+.1f} points"
+    return (
+        f"auto: the encoder is NOT clearly better than {baseline}: {gain['difference']:+.1f} points, 95% interval "
+        f"{gain['low']:+.1f} to {gain['high']:+.1f}. Give more --minutes, or published weights (--init-weights W)"
+    )
 
 
 def describe_next(run: Path, data: str, *, labelled: bool) -> list[str]:

@@ -17,6 +17,8 @@ SEVERITY: tuple[Condition, ...] = ("healthy", "undecided", "doubtful", "failed")
 """What findings mean for a run, from best to worst: nothing is wrong; nothing can be said yet; its figures mean less
 than they seem to; it learns nothing."""
 HEALTHY: Condition = "healthy"
+TO_BEAT = {"random": "random weights", "pixels": "raw pixels"}
+"""Baselines that an encoder must beat before it is said to have learned: their keys in a result, and their names."""
 
 CAUSES = {
     "short": "it is too short",

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from moco.report.gains import TO_BEAT, describe_measured
+from moco.pretraining.health import TO_BEAT
+from moco.report.gains import describe_measured
 from moco.report.markup import NOTHING, element, escape, number, percent, show, table
 from moco.report.runs import Run
 

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moco.pretraining.health import accuracy_gain
+from moco.pretraining.health import TO_BEAT, accuracy_gain
 from moco.report.markup import number, percent, show, to_plain_text
 from moco.report.runs import Run
 
-TO_BEAT = {"random": "random weights", "pixels": "raw pixels"}
 """The baselines that need no training, by their name in an evaluation: features that do not beat them learned nothing
 of use for the classes."""
 START = "the network before its first step"

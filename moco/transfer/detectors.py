@@ -44,7 +44,7 @@ class DetectorPlan:
     """Without background."""
     keypoints: int = 0
     channels: int = 256
-    """Of the FPN and of the mask head; the fully connected box head has four times as many, DC5's neck twice."""
+    """Channels of the FPN and the mask head; the fully connected box head has four times as many, DC5's neck twice."""
     anchor_sizes: tuple[float, ...] | None = None
     """In pixels of the resized image; by default those of the papers, in proportion to `test_size`."""
     test_size: int = REFERENCE
@@ -54,17 +54,17 @@ class DetectorPlan:
     detections: int = 100
     score_threshold: float = 0.05
     regions: int = 512
-    """Of an image that the heads are trained on in a step."""
+    """Regions of an image that the heads are trained on in a step."""
     frozen: int = 0
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     nms_threshold: float = 0.5
-    """Of detections; that of the proposals is 0.7."""
+    """Overlap above which the weaker of two detections is dropped; for proposals it is 0.7."""
     reference: int = REFERENCE
-    """Of the benchmark: the `test_size` at which the anchors have the papers' sizes."""
+    """The benchmark's own `test_size` at which the anchors have the papers' sizes."""
 
     @property
     def scale(self) -> float:
-        """Of images, by the benchmark's."""
+        """Compute how large images are, in units of the benchmark's."""
         return self.test_size / self.reference
 
 
@@ -141,7 +141,7 @@ def _roi_heads(encoder: Encoder, plan: DetectorPlan, levels: Mapping[str, Level]
 
 
 def _limits(plan: DetectorPlan) -> tuple[float, float, int, float, None, float, float, int]:
-    """Of RoIHeads: overlaps of foreground and background, regions and their share of foreground, coder, test limits."""
+    """List what RoIHeads takes: overlaps of fore- and background, regions, foreground share, coder, test limits."""
     return 0.5, 0.5, plan.regions, 0.25, None, plan.score_threshold, plan.nms_threshold, plan.detections
 
 

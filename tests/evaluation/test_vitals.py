@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def test_views_are_in_fp32_whatever_the_network_is_in(monkeypatch: pytest.Monkey
         f_q = encoder(0)
         forward = f_q.forward
 
-        def remember(x: Tensor, views: list[Tensor] = views, forward: Any = forward) -> Tensor:
+        def remember(x: Tensor, views: list[Tensor] = views, forward: Callable[[Tensor], Tensor] = forward) -> Tensor:
             views.append(x)
             return forward(x)
 

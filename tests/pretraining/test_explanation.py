@@ -1,0 +1,39 @@
+"""What `moco pretrain auto` says at its end is what its figures say."""
+
+from typing import Any
+
+import pytest
+
+from moco.pretraining.explanation import describe_result
+
+CLEAR = {"difference": 12.0, "low": 8.0, "high": 16.0}
+UNCLEAR = {"difference": 0.5, "low": -3.0, "high": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("baselines", "better", "unclear"),
+    [
+        ({"random": CLEAR, "pixels": CLEAR}, ["random weights", "raw pixels"], []),
+        ({"random": CLEAR, "pixels": UNCLEAR}, ["random weights"], ["raw pixels"]),
+        ({"random": UNCLEAR, "pixels": UNCLEAR}, [], ["random weights", "raw pixels"]),
+    ],
+)
+def test_each_baseline_is_beaten_or_said_not_to_be(
+    baselines: dict[str, Any], better: list[str], unclear: list[str]
+) -> None:
+    """An encoder that is no better than raw pixels is never called better without that being said."""
+    lines = describe_result({}, {"baselines": baselines})
+    for name in better:
+        assert f"auto: the encoder is clearly better than {name}: +12.0 points" in lines
+    for name in unclear:
+        said = f"auto: the encoder is NOT clearly better than {name}: +0.5 points, 95% interval -3.0 to +4.0"
+        assert any(line.startswith(said) for line in lines)
+    assert len(lines) == len(better) + len(unclear)
+
+
+def test_weights_that_training_did_not_help_are_said_to_be_unchanged() -> None:
+    """Step 0 was kept."""
+    (line,) = describe_result({"kept": {"step": 0, "first_top1": 83.7, "top1": 83.7, "last_top1": 80.0}}, {})
+    assert "did not help" in line
+    assert "83.7%" in line
+    assert "80.0%" in line
