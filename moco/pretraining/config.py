@@ -63,6 +63,9 @@ class PretrainConfig:
     """Weights to start from: a run, a checkpoint, an encoder.safetensors, another project's checkpoint, or published
     ones, timm:NAME, timm:NAME@FILE or torchvision:NAME (docs/interop.md). They also set --arch, --stem, --image-size,
     --mean and --std unless given. f_k and the queue are loaded too where the file has them and they fit."""
+    init: Literal["kaiming", "torch"] = "kaiming"
+    """Random initial weights of a ResNet's convolutions: kaiming, normal by fan-out as in the papers, or torch, PyTorch's
+    own smaller, uniform ones, with which the first epochs learn more."""
 
     teacher: str | None = None
     """Weights of a frozen teacher that makes the keys (SEED, arXiv:2101.04731): as for --init-weights, of any

@@ -13,6 +13,7 @@ from moco.core.dictionary import Dictionary, InBatch, Keys, MemoryBank, Queue, T
 from moco.core.encoder import Encoder, EncoderPlan, parameter_count
 from moco.core.loss import Contrast, info_nce, match_teacher
 from moco.core.pair import Teacher
+from moco.core.resnet import ResNet
 from moco.data.augment import AUGMENTATIONS
 from moco.data.images import Images
 from moco.data.loader import ViewBatches, choose_workers
@@ -172,6 +173,8 @@ def build_encoder(config: PretrainConfig) -> Encoder:
     Raises BadInputError where the weights do not fit the network, or the network the size of the images or views.
     """
     encoder = Encoder(encoder_plan(config))
+    if config.init == "torch" and isinstance(encoder.backbone, ResNet):
+        encoder.backbone.reset_convolutions()
     if config.init_weights is not None:
         fill(encoder, config.init_weights)
     for size, name in {config.view_size: "view_size", config.image_size: "image_size"}.items():
