@@ -15,9 +15,10 @@ from moco.runtime.fields import flag
 from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, read_earlier
 from moco.runtime.runlog import read_status, write_text
 from moco.runtime.signals import EXIT_CODE, StopRequest
+from moco.transfer.checking import check_examples
 from moco.transfer.config import TransferConfig, check_transfer
 from moco.transfer.evaluator import keep_file_fingerprint, keep_transfer_result, require_same_files
-from moco.transfer.examples import Examples, open_examples
+from moco.transfer.examples import Examples, files_of, open_examples
 from moco.transfer.loop import fine_tune
 from moco.transfer.recipes import TASKS
 from moco.transfer.sampling import build_passes
@@ -46,6 +47,7 @@ def _run(config: TransferConfig) -> dict[str, Any]:
     train, test = (open_examples(task.layout, config.data, split) for split in ("train", "test"))
     require_fitting(train, test, config)
     distributed.from_first(lambda: require_same_files(config, train, test))
+    distributed.from_first(lambda: check_examples(config.data, train, test, files_of(config.data, train, test)))
     with StopRequest() as request:
         if config.trials == 1:
             return fine_tune(config, weights_of(config), train, test, request)
