@@ -2,16 +2,17 @@
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moco.data.catalog import data_home
-from moco.data.fingerprint import fingerprint
-from moco.data.images import Images
+from moco.data.images import FileImages
 from moco.errors import BadInputError
 from moco.runtime.device import cores
 from moco.runtime.files import replace_file
@@ -25,12 +26,12 @@ NAMED = 8
 """Classes that are named in a line, at most."""
 
 
-def check_examples(data: str, train: Examples, test: Examples, files: Images) -> None:
+def check_examples(data: str, train: Examples, test: Examples, files: FileImages) -> None:
     """Warn of what is doubtful in a run's images and annotations; the same files are looked at once.
 
     Raises BadInputError, naming the first file, where sizes differ, or the training images show fewer than two classes.
     """
-    kept = data_home() / "checked" / f"{_digest(files)}.json"
+    kept = data_home() / "checked" / f"{_digest(data, files, train, test)}.json"
     found = _read_kept(kept)
     if found is None:
         found = [*_check(data, "training", train), *_check(data, "test", test)]
@@ -43,15 +44,24 @@ def check_examples(data: str, train: Examples, test: Examples, files: Images) ->
         warnings.warn(text, stacklevel=2)
 
 
-def _digest(files: Images) -> str:
-    marks = fingerprint(files)
-    sha = hashlib.sha256(f"{VERSION} {marks.kind} {marks.images} {marks.block}".encode())
-    for column in (marks.names, marks.contents, marks.times):
-        sha.update(column.tobytes())
+def _digest(data: str, files: FileImages, *parts: Examples) -> str:
+    """What tells these files from others, and from what they were before.
+
+    A run's fingerprint is not enough: files out of an archive have its times, and masks of one size are many. The
+    system itself sets inode and time of change of the entry, so no copy has those of another.
+    """
+    sha = hashlib.sha256(f"{VERSION} {Path(data).absolute()}".encode("utf-8", "surrogateescape"))
+    for examples in parts:
+        sha.update(f"{examples.rules} {examples.kind} {len(examples)} {examples.classes}".encode("utf-8", "replace"))
+    for row in range(len(files)):
+        path = os.path.join(os.fsencode(data), os.fsencode(files.name(row)))
+        found = os.stat(path)
+        sha.update(path)
+        sha.update(f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}".encode())
     return sha.hexdigest()
 
 
-def _read_kept(path: Any) -> list[str] | None:
+def _read_kept(path: Path) -> list[str] | None:
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -31,14 +31,15 @@ def find_coco(data: Path, split: str, prefix: str) -> CocoFiles:
     name = "val" if split == "test" else "train"
     for path, year in _named(data, split, prefix):
         if path.is_file():
-            return CocoFiles(path, image_folder(data, _image_folders(path, name, year)))
+            beside = ["."] if path.parent == data else []  # as labelme2coco leaves them
+            return CocoFiles(path, image_folder(data, [*_image_folders(path, name, year), *beside]))
     for folder in OTHERS_SPLITS[split]:
         for path in (data / folder / ROBOFLOW, data / folder / "annotations.json"):
             if path.is_file():
                 return CocoFiles(path, Folder(path.parent, "the images of a split"))
     alone = _only_file(data, prefix)
     if alone is not None:
-        return CocoFiles(alone, image_folder(data, ["default", "images", "."]), whole=True)
+        return CocoFiles(alone, image_folder(data, ["default", "images", "data", "."]), whole=True)
     tried = list(dict.fromkeys(path.name for path, _ in _named(data, split, prefix)))
     raise BadInputError(
         f"{data / 'annotations' / tried[0]}: no such file, expected it or one of {', '.join(tried[1:4])}, or "

@@ -1,5 +1,7 @@
 """What is wrong or doubtful in images and annotations is said before a run trains on them."""
 
+import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -27,7 +29,7 @@ def check(layout: Layout, data: Path) -> list[str]:
     train, test = (open_examples(layout, data, split) for split in ("train", "test"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        check_examples("D", train, test, files_of(data, train, test))
+        check_examples(str(data), train, test, files_of(data, train, test))
     return [str(warning.message) for warning in caught]
 
 
@@ -99,7 +101,8 @@ def test_classes_without_a_pixel(tmp_path: Path) -> None:
     write_semantic(tmp_path, values, "ground\nlesion\nvessel\n")
     said = check("voc-semantic", tmp_path)
     assert said == [
-        f"D: no pixel of vessel in the {split} images (ground 50.0%, lesion 50.0%)" for split in ("training", "test")
+        f"{tmp_path}: no pixel of vessel in the {split} images (ground 50.0%, lesion 50.0%)"
+        for split in ("training", "test")
     ]
     save_values(tmp_path / "SegmentationClass" / "b.png", values * 7)
     with pytest.raises(BadInputError, match=r"b\.png: a pixel has the value 7, .*their pixels: 0 \(24\), 7 \(24\)\)"):
@@ -107,6 +110,21 @@ def test_classes_without_a_pixel(tmp_path: Path) -> None:
     save_values(tmp_path / "SegmentationClass" / "b.png", values.T)
     with pytest.raises(BadInputError, match=r"b\.jpg: 8 x 6 pixels .*, expected 6 x 8 as annotated"):
         check("voc-semantic", tmp_path)
+
+
+def test_files_of_an_archive_are_told_apart(tmp_path: Path) -> None:
+    """Masks of the same name, size and time as sound ones are looked at: what was kept is of other files."""
+    for value in (1, 255):
+        values = np.full((6, 8), 0)
+        values[2:4, 2:4] = value
+        write_semantic(tmp_path / "data", values, "ground\nlesion\n")
+        for path in (tmp_path / "data").rglob("*.*"):
+            os.utime(path, (1e9, 1e9))
+        if value == 1:
+            assert check("voc-semantic", tmp_path / "data") == []
+            shutil.rmtree(tmp_path / "data")
+    with pytest.raises(BadInputError, match="show 1 of 2 classes"):
+        check("voc-semantic", tmp_path / "data")
 
 
 def test_a_folder_that_cannot_be_written_to(coco: Path, tmp_path: Path) -> None:

@@ -268,6 +268,18 @@ def test_cvat_has_one_file(tmp_path: Path) -> None:
             assert len(examples.target(index)["labels"]) == len(own)
 
 
+def test_labelme2coco_keeps_absolute_paths(tmp_path: Path) -> None:
+    """train.json and val.json beside the images, which another machine had elsewhere."""
+    for split in ("train", "val"):
+        whole = content()
+        for image in whole["images"]:
+            image["file_name"] = f"/home/someone/labelme/{image['file_name']}"
+            save_image(tmp_path / Path(image["file_name"]).relative_to("/home/someone/labelme"), 10, 20)
+        write_json(tmp_path / f"{split}.json", whole)
+    examples = open_examples("coco", tmp_path, "test")
+    assert [examples.name(index) for index in range(2)] == [f"{tmp_path / name}" for name in ("b.png", "sub/a.png")]
+
+
 def test_files_of_labelme_are_named(tmp_path: Path) -> None:
     """One JSON file an image is not COCO's format."""
     for name in ("a", "b"):
