@@ -12,6 +12,7 @@ from moco.runtime import distributed
 from moco.runtime.configfile import from_json, to_json
 from moco.runtime.device import cores, preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import flag
+from moco.runtime.files import read_bounded
 from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, read_earlier
 from moco.runtime.runlog import read_status, write_text
 from moco.runtime.signals import EXIT_CODE, StopRequest
@@ -132,7 +133,7 @@ def _earlier(config: TransferConfig) -> dict[str, Any]:
 
 def _earlier_trials(config: TransferConfig) -> int | None:
     path = config.out / "config.json"
-    return from_json(TransferConfig, path.read_bytes(), path).trials if path.is_file() else None
+    return from_json(TransferConfig, read_bounded(path), path).trials if path.is_file() else None
 
 
 def _trial(

@@ -17,7 +17,7 @@ from moco.runtime.checkpoint import Checkpoints, File, Metadata, Newest, Store, 
 from moco.runtime.configfile import from_json, to_json
 from moco.runtime.device import peak_memory
 from moco.runtime.fields import flag
-from moco.runtime.files import replace_file
+from moco.runtime.files import read_bounded, replace_file
 from moco.runtime.runlog import RunLog, read_status, write_text
 from moco.runtime.signals import EXIT_CODE
 from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, withhold
@@ -214,7 +214,9 @@ def _read_earlier(config: Any, free: Collection[str], require_same_data: Callabl
     path: Path = config.out / "config.json"
     if not path.is_file():
         return {}
-    theirs, status = from_json(type(config), path.read_bytes(), path), read_status(config.out)
+    theirs, status = from_json(type(config), read_bounded(path), path), read_status(config.out)
+    if status.get("state") == "done" and not isinstance(status.get("result"), dict):  # damaged
+        status = {}
     if require_same_data is not None and status.get("state") != "done":
         require_same_data()
     for name, value in vars(config).items():

@@ -15,6 +15,8 @@ Ring = npt.NDArray[np.float64]
 POLYGONS, RUNS = b"P", b"R"
 FEWEST_COORDINATES = 6
 """Numbers of the shortest polygon, three corners: fewer enclose nothing, and COCO's code takes four for a box."""
+LONGEST_NUMBER = 35
+"""Bits of a number in COCO's text, 5 in a character: 32 are needed."""
 BEYOND = 2
 """Corners may lie this many times the image's size beyond it; a mistake would draw a line of any length."""
 BOX_ROUNDING = 1.5
@@ -134,6 +136,8 @@ def _from_text(text: str) -> list[int]:
             raise ValueError("run lengths with a number that does not end")
         value |= (bits & 31) << shift
         shift += 5
+        if shift > LONGEST_NUMBER:
+            raise ValueError("run lengths of which one has more than 32 bits")
         if bits & 32:
             continue
         if bits & 16:
