@@ -52,3 +52,11 @@ def test_a_long_upload_that_does_not_tell_its_length() -> None:
 
     with client() as asking:
         assert asking.post("/neighbours", content=endless()).status_code == 413  # type: ignore[arg-type]
+
+
+def test_a_line_of_pixels_is_not_taken() -> None:
+    """Resized it would fill the memory: 97 kB of a PNG took 14.6 GiB."""
+    with client() as asking:
+        answer = asking.post("/neighbours", content=bomb(1, 49_999_999))
+        assert answer.status_code == 413
+        assert "300000 on a side" in answer.json()["error"]
