@@ -71,6 +71,10 @@ def check_bands(image: PillowImage.Image, name: str) -> None:
         return
     tags = image.tag_v2
     bands, extra = tags.get(SAMPLESPERPIXEL, 1), tags.get(EXTRASAMPLES, ())
+    bits, white_is_0 = max(tags.get(BITSPERSAMPLE, (1,))), tags.get(PHOTOMETRIC_INTERPRETATION) == 0
+    if (bits == 8 and max(tags.get(SAMPLEFORMAT, (1,))) == 2) or (bits > 8 and white_is_0):  # Pillow ignores both
+        found = describe_bands(tags) + (" in which 0 is white" if white_is_0 else "")
+        raise BadInputError(f"{name}: {found}, expected unsigned integers in which 0 is black: convert it to RGB")
     opacity = len(extra) == 1 and extra[0] in (1, 2)
     if bands > COLOURS.get(tags.get(PHOTOMETRIC_INTERPRETATION, 0), 1) + opacity:
         raise BadInputError(

@@ -1,5 +1,6 @@
 """TIFFs of many bands and other numbers are read right, or refused by what they are."""
 
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -67,3 +68,20 @@ def test_damaged_tags_are_no_traceback(tmp_path: Path) -> None:
         (tmp_path / "x.tif").write_bytes(content[:place] + b"\xff" + content[place + 1 :])
         with suppress(BadInputError):
             decode(tmp_path / "x.tif")
+
+
+def test_signed_bytes_are_refused(tmp_path: Path) -> None:
+    """Pillow takes -1 for 255."""
+    path = tiff(tmp_path / "x.tif", noise(4, 5, 1), photometric=1)
+    content = path.read_bytes()
+    format_is_unsigned, signed = (struct.pack("<HHIHH", 339, 3, 1, value, 0) for value in (1, 2))
+    assert format_is_unsigned in content
+    path.write_bytes(content.replace(format_is_unsigned, signed))
+    check_refused(path, "8-bit signed integers")
+
+
+def test_sixteen_bits_in_which_zero_is_white_are_refused(tmp_path: Path) -> None:
+    """Pillow turns eight bits around and leaves sixteen, a negative."""
+    grey = noise(4, 5, 1)
+    check_refused(tiff(tmp_path / "x.tif", grey.astype(np.uint16), photometric=0), "0 is white")
+    check_decodes(tiff(tmp_path / "y.tif", grey, photometric=0), np.repeat(255 - grey, 3, 2))
