@@ -14,6 +14,7 @@ import torch
 
 from moco.core.encoder import Encoder, EncoderPlan, Output
 from moco.core.networks import Stem
+from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.images import Images, Labels, hold
@@ -147,6 +148,7 @@ def load_labelled(data: str) -> Labelled:
             stacklevel=2,
         )
     chooser = None if validation is None else hold(validation)
+    warn_of_dark(train, data)
     return Labelled(hold(train), hold(test), chooser, final_source(splits))
 
 
@@ -200,6 +202,7 @@ def limit_batch_size(batch_size: int, images: int) -> int:
 def all_splits(data: str, split: str) -> dict[Split, Images]:
     """The wanted split, or all. Raises BadInputError naming those that are there."""
     splits = load(data)
+    warn_of_dark(next(iter(splits.values())), data)
     if split == "all":
         return splits
     chosen: dict[Split, Images] = {name: images for name, images in splits.items() if name == split}

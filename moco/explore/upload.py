@@ -6,6 +6,7 @@ import io
 from PIL import Image as PillowImage
 from starlette.requests import ClientDisconnect, Request
 
+from moco.data.decoding import LONGEST_SIDE
 from moco.errors import BadInputError
 
 MOST_BYTES = 20 << 20
@@ -60,9 +61,10 @@ def check_header(content: bytes) -> None:
         ) from error
     except Exception as error:  # a decoder fails as it likes on a damaged file
         raise BadInputError(f"this is not an image: expected one of {', '.join(FORMATS)}") from error
-    if width * height > MOST_PIXELS:
+    if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
         raise TooLargeError(
-            f"the image has {width} x {height} pixels: expected at most {MOST_PIXELS / 1e6:.0f} million"
+            f"the image has {width} x {height} pixels: expected at most {MOST_PIXELS / 1e6:.0f} million, and "
+            f"{LONGEST_SIDE} on a side"
         )
     if max(width, height) > NARROWEST * min(width, height):
         raise TooLargeError(

@@ -98,3 +98,11 @@ def test_a_failure_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
             error.value.close()
     said = capfd.readouterr().err
     assert said == "moco explore: GET /thumbnail/0 failed: ZeroDivisionError: unforeseen failure\n"
+
+
+def test_a_line_of_pixels_is_not_taken() -> None:
+    """Resized it would fill the memory: 97 kB of a PNG took 14.6 GiB."""
+    with client() as asking:
+        answer = asking.post("/neighbours", content=bomb(1, 49_999_999))
+        assert answer.status_code == 413
+        assert "300000 on a side" in answer.json()["error"]
