@@ -33,6 +33,8 @@ def run(config: ExportConfig) -> dict[str, Any]:
         raise BadInputError(f"--out {config.out} exists: give another name")
     require_file_name("--out", config.out)
     weights = load_weights(config.weights)
+    for note in weights.notes:
+        print(note)
     target.require(weights, config.format)
     partial = config.out.with_name(config.out.name + ".part")
     config.out.parent.mkdir(parents=True, exist_ok=True)

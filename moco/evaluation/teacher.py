@@ -17,7 +17,7 @@ from moco.data.fingerprint import digest_images
 from moco.data.images import Images
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.session import backbone_digest, place_weights
+from moco.evaluation.session import backbone_digest, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import load_tensors, save_tensors
@@ -40,6 +40,7 @@ def load_teacher(
     the file cannot be written.
     """
     weights = place_weights(load_weights(name), device)
+    say_notes(weights)
     weights.encoder.eval().requires_grad_(False)
     size = size or weights.encoder.plan.image_size
     weights.encoder.require_size(size, "--teacher-size")

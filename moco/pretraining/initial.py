@@ -78,7 +78,7 @@ def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Di
                 "none" if weights.queue is None else f"{tuple(weights.queue.shape)}, for another head or --queue-size"
             )
             origin += f"; the queue starts with {dictionary.size} random keys (the file's: {found})"
-    return origin
+    return "\n".join((origin, *weights.notes))
 
 
 def _same_head(own: Encoder, given: Encoder) -> bool:

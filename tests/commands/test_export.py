@@ -363,18 +363,6 @@ def test_what_is_no_resnet(tmp_path: Path, kind: Format) -> None:
         export(path, kind, tmp_path / "net")
 
 
-def test_a_stem_that_our_files_cannot_describe(tmp_path: Path) -> None:
-    """solo-learn's padding of 2 would be lost."""
-    net = torchvision.models.get_model("resnet18", weights=None)
-    net.set_submodule("conv1", nn.Conv2d(3, 64, 3, bias=False))
-    state = {f"backbone.{name}": value for name, value in net.state_dict().items() if not name.startswith("fc")}
-    state |= {"classifier.weight": torch.zeros(10, 512), "projector.0.weight": torch.zeros(8, 512)}
-    torch.save({"state_dict": state}, tmp_path / "solo.ckpt")
-    weights = load_weights(str(tmp_path / "solo.ckpt"))
-    with pytest.raises(BadInputError, match=r"padding of 2: give --format onnx"):
-        targets.require_own_stem(weights, "safetensors")
-
-
 def test_what_exists_is_not_overwritten(weights: Path, tmp_path: Path) -> None:
     """Neither file nor folder."""
     (tmp_path / "net").mkdir()
