@@ -122,6 +122,8 @@ class Encoder(nn.Module):
                 f"{self.plan.arch} gives features of shape {tuple(y.shape)}: expected pooled ones, "
                 f"(1, {self.num_features}): give another network"
             )
+        if not bool(y.isfinite().all()):
+            return "its features of them are not finite"
         return None
 
 

@@ -1,5 +1,6 @@
 """Weights by name: a run, a checkpoint, an encoder file, another project's -> an encoder and its images' form."""
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,9 @@ from moco.core.encoder import (
     encoder_tensors,
     file_names,
     load_encoder_tensors,
+    use_evaluation_mode,
 )
+from moco.core.networks import REFUSALS
 from moco.core.resnet import resnet_plan
 from moco.core.stems import STEMS, Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
@@ -104,7 +107,22 @@ def load_weights(weights: str) -> Weights:
                 f"--weights {weights}: {name} has numbers that are not finite, as of a training that diverged: give "
                 f"an earlier checkpoint"
             )
+    _require_numbers(found.encoder, weights)
     return found
+
+
+@torch.no_grad()
+def _require_numbers(encoder: Encoder, weights: str) -> None:
+    """Raise BadInputError where finite weights give features that are not: statistics that explode."""
+    side, finite = encoder.plan.image_size, True
+    ramp = torch.linspace(-2, 2, side).expand(1, 3, side, side)
+    with use_evaluation_mode(encoder.backbone), contextlib.suppress(*REFUSALS):  # a size that it refuses is told later
+        finite = bool(encoder.backbone(ramp).isfinite().all())
+    if not finite:
+        raise BadInputError(
+            f"--weights {weights}: its features of an image are not finite, as of a training that diverged: give an "
+            f"earlier checkpoint"
+        )
 
 
 def find_run(weights: str) -> Path | None:

@@ -3,6 +3,7 @@
 import importlib
 import io
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,8 +160,10 @@ def _save(content: dict[str, Any], path: Path) -> None:
 
 def _write_state(weights: Weights, path: Path, _: str) -> None:
     """A state dict, with our description beside the versions of its modules, where those who load it do not look."""
-    state = weights.encoder.backbone.state_dict()
-    state._metadata.setdefault("", {})[OWN] = {**describe_own(weights), "kind": "backbone"}  # type: ignore[attr-defined]
+    tensors = backbone_tensors(weights)
+    state, versions = OrderedDict(tensors), OrderedDict(getattr(tensors, "_metadata", {}))
+    versions[""] = {**versions.get("", {}), OWN: {**describe_own(weights), "kind": "backbone"}}
+    state.__dict__["_metadata"] = versions
     _save(state, path)
 
 

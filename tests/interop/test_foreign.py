@@ -529,6 +529,15 @@ def test_a_builtin_function_is_refused_by_name(tmp_path: Path, name: str) -> Non
     assert not sprung.exists()
 
 
+@pytest.mark.parametrize("name", ["bytearray", "FloatTensor", "UntypedStorage"])
+def test_what_takes_memory_by_a_number_is_refused_unread(tmp_path: Path, name: str) -> None:
+    """Torch's own unpickler allows these, and a kilobyte would take six GiB."""
+    make: Any = getattr(builtins, name, None) or getattr(torch, name)
+    torch.save({"args": Call(make, 6 << 10), "state_dict": without_fc(resnet18(1))}, tmp_path / "w.ckpt")
+    with pytest.raises(BadInputError, match=f"refused.*{name}"):
+        load_weights(str(tmp_path / "w.ckpt"))
+
+
 def test_a_function_of_a_known_package_is_not_called(tmp_path: Path) -> None:
     """Numpy has one that executes text: a stub stands for it."""
     sprung = tmp_path / "sprung"

@@ -292,6 +292,18 @@ def test_a_queue_that_is_not_finite(tmp_path: Path) -> None:
     assert load_weights(str(tmp_path / "weights.pth.tar")).queue is None
 
 
+def test_finite_weights_with_features_that_are_not(tmp_path: Path) -> None:
+    """Statistics that explode: refused by every command, since all read weights here."""
+    net = resnet18(1)
+    for name, value in net.state_dict().items():
+        if name.endswith("running_var"):
+            value.fill_(0)
+        if name.endswith(("bn1.weight", "bn2.weight")):
+            value.fill_(3e30)
+    message = refused(tmp_path, net.state_dict())
+    assert "its features of an image are not finite" in message
+
+
 def test_a_container_that_holds_itself(tmp_path: Path) -> None:
     """A dict in a dict without end is read to a depth."""
     content: dict[str, Any] = {"state_dict": resnet18(1).state_dict()}
