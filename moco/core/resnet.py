@@ -99,6 +99,15 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def reset_convolutions(self) -> None:
+        """Draw every convolution's weights as PyTorch does by default: uniform, with variance 1 / (3 fan-in).
+
+        That is a sixth of the variance 2 / fan-in of Kaiming's, where fan-in and fan-out are equal.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.reset_parameters()
+
     def _stage(self, plan: ResNetPlan, number: int) -> nn.Sequential:
         planes = plan.width * 2**number
         stride = 1 if number == 0 else 2

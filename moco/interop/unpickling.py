@@ -103,6 +103,8 @@ def load_pickle(path: Path) -> object:
         with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(stubs):
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)  # by content: a path's suffix can mislead
+    except BadInputError:
+        raise
     except UNREADABLE as error:
         message = str(error)
         refused = re.search(r"GLOBAL (\S+)", message)

@@ -7,10 +7,11 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 from moco.core.encoder import parameter_count
 from moco.core.networks import build_backbone
-from moco.core.resnet import RESNETS, NarrowConv, ResNet, resnet_plan
+from moco.core.resnet import RESNETS, NarrowConv, ResNet, ResNetPlan, resnet_plan
 from moco.core.stems import Stem
 from tests import oracles
 
@@ -159,3 +160,17 @@ def test_width_is_read_from_the_name() -> None:
     assert narrow is not None
     assert (double.width, double.groups, double.width_per_group) == (128, 32, 8)
     assert (narrow.width, narrow.block) == (16, RESNETS["resnet18"].block)
+
+
+def test_convolutions_by_pytorch_are_uniform_with_a_third_of_one_over_fan_in() -> None:
+    """Every weight lies within 1 / sqrt(fan-in), and fills that range evenly: variance 1 / (3 fan-in)."""
+    net = ResNet(ResNetPlan(BasicBlock, (1, 1, 1, 1), width=16), "cifar")
+    before = {name: value.clone() for name, value in net.state_dict().items() if value.dim() != 4}
+    net.reset_convolutions()
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_in, weight = module.weight[0].numel(), module.weight.detach()
+            assert weight.abs().max() <= 1 / math.sqrt(fan_in)
+            assert float(weight.var()) * 3 * fan_in == pytest.approx(1, abs=4 / math.sqrt(weight.numel()))
+    for name, value in before.items():
+        torch.testing.assert_close(net.state_dict()[name], value, rtol=0, atol=0)
