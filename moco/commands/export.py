@@ -19,6 +19,9 @@ from moco.shapes import SquareViews
 TOLERANCE = 1e-4
 """Largest difference of a feature, as a share of the largest feature: rounding in another order stays below it."""
 
+LARGEST_FEATURE = 1e6
+"""Beyond it an encoder has exploded, and a share of its features is no measure: sound ones stay below a thousand."""
+
 
 def run(config: ExportConfig) -> dict[str, Any]:
     """`moco export`: write the file, check it with the target's own library, and say how far the features differ.
@@ -32,6 +35,8 @@ def run(config: ExportConfig) -> dict[str, Any]:
         raise BadInputError(f"--out {config.out} exists: give another name")
     require_file_name("--out", config.out)
     weights = load_weights(config.weights)
+    for note in weights.notes:
+        print(note)
     target.require(weights, config.format)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(config.out, folder=True) as folder:
@@ -63,6 +68,10 @@ def _compared(features: Any, weights: Weights, path: Path) -> dict[str, float]:
         theirs = features(path, weights, views)
         alone = features(path, weights, views[:1])
     largest = float(ours.abs().max())
+    if not largest <= LARGEST_FEATURE:
+        raise BadInputError(
+            f"features of photographs are up to {largest:g}, as of a training that diverged: give an earlier checkpoint"
+        )
     difference = max(float((ours - theirs).abs().max()), float((ours[:1] - alone).abs().max()))
     if not difference <= TOLERANCE * max(largest, 1.0):
         raise VoidError(

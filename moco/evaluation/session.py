@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from moco.core.encoder import Encoder, EncoderPlan, Output
-from moco.core.networks import Stem
+from moco.core.stems import Stem
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
@@ -97,7 +97,9 @@ def named_weights(
 ) -> Weights:
     """The weights of a name; random ones are those of another run's net, or of an architecture by its name."""
     if weights != RANDOM:
-        return load_weights(weights)
+        found = load_weights(weights)
+        say_notes(found)
+        return found
     if like is not None:
         other = load_weights(str(like))
         return random_weights(other.encoder.plan, seed, other.mean, other.std)
@@ -223,6 +225,12 @@ def say(text: str) -> None:
     """Tell a person, on the first process only."""
     if distributed.rank() == 0:
         print(text)
+
+
+def say_notes(weights: Weights) -> None:
+    """Tell what was assumed of a file of weights and left aside in it."""
+    for note in weights.notes:
+        say(note)
 
 
 def keep_evaluation(config: KeptConfig, result: Mapping[str, Any], **more: Any) -> None:
