@@ -28,7 +28,7 @@ from moco.pretraining.config import AutoConfig, PretrainConfig, ResumeConfig
 from moco.pretraining.recipes import RECIPES, recipe_values
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import drop_nonfinite
-from moco.runtime.fields import check
+from moco.runtime.fields import check, flag
 from moco.runtime.signals import EXIT_CODE
 from moco.study.config import StudyConfig
 from moco.transfer.config import CompareConfig, TransferConfig
@@ -114,7 +114,10 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
         name = _known(rest.pop(0), (*RECIPES, AUTO), "recipe", "moco pretrain --help")
         if name == AUTO:
             return _auto(rest) if not set(rest) & set(HELP) else _flags(AutoConfig, rest, f"{prog} {AUTO}", default)
-        values = recipe_values(name, _given(rest))
+        given, needs = _given(rest), RECIPES[name].needs
+        if needs is not None and needs not in given and not set(rest) & set(HELP):
+            raise BadInputError(f"{prog} {name} needs weights: give {flag(needs)} W, such as timm:NAME or a run")
+        values = recipe_values(name, given)
         prog, default = f"{prog} {name}", PretrainConfig(data=tyro.MISSING, out=tyro.MISSING, **values)
     if kind is TransferConfig:
         if not rest or rest[0] in HELP:

@@ -381,6 +381,13 @@ def command_that(monkeypatch: pytest.MonkeyPatch, outcome: Exception | Warning |
     monkeypatch.setattr(cli, "parse", lambda arguments: (ResumeConfig(Path("run")), function))
 
 
+@pytest.mark.parametrize(("recipe", "flag"), [("continued", "--init-weights"), ("taught", "--teacher")])
+def test_a_recipe_asks_for_its_weights(capsys: pytest.CaptureFixture[str], recipe: str, flag: str) -> None:
+    """By their flag, not by a value of the recipe that nobody gave."""
+    assert main(["pretrain", recipe, "--data", "digits", "--out", "run"]) == 2
+    assert f"needs weights: give {flag} W" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("outcome", "code"),
     [

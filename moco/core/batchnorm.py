@@ -1,6 +1,6 @@
 """Batch normalisation in groups: one process computes what G devices would (v1, 3.3)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -135,6 +135,21 @@ class GroupedBatchNorm(nn.BatchNorm2d):
         self.running_mean.lerp_(means.mean(0), self.momentum or 0.0)
         self.running_var.lerp_(variances.mean(0), self.momentum or 0.0)
         self.num_batches_tracked += 1
+
+
+def fitting_groups(batch: int, shares: int) -> list[int]:
+    """List the numbers of equal groups, of two images or more, of which each share of a batch holds whole ones.
+
+    `shares` is the number of processes times the number of parts that each of them takes its images in.
+    """
+    share = batch // shares
+    sizes = (size for size in range(share, 1, -1) if share % size == 0)
+    return [batch // size for size in sizes]
+
+
+def nearest_groups(fitting: Sequence[int], aim: int) -> int:
+    """Choose the number of groups nearest to `aim`, the smaller of two; one group only where nothing else fits."""
+    return min(fitting, key=lambda groups: (groups == 1, abs(groups - aim), groups))
 
 
 def group_batch_norms(module: nn.Module, group_size: int) -> int:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from moco.data.augment import Augmentation
 from moco.data.images import Images
 from moco.data.replacement import ChosenImages, Replaced
-from moco.data.views import Look, make_views
+from moco.data.views import Look, can_compile, make_views
 from moco.errors import BadInputError
 from moco.runtime.device import cores
 from moco.runtime.randomness import Integers, Stream, permute
@@ -115,6 +115,7 @@ class ViewBatches(Dataset[Batch]):
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """Yield the batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
+        can_compile()  # before there are several processes, each of which would say where it cannot
         return load_ahead(self.__getitem__, range(start, stop), workers)
 
 

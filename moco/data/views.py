@@ -3,8 +3,10 @@
 Rendering is augment.render and then augment.normalize, within rounding; compiled kernels do it where numba is there.
 """
 
+import functools
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 import numpy as np
@@ -26,13 +28,33 @@ from moco.data.augment import (
 from moco.data.jpeg import choose_shrink
 from moco.data.photos import Photo, decode_photo, read_photo
 from moco.data.replacement import ChosenImages
-from moco.errors import BadInputError
+from moco.errors import BadInputError, one_line
 from moco.runtime.randomness import Integers, Stream
 from moco.shapes import Bytes, Image, Interleaved, SquareViews
 
 COMPILED = find_spec("numba") is not None
 """The compiled kernels need numba, which is an extra."""
 Windows = npt.NDArray[np.float64]
+
+
+@functools.cache
+def can_compile() -> bool:
+    """Whether the compiled kernels work here; where numba is installed and fails, a warning says why, once."""
+    if not COMPILED:
+        return False
+    try:
+        from moco.data import compiled_crop, compiled_finish
+
+        pixels = np.zeros((1, 3, 2, 2), np.float32)
+        compiled_crop.crop(np.zeros((1, 4, 12), np.uint8), np.array([[0.0, 0.0, 4.0, 4.0]]), pixels)
+        return callable(compiled_finish.finish_into)
+    except Exception as error:  # noqa: BLE001 - whatever an extra that is broken raises
+        warnings.warn(
+            f"numba does not work here ({one_line(error)[:200]}): views are made by torch, which is slower and equal "
+            f"within rounding; if it has no folder that can be written, set NUMBA_CACHE_DIR to one",
+            stacklevel=2,
+        )
+        return False
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,7 @@ class Look:
     """Decode a photograph at a half, a quarter or an eighth of its size where every crop keeps a view's pixels."""
     device: str = "cpu"
     """The device on which views of images in memory are rendered; those of files are rendered on the CPU."""
-    compiled: bool = COMPILED
+    compiled: bool = field(default_factory=lambda: can_compile())
     """Render by the compiled kernels, else by torch's operations: equal within rounding."""
 
 

@@ -14,6 +14,7 @@ from moco.runtime.fields import (
     Count,
     CountOrZero,
     Device,
+    Earlier,
     JsonOutput,
     KeyCount,
     KeyCountOrZero,
@@ -120,7 +121,7 @@ class PretrainConfig:
     """Side of the images in pixels, in evaluations too. With --init-weights it is that of the weights unless given."""
     view_size: Side | None = None
     """Side of the training views in pixels, by default --image-size. Smaller views save time."""
-    decode: Literal["exact", "scaled"] = "scaled"
+    decode: Annotated[Literal["exact", "scaled"], Earlier("exact")] = "scaled"
     """How JPEG photographs are decoded: exact, every pixel; or scaled, at a half, a quarter or an eighth of their size
     where every crop of a photograph still has as many pixels as a view. scaled is faster for large photographs and
     changes a view by 0.3 of 255 on average (docs/views.md)."""

@@ -4,9 +4,9 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from moco.core.batchnorm import GroupedBatchNorm, keep_statistics
+from moco.core.batchnorm import GroupedBatchNorm, fitting_groups, keep_statistics, nearest_groups
 from moco.core.dictionary import Dictionary, InBatch, Keys, MemoryBank, Queue, TeacherKeys
 from moco.core.encoder import Encoder, EncoderPlan, parameter_count
 from moco.core.loss import Contrast, info_nce, match_teacher
@@ -87,8 +87,6 @@ def _with_teacher(config: PretrainConfig, n: int) -> PretrainConfig:
 
 def _bn_groups(config: PretrainConfig, ranks: int) -> int:
     """The given number of groups, or the default; a part of the batch must hold whole groups."""
-    part = config.batch_size // config.accumulate // ranks
-
     if config.bn != "train":
         if config.bn_groups not in (None, 1):
             raise BadInputError(
@@ -97,25 +95,22 @@ def _bn_groups(config: PretrainConfig, ranks: int) -> int:
             )
         return 1
 
-    def fits(groups: int) -> bool:
-        return config.batch_size % groups == 0 and part % (config.batch_size // groups) == 0
-
-    if config.bn_groups is None:
-        default = max(DEFAULT_BN_GROUPS, ranks)
-        few, many = range(max(1, min(default, config.batch_size // 4)), 0, -1), range(default, config.batch_size + 1)
-        fitting: Iterator[int] = filter(fits, (*few, *many))
-        return next(fitting)
-    if config.batch_size < 2 * config.bn_groups:
+    if config.batch_size < 2 * (config.bn_groups or 1):
+        asked = "" if config.bn_groups is None else f"--bn-groups is {config.bn_groups}: "
         raise BadInputError(
-            f"--bn-groups is {config.bn_groups}: a batch of {config.batch_size} has at most {config.batch_size // 2} "
-            f"groups of two images or more, and of one there are no statistics"
+            f"{asked}a batch of {config.batch_size} has at most {config.batch_size // 2} groups of two images or more, "
+            f"and of one there are no statistics: give a larger --batch-size"
         )
-    if not fits(config.bn_groups):
+    aim = min(max(DEFAULT_BN_GROUPS, ranks), config.batch_size // 4)
+    fitting = fitting_groups(config.batch_size, config.accumulate * ranks)
+    if not fitting or config.bn_groups not in (None, *fitting):
+        asked = f"--bn-groups is {config.bn_groups}" if config.bn_groups else f"--batch-size is {config.batch_size}"
         raise BadInputError(
-            f"--bn-groups is {config.bn_groups}: expected groups of equal size that fill the batch of "
+            f"{asked}: expected groups of two images or more, of equal size, that fill the batch of "
             f"{config.batch_size} on {ranks} process(es) in {config.accumulate} part(s)"
+            + ("" if fitting else ": give a larger --batch-size or a smaller --accumulate")
         )
-    return config.bn_groups
+    return config.bn_groups or nearest_groups(fitting, aim)
 
 
 def _require_mixing(config: PretrainConfig) -> None:
@@ -134,8 +129,8 @@ def _require_kept(config: PretrainConfig) -> None:
     """Raise BadInputError where there are no statistics to keep, or no looks of which one could be the best."""
     if config.bn != "train" and config.init_weights is None:
         raise BadInputError(
-            f"--bn {config.bn} keeps the statistics of --init-weights, and there are none: give --init-weights W, such "
-            f"as timm:NAME or a run, or --bn train"
+            f"--init-weights is not given, and --bn {config.bn} keeps the statistics of these weights: give "
+            f"--init-weights W, such as timm:NAME or a run, or --bn train"
         )
     if config.keep == "best" and config.knn_every == 0:
         raise BadInputError(
@@ -157,7 +152,8 @@ def _warn(config: PretrainConfig, n: int) -> None:
         warnings.warn(
             "--bn-groups 1: a query and its key share the statistics of batch normalisation, and the encoder will "
             "learn to tell them by these instead of by what is in the image: contrast accuracy rises towards "
-            "100% while the features get worse (v1, 3.3 and Fig. A.1). Leave --bn-groups at its default.",
+            "100% while the features get worse (v1, 3.3 and Fig. A.1). Leave --bn-groups at its default"
+            + (", or give an even --batch-size." if config.batch_size % 2 else "."),
             stacklevel=3,
         )
 

@@ -14,6 +14,8 @@ class Recipe:
 
     about: str
     values: dict[str, Any]
+    needs: str | None = None
+    """The field that has to be given, beside data and out."""
 
 
 V2: dict[str, Any] = {"head": "mlp", "temperature": 0.2, "augment": "v2", "schedule": "cosine"}
@@ -65,8 +67,12 @@ RECIPES = {
     "v1": Recipe("MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; 60.6% linear on ImageNet (paper)", {}),
     "v2": Recipe("MoCo v2 (arXiv:2003.04297): MLP head, more augmentation, cosine; 67.5% linear (paper)", V2),
     "cifar10": Recipe("the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; 82.6% kNN (theirs)", CIFAR10),
-    "taught": Recipe("a small network taught by --teacher W, a published or your own encoder, in minutes", TAUGHT),
-    "continued": Recipe("published or own weights, --init-weights W, trained on; never ends worse", CONTINUED),
+    "taught": Recipe(
+        "a small network taught by --teacher W, a published or your own encoder, in minutes", TAUGHT, "teacher"
+    ),
+    "continued": Recipe(
+        "published or own weights, --init-weights W, trained on; never ends worse", CONTINUED, "init_weights"
+    ),
     "quick": Recipe("small images on a CPU in minutes", QUICK),
 }
 

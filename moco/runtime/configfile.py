@@ -1,5 +1,6 @@
 """A config as a file: JSON that is data, from which nothing is converted and nothing executed."""
 
+import dataclasses
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from moco.errors import BadInputError
+from moco.runtime.fields import Earlier
 from moco.runtime.records import require_numbers
 
 Config = TypeVar("Config")
@@ -32,17 +34,30 @@ def to_json(config: Any, command: str | None = None) -> str:
 def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
     """Read what `to_json` wrote; nothing is converted and nothing executed.
 
-    Raises BadInputError naming the key that is unknown, missing or of another type, or the version.
+    A field that the file lacks is younger than the file, and has the value that keeps what was done then: its `Earlier`
+    one, else its default. Raises BadInputError naming the key that is unknown, missing without a default or of another
+    type, or the version.
     """
     values = _read(text, where)
     del values["version"]
     values.pop(COMMAND, None)
     hints = typing.get_type_hints(kind)
+    values = {**_earlier_values(kind), **values}
     for name in sorted(values.keys() ^ hints.keys()):
         raise BadInputError(f"{where}: {'unknown' if name in values else 'missing'} key {name!r}")
     for name, hint in hints.items():
         values[name] = convert_value(hint, values[name], f"{where}: {name}")
     return kind(**values)
+
+
+def _earlier_values(kind: type[Any]) -> dict[str, Any]:
+    """The values of the fields that a file may lack, as JSON has them."""
+    defaults = {one.name: one.default for one in dataclasses.fields(kind) if one.default is not dataclasses.MISSING}
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        for part in getattr(hint, "__metadata__", ()):
+            if isinstance(part, Earlier):
+                defaults[name] = part.value
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
 
 
 def read_command(text: str | bytes, where: Path) -> str:

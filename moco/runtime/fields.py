@@ -38,6 +38,13 @@ class Range:
         return f"more than {self.above}, at most {self.most}" if bounded else f"a finite number more than {self.above}"
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """The value that a config.json from before the field existed stands for, where that is not the default."""
+
+    value: Any
+
+
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 YEAR = 366 * 24 * 60 * 60

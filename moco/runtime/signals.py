@@ -15,12 +15,17 @@ torchrun hands its own on to them."""
 
 
 class StopRequest:
-    """Notes SIGINT and SIGTERM while it is entered; one that comes more than a second later does what it always did.
+    """Notes signals that ask to end while it is entered; a second one, a second later, does what it always did.
 
-    With `active` false, where nothing can be saved, the first one does too.
+    Those of a scheduler, that time is nearly up, may come again and again, and stay one request. A signal that the
+    process was started to ignore (nohup, a shell's background job) stays ignored. With `active` false, where nothing
+    can be saved, the first one does what it always did too.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGXCPU") if hasattr(signal, name))
+    SIGNALS = (
+        signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []), *WARNINGS,
+    )  # fmt: skip
 
     def __init__(self, *, active: bool = True) -> None:
         self.noted, self._active = False, active
@@ -28,7 +33,8 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         self.noted = False
         main = threading.current_thread() is threading.main_thread()  # no other may handle signals
-        self._before = {number: signal.getsignal(number) for number in self.SIGNALS if main and self._active}
+        handlers = {number: signal.getsignal(number) for number in self.SIGNALS if main and self._active}
+        self._before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
         for number in self._before:
             signal.signal(number, self._note)
         return self
@@ -40,7 +46,7 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self.noted:
             self.noted, self._since = True, time.monotonic()
-        elif time.monotonic() - self._since > SAME_REQUEST:
+        elif number not in self.WARNINGS and time.monotonic() - self._since > SAME_REQUEST:
             for known, handler in self._before.items():
                 signal.signal(known, handler)
             signal.raise_signal(number)

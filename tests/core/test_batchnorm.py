@@ -11,7 +11,12 @@ from timm.layers.norm_act import BatchNormAct2d
 from timm.layers.split_batchnorm import SplitBatchNorm2d
 from torch import Tensor, nn
 
-from moco.core.batchnorm import GroupedBatchNorm, group_batch_norms
+from moco.core.batchnorm import (
+    GroupedBatchNorm,
+    fitting_groups,
+    group_batch_norms,
+    nearest_groups,
+)
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.errors import BadInputError
 from tests import oracles
@@ -345,3 +350,19 @@ def test_kinds_that_groups_would_change(norm: nn.Module) -> None:
     """Are refused by name, rather than replaced by something else."""
     with pytest.raises(BadInputError, match=rf"{type(norm).__name__}\({CHANNELS}\), which --bn-groups cannot divide"):
         group_batch_norms(nn.Sequential(norm), 2)
+
+
+@pytest.mark.parametrize("shares", [1, 2, 3, 4, 6, 8, 16, 64])
+def test_default_groups_hold_two_images_and_lie_in_one_share(shares: int) -> None:
+    """For every batch from 2 to 512: none is nearer to the aim, and one group is the last resort."""
+    for batch in (batch for batch in range(2, 513) if batch % shares == 0):
+        fitting = fitting_groups(batch, shares)
+        possible = [g for g in range(1, batch // 2 + 1) if batch % g == 0 and (batch // shares) % (batch // g) == 0]
+        assert sorted(fitting) == possible
+        assert bool(fitting) == (batch >= 2 * shares)
+        for aim in (1, 4, 8, 64):
+            if fitting:
+                several = [groups for groups in possible if groups > 1] or [1]
+                found = nearest_groups(fitting, aim)
+                assert found in several
+                assert abs(found - aim) == min(abs(groups - aim) for groups in several)

@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,13 +17,14 @@ import torchvision.transforms.functional as reference
 from PIL import Image as PillowImage
 from torch import Tensor
 
+import moco.data
 from moco.data import photos as module
 from moco.data.augment import AUGMENTATIONS, ViewParameters, crop_batch, crop_fraction, draw
 from moco.data.derived import Subset, make_readable
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
 from moco.data.jpeg import decode_plain
 from moco.data.replacement import ChosenImages
-from moco.data.views import COMPILED, Look, make_views, render_array
+from moco.data.views import COMPILED, Look, can_compile, make_views, render_array
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers, Stream
 from tests.data.test_augment import digits, drawn, photographs, reference_view
@@ -302,3 +304,22 @@ def test_the_process_that_compiles_makes_the_same_views(tmp_path: Path) -> None:
     command = [sys.executable, "-c", VIEWS]
     said = [subprocess.run(command, capture_output=True, text=True, env=environment, check=True) for _ in range(2)]
     assert said[0].stdout == said[1].stdout != ""
+
+
+@needs_numba
+def test_numba_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder for its machine code, or a version that cannot be imported: one warning, and torch makes the views."""
+    broken = types.ModuleType("moco.data.compiled_crop")
+
+    def crop(*_: object) -> None:
+        raise RuntimeError("cannot cache function 'crop': no locator available")
+
+    broken.crop = crop  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "moco.data.compiled_crop", broken)
+    monkeypatch.setattr(moco.data, "compiled_crop", broken, raising=False)
+    can_compile.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="numba does not work here .*set NUMBA_CACHE_DIR"):
+            assert not Look(AUGMENTATIONS["v1"], 8, (0.5,) * 3, (0.5,) * 3).compiled
+    finally:
+        can_compile.cache_clear()

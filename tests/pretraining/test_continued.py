@@ -172,7 +172,7 @@ def test_query_and_key_share_no_statistics_that_could_leak(tmp_path: Path, tiny_
 
 def test_without_weights_there_is_nothing_to_continue(tmp_path: Path, digits: Images) -> None:
     """One line says what to give."""
-    with pytest.raises(BadInputError, match="--bn keep keeps the statistics of --init-weights, and there are none"):
+    with pytest.raises(BadInputError, match="--init-weights is not given, and --bn keep keeps the statistics"):
         resolve_config(recipe("continued", data="digits", out=tmp_path), digits)
 
 

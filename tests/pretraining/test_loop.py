@@ -170,15 +170,25 @@ def test_groups_of_one_image_are_refused(tmp_path: Path, digits: Images) -> None
         resolve_config(small(tmp_path, bn_groups=32), digits)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 7, 8, 9, 30, 31, 32, 33, 100])
+@pytest.mark.parametrize("batch_size", [2, 3, 5, 7, 8, 9, 30, 31, 32, 33, 100])
 def test_every_batch_has_default_groups(tmp_path: Path, digits: Images, batch_size: int) -> None:
-    """Groups of equal size fill it, of four images or more where it has as many."""
-    groups = (
-        resolve_config(small(tmp_path, bn_groups=None, batch_size=batch_size, dictionary="in-batch"), digits).bn_groups
-        or 0
-    )
+    """Groups of equal size and two images or more fill it; eight where it is large enough."""
+    config = small(tmp_path, bn_groups=None, batch_size=batch_size, dictionary="in-batch")
+    groups = resolve_config(config, digits).bn_groups or 0
     assert batch_size % groups == 0
-    assert batch_size // groups >= min(4, batch_size)
+    assert batch_size // groups >= 2
+    assert (groups == 8) == (batch_size == 32)
+    assert (groups == 1) == (batch_size in (2, 3, 5, 7, 31))
+
+
+def test_a_part_holds_whole_groups_by_default(tmp_path: Path, digits: Images) -> None:
+    """Twelve images in four parts of three are four groups; of parts of one image there are no statistics."""
+    parts = {"bn_groups": None, "accumulate": 4, "dictionary": "in-batch"}
+    assert resolve_config(small(tmp_path, batch_size=12, **parts), digits).bn_groups == 4
+    with pytest.raises(BadInputError, match="--batch-size is 4: expected groups of two images or more"):
+        resolve_config(small(tmp_path, batch_size=4, **parts), digits)
+    with pytest.raises(BadInputError, match="a batch of 1 has at most 0 groups"):
+        resolve_config(small(tmp_path, batch_size=1, bn_groups=None, dictionary="in-batch"), digits)
 
 
 # --- what it leaves behind ------------------------------------------------------------------------------------------

@@ -67,12 +67,21 @@ def test_an_unknown_key_is_named() -> None:
     assert "unknown key 'queue_sizes'" in refusal(changed(queue_sizes=3))
 
 
-@pytest.mark.parametrize("name", ["data", "queue_size", "json"])
+@pytest.mark.parametrize("name", ["data", "out"])
 def test_a_missing_key_is_named(name: str) -> None:
-    """Also where the class has a default: the file says everything."""
+    """Where nothing stands for it."""
     values = json.loads(to_json(PRETRAIN))
     del values[name]
     assert f"missing key '{name}'" in refusal(json.dumps(values))
+
+
+def test_a_file_from_before_a_field_means_what_was_done_then() -> None:
+    """The default, but that JPEGs were decoded exactly before --decode; what the file says stays."""
+    values = json.loads(to_json(dataclasses.replace(PRETRAIN, seed=7)))
+    for name in ("decode", "keep", "init", "head_lr", "hard_negatives"):
+        del values[name]
+    found = from_json(PretrainConfig, json.dumps(values), WHERE)
+    assert found == dataclasses.replace(PRETRAIN, seed=7, decode="exact")
 
 
 WRONG_TYPES: list[tuple[str, Any]] = [

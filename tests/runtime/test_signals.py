@@ -2,11 +2,42 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from moco.runtime import signals
 from moco.runtime.signals import StopRequest
+
+
+@pytest.fixture(autouse=True)
+def nothing_ignored() -> Iterator[None]:
+    """A shell's background jobs ignore SIGINT, and so would what is tested."""
+    before = {number: signal.getsignal(number) for number in StopRequest.SIGNALS}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_an_inherited_ignore_is_honoured() -> None:
+    """Nohup means that a closed terminal ends nothing."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+        with StopRequest() as request:
+            signal.raise_signal(number)
+            assert not request.noted
+
+
+def test_a_scheduler_may_warn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGXCPU comes with every further second of computing."""
+    monkeypatch.setattr(signals, "SAME_REQUEST", 0.0)
+    with StopRequest() as request:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGXCPU)
+        assert request.noted
 
 
 @pytest.mark.parametrize("number", StopRequest.SIGNALS)
