@@ -215,8 +215,9 @@ def test_a_tensor_too_few_and_one_too_many(tmp_path: Path) -> None:
 
 
 def test_random_weights_are_those_that_a_run_starts_from() -> None:
-    """The same seed, the same network, with --init kaiming: the first row of a comparison. The global state is left alone."""
-    config = recipe("quick", data="digits", out=Path("run"), image_size=16, bn_groups=8, seed=7, init="kaiming")
+    """The same seed, the same network with --init kaiming. The global state is left alone."""
+    values = {"image_size": 16, "bn_groups": 8, "seed": 7, "init": "kaiming"}
+    config = recipe("quick", data="digits", out=Path("run"), **values)
     torch.manual_seed(config.seed)
     start = encoder_tensors(build_encoder(config))
     state = torch.get_rng_state()
