@@ -11,6 +11,7 @@ from torch import nn
 from moco.core.encoder import Encoder
 from moco.core.pair import Teacher
 from moco.data.augment import AUGMENTATIONS
+from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, hold
@@ -54,6 +55,7 @@ def open_splits(data: str) -> dict[Split, Images]:
     """Open the splits of `--data`; small training images are held in memory."""
     splits = load(data)
     splits["train"] = hold(splits["train"])
+    warn_of_dark(splits["train"], data)
     return splits
 
 

@@ -1,23 +1,25 @@
 """What `moco pretrain auto` begins with: the images, published weights, and how these compare as they are."""
 
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from moco.commands import pretrain
 from moco.core.encoder import EncoderPlan
 from moco.core.pair import Teacher
+from moco.data.catalog import load
 from moco.data.derived import make_readable, take_evenly
-from moco.data.images import Images, Split
+from moco.data.images import Images, Split, hold
 from moco.data.kept import keep_prepared
 from moco.data.splits import monitor_split
 from moco.errors import BadInputError
 from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding
 from moco.evaluation.session import place_weights
 from moco.interop.checkpoints import load_weights, random_weights
-from moco.pretraining.auto import FEWEST_IMAGES, candidates, typical_side
+from moco.pretraining.auto import FEWEST_IMAGES, SAMPLE, candidates, typical_side
 from moco.pretraining.config import AutoConfig, PretrainConfig
-from moco.pretraining.pace import Budget
+from moco.pretraining.pace import TRYING, Budget
 from moco.pretraining.recipes import QUICK
 from moco.pretraining.ways import Compared, Goal, Way, find_weights, sizes_to_try
 from moco.runtime.device import resolve_device, resolve_precision
@@ -25,6 +27,8 @@ from moco.runtime.fields import Precision, require
 
 MOST_WATCHED = 10_000
 """Images that are compared, at most."""
+HOLDING = 0.05
+"""Share of the time that decoding all of a set of small images may take; else they are decoded as they are needed."""
 COMPARING = 0.12
 """Share of the time that comparing encoders as they are may take."""
 PROBED, LEAST_COMPARED = 16, 300
@@ -44,15 +48,28 @@ class Scene:
     device: str
     precision: Precision
     budget: Budget
+    judged: tuple[Images, Images] | None = None
+    """Bank and queries on which encoders are compared, kept as they are prepared."""
+    native_seconds: float = 0.0
+    """What the published weights take for an image of their own size; 0 where there are none, or it is not known."""
 
     @property
     def images(self) -> Images:
         """The training images."""
         return self.splits["train"]
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the images have labels of at least two classes."""
+        return self.images.labels is not None and len(self.images.classes) > 1
+
     def share(self, share: float, bounds: tuple[float, float]) -> float:
         """Compute a share of the time in seconds, within bounds."""
         return min(bounds[1], max(bounds[0], share * self.budget.seconds))
+
+    def trial_seconds(self, ways: int) -> float:
+        """Compute how long each of so many ways may be tried."""
+        return TRYING * self.budget.seconds / ways
 
     def say(self, text: str) -> None:
         """Tell a person what is going on."""
@@ -61,7 +78,7 @@ class Scene:
 
 def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Scene:
     """Open the images and look at their size. Raises BadInputError where they are too few."""
-    splits = pretrain.open_splits(config.data)
+    splits = load(config.data)
     images = splits["train"]
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(
@@ -70,7 +87,10 @@ def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Sce
         )
     device = resolve_device(config.device)
     precision = resolve_precision(given.get("precision", "auto"), device)
-    return Scene(config, given, splits, typical_side(images), device, precision, budget)
+    begun, side = time.monotonic(), typical_side(images)
+    if (time.monotonic() - begun) / min(SAMPLE, len(images)) * len(images) <= HOLDING * budget.seconds:
+        splits["train"] = hold(images)
+    return Scene(config, given, splits, side, device, precision, budget)
 
 
 def begin_with(scene: Scene) -> tuple[Goal, str | None, str, bool]:
@@ -108,6 +128,7 @@ def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compa
     sizes = (asked,) if asked else sizes_to_try(published.encoder.plan.image_size, scene.side)
     probe = make_readable(take_evenly(bank, PROBED))
     costs = {size: measure_encoding(published, probe, size, scene.precision) for size in sizes}
+    scene.native_seconds = costs[sizes[-1]] * (published.encoder.plan.image_size / sizes[-1]) ** 2
     everything, seconds = len(bank) + len(queries), COMPARING * scene.budget.seconds
     if len(sizes) > 1 and seconds / sum(costs.values()) < min(LEAST_COMPARED, everything):
         sizes = sizes[:1]
@@ -116,6 +137,7 @@ def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compa
         keep_prepared(make_readable(take_evenly(images, max(1, round(share * min(len(images), most))))))
         for images, most in ((bank, MOST_WATCHED), (queries, MOST_WATCHED // 5))
     )
+    scene.judged = bank, queries
     scene.say(
         f"auto: comparing {weights} as it is with random weights and raw pixels on {len(bank) + len(queries)} images"
     )
@@ -134,8 +156,11 @@ def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compa
     ]
 
 
-def open_teacher(scene: Scene, way: Way, chosen: Compared | None) -> Teacher | None:
-    """Load the teacher and let it encode the images, or at each step where that would take too long."""
+def open_teacher(scene: Scene, way: Way, chosen: Compared | None, given: dict[str, Any]) -> Teacher | None:
+    """Load the teacher and let it encode the images, or at each step where that would take too long.
+
+    That is then a value that is `given`.
+    """
     if way.recipe != "taught":
         return None
     if chosen is None:
@@ -144,9 +169,9 @@ def open_teacher(scene: Scene, way: Way, chosen: Compared | None) -> Teacher | N
         seconds = measure_encoding(weights, probe, require(way.image_size), scene.precision)
     else:
         seconds = chosen.seconds
-    if "teacher_views" not in scene.given and seconds * len(scene.images) > ENCODED_BY_TEACHER * scene.budget.seconds:
-        scene.given["teacher_views"] = "live"
-    values = {**scene.given, "teacher": way.weights, "teacher_size": way.image_size, "image_size": 64}
+    if "teacher_views" not in given and seconds * len(scene.images) > ENCODED_BY_TEACHER * scene.budget.seconds:
+        given["teacher_views"] = "live"
+    values = {**given, "teacher": way.weights, "teacher_size": way.image_size, "image_size": 64}
     return pretrain.build_teacher(
         PretrainConfig(**{**values, "data": scene.config.data, "out": scene.config.out}), scene.images
     )

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.core.batchnorm import GroupedBatchNorm, group_batch_norms
-from moco.core.networks import REFUSALS, TIMM, Stem, build_backbone, reason
+from moco.core.networks import REFUSALS, TIMM, build_backbone, reason
 from moco.core.precision import at_least_fp32
 from moco.core.resnet import ResNet, resnet_plan
+from moco.core.stems import Stem
 from moco.errors import BadInputError
 from moco.shapes import Features, Views, require_same_shapes
 
@@ -121,6 +122,8 @@ class Encoder(nn.Module):
                 f"{self.plan.arch} gives features of shape {tuple(y.shape)}: expected pooled ones, "
                 f"(1, {self.num_features}): give another network"
             )
+        if not bool(y.isfinite().all()):
+            return "its features of them are not finite"
         return None
 
 

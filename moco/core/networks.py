@@ -2,19 +2,19 @@
 
 from difflib import get_close_matches
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torchvision
 from torch import nn
 
 from moco.core.resnet import RESNETS, ResNet, resnet_plan
+from moco.core.stems import Stem
 from moco.errors import BadInputError, one_line
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
-Stem = Literal["cifar", "imagenet"]
 TIMM = "timm:"
 """Stands before timm's names of networks."""
 REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError)
@@ -36,8 +36,8 @@ def build_backbone(arch: str, stem: Stem, image_size: int) -> tuple[nn.Module, i
         require_timm_name(arch, "--arch")
     else:
         _require_torchvision_name(arch)
-    if stem == "cifar":
-        raise BadInputError(f"--stem cifar is for ResNets, and --arch is {arch}: give --stem imagenet")
+    if stem != "imagenet":
+        raise BadInputError(f"--stem {stem} is for ResNets, and --arch is {arch}: give --stem imagenet")
     return _timm_backbone(arch, image_size) if of_timm else _torchvision_backbone(arch, image_size)
 
 
@@ -91,6 +91,23 @@ def require_timm_name(given: str, what: str, *, tags: bool = False) -> None:
     similar = [TIMM + other for other in get_close_matches(name, among, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(similar)}?" if similar else "timm.list_models() says what there is"
     raise BadInputError(f"{what} {given}: timm {timm.__version__} has no network of that name: {hint}")
+
+
+def is_known_name(name: str) -> bool:
+    """Whether a name, without `timm:`, is that of one of our ResNets, or of a network of torchvision or timm."""
+    if resnet_plan(name) is not None or name in torchvision.models.list_models(module=torchvision.models):
+        return True
+    import timm
+
+    return name in timm.list_models()
+
+
+def timm_pooling(arch: str) -> str | None:
+    """How `timm:NAME` pools its features, as timm calls it; None where it does not say."""
+    model = _on_meta(arch)
+    pool = getattr(model, "global_pool", None) or getattr(getattr(model, "head", None), "global_pool", None)
+    named = getattr(pool, "pool_type", pool)
+    return named if isinstance(named, str) else None
 
 
 def timm_config(arch: str) -> "PretrainedCfg":

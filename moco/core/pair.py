@@ -26,6 +26,8 @@ class Teacher:
     keys: KeySource
     features: Features | None = None
     """(images, C), of unit length, where every image is encoded once."""
+    digest: str = ""
+    """SHA-256 of its tensors."""
 
 
 class EncoderPair(nn.Module):

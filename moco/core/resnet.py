@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from moco.core.batchnorm import mark_recomputation
+from moco.core.stems import STEMS, Stem
 
 
 @dataclass(frozen=True)
@@ -73,19 +74,19 @@ class NarrowConv(nn.Conv2d):
 class ResNet(nn.Module):
     """A ResNet without its classifier: images (N, 3, H, W) -> globally pooled features (N, num_features).
 
-    `stem` is torchvision's 7x7 convolution of stride 2 with max-pooling ("imagenet"), or a 3x3 convolution of stride 1
-    without max-pooling for small images ("cifar"). Full width: every stage is `plan.width` / 64 times as wide.
+    `stem` is torchvision's 7x7 convolution of stride 2 with max-pooling ("imagenet"), a 3x3 convolution of stride 1
+    without max-pooling for small images ("cifar"), or another of STEMS. Full width: every stage is
+    `plan.width` / 64 times as wide.
     """
 
-    def __init__(self, plan: ResNetPlan, stem: str) -> None:
+    def __init__(self, plan: ResNetPlan, stem: Stem) -> None:
         super().__init__()
         self._channels = plan.width
-        small = stem == "cifar"
-        kernel, stride, padding = (3, 1, 1) if small else (7, 2, 3)
-        self.conv1 = nn.Conv2d(3, plan.width, kernel, stride, padding, bias=False)
+        first = STEMS[stem]
+        self.conv1 = nn.Conv2d(3, plan.width, first.kernel, first.stride, first.padding, bias=False)
         self.bn1 = nn.BatchNorm2d(plan.width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
+        self.relu = nn.ReLU(inplace=True) if first.relu else nn.Identity()
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if first.pool else nn.Identity()
         self.layer1 = self._stage(plan, 0)
         self.layer2 = self._stage(plan, 1)
         self.layer3 = self._stage(plan, 2)

@@ -1,98 +1,159 @@
 """An image file -> RGB bytes, upright, by Pillow: every format that is read, and what is refused."""
 
 import io
+import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image as PillowImage
 from PIL import ImageOps
-from PIL.TiffImagePlugin import EXTRASAMPLES, PHOTOMETRIC_INTERPRETATION, SAMPLESPERPIXEL, TiffImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
+from moco.data.mending import mend
+from moco.data.opening import HEAD, BinaryFile, is_heif, name_format, open_regular
+from moco.data.tiff import check_bands, describe_bands, describe_tiff, is_unsigned
 from moco.errors import BadInputError
 from moco.shapes import Image
 
-TIFF_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3, 9: 3}
-"""Bands of RGB, CMYK, YCbCr and L*a*b* in a TIFF; grey and palette have one."""
-
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are read, whatever a file is called. Pillow knows more, and has EPS drawn by another program."""
+
+
+LONGEST_SIDE = 300_000
+"""Pixels on a side beyond which an image is refused: resized, a line of more pixels would not fit into memory."""
+
+warnings.filterwarnings("ignore", category=PillowImage.DecompressionBombWarning)  # `warn_of_size` names the file
+
+T = TypeVar("T")
+_named_as_large = set[str]()
 
 
 def decode(path: bytes | str | Path) -> Image:
     """Read an image file as RGB bytes (3, H, W): upright by its EXIF tag, its first frame where it has several.
 
     Grey and palette images become RGB, 16 bits are scaled to 8, transparent parts lie on white, CMYK is converted.
-    Raises BadInputError naming the file for anything else: other bands, floating point, not an image, or more pixels
-    than Pillow takes for honest (refused from the header).
+    Raises BadInputError naming the file for anything else: other bands, floating point, not an image, no regular file,
+    or more pixels than Pillow takes for honest (refused from the header).
     """
-    return _decode(os.fsdecode(path), os.fsdecode(path))
+    name = os.fsdecode(path)
+    with open_regular(name) as file:
+        return _use(file, name, from_pillow)
 
 
 def decode_bytes(content: bytes, name: str) -> Image:
     """`decode` the content of an image file; errors call it `name`."""
-    return _decode(io.BytesIO(content), name)
+    return _use(io.BytesIO(content), name, from_pillow)
 
 
 def require_header(content: bytes, name: str) -> None:
     """Raise BadInputError, as `decode_bytes` does, where the content does not begin as an image file does."""
-    with _open(io.BytesIO(content), name):
-        pass
+    _use(io.BytesIO(content), name, lambda image, name: None)
 
 
-def _decode(source: str | io.BytesIO, name: str) -> Image:
-    with _open(source, name) as file:
-        return from_pillow(file, name)
+def _use(file: BinaryFile, name: str, use: Callable[[PillowImage.Image, str], T]) -> T:
+    """Return what `use` makes of the opened image, if need be of a copy without damaged metadata."""
+    try:
+        with _open(file, name) as image:
+            return use(image, name)
+    except BadInputError:
+        content = mend(file)
+        if content is None:
+            raise
+    with _open(io.BytesIO(content), name) as image:
+        return use(image, name)
 
 
 @contextmanager
-def _open(source: str | io.BytesIO, name: str) -> Iterator[PillowImage.Image]:
+def _open(file: BinaryFile, name: str) -> Iterator[PillowImage.Image]:
     try:
-        with PillowImage.open(source, formats=FORMATS) as file:
-            yield file
+        file.seek(0)
+        formats = (*FORMATS, "HEIF") if _can_read_heif(file) else FORMATS
+        with PillowImage.open(file, formats=formats) as image:
+            _check_size(image, name)
+            yield image
     except BadInputError:
         raise
     except Exception as error:  # a decoder fails as it likes on a damaged file
-        reason = str(error).replace(repr(source), repr(name))  # else an address in memory, another one each time
-        raise BadInputError(f"{name}: cannot be read as an image ({reason}): remove or replace it") from error
+        reason = str(error).replace(repr(file), repr(name))  # else an address in memory, another one each time
+        raise BadInputError(_explain(file, name, reason)) from error
+
+
+def _explain(file: BinaryFile, name: str, reason: str) -> str:
+    """Say why a file cannot be read: by what it is where that is known, else in the decoder's words."""
+    with suppress(OSError):
+        file.seek(0)
+        head = file.read(HEAD)
+        words = "" if "cannot identify" in reason else f"; {reason}"
+        tiff = describe_tiff(file) if head[:2] in (b"II", b"MM") else None
+        if tiff is not None:
+            expected = "expected grey or RGB of 8 bits, or grey of 16: convert it, or remove or replace it"
+            return f"{name}: cannot be read as an image (it is {tiff}{words}), {expected}"
+        known = name_format(head)
+        if known is not None:
+            return f"{name}: cannot be read as an image (it is {known}): convert it to PNG, or remove or replace it"
+    return f"{name}: cannot be read as an image ({reason}): remove or replace it"
+
+
+def _can_read_heif(file: BinaryFile) -> bool:
+    """Tell whether the file is HEIF and the extra that reads it is there, which is made known to Pillow."""
+    head = file.read(HEAD)
+    file.seek(0)
+    if not is_heif(head) or find_spec("pi_heif") is None:
+        return False
+    import_module("pi_heif").register_heif_opener()
+    return True
+
+
+def _check_size(image: PillowImage.Image, name: str) -> None:
+    width, height = image.size
+    if max(width, height) > LONGEST_SIDE:
+        raise BadInputError(
+            f"{name}: {width} x {height} pixels, expected at most {LONGEST_SIDE} on a side: cut it into pieces"
+        )
+    warn_of_size(width, height, name)
+
+
+def warn_of_size(width: int, height: int, name: str) -> None:
+    """Warn, once in a process, of an image that is nearly too large to be taken for honest."""
+    if width * height > (PillowImage.MAX_IMAGE_PIXELS or math.inf) and name not in _named_as_large:
+        _named_as_large.add(name)
+        warnings.warn(f"{name}: {width} x {height} pixels take much time and memory: make it smaller", stacklevel=2)
 
 
 def from_pillow(image: PillowImage.Image, name: str) -> Image:
     """Do what `decode` does with a file that Pillow has opened; errors call it `name`."""
-    _check_bands(image, name)
-    rgb = _to_rgb(ImageOps.exif_transpose(image), name)
+    check_bands(image, name)
+    kind = describe_bands(image.tag_v2) if isinstance(image, TiffImageFile) else f"mode {image.mode}"
+    rgb = _to_rgb(ImageOps.exif_transpose(image), name, kind, is_unsigned(image))
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
-def _check_bands(file: PillowImage.Image, name: str) -> None:
-    """Refuse a TIFF with further bands: Pillow drops them, or takes a fourth one for opacity."""
-    if not isinstance(file, TiffImageFile):
-        return
-    bands, extra = file.tag_v2.get(SAMPLESPERPIXEL, 1), file.tag_v2.get(EXTRASAMPLES, ())
-    opacity = len(extra) == 1 and extra[0] in (1, 2)
-    colours = TIFF_COLOURS.get(file.tag_v2.get(PHOTOMETRIC_INTERPRETATION, 0), 1)
-    if bands > colours + opacity:
-        raise BadInputError(f"{name}: {bands} bands, expected grey, RGB, or RGB with opacity: convert it to RGB")
-
-
-def _to_rgb(image: PillowImage.Image, name: str) -> PillowImage.Image:
+def _to_rgb(image: PillowImage.Image, name: str, kind: str, unsigned: bool) -> PillowImage.Image:
     transparent = image.info.get("transparency")
     if image.mode in ("RGBA", "LA", "PA") or (transparent is not None and image.mode in ("1", "P", "L", "RGB")):
         rgba = image.convert("RGBA")
         return PillowImage.alpha_composite(PillowImage.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     if image.mode.startswith("I"):  # 16-bit grey, also where Pillow keeps it in 32
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
+        values = values.view(np.uint32) if unsigned and values.dtype == np.int32 else values
         if values.min() < 0 or values.max() > 65535:
-            raise BadInputError(f"{name}: values {values.min()} to {values.max()}, expected 16 bits: convert it")
+            found = f"{kind}, values {values.min()} to {values.max()}"
+            raise BadInputError(
+                f"{name}: {found}, expected unsigned values of 16 bits: convert it to these or to 8 bits"
+            )
+        values = values.astype(np.uint32)
         if transparent is not None:
             values = np.where(values == transparent, 65535, values)
         return PillowImage.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGB", "1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV"):
         return image.convert("RGB")
     bands = ", ".join(image.getbands())
-    raise BadInputError(
-        f"{name}: mode {image.mode} (bands {bands}), expected grey, palette, RGB, RGBA or CMYK: convert it to RGB"
-    )
+    raise BadInputError(f"{name}: {kind} (bands {bands}), expected grey, palette, RGB, RGBA or CMYK: convert it to RGB")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from moco.data.decoding import decode
+from moco.data.opening import read_whole
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers, Words
 from moco.shapes import Bytes, Image
@@ -152,14 +153,12 @@ class FileImages:
     def __getitem__(self, index: int) -> Image:
         return decode(os.path.join(self.root, self.paths[index]))
 
-    def encoded(self, index: int) -> bytes:
-        """Read the file of an image. Raises BadInputError where it cannot be read."""
-        path = os.path.join(self.root, self.paths[index])
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise BadInputError(f"{os.fsdecode(path)}: cannot be read ({error.strerror}): remove it") from error
+    def encoded(self, index: int) -> bytes | None:
+        """Read the file of an image; None where it is larger than files are held, and is decoded from disk.
+
+        Raises BadInputError where it cannot be read.
+        """
+        return read_whole(os.fsdecode(os.path.join(self.root, self.paths[index])))
 
     def name(self, index: int) -> str:
         """Return the path below the root."""

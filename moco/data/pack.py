@@ -30,6 +30,8 @@ from moco.runtime.runlog import lock
 from moco.shapes import Image
 
 LOCK = ".lock"
+LONGEST = 64
+"""Times its shorter side, beyond which a longer side is cut before an image is resized."""
 KEY_DIGITS = 9
 """A member is named by the image's number: names from elsewhere may hold anything."""
 
@@ -125,8 +127,15 @@ def write_arrays(images: Images, folder: Path, size: int | None) -> int | None:
 
 
 def crop_to_square(image: Image, size: int) -> Image:
-    """Resize the shorter side to `size` (bilinear, antialiased), and cut out the centre."""
+    """Resize the shorter side to `size` (bilinear, antialiased), and cut out the centre.
+
+    Of a very long image the ends are cut first, which are not seen and, enlarged, would not fit into memory.
+    """
     height, width = image.shape[1:]
+    if max(height, width) > LONGEST * min(height, width):
+        height, width = (min(side, LONGEST * min(height, width)) for side in (height, width))
+        y, x = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+        image = image[:, y : y + height, x : x + width]
     rows, wide = (round(size * side / min(height, width)) for side in (height, width))
     pixels = F.interpolate(image[None].float(), (rows, wide), mode="bilinear", antialias=True)[0]
     top, left = (rows - size) // 2, (wide - size) // 2

@@ -9,7 +9,7 @@ from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, KnnConfig, LinearConfig, LowshotConfig
 from moco.evaluation.pixels import build_raw_pixels
 from moco.evaluation.scores import Scores, compare_scores
-from moco.evaluation.session import Subject, at_random, place_weights
+from moco.evaluation.session import Subject, at_random, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
 
 PIXELS, SUPERVISED = "pixels", "supervised"
@@ -67,6 +67,7 @@ def _named(name: str, subject: Subject) -> Subject:
         weights = place_weights(load_weights(name), str(next(subject.encoder.parameters()).device))
     except BadInputError as error:
         raise BadInputError(f"--baseline {name}: {str(error).removeprefix(f'--weights {name}: ')}") from error
+    say_notes(weights)
     how = dataclasses.replace(
         subject.how, image_size=weights.encoder.plan.image_size, mean=weights.mean, std=weights.std, output="backbone"
     )

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
+from moco.core.stems import Stem
 from moco.evaluation.label_share import read_label_share
 from moco.runtime.fields import (
     BatchSize,
@@ -53,7 +54,7 @@ LikeRun = Annotated[
     Path | None, arg(help="For random weights: the run whose architecture, image size, mean and std are taken.")
 ]
 RandomArch = Annotated[str | None, arg(help="For random weights: the backbone.")]
-RandomStem = Annotated[Literal["cifar", "imagenet"], arg(help="For random weights: first layers of a ResNet.")]
+RandomStem = Annotated[Stem, arg(help="For random weights: first layers of a ResNet.")]
 EncodedSide = Annotated[Side | None, arg(help="Side of the images in pixels; by default that of the training.")]
 EncodedAtOnce = Annotated[BatchSize, arg(help="Images encoded at a time.")]
 EncoderOutput = Annotated[

@@ -17,6 +17,7 @@ from moco.data.kept import prepare_one
 from moco.data.loader import load_ahead
 from moco.data.replacement import ChosenImages
 from moco.data.views import Look, make_views
+from moco.errors import BadInputError
 from moco.runtime.device import autocast
 from moco.runtime.distributed import gather, rank, world_size
 from moco.runtime.fields import Precision
@@ -100,12 +101,23 @@ def outputs(
             rows = block[start - first : start - first + len(batch)]
             rows.copy_(F.normalize(features) if how.unit else features)
     if world_size() == 1:
-        return block
+        return _finite(block[: len(images)], images)
     whole = torch.empty(world_size(), own, width, dtype=kind)
     for start in range(0, own, ROWS_AT_A_TIME):
         part = block[start : start + ROWS_AT_A_TIME]
         whole[:, start : start + len(part)] = gather(part.to(device)).cpu().view(world_size(), len(part), width)
-    return whole.view(-1, width)[: len(images)]
+    return _finite(whole.view(-1, width)[: len(images)], images)
+
+
+def _finite(features: Features, images: Images) -> Features:
+    """The features. Raises BadInputError, on every process, where some are not finite, naming the first image."""
+    bad = (~features.isfinite()).any(1).nonzero()
+    if len(bad):
+        raise BadInputError(
+            f"the encoder's features of {len(bad)} of {len(images)} images are not finite (the first: "
+            f"{images.name(int(bad[0]))}), as of a training that diverged: give other weights"
+        )
+    return features
 
 
 def _batches(images: Images, how: Encoding, views: RandomViews | None, first: int, last: int) -> Iterator[Tensor]:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from moco.core.encoder import Encoder, EncoderPlan, Output
-from moco.core.networks import Stem
+from moco.core.stems import Stem
+from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.images import Images, Labels, hold
@@ -28,9 +29,10 @@ from moco.evaluation.statefile import remove_states
 from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import digest
-from moco.runtime.configfile import to_json
+from moco.runtime.configfile import drop_nonfinite, to_json
 from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check
+from moco.runtime.records import read_json
 from moco.runtime.runlog import write_text
 
 
@@ -95,7 +97,9 @@ def named_weights(
 ) -> Weights:
     """The weights of a name; random ones are those of another run's net, or of an architecture by its name."""
     if weights != RANDOM:
-        return load_weights(weights)
+        found = load_weights(weights)
+        say_notes(found)
+        return found
     if like is not None:
         other = load_weights(str(like))
         return random_weights(other.encoder.plan, seed, other.mean, other.std)
@@ -146,6 +150,7 @@ def load_labelled(data: str) -> Labelled:
             stacklevel=2,
         )
     chooser = None if validation is None else hold(validation)
+    warn_of_dark(train, data)
     return Labelled(hold(train), hold(test), chooser, final_source(splits))
 
 
@@ -199,6 +204,7 @@ def limit_batch_size(batch_size: int, images: int) -> int:
 def all_splits(data: str, split: str) -> dict[Split, Images]:
     """The wanted split, or all. Raises BadInputError naming those that are there."""
     splits = load(data)
+    warn_of_dark(next(iter(splits.values())), data)
     if split == "all":
         return splits
     chosen: dict[Split, Images] = {name: images for name, images in splits.items() if name == split}
@@ -221,6 +227,12 @@ def say(text: str) -> None:
         print(text)
 
 
+def say_notes(weights: Weights) -> None:
+    """Tell what was assumed of a file of weights and left aside in it."""
+    for note in weights.notes:
+        say(note)
+
+
 def keep_evaluation(config: KeptConfig, result: Mapping[str, Any], **more: Any) -> None:
     """Write a result, and what is too long to print, to the run's `evaluations/`; nothing for weights of no run."""
     folder = evaluations_folder(config)
@@ -228,7 +240,7 @@ def keep_evaluation(config: KeptConfig, result: Mapping[str, Any], **more: Any) 
         return
     try:
         folder.mkdir(exist_ok=True)
-        content = {**result, **more, "config": json.loads(to_json(config))}
+        content = drop_nonfinite({**result, **more, "config": json.loads(to_json(config))})
         write_text(folder / f"{result_name(config)}.json", json.dumps(content, indent=2) + "\n")
         remove_states(config, folder)
     except OSError as error:
@@ -241,7 +253,6 @@ def read_kept_evaluation(config: KeptConfig) -> dict[str, Any]:
     if folder is None:
         return {}
     try:
-        content = json.loads((folder / f"{result_name(config)}.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return read_json(folder / f"{result_name(config)}.json")
+    except (OSError, BadInputError):
         return {}
-    return content if isinstance(content, dict) else {}

@@ -17,7 +17,7 @@ from moco.data.fingerprint import digest_images
 from moco.data.images import Images
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.session import backbone_digest, place_weights
+from moco.evaluation.session import backbone_digest, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import load_tensors, save_tensors
@@ -40,20 +40,22 @@ def load_teacher(
     the file cannot be written.
     """
     weights = place_weights(load_weights(name), device)
+    say_notes(weights)
     weights.encoder.eval().requires_grad_(False)
     size = size or weights.encoder.plan.image_size
     weights.encoder.require_size(size, "--teacher-size")
     how = dataclasses.replace(student, image_size=size, mean=weights.mean, std=weights.std, unit=False)
-    features = encode_once(weights, images if cached else take_evenly(images, CENTRED_BY), how, device)
-    if not bool(features.isfinite().all()):
-        raise BadInputError(f"--teacher {name}: it gives features that are no numbers, and can teach nothing")
-    centre = features.mean(0)
+    try:
+        features = encode_once(weights, images if cached else take_evenly(images, CENTRED_BY), how, device)
+    except BadInputError as error:
+        raise BadInputError(f"--teacher {name}: {error}") from error
+    centre, sha256 = features.mean(0), backbone_digest(weights.encoder)
     if not cached:
         live = encode_views(weights, centre.to(device), student)
-        return Teacher(weights.encoder.num_features, live)
+        return Teacher(weights.encoder.num_features, live, digest=sha256)
     keys = F.normalize(features - centre)
     on_device = keys.to(device)
-    return Teacher(weights.encoder.num_features, lambda x_k, index: on_device[index], keys)
+    return Teacher(weights.encoder.num_features, lambda x_k, index: on_device[index], keys, sha256)
 
 
 def encode_views(weights: Weights, centre: Tensor, student: Encoding) -> KeySource:

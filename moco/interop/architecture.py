@@ -7,17 +7,14 @@ import torch
 from torch import Tensor
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from moco.core.networks import Stem
 from moco.core.resnet import RESNETS, ResNet, ResNetPlan, resnet_plan
+from moco.core.stems import Stem
 from moco.errors import BadInputError
+from moco.interop.contents import MARKS, first_names
 
-STEMS: dict[tuple[int, ...], Stem] = {(3, 7, 7): "imagenet", (3, 3, 3): "cifar"}
+FIRST: dict[tuple[int, ...], Stem] = {(3, 7, 7): "imagenet", (3, 3, 3): "cifar"}
 """Input channels and kernel of the first convolution."""
 STANDARD_WIDTH = 64
-SHOWN = 3
-"""Names that a message gives of each kind."""
-COUNTER = "num_batches_tracked"
-"""Not in files of torch before 0.4.1, and of no effect on features."""
 
 
 def infer(tensors: Mapping[str, Tensor], where: str) -> tuple[str, Stem]:
@@ -27,7 +24,7 @@ def infer(tensors: Mapping[str, Tensor], where: str) -> tuple[str, Stem]:
     convolution is no ResNet's.
     """
     first = tuple(tensors["conv1.weight"].shape) if "conv1.weight" in tensors else ()
-    stem = STEMS.get(first[1:])
+    stem = FIRST.get(first[1:])
     if stem is None or not 1 <= first[0] < 10000:
         raise BadInputError(
             f"{where}: the first convolution's weight, conv1.weight, is {first or 'missing'}: expected (width, 3, 7, 7)"
@@ -63,8 +60,10 @@ def _plan(tensors: Mapping[str, Tensor], width: int) -> ResNetPlan:
     return ResNetPlan(Bottleneck, layers, channels // per_group, per_group * STANDARD_WIDTH // width, width)
 
 
-def complete_tensors(tensors: Mapping[str, Tensor], arch: str, stem: Stem, where: str) -> dict[str, Tensor]:
-    """Give the tensors as that ResNet takes them. Raises BadInputError as `match_tensors` does."""
+def complete_tensors(
+    tensors: Mapping[str, Tensor], arch: str, stem: Stem, where: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Give the tensors as that ResNet takes them, and what is left aside. Raises BadInputError as `match_tensors`."""
     plan = resnet_plan(arch)
     assert plan is not None
     with torch.device("meta"):
@@ -72,13 +71,23 @@ def complete_tensors(tensors: Mapping[str, Tensor], arch: str, stem: Stem, where
     return match_tensors(tensors, expected, f"{where}: not a whole {arch}, which its backbone is most like")
 
 
-def match_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
-    """Match a network's tensors to the expected ones: in their order and of their types.
+def match_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Match a network's tensors to the expected ones: in their order and of their types; and name what is beside them.
 
-    Raises BadInputError where any is missing, left over or of another shape, with how many and the first of each.
+    Beside it stand heads, whose modules the network does not have, and counters. A tensor more in one of its modules,
+    or a convolution more, makes another network. Raises BadInputError where any is missing, left over or of another
+    shape, with how many and the first of each.
     """
-    missing = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
-    left = [name for name in tensors if name not in expected]
+    missing = [name for name in expected if name not in tensors and not name.endswith(MARKS)]
+    modules = {name.partition(".")[0] for name in expected}
+    extra = [name for name in tensors if name not in expected]
+    left = [
+        name
+        for name in extra
+        if not name.endswith(MARKS) and (name.partition(".")[0] in modules or tensors[name].dim() > 3)
+    ]
     shapes = [
         f"{name} {tuple(tensors[name].shape)} for {tuple(value.shape)}"
         for name, value in expected.items()
@@ -90,16 +99,13 @@ def match_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
         if name in tensors and value.is_floating_point() and not tensors[name].is_floating_point()
     ]
     kinds = (("missing", missing), ("left over", left), ("of another shape", shapes), ("of whole numbers", whole))
-    faults = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names]
+    faults = [f"{len(names)} {kind} ({first_names(names)})" for kind, names in kinds if names]
     if faults:
         raise BadInputError(f"{what}: {', '.join(faults)}")
-    return {
+    matched = {
         name: tensors[name].to(value.dtype, copy=True).contiguous()
         if name in tensors
         else torch.zeros((), dtype=value.dtype)
         for name, value in expected.items()
     }
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return matched, extra

@@ -1,10 +1,12 @@
 """Weights by name: a run, a checkpoint, an encoder file, another project's -> an encoder and its images' form."""
 
+import contextlib
 import dataclasses
-import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +19,34 @@ from moco.core.encoder import (
     encoder_tensors,
     file_names,
     load_encoder_tensors,
+    use_evaluation_mode,
 )
-from moco.core.networks import Stem
+from moco.core.networks import REFUSALS
+from moco.core.resnet import resnet_plan
+from moco.core.stems import STEMS, Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.errors import BadInputError
 from moco.interop.architecture import complete_tensors, infer
+from moco.interop.contents import first_names, flatten
+from moco.interop.folders import Description, exported_metadata, find_file, load_pieces, read_description
 from moco.interop.layouts import Found, recognise
-from moco.interop.published import TORCHVISION, is_published, load_published, torchvision_file
-from moco.interop.unpickling import load_foreign
-from moco.runtime.checkpoint import Metadata, load_tensors, newest_checkpoint
+from moco.interop.published import (
+    TORCHVISION,
+    Published,
+    describe_timm,
+    is_published,
+    load_published,
+    torchvision_file,
+)
+from moco.runtime.checkpoint import Metadata, load_tensors
 from moco.shapes import require_same_shapes
 
-IMAGE_SIZES: dict[Stem, int] = {"imagenet": 224, "cifar": 32}
-"""Image size of other projects' encoders, whose files do not say it."""
+IMAGE_SIZES = {7: 224, 3: 32}
+"""Image size of other projects' encoders, whose files do not say it, by the kernel of their first convolution."""
+COMPLETE = ("MoCo", "MoCo's notebook")
+"""Of their files all is known: f_q, f_k, the queue."""
+CHOICE = re.compile(r"((?:stem|part)=[^@]*)@(.+)")
+LARGEST_COLOUR = 1e6
 LINEAR_HEAD = ("weight", "bias")
 MLP_HEAD = ("0.weight", "0.bias", "2.weight", "2.bias")
 
@@ -51,6 +68,8 @@ class Weights:
     """The row of the oldest key."""
     step: int = 0
     """Steps that it was trained for, where one of ours says so."""
+    notes: tuple[str, ...] = ()
+    """What was assumed or left aside, a line each, where the file does not say all."""
 
 
 class NoHead(nn.Module):
@@ -76,9 +95,10 @@ def random_weights(plan: EncoderPlan, seed: int, mean: tuple[float, ...], std: t
 def load_weights(weights: str) -> Weights:
     """Read an encoder (f_q) from a run, a checkpoint, an encoder.safetensors, or another project's checkpoint.
 
-    Other projects' are known by their tensors' names (docs/interop.md); timm:NAME, timm:NAME@FILE and torchvision:NAME
-    are published weights. Raises BadInputError where there is none, where it is damaged, where it does not fit its own
-    description, where any part of its backbone is missing or left over, or where a number in it is not finite.
+    Other projects' are known by their tensors' names (docs/interop.md); stem=NAME@FILE and part=NAME@FILE say what such
+    a file does not. timm:NAME, timm:NAME@FILE and torchvision:NAME are published weights. Raises BadInputError where
+    there is none, where it is damaged, where it does not fit its own description, where any part of its backbone is
+    missing or left over, or where a number in it is not finite.
     """
     found = _read(weights)
     for name, value in encoder_tensors(found.encoder).items():
@@ -87,7 +107,22 @@ def load_weights(weights: str) -> Weights:
                 f"--weights {weights}: {name} has numbers that are not finite, as of a training that diverged: give "
                 f"an earlier checkpoint"
             )
+    _require_numbers(found.encoder, weights)
     return found
+
+
+@torch.no_grad()
+def _require_numbers(encoder: Encoder, weights: str) -> None:
+    """Raise BadInputError where finite weights give features that are not: statistics that explode."""
+    side, finite = encoder.plan.image_size, True
+    ramp = torch.linspace(-2, 2, side).expand(1, 3, side, side)
+    with use_evaluation_mode(encoder.backbone), contextlib.suppress(*REFUSALS):  # a size that it refuses is told later
+        finite = bool(encoder.backbone(ramp).isfinite().all())
+    if not finite:
+        raise BadInputError(
+            f"--weights {weights}: its features of an image are not finite, as of a training that diverged: give an "
+            f"earlier checkpoint"
+        )
 
 
 def find_run(weights: str) -> Path | None:
@@ -99,34 +134,50 @@ def find_run(weights: str) -> Path | None:
 
 def _read(weights: str) -> Weights:
     if is_published(weights):
-        return _published(weights)
-    path = torchvision_file(weights) if weights.startswith(TORCHVISION) else Path(weights)
+        return _published(load_published(weights))
+    choice, name = _choice(weights)
+    path = torchvision_file(name) if name.startswith(TORCHVISION) else Path(name)
     if path.is_dir():
-        path = _in_folder(path)
+        path = find_file(path)
     if not path.is_file():
         raise BadInputError(
             f"--weights {weights}: no such run or file, expected a run folder, a checkpoint, an encoder.safetensors, "
             f"another project's checkpoint, timm:NAME, timm:NAME@FILE or torchvision:NAME (and for evaluations random)"
         )
-    content = load_foreign(path)
-    if content is not None:
-        return _foreign_weights(recognise(content, str(path)), str(path))
+    content = load_pieces(path)
+    if content is None:
+        return _own(path)
+    exported = exported_metadata(content)
+    if exported is not None and not choice:
+        return _described(path, flatten(content, str(path)), exported)
+    about = read_description(path, content)
+    if about.arch is not None and resnet_plan(about.arch) is None:
+        return _published(describe_timm(about, path, content))
+    found = recognise(content, str(path), choice.get("part"), about.project)
+    return _foreign_weights(found, about, choice.get("stem"), str(path))
+
+
+def _choice(weights: str) -> tuple[dict[str, str], str]:
+    """What `stem=NAME,part=NAME@FILE` says of a file that does not say it, and the file."""
+    match = CHOICE.fullmatch(weights)
+    if match is None:
+        return {}, weights
+    choice = dict(pair.partition("=")[::2] for pair in match[1].split(","))
+    stem = choice.get("stem", "cifar")
+    if not choice.keys() <= {"stem", "part"} or stem not in STEMS:
+        raise BadInputError(
+            f"--weights {weights}: expected stem=NAME@FILE, part=NAME@FILE or stem=NAME,part=NAME@FILE; stems are "
+            f"{', '.join(STEMS)}"
+        )
+    return choice, match[2]
+
+
+def _own(path: Path) -> Weights:
+    """What a file of ours holds."""
     tensors, metadata = load_tensors(path)
-    try:
-        plan = EncoderPlan(**metadata["encoder"])
-        mean, std = _colours(metadata["mean"]), _colours(metadata["std"])
-        if min(std) <= 0:
-            raise ValueError(f"std {std}, expected numbers more than 0")
-        step = int(metadata["step"])
-    except (BadInputError, KeyError, TypeError, ValueError) as error:
-        raise BadInputError(f"{path}: its metadata does not describe an encoder ({error})") from error
-    if metadata.get("kind") == "backbone":
-        encoder = Encoder(plan)
-        encoder.head = NoHead()
-        load_encoder_tensors(encoder, tensors)
-        return Weights(encoder, mean, std, step=step)
     if metadata.get("kind") != "checkpoint":
-        return Weights(build_filled_encoder(plan, tensors), mean, std, step=step)
+        return _described(path, tensors, metadata)
+    plan, mean, std, step = _about(path, metadata)
     encoder = build_filled_encoder(plan, _part(tensors, "f_q.", plan.arch))
     counters = tensors.get("dictionary._extra_state", torch.zeros(2))
     queue = tensors.get("dictionary.keys")
@@ -135,23 +186,39 @@ def _read(weights: str) -> Weights:
     )
 
 
+def _described(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> Weights:
+    """An encoder, or a backbone alone, with our own description."""
+    plan, mean, std, step = _about(path, metadata)
+    if metadata.get("kind") != "backbone":
+        return Weights(build_filled_encoder(plan, tensors), mean, std, step=step)
+    encoder = Encoder(plan)
+    encoder.head = NoHead()
+    load_encoder_tensors(encoder, tensors)
+    return Weights(encoder, mean, std, step=step)
+
+
+def _about(path: Path, metadata: Metadata) -> tuple[EncoderPlan, tuple[float, ...], tuple[float, ...], int]:
+    """Plan, mean, deviation and step. Raises BadInputError where the metadata has them not, or not as numbers."""
+    try:
+        plan = EncoderPlan(**metadata["encoder"])
+        mean, std = _colours(metadata["mean"]), _colours(metadata["std"])
+        if min(std) <= 0:
+            raise ValueError(f"std {std}, expected numbers more than 0")
+        step = metadata["step"]
+        if type(step) is not int or not 0 <= step < 1 << 62:
+            raise ValueError(f"step {str(step)[:20]}, expected a whole number of steps")
+    except (BadInputError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise BadInputError(f"{path}: its metadata does not describe an encoder ({error})") from error
+    return plan, mean, std, step
+
+
 def _colours(values: object) -> tuple[float, ...]:
     """A number for each of red, green and blue."""
     if not isinstance(values, list) or len(values) != 3 or not all(type(value) in (int, float) for value in values):
         raise ValueError(f"{values!r}, expected three numbers")
-    if not all(map(math.isfinite, values)):
-        raise ValueError(f"{values!r}, expected finite numbers")
+    if not all(abs(value) < LARGEST_COLOUR for value in values):  # false for nan too
+        raise ValueError(f"{str(values)[:60]}, expected finite numbers")
     return tuple(float(value) for value in values)
-
-
-def _in_folder(folder: Path) -> Path:
-    for name in ("encoder.safetensors", "model.safetensors"):
-        if (folder / name).is_file():
-            return folder / name
-    newest = newest_checkpoint(folder)
-    if newest is None:
-        raise BadInputError(f"--weights {folder}: a folder without encoder.safetensors and without a sound checkpoint")
-    return newest[0]
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str, arch: str) -> dict[str, Tensor]:
@@ -160,55 +227,62 @@ def _part(tensors: Mapping[str, Tensor], prefix: str, arch: str) -> dict[str, Te
     return file_names(own, arch)
 
 
-def _published(name: str) -> Weights:
+def _published(found: Published) -> Weights:
     """A network with published weights, without a projection head."""
-    found = load_published(name)
     encoder = Encoder(found.plan)
     encoder.head = NoHead()
-    load_encoder_tensors(encoder, found.tensors_for(encoder.backbone))
-    return Weights(encoder, found.mean, found.std, found.origin)
+    tensors, beside = found.tensors_for(encoder.backbone)
+    load_encoder_tensors(encoder, tensors)
+    return Weights(encoder, found.mean, found.std, found.origin, notes=_notes(found.where, beside))
 
 
-def _foreign_weights(found: Found, where: str) -> Weights:
+def _notes(where: str, beside: Sequence[str]) -> tuple[str, ...]:
+    """What is left aside, in words."""
+    return (
+        (f"{where}: {len(beside)} tensors beside the backbone are not used ({first_names(beside)})",) if beside else ()
+    )
+
+
+def _foreign_weights(found: Found, about: Description, chosen: str | None, where: str) -> Weights:
     """An encoder of the architecture that its tensors show."""
-    arch, stem = infer(found.backbone, where)
-    kind, feature_dim, hidden_dim = _head(found.head, where)
-    plan = EncoderPlan(arch, stem, kind, feature_dim, hidden_dim, IMAGE_SIZES[stem])
+    arch, base = infer(found.backbone, where)
+    stem = cast(Stem, chosen) if chosen is not None else found.stem or base
+    if STEMS[stem].kernel != STEMS[base].kernel:
+        raise BadInputError(f"--weights stem={stem}@{where}: its first convolution is that of {base}: give such a stem")
+    kind, feature_dim, hidden_dim = _head(found.head) or ("linear", EncoderPlan.feature_dim, None)
+    plan = EncoderPlan(arch, stem, kind, feature_dim, hidden_dim, about.image_size or IMAGE_SIZES[STEMS[stem].kernel])
     with torch.device("meta"):
         encoder = Encoder(plan)
-        if not found.head:
+        if not _head(found.head):
             encoder.head = NoHead()
-    tensors = _checked(encoder, found, where)
+    tensors, beside = _checked(encoder, found, where)
     named = {name if name.startswith("head.") else f"backbone.{name}": value for name, value in tensors.items()}
     encoder.load_state_dict(named, assign=True)
-    if stem == "cifar":
-        convolution = encoder.backbone.get_submodule("conv1")
-        assert isinstance(convolution, nn.Conv2d)
-        convolution.padding = (found.stem_padding, found.stem_padding)
-    momentum = None if found.momentum is None else _checked(encoder, found.momentum, where)
+    momentum = None if found.momentum is None else _checked(encoder, found.momentum, where)[0]
     queue = None if found.queue is None or len(found.queue) != feature_dim else found.queue.float().T.contiguous()
     pointer = 0 if queue is None or not len(queue) else found.pointer % len(queue)
-    return Weights(encoder, IMAGENET_MEAN, IMAGENET_STD, found.project, momentum, queue, pointer)
+    notes = found.notes if chosen is None else ()
+    if found.project not in COMPLETE:
+        notes += _notes(where, (*beside, *found.beside))
+    mean, std = about.mean or IMAGENET_MEAN, about.std or IMAGENET_STD
+    return Weights(encoder, mean, std, found.project, momentum, queue, pointer, notes=notes)
 
 
-def _checked(encoder: Encoder, found: Found, where: str) -> dict[str, Tensor]:
-    """The tensors of one encoder in the file, named as by `encoder_tensors`, all of them and of the right shapes."""
-    backbone = complete_tensors(found.backbone, encoder.plan.arch, encoder.plan.stem, where)
+def _checked(encoder: Encoder, found: Found, where: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of one encoder in the file, named as by `encoder_tensors`, all of them, and what is left aside."""
+    backbone, beside = complete_tensors(found.backbone, encoder.plan.arch, encoder.plan.stem, where)
+    if isinstance(encoder.head, NoHead):
+        return backbone, [*beside, *(f"fc.{name}" for name in found.head)]
     head = {f"head.{name}": value.float().contiguous() for name, value in found.head.items()}
     require_same_shapes(encoder_tensors(encoder), {**backbone, **head}, f"{where}: {found.project}'s encoder")
-    return {**backbone, **head}
+    return {**backbone, **head}, beside
 
 
-def _head(tensors: Mapping[str, Tensor], where: str) -> tuple[Head, int, int | None]:
-    """Kind, C and hidden width of a projection head; the defaults where there is none."""
+def _head(tensors: Mapping[str, Tensor]) -> tuple[Head, int, int | None] | None:
+    """Kind, C and hidden width of a projection head as the MoCo papers have it; None for any other and for none."""
     flat = all(value.dim() == 2 for name, value in tensors.items() if name.endswith("weight"))
-    if not tensors:
-        return "linear", EncoderPlan.feature_dim, None
     if flat and tensors.keys() == set(LINEAR_HEAD):
         return "linear", len(tensors["weight"]), None
     if flat and tensors.keys() == set(MLP_HEAD):
         return "mlp", len(tensors["2.weight"]), len(tensors["0.weight"])
-    raise BadInputError(
-        f"{where}: its projection head fc has {', '.join(list(tensors)[:6])}: expected {' and '.join(LINEAR_HEAD)} (v1)"
-        f" or {', '.join(MLP_HEAD)} (v2)"
-    )
+    return None

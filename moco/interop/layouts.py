@@ -1,46 +1,43 @@
 """How other projects lay out a checkpoint: which of its tensors are the backbone's, under torchvision's names."""
 
+import dataclasses
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeGuard
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from moco.core.stems import Stem
 from moco.errors import BadInputError
+from moco.interop.contents import below, choose_encoder, first_names, flatten
 
-
-@dataclass(frozen=True)
-class Layout:
-    """How a project names an encoder's tensors: f_q's prefix, and f_k's where `fc` is MoCo's projection head."""
-
-    project: str
-    query: str
-    key: str | None = None
-
-
-LAYOUTS = (
-    Layout("lightly", "backbone."),
-    Layout("mmselfsup", "encoder_q.0."),
-    Layout("MoCo's notebook", "encoder_q.net.", "encoder_k.net."),
-    Layout("MoCo", "encoder_q.", "encoder_k."),
-    Layout("MoCo v3", "base_encoder."),
-    Layout("VISSL", "_feature_blocks."),
-    Layout("solo-learn", "encoder."),
-    Layout("torchvision", ""),
+WRAPPER = re.compile(r"(?:(?:module|_orig_mod|model|base_model|net|network|state_dict|model_state_dict)\.)*")
+"""What says nothing of the project: containers, DataParallel, torch.compile, and modules that hold the model."""
+FIRST = re.compile(r"((?:.*\.)?)(?:conv1|0)\.weight")
+"""The first convolution, torchvision's or that of a Sequential of its children, and what stands before it."""
+DEEP = re.compile(r"((?:.*\.)?)(?:conv1|stem)\.0\.weight")
+"""That of the deep stems of ResNet-C and -D, of timm and of mmpretrain."""
+STAGE = re.compile(r"(?:layer)?([0-9]{1,3})\.0\.conv1\.weight")
+"""The first block of a stage, and the stage's number."""
+REFERENCE = re.compile(r"(?:.*\.)?encoder_q\.(?:net\.)?")
+"""Where the MoCo authors have f_q, with the projection head as its fc."""
+GAPS: dict[int, tuple[Stem, Stem]] = {
+    2: ("cifar-linear", "imagenet-linear"),
+    3: ("cifar", "imagenet-unpooled"),
+    4: ("cifar", "imagenet"),
+}
+"""Number of the first stage in a Sequential: 3x3 and 7x7 stem. From 2 on stand ReLU and max-pooling, or neither."""
+TRANSFORMERS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"embedder\.embedder\.convolution\."), "conv1."),
+    (re.compile(r"embedder\.embedder\.normalization\."), "bn1."),
+    (re.compile(r"encoder\.stages\.([0-3])\.layers\."), lambda found: f"layer{int(found[1]) + 1}."),
+    (re.compile(r"\blayer\.([0-2])\.convolution\."), lambda found: f"conv{int(found[1]) + 1}."),
+    (re.compile(r"\blayer\.([0-2])\.normalization\."), lambda found: f"bn{int(found[1]) + 1}."),
+    (re.compile(r"\bshortcut\.convolution\."), "downsample.0."),
+    (re.compile(r"\bshortcut\.normalization\."), "downsample.1."),
 )
-"""In the order in which they are tried: the first whose prefix stands before a first convolution."""
-FIRST_CONVOLUTIONS = ("conv1.weight", "0.weight", "conv1.0.weight", "stem.0.weight")
-"""torchvision's, that of a Sequential of its children, and those of the deep stems of ResNet-C and -D."""
-WRAPPERS = ("module.", "_orig_mod.", "model.", "base_model.")
-"""Put before every name by DataParallel, torch.compile and modules that hold the model."""
-CONTAINERS = ("state_dict", "model_state_dict", "model")
-CHILDREN = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
-"""torchvision's children that have parameters, in their order: so many numbers a Sequential of them has."""
-NUMBER = re.compile("0|[1-9][0-9]{0,3}")
-CLASSIFIERS = ("fc.", "linear.")
-"""What may follow the backbone in its own module, and is not part of it."""
+"""Names of Hugging Face's ResNets, and torchvision's."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,8 @@ class Found:
 
     project: str
     backbone: dict[str, Tensor]
+    stem: Stem | None = None
+    """The first layers, where a convolution of 3x3 or 7x7 begins them."""
     head: dict[str, Tensor] = field(default_factory=dict)
     momentum: "Found | None" = None
     """f_k, where the file has all of it."""
@@ -56,128 +55,159 @@ class Found:
     """The reference's queue, (C, K)."""
     pointer: int = 0
     """The column of the queue's oldest key."""
-    stem_padding: int = 1
-    """Padding of a 3x3 stem."""
+    beside: tuple[str, ...] = ()
+    """Tensors elsewhere in the file."""
+    notes: tuple[str, ...] = ()
+    """What was assumed where the file does not say, and how to say otherwise."""
 
 
-def recognise(content: object, where: str) -> Found:
-    """Find the encoder among a checkpoint's tensors by their names.
+def recognise(content: object, where: str, part: str | None = None, project: str | None = None) -> Found:
+    """Find the encoder among a checkpoint's tensors by their names, or below `part` of these.
 
-    Raises BadInputError where there are no tensors, or none that look like a ResNet's.
+    `project` is whose file it is, where another file says so. Raises BadInputError where there are no tensors, none
+    that look like a ResNet's, or several encoders of equal right.
     """
-    tensors = named_tensors(content, where)
-    for layout in LAYOUTS:
-        if any(layout.query + name in tensors for name in FIRST_CONVOLUTIONS):
-            break
-    else:
-        raise BadInputError(
-            f"{where}: no ResNet's first convolution is among its {len(tensors)} tensors ({_first(tensors)}): expected "
-            f"a ResNet of MoCo, MoCo v3, lightly, solo-learn, mmselfsup, mmpretrain, VISSL, torchvision or timm; for "
-            f"another network of timm give its name too, timm:NAME@{where}"
-        )
-    if any(layout.query + name in tensors for name in FIRST_CONVOLUTIONS[2:]):
-        raise BadInputError(
+    tensors = _with_known_names(flatten(content, where))
+    prefixes = _trunks(FIRST, tensors)
+    wanted = [prefix for prefix in prefixes if part is None or _is_at(prefix, part)]
+    if not wanted:
+        raise _refusal(part, prefixes, tensors, where)
+    prefix, others = choose_encoder(wanted, tensors, where)
+    own, stage = _as_torchvision(below(prefix, tensors))
+    project = project or _project(prefix, stage, tensors, content)
+    stem, notes = _stem(project, own, stage, where)
+    if others and not REFERENCE.fullmatch(prefix):
+        other = f"part={others[0].rstrip('.') or '.'}@{where}"
+        notes += (f"{where} holds {1 + len(others)} encoders, {prefix}* is read: {other} is another",)
+    beside = tuple(name for name in tensors if not name.startswith(prefix))
+    if not REFERENCE.fullmatch(prefix):
+        return Found(project, own, stem, beside=beside, notes=notes)
+    backbone, head = _split_head(own)
+    found = Found(project, backbone, stem, head, beside=beside, notes=notes)
+    return _with_momentum(found, prefix.replace("encoder_q.", "encoder_k."), tensors)
+
+
+def _with_known_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With torchvision's names for the tensors of Hugging Face's ResNets."""
+    if not any("embedder.embedder.convolution." in name for name in tensors):
+        return dict(tensors)
+    renamed = {}
+    for name, value in tensors.items():
+        known = name
+        for pattern, new in TRANSFORMERS:
+            known = pattern.sub(new, known)
+        renamed[known] = value
+    return renamed
+
+
+def _trunks(first: re.Pattern[str], tensors: Mapping[str, Tensor]) -> list[str]:
+    """What stands before the names of each ResNet: before its first convolution, and its first stage."""
+    starts = [match[1] for name, value in tensors.items() if value.dim() == 4 and (match := first.fullmatch(name))]
+    return [prefix for prefix in starts if any(map(STAGE.fullmatch, below(prefix, tensors)))]
+
+
+def _is_at(prefix: str, part: str) -> bool:
+    return prefix.startswith(f"{part.rstrip('.')}.") if part.strip(".") else not prefix
+
+
+def _refusal(part: str | None, prefixes: Sequence[str], tensors: Mapping[str, Tensor], where: str) -> BadInputError:
+    if prefixes:
+        names = ", ".join(prefix.rstrip(".") or "." for prefix in prefixes)
+        return BadInputError(f"{where}: there is no encoder at part={part}: expected one of {names}")
+    if _trunks(DEEP, tensors):
+        return BadInputError(
             f"{where}: a ResNet with a deep stem of three convolutions (ResNet-C or -D), none of ours: give one "
             f"with torchvision's stem, or timm's name of the network too, such as timm:resnet50d@{where}"
         )
-    project = _project(layout, tensors, content)
-    found = _encoder(project, layout.query, tensors)
-    if layout.key is None:
-        return Found(project, found.backbone, stem_padding=2 if project == "solo-learn" else 1)
-    momentum = _encoder(project, layout.key, tensors)
-    same = momentum.backbone.keys() == found.backbone.keys() and momentum.head.keys() == found.head.keys()
-    queue, pointer = tensors.get("queue"), tensors.get("queue_ptr")
-    return Found(
-        project,
-        found.backbone,
-        found.head,
-        momentum if same else None,
-        queue if queue is not None and queue.dim() == 2 else None,
-        int(pointer) if pointer is not None and pointer.numel() == 1 else 0,
+    return BadInputError(
+        f"{where}: no ResNet's first convolution is among its {len(tensors)} tensors ({first_names(tensors)}): "
+        f"expected a ResNet of MoCo, MoCo v3, lightly, solo-learn, mmselfsup, mmpretrain, VISSL, torchvision or timm; "
+        f"for another network of timm give its name too, timm:NAME@{where}"
     )
 
 
-def named_tensors(content: object, where: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint's model, without what stands before every name.
-
-    Raises BadInputError where there are none.
-    """
-    return _unwrapped(_tensors(content, where))
-
-
-def _tensors(content: object, where: str) -> dict[str, Tensor]:
-    """The tensors of the checkpoint's model, by name."""
-    node = _down(content, "classy_state_dict", "base_model", "model", "trunk")  # VISSL's
-    for name in CONTAINERS:
-        if node is None and isinstance(inner := _down(content, name), dict):
-            node = inner
-    if node is None:
-        node = content
-    items = dict.items(node) if isinstance(node, dict) else ()
-    tensors = {name: value.detach() for name, value in items if isinstance(name, str) and _is_plain(value)}
-    if not tensors:
-        raise BadInputError(f"{where}: holds no tensors by name, expected a checkpoint with a state_dict")
-    return tensors
+def _as_torchvision(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int | None]:
+    """The tensors under torchvision's names, and the number of the first stage where they are a Sequential's."""
+    named = {re.sub(r"^(layer\d\.\d+)\.shortcut\.", r"\1.downsample.", name): v for name, v in tensors.items()}
+    numbers = sorted(int(match[1]) for name in tensors if (match := STAGE.fullmatch(name)) and name[0].isdigit())
+    if "0.weight" not in tensors or not numbers:
+        return named, None
+    children = {0: "conv1", 1: "bn1"} | {number: f"layer{at}" for at, number in enumerate(numbers, 1)}
+    later = sorted({int(name.split(".")[0]) for name in tensors if re.match(r"\d{1,4}\.", name)} - children.keys())
+    children |= dict.fromkeys(later[:1], "fc")
+    split = [(*name.partition("."), value) for name, value in tensors.items()]
+    named = {f"{children.get(_number(first), first)}.{rest}": value for first, _, rest, value in split}
+    return {name.replace(".shortcut.", ".downsample."): value for name, value in named.items()}, numbers[0]
 
 
-def _is_plain(value: object) -> TypeGuard[Tensor]:
-    """Whether it is a tensor of real numbers, each of them in the file."""
-    if type(value) not in (Tensor, nn.Parameter) or not isinstance(value, Tensor):
-        return False
-    if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
-        return False
-    return value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+def _number(text: str) -> int:
+    return int(text) if re.fullmatch(r"0|[1-9]\d{0,3}", text) else -1
 
 
-def _down(node: object, *names: str) -> object:
-    for name in names:
-        node = dict.get(node, name) if isinstance(node, dict) else None
-    return node
+def _split_head(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The backbone without fc, and fc."""
+    return {name: value for name, value in tensors.items() if not name.startswith("fc.")}, below("fc.", tensors)
 
 
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without what stands before every name."""
-    for _ in range(len(WRAPPERS)):
-        for wrapper in WRAPPERS:
-            if all(name.startswith(wrapper) for name in tensors):
-                tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
-    return tensors
+def _with_momentum(found: Found, key: str, tensors: Mapping[str, Tensor]) -> Found:
+    """With f_k and the queue, where the file has them."""
+    backbone, head = _split_head(_as_torchvision(below(key, tensors))[0])
+    same = backbone.keys() == found.backbone.keys() and head.keys() == found.head.keys()
+    above = key[: key.index("encoder_k.")]
+    queue, pointer = tensors.get(f"{above}queue"), tensors.get(f"{above}queue_ptr")
+    number = float(pointer) if pointer is not None and pointer.numel() == 1 else 0.0
+    kept = queue if queue is not None and queue.dim() == 2 and bool(queue.isfinite().all()) else None
+    at = int(number) if math.isfinite(number) else 0
+    momentum = Found(found.project, backbone, head=head) if same else None
+    return dataclasses.replace(found, momentum=momentum, queue=kept, pointer=at)
 
 
-def _project(layout: Layout, tensors: Mapping[str, Tensor], content: object) -> str:
-    """Whose file it is, where several projects use the same prefix."""
-    numbered = f"{layout.query}0.weight" in tensors
-    if layout.query == "" and numbered:
-        return "lightly"
-    if layout.query not in ("backbone.", "encoder."):
-        return layout.project
-    meta = _down(content, "meta")
+def _project(prefix: str, stage: int | None, tensors: Mapping[str, Tensor], content: object) -> str:
+    """Whose file it is."""
+    known = {
+        r"encoder_q\.0\.": "mmselfsup", r"encoder_q\.net\.": "MoCo's notebook", r"encoder_q\.": "MoCo",
+        r"base_encoder\.": "MoCo v3", r"_feature_blocks\.": "VISSL", r"f\.": "SimCLR",
+    }  # fmt: skip
+    meta = content.get("meta") if isinstance(content, dict) else None
     if isinstance(meta, dict) and any(str(name).startswith("mm") for name in dict.keys(meta)):
         return "mmselfsup or mmpretrain"
-    beside = {name.split(".")[0] for name in tensors}
-    if "classifier" in beside and beside & {"projector", "momentum_backbone", "momentum_encoder"}:
+    for pattern, project in known.items():
+        if re.search(rf"(?:^|\.){pattern}$", prefix):
+            return project
+    inner = WRAPPER.sub("", prefix, count=1) if WRAPPER.match(prefix) else prefix
+    above = prefix.removesuffix(inner)
+    if inner in ("backbone.", "encoder.") and f"{above}classifier.weight" in tensors and _is_lightnings(content):
         return "solo-learn"
-    return layout.project if numbered else f"a module with {layout.query}*"
+    if stage is not None and inner in ("", "backbone."):
+        return "lightly"
+    return f"a module with {inner}*" if inner else "torchvision"
 
 
-def _encoder(project: str, prefix: str, tensors: Mapping[str, Tensor]) -> Found:
-    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    named = {name.replace(".shortcut.", ".downsample."): value for name, value in _numbers_to_names(own).items()}
-    backbone = {name: value for name, value in named.items() if not name.startswith(CLASSIFIERS)}
-    head = {name.removeprefix("fc."): value for name, value in named.items() if name.startswith("fc.")}
-    return Found(project, backbone, head)
+def _is_lightnings(content: object) -> bool:
+    """Whether Lightning wrote it for a module that keeps no hyper-parameters, as solo-learn's do not."""
+    return isinstance(content, dict) and "pytorch-lightning_version" in content and not content.get("hyper_parameters")
 
 
-def _numbers_to_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The names of torchvision's children in place of their numbers in a Sequential, where these are all there is."""
-    first = {name.split(".")[0] for name in tensors}
-    numbers = sorted((part for part in first if NUMBER.fullmatch(part)), key=int)
-    if len(numbers) != len(first) or not len(CHILDREN) - 1 <= len(numbers) <= len(CHILDREN):
-        return dict(tensors)
-    named = dict(zip(numbers, CHILDREN, strict=False))
-    split = [(*name.partition("."), value) for name, value in tensors.items()]
-    return {f"{named[number]}.{rest}": value for number, _, rest, value in split}
-
-
-def _first(names: Mapping[str, Tensor], count: int = 3) -> str:
-    return ", ".join(list(names)[:count]) + (", ..." if len(names) > count else "")
+def _stem(
+    project: str, tensors: Mapping[str, Tensor], stage: int | None, where: str
+) -> tuple[Stem | None, tuple[str, ...]]:
+    """The first layers, and what was assumed of them."""
+    kernel = tensors["conv1.weight"].shape[2]
+    small = kernel == 3
+    if kernel not in (3, 7):
+        return None, ()
+    if stage is not None and stage not in GAPS:
+        raise BadInputError(
+            f"{where}: in its Sequential the first stage has number {stage}: expected {', '.join(map(str, GAPS))}"
+        )
+    stem: Stem = GAPS[stage or 4][0 if small else 1]
+    why = "the file says neither how the 3x3 convolution pads nor whether max-pooling follows"
+    if small and project == "solo-learn":
+        stem, why = "cifar-padded", "solo-learn's 3x3 convolution pads by 2"
+    elif stage == 2:
+        why = "no ReLU stands between the first normalisation and the first stage, as in lightly's ResNetGenerator"
+    elif stage == 3:
+        why = "no max-pooling stands before the first stage"
+    elif not small or project == "MoCo's notebook":
+        return stem, ()
+    return stem, (f"first layers read as {stem} ({why}): stem=NAME@{where} reads others",)

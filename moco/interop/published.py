@@ -8,16 +8,27 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torchvision
 from torch import Tensor, nn
 
 from moco.core.encoder import EncoderPlan
-from moco.core.networks import TIMM, count_timm_bytes, require_timm_name, timm_config, timm_tensors
+from moco.core.networks import (
+    TIMM,
+    build_backbone,
+    count_timm_bytes,
+    require_timm_name,
+    timm_config,
+    timm_pooling,
+    timm_tensors,
+)
 from moco.core.resnet import RESNETS
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.errors import BadInputError
 from moco.interop.architecture import match_tensors
+from moco.interop.contents import find_named, flatten
 from moco.interop.downloads import find_in_hub_cache, from_hub, from_url, place_of_url
-from moco.interop.layouts import named_tensors
+from moco.interop.folders import Description
 from moco.interop.unpickling import load_foreign
 
 if TYPE_CHECKING:
@@ -50,8 +61,11 @@ class Published:
     where: str
     """The file, for messages."""
 
-    def tensors_for(self, backbone: nn.Module) -> dict[str, Tensor]:
-        """The backbone's tensors, all of them. Raises BadInputError as `match_tensors` does."""
+    def tensors_for(self, backbone: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+        """The backbone's tensors, all of them, and the names of those beside it but its classifier's.
+
+        Raises BadInputError as `match_tensors` does.
+        """
         expected = backbone.state_dict()
         found = self._named(backbone)
         own = {name: value for name, value in found.items() if name in expected or not self.is_classifiers(name)}
@@ -97,9 +111,40 @@ def _of_timm(weights: str) -> Published:
             f"--weights {weights}: {path} is damaged, or one of moco's own files, which say themselves what they are: "
             f"give such a one alone, --weights {path}"
         )
-    plan = EncoderPlan(name.partition(".")[0], image_size=config.input_size[-1])
-    tensors, whole = named_tensors(content, str(path)), timm_tensors(plan.arch)
-    return Published(plan, tensors, whole.__contains__, tuple(config.mean), tuple(config.std), "timm", str(path))
+    arch = name.partition(".")[0]
+    about = Description(arch.removeprefix(TIMM), tuple(config.mean), tuple(config.std), config.input_size[-1])
+    return _with_timms_names(about, path, content)
+
+
+def describe_timm(about: Description, path: Path, content: object) -> Published:
+    """The weights of a file that says itself, by `about.arch`, which network of torchvision or timm it is.
+
+    Raises BadInputError where its features are pooled otherwise than that network's.
+    """
+    arch = about.arch or ""
+    own, torchvisions = flatten(content, str(path)), torchvision.models.list_models(module=torchvision.models)
+    if arch in torchvisions:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            expected, _ = build_backbone(arch, "imagenet", about.image_size or 224)
+        tensors = find_named(expected.state_dict(), own, str(path))
+        if expected.state_dict().keys() <= tensors.keys():
+            plan = EncoderPlan(arch, image_size=about.image_size or 224)
+            mean, std = about.mean or IMAGENET_MEAN, about.std or IMAGENET_STD
+            return Published(plan, tensors, _is_classifiers, mean, std, "torchvision", str(path))
+    require_timm_name(TIMM + arch, f"{path}:")
+    pooling = timm_pooling(TIMM + arch)
+    if about.pooling and pooling and about.pooling != pooling:
+        raise BadInputError(f"{path}: a {arch} that pools its features by {about.pooling!r}: expected {pooling!r}")
+    return _with_timms_names(about, path, content)
+
+
+def _with_timms_names(about: Description, path: Path, content: object) -> Published:
+    name = f"{TIMM}{about.arch}"
+    whole, config = timm_tensors(name), timm_config(name)
+    tensors = find_named(whole, flatten(content, str(path)), str(path))
+    plan = EncoderPlan(name, image_size=about.image_size or config.input_size[-1])
+    mean, std = about.mean or tuple(config.mean), about.std or tuple(config.std)
+    return Published(plan, tensors, whole.__contains__, mean, std, "timm", str(path))
 
 
 def _timm_file(name: str) -> Path:
@@ -144,17 +189,17 @@ def torchvision_file(weights: str) -> Path:
 def _of_torchvision(weights: str) -> Published:
     arch, preset = weights.removeprefix(TORCHVISION), _entry(weights).transforms()
     path = torchvision_file(weights)
-    tensors = named_tensors(load_foreign(path), str(path))
+    tensors = flatten(load_foreign(path), str(path))
     if arch.startswith("densenet"):
         tensors = {DENSENET.sub(r"\1\2", name): value for name, value in tensors.items()}
     normalised = arch in OWN_NORMALISATION
     mean, std = ((0.5,) * 3, (0.5,) * 3) if normalised else (tuple(preset.mean), tuple(preset.std))
-
-    def is_classifiers(name: str) -> bool:
-        return name.startswith(CLASSIFIERS)
-
     plan = EncoderPlan(arch, image_size=preset.crop_size[0])
-    return Published(plan, tensors, is_classifiers, mean, std, "torchvision", str(path))
+    return Published(plan, tensors, _is_classifiers, mean, std, "torchvision", str(path))
+
+
+def _is_classifiers(name: str) -> bool:
+    return name.startswith(CLASSIFIERS)
 
 
 def _entry(weights: str) -> Any:

@@ -3,6 +3,7 @@
 import importlib
 import io
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,12 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 from moco.core.encoder import EncoderPlan
 from moco.core.networks import TIMM, build_backbone, timm_options
 from moco.core.resnet import resnet_plan
+from moco.core.stems import STEMS, Stem
 from moco.errors import BadInputError, VoidError, one_line
 from moco.interop import detectron2, model_card, reference
-from moco.interop.checkpoints import Weights
+from moco.interop.checkpoints import Weights, encoder_metadata
+from moco.interop.folders import OWN
+from moco.runtime.checkpoint import Metadata
 from moco.runtime.files import replace_file
 
 STANDARD_WIDTH = 64
@@ -57,8 +61,8 @@ def require_torchvision(weights: Weights, name: str) -> None:
     resnet = resnet_plan(plan.arch)
     if plan.arch.startswith(TIMM):
         raise BadInputError(f"--format {name} has no {plan.arch}: give --format timm, onnx or safetensors")
-    if plan.stem == "cifar":
-        raise BadInputError(f"--format {name} has no 3x3 stem, which this {plan.arch} has: {ANY_NET}")
+    if plan.stem != "imagenet":
+        raise BadInputError(f"--format {name} has no {_named(plan.stem)} stem, which this {plan.arch} has: {ANY_NET}")
     if resnet is not None and resnet.width != STANDARD_WIDTH:
         raise BadInputError(f"--format {name} has no ResNet of base width {resnet.width} ({plan.arch}): {ANY_NET}")
 
@@ -79,8 +83,11 @@ def require_detectron2(weights: Weights, name: str) -> None:
     plan = resnet_plan(weights.encoder.plan.arch)
     if plan is not None and plan.block is BasicBlock:
         require_torchvision(weights, name)
-    if weights.encoder.plan.stem == "cifar":
-        raise BadInputError(f"--format {name} has no 3x3 stem, which this {weights.encoder.plan.arch} has: {ANY_NET}")
+    stem = weights.encoder.plan.stem
+    if stem != "imagenet":
+        raise BadInputError(
+            f"--format {name} has no {_named(stem)} stem, which this {weights.encoder.plan.arch} has: {ANY_NET}"
+        )
 
 
 def require_reference(weights: Weights, name: str) -> None:
@@ -91,11 +98,8 @@ def require_reference(weights: Weights, name: str) -> None:
         raise BadInputError(f"--format {name} has no net named {weights.encoder.plan.arch}: {ANY_NET}")
 
 
-def require_own_stem(weights: Weights, name: str) -> None:
-    """Raise BadInputError for solo-learn's 3x3 stem, whose padding of 2 is not among what our files say."""
-    stem = getattr(weights.encoder.backbone, "conv1", None)
-    if weights.encoder.plan.stem == "cifar" and isinstance(stem, nn.Conv2d) and stem.padding != (1, 1):
-        raise BadInputError(f"--format {name} has no 3x3 stem with a padding of {stem.padding[0]}: give --format onnx")
+def _named(stem: Stem) -> str:
+    return "3x3" if STEMS[stem].kernel == 3 else stem
 
 
 def _has_name(arch: str) -> bool:
@@ -142,6 +146,11 @@ def timm_name(plan: EncoderPlan) -> tuple[str, dict[str, Any]]:
     return plan.arch, {}
 
 
+def describe_own(weights: Weights) -> Metadata:
+    """What our own files say of an encoder."""
+    return encoder_metadata(weights.encoder.plan, weights.mean, weights.std, weights.step)
+
+
 def _save(content: dict[str, Any], path: Path) -> None:
     """Save like torch.save, but raise OSError on a full disk."""
     buffer = io.BytesIO()
@@ -150,7 +159,12 @@ def _save(content: dict[str, Any], path: Path) -> None:
 
 
 def _write_state(weights: Weights, path: Path, _: str) -> None:
-    _save(backbone_tensors(weights), path)
+    """A state dict, with our description beside the versions of its modules, where those who load it do not look."""
+    tensors = backbone_tensors(weights)
+    state, versions = OrderedDict(tensors), OrderedDict(getattr(tensors, "_metadata", {}))
+    versions[""] = {**versions.get("", {}), OWN: {**describe_own(weights), "kind": "backbone"}}
+    state.__dict__["_metadata"] = versions
+    _save(state, path)
 
 
 def _in_torchvision(path: Path, weights: Weights, images: Tensor) -> Tensor:
@@ -166,7 +180,7 @@ def _in_timm(path: Path, weights: Weights, images: Tensor) -> Tensor:
 
 
 def _write_reference(weights: Weights, path: Path, _: str) -> None:
-    _save(reference.build_reference_checkpoint(weights), path)
+    _save({**reference.build_reference_checkpoint(weights), OWN: describe_own(weights)}, path)
 
 
 def _in_reference(path: Path, weights: Weights, images: Tensor) -> Tensor:
@@ -267,7 +281,7 @@ TARGETS: dict[str, Target] = {
         _describe_normalisation,
     ),
     "safetensors": Target(
-        "timm", (), require_own_stem, _write_folder, _in_folder, model_card.describe_folder, otherwise="moco",
+        "timm", (), lambda weights, name: None, _write_folder, _in_folder, model_card.describe_folder, otherwise="moco",
     ),
     "reference": Target(
         "torchvision", (), require_reference, _write_reference, _in_reference, reference.describe_checkpoint,

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from moco.errors import BadInputError
+from moco.interop.signatures import require_weights
 
 FOREIGN = frozenset({
     "addict", "argparse", "classy_vision", "datetime", "easydict", "fvcore", "hydra", "iopath", "lightly", "lightning",
@@ -31,6 +32,11 @@ UNREADABLE = (
     AssertionError, MemoryError, OverflowError, RecursionError, zipfile.BadZipFile,
 )  # fmt: skip
 """What torch and pickletools raise for files that are damaged, cut off or made up."""
+COSTLY = frozenset({
+    "builtins.bytearray", "torch.storage.TypedStorage", "torch.storage.UntypedStorage",
+    *(f"{kind.__module__}.{kind.__name__}" for kind in torch._tensor_classes),
+})  # fmt: skip
+"""Of what torch's unpickler allows, the classes that take as much memory as a number in the file says."""
 ZIP = b"PK\x03\x04"
 LEGACY_PICKLES = 4
 """torch.save before 1.6 wrote a magic number, a protocol and a system's description before the object."""
@@ -44,6 +50,16 @@ class Stub:
 
     def __setstate__(self, _: object) -> None:
         pass
+
+
+class Record(Stub):
+    """Stands for an `argparse.Namespace`: keeps what it is given as a plain dict."""
+
+    def __init__(self, *_: object) -> None:
+        self.values: dict[str, object] = {}
+
+    def __setstate__(self, state: object) -> None:
+        self.values = dict(state) if isinstance(state, dict) else {}
 
 
 class StubMapping:
@@ -62,6 +78,7 @@ def load_foreign(path: Path) -> object | None:
     with path.open("rb") as file:
         safetensors = file.read(9)[8:] == b"{"  # behind the header's length
     if not safetensors:
+        require_weights(path)
         return load_pickle(path)
     try:
         with safe_open(path, "pt") as opened:
@@ -79,20 +96,29 @@ def load_pickle(path: Path) -> object:
     """
     try:
         names = set(_global_names(path))
+        costly = sorted(names & COSTLY)
+        if costly:
+            raise BadInputError(_refusal(path, costly[0]))
         stubs: list[Any] = [(_stub(name), name) for name in sorted(names) if _is_foreign(name)]
         with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(stubs):
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)  # by content: a path's suffix can mislead
+    except BadInputError:
+        raise
     except UNREADABLE as error:
         message = str(error)
         refused = re.search(r"GLOBAL (\S+)", message)
         if refused is not None:
-            raise BadInputError(
-                f"{path}: refused, since reading it would need {refused[1]}, which is none of the classes that may "
-                f"stand in a checkpoint: save its state_dict alone, with torch.save, where it was made"
-            ) from error
+            raise BadInputError(_refusal(path, refused[1])) from error
         reason = " ".join(message.split())[:200] or type(error).__name__
         raise BadInputError(f"{path}: not a sound checkpoint of torch.save ({reason})") from error
+
+
+def _refusal(path: Path, name: str) -> str:
+    return (
+        f"{path}: refused, since reading it would need {name}, which is none of the classes that may stand in a "
+        f"checkpoint: save its state_dict alone, with torch.save, where it was made"
+    )
 
 
 def _global_names(path: Path) -> Iterator[str]:
@@ -126,4 +152,6 @@ def _is_foreign(name: str) -> bool:
 
 
 def _stub(name: str) -> type[Stub] | type[StubMapping]:
+    if name == "argparse.Namespace":
+        return Record
     return StubMapping if name.split(".")[-1] in MAPPINGS else Stub

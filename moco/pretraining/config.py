@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from moco.core.stems import Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.runtime.fields import (
     AcceptChangedData,
@@ -51,8 +52,9 @@ class PretrainConfig:
     """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d, any
     other classification model of torchvision by its name, or timm:NAME, any network of timm that gives pooled features.
     With --init-weights it is that of the weights unless given."""
-    stem: Literal["cifar", "imagenet"] | None = "imagenet"
-    """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels.
+    stem: Stem | None = "imagenet"
+    """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels
+    (-padded: it pads by 2; -pooled: with max-pooling; -linear: without ReLU behind it, as others build them).
     With --init-weights they are those of the weights unless given."""
     head: Literal["linear", "mlp"] = "linear"
     """Projection head: linear has one layer (v1), mlp two with a ReLU between them (v2). Evaluations leave it out."""

@@ -26,35 +26,48 @@ def describe_choice(
 
 def describe_result(result: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """Describe what the run reached, against what: its own figures, and those of the evaluation where there was one."""
-    kept = result.get("kept")
+    lines, before, kept = list[str](), result.get("before", {}), result.get("kept")
     if kept is not None and kept["step"] == 0:
-        return [f"auto: training on did not help: {kept['first_top1']:.1f}% of the monitor's images are right with the "
-                f"weights as they were, {kept['last_top1']:.1f}% at the end. The run keeps them unchanged"]  # fmt: skip
-    if kept is not None:
-        return [f"auto: training on helped: {kept['first_top1']:.1f}% of the monitor's images were right with the "
-                f"weights as they were, {kept['top1']:.1f}% are after {kept['step']} steps"]  # fmt: skip
-    lines, before, baselines = list[str](), result.get("before", {}), found.get("baselines", {})
-    for name, words in TO_BEAT.items():
-        if name in baselines:
-            lines.append(describe_gain(words, baselines[name]))
+        lines.append(
+            f"auto: training on did not help: {kept['first_top1']:.1f}% of the monitor's images are right with the "
+            f"weights as they were, {kept['last_top1']:.1f}% at the end. The run keeps them unchanged"
+        )
+    elif kept is not None:
+        lines.append(
+            f"auto: training on helped: {kept['first_top1']:.1f}% of the monitor's images were right with the weights "
+            f"as they were, {kept['top1']:.1f}% are after {kept['step']} steps"
+        )
+    if "top1" in found:
+        lines.append(f"auto: the encoder's kNN accuracy is {found['top1']:.1f}% on {found['queries']} images of "
+                     f"{found['measured_on']}")  # fmt: skip
+    for key, gain in found.get("baselines", {}).items():
+        lines.append(describe_gain(TO_BEAT.get(key, key), gain, unchanged=kept is not None and kept["step"] == 0))
     if lines:
         return lines
     if "knn_top1" in before and "knn_top1" in result:
-        lines.append(f"auto: kNN in the run: {before['knn_top1']:.1f}% before the first step, "
-                     f"{result['knn_top1']:.1f}% at the end, on {int(result['knn_queries'])} images")  # fmt: skip
-    else:
-        lines.append("auto: there are no labels to say how good the encoder is by: look at it with moco explore")
-    return lines
+        return [f"auto: kNN in the run: {before['knn_top1']:.1f}% before the first step, {result['knn_top1']:.1f}% at "
+                f"the end, on {int(result['knn_queries'])} images"]  # fmt: skip
+    return ["auto: there are no labels to say how good the encoder is by: look at it with moco explore"]
 
 
-def describe_gain(baseline: str, gain: Mapping[str, float]) -> str:
-    """Say whether the encoder is better than a baseline beyond the interval and, where it is not, what to do."""
+def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool = False) -> str:
+    """Say whether the encoder is better than a baseline beyond the interval and, where it is not, what to do.
+
+    Published weights that the run kept `unchanged` are not compared with themselves.
+    """
+    where, published = f"{baseline} ({gain['top1']:.1f}%)", baseline not in TO_BEAT.values()
     if gain["low"] > 0:
-        return f"auto: the encoder is clearly better than {baseline}: {gain['difference']:+.1f} points"
-    return (
-        f"auto: the encoder is NOT clearly better than {baseline}: {gain['difference']:+.1f} points, 95% interval "
-        f"{gain['low']:+.1f} to {gain['high']:+.1f}. Give more --minutes, or published weights (--init-weights W)"
-    )
+        return f"auto: the encoder is clearly better than {where}: {gain['difference']:+.1f} points"
+    interval = f"{gain['difference']:+.1f} points, 95% interval {gain['low']:+.1f} to {gain['high']:+.1f}"
+    if not published:
+        do = "Give more --minutes, or published weights (--init-weights W)"
+    elif unchanged:
+        do = "It is these weights"
+    elif gain["high"] < 0:
+        do = "These weights as they are serve you better"
+    else:
+        do = "These weights as they are may serve you as well; more --minutes may show a difference"
+    return f"auto: the encoder is NOT clearly better than {where}: {interval}. {do}"
 
 
 def describe_next(run: Path, data: str, *, labelled: bool) -> list[str]:

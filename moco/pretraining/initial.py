@@ -40,8 +40,10 @@ def fill(encoder: Encoder, init_weights: str) -> None:
     try:
         require_same_shapes(encoder.backbone.state_dict(), given.backbone.state_dict(), "tensor")
     except BadInputError as error:
-        same = (given.plan.arch, given.plan.stem) == (plan.arch, plan.stem)
-        hint = f"give --image-size {given.plan.image_size}" if same else "leave --arch and --stem out, to take theirs"
+        hint = "leave --arch and --stem out, to take theirs"
+        if given.plan.arch == plan.arch:
+            same = given.plan.stem == plan.stem
+            hint = f"give --image-size {given.plan.image_size}" if same else f"give --stem {given.plan.stem}"
         raise BadInputError(
             f"--init-weights {init_weights}: a {given.plan.arch} with the {given.plan.stem} stem, for images of "
             f"{given.plan.image_size} pixels, which does not fit --arch {plan.arch} --stem {plan.stem} --image-size "
@@ -78,7 +80,7 @@ def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Di
                 "none" if weights.queue is None else f"{tuple(weights.queue.shape)}, for another head or --queue-size"
             )
             origin += f"; the queue starts with {dictionary.size} random keys (the file's: {found})"
-    return origin
+    return "\n".join((origin, *weights.notes))
 
 
 def _same_head(own: Encoder, given: Encoder) -> bool:

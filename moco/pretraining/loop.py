@@ -33,7 +33,7 @@ from moco.runtime import distributed, pulse
 from moco.runtime.device import autocast, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
 from moco.runtime.recent import Recent
-from moco.runtime.run import HOW_NOT_WHAT, Run, is_finite, open_run, read_earlier
+from moco.runtime.run import HOW_NOT_WHAT, TEACHER, Run, is_finite, open_run, read_earlier
 from moco.runtime.schedule import is_due
 from moco.runtime.signals import StopRequest
 
@@ -72,7 +72,9 @@ def pretrain(
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
         described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), 0)
+        described |= {} if teacher is None else {TEACHER: teacher.digest}
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), require(config.max_steps), described)
+        run.result |= {} if teacher is None else {"teacher_digest": teacher.digest}
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images) if batches is None else batches
         answering = pulse.watch_collectives(distributed.rank(), distributed.world_size())

@@ -14,6 +14,10 @@ step."""
 MOST_LOOKS = 20
 SHARE_OF_SAVES = 0.02
 """Share of training that writing checkpoints may take."""
+TRYING = 0.2
+"""Share of all the time that trying ways may take."""
+LEAST_TRIED = 10
+"""Steps of a trial; of fewer an encoder learns nothing that could be compared."""
 BETWEEN_SAVES = 60.0
 """Seconds between two checkpoints, at least."""
 
@@ -69,6 +73,37 @@ class Pace:
     looks: int
     training: float
     """Seconds that the steps take."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the evaluation at the end compares with, and the seconds that it takes; 0 where there is none."""
+
+    seconds: float
+    published: bool = False
+    random: bool = False
+
+
+def plan_evaluation(limit: float, alone: float, published: float) -> Evaluation:
+    """Plan what the encoder is compared with in at most `limit` seconds: published weights first, then random ones.
+
+    Evaluating the encoder takes `alone` seconds, as random weights do; `published` is 0 where there are none.
+    """
+    if alone > limit:
+        return Evaluation(0.0)
+    with_published = 0 < published <= limit - alone
+    seconds = alone + (published if with_published else 0.0)
+    with_random = seconds + alone <= limit
+    return Evaluation(seconds + (alone if with_random else 0.0), with_published, with_random)
+
+
+def plan_trial(seconds: float, costs: Costs, max_steps: int) -> int:
+    """Plan how many of a run's first steps can be tried in so many seconds; 0 where these are too few to judge by.
+
+    A trial starts, looks, steps and saves as the run does, and is judged by one more look. It is at most half of a run.
+    """
+    steps = min(max_steps // 2, int((seconds - costs.start - 2 * costs.look - costs.save) / costs.step))
+    return steps if steps >= LEAST_TRIED else 0
 
 
 def plan_pace(left: float, costs: Costs, *, max_steps: int | None = None, knn_every: int | None = None) -> Pace:

@@ -1,7 +1,7 @@
 """The way that `moco pretrain auto` takes: published weights trained on, a small network taught, or from scratch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -53,6 +53,25 @@ class Way:
     """The side at which the weights see images."""
     why: str
 
+    @property
+    def name(self) -> str:
+        """What the way is, in a few words."""
+        return {
+            "quick": "from scratch", "taught": f"a small network taught by {self.weights}",
+            "continued": f"{self.weights} trained on",
+        }[self.recipe]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A way whose run has made its first steps."""
+
+    way: Way
+    compared: Compared
+    """What the images' neighbours say of the encoder after these."""
+    steps: int
+    seconds: float
+
 
 def find_weights(
     config: AutoConfig, side: int, ask: Callable[[str], bool] | None, say: Callable[[str], None]
@@ -94,7 +113,7 @@ def choose_way(
     if weights is None:
         return Way("quick", None, None, f"from scratch, because {reason}")
     recipe: Literal["taught", "continued"] = "taught" if goal == "small" else "continued"
-    done = f"a small network taught by {weights}" if goal == "small" else f"{weights} trained on"
+    done = Way(recipe, weights, size, "").name
     if not published:
         said = "your images have no labels to compare ways by, and for photographs this is the rule"
         return Way(recipe, weights, size, f"{done}: {said}")
@@ -108,6 +127,51 @@ def choose_way(
                    f"images right than others: {best.top1:.1f}% ({figures})")  # fmt: skip
     return Way("quick", None, None, f"from scratch, because {weights} does not suit your images: {best.top1:.1f}% "
                f"({figures})")  # fmt: skip
+
+
+OPEN: dict[Goal, tuple[Literal["quick", "taught", "continued"], ...]] = {
+    "accurate": ("continued", "quick", "taught"), "small": ("taught", "quick"),
+}  # fmt: skip
+"""Ways that may be tried; the last one first goes untried where the time is short."""
+
+
+def list_ways(first: Way, goal: Goal, weights: str | None, size: int | None) -> list[Way]:
+    """List the ways that are open: the one that the rule chose first, then the others. Without weights there is one."""
+    others = [] if weights is None else [recipe for recipe in OPEN[goal] if recipe != first.recipe]
+    return [first, *(
+        Way(recipe, None, None, "") if recipe == "quick" else Way(recipe, weights, size, "") for recipe in others
+    )]  # fmt: skip
+
+
+def choose_tried(tried: Sequence[Tried]) -> Tried:
+    """Choose the first, which is the rule's, unless another is clearly better (McNemar's test on the same images).
+
+    Of several that are the one with most images right is chosen. Its way then says what was found.
+    """
+    first = tried[0]
+    better = [one for one in tried[1:] if is_clearly_better(one.compared.right, first.compared.right)]
+    kept = max(better, key=lambda one: one.compared.top1) if better else first
+    others = ", ".join(f"{one.way.name} {one.compared.top1:.1f}%" for one in tried if one is not kept)
+    said = "" if better else "; no other way is clearly better"
+    why = (
+        f"{kept.way.name}: tried for {kept.steps} steps it gets {kept.compared.top1:.1f}% of your images right by "
+        f"their neighbours ({others}){said}"
+    )
+    return replace(kept, way=replace(kept.way, why=why))
+
+
+def tabulate_trials(tried: Sequence[Tried], kept: Tried) -> list[str]:
+    """Write what was tried as lines of a small table, the way that was taken marked, and what the trials cost."""
+    width = max(len(one.way.name) for one in tried)
+    lost = sum(one.seconds for one in tried if one.way.recipe != kept.way.recipe)
+    return [
+        f"auto: kNN accuracy on {len(kept.compared.right)} of your images after the first steps of each way",
+        *(
+            f"  {one.way.name:<{width}}  {one.compared.top1:5.1f}%  after {one.steps} steps, {one.seconds:.0f} s"
+            + ("  <- taken" if one.way.recipe == kept.way.recipe else "") for one in tried
+        ),
+        f"auto: the run goes on from step {kept.steps}; what the other trials took is lost, {lost:.0f} s",
+    ]  # fmt: skip
 
 
 def tabulate(compared: Sequence[Compared], way: Way) -> list[str]:

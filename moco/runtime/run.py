@@ -17,7 +17,7 @@ from moco.runtime.checkpoint import Checkpoints, File, Metadata, Newest, Store, 
 from moco.runtime.configfile import from_json, to_json
 from moco.runtime.device import peak_memory
 from moco.runtime.fields import flag
-from moco.runtime.files import replace_file
+from moco.runtime.files import read_bounded, replace_file
 from moco.runtime.runlog import RunLog, read_status, write_text
 from moco.runtime.signals import EXIT_CODE
 from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, withhold
@@ -29,6 +29,8 @@ HOW_NOT_WHAT = frozenset({
     "accept_changed_data", "keep",
 })  # fmt: skip
 """Fields that do not change what a run computes: a run goes on where only these differ."""
+TEACHER = "teacher"
+"""In the metadata of a run's states: the digest of the weights that teach it."""
 
 
 @dataclasses.dataclass
@@ -88,6 +90,7 @@ class Run:
         if newest is not None:
             for reason in newest.refused:
                 self.log.say(f"passed over: {reason}")
+            self._require_same_teacher(newest)
             load_state_tensors({**newest.tensors, **whole}, self.modules, self.optimizer, str(newest.path))
             step, seconds = int(newest.metadata["step"]), float(newest.metadata["seconds"])
         path = self.log.run / "config.json"
@@ -98,6 +101,15 @@ class Run:
             self.result.update({name: last[name] for name in remembered if name in last})
         self.log.status("running", step=step)
         return step
+
+    def _require_same_teacher(self, newest: Newest) -> None:
+        """Raise BadInputError where the run was taught by other weights; runs from before there was a digest go on."""
+        before, now = (str(about.get(TEACHER, "")) for about in (newest.metadata, self.described))
+        if before and before != now:
+            raise BadInputError(
+                f"{newest.path}: its teacher's weights had the digest {before[:12]}, those of --teacher have "
+                f"{now[:12] or 'none'}: bring the teacher back that it began with, or give another --out"
+            )
 
     def save(self, step: int, beside: Sequence[File] = ()) -> None:
         """Copy the state after `step` steps; the copy is written while training goes on, the files `beside` it first.
@@ -214,7 +226,9 @@ def _read_earlier(config: Any, free: Collection[str], require_same_data: Callabl
     path: Path = config.out / "config.json"
     if not path.is_file():
         return {}
-    theirs, status = from_json(type(config), path.read_bytes(), path), read_status(config.out)
+    theirs, status = from_json(type(config), read_bounded(path), path), read_status(config.out)
+    if status.get("state") == "done" and not isinstance(status.get("result"), dict):  # damaged
+        status = {}
     if require_same_data is not None and status.get("state") != "done":
         require_same_data()
     for name, value in vars(config).items():

@@ -17,7 +17,7 @@ from PIL import Image as PillowImage
 from safetensors.torch import save_file
 
 from moco.cli import main
-from moco.commands import auto as module
+from moco.commands import readiness
 from moco.pretraining import timing
 from moco.pretraining.timing import StepTime
 
@@ -33,7 +33,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fix
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     if "measured" not in request.fixturenames:
-        monkeypatch.setattr(module, "time_step", lambda *_: StepTime(4.0, 0.5))
+        monkeypatch.setattr(readiness, "time_step", lambda *_: StepTime(4.0, 0.5))
 
 
 @pytest.fixture
@@ -102,6 +102,7 @@ def test_with_weights(data: Path, capsys: pytest.CaptureFixture[str], more: list
     assert {one["name"] for one in reasons()["compared"]} == {
         "random weights", "raw pixels", "timm:test_efficientnet@net.safetensors"}  # fmt: skip
     assert "<- taken" in err
+    assert "too short to try other ways" in reasons()["way"]["why"]
     config = json.loads(Path("run/config.json").read_text())
     assert (config["keep"], config["arch"]) == (
         ("best", "timm:test_efficientnet") if recipe == "continued" else ("last", "resnet18-w16")
@@ -111,12 +112,28 @@ def test_with_weights(data: Path, capsys: pytest.CaptureFixture[str], more: list
 @pytest.mark.usefixtures("measured")
 def test_a_teacher_knows_more_images_than_speeds_are_measured_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its keys are those of all images, and the log of a measured step asks for their labels."""
-    monkeypatch.setattr(module, "TRIAL_IMAGES", 8)
-    monkeypatch.setattr(module, "TRIAL", (0.1, 0.1))
-    monkeypatch.setattr(module, "FINAL_TRIAL", (0.1, 0.1))
+    monkeypatch.setattr(readiness, "TRIAL_IMAGES", 8)
+    monkeypatch.setattr(readiness, "TIMING", (0.1, 0.1))
+    monkeypatch.setattr(readiness, "FINAL_TIMING", (0.1, 0.1))
     words = ["--teacher", "timm:test_efficientnet@net.safetensors", "--log-every", "1", "--max-steps", "2"]
     assert main(start(*words)) == 0
     assert reasons()["way"]["recipe"] == "taught"
+
+
+NET = "timm:test_efficientnet@net.safetensors"
+
+
+def test_published_weights_are_a_baseline(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At the end, beside random weights and raw pixels: by the same figures as moco knn has with --baseline."""
+    assert main([*start("--init-weights", NET, "--minutes", "60", "--max-steps", "2"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    knn = json.loads(out)["knn"]
+    assert set(knn["baselines"]) == {"random", "pixels", NET}
+    line = (
+        f"better than {NET} ({knn['baselines'][NET]['top1']:.1f}%): {knn['baselines'][NET]['difference']:+.1f} points"
+    )
+    assert line in err
+    assert f"auto: the encoder's kNN accuracy is {knn['top1']:.1f}% on {knn['queries']} images" in err
 
 
 def test_without_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

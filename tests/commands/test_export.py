@@ -251,7 +251,7 @@ def test_the_references_format(tmp_path: Path, images: Tensor) -> None:
 def test_the_references_format_of_f_q_alone(weights: Path, tmp_path: Path) -> None:
     """It says so."""
     assert "f_q only" in export(weights, "reference", tmp_path / "net.pth.tar")["told"]
-    assert set(torch.load(tmp_path / "net.pth.tar", weights_only=True)) == {"epoch", "arch", "state_dict"}
+    assert set(torch.load(tmp_path / "net.pth.tar", weights_only=True)) == {"epoch", "arch", "state_dict", "moco"}
 
 
 # --- detectron2 -----------------------------------------------------------------------------------------------------
@@ -336,6 +336,41 @@ def test_detectron2s_settings(arch: str, message: str) -> None:
     assert "PIXEL_MEAN [123.675, 116.28, 103.53]; MODEL.PIXEL_STD [58.395, 57.12, 57.375]" in found
 
 
+@pytest.mark.parametrize(
+    ("arch", "stem", "kind"),
+    [
+        ("resnet18", "imagenet", "torchvision"), ("resnet18", "imagenet", "reference"),
+        ("mobilenet_v2", "imagenet", "torchvision"), ("timm:test_efficientnet", "imagenet", "timm"),
+        ("timm:test_vit", "imagenet", "timm"), ("timm:test_vit", "imagenet", "safetensors"),
+        ("resnet18-w16", "cifar-padded", "safetensors"), ("resnet18-w16", "cifar-linear", "safetensors"),
+    ],
+)  # fmt: skip
+def test_what_is_written_is_read_back(tmp_path: Path, arch: str, stem: Any, kind: Format) -> None:
+    """By its name alone, with mean and deviation: what other libraries do not look at is in the file."""
+    before = saved(tmp_path / "encoder.safetensors", EncoderPlan(arch, stem, image_size=160))
+    export(before, kind, tmp_path / "net")
+    one, other = load_weights(str(before)), load_weights(str(tmp_path / "net"))
+    assert (other.encoder.plan.arch, other.encoder.plan.stem, other.encoder.plan.image_size) == (arch, stem, 160)
+    assert (other.mean, other.std) == (one.mean, one.std)
+    x = torch.randn(1, 3, 160, 160)
+    with torch.no_grad():
+        difference = one.encoder.backbone.eval()(x) - other.encoder.backbone.eval()(x)
+    assert difference.abs().max() <= 1e-5
+
+
+def test_features_that_explode_are_not_exported(tmp_path: Path) -> None:
+    """A share of them is no measure."""
+    plan = EncoderPlan("resnet18-w16", image_size=32)
+    tensors = encoder_tensors(encoder(plan))
+    for name in ("layer4.1.bn2.weight", "layer4.1.bn2.bias"):
+        tensors[name] = torch.full_like(tensors[name], 1e9)
+    described = {**encoder_metadata(plan, MEAN, STD, 7), "kind": "encoder"}
+    save_tensors(tmp_path / "encoder.safetensors", tensors, described)
+    with pytest.raises(BadInputError, match=r"features of photographs are up to .*diverged"):
+        export(tmp_path / "encoder.safetensors", "safetensors", tmp_path / "net")
+    assert not (tmp_path / "net").exists()
+
+
 # --- what cannot be written -----------------------------------------------------------------------------------------
 
 
@@ -361,18 +396,6 @@ def test_what_is_no_resnet(tmp_path: Path, kind: Format) -> None:
     path = saved(tmp_path / "encoder.safetensors", EncoderPlan("mobilenet_v2", image_size=64))
     with pytest.raises(BadInputError, match=r"for ResNets.*mobilenet_v2.*onnx"):
         export(path, kind, tmp_path / "net")
-
-
-def test_a_stem_that_our_files_cannot_describe(tmp_path: Path) -> None:
-    """solo-learn's padding of 2 would be lost."""
-    net = torchvision.models.get_model("resnet18", weights=None)
-    net.set_submodule("conv1", nn.Conv2d(3, 64, 3, bias=False))
-    state = {f"backbone.{name}": value for name, value in net.state_dict().items() if not name.startswith("fc")}
-    state |= {"classifier.weight": torch.zeros(10, 512), "projector.0.weight": torch.zeros(8, 512)}
-    torch.save({"state_dict": state}, tmp_path / "solo.ckpt")
-    weights = load_weights(str(tmp_path / "solo.ckpt"))
-    with pytest.raises(BadInputError, match=r"padding of 2: give --format onnx"):
-        targets.require_own_stem(weights, "safetensors")
 
 
 def test_what_exists_is_not_overwritten(weights: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torchvision.models.resnet import BasicBlock
 from moco.core.encoder import parameter_count
 from moco.core.networks import build_backbone
 from moco.core.resnet import RESNETS, NarrowConv, ResNet, ResNetPlan, resnet_plan
+from moco.core.stems import Stem
 from tests import oracles
 
 LAYERS = {
@@ -114,15 +115,19 @@ def test_parameter_counts(
     assert num_features == width * 8 * (4 if bottleneck else 1)
 
 
-@pytest.mark.parametrize(("stem", "side"), [("cifar", 32), ("imagenet", 8)])
-def test_stem_resolution(stem: str, side: int) -> None:
-    """The cifar stem keeps the resolution up to layer1; ImageNet's leaves a quarter."""
+@pytest.mark.parametrize(("stem", "side"), [
+    ("cifar", 32), ("cifar-padded", 34), ("cifar-pooled", 16), ("cifar-linear", 32), ("imagenet", 8),
+    ("imagenet-unpooled", 16), ("imagenet-linear", 16),
+])  # fmt: skip
+def test_stem_resolution(stem: Stem, side: int) -> None:
+    """The cifar stem keeps the resolution up to layer1; ImageNet's leaves a quarter; and so on for the others."""
     with torch.device("meta"):
         net = ResNet(RESNETS["resnet18"], stem)
         x = torch.empty(2, 3, 32, 32)
         stemmed = net.maxpool(net.relu(net.bn1(net.conv1(x))))
         assert net.layer1(stemmed).shape == (2, 64, side, side)
-        assert net.layer4(net.layer3(net.layer2(net.layer1(stemmed)))).shape == (2, 512, side // 8, side // 8)
+        end = -(-side // 8)
+        assert net.layer4(net.layer3(net.layer2(net.layer1(stemmed)))).shape == (2, 512, end, end)
 
 
 def test_initial_weights() -> None:

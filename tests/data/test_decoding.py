@@ -362,3 +362,20 @@ def test_a_decompression_bomb_is_refused_from_its_header(tmp_path: Path, side: i
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10 << 20
+
+
+def test_a_line_of_pixels_is_refused_from_its_header(tmp_path: Path) -> None:
+    """Few pixels, but of which a small square would be made by way of gigabytes."""
+    (tmp_path / "x.png").write_bytes(png_header(1, 49_999_999))
+    check_refused(tmp_path / "x.png", "1 x 49999999 pixels", "300000")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_large_picture_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow warns without a name; two pictures are two warnings, however often they are read."""
+    paths = [saved(tmp_path, name, noise(30, 30, 3)) for name in ("x.png", "y.png")]
+    monkeypatch.setattr(PillowImage, "MAX_IMAGE_PIXELS", 899)
+    for path in paths:
+        with pytest.warns(UserWarning, match=f"{path.name}: 30 x 30 pixels"):
+            decode(path)
+        decode(path)

@@ -433,3 +433,12 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: lis
     assert err.count("\n") == 1
     assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_of_pixels_is_cut_before_it_is_enlarged() -> None:
+    """1 x 60,000 pixels at 224 would take 36 GB; the square is the middle of the line, as of one that fits."""
+    line = torch.arange(60_000).remainder(251).to(torch.uint8).view(1, 60_000, 1).expand(3, -1, -1)
+    middle = line[:, 30_000 - 32 : 30_000 + 32]
+    found = pack.crop_to_square(line, 224)
+    assert found.shape == (3, 224, 224)
+    assert torch.equal(found, pack.crop_to_square(middle, 224))

@@ -1,5 +1,8 @@
 """A teacher's keys: of every image once, or of each view; a student learns from them and goes on bit for bit."""
 
+import functools
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,11 +16,13 @@ from moco.data.derived import take_evenly
 from moco.data.images import Images
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
+from moco.evaluation.session import backbone_digest
 from moco.evaluation.teacher import load_teacher
 from moco.interop.checkpoints import load_weights
 from moco.pretraining.prepare import build_dictionary
 from moco.pretraining.recipes import recipe
-from moco.runtime.checkpoint import checkpoint_path, load_tensors
+from moco.runtime.checkpoint import checkpoint_path, load_tensors, save_tensors
+from tests.faults.processes import finish, lines
 
 STUDENT = Encoding(16, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
 SMALL = (
@@ -88,7 +93,7 @@ def test_weights_that_give_no_numbers_teach_nothing(
     with torch.no_grad():
         next(weights.encoder.backbone.parameters()).fill_(torch.nan)
     monkeypatch.setattr("moco.evaluation.teacher.load_weights", lambda name: weights)
-    with pytest.raises(BadInputError, match=r"--teacher W: it gives features that are no numbers"):
+    with pytest.raises(BadInputError, match=r"--teacher W: .*features of .* are not finite"):
         load_teacher("W", images, STUDENT, "cpu", size=None, cached=True)
 
 
@@ -107,6 +112,45 @@ def test_a_student_goes_on_bit_for_bit(tiny_run: Path, tmp_path: Path, more: tup
     assert all(torch.equal(again[name], whole[name]) for name in whole)
     student, teacher = load_weights(str(run)).encoder, load_weights(str(tiny_run)).encoder
     assert student.plan.feature_dim == teacher.num_features
+
+
+def test_another_teacher_than_before_is_refused(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its digest is in the run's states and its result; the same weights in another file are the same teacher."""
+    run, teacher = tmp_path / "run", tmp_path / "teacher.safetensors"
+    tensors, about = load_tensors(tiny_run / "encoder.safetensors")
+    save_tensors(teacher, tensors, about)
+    command = ["pretrain", "taught", "--teacher", str(teacher), *SMALL, "--checkpoint-every", "4", "--out", str(run)]
+    assert main(command) == 0
+    digest = backbone_digest(load_weights(str(tiny_run)).encoder)
+    assert load_tensors(checkpoint_path(run, 6))[1]["teacher"] == digest
+    assert json.loads((run / "status.json").read_text())["result"]["teacher_digest"] == digest
+    (run / "status.json").write_text('{"state": "running"}')
+    save_tensors(teacher, {**tensors, "conv1.weight": tensors["conv1.weight"] + 1}, about)
+    capsys.readouterr()
+    assert main(["resume", str(run)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert f"its teacher's weights had the digest {digest[:12]}, those of --teacher have" in line
+
+
+def keep_in(folder: str) -> None:
+    """Keep a teacher's features there, in a process of its own."""
+    os.environ["MOCO_DATA"] = folder
+
+
+def test_two_ranks_are_taught_as_one(tiny_run: Path, tmp_path: Path) -> None:
+    """The same losses, with keys from a cache that one of them writes, and of views that each encodes."""
+    for views, more in (("cached", ()), ("live", ("--queue-size", "64"))):
+        found = []
+        for ranks in (1, 2):
+            run = tmp_path / f"{views}-{ranks}"
+            command = ["pretrain", "taught", "--teacher", str(tiny_run), *SMALL, *more, "--teacher-views", views]
+            command += ["--bn-groups", "2", "--workers", "0", "--log-every", "1", "--out", str(run)]
+            finish(command, tmp_path, ranks=ranks, inject=functools.partial(keep_in, str(tmp_path / f"home-{ranks}")))
+            found.append([line["loss"] for line in lines(run, "loss")])
+        assert len(found[0]) == 6
+        assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 @pytest.mark.parametrize(

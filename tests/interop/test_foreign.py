@@ -263,7 +263,7 @@ def notebook(q: nn.Module, k: nn.Module) -> dict[str, Any]:
 
 
 def generated(q: nn.Module, k: nn.Module) -> dict[str, Any]:
-    """Lightly's own ResNets for small images: without max-pooling, with `shortcut` for `downsample`."""
+    """The children of lightly's own ResNets for small images: no module for ReLU, `shortcut` for `downsample`."""
     children = [child for name, child in q.named_children() if name not in ("relu", "maxpool", "avgpool", "fc")]
     state = nn.Sequential(*children, nn.AdaptiveAvgPool2d(1)).state_dict()
     named = {name.replace("downsample", "shortcut"): value for name, value in state.items()}
@@ -271,20 +271,27 @@ def generated(q: nn.Module, k: nn.Module) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("build", "padding"),
-    [(notebook, 1), (generated, 1), (lambda q, k: solo(q, k, "backbone"), 2), (headless, 1)],
+    ("build", "stem"),
+    [
+        (notebook, "cifar"),
+        (generated, "cifar-linear"),
+        (lambda q, k: solo(q, k, "backbone"), "cifar-padded"),
+        (headless, "cifar"),
+    ],
     ids=["notebook", "lightly", "solo-learn", "plain"],
 )
-def test_small_stems(tmp_path: Path, photographs: Tensor, build: Callable[..., Any], padding: int) -> None:
-    """3x3 convolutions are recognised by their shape; solo-learn's pads by 2."""
-    q, k = (resnet18(seed, small=True, padding=padding) for seed in (1, 2))
+def test_small_stems(tmp_path: Path, photographs: Tensor, build: Callable[..., Any], stem: str) -> None:
+    """3x3 convolutions are recognised by their shape; solo-learn's pads by 2, lightly's has no ReLU behind it."""
+    q, k = (resnet18(seed, small=True, padding=2 if stem == "cifar-padded" else 1) for seed in (1, 2))
+    if stem == "cifar-linear":
+        q.set_submodule("relu", nn.Identity())
     torch.save(build(q, k), tmp_path / "weights.pth")
     weights = load_weights(str(tmp_path / "weights.pth"))
     images = photographs[..., :32, :32]
     with torch.no_grad():
         found = weights.encoder.backbone.eval()(images)
     assert (found - features(q, images)).abs().max() <= TOLERANCE
-    assert (weights.encoder.plan.stem, weights.encoder.plan.image_size) == ("cifar", 32)
+    assert (weights.encoder.plan.stem, weights.encoder.plan.image_size) == (stem, 32)
 
 
 # --- heads, f_k and queue -------------------------------------------------------------------------------------------
@@ -374,10 +381,10 @@ def test_a_whole_stage_is_missed(tmp_path: Path, gone: int) -> None:
     assert f"missing (layer{gone}.0.conv1.weight" in refused(tmp_path, state)
 
 
-def test_a_prefix_that_is_not_known(tmp_path: Path) -> None:
-    """The backbone is never a random one."""
-    message = refused(tmp_path, {"state_dict": prefixed("student.", without_fc(resnet18(1)))})
-    assert "student.conv1.weight" in message
+def test_no_resnet(tmp_path: Path) -> None:
+    """The first names are told, and what is read."""
+    message = refused(tmp_path, {"state_dict": {"features.0.weight": torch.zeros(4, 3, 3, 3)}})
+    assert "features.0.weight" in message
     assert "expected a ResNet of MoCo" in message
 
 
@@ -396,10 +403,16 @@ def test_no_tensors(tmp_path: Path, content: object) -> None:
     assert "no tensors" in refused(tmp_path, content)
 
 
-def test_a_head_that_is_not_the_references(tmp_path: Path) -> None:
-    """Three layers in fc."""
-    content = moco(resnet18(1), resnet18(2), lambda name: linear(f"{name}.0", 8, 8) | linear(f"{name}.4", 8, 8))
-    assert "projection head fc has 0.weight, 0.bias, 4.weight" in refused(tmp_path, content)
+def test_a_head_that_is_not_the_references(tmp_path: Path, photographs: Tensor) -> None:
+    """Three layers in fc: the backbone is read, and stands without a head."""
+    q = resnet18(1)
+    content = moco(q, resnet18(2), lambda name: linear(f"{name}.0", 8, 8) | linear(f"{name}.4", 8, 8))
+    torch.save(content, tmp_path / "weights.pth.tar")
+    weights = load_weights(str(tmp_path / "weights.pth.tar"))
+    with torch.no_grad():
+        assert (weights.encoder.backbone.eval()(photographs) - features(q, photographs)).abs().max() <= TOLERANCE
+    with pytest.raises(BadInputError, match="no projection head"):
+        weights.encoder(photographs)
 
 
 def test_tensors_that_are_not_all_in_the_file(tmp_path: Path) -> None:
@@ -514,6 +527,15 @@ def test_a_builtin_function_is_refused_by_name(tmp_path: Path, name: str) -> Non
     with pytest.raises(BadInputError, match=f"refused.*{name}"):
         load_weights(str(tmp_path / "w.ckpt"))
     assert not sprung.exists()
+
+
+@pytest.mark.parametrize("name", ["bytearray", "FloatTensor", "UntypedStorage"])
+def test_what_takes_memory_by_a_number_is_refused_unread(tmp_path: Path, name: str) -> None:
+    """Torch's own unpickler allows these, and a kilobyte would take six GiB."""
+    make: Any = getattr(builtins, name, None) or getattr(torch, name)
+    torch.save({"args": Call(make, 6 << 10), "state_dict": without_fc(resnet18(1))}, tmp_path / "w.ckpt")
+    with pytest.raises(BadInputError, match=f"refused.*{name}"):
+        load_weights(str(tmp_path / "w.ckpt"))
 
 
 def test_a_function_of_a_known_package_is_not_called(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from moco.pretraining.explanation import describe_result
 
-CLEAR = {"difference": 12.0, "low": 8.0, "high": 16.0}
-UNCLEAR = {"difference": 0.5, "low": -3.0, "high": 4.0}
+CLEAR = {"top1": 50.0, "difference": 12.0, "low": 8.0, "high": 16.0}
+UNCLEAR = {"top1": 60.0, "difference": 0.5, "low": -3.0, "high": 4.0}
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,9 @@ def test_each_baseline_is_beaten_or_said_not_to_be(
     """An encoder that is no better than raw pixels is never called better without that being said."""
     lines = describe_result({}, {"baselines": baselines})
     for name in better:
-        assert f"auto: the encoder is clearly better than {name}: +12.0 points" in lines
+        assert f"auto: the encoder is clearly better than {name} (50.0%): +12.0 points" in lines
     for name in unclear:
-        said = f"auto: the encoder is NOT clearly better than {name}: +0.5 points, 95% interval -3.0 to +4.0"
+        said = f"auto: the encoder is NOT clearly better than {name} (60.0%): +0.5 points, 95% interval -3.0 to +4.0"
         assert any(line.startswith(said) for line in lines)
     assert len(lines) == len(better) + len(unclear)
 
@@ -37,3 +37,16 @@ def test_weights_that_training_did_not_help_are_said_to_be_unchanged() -> None:
     assert "did not help" in line
     assert "83.7%" in line
     assert "80.0%" in line
+
+
+def test_published_weights_are_compared_with_by_their_name() -> None:
+    """Where they are better they are recommended; those that the run kept are not compared with themselves."""
+    found = {"top1": 62.0, "queries": 338, "measured_on": "the test split", "baselines": {"timm:net": UNCLEAR}}
+    first, second = describe_result({}, found)
+    assert first == "auto: the encoder's kNN accuracy is 62.0% on 338 images of the test split"
+    assert second.startswith("auto: the encoder is NOT clearly better than timm:net (60.0%): +0.5 points")
+    assert second.endswith("may serve you as well; more --minutes may show a difference")
+    worse = {"baselines": {"timm:net": {"top1": 70.0, "difference": -8.0, "low": -12.0, "high": -4.0}}}
+    assert describe_result({}, worse)[0].endswith("These weights as they are serve you better")
+    kept = {"step": 0, "first_top1": 83.7, "top1": 83.7, "last_top1": 80.0}
+    assert describe_result({"kept": kept}, found)[-1].endswith("It is these weights")

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from moco.pretraining import pace as module
-from moco.pretraining.pace import Budget, Costs, Pace, plan_pace
+from moco.pretraining.pace import Budget, Costs, Evaluation, Pace, plan_evaluation, plan_pace, plan_trial
 
 
 def simulate(pace: Pace, costs: Costs) -> float:
@@ -87,3 +87,30 @@ def test_the_clock_counts_all_but_pauses(monkeypatch: pytest.MonkeyPatch) -> Non
     assert budget.left == 45.0
     now[0] += 50
     assert budget.left == -5.0
+
+
+@pytest.mark.parametrize(
+    ("limit", "alone", "published", "found"),
+    [
+        (9.0, 10.0, 0.0, Evaluation(0.0)),
+        (15.0, 10.0, 0.0, Evaluation(10.0)),
+        (25.0, 10.0, 0.0, Evaluation(20.0, random=True)),
+        (25.0, 10.0, 12.0, Evaluation(22.0, published=True)),
+        (25.0, 10.0, 16.0, Evaluation(20.0, random=True)),
+        (50.0, 10.0, 16.0, Evaluation(36.0, published=True, random=True)),
+        (0.0, 10.0, 16.0, Evaluation(0.0)),
+    ],
+)
+def test_an_evaluation_fits_its_limit(limit: float, alone: float, published: float, found: Evaluation) -> None:
+    """Published weights come before random ones; without time, or labels, there is none."""
+    assert plan_evaluation(limit, alone, published) == found
+
+
+def test_a_trial_fits_its_time() -> None:
+    """Start, two looks, the steps and a checkpoint: 4 + 2 x 3 + 36 x 0.25 + 1 = 20 s, and less does not suffice."""
+    costs = COSTS[1]
+    assert plan_trial(20.0, costs, 1000) == 36
+    assert plan_trial(20.0, costs, 30) == 15
+    assert plan_trial(20.0, costs, 18) == 0
+    assert plan_trial(13.4, costs, 1000) == 0
+    assert plan_trial(13.5, costs, 1000) == module.LEAST_TRIED

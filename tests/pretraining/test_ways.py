@@ -11,7 +11,20 @@ from moco.interop import downloads
 from moco.interop.published import download_bytes, is_on_this_machine
 from moco.pretraining import ways as module
 from moco.pretraining.config import AutoConfig
-from moco.pretraining.ways import PREFERRED, Compared, choose_way, find_weights, sizes_to_try, tabulate
+from moco.pretraining.ways import (
+    PREFERRED,
+    Compared,
+    Goal,
+    Tried,
+    Way,
+    choose_tried,
+    choose_way,
+    find_weights,
+    list_ways,
+    sizes_to_try,
+    tabulate,
+    tabulate_trials,
+)
 
 
 def compared(name: str, right: int, size: int = 64) -> Compared:
@@ -55,6 +68,45 @@ def test_without_labels_the_rule_decides_and_says_so() -> None:
         "there is nothing"
     )
     assert tabulate([], way) == []
+
+
+CONTINUED, SCRATCH, TAUGHT = (
+    Way("continued", "W", 128, "the rule"), Way("quick", None, None, ""), Way("taught", "W", 128, ""),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "goal", "recipes"),
+    [(CONTINUED, "accurate", ["continued", "quick", "taught"]), (SCRATCH, "accurate", ["quick", "continued", "taught"]),
+     (TAUGHT, "small", ["taught", "quick"])],
+)  # fmt: skip
+def test_ways_that_are_open(first: Way, goal: Goal, recipes: list[str]) -> None:
+    """The rule's first; those that begin with weights see images of the same size. Without weights there is one."""
+    found = list_ways(first, goal, "W", 128)
+    assert [way.recipe for way in found] == recipes
+    assert all((way.weights, way.image_size) == ("W", 128) for way in found if way.recipe != "quick")
+    assert list_ways(SCRATCH, goal, None, None) == [SCRATCH]
+
+
+@pytest.mark.parametrize(
+    ("rights", "taken"),
+    [((200, 204, 150), "continued"), ((200, 205, 150), "quick"), ((200, 250, 260), "taught"), ((0, 0, 0), "continued")],
+)
+def test_the_rule_gives_way_to_what_is_clearly_better(rights: tuple[int, int, int], taken: str) -> None:
+    """5 images gained and none lost are more than two standard errors, sqrt(5) each; 4 are not."""
+    tried = [
+        Tried(way, compared(way.name, right), 30, 40.0)
+        for way, right in zip((CONTINUED, SCRATCH, TAUGHT), rights, strict=True)
+    ]
+    kept = choose_tried(tried)
+    assert kept.way.recipe == taken
+    assert (
+        f"tried for 30 steps it gets {max(rights) / 4 if taken != 'continued' else rights[0] / 4:.1f}%" in kept.way.why
+    )
+    assert ("no other way is clearly better" in kept.way.why) == (taken == "continued")
+    table = tabulate_trials(tried, kept)
+    assert [line.endswith("<- taken") for line in table[1:4]] == [one.way.recipe == taken for one in tried]
+    assert table[-1] == "auto: the run goes on from step 30; what the other trials took is lost, 80 s"
 
 
 @pytest.mark.parametrize(

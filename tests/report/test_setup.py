@@ -1,6 +1,10 @@
 """The settings of a run beside those of the closest recipe."""
 
+import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from moco.report.runs import read_run
 from tests.report.folders import write_run
@@ -15,3 +19,34 @@ def test_settings_against_the_recipe(tmp_path: Path) -> None:
     assert len(found.tables[2]) > 40  # all of them
     unchanged = parsed(read_run(write_run(tmp_path / "same")))
     assert "Every setting is that of the recipe quick." in unchanged.text
+
+
+CHOSEN: dict[str, Any] = {
+    "way": {"recipe": "continued", "why": "W trained on: tried for 30 steps <b>it</b> gets 84.1%"},
+    "settings": {
+        "max_steps": {"value": 400, "reason": "2.5 steps/s were measured"},
+        "teacher_size": {"value": None, "reason": "the network's own"},
+    },
+}
+
+
+def test_the_reasons_of_auto_are_shown(tmp_path: Path) -> None:
+    """The way in a sentence, and each setting with its value and why; markup in them is text."""
+    folder = write_run(tmp_path / "run")
+    (folder / "auto.json").write_text(json.dumps(CHOSEN))
+    found = parsed(read_run(folder))
+    table = next(rows for rows in found.tables if rows[0] == ["setting", "value", "reason"])
+    assert [row[0] for row in table[1:]] == ["--max-steps", "--teacher-size"]
+    assert table[1][1:] == ["400", "2.5 steps/s were measured"]
+    assert "Why these settings: run" in found.text
+    assert "W trained on: tried for 30 steps <b>it</b> gets 84.1%" in found.text
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"settings": [], "way": {}}', '{"settings": {"lr": 3}, "way": "quick"}', "\udcff"]
+)
+def test_a_run_without_sound_reasons_shows_none(tmp_path: Path, content: str) -> None:
+    """Where auto.json is missing what it should hold, or is damaged."""
+    folder = write_run(tmp_path / "run")
+    (folder / "auto.json").write_bytes(content.encode(errors="surrogateescape"))
+    assert "Why these settings" not in parsed(read_run(folder)).text

@@ -1,0 +1,164 @@
+"""What `moco pretrain auto` measures before a way is taken: how fast it trains here, and what each part of it costs."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from moco.commands import pretrain
+from moco.commands.scene import MOST_WATCHED, PROBED, Scene, open_teacher
+from moco.core.encoder import Encoder, parameter_count
+from moco.core.pair import Teacher
+from moco.data.derived import make_readable, take_evenly
+from moco.data.splits import final_split
+from moco.errors import BadInputError
+from moco.evaluation.comparison import measure_encoding
+from moco.interop.checkpoints import Weights
+from moco.pretraining.auto import TRIAL_IMAGES, Reasons, Situation, complete, settle
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.initial import with_weights
+from moco.pretraining.monitor import Checkup, Monitor
+from moco.pretraining.pace import RESERVE, Costs, Evaluation, Pace, plan_evaluation, plan_pace, plan_trial
+from moco.pretraining.prepare import build_encoder, resolve_config
+from moco.pretraining.timing import StepTime, time_step
+from moco.pretraining.ways import Compared, Way
+from moco.runtime.fields import check, require
+
+LEAST_SECONDS = 10.0
+"""Seconds of a trial; where the time allows less, no way is tried."""
+ONE_LOOK = 0.02
+"""Share of the time that a look by the monitor may take; it looks at fewer images otherwise."""
+FEWEST_WATCHED = 200
+EVALUATING = 0.12
+"""Share of the time that the evaluation at the end may take; it leaves out published and random weights, or all,
+otherwise."""
+TIMING = (0.5, 2.0)
+"""Seconds for which a candidate is timed: a hundredth of the time, within these; the chosen one twice as long ..."""
+FINAL_TIMING = (1.0, 15.0)
+"""... or for a fortieth of the time, within these."""
+BYTES_A_SECOND = 150e6
+"""How fast checkpoints are digested and written, about; parameters, momentum and f_k have four bytes each."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A way that is ready to begin, and why it is as it is."""
+
+    way: Way
+    config: PretrainConfig
+    monitor: Monitor
+    checkup: Checkup
+    teacher: Teacher | None
+    reasons: Reasons
+    costs: Costs
+    length: int | None
+    """Steps that the user wants."""
+    evaluation: Evaluation
+    pace: Pace | None = None
+    """How the time is spent, once it is known how much there is."""
+
+
+def make_ready_all(scene: Scene, ways: Sequence[Way], compared: Sequence[Compared]) -> list[Ready]:
+    """Make every way ready that can be tried; the first one alone where the time is too short to try it."""
+    seconds = scene.trial_seconds(len(ways))
+    if len(ways) == 1 or seconds < LEAST_SECONDS:
+        return [make_ready(scene, ways[0], compared)]
+    spared = (len(ways) - 1) * seconds
+    ready = [make_ready(scene, ways[0], compared, spared, len(ways))]
+    if not plan_trial(seconds, ready[0].costs, require(set_pace(scene, ready[0], scene.budget.left).pace).max_steps):
+        return ready
+    for way in ways[1:]:
+        try:
+            ready.append(make_ready(scene, way, compared, spared, len(ways)))
+        except BadInputError as error:
+            scene.say(f"auto: not tried: {way.name}: {error}")
+    return ready
+
+
+def make_ready(scene: Scene, way: Way, compared: Sequence[Compared], spared: float = 0.0, ways: int = 1) -> Ready:
+    """Settle a way's network, method and batch, and measure what a step, a look and the evaluation cost.
+
+    `spared` seconds of what is left are for something else, and the time for measuring is shared by so many `ways`.
+    """
+    chosen = next((one for one in compared if (one.name, one.image_size) == (way.weights, way.image_size)), None)
+    given = dict(scene.given)
+    teacher = open_teacher(scene, way, chosen, given)
+    scene.say(f"auto: measuring how fast this machine trains on these images ({way.name})")
+    every = teacher is not None and teacher.features is not None  # its keys are numbered as all images are
+    some = scene.images if every else take_evenly(scene.images, TRIAL_IMAGES)
+
+    def measure(
+        values: Mapping[str, Any], limits: tuple[float, float] = TIMING, share: float = 0.01
+    ) -> StepTime | None:
+        trial = PretrainConfig(**{**values, "data": scene.config.data, "out": scene.config.out})
+        if teacher is not None:
+            trial = dataclasses.replace(trial, feature_dim=teacher.width)
+        return time_step(with_weights(trial), some, scene.share(share / ways, limits), teacher)
+
+    seconds = max(1.0, (1 - RESERVE) * (scene.budget.left - spared) * (1 - ONE_LOOK - EVALUATING / 2))
+    situation = Situation(len(scene.images), scene.side, scene.device, seconds, given)
+    reasons = settle(way, situation, measure, scene.say)
+    config = with_weights(complete(way, reasons, given, scene.config.data, scene.config.out))
+    config = dataclasses.replace(config, device=scene.config.device, json=scene.config.json)
+    if teacher is not None:
+        config = dataclasses.replace(config, feature_dim=teacher.width)
+    check(config)
+    speed = measure(vars(config), FINAL_TIMING, 0.025)
+    if speed is None:
+        raise BadInputError("the memory does not suffice for this run: give a smaller --batch-size or --image-size")
+    return _measure_looks(scene, way, reasons, config, teacher, speed)
+
+
+def set_pace(scene: Scene, ready: Ready, left: float) -> Ready:
+    """Plan the length of a run, its looks and its checkpoints for the seconds that are left for it."""
+    given, costs, config, reasons = scene.given, ready.costs, ready.config, dict(ready.reasons)
+    pace = plan_pace(left, costs, max_steps=ready.length, knn_every=given.get("knn_every"))
+    for name, why in (
+        ("max_steps", f"{1 / costs.step:.3g} steps/s were measured, and {left:.0f} s are left"),
+        ("knn_every", f"a look takes {costs.look:.1f} s; {pace.looks} looks"),
+        ("checkpoint_every", "a minute or more between two checkpoints"),
+    ):
+        if name not in given and not (name == "max_steps" and "epochs" in given):
+            reasons[name] = (getattr(pace, name), why)
+            config = dataclasses.replace(config, **{name: getattr(pace, name)})
+    return dataclasses.replace(ready, config=config, reasons=reasons, pace=pace)
+
+
+def _measure_looks(
+    scene: Scene, way: Way, reasons: Reasons, config: PretrainConfig, teacher: Teacher | None, speed: StepTime
+) -> Ready:
+    """Measure what a look and the evaluation at the end cost."""
+    resolved = resolve_config(config, scene.images)
+    encoder = build_encoder(resolved).to(scene.device)
+    image = _seconds_to_encode(scene, config, encoder)
+    watched = min(MOST_WATCHED, max(FEWEST_WATCHED, int(ONE_LOOK * scene.budget.seconds / image / 1.2)))
+    if "knn_images" not in scene.given and watched < MOST_WATCHED:
+        reasons["knn_images"] = (watched, f"a look by the monitor takes at most {ONE_LOOK:.0%} of the time")
+        config = dataclasses.replace(config, knn_images=watched)
+    monitor = pretrain.build_monitor(config, scene.splits)
+    checkup = pretrain.build_checkup(resolved, scene.images)
+    look = 0.0 if config.knn_every == 0 else _seconds(lambda: monitor(encoder))
+    if 0 < look < ONE_LOOK * scene.budget.seconds:  # without decoding, as later looks are
+        look = _seconds(lambda: monitor(encoder))
+    look += 0.0 if config.knn_every == 0 else _seconds(lambda: checkup({"f_q": encoder}))
+    save = 3 * 4 * parameter_count(encoder) / BYTES_A_SECOND
+    limit = EVALUATING * scene.budget.seconds if scene.is_labelled else 0.0
+    asked = sum(len(images) for images in final_split(scene.splits))
+    evaluation = plan_evaluation(limit, asked * image, asked * scene.native_seconds)
+    costs = Costs(speed.step, speed.start, look, save, evaluation.seconds)
+    length = config.max_steps or (resolved.max_steps if "epochs" in scene.given else None)
+    return Ready(way, config, monitor, checkup, teacher, reasons, costs, length, evaluation)
+
+
+def _seconds_to_encode(scene: Scene, config: PretrainConfig, encoder: Encoder) -> float:
+    """Time one image, decoding counted."""
+    own = Weights(encoder, require(config.mean), require(config.std))
+    probe = make_readable(take_evenly(scene.images, PROBED))
+    return measure_encoding(own, probe, require(config.image_size), scene.precision)
+
+
+def _seconds(work: Any) -> float:
+    begun = time.monotonic()
+    work()
+    return time.monotonic() - begun

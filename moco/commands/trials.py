@@ -1,0 +1,119 @@
+"""Tries the ways that are open to `moco pretrain auto`: each makes the first steps of its run, and is then judged."""
+
+import dataclasses
+import io
+import itertools
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from moco.commands.readiness import Ready, set_pace
+from moco.commands.scene import Scene
+from moco.data import fingerprint
+from moco.data.loader import Batch, Batches
+from moco.errors import DivergedError
+from moco.evaluation.comparison import judge_weights
+from moco.evaluation.session import place_weights
+from moco.interop.checkpoints import load_weights
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.loop import pretrain
+from moco.pretraining.pace import plan_trial
+from moco.pretraining.prepare import build_batches, resolve_config
+from moco.pretraining.ways import Compared, Tried
+from moco.runtime.configfile import from_json, to_json
+from moco.runtime.device import preserve_torch_state
+from moco.runtime.fields import require
+from moco.runtime.runlog import write_text
+from moco.runtime.signals import EXIT_CODE
+
+
+class _TrialIsOverError(Exception):
+    """Leaves the loop."""
+
+
+@dataclass(frozen=True)
+class FirstBatches:
+    """The first batches of a run; who asks for more leaves the loop, whose last step is saved by then."""
+
+    batches: Batches
+    steps: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """That of the run."""
+        return self.batches.steps_per_epoch
+
+    def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
+        """Yield them."""
+        yield from itertools.islice(self.batches.run(start, stop, workers), self.steps - start)
+        raise _TrialIsOverError
+
+
+def plan_trials(scene: Scene, ready: Sequence[Ready]) -> list[tuple[Ready, int]]:
+    """Plan the ways' runs and how many of their first steps are tried; nothing where the time is too short for that.
+
+    Whichever way is kept, its trial is a part of its run: what it has less are the trials of the others.
+    """
+    seconds = scene.trial_seconds(len(ready))
+    paced = [set_pace(scene, one, scene.budget.left - (len(ready) - 1) * seconds) for one in ready]
+    steps = [plan_trial(seconds, one.costs, require(one.pace).max_steps) for one in paced]
+    return list(zip(paced, steps, strict=True)) if all(steps) else []
+
+
+def note_images(folder: Path, other: Path) -> None:
+    """Tell a trial which images there are, as an earlier one found: going through a million files takes seconds."""
+    if (other / fingerprint.FILE).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(other / fingerprint.FILE, folder / fingerprint.FILE)
+
+
+def try_way(scene: Scene, ready: Ready, steps: int, folder: Path, as_it_is: Compared | None) -> Tried:
+    """Make the first steps of a run in `folder`, and judge its encoder by the neighbours of the compared images.
+
+    A run that keeps the best encoder never ends worse than it begins, so that it is not judged worse than its weights
+    `as_it_is`. One that diverges has no image right. Raises KeyboardInterrupt where a signal came.
+    """
+    bank, queries = require(scene.judged)
+    scene.say(f"auto: trying {steps} steps {ready.way.name}")
+    begun, right = time.monotonic(), torch.zeros(len(bank) + len(queries), dtype=torch.bool)
+    try:
+        _begin(scene, ready, steps, folder)
+        found = place_weights(load_weights(str(folder / "encoder.safetensors")), scene.device)
+        right = judge_weights(found, require(ready.config.image_size), bank, queries, scene.precision)
+    except DivergedError:
+        pass
+    if ready.config.keep == "best" and as_it_is is not None and int(as_it_is.right.sum()) > int(right.sum()):
+        right = as_it_is.right
+    compared = Compared(ready.way.name, require(ready.config.image_size), right)
+    return Tried(ready.way, compared, steps, time.monotonic() - begun)
+
+
+def _begin(scene: Scene, ready: Ready, steps: int, folder: Path) -> None:
+    """Run the loop for the first steps, and save after the last of them."""
+    nowhere = io.StringIO()
+    config = dataclasses.replace(ready.config, out=folder, checkpoint_every=steps, json=True)
+    with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
+        warnings.simplefilter("ignore")  # the run itself repeats them
+        with preserve_torch_state(scene.device):
+            first = FirstBatches(build_batches(resolve_config(config, scene.images), scene.images), steps)
+        try:
+            result = pretrain(config, scene.images, ready.monitor, first, ready.checkup, ready.teacher)
+        except _TrialIsOverError:
+            return
+    if result.get("exit_code") == EXIT_CODE:
+        raise KeyboardInterrupt
+
+
+def take_over(folder: Path, config: PretrainConfig) -> None:
+    """Make the trial in `folder` the run of `config`, which goes on from its checkpoint."""
+    shutil.copytree(folder, config.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("config.json"))
+    path = folder / "config.json"
+    own = from_json(PretrainConfig, path.read_bytes(), path)
+    named = {name: getattr(config, name) for name in ("out", "checkpoint_every", "json")}
+    write_text(config.out / "config.json", to_json(dataclasses.replace(own, **named), "pretrain"))

@@ -1,0 +1,111 @@
+"""What a checkpoint holds: its tensors under their whole names, containers included, and which encoder is the one."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from moco.errors import BadInputError, one_line
+
+DEPTH = 8
+"""Containers within one another, among which tensors are looked for."""
+MARKS = ("num_batches_tracked", "total_ops", "total_params")
+"""What modules are given to count with (the last two by thop): of no effect on features."""
+LATER = re.compile(r"(?:^|_)(?:ema|teacher)(?:_|$)")
+"""In the name of a part: the mean over the training's steps, which its project evaluates (DINO, timm, torchvision)."""
+BESIDE = re.compile(r"(?:^|_)(?:momentum|target|key|k|m|student)(?:_|$)|^ema_state_dict$")
+"""In the name of a part: a copy beside the encoder that its project evaluates. In `ema_state_dict` mmengine keeps the
+weights that are no mean."""
+CONTAINERS = ("state_dict_ema.", "model_ema.", "state_dict.", "model_state_dict.")
+WRAPPERS = ("model.", "module.", "_orig_mod.", "base_model.")
+"""Before every name, also of a network whose tensors had other names once."""
+SHOWN = 3
+"""Names that a message gives of each kind."""
+
+
+def flatten(content: object, where: str) -> dict[str, Tensor]:
+    """The tensors of all containers, each under the names of its containers and its own, joined by dots.
+
+    Raises BadInputError where there are none.
+    """
+    tensors = dict(_walk(content, "", DEPTH))
+    if not tensors:
+        raise BadInputError(f"{where}: holds no tensors by name, expected a checkpoint with a state_dict")
+    return tensors
+
+
+def _walk(node: object, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+    for name, value in dict.items(node) if isinstance(node, dict) else ():
+        if not isinstance(name, str):
+            continue
+        if is_plain(value):
+            yield prefix + name, value.detach()
+        elif depth:
+            yield from _walk(value, f"{prefix}{name}.", depth - 1)
+
+
+def is_plain(value: object) -> TypeGuard[Tensor]:
+    """Whether it is a tensor of real numbers, each of them in the file."""
+    if type(value) not in (Tensor, nn.Parameter) or not isinstance(value, Tensor):
+        return False
+    if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
+        return False
+    return value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def choose_encoder(prefixes: Collection[str], tensors: Mapping[str, Tensor], where: str) -> tuple[str, list[str]]:
+    """Choose the encoder that a project evaluates among those whose names begin so, and name the others.
+
+    f_q before f_k, a mean over the training's steps before the last of them. Raises BadInputError where several are as
+    good and not the same.
+    """
+    ranked = sorted(prefixes, key=_rank)
+    best = [prefix for prefix in ranked if _rank(prefix) == _rank(ranked[0])]
+    different = [prefix for prefix in best[1:] if not _same(best[0], prefix, tensors)]
+    if different:
+        names = ", ".join(f"part={prefix.rstrip('.') or '.'}@{where}" for prefix in (best[0], *different)[:SHOWN])
+        raise BadInputError(
+            f"{where}: holds {1 + len(different)} encoders, and does not say which is meant: give one, as in {names}"
+        )
+    return best[0], [prefix for prefix in ranked if prefix not in best]
+
+
+def _rank(prefix: str) -> int:
+    parts = prefix.split(".")
+    later = sum(1 for part in parts if LATER.search(part) and not BESIDE.search(part))
+    return sum(1 for part in parts if BESIDE.search(part)) - later
+
+
+def _same(first: str, second: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether what both have is equal: the same module under two names."""
+    one, other = below(first, tensors), below(second, tensors)
+    return all(torch.equal(one[name], other[name]) for name in one.keys() & other.keys())
+
+
+def find_named(expected: Collection[str], tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The tensors of the encoder that has most of the expected names, without what stands before them; or all."""
+    first = [name for name in expected if not name.endswith(MARKS)][:SHOWN]
+    prefixes = {name.removesuffix(end) for end in first for name in tensors if name.endswith(end)}
+    prefixes = {prefix for prefix in prefixes if not prefix or prefix.endswith(".")}
+    counts = {prefix: sum(prefix + name in tensors for name in expected) for prefix in prefixes}
+    most = max(counts.values(), default=0)
+    fullest = [prefix for prefix, count in counts.items() if count == most > len(expected) / 2]
+    if fullest:
+        return below(choose_encoder(fullest, tensors, where)[0], tensors)
+    for prefix in (*CONTAINERS, *WRAPPERS, *WRAPPERS):
+        inner = below(prefix, tensors)
+        if len(inner) == len(tensors) or (inner and prefix in CONTAINERS):
+            tensors = inner
+    return dict(tensors)
+
+
+def first_names(names: Collection[str]) -> str:
+    """The first few names, on one line."""
+    return ", ".join(map(one_line, list(names)[:SHOWN])) + (", ..." if len(names) > SHOWN else "")

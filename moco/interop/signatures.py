@@ -1,0 +1,62 @@
+"""Files that hold no weights by name, by how they begin: each is refused by what it is."""
+
+import zipfile
+from pathlib import Path
+
+from moco.errors import BadInputError
+
+SOURCE = "give the run, the encoder.safetensors or the checkpoint that it was made from"
+BEGINNINGS = (
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself: fetch it, git lfs pull"),
+    (b"<!doctype", "a web page, not the file itself: download it again"),
+    (b"<html", "a web page, not the file itself: download it again"),
+    (b"\x89hdf\r\n", f"an HDF5 file, as Keras writes: {SOURCE}"),
+    (b"\x93numpy", "an array of NumPy, not weights by name: give a checkpoint of torch.save or safetensors"),
+    (b"gguf", f"a GGUF file: {SOURCE}"),
+    (b"\x1f\x8b", "compressed by gzip: unpack it first"),
+    (b"(lp", f"a pickle of lists, not a checkpoint of torch.save: {SOURCE}"),
+)
+"""In lower case."""
+PROGRAMS = (
+    ("constants.pkl", f"a TorchScript program (torch.jit.save), not weights by name: {SOURCE}"),
+    ("serialized_exported_program.json", f"a program of torch.export, not weights by name: {SOURCE}"),
+    ("models/model.json", f"a program of torch.export, not weights by name: {SOURCE}"),
+    ("[Content_Types].xml", "a document, not weights"),
+)
+"""Members of zip archives."""
+DETECTRON2 = b"matching_heuristics"
+NEAR = 4096
+"""Bytes at the beginning and at the end that are looked at."""
+
+
+def require_weights(path: Path) -> None:
+    """Raise BadInputError where a file is known to be something other than weights by name."""
+    with path.open("rb") as file:
+        head = file.read(NEAR)
+        file.seek(max(0, path.stat().st_size - NEAR))
+        tail = file.read(NEAR)
+    what = next((what for start, what in BEGINNINGS if head.lstrip().lower().startswith(start)), None)
+    if what is None and head.startswith(b"PK\x03\x04"):
+        what = _program(path)
+    if what is None and (path.suffix == ".onnx" or _is_onnx(head)):
+        what = f"an ONNX network, not weights by name: {SOURCE}"
+    if what is None and head.startswith(b"\x80") and DETECTRON2 in head + tail:
+        what = f"a .pkl for detectron2, as moco export writes it: {SOURCE}"
+    if what is not None:
+        raise BadInputError(f"{path}: {what}")
+
+
+def _program(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None  # damaged: torch says how
+    if any(name.endswith(".npy") for name in names):
+        return "an archive of NumPy (.npz), not weights by name: give a checkpoint of torch.save or safetensors"
+    return next((what for end, what in PROGRAMS if any(name.endswith(end) for name in names)), None)
+
+
+def _is_onnx(head: bytes) -> bool:
+    """A ModelProto begins with the format's version, and mostly the name of the program that wrote it."""
+    return len(head) > 3 and head[0] == 8 and 0 < head[1] < 32 and (head[2] == 0x12 or head[2] == 0x3A)

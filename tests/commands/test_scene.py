@@ -1,0 +1,109 @@
+"""What auto looks at before it trains is bounded, however many images there are: by counts, not by time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+from moco.cli import main
+from moco.commands import pretrain, readiness, scene
+from moco.data.images import Images, Marks
+from moco.pretraining.timing import StepTime
+from moco.runtime.randomness import Integers
+from moco.shapes import Bytes, Image
+
+
+class Listing:
+    """A million small images that exist on a list only; counts what is decoded and identified."""
+
+    in_memory: ClassVar[bool] = False
+    unreadable: ClassVar[Mapping[int, str]] = {}
+    name_table = None
+
+    def __init__(self, count: int) -> None:
+        self.labels, self.classes = np.arange(count) % 2, ("a", "b")
+        self.decoded, self.identified = 0, 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Image:
+        self.decoded += 1
+        return torch.full((3, 16, 16), index % 251, dtype=torch.uint8)
+
+    def name(self, index: int) -> str:
+        """Its number."""
+        return str(index)
+
+    def encoded(self, index: int) -> bytes | None:
+        """None: they are no files."""
+        return None
+
+    def stack(self, index: Integers) -> Bytes | None:
+        """None: they are not in memory."""
+        return None
+
+    def identify(self, index: Integers) -> Marks:
+        """All the same."""
+        self.identified += len(index)
+        nothing = np.zeros(len(index), np.uint32)
+        return Marks("listing", nothing, nothing)
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Images]:
+    """A machine on which auto stops when training would begin; the training images that it then has."""
+    images = list[Images]()
+
+    def train(config: Any, splits: Mapping[str, Images], *_: Any) -> dict[str, Any]:
+        images.append(splits["train"])
+        return {"exit_code": 75}
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr(readiness, "time_step", lambda *_: StepTime(0.1, 0.1))
+    monkeypatch.setattr(pretrain, "train_prepared", train)
+    monkeypatch.chdir(tmp_path)
+    return images
+
+
+COMMAND = [
+    "pretrain",
+    "auto",
+    "--data",
+    "many",
+    "--out",
+    "run",
+    "--minutes",
+    "0.1",
+    "--device",
+    "cpu",
+    "--workers",
+    "0",
+]
+
+
+@pytest.mark.parametrize("count", [50_000, 1_000_000])
+def test_a_large_set_is_not_gone_through(prepared: list[Images], monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """A sample for the size, and the monitor's images, twice at most: no more for a million than for 50,000."""
+    listing = Listing(count)
+    monkeypatch.setattr(scene, "load", lambda _: {"train": listing})
+    monkeypatch.setattr(scene, "HOLDING", 0.0)
+    assert main(COMMAND) == 75
+    assert len(prepared[0]) == count
+    assert not prepared[0].in_memory
+    assert listing.decoded < 1500
+    assert listing.identified == 0
+
+
+def test_a_small_set_is_decoded_once(prepared: list[Images], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that takes little of the time."""
+    listing = Listing(200)
+    monkeypatch.setattr(scene, "load", lambda _: {"train": listing})
+    monkeypatch.setattr(scene, "HOLDING", 1e9)
+    assert main(COMMAND) == 75
+    assert prepared[0].in_memory
+    assert listing.decoded == 200 + 48

@@ -1,0 +1,125 @@
+"""Trials of ways: first steps of the very runs, of which one goes on bit for bit; what fails or is stopped is gone."""
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image as PillowImage
+from safetensors.torch import load_file, save_file
+
+from moco.cli import main
+from moco.commands import pretrain, readiness, trials
+from moco.errors import DivergedError
+from moco.evaluation.comparison import judge_weights
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.loop import pretrain as train
+from moco.pretraining.timing import StepTime
+from moco.runtime.configfile import from_json
+
+NET = "timm:test_efficientnet@net.safetensors"
+COMMAND = [
+    "pretrain", "auto", "--data", "photos", "--out", "run", "--minutes", "60", "--max-steps", "24",
+    "--init-weights", NET, "--device", "cpu", "--threads", "1", "--precision", "fp32", "--workers", "0",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Forty photographs of two classes and a tiny published network, in the current folder; a fast machine."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(readiness, "time_step", lambda *_: StepTime(0.05, 0.1))
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        (tmp_path / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 200, (80, 80, 3), dtype=np.uint8) + np.uint8(50 * (i % 2))
+        PillowImage.fromarray(pixels).save(tmp_path / "photos" / "ab"[i % 2] / f"{i:02}.jpg")
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_efficientnet").state_dict(), tmp_path / "net.safetensors")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tried() -> dict[str, dict[str, Any]]:
+    """What auto.json says of the trials, by the name of the way."""
+    return {one["name"]: one for one in json.loads(Path("run/auto.json").read_text())["tried"]}
+
+
+@pytest.mark.parametrize("goal", ["accurate", "small"])
+def test_a_run_goes_on_from_its_trial_bit_for_bit(place: Path, capsys: pytest.CaptureFixture[str], goal: str) -> None:
+    """Its encoder is that of a run of the same config that was never tried; the comparison is printed."""
+    assert main([*COMMAND, "--for", goal]) == 0
+    out, err = capsys.readouterr()
+    ways = {f"a small network taught by {NET}", "from scratch"} | (
+        {f"{NET} trained on"} if goal == "accurate" else set()
+    )
+    assert set(tried()) == ways
+    assert {one["steps"] for one in tried().values()} == {12}
+    assert err.count("<- taken") == 2
+    assert "auto: the run goes on from step 12" in err
+    assert "tried for 12 steps it gets" in out
+    events = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in events if line.get("event") == "resume"] == [12]
+    path = Path("run/config.json")
+    own = from_json(PretrainConfig, path.read_bytes(), path)
+    assert (own.out, own.max_steps) == (Path("run"), 24)
+    assert own.checkpoint_every != 12
+    pretrain.run(dataclasses.replace(own, out=Path("straight")))
+    found, expected = (load_file(Path(name, "encoder.safetensors")) for name in ("run", "straight"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert list((place / "temporary").iterdir()) == []
+    assert main(["resume", "run"]) == 0
+
+
+def test_a_way_that_diverges_or_cannot_begin_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first has no image right, the second is said not to be tried; the others go on."""
+
+    def diverge(config: PretrainConfig, *more: Any) -> Any:
+        if config.teacher is not None:
+            raise DivergedError("nan")
+        return train(config, *more)
+
+    monkeypatch.setattr(trials, "pretrain", diverge)
+    assert main([*COMMAND, "--for", "accurate"]) == 0
+    assert tried()[f"a small network taught by {NET}"]["top1"] == 0
+    assert main([*COMMAND, "--out", "second", "--symmetric"]) == 0  # cached keys of a teacher have one view
+    assert f"not tried: a small network taught by {NET}: --symmetric needs keys" in capsys.readouterr().err
+
+
+def test_weights_that_training_harms_are_judged_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their run ends with them, whatever the trial has reached (--keep best)."""
+    monkeypatch.setattr(trials, "judge_weights", lambda *more: torch.zeros_like(judge_weights(*more)))
+    assert main([*COMMAND, "--for", "accurate"]) == 0
+    compared = {one["name"]: one["top1"] for one in json.loads(Path("run/auto.json").read_text())["compared"]}
+    assert tried()[f"{NET} trained on"]["top1"] == compared[NET] > 0
+    assert json.loads(Path("run/config.json").read_text())["init_weights"] == NET
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_trial_can_be_interrupted(place: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """Exit code 130, and nothing is left behind."""
+    begin = trials.FirstBatches.run
+
+    def run(batches: trials.FirstBatches, *more: int) -> Any:
+        for count, batch in enumerate(begin(batches, *more)):
+            if count == 3:
+                os.kill(os.getpid(), number)
+            yield batch
+
+    monkeypatch.setattr(trials.FirstBatches, "run", run)
+    assert main(COMMAND) == 130
+    assert not Path("run").exists()
+    assert list((place / "temporary").iterdir()) == []

@@ -1,0 +1,58 @@
+"""Files that hold no weights by name are refused by what they are."""
+
+import gzip
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from moco.errors import BadInputError
+from moco.interop.checkpoints import load_weights
+
+
+def refused(path: Path) -> str:
+    """The message, on one line."""
+    with pytest.raises(BadInputError) as caught:
+        load_weights(str(path))
+    message = str(caught.value)
+    assert str(path) in message
+    assert len(message.splitlines()) == 1
+    return message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+        (b"\n<!DOCTYPE html><html></html>", "a web page"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(8), "HDF5"),
+        (gzip.compress(b"weights"), "gzip"),
+        (b"\x08\x0a\x12\x07pytorch" + bytes(64), "an ONNX network"),
+        (pickle.dumps({"model": {}, "__author__": "MOCO", "matching_heuristics": True}), "detectron2"),
+    ],
+    ids=["pointer", "page", "hdf5", "gzip", "onnx", "detectron2"],
+)
+def test_by_how_they_begin(tmp_path: Path, content: bytes, message: str) -> None:
+    """Whatever their name is."""
+    (tmp_path / "weights.pth").write_bytes(content)
+    assert message in refused(tmp_path / "weights.pth")
+
+
+def test_a_torchscript_program(tmp_path: Path) -> None:
+    """torch.jit.save writes a zip file as torch.save does."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.jit.trace(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8))  # type: ignore[no-untyped-call]
+        program.save(str(tmp_path / "net.pt"))
+    assert "a TorchScript program" in refused(tmp_path / "net.pt")
+
+
+def test_an_archive_of_numpy(tmp_path: Path) -> None:
+    """Such as `moco embed` writes."""
+    np.savez(tmp_path / "features.npz", features=np.zeros(3))
+    assert "an archive of NumPy" in refused(tmp_path / "features.npz")
