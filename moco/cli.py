@@ -68,6 +68,9 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 bad input, 3 diverged, 75 saved after a signal."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an accented name must not end a run on an ASCII terminal
     try:
         config, function = parse(list(sys.argv[1:] if arguments is None else arguments))
         with contextlib.redirect_stdout(sys.stderr) if config.json else contextlib.nullcontext():

@@ -381,6 +381,17 @@ def command_that(monkeypatch: pytest.MonkeyPatch, outcome: Exception | Warning |
     monkeypatch.setattr(cli, "parse", lambda arguments: (ResumeConfig(Path("run")), function))
 
 
+def test_an_ascii_terminal_shows_any_name() -> None:
+    """Of what it cannot show it gets the code."""
+    program = (
+        "import moco.cli as cli; cli.parse = lambda _: 1 / 0\ntry:\n    cli.main([])\n"
+        "except ZeroDivisionError:\n    print('caf\\u00e9')"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
+    assert done.stdout == b"caf\\xe9\n"
+
+
 @pytest.mark.parametrize(("recipe", "flag"), [("continued", "--init-weights"), ("taught", "--teacher")])
 def test_a_recipe_asks_for_its_weights(capsys: pytest.CaptureFixture[str], recipe: str, flag: str) -> None:
     """By their flag, not by a value of the recipe that nobody gave."""

@@ -4,17 +4,19 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
+from tempfile import gettempdir
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from moco.data.augment import Augmentation
 from moco.data.images import Images
 from moco.data.replacement import ChosenImages, Replaced
 from moco.data.views import Look, can_compile, make_views
-from moco.errors import BadInputError
+from moco.errors import BadInputError, one_line
 from moco.runtime.device import cores
 from moco.runtime.randomness import Integers, Stream, permute
 from moco.runtime.signals import StopRequest
@@ -129,9 +131,9 @@ def load_ahead(make: Callable[[Item], Made], items: Sequence[Item], workers: int
         _ErrorsAsItems(make), batch_size=None, sampler=items, num_workers=workers, generator=own,
         worker_init_fn=_ignore_signals, collate_fn=_keep_as_is,
     ):  # fmt: skip
-        if isinstance(one, BadInputError):
+        if isinstance(one, BadInputError | ChildProcessError):
             raise one
-        yield one
+        yield ForkingPickler.loads(one.content) if isinstance(one, _Packed) else one
 
 
 def choose_workers(images: Images) -> int:
@@ -147,9 +149,27 @@ class _ErrorsAsItems(Dataset[Any]):
 
     def __getitem__(self, item: Any) -> Any:
         try:
-            return self.make(item)
+            made = self.make(item)
         except BadInputError as error:
             return error
+        return made if get_worker_info() is None else _pack_made(made)
+
+
+class _Packed(NamedTuple):
+    """What a loading process made, ready for its pipe; tensors lie in shared memory."""
+
+    content: bytes
+
+
+def _pack_made(made: Any) -> _Packed | ChildProcessError:
+    """Pack what was made, or say why not: the thread of a queue would print a traceback, and the run wait for ever."""
+    try:
+        return _Packed(bytes(ForkingPickler.dumps(made)))
+    except Exception as error:  # noqa: BLE001 - whatever it is, only an answer ends the wait
+        return ChildProcessError(
+            f"a process that loads images cannot hand them over ({one_line(error)}): give more shared memory (docker "
+            f"run --shm-size 2g), a shorter TMPDIR (now {gettempdir()}), or --workers 0"
+        )
 
 
 def _keep_as_is(one: Made) -> Made:

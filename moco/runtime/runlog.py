@@ -137,7 +137,8 @@ class RunLog:
         """Tell a person."""
         if self.active:
             shown = "\n".join(one_line(line) for line in text.split("\n"))
-            self.console.print(shown, markup=False, highlight=False, soft_wrap=True)
+            with contextlib.suppress(SystemExit):  # where the reader is gone (| head), rich says no more, and would end
+                self.console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
     def status(self, state: str, **values: Any) -> None:
         """Replace `status.json`; it also holds the latest word on the run's health."""

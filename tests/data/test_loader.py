@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 
 from moco.data.augment import AUGMENTATIONS, draw, normalize, render
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
-from moco.data.loader import Batch, ViewBatches
+from moco.data.loader import Batch, ViewBatches, load_ahead
 from moco.errors import BadInputError
 from moco.runtime.randomness import Stream
 
@@ -233,3 +233,9 @@ def test_views_are_made_where_the_run_computes(name: str) -> None:
     assert x_q.device.type == x_k.device.type == "meta"
     assert x_q.shape == x_k.shape == (BATCH, 3, SIZE, SIZE)
     assert index.device.type == "cpu"
+
+
+def test_what_cannot_be_handed_over_ends_the_wait() -> None:
+    """As with too little shared memory: the process answers with what to set, and nobody waits for ever."""
+    with pytest.raises(ChildProcessError, match=r"cannot hand them over .*--shm-size 2g.*TMPDIR"):
+        next(load_ahead(lambda item: lambda: item, [1, 2], workers=1))

@@ -275,3 +275,22 @@ def test_damaged_lines_are_passed_over(tmp_path: Path, bad: bytes) -> None:
         log.resume(2, 0.0)
     assert [event["step"] for event in read_events(tmp_path, "resume")] == [1, 2]
     assert read_events(tmp_path / "none", "resume") == []
+
+
+def test_a_reader_that_leaves_ends_nothing(tmp_path: Path) -> None:
+    """`moco pretrain ... | head -1`: what nobody reads is dropped."""
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom moco.runtime.runlog import RunLog\n"
+        "sys.stdin.read()\n"
+        "with RunLog(Path(sys.argv[1]), 1) as log:\n"
+        "    for _ in range(3):\n        log.say('hello')\n"
+        "    log.status('done', step=1)\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.DEVNULL, stdout=writer, check=False
+    )
+    os.close(writer)
+    assert done.returncode == 0
+    assert read_status(tmp_path)["state"] == "done"
