@@ -32,7 +32,7 @@ from moco.runtime.checkpoint import digest
 from moco.runtime.configfile import drop_nonfinite, to_json
 from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check
-from moco.runtime.records import read_json
+from moco.runtime.records import read_object
 from moco.runtime.runlog import write_text
 
 
@@ -253,6 +253,6 @@ def read_kept_evaluation(config: KeptConfig) -> dict[str, Any]:
     if folder is None:
         return {}
     try:
-        return read_json(folder / f"{result_name(config)}.json")
+        return read_object(folder / f"{result_name(config)}.json")
     except (OSError, BadInputError):
         return {}

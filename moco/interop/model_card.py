@@ -11,7 +11,7 @@ from moco.core.networks import TIMM, timm_config
 from moco.errors import BadInputError
 from moco.interop.checkpoints import Weights, encoder_metadata, find_run, load_weights
 from moco.runtime.checkpoint import save_tensors
-from moco.runtime.records import read_json, read_records
+from moco.runtime.records import read_object, read_records
 
 SHOWN = (
     "init_weights", "arch", "stem", "head", "dictionary", "queue_size", "key_momentum", "temperature", "symmetric",
@@ -130,7 +130,7 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return read_json(path)
+        return read_object(path)
     except (OSError, BadInputError):
         return {}
 

@@ -13,7 +13,7 @@ from moco.pretraining.config import PretrainConfig
 from moco.report.markup import number
 from moco.runtime.configfile import VERSION, from_json
 from moco.runtime.fields import check
-from moco.runtime.records import read_json, read_records
+from moco.runtime.records import read_object, read_records
 
 LARGEST_POWER = 700.0
 """Exponent of e up to which it is a finite number; no loss of ours lies beyond it."""
@@ -143,7 +143,7 @@ def read_run(folder: Path, more_notes: tuple[str, ...] = ()) -> Run:
 
     def read(path: Path) -> dict[str, Any]:
         try:
-            return read_json(path)
+            return read_object(path)
         except FileNotFoundError:
             return {}
         except (OSError, BadInputError) as error:

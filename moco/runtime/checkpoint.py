@@ -155,6 +155,8 @@ def serialize(tensors: Mapping[str, Tensor], metadata: Metadata) -> bytes:
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     """Read what `save_tensors` wrote. Raises BadInputError where the file is not that, or not whole."""
+    if path.exists() and not path.is_file():  # to open a pipe would wait for ever, deaf to signals
+        raise BadInputError(f"{path}: expected a regular file")
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("moco")

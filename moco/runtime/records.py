@@ -26,7 +26,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deep") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object.
 
     Raises BadInputError where it holds none, is too large or is no regular file, and OSError where it cannot be read.

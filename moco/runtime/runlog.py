@@ -20,7 +20,7 @@ from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.files import replace_file
 from moco.runtime.machine import machine
 from moco.runtime.progress import columns
-from moco.runtime.records import read_json, read_records
+from moco.runtime.records import read_object, read_records
 
 if sys.platform != "win32":
     import fcntl
@@ -195,7 +195,7 @@ def _naming(path: Path) -> Iterator[None]:
 def read_status(run: Path) -> dict[str, Any]:
     """What `status.json` of a run says; empty where there is none, or a damaged one."""
     try:
-        return read_json(run / "status.json")
+        return read_object(run / "status.json")
     except (OSError, BadInputError):
         return {}
 

@@ -14,7 +14,7 @@ from moco.errors import BadInputError, StoppedError, one_line
 from moco.report.markup import number
 from moco.report.runs import Run, read_run
 from moco.runtime.files import replace_file
-from moco.runtime.records import read_json
+from moco.runtime.records import read_object
 from moco.runtime.signals import EXIT_CODE, StopRequest
 from moco.study.definition import Study
 from moco.study.plan import Cell
@@ -133,7 +133,7 @@ def keep_cell_result(out: Path, result: Result) -> None:
 def read_cell_result(out: Path, cell: Cell) -> Result | None:
     """A finished cell's figures; None where there are none."""
     try:
-        result = read_json(out / "results" / f"{cell.name}.json")
+        result = read_object(out / "results" / f"{cell.name}.json")
     except (OSError, BadInputError):
         return None
     whole = result.keys() >= RESULT_KEYS and isinstance(result["figures"], dict)

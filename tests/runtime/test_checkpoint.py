@@ -297,3 +297,10 @@ def test_what_is_to_be_kept_is_kept(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == sound
     assert other.exists()
     assert not half.exists()
+
+
+def test_a_pipe_in_place_of_a_checkpoint(tmp_path: Path) -> None:
+    """It is refused; to open it would wait for a writer, deaf to signals."""
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(BadInputError, match="expected a regular file"):
+        load_tensors(tmp_path / "pipe.safetensors")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from moco.errors import BadInputError
 from moco.runtime import records
-from moco.runtime.records import parse_json, read_json, read_records, require_numbers
+from moco.runtime.records import parse_json, read_object, read_records, require_numbers
 from moco.runtime.runlog import RunLog, read_metrics, read_status
 
 NONE = ["NaN", "Infinity", "-Infinity", "1e400", "-1e999", "1" + 400 * "0", "-" + "9" * 5000]
@@ -42,7 +42,7 @@ def test_a_file_that_holds_no_object(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "status.json"
     path.write_bytes(content)
     with pytest.raises(BadInputError, match=r"status\.json: ") as error:
-        read_json(path)
+        read_object(path)
     assert "\n" not in str(error.value)
     assert read_status(tmp_path) == {}
 
@@ -53,7 +53,7 @@ def test_the_place_in_a_file_is_named(tmp_path: Path, number: str) -> None:
     path = tmp_path / "config.json"
     path.write_text(f'{{"arms": [{{"lr": {number}}}]}}')
     with pytest.raises(BadInputError, match=r"config\.json: arms: 0: lr is "):
-        read_json(path)
+        read_object(path)
 
 
 DAMAGED = [

@@ -114,7 +114,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"about": "x", "arms": [{**ARM, "paper": math.nan}]}, "paper is nan, expected a finite number"),
     ({"about": "x", "arms": [{**ARM, "x": math.inf}]}, "x is inf, expected a finite number"),
     ({"about": "x", "arms": [{**ARM, "values": {"lr": 10**400}}]}, "arms: 0: values: lr is a whole number of more"),
-    ({"about": "x", "grid": {name: [*range(100)] for name in "abcde"}}, "10000000000 arms, expected at"),
+    ({"about": "x", "grid": {key: [*range(100)] for key in "abcde"}}, "10000000000 arms, expected at"),
     ({"about": "x", "arms": [ARM] * 1001}, "1001 arms, expected at most 1000"),
     ({"about": "x", "grid": {}}, "expected flags, each with a list"),
     ({"about": "x", "arms": [ARM], "steps": 0}, "steps is 0, expected 1 or more"),
