@@ -31,7 +31,11 @@ def check_examples(data: str, train: Examples, test: Examples, files: FileImages
 
     Raises BadInputError, naming the first file, where sizes differ, or the training images show fewer than two classes.
     """
-    kept = data_home() / "checked" / f"{_digest(data, files, train, test)}.json"
+    name = f"{_digest(data, files, train, test)}.json"
+    try:
+        kept = data_home() / "checked" / name
+    except RuntimeError:  # a user without a home: it is kept beside nothing
+        kept = Path(os.devnull) / name
     found = _read_kept(kept)
     if found is None:
         found = [*_check(data, "training", train), *_check(data, "test", test)]
@@ -52,7 +56,9 @@ def _digest(data: str, files: FileImages, *parts: Examples) -> str:
     """
     sha = hashlib.sha256(f"{VERSION} {Path(data).absolute()}".encode("utf-8", "surrogateescape"))
     for examples in parts:
-        sha.update(f"{examples.rules} {examples.kind} {len(examples)} {examples.classes}".encode("utf-8", "replace"))
+        colours = getattr(examples.annotations, "colours", None)
+        told = (examples.rules, examples.kind, len(examples), examples.classes, colours)
+        sha.update(repr(told).encode("utf-8", "replace"))
     for row in range(len(files)):
         path = os.path.join(os.fsencode(data), os.fsencode(files.name(row)))
         found = os.stat(path)

@@ -39,7 +39,7 @@ def label_maps(
 ) -> MappedImages:
     """Images whose second images have a class in every pixel."""
     read = partial(classes_of, label_of=label_of, classes=len(classes), colours=colours)
-    return MappedImages(paths, maps, classes, "semantic", "semantic", read)
+    return MappedImages(paths, maps, classes, "semantic", "semantic", read, colours=colours)
 
 
 def open_voc_semantic(data: Path, split: str) -> MappedImages:

@@ -29,6 +29,7 @@ class MappedImages:
     read: Callable[[str, int], Target]
     """The target from a map's path and the image's number."""
     skeleton: Skeleton | None = None
+    colours: Colours | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -52,7 +53,7 @@ class MappedImages:
 
     def values(self, index: int) -> Values:
         """The map (H, W)."""
-        return read_values(self.maps.name(index))
+        return read_values(self.maps.name(index), self.colours)
 
     def target(self, index: int) -> Target:
         """What the map says of the image."""
