@@ -183,7 +183,8 @@ def _seconds(work: Any) -> float:
 
 
 def _is_labelled(scene: Scene) -> bool:
-    return scene.images.labels is not None and len(scene.images.classes) > 1
+    train = scene.splits["train"]
+    return train.labels is not None and len(train.classes) > 1
 
 
 def _explain(scene: Scene, ready: Ready) -> None:

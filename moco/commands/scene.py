@@ -1,5 +1,6 @@
 """What `moco pretrain auto` begins with: the images, published weights, and how these compare as they are."""
 
+import functools
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from moco.core.pair import Teacher
 from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, Split
 from moco.data.kept import keep_prepared
-from moco.data.splits import monitor_split
+from moco.data.splits import monitor_split, training_images
 from moco.errors import BadInputError
 from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding
 from moco.evaluation.session import place_weights
@@ -45,10 +46,10 @@ class Scene:
     precision: Precision
     budget: Budget
 
-    @property
+    @functools.cached_property
     def images(self) -> Images:
         """The training images."""
-        return self.splits["train"]
+        return training_images(self.splits)
 
     def share(self, share: float, bounds: tuple[float, float]) -> float:
         """Compute a share of the time in seconds, within bounds."""
@@ -61,8 +62,8 @@ class Scene:
 
 def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Scene:
     """Open the images and look at their size. Raises BadInputError where they are too few."""
-    splits = pretrain.open_splits(config.data)
-    images = splits["train"]
+    splits = pretrain.open_splits(config.data, given.get("exclude", ()))
+    images = training_images(splits)
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(
             f"--data {config.data}: {len(images)} training image(s), expected at least {FEWEST_IMAGES}, and some "

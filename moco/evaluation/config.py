@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
+from moco.data.config import Excluded
 from moco.evaluation.label_share import read_label_share
 from moco.runtime.fields import (
     BatchSize,
@@ -114,6 +115,7 @@ class KnnConfig:
     device: Device = "auto"
     workers: Workers = None
     threads: Threads = None
+    exclude: Excluded = ()
     json: JsonOutput = False
 
 
@@ -148,6 +150,7 @@ class LinearConfig:
     device: Device = "auto"
     workers: Workers = None
     threads: Threads = None
+    exclude: Excluded = ()
     json: JsonOutput = False
 
 
@@ -182,6 +185,7 @@ class LowshotConfig:
     device: Device = "auto"
     workers: Workers = None
     threads: Threads = None
+    exclude: Excluded = ()
     json: JsonOutput = False
 
 
@@ -216,6 +220,7 @@ class FinetuneConfig:
     device: Device = "auto"
     workers: Workers = None
     threads: Threads = None
+    exclude: Excluded = ()
     json: JsonOutput = False
 
 
@@ -228,7 +233,7 @@ class EmbedConfig:
     """Images, as for pretrain, with labels or without."""
     out: Path
     """File to write: NAME.npz with the arrays features, labels, paths, splits and classes."""
-    split: Literal["all", "train", "val", "test"] = "all"
+    split: Literal["all", "train", "val", "test", "unlabeled"] = "all"
     """Split to encode."""
     features: EncoderOutput = "backbone"
     unit: bool = False
@@ -244,6 +249,7 @@ class EmbedConfig:
     device: Device = "auto"
     workers: Workers = None
     threads: Threads = None
+    exclude: Excluded = ()
     json: JsonOutput = False
 
 
@@ -261,7 +267,7 @@ GONE: dict[type, dict[str, str]] = {
 KeptConfig = KnnConfig | LinearConfig | LowshotConfig | FinetuneConfig
 EvaluationConfig = KeptConfig | EmbedConfig
 """Any evaluation's settings; what they share has one name."""
-REPEATED = ("baseline",)
+REPEATED = ("baseline", "exclude")
 """Flags that are given once for each of their values."""
 KEPT: dict[str, type[KeptConfig]] = {
     "knn": KnnConfig, "linear": LinearConfig, "lowshot": LowshotConfig, "finetune": FinetuneConfig,
