@@ -64,9 +64,10 @@ class PretrainConfig:
     """Weights to start from: a run, a checkpoint, an encoder.safetensors, another project's checkpoint, or published
     ones, timm:NAME, timm:NAME@FILE or torchvision:NAME (docs/interop.md). They also set --arch, --stem, --image-size,
     --mean and --std unless given. f_k and the queue are loaded too where the file has them and they fit."""
-    init: Literal["kaiming", "torch"] = "kaiming"
-    """Random initial weights of a ResNet's convolutions: kaiming, normal by fan-out as in the papers, or torch, PyTorch's
-    own smaller, uniform ones, with which the first epochs learn more."""
+    init: Literal["kaiming", "torch", "whitened"] = "kaiming"
+    """Random initial weights of a ResNet's convolutions: kaiming, normal by fan-out as in the papers; torch, PyTorch's
+    own smaller, uniform ones, with which the first epochs learn more; or whitened, these with a first convolution that
+    whitens the images' patches, with which they learn more still."""
 
     teacher: str | None = None
     """Weights of a frozen teacher that makes the keys (SEED, arXiv:2101.04731): as for --init-weights, of any
@@ -153,6 +154,13 @@ class PretrainConfig:
     """Factor by which --schedule step multiplies the learning rate at each of --milestones."""
     warmup_epochs: WarmupEpochs = 0.0
     """Epochs over which the learning rate first rises to its full value."""
+    optimizer: Literal["sgd", "muon"] = "sgd"
+    """sgd; or muon for the inner kernels of a ResNet, whose steps it makes equally large in every direction, and sgd
+    for the rest and for other networks. With muon the first epochs learn much more (docs/design.md)."""
+    muon_lr: Positive = 0.05
+    """Share of its norm by which a step of muon moves a kernel. It falls as --schedule says."""
+    muon_momentum: Share = 0.9
+    """Momentum of muon (not m)."""
     sgd_momentum: SgdMomentum = 0.9
     weight_decay: WeightDecay = 1e-4
 

@@ -18,16 +18,16 @@ from moco.interop.checkpoints import encoder_metadata
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import load_f_k_and_queue
 from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
+from moco.pretraining.optimizer import build_optimizer, set_rate, take_step
 from moco.pretraining.prepare import (
     build_batches,
     build_dictionary,
     build_encoder,
     build_loss,
-    build_optimizer,
     build_schedule,
     describe_run,
     resolve_config,
-    set_rate,
+    whiten_first_layer,
 )
 from moco.runtime import distributed, pulse
 from moco.runtime.device import autocast, preserve_torch_state, resolve_device
@@ -61,7 +61,10 @@ def pretrain(
             return {**earlier["result"], "already_done": True}
 
         torch.manual_seed(config.seed)
-        f_q = build_encoder(config).to(config.device).to(memory_format=torch.channels_last)
+        f_q = build_encoder(config)
+        if config.init == "whitened" and config.init_weights is None:
+            whiten_first_layer(f_q, build_batches(config, images))
+        f_q = f_q.to(config.device).to(memory_format=torch.channels_last)
         pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
         if config.compile:
             compile_encoders(pair)
@@ -128,7 +131,7 @@ def train(
         if diverged:
             advice = f"start again with a smaller --lr (now {config.lr:g}) or --precision fp32"
             raise run.diverge(step, losses, norm, advice)
-        optimizer.step()
+        take_step(optimizer)
         optimizer.zero_grad()
         pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
         for q, k, index in join(written, config.accumulate):

@@ -6,23 +6,24 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 
-import torch
-
 from moco.core.batchnorm import GroupedBatchNorm, keep_statistics
 from moco.core.dictionary import Dictionary, InBatch, Keys, MemoryBank, Queue, TeacherKeys
 from moco.core.encoder import Encoder, EncoderPlan, parameter_count
 from moco.core.loss import Contrast, info_nce, match_teacher
 from moco.core.pair import Teacher
 from moco.core.resnet import ResNet
+from moco.core.whitening import views_to_whiten, whiten
 from moco.data.augment import AUGMENTATIONS
 from moco.data.images import Images
 from moco.data.loader import ViewBatches, choose_workers
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig, negatives, shared_negatives
 from moco.pretraining.initial import fill, with_weights
+from moco.pretraining.optimizer import inner_kernels
 from moco.runtime import distributed
 from moco.runtime.device import resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check, flag, require
+from moco.runtime.randomness import Stream, permute
 from moco.runtime.run import OF_EACH_PROCESS
 from moco.runtime.schedule import Schedule
 from moco.shapes import Features
@@ -173,7 +174,7 @@ def build_encoder(config: PretrainConfig) -> Encoder:
     Raises BadInputError where the weights do not fit the network, or the network the size of the images or views.
     """
     encoder = Encoder(encoder_plan(config))
-    if config.init == "torch" and isinstance(encoder.backbone, ResNet):
+    if config.init != "kaiming" and isinstance(encoder.backbone, ResNet):
         encoder.backbone.reset_convolutions()
     if config.init_weights is not None:
         fill(encoder, config.init_weights)
@@ -185,6 +186,18 @@ def build_encoder(config: PretrainConfig) -> Encoder:
         keep_statistics(encoder, affine=config.bn == "keep")
     encoder.set_recompute(config.recompute)
     return encoder
+
+
+def whiten_first_layer(encoder: Encoder, batches: ViewBatches) -> None:
+    """Let the first convolution of a ResNet whiten the patches of the views of the first images (--init whitened).
+
+    Every rank takes the same images.
+    """
+    if isinstance(encoder.backbone, ResNet):
+        count = min(views_to_whiten(encoder.backbone.conv1, batches.view_size), len(batches.images))
+        first = permute(range(count), len(batches.images), seed=batches.seed, stream=Stream.ORDER, epoch=0)
+        (views,) = batches.make_views(first, 0, [Stream.VIEW_QUERY])
+        whiten(encoder.backbone.conv1, views)
 
 
 def build_dictionary(config: PretrainConfig, images: int, teacher: Teacher | None = None) -> Dictionary:
@@ -228,22 +241,6 @@ def build_schedule(config: PretrainConfig, steps_per_epoch: int) -> Schedule:
     )
 
 
-def build_optimizer(config: PretrainConfig, f_q: Encoder) -> torch.optim.SGD:
-    """SGD over all of f_q in fused calls, with the head's rate as a multiple (`ratio`) of the backbone's."""
-    momentum, decay, lr = config.sgd_momentum, config.weight_decay, require(config.lr)
-    groups = [
-        {"params": list(f_q.backbone.parameters()), "ratio": 1.0},
-        {"params": list(f_q.head.parameters()), "ratio": (config.head_lr or lr) / lr},
-    ]
-    return torch.optim.SGD(groups, momentum=momentum, weight_decay=decay, fused=True)
-
-
-def set_rate(optimizer: torch.optim.SGD, lr: float) -> None:
-    """Set the learning rate of the next step, and the head's in proportion."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["ratio"]
-
-
 def build_loss(config: PretrainConfig) -> Callable[[Features, Keys], Contrast]:
     """The loss of queries (N, C) and keys: InfoNCE, or with a teacher the match of its distribution."""
     if config.teacher is None:
@@ -263,6 +260,9 @@ def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> st
     groups = f"{config.bn_groups} BN groups" if config.bn == "train" else "BN statistics of the weights"
     groups = groups if normalised else "no batch normalisation (--bn and --bn-groups have no effect)"
     head = "" if config.head_lr is None else f" ({config.head_lr:g} for the head)"
+    if config.optimizer == "muon":
+        kernels = inner_kernels(config, encoder)
+        head += f", muon {config.muon_lr:g} for {len(kernels)} kernels" if kernels else ", no kernels for muon"
     return (
         f"{len(images)} images, {config.max_steps} steps of {config.batch_size}; {config.arch} with "
         f"{parameter_count(encoder.backbone) / 1e6:.1f} M parameters, views of {config.view_size} pixels\n"

@@ -43,6 +43,8 @@ QUICK: dict[str, Any] = {
     "bn_groups": 4,
     "epochs": 5,
     "base_lr": 0.12,
+    "init": "whitened",
+    "optimizer": "muon",
     "knn_k": None,
 }
 """In its first few thousand steps an encoder changes so fast that it can distinguish a queue's keys by their age, and

@@ -27,7 +27,7 @@ from tests.pretraining.algorithm_1 import algorithm_1
 SMALL: dict[str, Any] = {
     "arch": "resnet18-w16", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 80, "max_steps": 6,
     "bn_groups": 4, "log_every": 1, "checkpoint_every": 0, "knn_every": 0, "threads": 1, "precision": "fp32",
-    "device": "cpu", "augment": "cifar", "base_lr": 0.06,
+    "device": "cpu", "augment": "cifar", "base_lr": 0.06, "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip
 MECHANISMS = ["queue", "memory-bank", "in-batch"]
 

@@ -1,0 +1,97 @@
+"""The optimiser: SGD, and Muon for the kernels of a ResNet's inner convolutions."""
+
+import torch
+from torch import Tensor, nn
+
+from moco.core.encoder import Encoder
+from moco.core.resnet import ResNet
+from moco.pretraining.config import PretrainConfig
+from moco.runtime.fields import require
+from moco.runtime.state import MOMENTUM
+
+QUINTIC = (3.4445, -4.7750, 2.0315)
+"""a, b, c: x -> a x + b x^3 + c x^5 brings singular values from (0, 1] near 1 in few steps."""
+STEPS = 3
+
+
+def build_optimizer(config: PretrainConfig, f_q: Encoder) -> torch.optim.SGD:
+    """SGD over all of f_q in fused calls, with the head's rate as a multiple (`ratio`) of the backbone's.
+
+    With `--optimizer muon` the inner kernels are a group of their own, marked `kernels`, without momentum or decay:
+    `take_step` replaces their gradients.
+    """
+    momentum, decay, lr = config.sgd_momentum, config.weight_decay, require(config.lr)
+    kernels = inner_kernels(config, f_q)
+    inner = {id(kernel) for kernel in kernels}
+    groups = [
+        {"params": [p for p in f_q.backbone.parameters() if id(p) not in inner], "ratio": 1.0},
+        {"params": list(f_q.head.parameters()), "ratio": (config.head_lr or lr) / lr},
+    ]
+    if kernels:
+        narrow = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        groups.append({
+            "params": kernels, "ratio": config.muon_lr / lr, "momentum": 0.0, "weight_decay": 0.0,
+            "kernels": {"momentum": config.muon_momentum, "dtype": narrow},
+        })  # fmt: skip
+    return torch.optim.SGD(groups, momentum=momentum, weight_decay=decay, fused=True)
+
+
+def inner_kernels(config: PretrainConfig, f_q: Encoder) -> list[nn.Parameter]:
+    """The kernels that Muon trains: of all convolutions of a ResNet but the first, where their norms are trained.
+
+    There a batch normalisation behind each takes its scale out, so that a fixed norm loses nothing. Other networks have
+    none, and SGD trains all of them.
+    """
+    if config.optimizer != "muon" or config.bn != "train" or not isinstance(f_q.backbone, ResNet):
+        return []
+    return [p for name, p in f_q.backbone.named_parameters() if p.dim() == 4 and name != "conv1.weight"]
+
+
+def set_rate(optimizer: torch.optim.SGD, lr: float) -> None:
+    """Set the learning rate of the next step, and that of the head and of the kernels in proportion."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["ratio"]
+
+
+@torch.no_grad()
+def take_step(optimizer: torch.optim.SGD) -> None:
+    """Make the optimiser's step; a kernel W (out, in, k, k) of a Muon group, as a matrix of `out` rows, makes Muon's.
+
+    With its gradient g, M <- mu M + g, O = orthogonalize(g + mu M), W <- W sqrt(out) / |W| - lr O. The norm of O is
+    at most about sqrt(out), so lr is the share of its norm by which a kernel moves. Nothing is lost with the norm of W:
+    the batch normalisation behind it takes it out again.
+
+    Source: K. Jordan and others, Muon (2024); the fixed norm and three steps from their CIFAR-10 training
+    (arXiv:2404.00498 and its code).
+    """
+    for group in optimizer.param_groups:
+        if "kernels" not in group:
+            continue
+        how = group["kernels"]
+        for kernel in group["params"]:
+            assert kernel.grad is not None
+            state = optimizer.state[kernel]
+            if MOMENTUM not in state:
+                state[MOMENTUM] = torch.zeros_like(kernel)
+            state[MOMENTUM].mul_(how["momentum"]).add_(kernel.grad)
+            step = (kernel.grad + how["momentum"] * state[MOMENTUM]).flatten(1)
+            kernel.grad.copy_(orthogonalize(step.to(how["dtype"])).view(kernel.shape))  # in its layout: SGD is fused
+            kernel.mul_(len(kernel) ** 0.5 / kernel.norm().clamp(min=1e-7))
+    optimizer.step()
+
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """Bring the singular values of a matrix near 1, and keep its singular vectors: about U V^T of U S V^T.
+
+    X <- a X + (b A + c A A) X with A = X X^T, three times, from the matrix divided by its norm (Newton-Schulz).
+    Singular values of at least 0.02 of that norm end between 0.68 and 1.21; smaller ones grow by at most a^3 = 41.
+    """
+    a, b, c = QUINTIC
+    x: Tensor
+    wide = len(matrix) <= matrix[0].numel()
+    x = matrix if wide else matrix.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(STEPS):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return x if wide else x.T
