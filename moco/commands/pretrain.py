@@ -16,6 +16,7 @@ from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, hold
 from moco.data.kept import KEPT_BYTES, keep_prepared
 from moco.data.loader import choose_workers
+from moco.data.named import absolute_data
 from moco.data.splits import monitor_source, monitor_split, training_images
 from moco.errors import one_line
 from moco.evaluation.alignment import align_uniform, draw_pairs
@@ -61,6 +62,7 @@ def train_prepared(
     config: PretrainConfig, splits: dict[Split, Images], monitor: Monitor, teacher: Teacher | None
 ) -> dict[str, Any]:
     """Train on the images of a config whose monitor and teacher are ready."""
+    config = dataclasses.replace(config, data=absolute_data(config.data))
     if teacher is not None:
         config = dataclasses.replace(config, feature_dim=teacher.width)
     images = training_images(splits)

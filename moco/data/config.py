@@ -38,3 +38,18 @@ class PackConfig:
     """Size in bytes at which a new shard begins."""
     exclude: Excluded = ()
     json: JsonOutput = False
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Read every image of a set, without training, and list those that cannot be read."""
+
+    data: str
+    """Images, as for pretrain; all splits are read."""
+    out: Path | None = None
+    """File to write the list to, as CSV: split, path, reason."""
+    exclude: Excluded = ()
+    workers: Annotated[
+        Annotated[int, Range(1, 512)] | None, arg(help="Threads that read; by default one per core.")
+    ] = None
+    json: JsonOutput = False

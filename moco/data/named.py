@@ -24,6 +24,12 @@ def data_home() -> Path:
     return Path(os.environ.get("MOCO_DATA") or Path.home() / ".cache" / "moco")
 
 
+def absolute_data(data: str) -> str:
+    """Write the place of images so that it holds in any working directory; a name stays a name."""
+    path = Path(data).expanduser()
+    return os.path.abspath(path) if path.exists() else data
+
+
 FASHION_MNIST_FILES = {
     "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
     "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",

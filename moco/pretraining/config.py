@@ -230,6 +230,8 @@ class ResumeConfig:
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
+    data: str | None = None
+    """Where the images lie now, if they were moved; they must be the same."""
     workers: Annotated[Workers, tyro.conf.arg(help="Processes that load images; by default as many as before.")] = None
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False

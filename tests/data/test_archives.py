@@ -43,7 +43,9 @@ def archive(root: Path, name: str) -> Path:
                 info = tarfile.TarInfo(member)
                 info.size = len(png())
                 tar.addfile(info, io.BytesIO(png()))
-        compress: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "tgz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+        compress: dict[str, Callable[[bytes], bytes]] = {
+            "gz": gzip.compress, "tgz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress,
+        }  # fmt: skip
         path.write_bytes(compress[name.rpartition(".")[2]](buffer.getvalue()))
     return path
 
