@@ -4,6 +4,8 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,14 @@ from moco.shapes import Image
 TIFF_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3, 9: 3}
 """Bands of RGB, CMYK, YCbCr and L*a*b* in a TIFF; grey and palette have one."""
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+HEIC_READER = next((name for name in ("pillow_heif", "pi_heif") if find_spec(name) is not None), None)
+"""The optional package that lets Pillow read HEIC (the extra `heic`)."""
+if HEIC_READER is not None:
+    import_module(HEIC_READER).register_heif_opener()
+
+FORMATS = (
+    "AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", *(("HEIF",) if HEIC_READER else ()),
+)  # fmt: skip
 """The formats that are read, whatever a file is called. Pillow knows more, and has EPS drawn by another program."""
 
 

@@ -101,8 +101,8 @@ def _search(root: Path, search: Search) -> FileImages:
     if not len(paths):
         left_out = f" (left out: {search.notes.left_out})" if search.notes.skipped else ""
         raise BadInputError(
-            f"--data {root}: no image in it{left_out}, expected files ending in {' '.join(EXTENSIONS)}, or others "
-            f"whose content is an image"
+            f"--data {root}: no image in it, expected files ending in {' '.join(EXTENSIONS)}, or others "
+            f"whose content is an image{left_out}"
         )
     labels: Labels | None = None
     names = sorted(search.classes)

@@ -55,8 +55,8 @@ def open_shards(paths: Sequence[Path], label: str, notes: Notes | None = None) -
     if not len(rows):
         left_out = f" (left out: {found.left_out})" if found.skipped else ""
         raise BadInputError(
-            f"--data {paths[0].parent}: no image in its tar files{left_out}, expected members ending in "
-            f"{' '.join(EXTENSIONS)}"
+            f"--data {paths[0].parent}: no image in its tar files, expected members ending in "
+            f"{' '.join(EXTENSIONS)}{left_out}"
         )
     arrays = rows.columns(labels)
     facts = {"shards": before, "classes": list(classes), "rules": RULES, "parts": parts, "notes": found.to_facts()}

@@ -5,8 +5,8 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
-from importlib.util import find_spec
 
+from moco.data.decoding import HEIC_READER
 from moco.data.images import EXTENSIONS
 from moco.errors import BadInputError
 
@@ -17,8 +17,6 @@ def word_set(text: str) -> frozenset[str]:
 
 
 HEIC_EXTENSIONS = (".heic", ".heif", ".hif")
-HEIC_READER = next((name for name in ("pillow_heif", "pi_heif") if find_spec(name) is not None), None)
-"""The optional package that lets Pillow read HEIC."""
 OTHER_EXTENSIONS = word_set(
     ".txt .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .cfg .md .rst .html .htm .pdf .doc .docx .xls .xlsx .ppt "
     ".pptx .rtf .tex .log .lst .names .data .idx .cls .label .labels .bbox .py .pyc .ipynb .sh .bat .m .r .c .h .cpp "
