@@ -235,7 +235,8 @@ def weighted_knn(
 ) -> tuple[float, float]:
     """Return top-1 and top-5 of the k nearest training features voting exp(cosine / t) (arXiv:1805.01978, Sec. 3.4).
 
-    Equally similar neighbours rank by lower training index, equal votes by lower class id; accuracies in percent.
+    Equally similar neighbours rank by lower training index, equal votes by lower class id; a class that no neighbour
+    has is no answer. Accuracies are in percent.
     """
     train_units = [_normalise(feature) for feature in train]
     top1 = 0
@@ -250,7 +251,7 @@ def weighted_knn(
         votes = [math.fsum(ballot) for ballot in ballots]
         ranking = sorted(range(classes), key=lambda c: (-votes[c], c))
         top1 += int(label) == ranking[0]
-        top5 += int(label) in ranking[:5]
+        top5 += int(label) in [c for c in ranking[:5] if ballots[c]]
     return 100.0 * top1 / len(test), 100.0 * top5 / len(test)
 
 

@@ -39,6 +39,7 @@ from moco.runtime import distributed
 from moco.runtime.configfile import from_json
 from moco.runtime.device import preserve_torch_state, set_threads
 from moco.runtime.fields import check, require
+from moco.runtime.files import read_bounded
 from moco.runtime.runlog import write_text
 from moco.runtime.signals import terminate_as_interrupt
 
@@ -82,7 +83,7 @@ def run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[st
     there = config.out / "config.json"
     if there.is_file():
         print(f"auto: {config.out} holds a run; its own settings are kept", file=sys.stderr)
-        own = from_json(PretrainConfig, there.read_bytes(), there)
+        own = from_json(PretrainConfig, read_bounded(there), there)
         return pretrain.run(dataclasses.replace(own, data=config.data, out=config.out, json=config.json))
     budget = Budget(60 * config.minutes, started)
     with terminate_as_interrupt():

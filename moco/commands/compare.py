@@ -12,6 +12,7 @@ from moco.errors import BadInputError, one_line
 from moco.evaluation.config import RANDOM
 from moco.interop.published import TORCHVISION
 from moco.runtime.fields import flag
+from moco.runtime.records import read_json
 from moco.transfer.config import CompareConfig
 from moco.transfer.evaluator import RESULT
 from moco.transfer.recipes import TASKS
@@ -54,7 +55,7 @@ def read(run: Path) -> dict[str, Any]:
     """What a transfer run reached: kind of weights, figures and their deviation over trials."""
     path = run / "evaluations" / f"{RESULT}.json"
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
         task, weights = content["task"], str(content["weights"])
         figures = {name: float(content[name]) for name in TASKS[task].figures if name in content}
         deviation = {name: float(value) for name, value in dict(content.get("deviation", {})).items()}

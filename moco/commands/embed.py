@@ -15,7 +15,7 @@ from moco.evaluation.features import encode
 from moco.evaluation.session import all_splits, say, session, workers_for
 from moco.runtime import distributed
 from moco.runtime.fields import check
-from moco.runtime.files import require_file_name
+from moco.runtime.files import require_file_name, written_aside
 
 UNLABELLED = -1
 
@@ -62,11 +62,10 @@ def describe_rows(parts: Mapping[Any, Images]) -> dict[str, npt.NDArray[Any]]:
 
 def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write arrays so that the file is at every moment the old one or the new one; no pickled object is in it."""
-    partial = path.with_name(path.name + ".part")
     try:
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        partial.replace(path)
+        with written_aside(path) as partial:
+            with partial.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise BadInputError(f"--out {path}: cannot be written ({error.strerror})") from error

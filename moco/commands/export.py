@@ -1,7 +1,6 @@
 """`moco export`: write an encoder for another project, load it there, and compare the features of real images."""
 
 import importlib.util
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from moco.errors import BadInputError, VoidError
 from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.config import ExportConfig
 from moco.interop.targets import TARGETS
-from moco.runtime.files import require_file_name
+from moco.runtime.files import require_file_name, written_aside
 from moco.shapes import SquareViews
 
 TOLERANCE = 1e-4
@@ -34,15 +33,14 @@ def run(config: ExportConfig) -> dict[str, Any]:
     require_file_name("--out", config.out)
     weights = load_weights(config.weights)
     target.require(weights, config.format)
-    partial = config.out.with_name(config.out.name + ".part")
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    _remove(partial)  # of an export that was killed
-    try:
+    with written_aside(config.out, folder=True) as folder:
+        partial = folder / "export"
         target.write(weights, partial, config.weights)
         figures = _compared(target.features, weights, partial) if target.features is not None else {}
+        if config.out.exists():
+            raise BadInputError(f"--out {config.out}: another export wrote it meanwhile: give another name")
         partial.replace(config.out)
-    finally:
-        _remove(partial)
     difference = figures.get("largest_difference")
     library = target.checked_with(weights)
     checked = library if difference is None else f"{library} ({figures['images']} photographs)"
@@ -88,10 +86,3 @@ def _require(name: str, packages: tuple[str, ...]) -> None:
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise BadInputError(f"--format {name} needs {' and '.join(missing)}: pip install 'momentum-contrast[export]'")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

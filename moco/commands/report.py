@@ -14,6 +14,7 @@ from moco.report.runs import GALLERY, distinct_names, read_config, read_run
 from moco.report.transfer import is_transfer
 from moco.runtime.fields import check
 from moco.runtime.files import replace_file, require_file_name
+from moco.runtime.records import read_json
 
 
 def run(config: ReportConfig) -> dict[str, Any]:
@@ -92,8 +93,8 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
 def _stored(path: Path) -> dict[str, Any]:
     """What an earlier gallery was computed of; empty where there is none."""
     try:
-        of = json.loads(path.read_bytes())["of"]
-    except (OSError, ValueError, KeyError, TypeError):
+        of = read_json(path)["of"]
+    except (OSError, BadInputError, KeyError):
         return {}
     return of if isinstance(of, dict) else {}
 

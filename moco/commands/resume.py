@@ -10,6 +10,7 @@ from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig, ResumeConfig
 from moco.runtime.configfile import from_json, read_command
 from moco.runtime.fields import check
+from moco.runtime.files import read_bounded
 from moco.transfer.config import TransferConfig
 
 Config = TypeVar("Config", PretrainConfig, TransferConfig)
@@ -26,7 +27,7 @@ def run(config: ResumeConfig) -> dict[str, Any]:
     }  # fmt: skip
     if config.workers is not None:
         now["workers"] = config.workers
-    content = path.read_bytes()
+    content = read_bounded(path)
     command = read_command(content, path)
     if config.data is not None:
         now["data"] = config.data

@@ -31,6 +31,7 @@ from moco.study.running import (
     keep_cell_result,
     read_cell_result,
     read_finished,
+    read_last_words,
     run_cell,
 )
 from moco.study.verdict import write_verdict
@@ -149,13 +150,15 @@ def _run_all(
             started = time.monotonic()
             if done is None or done["state"] not in FINISHED:  # else it was run by hand, or elsewhere
                 done = collect_result(study, cell, run_cell(cell, request))
+            log = config.out / "logs" / f"{cell.name}.txt"
             if done is None:
-                raise OSError(f"cell {cell.name} failed before it began: see {config.out / 'logs' / cell.name}.txt")
+                raise OSError(f"cell {cell.name} failed before it began: {read_last_words(log)} (all of it: {log})")
             keep_cell_result(config.out, {**done, "wall_seconds": round(time.monotonic() - started, 1)})
             write_result(study, config, plan, every, left_out)
             left = sum(plan["cost"][other.arm.name] for other in waiting[number:])
             figures = ", ".join(f"{name} {value:.2f}" for name, value in done["figures"].items() if value is not None)
-            say(f"{number}/{len(waiting)} {cell.name}: {done['state']} {figures} (about {duration(left)} left)")
+            said = f"{read_last_words(log)} (all of it: {log})" if done["state"] == "failed" else figures
+            say(f"{number}/{len(waiting)} {cell.name}: {done['state']} {said} (about {duration(left)} left)")
 
 
 def write_result(

@@ -13,12 +13,14 @@ from moco.runtime import distributed
 from moco.runtime.configfile import from_json, to_json
 from moco.runtime.device import cores, preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import flag
+from moco.runtime.files import read_bounded
 from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, read_earlier
 from moco.runtime.runlog import read_status, write_text
 from moco.runtime.signals import EXIT_CODE, StopRequest
+from moco.transfer.checking import check_examples
 from moco.transfer.config import TransferConfig, check_transfer
 from moco.transfer.evaluator import keep_file_fingerprint, keep_transfer_result, require_same_files
-from moco.transfer.examples import Examples, open_examples
+from moco.transfer.examples import Examples, files_of, open_examples
 from moco.transfer.loop import fine_tune
 from moco.transfer.recipes import TASKS
 from moco.transfer.sampling import build_passes
@@ -47,6 +49,7 @@ def _run(config: TransferConfig) -> dict[str, Any]:
     train, test = (open_examples(task.layout, config.data, split) for split in ("train", "test"))
     require_fitting(train, test, config)
     distributed.from_first(lambda: require_same_files(config, train, test))
+    distributed.from_first(lambda: check_examples(config.data, train, test, files_of(config.data, train, test)))
     with StopRequest() as request:
         if config.trials == 1:
             return fine_tune(config, weights_of(config), train, test, request)
@@ -140,7 +143,7 @@ def _same_files(config: TransferConfig) -> bool:
 
 def _earlier_trials(config: TransferConfig) -> int | None:
     path = config.out / "config.json"
-    return from_json(TransferConfig, path.read_bytes(), path).trials if path.is_file() else None
+    return from_json(TransferConfig, read_bounded(path), path).trials if path.is_file() else None
 
 
 def _trial(

@@ -12,7 +12,7 @@ from moco.core.encoder import Encoder
 from moco.data.images import Images, Labels
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.knn import QUERIES_AT_A_TIME, choose_k, count_votes, knn_votes, nearest
-from moco.evaluation.scores import score_logits
+from moco.evaluation.scores import score_votes
 from moco.evaluation.session import labels_of
 from moco.shapes import Bank, Features
 
@@ -52,7 +52,7 @@ class KnnJudge:
         if k is None:
             k = choose_k(bank, labels[0], temperature=self.temperature, classes=classes, device=device)
         votes = knn_votes(bank, labels[0], queries, k=k, temperature=self.temperature, classes=classes, device=device)
-        return self.name_figures(score_logits(votes, labels[1]).figures, k)
+        return self.name_figures(score_votes(votes, labels[1]).figures, k)
 
 
 def classify_by_neighbours(
@@ -74,7 +74,7 @@ def classify_by_neighbours(
         votes.append(count_votes(similarity, labels[neighbour], temperature=temperature, classes=classes).cpu())
     votes.append(knn_votes(bank, bank_labels, queries, k=k, temperature=temperature, classes=classes, device=device))
     truth = np.concatenate([bank_labels, query_labels])
-    return torch.from_numpy(score_logits(torch.cat(votes), truth).predicted == truth)
+    return torch.from_numpy(score_votes(torch.cat(votes), truth).predicted == truth)
 
 
 def _device(encoder: Encoder) -> str:

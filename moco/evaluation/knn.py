@@ -11,7 +11,7 @@ from moco.core.encoder import Encoder
 from moco.data.images import Images, Labels
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.scores import Scores, score_logits
+from moco.evaluation.scores import Scores, score_votes
 from moco.evaluation.session import labels_of
 from moco.shapes import Bank, Features
 
@@ -42,7 +42,7 @@ def weighted_knn(
     fewer than k features votes as a whole. Features in fp16 are multiplied in fp32.
     """
     votes = knn_votes(bank, bank_labels, queries, k=k, temperature=temperature, classes=classes)
-    return score_logits(votes, query_labels).figures
+    return score_votes(votes, query_labels).figures
 
 
 def knn_votes(
@@ -63,6 +63,7 @@ def count_votes(similarity: Tensor, label: Tensor, *, temperature: float, classe
     """The votes (N, classes) of k neighbours, given the similarity and label (N, k) of each, nearest first."""
     gap = similarity - similarity[:, :1]
     weight = (gap / max(temperature, COLDEST)).exp()  # the nearest one's is 1: none overflows
+    weight = weight.clamp(min=torch.finfo(weight.dtype).tiny)  # the most distant ones name their class all the same
     return weight.new_zeros(len(weight), classes).scatter_add_(1, label, weight)
 
 
@@ -139,4 +140,4 @@ def knn_scores(
     if k is None:
         k = choose_k(features[0], labels, temperature=temperature, classes=classes, device=device)
     votes = knn_votes(features[0], labels, features[1], k=k, temperature=temperature, classes=classes, device=device)
-    return score_logits(votes, labels_of(queries)), k
+    return score_votes(votes, labels_of(queries)), k

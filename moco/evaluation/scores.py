@@ -40,9 +40,25 @@ def score_logits(logits: Tensor, labels: Labels) -> Scores:
     """
     if not bool(torch.isfinite(logits).all()):
         raise DivergedError("the classifier's outputs are not finite numbers: give a smaller learning rate")
-    truth = torch.from_numpy(labels)
     ranking = logits.sort(dim=1, descending=True, stable=True).indices[:, :5]
-    correct = ranking == truth[:, None]
+    return _score_ranking(ranking, ranking == torch.from_numpy(labels)[:, None])
+
+
+def score_votes(votes: Tensor, labels: Labels) -> Scores:
+    """Score votes (N, classes) as `score_logits` does, but a class without a vote is no answer.
+
+    k neighbours name k classes at most. The classes that fill up the first five would be guesses. Raises DivergedError
+    where a vote is not finite.
+    """
+    if not bool(torch.isfinite(votes).all()):
+        raise DivergedError("the neighbours' votes are not finite numbers: the weights give features that are none")
+    ranking = votes.sort(dim=1, descending=True, stable=True).indices[:, :5]
+    named = votes.gather(1, ranking) > 0
+    return _score_ranking(ranking, named & (ranking == torch.from_numpy(labels)[:, None]))
+
+
+def _score_ranking(ranking: Tensor, correct: Tensor) -> Scores:
+    """Score the first classes (N, 5) of each image, given which of them are right."""
     top1, top5 = (100 * float(hits.float().mean()) for hits in (correct[:, 0], correct.any(1)))
     return Scores(round(top1, 3), round(top5, 3), ranking[:, 0].numpy().astype(np.int64))
 

@@ -28,9 +28,10 @@ from moco.evaluation.statefile import remove_states
 from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import digest
-from moco.runtime.configfile import to_json
+from moco.runtime.configfile import drop_nonfinite, to_json
 from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check
+from moco.runtime.records import read_json
 from moco.runtime.runlog import write_text
 
 
@@ -228,7 +229,7 @@ def keep_evaluation(config: KeptConfig, result: Mapping[str, Any], **more: Any) 
         return
     try:
         folder.mkdir(exist_ok=True)
-        content = {**result, **more, "config": json.loads(to_json(config))}
+        content = drop_nonfinite({**result, **more, "config": json.loads(to_json(config))})
         write_text(folder / f"{result_name(config)}.json", json.dumps(content, indent=2) + "\n")
         remove_states(config, folder)
     except OSError as error:
@@ -241,7 +242,6 @@ def read_kept_evaluation(config: KeptConfig) -> dict[str, Any]:
     if folder is None:
         return {}
     try:
-        content = json.loads((folder / f"{result_name(config)}.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return read_json(folder / f"{result_name(config)}.json")
+    except (OSError, BadInputError):
         return {}
-    return content if isinstance(content, dict) else {}

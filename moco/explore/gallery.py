@@ -26,7 +26,7 @@ from moco.data.views import Look, make_views
 from moco.evaluation.alignment import effective_rank
 from moco.evaluation.features import Encoding, encode, prepare_image
 from moco.evaluation.knn import choose_k, count_votes, nearest
-from moco.evaluation.scores import describe_predictions, score_logits
+from moco.evaluation.scores import describe_predictions, score_votes
 from moco.evaluation.session import labels_of
 from moco.explore.embedding_map import flat_map
 from moco.pretraining.config import PretrainConfig
@@ -86,7 +86,7 @@ def gallery(
     if labelled:
         label = torch.from_numpy(labels_of(bank))[neighbour[:, :k]]
         votes = count_votes(similarity[:, :k], label, temperature=temperature, classes=len(bank.classes))
-        found = score_logits(votes, labels_of(queries))
+        found = score_votes(votes, labels_of(queries))
         predicted = found.predicted
         content["knn"] = {"k": min(k, len(bank)), "temperature": temperature, "top1": round(found.top1, 2)}
         content |= {

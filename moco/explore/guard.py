@@ -1,6 +1,7 @@
 """Who may ask: this machine, by the page's own address, with the token that was printed."""
 
 import secrets
+import sys
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 
@@ -8,6 +9,8 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moco.errors import one_line
 
 HEADER = "x-moco-token"
 POLICY = (
@@ -56,7 +59,11 @@ class Guard:
                 message = {**message, "headers": [*message["headers"], *own]}
             await send(message)
 
-        await (self.app if refusal is None else refusal)(scope, receive, guarded)
+        try:
+            await (self.app if refusal is None else refusal)(scope, receive, guarded)
+        except Exception as error:  # noqa: BLE001 - the page has its answer, 500, and the server goes on
+            said = f"moco explore: {scope['method']} {scope['path']} failed: {type(error).__name__}: {error}"
+            print(one_line(said), file=sys.stderr, flush=True)
 
     def _refusal(self, method: str, headers: Mapping[str, str], given: str | None) -> Response | None:
         host, origin = headers.get("host", ""), headers.get("origin")

@@ -18,7 +18,7 @@ from moco.explore.embedding import Collection, Embedding, describe_maps
 from moco.explore.guard import Guard
 from moco.explore.neighbours import Floats, Rows, Search, distances
 from moco.explore.page import live_page
-from moco.explore.upload import TooLargeError, read_upload
+from moco.explore.upload import BrokenOffError, TooLargeError, read_upload
 
 NEIGHBOURS = 24
 """Images that are shown beside another."""
@@ -61,7 +61,7 @@ def application(collection: Collection, embeddings: Sequence[Embedding], token: 
             return unknown
         try:
             found = await asyncio.to_thread(thumbnail, row)
-        except BadInputError:
+        except (BadInputError, OSError):
             return _failed(f"image {row} can no longer be read", 404)
         return Response(found, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600"})
 
@@ -82,6 +82,8 @@ def application(collection: Collection, embeddings: Sequence[Embedding], token: 
                     queries = await asyncio.to_thread(collection.encode, image)
             except TooLargeError as error:
                 return _failed(str(error), 413)
+            except BrokenOffError as error:
+                return _failed(str(error), 408)
             except BadInputError as error:
                 return _failed(str(error), 422)
         pairs = zip(searches, queries, strict=True)

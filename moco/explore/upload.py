@@ -1,14 +1,19 @@
 """An image that someone dropped on the page: its bytes, within limits that hold before anything is decoded."""
 
+import asyncio
 import io
 
 from PIL import Image as PillowImage
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from moco.errors import BadInputError
 
 MOST_BYTES = 20 << 20
 MOST_PIXELS = 50_000_000
+NARROWEST = 100
+"""Its shorter side is brought to the encoder's size: of a narrower image the longer one would take gigabytes."""
+MOST_SECONDS = 10.0
+"""Time that an upload may take: it comes from this machine."""
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "WEBP")
 
 
@@ -16,16 +21,30 @@ class TooLargeError(BadInputError):
     """More than is taken."""
 
 
+class BrokenOffError(BadInputError):
+    """Less than was announced, or not in time."""
+
+
 async def read_upload(request: Request) -> bytes:
-    """The body of a request, an image file by its header. Raises BadInputError, TooLargeError of too large ones."""
+    """The body of a request, an image file by its header.
+
+    Raises BadInputError, TooLargeError of one that is too large (before it is read, where it tells its length), and
+    BrokenOffError of one that does not come to its end.
+    """
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length[:20]) > MOST_BYTES:
         raise TooLargeError(f"the file has {length[:20]} bytes: expected at most {MOST_BYTES >> 20} MiB")
     content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > MOST_BYTES:
-            raise TooLargeError(f"the file has more than {MOST_BYTES >> 20} MiB")
+    try:
+        async with asyncio.timeout(MOST_SECONDS):
+            async for part in request.stream():
+                content += part
+                if len(content) > MOST_BYTES:
+                    raise TooLargeError(f"the file has more than {MOST_BYTES >> 20} MiB")
+    except TimeoutError as error:
+        raise BrokenOffError(f"the image did not come within {MOST_SECONDS:g} s: try again") from error
+    except ClientDisconnect as error:
+        raise BrokenOffError("the upload was broken off") from error
     check_header(bytes(content))
     return bytes(content)
 
@@ -44,4 +63,8 @@ def check_header(content: bytes) -> None:
     if width * height > MOST_PIXELS:
         raise TooLargeError(
             f"the image has {width} x {height} pixels: expected at most {MOST_PIXELS / 1e6:.0f} million"
+        )
+    if max(width, height) > NARROWEST * min(width, height):
+        raise TooLargeError(
+            f"the image has {width} x {height} pixels: expected one side at most {NARROWEST} times the other"
         )

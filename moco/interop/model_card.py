@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from moco.core.networks import TIMM, timm_config
+from moco.errors import BadInputError
 from moco.interop.checkpoints import Weights, encoder_metadata, find_run, load_weights
 from moco.runtime.checkpoint import save_tensors
+from moco.runtime.records import read_json, read_records
 
 SHOWN = (
     "init_weights", "arch", "stem", "head", "dictionary", "queue_size", "key_momentum", "temperature", "symmetric",
@@ -99,12 +101,7 @@ def _figures(run: Path | None, step: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if run is None:
         return found
-    try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        lines = []
-    for line in lines:
-        values = _parsed(line)
+    for values in _read_log(run / "metrics.jsonl"):
         if isinstance(at := values.get("step"), int) and at > step:
             continue
         shares = {0: ", on images held out from training", 100: ", on images it was trained on"}
@@ -124,19 +121,18 @@ def _figures(run: Path | None, step: int) -> dict[str, Any]:
     return found
 
 
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    try:
+        return list(read_records(path))
+    except (OSError, BadInputError):
+        return []
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return _parsed(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+        return read_json(path)
+    except (OSError, BadInputError):
         return {}
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except ValueError:
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _table(head: tuple[str, str], rows: Mapping[str, Any]) -> list[str]:

@@ -72,7 +72,9 @@ class Watch:
         changed, events, before = distributed.from_first(read)
         if step and before:
             self.run.result["before"] = before
-        self.damage.names = {event["index"]: str(event.get("path")) for event in events if "index" in event}
+        self.damage.names = {
+            event["index"]: str(event.get("path")) for event in events if type(event.get("index")) is int
+        }
         self.run.note_changed_data(step, changed)
         if config.keep == "last":
             return
@@ -172,7 +174,8 @@ class Watch:
 def read_first_look(run: Path) -> dict[str, float]:
     """Read what the monitor saw before the first step."""
     lines = (line for line in read_metrics(run) if line.get("step") == 0 and "event" not in line)
-    return {name: value for name, value in next(lines, {}).items() if name not in ("step", "time")}
+    first = {name: value for name, value in next(lines, {}).items() if name not in ("step", "time")}
+    return {name: value for name, value in first.items() if value is None or type(value) in (int, float)}
 
 
 def measure_fill(dictionary: nn.Module, batch_size: int) -> float:

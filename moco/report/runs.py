@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ from moco.pretraining.config import PretrainConfig
 from moco.report.markup import number
 from moco.runtime.configfile import VERSION, from_json
 from moco.runtime.fields import check
+from moco.runtime.records import read_json, read_records
 
-LARGEST_FILE = 64 << 20
-"""Bytes of a JSON file beyond which it is none of ours."""
 LARGEST_POWER = 700.0
 """Exponent of e up to which it is a finite number; no loss of ours lies beyond it."""
 LARGEST_SETTING = 2**63
@@ -144,44 +143,29 @@ def read_run(folder: Path, more_notes: tuple[str, ...] = ()) -> Run:
 
     def read(path: Path) -> dict[str, Any]:
         try:
-            if path.stat().st_size > LARGEST_FILE:
-                raise ValueError("too large")
-            content = json.loads(path.read_bytes())
-            if not isinstance(content, dict):
-                raise ValueError("not an object")
+            return read_json(path)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, RecursionError) as error:
-            notes.append(f"{path.name} could not be read ({error})")
+        except (OSError, BadInputError) as error:
+            notes.append(f"{path.name} could not be read ({str(error).removeprefix(f'{path}: ')})")
             return {}
-        return content
 
     evaluations = {}
     for path in sorted((folder / "evaluations").glob("*.json")):
         content = read(path)
         if content:
             evaluations[path.stem] = content
-    metrics = list(_metrics(folder / "metrics.jsonl"))
-    if not metrics:
+    path, metrics = folder / "metrics.jsonl", list[dict[str, Any]]()
+    try:
+        metrics = list(read_records(path))
+    except (OSError, BadInputError) as error:
+        notes.append(f"metrics.jsonl could not be read ({str(error).removeprefix(f'{path}: ')})")
+    if not metrics and not any(note.startswith("metrics.jsonl") for note in notes):
         notes.append("there are no lines of metrics yet")
     config, status, machine = (read(folder / f"{name}.json") for name in ("config", "status", "machine"))
     stored = evaluations.pop(GALLERY, {})
     chosen = read(folder / "auto.json")
     return Run(folder.resolve().name, config, status, machine, metrics, evaluations, stored, tuple(notes), chosen)
-
-
-def _metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines that are whole: a run that is still going on may be writing the last."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                values = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(values, dict):
-                yield values
 
 
 def _time(line: dict[str, Any]) -> float | None:

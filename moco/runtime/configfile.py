@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import reprlib
 import sys
 import types
 import typing
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from moco.errors import BadInputError
+from moco.runtime.records import require_numbers
 
 Config = TypeVar("Config")
 VERSION = 1
 """Version of the format."""
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 COMMAND = "command"
 """The key of a run's config that names the command; evaluations, which lie in files of their names, have none."""
 
@@ -53,6 +57,9 @@ def read_command(text: str | bytes, where: Path) -> str:
 def _read(text: str | bytes, where: Path) -> dict[str, Any]:
     try:
         values = json.loads(text)
+        require_numbers(values, str(where))
+    except BadInputError:
+        raise
     except (ValueError, RecursionError) as error:  # no JSON, too deep, or not even text
         raise BadInputError(f"{where}: not JSON ({error})") from error
     if not isinstance(values, dict) or values.get("version") != VERSION:
@@ -76,7 +83,7 @@ def convert_value(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    raise BadInputError(f"{where} is {value!r}, expected {getattr(hint, '__name__', hint)}")
+    raise BadInputError(f"{where} is {_SHORT.repr(value)}, expected {getattr(hint, '__name__', hint)}")
 
 
 def drop_nonfinite(value: Any) -> Any:

@@ -1,10 +1,28 @@
-"""Files that are at every moment the old one or the new one."""
+"""Files that are at every moment the old one or the new one, and reads that end."""
 
 import contextlib
 import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from moco.errors import BadInputError
+
+if sys.platform != "win32":
+    import fcntl
+
+PARTIAL, TOKEN = ".part", 4
+"""What is written aside is called `NAME.TOKEN.part`; the token has this many random bytes."""
+LONGEST_START = 200
+"""Bytes of a name that are kept in it: a file system takes 255."""
+LARGEST_TEXT = 64 << 20
+"""Bytes of a file of settings or figures beyond which it is none of ours."""
 
 
 def takes_files(folder: Path) -> bool:
@@ -18,8 +36,31 @@ def require_file_name(flag: str, path: Path) -> None:
     """Raise BadInputError where no file of this name can be written, before anything long is computed for it."""
     if path.is_dir():
         raise BadInputError(f"{flag} {path}: that is a folder: give the name of a file")
+    if path.exists() and not path.is_file():
+        raise BadInputError(f"{flag} {path}: that is no regular file: give the name of one")
     if not takes_files(path.parent):
         raise BadInputError(f"{flag} {path}: no file can be written in {path.parent}: give another folder")
+
+
+@contextmanager
+def written_aside(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """Give a new empty file, or folder, beside `path` to write to, which the caller renames to `path`.
+
+    Its name is its own and it is locked, so that two writers never share it and each sees when another was killed:
+    what such a one left is removed here. Where the caller fails, nothing of its own stays.
+    """
+    _remove_left_over(path)
+    partial, descriptor = _claim(path, folder=folder)
+    try:
+        yield partial
+    except BaseException:
+        _remove(partial)
+        raise
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    if folder:
+        _remove(partial)
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -27,20 +68,105 @@ def replace_file(path: Path, content: bytes) -> None:
 
     Where that fails the old file stays, and the OSError says the path and how many bytes were to be written.
     """
-    partial = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with written_aside(path) as partial:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         reason = error.strerror or str(error)
         raise OSError(error.errno, f"cannot write {len(content)} bytes ({reason})", str(path)) from error
+
+
+def _claim(path: Path, *, folder: bool) -> tuple[Path, int | None]:
+    """Make a file or a folder of a new name beside `path`, and lock it where there are locks."""
+    start = os.fsdecode(os.fsencode(path.name)[:LONGEST_START])
+    while True:
+        partial = path.with_name(f"{start}.{secrets.token_hex(TOKEN)}{PARTIAL}")
+        if folder:
+            partial.mkdir()
+        else:
+            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        descriptor = _lock(partial)
+        if descriptor is None:  # no locks here: nobody removes what others left
+            return partial, None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(partial.stat(), os.fstat(descriptor)):
+                return partial, descriptor
+        os.close(descriptor)  # another writer took it for left over before it was locked
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it: what nobody locks."""
+    start = os.fsdecode(os.fsencode(path.name)[:LONGEST_START])
+    ours = re.compile(rf"{re.escape(start)}\.[0-9a-f]{{{2 * TOKEN}}}{re.escape(PARTIAL)}")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):
+            descriptor = _lock(path.with_name(name)) if ours.fullmatch(name) else None
+            if descriptor is not None:
+                _remove(path.with_name(name))
+                os.close(descriptor)
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a file or folder until the descriptor is closed; None where it is locked, gone, or locks are unknown."""
+    if sys.platform == "win32":
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def open_bounded(path: Path, largest: int = LARGEST_TEXT) -> BinaryIO:
+    """Open a regular file of at most `largest` bytes for reading.
+
+    Raises BadInputError for a pipe, a device or a socket, which might never end, for a folder, and for a larger file;
+    OSError where it cannot be read.
+    """
+    _require_regular(path, path.stat())  # to open a device may do something
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(descriptor)
+        _require_regular(path, status)  # it may have been replaced meanwhile
+        if status.st_size > largest:
+            raise BadInputError(f"{path}: has {status.st_size} bytes, expected at most {largest}")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bounded(path: Path, largest: int = LARGEST_TEXT) -> bytes:
+    """Read a regular file of at most `largest` bytes whole; raises what `open_bounded` raises."""
+    with open_bounded(path, largest) as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:  # it grew, or is a file of /proc, whose size is said to be 0
+        raise BadInputError(f"{path}: has more than {largest} bytes")
+    return content
+
+
+def _require_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise BadInputError(f"{path}: expected a regular file, not a folder, a pipe, a socket or a device")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from moco.runtime.checkpoint import Checkpoints, File, Metadata, Newest, Store, 
 from moco.runtime.configfile import from_json, read_command, to_json
 from moco.runtime.device import peak_memory
 from moco.runtime.fields import flag
-from moco.runtime.files import replace_file
+from moco.runtime.files import read_bounded, replace_file
 from moco.runtime.runlog import RunLog, read_status, write_text
 from moco.runtime.signals import EXIT_CODE
 from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, withhold
@@ -216,7 +216,9 @@ def _read_earlier(config: Any, free: Collection[str], require_same_data: Callabl
     path: Path = config.out / "config.json"
     if not path.is_file():
         return {}
-    theirs, status = from_json(type(config), path.read_bytes(), path), read_status(config.out)
+    theirs, status = from_json(type(config), read_bounded(path), path), read_status(config.out)
+    if status.get("state") == "done" and not isinstance(status.get("result"), dict):  # damaged
+        status = {}
     moved, same = os.path.abspath(config.data) != os.path.abspath(theirs.data), False
     if require_same_data is not None and (moved or status.get("state") != "done"):
         same = require_same_data()
@@ -233,5 +235,5 @@ def _read_earlier(config: Any, free: Collection[str], require_same_data: Callabl
             f"{config.out} diverged at step {status.get('step')}: give another --out and a smaller --lr"
         )
     if moved:  # the same images in another place
-        write_text(path, to_json(dataclasses.replace(theirs, data=config.data), read_command(path.read_bytes(), path)))
+        write_text(path, to_json(dataclasses.replace(theirs, data=config.data), read_command(read_bounded(path), path)))
     return status or {"state": "running"}

@@ -1,6 +1,5 @@
 """The run folder: lock, config, metrics, status, and what a person sees while it runs."""
 
-import contextlib
 import json
 import os
 import socket
@@ -21,6 +20,7 @@ from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.files import replace_file
 from moco.runtime.machine import machine
 from moco.runtime.progress import columns
+from moco.runtime.records import read_json, read_records
 
 if sys.platform != "win32":
     import fcntl
@@ -53,7 +53,10 @@ class RunLog:
         if self.active:
             self._lock = lock(self.run)
             write_text(self.run / "machine.json", json.dumps(machine()) + "\n")
-            self._metrics = (self.run / "metrics.jsonl").open("a", encoding="utf-8")
+            path = self.run / "metrics.jsonl"
+            if path.exists() and not path.is_file():
+                raise BadInputError(f"{path}: expected a regular file: remove it, or give another --out")
+            self._metrics = path.open("a", encoding="utf-8")
             self._events = _events(self.run)
             if self.console.is_terminal:
                 self._progress = Progress(*columns(), console=self.console)
@@ -88,17 +91,14 @@ class RunLog:
         if not self.active:
             return {}
         path = self.run / "metrics.jsonl"
-        lines = [
-            line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _is_kept(line, step)
-        ]
+        lines = [values for values in read_records(path) if _is_kept(values, step)]
         self._metrics.close()
-        write_text(path, "".join(line + "\n" for line in lines))
+        write_text(path, "".join(json.dumps(values) + "\n" for values in lines))
         self._metrics = path.open("a", encoding="utf-8")
         self._events.close()
         self._events = _events(self.run, purge_step=step + 1)
         self.event("resume", step=step)
-        losses = [values for values in map(json.loads, lines) if values.get("loss") is not None]
-        return losses[-1] if losses else {}
+        return next((values for values in reversed(lines) if type(values.get("loss")) in (int, float)), {})
 
     def event(self, name: str, **values: Any) -> None:
         """Log that something happened."""
@@ -194,10 +194,9 @@ def _naming(path: Path) -> Iterator[None]:
 def read_status(run: Path) -> dict[str, Any]:
     """What `status.json` of a run says; empty where there is none, or a damaged one."""
     try:
-        content = json.loads((run / "status.json").read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
+        return read_json(run / "status.json")
+    except (OSError, BadInputError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def read_events(run: Path, name: str) -> list[dict[str, Any]]:
@@ -207,27 +206,13 @@ def read_events(run: Path, name: str) -> list[dict[str, Any]]:
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`, of which the last may be half a line and is left out; none without the file."""
-    try:
-        lines = (run / "metrics.jsonl").read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-    found = []
-    for line in lines:
-        with contextlib.suppress(ValueError, RecursionError):
-            found.append(json.loads(line))
-    return [values for values in found if isinstance(values, dict)]
+    return list(read_records(run / "metrics.jsonl"))
 
 
-def _is_kept(line: str, step: int) -> bool:
+def _is_kept(values: dict[str, Any], step: int) -> bool:
     """Whether a run that goes on after `step` keeps a line: figures of the monitor at `step` will come again."""
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):  # the line that was being written when the run was killed
-        return False
-    if not isinstance(values, dict):
-        return False
-    own = int(values.get("step", 0))
-    return own < step or (own == step and ("loss" in values or "event" in values))
+    own = values.get("step", 0)
+    return bool(own < step or (own == step and ("loss" in values or "event" in values)))
 
 
 def _rounded(value: float) -> str:

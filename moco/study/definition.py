@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import math
 import re
 import shlex
@@ -21,11 +20,17 @@ from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import RECIPES
 from moco.runtime.configfile import convert_value
 from moco.runtime.fields import check, flag
+from moco.runtime.files import read_bounded
+from moco.runtime.records import parse_json, require_numbers
 from moco.study.evaluations import evaluation
 
 Values = Mapping[str, Any]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,-]{0,59}")
 """Names of studies, arms and evaluations, which become names of files."""
+LARGEST_STUDY = 1 << 20
+"""Bytes of a user's file."""
+MOST_ARMS = 1000
+"""Arms of a study, each of which is a training; a grid multiplies quickly."""
 OWN_FLAGS = frozenset({
     "data", "out", "seed", "epochs", "max_steps", "json", "log_every", "knn_every", "init_weights", "precision",
     "device", "threads", "accept_changed_data",
@@ -118,10 +123,12 @@ def find_study(name: str) -> Study:
 def read_study(path: Path) -> Study:
     """The study in a user's file, which is data: types are checked, nothing is executed."""
     try:
-        text = path.read_text(encoding="utf-8")
-        table = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        text = read_bounded(path, LARGEST_STUDY).decode("utf-8")
+        table = parse_json(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror})") from error
+    except BadInputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise BadInputError(f"{path}: neither TOML nor JSON by its ending ({error})") from error
     if not isinstance(table, dict):
@@ -131,7 +138,10 @@ def read_study(path: Path) -> Study:
 
 def build_study(table: dict[str, Any], where: str) -> Study:
     """A table as a study. Raises BadInputError naming the first key that is unknown, missing, or of another type."""
+    require_numbers(table, where)
     table = dict(table)
+    for key in ("arms", "outcomes", "claims"):
+        _require_few(len(_mapping(table, key, where, list)), key, where)
     grid = table.pop("grid", None)
     if grid is not None:
         table["arms"] = [*_mapping(table, "arms", where, list), *_grid(grid, table.get("x"), where)]
@@ -165,8 +175,6 @@ def _built(kind: Any, table: Any, where: str) -> Any:
         raise BadInputError(f"{where}: {'unknown' if name in table else 'missing'} key {name!r}")
     given = {}
     for name, value in table.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise BadInputError(f"{where}: {name} is {value}, expected a finite number")
         if name in ("values", "arms", "claims", "outcomes", "evaluate"):
             given[name] = value
         elif name == "x" and kind is not Study:
@@ -174,6 +182,11 @@ def _built(kind: Any, table: Any, where: str) -> Any:
         else:
             given[name] = convert_value(hints[name], value, f"{where}: {name}")
     return kind(**given)
+
+
+def _require_few(count: int, what: str, where: str) -> None:
+    if count > MOST_ARMS:
+        raise BadInputError(f"{where}: {count} {what}, expected at most {MOST_ARMS}: give a smaller grid")
 
 
 def _grid(grid: Any, x: Any, where: str) -> list[dict[str, Any]]:
@@ -184,6 +197,7 @@ def _grid(grid: Any, x: Any, where: str) -> list[dict[str, Any]]:
         or not all(isinstance(column, list) and column for column in grid.values())
     ):
         raise BadInputError(f"{where}: grid is {grid!r}, expected flags, each with a list of values")
+    _require_few(math.prod(len(column) for column in grid.values()), "arms", where)
     arms = []
     for combination in itertools.product(*grid.values()):
         values = dict(zip(grid, combination, strict=True))

@@ -13,6 +13,7 @@ from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import RECIPES
 from moco.runtime.fields import flag
 from moco.runtime.files import replace_file
+from moco.runtime.records import read_json
 from moco.study.config import StudyConfig
 from moco.study.definition import Arm, Study, arm_values
 
@@ -142,7 +143,7 @@ def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
     if not any((config.out / folder).is_dir() for folder in ("cells", "results")):
         return {}
     try:
-        plan = json.loads((config.out / "plan.json").read_bytes())
+        plan = read_json(config.out / "plan.json")
         theirs = dict(plan["asked"]), plan["study"], plan["images"], plan["survey"]["images"], dict(plan["cost"])
         plan["survey"]["rates"], plan["extrapolation"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from moco.bench.alone import MOST_SAID, describe_end
 from moco.errors import BadInputError, StoppedError, one_line
 from moco.report.markup import number
 from moco.report.runs import Run, read_run
 from moco.runtime.files import replace_file
+from moco.runtime.records import read_json
 from moco.runtime.signals import EXIT_CODE, StopRequest
 from moco.study.definition import Study
 from moco.study.plan import Cell
@@ -60,7 +62,20 @@ def _call(command: tuple[str, ...], log: Path, request: StopRequest) -> int:
                 asked = True
                 process.terminate()
             time.sleep(POLL)
+        if process.returncode < 0:
+            file.write(f"moco {command[0]} {describe_end(process.returncode, b'')}\n".encode())
     return process.returncode
+
+
+def read_last_words(log: Path) -> str:
+    """Read how the last command of a cell ended, in its own words; where they lie if there are none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - MOST_SAID))
+            lines = file.read().decode("utf-8", "replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return one_line(lines[-1].removeprefix("moco: error: ")) if lines else f"see {log}"
 
 
 def _last_line(log: Path) -> str:
@@ -118,10 +133,10 @@ def keep_cell_result(out: Path, result: Result) -> None:
 def read_cell_result(out: Path, cell: Cell) -> Result | None:
     """A finished cell's figures; None where there are none."""
     try:
-        result = json.loads((out / "results" / f"{cell.name}.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        result = read_json(out / "results" / f"{cell.name}.json")
+    except (OSError, BadInputError):
         return None
-    whole = isinstance(result, dict) and result.keys() >= RESULT_KEYS and isinstance(result["figures"], dict)
+    whole = result.keys() >= RESULT_KEYS and isinstance(result["figures"], dict)
     return result if whole and result["state"] in FINISHED and result["cell"] == cell.name else None
 
 

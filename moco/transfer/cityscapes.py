@@ -9,7 +9,7 @@ import torch
 
 from moco.data.images import PathTable
 from moco.errors import BadInputError
-from moco.transfer.files import require_folder
+from moco.transfer.files import is_system_path, require_folder
 from moco.transfer.label_maps import label_maps
 from moco.transfer.targets import VOID, Objects, empty_masks
 from moco.transfer.value_maps import MappedImages, Values, read_values
@@ -76,7 +76,7 @@ def _files(data: Path, split: str, what: str) -> tuple[PathTable, PathTable]:
     """The images of a split, val for test, and what belongs to each."""
     split = "val" if split == "test" else split
     folder = require_folder(data / "leftImg8bit" / split, "Cityscapes' images in a folder for each city")
-    images = sorted(folder.glob(f"*/*{IMAGE}"))
+    images = sorted(path for path in folder.glob(f"*/*{IMAGE}") if not is_system_path(path, folder))
     if not images:
         raise BadInputError(f"{folder}: no CITY/*{IMAGE} in it, expected Cityscapes' images")
     maps = [

@@ -1,9 +1,9 @@
-"""COCO's layout and LVIS': one JSON file for the annotations of a split, folders of images."""
+"""COCO's format and LVIS': one JSON file for the annotations of a split."""
 
 import gc
-import json
 import os
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,44 +12,55 @@ import numpy as np
 
 from moco.data.images import PathTable
 from moco.errors import BadInputError
-from moco.transfer.files import Folder
-from moco.transfer.objects import Federation, Floats, Integers, ObjectTable, check_boxes
-from moco.transfer.outlines import pack_outline
+from moco.transfer.coco_files import find_coco, first_file, image_folder
+from moco.transfer.files import Folder, hold_out
+from moco.transfer.headers import read_header
+from moco.transfer.objects import Federation, Flags, Floats, Integers, ObjectTable, check_boxes, check_sizes
+from moco.transfer.outlines import extent, pack_outline
+from moco.transfer.records import (
+    Ids,
+    Records,
+    list_records,
+    read_column,
+    read_flags,
+    read_json,
+)
 from moco.transfer.targets import Skeleton, mirrored_pairs
 
-YEARS = ("2017", "", "2014")
 PREFIXES = {"coco": "instances", "coco-keypoints": "person_keypoints"}
-Records = list[dict[str, Any]]
 HALF_PIXEL = 0.5
 """COCO's keypoints are pixels' numbers, its boxes and polygons lengths: a keypoint lies in the middle of its pixel."""
 
 
 def open_coco(data: Path, split: str, layout: str) -> ObjectTable:
-    """The images of a split with their boxes, and outlines or keypoints where all objects have them.
+    """The images of a split with their boxes, and the outlines or keypoints of their objects, as the layout says.
 
     Raises BadInputError naming the file that is missing or wrong.
     """
-    name = "val" if split == "test" else "train"
-    names = [f"{PREFIXES[layout]}_{name}{year}.json" for year in YEARS]
-    path = _first_file([data / "annotations" / name for name in names])
-    year = path.stem.removeprefix(f"{PREFIXES[layout]}_{name}")
-    folder = _images(data, [f"{name}{year}", name, f"{name}2017"])
-    found = read_coco(path, lambda image: folder.find(image.get("file_name"), path))
-    if layout == "coco-keypoints" and found.keypoints is None:
-        raise BadInputError(f"{path}: no category has keypoints, expected COCO's person keypoints")
-    return found
+    files = find_coco(data, split, PREFIXES[layout])
+    if files.whole and split == "train":
+        warnings.warn(
+            f"{files.path}: annotations without splits: every tenth image is tested on, and the others are trained on",
+            stacklevel=2,
+        )
+    return read_coco(
+        files.path,
+        lambda image: files.images.find(image.get("file_name"), files.path),
+        keypoints=layout == "coco-keypoints",
+        part=split if files.whole else None,
+    )
 
 
 def open_lvis(data: Path, split: str) -> ObjectTable:
     """The images of a split of LVIS v1 or v0.5, in COCO's image folders, with boxes and outlines."""
     name = "val" if split == "test" else "train"
     names = [f"lvis_{version}_{name}.json" for version in ("v1", "v0.5")]
-    path = _first_file([place / name for place in (data / "annotations", data, data / "lvis") for name in names])
+    path = first_file([place / name for place in (data / "annotations", data, data / "lvis") for name in names])
     folders = {}
     for place in ("train2017", "val2017", "train", "val"):
         if (data / place).is_dir():
             folders[place] = Folder(data / place, "COCO's images")
-    usual = _images(data, [f"{name}2017", name])
+    usual = image_folder(data, [f"{name}2017", name])
 
     def find(image: dict[str, Any]) -> str:
         *_, folder, file = ["", "", *str(image.get("coco_url", "")).split("/")]
@@ -64,55 +75,127 @@ def open_lvis(data: Path, split: str) -> ObjectTable:
     return found
 
 
-def read_coco(path: Path, find: Callable[[dict[str, Any]], str], federated: bool = False) -> ObjectTable:
-    """What a JSON file in COCO's format says; `find` gives the file of an image."""
+def read_coco(
+    path: Path,
+    find: Callable[[dict[str, Any]], str],
+    *,
+    federated: bool = False,
+    keypoints: bool = False,
+    part: str | None = None,
+) -> ObjectTable:
+    """What a JSON file in COCO's format says; `find` gives the file of an image.
+
+    With `keypoints` the objects have these, and without it outlines, where any of them has one: the task decides, not
+    the file. Where `part` names a split, the images are divided between the splits.
+    """
     with _uncollected():
-        content = _read(path)
+        content = read_json(path)
         images, annotations, categories = (
-            _records(content, path, key) for key in ("images", "annotations", "categories")
+            list_records(content, path, key) for key in ("images", "annotations", "categories")
         )
-        class_ids, classes = _classes(categories, path)
-        image_ids = _column(images, "id", path, "images", np.int64)
-        sizes = np.stack([_column(images, side, path, "images", np.int64) for side in ("height", "width")], axis=1)
-        if len(sizes) and sizes.min() <= 0:
-            raise BadInputError(f"{path}: an image without height or width, expected pixels")
-        paths = PathTable(os.fsencode(find(image)) for image in images)
-        place = _places(_column(annotations, "image_id", path, "annotations", np.int64), image_ids, path, "image_id")
+        ids, class_of, classes = Ids(images, path, "images", "image_id"), *_classes(categories, path)
+        place = ids.places(annotations, "image_id")
+        if part is not None:
+            chosen = hold_out(len(images), part)
+            images, annotations, place = _choose(chosen, images, annotations, place)
+        else:
+            chosen = list(range(len(images)))
+        paths = [find(image) for image in images]
+        sizes = _sizes(images, paths, path)
         order = np.argsort(place, kind="stable")
         annotations, place = [annotations[row] for row in order], place[order]
-        labels = 1 + _places(
-            _column(annotations, "category_id", path, "annotations", np.int64), class_ids, path, "category_id"
-        )
-        boxes = _column(annotations, "bbox", path, "annotations", np.float64, 4)
-        boxes[:, 2:] += boxes[:, :2]
+        labels = class_of(annotations)
+        crowd = read_flags(annotations, "iscrowd", path)
+        packed, boxes = _shapes(annotations, sizes[place], path)
         check_boxes(boxes, sizes[place], lambda row: f"{path}: annotation {annotations[row].get('id')}", path)
-        crowd = np.array([annotation.get("iscrowd", 0) == 1 for annotation in annotations], bool)
-        extent = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-        areas = [{"area": one.get("area", of_box)} for one, of_box in zip(annotations, extent.tolist(), strict=True)]
-        area = _column(areas, "area", path, "annotations", np.float64)
-        skeleton, keypoints = _keypoints(categories, annotations, path)
-        outlines = None if skeleton else _outlines(annotations, sizes[place], path)
-        federation = _federation(images, categories, class_ids, path) if federated else None
+        found = _keypoints(categories, annotations, path) if keypoints else None
+        federation = _federation(images, categories, path) if federated else None
+    outlined = found is None and any(packed)
+    if outlined:
+        _warn_of_missing(packed, boxes, crowd, annotations, path)
     return ObjectTable(
         rules="lvis" if federated else "coco",
-        kind="keypoints" if skeleton else "instance" if outlines is not None else "detection",
+        kind="keypoints" if found else "instance" if outlined else "detection",
         classes=classes,
-        paths=paths,
-        image_ids=image_ids,
+        paths=PathTable(map(os.fsencode, paths)),
+        image_ids=ids.numbers[chosen],
         sizes=sizes,
         ends=np.searchsorted(place, np.arange(len(images) + 1)),
         boxes=boxes,
         labels=labels,
         iscrowd=crowd,
         ignore=np.zeros(len(boxes), bool),
-        area=area,
-        outlines=outlines,
-        keypoints=keypoints,
-        skeleton=skeleton,
+        area=_areas(annotations, boxes, path),
+        outlines=PathTable(packed) if outlined else None,
+        keypoints=found[1] if found else None,
+        skeleton=found[0] if found else None,
         federation=federation,
-        class_ids=class_ids,
         sources=PathTable([os.fsencode(path)]),
     )
+
+
+def _choose(
+    chosen: list[int], images: Records, annotations: Records, place: Integers
+) -> tuple[Records, Records, Integers]:
+    """Some of the images, with their annotations and where among them each of these belongs."""
+    new = np.full(len(images), -1)
+    new[chosen] = np.arange(len(chosen))
+    kept = np.flatnonzero(new[place] >= 0)
+    return [images[row] for row in chosen], [annotations[row] for row in kept], new[place[kept]]
+
+
+def _sizes(images: Records, paths: Sequence[str], path: Path) -> Integers:
+    """Height and width of each image (n, 2); those that the file does not tell are read from the images."""
+    for image, file in zip(images, paths, strict=True):
+        if not (image.get("height") and image.get("width")):
+            image["height"], image["width"] = read_header(file).size
+    sizes = np.stack([read_column(images, side, path, "images", np.int64) for side in ("height", "width")], axis=1)
+    return check_sizes(sizes, lambda row: f"{path}: images[{row}]")
+
+
+def _shapes(annotations: Records, sizes: Integers, path: Path) -> tuple[list[bytes], Floats]:
+    """The outline of each object, empty where it has none, and its box, which may be that of the outline."""
+    packed = list[bytes]()
+    with_box = [bool(annotation.get("bbox")) for annotation in annotations]
+    given = [
+        annotation if known else {"bbox": [0] * 4} for annotation, known in zip(annotations, with_box, strict=True)
+    ]
+    boxes = np.asarray(read_column(given, "bbox", path, "annotations", np.float64, 4))
+    boxes[:, 2:] += boxes[:, :2]
+    for row, (annotation, size) in enumerate(zip(annotations, sizes.tolist(), strict=True)):
+        try:
+            packed.append(pack_outline(annotation.get("segmentation"), (size[0], size[1]), boxes[row].tolist()))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BadInputError(f"{path}: annotation {annotation.get('id')} has {error}: correct it") from error
+        if not with_box[row]:
+            if not packed[row]:
+                raise BadInputError(
+                    f"{path}: annotation {annotation.get('id')} has neither bbox nor segmentation, expected one of "
+                    f"them: correct or remove it"
+                )
+            boxes[row] = extent(packed[row], (size[0], size[1]))
+    return packed, boxes
+
+
+def _areas(annotations: Records, boxes: Floats, path: Path) -> Floats:
+    extents = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).tolist()
+    areas = [
+        {"area": of_box if annotation.get("area") is None else annotation["area"]}
+        for annotation, of_box in zip(annotations, extents, strict=True)
+    ]
+    return np.asarray(read_column(areas, "area", path, "annotations", np.float64))
+
+
+def _warn_of_missing(packed: list[bytes], boxes: Floats, crowd: Flags, annotations: Records, path: Path) -> None:
+    """Say how many objects train without a mask."""
+    missing = np.array([not one for one in packed]) & (boxes[:, 2:] > boxes[:, :2]).all(1) & ~crowd
+    if missing.any():
+        warnings.warn(
+            f"{path}: {int(missing.sum())} of {len(packed)} objects have no outline that can be drawn, the first is "
+            f"annotation {annotations[int(missing.argmax())].get('id')}: their boxes train, the loss of masks and "
+            f"mask AP leave them out",
+            stacklevel=4,
+        )
 
 
 @contextmanager
@@ -127,128 +210,45 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _first_file(paths: list[Path]) -> Path:
-    for path in paths:
-        if path.is_file():
-            return path
-    raise BadInputError(f"{paths[0]}: no such file, expected it or one of {', '.join(path.name for path in paths[1:])}")
+def _classes(categories: Records, path: Path) -> tuple[Callable[[Records], Integers], tuple[str, ...]]:
+    """What numbers the classes of annotations from 1, and their names, in the order of their ids.
 
-
-def _images(data: Path, names: list[str]) -> Folder:
-    for folder in (place / name for name in names for place in (data, data / "images")):
-        if folder.is_dir():
-            return Folder(folder, "the images of a split")
-    raise BadInputError(f"{data}: no folder {' or '.join(dict.fromkeys(names))}, expected the images of a split")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInputError(f"{path}: cannot be read as JSON ({error}): replace it") from error
-    if not isinstance(content, dict):
-        raise BadInputError(f"{path}: expected an object with images, annotations and categories")
-    return content
-
-
-def _records(content: dict[str, Any], path: Path, key: str) -> Records:
-    records = content.pop(key, None)
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise BadInputError(f"{path}: no list of objects under {key!r}, expected COCO's format")
-    return records
-
-
-def _column(records: Records, key: str, path: Path, what: str, kind: type, width: int = 0) -> Any:
-    """A number, or `width` of them, of every record."""
-    shape = (len(records), width) if width else (len(records),)
-    try:
-        values = np.array([record[key] for record in records], np.float64).reshape(shape)
-        if _sound(values, kind):
-            return values.astype(kind)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        pass
-    wanted = f"{width or 'a'} finite {'whole ' if kind is np.int64 else ''}number{'s' if width else ''}"
-    for row, record in enumerate(records):
-        try:
-            value = np.array(record[key], np.float64)
-            sound = value.shape == shape[1:] and _sound(value, kind)
-        except (KeyError, TypeError, ValueError, OverflowError):
-            sound = False
-        if not sound:
-            raise BadInputError(f"{path}: {what}[{row}] has {key} {str(record.get(key))[:80]}, expected {wanted}")
-    raise BadInputError(f"{path}: {key} of {what}, expected {wanted} in each")
-
-
-def _sound(values: Floats, kind: type) -> bool:
-    """Whether all are finite, and where whole numbers are wanted such as a float holds exactly."""
-    if not np.isfinite(values).all():
-        return False
-    return kind is np.float64 or bool(((values == np.trunc(values)) & (np.abs(values) < 2**53)).all())
-
-
-def _places(wanted: Integers, ids: Integers, path: Path, what: str) -> Integers:
-    """Where each wanted number stands among the ids."""
-    order = np.argsort(ids, kind="stable")
-    ordered = ids[order]
-    if len(ordered) and (ordered[1:] == ordered[:-1]).any():
-        raise BadInputError(f"{path}: two entries with the same id, expected one for each {what}")
-    if not len(wanted):
-        return np.zeros(0, np.int64)
-    place = np.searchsorted(ordered, wanted).clip(max=max(len(ids) - 1, 0))
-    unknown = np.flatnonzero(ordered[place] != wanted) if len(ids) else np.arange(1)
-    if len(unknown):
-        raise BadInputError(f"{path}: an annotation has {what} {wanted[unknown[0]]}, which the file does not define")
-    return np.asarray(order[place])
-
-
-def _classes(categories: Records, path: Path) -> tuple[Integers, tuple[str, ...]]:
-    """Ids and names of the classes, in the order of the ids."""
-    ids = _column(categories, "id", path, "categories", np.int64)
-    order = np.argsort(ids, kind="stable")
-    categories[:] = [categories[row] for row in order]
+    Categories of the same name are one class: Roboflow's files begin with one that only groups the others.
+    """
+    ids = Ids(categories, path, "categories", "category_id")
+    categories[:] = [categories[row] for row in ids.order]
     names = [category.get("name") for category in categories]
     if not names or not all(isinstance(name, str) for name in names):
         raise BadInputError(f"{path}: a category without name, or none at all: expected at least one class")
-    return np.asarray(ids[order]), tuple(map(str, names))
+    classes = tuple(dict.fromkeys(map(str, names)))
+    rank = np.argsort(ids.order)
+    label = np.array([1 + classes.index(str(name)) for name in names])[rank]
+    return lambda annotations: np.asarray(label[ids.places(annotations, "category_id")]), classes
 
 
-def _outlines(annotations: Records, sizes: Integers, path: Path) -> PathTable | None:
-    """The outlines of all objects; None where not every one has some."""
-    if not any(annotation.get("segmentation") for annotation in annotations):
-        return None
-
-    def packed() -> Iterator[bytes]:
-        for annotation, size in zip(annotations, sizes.tolist(), strict=True):
-            try:
-                yield pack_outline(annotation.get("segmentation"), (size[0], size[1]))
-            except (TypeError, ValueError, OverflowError) as error:
-                raise BadInputError(f"{path}: annotation {annotation.get('id')} has {error}: correct it") from error
-
-    return PathTable(packed())
-
-
-def _keypoints(categories: Records, annotations: Records, path: Path) -> tuple[Skeleton | None, Floats | None]:
+def _keypoints(categories: Records, annotations: Records, path: Path) -> tuple[Skeleton, Floats]:
     """The keypoints' names and, for each object, where they are."""
     names = next((category["keypoints"] for category in categories if category.get("keypoints")), None)
     if names is None:
-        return None, None
+        raise BadInputError(f"{path}: no category has keypoints, expected COCO's person keypoints")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BadInputError(f"{path}: keypoints of a category, expected a list of names")
     nothing = [0] * (3 * len(names))
-    points = [{"id": a.get("id"), "keypoints": a.get("keypoints", nothing)} for a in annotations]
-    values = np.asarray(_column(points, "keypoints", path, "annotations", np.float64, 3 * len(names)))
+    points = [{"id": a.get("id"), "keypoints": a.get("keypoints") or nothing} for a in annotations]
+    values = np.asarray(read_column(points, "keypoints", path, "annotations", np.float64, 3 * len(names)))
     keypoints = values.reshape(-1, len(names), 3)
     keypoints[..., :2] = np.where(keypoints[..., 2:] > 0, keypoints[..., :2] + HALF_PIXEL, 0)
     return Skeleton(tuple(names), mirrored_pairs(tuple(names))), keypoints
 
 
-def _federation(images: Records, categories: Records, class_ids: Integers, path: Path) -> Federation:
+def _federation(images: Records, categories: Records, path: Path) -> Federation:
+    ids = Ids(categories, path, "categories", "category_id")  # in the order of the classes by now
+
     def labels(key: str) -> tuple[tuple[int, ...], ...]:
-        try:
-            lists = [np.array(image.get(key, ()), np.int64).reshape(-1) for image in images]
-        except (TypeError, ValueError, OverflowError) as error:
-            raise BadInputError(f"{path}: {key} of an image ({error}), expected a list of category ids") from error
-        return tuple(tuple((1 + _places(ids, class_ids, path, key)).tolist()) for ids in lists)
+        lists = [image.get(key, ()) for image in images]
+        if not all(isinstance(one, list | tuple) for one in lists):
+            raise BadInputError(f"{path}: {key} of an image, expected a list of category ids")
+        return tuple(tuple((1 + ids.places([{key: one} for one in some], key)).tolist()) for some in lists)
 
     frequency = tuple(str(category.get("frequency")) for category in categories)
     if not set(frequency) <= {"r", "c", "f"}:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moco.transfer.objects import Floats, Integers, ObjectTable
-from moco.transfer.outlines import coco_masks, coco_outline
+from moco.transfer.outlines import coco_masks, coco_outline, pack_rectangle
 
 FIGURES = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 """faster-coco-eval's names of what is compared, and ours."""
@@ -82,7 +82,10 @@ def _truth(table: ObjectTable, images: Sequence[int], kind: str) -> dict[str, An
                 "iscrowd": int(table.iscrowd[row]),
             }
             if kind == "segm" and table.outlines is not None:
-                entry["segmentation"] = coco_outline(table.outlines[row], size)
+                packed = table.outlines[row]
+                entry["segmentation"] = coco_outline(packed or pack_rectangle([x1, y1, x2, y2]), size)
+                if not packed:  # of what is found there, nobody knows whether it is right
+                    entry["iscrowd"] = 1
             if kind == "keypoints" and table.keypoints is not None:
                 entry["keypoints"] = _as_annotated(table.keypoints[row])
                 entry["num_keypoints"] = int((table.keypoints[row, :, 2] > 0).sum())

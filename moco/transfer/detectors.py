@@ -1,6 +1,5 @@
 """Faster, Mask and Keypoint R-CNN on an encoder's ResNet, from torchvision's parts (v1, 4.2)."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,18 +13,18 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign, misc
 from torchvision.ops.poolers import initLevelMapper
 
 from moco.core.encoder import Encoder
-from moco.transfer.backbones import STAGES, Body, Level, OneMap, Pyramid, SparseBatchNorm, levels_of, resnet_of
+from moco.transfer.backbones import STAGES, Body, Level, OneMap, Pyramid, SparseBatchNorm, levels_of
+from moco.transfer.heads import Conv5, Conv5Heads, OutlinedHeads
 
 Features = Literal["c4", "dc5", "fpn"]
 Heads = Literal["box", "mask", "keypoints"]
-Targets = list[dict[str, Tensor]]
 ANCHORS = (32.0, 64.0, 128.0, 256.0, 512.0)
 """Sides of the anchors where the shorter side of an image is the benchmark's."""
 REFERENCE = 800
@@ -124,7 +123,7 @@ def _roi_heads(encoder: Encoder, plan: DetectorPlan, levels: Mapping[str, Level]
         mask = MaskRCNNPredictor(conv5.channels, plan.channels, classes) if plan.heads == "mask" else None
         return Conv5Heads(region_pool(mapped, 14, scale), conv5, predictor, *_limits(plan), mask_predictor=mask)
     channels, hidden = next(iter(mapped.values())).channels, 4 * plan.channels
-    heads = RoIHeads(
+    heads = (OutlinedHeads if plan.heads == "mask" else RoIHeads)(
         region_pool(mapped, 7, scale), TwoMLPHead(channels * 7 * 7, hidden), _box_predictor(hidden, classes),
         *_limits(plan),
     )  # fmt: skip
@@ -184,82 +183,6 @@ class StridedAnchors(AnchorGenerator):
         steps = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]
         anchors = torch.cat(self.grid_anchors(grids, steps))
         return [anchors for _ in image_list.image_sizes]
-
-
-class Conv5(nn.Module):
-    """The C4 box head: conv5 on every region, followed by an extra BN (v1, Table 2)."""
-
-    def __init__(self, encoder: Encoder, *, frozen: bool = False) -> None:
-        super().__init__()
-        resnet = resnet_of(encoder)
-        self.layer4 = copy.deepcopy(resnet.layer4).requires_grad_(not frozen)
-        self.frozen = frozen
-        self.channels = resnet.num_features
-        self.norm = nn.BatchNorm2d(self.channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Regions (n, C4, 14, 14) -> (n, C5, 7, 7)."""
-        features: Tensor = self.norm(self.layer4(x))
-        return features
-
-    def train(self, mode: bool = True) -> "Conv5":
-        """Train all but a frozen conv5."""
-        super().train(mode)
-        self.layer4.train(mode and not self.frozen)
-        return self
-
-
-class Conv5Heads(RoIHeads):
-    """Box and mask branch of C4, which share what conv5 gives of a region; torchvision's would go through it twice."""
-
-    def __init__(
-        self, pool: nn.Module, conv5: Conv5, box_predictor: nn.Module, *limits: object, mask_predictor: nn.Module | None
-    ) -> None:
-        super().__init__(pool, conv5, box_predictor, *limits)
-        self.mask_predictor = mask_predictor
-
-    def forward(
-        self,
-        features: dict[str, Tensor],
-        proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-        targets: Targets | None = None,
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Losses in training, detections in evaluation."""
-        if self.training:
-            proposals, matched, labels, corrections = self.select_training_samples(proposals, targets)
-        regions = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
-        logits, deltas = self.box_predictor(regions)
-        if not self.training:
-            return self._detections(features, logits, deltas, proposals, image_shapes), {}
-        box_losses = fastrcnn_loss(logits, deltas, labels, corrections)
-        losses = dict(zip(("loss_classifier", "loss_box_reg"), box_losses, strict=True))
-        if self.mask_predictor is not None:
-            assert targets is not None
-            found = [label > 0 for label in labels]
-            boxes, rows = ([part[of] for part, of in zip(parts, found, strict=True)] for parts in (proposals, matched))
-            masks, classes = ([target[name] for target in targets] for name in ("masks", "labels"))
-            losses["loss_mask"] = maskrcnn_loss(
-                self.mask_predictor(regions[torch.cat(found)]), boxes, masks, classes, rows
-            )
-        return [], losses
-
-    def _detections(
-        self,
-        features: dict[str, Tensor],
-        logits: Tensor,
-        deltas: Tensor,
-        proposals: list[Tensor],
-        shapes: list[tuple[int, int]],
-    ) -> list[dict[str, Tensor]]:
-        boxes, scores, labels = self.postprocess_detections(logits, deltas, proposals, shapes)
-        columns = zip(boxes, scores, labels, strict=True)
-        found = [{"boxes": box, "scores": score, "labels": label} for box, score, label in columns]
-        if self.mask_predictor is not None:
-            regions = self.box_head(self.box_roi_pool(features, boxes, shapes))
-            masks = maskrcnn_inference(self.mask_predictor(regions), labels)
-            found = [{**one, "masks": mask} for one, mask in zip(found, masks, strict=True)]
-        return found
 
 
 class EvaluationResize(GeneralizedRCNNTransform):

@@ -68,8 +68,8 @@ class Examples(Dataset[tuple[Tensor, Target]]):
         expected, found = self.annotations.size(index), tuple(image.shape[1:])
         if found != expected:
             raise BadInputError(
-                f"{self.annotations.path(index)}: {found[1]} x {found[0]} pixels (upright by its EXIF tag), "
-                f"expected {expected[1]} x {expected[0]} as annotated: replace the image or correct the annotation"
+                f"{self.annotations.path(index)}: {describe_size(found, expected)}: replace the image or correct the "
+                f"annotation"
             )
         return image, self.annotations.target(index)
 
@@ -84,6 +84,13 @@ class Examples(Dataset[tuple[Tensor, Target]]):
     def name(self, index: int) -> str:
         """The image's file."""
         return self.annotations.path(index)
+
+
+def describe_size(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """Describe how the size (H, W) of an image is not that of its annotation."""
+    return (
+        f"{found[1]} x {found[0]} pixels (upright by its EXIF tag), expected {expected[1]} x {expected[0]} as annotated"
+    )
 
 
 def files_of(data: str | Path, *parts: Examples) -> FileImages:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
+MOST_SIDE = 10**6
+"""Pixels of the longest side of an image that can be annotated, and of a box's distance from it."""
 ROUNDING = 2.0
 """Pixels by which a box may reach beyond its image without a warning."""
 
@@ -53,13 +56,11 @@ class ObjectTable:
     ignore: Flags
     area: Floats
     outlines: PathTable | None = None
-    """A string of bytes for each object, as `pack_outline` made it."""
+    """A string of bytes for each object, as `pack_outline` made it: empty where it has no outline."""
     keypoints: Floats | None = None
     """(N, P, 3): x, y from 0 to the image's size, and 0 not annotated, 1 hidden, 2 visible."""
     skeleton: Skeleton | None = None
     federation: Federation | None = None
-    class_ids: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
-    """The number of each class in the annotations."""
     sources: PathTable = field(default_factory=lambda: PathTable(()))
     """The files that were read, beside the images."""
 
@@ -103,6 +104,18 @@ class ObjectTable:
         return target
 
 
+def check_sizes(sizes: npt.NDArray[Any], where: Callable[[int], str]) -> Integers:
+    """Heights and widths (n, 2) as whole numbers. Raises BadInputError for the first that cannot be an image's."""
+    wrong = np.flatnonzero(~((sizes >= 1) & (sizes <= MOST_SIDE)).all(1))
+    if len(wrong):
+        height, width = sizes[wrong[0]].tolist()
+        raise BadInputError(
+            f"{where(int(wrong[0]))}: an image of {width:g} x {height:g} pixels, expected 1 to {MOST_SIDE} each: "
+            f"correct it"
+        )
+    return np.asarray(sizes.astype(np.int64))
+
+
 def check_boxes(boxes: Floats, sizes: Integers, where: Callable[[int], str], source: object) -> None:
     """Raise BadInputError for the first box (N, 4) that is inverted or outside its image, of (N, 2) height and width.
 
@@ -110,7 +123,7 @@ def check_boxes(boxes: Floats, sizes: Integers, where: Callable[[int], str], sou
     """
     width, height = sizes[:, 1], sizes[:, 0]
     x1, y1, x2, y2 = boxes.T
-    right_way = np.isfinite(boxes).all(1) & (x2 >= x1) & (y2 >= y1)
+    right_way = (np.abs(boxes) <= 2 * MOST_SIDE).all(1) & (x2 >= x1) & (y2 >= y1)
     touching = (x1 <= width) & (y1 <= height) & (x2 >= 0) & (y2 >= 0)
     wrong = np.flatnonzero(~(right_way & touching))
     if len(wrong):

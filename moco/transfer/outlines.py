@@ -10,12 +10,21 @@ import numpy.typing as npt
 from moco.errors import BadInputError
 
 Mask = npt.NDArray[np.uint8]
+Ring = npt.NDArray[np.float64]
 
 POLYGONS, RUNS = b"P", b"R"
 FEWEST_COORDINATES = 6
 """Numbers of the shortest polygon, three corners: fewer enclose nothing, and COCO's code takes four for a box."""
+LONGEST_NUMBER = 35
+"""Bits of a number in COCO's text, 5 in a character: 32 are needed."""
 BEYOND = 2
 """Corners may lie this many times the image's size beyond it; a mistake would draw a line of any length."""
+BOX_ROUNDING = 1.5
+"""Pixels by which four numbers may differ from the box that they are taken for."""
+FLAT = 1e-9
+"""A polygon whose corners all lie this near to one line, as a part of its length, encloses nothing."""
+LONGEST_SHIFT = 60
+"""Bits of the largest number in COCO's text."""
 
 
 def coco_masks() -> Any:
@@ -29,26 +38,80 @@ def coco_masks() -> Any:
     return mask
 
 
-def pack_outline(outline: Any, size: tuple[int, int]) -> bytes:
-    """An annotation's polygons, or its run lengths as numbers or COCO's text, as bytes.
+def pack_outline(outline: Any, size: tuple[int, int], box: Sequence[float] = ()) -> bytes:
+    """An annotation's polygons, or its run lengths as numbers or COCO's text, as bytes; none where it encloses nothing.
 
+    Polygons may also be pairs of numbers, or a single flat list. Four numbers are the object's box (x, y, width, height
+    or its two corners) where they agree with `box` (x1 y1 x2 y2), and else nothing.
     Raises ValueError, with what is wrong, for anything else, and for what does not fit the image's size (H, W).
     """
     if isinstance(outline, dict):
-        return RUNS + runs(outline, size).tobytes()
-    if not isinstance(outline, list):
+        lengths = runs(outline, size)
+        return RUNS + lengths.tobytes() if lengths[1::2].any() else b""
+    if not isinstance(outline, list | None):
         raise ValueError("a segmentation that is neither polygons nor run lengths")
-    rings = [ring for ring in outline if len(ring) >= FEWEST_COORDINATES]
-    limit = (1 + BEYOND) * max(size)
-    for ring in rings:
-        if len(ring) % 2:
-            raise ValueError("a polygon with an odd number of coordinates")
-        if not (min(ring) >= -limit and max(ring) <= limit):
-            raise ValueError(f"a polygon with a corner far outside the image of {size[1]} x {size[0]} pixels")
+    rings = [ring for ring in (_checked(ring, size, box) for ring in _rings(outline or [])) if len(ring)]
     numbers = array("d", [len(rings), *map(len, rings)])
     for ring in rings:
-        numbers.extend(ring)
-    return POLYGONS + numbers.tobytes()
+        numbers.extend(ring.tolist())
+    return POLYGONS + numbers.tobytes() if rings else b""
+
+
+def _rings(outline: list[Any]) -> list[Ring]:
+    """The polygons (x1 y1 x2 y2 ...) of a segmentation, in whichever of the usual ways it lists their numbers."""
+    if outline and (
+        not isinstance(outline[0], list) or all(isinstance(one, list) and len(one) == 2 for one in outline)
+    ):
+        outline = [outline]  # one polygon, flat or as pairs
+    try:
+        rings = [np.array(ring, np.float64) for ring in outline]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError("a polygon that is no list of numbers") from error
+    if any(ring.ndim != 1 and ring.shape[1:] != (2,) for ring in rings):
+        raise ValueError("a segmentation that is neither polygons nor run lengths")
+    return [ring.ravel() for ring in rings]
+
+
+def _checked(ring: Ring, size: tuple[int, int], box: Sequence[float]) -> Ring:
+    """The polygon, or no numbers where it encloses nothing."""
+    if not np.isfinite(ring).all():
+        raise ValueError("a polygon with a corner that is no number")
+    if len(ring) and np.abs(ring).max() > (1 + BEYOND) * max(size):
+        raise ValueError(f"a polygon with a corner far outside the image of {size[1]} x {size[0]} pixels")
+    if len(ring) == len(box) == 4:
+        corners = np.concatenate([ring[:2], ring[:2] + ring[2:]])
+        if min(np.abs(form - box).max() for form in (ring, corners)) <= BOX_ROUNDING:
+            return rectangle(box)
+    if len(ring) < FEWEST_COORDINATES:
+        return ring[:0]
+    if len(ring) % 2:
+        raise ValueError("a polygon with an odd number of coordinates")
+    from_first = ring.reshape(-1, 2) - ring[:2]
+    farthest = from_first[np.square(from_first).sum(1).argmax()]
+    across = from_first[:, 0] * farthest[1] - from_first[:, 1] * farthest[0]
+    return ring if np.abs(across).max() > FLAT * np.square(farthest).sum() else ring[:0]
+
+
+def rectangle(box: Sequence[float]) -> Ring:
+    """The polygon of a box x1 y1 x2 y2."""
+    x1, y1, x2, y2 = box
+    return np.array([x1, y1, x2, y1, x2, y2, x1, y2], np.float64)
+
+
+def pack_rectangle(box: Sequence[float]) -> bytes:
+    """A box x1 y1 x2 y2 as the outline of its object."""
+    return POLYGONS + array("d", [1, 8, *rectangle(box).tolist()]).tobytes()
+
+
+def extent(packed: bytes, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The box x1 y1 x2 y2 around a packed outline that encloses something."""
+    if packed[:1] == POLYGONS:
+        corners = np.concatenate([np.array(ring).reshape(-1, 2) for ring in polygons(packed)])
+        (x1, y1), (x2, y2) = corners.min(0).tolist(), corners.max(0).tolist()
+        return x1, y1, x2, y2
+    mask = draw_masks([packed], size)[0]
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 def runs(outline: dict[str, Any], size: tuple[int, int]) -> npt.NDArray[np.uint32]:
@@ -69,8 +132,12 @@ def _from_text(text: str) -> list[int]:
     value = shift = 0
     for code in text.encode("ascii", "replace"):
         bits = code - 48
+        if shift > LONGEST_SHIFT:
+            raise ValueError("run lengths with a number that does not end")
         value |= (bits & 31) << shift
         shift += 5
+        if shift > LONGEST_NUMBER:
+            raise ValueError("run lengths of which one has more than 32 bits")
         if bits & 32:
             continue
         if bits & 16:
@@ -81,15 +148,12 @@ def _from_text(text: str) -> list[int]:
 
 
 def coco_outline(packed: bytes, size: tuple[int, int]) -> Any:
-    """The run lengths of a packed outline as COCO's code takes them."""
+    """The run lengths of a packed outline, if there is one, as COCO's code takes them."""
     masks = coco_masks()
     height, width = size
     if packed[:1] == RUNS:
         return masks.frPyObjects({"counts": _uint32(packed).tolist(), "size": [height, width]}, height, width)
-    rings = polygons(packed)
-    if not rings:
-        return masks.encode(np.zeros((height, width), np.uint8, order="F"))
-    return masks.merge(masks.frPyObjects(rings, height, width))
+    return masks.merge(masks.frPyObjects(polygons(packed), height, width))
 
 
 def polygons(packed: bytes) -> list[list[float]]:
@@ -101,9 +165,11 @@ def polygons(packed: bytes) -> list[list[float]]:
 
 
 def draw_masks(outlines: Sequence[bytes], size: tuple[int, int]) -> Mask:
-    """The masks (n, H, W), 0 or 1, of packed outlines."""
+    """The masks (n, H, W), 0 or 1, of packed outlines; nothing but 0 where there is none."""
     drawn = np.zeros((len(outlines), *size), np.uint8)
     for mask, packed in zip(drawn, outlines, strict=True):
+        if not packed:
+            continue
         if packed[:1] == RUNS:
             lengths = _uint32(packed)
             mask[:] = np.repeat(np.arange(len(lengths)) % 2, lengths).reshape(size, order="F")

@@ -2,19 +2,19 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 import numpy as np
-from PIL import Image as PillowImage
 
-from moco.data.decoding import FORMATS
 from moco.data.images import PathTable
 from moco.errors import BadInputError
-from moco.transfer.files import Folder, read_lines, require_folder
-from moco.transfer.objects import ObjectTable, check_boxes, number_names
+from moco.transfer.headers import read_header
+from moco.transfer.objects import ObjectTable, check_boxes, check_sizes, number_names
+from moco.transfer.voc_files import annotated_files, every_xml
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -23,40 +23,11 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 class _Annotated:
     """What an XML file says."""
 
-    size: tuple[int, int] | None
+    size: tuple[float, float] | None
     """Height and width of the image, where it says so."""
     names: list[str] = field(default_factory=list)
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
     difficult: list[bool] = field(default_factory=list)
-
-
-def roots(data: Path, part: str) -> list[Path]:
-    """The folder itself, or those in it (VOC2007, VOC2012) or in its VOCdevkit, that hold ImageSets and `part`."""
-    for place in (data, data / "VOCdevkit"):
-        candidates = [place, *(sorted(place.iterdir()) if place.is_dir() else ())]
-        found = [folder for folder in candidates if (folder / "ImageSets" / part).is_dir()]
-        if found:
-            return found
-    raise BadInputError(f"{data}: no ImageSets/{part} in it or in a folder of it, expected PASCAL VOC's layout")
-
-
-def split_lists(folders: list[Path], part: str, split: str) -> list[Path]:
-    """The lists that make up a split. Test: test.txt where there is any, else val.txt. Train: what is not tested on.
-
-    With a test.txt that is trainval.txt (or train.txt), without one train.txt alone.
-    """
-    sets = [folder / "ImageSets" / part for folder in folders]
-    tested = any((folder / "test.txt").is_file() for folder in sets)
-    if split == "test":
-        wanted: tuple[str, ...] = ("test.txt",) if tested else ("val.txt",)
-    else:
-        wanted = ("trainval.txt", "train.txt") if tested else ("train.txt",)
-    lists = []
-    for folder in sets:
-        lists += [folder / name for name in wanted if (folder / name).is_file()][:1]
-    if not lists:
-        raise BadInputError(f"{sets[0]}: no {' and no '.join(wanted)}, expected lists of the images of a split")
-    return lists
 
 
 def open_voc(data: Path, split: str, classes: tuple[str, ...] | None = None) -> ObjectTable:
@@ -65,26 +36,19 @@ def open_voc(data: Path, split: str, classes: tuple[str, ...] | None = None) -> 
     VOC counts pixels from 1 and includes the last: a box is (xmin - 1, ymin - 1, xmax, ymax) from corner to corner.
     Raises BadInputError naming the file that is missing or wrong.
     """
-    folders = roots(data, "Main")
-    paths, sizes, files, parsed = list[bytes](), list[tuple[int, int]](), list[Path](), dict[Path, _Annotated]()
-    for listed in split_lists(folders, "Main", split):
-        root = listed.parents[2]
-        images = Folder(root / "JPEGImages", "PASCAL VOC's images")
-        annotations = Folder(root / "Annotations", "PASCAL VOC's XML files")
-        for name in read_lines(listed):
-            path = images.find_image(name, listed)
-            file = Path(annotations.find(f"{name}.xml", listed))
-            parsed[file] = _read_objects(file)
-            sizes.append(parsed[file].size or size_of(path))
-            paths.append(os.fsencode(path))
-            files.append(file)
-    classes = classes or _all_classes(folders, parsed)
+    paths, sizes, files, parsed = list[bytes](), list[tuple[float, float]](), list[Path](), dict[Path, _Annotated]()
+    for path, file in annotated_files(data, split):
+        parsed[file] = _read_objects(file)
+        sizes.append(parsed[file].size or read_header(path).size)
+        paths.append(os.fsencode(path))
+        files.append(file)
+    classes = classes or _all_classes(data, parsed)
     annotated = [parsed[file] for file in files]
     counts = [len(one.names) for one in annotated]
     of_object = np.repeat(np.arange(len(files)), counts)
     boxes = np.array([box for one in annotated for box in one.boxes], np.float64).reshape(-1, 4)
     names = [name for one in annotated for name in one.names]
-    height_width = np.array(sizes, np.int64).reshape(-1, 2)
+    height_width = check_sizes(np.array(sizes, np.float64).reshape(-1, 2), lambda row: str(files[row]))
 
     def where(row: int) -> str:
         return str(files[of_object[row]])
@@ -103,27 +67,35 @@ def open_voc(data: Path, split: str, classes: tuple[str, ...] | None = None) -> 
         iscrowd=np.zeros(len(boxes), bool),
         ignore=np.array([flag for one in annotated for flag in one.difficult], bool),
         area=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
-        class_ids=np.arange(1, len(classes) + 1),
         sources=PathTable(map(os.fsencode, files)),
     )
 
 
 def read_xml(path: Path) -> Element:
     """The root of an XML file; one that declares a document type is refused, and with it every entity of its own."""
-    builder, parser = TreeBuilder(), expat.ParserCreate()
+    builder = TreeBuilder()
 
     def refuse(*_: object) -> None:
         raise BadInputError(f"{path}: declares a document type, expected plain XML: remove the declaration")
 
-    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
-    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, refuse
     try:
-        parser.Parse(path.read_bytes(), True)
+        content, parser = _in_utf8(path.read_bytes())
+        parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
+        parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, refuse
+        parser.Parse(content, True)
         return builder.close()
-    except (OSError, expat.ExpatError, AssertionError, ValueError) as error:
+    except (OSError, expat.ExpatError, AssertionError, LookupError, ValueError) as error:
         if isinstance(error, BadInputError):
             raise
         raise BadInputError(f"{path}: cannot be read as XML ({error}): correct or replace it") from error
+
+
+def _in_utf8(content: bytes) -> tuple[bytes, expat.XMLParserType]:
+    """XML and its parser; encodings of several bytes (GBK, Shift-JIS), which expat does not know, become UTF-8."""
+    declared = re.match(rb"\s*<\?xml[^>]*encoding\s*=\s*[\"']([\w.-]+)", content[:200])
+    if declared is None or declared[1].lower().startswith((b"utf", b"us-ascii", b"iso-8859-1")):
+        return content, expat.ParserCreate()
+    return content.decode(declared[1].decode("ascii")).encode("utf-8"), expat.ParserCreate("utf-8")
 
 
 def _read_objects(path: Path) -> _Annotated:
@@ -132,18 +104,29 @@ def _read_objects(path: Path) -> _Annotated:
     height, width = (root.findtext(f"size/{side}") for side in ("height", "width"))
     annotated = _Annotated(None)
     if height and width:
-        size = int(_number(height, path, "height")), int(_number(width, path, "width"))
+        size = _number(height, path, "height"), _number(width, path, "width")
         annotated.size = size if min(size) > 0 else None
     for entry in root.iterfind("object"):
-        box = entry.find("bndbox")
         name = (entry.findtext("name") or "").strip()
+        box = _corners(entry, path)
         if box is None or not name:
             raise BadInputError(f"{path}: an object without name or bndbox: correct or remove it")
-        xmin, ymin, xmax, ymax = (_number(box.findtext(corner), path, corner) for corner in CORNERS)
+        xmin, ymin, xmax, ymax = box
         annotated.names.append(name)
         annotated.boxes.append((xmin - 1, ymin - 1, xmax, ymax))
-        annotated.difficult.append((entry.findtext("difficult") or "").strip() == "1")
+        annotated.difficult.append((entry.findtext("difficult") or "").strip().lower() in ("1", "true"))
     return annotated
+
+
+def _corners(entry: Element, path: Path) -> tuple[float, float, float, float] | None:
+    """The box of an object, xmin to ymax; where it has a polygon alone, the box around that."""
+    box, polygon = entry.find("bndbox"), entry.find("polygon")
+    if box is not None:
+        xmin, ymin, xmax, ymax = (_number(box.findtext(corner), path, corner) for corner in CORNERS)
+        return xmin, ymin, xmax, ymax
+    numbers = [] if polygon is None else [one for one in polygon.iter() if re.fullmatch(r"[xy]\d*", one.tag)]
+    x, y = ([_number(one.text, path, one.tag) for one in numbers if one.tag[0] == axis] for axis in "xy")
+    return (min(x), min(y), max(x), max(y)) if x and y else None
 
 
 def _number(text: str | None, path: Path, what: str) -> float:
@@ -156,23 +139,11 @@ def _number(text: str | None, path: Path, what: str) -> float:
     return value
 
 
-def size_of(path: str) -> tuple[int, int]:
-    """Height and width from an image's header, upright by its EXIF tag."""
-    try:
-        with PillowImage.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5
-    except Exception as error:  # a decoder fails as it likes on a damaged file
-        raise BadInputError(f"{path}: cannot be read as an image ({error}): remove or replace it") from error
-    return (width, height) if turned else (height, width)
-
-
-def _all_classes(folders: list[Path], parsed: dict[Path, _Annotated]) -> tuple[str, ...]:
+def _all_classes(data: Path, parsed: dict[Path, _Annotated]) -> tuple[str, ...]:
     """The names of all objects of all splits, so that a split without some class numbers them as the others do."""
-    names = set[str]()
-    for folder in folders:
-        for path in require_folder(folder / "Annotations", "PASCAL VOC's XML files").glob("*.xml"):
-            names.update((parsed.get(path) or _read_objects(path)).names)
+    files = every_xml(data)
+    names = {name for path in files for name in (parsed.get(path) or _read_objects(path)).names}
     if not names:
-        raise BadInputError(f"{folders[0] / 'Annotations'}: no object in any XML file, expected some")
+        where = files[0].parent if files else data
+        raise BadInputError(f"{where}: no object in any XML file, expected some")
     return tuple(sorted(names))

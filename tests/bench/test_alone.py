@@ -1,16 +1,16 @@
 """Each measurement has a process of its own."""
 
+import os
+import signal
 import subprocess
 import sys
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moco.bench import alone as process
 from moco.bench.alone import run_alone
+from moco.errors import BadInputError
 from tests.commands.test_bench import TINY
 
 
@@ -21,25 +21,29 @@ def test_the_waiting_process_imports_no_torch() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_a_process_that_dies_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where memory runs out."""
+def end(config: Any, folder: Path, case: str) -> dict[str, Any]:
+    """A measurement whose process ends before its answer, after a library's last words."""
+    os.write(2, b"first\nlibrary: the GPU is \x1b lost\n")
+    if case == "exit":
+        os._exit(7)
+    if case == "refuse":
+        raise BadInputError("--lr is odd")
+    os.kill(os.getpid(), signal.Signals[case])
+    return {}
 
-    class Pool:
-        """Its processes die."""
 
-        def __init__(self, *arguments: Any, **options: Any) -> None: ...
+@pytest.mark.parametrize(
+    ("case", "how"),
+    [("SIGKILL", "was ended by SIGKILL, which .* memory is used up"), ("SIGSEGV", "was ended by SIGSEGV"),
+     ("exit", "ended with exit code 7")],
+)  # fmt: skip
+def test_a_process_that_dies_says_how(case: str, how: str) -> None:
+    """Only of SIGKILL it may be for want of memory; what a library said last is repeated."""
+    with pytest.raises(OSError, match=rf"measuring .*:end {case}: its process {how}; it said: library: .*x1b lost$"):
+        run_alone("tests.bench.test_alone:end", TINY, Path(), case)
 
-        def __enter__(self) -> "Pool":
-            return self
 
-        def __exit__(self, *error: Any) -> None: ...
-
-        def submit(self, *arguments: Any) -> Future[Any]:
-            """A result that never came."""
-            future: Future[Any] = Future()
-            future.set_exception(BrokenProcessPool())
-            return future
-
-    monkeypatch.setattr(process, "ProcessPoolExecutor", Pool)
-    with pytest.raises(OSError, match="somewhere:measure case: its process was killed"):
-        run_alone("somewhere:measure", TINY, Path(), "case")
+def test_what_a_measurement_raises_is_raised() -> None:
+    """As if it were called here."""
+    with pytest.raises(BadInputError, match="--lr is odd"):
+        run_alone("tests.bench.test_alone:end", TINY, Path(), "refuse")

@@ -136,12 +136,13 @@ def test_a_cell_that_was_run_by_hand_counts(
     assert machine.calls == []
 
 
-def test_cells_that_fail(tmp_path: Path, machine: Machine) -> None:
+def test_cells_that_fail(tmp_path: Path, machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     """A diverged one is a result, and stands below all; a failed one is run again; a refused one ends the study."""
     machine.codes = {"low-s0": 3, "middle-s0": 1}
     result = run(study(tmp_path, seeds=1))
     assert result["exit_code"] == 1
     assert result["failed"] == ["middle-s0"]
+    assert "middle-s0: failed --lr is odd (all of it: " in capsys.readouterr().out
     assert [row["diverged"] for row in result["rows"]] == [1, 0, 0]
     assert "Of low at least one run diverged." in result["verdict"]
     machine.codes = {"middle-s0": 2}

@@ -34,6 +34,12 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found in images is kept elsewhere than a user keeps it."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "kept"))
+
+
 def config(folder: Path, task: str = "voc-dc5", out: str = "run", **more: Any) -> TransferConfig:
     """A run of four steps on four scenes."""
     data = folder / TASKS[task].layout

@@ -85,14 +85,31 @@ def test_equal_votes_go_to_the_lower_class(labels: list[int]) -> None:
         assert found == {"top1": expected, "top5": 100.0}
 
 
-def test_classes_without_a_vote_rank_by_their_number() -> None:
-    """With one neighbour, of class 6, the five best are 6, 0, 1, 2, 3."""
+def test_a_class_without_a_vote_is_no_answer() -> None:
+    """One neighbour, of class 6, gives the answer 6 and no other, at any temperature."""
     bank = torch.tensor([[0.0, 1.0]])
     top5 = [
         weighted_knn(bank, np.array([6]), bank, np.array([truth]), k=1, temperature=0.1, classes=8)["top5"]
         for truth in range(8)
     ]
-    assert top5 == [100, 100, 100, 100, 0, 0, 100, 0]
+    assert top5 == [0, 0, 0, 0, 0, 0, 100, 0]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+def test_top_5_of_noise_is_no_more_than_the_neighbours_name(k: int) -> None:
+    """Of ten classes k neighbours name at most k: noise is right for k tenths of the queries at most, not for half."""
+    rng = np.random.default_rng(k)
+    bank, queries = (F.normalize(torch.from_numpy(rng.standard_normal((n, 16))).float()) for n in (400, 400))
+    labels, truth = rng.integers(0, 10, 400), rng.integers(0, 10, 400)
+    found = weighted_knn(bank, labels, queries, truth, k=k, temperature=0.07, classes=10)
+    assert found["top1"] <= found["top5"] <= 10 * k + 6  # three standard deviations
+
+
+def test_the_most_distant_neighbour_names_its_class() -> None:
+    """Its weight is 0 in fp32, and its class is still among the first five."""
+    bank, labels = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), np.array([7, 6])
+    found = weighted_knn(bank, labels, bank[:1], np.array([6]), k=2, temperature=0.01, classes=8)
+    assert found == {"top1": 0.0, "top5": 100.0}
 
 
 def test_a_nearer_neighbour_outvotes_more_distant_ones() -> None:
@@ -285,4 +302,4 @@ def test_the_coldest_vote_is_the_nearest_one_s(temperature: float) -> None:
     votes = module.count_votes(
         torch.tensor([[0.9, 0.8, 0.8]]), torch.tensor([[2, 1, 1]]), temperature=temperature, classes=3
     )
-    assert votes.tolist() == [[0.0, 0.0, 1.0]]
+    assert votes.tolist() == [[0.0, pytest.approx(0, abs=1e-30), 1.0]]

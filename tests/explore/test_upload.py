@@ -1,9 +1,16 @@
 """What is dropped on the explorer: only images, and none that is too large."""
 
+import contextlib
+import dataclasses
+import urllib.error
+import urllib.request
+
 import pytest
 
+from moco.explore.server import WAITING_UPLOADS
 from moco.explore.upload import MOST_BYTES
-from tests.explore.explored import png
+from tests.explore.explored import collection, png
+from tests.explore.served import TOKEN, served, status, upload
 from tests.explore.test_server import client
 
 
@@ -27,9 +34,11 @@ def bomb(width: int, height: int) -> bytes:
         (png()[:50], 422, "cannot be read"),
         (bomb(8000, 8000), 413, "million"),
         (bomb(100_000, 100_000), 413, "million"),
+        (bomb(1, 49_999_999), 413, "at most 100 times the other"),
+        (bomb(30_000, 100), 413, "at most 100 times the other"),
         (b"\0" * (MOST_BYTES + 1), 413, "20 MiB"),
     ],
-    ids=["empty", "cut gif", "eps", "svg", "cut png", "64 million", "bomb", "long"],
+    ids=["empty", "cut gif", "eps", "svg", "cut png", "64 million", "bomb", "narrow", "low", "long"],
 )
 def test_what_is_not_taken(content: bytes, status: int, message: str) -> None:
     """Each has an answer that says why; the encoder goes on."""
@@ -52,3 +61,40 @@ def test_a_long_upload_that_does_not_tell_its_length() -> None:
 
     with client() as asking:
         assert asking.post("/neighbours", content=endless()).status_code == 413  # type: ignore[arg-type]
+
+
+def test_uploads_that_stall_or_break_off(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """More of them than may wait are dropped after seconds, without a traceback, and then the next is answered."""
+    monkeypatch.setattr("moco.explore.upload.MOST_SECONDS", 0.5)
+    image = png((3, 0, 0))
+    with served(collection()) as port:
+        with contextlib.ExitStack() as stack:
+            stalled = [stack.enter_context(upload(port, image[:9], len(image))) for _ in range(WAITING_UPLOADS)]
+            assert [status(asking) for asking in stalled] == [408] * WAITING_UPLOADS
+        for _ in range(2 * WAITING_UPLOADS):
+            with upload(port, image[:9], len(image)):
+                pass
+        with upload(port, image, len(image)) as asking:
+            assert status(asking) in (200, 503)  # those that broke off may still wait
+        with upload(port, b"", 10 << 30) as asking:
+            assert status(asking) == 413  # before a byte of it came
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_failure_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """A set whose folder is gone fails as its kind of files fails; what nobody foresaw is an answer and one line."""
+
+    def gone(row: int) -> bytes:
+        raise FileNotFoundError(2, "No such file or directory") if row else ZeroDivisionError("unforeseen\nfailure")
+
+    with served(dataclasses.replace(collection(), thumbnail=gone)) as port:
+        for row, expected in ((1, 404), (0, 500)):
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/thumbnail/{row}", headers={"X-Moco-Token": TOKEN}
+            )
+            with pytest.raises(urllib.error.HTTPError) as error:
+                urllib.request.urlopen(request, timeout=30)
+            assert error.value.code == expected
+            error.value.close()
+    said = capfd.readouterr().err
+    assert said == "moco explore: GET /thumbnail/0 failed: ZeroDivisionError: unforeseen failure\n"

@@ -1,6 +1,7 @@
 """What a process does to itself before it trains: it will pause, die or go wrong at a chosen place."""
 
 import os
+import re
 import resource
 import signal
 import threading
@@ -137,7 +138,7 @@ def die_at(operation: int, log: Path) -> None:
         if next(number) == operation:
             os.kill(os.getpid(), signal.SIGKILL)
         with real_open(log, "a") as file:
-            file.write(f"{what} {Path(str(path)).name}\n")
+            file.write(f"{what} {re.sub(r'[.][0-9a-f]{8}[.]part$', '.part', Path(str(path)).name)}\n")
 
     real_open: Callable[..., Any] = Path.open
     fsync, replace, unlink = os.fsync, os.replace, os.unlink

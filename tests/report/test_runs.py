@@ -20,7 +20,7 @@ def test_damaged_files_are_passed_over(tmp_path: Path) -> None:
     run = read_run(folder)
     found = parsed(run)
     assert "cut.json could not be read" in found.text
-    assert "list.json could not be read (not an object)" in found.text
+    assert "list.json could not be read (expected a JSON object)" in found.text
     assert "status.json could not be read" in found.text
     assert ["kNN", "12.50%"] in [row[:2] for row in found.rows()]
     assert "1000" not in {row[1] for row in found.rows() if len(row) > 1}

@@ -300,9 +300,10 @@ def test_settings_that_are_none_of_ours(tmp_path: Path, change: dict[str, Any]) 
     folder = write_run(tmp_path / "run", lines=flat(2.0, ()), status=DONE, max_steps=STEPS)
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | change))
-    verdict = judge(read_run(folder))
+    run = read_run(folder)
+    verdict = judge(run)
     assert (verdict.mood, verdict.headline) == ("open", "It cannot be judged: its settings cannot be read")
-    assert next(iter(change)).replace("_", "-") in verdict.sentences[0].replace("_", "-")
+    assert next(iter(change)).replace("_", "-") in " ".join([verdict.sentences[0], *run.notes]).replace("_", "-")
 
 
 def test_settings_of_an_older_run() -> None:

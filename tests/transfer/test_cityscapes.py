@@ -43,3 +43,14 @@ def test_a_missing_annotation_is_named(tmp_path: Path) -> None:
         open_examples("cityscapes-instance", tmp_path, "test")
     with pytest.raises(BadInputError, match="leftImg8bit/train: no such folder"):
         open_examples("cityscapes-instance", tmp_path, "train")
+
+
+def test_system_files_are_no_images(tmp_path: Path) -> None:
+    """What macOS and a NAS leave beside the images has no annotations, and needs none."""
+    save_image(tmp_path / "leftImg8bit" / "val" / "aa" / "aa_1_leftImg8bit.png", 4, 9)
+    save_values(tmp_path / "gtFine" / "val" / "aa" / "aa_1_gtFine_labelIds.png", np.full((4, 9), 7))
+    for other in ("aa/._aa_1_leftImg8bit.png", "@eaDir/aa_1_leftImg8bit.png"):
+        path = tmp_path / "leftImg8bit" / "val" / other
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\0\5\x16\7")
+    assert len(open_examples("cityscapes-semantic", tmp_path, "test")) == 1

@@ -1,6 +1,7 @@
 """COCO's figures against pycocotools on the same detections; LVIS' against its rules in plain loops."""
 
 import contextlib
+import copy
 import io
 import json
 from pathlib import Path
@@ -74,6 +75,28 @@ def test_boxes_and_masks_as_pycocotools(tmp_path: Path, seed: int) -> None:
         expected = by_pycocotools(content, [entry for entries in each for entry in entries], kind, 100)
         assert in_order(found, prefix) == pytest.approx(expected, abs=1e-9)
         assert 5 < found[f"{prefix}_AP50"] < 95
+
+
+def test_objects_without_an_outline_are_neither_found_nor_missed(tmp_path: Path) -> None:
+    """For masks they are as crowds in their boxes; boxes count them as any object."""
+    content = coco_content(2, images=8)
+    known = copy.deepcopy(content)
+    for annotation, seen in list(zip(content["annotations"], known["annotations"], strict=True))[1::4]:
+        x, y, width, height = annotation["bbox"]
+        annotation["segmentation"] = []
+        seen["iscrowd"] = 1
+        seen["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    write_coco(tmp_path / "known", known)
+    write_coco(tmp_path / "partly", content)
+    with pytest.warns(UserWarning, match="objects have no outline that can be drawn"):
+        examples = open_examples("coco", tmp_path / "partly", "test")
+    whole = open_examples("coco", tmp_path / "known", "test")
+    predicted = [guesses(whole.target(index), 3, index) for index in range(len(whole))]
+    found = score_predictions(examples, predicted)
+    each = [as_results(examples, guess, index, [70, 80, 90], "segm") for index, guess in enumerate(predicted)]
+    expected = by_pycocotools(known, [entry for entries in each for entry in entries], "segm", 100)
+    assert in_order(found, "mask") == pytest.approx(expected, abs=1e-9)
+    assert found["box_AP50"] != pytest.approx(score_predictions(whole, predicted)["box_AP50"])
 
 
 def crowded(images: int, objects: int) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from moco.errors import BadInputError
 from moco.transfer.cityscapes import EVALUATED
 from moco.transfer.examples import open_examples
+from moco.transfer.label_maps import voc_colour
 from tests.transfer.layouts import save_image, save_values
 
 
@@ -77,6 +79,42 @@ def test_colours_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_text("../b\n")
     with pytest.raises(BadInputError, match=r"val\.txt: file name '\.\./b', expected one inside"):
         open_examples("voc-semantic", tmp_path, "test")
+
+
+def test_black_and_white_and_grey_in_rgb(tmp_path: Path) -> None:
+    """One bit, and three equal channels with or without opacity, are values."""
+    values = np.arange(12).reshape(3, 4) % 2
+    write_semantic(tmp_path, values, "grass\nstone\n")
+    grey = Image.fromarray(values.astype(np.uint8))
+    for image in (Image.fromarray(values.astype(bool)), grey.convert("RGB"), grey.convert("RGBA"), grey.convert("LA")):
+        image.save(tmp_path / "SegmentationClass" / "b.png")
+        np.testing.assert_array_equal(open_examples("voc-semantic", tmp_path, "test")[0][1], values)
+
+
+def test_colours_of_cvat(tmp_path: Path) -> None:
+    """labelmap.txt says what colours mean, also those of a palette; VOC's border is void; other colours are refused."""
+    values = np.arange(12).reshape(3, 4) % 3
+    write_semantic(tmp_path, values)
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nroad:9,9,9::\nsky:::\n")
+    colours = np.array([(9, 9, 9), voc_colour(1), (224, 224, 192)], np.uint8)
+    Image.fromarray(colours[values]).save(tmp_path / "SegmentationClass" / "a.png")
+    Image.fromarray(colours[values]).quantize(4).save(tmp_path / "SegmentationClass" / "b.png")
+    for split in ("train", "test"):
+        examples = open_examples("voc-semantic", tmp_path, split)
+        assert examples.classes == ("road", "sky")
+        np.testing.assert_array_equal(examples[0][1], np.where(values == 2, 255, values))
+    Image.fromarray(np.full((3, 4, 3), 7, np.uint8)).save(tmp_path / "SegmentationClass" / "a.png")
+    with pytest.raises(BadInputError, match=r"a\.png: a pixel of colour \[7, 7, 7\], expected one of labelmap\.txt"):
+        open_examples("voc-semantic", tmp_path, "train")[0]
+    (tmp_path / "labelmap.txt").write_text("road:9,9,900::\n")
+    with pytest.raises(BadInputError, match=r"labelmap\.txt: road has colour '9,9,900', expected RED,GREEN,BLUE"):
+        open_examples("voc-semantic", tmp_path, "train")
+
+
+def test_colours_of_voc() -> None:
+    """The devkit's first colours and its last."""
+    expected = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 20: (0, 64, 128), 255: (224, 224, 192)}
+    assert {number: voc_colour(number) for number in expected} == expected
 
 
 def test_more_annotations_for_training(tmp_path: Path) -> None:

@@ -32,3 +32,10 @@ def test_masks_as_pycocotools(seed: int) -> None:
     counts = np.diff([0, *edges, expected.size]).tolist()
     for form in (outline, text, {"size": list(size), "counts": counts}):
         np.testing.assert_array_equal(draw_masks([pack_outline(form, size)], size)[0], expected)
+
+
+def test_run_lengths_without_an_end() -> None:
+    """A text of continuation characters is refused at its eighth, not summed up to a number of megabytes."""
+    for text in ("o" * 8, "o" * 5_000_000):
+        with pytest.raises(ValueError, match="more than 32 bits"):
+            pack_outline({"size": [4, 4], "counts": text}, (4, 4))

@@ -1,5 +1,6 @@
 """VOC's layout: lists, XML, corners counted from 1, and what is said of faulty folders."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -65,6 +66,75 @@ def test_two_years_and_their_splits(tmp_path: Path) -> None:
     assert alone == ["3", "4"]
 
 
+LINES = {
+    "a mark": "\ufeffa\r\nb\r\n",
+    "quotation marks": '"a"\n"b"\n',
+    "two columns": "a  1\nb -1\n",
+    "files": "JPEGImages/a.jpg Annotations/a.xml\nJPEGImages/b.jpg Annotations/b.xml\n",
+    "an ending": "a.jpg\nb.JPG\n",
+    "another machine": "/home/someone/VOC/JPEGImages/a.jpg\nC:\\data\\b.jpg\n",
+}
+
+
+@pytest.mark.parametrize("form", LINES)
+def test_lines_of_lists(tmp_path: Path, form: str) -> None:
+    """What tools write into lists beside the plain name."""
+    write_voc(tmp_path, {name: voc_xml([CAT]) for name in "ab"}, {"test": ["a"]})
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text(LINES[form], encoding="utf-8")
+    examples = open_examples("voc", tmp_path, "train")
+    assert [Path(examples.name(index)).name for index in range(2)] == ["a.jpg", "b.jpg"]
+
+
+def test_names_with_spaces_and_folders(tmp_path: Path) -> None:
+    """Their XML files are found in the same folders, and so are the classes; files of macOS and of a NAS are none."""
+    (tmp_path / "Annotations" / "day 1").mkdir(parents=True)
+    write_voc(tmp_path, {"day 1/a b": voc_xml([CAT]), "c": voc_xml([CAT])}, {"train": ["day 1/a b"], "val": ["c"]})
+    (tmp_path / "Annotations" / "day 1" / "only.xml").write_text(voc_xml([("dog", 1, 1, 9, 9)]))
+    for other in ("._c.xml", "@eaDir/c.xml", "day 1/._a b.xml"):
+        (tmp_path / "Annotations" / other).parent.mkdir(exist_ok=True)
+        (tmp_path / "Annotations" / other).write_bytes(b"\0\5\x16\7")
+    examples = open_examples("voc", tmp_path, "train")
+    assert (examples.classes, len(examples)) == (("cat", "dog"), 1)
+
+
+def test_lists_without_splits(tmp_path: Path) -> None:
+    """CVAT's default.txt, or no list at all: a tenth is tested on, and that is said."""
+    names = [f"{number:02d}" for number in range(12)]
+    write_voc(tmp_path, {name: voc_xml([CAT]) for name in names}, {"default": names})
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="no lists of splits: every tenth image is tested on"):
+            train = open_examples("voc", tmp_path, "train")
+        test = open_examples("voc", tmp_path, "test")
+        assert [Path(test.name(index)).stem for index in range(len(test))] == ["00", "10"]
+        assert len(train) == 10
+        shutil.rmtree(tmp_path / "ImageSets", ignore_errors=True)
+
+
+def test_roboflow_keeps_xml_beside_the_images(tmp_path: Path) -> None:
+    """train, valid and maybe test, each with images and XML files."""
+    for split, kind in (("train", "cat"), ("valid", "dog")):
+        save_image(tmp_path / split / "a.rf.5.jpg", 40, 60)
+        (tmp_path / split / "a.rf.5.xml").write_text(voc_xml([(kind, 1, 1, 9, 9)]))
+    examples = [open_examples("voc", tmp_path, split) for split in ("train", "test")]
+    assert [one.target(0)["labels"].tolist() for one in examples] == [[1], [2]]
+    assert examples[0].classes == ("cat", "dog")
+
+
+def test_xml_in_other_encodings(tmp_path: Path) -> None:
+    """Several bytes a character, as the declaration says; a polygon alone is an object with the box around it."""
+    polygon = "<polygon><x1>2</x1><y1>3</y1><x2>9</x2><y2>3</y2><x3>5</x3><y3>8</y3></polygon>"
+    xml = re.sub("<bndbox>.*</bndbox>", polygon, voc_xml([("猫", 1, 1, 9, 9)]))
+    write_voc(tmp_path, {"a": xml}, {"train": ["a"]})
+    for encoding in ("gbk", "shift_jis", "utf-16"):
+        text = f'<?xml version="1.0" encoding="{encoding}"?>{xml}'
+        (tmp_path / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+        examples = open_examples("voc", tmp_path, "train")
+        assert (examples.classes, examples.target(0)["boxes"].tolist()) == (("猫",), [[1, 2, 9, 8]])
+    (tmp_path / "Annotations" / "a.xml").write_text(f'<?xml version="1.0" encoding="rot13"?>{xml}')
+    with pytest.raises(BadInputError, match=r"a\.xml: cannot be read as XML"):
+        open_examples("voc", tmp_path, "train")
+
+
 ENTITY = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;">]><annotation><object><name>&c;</name></object></annotation>'
 FAULTY_XML = {
     "<annotation><object>": r"a\.xml: cannot be read as XML",
@@ -72,6 +142,8 @@ FAULTY_XML = {
     voc_xml([("cat", 30, 1, 10, 20)]): r"a\.xml: box .*\(29, 0, 10, 20\) is inverted",
     voc_xml([("cat", 70, 1, 90, 20)]): r"a\.xml: box .* is outside its image of 60 x 40 pixels",
     voc_xml([CAT]).replace("<xmin>1<", "<xmin>nan<"): r"a\.xml: xmin is 'nan', expected a number",
+    voc_xml([CAT], 1 + 10**30): r"a\.xml: an image of 60 x 1e\+30 pixels, expected 1 to 1000000",
+    voc_xml([CAT]).replace("<xmax>10<", "<xmax>1e30<"): r"a\.xml: box .* is inverted or not of numbers",
     voc_xml([CAT]).replace("bndbox", "box"): r"a\.xml: an object without name or bndbox",
 }
 
@@ -93,9 +165,9 @@ def test_faulty_folders_are_named(tmp_path: Path) -> None:
     write_voc(tmp_path, {"a": voc_xml([CAT])}, {"train": ["a", "missing"]})
     with pytest.raises(BadInputError, match=r"missing\.jpg: no such image, and .*train\.txt names it"):
         open_examples("voc", tmp_path, "train")
-    with pytest.raises(BadInputError, match=r"no val\.txt, expected lists"):
+    with pytest.raises(BadInputError, match=r"no val\.txt and no valid\.txt and no validation\.txt, expected lists"):
         open_examples("voc", tmp_path, "test")
-    for name in ("../a", "/etc/passwd", "..", r"C:\a", "a\x1b[2J"):
+    for name in ("../a", "/etc/passwd", "..", r"C:\b", "a\x1b[2J"):
         (tmp_path / "ImageSets" / "Main" / "train.txt").write_text(f"{name}\n")
         with pytest.raises(BadInputError, match=r"train\.txt: file name .* expected one inside the folder of images"):
             open_examples("voc", tmp_path, "train")

@@ -1,0 +1,36 @@
+"""What an image file says of itself before its pixels."""
+
+import os
+from dataclasses import dataclass
+
+from PIL import Image as PillowImage
+
+from moco.data.decoding import FORMATS
+from moco.errors import BadInputError
+
+ORIENTATION = 0x0112
+"""EXIF's tag of how an image is to be turned."""
+FIRST_TURNED = 5
+"""From this value on height and width change places."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The size (H, W) of an image upright by its EXIF tag, and that tag (1: as it is)."""
+
+    size: tuple[int, int]
+    orientation: int = 1
+
+
+def read_header(path: str) -> Header:
+    """Read an image's header. Raises BadInputError where it cannot be read, or is no regular file."""
+    if not os.path.isfile(path):
+        raise BadInputError(f"{path}: no such file, or no regular one: remove or replace it")
+    try:
+        with PillowImage.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception as error:  # a decoder fails as it likes on a damaged file
+        raise BadInputError(f"{path}: cannot be read as an image ({error}): remove or replace it") from error
+    orientation = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+    return Header((width, height) if orientation >= FIRST_TURNED else (height, width), orientation)
