@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import tyro
 
 from moco.bench.config import BenchConfig
-from moco.data.config import PackConfig
+from moco.data.config import CheckConfig, PackConfig
 from moco.errors import BadInputError, DivergedError, StalledError, StoppedError, VoidError, one_line
 from moco.evaluation.config import GONE, REPEATED, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
@@ -45,6 +45,7 @@ COMMANDS: dict[str, type[Any]] = {
     "embed": EmbedConfig,
     "export": ExportConfig,
     "pack": PackConfig,
+    "check": CheckConfig,
     "bench": BenchConfig,
     "report": ReportConfig,
     "study": StudyConfig,
@@ -59,6 +60,8 @@ NO_MEMORY = re.compile("MemoryError|OutOfMemoryError|can't allocate memory|not e
 """Matches what torch and numpy raise when memory is short."""
 RULERS = re.compile("─{2,}|-{3,}")
 """Matches the rules in tyro's boxes, drawn in ASCII where the terminal knows no others."""
+HOME = re.compile(r"^(|--[\w-]+=|[\w.:-]+@|--[\w-]+=[\w.:-]+@)~(?=/|$)")
+"""Matches the home folder where a shell leaves it as it is: in quotes, behind = and behind @."""
 PYTHON_TYPES = re.compile(r"\.? Got errors: .*?$| into tuple type .*?$")
 """Where tyro names types as Python writes them, behind those that --help shows."""
 INTERRUPTED = 130
@@ -107,6 +110,7 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
         print(version("momentum-contrast"))
         raise SystemExit(0)
     _require_words(arguments)
+    arguments = [HOME.sub(lambda found: found[1] + os.path.expanduser("~"), word) for word in arguments]
     command, *rest = arguments
     kind = COMMANDS[_known(command, COMMANDS, "command", "moco --help")]
     prog, default = f"moco {command}", tyro.MISSING_NONPROP

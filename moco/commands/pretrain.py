@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -17,7 +17,8 @@ from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, hold
 from moco.data.kept import KEPT_BYTES, keep_prepared
 from moco.data.loader import choose_workers
-from moco.data.splits import monitor_source, monitor_split
+from moco.data.named import absolute_data
+from moco.data.splits import monitor_source, monitor_split, training_images
 from moco.errors import one_line
 from moco.evaluation.alignment import align_uniform, draw_pairs
 from moco.evaluation.features import Encoding
@@ -46,15 +47,16 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     """`moco pretrain`: train on the images of `config.data`, with a monitor that suits them."""
     check(config)
     config = with_weights(config)
-    splits = open_splits(config.data)
-    teacher = build_teacher(config, splits["train"])
+    splits = open_splits(config.data, config.exclude)
+    teacher = build_teacher(config, training_images(splits))
     return train_prepared(config, splits, build_monitor(config, splits), teacher)
 
 
-def open_splits(data: str) -> dict[Split, Images]:
+def open_splits(data: str, exclude: Sequence[str] = ()) -> dict[Split, Images]:
     """Open the splits of `--data`; small training images are held in memory."""
-    splits = load(data)
-    splits["train"] = hold(splits["train"])
+    splits = load(data, exclude)
+    trained: tuple[Split, ...] = ("train", "unlabeled")
+    splits = {split: hold(images) if split in trained else images for split, images in splits.items()}
     warn_of_dark(splits["train"], data)
     return splits
 
@@ -63,10 +65,12 @@ def train_prepared(
     config: PretrainConfig, splits: dict[Split, Images], monitor: Monitor, teacher: Teacher | None
 ) -> dict[str, Any]:
     """Train on the images of a config whose monitor and teacher are ready."""
+    config = dataclasses.replace(config, data=absolute_data(config.data))
     if teacher is not None:
         config = dataclasses.replace(config, feature_dim=teacher.width)
-    checkup = build_checkup(config, splits["train"])
-    result = pretrain(config, splits["train"], monitor, checkup=checkup, teacher=teacher)
+    images = training_images(splits)
+    checkup = build_checkup(config, images)
+    result = pretrain(config, images, monitor, checkup=checkup, teacher=teacher)
     distributed.leave_processes()
     return result
 
@@ -103,7 +107,7 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
         print(f"the images come {reason}: no kNN accuracy; watching alignment and uniformity instead")
-        seen = make_readable(take_evenly(splits["train"], min(UNLABELLED_IMAGES, config.knn_images)))
+        seen = make_readable(take_evenly(training_images(splits), min(UNLABELLED_IMAGES, config.knn_images)))
         pairs = _remember(lambda: draw_pairs(seen, AUGMENTATIONS[config.augment], size), 6 * size**2 * len(seen))
         return lambda encoder: align_uniform(encoder, pairs(), how)
     bank = keep_prepared(make_readable(take_evenly(bank, config.knn_images)))

@@ -1,15 +1,19 @@
 """`moco resume`: go on with a run by its own config."""
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from moco.commands import pretrain, transfer
+from moco.data.named import CATALOG, absolute_data
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig, ResumeConfig
 from moco.runtime.configfile import from_json, read_command
 from moco.runtime.fields import check
 from moco.runtime.files import read_bounded
 from moco.transfer.config import TransferConfig
+
+Config = TypeVar("Config", PretrainConfig, TransferConfig)
 
 
 def run(config: ResumeConfig) -> dict[str, Any]:
@@ -25,10 +29,21 @@ def run(config: ResumeConfig) -> dict[str, Any]:
         now["workers"] = config.workers
     content = read_bounded(path)
     command = read_command(content, path)
+    if config.data is not None:
+        now["data"] = config.data
     if command == "pretrain":
-        return pretrain.run(dataclasses.replace(from_json(PretrainConfig, content, path), **now))
+        return pretrain.run(_find_images(dataclasses.replace(from_json(PretrainConfig, content, path), **now)))
     if command == "transfer":
-        return transfer.run(dataclasses.replace(from_json(TransferConfig, content, path), **now))
+        return transfer.run(_find_images(dataclasses.replace(from_json(TransferConfig, content, path), **now)))
     raise BadInputError(
         f"{path}: a run of {command!r}: expected one of pretrain or transfer, which can be gone on with"
     )
+
+
+def _find_images(config: Config) -> Config:
+    """Return the config of a run whose images are there. Raises BadInputError where they are not."""
+    if config.data not in CATALOG and not Path(config.data).expanduser().exists():
+        raise BadInputError(
+            f"{config.out}: its images are not in {config.data}, where they were: give --data with where they are now"
+        )
+    return dataclasses.replace(config, data=absolute_data(config.data))

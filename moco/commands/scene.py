@@ -1,5 +1,6 @@
 """What `moco pretrain auto` begins with: the images, published weights, and how these compare as they are."""
 
+import functools
 import sys
 import time
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from moco.data.catalog import load
 from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, Split, hold
 from moco.data.kept import keep_prepared
-from moco.data.splits import monitor_split
+from moco.data.splits import monitor_split, training_images
 from moco.errors import BadInputError
 from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding
 from moco.evaluation.session import place_weights
@@ -53,10 +54,10 @@ class Scene:
     native_seconds: float = 0.0
     """What the published weights take for an image of their own size; 0 where there are none, or it is not known."""
 
-    @property
+    @functools.cached_property
     def images(self) -> Images:
         """The training images."""
-        return self.splits["train"]
+        return training_images(self.splits)
 
     @property
     def is_labelled(self) -> bool:
@@ -78,8 +79,8 @@ class Scene:
 
 def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Scene:
     """Open the images and look at their size. Raises BadInputError where they are too few."""
-    splits = load(config.data)
-    images = splits["train"]
+    splits = load(config.data, given.get("exclude", ()))
+    images = training_images(splits)
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(
             f"--data {config.data}: {len(images)} training image(s), expected at least {FEWEST_IMAGES}, and some "

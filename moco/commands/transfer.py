@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import statistics
 from typing import Any
 
@@ -128,7 +129,16 @@ def _earlier(config: TransferConfig) -> dict[str, Any]:
     count = distributed.from_first(lambda: _earlier_trials(config))
     if config.trials > 1 and count not in (None, 1, config.trials):
         return {**read_earlier(dataclasses.replace(config, trials=count), FREE), "state": "running"}
-    return read_earlier(config, FREE)
+    return read_earlier(config, FREE, lambda: _same_files(config))
+
+
+def _same_files(config: TransferConfig) -> bool:
+    """Tell whether the files that lie in `config.data` are known to be those of the run that is there."""
+    path = config.out / "config.json"
+    if os.path.abspath(from_json(TransferConfig, path.read_bytes(), path).data) == os.path.abspath(config.data):
+        return False  # they are compared when they are open
+    layout = TASKS[config.task].layout
+    return require_same_files(config, *(open_examples(layout, config.data, split) for split in ("train", "test")))
 
 
 def _earlier_trials(config: TransferConfig) -> int | None:
@@ -142,7 +152,7 @@ def _trial(
     """The result of a trial, which is run where it is not done yet."""
     own = dataclasses.replace(config, trials=1, seed=config.seed + number, out=config.out / f"trial-{number}")
     try:
-        earlier = read_earlier(own, FREE)
+        earlier = read_earlier(own, FREE, lambda: True)  # the files are those of all trials
         if earlier.get("state") == "done":
             return dict(earlier["result"])
         return fine_tune(own, weights_of(own), train, test, request)

@@ -1,279 +1,173 @@
-"""A name, folder or list -> the images of its splits."""
+"""A name, folder, list or tar file -> the images of its splits."""
 
 import dataclasses
-import gzip
-import hashlib
 import os
 import re
-import tarfile
-import urllib.request
-import zlib
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
+from moco.data.archives import open_archive
 from moco.data.folder import open_folder, open_kept
-from moco.data.images import EXTENSIONS, ArrayImages, FileImages, Images, Labels, PathTable
+from moco.data.foldernames import EXACT
+from moco.data.images import FileImages, Images
 from moco.data.images import Split as Split
-from moco.data.indexing import open_shards
+from moco.data.indexing import leave_out, open_shards, part_shards
+from moco.data.kinds import Exclude, is_archive, is_readable, is_tar, read_head, sniff
+from moco.data.layout import find_splits
+from moco.data.lists import open_list
+from moco.data.named import CATALOG, data_home
+from moco.data.notes import Notes
 from moco.data.packed import is_pack, open_pack
-from moco.data.shards import ShardImages
+from moco.data.tree import DiskTree
 from moco.errors import BadInputError
 
-ByteArray = npt.NDArray[np.uint8]
 
-SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
-
-
-def load(data: str) -> dict[Split, Images]:
+def load(data: str, exclude: Sequence[str] = ()) -> dict[Split, Images]:
     """Open the splits of a catalogue name, a folder (flat, class folders, or splits of either), a list, or shards.
 
     Shards are a folder of tar files in WebDataset layout, splits of such, or a single one; a folder may also be what
-    `moco pack` wrote. A set without splits is all `train`. Raises BadInputError where there is no such thing, or no
-    image in it.
+    `moco pack` wrote. A set without splits is all `train`. Files and folders whose names fit a pattern of `exclude` are
+    left out. What is left out, and how folders are understood where that is not plain, is printed to standard error.
+    Raises BadInputError where there is no such thing, or no image in it.
     """
-    if data in CATALOG and not Path(data).exists():
-        return CATALOG[data]()
-    path = Path(data)
+    notes, patterns = Notes(), Exclude(exclude)
+    splits = _open(data, patterns, notes)
+    if patterns.patterns and "by --exclude" not in notes.skipped:
+        notes.remark(f"--exclude {' '.join(patterns.patterns)} fits nothing in it")
+    notes.print(data, {split: len(images) for split, images in splits.items()})
+    return splits
+
+
+def _open(data: str, exclude: Exclude, notes: Notes) -> dict[Split, Images]:
+    path = Path(data).expanduser()
+    if data in CATALOG and not path.exists():
+        folder = data_home() / data
+        named = load_folder(folder, notes=Notes()) if (folder / "train").is_dir() else CATALOG[data]()
+        return {split: leave_out(images, exclude, notes) for split, images in named.items()}
     if path.is_dir():
-        return open_pack(path) if is_pack(path) else load_folder(path)
-    if path.is_file() and path.suffix.lower() == ".tar":
-        return {"train": open_shards([path], path.name)}
+        if is_pack(path):
+            return {split: leave_out(images, exclude, notes) for split, images in open_pack(path).items()}
+        return load_folder(path, exclude, notes)
     if path.is_file():
-        return {"train": _open_list(path)}
+        return _open_file(path, exclude, notes)
+    if os.path.lexists(path):
+        raise BadInputError(f"--data {data}: {_describe_special(path)}, expected a folder, a text list or a tar file")
     names = ", ".join(CATALOG)
     raise BadInputError(f"--data {data}: no such folder or file, and not one of the names {names}")
 
 
-def load_folder(root: Path) -> dict[Split, Images]:
+def _describe_special(path: Path) -> str:
+    return "a link that leads nowhere" if not path.exists() else "a pipe, socket or device"
+
+
+def _open_file(path: Path, exclude: Exclude, notes: Notes) -> dict[Split, Images]:
+    """Open what a single file means, by its content. Raises BadInputError, with what it is, where that is none."""
+    try:
+        head = read_head(os.fspath(path))
+    except OSError as error:
+        raise BadInputError(f"--data {path}: cannot be read ({error.strerror})") from error
+    kind = sniff(head)
+    if path.suffix.lower() == ".tar" or is_tar(path):
+        return _open_tar(path, exclude, notes)
+    if is_archive(kind) and path.suffix.lower() not in (".npz", ".docx", ".xlsx", ".pptx", ".pt", ".pth", ".jar"):
+        return _open_tar(open_archive(path), exclude, notes)
+    if is_readable(kind):
+        raise BadInputError(
+            f"--data {path}: one image ({kind}), expected a folder of images, a text list of paths, or a tar file: "
+            f"give its folder"
+        )
+    if kind is not None or head[:1] in (b"{", b"[", b"<"):
+        what = kind or {b"{": "JSON", b"[": "JSON", b"<": "XML or HTML"}[head[:1]]
+        raise BadInputError(
+            f"--data {path}: a file of another kind ({what}), expected a folder of images, a text list of paths, or a "
+            f"tar file"
+        )
+    return {"train": open_list(path, exclude, notes)}
+
+
+def _open_tar(path: Path, exclude: Exclude, notes: Notes) -> dict[Split, Images]:
+    images, parts = open_shards([path], path.name, notes)
+    return {split: leave_out(part, exclude, notes) for split, part in part_shards(images, parts).items()}
+
+
+def load_folder(root: Path, exclude: Exclude | None = None, notes: Notes | None = None) -> dict[Split, Images]:
     """Open the splits of a folder, each flat or with a folder for every class."""
-    kept = open_kept(root)  # then it has no splits: no folder in it was added since
+    exclude, notes = exclude or Exclude(), notes or Notes()
+    kept = open_kept(root, exclude, notes)  # then it has no splits: no folder in it was added since
     if kept is not None:
         return {"train": kept}
-    folders: dict[Split, Path] = {}
-    with os.scandir(root) as entries:
-        seen = (entry for entry in entries if entry.name[0] != ".")
-        inside = {e.name if e.is_dir() else "" for e in seen if e.is_dir() or e.name.lower().endswith(EXTENSIONS)}
-    names = sorted(name for name in inside if name.lower() in SPLIT_FOLDERS)
-    for name in names:
-        split = SPLIT_FOLDERS[name.lower()]
-        if split in folders:
-            raise BadInputError(f"--data {root}: both {folders[split].name}/ and {name}/ are its {split} split")
-        folders[split] = root / name
-    if "train" not in folders:
-        if len(folders) > 1 and len(names) == len(inside):  # else a class is called so
-            raise BadInputError(f"--data {root}: has {', '.join(names)} and no train: name one of them, or add train/")
-        root = root / names[0] if len(inside) == len(names) == 1 else root  # a lone split
-        shards = find_shards(root)
-        return _open_by_name(root, shards) if shards else {"train": open_folder(root)}
+    tree = DiskTree(os.fspath(root), exclude)
+    folders = find_splits(tree, notes)
+    if not folders or list(folders) == ["train"]:
+        top = folders.get("train", b"")
+        if (shards := find_shards(tree, top)) and not folders:
+            return _open_by_name(root, shards, exclude, notes)
+        return {"train": _open_split(tree, "train", top, exclude, notes)}
     splits: dict[Split, Images] = {}
-    for split, path in sorted(folders.items(), key=lambda item: item[0] != "train"):
-        shards = find_shards(path)
-        images = open_shards(shards, split) if shards else open_folder(path)
-        splits[split] = images if split == "train" else _number_as(images, splits["train"].classes, path)
+    for split, top in folders.items():
+        images = _open_split(tree, split, top, exclude, notes)
+        same = split in ("train", "unlabeled") or not splits["train"].classes
+        splits[split] = images if same else _number_as(images, splits["train"].classes, root / os.fsdecode(top[:-1]))
     return splits
 
 
-def find_shards(folder: Path) -> list[Path]:
+def _open_split(tree: DiskTree, split: Split, top: bytes, exclude: Exclude, notes: Notes) -> Images:
+    shards = find_shards(tree, top)
+    if shards:
+        return leave_out(open_shards(shards, split, notes)[0], exclude, notes)
+    return open_folder(Path(tree.name, os.fsdecode(top)), exclude, notes, top)
+
+
+def find_shards(tree: DiskTree, top: bytes) -> list[Path]:
     """List the tar files of a folder that holds nothing else to take for a data set: no image and no folder."""
-    shards = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            ending = os.path.splitext(entry.name)[1].lower()
-            if entry.name.startswith("."):
-                continue
-            if ending in EXTENSIONS or entry.is_dir():
-                return []
-            if ending == ".tar":
-                shards.append(folder / entry.name)
-    return sorted(shards, key=os.fsencode)
+    listing = tree.list(top)
+    if listing.folders or listing.annotations or listing.loose:
+        return []
+    return [Path(tree.name, os.fsdecode(top + name)) for name in sorted(listing.shards)]
 
 
-def _open_by_name(folder: Path, shards: Sequence[Path]) -> dict[Split, Images]:
+def _open_by_name(root: Path, shards: Sequence[Path], exclude: Exclude, notes: Notes) -> dict[Split, Images]:
     """Open shards in one folder, in splits where the name of each has one as a word (imagenet-train-0001.tar)."""
-    parts: dict[Split | None, list[Path]] = {}
+    named: dict[Split | None, list[Path]] = {}
     for shard in shards:
-        found = {SPLIT_FOLDERS[word] for word in re.split(r"[^a-z]+", shard.name.lower()) if word in SPLIT_FOLDERS}
-        parts.setdefault(found.pop() if len(found) == 1 else None, []).append(shard)
-    if "train" not in parts:
-        return {"train": open_shards(shards, "train")}
-    if None in parts:
+        found = {EXACT[word] for word in re.split(r"[^a-z]+", shard.name.lower()) if word in EXACT}
+        named.setdefault(found.pop() if len(found) == 1 else None, []).append(shard)
+    if "train" not in named:
+        images, parts = open_shards(shards, "train", notes)
+        return {split: leave_out(part, exclude, notes) for split, part in part_shards(images, parts).items()}
+    if None in named:
         raise BadInputError(
-            f"--data {folder}: some shards say train in their name, and {parts[None][0].name} does not say which split "
+            f"--data {root}: some shards say train in their name, and {named[None][0].name} does not say which split "
             f"it is of: expected train, val or test in each, or folders of these names"
         )
-    train = open_shards(parts["train"], "train")
-    splits: dict[Split, Images] = {"train": train}
-    for split, paths in parts.items():
+    train = open_shards(named["train"], "train", notes)[0]
+    splits: dict[Split, Images] = {"train": leave_out(train, exclude, notes)}
+    for split, paths in named.items():
         if split is not None and split != "train":
-            splits[split] = _number_as(open_shards(paths, split), train.classes, folder)
+            part = _number_as(open_shards(paths, split, notes)[0], train.classes, root)
+            splits[split] = leave_out(part, exclude, notes)
     return splits
 
 
-def _number_as(images: FileImages | ShardImages, known: tuple[str, ...], where: Path) -> FileImages | ShardImages:
-    """Give the images of another split the labels that their classes have in train."""
+def _number_as(images: Images, known: tuple[str, ...], where: Path) -> Images:
+    """Give the images of another split the labels that their classes have in train, however a letter is composed."""
     if images.labels is None or not known or images.classes == known:
         return images
-    unknown = next((name for name in images.classes if name not in known), None)
-    if unknown is not None:
+    composed = [unicodedata.normalize("NFC", name) for name in known]
+    exact, number = {name: i for i, name in enumerate(known)}, {name: i for i, name in enumerate(composed)}
+    places = [exact.get(name, number.get(unicodedata.normalize("NFC", name), -1)) for name in images.classes]
+    if -1 in places:
         few = ", ".join(map(repr, known[:5])) + (", ..." if len(known) > 5 else "")
-        raise BadInputError(f"--data {where}: class {unknown!r} is not in the train split, which has {few}")
-    number = {name: i for i, name in enumerate(known)}
-    labels = np.array([number[name] for name in images.classes], np.int64)[images.labels]
-    return dataclasses.replace(images, labels=labels, classes=known)
-
-
-def _open_list(path: Path) -> FileImages:
-    """Open a text list: a path on each line, relative to the list's folder; it skips empty lines and `# comments`."""
-    lines = [line.strip() for line in path.read_bytes().splitlines()]
-    paths = sorted(line for line in lines if line and not line.startswith(b"#"))
-    if not paths:
-        raise BadInputError(f"--data {path}: no path in it, expected one on each line")
-    root = os.fsencode(path.parent)
-    missing = next((name for name in paths if not os.path.isfile(os.path.join(root, name))), None)
-    if missing is not None:
-        raise BadInputError(f"--data {path}: lists {os.fsdecode(missing)!r}, which is not a file")
-    return FileImages(root, PathTable(paths))
-
-
-def data_home() -> Path:
-    """Return the folder of the named data sets: $MOCO_DATA, else ~/.cache/moco."""
-    return Path(os.environ.get("MOCO_DATA") or Path.home() / ".cache" / "moco")
-
-
-FASHION_MNIST_FILES = {
-    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
-}
-FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
-CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
-CIFAR10_BATCHES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-def _open_fashion_mnist() -> dict[Split, Images]:
-    """Open Zalando's 60,000 + 10,000 grey 28x28 pictures of clothes (arXiv:1708.07747)."""
-    places = [data_home() / "fashion-mnist", Path("/usr/share/datasets/fashion-mnist")]
-    folder = next((place for place in places if all((place / name).is_file() for name in FASHION_MNIST_FILES)), None)
-    if folder is None:
-        folder = places[0]
-        for name, md5 in FASHION_MNIST_FILES.items():
-            _download("fashion-mnist", FASHION_MNIST_URL + name, folder / name, md5)
-
-    def split(prefix: str) -> ArrayImages:
-        pixels = _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz")
-        labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz").astype(np.int64)
-        return ArrayImages(_repeat_grey(pixels), labels, FASHION_MNIST_CLASSES)
-
-    return {"train": split("train"), "test": split("t10k")}
-
-
-def _open_cifar10() -> dict[Split, Images]:
-    """Open Krizhevsky's 50,000 + 10,000 colour 32x32 images of ten classes, in image folders or in binary form."""
-    folders = data_home() / "cifar10"
-    if (folders / "train").is_dir():
-        return load_folder(folders)
-    binary = data_home() / "cifar-10-batches-bin"
-    if not (binary / "test_batch.bin").is_file():
-        archive = data_home() / "cifar-10-binary.tar.gz"
-        _download("cifar10", CIFAR10_URL, archive, CIFAR10_MD5)
-        _unpack_cifar10(archive, binary)
-
-    def split(names: list[str]) -> ArrayImages:
-        records = np.concatenate([_read_cifar10(binary / name) for name in names])
-        pixels = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy())
-        return ArrayImages(pixels, records[:, 0].astype(np.int64), CIFAR10_CLASSES)
-
-    return {"train": split(CIFAR10_BATCHES[:-1]), "test": split(CIFAR10_BATCHES[-1:])}
-
-
-def _unpack_cifar10(archive: Path, folder: Path) -> None:
-    """Take the six batches out of the archive, by name, and nothing else."""
-    folder.mkdir(exist_ok=True)
-    try:
-        with tarfile.open(archive) as tar:
-            for name in CIFAR10_BATCHES:
-                content = tar.extractfile(f"{folder.name}/{name}")
-                if content is None:
-                    raise KeyError(name)
-                (folder / name).write_bytes(content.read())
-    except (KeyError, EOFError, tarfile.TarError) as error:
-        raise BadInputError(f"{archive}: not CIFAR-10's archive ({error}): remove it and try again") from error
-
-
-def _read_cifar10(path: Path) -> ByteArray:
-    """Read records, each a label, then the red, the green and the blue plane."""
-    try:
-        return np.fromfile(path, np.uint8).reshape(-1, 3073)
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"{path}: not a whole batch of CIFAR-10 ({error}): remove its folder, try again") from error
-
-
-def _open_digits() -> dict[Split, Images]:
-    """Open the 1,797 grey 8x8 digits that come with scikit-learn; the last fifth is the test split."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    pixels = _repeat_grey(np.round(bunch.images * (255 / 16)).astype(np.uint8))
-    labels: Labels = bunch.target.astype(np.int64)
-    classes, cut = tuple(str(name) for name in bunch.target_names), len(labels) * 4 // 5
-    return {
-        "train": ArrayImages(pixels[:cut], labels[:cut], classes),
-        "test": ArrayImages(pixels[cut:], labels[cut:], classes),
-    }
-
-
-CATALOG: dict[str, Callable[[], dict[Split, Images]]] = {
-    "cifar10": _open_cifar10,
-    "fashion-mnist": _open_fashion_mnist,
-    "digits": _open_digits,
-}
-
-
-def _repeat_grey(grey: ByteArray) -> torch.Tensor:
-    return torch.from_numpy(grey)[:, None].expand(-1, 3, -1, -1)
-
-
-def _read_idx(path: Path) -> ByteArray:
-    """Read LeCun's IDX format: magic number with type and rank, sizes, bytes."""
-    try:
-        content = gzip.decompress(path.read_bytes())
-        if content[:3] != b"\0\0\x08":
-            raise ValueError("another magic number")
-        rank = content[3]
-        shape = np.frombuffer(content, ">i4", rank, offset=4)
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape).copy()
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise BadInputError(f"{path}: not a whole IDX file of bytes ({error}): remove it and try again") from error
-
-
-def _download(name: str, url: str, target: Path, md5: str) -> None:
-    """Fetch a file and keep it only if its published checksum is right."""
-    if target.is_file():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".part")
-    try:
-        with urllib.request.urlopen(url, timeout=20) as response, partial.open("wb") as file:
-            digest = hashlib.md5(usedforsecurity=False)
-            while block := response.read(1 << 20):
-                digest.update(block)
-                file.write(block)
-    except OSError as error:
+        unknown = images.classes[places.index(-1)]
         raise BadInputError(
-            f"--data {name}: not in {target.parent}, and {url} cannot be reached ({error}): "
-            f"put it there, or set MOCO_DATA to where it lies"
-        ) from error
-    if digest.hexdigest() != md5:
-        partial.unlink()
-        raise BadInputError(f"--data {name}: {url} gave a file with another checksum than {md5}: try again")
-    partial.replace(target)
+            f"--data {where}: class {unknown!r} is not in the train split, which has {few}: leave {where.name}/ out "
+            f"with --exclude {where.name}, or give the training split's folder as --data"
+        )
+    labels = np.array(places, np.int64)[images.labels]
+    if isinstance(images, FileImages):
+        return dataclasses.replace(images, labels=labels, classes=known)
+    images.labels, images.classes = labels, known
+    return images

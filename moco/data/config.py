@@ -4,7 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from tyro.conf import UseAppendAction, arg
+
 from moco.runtime.fields import JsonOutput, Range, Side
+
+Excluded = Annotated[
+    tuple[str, ...],
+    UseAppendAction,
+    arg(
+        metavar="GLOB",
+        help="Leave out files and folders of --data of this name (masks, '*_mask.png'), or of this path below it "
+        "('*/test/*'). May be given several times.",
+    ),
+]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -24,4 +36,20 @@ class PackConfig:
     """For arrays: side of the images in pixels. The shorter side is scaled to it, and the centre is cropped."""
     shard_bytes: Annotated[int, Range(1, 2**40)] = 1 << 28
     """Size in bytes at which a new shard begins."""
+    exclude: Excluded = ()
+    json: JsonOutput = False
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Read every image of a set, without training, and list those that cannot be read."""
+
+    data: str
+    """Images, as for pretrain; all splits are read."""
+    out: Path | None = None
+    """File to write the list to, as CSV: split, path, reason."""
+    exclude: Excluded = ()
+    workers: Annotated[
+        Annotated[int, Range(1, 512)] | None, arg(help="Threads that read; by default one per core.")
+    ] = None
     json: JsonOutput = False

@@ -23,6 +23,9 @@ from moco.data.tiff import check_bands, describe_bands, describe_tiff, is_unsign
 from moco.errors import BadInputError
 from moco.shapes import Image
 
+HEIC_READER = "pi_heif" if find_spec("pi_heif") is not None else None
+"""The optional package that lets Pillow read HEIC (the extra `heic`)."""
+
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are read, whatever a file is called. Pillow knows more, and has EPS drawn by another program."""
 
@@ -106,9 +109,9 @@ def _can_read_heif(file: BinaryFile) -> bool:
     """Tell whether the file is HEIF and the extra that reads it is there, which is made known to Pillow."""
     head = file.read(HEAD)
     file.seek(0)
-    if not is_heif(head) or find_spec("pi_heif") is None:
+    if not is_heif(head) or HEIC_READER is None:
         return False
-    import_module("pi_heif").register_heif_opener()
+    import_module(HEIC_READER).register_heif_opener()
     return True
 
 

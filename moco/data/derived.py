@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from moco.data.images import NONE_KNOWN, Images, Labels, Marks, PathTable
 from moco.data.replacement import TRIES
@@ -64,6 +65,72 @@ class Subset:
     def identify(self, index: Integers) -> Marks:
         """Return the marks that the images have in the whole set."""
         return self.images.identify(self.rows[index])
+
+
+@dataclass
+class Joined:
+    """The images of several sets, one behind the other, without labels; each set's names begin with its prefix."""
+
+    parts: tuple[Images, ...]
+    prefixes: tuple[str, ...]
+    name_table: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        self.labels: Labels | None = None
+        self.classes: tuple[str, ...] = ()
+        self._starts = np.cumsum([0, *(len(part) for part in self.parts)])
+
+    @cached_property
+    def in_memory(self) -> bool:
+        """Joined sets are in memory where all are, and have images of one size."""
+        return all(part.in_memory for part in self.parts) and len({part[0].shape for part in self.parts}) == 1
+
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        """The unreadable images of all sets, by their numbers here."""
+        parts = zip(self._starts.tolist(), self.parts, strict=False)
+        return {start + index: reason for start, part in parts for index, reason in part.unreadable.items()}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Image:
+        part, row = self._place(index)
+        return self.parts[part][row]
+
+    def name(self, index: int) -> str:
+        """Return the image's name in its set, behind the set's prefix."""
+        part, row = self._place(index)
+        return self.prefixes[part] + self.parts[part].name(row)
+
+    def encoded(self, index: int) -> bytes | None:
+        """Return the image's file, if it has one in its set."""
+        part, row = self._place(index)
+        return self.parts[part].encoded(row)
+
+    def stack(self, index: Integers) -> Bytes | None:
+        """Take the images of `index` from their sets, where all of these are in memory."""
+        if not self.in_memory:
+            return None
+        return torch.stack([self._pixels(*self._place(row)) for row in index.tolist()])
+
+    def identify(self, index: Integers) -> Marks:
+        """Return the marks that the images have in their sets."""
+        marks = [self.parts[part].identify(np.array([row])) for part, row in map(self._place, index.tolist())]
+        kinds = dict.fromkeys(part.identify(np.arange(0)).kind for part in self.parts)
+        contents, times = (np.array([mark[column][0] for mark in marks], np.uint32) for column in (1, 2))
+        return Marks(" and ".join(kinds), contents, times)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return part, index - int(self._starts[part])
+
+    def _pixels(self, part: int, row: int) -> Image:
+        stacked = self.parts[part].stack(np.array([row]))
+        assert stacked is not None
+        return stacked[0]
 
 
 def take_evenly(images: Images, count: int) -> Images:

@@ -94,11 +94,14 @@ def is_copy(was: Fingerprint, now: Fingerprint) -> bool:
     )
 
 
-def require_same_images(run: Path, images: Images, *, accept: bool, noun: str = "images") -> None:
-    """Raise BadInputError, saying what changed, where a run began with other images, unless that is accepted."""
+def require_same_images(run: Path, images: Images, *, accept: bool, noun: str = "images") -> bool:
+    """Raise BadInputError, saying what changed, where a run began with other images, unless that is accepted.
+
+    Returns whether the images are the run's, or accepted: not where the run does not know its images.
+    """
     was = None if accept else read_fingerprint(run)
     if was is None:
-        return
+        return accept
     now = fingerprint(images)
     found = describe_changes(was, now, images, noun)
     if found and is_copy(was, now):
@@ -111,6 +114,7 @@ def require_same_images(run: Path, images: Images, *, accept: bool, noun: str = 
             f"{run}: the {noun} are not those that it began with ({found}): bring them back, give another --out, or go "
             f"on all the same with --accept-changed-data"
         )
+    return True
 
 
 def measure_known_share(known: Fingerprint, images: Images, *, copies: bool) -> float | None:

@@ -18,7 +18,11 @@ from moco.errors import BadInputError
 from moco.runtime.randomness import Integers, Words
 from moco.shapes import Bytes, Image
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+EXTENSIONS = (
+    ".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jif", ".jp2", ".jpc", ".jpe",
+    ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pgm", ".pjp", ".pjpeg", ".png", ".pnm", ".ppm", ".tif", ".tiff",
+    ".webp",
+)  # fmt: skip
 """Endings of the files that are taken for images, in any case."""
 
 SMALL_IMAGE = 96
@@ -31,7 +35,8 @@ NONE_KNOWN: Mapping[int, str] = MappingProxyType({})
 """The unreadable images of a set that has not looked."""
 
 Labels = npt.NDArray[np.int64]
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test", "unlabeled"]
+"""Pre-training takes `train` and, behind it, `unlabeled`; evaluations take the other three."""
 
 
 class Marks(NamedTuple):

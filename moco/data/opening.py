@@ -1,5 +1,6 @@
 """Image files on disk: only regular ones are opened, none is read without a bound, and other formats are named."""
 
+import errno
 import os
 import stat
 from io import BufferedReader, BytesIO
@@ -12,6 +13,8 @@ MOST_HELD = 256 << 20
 """Bytes of a file that are read into memory at once. No JPEG of the largest size that is decoded has so many."""
 HEAD = 132
 """Bytes by which a format is known."""
+TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
+"""Nothing is wrong with an image that cannot be opened for want of descriptors."""
 NOT_REGULAR = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -61,7 +64,7 @@ def open_regular(path: str) -> BinaryFile:
             os.close(descriptor)
             raise
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        if isinstance(error, BadInputError):
+        if isinstance(error, BadInputError) or getattr(error, "errno", None) in TOO_MANY_OPEN:
             raise
         reason = error.strerror if isinstance(error, OSError) else error
         raise BadInputError(f"{path}: cannot be read as an image ({reason}): remove or replace it") from error

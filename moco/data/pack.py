@@ -20,8 +20,8 @@ from moco.data import columns
 from moco.data.config import PackConfig
 from moco.data.decoding import require_header
 from moco.data.images import EXTENSIONS, SMALL_IMAGE, Images, Labels, PathTable, Split
-from moco.data.indexing import Rows
 from moco.data.packed import INDEX, PIXELS, Format
+from moco.data.samples import Rows
 from moco.data.shards import describe
 from moco.data.tar import BLOCK, Member
 from moco.errors import BadInputError

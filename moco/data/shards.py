@@ -1,5 +1,6 @@
 """Images in uncompressed tar shards (WebDataset layout): read by offset through an index of flat arrays."""
 
+import errno
 import os
 import weakref
 import zlib
@@ -34,6 +35,9 @@ Described = list[str | int]
 
 KEPT_OPEN = 256
 """So many shards stay open: opening one costs a round trip on network file systems, and descriptors are limited."""
+SHARE_KEPT = 4
+"""Never more than one in so many of the descriptors that the process may have."""
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass
@@ -101,8 +105,8 @@ class ShardImages:
         descriptor = self._open.get(shard)
         try:
             if descriptor is None:
-                descriptor = os.open(self.paths[shard], os.O_RDONLY | os.O_CLOEXEC)
-                if len(self._open) < KEPT_OPEN:
+                descriptor = self._open_shard(shard)
+                if len(self._open) < most_kept_open():
                     kept = self._open.setdefault(shard, descriptor)
                     if kept != descriptor:  # another thread was faster
                         os.close(descriptor)
@@ -119,13 +123,43 @@ class ShardImages:
                 if self._open.get(shard) != descriptor:
                     os.close(descriptor)
         except OSError as error:
+            if error.errno in TOO_MANY:  # nothing is wrong with the image
+                message = f"too many open files: raise the limit (ulimit -n, now {open_limit()})"
+                raise OSError(error.errno, message) from error
             raise BadInputError(f"{self._describe(index)}: cannot be read ({error.strerror})") from error
+
+    def _open_shard(self, shard: int) -> int:
+        """Open a shard; where there are too many open files, without those that were kept open."""
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        try:
+            return os.open(self.paths[shard], flags)
+        except OSError as error:
+            if error.errno not in TOO_MANY or not self._open:
+                raise
+            while self._open:
+                os.close(self._open.popitem()[1])
+            return os.open(self.paths[shard], flags)
 
     def _describe(self, index: int) -> str:
         """Write the shard and the image's name, for messages."""
         shard = int(self.arrays["shard"][index])
         path = self.paths[shard] if 0 <= shard < len(self.paths) else "?"
         return f"{path} ({self.names.name(index)})"
+
+
+def open_limit() -> int:
+    """Return how many files this process may have open."""
+    try:
+        import resource
+    except ImportError:  # there is none on Windows
+        return KEPT_OPEN * SHARE_KEPT
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return KEPT_OPEN * SHARE_KEPT if limit == resource.RLIM_INFINITY else limit
+
+
+def most_kept_open() -> int:
+    """Return how many shards may stay open in this process."""
+    return min(KEPT_OPEN, open_limit() // SHARE_KEPT)
 
 
 def _close(descriptors: dict[int, int]) -> None:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from moco.data.derived import Subset
+from moco.data.derived import Joined, Subset
 from moco.data.images import Images, Split
 from moco.runtime.randomness import Integers, Stream, permute
 
@@ -39,6 +39,13 @@ def final_split(splits: dict[Split, Images]) -> tuple[Images, Images]:
     if "test" in splits:
         return splits["train"], splits["test"]
     return monitor_split(splits)
+
+
+def training_images(splits: dict[Split, Images]) -> Images:
+    """Give what pre-training takes: all of train and, behind it, all that is unlabelled; it needs no labels."""
+    if "unlabeled" not in splits:
+        return splits["train"]
+    return Joined((splits["train"], splits["unlabeled"]), ("", "unlabeled/"))
 
 
 def hold_out_tenth(count: int) -> tuple[Integers, Integers]:

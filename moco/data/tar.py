@@ -1,7 +1,7 @@
 """The places of the files in an uncompressed tar file; nothing is extracted and no name in it is used as a path.
 
-Reads V7, ustar, GNU (long names, large sizes) and PAX (path, size) headers. Directories, links, devices and what is
-unknown are passed over.
+Reads V7, ustar, GNU (long names, large sizes) and PAX (path, size) headers, and tar files that were joined. Links,
+devices and what is unknown are passed over and counted; directories are passed over.
 """
 
 import os
@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from moco.data.notes import Notes
 from moco.errors import BadInputError
 
 BLOCK = 512
@@ -20,6 +21,9 @@ PAX, PAX_OF_ALL = (b"x", b"X"), b"g"
 LONGEST_NAME = 1 << 20
 """The content of a GNU or PAX header may have so many bytes."""
 GZIP = b"\x1f\x8b"
+DIRECTORY, LINKS = b"5", (b"1", b"2")
+PIECE = 1 << 20
+PAX_RECORD = re.compile(rb"(\d{1,8}) ([^=]+)=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +35,25 @@ class Member:
     length: int
 
 
-def read_members(descriptor: int, shard: str) -> Iterator[Member]:
+def read_members(descriptor: int, shard: str, notes: Notes | None = None) -> Iterator[Member]:
     """Yield the regular files of an open tar file called `shard`, in order, by their headers.
 
-    Raises BadInputError naming shard and byte where a header's checksum is wrong, the file ends too early (also where
-    only the empty block that marks the end is missing), or members are stored in a form that has no place of their own.
+    Behind the empty block that ends a tar file another one may follow (`cat a.tar b.tar`). Raises BadInputError naming
+    shard and byte where a header's checksum is wrong, the file ends too early (also where only the empty block that
+    marks the end is missing), or members are stored in a form that has no place of their own.
     """
-    size, position = os.fstat(descriptor).st_size, 0
+    size, position, notes = os.fstat(descriptor).st_size, 0, Notes() if notes is None else notes
     extended: dict[bytes, bytes] = {}  # by GNU or PAX headers about the member that follows
     while True:
         header = os.pread(descriptor, BLOCK, position)
         if len(header) == BLOCK and not header.strip(b"\0"):
-            return
+            position = _skip_zeros(descriptor, position, size)
+            if position >= size:
+                return
+            if not _begins_member(os.pread(descriptor, BLOCK, position)):
+                notes.skip("end(s) of tar files with other bytes behind", f"{shard}: {size - position} bytes")
+                return
+            continue
         where = f"{shard}: at byte {position}"
         if len(header) < BLOCK:
             raise BadInputError(
@@ -68,8 +79,30 @@ def read_members(descriptor: int, shard: str) -> Iterator[Member]:
                 raise BadInputError(f"{where}: {os.fsdecode(name)!r} is stored sparsely: write it without --sparse")
             if kind in REGULAR and not name.endswith(b"/"):
                 yield Member(name, start, length)
+            elif kind not in REGULAR and kind != DIRECTORY:
+                what = "link(s) in tar files" if kind in LINKS else "special file(s) in tar files"
+                notes.skip(what, os.fsdecode(name))
             extended = {}
         position = start + -(-length // BLOCK) * BLOCK
+
+
+def _skip_zeros(descriptor: int, position: int, size: int) -> int:
+    """Return the first block from `position` on that is not empty, or the end of the file."""
+    while position < size:
+        piece = os.pread(descriptor, PIECE, position)
+        filled = piece.lstrip(b"\0")
+        if filled or not piece:
+            return position + (len(piece) - len(filled)) // BLOCK * BLOCK if piece else size
+        position += len(piece)
+    return size
+
+
+def _begins_member(block: bytes) -> bool:
+    try:
+        _verify(block, "")
+    except BadInputError:
+        return False
+    return len(block) == BLOCK
 
 
 def _verify(header: bytes, where: str) -> None:
@@ -112,14 +145,14 @@ def _parse_extension(kind: bytes, content: bytes, where: str) -> dict[bytes, byt
         return {b"path": content.split(b"\0", 1)[0]}
     if kind == LONG_LINK:
         return {}
-    values = {}
-    while content.strip(b"\0"):
-        head = re.match(rb"(\d{1,8}) ([^=]+)=", content)
-        length = int(head[1]) if head else 0
-        if head is None or not head.end() < length <= len(content) or content[length - 1 : length] != b"\n":
+    values, place, end = dict[bytes, bytes](), 0, len(content.rstrip(b"\0"))
+    while place < end:
+        head = PAX_RECORD.match(content, place)
+        stop = place + int(head[1]) if head else 0
+        if head is None or not head.end() < stop <= len(content) or content[stop - 1 : stop] != b"\n":
             raise BadInputError(f"{where}: a PAX header that cannot be read: the file is damaged")
-        values[head[2]] = content[head.end() : length - 1]
-        content = content[length:]
+        values[head[2]] = content[head.end() : stop - 1]
+        place = stop
     if not re.fullmatch(rb"\d{0,18}", values.get(b"size", b"")):
         raise BadInputError(f"{where}: the size of a member is {values[b'size']!r}, expected a number")
     return values

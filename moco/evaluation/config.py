@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 from moco.core.stems import Stem
+from moco.data.config import Excluded
 from moco.evaluation.label_share import read_label_share
 from moco.runtime.fields import (
     BatchSize,
@@ -115,6 +116,7 @@ class KnnConfig:
     device: Device = "auto"
     workers: Workers = None
     threads: Threads = None
+    exclude: Excluded = ()
     json: JsonOutput = False
 
 
@@ -149,6 +151,7 @@ class LinearConfig:
     device: Device = "auto"
     workers: Workers = None
     threads: Threads = None
+    exclude: Excluded = ()
     json: JsonOutput = False
 
 
@@ -183,6 +186,7 @@ class LowshotConfig:
     device: Device = "auto"
     workers: Workers = None
     threads: Threads = None
+    exclude: Excluded = ()
     json: JsonOutput = False
 
 
@@ -217,6 +221,7 @@ class FinetuneConfig:
     device: Device = "auto"
     workers: Workers = None
     threads: Threads = None
+    exclude: Excluded = ()
     json: JsonOutput = False
 
 
@@ -229,7 +234,7 @@ class EmbedConfig:
     """Images, as for pretrain, with labels or without."""
     out: Path
     """File to write: NAME.npz with the arrays features, labels, paths, splits and classes."""
-    split: Literal["all", "train", "val", "test"] = "all"
+    split: Literal["all", "train", "val", "test", "unlabeled"] = "all"
     """Split to encode."""
     features: EncoderOutput = "backbone"
     unit: bool = False
@@ -245,6 +250,7 @@ class EmbedConfig:
     device: Device = "auto"
     workers: Workers = None
     threads: Threads = None
+    exclude: Excluded = ()
     json: JsonOutput = False
 
 
@@ -262,7 +268,7 @@ GONE: dict[type, dict[str, str]] = {
 KeptConfig = KnnConfig | LinearConfig | LowshotConfig | FinetuneConfig
 EvaluationConfig = KeptConfig | EmbedConfig
 """Any evaluation's settings; what they share has one name."""
-REPEATED = ("baseline",)
+REPEATED = ("baseline", "exclude")
 """Flags that are given once for each of their values."""
 KEPT: dict[str, type[KeptConfig]] = {
     "knn": KnnConfig, "linear": LinearConfig, "lowshot": LowshotConfig, "finetune": FinetuneConfig,

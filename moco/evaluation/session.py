@@ -128,13 +128,13 @@ class Labelled:
         return self.train.classes
 
 
-def load_labelled(data: str) -> Labelled:
+def load_labelled(data: str, exclude: Sequence[str] = ()) -> Labelled:
     """Open the labelled images of `--data`, and hold small ones in memory.
 
     Raises BadInputError where there are no labels, one class only, one image to learn from, or other classes in train
     than in test; warns of classes without an image to learn from.
     """
-    splits = load(data)
+    splits = load(data, exclude)
     train, test = final_split(splits)
     require_labels(train, test)
     validation = splits["val"] if "test" in splits and "val" in splits else None
@@ -201,9 +201,9 @@ def limit_batch_size(batch_size: int, images: int) -> int:
     return min(batch_size, images // ranks * ranks)
 
 
-def all_splits(data: str, split: str) -> dict[Split, Images]:
+def all_splits(data: str, split: str, exclude: Sequence[str] = ()) -> dict[Split, Images]:
     """The wanted split, or all. Raises BadInputError naming those that are there."""
-    splits = load(data)
+    splits = load(data, exclude)
     warn_of_dark(next(iter(splits.values())), data)
     if split == "all":
         return splits

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moco.core.pair import KeySource, Teacher
-from moco.data.catalog import data_home
 from moco.data.derived import Readable, take_evenly
 from moco.data.fingerprint import digest_images
 from moco.data.images import Images
+from moco.data.named import data_home
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.session import backbone_digest, place_weights, say_notes

@@ -21,7 +21,7 @@ class ExploreConfig:
     """A run folder, or two to compare."""
     data: str | None = None
     """Images, as for pretrain, with labels or without; by default those of the (first) run."""
-    split: Literal["train", "val", "test"] | None = None
+    split: Literal["train", "val", "test", "unlabeled"] | None = None
     """Split to show; by default train."""
     images: Annotated[int, Range(FEWEST_IMAGES, 200_000)] = 50_000
     """Images on the map, at most, spread evenly over the split."""

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from moco.core.encoder import Encoder
 from moco.data.augment import AUGMENTATIONS
-from moco.data.catalog import CATALOG, Split, data_home
 from moco.data.derived import take_evenly
-from moco.data.images import Images
+from moco.data.images import Images, Split
+from moco.data.named import CATALOG, data_home
 from moco.data.replacement import ChosenImages
 from moco.data.splits import final_split
 from moco.data.views import Look, make_views

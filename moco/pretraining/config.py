@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from moco.core.stems import Stem
-from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Excluded
 from moco.runtime.fields import (
     AcceptChangedData,
     BatchSize,
@@ -44,8 +44,9 @@ class PretrainConfig:
     """Pre-train an encoder on unlabelled images by momentum contrast."""
 
     data: str
-    """Images: a folder (flat, with class folders, or with train/ and val/ or test/ of either), a text list of paths, or
-    one of cifar10, fashion-mnist, digits. Labels, where there are any, only serve the kNN monitor."""
+    """Images: a folder (flat, with class folders, or with train/ and val/ or test/ of either), a text list of paths,
+    tar shards, an archive, or one of cifar10, fashion-mnist, digits (docs/data.md). Labels, where there are any, only
+    serve the kNN monitor; the images of a folder unlabeled/ are trained on, too."""
     out: RunFolder
 
     arch: str | None = "resnet50"
@@ -197,6 +198,7 @@ class PretrainConfig:
     keep: Literal["best", "last"] = "last"
     """Which encoder the run ends with: the last, or the best that the monitor saw. That is the first one unless another
     classifies clearly more images rightly; the last then lies beside it, as encoder-last.safetensors."""
+    exclude: Excluded = ()
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False
 
@@ -231,6 +233,8 @@ class ResumeConfig:
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
+    data: str | None = None
+    """Where the images lie now, if they were moved; they must be the same."""
     workers: Annotated[Workers, tyro.conf.arg(help="Processes that load images; by default as many as before.")] = None
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False

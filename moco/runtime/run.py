@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from moco.errors import BadInputError, DivergedError
 from moco.runtime import distributed
 from moco.runtime.checkpoint import Checkpoints, File, Metadata, Newest, Store, Writer, serialize, snapshot
-from moco.runtime.configfile import from_json, to_json
+from moco.runtime.configfile import from_json, read_command, to_json
 from moco.runtime.device import peak_memory
 from moco.runtime.fields import flag
 from moco.runtime.files import read_bounded, replace_file
@@ -211,26 +212,30 @@ def is_finite(gradient_norm: Tensor, *losses: Tensor) -> bool:
 
 
 def read_earlier(
-    config: Any, free: Collection[str], require_same_data: Callable[[], None] | None = None
+    config: Any, free: Collection[str], require_same_data: Callable[[], bool] | None = None
 ) -> dict[str, Any]:
     """The status of the run that lies in `config.out`; empty where there is none. The fields of `free` may differ.
 
-    `require_same_data` raises where the data are not those of then; a finished run no longer needs them. The first
-    rank reads, and all get the answer. Raises BadInputError where the run is of another config, naming the first field
-    that differs, and DivergedError where it diverged.
+    `require_same_data` raises where the data are not those of then, and tells whether that is known: if so, they may
+    lie in another place now, which is noted in config.json. A finished run needs its data no longer. The first rank
+    reads, and all get the answer. Raises BadInputError where the run is of another config, naming the first field that
+    differs, and DivergedError where it diverged.
     """
     return distributed.from_first(lambda: _read_earlier(config, free, require_same_data))
 
 
-def _read_earlier(config: Any, free: Collection[str], require_same_data: Callable[[], None] | None) -> dict[str, Any]:
+def _read_earlier(config: Any, free: Collection[str], require_same_data: Callable[[], bool] | None) -> dict[str, Any]:
     path: Path = config.out / "config.json"
     if not path.is_file():
         return {}
     theirs, status = from_json(type(config), read_bounded(path), path), read_status(config.out)
     if status.get("state") == "done" and not isinstance(status.get("result"), dict):  # damaged
         status = {}
-    if require_same_data is not None and status.get("state") != "done":
-        require_same_data()
+    moved, same = os.path.abspath(config.data) != os.path.abspath(theirs.data), False
+    if require_same_data is not None and (moved or status.get("state") != "done"):
+        same = require_same_data()
+    if same or not moved:
+        free = {*free, "data"}
     for name, value in vars(config).items():
         if name not in free and value != getattr(theirs, name):
             raise BadInputError(
@@ -241,4 +246,6 @@ def _read_earlier(config: Any, free: Collection[str], require_same_data: Callabl
         raise DivergedError(
             f"{config.out} diverged at step {status.get('step')}: give another --out and a smaller --lr"
         )
+    if moved:  # the same images in another place
+        write_text(path, to_json(dataclasses.replace(theirs, data=config.data), read_command(read_bounded(path), path)))
     return status or {"state": "running"}

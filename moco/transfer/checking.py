@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from moco.data.catalog import data_home
 from moco.data.images import FileImages
+from moco.data.named import data_home
 from moco.errors import BadInputError
 from moco.runtime.device import cores
 from moco.runtime.files import replace_file

@@ -85,10 +85,13 @@ def keep_file_fingerprint(config: TransferConfig, train: Examples, test: Example
     return fingerprint.keep_fingerprint(config.out, files, accept=config.accept_changed_data, noun="files")
 
 
-def require_same_files(config: TransferConfig, train: Examples, test: Examples) -> None:
-    """Raise BadInputError where the run in `config.out` began with other files, unless that is accepted."""
+def require_same_files(config: TransferConfig, train: Examples, test: Examples) -> bool:
+    """Raise BadInputError where the run in `config.out` began with other files, unless that is accepted.
+
+    Returns what `require_same_images` does.
+    """
     files = files_of(config.data, train, test)
-    fingerprint.require_same_images(config.out, files, accept=config.accept_changed_data, noun="files")
+    return fingerprint.require_same_images(config.out, files, accept=config.accept_changed_data, noun="files")
 
 
 def keep_transfer_result(config: TransferConfig, result: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from moco.data import catalog
+from moco.data import named
 from moco.data.catalog import load
 from moco.data.images import ArrayImages, Images, Split
 from moco.errors import BadInputError
@@ -393,7 +393,7 @@ def test_fashion_mnist_is_downloaded_once(home: Path, monkeypatch: pytest.Monkey
     """Four files with the right checksums; the second time nothing is fetched."""
     files = fashion_files()
     server = serve(monkeypatch, files)
-    monkeypatch.setattr(catalog, "FASHION_MNIST_FILES", {name: md5(content) for name, content in files.items()})
+    monkeypatch.setattr(named, "FASHION_MNIST_FILES", {name: md5(content) for name, content in files.items()})
     for _ in range(2):
         check_fashion_mnist(load("fashion-mnist"))
     assert sorted(server.asked) == sorted(files)
@@ -409,7 +409,7 @@ def test_cifar10_is_downloaded_once(home: Path, monkeypatch: pytest.MonkeyPatch)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     server = serve(monkeypatch, {"cifar-10-binary.tar.gz": buffer.getvalue()})
-    monkeypatch.setattr(catalog, "CIFAR10_MD5", md5(buffer.getvalue()))
+    monkeypatch.setattr(named, "CIFAR10_MD5", md5(buffer.getvalue()))
     for _ in range(2):
         check_cifar10(load("cifar10"))
     assert server.asked == ["cifar-10-binary.tar.gz"]

@@ -1,7 +1,9 @@
 """The images of a folder in the order of their paths' bytes; the index of a large one is opened until it is changed."""
 
+import errno
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,8 +16,13 @@ from hypothesis import strategies as st
 
 from moco.data import columns
 from moco.data import folder as module
+from moco.data import search as searching
 from moco.data.folder import open_folder
 from moco.data.images import EXTENSIONS, FileImages
+from moco.data.kinds import Exclude
+from moco.data.layout import find_start
+from moco.data.notes import Notes
+from moco.data.tree import DiskTree
 from moco.errors import BadInputError
 
 
@@ -207,7 +214,7 @@ def test_a_million_paths_need_no_million_objects(tmp_path: Path, monkeypatch: py
     """Opening an index of 300,000 paths takes as long as one of three: far below a second."""
     (tmp_path / "d").mkdir()
     monkeypatch.setattr(module, "LARGE", 0)
-    monkeypatch.setattr(module, "_walk", invented)
+    monkeypatch.setattr(searching, "walk", invented)
     open_folder(tmp_path / "d")
     started = time.perf_counter()
     again = open_folder(tmp_path / "d")
@@ -216,10 +223,10 @@ def test_a_million_paths_need_no_million_objects(tmp_path: Path, monkeypatch: py
     assert again.name(299_999) == "000299/000299999.jpg"
 
 
-def invented(top: bytes, below: bytes, found: "module._Found") -> object:
+def invented(search: searching.Search) -> object:
     """The paths of a folder that is larger than what lies on disk."""
-    found.folders.append(below)
-    found.times.append(module._read_times(top))
+    search.folders.append(b"")
+    search.times.append(searching.read_times(search.top))
     return (b"%06d/%09d.jpg" % (i // 1000, i) for i in range(300_000))
 
 
@@ -231,3 +238,99 @@ def test_the_index_is_flat_arrays(large: Path, cache: Path) -> None:
     assert np.load(place / "names.npy").tobytes() == b"cat/1.pngcat/2.pngdog/a/3.png"
     assert np.load(place / "name_ends.npy").tolist() == [0, 9, 18, 29]
     assert np.load(place / "labels.npy").tolist() == [0, 0, 1]
+
+
+# --- what is in the way ---------------------------------------------------------------------------------------------
+
+
+def found_with_notes(root: Path) -> tuple[list[str], str]:
+    """The images, and what is left out."""
+    notes = Notes()
+    return names(open_folder(root, notes=notes)), notes.left_out
+
+
+def test_links_to_a_folder_above(tmp_path: Path) -> None:
+    """Each image comes once, whichever way the links lead."""
+    (tmp_path / "d" / "a").mkdir(parents=True)
+    (tmp_path / "d" / "a" / "1.png").touch()
+    (tmp_path / "d" / "a" / "again").symlink_to(tmp_path / "d")
+    (tmp_path / "d" / "self").symlink_to(tmp_path / "d" / "self")
+    found, left_out = found_with_notes(tmp_path / "d")
+    assert found == ["a/1.png"]
+    assert "1 link(s) to a folder above (a/again)" in left_out
+
+
+def test_what_is_no_regular_file(tmp_path: Path) -> None:
+    """Pipes, devices, links to them, links that lead nowhere: counted, and never opened."""
+    (tmp_path / "1.png").touch()
+    os.mkfifo(tmp_path / "2.png")
+    os.mkfifo(tmp_path / "no ending")
+    (tmp_path / "3.png").symlink_to("/dev/zero")
+    (tmp_path / "4.png").symlink_to("gone")
+    found, left_out = found_with_notes(tmp_path)
+    assert found == ["1.png"]
+    assert "3 pipe(s), socket(s) or device(s)" in left_out
+    assert "1 broken link(s) (4.png)" in left_out
+
+
+def test_folders_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those below are counted; the top is refused in one line. Root may read all, so the system is stood in for."""
+    scandir = os.scandir
+
+    def denied(path: bytes) -> object:
+        if os.fsencode(path).endswith(b"secret") or os.fsencode(path).endswith(b"secret/"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    (tmp_path / "d" / "secret").mkdir(parents=True)
+    (tmp_path / "d" / "1.png").touch()
+    monkeypatch.setattr(os, "scandir", denied)
+    assert found_with_notes(tmp_path / "d") == (["1.png"], "1 folder(s) without permission to read (secret/)")
+    with pytest.raises(BadInputError, match="change its permissions"):
+        open_folder(tmp_path / "d" / "secret")
+
+
+@pytest.mark.parametrize(("name", "levels"), [("d", 1100), ("folder", 900)])
+def test_many_levels(tmp_path: Path, name: str, levels: int) -> None:
+    """As far as the system can name a file; what lies deeper is counted."""
+    here = os.getcwd()
+    try:
+        os.chdir(tmp_path)
+        for _ in range(levels):
+            os.mkdir(name)
+            os.chdir(name)
+        Path("2.png").touch()
+    finally:
+        os.chdir(here)
+    (tmp_path / "1.png").touch()
+    found, left_out = found_with_notes(tmp_path)
+    subprocess.run(["rm", "-rf", name], cwd=tmp_path, check=True)  # Python's own removal is recursive
+    assert len(found) + ("nested too deep" in left_out) == 2
+    assert len(found) == (2 if name == "d" else 1)
+
+
+def test_a_kept_index_belongs_to_its_patterns(large: Path) -> None:
+    """What is left out, and what is said about it, is the same from the index."""
+    notes = [Notes() for _ in range(4)]
+    for patterns, own in zip([["cat"], ["cat"], [], ["1.png"]], notes, strict=True):
+        found = names(open_folder(large, Exclude(patterns), own))
+        assert found == [
+            path
+            for path in ("cat/1.png", "cat/2.png", "dog/a/3.png")
+            if not Exclude(patterns).fits_any_part(path.encode())
+        ]
+    assert [own.left_out for own in notes] == ["1 by --exclude", "1 by --exclude", "", "1 by --exclude"]
+
+
+def test_a_full_table_of_files_is_no_fault_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not counted as unreadable."""
+
+    def full(path: bytes) -> object:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    (tmp_path / "1.png").touch()
+    tree = find_start(DiskTree(str(tmp_path)))
+    assert tree == b""
+    monkeypatch.setattr(os, "scandir", full)
+    with pytest.raises(OSError, match="Too many open files"):
+        list(searching.walk(searching.Search(os.fsencode(tmp_path))))

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
-from moco.data import columns, indexing
+from moco.data import columns, indexing, samples
 from moco.data.catalog import load
 from moco.data.images import EXTENSIONS, Images
+from moco.data.notes import Notes
 from moco.data.shards import ShardImages
 from moco.data.tar import Member
 from moco.data.tar import read_members as members_of
@@ -109,7 +110,12 @@ members = st.lists(st.tuples(folders, keys, endings).map(lambda part: f"{part[0]
 @given(st.lists(members, min_size=1, max_size=3))
 @settings(max_examples=60, deadline=None)
 def test_any_members(tmp_path_factory: pytest.TempPathFactory, shards: list[list[str]]) -> None:
-    """Which are images, which class they have and where they lie: as WebDataset's own pattern splits their names."""
+    """Which are images, which class they have and where they lie: as WebDataset's own pattern splits their names.
+
+    KEY.left.jpeg is no image where there is KEY.jpg or KEY.PNG.
+    """
+    shards = [sorted(listed, key=lambda name: name[: len(name) - len(name.rpartition("/")[2].partition(".")[2])])
+              for listed in shards]  # fmt: skip
     folder = tmp_path_factory.mktemp("shards")
     expected = []
     for number, listed in enumerate(shards):
@@ -123,15 +129,16 @@ def test_any_members(tmp_path_factory: pytest.TempPathFactory, shards: list[list
                     groups.append((split[1], []))
                 groups[-1][1].append(name)
         with tarfile.open(path) as tar:
-            for _, group in groups:
+            for key, group in groups:
                 cls = next((name for name in reversed(group) if name.endswith(".cls")), None)
                 label = None if cls is None else int(contents[cls])
                 expected += [
                     (number, tar.getmember(name).offset_data, zlib.crc32(contents[name]), f"{number}.tar/{name}", label)
                     for name in group
                     if name.lower().endswith((".jpg", ".png", ".jpeg"))
+                    and not (name.endswith(".left.jpeg") and {f"{key}.jpg", f"{key}.PNG"} & set(group))
                 ]
-    rows, found, classes = indexing.index_shards(sorted(folder.glob("*.tar")))
+    rows, found, classes, _, _ = indexing.index_shards(sorted(folder.glob("*.tar")))
     arrays = rows.columns(found)
     ends = arrays["name_ends"]
     assert [
@@ -299,11 +306,11 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The shards that are read through from now on."""
     seen: list[str] = []
 
-    def counted(descriptor: int, path: str) -> Iterator[Member]:
+    def counted(descriptor: int, path: str, notes: Notes) -> Iterator[Member]:
         seen.append(Path(path).name)
-        return members_of(descriptor, path)
+        return members_of(descriptor, path, notes)
 
-    monkeypatch.setattr(indexing, "read_members", counted)
+    monkeypatch.setattr(samples, "read_members", counted)
     return seen
 
 
@@ -362,7 +369,7 @@ def test_changed_shards_are_indexed_anew(shards: Path, change: str, monkeypatch:
     assert all(images[i].shape == (3, 5, 7) for i in range(len(images)))
 
 
-@pytest.mark.parametrize("name", [f"{column}.npy" for column in indexing.Rows().columns(None)] + ["index.json"])
+@pytest.mark.parametrize("name", [f"{column}.npy" for column in samples.Rows().columns(None)] + ["index.json"])
 def test_a_damaged_index_is_made_anew(shards: Path, name: str) -> None:
     """Nobody has to know that it is there."""
     train(shards)

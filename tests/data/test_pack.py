@@ -145,7 +145,7 @@ def test_the_index_equals_that_of_a_reader(photos: Path, tmp_path: Path) -> None
     """What is noted while writing is what is found by reading the shards through."""
     run(PackConfig(str(photos), tmp_path / "p", shard_bytes=10_240))
     paths = sorted((tmp_path / "p" / "train").glob("*.tar"))
-    rows, labels, classes = indexing.index_shards(paths)
+    rows, labels, classes, _, _ = indexing.index_shards(paths)
     for name, column in rows.columns(labels).items():
         if name not in ("names", "name_ends"):
             assert np.array_equal(column, np.load(tmp_path / "p" / "train" / "index" / f"{name}.npy")), name

@@ -1,6 +1,7 @@
 """Members of shards are read by offset; what is not what was indexed is named and never decoded."""
 
 import copy
+import errno
 import os
 import threading
 import zlib
@@ -172,3 +173,25 @@ def test_threads_read_at_once(images: ShardImages, monkeypatch: pytest.MonkeyPat
     for thread in threads:
         thread.join(timeout=60)
     assert wrong == []
+
+
+def test_few_descriptors(images: ShardImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full table of files is no damage: what was kept open is closed, and else the limit is named."""
+    opened, full = os.open, [True]
+
+    def limited(path: object, flags: int, *more: int) -> int:
+        if (full[0] and images._open) or full == [True, True]:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(path, flags, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "open_limit", lambda: 8)
+    assert module.most_kept_open() == 2
+    monkeypatch.setattr(os, "open", limited)
+    for index in (*range(COUNT), *range(COUNT)):
+        assert images.encoded(index) == image(index)
+    for descriptor in images._open.values():
+        os.close(descriptor)
+    images._open.clear()
+    full.append(True)
+    with pytest.raises(OSError, match=r"raise the limit \(ulimit -n, now 8\)"):
+        images.encoded(0)

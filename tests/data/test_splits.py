@@ -6,7 +6,14 @@ import torch
 
 from moco.data.derived import Subset
 from moco.data.images import ArrayImages, Images, Split
-from moco.data.splits import final_source, final_split, hold_out_tenth, monitor_source, monitor_split
+from moco.data.splits import (
+    final_source,
+    final_split,
+    hold_out_tenth,
+    monitor_source,
+    monitor_split,
+    training_images,
+)
 from tests.data.test_catalog import labels
 
 
@@ -82,3 +89,20 @@ def test_a_tenth_is_held_out_of_any_number(count: int) -> None:
     assert sorted([*rest, *held_out]) == list(range(count))
     assert rest.tolist() == sorted(rest)
     assert held_out.tolist() == sorted(held_out)
+
+
+def test_pre_training_takes_what_is_unlabelled_too() -> None:
+    """Behind all of train, without labels; in memory as long as both are."""
+    joined = training_images({"train": TRAIN, "test": TEST, "unlabeled": VAL})
+    assert training_images({"train": TRAIN, "test": TEST}) is TRAIN
+    assert isinstance(joined, Images)
+    assert (len(joined), joined.labels, joined.in_memory) == (100, None, True)
+    rows = np.array([99, 0, 94, 95])
+    pixels = joined.stack(rows)
+    assert pixels is not None
+    assert pixels[:, 0, 0, 0].tolist() == [104, 0, 94, 100]
+    assert [int(joined[int(row)][0, 0, 0]) for row in rows] == [104, 0, 94, 100]
+    assert joined.name(95) == f"unlabeled/{VAL.name(0)}"
+    marks = joined.identify(rows)
+    assert (marks.kind, len(marks.contents)) == ("ArrayImages", 4)
+    assert marks.contents.tolist()[1:3] == TRAIN.identify(np.array([0, 94])).contents.tolist()

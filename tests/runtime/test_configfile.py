@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moco.bench.config import BenchConfig
-from moco.data.config import PackConfig
+from moco.data.config import CheckConfig, PackConfig
 from moco.errors import BadInputError
 from moco.evaluation.config import KnnConfig
 from moco.pretraining.config import PretrainConfig, ResumeConfig
@@ -27,6 +27,7 @@ CONFIGS = [
     ResumeConfig(Path("runs/a"), workers=3, json=True),
     KnnConfig("run", "digits"),
     PackConfig("digits", Path("pack")),
+    CheckConfig("digits"),
     KnnConfig("random", "digits", like=Path("run"), image_size=32, features="head"),
     BenchConfig(only="peak,step", seconds=0.5),
 ]

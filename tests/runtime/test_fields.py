@@ -19,7 +19,7 @@ import pytest
 from moco.bench.config import BenchConfig
 from moco.cli import COMMANDS, main, parse
 from moco.commands import auto
-from moco.data.config import PackConfig
+from moco.data.config import CheckConfig, PackConfig
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
@@ -46,6 +46,7 @@ CONFIGS: dict[str, Any] = {
     "embed": EmbedConfig("run", "digits", Path("f.npz")),
     "export": ExportConfig("run", "onnx", Path("f.onnx")),
     "pack": PackConfig("digits", Path("pack")),
+    "check": CheckConfig("digits"),
     "bench": BenchConfig(),
     "report": ReportConfig((RUN,)),
     "study": StudyConfig("momentum", "digits", Path("study")),

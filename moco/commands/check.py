@@ -1,0 +1,67 @@
+"""`moco check`: read every image of a set, and list those that cannot be read."""
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from moco.data.catalog import load
+from moco.data.config import CheckConfig
+from moco.data.images import Images
+from moco.errors import BadInputError, one_line
+from moco.runtime.device import cores
+from moco.runtime.fields import check
+from moco.runtime.files import replace_file, require_file_name
+from moco.runtime.progress import show_progress
+
+AT_ONCE = 1024
+"""Images that wait for a thread."""
+MOST_PRINTED = 20
+COLUMNS = ("split", "path", "reason")
+
+
+def run(config: CheckConfig) -> dict[str, Any]:
+    """`moco check`: decode the images of all splits; print, return and write those that cannot be read, and why."""
+    check(config)
+    if config.out is not None:
+        require_file_name("--out", config.out)
+    splits = load(config.data, config.exclude)
+    found = [
+        dict(zip(COLUMNS, (split, images.name(index), reason), strict=True))
+        for split, images in splits.items()
+        for index, reason in find_unreadable(images, config.workers or cores(), f"reading {len(images)} of {split}")
+    ]
+    count = sum(map(len, splits.values()))
+    for one in found[:MOST_PRINTED]:
+        print(one_line(f"{one['split']}: {one['path']}: {one['reason']}"))
+    more = f" (the first {MOST_PRINTED} above)" if len(found) > MOST_PRINTED else ""
+    print(f"{count} images read, {len(found)} of them cannot be{more}")
+    if config.out is not None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+        replace_file(config.out, text.getvalue().encode("utf-8", "surrogateescape"))
+        print(f"{config.out}: all of them, with the reason")
+    return {"data": config.data, "images": count, "unreadable": found}
+
+
+def find_unreadable(images: Images, threads: int, title: str | None = None) -> Iterator[tuple[int, str]]:
+    """Yield the images that cannot be decoded, and why, in their order."""
+
+    def examine(index: int) -> str | None:
+        try:
+            images[index]
+        except BadInputError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(threads) as pool:
+        starts = range(0, len(images), AT_ONCE)
+        chunks = (pool.map(examine, range(start, min(start + AT_ONCE, len(images)))) for start in starts)
+        reasons = show_progress(itertools.chain.from_iterable(chunks), title, len(images))
+        for index, reason in enumerate(reasons):
+            if reason is not None:
+                yield index, reason

@@ -1,0 +1,101 @@
+"""A zip or compressed tar file -> an uncompressed tar file in the cache, made once, which is read by offset."""
+
+import bz2
+import contextlib
+import gzip
+import hashlib
+import lzma
+import os
+import shutil
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from moco.data.kinds import is_system, read_head, sniff
+from moco.data.named import data_home
+from moco.errors import BadInputError
+
+FOLDER = "archives"
+"""Below the folder of the named data sets."""
+PIECE = 1 << 20
+LARGEST_RATIO, LEAST_LIMIT = 100, 1 << 30
+"""An archive may unpack to so many times its size, or so many bytes: images hardly get smaller when they are packed."""
+BROKEN = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What damaged, encrypted and unknown archives raise."""
+STREAMS: dict[str, Callable[[Path], IO[bytes]]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}  # type: ignore[dict-item]
+
+
+def open_archive(path: Path) -> Path:
+    """Return the tar file that holds what an archive does; it is made at the first time, and that is said.
+
+    It belongs to the archive's place, size and time of change. Raises BadInputError where the archive is damaged,
+    encrypted, of a kind that is not read, too large for the disk, or holds no tar file.
+    """
+    status = path.stat()
+    facts = f"{os.path.realpath(path)} {status.st_size} {status.st_mtime_ns}"
+    key = hashlib.sha256(os.fsencode(facts)).hexdigest()[:16]
+    target = data_home() / FOLDER / key / f"{path.name.partition('.')[0]}.tar"
+    if target.is_file():
+        return target
+    kind = sniff(read_head(os.fspath(path))) or ""
+    advice = "unpack it, and give the folder as --data"
+    if kind not in ("zip", *STREAMS):
+        raise BadInputError(f"--data {path}: an archive of {kind}, which is not read: {advice}")
+    print(f"--data {path}: unpacking it once into {target}", file=sys.stderr, flush=True)
+    limit = max(LEAST_LIMIT, LARGEST_RATIO * status.st_size)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        limit = min(limit, shutil.disk_usage(target.parent).free)
+        with partial.open("xb") as file:
+            (_convert_zip if kind == "zip" else _decompress)(path, kind, file, limit)
+        partial.replace(target)
+    except BROKEN as error:
+        raise BadInputError(f"--data {path}: cannot be unpacked ({error}): get it again, or {advice}") from error
+    except OSError as error:
+        raise BadInputError(
+            f"--data {path}: cannot be unpacked into {target.parent} ({error.strerror or error}): set MOCO_DATA to a "
+            f"folder with more room, or {advice}"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return target
+
+
+def _require_room(path: Path, size: int, limit: int) -> None:
+    if size > limit:
+        raise BadInputError(
+            f"--data {path}: unpacks to more than {limit / 1e9:.1f} GB, more than the disk has room for or images "
+            f"take: unpack it where there is room, and give the folder as --data"
+        )
+
+
+def _decompress(path: Path, kind: str, file: IO[bytes], limit: int) -> None:
+    """Write the tar file that lies compressed in `path`."""
+    size = 0
+    with STREAMS[kind](path) as source:
+        while piece := source.read(PIECE):
+            if size == 0 and (len(piece) < 512 or piece[257:262] != b"ustar"):
+                raise BadInputError(f"--data {path}: a {kind} file that holds no tar file: decompress it first")
+            size += len(piece)
+            _require_room(path, size, limit)
+            file.write(piece)
+
+
+def _convert_zip(path: Path, kind: str, file: IO[bytes], limit: int) -> None:
+    """Write the files of a zip archive as a tar file."""
+    with zipfile.ZipFile(path) as archive, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        members = [info for info in archive.infolist() if not info.is_dir()]
+        _require_room(path, sum(info.file_size + 1024 for info in members), limit)
+        for info in sorted(members, key=lambda info: os.fsencode(info.filename)):  # as files of a folder sort
+            if any(is_system(part) for part in os.fsencode(info.filename).split(b"/")):
+                continue
+            member = tarfile.TarInfo(info.filename.replace("\\", "/"))
+            member.size = info.file_size
+            with archive.open(info) as source:
+                tar.addfile(member, source)

@@ -1,0 +1,43 @@
+"""`moco check` lists every image that cannot be read, and nothing else."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image as PillowImage
+
+from moco.cli import main
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two splits with three images that can be read and three that cannot."""
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for i in range(3):
+            PillowImage.new("RGB", (4, 4)).save(tmp_path / split / f"{i}.png")
+    (tmp_path / "train" / "1.png").write_bytes(b"<html>")
+    (tmp_path / "train" / "a,b\n.png").write_bytes(b"")
+    (tmp_path / "test" / "2.png").write_bytes((tmp_path / "test" / "0.png").read_bytes()[:40])
+    return tmp_path
+
+
+def test_all_unreadable_images_are_listed(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With split, path and reason: printed, as JSON, and as a table that any reader of CSV takes."""
+    out = photos.parent / "bad.csv"
+    assert main(["check", "--data", str(photos), "--out", str(out), "--workers", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    expected = [("train", "1.png"), ("train", "a,b\n.png"), ("test", "2.png")]
+    assert [(one["split"], one["path"]) for one in result["unreadable"]] == expected
+    assert result["images"] == 7
+    with out.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["split"], row["path"]) for row in rows] == expected
+    assert all("cannot be read" in row["reason"] for row in rows)
+
+
+def test_a_sound_set(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is listed, and what is left out is not read."""
+    assert main(["check", "--data", str(photos), "--exclude", "1.png", "--exclude", "a,b*", "--exclude", "2.png"]) == 0
+    assert "2 images read, 0 of them cannot be" in capsys.readouterr().out
