@@ -1,5 +1,6 @@
 """The run folder: lock, config, metrics, status, and what a person sees while it runs."""
 
+import contextlib
 import json
 import os
 import socket
