@@ -1,9 +1,15 @@
 """The batches of a run: the order of the images, and the two views of each."""
 
+import atexit
+import functools
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from tempfile import gettempdir
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -127,13 +133,27 @@ def load_ahead(make: Callable[[Item], Made], items: Sequence[Item], workers: int
     Raises the BadInputError that `make` raises, wherever it did.
     """
     own = torch.Generator()  # the loader draws a seed for its processes: not from what models draw from
-    for one in DataLoader(
-        _ErrorsAsItems(make), batch_size=None, sampler=items, num_workers=workers, generator=own,
-        worker_init_fn=_ignore_signals, collate_fn=_keep_as_is,
-    ):  # fmt: skip
-        if isinstance(one, BadInputError | ChildProcessError):
-            raise one
-        yield ForkingPickler.loads(one.content) if isinstance(one, _Packed) else one
+    with _loading_ended() as begin:
+        for one in DataLoader(
+            _ErrorsAsItems(make), batch_size=None, sampler=items, num_workers=workers, generator=own,
+            worker_init_fn=begin, collate_fn=_keep_as_is,
+        ):  # fmt: skip
+            if isinstance(one, BadInputError | ChildProcessError):
+                raise one
+            yield ForkingPickler.loads(one.content) if isinstance(one, _Packed) else one
+
+
+@contextmanager
+def _loading_ended() -> Iterator[Callable[[int], None]]:
+    """Give what loading processes begin with; on leaving they end, also those that wait for a file."""
+    ended, held = multiprocessing.Pipe(duplex=False)
+    atexit.register(held.close)  # before multiprocessing waits for its processes
+    try:
+        yield functools.partial(_begin_loading, ended, held)
+    finally:
+        atexit.unregister(held.close)
+        held.close()
+        ended.close()
 
 
 def choose_workers(images: Images) -> int:
@@ -193,7 +213,18 @@ def watch_loading(
         ) from error
 
 
-def _ignore_signals(worker: int) -> None:
-    """Let a loading process go on until the training ends, also where torchrun or a terminal signals all of a group."""
+def _begin_loading(ended: Connection, held: Connection, worker: int) -> None:
+    """Let a loading process go on until the training ends, also where torchrun or a terminal signals all of a group.
+
+    It ends at once where the other side of `ended` is closed, or its parent is killed, whatever it waits for.
+    """
     for number in StopRequest.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    held.close()
+    threading.Thread(target=_end_with_parent, args=[ended], daemon=True).start()
+
+
+def _end_with_parent(ended: Connection) -> None:
+    parent = multiprocessing.parent_process()
+    wait([ended] if parent is None else [ended, parent.sentinel])
+    os._exit(0)  # another code is a failure to torch
