@@ -139,7 +139,7 @@ def _read(weights: str) -> Weights:
     path = torchvision_file(name) if name.startswith(TORCHVISION) else Path(name)
     if path.is_dir():
         path = find_file(path)
-    if not path.is_file():
+    if not path.exists():
         raise BadInputError(
             f"--weights {weights}: no such run or file, expected a run folder, a checkpoint, an encoder.safetensors, "
             f"another project's checkpoint, timm:NAME, timm:NAME@FILE or torchvision:NAME (and for evaluations random)"

@@ -9,6 +9,7 @@ from moco.core.networks import TIMM, is_known_name
 from moco.errors import BadInputError
 from moco.interop.unpickling import Record, load_foreign
 from moco.runtime.checkpoint import Metadata, newest_checkpoint
+from moco.runtime.files import require_regular
 
 NAMES = (
     "encoder.safetensors", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
@@ -45,7 +46,9 @@ def find_file(folder: Path) -> Path:
 
     Raises BadInputError where there are none, or several of which none has a known name.
     """
-    named = next((folder / name for name in NAMES if (folder / name).is_file()), None)
+    named = next((folder / name for name in NAMES if (folder / name).exists()), None)
+    if named is not None:
+        require_regular(named)
     newest = None if named is not None else newest_checkpoint(folder)
     if named is not None or newest is not None:
         return named or newest.path  # type: ignore[union-attr]
@@ -60,6 +63,7 @@ def find_file(folder: Path) -> Path:
 
 def load_pieces(path: Path) -> object | None:
     """Read a file of weights, or all pieces that an index names; None for a file of ours or a damaged one."""
+    require_regular(path)
     if not path.name.endswith(INDEX):
         return load_foreign(path)
     places = _read(path).get("weight_map")

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from moco.errors import BadInputError
-from moco.runtime.files import replace_file
+from moco.runtime.files import replace_file, require_regular
 
 Metadata = dict[str, Any]
 KEPT = 2
@@ -155,8 +155,7 @@ def serialize(tensors: Mapping[str, Tensor], metadata: Metadata) -> bytes:
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     """Read what `save_tensors` wrote. Raises BadInputError where the file is not that, or not whole."""
-    if path.exists() and not path.is_file():  # to open a pipe would wait for ever, deaf to signals
-        raise BadInputError(f"{path}: expected a regular file")
+    require_regular(path)
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("moco")

@@ -136,6 +136,12 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def require_regular(path: Path) -> None:
+    """Raise BadInputError where something lies there that is no regular file: to open a pipe may wait for ever."""
+    if path.exists():
+        _require_regular(path, path.stat())
+
+
 def open_bounded(path: Path, largest: int = LARGEST_TEXT) -> BinaryIO:
     """Open a regular file of at most `largest` bytes for reading.
 

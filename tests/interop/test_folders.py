@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import Any, cast
@@ -137,6 +138,15 @@ def test_a_config_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{" * 5000)
     with pytest.raises(BadInputError, match=r"config\.json: not JSON"):
         load_weights(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "model.safetensors", "pytorch_model.bin", "other.pth"])
+def test_a_pipe_in_place_of_weights(tmp_path: Path, name: str) -> None:
+    """It is refused by its folder and by its name: to open it would wait for ever."""
+    os.mkfifo(tmp_path / name)
+    for given in (tmp_path / name, *([] if name == "other.pth" else [tmp_path])):
+        with pytest.raises(BadInputError, match=rf"{name}: expected a regular file"):
+            load_weights(str(given))
 
 
 # --- Hugging Face ---------------------------------------------------------------------------------------------------
