@@ -17,7 +17,7 @@ from moco.data import derived as module
 from moco.data import kept
 from moco.data.catalog import load
 from moco.data.decoding import decode_bytes
-from moco.data.derived import Readable, Subset, make_readable, take_evenly
+from moco.data.derived import Joined, Readable, Subset, make_readable, take_evenly
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
 from moco.data.kept import KeptImages
 from moco.errors import BadInputError
@@ -29,6 +29,7 @@ WRAPPERS: dict[str, Callable[[Images], Images]] = {
     "Subset": lambda images: Subset(images, ROWS[len(images) > ROWS]),
     "Readable": Readable,
     "KeptImages": KeptImages,
+    "Joined": lambda images: Joined((images,), ("",)),
 }
 COMPOSITIONS = [names for depth in range(3) for names in itertools.product(WRAPPERS, repeat=depth)]
 """No wrapper, each, and each around each."""

@@ -189,7 +189,7 @@ def test_foreign_safetensors_are_refused(tmp_path: Path, metadata: dict[str, str
 @pytest.mark.parametrize("name", ["missing", "."])
 def test_what_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
     """A path that leads nowhere, or to a folder, is bad input."""
-    with pytest.raises(BadInputError, match="not a sound safetensors file"):
+    with pytest.raises(BadInputError, match=r"not a sound safetensors file|expected a regular file"):
         load_tensors(tmp_path / name)
 
 
