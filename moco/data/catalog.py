@@ -1,6 +1,5 @@
 """A name, folder, list or tar file -> the images of its splits."""
 
-import dataclasses
 import os
 import re
 import unicodedata
@@ -12,7 +11,7 @@ import numpy as np
 from moco.data.archives import open_archive
 from moco.data.folder import open_folder, open_kept
 from moco.data.foldernames import EXACT
-from moco.data.images import FileImages, Images
+from moco.data.images import Images
 from moco.data.images import Split as Split
 from moco.data.indexing import leave_out, open_shards, part_shards
 from moco.data.kinds import Exclude, is_archive, is_readable, is_tar, read_head, sniff
@@ -167,7 +166,5 @@ def _number_as(images: Images, known: tuple[str, ...], where: Path) -> Images:
             f"with --exclude {where.name}, or give the training split's folder as --data"
         )
     labels = np.array(places, np.int64)[images.labels]
-    if isinstance(images, FileImages):
-        return dataclasses.replace(images, labels=labels, classes=known)
     images.labels, images.classes = labels, known
     return images

@@ -90,7 +90,7 @@ COMMAND = [
 def test_a_large_set_is_not_gone_through(prepared: list[Images], monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """A sample for the size, and the monitor's images, twice at most: no more for a million than for 50,000."""
     listing = Listing(count)
-    monkeypatch.setattr(scene, "load", lambda _: {"train": listing})
+    monkeypatch.setattr(scene, "load", lambda *_: {"train": listing})
     monkeypatch.setattr(scene, "HOLDING", 0.0)
     assert main(COMMAND) == 75
     assert len(prepared[0]) == count
@@ -102,7 +102,7 @@ def test_a_large_set_is_not_gone_through(prepared: list[Images], monkeypatch: py
 def test_a_small_set_is_decoded_once(prepared: list[Images], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where that takes little of the time."""
     listing = Listing(200)
-    monkeypatch.setattr(scene, "load", lambda _: {"train": listing})
+    monkeypatch.setattr(scene, "load", lambda *_: {"train": listing})
     monkeypatch.setattr(scene, "HOLDING", 1e9)
     assert main(COMMAND) == 75
     assert prepared[0].in_memory

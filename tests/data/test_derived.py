@@ -17,7 +17,7 @@ from moco.data import derived as module
 from moco.data import kept
 from moco.data.catalog import load
 from moco.data.decoding import decode_bytes
-from moco.data.derived import Readable, Subset, make_readable, take_evenly
+from moco.data.derived import Joined, Readable, Subset, make_readable, take_evenly
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
 from moco.data.kept import KeptImages
 from moco.errors import BadInputError
@@ -29,6 +29,7 @@ WRAPPERS: dict[str, Callable[[Images], Images]] = {
     "Subset": lambda images: Subset(images, ROWS[len(images) > ROWS]),
     "Readable": Readable,
     "KeptImages": KeptImages,
+    "Joined": lambda images: Joined((images,), ("",)),
 }
 COMPOSITIONS = [names for depth in range(3) for names in itertools.product(WRAPPERS, repeat=depth)]
 """No wrapper, each, and each around each."""
@@ -115,8 +116,9 @@ def test_a_wrapper_loses_nothing(bases: dict[str, Images], base: str, wrappers: 
     outer = WRAPPERS[outermost](inner)
     place = ROWS[len(inner) > ROWS] if outermost == "Subset" else np.arange(len(inner))
     assert len(outer) == len(place)
-    assert outer.classes == inner.classes
-    assert (outer.labels is None) == (inner.labels is None)
+    labelled = outermost != "Joined"  # of joined sets one may have no labels, and then none has
+    assert outer.classes == (inner.classes if labelled else ())
+    assert (outer.labels is None) == (inner.labels is None or not labelled)
     assert outer.labels is None or np.array_equal(outer.labels, np.asarray(inner.labels)[place])
     assert [outer.name(i) for i in range(len(outer))] == [inner.name(int(row)) for row in place]
     assert outer.in_memory == inner.in_memory

@@ -34,6 +34,7 @@ SMALL: dict[str, Any] = {
     "arch": "resnet10-w4", "image_size": 12, "view_size": None, "batch_size": BATCH, "queue_size": QUEUE,
     "max_steps": STEPS, "bn_groups": 4, "log_every": 1, "checkpoint_every": MIDDLE, "knn_every": 0, "threads": 1,
     "precision": "fp32", "device": "cpu", "augment": "cifar", "lr": 0.02, "feature_dim": 8, "timeout": 60.0,
+    "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip
 SHARDED, RESUMED, WRONG_GROUPS, FP32 = "memory-bank-sharded", "memory-bank-resumed", "queue-of-2-groups", "queue-fp32"
 CASES: dict[str, dict[str, Any]] = {

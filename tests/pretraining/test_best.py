@@ -248,7 +248,10 @@ def test_two_processes_keep_what_one_keeps(tmp_path: Path, tiny_run: Path, monke
     ("flags", "told"),
     [
         ({"keep": "best", "knn-every": "0"}, "--knn-every 0 allows none: give another, or --keep last"),
-        ({"bn": "keep"}, "--bn keep keeps the statistics of --init-weights, and there are none: give --init-weights"),
+        (
+            {"bn": "keep"},
+            "--init-weights is not given, and --bn keep keeps the statistics of these weights: give --init",
+        ),
         ({"bn": "frozen", "init-weights": "RUN", "bn-groups": "4"}, "--bn-groups is 4, and --bn frozen computes no st"),
         ({"head-lr": "0"}, "--head-lr is 0.0: expected a finite number more than 0"),
     ],

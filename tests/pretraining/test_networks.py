@@ -31,7 +31,7 @@ KINDS = {
     "timm:test_convnext": 32,  # none, and a `head` of its own
     "timm:test_vit": 32,
     "timm:test_coatnet": 64,  # built for one size
-    "mnasnet0_5": 32,  # of torchvision, which is not loaded without its version
+    "mnasnet0_5": 64,  # of torchvision, which is not loaded without its version
 }
 every_kind = pytest.mark.parametrize(("arch", "size"), KINDS.items())
 
@@ -95,8 +95,8 @@ def test_the_encoder_file_is_timms(tmp_path: Path, digits: Images, arch: str, si
 def test_groups_are_said_to_have_no_effect(tmp_path: Path, digits: Images, capsys: pytest.CaptureFixture[str]) -> None:
     """Where there is nothing to group, in the introduction's line."""
     for arch, wording in (
-        ("timm:test_vit", "no batch normalisation (--bn and --bn-groups have no effect)"),
-        ("timm:test_resnet", "4 BN groups"),
+        ("timm:test_vit", "no kernels for muon, no batch normalisation (--bn and --bn-groups have no effect)"),
+        ("timm:test_resnet", "no kernels for muon, 4 BN groups"),
     ):
         pretrain(settings(tmp_path / arch[5:], arch, 32), digits)
         assert f"lr 0.00375, {wording}, fp32" in capsys.readouterr().out

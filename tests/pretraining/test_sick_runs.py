@@ -22,7 +22,7 @@ from tests.faults.processes import finish
 SMALL: dict[str, Any] = {
     "arch": "resnet18-w16", "image_size": 8, "view_size": None, "dictionary": "queue", "batch_size": 32,
     "queue_size": 64, "max_steps": 60, "bn_groups": 4, "lr": 0.06, "log_every": 10, "knn_every": 60, "knn_images": 100,
-    "checkpoint_every": 0, "threads": 1, "precision": "fp32", "device": "cpu",
+    "checkpoint_every": 0, "threads": 1, "precision": "fp32", "device": "cpu", "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip
 
 

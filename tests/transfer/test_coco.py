@@ -109,7 +109,7 @@ FAULTS = {
         "segmentation", [[2, 3, 6, 3, 6, 8, 2, -INF]]
     ),
     r"annotation 1 has a polygon that is no list": first("segmentation", [[2, 3, 6, 10**400, 6, 8, 2, 8]]),
-    r"annotation 1 has run lengths with a number that does not end": first(
+    r"annotation 1 has run lengths of which one has more than 32 bits": first(
         "segmentation", {"size": [12, 16], "counts": "o" * 10_000}
     ),
     r"annotation 1: box .* is inverted or not of numbers": first("bbox", [2, 3, 1e30, 5]),
