@@ -58,7 +58,29 @@ def peak_memory(device: str) -> int:
 def cores() -> int:
     """How many cores each process of this machine may count on."""
     here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, here // _whole_number("LOCAL_WORLD_SIZE"))
+
+
+def started_processes() -> int:
+    """How many processes train together, as torchrun says in the environment; 1 without it.
+
+    Raises BadInputError where the environment says it in part only, as a scheduler or a shell may.
+    """
+    count = _whole_number("WORLD_SIZE")
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if count > 1 and missing:
+        raise BadInputError(
+            f"WORLD_SIZE is {count} in the environment, and {' and '.join(missing)} not set: start the processes with "
+            f"torchrun, or unset WORLD_SIZE for one process"
+        )
+    return count
+
+
+def _whole_number(name: str) -> int:
+    given = os.environ.get(name, "1")
+    if not (given.isascii() and given.isdecimal() and 0 < int(given) < 10**6):
+        raise BadInputError(f"{name} is {given!r} in the environment, expected a whole number from 1: unset it")
+    return int(given)
 
 
 def set_threads(threads: int | None) -> int:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from moco.errors import BadInputError, DivergedError, StalledError
 from moco.runtime import pulse
+from moco.runtime.device import started_processes
 
 Value = TypeVar("Value")
 RUNNING = ("running_mean", "running_var")
@@ -36,9 +37,9 @@ def world_size() -> int:
 def join_processes(device: str, timeout: float = 600.0) -> None:
     """Join the other processes where torchrun has started several: NCCL between GPUs, else gloo.
 
-    A collective that waits longer than `timeout` seconds fails.
+    A collective that waits longer than `timeout` seconds fails. Raises BadInputError for half an environment.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+    if started_processes() > 1 and not dist.is_initialized():
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         # small objects and what is saved travel by gloo, also between GPUs

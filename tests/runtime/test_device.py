@@ -15,6 +15,7 @@ from moco.runtime.device import (
     resolve_device,
     resolve_precision,
     set_threads,
+    started_processes,
 )
 
 
@@ -118,3 +119,34 @@ def test_isolated_puts_back_what_the_caller_had() -> None:
         fail()
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two' in the environment"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is '' in the environment"),
+        ({"WORLD_SIZE": "0"}, "expected a whole number from 1"),
+        ({"WORLD_SIZE": "2"}, "RANK and MASTER_ADDR and MASTER_PORT not set"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "1"},
+            "MASTER_ADDR not set: start the processes with torchrun",
+        ),
+    ],
+)
+def test_half_an_environment_is_named(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], said: str) -> None:
+    """As a scheduler's job or a shell that ran torchrun before leaves it."""
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert started_processes() == 1
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInputError, match=said):
+        started_processes()
+
+
+def test_cores_of_a_broken_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, where the number of processes of this machine is none."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "many")
+    with pytest.raises(BadInputError, match="LOCAL_WORLD_SIZE is 'many'"):
+        cores()
