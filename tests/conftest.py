@@ -1,6 +1,7 @@
 """Checks every annotated shape while testing; fixtures that several tests need."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from jaxtyping import install_import_hook
 
 hook = install_import_hook("moco", "beartype.beartype")
 hook.__enter__()
+for ignored in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
+    if signal.getsignal(ignored) is signal.SIG_IGN:  # a run honours that, and a shell's background jobs inherit it
+        signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
