@@ -48,7 +48,7 @@ def agree_on_neighbours(z_1: Features, z_2: Features, k: int = NEIGHBOURS) -> fl
 
 
 def separate(z_1: Features, z_2: Features) -> float:
-    """By how many standard deviations two views of an image are more similar than views of two images."""
+    """Measure how much more similar two views of an image are than views of two images, in standard deviations."""
     similarity = z_1 @ z_2.T
     own = similarity.diagonal()
     others = similarity[~torch.eye(len(z_1), dtype=torch.bool)]

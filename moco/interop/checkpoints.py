@@ -44,7 +44,7 @@ from moco.shapes import require_same_shapes
 IMAGE_SIZES = {7: 224, 3: 32}
 """Image size of other projects' encoders, whose files do not say it, by the kernel of their first convolution."""
 COMPLETE = ("MoCo", "MoCo's notebook")
-"""Of their files all is known: f_q, f_k, the queue."""
+"""Projects whose files hold all that moco knows: f_q, f_k and the queue."""
 CHOICE = re.compile(r"((?:stem|part)=[^@]*)@(.+)")
 LARGEST_COLOUR = 1e6
 LINEAR_HEAD = ("weight", "bias")

@@ -36,7 +36,7 @@ COSTLY = frozenset({
     "builtins.bytearray", "torch.storage.TypedStorage", "torch.storage.UntypedStorage",
     *(f"{kind.__module__}.{kind.__name__}" for kind in torch._tensor_classes),
 })  # fmt: skip
-"""Of what torch's unpickler allows, the classes that take as much memory as a number in the file says."""
+"""Classes that torch's unpickler allows, and that take as much memory as a number in the file says."""
 ZIP = b"PK\x03\x04"
 LEGACY_PICKLES = 4
 """torch.save before 1.6 wrote a magic number, a protocol and a system's description before the object."""

@@ -21,7 +21,7 @@ from moco.transfer.headers import FIRST_TURNED, Header, read_header
 from moco.transfer.targets import VOID
 
 VERSION = 1
-"""Of the rules: what an older version found is not believed."""
+"""Number of the rules: files that older rules let pass are looked at again."""
 NAMED = 8
 """Classes that are named in a line, at most."""
 
