@@ -22,6 +22,7 @@ from moco.data.notes import Notes
 from moco.data.packed import is_pack, open_pack
 from moco.data.tree import DiskTree
 from moco.errors import BadInputError
+from moco.runtime.files import expand_home
 
 
 def load(data: str, exclude: Sequence[str] = ()) -> dict[Split, Images]:
@@ -41,7 +42,7 @@ def load(data: str, exclude: Sequence[str] = ()) -> dict[Split, Images]:
 
 
 def _open(data: str, exclude: Exclude, notes: Notes) -> dict[Split, Images]:
-    path = Path(data).expanduser()
+    path = expand_home(data)
     if data in CATALOG and not path.exists():
         folder = data_home() / data
         named = load_folder(folder, notes=Notes()) if (folder / "train").is_dir() else CATALOG[data]()

@@ -25,6 +25,19 @@ LARGEST_TEXT = 64 << 20
 """Bytes of a file of settings or figures beyond which it is none of ours."""
 
 
+def home_folder() -> Path:
+    """Return the user's home folder, or for a user without one a place in which no file can be written."""
+    try:
+        return Path.home()
+    except RuntimeError:  # a number without an entry in the list of users, as containers run under
+        return Path(os.devnull)
+
+
+def expand_home(path: str) -> Path:
+    """Expand a leading ~; for a user without a home folder it stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
 def takes_files(folder: Path) -> bool:
     """Whether files can be written in a folder, which may have to be made first."""
     while not folder.exists() and folder != folder.parent:
