@@ -14,7 +14,7 @@ from moco.core.pair import EncoderPair, Teacher
 from moco.data import fingerprint
 from moco.data.images import Images
 from moco.data.loader import Batch, Batches, watch_loading
-from moco.interop.checkpoints import encoder_metadata
+from moco.interop.metadata import encoder_metadata
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import load_f_k_and_queue
 from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
@@ -71,7 +71,7 @@ def pretrain(
         dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
-        described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), 0)
+        described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), 0, config.white_level)
         described |= {} if teacher is None else {TEACHER: teacher.digest}
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), require(config.max_steps), described)
         run.beside = lambda step: [pack_encoder(config, f_q, step)]
