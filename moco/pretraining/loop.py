@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from moco.core.blending import blend_views
 from moco.core.dictionary import Dictionary
 from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
 from moco.core.pair import EncoderPair, Teacher
 from moco.data import fingerprint
 from moco.data.images import Images
 from moco.data.loader import Batch, Batches, watch_loading
-from moco.interop.checkpoints import encoder_metadata
+from moco.interop.metadata import encoder_metadata
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import load_f_k_and_queue
 from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
@@ -71,7 +72,7 @@ def pretrain(
         dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
-        described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), 0)
+        described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), 0, config.white_level)
         described |= {} if teacher is None else {TEACHER: teacher.digest}
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), require(config.max_steps), described)
         run.beside = lambda step: [pack_encoder(config, f_q, step)]
@@ -111,18 +112,24 @@ def train(
         lr = schedule(step)
         set_rate(optimizer, lr)
 
-        losses, written, shares = [], [], dict[str, float]()
+        losses, written, shares = list[Tensor](), [], dict[str, float]()
         for x_q, x_k in pair_views(batch, symmetric=config.symmetric):  # (N, 3, H, W) each
             with autocast(precision, device):
                 k = pair.keys(x_k, step, batch.index)  # (N, C) by f_k: shuffled, without gradient
             micro_batches = cut(config.accumulate, x_q, x_k, k, batch.index)
             for x_q, x_k, k, index in micro_batches:
+                if config.blend:
+                    place = len(losses) * distributed.world_size() + distributed.rank()
+                    x_q, partner, own = blend_views(x_q, seed=config.seed, step=step, place=place)
                 with autocast(precision, device):
                     q, k = pair(x_q, x_k, k, step)  # (N, C) each
                 keys = dictionary.read(k, index)  # positive (N, C), negative (K, C)
                 if config.hard_negatives:
                     keys = mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
                 loss, accuracy = contrast(q, keys)
+                if config.blend:
+                    other = dictionary.read(None if k is None else k[partner], index[partner])
+                    loss = own * loss + (1 - own) * contrast(q, other).loss
                 torch.autograd.backward(loss / config.accumulate)
                 written.append((q.detach(), k, index))
                 losses.append(loss.detach())
