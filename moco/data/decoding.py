@@ -20,7 +20,7 @@ from PIL import ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
 from moco.data.mending import mend
-from moco.data.opening import HEAD, BinaryFile, is_heif, name_format, open_regular
+from moco.data.opening import HEAD, BinaryFile, is_heif, name_format, open_regular, read_limit
 from moco.data.tiff import check_bands, describe_bands, describe_tiff, is_unsigned
 from moco.errors import BadInputError
 from moco.shapes import Image
@@ -35,6 +35,9 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 LONGEST_SIDE = 300_000
 """Pixels on a side beyond which an image is refused: resized, a line of more pixels would not fit into memory."""
 
+MOST_PIXELS_SETTING = "MOCO_MOST_PIXELS"
+PillowImage.MAX_IMAGE_PIXELS = read_limit(MOST_PIXELS_SETTING, 178_956_970) // 2
+"""From so many pixels on there is a warning; Pillow refuses twice as many."""
 warnings.filterwarnings("ignore", category=PillowImage.DecompressionBombWarning)  # `warn_of_size` names the file
 
 WHITEST = 65535

@@ -23,6 +23,8 @@ LONGEST_START = 200
 """Bytes of a name that are kept in it: a file system takes 255."""
 LARGEST_TEXT = 64 << 20
 """Bytes of a file of settings or figures beyond which it is none of ours."""
+LARGEST_LIST = 4 << 30
+"""Bytes of a list of files: those of some ten million images have one."""
 
 
 def takes_files(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from moco.data.images import FileImages
 from moco.data.named import data_home
 from moco.errors import BadInputError
 from moco.runtime.device import cores
-from moco.runtime.files import replace_file
+from moco.runtime.files import read_bounded, replace_file
 from moco.transfer.examples import Examples, describe_size
 from moco.transfer.headers import FIRST_TURNED, Header, read_header
 from moco.transfer.targets import VOID
@@ -69,7 +69,7 @@ def _digest(data: str, files: FileImages, *parts: Examples) -> str:
 
 def _read_kept(path: Path) -> list[str] | None:
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_bounded(path))
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, list) and all(isinstance(text, str) for text in found) else None
