@@ -49,17 +49,18 @@ T = TypeVar("T")
 _named_as_large = set[str]()
 
 
-def decode(path: bytes | str | Path, white_level: int = WHITEST) -> Image:
+def decode(path: bytes | str | Path, white_level: int = WHITEST, *, upright: bool = True) -> Image:
     """Read an image file as RGB bytes (3, H, W): upright by its EXIF tag, its first frame where it has several.
 
     Grey and palette images become RGB, transparent parts lie on white, CMYK is converted. Of 16 bits of grey
-    `white_level` and more becomes 255, and what is below it is scaled by the same factor.
+    `white_level` and more becomes 255, and what is below it is scaled by the same factor. Without `upright` the EXIF
+    tag is not obeyed.
     Raises BadInputError naming the file for anything else: other bands, floating point, not an image, no regular file,
     or more pixels than Pillow takes for honest (refused from the header).
     """
     name = os.fsdecode(path)
     with open_regular(name) as file:
-        return _use(file, name, lambda image, name: from_pillow(image, name, white_level))
+        return _use(file, name, lambda image, name: from_pillow(image, name, white_level, upright=upright))
 
 
 def decode_bytes(content: bytes, name: str, white_level: int = WHITEST) -> Image:
@@ -152,10 +153,11 @@ def warn_of_size(width: int, height: int, name: str) -> None:
         warnings.warn(f"{name}: {width} x {height} pixels take much time and memory: make it smaller", stacklevel=2)
 
 
-def from_pillow(image: PillowImage.Image, name: str, white_level: int = WHITEST) -> Image:
+def from_pillow(image: PillowImage.Image, name: str, white_level: int = WHITEST, *, upright: bool = True) -> Image:
     """Do what `decode` does with a file that Pillow has opened; errors call it `name`."""
     check_bands(image, name)
-    rgb = _to_rgb(ImageOps.exif_transpose(image), name, _Numbers.of(image), white_level)
+    turned = ImageOps.exif_transpose(image) if upright else image
+    rgb = _to_rgb(turned, name, _Numbers.of(image), white_level)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
