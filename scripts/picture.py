@@ -41,7 +41,7 @@ def draw_curves(figure: mpl.figure.SubFigure, runs: list[Path]) -> None:
     for name, accuracy in (("random weights", first["knn_top1"]), ("raw pixels", first["knn_pixels"])):
         axes.axhline(accuracy, color="grey", linestyle="--", linewidth=1)
         axes.annotate(name, (0.98, accuracy), xycoords=("axes fraction", "data"), ha="right", va="bottom")
-    axes.set(xlabel="minutes on 2 CPU cores", ylabel="kNN accuracy (%)", title="moco pretrain quick, CIFAR-10, no labels")
+    axes.set(xlabel="minutes on 2 CPU cores", ylabel="kNN accuracy (%)", title="moco pretrain quick, CIFAR-10")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

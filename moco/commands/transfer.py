@@ -55,7 +55,7 @@ def _run(config: TransferConfig) -> dict[str, Any]:
     config = dataclasses.replace(config, white_level=level)
     distributed.from_first(lambda: require_same_files(config, train, test))
     distributed.from_first(lambda: check_examples(config.data, train, test, files_of(config.data, train, test)))
-    with StopRequest() as request:
+    with StopRequest(together=distributed.world_size() > 1) as request:
         if config.trials == 1:
             return fine_tune(config, weights_of(config), train, test, request)
         return trials(config, train, test, request)
