@@ -87,7 +87,9 @@ class Seeds:
             pack(PackConfig(str(self.root / "folder"), self.root / form, format=form))  # type: ignore[arg-type]
         self._tars()
         (self.root / "list").mkdir()
-        (self.root / "list" / "list.txt").write_bytes(b"# images\n../folder/a/0.png\n\n../folder/b/1.png\r\n")
+        (self.root / "list" / "list.txt").write_bytes(
+            b"# images\n../seeds/folder/a/0.png\n\n../seeds/folder/b/1.png\r\n"
+        )
         self._run()
 
     def _tars(self) -> None:
