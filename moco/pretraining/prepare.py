@@ -116,7 +116,13 @@ def _bn_groups(config: PretrainConfig, ranks: int) -> int:
 
 
 def _require_mixing(config: PretrainConfig) -> None:
-    """Raise BadInputError where hard negatives are taken and nothing is made of them, or too many are taken."""
+    """Raise BadInputError where hard negatives are taken and nothing is made of them, or too many are taken.
+
+    Mixed views go with neither hard negatives nor a memory bank, which would store their features.
+    """
+    if config.blend and (config.hard_negatives or config.dictionary == "memory-bank"):
+        other = f"--hard-negatives {config.hard_negatives}" if config.hard_negatives else "--dictionary memory-bank"
+        raise BadInputError(f"--blend mixes the query views, which does not go with {other}: leave one out")
     hardest, points, most = config.hard_negatives, config.mix + config.mix_query, shared_negatives(config) // 2
     if bool(hardest) != bool(points):
         raise BadInputError(
