@@ -16,7 +16,7 @@ Usage = namedtuple("Usage", "total used free")
 def a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """64 MiB, as docker gives."""
     monkeypatch.setattr(sharedmemory, "FOLDER", tmp_path)
-    monkeypatch.setattr(sharedmemory.shutil, "disk_usage", lambda _: Usage(64 << 20, 0, 64 << 20))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(64 << 20, 0, 64 << 20))
 
 
 def test_too_little_is_refused() -> None:
