@@ -22,7 +22,7 @@ from moco.data.config import PackConfig
 from moco.data.decoding import decode_bytes
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
 from moco.errors import BadInputError
-from moco.interop.checkpoints import encoder_metadata, load_weights
+from moco.interop.metadata import encoder_metadata, load_weights
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import load_tensors, newest_checkpoint, save_tensors

@@ -20,6 +20,7 @@ from moco.evaluation.session import place_weights
 from moco.interop.checkpoints import load_weights, random_weights
 from moco.pretraining.auto import FEWEST_IMAGES, SAMPLE, candidates, typical_side
 from moco.pretraining.config import AutoConfig, PretrainConfig
+from moco.pretraining.initial import stored_white_level
 from moco.pretraining.pace import TRYING, Budget
 from moco.pretraining.recipes import QUICK
 from moco.pretraining.ways import Compared, Goal, Way, find_weights, sizes_to_try
@@ -79,7 +80,8 @@ class Scene:
 
 def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Scene:
     """Open the images and look at their size. Raises BadInputError where they are too few."""
-    splits = load(config.data, given.get("exclude", ()))
+    level = given.get("white_level") or stored_white_level(given.get("init_weights") or given.get("teacher"))
+    splits = load(config.data, given.get("exclude", ()), level)
     images = training_images(splits)
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(

@@ -1,15 +1,18 @@
 """The batches of a run: the order of the images, and the two views of each."""
 
 import atexit
+import ctypes
 import functools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from tempfile import gettempdir
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -29,6 +32,8 @@ from moco.runtime.signals import StopRequest
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+PR_SET_PDEATHSIG = 1
+"""Linux's number for: send me a signal when my parent is gone."""
 
 
 class Batch(NamedTuple):
@@ -133,26 +138,41 @@ def load_ahead(make: Callable[[Item], Made], items: Sequence[Item], workers: int
     Raises the BadInputError that `make` raises, wherever it did.
     """
     own = torch.Generator()  # the loader draws a seed for its processes: not from what models draw from
-    with _loading_ended() as begin:
-        for one in DataLoader(
+    with _loading_ended() as (begin, loading):
+        loader = DataLoader(
             _ErrorsAsItems(make), batch_size=None, sampler=items, num_workers=workers, generator=own,
             worker_init_fn=begin, collate_fn=_keep_as_is,
-        ):  # fmt: skip
+        )  # fmt: skip
+        others = set(multiprocessing.active_children())
+        made_ahead = iter(loader)
+        loading.extend(set(multiprocessing.active_children()) - others)
+        for one in made_ahead:
             if isinstance(one, BadInputError | ChildProcessError):
                 raise one
             yield ForkingPickler.loads(one.content) if isinstance(one, _Packed) else one
 
 
 @contextmanager
-def _loading_ended() -> Iterator[Callable[[int], None]]:
-    """Give what loading processes begin with; on leaving they end, also those that wait for a file."""
+def _loading_ended() -> Iterator[tuple[Callable[[int], None], list[BaseProcess]]]:
+    """Give what loading processes begin with, and a list for them.
+
+    On leaving they end, also those that wait for a file or were stopped.
+    """
     ended, held = multiprocessing.Pipe(duplex=False)
-    atexit.register(held.close)  # before multiprocessing waits for its processes
-    try:
-        yield functools.partial(_begin_loading, ended, held)
-    finally:
-        atexit.unregister(held.close)
+    loading: list[BaseProcess] = []
+
+    def end() -> None:
         held.close()
+        for process in loading:
+            if process.pid is not None and process.is_alive() and sys.platform != "win32":
+                os.kill(process.pid, signal.SIGCONT)  # so that one that was stopped sees it
+
+    atexit.register(end)  # before multiprocessing waits for its processes
+    try:
+        yield functools.partial(_begin_loading, ended, held), loading
+    finally:
+        atexit.unregister(end)
+        end()
         ended.close()
 
 
@@ -220,6 +240,8 @@ def _begin_loading(ended: Connection, held: Connection, worker: int) -> None:
     """
     for number in StopRequest.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":  # one that is stopped cannot see that its parent is gone
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     held.close()
     threading.Thread(target=_end_with_parent, args=[ended], daemon=True).start()
 

@@ -5,7 +5,7 @@ import os
 import weakref
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from moco.data import columns
 from moco.data.columns import Column
-from moco.data.decoding import decode_bytes
+from moco.data.decoding import WHITEST, decode_bytes
 from moco.data.images import NONE_KNOWN, Labels, Marks, PathTable
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers
@@ -53,6 +53,7 @@ class ShardImages:
     arrays: dict[str, Column]
     classes: tuple[str, ...] = ()
     labels: Labels | None = None
+    white_level: int | None = None
     _open: dict[int, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -60,13 +61,13 @@ class ShardImages:
         weakref.finalize(self, _close, self._open)
 
     def __reduce__(self) -> tuple[object, ...]:  # open files stay in this process
-        return ShardImages, (self.paths, self.sizes, self.arrays, self.classes, self.labels)
+        return ShardImages, (self.paths, self.sizes, self.arrays, self.classes, self.labels, self.white_level)
 
     def __len__(self) -> int:
         return len(self.arrays["offset"])
 
     def __getitem__(self, index: int) -> Image:
-        return decode_bytes(self.encoded(index), self._describe(index))
+        return decode_bytes(self.encoded(index), self._describe(index), self.white_level or WHITEST)
 
     @property
     def name_table(self) -> PathTable:
@@ -96,6 +97,10 @@ class ShardImages:
 
     def stack(self, index: Integers) -> None:
         """None: the files may have any size."""
+
+    def with_white_level(self, level: int) -> "ShardImages":
+        """Return the set with another white level."""
+        return replace(self, white_level=level)
 
     def identify(self, index: Integers) -> Marks:
         """Mark files by their checksums in the index."""

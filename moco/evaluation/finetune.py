@@ -3,7 +3,7 @@
 import copy
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from moco.evaluation.session import (
     labels_of,
     limit_batch_size,
 )
-from moco.evaluation.statefile import build_run, is_save_due, stop_on_signal, warn_of_damage
+from moco.evaluation.statefile import build_run, is_save_due, require_end, warn_of_damage
 from moco.runtime import distributed
 from moco.runtime.checkpoint import StateFile
 from moco.runtime.device import autocast
@@ -84,8 +84,7 @@ def train_network(
     batch_size = limit_batch_size(recipe.batch_size, len(train))
     if batch_size < 2 * distributed.world_size():
         raise BadInputError(
-            f"--batch-size is {recipe.batch_size}, of {len(train)} images: expected 2 or more for each process, since "
-            f"batch normalisation takes its statistics over them"
+            f"--batch-size is {recipe.batch_size}, of {len(train)} images: expected 2 or more for each process"
         )
     batches = ViewBatches(
         train, CROP_AND_FLIP, how.image_size, how.mean, how.std, batch_size, recipe.seed, key_views=False,
@@ -102,12 +101,14 @@ def train_network(
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay)
     wrapped, damage = distributed.wrap(model), Damage(len(train), batch_size)
     run = build_run(title or "fine-tuning", state, {"net": model}, optimizer, recipe.steps)
-    with torch.random.fork_rng(devices=[]), run, StopRequest(active=state is not None) as request:
+    request = StopRequest(active=state is not None, together=distributed.world_size() > 1)
+
+    def train_model() -> dict[str, Any]:
         torch.manual_seed(recipe.seed)  # of networks with dropout
         model.train()
         start = run.restore()
         loaded = show_progress(batches.run(start, recipe.steps, how.workers), title, recipe.steps - start)
-        for step, batch in enumerate(loaded, start):
+        for step, batch in enumerate(request.between(loaded), start):
             x, _, index, replaced = batch.to(str(device))
             optimizer.param_groups[0]["lr"] = schedule(step)
             with autocast(how.precision, device.type):
@@ -129,7 +130,11 @@ def train_network(
             if stopping or due:
                 run.save(step + 1)
             if stopping:
-                raise stop_on_signal(run, state, step + 1)
+                return run.stop(step + 1)
+        return {}
+
+    with torch.random.fork_rng(devices=[]), run, request:
+        require_end(run, state, run.until_stopped(request, train_model))
     run.finish(recipe.steps, device.type)
     for buffer in model.buffers():
         if buffer.is_floating_point():  # running statistics of the ranks

@@ -66,7 +66,8 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
         with preserve_torch_state(device), watch_loading("Then give the command again"):
             set_threads(config.threads)
             named = named_weights(config.weights, config.like, config.arch, config.stem, config.image_size, config.seed)
-            weights = place_weights(named, device)
+            level = named.white_level if config.white_level is None else config.white_level
+            weights = dataclasses.replace(place_weights(named, device), white_level=level)
             output: Output = getattr(config, "features", "backbone")
             how = Encoding(
                 config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
@@ -102,7 +103,7 @@ def named_weights(
         return found
     if like is not None:
         other = load_weights(str(like))
-        return random_weights(other.encoder.plan, seed, other.mean, other.std)
+        return random_weights(other.encoder.plan, seed, other.mean, other.std, other.white_level)
     if arch is None or image_size is None:
         raise BadInputError("--weights random: give --like RUN, or --arch and --image-size")
     return random_weights(EncoderPlan(arch, stem, image_size=image_size), seed, IMAGENET_MEAN, IMAGENET_STD)
@@ -121,6 +122,8 @@ class Labelled:
     """The validation split, where the figure is of another one."""
     source: Source = "test"
     """Where the images of the figure come from."""
+    white_level: int | None = None
+    """The value of their 16-bit files that became white, if any is known."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -128,13 +131,13 @@ class Labelled:
         return self.train.classes
 
 
-def load_labelled(data: str, exclude: Sequence[str] = ()) -> Labelled:
+def load_labelled(data: str, exclude: Sequence[str] = (), white_level: int | None = None) -> Labelled:
     """Open the labelled images of `--data`, and hold small ones in memory.
 
     Raises BadInputError where there are no labels, one class only, one image to learn from, or other classes in train
     than in test; warns of classes without an image to learn from.
     """
-    splits = load(data, exclude)
+    splits = load(data, exclude, white_level)
     train, test = final_split(splits)
     require_labels(train, test)
     validation = splits["val"] if "test" in splits and "val" in splits else None
@@ -151,7 +154,7 @@ def load_labelled(data: str, exclude: Sequence[str] = ()) -> Labelled:
         )
     chooser = None if validation is None else hold(validation)
     warn_of_dark(train, data)
-    return Labelled(hold(train), hold(test), chooser, final_source(splits))
+    return Labelled(hold(train), hold(test), chooser, final_source(splits), splits["train"].white_level)
 
 
 def require_penalties(penalties: Sequence[float]) -> None:
@@ -201,9 +204,11 @@ def limit_batch_size(batch_size: int, images: int) -> int:
     return min(batch_size, images // ranks * ranks)
 
 
-def all_splits(data: str, split: str, exclude: Sequence[str] = ()) -> dict[Split, Images]:
+def all_splits(
+    data: str, split: str, exclude: Sequence[str] = (), white_level: int | None = None
+) -> dict[Split, Images]:
     """The wanted split, or all. Raises BadInputError naming those that are there."""
-    splits = load(data, exclude)
+    splits = load(data, exclude, white_level)
     warn_of_dark(next(iter(splits.values())), data)
     if split == "all":
         return splits

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from moco.core.stems import Stem
-from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Excluded
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Excluded, WhiteLevel
 from moco.runtime.fields import (
     AcceptChangedData,
     BatchSize,
@@ -199,6 +199,7 @@ class PretrainConfig:
     """Which encoder the run ends with: the last, or the best that the monitor saw. That is the first one unless another
     classifies clearly more images rightly; the last then lies beside it, as encoder-last.safetensors."""
     exclude: Excluded = ()
+    white_level: Annotated[WhiteLevel, Earlier(65535)] = None
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False
 

@@ -14,7 +14,7 @@ from moco.core.pair import EncoderPair, Teacher
 from moco.data import fingerprint
 from moco.data.images import Images
 from moco.data.loader import Batch, Batches, watch_loading
-from moco.interop.checkpoints import encoder_metadata
+from moco.interop.metadata import encoder_metadata
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import load_f_k_and_queue
 from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
@@ -29,7 +29,7 @@ from moco.pretraining.prepare import (
     resolve_config,
     whiten_first_layer,
 )
-from moco.runtime import distributed, pulse
+from moco.runtime import distributed
 from moco.runtime.device import autocast, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
 from moco.runtime.recent import Recent
@@ -71,19 +71,24 @@ def pretrain(
         dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
-        described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), 0)
+        described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), 0, config.white_level)
         described |= {} if teacher is None else {TEACHER: teacher.digest}
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), require(config.max_steps), described)
+        run.beside = lambda step: [pack_encoder(config, f_q, step)]
         run.result |= {} if teacher is None else {"teacher_digest": teacher.digest}
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images) if batches is None else batches
-        answering = pulse.watch_collectives(distributed.rank(), distributed.world_size())
-        with run, StopRequest() as request, watch_loading(), answering:
+
+        def begin() -> dict[str, Any]:
             start = run.restore(TRAINING)
-            watch.begin(start)
+            with request.waiting():
+                watch.begin(start)
             run.log.say(describe_run(config, f_q, images) + origin)
             pair.f_q = distributed.wrap(f_q)
             return train(config, pair, dictionary, batches, run, watch, request, start)
+
+        with run, StopRequest(together=distributed.world_size() > 1) as request, watch_loading():
+            return run.until_stopped(request, begin)
 
 
 def train(
@@ -96,11 +101,11 @@ def train(
     contrast = build_loss(config)
     hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
     recent = Recent(start, active=config.log_every > 0)
-    for step, loaded in enumerate(batches.run(start, steps, require(config.workers)), start):
+    for step, loaded in enumerate(request.between(batches.run(start, steps, require(config.workers))), start):
         if step == start:
             log_ranks(run, step, loaded.index)
         if is_due(step, require(config.knn_every)):
-            with recent.paused():
+            with recent.paused(), request.waiting():
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, steps)
         lr = schedule(step)
@@ -143,10 +148,11 @@ def train(
             watch.log(step + 1, recent, {"lr": lr, "gradient_norm": float(norm)}, shares)
         run.advance(step + 1)
         if stopping or step + 1 == steps or is_due(step + 1, require(config.checkpoint_every)):
-            run.save(step + 1, beside=[pack_encoder(config, pair.encoder, step + 1)])
+            run.save(step + 1)
         if stopping:
             return run.stop(step + 1)
-    watch.look(steps)
+    with request.waiting():
+        watch.look(steps)
     watch.keep_best(steps)
     return run.finish(steps, device)
 

@@ -23,6 +23,7 @@ class Listing:
     in_memory: ClassVar[bool] = False
     unreadable: ClassVar[Mapping[int, str]] = {}
     name_table = None
+    white_level = None
 
     def __init__(self, count: int) -> None:
         self.labels, self.classes = np.arange(count) % 2, ("a", "b")
@@ -46,6 +47,10 @@ class Listing:
     def stack(self, index: Integers) -> Bytes | None:
         """None: they are not in memory."""
         return None
+
+    def with_white_level(self, level: int) -> Any:
+        """Itself."""
+        return self
 
     def identify(self, index: Integers) -> Marks:
         """All the same."""

@@ -266,12 +266,15 @@ def test_stuck_loading_processes_end_with_the_loader() -> None:
     assert not any(_is_alive(int(number)) for number in done.stdout.split())
 
 
-def test_loading_processes_do_not_outlive_their_parent() -> None:
-    """SIGKILL of the parent ends one that waits for ever."""
+@pytest.mark.parametrize("stopped", [False, True])
+def test_loading_processes_do_not_outlive_their_parent(stopped: bool) -> None:
+    """SIGKILL of the parent ends one that waits for ever, and one that was stopped."""
     code = STUCK + "list(load_ahead(make, [1], workers=1))"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         number = int(parent.stdout.readline())
+        if stopped:
+            os.kill(number, signal.SIGSTOP)
         parent.send_signal(signal.SIGKILL)
     until = time.monotonic() + 10
     while _is_alive(number) and time.monotonic() < until:

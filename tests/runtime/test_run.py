@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from moco.commands import finetune, linear, pretrain, transfer
+from moco.data.loader import _ErrorsAsItems
 from moco.errors import DivergedError, StoppedError
 from moco.evaluation.config import FinetuneConfig, LinearConfig
 from moco.pretraining.recipes import recipe
@@ -94,12 +95,15 @@ class Seen:
     end: dict[str, Tensor] = field(default_factory=dict)
     signal_at: int | None = None
     """The step of the optimizer in which a signal comes."""
+    stall_at: int | None = None
+    """The number of the batch that never comes; a signal comes instead."""
+    batches: int = 0
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """Watch every training; let a signal come where that is asked for."""
-    found, step, finish = Seen(), torch.optim.SGD.step, Run.finish
+    found, step, finish, make = Seen(), torch.optim.SGD.step, Run.finish, _ErrorsAsItems.__getitem__
 
     def stepped(self: torch.optim.SGD, *arguments: Any, **more: Any) -> Any:
         found.steps += 1
@@ -107,12 +111,20 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
             signal.raise_signal(signal.SIGTERM)
         return step(self, *arguments, **more)
 
+    def made(self: _ErrorsAsItems, item: Any) -> Any:
+        found.batches += 1
+        if found.batches == found.stall_at:
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("the wait went on")
+        return make(self, item)
+
     def finished(self: Run, *arguments: Any) -> dict[str, Any]:
         found.end = snapshot(state_tensors(self.modules, self.optimizer))
         return finish(self, *arguments)
 
     monkeypatch.setattr(torch.optim.SGD, "step", stepped)
     monkeypatch.setattr(Run, "finish", finished)
+    monkeypatch.setattr(_ErrorsAsItems, "__getitem__", made)
     return found
 
 
@@ -138,18 +150,25 @@ def exit_code(begin: Callable[[], dict[str, Any]]) -> int:
 
 @every_loop
 def test_stopped_by_a_signal_in_mid_epoch(loop: str, seen: Seen, place: Callable[[str], Place]) -> None:
-    """The same command goes on, and weights, statistics, momenta, queue and random state end the same bit for bit."""
+    """In a step, or while a batch is waited for.
+
+    The same command goes on, and weights, statistics, momenta, queue and random state end the same bit for bit.
+    """
     whole, parts = place("whole"), place("parts")
     assert exit_code(lambda: LOOPS[loop](whole)) == 0
     steps, undisturbed = seen.steps, seen.end
 
-    seen.steps, seen.signal_at, seen.end = 0, STOPPED - 1, {}
+    seen.steps, seen.signal_at, seen.end = 0, STOPPED, {}
     assert exit_code(lambda: LOOPS[loop](parts)) == 75
     assert (seen.steps, seen.end) == (STOPPED, {})
 
-    seen.steps, seen.signal_at = 0, None
+    seen.steps, seen.signal_at, seen.batches, seen.stall_at = 0, None, 0, 2
+    assert exit_code(lambda: LOOPS[loop](parts)) == 75
+    assert (seen.steps, seen.end) == (1, {})
+
+    seen.steps, seen.stall_at = 0, None
     assert exit_code(lambda: LOOPS[loop](parts)) == 0
-    assert seen.steps == steps - STOPPED
+    assert seen.steps == steps - STOPPED - 1
     assert seen.end.keys() == undisturbed.keys()
     assert [name for name, value in undisturbed.items() if not torch.equal(seen.end[name], value)] == []
     assert {"random", "sgd.0"} <= seen.end.keys()
