@@ -29,6 +29,8 @@ LEAST_STEPS, LEAST_PASSES = 1500, 5
 """A larger network or larger images are taken where the time suffices for so much with them."""
 LEAST_STEPS_TAUGHT = 200
 """A teacher's keys are good from the first step on."""
+PASSES_TO_BLEND = 40
+"""Passes from which a student may know its images by heart; 60 were tried (docs/studies-of-encoders.md)."""
 FEW_STEPS = 10_000
 """Up to so many steps keys of the batch are taken: up to 6,240 they taught most here (docs/results.md)."""
 IMAGES_FOR_LARGE = 50_000
@@ -108,8 +110,8 @@ def settle_taught(way: Way, situation: Situation, measure: Measure, say: Callabl
     """A small network taught by `way.weights`: the recipe, and the wider of two networks if the time suffices."""
     size = min(64, max(32, situation.side // 4 * 4))
     batch = situation.given.get("batch_size") or min(TAUGHT["batch_size"], batch_for(situation.n, situation.device))
-    common = {"image_size": size, "stem": "imagenet" if size > 48 else "cifar", "view_size": None}
-    tries = [{**common, "arch": arch} for arch in ("resnet18-w16", "resnet18")]
+    common = {"image_size": size, "stem": TAUGHT["stem"] if size > 48 else "cifar", "view_size": None}
+    tries = [{**common, "arch": arch} for arch in ("resnet18-w16", TAUGHT["arch"])]
     values = {**TAUGHT, "teacher": way.weights, "batch_size": batch, **situation.given}
     chosen, step = choose_candidate(tries, values, situation, measure, say, LEAST_STEPS_TAUGHT)
     passes = situation.steps(batch, step) * batch / situation.n
@@ -119,10 +121,14 @@ def settle_taught(way: Way, situation: Situation, measure: Measure, say: Callabl
         "teacher": (way.weights, way.why),
         "teacher_size": (way.image_size, "the size at which it did best on your images, or the recipe's"),
         "arch": (chosen["arch"], f"{recipe}; narrower where the time is less than {LEAST_PASSES} passes"),
-        "stem": (chosen["stem"], "a small one up to 48 pixels, else the usual one"),
+        "stem": (chosen["stem"], "a small one up to 48 pixels, else the usual one without pooling"),
         "image_size": (size, f"{recipe}; at most that of the images, {situation.side} pixels"),
         "batch_size": (batch, f"{recipe}; at most an eighth of {situation.n} images"),
         "warmup_epochs": (warmup, f"{recipe}; at most a quarter of {passes:.1f} passes"),
+        "blend": (
+            passes >= PASSES_TO_BLEND,
+            f"mixed views pay from {PASSES_TO_BLEND} passes on; these are {passes:.1f}",
+        ),
     }
 
 
