@@ -18,7 +18,7 @@ ROWS = tuple(re.findall(r"^\| `(\w+)` \|", DESIGN.partition("## The house")[2], 
 
 CORE_TAKES = ("moco.errors", "moco.shapes", "moco.runtime.distributed", "moco.runtime.randomness", "moco.core")
 REPORT_TAKES = (
-    "moco.errors", "moco.runtime.configfile", "moco.runtime.fields", "moco.runtime.records",
+    "moco.errors", "moco.runtime.configfile", "moco.runtime.fields", "moco.runtime.folder", "moco.runtime.records",
     "moco.pretraining.config", "moco.pretraining.health", "moco.pretraining.recipes", "moco.report",
 )  # fmt: skip
 STRANGERS = {("pretraining", "evaluation"), ("evaluation", "pretraining")}

@@ -10,6 +10,7 @@ from moco.pretraining.config import PretrainConfig, ResumeConfig
 from moco.runtime.configfile import from_json, read_command
 from moco.runtime.fields import check
 from moco.runtime.files import expand_home, read_bounded
+from moco.runtime.folder import KILLED, read_status
 from moco.transfer.config import TransferConfig
 
 Config = TypeVar("Config", PretrainConfig, TransferConfig)
@@ -30,6 +31,9 @@ def run(config: ResumeConfig) -> dict[str, Any]:
     command = read_command(content, path)
     if config.data is not None:
         now["data"] = config.data
+    status = read_status(config.run)
+    if status.get("state") == KILLED:
+        print(f"{config.run}: was killed (or its machine failed) after step {status.get('step')} or later: going on")
     if command == "pretrain":
         return pretrain.run(_find_images(dataclasses.replace(from_json(PretrainConfig, content, path), **now)))
     if command == "transfer":

@@ -12,7 +12,7 @@ from moco.data.images import Images, Labels
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.scores import Scores, score_votes
-from moco.evaluation.session import labels_of
+from moco.evaluation.session import NEEDS_LABELS, labels_of
 from moco.shapes import Bank, Features
 
 QUERIES_AT_A_TIME = 1024
@@ -134,7 +134,7 @@ def knn_scores(
     With a title, bars show progress. Raises BadInputError where either has no labels.
     """
     if bank.labels is None or queries.labels is None or len(bank.classes) < 2:
-        raise BadInputError("kNN needs labels: class folders, at least two")
+        raise BadInputError(f"kNN {NEEDS_LABELS}")
     how = dataclasses.replace(how, unit=True)
     features = [
         encode(encoder, images, how, title=title and f"{title}: encoding {len(images)} images")

@@ -36,6 +36,11 @@ from moco.runtime.fields import check
 from moco.runtime.records import read_object
 from moco.runtime.runlog import write_text
 
+NEEDS_LABELS = (
+    "needs labels: class folders, at least two; without labels look at a run with moco report RUN or moco explore RUN, "
+    "or write features with moco embed"
+)
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -167,7 +172,7 @@ def require_penalties(penalties: Sequence[float]) -> None:
 def require_labels(train: Images, test: Images) -> None:
     """Raise BadInputError where there are no labels, one class only, or other classes in train than in test."""
     if train.labels is None or test.labels is None or len(train.classes) < 2:
-        raise BadInputError("this evaluation needs labels: class folders, at least two")
+        raise BadInputError(f"this evaluation {NEEDS_LABELS}")
     if train.classes != test.classes:
         one_sided = sorted(set(train.classes) ^ set(test.classes)) or ["their order"]
         raise BadInputError(

@@ -35,7 +35,7 @@ from moco.runtime import distributed
 from moco.runtime.device import autocast, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
 from moco.runtime.recent import Recent
-from moco.runtime.run import HOW_NOT_WHAT, TEACHER, Run, is_finite, open_run, read_earlier
+from moco.runtime.run import HOW_NOT_WHAT, TEACHER, Run, is_finite, open_run, read_earlier, repeat_result
 from moco.runtime.schedule import is_due
 from moco.runtime.signals import StopRequest
 
@@ -60,7 +60,7 @@ def pretrain(
         )
         earlier = read_earlier(config, HOW_NOT_WHAT, same_images)
         if earlier.get("state") == "done":
-            return {**earlier["result"], "already_done": True}
+            return repeat_result(config, earlier)
 
         torch.manual_seed(config.seed)
         f_q = build_encoder(config)

@@ -1,10 +1,8 @@
-"""The run folder: lock, config, metrics, status, and what a person sees while it runs."""
+"""The run folder: config, metrics, status, and what a person sees while it runs."""
 
 import contextlib
 import json
 import os
-import socket
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,12 +18,10 @@ from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.files import replace_file
+from moco.runtime.folder import lock
 from moco.runtime.machine import machine
 from moco.runtime.progress import columns
-from moco.runtime.records import read_object, read_records
-
-if sys.platform != "win32":
-    import fcntl
+from moco.runtime.records import read_records
 
 Metrics = dict[str, float]
 
@@ -155,31 +151,6 @@ class RunLog:
                 self._metrics.flush()
 
 
-def lock(run: Path) -> TextIO:
-    """Hold the run folder until the file is closed. Raises BadInputError naming the process that holds it."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = (run / ".lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise BadInputError(f"--out {run}: cannot be written ({error.strerror}): give a folder that can") from error
-    try:
-        if sys.platform != "win32":
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        with file:
-            file.seek(0)
-            holder = file.read().strip()
-        raise BadInputError(f"--out {run}: process {holder} is writing it: wait, or give another") from error
-    if sys.platform != "win32":
-        os.register_at_fork(after_in_child=file.close)  # a loading process must not hold it when this one is killed
-    with _naming(run / ".lock"):
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-    return file
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that it is at every moment the old one or the new one."""
     replace_file(path, text.encode())
@@ -192,14 +163,6 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, f"cannot write ({error.strerror or error})", str(path)) from error
-
-
-def read_status(run: Path) -> dict[str, Any]:
-    """What `status.json` of a run says; empty where there is none, or a damaged one."""
-    try:
-        return read_object(run / "status.json")
-    except (OSError, BadInputError):
-        return {}
 
 
 def read_events(run: Path, name: str) -> list[dict[str, Any]]:

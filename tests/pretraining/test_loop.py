@@ -281,7 +281,7 @@ def test_a_run_that_was_broken_off_goes_on_bit_for_bit(tmp_path: Path, digits: I
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_run_goes_on(tmp_path: Path, digits: Images, number: signal.Signals) -> None:
-    """While the monitor looks, after two steps: at once a checkpoint, a loadable encoder, exit code 75."""
+    """After the step before the look in which it came: a checkpoint, a loadable encoder, exit code 75."""
     calls = itertools.count()
 
     def monitor(encoder: Encoder) -> dict[str, float]:
@@ -298,11 +298,15 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path: Path, digits: Images, numb
     assert pretrain(config, digits, monitor)["step"] == 6
 
 
-def test_a_finished_run_is_left_alone(tmp_path: Path, digits: Images) -> None:
-    """The same command again gives the same figures and changes no file."""
+def test_a_finished_run_is_left_alone(tmp_path: Path, digits: Images, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command again gives the same figures, says so, and changes no file."""
     first = pretrain(small(tmp_path), digits)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    capsys.readouterr()
     again = pretrain(small(tmp_path), digits)
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path}: finished already, after step 6 (loss ")
+    assert said.endswith(f"look at it with moco report {tmp_path}, or give another --out to train anew\n")
     assert again == {**first, "already_done": True}
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 

@@ -25,8 +25,9 @@ from moco.pretraining.recipes import recipe
 from moco.runtime import run as module
 from moco.runtime.checkpoint import Checkpoints, checkpoint_path, load_tensors, snapshot
 from moco.runtime.files import replace_file
+from moco.runtime.folder import lock
 from moco.runtime.run import Run, is_finite
-from moco.runtime.runlog import RunLog, lock
+from moco.runtime.runlog import RunLog
 from moco.runtime.state import state_tensors
 from moco.transfer.recipes import transfer_config
 from tests.transfer.scenes import write
