@@ -26,6 +26,7 @@ from moco.data.crops import Crops, make_crops
 from moco.data.feed import Feed
 from moco.data.images import Images
 from moco.data.replacement import ChosenImages, Replaced
+from moco.data.stalls import give_up_by
 from moco.data.views import Look, can_compile, make_views
 from moco.errors import BadInputError, one_line
 from moco.runtime.device import cores
@@ -203,7 +204,7 @@ def _loading_ended() -> Iterator[tuple[Callable[[int], None], list[BaseProcess]]
 
     atexit.register(end)  # before multiprocessing waits for its processes
     try:
-        yield functools.partial(_begin_loading, ended, held), loading
+        yield functools.partial(_begin_loading, ended, held, _last_words()[1]), loading
     finally:
         atexit.unregister(end)
         end()
@@ -271,12 +272,20 @@ def watch_loading(
         if not str(error).startswith("DataLoader worker"):
             raise
         reason = str(error).strip().splitlines()[0].strip()
-        raise ChildProcessError(
-            f"a process that loads images is lost: {reason} If the memory was full, give fewer --workers. {after}"
-        ) from error
+        do = "If the memory was full, give fewer --workers."
+        while _last_words()[0].poll():
+            reason, do = _last_words()[0].recv(), ""
+        said = " ".join(part for part in (reason, do, after) if part)
+        raise ChildProcessError(f"a process that loads images is lost: {said}") from error
 
 
-def _begin_loading(ended: Connection, held: Connection, worker: int) -> None:
+@functools.cache
+def _last_words() -> tuple[Connection, Connection]:
+    """Make the pipe by which a process that gives up says why."""
+    return multiprocessing.Pipe(duplex=False)
+
+
+def _begin_loading(ended: Connection, held: Connection, last_words: Connection, worker: int) -> None:
     """Let a loading process go on until the training ends, also where torchrun or a terminal signals all of a group.
 
     It ends at once where the other side of `ended` is closed, or its parent is killed, whatever it waits for.
@@ -286,6 +295,12 @@ def _begin_loading(ended: Connection, held: Connection, worker: int) -> None:
     if sys.platform == "linux":  # one that is stopped cannot see that its parent is gone
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     held.close()
+
+    def give_up(why: str) -> None:
+        last_words.send(why)
+        os._exit(1)
+
+    give_up_by(give_up)
     threading.Thread(target=_end_with_parent, args=[ended], daemon=True).start()
 
 
