@@ -29,7 +29,6 @@ from moco.data.replacement import ChosenImages, Replaced
 from moco.data.stalls import give_up_by
 from moco.data.views import Look, can_compile, make_views
 from moco.errors import BadInputError, one_line
-from moco.runtime.device import cores
 from moco.runtime.randomness import Integers, Stream, permute
 from moco.runtime.sharedmemory import require_shared_memory
 from moco.runtime.signals import StopRequest
@@ -209,16 +208,6 @@ def _loading_ended() -> Iterator[tuple[Callable[[int], None], list[BaseProcess]]
         atexit.unregister(end)
         end()
         ended.close()
-
-
-def choose_workers(images: Images, device: str = "cpu") -> int:
-    """Choose how many processes load these images: one a core, for what is in memory none, or one that draws for a GPU.
-
-    Drawing 512 pairs of views takes 10 ms, in which a GPU could make half a step.
-    """
-    if not images.in_memory:
-        return cores()
-    return int(device == "cuda" and sys.platform == "linux")  # elsewhere the process would get a copy of the images
 
 
 @dataclass(frozen=True)
