@@ -14,9 +14,9 @@ from moco.data.augment import AUGMENTATIONS
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.derived import make_readable, take_evenly
-from moco.data.feed import choose_workers
 from moco.data.images import Images, hold
 from moco.data.kept import KEPT_BYTES, keep_prepared
+from moco.data.loader import choose_workers
 from moco.data.named import absolute_data
 from moco.data.splits import monitor_source, monitor_split, training_images
 from moco.errors import one_line

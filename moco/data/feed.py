@@ -1,7 +1,6 @@
 """Batches whose views are finished on the device that uses them: crops travel there as bytes, one step ahead."""
 
 import functools
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +17,6 @@ from moco.data.images import MEMORY_BUDGET, Images
 from moco.data.replacement import Replaced
 from moco.data.views import Look
 from moco.errors import one_line
-from moco.runtime.device import cores
 from moco.runtime.transfers import Sender, Sent, free_memory, start_ahead
 from moco.shapes import Bytes, SquareViews
 
@@ -116,13 +114,3 @@ def compile_or_not(function: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return call
-
-
-def choose_workers(images: Images, device: str = "cpu") -> int:
-    """Choose how many processes load these images: one a core, for what is in memory none, or one that draws for a GPU.
-
-    Drawing 512 pairs of views takes 10 ms, in which a GPU could make half a step.
-    """
-    if not images.in_memory:
-        return cores()
-    return int(device == "cuda" and sys.platform == "linux")  # elsewhere the process would get a copy of the images

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moco.data.ahead import load_ahead
 from moco.data.crops import Crops, make_crops
 from moco.data.feed import Feed
 from moco.data.images import Images
 from moco.data.kept import KeptImages
-from moco.data.loader import load_ahead
 from moco.data.replacement import ChosenImages
 from moco.data.views import Look
 from moco.runtime.randomness import Stream

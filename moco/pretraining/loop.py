@@ -13,8 +13,9 @@ from moco.core.dictionary import Dictionary
 from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
 from moco.core.pair import EncoderPair, Teacher
 from moco.data import fingerprint
+from moco.data.ahead import watch_loading
 from moco.data.images import Images
-from moco.data.loader import Batch, Batches, watch_loading
+from moco.data.loader import Batch, Batches
 from moco.interop.metadata import encoder_metadata
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import load_f_k_and_queue

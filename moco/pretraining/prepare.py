@@ -16,9 +16,8 @@ from moco.core.pair import Teacher
 from moco.core.resnet import ResNet
 from moco.core.whitening import views_to_whiten, whiten
 from moco.data.augment import AUGMENTATIONS
-from moco.data.feed import choose_workers
 from moco.data.images import Images
-from moco.data.loader import ViewBatches
+from moco.data.loader import ViewBatches, choose_workers
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig, negatives, shared_negatives
 from moco.pretraining.initial import fill, with_weights

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from moco.data import stalls
-from moco.data.loader import load_ahead, watch_loading
+from moco.data.ahead import load_ahead, watch_loading
 from moco.data.stalls import watch_read
 
 
