@@ -88,7 +88,7 @@ def train_network(
         )
     batches = ViewBatches(
         train, CROP_AND_FLIP, how.image_size, how.mean, how.std, batch_size, recipe.seed, key_views=False,
-        rank=distributed.rank(), ranks=distributed.world_size(), decode="scaled",
+        rank=distributed.rank(), ranks=distributed.world_size(), decode="scaled", device=str(device),
     )  # fmt: skip
     warmup = min(recipe.warmup_steps, int(LARGEST_WARMUP * recipe.steps))
     schedule = Schedule("cosine", recipe.lr, recipe.steps, warmup)

@@ -84,7 +84,7 @@ def run_paper_protocol(subject: Subject, images: Labelled, config: LinearConfig,
     batch_size = limit_batch_size(config.batch_size, len(train))
     batches = ViewBatches(
         train, CROP_AND_FLIP, how.image_size, how.mean, how.std, batch_size, config.seed, key_views=False,
-        rank=distributed.rank(), ranks=distributed.world_size(), decode="scaled",
+        rank=distributed.rank(), ranks=distributed.world_size(), decode="scaled", device=str(device),
     )  # fmt: skip
     steps = config.epochs * batches.steps_per_epoch
     schedule = Schedule("step", config.lr, steps, milestones=MILESTONES)
