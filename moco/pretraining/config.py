@@ -107,6 +107,9 @@ class PretrainConfig:
     """s: negatives that are mixed from two of these keys."""
     mix_query: KeyCountOrZero = 0
     """s': negatives that are mixed from one of these keys and the query, nearer to the key."""
+    blend: bool = False
+    """Mix the query views of a batch with each other, by mixup or CutMix, and their losses in the same shares. Few
+    images then last longer before the encoder knows them by heart."""
     bn: Literal["train", "keep", "frozen"] = "train"
     """Batch normalisation in the backbone: train normalises each group by its own statistics; keep normalises by the
     running statistics of --init-weights, which then never change, and trains scale and shift; frozen trains neither."""

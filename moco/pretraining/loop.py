@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from moco.core.blending import blend_views
 from moco.core.dictionary import Dictionary
 from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
 from moco.core.pair import EncoderPair, Teacher
 from moco.data import fingerprint
+from moco.data.ahead import watch_loading
 from moco.data.images import Images
-from moco.data.loader import Batch, Batches, watch_loading
+from moco.data.loader import Batch, Batches
 from moco.interop.metadata import encoder_metadata
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import load_f_k_and_queue
@@ -122,12 +124,18 @@ def train(
             parts = cut(config.accumulate, x_q, x_k, k, batch.index)
             for x_q, x_k, k, index in parts:
                 distributed.average_gradients(pair.f_q, now=len(losses) + 1 == len(directions) * config.accumulate)
+                if config.blend:
+                    place = len(losses) * distributed.world_size() + distributed.rank()
+                    x_q, partner, own = blend_views(x_q, seed=config.seed, step=step, place=place)
                 with autocast(precision, device):
                     q, k = pair(x_q, x_k, k, step)  # (N, C) each
                 keys = dictionary.read(k, index)  # positive (N, C), negative (K, C)
                 if config.hard_negatives:
                     keys = mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
                 loss, accuracy = contrast(q, keys)
+                if config.blend:
+                    other = dictionary.read(None if k is None else k[partner], index[partner])
+                    loss = own * loss + (1 - own) * contrast(q, other).loss
                 torch.autograd.backward(loss / config.accumulate)
                 written.append((q.detach(), k, index))
                 losses.append(loss.detach())
@@ -139,13 +147,7 @@ def train(
         saved = step + 1 == steps or is_due(step + 1, require(config.checkpoint_every))
         due = logged or saved or is_due(step + 1, require(config.knn_every))
         check.note(step, losses, norm)
-        failed = check.failed(now=due or request.noted)
-        diverged, stopping, damaged = distributed.on_any_rank(failed, request.noted, bool(batch.replaced))
-        if damaged:
-            watch.announce(step + 1, batch.replaced)
-        if diverged:
-            advice = f"start again with a smaller --lr (now {config.lr:g}) or --precision fp32"
-            raise run.diverge(*check.failure[:3], advice)
+        stopping = agree(step, check, watch, request, batch, now=due)
         take_step(optimizer)
         optimizer.zero_grad()
         pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
@@ -163,6 +165,18 @@ def train(
         watch.look(steps)
     watch.keep_best(steps)
     return run.finish(steps, device)
+
+
+def agree(step: int, check: FiniteCheck, watch: Watch, request: StopRequest, batch: Batch, *, now: bool) -> bool:
+    """Agree over all ranks whether to stop after a step, which is to be known finite `now` or a step later."""
+    failed = check.failed(now=now or request.noted)
+    diverged, stopping, damaged = distributed.on_any_rank(failed, request.noted, bool(batch.replaced))
+    if damaged:
+        watch.announce(step + 1, batch.replaced)
+    if diverged:
+        advice = f"start again with a smaller --lr (now {watch.config.lr:g}) or --precision fp32"
+        raise watch.run.diverge(*check.failure[:3], advice)
+    return stopping
 
 
 def compile_encoders(pair: EncoderPair) -> None:

@@ -85,6 +85,22 @@ def test_losses_equal_algorithm_1(tmp_path: Path, digits: Images) -> None:
     assert abs(expected[0] - expected[-1]) > 0.05  # something was learned: the agreement says something
 
 
+def test_losses_of_mixed_views_equal_algorithm_1(tmp_path: Path, digits: Images) -> None:
+    """Each query has two positives, its image's key and its partner's, in the shares of its view."""
+    pretrain(small(tmp_path / "run", blend=True), digits)
+    expected = oracle(small(tmp_path / "run", blend=True), digits)
+    assert losses(tmp_path / "run")[:3] == pytest.approx(expected[:3], rel=2e-4)
+    assert losses(tmp_path / "run") == pytest.approx(expected, rel=5e-3)
+    assert expected != pytest.approx(oracle(small(tmp_path / "run"), digits), rel=1e-2)
+
+
+@pytest.mark.parametrize("flags", [{"dictionary": "memory-bank"}, {"hard_negatives": 4, "mix": 2}])
+def test_mixed_views_have_their_limits(tmp_path: Path, digits: Images, flags: dict[str, Any]) -> None:
+    """A bank would store the features of mixed views, and hard negatives are made for one positive."""
+    with pytest.raises(BadInputError, match="--blend"):
+        pretrain(small(tmp_path / "run", blend=True, **flags), digits)
+
+
 def test_another_number_of_groups_is_noticed(tmp_path: Path, digits: Images) -> None:
     """The comparison above would fail for wrong groups."""
     pretrain(small(tmp_path / "run", bn_groups=2), digits)
