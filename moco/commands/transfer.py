@@ -69,7 +69,7 @@ def trials(config: TransferConfig, train: Examples, test: Examples, request: Sto
     for number in range(config.trials):
         result = _trial(config, number, train, test, request)
         more = number + 1 < config.trials
-        if more and distributed.on_any_rank(config.device, request.noted)[0]:  # maybe while it was evaluated
+        if more and distributed.on_any_rank(request.noted)[0]:  # maybe while it was evaluated
             result = {**result, "exit_code": EXIT_CODE}
         if result.get("exit_code"):
             _status(config, "stopped", exit_code=result["exit_code"])

@@ -119,7 +119,7 @@ def train_network(
 
             norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
             flags = (not is_finite(norm, loss), request.noted, is_save_due(run), bool(replaced))
-            diverged, stopping, due, damaged = distributed.on_any_rank(device.type, *flags)
+            diverged, stopping, due, damaged = distributed.on_any_rank(*flags)
             if damaged:
                 warn_of_damage(damage, replaced)
             if diverged:

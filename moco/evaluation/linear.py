@@ -108,7 +108,7 @@ def run_paper_protocol(subject: Subject, images: Labelled, config: LinearConfig,
 
             norm = get_total_norm([p.grad for p in fc.parameters() if p.grad is not None])
             flags = (not is_finite(norm, loss), request.noted, is_save_due(run), bool(replaced))
-            diverged, stopping, due, damaged = distributed.on_any_rank(device.type, *flags)
+            diverged, stopping, due, damaged = distributed.on_any_rank(*flags)
             if damaged:
                 warn_of_damage(damage, replaced)
             if diverged:

@@ -84,7 +84,7 @@ def encode_once(weights: Weights, images: Images, how: Encoding, device: str) ->
     kept: Features | None = None
     with contextlib.suppress(BadInputError, KeyError):  # a damaged file is written anew
         kept = load_tensors(path)[0]["features"] if path.is_file() else None
-    if not distributed.on_any_rank(device, kept is None)[0]:
+    if not distributed.on_any_rank(kept is None)[0]:
         assert kept is not None
         return kept
     features = encode(weights.encoder, Readable(images), how, title=f"teacher: encoding {len(images)} images")
