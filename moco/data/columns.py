@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.format import open_memmap
 
-from moco.runtime.files import read_bounded, require_regular
+from moco.runtime.files import home_folder, read_bounded, require_regular
 
 Column = npt.NDArray[Any]
 Facts = dict[str, Any]
@@ -87,7 +87,7 @@ def labels_fit(labels: Column, rows: int, classes: object) -> bool:
 
 def cache_place(path: Path) -> Path:
     """Name the folder for what cannot lie beside `path`: in $XDG_CACHE_HOME, else ~/.cache."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or home_folder() / ".cache")
     return home / "moco" / "index" / hashlib.sha256(os.path.realpath(os.fsencode(path))).hexdigest()[:32]
 
 

@@ -21,6 +21,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from moco.data.mending import mend
 from moco.data.opening import HEAD, BinaryFile, is_heif, name_format, open_regular, read_limit
+from moco.data.stalls import watch_read
 from moco.data.tiff import check_bands, describe_bands, describe_tiff, is_unsigned
 from moco.errors import BadInputError
 from moco.shapes import Image
@@ -59,7 +60,7 @@ def decode(path: bytes | str | Path, white_level: int = WHITEST, *, upright: boo
     or more pixels than Pillow takes for honest (refused from the header).
     """
     name = os.fsdecode(path)
-    with open_regular(name) as file:
+    with watch_read(name), open_regular(name) as file:
         return _use(file, name, lambda image, name: from_pillow(image, name, white_level, upright=upright))
 
 

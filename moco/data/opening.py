@@ -5,6 +5,7 @@ import os
 import stat
 from io import BufferedReader, BytesIO
 
+from moco.data.stalls import watch_read
 from moco.errors import BadInputError
 
 BinaryFile = BytesIO | BufferedReader
@@ -88,7 +89,7 @@ def _require_regular(path: str, mode: int) -> None:
 
 def read_whole(path: str, most: int = MOST_HELD) -> bytes | None:
     """Read a regular file; None where it has more than `most` bytes, of which none is read then."""
-    with open_regular(path) as file:
+    with watch_read(path), open_regular(path) as file:
         try:
             return read_all(file, most)
         except OSError as error:

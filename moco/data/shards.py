@@ -16,6 +16,7 @@ from moco.data.columns import Column
 from moco.data.decoding import WHITEST, decode_bytes
 from moco.data.images import NONE_KNOWN, Labels, Marks, PathTable
 from moco.data.opening import MOST_HELD, MOST_HELD_SETTING
+from moco.data.stalls import watch_read
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers
 from moco.shapes import Image
@@ -129,7 +130,8 @@ class ShardImages:
                         f"{self._describe(index)}: the shard has {size} bytes, and had {self.sizes[shard]} when it was "
                         f"indexed: it was changed or cut off, get it again"
                     )
-                return os.pread(descriptor, length, offset)
+                with watch_read(self.paths[shard]):
+                    return os.pread(descriptor, length, offset)
             finally:
                 if self._open.get(shard) != descriptor:
                     os.close(descriptor)

@@ -14,11 +14,12 @@ import torch
 
 from moco.core.encoder import Encoder, EncoderPlan, Output
 from moco.core.stems import Stem
+from moco.data.ahead import watch_loading
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.images import Images, Labels, hold
-from moco.data.loader import choose_workers, watch_loading
+from moco.data.loader import choose_workers
 from moco.data.replacement import list_names
 from moco.data.splits import Source, final_source, final_split
 from moco.errors import BadInputError

@@ -21,6 +21,8 @@ SAMPLE = 48
 """Images that are looked at for their size."""
 TRIAL_IMAGES = 512
 """Images on which speeds are measured."""
+LEAST_SIDE = 16
+"""Pixels to which smaller images are enlarged."""
 FEWEST_IMAGES = 4
 """In a batch of two BN groups."""
 LEAST_STEPS, LEAST_PASSES = 1500, 5
@@ -177,9 +179,9 @@ def groups_for(batch: int) -> int | None:
 def candidates(side: int, n: int) -> Sequence[dict[str, Any]]:
     """List networks and sizes from the cheapest on, for images of that shorter side."""
     if side <= SMALL_IMAGE:
-        size = max(16, side // 4 * 4)
+        size = max(LEAST_SIDE, side // 4 * 4)
         stem = "cifar" if size <= 64 else "imagenet"
-        tries = [("resnet18-w16", stem, size, max(16, size // 2)), ("resnet18-w16", stem, size, size),
+        tries = [("resnet18-w16", stem, size, max(LEAST_SIDE, size // 2)), ("resnet18-w16", stem, size, size),
                  ("resnet18", stem, size, size)]  # fmt: skip
     else:
         widths = (("resnet18-w16", 64), ("resnet18-w16", 96), ("resnet18", 96), ("resnet18", 160), ("resnet18", 224))

@@ -1,6 +1,6 @@
 """The settings of pre-training: a field is a flag, and its docstring or its type says the help text."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -107,6 +107,9 @@ class PretrainConfig:
     """s: negatives that are mixed from two of these keys."""
     mix_query: KeyCountOrZero = 0
     """s': negatives that are mixed from one of these keys and the query, nearer to the key."""
+    blend: bool = False
+    """Mix the query views of a batch with each other, by mixup or CutMix, and their losses in the same shares. Few
+    images then last longer before the encoder knows them by heart."""
     bn: Literal["train", "keep", "frozen"] = "train"
     """Batch normalisation in the backbone: train normalises each group by its own statistics; keep normalises by the
     running statistics of --init-weights, which then never change, and trains scale and shift; frozen trains neither."""
@@ -212,11 +215,11 @@ class AutoConfig:
     --init-weights W or --teacher W name weights to begin with.
     """
 
+    minutes: Minutes = field(default=10.0, kw_only=True)
+    """Time for everything: start, measuring, training, the monitor's looks, the evaluation at the end."""
     data: str
     """Images, as for pretrain."""
     out: RunFolder
-    minutes: Minutes = 10.0
-    """Time for everything: start, measuring, training, the monitor's looks, the evaluation at the end."""
     goal: Annotated[Literal["accurate", "small"] | None, tyro.conf.arg(name="for")] = None
     """accurate: trains published weights on, for the best features. small: trains a small, fast network, taught by the
     published one. Both begin from scratch where there are no such weights, or they do not suit the images. By default

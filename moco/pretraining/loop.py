@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from moco.core.blending import blend_views
 from moco.core.dictionary import Dictionary
 from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
 from moco.core.pair import EncoderPair, Teacher
 from moco.data import fingerprint
+from moco.data.ahead import watch_loading
 from moco.data.images import Images
-from moco.data.loader import Batch, Batches, watch_loading
+from moco.data.loader import Batch, Batches
 from moco.interop.metadata import encoder_metadata
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import load_f_k_and_queue
@@ -111,18 +113,24 @@ def train(
         lr = schedule(step)
         set_rate(optimizer, lr)
 
-        losses, written, shares = [], [], dict[str, float]()
+        losses, written, shares = list[Tensor](), [], dict[str, float]()
         for x_q, x_k in pair_views(batch, symmetric=config.symmetric):  # (N, 3, H, W) each
             with autocast(precision, device):
                 k = pair.keys(x_k, step, batch.index)  # (N, C) by f_k: shuffled, without gradient
             micro_batches = cut(config.accumulate, x_q, x_k, k, batch.index)
             for x_q, x_k, k, index in micro_batches:
+                if config.blend:
+                    place = len(losses) * distributed.world_size() + distributed.rank()
+                    x_q, partner, own = blend_views(x_q, seed=config.seed, step=step, place=place)
                 with autocast(precision, device):
                     q, k = pair(x_q, x_k, k, step)  # (N, C) each
                 keys = dictionary.read(k, index)  # positive (N, C), negative (K, C)
                 if config.hard_negatives:
                     keys = mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
                 loss, accuracy = contrast(q, keys)
+                if config.blend:
+                    other = dictionary.read(None if k is None else k[partner], index[partner])
+                    loss = own * loss + (1 - own) * contrast(q, other).loss
                 torch.autograd.backward(loss / config.accumulate)
                 written.append((q.detach(), k, index))
                 losses.append(loss.detach())

@@ -28,6 +28,19 @@ LARGEST_LIST = 4 << 30
 """Bytes of a list of files: those of some ten million images have one."""
 
 
+def home_folder() -> Path:
+    """Return the user's home folder, or for a user without one a place in which no file can be written."""
+    try:
+        return Path.home()
+    except RuntimeError:  # a number without an entry in the list of users, as containers run under
+        return Path(os.devnull)
+
+
+def expand_home(path: str) -> Path:
+    """Expand a leading ~; for a user without a home folder it stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
 def takes_files(folder: Path) -> bool:
     """Whether files can be written in a folder, which may have to be made first."""
     while not folder.exists() and folder != folder.parent:

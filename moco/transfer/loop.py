@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from moco.data.loader import watch_loading
+from moco.data.ahead import watch_loading
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
 from moco.runtime.device import autocast

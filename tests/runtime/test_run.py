@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from moco.commands import finetune, linear, pretrain, transfer
-from moco.data.loader import _ErrorsAsItems
+from moco.data.ahead import _ErrorsAsItems
 from moco.errors import DivergedError, StoppedError
 from moco.evaluation.config import FinetuneConfig, LinearConfig
 from moco.pretraining.recipes import recipe
