@@ -249,7 +249,9 @@ def _foreign_weights(found: Found, about: Description, chosen: str | None, where
     if found.project not in COMPLETE:
         notes += _notes(where, (*beside, *found.beside))
     mean, std = about.mean or IMAGENET_MEAN, about.std or IMAGENET_STD
-    return Weights(encoder, mean, std, found.project, momentum, queue, pointer, notes=notes)
+    return Weights(
+        encoder, mean, std, found.project, momentum, queue, pointer, white_level=about.white_level, notes=notes
+    )
 
 
 def _checked(encoder: Encoder, found: Found, where: str) -> tuple[dict[str, Tensor], list[str]]:
