@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not NO_MEMORY.search(f"{type(error).__name__}: {error}"):
             raise
         first = str(error).strip().partition("\n")[0]
-        return _fail(MemoryError(f"the memory does not suffice ({first}): give a smaller size, number or batch"), 1)
+        return _fail(MemoryError(f"out of memory ({first}): give a smaller size, number or batch"), 1)
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
@@ -234,10 +234,11 @@ def _overview() -> str:
 
 def _recipes() -> str:
     lines = [f"  {name:<10} {recipe.about}" for name, recipe in RECIPES.items()]
-    lines.append(f"  {AUTO:<10} chooses method, network and length for your images, this machine and --minutes (10)")
+    lines.insert(0, f"  {AUTO:<10} picks settings for your images, your machine and your time (--minutes), and explains each")
     return (
         "usage: moco pretrain RECIPE --data D --out RUN [flags]\n\n"
         + "\n".join(lines)
+        + "\n\nPhotographs: auto. Images of 32 to 96 pixels on a CPU: quick. A GPU and much time: v2."
         + "\n\nmoco pretrain RECIPE --help lists every flag with its symbol in the papers and its value in that recipe."
     )
 

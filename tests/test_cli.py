@@ -457,7 +457,7 @@ def test_too_little_memory_is_one_line(
     command_that(monkeypatch, outcome)
     assert main([]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("moco: error: the memory does not suffice")
+    assert err.startswith("moco: error: out of memory")
     assert err.count("\n") == 1
 
 

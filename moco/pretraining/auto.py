@@ -203,7 +203,7 @@ def choose_candidate(
 ) -> tuple[Mapping[str, Any], float]:  # fmt: skip
     """Choose the last candidate for which the time suffices, and the seconds that its step takes.
 
-    Each is measured, and said. Raises BadInputError where the memory does not suffice for the first.
+    Each is measured, and said. Raises BadInputError where the first one runs out of memory.
     """
     chosen: tuple[Mapping[str, Any], float] | None = None
     batch = values["batch_size"]
@@ -220,7 +220,7 @@ def choose_candidate(
             break
         chosen = own, found.step
     if chosen is None:
-        raise BadInputError(f"the memory does not suffice for {tries[0]['arch']}: give a smaller --batch-size")
+        raise BadInputError(f"out of memory with {tries[0]['arch']}: give a smaller --batch-size")
     return chosen
 
 

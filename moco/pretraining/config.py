@@ -233,7 +233,7 @@ class AutoConfig:
 
 @dataclass(frozen=True)
 class ResumeConfig:
-    """Go on with a run that was interrupted, from its newest sound checkpoint."""
+    """Continue an interrupted run from its newest sound checkpoint."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
