@@ -49,10 +49,9 @@ def pretrain(
     """Train an encoder on images by momentum contrast (v1, Algorithm 1) and return the run's figures.
 
     `batches` are given where the loop is timed without loading; else they are views of the images. A `teacher` is given
-    where `config` names one. Goes on where a run
-    of the same config lies in `config.out`. The caller's random state and number of threads stay as they are. Raises
-    BadInputError for a config that does not fit the images or the machine, and DivergedError where the loss or the
-    gradient is no longer finite.
+    where `config` names one. A run of the same config in `config.out` is continued. The caller's random state and
+    number of threads stay as they are. Raises BadInputError for a config that does not fit the images or the machine,
+    and DivergedError where the loss or the gradient is no longer finite.
     """
     distributed.join_processes(resolve_device(config.device), config.timeout)
     with preserve_torch_state(resolve_device(config.device)):
