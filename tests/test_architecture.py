@@ -16,9 +16,12 @@ DESIGN = (ROOT.parent / "docs" / "design.md").read_text(encoding="utf-8")
 ROWS = tuple(re.findall(r"^\| `(\w+)` \|", DESIGN.partition("## The house")[2], re.MULTILINE))
 """The rooms of the house from the top, as docs/design.md lists them."""
 
-CORE_TAKES = ("moco.errors", "moco.shapes", "moco.runtime.distributed", "moco.runtime.randomness", "moco.core")
+CORE_TAKES = (
+    "moco.errors", "moco.shapes", "moco.runtime.distributed", "moco.runtime.exchange", "moco.runtime.randomness",
+    "moco.core",
+)  # fmt: skip
 REPORT_TAKES = (
-    "moco.errors", "moco.runtime.configfile", "moco.runtime.fields", "moco.runtime.records",
+    "moco.errors", "moco.runtime.configfile", "moco.runtime.fields", "moco.runtime.folder", "moco.runtime.records",
     "moco.pretraining.config", "moco.pretraining.health", "moco.pretraining.recipes", "moco.report",
 )  # fmt: skip
 STRANGERS = {("pretraining", "evaluation"), ("evaluation", "pretraining")}

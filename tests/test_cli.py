@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -392,6 +393,23 @@ def test_an_ascii_terminal_shows_any_name() -> None:
     assert done.stdout == b"caf\\xe9\n"
 
 
+def test_a_library_s_thread_ends_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in a traceback: TensorBoard writes in a thread of its own, whatever happens to the disk."""
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    assert main(["no-such-command"]) == 2
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device", "events")
+
+    thread = threading.Thread(target=fail, name="writer")
+    thread.start()
+    thread.join()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "moco: warning: writer ended: [Errno 28] No space left on device: 'events'"
+
+
 @pytest.mark.parametrize(("recipe", "flag"), [("continued", "--init-weights"), ("taught", "--teacher")])
 def test_a_recipe_asks_for_its_weights(capsys: pytest.CaptureFixture[str], recipe: str, flag: str) -> None:
     """By their flag, not by a value of the recipe that nobody gave."""
@@ -439,7 +457,7 @@ def test_too_little_memory_is_one_line(
     command_that(monkeypatch, outcome)
     assert main([]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("moco: error: the memory does not suffice")
+    assert err.startswith("moco: error: out of memory")
     assert err.count("\n") == 1
 
 

@@ -22,10 +22,10 @@ from moco.commands.embed import describe_rows
 from moco.curation.config import CurationConfig
 from moco.curation.facts import Facts, blank_facts, measure_image
 from moco.curation.page import curation_page
+from moco.data.ahead import load_ahead
 from moco.data.derived import Joined, Subset
 from moco.data.fingerprint import digest_images
 from moco.data.images import Images
-from moco.data.loader import load_ahead
 from moco.data.replacement import list_names
 from moco.errors import BadInputError, one_line
 from moco.evaluation.config import RANDOM, EmbedConfig
@@ -67,10 +67,7 @@ class Collected:
     def encode(self, name: str) -> Features:
         """Give the features (N, C), of unit length, of these weights or of `random` ones of the same network."""
         subject = at_random(self.config_of_session, self.subject) if name == RANDOM else self.subject
-        device = str(next(subject.encoder.parameters()).device)
-        return encode_once(
-            subject.weights, self.images, self.how, device, f"{name}: encoding {len(self.images)} images"
-        )
+        return encode_once(subject.weights, self.images, self.how, f"{name}: encoding {len(self.images)} images")
 
     @property
     def how(self) -> Encoding:
@@ -178,7 +175,7 @@ def measure_images(images: Images, workers: int) -> tuple[Facts, dict[int, str]]
         reasons = {str(row): reason for part in parts for row, reason in part[1].items()}
         return Facts.stack([part[0] for part in parts]).to_tensors(), {"unreadable": reasons}
 
-    tensors, more = compute_once(about, compute, "cpu")
+    tensors, more = compute_once(about, compute)
     facts, unreadable = Facts.from_tensors(tensors), dict[int, str]()
     for row in map(int, more["unreadable"]):
         found, reason = _measure_rows(images, range(row, row + 1))

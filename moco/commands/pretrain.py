@@ -102,8 +102,11 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     """
     device = resolve_device(config.device)
     size, mean, std = require(config.image_size), require(config.mean), require(config.std)
-    how = Encoding(size, mean, std, precision=resolve_precision(config.precision, device))
     bank, queries = monitor_split(splits)
+    workers = 0  # on a CPU this process keeps what it prepared, and the training's own processes have the cores
+    if device != "cpu":
+        workers = choose_workers(bank) if config.workers is None else config.workers
+    how = Encoding(size, mean, std, precision=resolve_precision(config.precision, device), workers=workers)
     reason = "without labels (class folders)" if bank.labels is None or queries.labels is None else None
     if reason is None and len(bank.classes) < 2:
         reason = f"with one class only ({one_line(bank.classes[0])})"

@@ -106,7 +106,7 @@ def make_ready(scene: Scene, way: Way, compared: Sequence[Compared], spared: flo
     check(config)
     speed = measure(vars(config), FINAL_TIMING, 0.025)
     if speed is None:
-        raise BadInputError("the memory does not suffice for this run: give a smaller --batch-size or --image-size")
+        raise BadInputError("out of memory with the settings of this run: give a smaller --batch-size or --image-size")
     return _measure_looks(scene, way, reasons, config, teacher, speed)
 
 

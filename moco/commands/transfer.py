@@ -15,8 +15,9 @@ from moco.runtime.configfile import from_json, to_json
 from moco.runtime.device import cores, preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import flag
 from moco.runtime.files import read_bounded
-from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, read_earlier
-from moco.runtime.runlog import read_status, write_text
+from moco.runtime.folder import read_status
+from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, read_earlier, repeat_result
+from moco.runtime.runlog import write_text
 from moco.runtime.signals import EXIT_CODE, StopRequest
 from moco.transfer.checking import check_examples
 from moco.transfer.config import TransferConfig, check_transfer
@@ -47,7 +48,7 @@ def _run(config: TransferConfig) -> dict[str, Any]:
     config = _with_stored_level(config)
     earlier = _earlier(config)
     if earlier.get("state") == "done":
-        return {**earlier["result"], "already_done": True}
+        return repeat_result(config, earlier)
     task = TASKS[config.task]
     train, test = (open_examples(task.layout, config.data, split) for split in ("train", "test"))
     require_fitting(train, test, config)
@@ -68,7 +69,7 @@ def trials(config: TransferConfig, train: Examples, test: Examples, request: Sto
     for number in range(config.trials):
         result = _trial(config, number, train, test, request)
         more = number + 1 < config.trials
-        if more and distributed.on_any_rank(config.device, request.noted)[0]:  # maybe while it was evaluated
+        if more and distributed.on_any_rank(request.noted)[0]:  # maybe while it was evaluated
             result = {**result, "exit_code": EXIT_CODE}
         if result.get("exit_code"):
             _status(config, "stopped", exit_code=result["exit_code"])

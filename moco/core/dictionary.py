@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from moco.core.precision import at_least_fp32
 from moco.errors import BadInputError
 from moco.runtime.distributed import fetch, gather, gather_with_gradient, local_block, share, world_size
+from moco.runtime.exchange import send
 from moco.runtime.randomness import Stream, permute, philox
 from moco.shapes import Bank, ExtraNegatives, Features, Index, Mask, Negatives
 
@@ -129,7 +130,7 @@ class MemoryBank(nn.Module):
     def read(self, k: Features | None, index: Index) -> Keys:
         """Compare each query with its image's own entry and with K entries drawn at random."""
         drawn = permute(range(self.negatives), self.images, seed=self.seed, stream=Stream.BANK, epoch=self.step)
-        rows = torch.from_numpy(drawn).to(index.device)
+        rows = send(torch.from_numpy(drawn), index.device)
         mask = index[:, None] == rows[None]
         if not self.sharded:
             return Keys(self.features[index], self.features[rows], mask=mask, images=rows)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from moco.core.dictionary import Keys
 from moco.core.precision import at_least_fp32
+from moco.runtime.exchange import send
 from moco.runtime.randomness import Integers, Stream, uniforms
 from moco.shapes import Features, Index
 
@@ -40,7 +41,8 @@ def mix_hard_negatives(q: Features, keys: Keys, hardness: Hardness, *, seed: int
     if not hardness.hardest:
         return keys
     count, pairs = hardness.pairs + hardness.with_query, hardness.pairs
-    drawn = torch.from_numpy(uniforms(3, seed=seed, stream=Stream.MIX, epoch=step, index=range(count))).to(q.device)
+    numbers = uniforms(3, seed=seed, stream=Stream.MIX, epoch=step, index=range(count))
+    drawn = send(torch.from_numpy(numbers), q.device)
     first, second = (drawn[:, :2] * hardness.hardest).long().unbind(1)  # ranks among the hardest
     weight = drawn[:, 2, None].to(torch.float32)
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from moco.core.dictionary import Mechanism
 from moco.core.encoder import Encoder
-from moco.runtime.distributed import exchange, gather_with_gradient, local_block, unwrap, world_size
+from moco.runtime.distributed import gather_with_gradient, local_block, unwrap, world_size
+from moco.runtime.exchange import exchange, send
 from moco.runtime.randomness import Stream, permute
 from moco.shapes import Features, Index, Views
 
@@ -66,7 +67,7 @@ class EncoderPair(nn.Module):
             return self.teacher.keys(x_k, index)
         if self.f_k is None or x_k is None:
             return None
-        order, inverse = self._shuffle(len(x_k), step, x_k.device)
+        order, inverse = self._shuffle(len(x_k), step)
         return exchange(self.f_k(exchange(x_k, order)), inverse)
 
     def forward(self, x_q: Views, x_k: Views | None, k: Features | None, step: int) -> tuple[Features, Features | None]:
@@ -74,9 +75,9 @@ class EncoderPair(nn.Module):
         if self.mechanism != "in-batch" or self.teacher is not None:
             return self.f_q(x_q), k
         assert x_k is not None
-        order, inverse = self._shuffle(len(x_k), step, x_k.device)
+        order, inverse = self._shuffle(len(x_k), step)
         q, shuffled = self.f_q(torch.cat([x_q, exchange(x_k, order)])).chunk(2)
-        return q, gather_with_gradient(shuffled)[local_block(inverse)]
+        return q, gather_with_gradient(shuffled)[send(local_block(inverse), q.device)]
 
     @torch.no_grad()
     def update(self, m: float) -> None:
@@ -89,9 +90,8 @@ class EncoderPair(nn.Module):
             theta_k, theta_q = tuple(self.f_k.parameters()), tuple(self.encoder.parameters())
             torch._foreach_lerp_(theta_k, theta_q, 1 - m)
 
-    def _shuffle(self, n: int, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """A permutation of the global batch, a pure function of (seed, step), and its inverse."""
+    def _shuffle(self, n: int, step: int) -> tuple[Tensor, Tensor]:
+        """A permutation of the global batch, a pure function of (seed, step), and its inverse: on the host."""
         size = n * world_size()
-        drawn = permute(range(size), size, seed=self.seed, stream=Stream.SHUFFLE, epoch=step)
-        order = torch.from_numpy(drawn).to(device)
+        order = torch.from_numpy(permute(range(size), size, seed=self.seed, stream=Stream.SHUFFLE, epoch=step))
         return order, torch.argsort(order)

@@ -23,6 +23,7 @@ from moco.data.notes import Notes
 from moco.data.packed import is_pack, open_pack
 from moco.data.tree import DiskTree
 from moco.errors import BadInputError
+from moco.runtime.files import expand_home
 
 
 def load(data: str, exclude: Sequence[str] = (), white_level: int | None = None) -> dict[Split, Images]:
@@ -44,7 +45,7 @@ def load(data: str, exclude: Sequence[str] = (), white_level: int | None = None)
 
 
 def _open(data: str, exclude: Exclude, notes: Notes) -> dict[Split, Images]:
-    path = Path(data).expanduser()
+    path = expand_home(data)
     if data in CATALOG and not path.exists():
         folder = data_home() / data
         named = load_folder(folder, notes=Notes()) if (folder / "train").is_dir() else CATALOG[data]()

@@ -20,7 +20,8 @@ from PIL import ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
 from moco.data.mending import mend
-from moco.data.opening import HEAD, BinaryFile, is_heif, name_format, open_regular
+from moco.data.opening import HEAD, BinaryFile, is_heif, name_format, open_regular, read_limit
+from moco.data.stalls import watch_read
 from moco.data.tiff import check_bands, describe_bands, describe_tiff, is_unsigned
 from moco.errors import BadInputError
 from moco.shapes import Image
@@ -35,6 +36,9 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 LONGEST_SIDE = 300_000
 """Pixels on a side beyond which an image is refused: resized, a line of more pixels would not fit into memory."""
 
+MOST_PIXELS_SETTING = "MOCO_MOST_PIXELS"
+PillowImage.MAX_IMAGE_PIXELS = read_limit(MOST_PIXELS_SETTING, 178_956_970) // 2
+"""From so many pixels on there is a warning; Pillow refuses twice as many."""
 warnings.filterwarnings("ignore", category=PillowImage.DecompressionBombWarning)  # `warn_of_size` names the file
 
 WHITEST = 65535
@@ -46,17 +50,18 @@ T = TypeVar("T")
 _named_as_large = set[str]()
 
 
-def decode(path: bytes | str | Path, white_level: int = WHITEST) -> Image:
+def decode(path: bytes | str | Path, white_level: int = WHITEST, *, upright: bool = True) -> Image:
     """Read an image file as RGB bytes (3, H, W): upright by its EXIF tag, its first frame where it has several.
 
     Grey and palette images become RGB, transparent parts lie on white, CMYK is converted. Of 16 bits of grey
-    `white_level` and more becomes 255, and what is below it is scaled by the same factor.
+    `white_level` and more becomes 255, and what is below it is scaled by the same factor. Without `upright` the EXIF
+    tag is not obeyed.
     Raises BadInputError naming the file for anything else: other bands, floating point, not an image, no regular file,
     or more pixels than Pillow takes for honest (refused from the header).
     """
     name = os.fsdecode(path)
-    with open_regular(name) as file:
-        return _use(file, name, lambda image, name: from_pillow(image, name, white_level))
+    with watch_read(name), open_regular(name) as file:
+        return _use(file, name, lambda image, name: from_pillow(image, name, white_level, upright=upright))
 
 
 def decode_bytes(content: bytes, name: str, white_level: int = WHITEST) -> Image:
@@ -149,10 +154,11 @@ def warn_of_size(width: int, height: int, name: str) -> None:
         warnings.warn(f"{name}: {width} x {height} pixels take much time and memory: make it smaller", stacklevel=2)
 
 
-def from_pillow(image: PillowImage.Image, name: str, white_level: int = WHITEST) -> Image:
+def from_pillow(image: PillowImage.Image, name: str, white_level: int = WHITEST, *, upright: bool = True) -> Image:
     """Do what `decode` does with a file that Pillow has opened; errors call it `name`."""
     check_bands(image, name)
-    rgb = _to_rgb(ImageOps.exif_transpose(image), name, _Numbers.of(image), white_level)
+    turned = ImageOps.exif_transpose(image) if upright else image
+    rgb = _to_rgb(turned, name, _Numbers.of(image), white_level)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 

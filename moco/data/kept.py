@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from moco.data.images import Images, Marks, PathTable
 from moco.runtime.randomness import Integers
+from moco.runtime.transfers import free_memory
 from moco.shapes import Bytes, Image, Square
 
 KEPT_BYTES = 1 << 30
@@ -19,6 +20,7 @@ class KeptImages:
     def __init__(self, images: Images, limit: int = KEPT_BYTES) -> None:
         self.images, self.labels, self.classes, self._left = images, images.labels, images.classes, limit
         self._squares = dict[tuple[int, int], Square]()
+        self._on_device = dict[tuple[range, int, str], Bytes]()
 
     def prepare(self, index: int, size: int, make: Callable[[Image, int], Square]) -> Square:
         """Return `make(image, size)`, made now or earlier; callers must not write into it."""
@@ -30,6 +32,20 @@ class KeptImages:
                 self._squares[index, size] = square
                 self._left -= square.nbytes
         return square
+
+    def on_device(self, rows: range, size: int, device: str) -> Bytes | None:
+        """Return what was kept of these rows on a device."""
+        return self._on_device.get((rows, size, device))
+
+    def keep_on_device(self, rows: range, size: int, device: str, squares: Bytes) -> None:
+        """Keep prepared images where they are: on a GPU while they take less than a quarter of the rest, else `limit`.
+
+        They are bytes, a quarter of what `prepare` keeps.
+        """
+        free = free_memory(device)
+        if squares.nbytes <= (self._left if free is None else free // 4):
+            self._on_device[rows, size, device] = squares
+            self._left -= squares.nbytes if free is None else 0
 
     @property
     def in_memory(self) -> bool:

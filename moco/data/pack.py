@@ -25,8 +25,8 @@ from moco.data.samples import Rows
 from moco.data.shards import describe
 from moco.data.tar import BLOCK, Member
 from moco.errors import BadInputError
+from moco.runtime.folder import lock
 from moco.runtime.progress import show_progress
-from moco.runtime.runlog import lock
 from moco.shapes import Image
 
 LOCK = ".lock"

@@ -15,6 +15,8 @@ from moco.data import columns
 from moco.data.columns import Column
 from moco.data.decoding import WHITEST, decode_bytes
 from moco.data.images import NONE_KNOWN, Labels, Marks, PathTable
+from moco.data.opening import MOST_HELD, MOST_HELD_SETTING
+from moco.data.stalls import watch_read
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers
 from moco.shapes import Image
@@ -87,6 +89,11 @@ class ShardImages:
         )
         if not (0 <= shard < len(self.paths) and 0 <= offset <= offset + length <= self.sizes[shard]):
             raise BadInputError(f"{self._describe(index)}: the index is damaged: remove it, or pack again")
+        if length > MOST_HELD:
+            raise BadInputError(
+                f"{self._describe(index)}: has {length} bytes, expected at most {MOST_HELD}: remove or replace it, or "
+                f"set {MOST_HELD_SETTING}"
+            )
         content = self._read(shard, offset, length, index)
         if len(content) < length or zlib.crc32(content) != checksum:
             raise BadInputError(
@@ -123,7 +130,8 @@ class ShardImages:
                         f"{self._describe(index)}: the shard has {size} bytes, and had {self.sizes[shard]} when it was "
                         f"indexed: it was changed or cut off, get it again"
                     )
-                return os.pread(descriptor, length, offset)
+                with watch_read(self.paths[shard]):
+                    return os.pread(descriptor, length, offset)
             finally:
                 if self._open.get(shard) != descriptor:
                     os.close(descriptor)
@@ -135,7 +143,7 @@ class ShardImages:
 
     def _open_shard(self, shard: int) -> int:
         """Open a shard; where there are too many open files, without those that were kept open."""
-        flags = os.O_RDONLY | os.O_CLOEXEC
+        flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)  # it may be a pipe by now
         try:
             return os.open(self.paths[shard], flags)
         except OSError as error:

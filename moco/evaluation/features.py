@@ -11,18 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.core.encoder import Encoder, Output, use_evaluation_mode
+from moco.data.ahead import load_ahead
 from moco.data.augment import Augmentation, normalize
 from moco.data.images import Images
 from moco.data.kept import prepare_one
-from moco.data.loader import load_ahead
 from moco.data.replacement import ChosenImages
 from moco.data.views import Look, make_views
 from moco.errors import BadInputError
+from moco.evaluation.feeding import DrawnCrops, PreparedBytes, feed_drawn, feed_prepared
 from moco.runtime.device import autocast
 from moco.runtime.distributed import gather, rank, world_size
 from moco.runtime.fields import Precision
 from moco.runtime.progress import show_progress
 from moco.runtime.randomness import Stream
+from moco.runtime.sharedmemory import require_shared_memory
+from moco.runtime.transfers import Fetcher
 from moco.shapes import Features, Image, Square
 
 CROP_SHARE = 0.875
@@ -51,6 +54,8 @@ class Encoding:
     stored: Literal["fp32", "fp16"] = "fp32"
     workers: int = 0
     """Processes that load images (0: this one)."""
+    feed: bool | None = None
+    """Hand images over as bytes and normalise them where the encoder is; by default where that is not the CPU."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +98,15 @@ def outputs(
     kind = torch.float16 if how.stored == "fp16" else torch.float32
     block = torch.zeros(own, width, dtype=kind)
     starts = range(first, last, how.batch_size)
+    fetcher = Fetcher(device.type)
     with use_evaluation_mode(module):
-        batches = zip(starts, _batches(images, how, views, first, last), strict=True)
+        batches = zip(starts, _batches(images, how, views, first, last, device.type), strict=True)
         for start, batch in show_progress(batches, title, len(starts)):
             with autocast(how.precision, device.type):
                 features = module(batch.to(device)).float()
             rows = block[start - first : start - first + len(batch)]
-            rows.copy_(F.normalize(features) if how.unit else features)
+            fetcher.fetch(F.normalize(features) if how.unit else features, rows)
+    fetcher.finish()
     if world_size() == 1:
         return _finite(block[: len(images)], images)
     whole = torch.empty(world_size(), own, width, dtype=kind)
@@ -120,9 +127,19 @@ def _finite(features: Features, images: Images) -> Features:
     return features
 
 
-def _batches(images: Images, how: Encoding, views: RandomViews | None, first: int, last: int) -> Iterator[Tensor]:
+def _batches(
+    images: Images, how: Encoding, views: RandomViews | None, first: int, last: int, device: str
+) -> Iterator[Tensor]:
     """The images first..last-1 in order, normalised, `how.batch_size` at a time."""
     ranges = [range(start, min(start + how.batch_size, last)) for start in range(first, last, how.batch_size)]
+    fed = device != "cpu" if how.feed is None else how.feed
+    require_shared_memory(how.batch_size * 3 * how.image_size**2 * (1 if fed else 4), how.workers, len(ranges))
+    if fed:
+        if views is not None:
+            crops = DrawnCrops(images, _look(views, how), views.number, views.seed)
+            return feed_drawn(crops, ranges, how.workers, device)
+        prepared = PreparedBytes(images, how.image_size, prepare_image)
+        return feed_prepared(prepared, ranges, (how.mean, how.std), how.workers, device)
     return load_ahead(_Prepared(images, how, views), ranges, how.workers)
 
 
@@ -144,8 +161,11 @@ class _Prepared:
     def _random(self, rows: range, views: RandomViews) -> Tensor:
         index = np.arange(rows.start, rows.stop)
         chosen = ChosenImages(self.images, index, views.number, views.seed, stand_ins=False)
-        look = Look(views.augmentation, self.how.image_size, self.how.mean, self.how.std, scaled=True)
-        return make_views(chosen, (Stream.VIEW_QUERY,), look)[0]
+        return make_views(chosen, (Stream.VIEW_QUERY,), _look(views, self.how))[0]
+
+
+def _look(views: RandomViews, how: Encoding) -> Look:
+    return Look(views.augmentation, how.image_size, how.mean, how.std, scaled=True)
 
 
 def prepare_image(image: Image, size: int) -> Square:

@@ -88,7 +88,7 @@ def train_network(
         )
     batches = ViewBatches(
         train, CROP_AND_FLIP, how.image_size, how.mean, how.std, batch_size, recipe.seed, key_views=False,
-        rank=distributed.rank(), ranks=distributed.world_size(), decode="scaled",
+        rank=distributed.rank(), ranks=distributed.world_size(), decode="scaled", device=str(device),
     )  # fmt: skip
     warmup = min(recipe.warmup_steps, int(LARGEST_WARMUP * recipe.steps))
     schedule = Schedule("cosine", recipe.lr, recipe.steps, warmup)
@@ -119,7 +119,7 @@ def train_network(
 
             norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
             flags = (not is_finite(norm, loss), request.noted, is_save_due(run), bool(replaced))
-            diverged, stopping, due, damaged = distributed.on_any_rank(device.type, *flags)
+            diverged, stopping, due, damaged = distributed.on_any_rank(*flags)
             if damaged:
                 warn_of_damage(damage, replaced)
             if diverged:

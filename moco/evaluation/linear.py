@@ -84,7 +84,7 @@ def run_paper_protocol(subject: Subject, images: Labelled, config: LinearConfig,
     batch_size = limit_batch_size(config.batch_size, len(train))
     batches = ViewBatches(
         train, CROP_AND_FLIP, how.image_size, how.mean, how.std, batch_size, config.seed, key_views=False,
-        rank=distributed.rank(), ranks=distributed.world_size(), decode="scaled",
+        rank=distributed.rank(), ranks=distributed.world_size(), decode="scaled", device=str(device),
     )  # fmt: skip
     steps = config.epochs * batches.steps_per_epoch
     schedule = Schedule("step", config.lr, steps, milestones=MILESTONES)
@@ -108,7 +108,7 @@ def run_paper_protocol(subject: Subject, images: Labelled, config: LinearConfig,
 
             norm = get_total_norm([p.grad for p in fc.parameters() if p.grad is not None])
             flags = (not is_finite(norm, loss), request.noted, is_save_due(run), bool(replaced))
-            diverged, stopping, due, damaged = distributed.on_any_rank(device.type, *flags)
+            diverged, stopping, due, damaged = distributed.on_any_rank(*flags)
             if damaged:
                 warn_of_damage(damage, replaced)
             if diverged:

@@ -26,7 +26,7 @@ FOLDER = "features"
 Kept = tuple[dict[str, Tensor], Metadata]
 
 
-def compute_once(about: Metadata, compute: Callable[[], Kept], device: str) -> Kept:
+def compute_once(about: Metadata, compute: Callable[[], Kept]) -> Kept:
     """Read tensors and metadata from $MOCO_DATA/features, or compute and keep them there.
 
     `about` says everything that they depend on. Raises BadInputError where they cannot be kept, before they are
@@ -37,11 +37,11 @@ def compute_once(about: Metadata, compute: Callable[[], Kept], device: str) -> K
     kept: Kept | None = None
     with contextlib.suppress(BadInputError):  # a damaged file is written anew
         kept = load_tensors(path) if path.is_file() else None
-    if not distributed.on_any_rank(device, kept is None)[0]:
+    if not distributed.on_any_rank(kept is None)[0]:
         assert kept is not None
         return kept
     do = "make room, or give MOCO_DATA another folder"
-    if not takes_files(path.parent):
+    if distributed.on_any_rank(distributed.rank() == 0 and not takes_files(path.parent))[0]:
         raise BadInputError(f"{path.parent}: cannot be written, and features are kept there: {do}")
     tensors, more = compute()
     if distributed.rank() == 0:
@@ -52,7 +52,7 @@ def compute_once(about: Metadata, compute: Callable[[], Kept], device: str) -> K
     return tensors, more
 
 
-def encode_once(weights: Weights, images: Images, how: Encoding, device: str, title: str) -> Features:
+def encode_once(weights: Weights, images: Images, how: Encoding, title: str) -> Features:
     """Read the features (n, C) of images by these weights where they are kept, or encode and keep them.
 
     A file that was changed, or has another time of change, is encoded again.
@@ -69,4 +69,4 @@ def encode_once(weights: Weights, images: Images, how: Encoding, device: str, ti
     def compute() -> Kept:
         return {"features": encode(encoder, Readable(images), how, title=title)}, {}
 
-    return compute_once({"kind": "features", **about}, compute, device)[0]["features"]
+    return compute_once({"kind": "features", **about}, compute)[0]["features"]

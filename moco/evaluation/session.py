@@ -14,11 +14,12 @@ import torch
 
 from moco.core.encoder import Encoder, EncoderPlan, Output
 from moco.core.stems import Stem
+from moco.data.ahead import watch_loading
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.images import Images, Labels, hold
-from moco.data.loader import choose_workers, watch_loading
+from moco.data.loader import choose_workers
 from moco.data.replacement import list_names
 from moco.data.splits import Source, final_source, final_split
 from moco.errors import BadInputError
@@ -34,6 +35,11 @@ from moco.runtime.device import preserve_torch_state, resolve_device, resolve_pr
 from moco.runtime.fields import check
 from moco.runtime.records import read_object
 from moco.runtime.runlog import write_text
+
+NEEDS_LABELS = (
+    "needs labels: class folders, at least two; without labels look at a run with moco report RUN or moco explore RUN, "
+    "or write features with moco embed"
+)
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,7 @@ def require_penalties(penalties: Sequence[float]) -> None:
 def require_labels(train: Images, test: Images) -> None:
     """Raise BadInputError where there are no labels, one class only, or other classes in train than in test."""
     if train.labels is None or test.labels is None or len(train.classes) < 2:
-        raise BadInputError("this evaluation needs labels: class folders, at least two")
+        raise BadInputError(f"this evaluation {NEEDS_LABELS}")
     if train.classes != test.classes:
         one_sided = sorted(set(train.classes) ^ set(test.classes)) or ["their order"]
         raise BadInputError(

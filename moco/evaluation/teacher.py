@@ -41,7 +41,7 @@ def load_teacher(
     how = dataclasses.replace(student, image_size=size, mean=weights.mean, std=weights.std, unit=False)
     try:
         some = images if cached else take_evenly(images, CENTRED_BY)
-        features = encode_once(weights, some, how, device, title=f"teacher: encoding {len(some)} images")
+        features = encode_once(weights, some, how, title=f"teacher: encoding {len(some)} images")
     except BadInputError as error:
         raise BadInputError(f"--teacher {name}: {error}") from error
     centre, sha256 = features.mean(0), backbone_digest(weights.encoder)

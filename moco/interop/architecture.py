@@ -68,7 +68,10 @@ def complete_tensors(
     assert plan is not None
     with torch.device("meta"):
         expected = ResNet(plan, stem).state_dict()
-    return match_tensors(tensors, expected, f"{where}: not a whole {arch}, which its backbone is most like")
+    try:
+        return match_tensors(tensors, expected, f"{where}: not a whole {arch}, which its backbone is most like")
+    except BadInputError as error:
+        raise BadInputError(f"{error}; for another network of timm give its name too, timm:NAME@{where}") from error
 
 
 def match_tensors(

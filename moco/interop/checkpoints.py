@@ -1,6 +1,7 @@
 """Weights by name: a run, a checkpoint, an encoder file, another project's -> an encoder and its images' form."""
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from moco.interop.published import (
     torchvision_file,
 )
 from moco.runtime.checkpoint import Metadata, load_tensors
+from moco.runtime.folder import KILLED, read_status
 from moco.shapes import require_same_shapes
 
 IMAGE_SIZES = {7: 224, 3: 32}
@@ -111,6 +113,10 @@ def load_weights(weights: str) -> Weights:
                 f"an earlier checkpoint"
             )
     _require_numbers(found.encoder, weights)
+    run = find_run(weights)
+    if run is not None and read_status(run).get("state") == KILLED:
+        note = f"{run}: was killed, or its machine failed: these are the weights that it saved last"
+        found = dataclasses.replace(found, notes=(*found.notes, note))
     return found
 
 
@@ -243,7 +249,9 @@ def _foreign_weights(found: Found, about: Description, chosen: str | None, where
     if found.project not in COMPLETE:
         notes += _notes(where, (*beside, *found.beside))
     mean, std = about.mean or IMAGENET_MEAN, about.std or IMAGENET_STD
-    return Weights(encoder, mean, std, found.project, momentum, queue, pointer, notes=notes)
+    return Weights(
+        encoder, mean, std, found.project, momentum, queue, pointer, white_level=about.white_level, notes=notes
+    )
 
 
 def _checked(encoder: Encoder, found: Found, where: str) -> tuple[dict[str, Tensor], list[str]]:

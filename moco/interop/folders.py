@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.core.networks import TIMM, is_known_name
+from moco.data.decoding import WHITEST
 from moco.errors import BadInputError
 from moco.interop.unpickling import Record, load_foreign
 from moco.runtime.checkpoint import Metadata, newest_checkpoint
@@ -39,6 +40,8 @@ class Description:
     project: str | None = None
     pooling: str | None = None
     """How timm's network pools its features."""
+    white_level: int | None = None
+    """The value of 16-bit files that was white to it."""
 
 
 def find_file(folder: Path) -> Path:
@@ -140,9 +143,11 @@ def _of_content(content: object, path: Path) -> Description:
     if isinstance(images, dict):  # the reference's layout, as we write it
         plan = images.get("encoder")
         size = _side(plan.get("image_size")) if isinstance(plan, dict) else None
+        level = images.get("white_level")
         return Description(
-            mean=_colours(images.get("mean"), path), std=_colours(images.get("std"), path, 0.0), image_size=size
-        )
+            mean=_colours(images.get("mean"), path), std=_colours(images.get("std"), path, 0.0), image_size=size,
+            white_level=level if type(level) is int and 0 < level <= WHITEST else None,
+        )  # fmt: skip
     return Description(arch if arch is not None and is_known_name(arch) else None)
 
 

@@ -1,6 +1,6 @@
 """The settings of pre-training: a field is a flag, and its docstring or its type says the help text."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -215,11 +215,11 @@ class AutoConfig:
     --init-weights W or --teacher W name weights to begin with.
     """
 
+    minutes: Minutes = field(default=10.0, kw_only=True)
+    """Time for everything: start, measuring, training, the monitor's looks, the evaluation at the end."""
     data: str
     """Images, as for pretrain."""
     out: RunFolder
-    minutes: Minutes = 10.0
-    """Time for everything: start, measuring, training, the monitor's looks, the evaluation at the end."""
     goal: Annotated[Literal["accurate", "small"] | None, tyro.conf.arg(name="for")] = None
     """accurate: trains published weights on, for the best features. small: trains a small, fast network, taught by the
     published one. Both begin from scratch where there are no such weights, or they do not suit the images. By default
@@ -233,7 +233,7 @@ class AutoConfig:
 
 @dataclass(frozen=True)
 class ResumeConfig:
-    """Go on with a run that was interrupted, from its newest sound checkpoint."""
+    """Continue an interrupted run from its newest sound checkpoint."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""

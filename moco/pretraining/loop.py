@@ -1,6 +1,7 @@
 """The loop: from unlabelled images to an encoder, by momentum contrast."""
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ from moco.core.dictionary import Dictionary
 from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
 from moco.core.pair import EncoderPair, Teacher
 from moco.data import fingerprint
+from moco.data.ahead import watch_loading
 from moco.data.images import Images
-from moco.data.loader import Batch, Batches, watch_loading
+from moco.data.loader import Batch, Batches
 from moco.interop.metadata import encoder_metadata
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import load_f_k_and_queue
@@ -33,8 +35,9 @@ from moco.pretraining.prepare import (
 from moco.runtime import distributed
 from moco.runtime.device import autocast, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
+from moco.runtime.finite import FiniteCheck
 from moco.runtime.recent import Recent
-from moco.runtime.run import HOW_NOT_WHAT, TEACHER, Run, is_finite, open_run, read_earlier
+from moco.runtime.run import HOW_NOT_WHAT, TEACHER, Run, open_run, read_earlier, repeat_result
 from moco.runtime.schedule import is_due
 from moco.runtime.signals import StopRequest
 
@@ -46,10 +49,9 @@ def pretrain(
     """Train an encoder on images by momentum contrast (v1, Algorithm 1) and return the run's figures.
 
     `batches` are given where the loop is timed without loading; else they are views of the images. A `teacher` is given
-    where `config` names one. Goes on where a run
-    of the same config lies in `config.out`. The caller's random state and number of threads stay as they are. Raises
-    BadInputError for a config that does not fit the images or the machine, and DivergedError where the loss or the
-    gradient is no longer finite.
+    where `config` names one. A run of the same config in `config.out` is continued. The caller's random state and
+    number of threads stay as they are. Raises BadInputError for a config that does not fit the images or the machine,
+    and DivergedError where the loss or the gradient is no longer finite.
     """
     distributed.join_processes(resolve_device(config.device), config.timeout)
     with preserve_torch_state(resolve_device(config.device)):
@@ -59,7 +61,7 @@ def pretrain(
         )
         earlier = read_earlier(config, HOW_NOT_WHAT, same_images)
         if earlier.get("state") == "done":
-            return {**earlier["result"], "already_done": True}
+            return repeat_result(config, earlier)
 
         torch.manual_seed(config.seed)
         f_q = build_encoder(config)
@@ -102,6 +104,7 @@ def train(
     contrast = build_loss(config)
     hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
     recent = Recent(start, active=config.log_every > 0)
+    check = FiniteCheck(device, config.timeout if distributed.world_size() > 1 else math.inf)
     for step, loaded in enumerate(request.between(batches.run(start, steps, require(config.workers))), start):
         if step == start:
             log_ranks(run, step, loaded.index)
@@ -113,11 +116,13 @@ def train(
         set_rate(optimizer, lr)
 
         losses, written, shares = list[Tensor](), [], dict[str, float]()
-        for x_q, x_k in pair_views(batch, symmetric=config.symmetric):  # (N, 3, H, W) each
+        directions = pair_views(batch, symmetric=config.symmetric)
+        for x_q, x_k in directions:  # (N, 3, H, W) each
             with autocast(precision, device):
                 k = pair.keys(x_k, step, batch.index)  # (N, C) by f_k: shuffled, without gradient
-            micro_batches = cut(config.accumulate, x_q, x_k, k, batch.index)
-            for x_q, x_k, k, index in micro_batches:
+            parts = cut(config.accumulate, x_q, x_k, k, batch.index)
+            for x_q, x_k, k, index in parts:
+                distributed.average_gradients(pair.f_q, now=len(losses) + 1 == len(directions) * config.accumulate)
                 if config.blend:
                     place = len(losses) * distributed.world_size() + distributed.rank()
                     x_q, partner, own = blend_views(x_q, seed=config.seed, step=step, place=place)
@@ -138,13 +143,10 @@ def train(
                     shares = negative_figures(q, keys, config.temperature, index, watch.images.labels)
 
         norm = get_total_norm([p.grad for p in pair.encoder.parameters() if p.grad is not None])
-        flags = (not is_finite(norm, *losses), request.noted, bool(batch.replaced))
-        diverged, stopping, damaged = distributed.on_any_rank(device, *flags)
-        if damaged:
-            watch.announce(step + 1, batch.replaced)
-        if diverged:
-            advice = f"start again with a smaller --lr (now {config.lr:g}) or --precision fp32"
-            raise run.diverge(step, losses, norm, advice)
+        saved = step + 1 == steps or is_due(step + 1, require(config.checkpoint_every))
+        due = logged or saved or is_due(step + 1, require(config.knn_every))
+        check.note(step, losses, norm)
+        stopping = agree(step, check, watch, request, batch, now=due)
         take_step(optimizer)
         optimizer.zero_grad()
         pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
@@ -154,7 +156,7 @@ def train(
         if logged:
             watch.log(step + 1, recent, {"lr": lr, "gradient_norm": float(norm)}, shares)
         run.advance(step + 1)
-        if stopping or step + 1 == steps or is_due(step + 1, require(config.checkpoint_every)):
+        if stopping or saved:
             run.save(step + 1)
         if stopping:
             return run.stop(step + 1)
@@ -162,6 +164,18 @@ def train(
         watch.look(steps)
     watch.keep_best(steps)
     return run.finish(steps, device)
+
+
+def agree(step: int, check: FiniteCheck, watch: Watch, request: StopRequest, batch: Batch, *, now: bool) -> bool:
+    """Agree over all ranks whether to stop after a step, which is to be known finite `now` or a step later."""
+    failed = check.failed(now=now or request.noted)
+    diverged, stopping, damaged = distributed.on_any_rank(failed, request.noted, bool(batch.replaced))
+    if damaged:
+        watch.announce(step + 1, batch.replaced)
+    if diverged:
+        advice = f"start again with a smaller --lr (now {watch.config.lr:g}) or --precision fp32"
+        raise watch.run.diverge(*check.failure[:3], advice)
+    return stopping
 
 
 def compile_encoders(pair: EncoderPair) -> None:

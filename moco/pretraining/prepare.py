@@ -6,6 +6,8 @@ import math
 import warnings
 from collections.abc import Callable
 
+import torch
+
 from moco.core.batchnorm import GroupedBatchNorm, fitting_groups, keep_statistics, nearest_groups
 from moco.core.dictionary import Dictionary, InBatch, Keys, MemoryBank, Queue, TeacherKeys
 from moco.core.encoder import Encoder, EncoderPlan, parameter_count
@@ -63,7 +65,7 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
         device=device,
         precision=resolve_precision(config.precision, device),
         threads=set_threads(config.threads),
-        workers=choose_workers(images) if config.workers is None else config.workers,
+        workers=choose_workers(images, device) if config.workers is None else config.workers,
         view_size=config.view_size or config.image_size,
         bn_groups=_bn_groups(config, ranks),
         lr=config.lr or config.base_lr * config.batch_size / 256,
@@ -231,7 +233,9 @@ def build_batches(config: PretrainConfig, images: Images) -> ViewBatches:
         rank=distributed.rank(),
         ranks=distributed.world_size(),
         decode=config.decode,
-        device="cpu" if config.workers else config.device,  # another process cannot share the GPU's memory
+        device=config.device,
+        dtype=torch.bfloat16 if config.precision == "bf16" and config.teacher is None else torch.float32,
+        compiled=config.device == "cuda",
     )
 
 

@@ -52,10 +52,11 @@ QUICK: dict[str, Any] = {
 """In its first few thousand steps an encoder changes so fast that it can distinguish a queue's keys by their age, and
 keys of the batch itself teach more (docs/results.md). It is small images' fastest start, not the papers' method."""
 TAUGHT: dict[str, Any] = {
-    "arch": "resnet18", "head": "mlp", "image_size": 64, "augment": "mild", "temperature": 0.2, "schedule": "cosine",
-    "batch_size": 64, "bn_groups": 1, "base_lr": 0.2, "warmup_epochs": 5.0, "epochs": 60,
+    "arch": "resnet18-w32", "stem": "imagenet-unpooled", "head": "mlp", "image_size": 64, "augment": "mild",
+    "temperature": 0.2, "schedule": "cosine", "batch_size": 64, "bn_groups": 1, "base_lr": 0.2, "warmup_epochs": 5.0,
+    "epochs": 120, "init": "whitened", "optimizer": "muon", "muon_lr": 0.03, "blend": True,
 }  # fmt: skip
-"""What taught a small network most in ten minutes of one core on two sets of photographs (docs/teacher.md)."""
+"""What taught a small network most in ten minutes on two sets of photographs (docs/teacher.md)."""
 CONTINUED: dict[str, Any] = {
     **V2, "bn": "keep", "batch_size": 64, "queue_size": 1024, "key_momentum": 0.99, "mask_own_keys": True,
     "base_lr": 0.004, "head_lr": 0.06, "epochs": 10, "keep": "best",
@@ -66,14 +67,18 @@ often hardly larger than the queue, so an image's own older keys are masked."""
 RECIPES = {
     "v1": Recipe("MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; 60.6% linear on ImageNet (paper)", {}),
     "v2": Recipe("MoCo v2 (arXiv:2003.04297): MLP head, more augmentation, cosine; 67.5% linear (paper)", V2),
-    "cifar10": Recipe("the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; 82.6% kNN (theirs)", CIFAR10),
+    "cifar10": Recipe(
+        "the CIFAR-10 notebook of MoCo's authors: ResNet-18, 32 pixels, 200 epochs; their kNN 82.6%", CIFAR10
+    ),
     "taught": Recipe(
-        "a small network taught by --teacher W, a published or your own encoder, in minutes", TAUGHT, "teacher"
+        "a small, fast network that learns in minutes from a larger encoder, --teacher W", TAUGHT, "teacher"
     ),
     "continued": Recipe(
-        "published or own weights, --init-weights W, trained on; never ends worse", CONTINUED, "init_weights"
+        "adapts published or your own weights, --init-weights W, to your images; keeps the best",
+        CONTINUED,
+        "init_weights",
     ),
-    "quick": Recipe("small images on a CPU in minutes", QUICK),
+    "quick": Recipe("from scratch on small images, on a CPU, in minutes", QUICK),
 }
 
 
@@ -95,7 +100,10 @@ def recipe(name: str, **given: Any) -> PretrainConfig:
 def recipe_values(name: str, given: Collection[str]) -> dict[str, Any]:
     """A recipe's values beside the fields that are given.
 
-    Where weights to start from are among these, the network and its images are left open for them.
+    Where weights to start from are among these, the network and its images are left open for them. The stem of `taught`
+    belongs to its own network.
     """
-    values = RECIPES[name].values
+    values = dict(RECIPES[name].values)
+    if name == "taught" and "arch" in given:
+        del values["stem"]
     return {**values, **dict.fromkeys((*OF_WEIGHTS, "view_size"))} if "init_weights" in given else values

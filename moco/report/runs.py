@@ -13,6 +13,7 @@ from moco.pretraining.config import PretrainConfig
 from moco.report.markup import number
 from moco.runtime.configfile import VERSION, from_json
 from moco.runtime.fields import check
+from moco.runtime.folder import read_status
 from moco.runtime.records import read_object, read_records
 
 LARGEST_POWER = 700.0
@@ -59,9 +60,9 @@ class Run:
 
     @property
     def state(self) -> str:
-        """`done`, `running`, `stopped`, `failed`, `diverged` or `unknown`."""
+        """`done`, `running`, `killed`, `stopped`, `failed`, `diverged` or `unknown`."""
         state = self.status.get("state")
-        return state if state in ("done", "running", "stopped", "failed", "diverged") else "unknown"
+        return state if state in ("done", "running", "killed", "stopped", "failed", "diverged") else "unknown"
 
     @property
     def step(self) -> int:
@@ -162,7 +163,8 @@ def read_run(folder: Path, more_notes: tuple[str, ...] = ()) -> Run:
         notes.append(f"metrics.jsonl could not be read ({str(error).removeprefix(f'{path}: ')})")
     if not metrics and not any(note.startswith("metrics.jsonl") for note in notes):
         notes.append("there are no lines of metrics yet")
-    config, status, machine = (read(folder / f"{name}.json") for name in ("config", "status", "machine"))
+    config, machine = read(folder / "config.json"), read(folder / "machine.json")
+    status = {**read(folder / "status.json"), **read_status(folder)}
     stored = evaluations.pop(GALLERY, {})
     chosen = read(folder / "auto.json")
     return Run(folder.resolve().name, config, status, machine, metrics, evaluations, stored, tuple(notes), chosen)

@@ -29,8 +29,8 @@ NOT_THE_RECIPE_S = {
 NO_FLAGS = ("version", "command", "json", "out")
 """Keys of a config that are not shown as settings."""
 STATES = {
-    "done": "finished", "running": "running, or killed", "stopped": "stopped by a signal", "diverged": "diverged",
-    "unknown": "no status",
+    "done": "finished", "running": "running", "killed": "killed, or its machine failed", "diverged": "diverged",
+    "stopped": "stopped by a signal", "failed": "failed", "unknown": "no status",
 }  # fmt: skip
 
 

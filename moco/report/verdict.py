@@ -86,7 +86,7 @@ def _unfinished(run: Run) -> str:
     done = "" if not run.steps else f" of {run.steps} ({100 * run.step / run.steps:.0f}%)"
     words = {
         "stopped": "It was stopped", "failed": "It failed", "running": "It had not finished",
-        "unknown": "It had not begun",
+        "killed": "It was killed", "unknown": "It had not begun",
     }  # fmt: skip
     return f"{words[run.state]}: step {run.step}{done} when this page was made"
 

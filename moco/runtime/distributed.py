@@ -20,6 +20,10 @@ from moco.runtime.device import started_processes
 Value = TypeVar("Value")
 RUNNING = ("running_mean", "running_var")
 """How the names of batch normalisation's running statistics end: the one thing that differs between ranks."""
+GRACE = 120.0
+"""Seconds after the time-out before NCCL ends the process: until then the flags of the hosts have failed, in words."""
+_hosts: Any = None
+"""Where the hosts agree, if GPUs have the usual group."""
 PIECE_BYTES = 1 << 27
 """How much of a table each rank hands over at a time when the whole is collected."""
 
@@ -37,15 +41,19 @@ def world_size() -> int:
 def join_processes(device: str, timeout: float = 600.0) -> None:
     """Join the other processes where torchrun has started several: NCCL between GPUs, else gloo.
 
-    A collective that waits longer than `timeout` seconds fails. Raises BadInputError for half an environment.
+    A collective that takes longer than `timeout` seconds fails (NCCL: later). BadInputError for half an environment.
     """
+    global _hosts
     if started_processes() > 1 and not dist.is_initialized():
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         # small objects and what is saved travel by gloo, also between GPUs
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        limit = timedelta(seconds=timeout)
         try:
-            dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **_meeting_point(timeout))
+            patience = limit + timedelta(seconds=GRACE) if device == "cuda" else limit
+            dist.init_process_group(backend, timeout=patience, **_meeting_point(timeout))
+            _hosts = dist.new_group(backend="gloo", timeout=limit) if device == "cuda" else None
         except RuntimeError as error:
             who = f"process {os.environ.get('RANK')} of {os.environ['WORLD_SIZE']}"
             where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
@@ -78,8 +86,10 @@ def _meeting_point(timeout: float) -> dict[str, Any]:
 
 def leave_processes() -> None:
     """Leave the other processes."""
+    global _hosts
     pulse.stop_pulse()
     if dist.is_initialized():
+        _hosts = None
         dist.destroy_process_group()
 
 
@@ -90,6 +100,12 @@ def wrap(module: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of another name from torch 2.14 on
         return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def average_gradients(module: nn.Module, *, now: bool) -> None:
+    """Let what `wrap` gave average gradients after the next forward pass; where it is not `now`, only add them up."""
+    if isinstance(module, DistributedDataParallel):
+        module.require_backward_grad_sync = now  # as its no_sync() does, without a block of its own
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -129,31 +145,6 @@ def gather_with_gradient(x: Tensor) -> Tensor:
     return _Gather.apply(x) if world_size() > 1 else x
 
 
-@torch.no_grad()
-def exchange(x: Tensor, permutation: Tensor) -> Tensor:
-    """Rows `permutation` of the global batch: this rank sends each row to where it goes, and gets its own block.
-
-    x is (n, ...), this rank's block of the global batch; permutation (ranks n,) is the same on every rank.
-    """
-    if world_size() == 1:
-        return x[permutation]
-    n, me = len(x), rank()
-    sources = permutation // n  # the rank that holds each row of the result
-    wanted = local_block(permutation)
-    outgoing = [block[block // n == me] % n for block in permutation.chunk(world_size())]
-    received = torch.empty_like(x, memory_format=torch.contiguous_format)
-    dist.all_to_all_single(
-        received,
-        x[torch.cat(outgoing)].contiguous(),
-        output_split_sizes=torch.bincount(local_block(sources), minlength=world_size()).tolist(),
-        input_split_sizes=[len(rows) for rows in outgoing],
-    )
-    arrival = torch.argsort(wanted // n, stable=True)  # what came is in the order of the ranks
-    result = torch.empty_like(received)
-    result[arrival] = received
-    return result
-
-
 def mean(x: Tensor) -> Tensor:
     """The mean of x over the ranks, without gradient."""
     x = x.detach().clone()
@@ -171,22 +162,30 @@ def average_statistics(*modules: nn.Module) -> Iterator[None]:
     """
     named = (pair for module in modules if world_size() > 1 for pair in module.named_buffers())
     statistics = [buffer for name, buffer in named if name.endswith(RUNNING)]
-    own = [buffer.clone() for buffer in statistics]
-    for buffer in statistics:
-        buffer.copy_(mean(buffer))
+    own = torch.cat([buffer.flatten() for buffer in statistics]) if statistics else None
+    if own is not None:
+        _fill(statistics, mean(own))
     try:
         yield
     finally:
-        for buffer, value in zip(statistics, own, strict=True):
-            buffer.copy_(value)
+        if own is not None:
+            _fill(statistics, own)
 
 
-def on_any_rank(device: str, *flags: bool) -> list[bool]:
-    """For each flag, whether it is set on some rank: every rank gets the same answers, by one collective."""
+def _fill(tensors: list[Tensor], numbers: Tensor) -> None:
+    parts = torch.split(numbers, [tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
+
+
+def on_any_rank(*flags: bool) -> list[bool]:
+    """For each flag, whether it is set on some rank: every rank gets the same answers, by one collective.
+
+    It goes between the hosts, where none waits for its GPU, and so fails by the time-out, before NCCL ends the process.
+    """
     if world_size() == 1:
         return list(flags)
-    counts = torch.tensor(flags, dtype=torch.int32, device=device)
-    dist.all_reduce(counts)
+    counts = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(counts, group=_hosts)
     return [count > 0 for count in counts.tolist()]
 
 

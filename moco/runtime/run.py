@@ -19,7 +19,8 @@ from moco.runtime.configfile import from_json, read_command, to_json
 from moco.runtime.device import peak_memory
 from moco.runtime.fields import flag
 from moco.runtime.files import read_bounded, replace_file
-from moco.runtime.runlog import RunLog, read_status, write_text
+from moco.runtime.folder import read_status
+from moco.runtime.runlog import RunLog, write_text
 from moco.runtime.signals import EXIT_CODE, StopRequest, WaitEnded
 from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, withhold
 
@@ -30,6 +31,8 @@ HOW_NOT_WHAT = frozenset({
     "accept_changed_data", "keep",
 })  # fmt: skip
 """Fields that do not change what a run computes: a run goes on where only these differ."""
+SAID = ("loss", "knn_top1", "alignment", "uniformity", "mIoU", "AP", "AP50")
+"""Figures that are named of a run that is finished already."""
 TEACHER = "teacher"
 """In the metadata of a run's states: the digest of the weights that teach it."""
 
@@ -276,3 +279,15 @@ def _read_earlier(config: Any, free: Collection[str], require_same_data: Callabl
     if moved:  # the same images in another place
         write_text(path, to_json(dataclasses.replace(theirs, data=config.data), read_command(read_bounded(path), path)))
     return status or {"state": "running"}
+
+
+def repeat_result(config: Any, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result of a run that is finished already, and say so."""
+    result = {**earlier["result"], "already_done": True}
+    if distributed.rank() == 0:
+        figures = ", ".join(f"{name} {result[name]:.4g}" for name in SAID if isinstance(result.get(name), float | int))
+        print(
+            f"{config.out}: finished already, after step {earlier.get('step')}{figures and f' ({figures})'}: look at "
+            f"it with moco report {config.out}, or give another --out to train anew"
+        )
+    return result

@@ -1,11 +1,10 @@
-"""The run folder: lock, config, metrics, status, and what a person sees while it runs."""
+"""The run folder: config, metrics, status, and what a person sees while it runs."""
 
 import contextlib
 import json
 import os
-import socket
-import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +18,10 @@ from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.files import replace_file
+from moco.runtime.folder import lock
 from moco.runtime.machine import machine
 from moco.runtime.progress import columns
-from moco.runtime.records import read_object, read_records
-
-if sys.platform != "win32":
-    import fcntl
+from moco.runtime.records import read_records
 
 Metrics = dict[str, float]
 
@@ -154,31 +151,6 @@ class RunLog:
                 self._metrics.flush()
 
 
-def lock(run: Path) -> TextIO:
-    """Hold the run folder until the file is closed. Raises BadInputError naming the process that holds it."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = (run / ".lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise BadInputError(f"--out {run}: cannot be written ({error.strerror}): give a folder that can") from error
-    try:
-        if sys.platform != "win32":
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        with file:
-            file.seek(0)
-            holder = file.read().strip()
-        raise BadInputError(f"--out {run}: process {holder} is writing it: wait, or give another") from error
-    if sys.platform != "win32":
-        os.register_at_fork(after_in_child=file.close)  # a loading process must not hold it when this one is killed
-    with _naming(run / ".lock"):
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-    return file
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that it is at every moment the old one or the new one."""
     replace_file(path, text.encode())
@@ -191,14 +163,6 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, f"cannot write ({error.strerror or error})", str(path)) from error
-
-
-def read_status(run: Path) -> dict[str, Any]:
-    """What `status.json` of a run says; empty where there is none, or a damaged one."""
-    try:
-        return read_object(run / "status.json")
-    except (OSError, BadInputError):
-        return {}
 
 
 def read_events(run: Path, name: str) -> list[dict[str, Any]]:
@@ -221,9 +185,23 @@ def _rounded(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 100 else f"{value:.0f}"
 
 
+class _NoEvents:
+    """Takes what TensorBoard's writer takes, and keeps nothing."""
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Keep nothing."""
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
 def _events(run: Path, purge_step: int | None = None) -> Any:
     """TensorBoard's writer; a reader passes over what earlier files hold from `purge_step` on."""
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    with _naming(run / "events.out.tfevents"):
-        return SummaryWriter(str(run), purge_step=purge_step)
+    try:
+        with _naming(run / "events.out.tfevents"):
+            return SummaryWriter(str(run), purge_step=purge_step)
+    except UnicodeEncodeError:
+        warnings.warn(f"{run}: TensorBoard cannot write where names are not UTF-8: it gets nothing", stacklevel=2)
+        return _NoEvents()

@@ -68,14 +68,19 @@ class Examples(Dataset[tuple[Tensor, Target]]):
         return len(self.annotations)
 
     def __getitem__(self, index: int) -> tuple[Image, Target]:
-        image = decode(self.annotations.path(index), self.white_level or WHITEST)
-        expected, found = self.annotations.size(index), tuple(image.shape[1:])
-        if found != expected:
+        image, expected = self._decode(index, upright=True), self.annotations.size(index)
+        found = tuple(image.shape[1:])
+        if found != expected == found[::-1]:  # annotated before it was turned
+            image = self._decode(index, upright=False)
+        if tuple(image.shape[1:]) != expected:
             raise BadInputError(
                 f"{self.annotations.path(index)}: {describe_size(found, expected)}: replace the image or correct the "
                 f"annotation"
             )
         return image, self.annotations.target(index)
+
+    def _decode(self, index: int, *, upright: bool) -> Image:
+        return decode(self.annotations.path(index), self.white_level or WHITEST, upright=upright)
 
     def target(self, index: int) -> Target:
         """What is known of an image, without reading it."""

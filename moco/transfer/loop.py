@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from moco.data.loader import watch_loading
+from moco.data.ahead import watch_loading
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
 from moco.runtime.device import autocast
@@ -72,7 +72,7 @@ def _train(
         torch.autograd.backward(loss)
 
         norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-        diverged, stopping = distributed.on_any_rank(device, not is_finite(norm, loss), request.noted)
+        diverged, stopping = distributed.on_any_rank(not is_finite(norm, loss), request.noted)
         if diverged:
             advice = f"start again with a smaller --lr (now {config.lr:g}) or more --warmup-steps"
             raise run.diverge(step, [loss], norm, advice)

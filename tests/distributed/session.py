@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torchvision.models.resnet import BasicBlock
 
 from moco.core.dictionary import MemoryBank
@@ -37,6 +38,10 @@ SMALL: dict[str, Any] = {
     "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip
 SHARDED, RESUMED, WRONG_GROUPS, FP32 = "memory-bank-sharded", "memory-bank-resumed", "queue-of-2-groups", "queue-fp32"
+IN_PARTS: dict[str, Any] = {
+    "dictionary": "queue", "batch_size": 2 * BATCH, "bn_groups": 8, "symmetric": True, "accumulate": 2, "max_steps": 2,
+}  # fmt: skip
+"""Two directions in two parts each: four backward passes for a step."""
 CASES: dict[str, dict[str, Any]] = {
     "queue": {"dictionary": "queue"},
     "queue-symmetric": {"dictionary": "queue", "symmetric": True},
@@ -136,6 +141,24 @@ def counted(patch: pytest.MonkeyPatch, sent: Sent) -> None:
     counting("all_reduce", lambda given: given)
 
 
+def averaged(patch: pytest.MonkeyPatch) -> list[int]:
+    """From now on note the size of every piece of gradients that the processes average."""
+    sizes, wrap = list[int](), distributed.wrap
+
+    def average(bucket: Any) -> torch.futures.Future[Tensor]:
+        sizes.append(bucket.buffer().numel())
+        return allreduce_hook(None, bucket)  # type: ignore[arg-type]  # None: all
+
+    def wrapping(module: torch.nn.Module) -> torch.nn.Module:
+        wrapped = wrap(module)
+        if isinstance(wrapped, torch.nn.parallel.DistributedDataParallel):
+            wrapped.register_comm_hook(None, lambda _, bucket: average(bucket))
+        return wrapped
+
+    patch.setattr(distributed, "wrap", wrapping)
+    return sizes
+
+
 def tables(patch: pytest.MonkeyPatch) -> dict[str, list[list[float]]]:
     """A table of five rows, cut over the processes (of four the last has none), handed on row by row."""
     patch.setattr(distributed, "PIECE_BYTES", 1)
@@ -177,6 +200,10 @@ def session(folder: Path, earlier: Path | None) -> None:
         counted(patch, sent)
         train(config_of(folder / FP32, dictionary="queue", max_steps=3), batches, torch.float32)
     found["sent"] = sent
+    with pytest.MonkeyPatch.context() as patch:
+        found["averaged"] = averaged(patch)
+        in_parts = config_of(folder / "parts", **IN_PARTS)
+        train(in_parts, global_batches(in_parts, 2), torch.float64)
     if earlier is not None:
         if rank == 0:
             take_up(folder / RESUMED, earlier / SHARDED)

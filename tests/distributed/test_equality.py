@@ -231,6 +231,20 @@ def test_a_step_sends_what_scaling_on_paper_says(sessions: Sessions, ranks: int)
     )
 
 
+@several
+def test_gradients_travel_once_a_step(sessions: Sessions, ranks: int) -> None:
+    """Where both directions in two parts add them up: four backward passes, and the losses of one process."""
+    other, one = sessions[ranks] / "parts", sessions[1] / "parts"
+    net = state(other, 2)
+    parameters = sum(net[name].numel() for name in net if name.startswith("f_k.") and is_trained(name))
+    for found in found_by(sessions, ranks):
+        assert sum(found["averaged"]) == 2 * parameters
+    for name in ("loss", "gradient_norm"):
+        assert column(other, name) == pytest.approx(column(one, name), rel=TOLERANCE)
+    trained, expected = ({n: v for n, v in of.items() if ".running_" not in n} for of in (net, state(one, 2)))
+    assert difference(expected, trained) <= TOLERANCE
+
+
 def is_trained(name: str) -> bool:
     """Whether a tensor is a parameter and not a statistic."""
     return name.endswith((".weight", ".bias"))

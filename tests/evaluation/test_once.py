@@ -19,13 +19,13 @@ def test_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return {"x": torch.arange(3)}, {"note": "n"}
 
     for about, count in [({"a": 1}, 1), ({"a": 1}, 1), ({"a": 2}, 2)]:
-        tensors, more = compute_once(about, compute, "cpu")
+        tensors, more = compute_once(about, compute)
         assert tensors["x"].tolist() == [0, 1, 2]
         assert more["note"] == "n"
         assert len(calls) == count
     for path in (tmp_path / FOLDER).iterdir():
         path.write_bytes(b"")
-    compute_once({"a": 1}, compute, "cpu")
+    compute_once({"a": 1}, compute)
     assert len(calls) == 3
 
 
@@ -34,4 +34,4 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MOCO_DATA", str(tmp_path / "file"))
     with pytest.raises(BadInputError, match="cannot be written, and features are kept there"):
-        compute_once({}, lambda: pytest.fail("computed"), "cpu")
+        compute_once({}, lambda: pytest.fail("computed"))

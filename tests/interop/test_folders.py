@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from moco.data.config import IMAGENET_MEAN
 from moco.errors import BadInputError
 from moco.interop.checkpoints import load_weights
+from moco.interop.folders import read_description
 from tests.interop.test_foreign import FEATURES, linear, prefixed, resnet18
 from tests.interop.test_layouts import check, own, small, transformers
 
@@ -214,3 +215,11 @@ def test_a_plain_name_keeps_the_plain_network(tmp_path: Path, images: Tensor) ->
     net = resnet18(1)
     torch.save({"arch": "resnet18", "state_dict": {**net.state_dict(), **linear("x", 8, FEATURES)}}, tmp_path / "w.pth")
     assert check(tmp_path / "w.pth", net, images).mean == IMAGENET_MEAN
+
+
+@pytest.mark.parametrize(("stored", "found"), [(4095, 4095), (None, None), (0, None), ("4095", None), (10**30, None)])
+def test_the_white_level_in_the_reference_s_layout(stored: object, found: int | None) -> None:
+    """It stands with mean and deviation, as `moco export` writes them; what is no level is none."""
+    own = {"encoder": {"image_size": 96}, "mean": [0.1] * 3, "std": [0.2] * 3, "white_level": stored}
+    about = read_description(Path("x.pth.tar"), {"state_dict": {}, "moco": own})
+    assert (about.image_size, about.mean, about.white_level) == (96, (0.1,) * 3, found)

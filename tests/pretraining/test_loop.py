@@ -281,7 +281,7 @@ def test_a_run_that_was_broken_off_goes_on_bit_for_bit(tmp_path: Path, digits: I
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_run_goes_on(tmp_path: Path, digits: Images, number: signal.Signals) -> None:
-    """After the step in which it came: a checkpoint, a loadable encoder, exit code 75."""
+    """After the step before the look in which it came: a checkpoint, a loadable encoder, exit code 75."""
     calls = itertools.count()
 
     def monitor(encoder: Encoder) -> dict[str, float]:
@@ -291,18 +291,22 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path: Path, digits: Images, numb
 
     config = small(tmp_path, knn_every=1)
     stopped = pretrain(config, digits, monitor)
-    assert (stopped["step"], stopped["exit_code"]) == (3, 75)
-    assert checkpoints(tmp_path) == [checkpoint_path(tmp_path, 3)]
+    assert (stopped["step"], stopped["exit_code"]) == (2, 75)
+    assert checkpoints(tmp_path) == [checkpoint_path(tmp_path, 2)]
     load_weights(str(tmp_path))
     assert json.loads((tmp_path / "status.json").read_text())["exit_code"] == 75
     assert pretrain(config, digits, monitor)["step"] == 6
 
 
-def test_a_finished_run_is_left_alone(tmp_path: Path, digits: Images) -> None:
-    """The same command again gives the same figures and changes no file."""
+def test_a_finished_run_is_left_alone(tmp_path: Path, digits: Images, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command again gives the same figures, says so, and changes no file."""
     first = pretrain(small(tmp_path), digits)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    capsys.readouterr()
     again = pretrain(small(tmp_path), digits)
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path}: finished already, after step 6 (loss ")
+    assert said.endswith(f"look at it with moco report {tmp_path}, or give another --out to train anew\n")
     assert again == {**first, "already_done": True}
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 

@@ -19,6 +19,7 @@ from moco.core.encoder import Encoder, EncoderPlan
 from moco.core.loss import info_nce
 from moco.core.pair import EncoderPair
 from moco.runtime import distributed
+from moco.runtime.exchange import exchange
 from moco.runtime.signals import StopRequest
 from tests.faults.processes import ended_well, start_program
 
@@ -82,10 +83,10 @@ def collectives() -> Iterator[tuple[str, Tensor]]:
     assert own.grad is not None
     yield "gathered_grad", own.grad
 
-    exchanged = distributed.exchange(own.detach(), PERMUTATION)
+    exchanged = exchange(own.detach(), PERMUTATION)
     yield "exchanged", exchanged
-    yield "restored", distributed.exchange(exchanged, torch.argsort(PERMUTATION))
-    everything_goes = distributed.exchange(own.detach(), torch.arange(8).roll(4))
+    yield "restored", exchange(exchanged, torch.argsort(PERMUTATION))
+    everything_goes = exchange(own.detach(), torch.arange(8).roll(4))
     yield "swapped", everything_goes
 
     norm = torch.nn.BatchNorm2d(2)
@@ -144,10 +145,10 @@ def build(mechanism: Mechanism) -> Dictionary:
 def stop_request() -> Iterator[tuple[str, Tensor]]:
     """Only the second rank is asked to stop."""
     with StopRequest() as request:
-        before = distributed.on_any_rank("cpu", request.noted)[0]
+        before = distributed.on_any_rank(request.noted)[0]
         if distributed.rank() == 1:
             signal.raise_signal(signal.SIGTERM)
-        yield "stop", torch.tensor([before, distributed.on_any_rank("cpu", request.noted)[0]])
+        yield "stop", torch.tensor([before, distributed.on_any_rank(request.noted)[0]])
 
 
 # --- collectives ----------------------------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ def test_one_process_needs_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     x, layer = rows(8), torch.nn.Linear(2, 2)
     for collective in (distributed.gather, distributed.gather_with_gradient, distributed.local_block, distributed.mean):
         assert torch.equal(collective(x), x)
-    assert torch.equal(distributed.exchange(x, PERMUTATION), x[PERMUTATION])
+    assert torch.equal(exchange(x, PERMUTATION), x[PERMUTATION])
     assert distributed.wrap(layer) is layer
     assert distributed.unwrap(layer) is layer
     distributed.barrier()

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from moco.errors import BadInputError
 from moco.runtime import records
+from moco.runtime.folder import read_status
 from moco.runtime.records import parse_json, read_object, read_records, require_numbers
-from moco.runtime.runlog import RunLog, read_metrics, read_status
+from moco.runtime.runlog import RunLog, read_metrics
 
 NONE = ["NaN", "Infinity", "-Infinity", "1e400", "-1e999", "1" + 400 * "0", "-" + "9" * 5000]
 """What Python reads as a number of a legal type, and no program can reckon with."""

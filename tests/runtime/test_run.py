@@ -18,15 +18,16 @@ import torch
 from torch import Tensor
 
 from moco.commands import finetune, linear, pretrain, transfer
-from moco.data.loader import _ErrorsAsItems
+from moco.data.ahead import _ErrorsAsItems
 from moco.errors import DivergedError, StoppedError
 from moco.evaluation.config import FinetuneConfig, LinearConfig
 from moco.pretraining.recipes import recipe
 from moco.runtime import run as module
 from moco.runtime.checkpoint import Checkpoints, checkpoint_path, load_tensors, snapshot
 from moco.runtime.files import replace_file
+from moco.runtime.folder import lock
 from moco.runtime.run import Run, is_finite
-from moco.runtime.runlog import RunLog, lock
+from moco.runtime.runlog import RunLog
 from moco.runtime.state import state_tensors
 from moco.transfer.recipes import transfer_config
 from tests.transfer.scenes import write

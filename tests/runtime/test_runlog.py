@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from moco.errors import BadInputError
-from moco.runtime.runlog import RunLog, lock, read_events, read_status, write_text
+from moco.runtime.folder import lock, read_status
+from moco.runtime.runlog import RunLog, read_events, write_text
 
 LOSS = {"loss": 2.5, "images_per_second": 100.0}
 
