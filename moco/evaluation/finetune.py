@@ -29,6 +29,7 @@ from moco.runtime.checkpoint import StateFile
 from moco.runtime.device import autocast
 from moco.runtime.progress import show_progress
 from moco.runtime.run import is_finite
+from moco.runtime.scaling import build_scaler, overflows
 from moco.runtime.schedule import Schedule
 from moco.runtime.signals import StopRequest
 
@@ -101,7 +102,8 @@ def train_network(
     truth = torch.from_numpy(labels_of(train)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay)
     wrapped, damage = distributed.wrap(model), Damage(len(train), batch_size)
-    run = build_run(title or "fine-tuning", state, {"net": model}, optimizer, recipe.steps)
+    scaler, net = build_scaler(how.precision, device.type), {"net": model}
+    run = build_run(title or "fine-tuning", state, net, optimizer, recipe.steps, scaler)
     with torch.random.fork_rng(devices=[]), run, StopRequest(active=state is not None) as request:
         torch.manual_seed(recipe.seed)  # of networks with dropout
         model.train()
@@ -114,17 +116,21 @@ def train_network(
                 logits = wrapped(x)
             loss = F.cross_entropy(logits.float(), truth[index])
             optimizer.zero_grad()
-            torch.autograd.backward(loss)
+            torch.autograd.backward(scaler.scale(loss))
 
+            scaler.unscale_(optimizer)
             norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-            flags = (not is_finite(norm, loss), request.noted, is_save_due(run), bool(replaced))
+            overflowed = overflows(scaler, norm)
+            finite = is_finite(loss) if overflowed else is_finite(norm, loss)
+            flags = not finite, request.noted, is_save_due(run), bool(replaced)
             diverged, stopping, due, damaged = distributed.on_any_rank(device.type, *flags)
             if damaged:
                 warn_of_damage(damage, replaced)
             if diverged:
                 raise run.diverge(step, [loss], norm, f"give a smaller learning rate (now lr {recipe.lr:g})")
-            optimizer.step()
-
+            if not overflowed:
+                optimizer.step()
+            scaler.update()
             run.advance(step + 1)
             if stopping or due:
                 run.save(step + 1)

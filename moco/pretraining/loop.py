@@ -34,6 +34,7 @@ from moco.runtime.device import autocast, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
 from moco.runtime.recent import Recent
 from moco.runtime.run import HOW_NOT_WHAT, TEACHER, Run, is_finite, open_run, read_earlier
+from moco.runtime.scaling import overflows
 from moco.runtime.schedule import is_due
 from moco.runtime.signals import StopRequest
 
@@ -92,6 +93,7 @@ def train(
 ) -> dict[str, Any]:  # fmt: skip
     """Make the steps of a run from `start` on: Algorithm 1, and what is logged and saved between two steps."""
     steps, device, precision, optimizer = require(config.max_steps), config.device, config.precision, run.optimizer
+    scaler = run.scaler
     schedule = build_schedule(config, batches.steps_per_epoch)
     contrast = build_loss(config)
     hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
@@ -118,29 +120,35 @@ def train(
                 if config.hard_negatives:
                     keys = mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
                 loss, accuracy = contrast(q, keys)
-                torch.autograd.backward(loss / config.accumulate)
+                torch.autograd.backward(scaler.scale(loss / config.accumulate))
                 written.append((q.detach(), k, index))
                 losses.append(loss.detach())
                 recent.add({"loss": loss, "contrast_accuracy": accuracy})
                 if logged:
                     shares = negative_figures(q, keys, config.temperature, index, watch.images.labels)
 
+        scaler.unscale_(optimizer)
         norm = get_total_norm([p.grad for p in pair.encoder.parameters() if p.grad is not None])
-        flags = (not is_finite(norm, *losses), request.noted, bool(batch.replaced))
+        overflowed = overflows(scaler, norm)
+        finite = is_finite(*losses) if overflowed else is_finite(norm, *losses)
+        flags = (not finite, request.noted, bool(batch.replaced))
         diverged, stopping, damaged = distributed.on_any_rank(device, *flags)
         if damaged:
             watch.announce(step + 1, batch.replaced)
         if diverged:
             advice = f"start again with a smaller --lr (now {config.lr:g}) or --precision fp32"
             raise run.diverge(step, losses, norm, advice)
-        take_step(optimizer)
+        if not overflowed:
+            take_step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
         pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
         for q, k, index in join(written, config.accumulate):
             dictionary.write(q, k, index)  # newest in, oldest out
 
         if logged:
-            watch.log(step + 1, recent, {"lr": lr, "gradient_norm": float(norm)}, shares)
+            scale = {"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
+            watch.log(step + 1, recent, {"lr": lr, "gradient_norm": float(norm)} | scale, shares)
         run.advance(step + 1)
         if stopping or step + 1 == steps or is_due(step + 1, require(config.checkpoint_every)):
             run.save(step + 1, beside=[pack_encoder(config, pair.encoder, step + 1)])

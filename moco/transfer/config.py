@@ -14,6 +14,7 @@ from moco.runtime.fields import (
     Count,
     CountOrZero,
     Device,
+    Earlier,
     JsonOutput,
     LogEvery,
     NotNegative,
@@ -126,7 +127,7 @@ class TransferConfig:
 
     seed: Seed = 0
     """Seed of everything random: new layers, order of the images, crops, flips, sampled regions."""
-    precision: Precision = "fp32"
+    precision: Annotated[Precision, Earlier("fp32")] = "auto"
     device: Device = "auto"
     timeout: Timeout = 600.0
     threads: Threads = None

@@ -12,6 +12,7 @@ from moco.runtime.device import autocast
 from moco.runtime.randomness import Stream, seed_of
 from moco.runtime.recent import Recent
 from moco.runtime.run import is_finite, open_run
+from moco.runtime.scaling import overflows
 from moco.runtime.schedule import is_due
 from moco.runtime.signals import StopRequest
 from moco.transfer.batches import TrainingBatches, move_batch
@@ -37,7 +38,7 @@ def fine_tune(
     described = {"task": config.task, "classes": list(test.classes)}
     run = open_run(config, "transfer", {"model": model}, optimizer, steps, described)
     run.result["task"] = config.task
-    evaluator = Evaluator(config, run, batches, test)
+    evaluator, scaler = Evaluator(config, run, batches, test), run.scaler
 
     with run, watch_loading(), pulse.watch_collectives(rank, ranks):
         start = run.restore()
@@ -56,14 +57,19 @@ def fine_tune(
             with autocast(config.precision, device):
                 losses = wrapped(images, targets)  # {part: loss}
             loss = sum(losses.values(), torch.zeros((), device=device))
-            torch.autograd.backward(loss)
+            torch.autograd.backward(scaler.scale(loss))
 
+            scaler.unscale_(optimizer)
             norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-            diverged, stopping = distributed.on_any_rank(device, not is_finite(norm, loss), request.noted)
+            overflowed = overflows(scaler, norm)
+            finite = is_finite(loss) if overflowed else is_finite(norm, loss)
+            diverged, stopping = distributed.on_any_rank(device, not finite, request.noted)
             if diverged:
                 advice = f"start again with a smaller --lr (now {config.lr:g}) or more --warmup-steps"
                 raise run.diverge(step, [loss], norm, advice)
-            optimizer.step()
+            if not overflowed:
+                optimizer.step()
+            scaler.update()
             optimizer.zero_grad()
 
             recent.add({name: value.float() for name, value in losses.items()})

@@ -22,6 +22,7 @@ from moco.errors import DivergedError, StoppedError
 from moco.evaluation.config import FinetuneConfig, LinearConfig
 from moco.pretraining.recipes import recipe
 from moco.runtime import run as module
+from moco.runtime import scaling
 from moco.runtime.checkpoint import Checkpoints, checkpoint_path, load_tensors, snapshot
 from moco.runtime.files import replace_file
 from moco.runtime.run import Run, is_finite
@@ -57,14 +58,14 @@ class Place:
         return str(own if own.is_dir() else shutil.copytree(self.encoder, own))
 
 
-def begin_pretraining(place: Place, **lr: float) -> dict[str, Any]:
+def begin_pretraining(place: Place, **more: Any) -> dict[str, Any]:
     """Six steps of forty-four to an epoch."""
-    return pretrain.run(recipe("quick", data="digits", out=place.folder / "run", **{**SMALL, **lr}))
+    return pretrain.run(recipe("quick", data="digits", out=place.folder / "run", **{**SMALL, **more}))
 
 
-def begin_transfer(place: Place, **lr: float) -> dict[str, Any]:
+def begin_transfer(place: Place, **more: Any) -> dict[str, Any]:
     """Six steps of two to an epoch."""
-    values = {"weights": "random", "data": str(place.scenes), "out": place.folder / "run", **SCENES, **lr}
+    values = {"weights": "random", "data": str(place.scenes), "out": place.folder / "run", **SCENES, **more}
     return transfer.run(transfer_config("voc-semantic", **values))
 
 
@@ -74,15 +75,17 @@ def begin_linear(place: Place, lr: float = 0.3) -> dict[str, Any]:
     return linear.run(LinearConfig(weights, "digits", lr=lr, **values))
 
 
-def begin_finetuning(place: Place, lr: float = 0.1) -> dict[str, Any]:
+def begin_finetuning(place: Place, lr: float = 0.1, **more: Any) -> dict[str, Any]:
     """Six steps of eleven to an epoch."""
-    values = {"max_steps": 6, "batch_size": 128, **CPU}
+    values = {"max_steps": 6, "batch_size": 128, **CPU, **more}
     return finetune.run(FinetuneConfig(place.weights(), "digits", base_lr=lr, **values))
 
 
 LOOPS: dict[str, Callable[..., dict[str, Any]]] = {
     "pretraining": begin_pretraining, "transfer": begin_transfer, "linear": begin_linear, "finetune": begin_finetuning,
 }  # fmt: skip
+FIRST_SCALES = {"pretraining": 2.0**14, "transfer": 2.0**17}
+"""So large that the first steps in fp16 overflow, and small enough that later ones do not."""
 every_loop = pytest.mark.parametrize("loop", LOOPS)
 
 
@@ -108,7 +111,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         return step(self, *arguments, **more)
 
     def finished(self: Run, *arguments: Any) -> dict[str, Any]:
-        found.end = snapshot(state_tensors(self.modules, self.optimizer))
+        found.end = snapshot(state_tensors(self.modules, self.optimizer, self.scaler))
         return finish(self, *arguments)
 
     monkeypatch.setattr(torch.optim.SGD, "step", stepped)
@@ -153,6 +156,27 @@ def test_stopped_by_a_signal_in_mid_epoch(loop: str, seen: Seen, place: Callable
     assert seen.end.keys() == undisturbed.keys()
     assert [name for name, value in undisturbed.items() if not torch.equal(seen.end[name], value)] == []
     assert {"random", "sgd.0"} <= seen.end.keys()
+
+
+@pytest.mark.parametrize("loop", FIRST_SCALES)
+def test_a_run_in_fp16_goes_on_with_its_loss_scale(
+    loop: str, seen: Seen, place: Callable[[str], Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps that overflow are left out and halve the scale; a stopped run goes on bit for bit, at the same scale."""
+    whole, parts = place("whole"), place("parts")
+    monkeypatch.setattr(scaling, "FIRST_SCALE", FIRST_SCALES[loop])
+    assert exit_code(lambda: LOOPS[loop](whole, precision="fp16")) == 0
+    overflows, undisturbed = 6 - seen.steps, seen.end
+    assert 0 < overflows < 4
+    assert float(undisturbed["scaler.scale"]) == FIRST_SCALES[loop] / 2**overflows
+
+    seen.steps, seen.signal_at, seen.end = 0, 1, {}
+    assert exit_code(lambda: LOOPS[loop](parts, precision="fp16")) == 75
+    assert (seen.steps, seen.end) == (2, {})
+
+    seen.signal_at = None
+    assert exit_code(lambda: LOOPS[loop](parts, precision="fp16")) == 0
+    assert [name for name, value in undisturbed.items() if not torch.equal(seen.end[name], value)] == []
 
 
 @every_loop

@@ -1,0 +1,46 @@
+"""Loss scaling for fp16, in which gradients below 6e-8 vanish and numbers above 65504 overflow."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+
+from moco.runtime.fields import Precision
+
+FIRST_SCALE = 2.0**16
+"""It is doubled after 2000 steps without an overflow, and halved after each overflow."""
+LEAST_SCALE = 1.0
+"""A gradient that overflows at this scale does so by itself."""
+
+
+def build_scaler(precision: Precision, device: str) -> GradScaler:
+    """Build what multiplies the loss before its gradient is taken, and divides the gradient; it only acts in fp16."""
+    return GradScaler(device, init_scale=FIRST_SCALE, enabled=precision == "fp16")
+
+
+IDLE = build_scaler("fp32", "cpu")
+"""A scaler that does nothing."""
+
+
+def overflows(scaler: GradScaler, gradient_norm: Tensor) -> bool:
+    """Tell whether a gradient overflowed only because of its scale: the step is then left out and the scale halved."""
+    return scaler.is_enabled() and not bool(gradient_norm.isfinite()) and scaler.get_scale() > LEAST_SCALE
+
+
+def scaler_tensors(scaler: GradScaler) -> dict[str, Tensor]:
+    """The scale, and the number of steps since it last changed, as `scaler.NAME`; nothing where it does not act."""
+    if not scaler.is_enabled():
+        return {}
+    state = scaler.state_dict()
+    return {
+        "scaler.scale": torch.tensor(state["scale"], dtype=torch.float64),
+        "scaler.steps": torch.tensor(state["_growth_tracker"]),
+    }
+
+
+def load_scaler_tensors(scaler: GradScaler, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `scaler_tensors` gave."""
+    if scaler.is_enabled():
+        state = {"scale": float(tensors["scaler.scale"]), "_growth_tracker": int(tensors["scaler.steps"])}
+        scaler.load_state_dict(scaler.state_dict() | state)
