@@ -79,18 +79,19 @@ def main(options: Options) -> None:
         f_q, x = modules["f_q"], torch.randn(8, 3, 64, 64)
         assert isinstance(f_q, Encoder)
         run = open_run(config, "pretrain", modules, optimizer, 100_000, {})
+        run.beside = lambda step: [pack_encoder(config, f_q, step)]
         stalls, worked, writings, slowed, alone = [], [], [], [], []
         with run:
             steps(f_q, x, 3)
             for number in range(1, options.saves + 1):
                 alone.append(steps(f_q, x, options.steps))
                 began = time.monotonic()
-                run.save(number, beside=[pack_encoder(config, f_q, number)])
+                run.save(number)
                 stalls.append(time.monotonic() - began)
                 slowed.append(steps(f_q, x, options.steps))
                 run.wait()
                 began, work = time.monotonic(), time.thread_time()
-                run.save(100 + number, beside=[pack_encoder(config, f_q, 100 + number)])
+                run.save(100 + number)
                 worked.append(time.thread_time() - work)
                 begun = time.monotonic()
                 run.wait()

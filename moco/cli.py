@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -70,7 +71,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 bad input, 3 diverged, 75 saved after a signal."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning, threading.excepthook = _show_warning, _show_failed_thread
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an accented name must not end a run on an ASCII terminal
@@ -93,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(MemoryError(f"the memory does not suffice ({first}): give a smaller size, number or batch"), 1)
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
-    if config.json and os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if config.json and (alone or os.environ.get("RANK", "0") == "0"):  # of torchrun's processes one speaks
         print(json.dumps(drop_nonfinite(result), allow_nan=False))
     return int(result.get("exit_code", 0))
 
@@ -266,6 +268,13 @@ def _environment(**values: str) -> Any:
 def _fail(error: BaseException, code: int) -> int:
     print(f"moco: error: {one_line(error)}", file=sys.stderr)
     return code
+
+
+def _show_failed_thread(failed: threading.ExceptHookArgs) -> None:
+    """Tell in one line what ended a library's thread; what the run needs of it fails where it is needed."""
+    name = failed.thread.name if failed.thread else "a thread"
+    reason = one_line(failed.exc_value or failed.exc_type.__name__)
+    print(f"moco: warning: {name} ended: {reason}", file=sys.stderr)
 
 
 def _show_warning(

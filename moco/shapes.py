@@ -46,6 +46,18 @@ PerImageFactor = Float[Tensor, "n 1 1 1"]
 ColourFactors = Float[Tensor, "n 4"]
 """Brightness, contrast, saturation and hue of each image of a batch."""
 
+Windows = Float[Tensor, "n 4"]
+"""Top, left, height and width of a crop of each image of a batch, in pixels."""
+
+Drawn = Float[Tensor, "n columns *_"]
+"""What was drawn for each view of a batch, as columns, perhaps followed by dimensions of 1."""
+
+AnyPixels = Float[Tensor, "n 3 s s"] | UInt8[Tensor, "n 3 s s"]
+"""A batch of square crops: values in [0, 1], or bytes."""
+
+PerColour = Float[Tensor, "3 1 1"]
+"""One number for each colour."""
+
 LineMaps = Float[Tensor, "n out in"]
 """For each image, how a line of pixels becomes another."""
 

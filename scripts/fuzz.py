@@ -31,7 +31,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from moco.errors import BadInputError
-from scripts.fuzz_readers import READERS, Reader, Seeds
+from scripts.fuzz_commands import COMMAND_LINES
+from scripts.fuzz_projects import MORE_READERS
+from scripts.fuzz_readers import READERS as OWN_READERS
+from scripts.fuzz_readers import Reader, Seeds
+
+READERS: dict[str, Reader] = {**OWN_READERS, **MORE_READERS, **COMMAND_LINES}
 
 CASE_SECONDS, CASE_BYTES = 20.0, 3 << 30
 CASES, BATCH_SECONDS = 400, 10.0

@@ -22,7 +22,8 @@ from moco.data.config import PackConfig
 from moco.data.decoding import decode_bytes
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
 from moco.errors import BadInputError
-from moco.interop.checkpoints import encoder_metadata, load_weights
+from moco.interop.checkpoints import load_weights
+from moco.interop.metadata import encoder_metadata
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import load_tensors, newest_checkpoint, save_tensors
@@ -86,7 +87,9 @@ class Seeds:
             pack(PackConfig(str(self.root / "folder"), self.root / form, format=form))  # type: ignore[arg-type]
         self._tars()
         (self.root / "list").mkdir()
-        (self.root / "list" / "list.txt").write_bytes(b"# images\n../folder/a/0.png\n\n../folder/b/1.png\r\n")
+        (self.root / "list" / "list.txt").write_bytes(
+            b"# images\n../seeds/folder/a/0.png\n\n../seeds/folder/b/1.png\r\n"
+        )
         self._run()
 
     def _tars(self) -> None:

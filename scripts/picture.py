@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 from moco import Encoding, encode, load, load_weights
 from moco.data.derived import Subset
 
-QUERIES, NEIGHBOURS, BANK = 6, 7, 20000
+QUERIES, NEIGHBOURS, BANK = 10, 9, 50000
 
 
 def main(data: str, runs: list[Path]) -> None:
@@ -37,8 +37,10 @@ def draw_curves(figure: mpl.figure.SubFigure, runs: list[Path]) -> None:
         points = [(line["time"] / 60, line["knn_top1"]) for line in lines if "knn_top1" in line]
         seed = json.loads((run / "config.json").read_text())["seed"]
         axes.plot(*zip(*points, strict=True), marker="o", label=f"seed {seed}")
-    axes.axhline(points[0][1], color="grey", linestyle="--", linewidth=1)
-    axes.annotate("random weights", (0.98, points[0][1]), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+    first = next(line for line in lines if "knn_pixels" in line)
+    for name, accuracy in (("random weights", first["knn_top1"]), ("raw pixels", first["knn_pixels"])):
+        axes.axhline(accuracy, color="grey", linestyle="--", linewidth=1)
+        axes.annotate(name, (0.98, accuracy), xycoords=("axes fraction", "data"), ha="right", va="bottom")
     axes.set(xlabel="minutes on 2 CPU cores", ylabel="kNN accuracy (%)", title="moco pretrain quick, CIFAR-10")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
@@ -46,11 +48,13 @@ def draw_curves(figure: mpl.figure.SubFigure, runs: list[Path]) -> None:
 
 
 def draw_neighbours(figure: mpl.figure.SubFigure, data: str, run: Path) -> None:
-    """Test images, and the training images whose features are most similar."""
+    """The first test image of each class, and the training images whose features are most similar."""
     weights, splits = load_weights(str(run)), load(data)
     how = Encoding(weights.encoder.plan.image_size, weights.mean, weights.std)
     bank = Subset(splits["train"], np.arange(0, len(splits["train"]), max(1, len(splits["train"]) // BANK)))
-    queries = Subset(splits["test"], np.linspace(0, len(splits["test"]) - 1, QUERIES + 2).astype(int)[1:-1])
+    labels = splits["test"].labels
+    classes = np.unique(labels)[:QUERIES]
+    queries = Subset(splits["test"], np.array([int(np.argmax(labels == one)) for one in classes]))
     nearest = (encode(weights.encoder, queries, how) @ encode(weights.encoder, bank, how).T).topk(NEIGHBOURS).indices
     grid = figure.subplots(QUERIES, NEIGHBOURS + 1)
     for row in range(QUERIES):

@@ -5,8 +5,11 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
+if not torch.cuda.is_available():  # before anything imports Triton: its kernels are then run by numpy
+    os.environ["TRITON_INTERPRET"] = "1"
 hook = install_import_hook("moco", "beartype.beartype")
 hook.__enter__()
 for ignored in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -390,6 +391,23 @@ def test_an_ascii_terminal_shows_any_name() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
     assert done.stdout == b"caf\\xe9\n"
+
+
+def test_a_library_s_thread_ends_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in a traceback: TensorBoard writes in a thread of its own, whatever happens to the disk."""
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    assert main(["no-such-command"]) == 2
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device", "events")
+
+    thread = threading.Thread(target=fail, name="writer")
+    thread.start()
+    thread.join()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "moco: warning: writer ended: [Errno 28] No space left on device: 'events'"
 
 
 @pytest.mark.parametrize(("recipe", "flag"), [("continued", "--init-weights"), ("taught", "--teacher")])

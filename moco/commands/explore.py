@@ -83,7 +83,7 @@ def _computed(config: ExploreConfig) -> Sight:
     from moco.explore.embed_run import Scope, embed_run
 
     data = config.data or _data_of(config.runs[0])
-    whole = _split(data, config.split)
+    whole = _split(config, data)
     images, digest = take_evenly(whole, config.images), digest_images(whole)
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(f"--data {data}: there is one image, expected {FEWEST_IMAGES} or more")
@@ -118,10 +118,22 @@ def _data_of(run: Path) -> str:
     return data
 
 
-def _split(data: str, split: str | None) -> "Images":
-    from moco.evaluation.session import all_splits
+def _excluded_by(run: Path) -> tuple[str, ...]:
+    """What a run left out; nothing where only its encoder is there."""
+    from moco.report.runs import read_run
 
-    splits = all_splits(data, split or "all")
+    patterns = read_run(run).config.get("exclude") if (run / "config.json").is_file() else ()
+    return tuple(map(str, patterns)) if isinstance(patterns, list) else ()
+
+
+def _split(config: ExploreConfig, data: str) -> "Images":
+    """Open the images without those that the first run left out, 16-bit files as it saw them."""
+    from moco.evaluation.session import all_splits
+    from moco.interop.checkpoints import load_weights
+
+    first = config.runs[0]
+    exclude = config.exclude or _excluded_by(first)
+    splits = all_splits(data, config.split or "all", exclude, load_weights(str(first)).white_level)
     return next(iter(splits.values()))  # train comes first
 
 
@@ -139,18 +151,20 @@ def _collection(data: str, images: "Images", subjects: "Sequence[Subject]") -> "
         data, [images.name(row) for row in range(len(images))],
         None if images.labels is None else np.asarray(images.labels), images.classes,
         max(subject.how.image_size for subject in subjects),
-        lambda row: thumbnail(images[row], THUMBNAIL_SIDE, QUALITY), _encoder(subjects),
+        lambda row: thumbnail(images[row], THUMBNAIL_SIDE, QUALITY), _encoder(subjects, images),
     )  # fmt: skip
 
 
-def _encoder(subjects: "Sequence[Subject]") -> Callable[[bytes], list[npt.NDArray[np.float32]]]:
+def _encoder(subjects: "Sequence[Subject]", images: "Images") -> Callable[[bytes], list[npt.NDArray[np.float32]]]:
     """An image file -> its features by each encoder."""
-    from moco.data.decoding import decode_bytes
+    from moco.data.decoding import WHITEST, decode_bytes
     from moco.data.images import ArrayImages
     from moco.evaluation.features import encode
 
+    level = images.white_level or WHITEST
+
     def encoded(content: bytes) -> list[npt.NDArray[np.float32]]:
-        image = ArrayImages(decode_bytes(content, "the dropped image")[None])
+        image = ArrayImages(decode_bytes(content, "the dropped image", level)[None])
         features = [encode(subject.encoder, image, dataclasses.replace(subject.how, workers=0)) for subject in subjects]
         return [own[0].numpy() for own in features]
 

@@ -11,6 +11,7 @@ from moco.evaluation.config import RANDOM, FinetuneConfig
 from moco.evaluation.finetune import Finetuning, score_network, train_network
 from moco.evaluation.scores import Scores, describe_predictions
 from moco.evaluation.session import (
+    Labelled,
     Subject,
     at_random,
     backbone_digest,
@@ -33,7 +34,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             raise BadInputError(f"--save {config.save}: expected a name that ends in .safetensors")
         require_file_name("--save", config.save)
     with session(config) as subject:
-        images = load_labelled(config.data, config.exclude)
+        images = load_labelled(config.data, config.exclude, subject.weights.white_level)
         subject = with_workers(config, subject, images.train)
         per_epoch = max(1, len(images.train) // config.batch_size)
         recipe = Finetuning(
@@ -60,16 +61,16 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             result["baselines"]["supervised"] = {**scratch.figures, "steps": recipe.steps, "seconds": seconds}
         keep_evaluation(config, result, **describe_predictions(images.test, found.predicted))
         if config.save is not None and distributed.rank() == 0:
-            _save(config, subject, model, images.classes)
+            _save(config, subject, model, images)
     return result
 
 
-def _save(config: FinetuneConfig, subject: Subject, model: nn.Module, classes: tuple[str, ...]) -> None:
+def _save(config: FinetuneConfig, subject: Subject, model: nn.Module, images: Labelled) -> None:
     """The network under its library's names, and what is needed to use it."""
     assert config.save is not None
     tensors = {name.removeprefix("backbone."): tensor for name, tensor in model.state_dict().items()}
     metadata = {
         "kind": "classifier", "encoder": dataclasses.asdict(subject.encoder.plan), "mean": list(subject.weights.mean),
-        "std": list(subject.weights.std), "classes": list(classes),
+        "std": list(subject.weights.std), "white_level": images.white_level, "classes": list(images.classes),
     }  # fmt: skip
     save_tensors(config.save, tensors, metadata)

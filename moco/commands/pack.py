@@ -18,7 +18,7 @@ def run(config: PackConfig) -> dict[str, Any]:
     if config.image_size is not None and config.format == "shards":
         raise BadInputError("--image-size is for --format arrays: shards hold the files as they are; leave one out")
     started = time.monotonic()
-    splits = load(config.data, config.exclude)
+    splits = load(config.data, config.exclude, config.white_level)
     with write_aside(config.out) as folder:
         form = write(splits, folder, config)
         facts = {"moco_pack": VERSION, "format": form, "splits": list(splits), "data": config.data}

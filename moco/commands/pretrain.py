@@ -29,7 +29,7 @@ from moco.evaluation.scores import Scores
 from moco.evaluation.teacher import load_teacher
 from moco.evaluation.vitals import vitals
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.initial import with_weights
+from moco.pretraining.initial import stored_white_level, with_weights
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor
 from moco.pretraining.prepare import build_batches
@@ -47,14 +47,15 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     """`moco pretrain`: train on the images of `config.data`, with a monitor that suits them."""
     check(config)
     config = with_weights(config)
-    splits = open_splits(config.data, config.exclude)
+    level = config.white_level or stored_white_level(config.init_weights or config.teacher)
+    splits = open_splits(config.data, config.exclude, level)
     teacher = build_teacher(config, training_images(splits))
     return train_prepared(config, splits, build_monitor(config, splits), teacher)
 
 
-def open_splits(data: str, exclude: Sequence[str] = ()) -> dict[Split, Images]:
+def open_splits(data: str, exclude: Sequence[str] = (), white_level: int | None = None) -> dict[Split, Images]:
     """Open the splits of `--data`; small training images are held in memory."""
-    splits = load(data, exclude)
+    splits = load(data, exclude, white_level)
     trained: tuple[Split, ...] = ("train", "unlabeled")
     splits = {split: hold(images) if split in trained else images for split, images in splits.items()}
     warn_of_dark(splits["train"], data)
@@ -65,7 +66,8 @@ def train_prepared(
     config: PretrainConfig, splits: dict[Split, Images], monitor: Monitor, teacher: Teacher | None
 ) -> dict[str, Any]:
     """Train on the images of a config whose monitor and teacher are ready."""
-    config = dataclasses.replace(config, data=absolute_data(config.data))
+    level = splits["train"].white_level
+    config = dataclasses.replace(config, data=absolute_data(config.data), white_level=level)
     if teacher is not None:
         config = dataclasses.replace(config, feature_dim=teacher.width)
     images = training_images(splits)

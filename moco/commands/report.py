@@ -78,7 +78,8 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
         raise BadInputError(f"its images ({data}) are no longer there: give --data")
     say(f"{folder}: computing views, neighbours and map of {data}")
     device = resolve_device(config.device)
-    weights, splits = load_weights(str(folder)), load(data, trained.exclude)
+    weights = load_weights(str(folder))
+    splits = load(data, trained.exclude, weights.white_level)
     how = Encoding(
         weights.encoder.plan.image_size, weights.mean, weights.std, precision=resolve_precision("auto", device)
     )

@@ -1,7 +1,6 @@
 """`moco resume`: go on with a run by its own config."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any, TypeVar
 
 from moco.commands import pretrain, transfer
@@ -10,7 +9,7 @@ from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig, ResumeConfig
 from moco.runtime.configfile import from_json, read_command
 from moco.runtime.fields import check
-from moco.runtime.files import read_bounded
+from moco.runtime.files import expand_home, read_bounded
 from moco.transfer.config import TransferConfig
 
 Config = TypeVar("Config", PretrainConfig, TransferConfig)
@@ -42,7 +41,7 @@ def run(config: ResumeConfig) -> dict[str, Any]:
 
 def _find_images(config: Config) -> Config:
     """Return the config of a run whose images are there. Raises BadInputError where they are not."""
-    if config.data not in CATALOG and not Path(config.data).expanduser().exists():
+    if config.data not in CATALOG and not expand_home(config.data).exists():
         raise BadInputError(
             f"{config.out}: its images are not in {config.data}, where they were: give --data with where they are now"
         )

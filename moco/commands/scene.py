@@ -18,8 +18,9 @@ from moco.errors import BadInputError
 from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding
 from moco.evaluation.session import place_weights
 from moco.interop.checkpoints import load_weights, random_weights
-from moco.pretraining.auto import FEWEST_IMAGES, SAMPLE, candidates, typical_side
+from moco.pretraining.auto import FEWEST_IMAGES, LEAST_SIDE, SAMPLE, candidates, typical_side
 from moco.pretraining.config import AutoConfig, PretrainConfig
+from moco.pretraining.initial import stored_white_level
 from moco.pretraining.pace import TRYING, Budget
 from moco.pretraining.recipes import QUICK
 from moco.pretraining.ways import Compared, Goal, Way, find_weights, sizes_to_try
@@ -79,7 +80,8 @@ class Scene:
 
 def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Scene:
     """Open the images and look at their size. Raises BadInputError where they are too few."""
-    splits = load(config.data, given.get("exclude", ()))
+    level = given.get("white_level") or stored_white_level(given.get("init_weights") or given.get("teacher"))
+    splits = load(config.data, given.get("exclude", ()), level)
     images = training_images(splits)
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(
@@ -91,7 +93,11 @@ def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Sce
     begun, side = time.monotonic(), typical_side(images)
     if (time.monotonic() - begun) / min(SAMPLE, len(images)) * len(images) <= HOLDING * budget.seconds:
         splits["train"] = hold(images)
-    return Scene(config, given, splits, side, device, precision, budget)
+    scene = Scene(config, given, splits, side, device, precision, budget)
+    if side < LEAST_SIDE:
+        scene.say(f"auto: the shorter side of these images is {side} pixels in the median: they are enlarged to "
+                  f"{LEAST_SIDE}, and hold little to learn from. Larger originals would serve better")  # fmt: skip
+    return scene
 
 
 def begin_with(scene: Scene) -> tuple[Goal, str | None, str, bool]:

@@ -6,6 +6,7 @@ import os
 import statistics
 from typing import Any
 
+from moco.data.named import absolute_data
 from moco.errors import BadInputError, DivergedError
 from moco.evaluation.session import named_weights
 from moco.interop.checkpoints import Weights
@@ -27,7 +28,7 @@ from moco.runtime.signals import EXIT_CODE, StopRequest
 from moco.transfer.checking import check_examples
 from moco.transfer.config import TransferConfig, check_transfer
 from moco.transfer.evaluator import keep_file_fingerprint, keep_transfer_result, require_same_files
-from moco.transfer.examples import Examples, files_of, open_examples
+from moco.transfer.examples import Examples, files_of, open_examples, settle_white
 from moco.transfer.loop import fine_tune
 from moco.transfer.recipes import TASKS
 from moco.transfer.sampling import build_passes
@@ -42,6 +43,7 @@ def run(config: TransferConfig) -> dict[str, Any]:
     distributed.join_processes(resolve_device(config.device), config.timeout)
     try:
         with preserve_torch_state(resolve_device(config.device)):
+            config = dataclasses.replace(config, data=absolute_data(config.data))
             return _run(resolve_transfer(config))
     finally:
         distributed.leave_processes()
@@ -49,15 +51,18 @@ def run(config: TransferConfig) -> dict[str, Any]:
 
 def _run(config: TransferConfig) -> dict[str, Any]:
     """`run` of a resolved config, with the other processes."""
+    config = _with_stored_level(config)
     earlier = _earlier(config)
     if earlier.get("state") == "done":
         return {**earlier["result"], "already_done": True}
     task = TASKS[config.task]
     train, test = (open_examples(task.layout, config.data, split) for split in ("train", "test"))
     require_fitting(train, test, config)
+    level = settle_white(config.data, config.white_level or weights_of(config).white_level, train, test)
+    config = dataclasses.replace(config, white_level=level)
     distributed.from_first(lambda: require_same_files(config, train, test))
     distributed.from_first(lambda: check_examples(config.data, train, test, files_of(config.data, train, test)))
-    with StopRequest() as request:
+    with StopRequest(together=distributed.world_size() > 1) as request:
         if config.trials == 1:
             return fine_tune(config, weights_of(config), train, test, request)
         return trials(config, train, test, request)
@@ -133,6 +138,14 @@ def weights_of(config: TransferConfig) -> Weights:
     return named_weights(config.weights, config.like, config.arch, config.stem, size, config.seed)
 
 
+def _with_stored_level(config: TransferConfig) -> TransferConfig:
+    """Take the white level over that a run of this folder settled, where none is given."""
+    path = config.out / "config.json"
+    if config.white_level is not None or not path.is_file():
+        return config
+    return dataclasses.replace(config, white_level=from_json(TransferConfig, read_bounded(path), path).white_level)
+
+
 def _earlier(config: TransferConfig) -> dict[str, Any]:
     """Read the earlier run as `read_earlier` does; the number of trials, if several, may have changed."""
     count = distributed.from_first(lambda: _earlier_trials(config))
@@ -144,7 +157,7 @@ def _earlier(config: TransferConfig) -> dict[str, Any]:
 def _same_files(config: TransferConfig) -> bool:
     """Tell whether the files that lie in `config.data` are known to be those of the run that is there."""
     path = config.out / "config.json"
-    if os.path.abspath(from_json(TransferConfig, path.read_bytes(), path).data) == os.path.abspath(config.data):
+    if os.path.abspath(from_json(TransferConfig, read_bounded(path), path).data) == os.path.abspath(config.data):
         return False  # they are compared when they are open
     layout = TASKS[config.task].layout
     return require_same_files(config, *(open_examples(layout, config.data, split) for split in ("train", "test")))

@@ -29,6 +29,7 @@ from moco.pretraining.ways import Compared, Tried
 from moco.runtime.configfile import from_json, to_json
 from moco.runtime.device import preserve_torch_state
 from moco.runtime.fields import require
+from moco.runtime.files import read_bounded
 from moco.runtime.runlog import write_text
 from moco.runtime.signals import EXIT_CODE
 
@@ -114,6 +115,6 @@ def take_over(folder: Path, config: PretrainConfig) -> None:
     """Make the trial in `folder` the run of `config`, which goes on from its checkpoint."""
     shutil.copytree(folder, config.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("config.json"))
     path = folder / "config.json"
-    own = from_json(PretrainConfig, path.read_bytes(), path)
+    own = from_json(PretrainConfig, read_bounded(path), path)
     named = {name: getattr(config, name) for name in ("out", "checkpoint_every", "json")}
     write_text(config.out / "config.json", to_json(dataclasses.replace(own, **named), "pretrain"))

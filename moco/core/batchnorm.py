@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,23 +33,21 @@ class _GroupedNormalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, size: int, eps: float) -> tuple[Tensor, ...]:
-        y = torch.empty_like(x)
-        statistics = []
-        for block, out in zip(torch.split(x, size), torch.split(y, size), strict=True):
-            _, mean, inverse_std = torch.ops.aten.native_batch_norm.out(
-                block, weight, bias, None, None, True, 0.0, eps,
-                out=out, save_mean=weight.new_empty(0), save_invstd=weight.new_empty(0),
-            )  # fmt: skip
-            statistics.append((mean, inverse_std))
-        means, inverse_stds = (torch.stack(part) for part in zip(*statistics, strict=True))
+        y, blocks = torch.empty_like(x), torch.split(x, size)
+        means, inverse_stds = weight.new_empty(2, len(blocks), len(weight)).unbind()
+        for block, out, mean, inverse_std in zip(blocks, torch.split(y, size), means, inverse_stds, strict=True):
+            torch.ops.aten.native_batch_norm.out(
+                block, weight, bias, None, None, True, 0.0, eps, out=out, save_mean=mean, save_invstd=inverse_std
+            )
         ctx.save_for_backward(x, weight, means, inverse_stds)
         ctx.size, ctx.eps = size, eps
         ctx.mark_non_differentiable(means, inverse_stds)
+        ctx.set_materialize_grads(False)
         return y, means, inverse_stds
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_y: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight, means, inverse_stds = ctx.saved_tensors
         grad_x, grad_weight, grad_bias = torch.empty_like(x), torch.empty_like(means), torch.empty_like(means)
         blocks = zip(*(torch.split(tensor, ctx.size) for tensor in (grad_y, x, grad_x)), strict=True)
@@ -58,6 +57,16 @@ class _GroupedNormalize(torch.autograd.Function):
                 [True, True, True], out0=out, out1=grad_weight[group], out2=grad_bias[group],
             )  # fmt: skip
         return grad_x, grad_weight.sum(0), grad_bias.sum(0), None, None
+
+
+@cache
+def group_kernel() -> type[torch.autograd.Function] | None:
+    """The kernel for groups on a GPU; None where there is no Triton, which comes with torch for CUDA on Linux."""
+    try:
+        from moco.core.group_kernels import GroupedNormalize
+    except ImportError:
+        return None
+    return GroupedNormalize
 
 
 class GroupedBatchNorm(nn.BatchNorm2d):
@@ -78,6 +87,8 @@ class GroupedBatchNorm(nn.BatchNorm2d):
     group_size: int = 0
     images: int = 0
     """N; 0: each row of x is an image."""
+    pending: "list[Recorded] | None" = None
+    """Where statistics wait to be recorded with those of other layers; None: they are recorded at once."""
     drop: nn.Module | None
     act: nn.Module | None
 
@@ -107,12 +118,29 @@ class GroupedBatchNorm(nn.BatchNorm2d):
         size = len(x) // images * group
         if torch.compiler.is_compiling():
             return self._by_formula(x, size)
-        if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
-            x = x.contiguous()  # the kernel computes no statistics for other layouts
+        if x.device.type == "cpu":
+            if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+                x = x.contiguous()  # the kernel computes no statistics for other layouts
+            return self._by_kernel(_GroupedNormalize, x, size)
+        if size == len(x):
+            return self._as_one(x)
+        kernel = group_kernel() if x.is_cuda else None
+        return self._by_formula(x, size) if kernel is None else self._by_kernel(kernel, x, size)
+
+    def _by_kernel(self, kernel: type[torch.autograd.Function], x: Tensor, size: int) -> Tensor:
         y: Tensor
-        y, means, inverse_stds = _GroupedNormalize.apply(x, self.weight, self.bias, size, self.eps)
+        y, means, inverse_stds = kernel.apply(x, self.weight, self.bias, size, self.eps)
         self._record(means, inverse_stds, values=size * x[0, 0].numel())
         return y
+
+    def _as_one(self, x: Tensor) -> Tensor:
+        """The whole batch by torch's own kernel, cuDNN's where it is fit, which moves the running statistics too."""
+        record = not _recomputing.get()
+        running = (self.running_mean, self.running_var) if record else (None, None)
+        if record:
+            self._hand_over(Recorded(self))
+        momentum, fast = self.momentum or 0.0, torch.backends.cudnn.enabled
+        return torch.batch_norm(x, self.weight, self.bias, *running, True, momentum, self.eps, fast)
 
     def _by_formula(self, x: Tensor, size: int) -> Tensor:
         """The same in operations that a compiler fuses with their neighbours."""
@@ -124,17 +152,61 @@ class GroupedBatchNorm(nn.BatchNorm2d):
         self._record(means.flatten(1), inverse_stds.flatten(1), values=size * x[0, 0].numel())
         return y.to(x.dtype)
 
-    @torch.no_grad()
     def _record(self, means: Tensor, inverse_stds: Tensor, values: int) -> None:
-        if _recomputing.get():
-            return
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        variances = (inverse_stds.pow(-2) - self.eps).clamp_(min=0) * (values / max(values - 1, 1))
-        self.running_mean.lerp_(means.mean(0), self.momentum or 0.0)
-        self.running_var.lerp_(variances.mean(0), self.momentum or 0.0)
-        self.num_batches_tracked += 1
+        if not _recomputing.get():
+            self._hand_over(Recorded(self, means.detach(), inverse_stds.detach(), values))
+
+    def _hand_over(self, recorded: "Recorded") -> None:
+        if self.pending is None:
+            record(recorded)
+        else:
+            self.pending.append(recorded)
+
+
+class Recorded(NamedTuple):
+    """What a layer found in a batch."""
+
+    norm: GroupedBatchNorm
+    means: Tensor | None = None
+    """(G, C); None where the running statistics have moved already."""
+    inverse_stds: Tensor | None = None
+    """(G, C)"""
+    values: int = 0
+    """How many each statistic is of."""
+
+
+@contextmanager
+def record_together(norms: Sequence[GroupedBatchNorm]) -> Iterator[None]:
+    """Record what these layers find inside when it ends, in few calls for all of them."""
+    pending: list[Recorded] = []
+    for norm in norms:
+        norm.pending = pending
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.pending = None
+    record(*pending)
+
+
+@torch.no_grad()
+def record(*recorded: Recorded) -> None:
+    """Move the running statistics towards the means over the G groups: r <- r + momentum (mean - r)."""
+    counts = [one.norm.get_buffer("num_batches_tracked") for one in recorded]
+    if counts:
+        torch._foreach_add_(counts, 1)
+    found = [one for one in recorded if one.means is not None]
+    if not found:
+        return
+    norms, means = [one.norm for one in found], [one.means for one in found if one.means is not None]
+    variances = torch._foreach_pow([one.inverse_stds for one in found if one.inverse_stds is not None], -2.0)
+    torch._foreach_sub_(variances, [norm.eps for norm in norms])
+    torch._foreach_clamp_min_(variances, 0.0)
+    torch._foreach_mul_(variances, [one.values / max(one.values - 1, 1) for one in found])
+    momenta, channels = [norm.momentum or 0.0 for norm in norms], [norm.num_features for norm in norms]
+    for name, of_groups in (("running_mean", means), ("running_var", variances)):
+        over_groups = torch.split(torch.cat(list(of_groups), 1).mean(0), channels)
+        torch._foreach_lerp_([norm.get_buffer(name) for norm in norms], over_groups, momenta)
 
 
 def fitting_groups(batch: int, shares: int) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moco.core.batchnorm import GroupedBatchNorm, group_batch_norms
+from moco.core.batchnorm import GroupedBatchNorm, group_batch_norms, record_together
 from moco.core.networks import REFUSALS, TIMM, build_backbone, reason
 from moco.core.precision import at_least_fp32
 from moco.core.resnet import ResNet, resnet_plan
@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.plan = plan
         self.backbone, self.num_features = backbone or build_backbone(plan.arch, plan.stem, plan.image_size)
-        self._cutting: list[GroupedBatchNorm] = []
+        self._norms: list[GroupedBatchNorm] = []
         hidden = plan.hidden_dim or self.num_features
         self.head: nn.Module
         if plan.head == "linear":
@@ -71,9 +71,12 @@ class Encoder(nn.Module):
 
     def forward(self, x: Views) -> Features:
         """Encode views x into unit vectors; the normalisation is at least fp32 whatever the precision."""
-        for norm in self._cutting:
-            norm.images = len(x)
-        return F.normalize(at_least_fp32(self.head(self.backbone(x))))
+        if self.plan.arch.startswith(TIMM):  # some of its networks cut an image into windows or tokens first
+            for norm in self._norms:
+                norm.images = len(x)
+        with record_together(self._norms):
+            features = self.backbone(x)
+        return F.normalize(at_least_fp32(self.head(features)))
 
     def set_bn_group_size(self, size: int) -> int:
         """Normalise in BN groups of `size` consecutive images (0: all together); return how many layers do.
@@ -81,8 +84,7 @@ class Encoder(nn.Module):
         Raises BadInputError for a kind of batch normalisation that cannot.
         """
         count = group_batch_norms(self.backbone, size)
-        if self.plan.arch.startswith(TIMM):  # some of its networks cut an image into windows or tokens first
-            self._cutting = [norm for norm in self.backbone.modules() if isinstance(norm, GroupedBatchNorm)]
+        self._norms = [norm for norm in self.backbone.modules() if isinstance(norm, GroupedBatchNorm)]
         return count
 
     def width(self, output: Output) -> int:

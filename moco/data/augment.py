@@ -27,6 +27,7 @@ from moco.shapes import (
     Rendered,
     Square,
     Views,
+    Windows,
 )
 
 
@@ -180,8 +181,12 @@ def crop_fraction(image: Image, window: Sequence[float], size: int) -> Square:
 
 def crop_batch(images: Bytes, windows: Integers, size: int) -> Rendered:
     """Do `crop_one` for a batch of images of one size, as two matrix products."""
+    return crop_windows(images, torch.from_numpy(windows).to(images.device, torch.float32), size)
+
+
+def crop_windows(images: Bytes, window: Windows, size: int) -> Rendered:
+    """Do `crop_batch` with windows that are where the images are."""
     n, channels, height, width = images.shape
-    window = torch.from_numpy(windows).to(images.device, torch.float32)
     rows = resampling_matrix(window[:, 0], window[:, 2], height, size) / 255  # (N, S, H)
     columns = resampling_matrix(window[:, 1], window[:, 3], width, size)  # (N, S, W)
     pixels = images.float().reshape(n, channels * height, width) @ columns.transpose(1, 2)  # (N, 3 H, S)
@@ -260,11 +265,12 @@ def blur_kernel_size(size: int) -> int:
 
 def blur(pixels: Pixels, sigma: PerImage) -> Pixels:
     """Blur each image with a Gaussian of its own sigma, reflected at the borders, as two matrix products."""
-    rows, columns = (_blur_matrix(sigma, side, blur_kernel_size(side))[:, None] for side in pixels.shape[2:])
+    rows, columns = (blur_matrix(sigma, side, blur_kernel_size(side))[:, None] for side in pixels.shape[2:])
     return rows @ pixels @ columns.transpose(2, 3)
 
 
-def _blur_matrix(sigma: PerImage, size: int, kernel_size: int) -> LineMaps:
+def blur_matrix(sigma: PerImage, size: int, kernel_size: int) -> LineMaps:
+    """Compute what blurs a line of pixels by a Gaussian kernel, reflected at both ends."""
     reach = kernel_size // 2
     offset = torch.arange(-reach, reach + 1, device=sigma.device)
     kernel = (-0.5 * (offset / sigma[:, None]) ** 2).exp()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from moco.data.archives import open_archive
+from moco.data.brightness import settle_white_level
 from moco.data.folder import open_folder, open_kept
 from moco.data.foldernames import EXACT
 from moco.data.images import Images
@@ -22,26 +23,29 @@ from moco.data.notes import Notes
 from moco.data.packed import is_pack, open_pack
 from moco.data.tree import DiskTree
 from moco.errors import BadInputError
+from moco.runtime.files import expand_home
 
 
-def load(data: str, exclude: Sequence[str] = ()) -> dict[Split, Images]:
+def load(data: str, exclude: Sequence[str] = (), white_level: int | None = None) -> dict[Split, Images]:
     """Open the splits of a catalogue name, a folder (flat, class folders, or splits of either), a list, or shards.
 
     Shards are a folder of tar files in WebDataset layout, splits of such, or a single one; a folder may also be what
     `moco pack` wrote. A set without splits is all `train`. Files and folders whose names fit a pattern of `exclude` are
-    left out. What is left out, and how folders are understood where that is not plain, is printed to standard error.
+    left out. Files of 16 bits are scaled so that `white_level` becomes white, by default the range that they use.
+    What is left out, and how folders are understood where that is not plain, is printed to standard error.
     Raises BadInputError where there is no such thing, or no image in it.
     """
     notes, patterns = Notes(), Exclude(exclude)
     splits = _open(data, patterns, notes)
     if patterns.patterns and "by --exclude" not in notes.skipped:
         notes.remark(f"--exclude {' '.join(patterns.patterns)} fits nothing in it")
+    level = settle_white_level(next(iter(splits.values())), white_level, notes)
     notes.print(data, {split: len(images) for split, images in splits.items()})
-    return splits
+    return {split: images if level is None else images.with_white_level(level) for split, images in splits.items()}
 
 
 def _open(data: str, exclude: Exclude, notes: Notes) -> dict[Split, Images]:
-    path = Path(data).expanduser()
+    path = expand_home(data)
     if data in CATALOG and not path.exists():
         folder = data_home() / data
         named = load_folder(folder, notes=Notes()) if (folder / "train").is_dir() else CATALOG[data]()

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.format import open_memmap
 
+from moco.runtime.files import home_folder, read_bounded, require_regular
+
 Column = npt.NDArray[Any]
 Facts = dict[str, Any]
 """Facts about the columns as a whole, as JSON."""
@@ -22,6 +24,7 @@ Facts = dict[str, Any]
 VERSION = 1
 """The version of the folder's layout."""
 FACTS = "index.json"
+LARGEST_FACTS = 1 << 30
 REPLACE_TRIES = 5
 DAMAGED = (OSError, ValueError, TypeError, OverflowError, RecursionError, SyntaxError, tokenize.TokenError)
 """The errors that json and numpy raise for damaged files: Python's tokenizer reads a header of numpy's."""
@@ -54,11 +57,10 @@ def save_columns(place: Path, columns: Mapping[str, Column], facts: Facts) -> No
 def load_columns(place: Path, kinds: Mapping[str, str]) -> tuple[dict[str, Column], Facts] | None:
     """Map the columns of these names and dtypes read-only; None where there is no whole folder of this version."""
     try:
-        text = (place / FACTS).read_bytes()
+        text = read_bounded(place / FACTS, LARGEST_FACTS)
         facts = json.loads(text)
-        # plain views: an item of the class memmap takes three times as long
-        columns = {name: np.asarray(open_memmap(place / f"{name}.npy", mode="r")) for name in kinds}
-        same = (place / FACTS).read_bytes() == text  # otherwise the folder was replaced meanwhile
+        columns = {name: map_array(place / f"{name}.npy") for name in kinds}
+        same = read_bounded(place / FACTS, LARGEST_FACTS) == text  # otherwise the folder was replaced meanwhile
     except DAMAGED:
         return None
     if not same or not isinstance(facts, dict) or facts.get("version") != VERSION:
@@ -66,6 +68,12 @@ def load_columns(place: Path, kinds: Mapping[str, str]) -> tuple[dict[str, Colum
     if any(column.dtype != kinds[name] for name, column in columns.items()):
         return None
     return columns, facts
+
+
+def map_array(path: Path) -> Column:
+    """Map an array read-only. Raises one of DAMAGED where it is missing, cut off, damaged, or no regular file."""
+    require_regular(path)  # a pipe would be waited for
+    return np.asarray(open_memmap(path, mode="r"))  # an item of the class memmap takes three times as long
 
 
 def labels_fit(labels: Column, rows: int, classes: object) -> bool:
@@ -79,7 +87,7 @@ def labels_fit(labels: Column, rows: int, classes: object) -> bool:
 
 def cache_place(path: Path) -> Path:
     """Name the folder for what cannot lie beside `path`: in $XDG_CACHE_HOME, else ~/.cache."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or home_folder() / ".cache")
     return home / "moco" / "index" / hashlib.sha256(os.path.realpath(os.fsencode(path))).hexdigest()[:32]
 
 

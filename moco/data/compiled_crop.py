@@ -56,6 +56,16 @@ def crop(images: Bytes, windows: npt.NDArray[np.float64], pixels: Reals) -> None
 
 
 @compile_function
+def round_into(pixels: Reals, out: Bytes) -> None:
+    """Write pixels (c, S, S) in [0, 1] into `out` as bytes, each rounded to the nearest."""
+    for c in range(len(pixels)):
+        for y in range(pixels.shape[1]):
+            source, target = pixels[c, y], out[c, y]
+            for x in range(source.size):
+                target[x] = np.uint8(source[x] * np.float32(255) + np.float32(0.5))
+
+
+@compile_function
 def line_weights(
     start: float, length: float, in_size: int, out_size: int, scale: float
 ) -> tuple[Positions, Reals]:  # fmt: skip

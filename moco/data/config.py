@@ -18,6 +18,14 @@ Excluded = Annotated[
     ),
 ]
 
+WhiteLevel = Annotated[
+    Annotated[int, Range(1, 65535)] | None,
+    arg(
+        help="Value of 16-bit grey files that becomes white (65535: their full range); by default that of the weights, "
+        "else the range that the images use."
+    ),
+]
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -37,6 +45,7 @@ class PackConfig:
     shard_bytes: Annotated[int, Range(1, 2**40)] = 1 << 28
     """Size in bytes at which a new shard begins."""
     exclude: Excluded = ()
+    white_level: WhiteLevel = None
     json: JsonOutput = False
 
 

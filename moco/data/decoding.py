@@ -6,19 +6,22 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image as PillowImage
 from PIL import ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
 from moco.data.mending import mend
-from moco.data.opening import HEAD, BinaryFile, is_heif, name_format, open_regular
+from moco.data.opening import HEAD, BinaryFile, is_heif, name_format, open_regular, read_limit
+from moco.data.stalls import watch_read
 from moco.data.tiff import check_bands, describe_bands, describe_tiff, is_unsigned
 from moco.errors import BadInputError
 from moco.shapes import Image
@@ -33,27 +36,47 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 LONGEST_SIDE = 300_000
 """Pixels on a side beyond which an image is refused: resized, a line of more pixels would not fit into memory."""
 
+MOST_PIXELS_SETTING = "MOCO_MOST_PIXELS"
+PillowImage.MAX_IMAGE_PIXELS = read_limit(MOST_PIXELS_SETTING, 178_956_970) // 2
+"""From so many pixels on there is a warning; Pillow refuses twice as many."""
 warnings.filterwarnings("ignore", category=PillowImage.DecompressionBombWarning)  # `warn_of_size` names the file
+
+WHITEST = 65535
+"""The largest value of 16 bits."""
+Deep = npt.NDArray[np.uint32]
+"""The values (H, W) of a grey image of 16 bits."""
 
 T = TypeVar("T")
 _named_as_large = set[str]()
 
 
-def decode(path: bytes | str | Path) -> Image:
+def decode(path: bytes | str | Path, white_level: int = WHITEST, *, upright: bool = True) -> Image:
     """Read an image file as RGB bytes (3, H, W): upright by its EXIF tag, its first frame where it has several.
 
-    Grey and palette images become RGB, 16 bits are scaled to 8, transparent parts lie on white, CMYK is converted.
+    Grey and palette images become RGB, transparent parts lie on white, CMYK is converted. Of 16 bits of grey
+    `white_level` and more becomes 255, and what is below it is scaled by the same factor. Without `upright` the EXIF
+    tag is not obeyed.
     Raises BadInputError naming the file for anything else: other bands, floating point, not an image, no regular file,
     or more pixels than Pillow takes for honest (refused from the header).
     """
     name = os.fsdecode(path)
-    with open_regular(name) as file:
-        return _use(file, name, from_pillow)
+    with watch_read(name), open_regular(name) as file:
+        return _use(file, name, lambda image, name: from_pillow(image, name, white_level, upright=upright))
 
 
-def decode_bytes(content: bytes, name: str) -> Image:
+def decode_bytes(content: bytes, name: str, white_level: int = WHITEST) -> Image:
     """`decode` the content of an image file; errors call it `name`."""
-    return _use(io.BytesIO(content), name, from_pillow)
+    return _use(io.BytesIO(content), name, lambda image, name: from_pillow(image, name, white_level))
+
+
+def decode_deep(content: bytes, name: str) -> Deep | None:
+    """Read the values of a grey image of 16 bits; None for any other image. Raises BadInputError as `decode` does."""
+
+    def read(image: PillowImage.Image, name: str) -> Deep | None:
+        check_bands(image, name)
+        return _read_deep(image, name, _Numbers.of(image)) if image.mode.startswith("I") else None
+
+    return _use(io.BytesIO(content), name, read)
 
 
 def require_header(content: bytes, name: str) -> None:
@@ -131,32 +154,51 @@ def warn_of_size(width: int, height: int, name: str) -> None:
         warnings.warn(f"{name}: {width} x {height} pixels take much time and memory: make it smaller", stacklevel=2)
 
 
-def from_pillow(image: PillowImage.Image, name: str) -> Image:
+def from_pillow(image: PillowImage.Image, name: str, white_level: int = WHITEST, *, upright: bool = True) -> Image:
     """Do what `decode` does with a file that Pillow has opened; errors call it `name`."""
     check_bands(image, name)
-    kind = describe_bands(image.tag_v2) if isinstance(image, TiffImageFile) else f"mode {image.mode}"
-    rgb = _to_rgb(ImageOps.exif_transpose(image), name, kind, is_unsigned(image))
+    turned = ImageOps.exif_transpose(image) if upright else image
+    rgb = _to_rgb(turned, name, _Numbers.of(image), white_level)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
-def _to_rgb(image: PillowImage.Image, name: str, kind: str, unsigned: bool) -> PillowImage.Image:
+@dataclass(frozen=True)
+class _Numbers:
+    """What a file's values are, which Pillow does not say of an image that was turned."""
+
+    kind: str
+    """Bands and numbers in words."""
+    unsigned: bool
+
+    @classmethod
+    def of(cls, image: PillowImage.Image) -> "_Numbers":
+        kind = describe_bands(image.tag_v2) if isinstance(image, TiffImageFile) else f"mode {image.mode}"
+        return cls(kind, is_unsigned(image))
+
+
+def _to_rgb(image: PillowImage.Image, name: str, numbers: _Numbers, white_level: int) -> PillowImage.Image:
     transparent = image.info.get("transparency")
     if image.mode in ("RGBA", "LA", "PA") or (transparent is not None and image.mode in ("1", "P", "L", "RGB")):
         rgba = image.convert("RGBA")
         return PillowImage.alpha_composite(PillowImage.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     if image.mode.startswith("I"):  # 16-bit grey, also where Pillow keeps it in 32
-        values = np.asarray(image)
-        values = values.view(np.uint32) if unsigned and values.dtype == np.int32 else values
-        if values.min() < 0 or values.max() > 65535:
-            found = f"{kind}, values {values.min()} to {values.max()}"
-            raise BadInputError(
-                f"{name}: {found}, expected unsigned values of 16 bits: convert it to these or to 8 bits"
-            )
-        values = values.astype(np.uint32)
+        values = _read_deep(image, name, numbers)
         if transparent is not None:
-            values = np.where(values == transparent, 65535, values)
-        return PillowImage.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+            values = np.where(values == transparent, WHITEST, values)
+        values = np.minimum(values, white_level) * 255 + white_level // 2
+        return PillowImage.fromarray((values // white_level).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGB", "1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV"):
         return image.convert("RGB")
     bands = ", ".join(image.getbands())
-    raise BadInputError(f"{name}: {kind} (bands {bands}), expected grey, palette, RGB, RGBA or CMYK: convert it to RGB")
+    raise BadInputError(
+        f"{name}: {numbers.kind} (bands {bands}), expected grey, palette, RGB, RGBA or CMYK: convert it to RGB"
+    )
+
+
+def _read_deep(image: PillowImage.Image, name: str, numbers: _Numbers) -> Deep:
+    values = np.asarray(image)
+    values = values.view(np.uint32) if numbers.unsigned and values.dtype == np.int32 else values
+    if values.min() < 0 or values.max() > WHITEST:
+        found = f"{numbers.kind}, values {values.min()} to {values.max()}"
+        raise BadInputError(f"{name}: {found}, expected unsigned values of 16 bits: convert it to these or to 8 bits")
+    return values.astype(np.uint32)

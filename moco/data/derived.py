@@ -44,6 +44,11 @@ class Subset:
         """None: the table of the whole set has other names too."""
         return None
 
+    @property
+    def white_level(self) -> int | None:
+        """That of the whole set."""
+        return self.images.white_level
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -61,6 +66,10 @@ class Subset:
     def stack(self, index: Integers) -> Bytes | None:
         """Take the images of `index` from the whole set."""
         return self.images.stack(self.rows[index])
+
+    def with_white_level(self, level: int) -> "Subset":
+        """Return the same of a set with another white level."""
+        return Subset(self.images.with_white_level(level), self.rows)
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks that the images have in the whole set."""
@@ -91,6 +100,11 @@ class Joined:
         parts = zip(self._starts.tolist(), self.parts, strict=False)
         return {start + index: reason for start, part in parts for index, reason in part.unreadable.items()}
 
+    @property
+    def white_level(self) -> int | None:
+        """That of the first set."""
+        return self.parts[0].white_level
+
     def __len__(self) -> int:
         return int(self._starts[-1])
 
@@ -113,6 +127,10 @@ class Joined:
         if not self.in_memory:
             return None
         return torch.stack([self._pixels(*self._place(row)) for row in index.tolist()])
+
+    def with_white_level(self, level: int) -> "Joined":
+        """Return the same of sets with another white level."""
+        return Joined(tuple(part.with_white_level(level) for part in self.parts), self.prefixes)
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks that the images have in their sets."""
@@ -162,6 +180,11 @@ class Readable:
         """The table of the set."""
         return self.images.name_table
 
+    @property
+    def white_level(self) -> int | None:
+        """That of the set."""
+        return self.images.white_level
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -181,6 +204,10 @@ class Readable:
         if not self.images.in_memory:
             return None
         return self.images.stack(np.array([self._read(row)[0] for row in index.tolist()], np.int64))
+
+    def with_white_level(self, level: int) -> "Readable":
+        """Return the same of a set with another white level."""
+        return Readable(self.images.with_white_level(level))
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks of the images themselves."""

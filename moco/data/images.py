@@ -4,7 +4,7 @@ import os
 import zlib
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from moco.data.decoding import decode
+from moco.data.decoding import WHITEST, decode
 from moco.data.opening import read_whole
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers, Words
@@ -79,6 +79,10 @@ class Images(Named, Protocol):
         """Whether the pixels of all images lie in memory, or in a file that is mapped into it, and have one size."""
 
     @property
+    def white_level(self) -> int | None:
+        """The value of 16-bit files that became white; None where none was settled, and it is the largest."""
+
+    @property
     def unreadable(self) -> Mapping[int, str]:
         """The images that are already known to be unreadable, and why; reading may add to what is known."""
 
@@ -95,6 +99,9 @@ class Images(Named, Protocol):
 
     def stack(self, index: Integers) -> Bytes | None:
         """Take the images of `index` as one tensor, the unreadable with any pixels; None unless `in_memory`."""
+
+    def with_white_level(self, level: int) -> "Images":
+        """Return the set with files of 16 bits scaled so that `level` becomes white; pixels in memory stay."""
 
     def identify(self, index: Integers) -> Marks:
         """Mark the images of `index`. Raises nothing: a missing image has marks too."""
@@ -146,6 +153,7 @@ class FileImages:
     paths: PathTable
     labels: Labels | None = None
     classes: tuple[str, ...] = ()
+    white_level: int | None = None
 
     @property
     def name_table(self) -> PathTable:
@@ -156,7 +164,7 @@ class FileImages:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image:
-        return decode(os.path.join(self.root, self.paths[index]))
+        return decode(os.path.join(self.root, self.paths[index]), self.white_level or WHITEST)
 
     def encoded(self, index: int) -> bytes | None:
         """Read the file of an image; None where it is larger than files are held, and is decoded from disk.
@@ -171,6 +179,10 @@ class FileImages:
 
     def stack(self, index: Integers) -> None:
         """None: files may have any size."""
+
+    def with_white_level(self, level: int) -> "FileImages":
+        """Return the set with another white level."""
+        return replace(self, white_level=level)
 
     def identify(self, index: Integers) -> Marks:
         """Mark files by size and time of change; those of a missing file are 0."""
@@ -198,6 +210,7 @@ class ArrayImages:
     """The names of the images, such as the set that they were decoded from; else they are numbers."""
     unreadable: Mapping[int, str] = field(default_factory=dict)
     """The images that could not be decoded, and why; their pixels are black."""
+    white_level: int | None = None
 
     @property
     def name_table(self) -> PathTable | None:
@@ -222,6 +235,10 @@ class ArrayImages:
     def stack(self, index: Integers) -> Bytes:
         """Take the images of `index` (n, 3, H, W); those that are unreadable are black."""
         return self.pixels[torch.from_numpy(index)]
+
+    def with_white_level(self, level: int) -> "ArrayImages":
+        """Return the set itself."""
+        return self
 
     def identify(self, index: Integers) -> Marks:
         """Mark images by the checksum of their pixels."""
@@ -256,4 +273,6 @@ def hold(images: Images) -> Images:
         pixels[index] = image
     if pixels is None:
         return images
-    return ArrayImages(pixels, images.labels, images.classes, names=images, unreadable=unreadable)
+    return ArrayImages(
+        pixels, images.labels, images.classes, names=images, unreadable=unreadable, white_level=images.white_level
+    )

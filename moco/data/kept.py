@@ -46,6 +46,11 @@ class KeptImages:
         """The table of the set."""
         return self.images.name_table
 
+    @property
+    def white_level(self) -> int | None:
+        """That of the set."""
+        return self.images.white_level
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -63,6 +68,10 @@ class KeptImages:
     def stack(self, index: Integers) -> Bytes | None:
         """Take the images of `index` as one tensor, where they are in memory."""
         return self.images.stack(index)
+
+    def with_white_level(self, level: int) -> "KeptImages":
+        """Return the same of a set with another white level."""
+        return KeptImages(self.images.with_white_level(level), self._left)
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks of the images."""

@@ -15,6 +15,7 @@ from moco.data.labels import number_classes
 from moco.data.lookup import Finder
 from moco.data.notes import Notes
 from moco.errors import BadInputError
+from moco.runtime.files import LARGEST_LIST, read_bounded
 
 PATH_NAMES = word_set(
     "path paths file files filename filenames file_name filepath file_path image images img image_path img_path "
@@ -74,7 +75,7 @@ def read_list(path: Path) -> str:
     Raises BadInputError where it is no text.
     """
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, LARGEST_LIST)
     except OSError as error:
         raise BadInputError(f"--data {path}: cannot be read ({error.strerror})") from error
     head = content[:4096]

@@ -1,34 +1,26 @@
 """The batches of a run: the order of the images, and the two views of each."""
 
-import atexit
 import functools
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.reduction import ForkingPickler
-from tempfile import gettempdir
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset
 
+from moco.data.ahead import load_ahead
 from moco.data.augment import Augmentation
+from moco.data.crops import Crops, make_crops
+from moco.data.feed import Feed
 from moco.data.images import Images
 from moco.data.replacement import ChosenImages, Replaced
 from moco.data.views import Look, can_compile, make_views
-from moco.errors import BadInputError, one_line
+from moco.errors import BadInputError
 from moco.runtime.device import cores
 from moco.runtime.randomness import Integers, Stream, permute
-from moco.runtime.signals import StopRequest
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
+from moco.runtime.sharedmemory import require_shared_memory
 
 
 class Batch(NamedTuple):
@@ -82,7 +74,13 @@ class ViewBatches(Dataset[Batch]):
     ranks: int = 1
     decode: Literal["exact", "scaled"] = "exact"
     device: str = "cpu"
-    """The device on which views of images in memory are rendered: bytes, a quarter of the size, travel there."""
+    """Where `run` leaves the batches."""
+    feed: bool | None = None
+    """Finish views on the device, to which crops travel as bytes; by default where that is not the CPU."""
+    dtype: torch.dtype = torch.float32
+    """What views are stored as where they are finished on the device."""
+    compiled: bool = False
+    """Compile what finishes them there."""
 
     def __post_init__(self) -> None:
         if self.batch_size > len(self.images):
@@ -105,11 +103,20 @@ class ViewBatches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """Make the batch of `step`."""
-        epoch, streams = step // self.steps_per_epoch, (Stream.VIEW_QUERY, Stream.VIEW_KEY)
-        chosen = ChosenImages(self.images, self.plan(step), epoch, self.seed)
-        views = make_views(chosen, streams[: 1 + self.key_views], self.look)
-        x_k = views[1] if self.key_views else None
-        return Batch(views[0], x_k, torch.from_numpy(chosen.index), chosen.replaced())
+        chosen = self._choose(step)
+        views = make_views(chosen, self._streams, self.look)
+        return _join_views(views, torch.from_numpy(chosen.index), chosen.replaced())
+
+    def crop(self, step: int, *, with_pixels: bool = True) -> Crops:
+        """Make what is to be finished, on a device, to the batch of `step`."""
+        return make_crops(self._choose(step), self._streams, self.look, with_pixels=with_pixels)
+
+    @property
+    def _streams(self) -> tuple[Stream, ...]:
+        return (Stream.VIEW_QUERY, Stream.VIEW_KEY)[: 1 + self.key_views]
+
+    def _choose(self, step: int) -> ChosenImages:
+        return ChosenImages(self.images, self.plan(step), step // self.steps_per_epoch, self.seed)
 
     def make_views(self, index: Integers, epoch: int | Integers, streams: Sequence[Stream]) -> list[Tensor]:
         """Make, for each stream, the views (n, 3, H, W) that images have in an epoch, or each in its own."""
@@ -119,112 +126,32 @@ class ViewBatches(Dataset[Batch]):
     def look(self) -> Look:
         """What the views have in common."""
         scaled = self.decode == "scaled"
-        return Look(self.augmentation, self.view_size, self.mean, self.std, scaled, self.device)
+        return Look(self.augmentation, self.view_size, self.mean, self.std, scaled)
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """Yield the batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
         can_compile()  # before there are several processes, each of which would say where it cannot
-        return load_ahead(self.__getitem__, range(start, stop), workers)
+        steps, views = range(start, stop), 1 + self.key_views
+        pixels = len(self.plan(0)) * views * 3 * self.view_size**2
+        if not (self.device != "cpu" if self.feed is None else self.feed):
+            require_shared_memory(4 * pixels, workers, len(steps))
+            return load_ahead(self.__getitem__, steps, workers)
+        feed = Feed(self.images, self.look, self.device, self.dtype, self.compiled)
+        make = functools.partial(self.crop, with_pixels=feed.held is None)
+        require_shared_memory(pixels if feed.held is None else 0, workers, len(steps))
+        loaded = load_ahead(make, steps, workers, pinned=feed.sender.stream is not None)
+        return (_join_views(*finished) for finished in feed.run(loaded))
 
 
-def load_ahead(make: Callable[[Item], Made], items: Sequence[Item], workers: int) -> Iterator[Made]:
-    """Yield what `make` gives for each item, in order, made ahead by `workers` processes (0: in this one).
+def _join_views(views: Sequence[Tensor], index: Tensor, replaced: tuple[Replaced, ...]) -> Batch:
+    return Batch(views[0], views[1] if len(views) > 1 else None, index, replaced)
 
-    Raises the BadInputError that `make` raises, wherever it did.
+
+def choose_workers(images: Images, device: str = "cpu") -> int:
+    """Choose how many processes load these images: one a core, for what is in memory none, or one that draws for a GPU.
+
+    Drawing 512 pairs of views takes 10 ms, in which a GPU could make half a step.
     """
-    own = torch.Generator()  # the loader draws a seed for its processes: not from what models draw from
-    with _loading_ended() as begin:
-        for one in DataLoader(
-            _ErrorsAsItems(make), batch_size=None, sampler=items, num_workers=workers, generator=own,
-            worker_init_fn=begin, collate_fn=_keep_as_is,
-        ):  # fmt: skip
-            if isinstance(one, BadInputError | ChildProcessError):
-                raise one
-            yield ForkingPickler.loads(one.content) if isinstance(one, _Packed) else one
-
-
-@contextmanager
-def _loading_ended() -> Iterator[Callable[[int], None]]:
-    """Give what loading processes begin with; on leaving they end, also those that wait for a file."""
-    ended, held = multiprocessing.Pipe(duplex=False)
-    atexit.register(held.close)  # before multiprocessing waits for its processes
-    try:
-        yield functools.partial(_begin_loading, ended, held)
-    finally:
-        atexit.unregister(held.close)
-        held.close()
-        ended.close()
-
-
-def choose_workers(images: Images) -> int:
-    """Choose how many processes load these images: none for what is in memory."""
-    return 0 if images.in_memory else cores()
-
-
-@dataclass(frozen=True)
-class _ErrorsAsItems(Dataset[Any]):
-    """Returns an error in place of the item: torch would make it the traceback of a worker process."""
-
-    make: Callable[[Any], Any]
-
-    def __getitem__(self, item: Any) -> Any:
-        try:
-            made = self.make(item)
-        except BadInputError as error:
-            return error
-        return made if get_worker_info() is None else _pack_made(made)
-
-
-class _Packed(NamedTuple):
-    """What a loading process made, ready for its pipe; tensors lie in shared memory."""
-
-    content: bytes
-
-
-def _pack_made(made: Any) -> _Packed | ChildProcessError:
-    """Pack what was made, or say why not: the thread of a queue would print a traceback, and the run wait for ever."""
-    try:
-        return _Packed(bytes(ForkingPickler.dumps(made)))
-    except Exception as error:  # noqa: BLE001 - whatever it is, only an answer ends the wait
-        return ChildProcessError(
-            f"a process that loads images cannot hand them over ({one_line(error)}): give more shared memory (docker "
-            f"run --shm-size 2g), a shorter TMPDIR (now {gettempdir()}), or --workers 0"
-        )
-
-
-def _keep_as_is(one: Made) -> Made:
-    """Change nothing: torch would make lists of tuples."""
-    return one
-
-
-@contextmanager
-def watch_loading(
-    after: str = "The last checkpoint is sound: the same command goes on from it",
-) -> Iterator[None]:
-    """Raise ChildProcessError, in one clear line, where a loading process dies: torch says so amidst a step."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        reason = str(error).strip().splitlines()[0].strip()
-        raise ChildProcessError(
-            f"a process that loads images is lost: {reason} If the memory was full, give fewer --workers. {after}"
-        ) from error
-
-
-def _begin_loading(ended: Connection, held: Connection, worker: int) -> None:
-    """Let a loading process go on until the training ends, also where torchrun or a terminal signals all of a group.
-
-    It ends at once where the other side of `ended` is closed, or its parent is killed, whatever it waits for.
-    """
-    for number in StopRequest.SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    held.close()
-    threading.Thread(target=_end_with_parent, args=[ended], daemon=True).start()
-
-
-def _end_with_parent(ended: Connection) -> None:
-    parent = multiprocessing.parent_process()
-    wait([ended] if parent is None else [ended, parent.sentinel])
-    os._exit(0)  # another code is a failure to torch
+    if not images.in_memory:
+        return cores()
+    return int(device == "cuda" and sys.platform == "linux")  # elsewhere the process would get a copy of the images

@@ -15,18 +15,19 @@ import torch
 
 from moco.data.images import ArrayImages, Images, Labels, Split
 from moco.errors import BadInputError
+from moco.runtime.files import expand_home, home_folder
 
 ByteArray = npt.NDArray[np.uint8]
 
 
 def data_home() -> Path:
     """Return the folder of the named data sets: $MOCO_DATA, else ~/.cache/moco."""
-    return Path(os.environ.get("MOCO_DATA") or Path.home() / ".cache" / "moco")
+    return Path(os.environ.get("MOCO_DATA") or home_folder() / ".cache" / "moco")
 
 
 def absolute_data(data: str) -> str:
     """Write the place of images so that it holds in any working directory; a name stays a name."""
-    path = Path(data).expanduser()
+    path = expand_home(data)
     return os.path.abspath(path) if path.exists() else data
 
 
@@ -143,7 +144,12 @@ def _download(name: str, url: str, target: Path, md5: str) -> None:
     """Fetch a file and keep it only if its published checksum is right."""
     if target.is_file():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(
+            f"--data {name}: {target.parent} cannot be made ({error.strerror}): set MOCO_DATA to a folder of your own"
+        ) from error
     partial = target.with_name(target.name + ".part")
     try:
         with urllib.request.urlopen(url, timeout=20) as response, partial.open("wb") as file:

@@ -5,11 +5,22 @@ import os
 import stat
 from io import BufferedReader, BytesIO
 
+from moco.data.stalls import watch_read
 from moco.errors import BadInputError
 
 BinaryFile = BytesIO | BufferedReader
 
-MOST_HELD = 256 << 20
+
+def read_limit(name: str, default: int) -> int:
+    """Return the limit that the environment sets, else the default. Raises BadInputError for what is no such number."""
+    text = os.environ.get(name) or str(default)
+    if not (text.isascii() and text.isdigit() and int(text[:19]) > 0 and len(text) < 19):
+        raise BadInputError(f"{name} is {text[:40]!r} in the environment: expected a whole number, such as {default}")
+    return int(text)
+
+
+MOST_HELD_SETTING = "MOCO_MOST_BYTES"
+MOST_HELD = read_limit(MOST_HELD_SETTING, 256 << 20)
 """Bytes of a file that are read into memory at once. No JPEG of the largest size that is decoded has so many."""
 HEAD = 132
 """Bytes by which a format is known."""
@@ -78,7 +89,7 @@ def _require_regular(path: str, mode: int) -> None:
 
 def read_whole(path: str, most: int = MOST_HELD) -> bytes | None:
     """Read a regular file; None where it has more than `most` bytes, of which none is read then."""
-    with open_regular(path) as file:
+    with watch_read(path), open_regular(path) as file:
         try:
             return read_all(file, most)
         except OSError as error:

@@ -6,12 +6,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch.utils.dlpack
-from numpy.lib.format import open_memmap
 
 from moco.data import columns
 from moco.data.images import ArrayImages, Images, PathTable, Split
 from moco.data.shards import open_index
 from moco.errors import BadInputError
+from moco.runtime.files import read_bounded
 from moco.shapes import Bytes
 
 Format = Literal["arrays", "shards"]
@@ -36,7 +36,7 @@ def open_pack(path: Path) -> dict[Split, Images]:
 
 def _read_facts(path: Path) -> dict[str, Any]:
     try:
-        facts = json.loads((path / PACK).read_bytes())
+        facts = json.loads(read_bounded(path / PACK))
         sound = (
             facts["moco_pack"] == VERSION
             and facts["format"] in get_args(Format)
@@ -74,7 +74,7 @@ def _map_pixels(path: Path) -> Bytes:
     A private mapping could be written to, but Linux refuses one that is larger than the memory.
     """
     try:
-        pixels = open_memmap(path, mode="r")
+        pixels = columns.map_array(path)
     except columns.DAMAGED as error:
         raise BadInputError(f"{path}: missing, cut off or damaged ({error}): pack again") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.flags.c_contiguous:

@@ -17,6 +17,7 @@ from moco.data.kinds import HEAD, has_image_ending, is_readable, is_system, snif
 from moco.data.notes import Notes
 from moco.data.tar import Member, read_members
 from moco.errors import BadInputError
+from moco.runtime.files import open_bounded
 
 CLASS_ENDING, JSON_ENDING = b"cls", b"json"
 JSON_LABELS = ("label", "cls", "class", "target", "class_id", "label_id", "category", "class_name", "label_name")
@@ -24,6 +25,8 @@ JSON_LABELS = ("label", "cls", "class", "target", "class_id", "label_id", "categ
 LONGEST_LABEL, LONGEST_JSON = 256, 1 << 16
 PIECE = 1 << 20
 LARGEST_MEMBER = 2**32 - 1
+LARGEST_SHARD = 2**63 - 1
+"""Bytes of a shard, of which a member is read at a time."""
 NO_CODE = -1
 
 
@@ -94,7 +97,7 @@ class Samples:
     def read_shard(self, shard: int, path: Path) -> None:
         """Read a shard through. Raises BadInputError where it is damaged or cannot be read."""
         try:
-            with path.open("rb") as file:
+            with open_bounded(path, LARGEST_SHARD) as file:
                 _Shard(self, shard, path, file.fileno()).read()
         except OSError as error:
             raise BadInputError(f"{path}: cannot be read ({error.strerror})") from error

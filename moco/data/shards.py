@@ -5,7 +5,7 @@ import os
 import weakref
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,8 +13,10 @@ import numpy as np
 
 from moco.data import columns
 from moco.data.columns import Column
-from moco.data.decoding import decode_bytes
+from moco.data.decoding import WHITEST, decode_bytes
 from moco.data.images import NONE_KNOWN, Labels, Marks, PathTable
+from moco.data.opening import MOST_HELD, MOST_HELD_SETTING
+from moco.data.stalls import watch_read
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers
 from moco.shapes import Image
@@ -53,6 +55,7 @@ class ShardImages:
     arrays: dict[str, Column]
     classes: tuple[str, ...] = ()
     labels: Labels | None = None
+    white_level: int | None = None
     _open: dict[int, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -60,13 +63,13 @@ class ShardImages:
         weakref.finalize(self, _close, self._open)
 
     def __reduce__(self) -> tuple[object, ...]:  # open files stay in this process
-        return ShardImages, (self.paths, self.sizes, self.arrays, self.classes, self.labels)
+        return ShardImages, (self.paths, self.sizes, self.arrays, self.classes, self.labels, self.white_level)
 
     def __len__(self) -> int:
         return len(self.arrays["offset"])
 
     def __getitem__(self, index: int) -> Image:
-        return decode_bytes(self.encoded(index), self._describe(index))
+        return decode_bytes(self.encoded(index), self._describe(index), self.white_level or WHITEST)
 
     @property
     def name_table(self) -> PathTable:
@@ -86,6 +89,11 @@ class ShardImages:
         )
         if not (0 <= shard < len(self.paths) and 0 <= offset <= offset + length <= self.sizes[shard]):
             raise BadInputError(f"{self._describe(index)}: the index is damaged: remove it, or pack again")
+        if length > MOST_HELD:
+            raise BadInputError(
+                f"{self._describe(index)}: has {length} bytes, expected at most {MOST_HELD}: remove or replace it, or "
+                f"set {MOST_HELD_SETTING}"
+            )
         content = self._read(shard, offset, length, index)
         if len(content) < length or zlib.crc32(content) != checksum:
             raise BadInputError(
@@ -96,6 +104,10 @@ class ShardImages:
 
     def stack(self, index: Integers) -> None:
         """None: the files may have any size."""
+
+    def with_white_level(self, level: int) -> "ShardImages":
+        """Return the set with another white level."""
+        return replace(self, white_level=level)
 
     def identify(self, index: Integers) -> Marks:
         """Mark files by their checksums in the index."""
@@ -118,7 +130,8 @@ class ShardImages:
                         f"{self._describe(index)}: the shard has {size} bytes, and had {self.sizes[shard]} when it was "
                         f"indexed: it was changed or cut off, get it again"
                     )
-                return os.pread(descriptor, length, offset)
+                with watch_read(self.paths[shard]):
+                    return os.pread(descriptor, length, offset)
             finally:
                 if self._open.get(shard) != descriptor:
                     os.close(descriptor)
@@ -130,7 +143,7 @@ class ShardImages:
 
     def _open_shard(self, shard: int) -> int:
         """Open a shard; where there are too many open files, without those that were kept open."""
-        flags = os.O_RDONLY | os.O_CLOEXEC
+        flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)  # it may be a pipe by now
         try:
             return os.open(self.paths[shard], flags)
         except OSError as error:

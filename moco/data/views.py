@@ -5,7 +5,7 @@ Rendering is augment.render and then augment.normalize, within rounding; compile
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
@@ -30,7 +30,7 @@ from moco.data.photos import Photo, decode_photo, read_photo
 from moco.data.replacement import ChosenImages
 from moco.errors import BadInputError, one_line
 from moco.runtime.randomness import Integers, Stream
-from moco.shapes import Bytes, Image, Interleaved, SquareViews
+from moco.shapes import Bytes, Image, Interleaved, Square, SquareViews
 
 COMPILED = find_spec("numba") is not None
 """The compiled kernels need numba, which is an extra."""
@@ -67,8 +67,6 @@ class Look:
     std: Sequence[float]
     scaled: bool = False
     """Decode a photograph at a half, a quarter or an eighth of its size where every crop keeps a view's pixels."""
-    device: str = "cpu"
-    """The device on which views of images in memory are rendered; those of files are rendered on the CPU."""
     compiled: bool = field(default_factory=lambda: can_compile())
     """Render by the compiled kernels, else by torch's operations: equal within rounding."""
 
@@ -82,19 +80,37 @@ def make_views(chosen: ChosenImages, streams: Sequence[Stream], look: Look) -> l
     pixels = chosen.images.stack(chosen.index)
     if pixels is None:
         return _make_views_of_files(chosen, streams, look)
-    pixels = pixels.to(look.device)
-    sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(pixels), 2))
-    return [render_array(pixels, parameters, look) for parameters in _draw_views(chosen, sizes, streams, look)]
+    drawn = draw_views_of_one_size(chosen, pixels, streams, look)
+    return [render_array(pixels, parameters, look) for parameters in drawn]
 
 
 def _make_views_of_files(chosen: ChosenImages, streams: Sequence[Stream], look: Look) -> list[SquareViews]:
-    """Decode each image once, for all its views, and do not keep it.
+    outs = [_new_views(len(chosen.index), look) for _ in streams]
 
-    What is drawn depends on the size in the file's header. Where the pixels cannot be decoded after all, another round
-    takes a stand-in from the beginning; what is drawn for the other rows stays the same.
+    def use(row: int, image: Image, shrink: int, drawn: Sequence[ViewParameters]) -> None:
+        for parameters, out in zip(drawn, outs, strict=True):
+            _render_row(image, shrink, parameters, row, look, out)
+
+    drawn = decode_rows(chosen, streams, look, use)
+    if look.compiled:
+        return [out.permute(0, 3, 1, 2) for out in outs]
+    return [
+        normalize(finish(out, parameters, look.augmentation), look.mean, look.std)
+        for parameters, out in zip(drawn, outs, strict=True)
+    ]
+
+
+def decode_rows(
+    chosen: ChosenImages, streams: Sequence[Stream], look: Look,
+    use: Callable[[int, Image, int, Sequence[ViewParameters]], None],
+) -> list[ViewParameters]:  # fmt: skip
+    """Decode the image of each row once, for all its views, hand it to `use`, and do not keep it.
+
+    `use` gets the row, the image, how many times smaller that is than drawn for, and what was drawn, which is returned.
+    It depends on the size in the file's header. Where the pixels cannot be decoded after all, another round takes a
+    stand-in from the beginning; what is drawn for the other rows stays the same.
     """
     rows, photos = list(range(len(chosen.index))), dict[int, Photo]()
-    outs = [_new_views(len(rows), look) for _ in streams]
     drawn: list[ViewParameters] = []
     while rows:
         photos |= {row: read_photo(chosen, row) for row in rows}
@@ -107,15 +123,17 @@ def _make_views_of_files(chosen: ChosenImages, streams: Sequence[Stream], look: 
                 chosen.replace(row, error)
                 undecodable.append(row)
                 continue
-            for parameters, out in zip(drawn, outs, strict=True):
-                _render_row(image, shrink, parameters, row, look, out)
+            use(row, image, shrink, drawn)
         rows = undecodable
-    if look.compiled:
-        return [out.permute(0, 3, 1, 2) for out in outs]
-    return [
-        normalize(finish(out, parameters, look.augmentation), look.mean, look.std)
-        for parameters, out in zip(drawn, outs, strict=True)
-    ]
+    return drawn
+
+
+def draw_views_of_one_size(
+    chosen: ChosenImages, pixels: Bytes, streams: Sequence[Stream], look: Look
+) -> list[ViewParameters]:
+    """Draw the parameters of views of images that all have the size of `pixels`."""
+    sizes = np.broadcast_to(np.array(pixels.shape[2:]), (len(chosen.index), 2))
+    return _draw_views(chosen, sizes, streams, look)
 
 
 def _draw_views(chosen: ChosenImages, sizes: Integers, streams: Sequence[Stream], look: Look) -> list[ViewParameters]:
@@ -134,8 +152,8 @@ def _choose_row_shrink(drawn: Sequence[ViewParameters], row: int, look: Look) ->
 
 
 def render_array(images: Bytes, parameters: ViewParameters, look: Look) -> SquareViews:
-    """Render a view of each image of one size: by torch's operations on a GPU, where the images are there."""
-    if not look.compiled or images.device.type != "cpu":
+    """Render a view of each image of one size."""
+    if not look.compiled:
         return normalize(render(images, parameters, look.augmentation, look.size), look.mean, look.std)
     out = _new_tensor(len(images), look.size, look.size, 3)
     _render_compiled(images, parameters.crop.astype(np.float64), parameters, slice(None), look, out)
@@ -148,10 +166,24 @@ def _render_row(image: Image, shrink: int, parameters: ViewParameters, row: int,
     if look.compiled:
         one = slice(row, row + 1)
         _render_compiled(image[None], window[None] / shrink, parameters, one, look, out[one])
-    elif shrink == 1:
-        out[row] = crop_one(image, window.tolist(), look.size)
     else:
-        out[row] = crop_fraction(image, (window / shrink).tolist(), look.size)
+        out[row] = _crop_by_torch(image, window, shrink, look.size)
+
+
+def crop_bytes(image: Image, shrink: int, window: Integers, look: Look, out: Image) -> None:
+    """Write a crop of an image that is `shrink` times smaller than drawn for into `out` (3, S, S), rounded to bytes."""
+    if look.compiled:
+        from moco.data.compiled_crop import round_into
+
+        round_into(_crop_compiled(image[None], window[None] / shrink, look.size)[0], out.numpy())
+    else:
+        out.copy_((_crop_by_torch(image, window, shrink, look.size) * 255).round_())
+
+
+def _crop_by_torch(image: Image, window: Integers, shrink: int, size: int) -> Square:
+    if shrink == 1:
+        return crop_one(image, window.tolist(), size)
+    return crop_fraction(image, (window / shrink).tolist(), size)
 
 
 def _new_views(count: int, look: Look) -> Tensor:
@@ -168,14 +200,21 @@ def _render_compiled(
     images: Bytes, windows: Windows, parameters: ViewParameters, rows: slice, look: Look, out: Interleaved
 ) -> None:
     """Write the views with some rows of `parameters` into `out`."""
-    from moco.data import compiled_crop, compiled_finish
+    from moco.data import compiled_finish
 
-    n, _, height, width = images.shape
     mean, std = np.array(look.mean, np.float32), np.array(look.std, np.float32)
-    pixels = np.empty((n, 3, look.size, look.size), np.float32)
-    compiled_crop.crop(images.permute(0, 2, 3, 1).reshape(n, height, 3 * width).numpy(), windows, pixels)
+    pixels = _crop_compiled(images, windows, look.size)
     compiled_finish.finish_into(
         pixels, parameters.factors[rows], parameters.order[rows], parameters.grey[rows],
         look.augmentation.grey_first, parameters.sigma[rows], blur_kernel_size(look.size), parameters.flip[rows], mean,
         std, out.numpy(),
     )  # fmt: skip
+
+
+def _crop_compiled(images: Bytes, windows: Windows, size: int) -> npt.NDArray[np.float32]:
+    from moco.data import compiled_crop
+
+    n, _, height, width = images.shape
+    pixels = np.empty((n, 3, size, size), np.float32)
+    compiled_crop.crop(images.permute(0, 2, 3, 1).reshape(n, height, 3 * width).numpy(), windows, pixels)
+    return pixels

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 from moco.core.stems import Stem
-from moco.data.config import Excluded
+from moco.data.config import Excluded, WhiteLevel
 from moco.evaluation.label_share import read_label_share
 from moco.runtime.fields import (
     BatchSize,
@@ -117,6 +117,7 @@ class KnnConfig:
     workers: Workers = None
     threads: Threads = None
     exclude: Excluded = ()
+    white_level: WhiteLevel = None
     json: JsonOutput = False
 
 
@@ -152,6 +153,7 @@ class LinearConfig:
     workers: Workers = None
     threads: Threads = None
     exclude: Excluded = ()
+    white_level: WhiteLevel = None
     json: JsonOutput = False
 
 
@@ -187,6 +189,7 @@ class LowshotConfig:
     workers: Workers = None
     threads: Threads = None
     exclude: Excluded = ()
+    white_level: WhiteLevel = None
     json: JsonOutput = False
 
 
@@ -222,6 +225,7 @@ class FinetuneConfig:
     workers: Workers = None
     threads: Threads = None
     exclude: Excluded = ()
+    white_level: WhiteLevel = None
     json: JsonOutput = False
 
 
@@ -251,6 +255,7 @@ class EmbedConfig:
     workers: Workers = None
     threads: Threads = None
     exclude: Excluded = ()
+    white_level: WhiteLevel = None
     json: JsonOutput = False
 
 

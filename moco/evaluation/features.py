@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.core.encoder import Encoder, Output, use_evaluation_mode
+from moco.data.ahead import load_ahead
 from moco.data.augment import Augmentation, normalize
 from moco.data.images import Images
 from moco.data.kept import prepare_one
-from moco.data.loader import load_ahead
 from moco.data.replacement import ChosenImages
 from moco.data.views import Look, make_views
 from moco.errors import BadInputError

@@ -3,12 +3,11 @@
 import copy
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import get_total_norm
 
 from moco.data.augment import Augmentation
 from moco.data.images import Images
@@ -23,13 +22,12 @@ from moco.evaluation.session import (
     labels_of,
     limit_batch_size,
 )
-from moco.evaluation.statefile import build_run, is_save_due, stop_on_signal, warn_of_damage
+from moco.evaluation.statefile import build_run, is_save_due, require_end, warn_of_damage
 from moco.runtime import distributed
 from moco.runtime.checkpoint import StateFile
 from moco.runtime.device import autocast
 from moco.runtime.progress import show_progress
-from moco.runtime.run import is_finite
-from moco.runtime.scaling import build_scaler, overflows
+from moco.runtime.scaling import build_scaler, measure_gradient, step_unless
 from moco.runtime.schedule import Schedule
 from moco.runtime.signals import StopRequest
 
@@ -85,8 +83,7 @@ def train_network(
     batch_size = limit_batch_size(recipe.batch_size, len(train))
     if batch_size < 2 * distributed.world_size():
         raise BadInputError(
-            f"--batch-size is {recipe.batch_size}, of {len(train)} images: expected 2 or more for each process, since "
-            f"batch normalisation takes its statistics over them"
+            f"--batch-size is {recipe.batch_size}, of {len(train)} images: expected 2 or more for each process"
         )
     batches = ViewBatches(
         train, CROP_AND_FLIP, how.image_size, how.mean, how.std, batch_size, recipe.seed, key_views=False,
@@ -104,12 +101,14 @@ def train_network(
     wrapped, damage = distributed.wrap(model), Damage(len(train), batch_size)
     scaler, net = build_scaler(how.precision, device.type), {"net": model}
     run = build_run(title or "fine-tuning", state, net, optimizer, recipe.steps, scaler)
-    with torch.random.fork_rng(devices=[]), run, StopRequest(active=state is not None) as request:
+    request = StopRequest(active=state is not None, together=distributed.world_size() > 1)
+
+    def train_model() -> dict[str, Any]:
         torch.manual_seed(recipe.seed)  # of networks with dropout
         model.train()
         start = run.restore()
         loaded = show_progress(batches.run(start, recipe.steps, how.workers), title, recipe.steps - start)
-        for step, batch in enumerate(loaded, start):
+        for step, batch in enumerate(request.between(loaded), start):
             x, _, index, replaced = batch.to(str(device))
             optimizer.param_groups[0]["lr"] = schedule(step)
             with autocast(how.precision, device.type):
@@ -118,24 +117,23 @@ def train_network(
             optimizer.zero_grad()
             torch.autograd.backward(scaler.scale(loss))
 
-            scaler.unscale_(optimizer)
-            norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-            overflowed = overflows(scaler, norm)
-            finite = is_finite(loss) if overflowed else is_finite(norm, loss)
+            norm, overflowed, finite = measure_gradient(scaler, optimizer, model.parameters(), loss)
             flags = not finite, request.noted, is_save_due(run), bool(replaced)
             diverged, stopping, due, damaged = distributed.on_any_rank(device.type, *flags)
             if damaged:
                 warn_of_damage(damage, replaced)
             if diverged:
                 raise run.diverge(step, [loss], norm, f"give a smaller learning rate (now lr {recipe.lr:g})")
-            if not overflowed:
-                optimizer.step()
-            scaler.update()
+            step_unless(overflowed, scaler, optimizer.step)
             run.advance(step + 1)
             if stopping or due:
                 run.save(step + 1)
             if stopping:
-                raise stop_on_signal(run, state, step + 1)
+                return run.stop(step + 1)
+        return {}
+
+    with torch.random.fork_rng(devices=[]), run, request:
+        require_end(run, state, run.until_stopped(request, train_model))
     run.finish(recipe.steps, device.type)
     for buffer in model.buffers():
         if buffer.is_floating_point():  # running statistics of the ranks

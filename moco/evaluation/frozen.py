@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from moco.core.encoder import Output, use_evaluation_mode
 from moco.data.augment import normalize
-from moco.data.decoding import decode, from_pillow
+from moco.data.decoding import WHITEST, decode, from_pillow
 from moco.errors import BadInputError
 from moco.evaluation.features import prepare_image
 from moco.interop.checkpoints import load_weights
@@ -24,10 +24,18 @@ Picture = PillowImage.Image | Tensor | str | Path
 class FrozenEncoder(nn.Module):
     """Views (N, 3, H, W), normalised, -> features (N, C); `embed` takes images as they are."""
 
-    def __init__(self, module: nn.Module, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        white_level: int | None = None,
+    ) -> None:
         super().__init__()
         self.module = module
         self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
+        self.white_level = white_level or WHITEST
         self.requires_grad_(False)
         self.eval()
 
@@ -52,7 +60,8 @@ class FrozenEncoder(nn.Module):
         with use_evaluation_mode(self):
             for start in range(0, len(images), batch_size):
                 pixels = [
-                    prepare_image(to_image(image), self.image_size) for image in images[start : start + batch_size]
+                    prepare_image(to_image(image, self.white_level), self.image_size)
+                    for image in images[start : start + batch_size]
                 ]
                 views = normalize(torch.stack(pixels).to(device), self.mean, self.std)
                 found = self(views).float()
@@ -62,12 +71,12 @@ class FrozenEncoder(nn.Module):
         return torch.cat(features)
 
 
-def to_image(image: Picture) -> Image:
-    """Any picture as bytes of RGB (3, H, W). Raises BadInputError saying what was given."""
+def to_image(image: Picture, white_level: int = WHITEST) -> Image:
+    """Return any picture as bytes of RGB (3, H, W); `white_level` of 16 bits is white. Raises BadInputError."""
     if isinstance(image, str | Path):
-        return decode(image)
+        return decode(image, white_level)
     if isinstance(image, PillowImage.Image):
-        return from_pillow(image, "a Pillow image")
+        return from_pillow(image, "a Pillow image", white_level)
     whole = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3 and image.numel() > 0
     if isinstance(image, Tensor) and whole and image.dtype == torch.uint8:
         return image.cpu()
@@ -91,4 +100,4 @@ def load_encoder(weights: str | Path, *, features: Output = "backbone", image_si
     encoder = found.encoder
     encoder.require_size(image_size or encoder.plan.image_size, "image_size")
     module: nn.Module = encoder if features == "head" else encoder.backbone
-    return FrozenEncoder(module, image_size or encoder.plan.image_size, found.mean, found.std)
+    return FrozenEncoder(module, image_size or encoder.plan.image_size, found.mean, found.std, found.white_level)

@@ -18,6 +18,8 @@ from moco.shapes import Bank, Features
 QUERIES_AT_A_TIME = 1024
 BANK_AT_A_TIME = 65536
 """Similarities that exist at a time are these two multiplied, in fp32: 0.27 GB."""
+QUERIES_IN_FLIGHT = 32768
+"""Queries whose neighbours are kept while the bank goes by, once for all of them."""
 COLDEST = 1e-30
 """Temperature below which only the nearest count; fp32 would make much smaller ones 0."""
 K_TO_TRY = (1, 3, 5, 10, 20, 50, 100, 200)
@@ -53,7 +55,7 @@ def knn_votes(
     Beside bank, queries and votes it takes some 2 GB for features of 2048 numbers, however many there are.
     """
     labels, votes = torch.from_numpy(bank_labels).to(device), torch.zeros(len(queries), classes)
-    for part, out in zip(torch.split(queries, QUERIES_AT_A_TIME), torch.split(votes, QUERIES_AT_A_TIME), strict=True):
+    for part, out in zip(torch.split(queries, QUERIES_IN_FLIGHT), torch.split(votes, QUERIES_IN_FLIGHT), strict=True):
         similarity, neighbour = nearest(part.to(device).float(), bank, k)
         out.copy_(count_votes(similarity, labels[neighbour], temperature=temperature, classes=classes))
     return votes
@@ -87,7 +89,7 @@ def choose_k(
     labels = torch.from_numpy(bank_labels).to(device)
     rows = torch.from_numpy(np.linspace(0, len(bank) - 1, min(len(bank), LEFT_OUT)).astype(np.int64))
     right = dict.fromkeys(tries, 0)
-    for part in torch.split(rows, QUERIES_AT_A_TIME):
+    for part in torch.split(rows, QUERIES_IN_FLIGHT):
         own = part.to(device)
         similarity, neighbour = nearest(bank[part].to(device).float(), bank, max(tries) + 1)
         last = (neighbour == own[:, None]).to(torch.uint8).sort(dim=1, stable=True).indices[:, :-1]  # itself goes last
@@ -101,18 +103,20 @@ def choose_k(
 def nearest(queries: Features, bank: Bank, k: int) -> tuple[Tensor, Tensor]:
     """The similarities and rows (N, k) of the k features of the bank that are most similar to each query.
 
-    The bank is gone through in parts, of each of which the k best are kept.
+    The bank goes by once, in parts; of those so far each query's k best are kept.
     """
-    similarity = queries.new_empty(len(queries), 0)
-    neighbour = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    blocks = torch.split(queries, QUERIES_AT_A_TIME)
+    similarity = [queries.new_empty(len(block), 0) for block in blocks]
+    neighbour = [torch.empty(len(block), 0, dtype=torch.int64, device=queries.device) for block in blocks]
     for start in range(0, len(bank), BANK_AT_A_TIME):
         part = bank[start : start + BANK_AT_A_TIME].to(queries.device).float()
-        near, row = (queries @ part.T).topk(min(k, len(part)), dim=1)
-        similarity, neighbour = torch.cat([similarity, near], 1), torch.cat([neighbour, row + start], 1)
-        if start:  # also where all are kept: the nearest must stand first
-            similarity, best = similarity.topk(min(k, similarity.shape[1]), dim=1)
-            neighbour = neighbour.gather(1, best)
-    return similarity, neighbour
+        for i, block in enumerate(blocks):
+            near, row = (block @ part.T).topk(min(k, len(part)), dim=1)
+            similarity[i], neighbour[i] = torch.cat([similarity[i], near], 1), torch.cat([neighbour[i], row + start], 1)
+            if start:  # also where all are kept: the nearest must stand first
+                similarity[i], best = similarity[i].topk(min(k, similarity[i].shape[1]), dim=1)
+                neighbour[i] = neighbour[i].gather(1, best)
+    return torch.cat(similarity), torch.cat(neighbour)
 
 
 def knn_scores(

@@ -28,11 +28,11 @@ from moco.evaluation.session import (
     labels_of,
     limit_batch_size,
 )
-from moco.evaluation.statefile import build_run, is_save_due, locate_state, stop_on_signal, warn_of_damage
+from moco.evaluation.statefile import build_run, is_save_due, locate_state, require_end, warn_of_damage
 from moco.runtime import distributed
 from moco.runtime.device import autocast
 from moco.runtime.progress import show_progress
-from moco.runtime.run import is_finite
+from moco.runtime.scaling import is_finite
 from moco.runtime.schedule import Schedule
 from moco.runtime.signals import StopRequest
 
@@ -93,11 +93,12 @@ def run_paper_protocol(subject: Subject, images: Labelled, config: LinearConfig,
     optimizer = torch.optim.SGD(fc.parameters(), config.lr, MOMENTUM, weight_decay=0)
     model, state = distributed.wrap(fc), locate_state(config, backbone_digest(encoder), train)
     run, damage = build_run(title, state, {"fc": fc}, optimizer, steps), Damage(len(train), batch_size)
-    stoppable = StopRequest(active=state is not None)
-    with use_evaluation_mode(encoder.backbone), torch.random.fork_rng(devices=[]), run, stoppable as request:
+    request = StopRequest(active=state is not None, together=distributed.world_size() > 1)
+
+    def train_classifier() -> dict[str, Any]:
         start = run.restore()
         loaded = show_progress(batches.run(start, steps, how.workers), title, steps - start)
-        for step, batch in enumerate(loaded, start):
+        for step, batch in enumerate(request.between(loaded), start):
             x, _, index, replaced = batch.to(str(device))
             with torch.no_grad(), autocast(how.precision, device.type):
                 h = encoder.backbone(x)
@@ -119,7 +120,11 @@ def run_paper_protocol(subject: Subject, images: Labelled, config: LinearConfig,
             if stopping or due:
                 run.save(step + 1)
             if stopping:
-                raise stop_on_signal(run, state, step + 1)
+                return run.stop(step + 1)
+        return {}
+
+    with use_evaluation_mode(encoder.backbone), torch.random.fork_rng(devices=[]), run, request:
+        require_end(run, state, run.until_stopped(request, train_classifier))
     run.finish(steps, device.type)
     seconds = run.log.seconds / config.epochs
     test = encode(encoder, images.test, how, title=f"{title}: encoding {len(images.test)} images")

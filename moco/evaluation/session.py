@@ -14,11 +14,12 @@ import torch
 
 from moco.core.encoder import Encoder, EncoderPlan, Output
 from moco.core.stems import Stem
+from moco.data.ahead import watch_loading
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.images import Images, Labels, hold
-from moco.data.loader import choose_workers, watch_loading
+from moco.data.loader import choose_workers
 from moco.data.replacement import list_names
 from moco.data.splits import Source, final_source, final_split
 from moco.errors import BadInputError
@@ -68,7 +69,8 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
             precision = resolve_precision(config.precision, device)
             set_precision(precision)
             named = named_weights(config.weights, config.like, config.arch, config.stem, config.image_size, config.seed)
-            weights = place_weights(named, device)
+            level = named.white_level if config.white_level is None else config.white_level
+            weights = dataclasses.replace(place_weights(named, device), white_level=level)
             output: Output = getattr(config, "features", "backbone")
             how = Encoding(
                 config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
@@ -104,7 +106,7 @@ def named_weights(
         return found
     if like is not None:
         other = load_weights(str(like))
-        return random_weights(other.encoder.plan, seed, other.mean, other.std)
+        return random_weights(other.encoder.plan, seed, other.mean, other.std, other.white_level)
     if arch is None or image_size is None:
         raise BadInputError("--weights random: give --like RUN, or --arch and --image-size")
     return random_weights(EncoderPlan(arch, stem, image_size=image_size), seed, IMAGENET_MEAN, IMAGENET_STD)
@@ -123,6 +125,8 @@ class Labelled:
     """The validation split, where the figure is of another one."""
     source: Source = "test"
     """Where the images of the figure come from."""
+    white_level: int | None = None
+    """The value of their 16-bit files that became white, if any is known."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -130,13 +134,13 @@ class Labelled:
         return self.train.classes
 
 
-def load_labelled(data: str, exclude: Sequence[str] = ()) -> Labelled:
+def load_labelled(data: str, exclude: Sequence[str] = (), white_level: int | None = None) -> Labelled:
     """Open the labelled images of `--data`, and hold small ones in memory.
 
     Raises BadInputError where there are no labels, one class only, one image to learn from, or other classes in train
     than in test; warns of classes without an image to learn from.
     """
-    splits = load(data, exclude)
+    splits = load(data, exclude, white_level)
     train, test = final_split(splits)
     require_labels(train, test)
     validation = splits["val"] if "test" in splits and "val" in splits else None
@@ -153,7 +157,7 @@ def load_labelled(data: str, exclude: Sequence[str] = ()) -> Labelled:
         )
     chooser = None if validation is None else hold(validation)
     warn_of_dark(train, data)
-    return Labelled(hold(train), hold(test), chooser, final_source(splits))
+    return Labelled(hold(train), hold(test), chooser, final_source(splits), splits["train"].white_level)
 
 
 def require_penalties(penalties: Sequence[float]) -> None:
@@ -203,9 +207,11 @@ def limit_batch_size(batch_size: int, images: int) -> int:
     return min(batch_size, images // ranks * ranks)
 
 
-def all_splits(data: str, split: str, exclude: Sequence[str] = ()) -> dict[Split, Images]:
+def all_splits(
+    data: str, split: str, exclude: Sequence[str] = (), white_level: int | None = None
+) -> dict[Split, Images]:
     """The wanted split, or all. Raises BadInputError naming those that are there."""
-    splits = load(data, exclude)
+    splits = load(data, exclude, white_level)
     warn_of_dark(next(iter(splits.values())), data)
     if split == "all":
         return splits

@@ -5,6 +5,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from moco.runtime.configfile import to_json
 from moco.runtime.run import Run
 from moco.runtime.runlog import RunLog
 from moco.runtime.scaling import IDLE
+from moco.runtime.signals import EXIT_CODE
 
 ENDING = ".unfinished.safetensors"
 SAVE_EVERY = 600.0
@@ -63,11 +65,12 @@ def is_save_due(run: Run) -> bool:
     return run.saved_before(SAVE_EVERY)
 
 
-def stop_on_signal(run: Run, state: StateFile | None, step: int) -> StoppedError:
-    """Save a run and end it after `step` steps because a signal asked for it; return the error to raise."""
-    run.stop(step)
-    name = run.name if state is None else state.file.name.removesuffix(ENDING)
-    return StoppedError(f"{name}: stopped after step {step} of {run.log.steps}, saved: go on with the same command")
+def require_end(run: Run, state: StateFile | None, result: Mapping[str, Any]) -> None:
+    """Raise StoppedError where a training, of which this is the result, was stopped by a signal."""
+    if result.get("exit_code") == EXIT_CODE:
+        name = run.name if state is None else state.file.name.removesuffix(ENDING)
+        done = f"after step {result['step']} of {run.log.steps}, saved" if result["step"] else "before a step was saved"
+        raise StoppedError(f"{name}: stopped {done}: go on with the same command")
 
 
 def warn_of_damage(damage: Damage, replaced: Sequence[Replaced]) -> None:

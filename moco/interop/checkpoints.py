@@ -1,7 +1,6 @@
 """Weights by name: a run, a checkpoint, an encoder file, another project's -> an encoder and its images' form."""
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from moco.interop.architecture import complete_tensors, infer
 from moco.interop.contents import first_names, flatten
 from moco.interop.folders import Description, exported_metadata, find_file, load_pieces, read_description
 from moco.interop.layouts import Found, recognise
+from moco.interop.metadata import encoder_metadata, read_metadata
 from moco.interop.published import (
     TORCHVISION,
     Published,
@@ -46,7 +46,6 @@ IMAGE_SIZES = {7: 224, 3: 32}
 COMPLETE = ("MoCo", "MoCo's notebook")
 """Projects whose files hold all that moco knows: f_q, f_k and the queue."""
 CHOICE = re.compile(r"((?:stem|part)=[^@]*)@(.+)")
-LARGEST_COLOUR = 1e6
 LINEAR_HEAD = ("weight", "bias")
 MLP_HEAD = ("0.weight", "0.bias", "2.weight", "2.bias")
 
@@ -68,8 +67,15 @@ class Weights:
     """The row of the oldest key."""
     step: int = 0
     """Steps that it was trained for, where one of ours says so."""
+    white_level: int | None = None
+    """The value of 16-bit files that was white to it; None where it has seen none."""
     notes: tuple[str, ...] = ()
     """What was assumed or left aside, a line each, where the file does not say all."""
+
+    @property
+    def metadata(self) -> Metadata:
+        """What our own files say of it."""
+        return encoder_metadata(self.encoder.plan, self.mean, self.std, self.step, self.white_level)
 
 
 class NoHead(nn.Module):
@@ -80,16 +86,13 @@ class NoHead(nn.Module):
         raise BadInputError("these weights have no projection head, only a backbone: give --features backbone")
 
 
-def encoder_metadata(plan: EncoderPlan, mean: tuple[float, ...], std: tuple[float, ...], step: int) -> Metadata:
-    """What is stored beside an encoder's weights."""
-    return {"encoder": dataclasses.asdict(plan), "mean": list(mean), "std": list(std), "step": step}
-
-
-def random_weights(plan: EncoderPlan, seed: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Weights:
+def random_weights(
+    plan: EncoderPlan, seed: int, mean: tuple[float, ...], std: tuple[float, ...], white_level: int | None = None
+) -> Weights:
     """The encoder that a run of that seed starts from."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Weights(Encoder(plan), mean, std)
+        return Weights(Encoder(plan), mean, std, white_level=white_level)
 
 
 def load_weights(weights: str) -> Weights:
@@ -177,48 +180,23 @@ def _own(path: Path) -> Weights:
     tensors, metadata = load_tensors(path)
     if metadata.get("kind") != "checkpoint":
         return _described(path, tensors, metadata)
-    plan, mean, std, step = _about(path, metadata)
+    plan, about = read_metadata(path, metadata)
     encoder = build_filled_encoder(plan, _part(tensors, "f_q.", plan.arch))
     counters = tensors.get("dictionary._extra_state", torch.zeros(2))
     queue = tensors.get("dictionary.keys")
-    return Weights(
-        encoder, mean, std, "moco", _part(tensors, "f_k.", plan.arch) or None, queue, int(counters[-1]), step
-    )
+    momentum = _part(tensors, "f_k.", plan.arch) or None
+    return Weights(encoder, **about, momentum=momentum, queue=queue, pointer=int(counters[-1]))
 
 
 def _described(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> Weights:
     """An encoder, or a backbone alone, with our own description."""
-    plan, mean, std, step = _about(path, metadata)
+    plan, about = read_metadata(path, metadata)
     if metadata.get("kind") != "backbone":
-        return Weights(build_filled_encoder(plan, tensors), mean, std, step=step)
+        return Weights(build_filled_encoder(plan, tensors), **about)
     encoder = Encoder(plan)
     encoder.head = NoHead()
     load_encoder_tensors(encoder, tensors)
-    return Weights(encoder, mean, std, step=step)
-
-
-def _about(path: Path, metadata: Metadata) -> tuple[EncoderPlan, tuple[float, ...], tuple[float, ...], int]:
-    """Plan, mean, deviation and step. Raises BadInputError where the metadata has them not, or not as numbers."""
-    try:
-        plan = EncoderPlan(**metadata["encoder"])
-        mean, std = _colours(metadata["mean"]), _colours(metadata["std"])
-        if min(std) <= 0:
-            raise ValueError(f"std {std}, expected numbers more than 0")
-        step = metadata["step"]
-        if type(step) is not int or not 0 <= step < 1 << 62:
-            raise ValueError(f"step {str(step)[:20]}, expected a whole number of steps")
-    except (BadInputError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise BadInputError(f"{path}: its metadata does not describe an encoder ({error})") from error
-    return plan, mean, std, step
-
-
-def _colours(values: object) -> tuple[float, ...]:
-    """A number for each of red, green and blue."""
-    if not isinstance(values, list) or len(values) != 3 or not all(type(value) in (int, float) for value in values):
-        raise ValueError(f"{values!r}, expected three numbers")
-    if not all(abs(value) < LARGEST_COLOUR for value in values):  # false for nan too
-        raise ValueError(f"{str(values)[:60]}, expected finite numbers")
-    return tuple(float(value) for value in values)
+    return Weights(encoder, **about)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str, arch: str) -> dict[str, Tensor]:

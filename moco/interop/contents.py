@@ -1,7 +1,8 @@
 """What a checkpoint holds: its tensors under their whole names, containers included, and which encoder is the one."""
 
+import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TypeGuard
 
 import torch
@@ -11,6 +12,8 @@ from moco.errors import BadInputError, one_line
 
 DEPTH = 8
 """Containers within one another, among which tensors are looked for."""
+MOST_ENTRIES = 1_000_000
+"""Entries of all containers; those that hold one another several times have entries without end."""
 MARKS = ("num_batches_tracked", "total_ops", "total_params")
 """What modules are given to count with (the last two by thop): of no effect on features."""
 LATER = re.compile(r"(?:^|_)(?:ema|teacher)(?:_|$)")
@@ -30,20 +33,25 @@ def flatten(content: object, where: str) -> dict[str, Tensor]:
 
     Raises BadInputError where there are none.
     """
-    tensors = dict(_walk(content, "", DEPTH))
+    looked_at = itertools.count(1)
+    tensors = dict(_walk(content, "", DEPTH, lambda: next(looked_at) > MOST_ENTRIES))
+    if next(looked_at) > MOST_ENTRIES:
+        raise BadInputError(f"{where}: has more than {MOST_ENTRIES} entries, so it is no checkpoint of a network")
     if not tensors:
         raise BadInputError(f"{where}: holds no tensors by name, expected a checkpoint with a state_dict")
     return tensors
 
 
-def _walk(node: object, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+def _walk(node: object, prefix: str, depth: int, is_enough: Callable[[], bool]) -> Iterator[tuple[str, Tensor]]:
     for name, value in dict.items(node) if isinstance(node, dict) else ():
+        if is_enough():
+            return
         if not isinstance(name, str):
             continue
         if is_plain(value):
             yield prefix + name, value.detach()
         elif depth:
-            yield from _walk(value, f"{prefix}{name}.", depth - 1)
+            yield from _walk(value, f"{prefix}{name}.", depth - 1, is_enough)
 
 
 def is_plain(value: object) -> TypeGuard[Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from moco.core.networks import TIMM, timm_config
 from moco.errors import BadInputError
-from moco.interop.checkpoints import Weights, encoder_metadata, find_run, load_weights
+from moco.interop.checkpoints import Weights, find_run, load_weights
 from moco.runtime.checkpoint import save_tensors
 from moco.runtime.records import read_object, read_records
 
@@ -28,7 +28,7 @@ def write_folder(
 ) -> None:
     """Write the backbone, its description for timm (a name, what to give beside) where it can be one, and the card."""
     plan = weights.encoder.plan
-    described = {**encoder_metadata(plan, weights.mean, weights.std, weights.step), "kind": "backbone"}
+    described = {**weights.metadata, "kind": "backbone"}
     folder.mkdir()
     save_tensors(folder / "model.safetensors", backbone, described)
     config: dict[str, Any] = {"moco": described, "num_features": weights.encoder.num_features, "num_classes": 0}
@@ -72,6 +72,7 @@ def _card(weights: Weights, source: str, in_timm: bool) -> str:
         "",
         f"An image encoder from {what}: RGB images of {plan.image_size} pixels, in [0, 1], less the mean "
         f"{list(weights.mean)} and divided by {list(weights.std)}, to {weights.encoder.num_features} features. "
+        f"{_describe_white(weights)}"
         f"{stem}The projection head of the training is not part of it.",
         "",
         "## Training",
@@ -88,6 +89,12 @@ def _card(weights: Weights, source: str, in_timm: bool) -> str:
     else:
         lines += ["import moco", 'encoder = moco.load_weights("THIS_FOLDER").encoder.backbone.eval()']
     return "\n".join([*head, *lines, "features = encoder(images)", "```", ""])
+
+
+def _describe_white(weights: Weights) -> str:
+    if weights.white_level is None:
+        return ""
+    return f"Of 16-bit grey images {weights.white_level} is white: divide by it, and cut what is above, to get [0, 1]. "
 
 
 def _run_of(source: Path) -> Path | None:

@@ -21,9 +21,8 @@ from moco.core.resnet import resnet_plan
 from moco.core.stems import STEMS, Stem
 from moco.errors import BadInputError, VoidError, one_line
 from moco.interop import detectron2, model_card, reference
-from moco.interop.checkpoints import Weights, encoder_metadata
+from moco.interop.checkpoints import Weights
 from moco.interop.folders import OWN
-from moco.runtime.checkpoint import Metadata
 from moco.runtime.files import replace_file
 
 STANDARD_WIDTH = 64
@@ -146,11 +145,6 @@ def timm_name(plan: EncoderPlan) -> tuple[str, dict[str, Any]]:
     return plan.arch, {}
 
 
-def describe_own(weights: Weights) -> Metadata:
-    """What our own files say of an encoder."""
-    return encoder_metadata(weights.encoder.plan, weights.mean, weights.std, weights.step)
-
-
 def _save(content: dict[str, Any], path: Path) -> None:
     """Save like torch.save, but raise OSError on a full disk."""
     buffer = io.BytesIO()
@@ -162,7 +156,7 @@ def _write_state(weights: Weights, path: Path, _: str) -> None:
     """A state dict, with our description beside the versions of its modules, where those who load it do not look."""
     tensors = backbone_tensors(weights)
     state, versions = OrderedDict(tensors), OrderedDict(getattr(tensors, "_metadata", {}))
-    versions[""] = {**versions.get("", {}), OWN: {**describe_own(weights), "kind": "backbone"}}
+    versions[""] = {**versions.get("", {}), OWN: {**weights.metadata, "kind": "backbone"}}
     state.__dict__["_metadata"] = versions
     _save(state, path)
 
@@ -180,7 +174,7 @@ def _in_timm(path: Path, weights: Weights, images: Tensor) -> Tensor:
 
 
 def _write_reference(weights: Weights, path: Path, _: str) -> None:
-    _save({**reference.build_reference_checkpoint(weights), OWN: describe_own(weights)}, path)
+    _save({**reference.build_reference_checkpoint(weights), OWN: weights.metadata}, path)
 
 
 def _in_reference(path: Path, weights: Weights, images: Tensor) -> Tensor:
@@ -217,6 +211,8 @@ def _write_onnx(weights: Weights, path: Path, _: str) -> None:
         node.metadata_props.clear()  # where each operation stood in this machine's source files
         node.doc_string = None
     described = {"mean": weights.mean, "std": weights.std, "image_size": size, "arch": weights.encoder.plan.arch}
+    if weights.white_level is not None:
+        described["white_level"] = weights.white_level
     program.model.metadata_props.update({name: str(value) for name, value in described.items()})
     program.save(path)
 
@@ -253,7 +249,8 @@ def _standard(weights: Weights) -> bool:
 
 def _describe_normalisation(weights: Weights) -> str:
     size, mean, std = weights.encoder.plan.image_size, weights.mean, weights.std
-    return f"images: RGB in [0, 1], mean {mean}, std {std}, {size} x {size} pixels"
+    deep = "" if weights.white_level is None else f", {weights.white_level} in 16-bit grey is 1"
+    return f"images: RGB in [0, 1]{deep}, mean {mean}, std {std}, {size} x {size} pixels"
 
 
 def _describe_state(weights: Weights) -> str:

@@ -33,10 +33,17 @@ UNREADABLE = (
 )  # fmt: skip
 """What torch and pickletools raise for files that are damaged, cut off or made up."""
 COSTLY = frozenset({
-    "builtins.bytearray", "torch.storage.TypedStorage", "torch.storage.UntypedStorage",
+    "builtins.bytearray", "torch.Tensor", "torch.storage.TypedStorage", "torch.storage.UntypedStorage",
     *(f"{kind.__module__}.{kind.__name__}" for kind in torch._tensor_classes),
 })  # fmt: skip
 """Classes that torch's unpickler allows, and that take as much memory as a number in the file says."""
+ENCODE = "_codecs.encode"
+"""Turns text into bytes for protocol 2; with a codec of GROWING, forty calls make more bytes than any memory has."""
+GROWING = frozenset({
+    "base64", "base_64", "base64_codec", "bz2", "bz2_codec", "hex", "hex_codec", "quopri", "quopri_codec",
+    "quoted_printable", "quotedprintable", "uu", "uu_codec", "zip", "zlib", "zlib_codec",
+})  # fmt: skip
+"""Codecs from bytes to bytes."""
 ZIP = b"PK\x03\x04"
 LEGACY_PICKLES = 4
 """torch.save before 1.6 wrote a magic number, a protocol and a system's description before the object."""
@@ -96,7 +103,8 @@ def load_pickle(path: Path) -> object:
     """
     try:
         names = set(_global_names(path))
-        costly = sorted(names & COSTLY)
+        growing = [name for name in names if name.startswith(f"{ENCODE} ")] if ENCODE in names else []
+        costly = sorted((names & COSTLY).union(growing))
         if costly:
             raise BadInputError(_refusal(path, costly[0]))
         stubs: list[Any] = [(_stub(name), name) for name in sorted(names) if _is_foreign(name)]
@@ -145,6 +153,8 @@ def _named_in(file: Any) -> Iterator[str]:
             module, _, name = str(argument).partition(" ")
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
             yield f"{module}.{name}"
+        elif isinstance(argument, str) and argument.lower().replace("-", "_").replace(" ", "_") in GROWING:
+            yield f"{ENCODE} to {argument}"
 
 
 def _is_foreign(name: str) -> bool:

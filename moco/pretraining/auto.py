@@ -21,12 +21,16 @@ SAMPLE = 48
 """Images that are looked at for their size."""
 TRIAL_IMAGES = 512
 """Images on which speeds are measured."""
+LEAST_SIDE = 16
+"""Pixels to which smaller images are enlarged."""
 FEWEST_IMAGES = 4
 """In a batch of two BN groups."""
 LEAST_STEPS, LEAST_PASSES = 1500, 5
 """A larger network or larger images are taken where the time suffices for so much with them."""
 LEAST_STEPS_TAUGHT = 200
 """A teacher's keys are good from the first step on."""
+PASSES_TO_BLEND = 40
+"""Passes from which a student may know its images by heart; 60 were tried (docs/studies-of-encoders.md)."""
 FEW_STEPS = 10_000
 """Up to so many steps keys of the batch are taken: up to 6,240 they taught most here (docs/results.md)."""
 IMAGES_FOR_LARGE = 50_000
@@ -106,8 +110,8 @@ def settle_taught(way: Way, situation: Situation, measure: Measure, say: Callabl
     """A small network taught by `way.weights`: the recipe, and the wider of two networks if the time suffices."""
     size = min(64, max(32, situation.side // 4 * 4))
     batch = situation.given.get("batch_size") or min(TAUGHT["batch_size"], batch_for(situation.n, situation.device))
-    common = {"image_size": size, "stem": "imagenet" if size > 48 else "cifar", "view_size": None}
-    tries = [{**common, "arch": arch} for arch in ("resnet18-w16", "resnet18")]
+    common = {"image_size": size, "stem": TAUGHT["stem"] if size > 48 else "cifar", "view_size": None}
+    tries = [{**common, "arch": arch} for arch in ("resnet18-w16", TAUGHT["arch"])]
     values = {**TAUGHT, "teacher": way.weights, "batch_size": batch, **situation.given}
     chosen, step = choose_candidate(tries, values, situation, measure, say, LEAST_STEPS_TAUGHT)
     passes = situation.steps(batch, step) * batch / situation.n
@@ -117,10 +121,14 @@ def settle_taught(way: Way, situation: Situation, measure: Measure, say: Callabl
         "teacher": (way.weights, way.why),
         "teacher_size": (way.image_size, "the size at which it did best on your images, or the recipe's"),
         "arch": (chosen["arch"], f"{recipe}; narrower where the time is less than {LEAST_PASSES} passes"),
-        "stem": (chosen["stem"], "a small one up to 48 pixels, else the usual one"),
+        "stem": (chosen["stem"], "a small one up to 48 pixels, else the usual one without pooling"),
         "image_size": (size, f"{recipe}; at most that of the images, {situation.side} pixels"),
         "batch_size": (batch, f"{recipe}; at most an eighth of {situation.n} images"),
         "warmup_epochs": (warmup, f"{recipe}; at most a quarter of {passes:.1f} passes"),
+        "blend": (
+            passes >= PASSES_TO_BLEND,
+            f"mixed views pay from {PASSES_TO_BLEND} passes on; these are {passes:.1f}",
+        ),
     }
 
 
@@ -177,9 +185,9 @@ def groups_for(batch: int) -> int | None:
 def candidates(side: int, n: int) -> Sequence[dict[str, Any]]:
     """List networks and sizes from the cheapest on, for images of that shorter side."""
     if side <= SMALL_IMAGE:
-        size = max(16, side // 4 * 4)
+        size = max(LEAST_SIDE, side // 4 * 4)
         stem = "cifar" if size <= 64 else "imagenet"
-        tries = [("resnet18-w16", stem, size, max(16, size // 2)), ("resnet18-w16", stem, size, size),
+        tries = [("resnet18-w16", stem, size, max(LEAST_SIDE, size // 2)), ("resnet18-w16", stem, size, size),
                  ("resnet18", stem, size, size)]  # fmt: skip
     else:
         widths = (("resnet18-w16", 64), ("resnet18-w16", 96), ("resnet18", 96), ("resnet18", 160), ("resnet18", 224))

@@ -1,13 +1,13 @@
 """The settings of pre-training: a field is a flag, and its docstring or its type says the help text."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from moco.core.stems import Stem
-from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Excluded
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Excluded, WhiteLevel
 from moco.runtime.fields import (
     AcceptChangedData,
     BatchSize,
@@ -107,6 +107,9 @@ class PretrainConfig:
     """s: negatives that are mixed from two of these keys."""
     mix_query: KeyCountOrZero = 0
     """s': negatives that are mixed from one of these keys and the query, nearer to the key."""
+    blend: bool = False
+    """Mix the query views of a batch with each other, by mixup or CutMix, and their losses in the same shares. Few
+    images then last longer before the encoder knows them by heart."""
     bn: Literal["train", "keep", "frozen"] = "train"
     """Batch normalisation in the backbone: train normalises each group by its own statistics; keep normalises by the
     running statistics of --init-weights, which then never change, and trains scale and shift; frozen trains neither."""
@@ -201,6 +204,7 @@ class PretrainConfig:
     """Which encoder the run ends with: the last, or the best that the monitor saw. That is the first one unless another
     classifies clearly more images rightly; the last then lies beside it, as encoder-last.safetensors."""
     exclude: Excluded = ()
+    white_level: Annotated[WhiteLevel, Earlier(65535)] = None
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False
 
@@ -213,11 +217,11 @@ class AutoConfig:
     --init-weights W or --teacher W name weights to begin with.
     """
 
+    minutes: Minutes = field(default=10.0, kw_only=True)
+    """Time for everything: start, measuring, training, the monitor's looks, the evaluation at the end."""
     data: str
     """Images, as for pretrain."""
     out: RunFolder
-    minutes: Minutes = 10.0
-    """Time for everything: start, measuring, training, the monitor's looks, the evaluation at the end."""
     goal: Annotated[Literal["accurate", "small"] | None, tyro.conf.arg(name="for")] = None
     """accurate: trains published weights on, for the best features. small: trains a small, fast network, taught by the
     published one. Both begin from scratch where there are no such weights, or they do not suit the images. By default

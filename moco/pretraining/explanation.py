@@ -1,5 +1,6 @@
 """What `moco pretrain auto` says: what it chose in three lines, and at the end what was reached and what to do next."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,13 @@ def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool =
 
 
 def describe_next(run: Path, data: str, *, labelled: bool) -> list[str]:
-    """Say where the encoder is, and the next three commands."""
-    second = f"linear --weights {run} --data {data}" if labelled else (
-        f"embed --weights {run} --data {data} --out features.npz")  # fmt: skip
+    """Say where the encoder is, and the next three commands, which a shell takes as they stand."""
+    place, images = shlex.quote(str(run)), shlex.quote(data)
+    second = f"linear --weights {place} --data {images}" if labelled else (
+        f"embed --weights {place} --data {images} --out features.npz")  # fmt: skip
     return [
         f"auto: the encoder is {run / 'encoder.safetensors'}. Next:",
-        f"  moco report {run}",
+        f"  moco report {place}",
         f"  moco {second}",
-        f"  moco explore {run} --data {data}",
+        f"  moco explore {place} --data {images}",
     ]

@@ -28,6 +28,11 @@ def with_weights(config: PretrainConfig) -> PretrainConfig:
     return dataclasses.replace(config, **{name: _own(weights)[name] for name in left_open})
 
 
+def stored_white_level(weights: str | None) -> int | None:
+    """Return the white level of weights to begin with or to be taught by; None without weights, or a level in them."""
+    return None if weights is None else load_weights(weights).white_level
+
+
 def _own(weights: Weights) -> dict[str, Any]:
     """What weights say of themselves, by the fields of OF_WEIGHTS."""
     plan = weights.encoder.plan

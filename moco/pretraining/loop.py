@@ -6,15 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
+from moco.core.blending import blend_views
 from moco.core.dictionary import Dictionary
 from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
 from moco.core.pair import EncoderPair, Teacher
 from moco.data import fingerprint
+from moco.data.ahead import watch_loading
 from moco.data.images import Images
-from moco.data.loader import Batch, Batches, watch_loading
-from moco.interop.checkpoints import encoder_metadata
+from moco.data.loader import Batch, Batches
+from moco.interop.metadata import encoder_metadata
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import load_f_k_and_queue
 from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
@@ -29,12 +30,12 @@ from moco.pretraining.prepare import (
     resolve_config,
     whiten_first_layer,
 )
-from moco.runtime import distributed, pulse
+from moco.runtime import distributed
 from moco.runtime.device import autocast, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
 from moco.runtime.recent import Recent
-from moco.runtime.run import HOW_NOT_WHAT, TEACHER, Run, is_finite, open_run, read_earlier
-from moco.runtime.scaling import overflows
+from moco.runtime.run import HOW_NOT_WHAT, TEACHER, Run, open_run, read_earlier
+from moco.runtime.scaling import measure_gradient, step_unless
 from moco.runtime.schedule import is_due
 from moco.runtime.signals import StopRequest
 
@@ -72,19 +73,24 @@ def pretrain(
         dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
-        described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), 0)
+        described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), 0, config.white_level)
         described |= {} if teacher is None else {TEACHER: teacher.digest}
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), require(config.max_steps), described)
+        run.beside = lambda step: [pack_encoder(config, f_q, step)]
         run.result |= {} if teacher is None else {"teacher_digest": teacher.digest}
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images) if batches is None else batches
-        answering = pulse.watch_collectives(distributed.rank(), distributed.world_size())
-        with run, StopRequest() as request, watch_loading(), answering:
+
+        def begin() -> dict[str, Any]:
             start = run.restore(TRAINING)
-            watch.begin(start)
+            with request.waiting():
+                watch.begin(start)
             run.log.say(describe_run(config, f_q, images) + origin)
             pair.f_q = distributed.wrap(f_q)
             return train(config, pair, dictionary, batches, run, watch, request, start)
+
+        with run, StopRequest(together=distributed.world_size() > 1) as request, watch_loading():
+            return run.until_stopped(request, begin)
 
 
 def train(
@@ -93,44 +99,46 @@ def train(
 ) -> dict[str, Any]:  # fmt: skip
     """Make the steps of a run from `start` on: Algorithm 1, and what is logged and saved between two steps."""
     steps, device, precision, optimizer = require(config.max_steps), config.device, config.precision, run.optimizer
-    scaler = run.scaler
     schedule = build_schedule(config, batches.steps_per_epoch)
     contrast = build_loss(config)
     hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
     recent = Recent(start, active=config.log_every > 0)
-    for step, loaded in enumerate(batches.run(start, steps, require(config.workers)), start):
+    for step, loaded in enumerate(request.between(batches.run(start, steps, require(config.workers))), start):
         if step == start:
             log_ranks(run, step, loaded.index)
         if is_due(step, require(config.knn_every)):
-            with recent.paused():
+            with recent.paused(), request.waiting():
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, steps)
         lr = schedule(step)
         set_rate(optimizer, lr)
 
-        losses, written, shares = [], [], dict[str, float]()
+        losses, written, shares = list[Tensor](), [], dict[str, float]()
         for x_q, x_k in pair_views(batch, symmetric=config.symmetric):  # (N, 3, H, W) each
             with autocast(precision, device):
                 k = pair.keys(x_k, step, batch.index)  # (N, C) by f_k: shuffled, without gradient
             micro_batches = cut(config.accumulate, x_q, x_k, k, batch.index)
             for x_q, x_k, k, index in micro_batches:
+                if config.blend:
+                    place = len(losses) * distributed.world_size() + distributed.rank()
+                    x_q, partner, own = blend_views(x_q, seed=config.seed, step=step, place=place)
                 with autocast(precision, device):
                     q, k = pair(x_q, x_k, k, step)  # (N, C) each
                 keys = dictionary.read(k, index)  # positive (N, C), negative (K, C)
                 if config.hard_negatives:
                     keys = mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
                 loss, accuracy = contrast(q, keys)
-                torch.autograd.backward(scaler.scale(loss / config.accumulate))
+                if config.blend:
+                    other = dictionary.read(None if k is None else k[partner], index[partner])
+                    loss = own * loss + (1 - own) * contrast(q, other).loss
+                torch.autograd.backward(run.scaler.scale(loss / config.accumulate))
                 written.append((q.detach(), k, index))
                 losses.append(loss.detach())
                 recent.add({"loss": loss, "contrast_accuracy": accuracy})
                 if logged:
                     shares = negative_figures(q, keys, config.temperature, index, watch.images.labels)
 
-        scaler.unscale_(optimizer)
-        norm = get_total_norm([p.grad for p in pair.encoder.parameters() if p.grad is not None])
-        overflowed = overflows(scaler, norm)
-        finite = is_finite(*losses) if overflowed else is_finite(norm, *losses)
+        norm, overflowed, finite = measure_gradient(run.scaler, optimizer, pair.encoder.parameters(), *losses)
         flags = (not finite, request.noted, bool(batch.replaced))
         diverged, stopping, damaged = distributed.on_any_rank(device, *flags)
         if damaged:
@@ -138,23 +146,21 @@ def train(
         if diverged:
             advice = f"start again with a smaller --lr (now {config.lr:g}) or --precision fp32"
             raise run.diverge(step, losses, norm, advice)
-        if not overflowed:
-            take_step(optimizer)
-        scaler.update()
+        step_unless(overflowed, run.scaler, lambda: take_step(optimizer))
         optimizer.zero_grad()
         pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
         for q, k, index in join(written, config.accumulate):
             dictionary.write(q, k, index)  # newest in, oldest out
 
         if logged:
-            scale = {"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
-            watch.log(step + 1, recent, {"lr": lr, "gradient_norm": float(norm)} | scale, shares)
+            watch.log(step + 1, recent, {"lr": lr, "gradient_norm": float(norm)}, shares)
         run.advance(step + 1)
         if stopping or step + 1 == steps or is_due(step + 1, require(config.checkpoint_every)):
-            run.save(step + 1, beside=[pack_encoder(config, pair.encoder, step + 1)])
+            run.save(step + 1)
         if stopping:
             return run.stop(step + 1)
-    watch.look(steps)
+    with request.waiting():
+        watch.look(steps)
     watch.keep_best(steps)
     return run.finish(steps, device)
 

@@ -16,7 +16,7 @@ from moco.data import fingerprint
 from moco.data.images import Images
 from moco.data.replacement import Damage, Replaced
 from moco.errors import BadInputError
-from moco.interop.checkpoints import encoder_metadata
+from moco.interop.metadata import encoder_metadata
 from moco.pretraining.best import BestLook
 from moco.pretraining.config import PretrainConfig, negatives
 from moco.pretraining.health import describe_findings, diagnose
@@ -99,6 +99,8 @@ class Watch:
         loss, accuracy = means.pop("loss"), means.pop("contrast_accuracy")
         chance = math.log(negatives(self.config) + 1)
         figures = {"loss": loss, "chance_loss": chance, "contrast_accuracy": accuracy, **last, **means}
+        if self.run.scaler.is_enabled():
+            figures["loss_scale"] = self.run.scaler.get_scale()
         images_per_second = round(speed * self.config.batch_size, 1)
         self.run.log.metrics(step, {"epoch": self._epoch(step), **figures, "images_per_second": images_per_second})
         self.run.result.update(figures)
@@ -202,5 +204,5 @@ def log_ranks(run: Run, step: int, index: Tensor) -> None:
 
 def pack_encoder(config: PretrainConfig, f_q: Encoder, step: int) -> File:
     """The run's encoder as a file of its own."""
-    described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), step)
+    described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), step, config.white_level)
     return File(config.out / "encoder.safetensors", encoder_tensors(f_q), {**described, "kind": "encoder"})

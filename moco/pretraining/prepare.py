@@ -6,6 +6,8 @@ import math
 import warnings
 from collections.abc import Callable
 
+import torch
+
 from moco.core.batchnorm import GroupedBatchNorm, fitting_groups, keep_statistics, nearest_groups
 from moco.core.dictionary import Dictionary, InBatch, Keys, MemoryBank, Queue, TeacherKeys
 from moco.core.encoder import Encoder, EncoderPlan, parameter_count
@@ -65,7 +67,7 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
         device=device,
         precision=precision,
         threads=set_threads(config.threads),
-        workers=choose_workers(images) if config.workers is None else config.workers,
+        workers=choose_workers(images, device) if config.workers is None else config.workers,
         view_size=config.view_size or config.image_size,
         bn_groups=_bn_groups(config, ranks),
         lr=config.lr or config.base_lr * config.batch_size / 256,
@@ -116,7 +118,13 @@ def _bn_groups(config: PretrainConfig, ranks: int) -> int:
 
 
 def _require_mixing(config: PretrainConfig) -> None:
-    """Raise BadInputError where hard negatives are taken and nothing is made of them, or too many are taken."""
+    """Raise BadInputError where hard negatives are taken and nothing is made of them, or too many are taken.
+
+    Mixed views go with neither hard negatives nor a memory bank, which would store their features.
+    """
+    if config.blend and (config.hard_negatives or config.dictionary == "memory-bank"):
+        other = f"--hard-negatives {config.hard_negatives}" if config.hard_negatives else "--dictionary memory-bank"
+        raise BadInputError(f"--blend mixes the query views, which does not go with {other}: leave one out")
     hardest, points, most = config.hard_negatives, config.mix + config.mix_query, shared_negatives(config) // 2
     if bool(hardest) != bool(points):
         raise BadInputError(
@@ -227,7 +235,9 @@ def build_batches(config: PretrainConfig, images: Images) -> ViewBatches:
         rank=distributed.rank(),
         ranks=distributed.world_size(),
         decode=config.decode,
-        device="cpu" if config.workers else config.device,  # another process cannot share the GPU's memory
+        device=config.device,
+        dtype=torch.bfloat16 if config.precision == "bf16" and config.teacher is None else torch.float32,
+        compiled=config.device == "cuda",
     )
 
 

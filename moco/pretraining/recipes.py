@@ -52,10 +52,11 @@ QUICK: dict[str, Any] = {
 """In its first few thousand steps an encoder changes so fast that it can distinguish a queue's keys by their age, and
 keys of the batch itself teach more (docs/results.md). It is small images' fastest start, not the papers' method."""
 TAUGHT: dict[str, Any] = {
-    "arch": "resnet18", "head": "mlp", "image_size": 64, "augment": "mild", "temperature": 0.2, "schedule": "cosine",
-    "batch_size": 64, "bn_groups": 1, "base_lr": 0.2, "warmup_epochs": 5.0, "epochs": 60,
+    "arch": "resnet18-w32", "stem": "imagenet-unpooled", "head": "mlp", "image_size": 64, "augment": "mild",
+    "temperature": 0.2, "schedule": "cosine", "batch_size": 64, "bn_groups": 1, "base_lr": 0.2, "warmup_epochs": 5.0,
+    "epochs": 120, "init": "whitened", "optimizer": "muon", "muon_lr": 0.03, "blend": True,
 }  # fmt: skip
-"""What taught a small network most in ten minutes of one core on two sets of photographs (docs/teacher.md)."""
+"""What taught a small network most in ten minutes on two sets of photographs (docs/teacher.md)."""
 CONTINUED: dict[str, Any] = {
     **V2, "bn": "keep", "batch_size": 64, "queue_size": 1024, "key_momentum": 0.99, "mask_own_keys": True,
     "base_lr": 0.004, "head_lr": 0.06, "epochs": 10, "keep": "best",
@@ -95,7 +96,10 @@ def recipe(name: str, **given: Any) -> PretrainConfig:
 def recipe_values(name: str, given: Collection[str]) -> dict[str, Any]:
     """A recipe's values beside the fields that are given.
 
-    Where weights to start from are among these, the network and its images are left open for them.
+    Where weights to start from are among these, the network and its images are left open for them. The stem of `taught`
+    belongs to its own network.
     """
-    values = RECIPES[name].values
+    values = dict(RECIPES[name].values)
+    if name == "taught" and "arch" in given:
+        del values["stem"]
     return {**values, **dict.fromkeys((*OF_WEIGHTS, "view_size"))} if "init_weights" in given else values

@@ -112,19 +112,24 @@ def started_processes() -> int:
     Raises BadInputError where the environment says it in part only, as a scheduler or a shell may.
     """
     count = _whole_number("WORLD_SIZE")
+    if count == 1:
+        return count
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    if count > 1 and missing:
+    if missing:
         raise BadInputError(
             f"WORLD_SIZE is {count} in the environment, and {' and '.join(missing)} not set: start the processes with "
             f"torchrun, or unset WORLD_SIZE for one process"
         )
+    if _whole_number("RANK", least=0) >= count:
+        raise BadInputError(f"RANK is {os.environ['RANK']} in the environment, expected less than WORLD_SIZE, {count}")
+    _whole_number("MASTER_PORT")
     return count
 
 
-def _whole_number(name: str) -> int:
+def _whole_number(name: str, *, least: int = 1) -> int:
     given = os.environ.get(name, "1")
-    if not (given.isascii() and given.isdecimal() and 0 < int(given) < 10**6):
-        raise BadInputError(f"{name} is {given!r} in the environment, expected a whole number from 1: unset it")
+    if not (given.isascii() and given.isdecimal() and least <= int(given) < 10**6):
+        raise BadInputError(f"{name} is {given!r} in the environment, expected a whole number from {least}: unset it")
     return int(given)
 
 

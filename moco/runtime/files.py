@@ -21,8 +21,24 @@ PARTIAL, TOKEN = ".part", 4
 """What is written aside is called `NAME.TOKEN.part`; the token has this many random bytes."""
 LONGEST_START = 200
 """Bytes of a name that are kept in it: a file system takes 255."""
+PIECE = 1 << 20
 LARGEST_TEXT = 64 << 20
 """Bytes of a file of settings or figures beyond which it is none of ours."""
+LARGEST_LIST = 4 << 30
+"""Bytes of a list of files: those of some ten million images have one."""
+
+
+def home_folder() -> Path:
+    """Return the user's home folder, or for a user without one a place in which no file can be written."""
+    try:
+        return Path.home()
+    except RuntimeError:  # a number without an entry in the list of users, as containers run under
+        return Path(os.devnull)
+
+
+def expand_home(path: str) -> Path:
+    """Expand a leading ~; for a user without a home folder it stays as it is."""
+    return Path(os.path.expanduser(path))
 
 
 def takes_files(folder: Path) -> bool:
@@ -164,8 +180,10 @@ def open_bounded(path: Path, largest: int = LARGEST_TEXT) -> BinaryIO:
 def read_bounded(path: Path, largest: int = LARGEST_TEXT) -> bytes:
     """Read a regular file of at most `largest` bytes whole; raises what `open_bounded` raises."""
     with open_bounded(path, largest) as file:
-        content = file.read(largest + 1)
-    if len(content) > largest:  # it grew, or is a file of /proc, whose size is said to be 0
+        content = file.read(os.fstat(file.fileno()).st_size + 1)  # reading `largest` takes memory for so many
+        while len(content) <= largest and (piece := file.read(PIECE)):  # of /proc, where the size is said to be 0
+            content += piece
+    if len(content) > largest:
         raise BadInputError(f"{path}: has more than {largest} bytes")
     return content
 

@@ -33,6 +33,7 @@ class Stream(IntEnum):
     TRANSFER_STEP = 8
     MIX = 9
     REPEAT = 10
+    BLEND = 11
 
 
 def philox(counter: tuple[IntegersLike, ...], seed: int) -> tuple[Words, ...]:

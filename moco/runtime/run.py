@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from moco.errors import BadInputError, DivergedError
-from moco.runtime import distributed
+from moco.errors import BadInputError, DivergedError, StalledError
+from moco.runtime import distributed, pulse
 from moco.runtime.checkpoint import Checkpoints, File, Metadata, Newest, Store, Writer, serialize, snapshot
 from moco.runtime.configfile import from_json, read_command, to_json
 from moco.runtime.device import peak_memory
@@ -22,7 +22,7 @@ from moco.runtime.fields import flag
 from moco.runtime.files import read_bounded, replace_file
 from moco.runtime.runlog import RunLog, read_status, write_text
 from moco.runtime.scaling import IDLE, build_scaler
-from moco.runtime.signals import EXIT_CODE
+from moco.runtime.signals import EXIT_CODE, StopRequest, WaitEnded
 from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, withhold
 
 OF_EACH_PROCESS = frozenset({"data", "out", "threads", "workers", "json"})
@@ -57,10 +57,13 @@ class Run:
     """What the command returns: the latest of its figures."""
     scaler: GradScaler = IDLE
     """Scales the loss of a training in fp16."""
+    beside: Callable[[int], Sequence[File]] = lambda step: ()
+    """The files that are written just before the state after so many steps."""
 
     def __post_init__(self) -> None:
         self._writer = Writer()
         self._saved = time.monotonic()
+        self._step = self._saved_step = 0
 
     def __enter__(self) -> "Run":
         self.log.__enter__()
@@ -105,6 +108,7 @@ class Run:
             last = self.log.resume(step, seconds)
             self.result.update({name: last[name] for name in remembered if name in last})
         self.log.status("running", step=step)
+        self._step = self._saved_step = step
         return step
 
     def _require_same_teacher(self, newest: Newest) -> None:
@@ -116,19 +120,19 @@ class Run:
                 f"{now[:12] or 'none'}: bring the teacher back that it began with, or give another --out"
             )
 
-    def save(self, step: int, beside: Sequence[File] = ()) -> None:
+    def save(self, step: int) -> None:
         """Copy the state after `step` steps; the copy is written while training goes on, the files `beside` it first.
 
         Where a run is killed between the two, it does the last steps again and writes both. All ranks call it.
         """
         if self.store is None:
             return
-        self._saved = time.monotonic()
+        self._saved, self._saved_step = time.monotonic(), step
         of_ranks = rank_tensors(self.modules)  # before they are averaged: each rank goes on with its own
         with distributed.average_statistics(*self.modules.values()):
             if distributed.rank() != 0:
                 return
-            files = [File(file.path, snapshot(file.tensors), file.metadata) for file in beside]
+            files = [File(file.path, snapshot(file.tensors), file.metadata) for file in self.beside(step)]
             own = snapshot(state_tensors(self.modules, self.optimizer, self.scaler))
         facts = {**self.described, "step": step, "kind": "checkpoint", "seconds": self.log.seconds}
         files.append(File(self.store.path(step), own | {name: value.cpu() for name, value in of_ranks.items()}, facts))
@@ -152,6 +156,7 @@ class Run:
 
     def advance(self, step: int) -> None:
         """Move the progress bar to `step`; raise what the last write raised."""
+        self._step = step
         self.log.progress(step)
         self._writer.check()
 
@@ -161,13 +166,35 @@ class Run:
             self.log.event("data_changed", step=step, what=changed)
             self.log.say(f"going on with other {noun} than before, as --accept-changed-data asks: {changed}")
 
+    def until_stopped(self, request: StopRequest, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what `train` returns; where a request ends a wait in it, end after the last step.
+
+        One process saves that step; of several, which save together or not at all, the last checkpoint stays.
+        """
+        try:
+            with pulse.watch_collectives(distributed.rank(), distributed.world_size()):
+                return train()
+        except WaitEnded:
+            pass
+        except StalledError:  # another process was asked to end too, and has left
+            if not request.noted:
+                raise
+        if distributed.world_size() == 1 and self._step != self._saved_step:
+            self.save(self._step)
+        return self._end_stopped(self._saved_step)
+
     def stop(self, step: int) -> dict[str, Any]:
         """End after `step` steps, which are saved, because a signal asked for it; return the run's figures."""
+        result = self._end_stopped(step)
+        distributed.barrier()  # when one process ends torchrun ends the others: not while the first is writing
+        return result
+
+    def _end_stopped(self, step: int) -> dict[str, Any]:
         self.wait()
         self.log.event("stopped", step=step)
-        self.log.say(f"stopped after step {step}, saved: go on with the same command, or with moco resume")
+        done = f"after step {step}, saved" if step else "before a step was saved"
+        self.log.say(f"stopped {done}: go on with the same command, or with moco resume")
         self.log.status("stopped", step=step, exit_code=EXIT_CODE)
-        distributed.barrier()  # when one process ends torchrun ends the others: not while the first is writing
         return {**self.result, "step": step, "seconds": round(self.log.seconds, 1), "exit_code": EXIT_CODE}
 
     def fail(self, step: int) -> None:
@@ -208,11 +235,6 @@ def open_run(
         str(config.out), modules, optimizer, log, Checkpoints(config.out), described, to_json(config, command),
         {"run": str(config.out)}, build_scaler(config.precision, config.device),
     )  # fmt: skip
-
-
-def is_finite(gradient_norm: Tensor, *losses: Tensor) -> bool:
-    """Whether the losses and the gradient are numbers."""
-    return bool(torch.isfinite(sum((loss.detach() for loss in losses), gradient_norm)))
 
 
 def read_earlier(

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -221,9 +222,23 @@ def _rounded(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 100 else f"{value:.0f}"
 
 
+class _NoEvents:
+    """Takes what TensorBoard's writer takes, and keeps nothing."""
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Keep nothing."""
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
 def _events(run: Path, purge_step: int | None = None) -> Any:
     """TensorBoard's writer; a reader passes over what earlier files hold from `purge_step` on."""
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    with _naming(run / "events.out.tfevents"):
-        return SummaryWriter(str(run), purge_step=purge_step)
+    try:
+        with _naming(run / "events.out.tfevents"):
+            return SummaryWriter(str(run), purge_step=purge_step)
+    except UnicodeEncodeError:
+        warnings.warn(f"{run}: TensorBoard cannot write where names are not UTF-8: it gets nothing", stacklevel=2)
+        return _NoEvents()

@@ -1,10 +1,11 @@
 """Loss scaling for fp16, in which gradients below 6e-8 vanish and numbers above 65504 overflow."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.nn.utils import get_total_norm
 
 from moco.runtime.fields import Precision
 
@@ -26,6 +27,31 @@ IDLE = build_scaler("fp32", "cpu")
 def overflows(scaler: GradScaler, gradient_norm: Tensor) -> bool:
     """Tell whether a gradient overflowed only because of its scale: the step is then left out and the scale halved."""
     return scaler.is_enabled() and not bool(gradient_norm.isfinite()) and scaler.get_scale() > LEAST_SCALE
+
+
+def measure_gradient(
+    scaler: GradScaler, optimizer: torch.optim.SGD, parameters: Iterable[nn.Parameter], *losses: Tensor
+) -> tuple[Tensor, bool, bool]:
+    """Divide the gradient by its scale; return its norm, whether it overflowed, and whether the step is sound.
+
+    It is unsound where a loss is not finite, or a gradient that did not overflow only because of its scale.
+    """
+    scaler.unscale_(optimizer)
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    overflowed = overflows(scaler, norm)
+    return norm, overflowed, is_finite(*losses) if overflowed else is_finite(norm, *losses)
+
+
+def step_unless(overflowed: bool, scaler: GradScaler, take: Callable[[], object]) -> None:
+    """Take the optimiser's step, or leave it out where the gradient overflowed; then adjust the scale."""
+    if not overflowed:
+        take()
+    scaler.update()
+
+
+def is_finite(first: Tensor, *others: Tensor) -> bool:
+    """Whether losses and the norm of the gradient are numbers."""
+    return bool(torch.isfinite(sum((other.detach() for other in others), first.detach())))
 
 
 def scaler_tensors(scaler: GradScaler) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from moco.data.config import Excluded
 from moco.runtime.fields import Count, Device, JsonOutput, Minutes, Precision, Repetitions, Threads
 
 
@@ -33,6 +34,7 @@ class StudyConfig:
     """Only print the runs that would be made, with an estimate of the time."""
     commands: bool = False
     """Only print one line of shell for each cell, for example for a job array. The same study then collects them."""
+    exclude: Excluded = ()
     precision: Precision = "fp32"
     device: Device = "auto"
     threads: Threads = None

@@ -59,6 +59,7 @@ def build_training(study: Study, arm: Arm, config: StudyConfig, images: int, see
         "data": config.data, "out": config.out / "cells" / f"{arm.name}-s{seed}", "seed": seed, "max_steps": steps,
         "log_every": 1 if study.steps else max(1, steps // LINES), "knn_every": every, "precision": config.precision,
         "device": config.device, "threads": config.threads, "knn_k": values.get("knn_k") or PAPERS_K,
+        "exclude": config.exclude,
     }  # fmt: skip
     return PretrainConfig(**{**values, **own})
 
@@ -76,7 +77,7 @@ def cells(study: Study, config: StudyConfig, images: int, arms: Sequence[Arm]) -
     for seed in range(config.seeds):
         for arm in arms:
             trained = build_training(study, arm, config, images, seed)
-            machine = _machine_flags(config)
+            machine = _common_flags(config)
             commands = [("pretrain", recipe_of(study, config), *_flags(study, arm, config, trained), *machine)]
             for name, (command, *flags) in study.evaluate.items():
                 words = [word for word in flags if not (name == "knn" and arm is arms[0] and word == "--no-baseline")]
@@ -99,9 +100,10 @@ def _flags(study: Study, arm: Arm, config: StudyConfig, trained: PretrainConfig)
     return words
 
 
-def _machine_flags(config: StudyConfig) -> tuple[str, ...]:
+def _common_flags(config: StudyConfig) -> tuple[str, ...]:
     threads = () if config.threads is None else ("--threads", str(config.threads))
-    return ("--precision", config.precision, "--device", config.device, *threads)
+    excluded = tuple(word for pattern in config.exclude for word in ("--exclude", pattern))
+    return ("--precision", config.precision, "--device", config.device, *threads, *excluded)
 
 
 def select_arms(study: Study, config: StudyConfig, images: int) -> tuple[list[Arm], list[str]]:
@@ -144,7 +146,8 @@ def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
         return {}
     try:
         plan = read_object(config.out / "plan.json")
-        theirs = dict(plan["asked"]), plan["study"], plan["images"], plan["survey"]["images"], dict(plan["cost"])
+        asked = {"exclude": [], **plan["asked"]}
+        theirs = asked, plan["study"], plan["images"], plan["survey"]["images"], dict(plan["cost"])
         plan["survey"]["rates"], plan["extrapolation"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInputError(f"--out {config.out}: no sound plan.json beside its cells: give another folder") from error
@@ -163,4 +166,4 @@ def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
 def collect_fixed_flags(config: StudyConfig) -> dict[str, Any]:
     """The flags that a study that goes on must have in common with its beginning; more seeds may be asked for."""
     names = ("data", "images", "minutes", "recipe", "precision")
-    return {name: getattr(config, name) for name in names}
+    return {**{name: getattr(config, name) for name in names}, "exclude": list(config.exclude)}

@@ -27,7 +27,7 @@ SECONDS = 1.0
 ENCODED = 512
 COSTS = (
     "arch", "stem", "head", "dictionary", "batch_size", "augment", "view_size", "image_size", "symmetric", "queue_size",
-    "hard_negatives", "mix", "mix_query", "accumulate",
+    "hard_negatives", "mix", "mix_query", "blend", "accumulate",
 )  # fmt: skip
 """Settings that the time of a step depends on."""
 LIKE = 4096
@@ -38,7 +38,7 @@ ENDLESS = 1_000_000
 def measure_speeds(config: StudyConfig, folder: Path, case: str) -> dict[str, Any]:
     """Images in all splits, seconds to read them, and images per second: of each arm's training, and encoded."""
     study, started = find_study(config.name), time.monotonic()
-    splits = load(config.data)
+    splits = load(config.data, config.exclude)
     if study.evaluate:
         require_labels(*final_split(splits))  # an evaluation would find that out after the first training
     count, whole = len(splits["train"]), sum(len(images) for images in splits.values())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moco.data.loader import load_ahead
+from moco.data.ahead import load_ahead
 from moco.runtime.randomness import Stream, seed_of
 from moco.transfer.config import TransferConfig
 from moco.transfer.examples import Examples

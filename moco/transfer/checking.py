@@ -15,12 +15,12 @@ from moco.data.images import FileImages
 from moco.data.named import data_home
 from moco.errors import BadInputError
 from moco.runtime.device import cores
-from moco.runtime.files import replace_file
+from moco.runtime.files import read_bounded, replace_file
 from moco.transfer.examples import Examples, describe_size
 from moco.transfer.headers import FIRST_TURNED, Header, read_header
 from moco.transfer.targets import VOID
 
-VERSION = 1
+VERSION = 2
 """Number of the rules: files that older rules let pass are looked at again."""
 NAMED = 8
 """Classes that are named in a line, at most."""
@@ -31,11 +31,7 @@ def check_examples(data: str, train: Examples, test: Examples, files: FileImages
 
     Raises BadInputError, naming the first file, where sizes differ, or the training images show fewer than two classes.
     """
-    name = f"{_digest(data, files, train, test)}.json"
-    try:
-        kept = data_home() / "checked" / name
-    except RuntimeError:  # a user without a home: it is kept beside nothing
-        kept = Path(os.devnull) / name
+    kept = data_home() / "checked" / f"{_digest(data, files, train, test)}.json"
     found = _read_kept(kept)
     if found is None:
         found = [*_check(data, "training", train), *_check(data, "test", test)]
@@ -69,7 +65,7 @@ def _digest(data: str, files: FileImages, *parts: Examples) -> str:
 
 def _read_kept(path: Path) -> list[str] | None:
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_bounded(path))
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, list) and all(isinstance(text, str) for text in found) else None
@@ -82,30 +78,44 @@ def _check(data: str, split: str, examples: Examples) -> list[str]:
 
 
 def _check_sizes(data: str, split: str, examples: Examples) -> list[str]:
-    """Raise BadInputError where an image is not as large as annotated; say where EXIF turns one that fits anyway."""
+    """Raise BadInputError where an image is not as large as annotated; say how those with an EXIF tag are read.
+
+    An image that the tag turns is read as it is stored where only that has the size of its annotation.
+    """
     rows = range(len(examples))
     headers: list[Header] = _in_parallel(lambda row: read_header(examples.name(row)), rows)
     expected: list[tuple[int, int]] = _in_parallel(examples.size, rows)
-    wrong = [row for row in rows if headers[row].size != expected[row]]
+    other = [row for row in rows if headers[row].size != expected[row]]
+    stored = [row for row in other if headers[row].stored == expected[row]]
+    wrong = sorted({*other}.difference(stored))
     if wrong:
         row = wrong[0]
-        turned = headers[row].orientation >= FIRST_TURNED and headers[row].size[::-1] == expected[row]
-        advice = (
-            "it was annotated before it was turned: remove its EXIF tag (exiftool -Orientation= FILE)"
-            if turned
-            else "replace the image or correct the annotation"
-        )
         raise BadInputError(
-            f"{examples.name(row)}: {describe_size(headers[row].size, expected[row])}"
-            f"{f', and {len(wrong) - 1} further {split} images' if len(wrong) > 1 else ''}: {advice}"
+            f"{examples.name(row)}: {describe_size(headers[row].size, expected[row])}{_count_further(wrong, split)}: "
+            f"replace the image or correct the annotation"
         )
     doubtful = [row for row in rows if headers[row].orientation > 1 and not _tells_turned(headers[row])]
+    if stored and doubtful:
+        raise BadInputError(
+            f"{examples.name(doubtful[0])}: an EXIF tag turns or mirrors it{_count_further(doubtful, split)}; its size "
+            f"does not tell whether it was annotated before that, as {examples.name(stored[0])} was: remove the tag "
+            f"where it was (exiftool -Orientation= FILE)"
+        )
+    if stored:
+        return [
+            f"{data}: {len(stored)} {split} images are read as they are stored and not as their EXIF tag turns them, "
+            f"since their annotations have that size, the first is {examples.name(stored[0])}"
+        ]
     if not doubtful:
         return []
     return [
         f"{data}: an EXIF tag turns or mirrors {len(doubtful)} {split} images whose sizes do not tell whether they "
         f"were annotated before or after that, the first is {examples.name(doubtful[0])}: they are read upright"
     ]
+
+
+def _count_further(rows: Sequence[int], split: str) -> str:
+    return f", and {len(rows) - 1} further {split} images" if len(rows) > 1 else ""
 
 
 def _tells_turned(header: Header) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from moco.data.config import WhiteLevel
 from moco.errors import BadInputError
 from moco.evaluation.config import LikeRun, RandomArch, RandomStem
 from moco.runtime.fields import (
@@ -135,6 +136,7 @@ class TransferConfig:
     log_every: LogEvery = 20
     checkpoint_every: CountOrZero = 1000
     """Steps between two checkpoints (0: only at the end)."""
+    white_level: Annotated[WhiteLevel, Earlier(65535)] = None
     accept_changed_data: AcceptChangedData = False
     shown_images: Annotated[int, Range(0, 1000)] = 6
     """Test images that are kept for the report, with what was found and what is true."""

@@ -14,6 +14,7 @@ from moco.runtime.randomness import Stream, seed_of
 from moco.runtime.recent import Recent
 from moco.runtime.run import Run
 from moco.runtime.runlog import write_text
+from moco.runtime.signals import StopRequest
 from moco.transfer.batches import TrainingBatches
 from moco.transfer.config import TransferConfig
 from moco.transfer.evaluation import draw_predictions, evaluate_model, use_precise_statistics
@@ -32,6 +33,8 @@ class Evaluator:
     run: Run
     batches: TrainingBatches
     test: Examples
+    request: StopRequest
+    """Ends an evaluation at once."""
 
     def begin(self, step: int) -> None:
         """Keep what the files of the run are; log what changed in them before `step`, where that was accepted."""
@@ -65,17 +68,16 @@ class Evaluator:
         config, model, shown = self.config, self.run.modules["model"], list[dict[str, Any]]()
         count = min(config.precise_bn, config.max_steps)
         self.run.log.say(f"evaluating on {min(config.test_images or len(self.test), len(self.test))} images")
-        random_state = torch.get_rng_state()
-        # the regions behind precise statistics: not from what came before, which a run that goes on has not drawn
-        drawn_from = seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=0, index=1 + distributed.rank())
-        torch.manual_seed(drawn_from)
-        batches = self.batches.run(0, count, config.workers or 0)
-        with use_precise_statistics(model, batches, config), distributed.average_statistics(model):
-            figures = evaluate_model(model, self.test, config)
-            if with_pictures and self.run.log.active:
-                shown = draw_predictions(model, self.test, config)
-        model.train()
-        torch.set_rng_state(random_state)
+        with self.request.waiting(), torch.random.fork_rng(devices=[]):
+            # the regions behind precise statistics: not from what came before, which a run that goes on has not drawn
+            drawn_from = seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=0, index=1 + distributed.rank())
+            torch.manual_seed(drawn_from)
+            batches = self.batches.run(0, count, config.workers or 0)
+            with use_precise_statistics(model, batches, config), distributed.average_statistics(model):
+                figures = evaluate_model(model, self.test, config)
+                if with_pictures and self.run.log.active:
+                    shown = draw_predictions(model, self.test, config)
+            model.train()
         return figures, shown
 
 

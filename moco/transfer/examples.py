@@ -8,8 +8,10 @@ from typing import Literal
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from moco.data.decoding import decode
+from moco.data.brightness import settle_white_level
+from moco.data.decoding import WHITEST, decode
 from moco.data.images import FileImages, PathTable
+from moco.data.notes import Notes
 from moco.errors import BadInputError
 from moco.shapes import Image
 from moco.transfer.cityscapes import open_instances, open_semantic
@@ -39,6 +41,8 @@ class Examples(Dataset[tuple[Tensor, Target]]):
         self.annotations = annotations
         self.ids = [annotations.image_id(index) for index in range(len(annotations))]
         """The image_id of each image."""
+        self.white_level: int | None = None
+        """The value of 16-bit files that becomes white; None where it is the largest."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -64,14 +68,19 @@ class Examples(Dataset[tuple[Tensor, Target]]):
         return len(self.annotations)
 
     def __getitem__(self, index: int) -> tuple[Image, Target]:
-        image = decode(self.annotations.path(index))
-        expected, found = self.annotations.size(index), tuple(image.shape[1:])
-        if found != expected:
+        image, expected = self._decode(index, upright=True), self.annotations.size(index)
+        found = tuple(image.shape[1:])
+        if found != expected == found[::-1]:  # annotated before it was turned
+            image = self._decode(index, upright=False)
+        if tuple(image.shape[1:]) != expected:
             raise BadInputError(
                 f"{self.annotations.path(index)}: {describe_size(found, expected)}: replace the image or correct the "
                 f"annotation"
             )
         return image, self.annotations.target(index)
+
+    def _decode(self, index: int, *, upright: bool) -> Image:
+        return decode(self.annotations.path(index), self.white_level or WHITEST, upright=upright)
 
     def target(self, index: int) -> Target:
         """What is known of an image, without reading it."""
@@ -91,6 +100,16 @@ def describe_size(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
     return (
         f"{found[1]} x {found[0]} pixels (upright by its EXIF tag), expected {expected[1]} x {expected[0]} as annotated"
     )
+
+
+def settle_white(data: str | Path, given: int | None, train: Examples, test: Examples) -> int | None:
+    """Settle which value of the images' 16-bit files becomes white, as for other sets, and return it."""
+    root, notes = os.fsencode(Path(data)), Notes()
+    names = (os.path.relpath(os.fsencode(train.name(index)), root) for index in range(len(train)))
+    level = settle_white_level(FileImages(root, PathTable(names)), given, notes)
+    notes.print(str(data), {})
+    train.white_level = test.white_level = level
+    return level
 
 
 def files_of(data: str | Path, *parts: Examples) -> FileImages:

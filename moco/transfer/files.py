@@ -10,6 +10,7 @@ from pathlib import Path
 
 from moco.data.images import EXTENSIONS
 from moco.errors import BadInputError
+from moco.runtime.files import LARGEST_LIST, read_bounded
 
 REFUSED = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode's categories of what no file name may have: control characters, halves of a character, ends of lines."""
@@ -29,7 +30,7 @@ def require_folder(folder: Path, what: str) -> Path:
 def read_text(path: Path) -> str:
     """A file of text in UTF-8, or in UTF-16 with its mark. Raises BadInputError where it cannot be read."""
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, LARGEST_LIST)
         return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path}: cannot be read ({error}), expected text in UTF-8") from error

@@ -21,6 +21,11 @@ class Header:
     size: tuple[int, int]
     orientation: int = 1
 
+    @property
+    def stored(self) -> tuple[int, int]:
+        """The size without that tag."""
+        return self.size[::-1] if self.orientation >= FIRST_TURNED else self.size
+
 
 def read_header(path: str) -> Header:
     """Read an image's header. Raises BadInputError where it cannot be read, or is no regular file."""

@@ -3,17 +3,17 @@
 from typing import Any
 
 import torch
-from torch.nn.utils import get_total_norm
+from torch import nn
 
-from moco.data.loader import watch_loading
+from moco.data.ahead import watch_loading
 from moco.interop.checkpoints import Weights
-from moco.runtime import distributed, pulse
+from moco.runtime import distributed
 from moco.runtime.device import autocast
 from moco.runtime.randomness import Stream, seed_of
 from moco.runtime.recent import Recent
-from moco.runtime.run import is_finite, open_run
-from moco.runtime.scaling import overflows
-from moco.runtime.schedule import is_due
+from moco.runtime.run import Run, open_run
+from moco.runtime.scaling import measure_gradient, step_unless
+from moco.runtime.schedule import Schedule, is_due
 from moco.runtime.signals import StopRequest
 from moco.transfer.batches import TrainingBatches, move_batch
 from moco.transfer.config import TransferConfig
@@ -30,57 +30,65 @@ def fine_tune(
     Goes on where a run of the same config lies in `config.out`; stops, saved, after the step in which that is asked
     for. Raises DivergedError where the loss or the gradient is no longer finite.
     """
-    steps, device, rank, ranks = config.max_steps, config.device, distributed.rank(), distributed.world_size()
+    rank, ranks = distributed.rank(), distributed.world_size()
     torch.manual_seed(seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=0, index=0))  # of the new layers
     model, norms = build_model(config, weights, train)
     optimizer, schedule = build_transfer_optimizer(config, model), build_transfer_schedule(config)
     batches = TrainingBatches(train, config, rank, ranks)
     described = {"task": config.task, "classes": list(test.classes)}
-    run = open_run(config, "transfer", {"model": model}, optimizer, steps, described)
+    run = open_run(config, "transfer", {"model": model}, optimizer, config.max_steps, described)
     run.result["task"] = config.task
-    evaluator, scaler = Evaluator(config, run, batches, test), run.scaler
+    evaluator = Evaluator(config, run, batches, test, request)
 
-    with run, watch_loading(), pulse.watch_collectives(rank, ranks):
+    def begin() -> dict[str, Any]:
         start = run.restore()
         evaluator.begin(start)
         run.log.say(describe_transfer(config, weights, model, norms, batches, test))
-        if 0 < start < steps and is_due(start, config.evaluate_every):  # that of the last time is cut off
+        if 0 < start < config.max_steps and is_due(start, config.evaluate_every):  # that of the last time is cut off
             evaluator.evaluate(start)
-        recent, wrapped = Recent(start, active=config.log_every > 0), distributed.wrap(model.train())
-        for step, batch in enumerate(batches.run(start, steps, config.workers or 0), start):
-            images, targets = move_batch(batch, device)
-            for group in optimizer.param_groups:
-                group["lr"] = schedule(step)
-            # a detector draws the anchors and regions that it learns from
-            torch.manual_seed(seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=step + 1, index=rank))
+        return _train(config, model, batches, run, evaluator, schedule, request, start)
 
-            with autocast(config.precision, device):
-                losses = wrapped(images, targets)  # {part: loss}
-            loss = sum(losses.values(), torch.zeros((), device=device))
-            torch.autograd.backward(scaler.scale(loss))
+    with run, watch_loading():
+        return run.until_stopped(request, begin)
 
-            scaler.unscale_(optimizer)
-            norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-            overflowed = overflows(scaler, norm)
-            finite = is_finite(loss) if overflowed else is_finite(norm, loss)
-            diverged, stopping = distributed.on_any_rank(device, not finite, request.noted)
-            if diverged:
-                advice = f"start again with a smaller --lr (now {config.lr:g}) or more --warmup-steps"
-                raise run.diverge(step, [loss], norm, advice)
-            if not overflowed:
-                optimizer.step()
-            scaler.update()
-            optimizer.zero_grad()
 
-            recent.add({name: value.float() for name, value in losses.items()})
-            if is_due(step + 1, config.log_every, steps):
-                evaluator.log(step + 1, recent, {"lr": schedule(step), "gradient_norm": float(norm)})
-            run.advance(step + 1)
-            if stopping or step + 1 == steps or is_due(step + 1, config.checkpoint_every):
-                run.save(step + 1)
-            if stopping:
-                return run.stop(step + 1)
-            if step + 1 < steps and is_due(step + 1, config.evaluate_every):
-                with recent.paused():
-                    evaluator.evaluate(step + 1)
-        return evaluator.finish(steps)
+def _train(
+    config: TransferConfig, model: nn.Module, batches: TrainingBatches, run: Run, evaluator: Evaluator,
+    schedule: Schedule, request: StopRequest, start: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Make the steps of a run from `start` on, and evaluate its model after the last."""
+    steps, device, rank, optimizer = config.max_steps, config.device, distributed.rank(), run.optimizer
+    scaler = run.scaler
+    recent, wrapped = Recent(start, active=config.log_every > 0), distributed.wrap(model.train())
+    for step, batch in enumerate(request.between(batches.run(start, steps, config.workers or 0)), start):
+        images, targets = move_batch(batch, device)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule(step)
+        # a detector draws the anchors and regions that it learns from
+        torch.manual_seed(seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=step + 1, index=rank))
+
+        with autocast(config.precision, device):
+            losses = wrapped(images, targets)  # {part: loss}
+        loss = sum(losses.values(), torch.zeros((), device=device))
+        torch.autograd.backward(scaler.scale(loss))
+
+        norm, overflowed, finite = measure_gradient(scaler, optimizer, model.parameters(), loss)
+        diverged, stopping = distributed.on_any_rank(device, not finite, request.noted)
+        if diverged:
+            advice = f"start again with a smaller --lr (now {config.lr:g}) or more --warmup-steps"
+            raise run.diverge(step, [loss], norm, advice)
+        step_unless(overflowed, scaler, optimizer.step)
+        optimizer.zero_grad()
+
+        recent.add({name: value.float() for name, value in losses.items()})
+        if is_due(step + 1, config.log_every, steps):
+            evaluator.log(step + 1, recent, {"lr": schedule(step), "gradient_norm": float(norm)})
+        run.advance(step + 1)
+        if stopping or step + 1 == steps or is_due(step + 1, config.checkpoint_every):
+            run.save(step + 1)
+        if stopping:
+            return run.stop(step + 1)
+        if step + 1 < steps and is_due(step + 1, config.evaluate_every):
+            with recent.paused():
+                evaluator.evaluate(step + 1)
+    return evaluator.finish(steps)

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from moco.errors import BadInputError
+from moco.runtime.files import read_bounded
 from moco.transfer.objects import Flags, Floats, Integers
 
 Records = list[dict[str, Any]]
+LARGEST_JSON = 16 << 30
+"""Bytes of a file in COCO's format: the largest sets have some gigabytes."""
 FLAGS = {"0": False, "1": True, "false": False, "true": True, "none": False, "": False}
 """What stands for no and yes, as text in lower case."""
 
@@ -18,7 +21,7 @@ FLAGS = {"0": False, "1": True, "false": False, "true": True, "none": False, "":
 def read_json(path: Path) -> dict[str, Any]:
     """The object that a file holds. Raises BadInputError where it cannot be read, or holds something else."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bounded(path, LARGEST_JSON))
     except (OSError, ValueError, RecursionError) as error:
         raise BadInputError(f"{path}: cannot be read as JSON ({error}): replace it") from error
     if not isinstance(content, dict):

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 
 from moco.data.images import PathTable
+from moco.data.opening import open_regular
 from moco.errors import BadInputError
 from moco.transfer.headers import read_header
 from moco.transfer.targets import Kind, Rules, Skeleton, Target
@@ -66,8 +67,10 @@ def read_values(path: str, colours: Colours | None = None) -> Values:
     Where `colours` give their meaning, they are read in images of colours, and in those whose palette has no other.
     """
     try:
-        with PillowImage.open(path, formats=("PNG",)) as image:
+        with open_regular(path) as file, PillowImage.open(file, formats=("PNG",)) as image:
             image.load()
+    except BadInputError:
+        raise
     except Exception as error:  # a decoder fails as it likes on a damaged file
         raise BadInputError(f"{path}: cannot be read as a PNG ({error}): replace it") from error
     if image.mode in ("1", "L", "LA") or image.mode.startswith("I"):

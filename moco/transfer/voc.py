@@ -12,6 +12,7 @@ import numpy as np
 
 from moco.data.images import PathTable
 from moco.errors import BadInputError
+from moco.runtime.files import read_bounded
 from moco.transfer.headers import read_header
 from moco.transfer.objects import ObjectTable, check_boxes, check_sizes, number_names
 from moco.transfer.voc_files import annotated_files, every_xml
@@ -79,7 +80,7 @@ def read_xml(path: Path) -> Element:
         raise BadInputError(f"{path}: declares a document type, expected plain XML: remove the declaration")
 
     try:
-        content, parser = _in_utf8(path.read_bytes())
+        content, parser = _in_utf8(read_bounded(path))
         parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
         parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, refuse
         parser.Parse(content, True)

@@ -160,7 +160,8 @@ def test_it_has_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["pretrain", "auto", "--help"])
     out = " ".join(capsys.readouterr().out.split())
-    assert all(flag in out for flag in ("--minutes", "--for", "--download"))
+    places = [out.index(f"{flag} ") for flag in ("--minutes", "--data", "--out", "--for", "--download")]
+    assert places == sorted(places)
     assert "Every flag of moco pretrain may be given too" in out
     assert "--key-momentum" not in out
 

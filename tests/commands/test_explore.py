@@ -51,6 +51,19 @@ def test_a_page_to_send_on(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert data["classes"] == list(load("digits")["train"].classes)
 
 
+def test_what_the_run_left_out_is_left_out(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own `--exclude` holds unless another one is given."""
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**settings, "exclude": ["#1*", "#2*"]}))
+    for more, left in ([], "3456789"), (["--exclude", "#[2-9]*", "--exclude", "#0"], "1"):
+        page = tmp_path / f"{left}.html"
+        assert main(["explore", str(run), *SHORT, *more, "--static", str(page), "--json"]) == 0
+        capsys.readouterr()
+        scripts = Parsed(page.read_text(encoding="utf-8")).scripts
+        names = json.loads(next(text for attributes, text in scripts if attributes.get("id") == "data"))["names"]
+        assert {name[1] for name in names if name != "#0"} == set(left)
+
+
 def test_it_is_served_until_it_is_interrupted(run: Path, tmp_path: Path) -> None:
     """An image of the set that is sent in finds itself; then Ctrl-C, and exit code 0."""
     served = start(["explore", str(run), *SHORT, "--port", "0", "--json"], tmp_path)

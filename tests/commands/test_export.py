@@ -22,9 +22,10 @@ from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
 from moco.core.networks import build_backbone
 from moco.errors import BadInputError
 from moco.interop import targets
-from moco.interop.checkpoints import Weights, encoder_metadata, load_weights
+from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.config import ExportConfig, Format
 from moco.interop.detectron2 import convert_tensors, describe_settings
+from moco.interop.metadata import encoder_metadata
 from moco.interop.model_card import _inert
 from moco.runtime.checkpoint import save_tensors
 

@@ -1,6 +1,7 @@
 """The monitor: by which k, beside what, and of which images its accuracy is."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,25 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as reference
+from PIL import Image as PillowImage
 
+from moco.commands.embed import run as embed
+from moco.commands.export import run as export
 from moco.commands.pretrain import build_monitor
+from moco.commands.pretrain import run as pretrain
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.catalog import load
 from moco.data.images import Images, Split
 from moco.data.splits import monitor_split
+from moco.evaluation.config import EmbedConfig
 from moco.evaluation.features import Encoding, encode
+from moco.evaluation.frozen import load_encoder
 from moco.evaluation.knn import choose_k
 from moco.evaluation.session import labels_of
+from moco.interop.config import ExportConfig
+from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import recipe
+from moco.runtime.configfile import from_json, to_json
 from moco.runtime.fields import require
 from tests import oracles
 
@@ -71,3 +81,53 @@ def test_a_tenth_of_train_is_trained_on(encoder: Encoder, names: tuple[Split, ..
     every: dict[Split, Images] = {"train": digits["train"], "val": digits["test"], "test": digits["test"]}
     monitor = build_monitor(dataclasses.replace(CONFIG, knn_images=50), {name: every[name] for name in names})
     assert monitor(encoder)["knn_trained_on"] == share
+
+
+# --- images of 16 bits ----------------------------------------------------------------------------------------------
+
+
+def deep_images(folder: Path, factor: int) -> str:
+    """Forty images of two classes, of 8 bits times `factor` in 16-bit files."""
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        values = generator.integers(0, 256, (16, 16), dtype=np.uint16) * np.uint16(factor)
+        PillowImage.fromarray(values).save(folder / "ab"[number % 2] / f"{number:02}.png")
+    return str(folder)
+
+
+def test_the_white_level_goes_with_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was white to a run is so to all that its weights see: evaluations, exports, single images, further runs."""
+    config = recipe(
+        "quick", data=deep_images(tmp_path / "x", 16), out=tmp_path / "run", arch="resnet18-w4", image_size=16,
+        batch_size=16, queue_size=32, max_steps=1, knn_every=0, workers=0, threads=1, device="cpu", init="kaiming",
+    )  # fmt: skip
+    pretrain(config)
+    assert "use 12 bits: 4095 is taken for white" in capsys.readouterr().err
+    assert json.loads((config.out / "config.json").read_text())["white_level"] == 4095
+    same = deep_images(tmp_path / "8 bits", 16)
+    for path in Path(same).glob("*/*.png"):
+        with PillowImage.open(path) as image:
+            PillowImage.fromarray(np.round(np.asarray(image) * (255 / 4095)).astype(np.uint8)).save(path)
+    export(ExportConfig(str(config.out), "safetensors", tmp_path / "exported"))
+    found = {}
+    for weights in (config.out, config.out / "checkpoints", tmp_path / "exported"):
+        for data in (config.data, same):
+            embed(EmbedConfig(str(weights), data, tmp_path / "x.npz", device="cpu", precision="fp32", threads=1))
+            found[weights.name, data] = np.load(tmp_path / "x.npz")["features"]
+    first = found["run", same]
+    assert all(np.abs(features - first).max() < 1e-5 for features in found.values())
+    frozen = load_encoder(config.out)
+    assert np.abs(frozen.embed([tmp_path / "x" / "a" / "00.png"]).numpy() - first[:1]).max() < 1e-5
+    assert pretrain(dataclasses.replace(config))["already_done"]
+    more = dataclasses.replace(config, data=same, out=tmp_path / "more", init_weights=str(config.out))
+    pretrain(more)
+    assert json.loads((more.out / "config.json").read_text())["white_level"] == 4095
+
+
+def test_runs_from_before_keep_the_full_range(tmp_path: Path) -> None:
+    """A config without a white level is of a run that saw its images nearly black: it goes on as it began."""
+    text = to_json(dataclasses.replace(CONFIG, white_level=4095))
+    values = json.loads(text)
+    del values["white_level"]
+    assert from_json(PretrainConfig, json.dumps(values), tmp_path).white_level == 65535

@@ -12,6 +12,8 @@ import torch
 from moco.cli import main
 from moco.commands import pretrain, readiness, scene
 from moco.data.images import Images, Marks
+from moco.pretraining.config import AutoConfig
+from moco.pretraining.pace import Budget
 from moco.pretraining.timing import StepTime
 from moco.runtime.randomness import Integers
 from moco.shapes import Bytes, Image
@@ -23,8 +25,10 @@ class Listing:
     in_memory: ClassVar[bool] = False
     unreadable: ClassVar[Mapping[int, str]] = {}
     name_table = None
+    white_level = None
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, side: int = 16) -> None:
+        self.side = side
         self.labels, self.classes = np.arange(count) % 2, ("a", "b")
         self.decoded, self.identified = 0, 0
 
@@ -33,7 +37,7 @@ class Listing:
 
     def __getitem__(self, index: int) -> Image:
         self.decoded += 1
-        return torch.full((3, 16, 16), index % 251, dtype=torch.uint8)
+        return torch.full((3, self.side, self.side), index % 251, dtype=torch.uint8)
 
     def name(self, index: int) -> str:
         """Its number."""
@@ -46,6 +50,10 @@ class Listing:
     def stack(self, index: Integers) -> Bytes | None:
         """None: they are not in memory."""
         return None
+
+    def with_white_level(self, level: int) -> Any:
+        """Itself."""
+        return self
 
     def identify(self, index: Integers) -> Marks:
         """All the same."""
@@ -97,6 +105,16 @@ def test_a_large_set_is_not_gone_through(prepared: list[Images], monkeypatch: py
     assert not prepared[0].in_memory
     assert listing.decoded < 1500
     assert listing.identified == 0
+
+
+@pytest.mark.parametrize(("side", "warned"), [(6, True), (16, False)])
+def test_tiny_images_are_not_trained_on_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], side: int, warned: bool
+) -> None:
+    """It says that they are enlarged, and to what."""
+    monkeypatch.setattr(scene, "load", lambda *_: {"train": Listing(8, side)})
+    scene.open_scene(AutoConfig("tiny", Path("run"), device="cpu"), {}, Budget(60.0, 0.0))
+    assert ("is 6 pixels in the median: they are enlarged to 16" in capsys.readouterr().err) == warned
 
 
 def test_a_small_set_is_decoded_once(prepared: list[Images], monkeypatch: pytest.MonkeyPatch) -> None:

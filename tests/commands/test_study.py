@@ -117,6 +117,8 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, machine: Machine) -> None:
     assert len(run(study(tmp_path, seeds=2))["cells"]) == 6
     with pytest.raises(BadInputError, match=r"--images 1280, and now it is 2560"):
         run(study(tmp_path, images=2560))
+    with pytest.raises(BadInputError, match=r"--exclude \[\], and now it is \['masks'\]"):
+        run(study(tmp_path, exclude=("masks",)))
 
 
 def test_a_cell_that_was_run_by_hand_counts(

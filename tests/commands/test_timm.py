@@ -157,7 +157,7 @@ def features(model: nn.Module, weights: str) -> tuple[Tensor, Tensor]:
 def vit_at(size: int, path: Path) -> str:
     """An encoder file of a transformer for images of another size than timm's, as runs write it."""
     from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
-    from moco.interop.checkpoints import encoder_metadata
+    from moco.interop.metadata import encoder_metadata
     from moco.runtime.checkpoint import save_tensors
 
     torch.manual_seed(0)

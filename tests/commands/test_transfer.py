@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
+from PIL import Image as PillowImage
 
 from moco.cli import main
 from moco.commands import transfer as command
@@ -201,6 +203,41 @@ def test_other_files_than_before(tmp_path: Path, trials: int) -> None:
     run = own.out if trials == 1 else own.out / "trial-0"
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [changed.name in one["what"] for one in events if one.get("event") == "data_changed"] == [True]
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_a_run_goes_on_where_its_images_were_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: int
+) -> None:
+    """The place of its data is kept as an absolute one; `resume --data` takes another that holds the same files."""
+    monkeypatch.chdir(tmp_path)
+    first = config(tmp_path, "voc-semantic", trials=trials)
+    own = interrupted(replace(first, data=Path(first.data).name), 1)
+
+    def stored() -> str:
+        return str(json.loads((own.out / "config.json").read_text())["data"])
+
+    assert stored() == first.data
+    new = Path(first.data).rename(tmp_path / "new")
+    with pytest.raises(BadInputError, match="give --data"):
+        resume(ResumeConfig(own.out))
+    assert resume(ResumeConfig(own.out, data="new"))["step"] == 4
+    assert stored() == str(new)
+
+
+def test_images_of_16_bits_are_scaled(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """By one factor for the whole run, which is kept with it and holds when the run goes on."""
+    first = config(tmp_path, "voc-semantic")
+    for path in Path(first.data).glob("JPEGImages/*.jpg"):
+        with PillowImage.open(path) as image:
+            grey = np.asarray(image.convert("L")).astype(np.uint16) * 16
+        PillowImage.fromarray(grey).save(path, "PNG")
+    own = interrupted(first, 1)
+    assert "4095 is taken for white" in capfd.readouterr().err
+    assert json.loads((own.out / "config.json").read_text())["white_level"] == 4095
+    assert transfer(first)["step"] == 4
+    with pytest.raises(BadInputError, match="--white-level 4095, and now it is 65535"):
+        transfer(replace(first, white_level=65535))
 
 
 @pytest.fixture

@@ -101,6 +101,10 @@ def test_a_set_agrees_with_its_own_images(bases: dict[str, Images], base: str, w
     stacked = images.stack(np.array(sound[::-1]))
     assert (stacked is not None) == images.in_memory
     assert stacked is None or torch.equal(stacked, torch.stack([images[i] for i in sound[::-1]]))
+    again = images.with_white_level(1000)
+    assert again.white_level == (None if "array" in base else 1000)
+    assert len(again) == len(images)
+    assert torch.equal(again[sound[0]], images[sound[0]])  # of 8 bits
     if images.name_table is not None:
         assert [images.name_table.name(i) for i in range(len(images))] == [images.name(i) for i in range(len(images))]
 

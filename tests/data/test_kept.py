@@ -39,9 +39,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The files that were decoded, in order."""
     files = list[Any]()
 
-    def noting(path: Any) -> Tensor:
+    def noting(path: Any, white_level: int) -> Tensor:
         files.append(path)
-        return decode(path)
+        return decode(path, white_level)
 
     monkeypatch.setattr(images_module, "decode", noting)
     return files

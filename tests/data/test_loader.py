@@ -1,10 +1,6 @@
 """The batches of a run are a pure function of (seed, step), whatever makes them and wherever it starts."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +11,7 @@ from PIL import Image as PillowImage
 
 from moco.data.augment import AUGMENTATIONS, draw, normalize, render
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
-from moco.data.loader import Batch, ViewBatches, load_ahead
+from moco.data.loader import Batch, ViewBatches
 from moco.errors import BadInputError
 from moco.runtime.randomness import Stream
 
@@ -230,59 +226,9 @@ def test_a_bad_image_is_named_from_a_worker_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_views_are_made_where_the_run_computes(name: str) -> None:
-    """With images in memory, every operation of a view follows its pixels to the device (here one that only counts)."""
+    """Every operation of a view follows its pixels to the device (here one that only counts)."""
     made = ViewBatches(array_images(), AUGMENTATIONS[name], SIZE, MEAN, STD, BATCH, device="meta")
-    x_q, x_k, index, _ = made[0]
+    x_q, x_k, index, _ = next(made.run(0, 1, workers=0))
     assert x_k is not None
-    assert x_q.device.type == x_k.device.type == "meta"
+    assert {x_q.device.type, x_k.device.type, index.device.type} == {"meta"}
     assert x_q.shape == x_k.shape == (BATCH, 3, SIZE, SIZE)
-    assert index.device.type == "cpu"
-
-
-def test_what_cannot_be_handed_over_ends_the_wait() -> None:
-    """As with too little shared memory: the process answers with what to set, and nobody waits for ever."""
-    with pytest.raises(ChildProcessError, match=r"cannot hand them over .*--shm-size 2g.*TMPDIR"):
-        next(load_ahead(lambda item: lambda: item, [1, 2], workers=1))
-
-
-STUCK = """
-import os, time
-from moco.data.loader import load_ahead
-def make(item):
-    if item:
-        print(os.getpid(), flush=True)
-        time.sleep(1000)
-    return item
-"""
-
-
-def test_stuck_loading_processes_end_with_the_loader() -> None:
-    """Two that wait for ever, as for a file of a network that is gone, hold up neither an error nor the end."""
-    code = STUCK + "loaded = load_ahead(make, [0, 1, 2], workers=2)\nnext(loaded)\ntime.sleep(1)\nraise OSError('end')"
-    begun = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "OSError: end" in done.stderr
-    assert time.monotonic() - begun < 40
-    assert not any(_is_alive(int(number)) for number in done.stdout.split())
-
-
-def test_loading_processes_do_not_outlive_their_parent() -> None:
-    """SIGKILL of the parent ends one that waits for ever."""
-    code = STUCK + "list(load_ahead(make, [1], workers=1))"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        number = int(parent.stdout.readline())
-        parent.send_signal(signal.SIGKILL)
-    until = time.monotonic() + 10
-    while _is_alive(number) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not _is_alive(number)
-
-
-def _is_alive(process: int) -> bool:
-    """Whether there is such a process, which may have ended and wait for its parent."""
-    stat = Path(f"/proc/{process}/stat")
-    try:
-        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

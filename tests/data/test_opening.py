@@ -3,6 +3,8 @@
 import base64
 import os
 import socket
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from PIL import Image as PillowImage
 from moco.data import decoding
 from moco.data.decoding import decode
 from moco.data.images import FileImages, PathTable
-from moco.data.opening import name_format, read_whole
+from moco.data.opening import name_format, read_limit, read_whole
 from moco.data.photos import read_photo
 from moco.data.replacement import ChosenImages
 from moco.errors import BadInputError
@@ -67,6 +69,29 @@ def test_a_file_that_is_too_long_is_not_read(tmp_path: Path) -> None:
     assert torch.equal(found.image, expected)
     assert images.encoded(0) is None
     assert peak < 10 << 20
+
+
+def test_limits_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole number, the default where there is none, and one line for anything else."""
+    assert read_limit("MOCO_LIMIT", 7) == 7
+    for text, number in (("", 7), ("1", 1), ("123456789012", 123456789012)):
+        monkeypatch.setenv("MOCO_LIMIT", text)
+        assert read_limit("MOCO_LIMIT", 7) == number
+    for text in ("0", "-1", "1e9", "256 MB", "9" * 400, "\u0663"):
+        monkeypatch.setenv("MOCO_LIMIT", text)
+        with pytest.raises(BadInputError, match=r"MOCO_LIMIT is .* expected a whole number, such as 7"):
+            read_limit("MOCO_LIMIT", 7)
+
+
+def test_the_most_pixels_are_a_setting(tmp_path: Path) -> None:
+    """MOCO_MOST_PIXELS lets larger images in, or refuses smaller ones from their header."""
+    path = picture(tmp_path / "x.jpg")
+    code = f"from moco.data.decoding import decode; print(decode({str(path)!r}).shape)"
+    for most, said in (("99", "exceeds limit of 98 pixels"), ("400", "torch.Size([3, 10, 10])")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "MOCO_MOST_PIXELS": most}, capture_output=True, text=True
+        )
+        assert said in done.stdout + done.stderr
 
 
 def test_the_bound_is_exact(tmp_path: Path) -> None:

@@ -357,14 +357,17 @@ def test_a_damaged_pack_is_named(photos: Path, tmp_path: Path, form: Literal["ar
     run(PackConfig(data, tmp_path / "p", format=form))
     for path in sorted(path for path in (tmp_path / "p").rglob("*") if path.is_file()):
         content = path.read_bytes()
-        for bad in (None, b"", content[:-1] if path.suffix != ".json" else content[:-4]):
+        for bad in (None, b"", content[:-1] if path.suffix != ".json" else content[:-4], "a pipe"):
             path.unlink(missing_ok=True)
-            if bad is not None:
+            if bad == "a pipe" and path.name != "pack.json":
+                os.mkfifo(path)  # it would be waited for
+            elif isinstance(bad, bytes):
                 path.write_bytes(bad)
             elif path.name == "pack.json":
                 continue  # then it is no pack, but folders of shards or nothing
             with pytest.raises(BadInputError, match=r"p.*(pack again|is not that of a pack)"):
                 load(str(tmp_path / "p"))
+        path.unlink(missing_ok=True)
         path.write_bytes(content)
     check_same(load(str(tmp_path / "p")), load(data))
 

@@ -17,6 +17,7 @@ from moco.data.catalog import load
 from moco.data.decoding import decode
 from moco.data.images import Images, hold
 from moco.data.loader import ViewBatches
+from moco.data.samples import Samples
 from moco.data.shards import ShardImages
 from moco.errors import BadInputError
 from tests.data.test_indexing import image, shard
@@ -113,6 +114,26 @@ def test_a_missing_shard_is_named(images: ShardImages) -> None:
     """It may be deleted while a run goes on."""
     images.paths[1].unlink()
     assert "cannot be read" in refusal(images, 2)
+
+
+def test_pipes_in_place_of_shards_and_indices(images: ShardImages) -> None:
+    """A shard that became one is named, one that is indexed anew is refused, and an index is made anew."""
+    place = Path(images.paths[0]).parent / ".moco-index"
+    for path in sorted(place.rglob("*.*")):
+        path.unlink()
+        os.mkfifo(path)
+    assert len(load(str(place.parent))["train"]) == len(images)
+    images.paths[0].unlink()
+    os.mkfifo(images.paths[0])
+    assert "the shard has 0 bytes" in refusal(images, 0)
+    with pytest.raises(BadInputError, match=r"0\.tar: expected a regular file"):
+        Samples().read_shard(0, images.paths[0])
+
+
+def test_members_are_bounded_as_files_are(images: ShardImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of gigabytes is named and not read; MOCO_MOST_BYTES is the bound."""
+    monkeypatch.setattr(module, "MOST_HELD", 100)
+    assert "expected at most 100: remove or replace it, or set MOCO_MOST_BYTES" in refusal(images, 0)
 
 
 @pytest.mark.parametrize(

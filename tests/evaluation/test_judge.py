@@ -39,7 +39,7 @@ def test_each_image_is_asked_by_all_others(seed: int, bank_size: int, k: int, cl
 
 def test_copies_of_an_image_do_not_hide_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more copies than k, all of one class but one: each has k others, and only the odd one is wrong."""
-    monkeypatch.setattr(module, "QUERIES_AT_A_TIME", 4)
+    monkeypatch.setattr(module, "QUERIES_IN_FLIGHT", 4)
     bank = torch.tensor([[1.0, 0.0]]).repeat(9, 1)
     labels = np.array([0] * 8 + [1])
     found = classify_by_neighbours(bank, labels, bank[:1], labels[:1], k=3, temperature=0.1, classes=2)

@@ -25,6 +25,7 @@ from moco.evaluation import knn as module
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.knn import choose_k, knn_scores, weighted_knn
 from tests import oracles
+from tests.data.test_feed import Calls
 from tests.faults.processes import ended_well, start_program
 
 
@@ -145,6 +146,39 @@ def test_parts_of_the_bank_do_not_matter(monkeypatch: pytest.MonkeyPatch, at_a_t
         assert torch.equal(found[1], neighbour)
         assert torch.allclose(found[0], similarity, atol=1e-6)
     check_equals_oracle(bank, labels, queries, truth, 9, 0.1, 7)
+
+
+def nearest_query_by_query(queries: Tensor, bank: Tensor, k: int, part: int) -> tuple[Tensor, Tensor]:
+    """A plain loop: for each query the k best of each part of the bank, and the k best of these."""
+    rows = []
+    for query in queries:
+        best = (torch.empty(1, 0), torch.empty(1, 0, dtype=torch.int64))
+        for start in range(0, len(bank), part):
+            near, row = (query[None] @ bank[start : start + part].T).topk(min(k, len(bank[start : start + part])))
+            best = torch.cat([best[0], near], 1), torch.cat([best[1], row + start], 1)
+            top = best[0].topk(min(k, best[0].shape[1]))
+            best = top.values, best[1].gather(1, top.indices)
+        rows.append(best)
+    return torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_bank_goes_by_once(monkeypatch: pytest.MonkeyPatch, ties: bool) -> None:
+    """For all queries together: each part is read once, and the result is that of a loop over the queries."""
+    rng = np.random.default_rng(6)
+    numbers = [rng.integers(-2, 3, (n, 4)) if ties else rng.standard_normal((n, 4)) for n in (60, 50)]
+    bank, queries = (torch.from_numpy(found).half() for found in numbers)  # small whole numbers are exact
+    monkeypatch.setattr(module, "QUERIES_AT_A_TIME", 8)
+    monkeypatch.setattr(module, "BANK_AT_A_TIME", 16)
+    expected = nearest_query_by_query(queries.float(), bank.float(), 9, 16)
+    with Calls() as calls:
+        similarity, neighbour = module.nearest(queries.float(), bank, 9)
+    assert sum("_to_copy" in name for name in calls.names) == 1 + 4, "queries, and four parts of the bank"
+    assert torch.allclose(similarity, expected[0], atol=1e-5)
+    assert torch.equal(similarity, similarity.sort(1, descending=True).values)
+    assert all(len(set(row)) == 9 for row in neighbour.tolist())
+    assert torch.allclose((queries.float() @ bank.float().T).gather(1, neighbour), similarity, atol=1e-5)
+    assert ties or torch.equal(neighbour, expected[1])
 
 
 def test_a_bank_in_fp16_gives_nearly_the_same() -> None:

@@ -70,25 +70,42 @@ def pause_before(place: Gate, step: int, rank: int = 0) -> None:
     patch.object(Schedule, "__call__", rate).start()
 
 
-def pause_in_batch(place: Gate, step: int) -> None:
+def pause_in_batch(place: Gate, step: int, rank: int = 0) -> None:
     """Pause while a batch is made."""
     from moco.data.loader import ViewBatches
 
     real = ViewBatches.__getitem__
 
     def make(self: ViewBatches, now: int) -> Any:
-        if now == step:
+        if now == step and is_rank(rank):
             place.stand()
         return real(self, now)
 
     patch.object(ViewBatches, "__getitem__", make).start()
 
 
-def pause_in_monitor(place: Gate) -> None:
-    """Pause while the encoder is evaluated."""
+def stop_loading(place: Gate, step: int) -> None:
+    """Let the process that makes a batch stop itself, as a debugger or a cluster's scheduler stops it."""
+    from moco.data.loader import ViewBatches
+
+    real = ViewBatches.__getitem__
+
+    def make(self: ViewBatches, now: int) -> Any:
+        if now == step:
+            (place.folder / "reached").touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return real(self, now)
+
+    patch.object(ViewBatches, "__getitem__", make).start()
+
+
+def pause_in_monitor(place: Gate, look: int = 0) -> None:
+    """Pause while the encoder is evaluated, in the given look."""
+    looks = iter(range(1 << 30))
 
     def monitor(encoder: Encoder) -> dict[str, float]:
-        place.stand()
+        if next(looks) == look:
+            place.stand()
         return {"knn_top1": 0.0}
 
     patch("moco.commands.pretrain.build_monitor", lambda *_: monitor).start()

@@ -3,6 +3,7 @@
 import functools
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,17 @@ import pytest
 from moco.runtime.checkpoint import load_tensors
 from moco.runtime.signals import SAME_REQUEST
 from tests.faults.conftest import Whole
-from tests.faults.injections import each, gate, pause_before, pause_in_batch, pause_in_monitor, pause_in_save
+from tests.faults.injections import (
+    each,
+    gate,
+    pause_before,
+    pause_in_batch,
+    pause_in_monitor,
+    pause_in_save,
+    stop_loading,
+)
 from tests.faults.processes import (
-    Inject,
+    STEPS,
     assert_same_end,
     command,
     finish,
@@ -97,31 +106,66 @@ def test_no_rank_leaves_before_all_is_written(tmp_path: Path) -> None:
     assert training.exit_codes() == [75, 75]
 
 
-def moments(where: str, folder: Path) -> tuple[Inject, dict[str, object], int]:
-    """How to pause in the midst of something, the flags that make it happen, and the step that is saved."""
-    place = gate(folder)
-    known: dict[str, tuple[Inject, dict[str, object], int]] = {
-        "saving": (functools.partial(pause_in_save, place, 3), {"checkpoint_every": 3}, 4),
-        "evaluating": (functools.partial(pause_in_monitor, place), {"knn_every": 100}, 1),
-        "first batch": (functools.partial(pause_in_batch, place, 0), {"workers": 0}, 1),
-    }
-    return known[where]
-
-
-@pytest.mark.parametrize("where", ["saving", "evaluating", "first batch"])
-def test_sigterm_at_a_bad_moment(tmp_path: Path, whole: Whole, where: str) -> None:
-    """Row 8: the step is made, saved, and the run goes on as if nothing had been."""
-    run = tmp_path / "run"
-    inject, flags, least = moments(where, tmp_path / "gate")
-    training = start(command(run, **flags), tmp_path, inject=inject)
-    until((tmp_path / "gate" / "reached").exists, where)
+def test_sigterm_while_a_checkpoint_is_written(tmp_path: Path, whole: Whole) -> None:
+    """Row 8: the step at hand is made, saved, and the run goes on as if nothing had been."""
+    run, place = tmp_path / "run", gate(tmp_path / "gate")
+    inject = functools.partial(pause_in_save, place, 3)
+    training = start(command(run, checkpoint_every=3), tmp_path, inject=inject)
+    place.wait()
     training.send(signal.SIGTERM)
-    (tmp_path / "gate" / "open").touch()
+    place.open()
     assert training.exit_codes() == [75], training.text()
-    assert saved_steps(run)[0] >= least
+    assert saved_steps(run)[0] >= 4
     assert_stopped(run, saved_steps(run)[0])
+    finish(command(run, checkpoint_every=3), tmp_path)
+    assert_same_end(run, whole())
+
+
+WAITS: dict[str, tuple[Callable[..., None], int, dict[str, object], int]] = {
+    "the last look": (pause_in_monitor, 1, {"knn_every": 100}, STEPS),
+    "the first batch, made here": (pause_in_batch, 0, {"workers": 0}, 0),
+    "a batch of another process": (pause_in_batch, 4, {"workers": 1}, 4),
+    "a batch of a process that was stopped": (stop_loading, 4, {"workers": 1}, 4),
+}
+"""What a run waits for, which never comes: how, when, with which flags, and the step that is saved."""
+
+
+@pytest.mark.parametrize("what", WAITS)
+def test_sigterm_while_it_waits(tmp_path: Path, whole: Whole, what: str) -> None:
+    """Row 8: the run ends within seconds, saved, and goes on as if nothing had been."""
+    run, place = tmp_path / "run", gate(tmp_path / "gate")
+    pause, when, flags, step = WAITS[what]
+    training = start(command(run, **flags), tmp_path, inject=functools.partial(pause, place, when))
+    place.wait()
+    if pause is stop_loading:
+        time.sleep(0.5)  # what it made before may be stuck in it
+    elif step:
+        reached(run, step)
+    training.send(signal.SIGTERM)
+    assert training.exit_codes(seconds=30.0) == [75], training.text()
+    step = max((line["step"] for line in lines(run, "loss")), default=0) if pause is stop_loading else step
+    assert saved_steps(run) == [step] * bool(step)
+    assert lines(run, "event")[-1] | {"time": 0} == {"event": "stopped", "step": step, "time": 0}
+    assert (status(run)["state"], status(run)["step"], status(run)["exit_code"]) == ("stopped", step, 75)
     finish(command(run, **{**flags, "knn_every": 0}), tmp_path)
     assert_same_end(run, whole())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_sigterm_to_both_ranks_of_which_one_waits(tmp_path: Path, whole: Whole, waiting: int) -> None:
+    """Row 8: they cannot save together, so that the last checkpoint stays; neither is left alone with a time-out."""
+    run, place = tmp_path / "run", gate(tmp_path / "gate")
+    inject = functools.partial(pause_in_batch, place, 4, waiting)
+    training = start(command(run, workers=0, checkpoint_every=3), tmp_path, ranks=2, inject=inject)
+    place.wait()
+    for rank in (0, 1):
+        training.send(signal.SIGTERM, rank)
+    assert training.exit_codes(seconds=60.0) == [75, 75], training.text()
+    assert (status(run)["state"], status(run)["step"]) == ("stopped", 3)
+    finish(command(run, checkpoint_every=3), tmp_path, ranks=2)
+    assert resumed(run) == [3]
+    assert_same_end(run, whole(2))
 
 
 def test_a_second_sigterm(tmp_path: Path, whole: Whole) -> None:

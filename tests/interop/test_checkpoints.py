@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
 from moco.errors import BadInputError
-from moco.interop.checkpoints import Weights, encoder_metadata, load_weights, random_weights
+from moco.interop.checkpoints import Weights, load_weights, random_weights
+from moco.interop.metadata import encoder_metadata
 from moco.pretraining.prepare import build_encoder
 from moco.pretraining.recipes import CIFAR10, recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors, save_tensors

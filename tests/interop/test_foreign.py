@@ -2,6 +2,7 @@
 
 import argparse
 import builtins
+import codecs
 import copy
 import importlib
 import io
@@ -529,13 +530,36 @@ def test_a_builtin_function_is_refused_by_name(tmp_path: Path, name: str) -> Non
     assert not sprung.exists()
 
 
-@pytest.mark.parametrize("name", ["bytearray", "FloatTensor", "UntypedStorage"])
+@pytest.mark.parametrize("name", ["bytearray", "FloatTensor", "UntypedStorage", "Tensor"])
 def test_what_takes_memory_by_a_number_is_refused_unread(tmp_path: Path, name: str) -> None:
     """Torch's own unpickler allows these, and a kilobyte would take six GiB."""
     make: Any = getattr(builtins, name, None) or getattr(torch, name)
     torch.save({"args": Call(make, 6 << 10), "state_dict": without_fc(resnet18(1))}, tmp_path / "w.ckpt")
     with pytest.raises(BadInputError, match=f"refused.*{name}"):
         load_weights(str(tmp_path / "w.ckpt"))
+
+
+@pytest.mark.parametrize("codec", ["hex", "Quoted-Printable", "base64_codec"])
+def test_bytes_that_grow_with_every_call_are_refused_unread(tmp_path: Path, codec: str) -> None:
+    """Encoded anew by each of 40 calls, 32 bytes become more than any memory."""
+    grown: Any = Call(codecs.encode, "abcdefgh" * 4, "latin1")
+    for _ in range(40):
+        grown = Call(codecs.encode, grown, codec)
+    state = prefixed("backbone.", without_fc(resnet18(1)))
+    torch.save({"args": grown, "state_dict": state}, tmp_path / "w.ckpt")
+    with pytest.raises(BadInputError, match=rf"refused.*_codecs\.encode to {codec}"):
+        load_weights(str(tmp_path / "w.ckpt"))
+
+
+def test_containers_that_hold_one_another_many_times(tmp_path: Path) -> None:
+    """Each of eight dicts has the next under a thousand names: refused after a while, whether there are tensors."""
+    for inner in ({"weight": torch.zeros(1)}, {}):
+        node: dict[str, Any] = inner
+        for _ in range(8):
+            node = dict.fromkeys(map(str, range(1000)), node)
+        torch.save(node, tmp_path / "w.ckpt")
+        with pytest.raises(BadInputError, match=r"w\.ckpt: has more than 1000000 entries"):
+            load_weights(str(tmp_path / "w.ckpt"))
 
 
 def test_a_function_of_a_known_package_is_not_called(tmp_path: Path) -> None:

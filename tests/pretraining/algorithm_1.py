@@ -1,8 +1,8 @@
 """v1's Algorithm 1 with shuffling BN on several devices, in plain loops and float64: an oracle for whole runs.
 
 Written from the paper (arXiv:1911.05722, Algorithm 1 and section 3.3). Shared with the package are only the first
-weights, the views, the first queue and the drawn permutations: the network, its normalisation, the loss, the optimiser,
-the momentum update and the queue are written out here. torch differentiates.
+weights, the views (mixed ones, too), the first queue and the drawn permutations: the network, its normalisation, the
+loss, the optimiser, the momentum update and the queue are written out here. torch differentiates.
 """
 
 import math
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moco.core.blending import blend_views
 from moco.core.encoder import Encoder
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.prepare import encoder_plan
@@ -92,6 +93,10 @@ def step(
     """One step's loss and gradient on each device's share, averaged over the devices (Algorithm 1, section 3.3)."""
     x_q, x_k = view[0].double(), view[1].double()
     n, groups = len(x_q) // devices, (config.bn_groups or 0) // devices
+    partner, share = list(range(len(x_q))), 1.0
+    if config.blend:  # on one device
+        blend = blend_views(view[0], seed=config.seed, step=number, place=0)
+        x_q, partner, share = blend.views.double(), blend.partner.tolist(), blend.own
 
     # every device encodes its part of the shuffled keys; then each key goes back to where its query is
     order = permute(range(len(x_q)), len(x_q), seed=config.seed, stream=Stream.SHUFFLE, epoch=number)
@@ -108,7 +113,11 @@ def step(
         own = range(device * n, (device + 1) * n)
         leaves = {name: value.clone().requires_grad_() for name, value in f_q.items()}
         queries = on_one_device(leaves, [x_q[i] for i in own], groups)
-        each = [info_nce(q, k[i], queue, config.temperature) for q, i in zip(queries, own, strict=True)]
+        each = [
+            share * info_nce(q, k[i], queue, config.temperature)
+            + (1 - share) * info_nce(q, k[partner[i]], queue, config.temperature)
+            for q, i in zip(queries, own, strict=True)
+        ]
         loss = torch.stack(each).sum() / n
         for name, part in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):
             gradient[name] += part / devices

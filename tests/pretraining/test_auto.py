@@ -104,10 +104,11 @@ def test_every_derived_run_is_sound(count: int, side: int, way: Way) -> None:
 
 def test_a_taught_network_is_narrower_where_time_is_short() -> None:
     """Five passes with the wider one, or the narrow one; the warm-up is a quarter of a short run."""
-    long, short = values(1000, 300, 60, TAUGHT), values(50_000, 300, 2, TAUGHT)
-    assert (long["arch"], long["warmup_epochs"], long["teacher"]) == ("resnet18", 5.0, "net.pth")
+    long, short = values(1000, 300, 600, TAUGHT), values(50_000, 300, 2, TAUGHT)
+    assert (long["arch"], long["warmup_epochs"], long["teacher"]) == ("resnet18-w32", 5.0, "net.pth")
     assert short["arch"] == "resnet18-w16"
     assert 0 < short["warmup_epochs"] < 1
+    assert (long["blend"], short["blend"]) == (True, False)
 
 
 def test_trained_on_weights_have_their_own_network() -> None:

@@ -1,10 +1,12 @@
 """What `moco pretrain auto` says at its end is what its figures say."""
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moco.pretraining.explanation import describe_result
+from moco.pretraining.explanation import describe_next, describe_result
 
 CLEAR = {"top1": 50.0, "difference": 12.0, "low": 8.0, "high": 16.0}
 UNCLEAR = {"top1": 60.0, "difference": 0.5, "low": -3.0, "high": 4.0}
@@ -50,3 +52,14 @@ def test_published_weights_are_compared_with_by_their_name() -> None:
     assert describe_result({}, worse)[0].endswith("These weights as they are serve you better")
     kept = {"step": 0, "first_top1": 83.7, "top1": 83.7, "last_top1": 80.0}
     assert describe_result({"kept": kept}, found)[-1].endswith("It is these weights")
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_next_commands_can_be_typed_as_they_stand(labelled: bool) -> None:
+    """A shell splits them into the very paths, whatever these hold."""
+    run, data = "runs/my first", "photos of 'cats' & dogs"
+    commands = [shlex.split(line) for line in describe_next(Path(run), data, labelled=labelled)[1:]]
+    second = ["moco", "linear", "--weights", run, "--data", data]
+    if not labelled:
+        second = ["moco", "embed", "--weights", run, "--data", data, "--out", "features.npz"]
+    assert commands == [["moco", "report", run], second, ["moco", "explore", run, "--data", data]]

@@ -85,6 +85,22 @@ def test_losses_equal_algorithm_1(tmp_path: Path, digits: Images) -> None:
     assert abs(expected[0] - expected[-1]) > 0.05  # something was learned: the agreement says something
 
 
+def test_losses_of_mixed_views_equal_algorithm_1(tmp_path: Path, digits: Images) -> None:
+    """Each query has two positives, its image's key and its partner's, in the shares of its view."""
+    pretrain(small(tmp_path / "run", blend=True), digits)
+    expected = oracle(small(tmp_path / "run", blend=True), digits)
+    assert losses(tmp_path / "run")[:3] == pytest.approx(expected[:3], rel=2e-4)
+    assert losses(tmp_path / "run") == pytest.approx(expected, rel=5e-3)
+    assert expected != pytest.approx(oracle(small(tmp_path / "run"), digits), rel=1e-2)
+
+
+@pytest.mark.parametrize("flags", [{"dictionary": "memory-bank"}, {"hard_negatives": 4, "mix": 2}])
+def test_mixed_views_have_their_limits(tmp_path: Path, digits: Images, flags: dict[str, Any]) -> None:
+    """A bank would store the features of mixed views, and hard negatives are made for one positive."""
+    with pytest.raises(BadInputError, match="--blend"):
+        pretrain(small(tmp_path / "run", blend=True, **flags), digits)
+
+
 def test_another_number_of_groups_is_noticed(tmp_path: Path, digits: Images) -> None:
     """The comparison above would fail for wrong groups."""
     pretrain(small(tmp_path / "run", bn_groups=2), digits)
@@ -265,7 +281,7 @@ def test_a_run_that_was_broken_off_goes_on_bit_for_bit(tmp_path: Path, digits: I
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_run_goes_on(tmp_path: Path, digits: Images, number: signal.Signals) -> None:
-    """After the step in which it came: a checkpoint, a loadable encoder, exit code 75."""
+    """While the monitor looks, after two steps: at once a checkpoint, a loadable encoder, exit code 75."""
     calls = itertools.count()
 
     def monitor(encoder: Encoder) -> dict[str, float]:
@@ -275,8 +291,8 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path: Path, digits: Images, numb
 
     config = small(tmp_path, knn_every=1)
     stopped = pretrain(config, digits, monitor)
-    assert (stopped["step"], stopped["exit_code"]) == (3, 75)
-    assert checkpoints(tmp_path) == [checkpoint_path(tmp_path, 3)]
+    assert (stopped["step"], stopped["exit_code"]) == (2, 75)
+    assert checkpoints(tmp_path) == [checkpoint_path(tmp_path, 2)]
     load_weights(str(tmp_path))
     assert json.loads((tmp_path / "status.json").read_text())["exit_code"] == 75
     assert pretrain(config, digits, monitor)["step"] == 6

@@ -174,6 +174,9 @@ def test_isolated_puts_back_what_the_caller_had() -> None:
             {"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "1"},
             "MASTER_ADDR not set: start the processes with torchrun",
         ),
+        ({"WORLD_SIZE": "2", "RANK": "x", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK is 'x' in the environment"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "expected less than WORLD_SIZE, 2"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "x"}, "MASTER_PORT is 'x'"),
     ],
 )
 def test_half_an_environment_is_named(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], said: str) -> None:

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,3 +145,16 @@ def test_reads_that_would_not_end(tmp_path: Path) -> None:
         read_bounded(tmp_path / "missing")
     with pytest.raises(BadInputError, match="no regular file"):
         require_file_name("--out", pipe)
+
+
+def test_a_bound_takes_no_memory(tmp_path: Path) -> None:
+    """A small file is read by its own size, whatever the largest is; one whose size is said to be 0 is read, too."""
+    (tmp_path / "x").write_bytes(b"12345")
+    tracemalloc.start()
+    assert read_bounded(tmp_path / "x", 4 << 30) == b"12345"
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 << 20
+    assert read_bounded(Path("/proc/self/status")).startswith(b"Name:")
+    with pytest.raises(BadInputError, match="has more than 3 bytes"):
+        read_bounded(Path("/proc/self/status"), 3)

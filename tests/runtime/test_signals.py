@@ -1,13 +1,15 @@
 """A request to stop is noted; one that comes later than its echo does what it always did."""
 
+import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from moco.runtime import signals
-from moco.runtime.signals import StopRequest
+from moco.runtime.signals import StopRequest, WaitEnded
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +118,61 @@ def test_where_nothing_can_be_saved_a_signal_does_what_it_always_did() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         assert not request.noted
+
+
+def test_a_wait_ends_at_once() -> None:
+    """Where nothing is under way that must be ended first: inside, and before what begins later."""
+    with StopRequest() as request:
+        with pytest.raises(WaitEnded), request.waiting():
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(WaitEnded), request.waiting():
+            raise AssertionError("was begun")
+
+
+def test_a_step_is_made_before_the_next_is_waited_for() -> None:
+    """A signal between two items lets the loop decide; the next wait ends."""
+    made = list[int]()
+
+    def loop(request: StopRequest) -> None:
+        for item in request.between(range(5)):
+            if item == 2:
+                signal.raise_signal(signal.SIGTERM)
+            made.append(item)
+
+    with StopRequest() as request, pytest.raises(WaitEnded):
+        loop(request)
+    assert made == [0, 1, 2]
+
+
+def test_what_ends_by_itself_is_no_request() -> None:
+    """All items come, and so does what their source raises."""
+    with StopRequest() as request:
+        assert list(request.between([1, 2])) == [1, 2]
+        with pytest.raises(ZeroDivisionError):
+            list(request.between(1 // item for item in [0]))
+
+
+def test_a_wait_that_swallows_the_end_is_ended_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the signal comes inside a callback of a library."""
+    monkeypatch.setattr(signals, "URGE_EVERY", 0.01)
+
+    def swallow() -> None:
+        with contextlib.suppress(WaitEnded):
+            signal.raise_signal(signal.SIGTERM)
+        time.sleep(30)
+
+    with StopRequest() as request, pytest.raises(WaitEnded), request.waiting():
+        swallow()
+
+
+def test_several_processes_wait_on_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stop after the same step if they can."""
+    monkeypatch.setattr(signals, "URGE_EVERY", 0.01)
+    monkeypatch.setattr(signals, "PATIENCE", 0.3)
+    with StopRequest(together=True) as request:
+        signal.raise_signal(signal.SIGTERM)
+        assert list(request.between([1, 2])) == [1, 2]
+        began = time.monotonic()
+        with pytest.raises(WaitEnded), request.waiting():
+            time.sleep(30)
+        assert time.monotonic() - began < 20

@@ -31,7 +31,7 @@ def test_our_cells_are_what_their_commands_say(name: str, monkeypatch: pytest.Mo
     """The line of each cell, read by the command line, is the config that the plan counts with; images are equal."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a flag that must be given has a placeholder
     study = find_study(name)
-    asked = config(name, seeds=2)
+    asked = config(name, seeds=2, exclude=("masks", "*_m.png"))
     arms, left_out = select_arms(study, asked, 100_000)
     assert left_out == []
     images = equal_budget(study, asked, 50_000.0, arms)
@@ -44,7 +44,7 @@ def test_our_cells_are_what_their_commands_say(name: str, monkeypatch: pytest.Mo
         if study.steps is None:
             assert cell.training.batch_size * (cell.training.max_steps or 0) == images
         for command in cell.commands[1:]:
-            parse(list(command))
+            assert parse(list(command))[0].exclude == asked.exclude
 
 
 def test_arms_differ_only_in_what_is_studied() -> None:

@@ -1,12 +1,14 @@
 """What is wrong or doubtful in images and annotations is said before a run trains on them."""
 
 import os
+import re
 import shutil
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from moco.errors import BadInputError
@@ -59,13 +61,21 @@ def test_sound_images_are_looked_at_once(coco: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_images_of_another_size(coco: Path, split: str) -> None:
-    """Turned by EXIF after they were annotated, or simply others; also in the images that are tested on last."""
+def test_images_that_were_turned_after_they_were_annotated(coco: Path, split: str) -> None:
+    """Only the stored picture has the size of the annotation: it is read, its boxes fit, and that is said."""
+    before = open_examples("coco", coco, "train" if split == "train" else "test")[2][0]
     turn(coco / split / "2.png", TURNED)
-    with pytest.raises(
-        BadInputError, match=r"2\.png: 30 x 40 pixels .*, expected 40 x 30 as annotated: .* remove its EXIF"
-    ):
+    (said,) = check("coco", coco)
+    assert re.search(r"1 (training|test) images are read as they are stored .* 2\.png$", said.replace("/", " "))
+    assert torch.equal(open_examples("coco", coco, "train" if split == "train" else "test")[2][0], before)
+    turn(coco / split / "1.png", UPSIDE_DOWN)
+    with pytest.raises(BadInputError, match=r"1\.png: an EXIF tag .*; its size does not tell .*2\.png was: remove"):
         check("coco", coco)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_images_of_another_size(coco: Path, split: str) -> None:
+    """In the images that are tested on last, too; the first is named."""
     for name in ("1", "2"):
         Image.new("RGB", (5, 5)).save(coco / split / f"{name}.png")
     with pytest.raises(BadInputError, match=r"1\.png: 5 x 5 pixels .*, and 1 further \w+ images: replace"):
