@@ -20,6 +20,7 @@ from typing import Any, TextIO
 import tyro
 
 from moco.bench.config import BenchConfig
+from moco.curation.config import DuplicatesConfig, GroupsConfig, OutliersConfig, SearchConfig, SelectConfig
 from moco.data.config import CheckConfig, PackConfig
 from moco.errors import BadInputError, DivergedError, StalledError, StoppedError, VoidError, one_line
 from moco.evaluation.config import GONE, REPEATED, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
@@ -51,6 +52,11 @@ COMMANDS: dict[str, type[Any]] = {
     "report": ReportConfig,
     "study": StudyConfig,
     "explore": ExploreConfig,
+    "duplicates": DuplicatesConfig,
+    "outliers": OutliersConfig,
+    "select": SelectConfig,
+    "search": SearchConfig,
+    "groups": GroupsConfig,
 }
 """A command -> its config; `run` of the module of its name in `moco.commands` runs it, and is imported only then."""
 HELP = ("-h", "--help")

@@ -77,7 +77,7 @@ class PretrainConfig:
     architecture. The student learns to compare images as the teacher does."""
     teacher_views: Literal["cached", "live"] = "cached"
     """Which keys a teacher makes: cached encodes every image once, whole, before the first step, and keeps the features
-    in $MOCO_DATA/teachers; live encodes the key view of every step."""
+    in $MOCO_DATA/features; live encodes the key view of every step."""
     teacher_size: Side | None = None
     """Side in pixels at which a teacher encodes whole images; by default its own image size."""
     teacher_temperature: NotNegative = 0.1
