@@ -240,9 +240,7 @@ def _overview() -> str:
 
 def _recipes() -> str:
     lines = [f"  {name:<10} {recipe.about}" for name, recipe in RECIPES.items()]
-    lines.insert(
-        0, f"  {AUTO:<10} picks settings for your images, your machine and your time (--minutes), and explains each"
-    )
+    lines.insert(0, f"  {AUTO:<10} picks settings for your images, machine and time (--minutes), and explains each")
     return (
         "usage: moco pretrain RECIPE --data D --out RUN [flags]\n\n"
         + "\n".join(lines)

@@ -176,7 +176,9 @@ class PretrainConfig:
         Precision,
         tyro.conf.arg(
             help="Number format of convolutions and matrix products; auto takes bf16 where the hardware multiplies it "
-            "natively, else fp32. Loss, dictionary and momentum update are always in fp32."
+            "natively, fp16 on older GPUs with tensor cores, else fp32. tf32 (NVIDIA GPUs) rounds fp32 numbers to 10 "
+            "bits before it multiplies them. fp16 trains with loss scaling. Loss, dictionary and momentum update are "
+            "always in fp32."
         ),
     ] = "auto"
     device: Device = "auto"
