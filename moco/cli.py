@@ -20,6 +20,7 @@ from typing import Any, TextIO
 import tyro
 
 from moco.bench.config import BenchConfig
+from moco.curation.config import DuplicatesConfig, GroupsConfig, OutliersConfig, SearchConfig, SelectConfig
 from moco.data.config import CheckConfig, PackConfig
 from moco.errors import BadInputError, DivergedError, StalledError, StoppedError, VoidError, one_line
 from moco.evaluation.config import GONE, REPEATED, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
@@ -51,6 +52,11 @@ COMMANDS: dict[str, type[Any]] = {
     "report": ReportConfig,
     "study": StudyConfig,
     "explore": ExploreConfig,
+    "duplicates": DuplicatesConfig,
+    "outliers": OutliersConfig,
+    "select": SelectConfig,
+    "search": SearchConfig,
+    "groups": GroupsConfig,
 }
 """A command -> its config; `run` of the module of its name in `moco.commands` runs it, and is imported only then."""
 HELP = ("-h", "--help")
@@ -234,7 +240,7 @@ def _overview() -> str:
 
 def _recipes() -> str:
     lines = [f"  {name:<10} {recipe.about}" for name, recipe in RECIPES.items()]
-    lines.insert(0, f"  {AUTO:<10} picks settings for your images, your machine and your time (--minutes), and explains each")
+    lines.insert(0, f"  {AUTO:<10} picks settings for your images, machine and time (--minutes), and explains each")
     return (
         "usage: moco pretrain RECIPE --data D --out RUN [flags]\n\n"
         + "\n".join(lines)

@@ -183,7 +183,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "parts"),
     [
         (["pretran", "v1"], ["pretran is not a command", "did you mean pretrain?"]),
-        (["frobnicate"], ["frobnicate is not a command", "pretrain, resume, knn"]),
+        (["xyzzy"], ["xyzzy is not a command", "pretrain, resume, knn"]),
         (["pretrain", "quik", "--data", "digits", "--out", "run"], ["quik is not a recipe", "did you mean quick?"]),
         (["pretrain", "--data", "digits", "--out", "run"], ["--data is not a recipe", "v1, v2"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "--batchsize", "3"], ["--batchsize", "--batch-size"]),

@@ -1,9 +1,12 @@
-"""Features of images in a file that any numpy reads, without executing anything."""
+"""Features of images in files that any numpy or spreadsheet reads, without executing anything."""
 
+import csv
 import dataclasses
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +21,14 @@ from moco.runtime.fields import check
 from moco.runtime.files import require_file_name, written_aside
 
 UNLABELLED = -1
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def run(config: EmbedConfig) -> dict[str, Any]:
-    """`moco embed`: write features (N, C), labels (-1: none), paths, splits and the classes' names to an .npz."""
+    """`moco embed`: write features (N, C), labels (-1: none), paths, splits and the classes' names."""
     check(config)
-    if config.out.suffix != ".npz":
-        raise BadInputError(f"--out {config.out}: expected a name that ends in .npz")
+    if config.out.suffix not in WRITERS:
+        raise BadInputError(f"--out {config.out}: expected a name that ends in {', '.join(WRITERS)}")
     if not config.out.parent.is_dir():
         raise BadInputError(f"--out {config.out}: there is no folder {config.out.parent}: make it first")
     require_file_name("--out", config.out)
@@ -36,7 +40,7 @@ def run(config: EmbedConfig) -> dict[str, Any]:
             features.append(encode(subject.encoder, images, how, title=f"encoding {len(images)} images of {name}"))
         arrays = {"features": np.concatenate([part.numpy() for part in features]), **describe_rows(parts)}
         if distributed.rank() == 0:
-            write_npz(config.out, arrays)
+            WRITERS[config.out.suffix](config.out, arrays)
         count, width = arrays["features"].shape
         say(f"{config.out}: {count} features of {width} numbers ({', '.join(parts)})")
     return {"out": str(config.out), "images": count, "width": width, "splits": list(parts), "weights": config.weights}
@@ -60,12 +64,51 @@ def describe_rows(parts: Mapping[Any, Images]) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+def write_npz(path: Path, arrays: Arrays) -> None:
     """Write arrays so that the file is at every moment the old one or the new one; no pickled object is in it."""
+    with _replaced(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def write_npy(path: Path, arrays: Arrays) -> None:
+    """Write the features (N, C), which numpy maps into memory, and NAME.index.csv beside them with a row for each."""
+    with _replaced(path.with_suffix(".index.csv")) as file:
+        _write_rows(file, arrays, features=False)
+    with _replaced(path) as file:
+        np.save(file, arrays["features"], allow_pickle=False)
+
+
+def write_csv(path: Path, arrays: Arrays) -> None:
+    """Write a table: path, split, label (a class's name, or empty) and the numbers f0 to f(C-1)."""
+    with _replaced(path) as file:
+        _write_rows(file, arrays, features=True)
+
+
+def _write_rows(file: BinaryIO, arrays: Arrays, *, features: bool) -> None:
+    text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
+    writer, width = csv.writer(text, lineterminator="\n"), arrays["features"].shape[1] if features else 0
+    writer.writerow(["path", "split", "label", *(f"f{column}" for column in range(width))])
+    classes = arrays["classes"].tolist()
+    for path, split, label, row in zip(
+        arrays["paths"].tolist(), arrays["splits"].tolist(), arrays["labels"].tolist(), arrays["features"], strict=True
+    ):
+        numbers = map(str, row) if features else ()  # the shortest text that gives the same fp32 back
+        writer.writerow([path, split, "" if label < 0 else classes[label], *numbers])
+    text.flush()
+    text.detach()
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[BinaryIO]:
+    """Give a file beside `path` that takes its place when it is whole. Raises BadInputError where that fails."""
     try:
         with written_aside(path) as partial:
             with partial.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
+                yield file
             partial.replace(path)
     except OSError as error:
         raise BadInputError(f"--out {path}: cannot be written ({error.strerror})") from error
+
+
+WRITERS: dict[str, Callable[[Path, Arrays], None]] = {".npz": write_npz, ".csv": write_csv, ".npy": write_npy}
+"""The ending of --out -> what writes it."""

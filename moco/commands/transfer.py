@@ -12,7 +12,14 @@ from moco.evaluation.session import named_weights
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
 from moco.runtime.configfile import from_json, to_json
-from moco.runtime.device import cores, preserve_torch_state, resolve_device, resolve_precision, set_threads
+from moco.runtime.device import (
+    cores,
+    preserve_torch_state,
+    resolve_device,
+    resolve_precision,
+    set_precision,
+    set_threads,
+)
 from moco.runtime.fields import flag
 from moco.runtime.files import read_bounded
 from moco.runtime.folder import read_status
@@ -102,10 +109,12 @@ def resolve_transfer(config: TransferConfig) -> TransferConfig:
     ranks, device = distributed.world_size(), resolve_device(config.device)
     if config.batch_size % ranks:
         raise BadInputError(f"--batch-size is {config.batch_size}: expected a multiple of {ranks} (processes)")
+    precision = resolve_precision(config.precision, device)
+    set_precision(precision)
     return dataclasses.replace(
         config,
         device=device,
-        precision=resolve_precision(config.precision, device),
+        precision=precision,
         threads=set_threads(config.threads),
         workers=cores() if config.workers is None else config.workers,
     )

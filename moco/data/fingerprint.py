@@ -177,10 +177,12 @@ def _checksum_names(images: Images, rows: range) -> Words:
     return np.fromiter((zlib.crc32(text[start:stop]) for start, stop in pairwise(ends)), np.uint32)
 
 
-def digest_images(images: Images) -> str:
-    """Compute the SHA-256 of what tells these images, in their order, from others."""
+def digest_images(images: Images, *, times: bool = False) -> str:
+    """Compute the SHA-256 of what tells these images, in their order, from others; with `times` also by these."""
     own = fingerprint(images)
     sha = hashlib.sha256(f"{own.kind} {own.images} {own.block}".encode())
     sha.update(own.names.tobytes())
     sha.update(own.contents.tobytes())
+    if times:
+        sha.update(own.times.tobytes())
     return sha.hexdigest()

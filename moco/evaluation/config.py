@@ -237,7 +237,8 @@ class EmbedConfig:
     data: str
     """Images, as for pretrain, with labels or without."""
     out: Path
-    """File to write: NAME.npz with the arrays features, labels, paths, splits and classes."""
+    """File to write: NAME.npz with the arrays features, labels, paths, splits and classes; NAME.csv with a row for each
+    image; or NAME.npy with the features alone, and NAME.index.csv beside it with a row for each."""
     split: Literal["all", "train", "val", "test", "unlabeled"] = "all"
     """Split to encode."""
     features: EncoderOutput = "backbone"

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import get_total_norm
 
 from moco.data.augment import Augmentation
 from moco.data.images import Images
@@ -28,7 +27,7 @@ from moco.runtime import distributed
 from moco.runtime.checkpoint import StateFile
 from moco.runtime.device import autocast
 from moco.runtime.progress import show_progress
-from moco.runtime.run import is_finite
+from moco.runtime.scaling import build_scaler, measure_gradient, step_unless
 from moco.runtime.schedule import Schedule
 from moco.runtime.signals import StopRequest
 
@@ -100,7 +99,8 @@ def train_network(
     truth = torch.from_numpy(labels_of(train)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay)
     wrapped, damage = distributed.wrap(model), Damage(len(train), batch_size)
-    run = build_run(title or "fine-tuning", state, {"net": model}, optimizer, recipe.steps)
+    scaler, net = build_scaler(how.precision, device.type), {"net": model}
+    run = build_run(title or "fine-tuning", state, net, optimizer, recipe.steps, scaler)
     request = StopRequest(active=state is not None, together=distributed.world_size() > 1)
 
     def train_model() -> dict[str, Any]:
@@ -115,17 +115,16 @@ def train_network(
                 logits = wrapped(x)
             loss = F.cross_entropy(logits.float(), truth[index])
             optimizer.zero_grad()
-            torch.autograd.backward(loss)
+            torch.autograd.backward(scaler.scale(loss))
 
-            norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-            flags = (not is_finite(norm, loss), request.noted, is_save_due(run), bool(replaced))
+            norm, overflowed, finite = measure_gradient(scaler, optimizer, model.parameters(), loss)
+            flags = not finite, request.noted, is_save_due(run), bool(replaced)
             diverged, stopping, due, damaged = distributed.on_any_rank(*flags)
             if damaged:
                 warn_of_damage(damage, replaced)
             if diverged:
                 raise run.diverge(step, [loss], norm, f"give a smaller learning rate (now lr {recipe.lr:g})")
-            optimizer.step()
-
+            step_unless(overflowed, scaler, optimizer.step)
             run.advance(step + 1)
             if stopping or due:
                 run.save(step + 1)

@@ -32,7 +32,7 @@ from moco.evaluation.statefile import build_run, is_save_due, locate_state, requ
 from moco.runtime import distributed
 from moco.runtime.device import autocast
 from moco.runtime.progress import show_progress
-from moco.runtime.run import is_finite
+from moco.runtime.scaling import is_finite
 from moco.runtime.schedule import Schedule
 from moco.runtime.signals import StopRequest
 

@@ -31,7 +31,7 @@ from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import digest
 from moco.runtime.configfile import drop_nonfinite, to_json
-from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
+from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_precision, set_threads
 from moco.runtime.fields import check
 from moco.runtime.records import read_object
 from moco.runtime.runlog import write_text
@@ -71,13 +71,15 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
     try:
         with preserve_torch_state(device), watch_loading("Then give the command again"):
             set_threads(config.threads)
+            precision = resolve_precision(config.precision, device)
+            set_precision(precision)
             named = named_weights(config.weights, config.like, config.arch, config.stem, config.image_size, config.seed)
             level = named.white_level if config.white_level is None else config.white_level
             weights = dataclasses.replace(place_weights(named, device), white_level=level)
             output: Output = getattr(config, "features", "backbone")
             how = Encoding(
                 config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
-                config.batch_size, resolve_precision(config.precision, device), unit=False,
+                config.batch_size, precision, unit=False,
             )  # fmt: skip
             weights.encoder.require_size(how.image_size, "--image-size")
             yield Subject(weights, how)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from moco.data.fingerprint import fingerprint
 from moco.data.images import Images
@@ -20,6 +21,7 @@ from moco.runtime.checkpoint import StateFile
 from moco.runtime.configfile import to_json
 from moco.runtime.run import Run
 from moco.runtime.runlog import RunLog
+from moco.runtime.scaling import IDLE
 from moco.runtime.signals import EXIT_CODE
 
 ENDING = ".unfinished.safetensors"
@@ -50,11 +52,12 @@ def remove_states(config: KeptConfig, folder: Path) -> None:
 
 
 def build_run(
-    title: str, state: StateFile | None, modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD, steps: int
-) -> Run:
+    title: str, state: StateFile | None, modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD, steps: int,
+    scaler: GradScaler = IDLE,
+) -> Run:  # fmt: skip
     """The run of a training on labels, which has no folder of its own and logs nothing."""
     described = {} if state is None else {"about": state.about}
-    return Run(title, modules, optimizer, RunLog(Path(), steps, active=False), state, described)
+    return Run(title, modules, optimizer, RunLog(Path(), steps, active=False), state, described, scaler=scaler)
 
 
 def is_save_due(run: Run) -> bool:

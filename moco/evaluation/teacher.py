@@ -1,9 +1,6 @@
 """Encodes images by a frozen teacher, whose features are the keys that a student is trained with (SEED)."""
 
-import contextlib
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 
 import torch
@@ -11,16 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moco.core.pair import KeySource, Teacher
-from moco.data.derived import Readable, take_evenly
-from moco.data.fingerprint import digest_images
+from moco.data.derived import take_evenly
 from moco.data.images import Images
-from moco.data.named import data_home
 from moco.errors import BadInputError
-from moco.evaluation.features import Encoding, encode
+from moco.evaluation.features import Encoding
+from moco.evaluation.once import encode_once
 from moco.evaluation.session import backbone_digest, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
-from moco.runtime import distributed
-from moco.runtime.checkpoint import load_tensors, save_tensors
 from moco.runtime.device import autocast
 from moco.shapes import Features, Index, Views
 
@@ -35,7 +29,7 @@ def load_teacher(
 
     Its features are centred by their mean over the images and scaled to unit length. `size` is the side in pixels at
     which it encodes whole images, by default its own. `student` says how the student's views are normalised, and the
-    precision and number of loading processes. Features are kept in $MOCO_DATA/teachers, under a digest of weights,
+    precision and number of loading processes. Features are kept in $MOCO_DATA/features, under a digest of weights,
     images and size. Raises BadInputError where the weights cannot be had or give features that are no numbers, or where
     the file cannot be written.
     """
@@ -46,7 +40,8 @@ def load_teacher(
     weights.encoder.require_size(size, "--teacher-size")
     how = dataclasses.replace(student, image_size=size, mean=weights.mean, std=weights.std, unit=False)
     try:
-        features = encode_once(weights, images if cached else take_evenly(images, CENTRED_BY), how, device)
+        some = images if cached else take_evenly(images, CENTRED_BY)
+        features = encode_once(weights, some, how, title=f"teacher: encoding {len(some)} images")
     except BadInputError as error:
         raise BadInputError(f"--teacher {name}: {error}") from error
     centre, sha256 = features.mean(0), backbone_digest(weights.encoder)
@@ -71,30 +66,6 @@ def encode_views(weights: Weights, centre: Tensor, student: Encoding) -> KeySour
         return F.normalize(h.float() - centre)
 
     return keys
-
-
-def encode_once(weights: Weights, images: Images, how: Encoding, device: str) -> Features:
-    """Read the features (n, C) of images by these weights from the cache, or encode and keep them there."""
-    about = {
-        "weights": backbone_digest(weights.encoder), "images": digest_images(images), "image_size": how.image_size,
-        "precision": how.precision, "mean": list(how.mean), "std": list(how.std),
-    }  # fmt: skip
-    name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-    path = data_home() / "teachers" / f"{name}.safetensors"
-    kept: Features | None = None
-    with contextlib.suppress(BadInputError, KeyError):  # a damaged file is written anew
-        kept = load_tensors(path)[0]["features"] if path.is_file() else None
-    if not distributed.on_any_rank(kept is None)[0]:
-        assert kept is not None
-        return kept
-    features = encode(weights.encoder, Readable(images), how, title=f"teacher: encoding {len(images)} images")
-    if distributed.rank() == 0:
-        try:
-            save_tensors(path, {"features": features}, {"kind": "teacher", **about})
-        except OSError as error:
-            do = "make room, or give MOCO_DATA another folder"
-            raise BadInputError(f"{path}: cannot be written ({error.strerror}): {do}") from error
-    return features
 
 
 def _column(values: Sequence[float], x: Tensor) -> Tensor:

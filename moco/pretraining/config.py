@@ -77,7 +77,7 @@ class PretrainConfig:
     architecture. The student learns to compare images as the teacher does."""
     teacher_views: Literal["cached", "live"] = "cached"
     """Which keys a teacher makes: cached encodes every image once, whole, before the first step, and keeps the features
-    in $MOCO_DATA/teachers; live encodes the key view of every step."""
+    in $MOCO_DATA/features; live encodes the key view of every step."""
     teacher_size: Side | None = None
     """Side in pixels at which a teacher encodes whole images; by default its own image size."""
     teacher_temperature: NotNegative = 0.1
@@ -176,7 +176,9 @@ class PretrainConfig:
         Precision,
         tyro.conf.arg(
             help="Number format of convolutions and matrix products; auto takes bf16 where the hardware multiplies it "
-            "natively, else fp32. Loss, dictionary and momentum update are always in fp32."
+            "natively, fp16 on older GPUs with tensor cores, else fp32. tf32 (NVIDIA GPUs) rounds fp32 numbers to 10 "
+            "bits before it multiplies them. fp16 trains with loss scaling. Loss, dictionary and momentum update are "
+            "always in fp32."
         ),
     ] = "auto"
     device: Device = "auto"

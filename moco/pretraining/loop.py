@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from moco.core.blending import blend_views
 from moco.core.dictionary import Dictionary
@@ -38,6 +37,7 @@ from moco.runtime.fields import require
 from moco.runtime.finite import FiniteCheck
 from moco.runtime.recent import Recent
 from moco.runtime.run import HOW_NOT_WHAT, TEACHER, Run, open_run, read_earlier, repeat_result
+from moco.runtime.scaling import measure_norm, step_unless
 from moco.runtime.schedule import is_due
 from moco.runtime.signals import StopRequest
 
@@ -135,19 +135,19 @@ def train(
                 if config.blend:
                     other = dictionary.read(None if k is None else k[partner], index[partner])
                     loss = own * loss + (1 - own) * contrast(q, other).loss
-                torch.autograd.backward(loss / config.accumulate)
+                torch.autograd.backward(run.scaler.scale(loss / config.accumulate))
                 written.append((q.detach(), k, index))
                 losses.append(loss.detach())
                 recent.add({"loss": loss, "contrast_accuracy": accuracy})
                 if logged:
                     shares = negative_figures(q, keys, config.temperature, index, watch.images.labels)
 
-        norm = get_total_norm([p.grad for p in pair.encoder.parameters() if p.grad is not None])
+        norm, overflowed = measure_norm(run.scaler, optimizer, pair.encoder.parameters())
         saved = step + 1 == steps or is_due(step + 1, require(config.checkpoint_every))
         due = logged or saved or is_due(step + 1, require(config.knn_every))
-        check.note(step, losses, norm)
+        check.note(step, losses, torch.zeros_like(norm) if overflowed else norm)
         stopping = agree(step, check, watch, request, batch, now=due)
-        take_step(optimizer)
+        step_unless(overflowed, run.scaler, lambda: take_step(optimizer))
         optimizer.zero_grad()
         pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
         for q, k, index in join(written, config.accumulate):

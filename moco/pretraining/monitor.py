@@ -99,6 +99,8 @@ class Watch:
         loss, accuracy = means.pop("loss"), means.pop("contrast_accuracy")
         chance = math.log(negatives(self.config) + 1)
         figures = {"loss": loss, "chance_loss": chance, "contrast_accuracy": accuracy, **last, **means}
+        if self.run.scaler.is_enabled():
+            figures["loss_scale"] = self.run.scaler.get_scale()
         images_per_second = round(speed * self.config.batch_size, 1)
         self.run.log.metrics(step, {"epoch": self._epoch(step), **figures, "images_per_second": images_per_second})
         self.run.result.update(figures)

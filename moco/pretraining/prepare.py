@@ -23,7 +23,7 @@ from moco.pretraining.config import PretrainConfig, negatives, shared_negatives
 from moco.pretraining.initial import fill, with_weights
 from moco.pretraining.optimizer import inner_kernels
 from moco.runtime import distributed
-from moco.runtime.device import resolve_device, resolve_precision, set_threads
+from moco.runtime.device import describe_precision, resolve_device, resolve_precision, set_precision, set_threads
 from moco.runtime.fields import check, flag, require
 from moco.runtime.randomness import Stream, permute
 from moco.runtime.run import OF_EACH_PROCESS
@@ -60,10 +60,12 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
     device = resolve_device(config.device)
     steps_per_epoch = n // config.batch_size
     steps = config.max_steps or config.epochs * steps_per_epoch
+    precision = resolve_precision(config.precision, device)
+    set_precision(precision)
     resolved = dataclasses.replace(
         config,
         device=device,
-        precision=resolve_precision(config.precision, device),
+        precision=precision,
         threads=set_threads(config.threads),
         workers=choose_workers(images, device) if config.workers is None else config.workers,
         view_size=config.view_size or config.image_size,
@@ -274,6 +276,6 @@ def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> st
         f"{parameter_count(encoder.backbone) / 1e6:.1f} M parameters, views of {config.view_size} pixels\n"
         f"{keys}, K = {shared_negatives(config)}{more}: chance loss log({count}) "
         f"= {chance:.2f} (may rise at first)\n"
-        f"lr {config.lr:g}{head}, {groups}, {config.precision} on {config.device} with {config.threads} "
-        f"threads and {config.workers} loading processes"
+        f"lr {config.lr:g}{head}, {groups}, {describe_precision(config.precision, config.device)} with "
+        f"{config.threads} threads and {config.workers} loading processes"
     )

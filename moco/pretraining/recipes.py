@@ -67,12 +67,14 @@ often hardly larger than the queue, so an image's own older keys are masked."""
 RECIPES = {
     "v1": Recipe("MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; 60.6% linear on ImageNet (paper)", {}),
     "v2": Recipe("MoCo v2 (arXiv:2003.04297): MLP head, more augmentation, cosine; 67.5% linear (paper)", V2),
-    "cifar10": Recipe("the CIFAR-10 notebook of MoCo's authors: ResNet-18, 32 pixels, 200 epochs; their kNN 82.6%", CIFAR10),
+    "cifar10": Recipe("the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; their kNN 82.6%", CIFAR10),
     "taught": Recipe(
         "a small, fast network that learns in minutes from a larger encoder, --teacher W", TAUGHT, "teacher"
     ),
     "continued": Recipe(
-        "adapts published or your own weights, --init-weights W, to your images; keeps the best", CONTINUED, "init_weights"
+        "adapts published or your own weights, --init-weights W; keeps the best",
+        CONTINUED,
+        "init_weights",
     ),
     "quick": Recipe("from scratch on small images, on a CPU, in minutes", QUICK),
 }

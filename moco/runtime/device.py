@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -9,6 +10,11 @@ import torch
 
 from moco.errors import BadInputError
 from moco.runtime.fields import Device, Precision
+
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Number formats of 16 bits."""
+BF16_FROM, TENSOR_CORES_FROM = (8, 0), (7, 0)
+"""Compute capabilities of NVIDIA's GPUs: bf16 and TF32 from Ampere on, fast products of fp16 from Volta on."""
 
 
 def resolve_device(device: Device) -> Device:
@@ -27,20 +33,59 @@ def resolve_device(device: Device) -> Device:
 
 
 def resolve_precision(precision: Precision, device: str) -> Precision:
-    """The named precision, or with `auto` bf16 where the hardware multiplies it natively, else fp32."""
+    """The named precision, or with `auto` the fastest that the hardware multiplies natively: bf16, fp16 or fp32.
+
+    fp16 is taken on GPUs alone that lack bf16. Raises BadInputError for tf32 where there is none.
+    """
+    if precision == "tf32":
+        _require_tf32(device)
     if precision != "auto":
         return precision
     if device == "cuda":
-        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
+        capability = torch.cuda.get_device_capability()
+        return "bf16" if capability >= BF16_FROM else "fp16" if capability >= TENSOR_CORES_FROM else "fp32"
     if device == "cpu":
         capabilities = torch.cpu.get_capabilities()
         return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
     return "fp32"
 
 
+def _require_tf32(device: str) -> None:
+    if device != "cuda":
+        raise BadInputError(f"--precision tf32 is for NVIDIA's GPUs, and --device is {device}: give fp32")
+    capability = torch.cuda.get_device_capability()
+    if capability < BF16_FROM:
+        raise BadInputError(
+            f"--precision tf32: this GPU has compute capability {capability[0]}.{capability[1]}, expected 8.0 or more: "
+            f"give fp16 or fp32"
+        )
+
+
+def set_precision(precision: Precision) -> None:
+    """Let a GPU round fp32 numbers to TF32 where that is asked for, and nowhere else.
+
+    By itself torch does so in convolutions, not in matrix products.
+    """
+    _allow_tf32(precision == "tf32", precision == "tf32")
+
+
+def _allow_tf32(convolutions: bool, products: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.9 announces another interface, which its own compiler cannot read
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+
+
 def autocast(precision: Precision, device: str) -> AbstractContextManager[object]:
-    """Where matrix products and convolutions are done in bf16; parameters and everything else stay fp32."""
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+    """Where matrix products and convolutions are done in bf16 or fp16; parameters and everything else stay fp32."""
+    return torch.autocast(device, dtype=HALVES.get(precision, torch.bfloat16), enabled=precision in HALVES)
+
+
+def describe_precision(precision: Precision, device: str) -> str:
+    """Say what a precision means on a device."""
+    if device == "cuda" and precision == "fp32":
+        return "fp32 (without TF32) on cuda"
+    meaning = {"tf32": " (fp32 rounded for products)", "fp16": " with loss scaling"}.get(precision, "")
+    return f"{precision}{meaning} on {device}"
 
 
 def peak_memory(device: str) -> int:
@@ -96,10 +141,16 @@ def set_threads(threads: int | None) -> int:
 
 @contextmanager
 def preserve_torch_state(device: str) -> Iterator[None]:
-    """Leave the random state of the CPU and of the GPU in use, and the number of threads, as the caller had them."""
+    """Leave the random state of the CPU and of the GPU in use, the number of threads and TF32 as the caller had them.
+
+    Inside, no fp32 number is rounded to TF32 before `set_precision` allows that.
+    """
     threads = torch.get_num_threads()
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    set_precision("fp32")
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
         try:
             yield
         finally:
             torch.set_num_threads(threads)
+            _allow_tf32(*tf32)

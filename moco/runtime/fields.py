@@ -79,10 +79,11 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"], arg(help="Where to compute; auto takes a GPU if there is one.")
 ]
 Precision = Annotated[
-    Literal["auto", "fp32", "bf16"],
+    Literal["auto", "fp32", "tf32", "bf16", "fp16"],
     arg(
         help="Number format of convolutions and matrix products; auto takes bf16 where the hardware multiplies it "
-        "natively, else fp32."
+        "natively, fp16 on older GPUs with tensor cores, else fp32. tf32 (NVIDIA GPUs) rounds fp32 numbers to 10 bits "
+        "before it multiplies them. fp16 trains with loss scaling."
     ),
 ]
 Threads = Annotated[

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from moco.errors import BadInputError, DivergedError, StalledError
 from moco.runtime import distributed, pulse
@@ -21,6 +22,7 @@ from moco.runtime.fields import flag
 from moco.runtime.files import read_bounded, replace_file
 from moco.runtime.folder import read_status
 from moco.runtime.runlog import RunLog, write_text
+from moco.runtime.scaling import IDLE, build_scaler
 from moco.runtime.signals import EXIT_CODE, StopRequest, WaitEnded
 from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, withhold
 
@@ -56,6 +58,8 @@ class Run:
     """The content of its folder's config.json."""
     result: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What the command returns: the latest of its figures."""
+    scaler: GradScaler = IDLE
+    """Scales the loss of a training in fp16."""
     beside: Callable[[int], Sequence[File]] = lambda step: ()
     """The files that are written just before the state after so many steps."""
 
@@ -98,7 +102,7 @@ class Run:
             for reason in newest.refused:
                 self.log.say(f"passed over: {reason}")
             self._require_same_teacher(newest)
-            load_state_tensors({**newest.tensors, **whole}, self.modules, self.optimizer, str(newest.path))
+            load_state_tensors({**newest.tensors, **whole}, self.modules, self.optimizer, self.scaler, str(newest.path))
             step, seconds = int(newest.metadata["step"]), float(newest.metadata["seconds"])
         path = self.log.run / "config.json"
         if self.config is not None and self.log.active and not path.is_file():
@@ -132,7 +136,7 @@ class Run:
             if distributed.rank() != 0:
                 return
             files = [File(file.path, snapshot(file.tensors), file.metadata) for file in self.beside(step)]
-            own = snapshot(state_tensors(self.modules, self.optimizer))
+            own = snapshot(state_tensors(self.modules, self.optimizer, self.scaler))
         facts = {**self.described, "step": step, "kind": "checkpoint", "seconds": self.log.seconds}
         files.append(File(self.store.path(step), own | {name: value.cpu() for name, value in of_ranks.items()}, facts))
         self._writer.submit(functools.partial(self._write, step, files))
@@ -232,13 +236,8 @@ def open_run(
     log = RunLog(config.out, steps, active=distributed.rank() == 0, stdout=not config.json)
     return Run(
         str(config.out), modules, optimizer, log, Checkpoints(config.out), described, to_json(config, command),
-        {"run": str(config.out)},
+        {"run": str(config.out)}, build_scaler(config.precision, config.device),
     )  # fmt: skip
-
-
-def is_finite(gradient_norm: Tensor, *losses: Tensor) -> bool:
-    """Whether the losses and the gradient are numbers."""
-    return bool(torch.isfinite(sum((loss.detach() for loss in losses), gradient_norm)))
 
 
 def read_earlier(

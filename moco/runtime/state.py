@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from moco.runtime import distributed
+from moco.runtime.scaling import load_scaler_tensors, scaler_tensors
 from moco.shapes import require_same_shapes
 
 MOMENTUM = "momentum_buffer"
@@ -13,12 +15,15 @@ EACH_RANK = "ranks."
 """Prefix of the running statistics of every rank, (ranks, C)."""
 
 
-def state_tensors(modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    """The tensors of the modules under their names, SGD's momenta under `sgd.NUMBER`, torch's CPU random state."""
+def state_tensors(
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD, scaler: GradScaler
+) -> dict[str, Tensor]:
+    """The tensors of the modules under their names, SGD's momenta under `sgd.NUMBER`, loss scale, random state."""
     tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for number, parameter in enumerate(_parameters(optimizer)):
         momentum = optimizer.state[parameter].get(MOMENTUM)
         tensors[f"sgd.{number}"] = torch.zeros_like(parameter) if momentum is None else momentum
+    tensors |= scaler_tensors(scaler)
     tensors["random"] = torch.get_rng_state()
     return tensors
 
@@ -61,8 +66,9 @@ def withhold(tensors: dict[str, Tensor], modules: Mapping[str, nn.Module], what:
 
 
 def load_state_tensors(
-    tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD, what: str
-) -> None:
+    tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD, scaler: GradScaler,
+    what: str,
+) -> None:  # fmt: skip
     """Put back what `state_tensors` gave.
 
     Only the first rank has the whole of what is cut over the ranks; each gets its share. The running statistics are
@@ -74,7 +80,7 @@ def load_state_tensors(
     tensors = {name: value for name, value in tensors.items() if not name.startswith(EACH_RANK)}
     sharded = {name: (own, count) for name, own, count in _sharded(modules)}
     whole = {name: tensors.pop(name) for name in sharded if name in tensors}
-    expected = {name: value for name, value in state_tensors(modules, optimizer).items() if name not in sharded}
+    expected = {name: value for name, value in state_tensors(modules, optimizer, scaler).items() if name not in sharded}
     require_same_shapes(expected, tensors, what)
     for name, (own, count) in sharded.items():
         distributed.deal(whole.get(name), own, count)
@@ -88,6 +94,7 @@ def load_state_tensors(
     for number, parameter in enumerate(_parameters(optimizer)):
         momentum = torch.empty_like(parameter).copy_(tensors[f"sgd.{number}"])
         optimizer.state[parameter][MOMENTUM] = momentum
+    load_scaler_tensors(scaler, tensors)
     torch.set_rng_state(tensors["random"])
 
 

@@ -128,7 +128,7 @@ class TransferConfig:
 
     seed: Seed = 0
     """Seed of everything random: new layers, order of the images, crops, flips, sampled regions."""
-    precision: Precision = "fp32"
+    precision: Annotated[Precision, Earlier("fp32")] = "auto"
     device: Device = "auto"
     timeout: Timeout = 600.0
     threads: Threads = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torchvision.ops import MultiScaleRoIAlign, misc
 from torchvision.ops.poolers import initLevelMapper
 
 from moco.core.encoder import Encoder
+from moco.core.precision import at_least_fp32
 from moco.transfer.backbones import STAGES, Body, Level, OneMap, Pyramid, SparseBatchNorm, levels_of
 from moco.transfer.heads import Conv5, Conv5Heads, OutlinedHeads
 
@@ -81,7 +82,21 @@ def build_detector(encoder: Encoder, plan: DetectorPlan) -> GeneralizedRCNN:
     transform = EvaluationResize(
         plan.test_size, plan.longest_side, list(plan.mean), list(plan.std), size_divisible=max(32, stride)
     )
-    return GeneralizedRCNN(backbone, rpn, _roi_heads(encoder, plan, levels), transform)
+    heads = _roi_heads(encoder, plan, levels)
+    for predictor in (rpn.head, heads.box_predictor, heads.mask_predictor, heads.keypoint_predictor):
+        if isinstance(predictor, nn.Module):
+            predictor.register_forward_hook(_predict_in_fp32)
+    return GeneralizedRCNN(backbone, rpn, heads, transform)
+
+
+def _predict_in_fp32(module: nn.Module, inputs: object, predicted: Any) -> Any:
+    """Bring what a module predicts, a tensor or some in lists, to fp32.
+
+    torchvision decodes boxes in the format of their corrections, and bf16 moves them by up to 13 pixels of 1333.
+    """
+    if isinstance(predicted, Tensor):
+        return at_least_fp32(predicted)
+    return [_predict_in_fp32(module, inputs, one) for one in predicted]
 
 
 def _backbone(encoder: Encoder, plan: DetectorPlan) -> OneMap | Pyramid:

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import get_total_norm
 
 from moco.data.ahead import watch_loading
 from moco.interop.checkpoints import Weights
@@ -12,7 +11,8 @@ from moco.runtime import distributed
 from moco.runtime.device import autocast
 from moco.runtime.randomness import Stream, seed_of
 from moco.runtime.recent import Recent
-from moco.runtime.run import Run, is_finite, open_run
+from moco.runtime.run import Run, open_run
+from moco.runtime.scaling import measure_gradient, step_unless
 from moco.runtime.schedule import Schedule, is_due
 from moco.runtime.signals import StopRequest
 from moco.transfer.batches import TrainingBatches, move_batch
@@ -58,6 +58,7 @@ def _train(
 ) -> dict[str, Any]:  # fmt: skip
     """Make the steps of a run from `start` on, and evaluate its model after the last."""
     steps, device, rank, optimizer = config.max_steps, config.device, distributed.rank(), run.optimizer
+    scaler = run.scaler
     recent, wrapped = Recent(start, active=config.log_every > 0), distributed.wrap(model.train())
     for step, batch in enumerate(request.between(batches.run(start, steps, config.workers or 0)), start):
         images, targets = move_batch(batch, device)
@@ -69,14 +70,14 @@ def _train(
         with autocast(config.precision, device):
             losses = wrapped(images, targets)  # {part: loss}
         loss = sum(losses.values(), torch.zeros((), device=device))
-        torch.autograd.backward(loss)
+        torch.autograd.backward(scaler.scale(loss))
 
-        norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-        diverged, stopping = distributed.on_any_rank(not is_finite(norm, loss), request.noted)
+        norm, overflowed, finite = measure_gradient(scaler, optimizer, model.parameters(), loss)
+        diverged, stopping = distributed.on_any_rank(not finite, request.noted)
         if diverged:
             advice = f"start again with a smaller --lr (now {config.lr:g}) or more --warmup-steps"
             raise run.diverge(step, [loss], norm, advice)
-        optimizer.step()
+        step_unless(overflowed, scaler, optimizer.step)
         optimizer.zero_grad()
 
         recent.add({name: value.float() for name, value in losses.items()})

@@ -7,6 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from moco.core.encoder import parameter_count
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
+from moco.runtime.device import describe_precision
 from moco.runtime.schedule import Schedule
 from moco.transfer.backbones import with_synchronised_norms
 from moco.transfer.batches import TrainingBatches
@@ -75,6 +76,7 @@ def describe_transfer(
         f"{len(train)} training and {len(test)} test images, {len(train.classes)} classes{batches.passes.describe()}; "
         f"{config.weights} "
         f"({plan.arch}, {weights.origin}), {parameter_count(model) / 1e6:.1f} M parameters with the new layers\n"
-        f"{config.max_steps} steps of {config.batch_size}, lr {config.lr:g}; {norms}; {config.precision} on "
-        f"{config.device} with {config.threads} threads and {config.workers} loading processes"
+        f"{config.max_steps} steps of {config.batch_size}, lr {config.lr:g}; {norms}; "
+        f"{describe_precision(config.precision, config.device)} with {config.threads} threads and "
+        f"{config.workers} loading processes"
     )

@@ -1,5 +1,6 @@
 """The file of `moco embed` is plain arrays: loads without pickle, a row for each image, in order."""
 
+import csv
 import errno
 import json
 import os
@@ -67,11 +68,27 @@ def test_a_flat_folder_with_odd_names(tiny_run: Path, tmp_path: Path) -> None:
     assert [os.fsencode(str(path)) for path in found["paths"]] == [b"a.png", b"caf\xe9.png", "ü\n.png".encode()]
 
 
+def test_a_table_and_plain_numbers(tiny_run: Path, tmp_path: Path) -> None:
+    """The numbers of both are those of the .npz to the last bit, and each row names its image and class."""
+    for ending in ("npz", "csv", "npy"):
+        run(EmbedConfig(str(tiny_run), "digits", tmp_path / f"f.{ending}", split="test", **CPU))
+    found = read(tmp_path / "f.npz")
+    assert np.array_equal(np.load(tmp_path / "f.npy", allow_pickle=False), found["features"])
+    with (tmp_path / "f.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header[:4] == ["path", "split", "label", "f0"]
+    assert np.array_equal(np.array([row[3:] for row in rows], np.float32), found["features"])
+    with (tmp_path / "f.index.csv").open(newline="") as file:
+        assert [row[:3] for row in rows] == list(csv.reader(file))[1:]
+    assert [row[2] for row in rows] == [str(found["classes"][label]) for label in found["labels"]]
+    assert rows[1][:2] == ["#1", "test"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ({"split": "val"}, "--split val: --data digits has no such split, expected one of train, test"),
-        ({"out": Path("f.npy")}, r"--out f\.npy: expected a name that ends in \.npz"),
+        ({"out": Path("f.txt")}, r"--out f\.txt: expected a name that ends in \.npz, \.csv, \.npy"),
         ({"out": Path("gone/f.npz")}, "there is no folder gone"),
     ],
     ids=str,

@@ -21,6 +21,7 @@ from moco.evaluation.features import Encoding
 from moco.evaluation.finetune import CROP_AND_FLIP, Finetuning, finetune_and_score, train_network, with_classifier
 from moco.evaluation.session import Subject, backbone_digest
 from moco.interop.checkpoints import Weights
+from moco.runtime import scaling
 from moco.runtime.checkpoint import load_tensors
 
 HALVES = (0.5, 0.5, 0.5)
@@ -61,6 +62,16 @@ def test_the_same_seed_trains_the_same_network(subject: Subject) -> None:
         found.append(model.state_dict())
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
     assert not torch.equal(found[0]["fc.weight"], found[2]["fc.weight"])
+
+
+def test_a_step_in_fp16_that_overflows_is_left_out(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights stay as they were; at a scale that fp16 can hold they are trained."""
+    subject = dataclasses.replace(subject, how=dataclasses.replace(subject.how, precision="fp16"))
+    untrained = with_classifier(subject, 10, 0).get_parameter("fc.weight")
+    for scale, same in ((2.0**60, True), (1.0, False)):
+        monkeypatch.setattr(scaling, "FIRST_SCALE", scale)
+        trained = train_network(subject, digits("train", 8), Finetuning(1, 0.05, 8)).network
+        assert torch.equal(trained.get_parameter("fc.weight"), untrained) is same
 
 
 def test_a_step_equals_torch_s_own(subject: Subject) -> None:

@@ -55,14 +55,14 @@ def test_cached_keys_are_the_centred_features_of_whole_images(tiny_run: Path, im
     assert teacher.width == h.shape[1]
     index = torch.tensor([5, 0, 5])
     assert torch.equal(teacher.keys(None, index), teacher.features[index])
-    (kept,) = (home / "teachers").iterdir()
+    (kept,) = (home / "features").iterdir()
     kept.write_bytes(kept.read_bytes()[:-7])
     again = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=True)
     assert again.features is not None
     assert torch.equal(again.features, teacher.features)
     load_teacher(str(tiny_run), take_evenly(images, 30), STUDENT, "cpu", size=None, cached=True)
     load_teacher(str(tiny_run), images, STUDENT, "cpu", size=12, cached=True)
-    assert len(list((home / "teachers").iterdir())) == 3
+    assert len(list((home / "features").iterdir())) == 3
 
 
 def test_live_keys_are_those_of_the_views(tiny_run: Path, images: Images) -> None:

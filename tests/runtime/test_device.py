@@ -10,10 +10,12 @@ from moco.errors import BadInputError
 from moco.runtime.device import (
     autocast,
     cores,
+    describe_precision,
     peak_memory,
     preserve_torch_state,
     resolve_device,
     resolve_precision,
+    set_precision,
     set_threads,
     started_processes,
 )
@@ -42,9 +44,11 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
         resolve_device("cuda")
 
 
-@pytest.mark.parametrize(("capability", "expected"), [((7, 0), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+@pytest.mark.parametrize(("capability", "expected"), [
+    ((6, 1), "fp32"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16"),
+])  # fmt: skip
 def test_auto_precision_on_cuda(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str) -> None:
-    """bf16 from Ampere on; a V100 (7.0) computes in fp32."""
+    """bf16 from Ampere on; a V100 (7.0) and a T4 (7.5) multiply fp16 in tensor cores."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     assert resolve_precision("auto", "cuda") == expected
 
@@ -66,12 +70,50 @@ def test_named_precision_is_taken() -> None:
     assert resolve_precision("auto", "mps") == "fp32"
 
 
+def test_tf32_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, and on a GPU before Ampere."""
+    with pytest.raises(BadInputError, match="--precision tf32 is for NVIDIA's GPUs, and --device is cpu: give fp32"):
+        resolve_precision("tf32", "cpu")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    with pytest.raises(BadInputError, match=r"tf32: this GPU has compute capability 7.5, expected 8.0 or more"):
+        resolve_precision("tf32", "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
+    assert resolve_precision("tf32", "cuda") == "tf32"
+
+
+def tf32() -> tuple[bool, bool]:
+    """Whether convolutions and products of fp32 numbers round them."""
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+def test_fp32_is_fp32_unless_tf32_is_asked_for() -> None:
+    """By itself torch rounds in convolutions; ours round with --precision tf32, and the caller's settings come back."""
+    before = tf32()
+    with preserve_torch_state("cpu"):
+        assert tf32() == (False, False)
+        set_precision("tf32")
+        assert tf32() == (True, True)
+        set_precision("bf16")
+        assert tf32() == (False, False)
+    assert tf32() == before
+
+
+def test_a_precision_is_described() -> None:
+    """What a person reads before the first step."""
+    assert describe_precision("fp32", "cpu") == "fp32 on cpu"
+    assert describe_precision("fp32", "cuda") == "fp32 (without TF32) on cuda"
+    assert describe_precision("tf32", "cuda") == "tf32 (fp32 rounded for products) on cuda"
+    assert describe_precision("fp16", "cuda") == "fp16 with loss scaling on cuda"
+
+
 def test_autocast_multiplies_in_the_precision() -> None:
     """Products are bf16 inside and parameters stay fp32; with fp32 nothing changes."""
     layer = torch.nn.Linear(3, 3)
     x = torch.ones(2, 3)
     with autocast("bf16", "cpu"):
         assert layer(x).dtype == torch.bfloat16
+    with autocast("fp16", "cpu"):
+        assert layer(x).dtype == torch.float16
     with autocast("fp32", "cpu"):
         assert layer(x).dtype == torch.float32
     assert layer.weight.dtype == torch.float32

@@ -19,6 +19,7 @@ import pytest
 from moco.bench.config import BenchConfig
 from moco.cli import COMMANDS, main, parse
 from moco.commands import auto
+from moco.curation.config import DuplicatesConfig, GroupsConfig, OutliersConfig, SearchConfig, SelectConfig
 from moco.data.config import CheckConfig, PackConfig
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
@@ -51,6 +52,11 @@ CONFIGS: dict[str, Any] = {
     "report": ReportConfig((RUN,)),
     "study": StudyConfig("momentum", "digits", Path("study")),
     "explore": ExploreConfig((RUN,)),
+    "duplicates": DuplicatesConfig("run", "digits"),
+    "outliers": OutliersConfig("run", "digits"),
+    "select": SelectConfig("run", "digits"),
+    "search": SearchConfig("run", "digits"),
+    "groups": GroupsConfig("run", "digits"),
     "pretrain auto": AutoConfig("photos", RUN),
     "transfer compare": CompareConfig((RUN,)),
 }

@@ -23,10 +23,11 @@ from moco.errors import DivergedError, StoppedError
 from moco.evaluation.config import FinetuneConfig, LinearConfig
 from moco.pretraining.recipes import recipe
 from moco.runtime import run as module
+from moco.runtime import scaling
 from moco.runtime.checkpoint import Checkpoints, checkpoint_path, load_tensors, snapshot
 from moco.runtime.files import replace_file
 from moco.runtime.folder import lock
-from moco.runtime.run import Run, is_finite
+from moco.runtime.run import Run
 from moco.runtime.runlog import RunLog
 from moco.runtime.state import state_tensors
 from moco.transfer.recipes import transfer_config
@@ -59,14 +60,14 @@ class Place:
         return str(own if own.is_dir() else shutil.copytree(self.encoder, own))
 
 
-def begin_pretraining(place: Place, **lr: float) -> dict[str, Any]:
+def begin_pretraining(place: Place, **more: Any) -> dict[str, Any]:
     """Six steps of forty-four to an epoch."""
-    return pretrain.run(recipe("quick", data="digits", out=place.folder / "run", **{**SMALL, **lr}))
+    return pretrain.run(recipe("quick", data="digits", out=place.folder / "run", **{**SMALL, **more}))
 
 
-def begin_transfer(place: Place, **lr: float) -> dict[str, Any]:
+def begin_transfer(place: Place, **more: Any) -> dict[str, Any]:
     """Six steps of two to an epoch."""
-    values = {"weights": "random", "data": str(place.scenes), "out": place.folder / "run", **SCENES, **lr}
+    values = {"weights": "random", "data": str(place.scenes), "out": place.folder / "run", **SCENES, **more}
     return transfer.run(transfer_config("voc-semantic", **values))
 
 
@@ -76,15 +77,17 @@ def begin_linear(place: Place, lr: float = 0.3) -> dict[str, Any]:
     return linear.run(LinearConfig(weights, "digits", lr=lr, **values))
 
 
-def begin_finetuning(place: Place, lr: float = 0.1) -> dict[str, Any]:
+def begin_finetuning(place: Place, lr: float = 0.1, **more: Any) -> dict[str, Any]:
     """Six steps of eleven to an epoch."""
-    values = {"max_steps": 6, "batch_size": 128, **CPU}
+    values = {"max_steps": 6, "batch_size": 128, **CPU, **more}
     return finetune.run(FinetuneConfig(place.weights(), "digits", base_lr=lr, **values))
 
 
 LOOPS: dict[str, Callable[..., dict[str, Any]]] = {
     "pretraining": begin_pretraining, "transfer": begin_transfer, "linear": begin_linear, "finetune": begin_finetuning,
 }  # fmt: skip
+FIRST_SCALES = {"pretraining": 2.0**14, "transfer": 2.0**17}
+"""So large that the first steps in fp16 overflow, and small enough that later ones do not."""
 every_loop = pytest.mark.parametrize("loop", LOOPS)
 
 
@@ -120,7 +123,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         return make(self, item)
 
     def finished(self: Run, *arguments: Any) -> dict[str, Any]:
-        found.end = snapshot(state_tensors(self.modules, self.optimizer))
+        found.end = snapshot(state_tensors(self.modules, self.optimizer, self.scaler))
         return finish(self, *arguments)
 
     monkeypatch.setattr(torch.optim.SGD, "step", stepped)
@@ -175,6 +178,28 @@ def test_stopped_by_a_signal_in_mid_epoch(loop: str, seen: Seen, place: Callable
     assert {"random", "sgd.0"} <= seen.end.keys()
 
 
+@pytest.mark.parametrize("loop", FIRST_SCALES)
+def test_a_run_in_fp16_goes_on_with_its_loss_scale(
+    loop: str, seen: Seen, place: Callable[[str], Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps that overflow are left out and halve the scale; a stopped run goes on bit for bit, at the same scale."""
+    whole, parts = place("whole"), place("parts")
+    monkeypatch.setattr(scaling, "FIRST_SCALE", FIRST_SCALES[loop])
+    assert exit_code(lambda: LOOPS[loop](whole, precision="fp16")) == 0
+    overflows, undisturbed = 6 - seen.steps, seen.end
+    assert 0 < overflows < 4
+    assert float(undisturbed["scaler.scale"]) == FIRST_SCALES[loop] / 2**overflows
+
+    seen.steps, seen.signal_at, seen.end = 0, 1, {}
+    assert exit_code(lambda: LOOPS[loop](parts, precision="fp16")) == 75
+    assert seen.steps in (1, 2)  # the step after the signal may overflow too
+    assert seen.end == {}
+
+    seen.signal_at = None
+    assert exit_code(lambda: LOOPS[loop](parts, precision="fp16")) == 0
+    assert [name for name, value in undisturbed.items() if not torch.equal(seen.end[name], value)] == []
+
+
 @every_loop
 def test_divergence_is_seen_in_its_step(loop: str, seen: Seen, place: Callable[[str], Place]) -> None:
     """Before the update that it would spoil; the error names the step."""
@@ -206,9 +231,9 @@ def test_the_caller_is_left_as_it_was(loop: str, place: Callable[[str], Place]) 
 def test_is_finite() -> None:
     """Neither a loss nor the gradient may be a NaN or an infinity, nor two infinities hide each other."""
     fine, nan, inf = torch.tensor(1.0), torch.tensor(float("nan")), torch.tensor(float("inf"))
-    assert is_finite(fine, fine, fine)
+    assert scaling.is_finite(fine, fine, fine)
     for bad in ((nan, fine), (fine, nan), (fine, inf), (inf, fine), (fine, inf, -inf), (fine, fine, nan)):
-        assert not is_finite(*bad)
+        assert not scaling.is_finite(*bad)
 
 
 # --- the end of a run -----------------------------------------------------------------------------------------------

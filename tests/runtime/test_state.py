@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from moco.core.batchnorm import group_batch_norms
 from moco.errors import BadInputError
 from moco.runtime.checkpoint import load_tensors, save_tensors
+from moco.runtime.scaling import IDLE
 from moco.runtime.state import load_state_tensors, state_tensors
 
 
@@ -35,7 +36,7 @@ class Training:
 
     def state(self) -> dict[str, Tensor]:
         """A copy of everything that changes."""
-        return {name: value.clone() for name, value in state_tensors(self.modules, self.optimizer).items()}
+        return {name: value.clone() for name, value in state_tensors(self.modules, self.optimizer, IDLE).items()}
 
 
 @pytest.mark.parametrize("before", [0, 3])
@@ -49,7 +50,7 @@ def test_restored_training_is_bit_equal(tmp_path: Path, before: int) -> None:
 
     restored = Training(seed=1)
     restored.steps(1)
-    load_state_tensors(load_tensors(tmp_path / "state")[0], restored.modules, restored.optimizer, "state")
+    load_state_tensors(load_tensors(tmp_path / "state")[0], restored.modules, restored.optimizer, IDLE, "state")
     restored.steps(3)
     found = restored.state()
 
@@ -83,7 +84,7 @@ def test_what_does_not_fit_is_refused_by_name(name: str, value: Tensor | None, m
     else:
         given[name] = value
     with pytest.raises(BadInputError, match=f"run/000000003.safetensors: {message}"):
-        load_state_tensors(given, training.modules, training.optimizer, "run/000000003.safetensors")
+        load_state_tensors(given, training.modules, training.optimizer, IDLE, "run/000000003.safetensors")
     now = training.state()
     del now["random"], before["random"]  # the state of the process, which the other training has moved
     assert all(torch.equal(now[key], before[key]) for key in before)
@@ -93,4 +94,4 @@ def test_another_width_is_refused_by_name() -> None:
     """A checkpoint of another architecture names the first tensor that differs."""
     training = Training(seed=0)
     with pytest.raises(BadInputError, match=r"wide: f_q.0.bias expected \(6,\), found \(9,\)"):
-        load_state_tensors(Training(seed=0, width=9).state(), training.modules, training.optimizer, "wide")
+        load_state_tensors(Training(seed=0, width=9).state(), training.modules, training.optimizer, IDLE, "wide")

@@ -1,9 +1,14 @@
 """Anchors and regions of the detectors, by the papers' formulas."""
 
-import torch
+from typing import Any
 
+import pytest
+import torch
+from torch import Tensor
+
+from moco.core.encoder import Encoder, EncoderPlan
 from moco.transfer.backbones import Level
-from moco.transfer.detectors import StridedAnchors, region_pool
+from moco.transfer.detectors import DetectorPlan, Features, Heads, StridedAnchors, build_detector, region_pool
 
 
 def test_anchors_lie_at_the_strides() -> None:
@@ -28,3 +33,33 @@ def test_regions_go_to_the_map_of_their_size() -> None:
         for side, wanted in ((60, 0), (112, 1), (223, 1), (224, 2), (448, 3), (900, 3)):
             box = torch.tensor([[0.0, 0.0, side * scale, side * scale]])
             assert int(mapper([box])) == wanted, side
+
+
+@pytest.mark.parametrize(("features", "heads", "half"), [
+    ("fpn", "mask", torch.bfloat16), ("fpn", "mask", torch.float16), ("c4", "box", torch.bfloat16),
+    ("fpn", "keypoints", torch.bfloat16),
+])  # fmt: skip
+def test_boxes_are_decoded_in_fp32(
+    features: Features, heads: Heads, half: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The boxes of every stage are those that fp64 decodes of the same corrections, within fp32's rounding."""
+    plan = DetectorPlan(features, heads, 2, keypoints=3, channels=8, test_size=64, longest_side=96, score_threshold=0.0)
+    torch.manual_seed(0)
+    detector = build_detector(Encoder(EncoderPlan("resnet18-w8", feature_dim=8)), plan).eval()
+    proposals: Any = detector.rpn
+    coder_type = type(proposals.box_coder)
+    decode, errors = coder_type.decode_single, list[float]()
+
+    def decoded(coder: Any, corrections: Tensor, boxes: Tensor) -> Tensor:
+        found: Tensor = decode(coder, corrections, boxes)
+        exact = decode(coder, corrections.double(), boxes.double())
+        errors.append(float((found.double() - exact).abs().max()))
+        return found
+
+    monkeypatch.setattr(coder_type, "decode_single", decoded)
+    with torch.no_grad(), torch.autocast("cpu", dtype=half):
+        found = detector([torch.rand(3, 64, 80)])[0]
+    assert len(errors) == 2  # of the proposals, and of the detections
+    assert max(errors) < 1e-4
+    assert {found[name].dtype for name in ("boxes", "scores")} == {torch.float32}
+    assert all(found[name].dtype == torch.float32 for name in ("masks", "keypoints") if name in found)

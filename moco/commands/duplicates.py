@@ -1,0 +1,121 @@
+"""`moco duplicates`: finds images that are there twice and says which to keep; it deletes nothing."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from moco.commands.curate import Collected, collect_images, write_results
+from moco.curation.config import DuplicatesConfig
+from moco.curation.duplicates import Calibration, Member, calibrate, choose_kept, group_duplicates
+from moco.curation.page import Strip, Tile, render_figures, render_strips
+from moco.data.augment import AUGMENTATIONS
+from moco.data.derived import take_evenly
+from moco.evaluation.features import RandomViews, encode
+from moco.evaluation.session import Subject, at_random, say
+from moco.report.markup import element
+from moco.shapes import Features
+
+VIEWED, COMPARED = 256, 1024
+"""Images of which two views are made, and which are compared with each other, to calibrate."""
+AUGMENTATION = "mild"
+COLUMNS = {
+    "threshold": "similarity from", "views_found": "of two mild views found, %",
+    "false_pairs": "pairs expected to be false", "groups": "groups", "drop": "images to drop",
+}  # fmt: skip
+
+
+def run(config: DuplicatesConfig) -> dict[str, Any]:
+    """Find groups of duplicates, the image to keep first; print them, and write lists, a table and a page to --out."""
+    with collect_images(config) as found:
+        subjects = {config.weights: found.subject}
+        subjects |= {name: at_random(found.config_of_session, found.subject) for name in found.baselines}
+        figures, members = dict[str, dict[str, Any]](), list[list[Member]]()
+        for name, subject in subjects.items():
+            z = found.encode(name)
+            known = _calibrated(found, subject, z, name)
+            groups = group_duplicates(z, found.facts, known.threshold)
+            own = [choose_kept(group, z, found.facts, known.threshold, config.keep) for group in groups]
+            drop = sum(member.instead is not None for group in own for member in group)
+            figures[name] = {**dataclasses.asdict(known), "groups": len(own), "drop": drop}
+            members = members if name != config.weights else own
+        own_figures = figures[config.weights]
+        for name in figures:
+            say(_describe(name, figures[name], len(found.names)))
+        dropped = [member.row for group in members for member in group if member.instead is not None]
+        files = _write(found, members, dropped, figures)
+    return {
+        "groups": [[found.names[member.row] for member in group] for group in members],
+        "keep": [[found.names[member.row] for member in group if member.instead is None] for group in members],
+        "drop": [found.names[row] for row in dropped], "rule": config.keep, "images": len(found.names),
+        "threshold": own_figures["threshold"], "views_found": own_figures["views_found"],
+        "expected_false_pairs": own_figures["false_pairs"], "unreadable": list(found.unreadable),
+        "weights": config.weights, "data": config.data, "files": files,
+        "baselines": {name: figures[name] for name in found.baselines},
+    }  # fmt: skip
+
+
+def _calibrated(found: Collected, subject: Subject, z: Features, name: str) -> Calibration:
+    """Compare two mild views of some images, and some images with each other."""
+    config, images = found.config, take_evenly(found.images, VIEWED)
+    assert isinstance(config, DuplicatesConfig)
+    rows = np.unique(np.linspace(0, len(z) - 1, min(COMPARED, len(z))).astype(np.int64))
+    _, distinct = np.unique(found.facts.pixels[rows], axis=0, return_index=True)  # the same pixels are no other image
+    others = z[rows[np.sort(distinct)]]
+    first, second = (
+        encode(
+            subject.encoder, images, found.how, RandomViews(AUGMENTATIONS[AUGMENTATION], config.seed, number),
+            title=f"{name}: encoding views of {len(images)} images",
+        )
+        for number in (0, 1)
+    )  # fmt: skip
+    return calibrate(
+        first, second, others, len(z), false_pairs=config.false_pairs, threshold=config.threshold,
+    )  # fmt: skip
+
+
+def _describe(name: str, figures: dict[str, Any], images: int) -> str:
+    return (
+        f"{name}: {figures['groups']} groups of duplicates among {images} images, {figures['drop']} images could go; "
+        f"similarity from {figures['threshold']:.4f} on (it finds {figures['views_found']}% of two mild views of an "
+        f"image, and about {figures['false_pairs']:.2g} pairs of different images are expected to be taken for "
+        f"duplicates)"
+    )
+
+
+def _write(
+    found: Collected, groups: list[list[Member]], dropped: list[int], figures: dict[str, dict[str, Any]]
+) -> dict[str, str]:
+    facts, config = found.facts, found.config
+    assert isinstance(config, DuplicatesConfig)
+    rows = [
+        [
+            number, found.names[member.row], "keep" if member.instead is None else "drop",
+            "" if member.instead is None else found.names[member.instead], member.kind, f"{member.similarity:.4f}",
+            facts.width[member.row], facts.height[member.row], facts.file_bytes[member.row],
+            f"{facts.sharpness[member.row]:.6g}",
+        ]
+        for number, group in enumerate(groups, 1) for member in group
+    ]  # fmt: skip
+    header = ["group", "path", "decision", "instead", "kind", "similarity", "width", "height", "bytes", "sharpness"]
+    gone = set(dropped)
+    kept = [row for row in range(len(found.names)) if row not in gone]
+    strips = [Strip(None, [_tile(found, member) for member in group]) for group in groups]
+    note = element(
+        "p", f"The image to keep stands first in green, by the rule: {config.keep}. Nothing was deleted: drop.txt "
+        "lists what could go, keep.txt everything else.", class_="note",
+    )  # fmt: skip
+    return write_results(
+        found, "duplicates", table=(header, rows), lists={"keep.txt": kept, "drop.txt": dropped},
+        lead=_describe(config.weights, figures[config.weights], len(found.names)),
+        parts=[
+            ("groups", "Groups", note + render_strips(strips, found.picture)),
+            ("figures", "How the threshold was chosen", render_figures(figures, COLUMNS)),
+        ],
+    )  # fmt: skip
+
+
+def _tile(found: Collected, member: Member) -> Tile:
+    size = f"{found.facts.width[member.row]}\u00d7{found.facts.height[member.row]}"
+    said = f"keep, {size}" if member.instead is None else f"{member.kind} {member.similarity:.3f}, {size}"
+    return Tile(member.row, found.names[member.row], said, "same" if member.instead is None else "other")

@@ -1,0 +1,94 @@
+"""`moco groups`: divides images into groups of similar ones and shows what stands for each."""
+
+from typing import Any
+
+from moco.commands.curate import Collected, collect_images, write_results
+from moco.curation.config import GroupsConfig
+from moco.curation.groups import Group, describe_groups, divide_images, mean_share
+from moco.curation.page import Strip, Tile, render_figures, render_strips
+from moco.errors import BadInputError
+from moco.evaluation.session import say
+from moco.runtime.fields import check
+
+MOST_GROUPS = 1000
+
+
+def run(config: GroupsConfig) -> dict[str, Any]:
+    """Divide the images, print size, name and first image of each group, and write a table and a page to --out."""
+    check(config)
+    k = read_group_count(config.k)
+    with collect_images(config) as found:
+        groups, figures = list[Group](), dict[str, dict[str, Any]]()
+        for name in (config.weights, *found.baselines):
+            z = found.encode(name)
+            numbers, silhouette = divide_images(z, k)
+            own = describe_groups(z, numbers, found.labels)
+            purity = mean_share(own)
+            figures[name] = {
+                "k": len(own), "silhouette": round(silhouette, 4),
+                "purity": None if purity is None else round(100 * purity, 1),
+            }  # fmt: skip
+            groups = groups or own
+        for number, group in enumerate(groups, 1):
+            say(f"{number:3}. {len(group.rows)} images{_name(found, group)}, such as {found.names[group.rows[0]]}")
+        for name, of in figures.items():
+            labels = "" if of["purity"] is None else f", {of['purity']}% of the images have the label of their group"
+            say(f"{name}: {of['k']} groups, silhouette {of['silhouette']:.3f}{labels}")
+        files = _write(found, groups, figures)
+    return {
+        "groups": [
+            {
+                "size": len(group.rows), "representatives": _first(found, group),
+                "label": None if group.label is None else found.classes[group.label],
+                "share": None if group.label is None else round(group.share, 3),
+            }
+            for group in groups
+        ],
+        **figures[config.weights], "images": len(found.names), "unreadable": list(found.unreadable),
+        "weights": config.weights, "data": config.data, "files": files,
+        "baselines": {name: figures[name] for name in found.baselines},
+    }  # fmt: skip
+
+
+def read_group_count(text: str) -> int | None:
+    """Read --k: None for auto. Raises BadInputError for anything but auto and a number from 2 to 1000."""
+    if text == "auto":
+        return None
+    if text.isascii() and text.isdigit() and 2 <= int(text[:9]) <= MOST_GROUPS:
+        return int(text)
+    raise BadInputError(f"--k is {text}: expected auto, or a number from 2 to {MOST_GROUPS}")
+
+
+def _first(found: Collected, group: Group) -> list[str]:
+    assert isinstance(found.config, GroupsConfig)
+    return [found.names[row] for row in group.rows[: found.config.representatives]]
+
+
+def _name(found: Collected, group: Group) -> str:
+    return "" if group.label is None else f", {group.share:.0%} {found.classes[group.label]}"
+
+
+def _write(found: Collected, groups: list[Group], figures: dict[str, dict[str, Any]]) -> dict[str, str]:
+    config = found.config
+    assert isinstance(config, GroupsConfig)
+    table = [
+        [number, place, found.names[row], found.label(row)]
+        for number, group in enumerate(groups, 1) for place, row in enumerate(group.rows.tolist(), 1)
+    ]  # fmt: skip
+    strips = [
+        Strip(
+            None,
+            [Tile(row, found.names[row], found.label(row)) for row in group.rows[: config.representatives].tolist()],
+            f"Group {number}: {len(group.rows)} images{_name(found, group)}",
+        )
+        for number, group in enumerate(groups, 1)
+    ]  # fmt: skip
+    columns = {"k": "groups", "silhouette": "silhouette", "purity": "images with the label of their group, %"}
+    return write_results(
+        found, "groups", table=(["group", "rank", "path", "label"], table), lists={},
+        lead=f"{len(found.names)} images in {len(groups)} groups by {config.weights}; the most typical come first.",
+        parts=[
+            ("groups", "Groups", render_strips(strips, found.picture)),
+            ("figures", "Beside random weights", render_figures(figures, columns)),
+        ],
+    )  # fmt: skip

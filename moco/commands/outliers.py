@@ -1,0 +1,130 @@
+"""`moco outliers`: lists images that are unlike the others, with reasons, and labels that the neighbours contradict."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from moco.commands.curate import Collected, collect_images, write_results
+from moco.curation.config import OutliersConfig
+from moco.curation.neighbours import find_others
+from moco.curation.outliers import Outlier, Suspicion, rank_outliers, suspect_labels
+from moco.curation.page import Strip, Tile, render_figures, render_strips
+from moco.evaluation.session import say
+from moco.explore.embed_run import clusters
+
+BESIDE = 6
+"""Neighbours that the page shows."""
+IMAGES_IN_A_CLUSTER, MOST_CLUSTERS = 50, 100
+"""Images in a cluster on average, by which their number is chosen, and the most of them."""
+
+
+def run(config: OutliersConfig) -> dict[str, Any]:
+    """Rank the most unusual images and the most suspicious labels; print them, and write them to --out."""
+    with collect_images(config) as found:
+        looks = {name: _look(found, name) for name in (config.weights, *found.baselines)}
+        images, labels, near = looks[config.weights]
+        for place, one in enumerate(images[:10], 1):
+            say(f"{place:3}. {found.names[one.row]}: {', '.join(one.reasons)} ({one.score:.1f})")
+        for place, other in enumerate(labels[:10], 1):
+            say(f"{place:3}. {found.names[other.row]}: {_contradict(found, other)}")
+        figures = {name: _figures(found, *look[:2]) for name, look in looks.items()}
+        for name, own in figures.items():
+            say(f"{name}: {_describe(own)}")
+        files = _write(found, images, labels, near, figures)
+        results = {name: _result(found, *look[:2]) for name, look in looks.items()}
+    return {
+        **results[config.weights], **figures[config.weights], "images_looked_at": len(found.names),
+        "unreadable": list(found.unreadable), "weights": config.weights, "data": config.data, "files": files,
+        "baselines": {name: {**results[name], **figures[name]} for name in found.baselines},
+    }  # fmt: skip
+
+
+def _look(found: Collected, name: str) -> tuple[list[Outlier], list[Suspicion], Tensor]:
+    """The first of both rankings by these weights or random ones, and the neighbours (N, k) of each image."""
+    config = found.config
+    assert isinstance(config, OutliersConfig)
+    z = found.encode(name)
+    similarity, rows = find_others(z, config.k)
+    count = min(MOST_CLUSTERS, max(2, len(z) // IMAGES_IN_A_CLUSTER))
+    groups = clusters(z.numpy().astype(np.float64), count)
+    images = rank_outliers(z, similarity, groups, found.facts)[: config.top]
+    labelled = len(found.classes) > 1
+    labels = suspect_labels(similarity, rows, found.labels, len(found.classes)) if labelled else []
+    return images, labels[: config.top], rows
+
+
+def _figures(found: Collected, images: list[Outlier], labels: list[Suspicion]) -> dict[str, Any]:
+    """How clear the first and the last of the lists are."""
+    return {
+        "listed": len(images), "score": round(images[0].score, 2), "last_score": round(images[-1].score, 2),
+        "listed_labels": len(labels), "votes": round(100 * labels[0].share, 1) if labels else None,
+    }  # fmt: skip
+
+
+def _describe(figures: dict[str, Any]) -> str:
+    labels = f"; {figures['listed_labels']} suspicious labels" if figures["listed_labels"] else ""
+    return f"{figures['listed']} images, scores {figures['score']:g} to {figures['last_score']:g}{labels}"
+
+
+def _contradict(found: Collected, one: Suspicion) -> str:
+    own, other = found.classes[one.label], found.classes[one.by_neighbours]
+    return f"labelled {own}, and {one.share:.0%} of the votes of its neighbours are for {other}"
+
+
+def _result(found: Collected, images: list[Outlier], labels: list[Suspicion]) -> dict[str, Any]:
+    return {
+        "images": [
+            {"path": found.names[one.row], "score": round(one.score, 3), "reasons": list(one.reasons)} for one in images
+        ],
+        "labels": [
+            {
+                "path": found.names[one.row], "label": found.classes[one.label],
+                "neighbours": found.classes[one.by_neighbours], "share": round(one.share, 3),
+            }
+            for one in labels
+        ],
+    }  # fmt: skip
+
+
+def _write(
+    found: Collected, images: list[Outlier], labels: list[Suspicion], near: Tensor, figures: dict[str, dict[str, Any]]
+) -> dict[str, str]:
+    table = [["image", place, found.names[one.row], f"{one.score:.3f}", "; ".join(one.reasons), "", ""]
+             for place, one in enumerate(images, 1)]  # fmt: skip
+    table += [
+        ["label", place, found.names[one.row], f"{one.share:.3f}", "", found.classes[one.label],
+         found.classes[one.by_neighbours]]
+        for place, one in enumerate(labels, 1)
+    ]  # fmt: skip
+
+    def strip(row: int, said: str, caption: str) -> Strip:
+        beside = near[row, :BESIDE].tolist()
+        own = found.labels[row]
+        tiles = [
+            Tile(other, found.names[other], found.label(other) or "neighbour",
+                 None if own < 0 else ("same" if found.labels[other] == own else "other"))
+            for other in beside
+        ]  # fmt: skip
+        return Strip(Tile(row, found.names[row], caption), tiles, said)
+
+    unusual = [strip(one.row, ", ".join(one.reasons), f"score {one.score:.1f}") for one in images]
+    suspicious = [strip(one.row, _contradict(found, one), found.classes[one.label]) for one in labels]
+    parts = [("images", "Unusual images and their nearest neighbours", render_strips(unusual, found.picture))]
+    if suspicious:
+        parts.append(("labels", "Labels that the neighbours contradict", render_strips(suspicious, found.picture)))
+    columns = {
+        "score": "highest score", "last_score": "lowest score listed", "listed_labels": "suspicious labels",
+        "votes": "votes against the first label, %",
+    }  # fmt: skip
+    parts.append(("figures", "Beside random weights", render_figures(figures, columns)))
+    return write_results(
+        found, "outliers",
+        table=(["kind", "rank", "path", "score", "reasons", "label", "by_neighbours"], table),
+        lists={
+            "outliers.txt": [one.row for one in images],
+            **({"suspicious-labels.txt": [one.row for one in labels]} if labels else {}),
+        },
+        lead=f"{len(found.names)} images by {found.config.weights}: {_describe(figures[found.config.weights])}. "
+        "Look before you remove anything: a rare image may be the most valuable one.", parts=parts,
+    )  # fmt: skip

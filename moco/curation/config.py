@@ -1,0 +1,193 @@
+"""The settings of the commands on a set itself: a field is a flag, and its docstring or its type says the help text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, arg
+
+from moco.data.config import Excluded, WhiteLevel
+from moco.evaluation.config import (
+    EncodedAtOnce,
+    EncodedSide,
+    EncoderOutput,
+    LikeRun,
+    NamedWeights,
+    RandomArch,
+    RandomStem,
+)
+from moco.runtime.fields import Device, JsonOutput, Positive, Precision, Range, Seed, Share, Threads, Workers
+
+KeepRule = Literal["largest", "sharpest", "first"]
+SelectionMethod = Literal["typical", "spread", "random"]
+
+AnyImages = Annotated[str, arg(help="Images, as for pretrain, with labels or without.")]
+ChosenSplit = Annotated[Literal["all", "train", "val", "test", "unlabeled"], arg(help="Split to look at.")]
+ResultFolder = Annotated[
+    Path | None, arg(help="Folder to write lists, a table and a page with pictures to; by default results are printed.")
+]
+RandomBeside = Annotated[
+    bool,
+    FlagCreatePairsOff,
+    arg(help="Do not compute the same with random weights of the same network.", help_behavior_hint=""),
+]
+RandomSeed = Annotated[Seed, arg(help="Seed of random weights and of everything that is drawn.")]
+
+
+@dataclass(frozen=True)
+class DuplicatesConfig:
+    """Find images that are there twice: the same file, the same pixels, or nearly the same picture."""
+
+    weights: NamedWeights
+    data: AnyImages
+    out: ResultFolder = None
+    keep: KeepRule = "largest"
+    """Which image of a group to keep: the largest (pixels, then bytes), the sharpest (variance of the Laplacian), or
+    the first by its path."""
+    threshold: Share | None = None
+    """Cosine similarity from which two images are near duplicates; by default calibrated on your images."""
+    false_pairs: Positive = 1.0
+    """Pairs of different images that may be taken for duplicates, by which the threshold is calibrated."""
+    split: ChosenSplit = "all"
+    features: EncoderOutput = "backbone"
+    baseline: RandomBeside = True
+    like: LikeRun = None
+    arch: RandomArch = None
+    stem: RandomStem = "imagenet"
+    image_size: EncodedSide = None
+    batch_size: EncodedAtOnce = 256
+    seed: RandomSeed = 0
+    precision: Precision = "auto"
+    device: Device = "auto"
+    workers: Workers = None
+    threads: Threads = None
+    exclude: Excluded = ()
+    white_level: WhiteLevel = None
+    json: JsonOutput = False
+
+
+@dataclass(frozen=True)
+class OutliersConfig:
+    """Rank images that are unlike the others, each with its reasons, and labels that the neighbours contradict."""
+
+    weights: NamedWeights
+    data: AnyImages
+    out: ResultFolder = None
+    top: Annotated[int, Range(1, 10**6)] = 50
+    """Images, and labels, that are listed."""
+    k: Annotated[int, Range(1, 1000)] = 20
+    """Nearest other images: the distance to the last of them counts, and all of them vote on the label."""
+    split: ChosenSplit = "all"
+    features: EncoderOutput = "backbone"
+    baseline: RandomBeside = True
+    like: LikeRun = None
+    arch: RandomArch = None
+    stem: RandomStem = "imagenet"
+    image_size: EncodedSide = None
+    batch_size: EncodedAtOnce = 256
+    seed: RandomSeed = 0
+    precision: Precision = "auto"
+    device: Device = "auto"
+    workers: Workers = None
+    threads: Threads = None
+    exclude: Excluded = ()
+    white_level: WhiteLevel = None
+    json: JsonOutput = False
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """Choose the images to label first."""
+
+    weights: NamedWeights
+    data: AnyImages
+    out: ResultFolder = None
+    n: Annotated[int, Range(1, 10**6)] = 100
+    """Images to choose."""
+    method: SelectionMethod = "typical"
+    """typical: the most typical image of each of as many clusters (TypiClust); spread: each as far as possible from
+    those before it (k-centre); random."""
+    labelled: Path | None = None
+    """Text list of the images that are labelled already: they are not chosen, and count as chosen before."""
+    split: ChosenSplit = "all"
+    features: EncoderOutput = "backbone"
+    baseline: RandomBeside = True
+    like: LikeRun = None
+    arch: RandomArch = None
+    stem: RandomStem = "imagenet"
+    image_size: EncodedSide = None
+    batch_size: EncodedAtOnce = 256
+    seed: RandomSeed = 0
+    precision: Precision = "auto"
+    device: Device = "auto"
+    workers: Workers = None
+    threads: Threads = None
+    exclude: Excluded = ()
+    white_level: WhiteLevel = None
+    json: JsonOutput = False
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Find the images most similar to a file, to an image of the set, or to several files together."""
+
+    weights: NamedWeights
+    data: AnyImages
+    out: ResultFolder = None
+    image: Path | None = None
+    """Image file to search by; it need not be in --data."""
+    index: Annotated[int, Range(0, 10**9)] | None = None
+    """Number of the image to search by, among those of --data that can be read, from 0."""
+    near: tuple[Path, ...] = ()
+    """Image files to search by together: by the mean of their features."""
+    k: Annotated[int, Range(1, 10**6)] = 10
+    """Images to find."""
+    split: ChosenSplit = "all"
+    features: EncoderOutput = "backbone"
+    baseline: RandomBeside = True
+    like: LikeRun = None
+    arch: RandomArch = None
+    stem: RandomStem = "imagenet"
+    image_size: EncodedSide = None
+    batch_size: EncodedAtOnce = 256
+    seed: RandomSeed = 0
+    precision: Precision = "auto"
+    device: Device = "auto"
+    workers: Workers = None
+    threads: Threads = None
+    exclude: Excluded = ()
+    white_level: WhiteLevel = None
+    json: JsonOutput = False
+
+
+@dataclass(frozen=True)
+class GroupsConfig:
+    """Divide the images into groups of similar ones, and show what stands for each."""
+
+    weights: NamedWeights
+    data: AnyImages
+    out: ResultFolder = None
+    k: str = "auto"
+    """Number of groups; auto takes the one from 2 to 50 with the largest silhouette."""
+    representatives: Annotated[int, Range(1, 1000)] = 8
+    """Images that stand for a group, the most typical first."""
+    split: ChosenSplit = "all"
+    features: EncoderOutput = "backbone"
+    baseline: RandomBeside = True
+    like: LikeRun = None
+    arch: RandomArch = None
+    stem: RandomStem = "imagenet"
+    image_size: EncodedSide = None
+    batch_size: EncodedAtOnce = 256
+    seed: RandomSeed = 0
+    precision: Precision = "auto"
+    device: Device = "auto"
+    workers: Workers = None
+    threads: Threads = None
+    exclude: Excluded = ()
+    white_level: WhiteLevel = None
+    json: JsonOutput = False
+
+
+CurationConfig = DuplicatesConfig | OutliersConfig | SelectConfig | SearchConfig | GroupsConfig
+"""Any of these commands' settings; what they share has one name."""

@@ -1,0 +1,143 @@
+"""Images that are unlike the others, each with its reasons, and labels that the neighbours contradict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from moco.curation.facts import Facts
+from moco.data.images import Labels
+from moco.evaluation.knn import count_votes
+from moco.shapes import Features
+
+Rows = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
+
+FAR = 3.0
+"""Deviations from the median beyond which a distance or a sharpness is unusual."""
+DEVIATION = 1.4826
+"""Of a normal distribution, the standard deviation divided by the median absolute deviation."""
+LARGEST = 20.0
+"""Deviations that one reason counts with, at most."""
+CONSTANT = 0.02
+"""Standard deviation of the brightness, 0 to 1, below which an image is nearly constant."""
+GREY = 0.002
+"""Mean distance of the colours, 0 to 1, below which an image is grey."""
+RARE = 0.05
+"""Share of grey images, or of those in colour, below which they are the exception."""
+TINY = 4
+"""Times by which an image's shorter side is smaller than the median one."""
+SMALL_GROUP = 0.01
+"""Share of the images up to which a cluster is small."""
+CONSTANT_STRENGTH, COLOUR_STRENGTH = 10.0, 2.0
+TEMPERATURE = 0.1
+"""Of the votes on labels: exp(similarity / t)."""
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """An image that is unlike the others."""
+
+    row: int
+    score: float
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """An image whose neighbours have another label."""
+
+    row: int
+    label: int
+    by_neighbours: int
+    """The label that gets most of the votes."""
+    share: float
+    """Share of the votes for it."""
+    own_share: float
+    """Share of the votes for the image's own."""
+
+
+def rank_outliers(z: Features, similarity: Tensor, clusters: Rows, facts: Facts) -> list[Outlier]:
+    """Rank all images from the most unusual on, by what is unusual about each, in deviations from the median.
+
+    similarity (N, k) is that with the k nearest others. The score is the deviation of the distance to the k-th
+    neighbour, plus that of each reason: a small cluster apart, hardly any contrast, noise or blur, a tiny image, the
+    other colour space.
+    """
+    distance = 1 - similarity[:, -1].double().numpy()
+    far = deviations(distance)
+    apart = _isolation(z, clusters, distance)
+    grain = deviations(np.log(facts.sharpness.astype(np.float64) + 1e-6))
+    side = np.minimum(facts.height, facts.width)
+    small = np.log2(np.median(side) / side)
+    is_grey = facts.colour < GREY
+    grey, coloured = is_grey & (is_grey.mean() < RARE), ~is_grey & ((~is_grey).mean() < RARE)
+    constant = facts.contrast < CONSTANT
+    causes: list[tuple[str, Scores]] = [
+        ("nearly constant", np.where(constant, CONSTANT_STRENGTH, 0.0)),
+        (
+            f"tiny: the shorter side is less than a {TINY}th of the median",
+            np.where(small > np.log2(TINY), 3 * small, 0.0),
+        ),
+        ("grey among images in colour", np.where(grey, COLOUR_STRENGTH, 0.0)),
+        ("in colour among grey images", np.where(coloured, COLOUR_STRENGTH, 0.0)),
+        ("noise or much finer detail than in the others", np.where((grain > FAR) & ~constant, grain, 0)),
+        ("blurred or much smoother than the others", np.where((grain < -FAR) & ~constant, -grain, 0)),
+        ("in a small group apart from the others", np.where(apart > FAR, apart, 0)),
+    ]
+    strength = np.stack([np.clip(own, 0, LARGEST) for _, own in causes])
+    score = np.clip(far, -LARGEST, LARGEST) + strength.sum(0)
+    order = np.argsort(-score, kind="stable")
+    names = [name for name, _ in causes]
+    return [Outlier(int(row), float(score[row]), _reasons(names, strength[:, row], far[row])) for row in order]
+
+
+def _reasons(names: Sequence[str], strength: Scores, far: float) -> tuple[str, ...]:
+    found = [(float(own), name) for own, name in zip(strength, names, strict=True) if own > 0]
+    if far > FAR:
+        found.append((float(far), "far from everything"))
+    return tuple(name for _, name in sorted(found, reverse=True)) or ("among the farthest from the others",)
+
+
+def deviations(values: Scores) -> Scores:
+    """Measure how far values (N,) lie from the median, in median absolute deviations; 0 where all agree."""
+    middle = np.median(values)
+    spread = DEVIATION * np.median(np.abs(values - middle))
+    return (values - middle) / spread if spread > 0 else np.zeros_like(values)
+
+
+def _isolation(z: Features, clusters: Rows, distance: Scores) -> Scores:
+    """Measure how far the images of small clusters are from all images outside, as a deviation of `distance`."""
+    size = np.bincount(clusters)
+    small = np.flatnonzero((size > 0) & (size <= max(FAR, SMALL_GROUP * len(z))))
+    gap = np.full(len(z), np.median(distance))
+    for cluster in small:
+        inside = torch.from_numpy(clusters == cluster)
+        if bool((~inside).any()):
+            gap[inside.numpy()] = 1 - (z[inside] @ z[~inside].T).amax(1).double().numpy()
+    spread = DEVIATION * np.median(np.abs(distance - np.median(distance)))
+    return (gap - np.median(distance)) / spread if spread > 0 else np.zeros_like(gap)
+
+
+def suspect_labels(similarity: Tensor, rows: Tensor, labels: Labels, classes: int) -> list[Suspicion]:
+    """Rank the labelled images whose neighbours vote for another label, the clearest first.
+
+    The k nearest others (N, k) vote with the weight exp(similarity / 0.1); those without a label (-1) do not vote.
+    """
+    known = torch.from_numpy(labels.copy())
+    label = known[rows]
+    votes = count_votes(
+        similarity, torch.where(label < 0, classes, label), temperature=TEMPERATURE, classes=classes + 1
+    )
+    votes = votes[:, :classes]
+    share = votes / votes.sum(1, keepdim=True).clamp(min=1e-30)
+    best = share.argmax(1)
+    own = share.gather(1, known.clamp(min=0)[:, None])[:, 0]
+    margin = share.amax(1) - own
+    suspected = [int(row) for row in torch.argsort(-margin, stable=True) if margin[row] > 0 and known[row] >= 0]
+    return [
+        Suspicion(row, int(known[row]), int(best[row]), float(share[row].max()), float(own[row])) for row in suspected
+    ]

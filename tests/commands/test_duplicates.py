@@ -1,0 +1,124 @@
+"""`moco duplicates` from folder to lists and page: planted copies are found and nothing is deleted."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+import moco
+from moco.cli import main
+from moco.commands.duplicates import run
+from moco.curation.config import DuplicatesConfig
+from moco.data.catalog import load
+from moco.errors import BadInputError
+
+CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0}
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Digits, three copies of some (the file, its pixels, nearly these), a hostile name and a file that is no image."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "home"))
+    where, digits = tmp_path / "photos", load("digits")["train"]
+    where.mkdir()
+    for row in range(24):
+        PillowImage.fromarray(digits[row].permute(1, 2, 0).numpy()).save(where / f"{row:02}.png")
+    (where / "copy.png").write_bytes((where / "00.png").read_bytes())
+    PillowImage.open(where / "01.png").save(where / HOSTILE, compress_level=0)
+    near = np.array(PillowImage.open(where / "02.png")).astype(int)
+    near[4, 4] += 1 if near[4, 4].max() < 255 else -1
+    PillowImage.fromarray(near.astype(np.uint8)).save(where / "near.png")
+    (where / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    return where
+
+
+def test_from_folder_to_lists_and_page(tiny_run: Path, folder: Path, tmp_path: Path) -> None:
+    """The copies are found; every image is in one of both lists; names stay text."""
+    out, before = tmp_path / "out", sorted(folder.iterdir())
+    with pytest.warns(UserWarning, match=r"1 images cannot be read and are left out: broken\.png"):
+        result = run(DuplicatesConfig(str(tiny_run), str(folder), out, threshold=0.9995, **CPU))
+    pairs = {frozenset(group) for group in result["groups"]}
+    assert {frozenset({"00.png", "copy.png"}), frozenset({"01.png", HOSTILE})} <= pairs
+    assert any({"02.png", "near.png"} <= group for group in pairs)
+    assert [one["path"] for one in result["unreadable"]] == ["broken.png"]
+    assert set(result["baselines"]) == {"random"}
+    keep, drop = ((out / name).read_text().splitlines() for name in ("keep.txt", "drop.txt"))
+    assert {Path(path).name for path in drop} == set(result["drop"])
+    assert len(keep) + len(drop) == 27 == len({*keep, *drop})
+    assert len(load(str(out / "keep.txt"))["train"]) == len(keep)  # a list that --data takes
+    table = list(csv.DictReader(io.StringIO((out / "duplicates.csv").read_text())))
+    kinds = {row["path"]: row["kind"] for row in table}
+    assert (kinds["copy.png"], sorted([kinds["01.png"], kinds[HOSTILE]])) == ("same bytes", ["", "same pixels"])
+    page = (out / "duplicates.html").read_text()
+    assert "<img src=x" not in page
+    assert "&lt;img src=x" in page
+    assert "http://" not in page
+    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+    assert sorted(folder.iterdir()) == before
+
+
+def test_features_are_kept(
+    tiny_run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A second call encodes no whole image again; a changed one is, and what could not be read is tried again."""
+    config = DuplicatesConfig(str(tiny_run), str(folder), baseline=False, **CPU)
+    first = run(config)
+    count = len(list((tmp_path / "home" / "features").iterdir()))
+    assert run(config) == first
+    assert len(list((tmp_path / "home" / "features").iterdir())) == count == 2
+    (folder / "broken.png").write_bytes((folder / "05.png").read_bytes())
+    later = run(config)
+    assert later["unreadable"] == []
+    assert ["05.png", "broken.png"] in later["groups"]
+    assert len(recwarn) == 2
+
+
+def test_from_the_command_line_and_from_python(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One object for programs, the same rows from Python; images without files have numbers."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path))
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    flags = ["--weights", str(tiny_run), "--data", "digits", "--split", "test", "--no-baseline", "--device", "cpu"]
+    assert main(["duplicates", *flags, "--threads", "1", "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert "pairs of different images are expected" in err
+    rows = moco.run(
+        "duplicates", weights=tiny_run, data="digits", split="test", baseline=False, device="cpu", threads=1
+    )
+    assert rows["groups"] == found["groups"]
+    assert found["images"] == 360
+    assert all(name.startswith("#") for group in found["groups"] for name in group)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"threshold": 1.5}, r"--threshold is 1\.5: expected 0 to 1"),
+        ({"weights": "gone"}, "gone"),
+        ({"data": "gone"}, "--data gone: no such folder"),
+        ({"split": "val"}, "--split val: --data digits has no such split"),
+        ({"out": Path(__file__)}, "that is a file: give the name of a folder"),
+    ],
+    ids=str,
+)
+def test_mistakes(tiny_run: Path, flags: dict[str, Any], message: str) -> None:
+    """Are one line."""
+    with pytest.raises(BadInputError, match=message):
+        run(DuplicatesConfig(**{"weights": str(tiny_run), "data": "digits", **flags}, **CPU))
+
+
+def test_too_few_images(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One image has no duplicates."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "home"))
+    (tmp_path / "d").mkdir()
+    PillowImage.new("RGB", (8, 8)).save(tmp_path / "d" / "a.png")
+    with pytest.raises(BadInputError, match="1 images can be read, expected 2 or more"):
+        run(DuplicatesConfig(str(tiny_run), str(tmp_path / "d"), **CPU))

@@ -1,0 +1,38 @@
+"""`moco groups` from set to table and page."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moco.commands.groups import read_group_count, run
+from moco.curation.config import GroupsConfig
+from moco.errors import BadInputError
+
+CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0, "split": "test"}
+
+
+def test_from_set_to_page(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every image is in one group, each group has a name by its labels, random weights stand beside."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "home"))
+    out = tmp_path / "out"
+    result = run(GroupsConfig(str(tiny_run), "digits", out, k="6", representatives=3, **CPU))
+    assert sum(group["size"] for group in result["groups"]) == 360
+    assert [group["size"] for group in result["groups"]] == sorted(
+        (group["size"] for group in result["groups"]), reverse=True
+    )
+    assert all(len(group["representatives"]) == 3 for group in result["groups"])
+    assert {group["label"] for group in result["groups"]} <= set("0123456789")
+    assert result["purity"] > 10
+    assert result["baselines"]["random"]["k"] == 6
+    assert len((out / "groups.csv").read_text().splitlines()) == 361
+    assert "Group 1: " in (out / "groups.html").read_text()
+
+
+def test_the_number_of_groups() -> None:
+    """Auto, or from 2 to 1000."""
+    assert read_group_count("auto") is None
+    assert read_group_count("12") == 12
+    for wrong in ("1", "1001", "many", "-3", "9" * 30, "²"):
+        with pytest.raises(BadInputError, match="expected auto, or a number from 2 to 1000"):
+            read_group_count(wrong)

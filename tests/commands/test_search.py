@@ -1,0 +1,55 @@
+"""`moco search` finds an image by its file, by its number and by several files together."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image as PillowImage
+
+from moco.commands.search import run
+from moco.curation.config import SearchConfig
+from moco.data.catalog import load
+from moco.errors import BadInputError
+
+CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two splits of a few digits."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "home"))
+    for split, images in load("digits").items():
+        (tmp_path / "d" / split).mkdir(parents=True)
+        for row in range(8):
+            PillowImage.fromarray(images[row].permute(1, 2, 0).numpy()).save(tmp_path / "d" / split / f"{row}.png")
+    return tmp_path / "d"
+
+
+def test_by_file_number_and_several_files(tiny_run: Path, folder: Path, tmp_path: Path) -> None:
+    """A file finds itself by its path below --data, in whichever split; a number finds only others."""
+    by_file = run(SearchConfig(str(tiny_run), str(folder), image=folder / "test" / "3.png", k=4, **CPU))
+    assert by_file["neighbours"][0]["path"] == "test/3.png"
+    assert by_file["neighbours"][0]["similarity"] == pytest.approx(1, abs=1e-4)
+    assert len(by_file["neighbours"]) == 4 == len(by_file["baselines"]["random"]["neighbours"])
+    by_number = run(SearchConfig(str(tiny_run), str(folder), tmp_path / "out", index=11, k=3, **CPU))
+    assert by_number["neighbours"] == by_file["neighbours"][1:]  # train has 8 before it
+    assert (tmp_path / "out" / "search.txt").read_text().startswith(str(folder))
+    files = (folder / "test" / "3.png", folder / "train" / "0.png")
+    together = run(SearchConfig(str(tiny_run), str(folder), near=files, k=2, baseline=False, **CPU))
+    assert {one["path"] for one in together["neighbours"]} == {"test/3.png", "train/0.png"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "no query: expected one of --image FILE, --index N and --near FILE FILE"),
+        ({"index": 0, "near": (Path("a"),)}, "--index and --near: expected one of"),
+        ({"index": 99}, "--index 99: --data .* has 16 readable images"),
+        ({"image": Path("gone.png")}, r"gone\.png: cannot be read"),
+    ],
+    ids=str,
+)
+def test_mistakes(tiny_run: Path, folder: Path, flags: dict[str, Any], message: str) -> None:
+    """Are one line."""
+    with pytest.raises(BadInputError, match=message):
+        run(SearchConfig(str(tiny_run), str(folder), baseline=False, **flags, **CPU))
