@@ -79,7 +79,10 @@ class Scene:
 
 
 def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Scene:
-    """Open the images and look at their size. Raises BadInputError where they are too few."""
+    """Open the images and look at their size. Raises BadInputError where they are too few, or two weights are given."""
+    if given.get("init_weights") and given.get("teacher"):
+        raise BadInputError("--init-weights and --teacher are both given: auto begins with one of them; moco pretrain "
+                            "taught takes both")  # fmt: skip
     level = given.get("white_level") or stored_white_level(given.get("init_weights") or given.get("teacher"))
     splits = load(config.data, given.get("exclude", ()), level)
     images = training_images(splits)
@@ -103,9 +106,6 @@ def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Sce
 def begin_with(scene: Scene) -> tuple[Goal, str | None, str, bool]:
     """Find what the run may begin with: the goal, the weights, where they are from, and whether the user named them."""
     own = {name: scene.given.pop(name, None) for name in ("init_weights", "teacher")}
-    if all(own.values()):
-        raise BadInputError("--init-weights and --teacher are both given: auto begins with one of them; moco pretrain "
-                            "taught takes both")  # fmt: skip
     goal: Goal = scene.config.goal or ("small" if own["teacher"] else "accurate")
     named = own["init_weights"] or own["teacher"]
     if named is not None:

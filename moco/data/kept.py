@@ -99,6 +99,11 @@ def keep_prepared(images: Images) -> Images:
     return images if images.in_memory else KeptImages(images)
 
 
+def find_kept(images: Images) -> KeptImages | None:
+    """Return the set where it keeps what was prepared, else None."""
+    return images if isinstance(images, KeptImages) else None
+
+
 def prepare_one(images: Images, index: int, size: int, make: Callable[[Image, int], Square]) -> Square:
     """Return `make(image, size)` of one image, from memory where the set has kept it."""
     return images.prepare(index, size, make) if isinstance(images, KeptImages) else make(images[index], size)

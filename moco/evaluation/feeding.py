@@ -12,7 +12,7 @@ from moco.data.ahead import load_ahead
 from moco.data.crops import Crops, make_crops
 from moco.data.feed import Feed
 from moco.data.images import Images
-from moco.data.kept import KeptImages
+from moco.data.kept import find_kept
 from moco.data.replacement import ChosenImages
 from moco.data.views import Look
 from moco.runtime.randomness import Stream
@@ -60,7 +60,7 @@ def feed_prepared(
 ) -> Iterator[Views]:  # fmt: skip
     """Yield the normalised images of each range, on the device; a set that keeps what was prepared keeps it there."""
     sender, images = Sender(device), make.images
-    kept = images if isinstance(images, KeptImages) else None
+    kept = find_kept(images)
     known = {} if kept is None else {rows: kept.on_device(rows, make.size, device) for rows in ranges}
     missing = [rows for rows in ranges if known.get(rows) is None]
     mean, std = (torch.tensor(list(values)).view(3, 1, 1).to(device) for values in moments)

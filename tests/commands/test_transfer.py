@@ -162,7 +162,7 @@ def test_more_trials_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_signal_while_a_trial_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That trial is finished, the next does not begin; the same command goes on with it."""
+    """The evaluation ends at once, the next trial does not begin; the same command goes on with it."""
     own = config(tmp_path, "voc-semantic", trials=2)
     once = evaluator.Evaluator.finish
 
@@ -174,7 +174,7 @@ def test_a_signal_while_a_trial_is_evaluated(tmp_path: Path, monkeypatch: pytest
         patch.setattr(evaluator.Evaluator, "finish", finish)
         assert transfer(own)["exit_code"] == 75
     states = [json.loads((run / "status.json").read_text())["state"] for run in (own.out, own.out / "trial-0")]
-    assert states == ["stopped", "done"]
+    assert states == ["stopped", "stopped"]
     assert not (own.out / "trial-1").exists()
     assert len(transfer(own)["trials"]["mIoU"]) == 2
 

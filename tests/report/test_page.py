@@ -251,7 +251,7 @@ def test_a_run_without_labels(tmp_path: Path) -> None:
         ),
         ({"state": "running", "step": 40}, ["It had not finished: step 106 of 400 (26%)"]),
         ({"state": "stopped", "step": 40}, ["It was stopped: step 106 of 400"]),
-        ({}, ["It had not begun"]),
+        ({}, ["It diverged"]),  # so says the log
         ({"state": "<b>"}, ["It had not begun"]),
     ],
     ids=str,
