@@ -58,6 +58,10 @@ def require_file_name(flag: str, path: Path) -> None:
         raise BadInputError(f"{flag} {path}: no file can be written in {path.parent}: give another folder")
 
 
+class _NoLocksError(OSError):
+    """There are no locks here."""
+
+
 @contextmanager
 def written_aside(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """Give a new empty file, or folder, beside `path` to write to, which the caller renames to `path`.
@@ -107,9 +111,12 @@ def _claim(path: Path, *, folder: bool) -> tuple[Path, int | None]:
             partial.mkdir()
         else:
             os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        descriptor = _lock(partial)
-        if descriptor is None:  # no locks here: nobody removes what others left
+        try:
+            descriptor = _lock(partial)
+        except _NoLocksError:  # nobody removes what others left
             return partial, None
+        if descriptor is None:  # another writer takes it for left over, and removes it
+            continue
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(partial.stat(), os.fstat(descriptor)):
                 return partial, descriptor
@@ -129,18 +136,24 @@ def _remove_left_over(path: Path) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """Lock a file or folder until the descriptor is closed; None where it is locked, gone, or locks are unknown."""
+    """Lock a file or folder until the descriptor is closed; None where it is locked or gone.
+
+    Raises _NoLocksError where this machine or its file system has no locks.
+    """
     if sys.platform == "win32":
-        return None
+        raise _NoLocksError
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(descriptor)
         return None
+    except OSError as error:
+        os.close(descriptor)
+        raise _NoLocksError from error
     return descriptor
 
 

@@ -55,7 +55,7 @@ def tried() -> dict[str, dict[str, Any]]:
     return {one["name"]: one for one in json.loads(Path("run/auto.json").read_text())["tried"]}
 
 
-@pytest.mark.parametrize("goal", ["accurate", "small"])
+@pytest.mark.parametrize("goal", ["accurate", pytest.param("small", marks=pytest.mark.slow)])
 def test_a_run_goes_on_from_its_trial_bit_for_bit(place: Path, capsys: pytest.CaptureFixture[str], goal: str) -> None:
     """Its encoder is that of a run of the same config that was never tried; the comparison is printed."""
     assert main([*COMMAND, "--for", goal]) == 0
@@ -82,6 +82,7 @@ def test_a_run_goes_on_from_its_trial_bit_for_bit(place: Path, capsys: pytest.Ca
     assert main(["resume", "run"]) == 0
 
 
+@pytest.mark.slow
 def test_a_way_that_diverges_or_cannot_begin_is_not_taken(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from moco.commands.embed import write_npz
 from moco.errors import BadInputError
+from moco.runtime import files
 from moco.runtime.files import read_bounded, replace_file, require_file_name, written_aside
 
 WRITES = 20
@@ -64,6 +65,25 @@ def test_two_writers_of_one_file(
         writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert os.listdir(tmp_path) == ["result.npz"]
+
+
+def test_another_writer_may_remove_a_new_file_before_it_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes it for left over, and holds its lock while it removes it; then there is a next one."""
+    once, removed = files._lock, list[Path]()
+
+    def lock(path: Path) -> int | None:
+        if removed:
+            return once(path)
+        path.unlink()
+        removed.append(path)
+        return None
+
+    monkeypatch.setattr(files, "_lock", lock)
+    replace_file(tmp_path / "result.json", b"new")
+    assert (tmp_path / "result.json").read_bytes() == b"new"
+    assert len(removed) == 1
 
 
 def test_a_user_s_files_beside_it_stay(tmp_path: Path) -> None:
