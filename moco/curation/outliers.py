@@ -19,7 +19,7 @@ Scores = npt.NDArray[np.float64]
 FAR = 3.0
 """Deviations from the median beyond which a distance or a sharpness is unusual."""
 DEVIATION = 1.4826
-"""Of a normal distribution, the standard deviation divided by the median absolute deviation."""
+"""The standard deviation of a normal distribution, divided by its median absolute deviation."""
 LARGEST = 20.0
 """Deviations that one reason counts with, at most."""
 CONSTANT = 0.02
@@ -34,7 +34,7 @@ SMALL_GROUP = 0.01
 """Share of the images up to which a cluster is small."""
 CONSTANT_STRENGTH, COLOUR_STRENGTH = 10.0, 2.0
 TEMPERATURE = 0.1
-"""Of the votes on labels: exp(similarity / t)."""
+"""t in the weight of a vote on a label, exp(similarity / t)."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ class _Watch:
         told: set[_Read] = set()
         while True:
             time.sleep(SAY_AFTER / 4)
-            reads, now = set(self.reads.values()), time.monotonic()
+            copied, now = list(self.reads.values()), time.monotonic()  # at once, for other threads write meanwhile
+            reads = set(copied)
             told &= reads
             for read in reads:
                 seconds = now - read.since

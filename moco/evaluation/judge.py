@@ -11,7 +11,7 @@ from torch import Tensor
 from moco.core.encoder import Encoder
 from moco.data.images import Images, Labels
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.knn import QUERIES_IN_FLIGHT, choose_k, count_votes, knn_votes, nearest
+from moco.evaluation.knn import QUERIES_IN_FLIGHT, choose_k, count_votes, knn_votes, nearest_others
 from moco.evaluation.scores import score_votes
 from moco.evaluation.session import labels_of
 from moco.shapes import Bank, Features
@@ -66,11 +66,8 @@ def classify_by_neighbours(
     """
     labels, votes = torch.from_numpy(bank_labels).to(device), []
     for start in range(0, len(bank), QUERIES_IN_FLIGHT):
-        part = bank[start : start + QUERIES_IN_FLIGHT].to(device).float()
-        similarity, neighbour = nearest(part, bank, k + 1)
-        own = neighbour == torch.arange(start, start + len(part), device=device)[:, None]
-        own[~own.any(1), -1] = True  # more than k others are the same to the last bit: one of these is left out
-        similarity, neighbour = (found[~own].view(len(part), own.shape[1] - 1) for found in (similarity, neighbour))
+        rows = torch.arange(start, min(start + QUERIES_IN_FLIGHT, len(bank)), device=device)
+        similarity, neighbour = nearest_others(bank, rows, k)
         votes.append(count_votes(similarity, labels[neighbour], temperature=temperature, classes=classes).cpu())
     votes.append(knn_votes(bank, bank_labels, queries, k=k, temperature=temperature, classes=classes, device=device))
     truth = np.concatenate([bank_labels, query_labels])

@@ -91,9 +91,8 @@ def choose_k(
     right = dict.fromkeys(tries, 0)
     for part in torch.split(rows, QUERIES_IN_FLIGHT):
         own = part.to(device)
-        similarity, neighbour = nearest(bank[part].to(device).float(), bank, max(tries) + 1)
-        last = (neighbour == own[:, None]).to(torch.uint8).sort(dim=1, stable=True).indices[:, :-1]  # itself goes last
-        similarity, label = similarity.gather(1, last), labels[neighbour.gather(1, last)]
+        similarity, neighbour = nearest_others(bank, own, max(tries))
+        label = labels[neighbour]
         for k in tries:
             votes = count_votes(similarity[:, :k], label[:, :k], temperature=temperature, classes=classes)
             right[k] += int((votes.argmax(1) == labels[own]).sum())
@@ -117,6 +116,18 @@ def nearest(queries: Features, bank: Bank, k: int) -> tuple[Tensor, Tensor]:
                 similarity[i], best = similarity[i].topk(min(k, similarity[i].shape[1]), dim=1)
                 neighbour[i] = neighbour[i].gather(1, best)
     return torch.cat(similarity), torch.cat(neighbour)
+
+
+def nearest_others(bank: Bank, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find similarities and rows (N, k) of the k other features of the bank most similar to each of its `rows` (N,).
+
+    Where more than k others equal a feature to the last bit, one of these may be left out in its place. Of fewer than k
+    others all are found.
+    """
+    queries = bank[rows.to(bank.device)].to(rows.device).float()
+    similarity, neighbour = nearest(queries, bank, min(k + 1, len(bank)))
+    others = (neighbour == rows[:, None]).to(torch.uint8).sort(dim=1, stable=True).indices[:, :-1]  # itself goes last
+    return similarity.gather(1, others), neighbour.gather(1, others)
 
 
 def knn_scores(

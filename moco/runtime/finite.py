@@ -14,7 +14,7 @@ class Note(NamedTuple):
     step: int
     losses: Sequence[Tensor]
     norm: Tensor
-    """Of the gradient."""
+    """The norm of the gradient."""
     finite: Tensor
     """On the host, where it may still be on its way."""
     arrival: torch.cuda.Event | None

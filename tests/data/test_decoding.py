@@ -316,6 +316,8 @@ def test_a_header_says_nothing_of_the_pixels(tmp_path: Path) -> None:
     """`require_header` reads no further: half a picture passes."""
     content = saved(tmp_path, "x.jpg", noise(64, 64, 3)).read_bytes()
     require_header(content[: len(content) // 2], "x.jpg")
+    with pytest.raises(BadInputError):
+        require_header(content[:20], "x.jpg")
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "eps"])

@@ -201,15 +201,20 @@ def test_sound_values_pass(config: Any) -> None:
 
 
 def test_zero_means_never_or_none() -> None:
-    """And is allowed there."""
-    never = dataclasses.replace(PRETRAIN, log_every=0, checkpoint_every=0, knn_every=0)
-    check(dataclasses.replace(never, workers=0, weight_decay=0.0, seed=0, hard_negatives=0))
+    """And is allowed there, but nothing below it."""
+    names = ("log_every", "checkpoint_every", "knn_every", "workers", "seed", "hard_negatives")
+    check(dataclasses.replace(PRETRAIN, weight_decay=0.0, **dict.fromkeys(names, 0)))  # type: ignore[arg-type]
+    for name in names:
+        with pytest.raises(BadInputError, match=f"--{name.replace('_', '-')} is -1"):
+            check(dataclasses.replace(PRETRAIN, **{name: -1}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_the_ends_of_a_share_are_allowed(value: float) -> None:
     """A momentum of 0 is a row of the paper's ablation."""
     check(dataclasses.replace(PRETRAIN, key_momentum=value, bank_momentum=value, sgd_momentum=value))
+    with pytest.raises(BadInputError, match="--key-momentum"):
+        check(dataclasses.replace(PRETRAIN, key_momentum=3 * value - 1))
 
 
 # --- help -----------------------------------------------------------------------------------------------------------

@@ -43,17 +43,19 @@ def test_of_another_machine_nothing_is_known(tmp_path: Path) -> None:
 def test_who_looks_refuses_nobody(tmp_path: Path) -> None:
     """A run that begins in the same instant waits for it."""
     lock(tmp_path).close()
-    until = time.monotonic() + 0.5
+    until, looks, held = time.monotonic() + 0.5, list[bool](), 0
 
     def look() -> None:
         while time.monotonic() < until:
-            is_abandoned(tmp_path)
+            looks.append(is_abandoned(tmp_path))
 
     thread = threading.Thread(target=look)
     thread.start()
     while thread.is_alive():
         lock(tmp_path).close()
+        held += 1
     thread.join()
+    assert min(len(looks), held) > 10
 
 
 @pytest.mark.parametrize("number", ODD)

@@ -30,7 +30,10 @@ def test_too_little_is_refused() -> None:
 
 
 def test_what_fits_or_is_not_used_is_not_refused() -> None:
-    """No processes, batches that are few, or nothing to hand over."""
+    """No processes, batches that are few, or nothing to hand over; one of each more is."""
     require_shared_memory(1 << 30, 0, 1000)
     require_shared_memory(30 << 20, 16, 2)
     require_shared_memory(0, 16, 1000)
+    for size, workers, batches in ((1 << 30, 1, 1000), (30 << 20, 16, 3)):
+        with pytest.raises(BadInputError, match="shared memory free"):
+            require_shared_memory(size, workers, batches)
