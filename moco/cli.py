@@ -31,6 +31,7 @@ from moco.pretraining.recipes import RECIPES, recipe_values
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.fields import check, flag
+from moco.runtime.mapped import explain_failed_reads
 from moco.runtime.signals import EXIT_CODE
 from moco.study.config import StudyConfig
 from moco.transfer.config import CompareConfig, TransferConfig
@@ -78,6 +79,7 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 bad input, 3 diverged, 75 saved after a signal."""
     warnings.showwarning, threading.excepthook = _show_warning, _show_failed_thread
+    explain_failed_reads(lambda why: print(f"moco: error: {one_line(why)}", file=sys.stderr, flush=True))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an accented name must not end a run on an ASCII terminal
