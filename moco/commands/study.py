@@ -18,6 +18,7 @@ from moco.report.markup import duration
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.fields import check
 from moco.runtime.files import replace_file, takes_files
+from moco.runtime.phases import say_if_slow
 from moco.runtime.signals import EXIT_CODE, StopRequest
 from moco.study import statistics
 from moco.study.config import StudyConfig
@@ -91,13 +92,16 @@ def settle_plan(study: Study, config: StudyConfig) -> dict[str, Any]:
     earlier = read_plan(config, known)
     if earlier:
         return earlier
-    survey = run_alone("moco.study.speeds:measure_speeds", config, Path(), "")
+    doing = f"measuring how fast this machine trains {len(study.arms)} arms (minutes for large networks on a CPU)"
+    with say_if_slow(doing):
+        survey = run_alone("moco.study.speeds:measure_speeds", config, Path(), "")
     arms, _ = select_arms(study, config, survey["images"])
     wanted = float(config.images or survey["images"])
     if config.minutes is not None and arms:
         wanted = 60 * config.minutes / (sum(1 / survey["rates"][arm.name] for arm in arms) / len(arms))
     images = equal_budget(study, config, wanted, arms) if arms else 0
-    extra = run_alone("moco.study.memory:papers_setting", config, Path(), "") if study.extrapolate else None
+    with say_if_slow("counting the memory of the papers' setting"):
+        extra = run_alone("moco.study.memory:papers_setting", config, Path(), "") if study.extrapolate else None
     plan = {
         "asked": collect_fixed_flags(config),
         "study": known,
