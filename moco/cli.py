@@ -291,11 +291,7 @@ def _show_failed_thread(failed: threading.ExceptHookArgs) -> None:
 
 
 def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
     line: str | None = None,
-) -> None:
+) -> None:  # fmt: skip
     print(f"moco: warning: {one_line(message)}", file=sys.stderr)
