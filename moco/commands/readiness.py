@@ -125,6 +125,20 @@ def set_pace(scene: Scene, ready: Ready, left: float) -> Ready:
     return dataclasses.replace(ready, config=config, reasons=reasons, pace=pace)
 
 
+def set_end(scene: Scene, ready: Ready, begun: float = 0.0) -> Ready:
+    """Let the run end in time whatever its speed becomes; `begun` are the seconds that its trial took.
+
+    A length that the user has given stays.
+    """
+    if ready.length is not None:
+        return ready
+    costs = ready.costs
+    left = max(1.0, (1 - RESERVE) * scene.budget.left - costs.start)
+    spare = round(costs.evaluation / costs.step)
+    config = dataclasses.replace(ready.config, end_after=round(begun + left, 1), end_spare=spare)
+    return dataclasses.replace(ready, config=config)
+
+
 def _measure_looks(
     scene: Scene, way: Way, reasons: Reasons, config: PretrainConfig, teacher: Teacher | None, speed: StepTime
 ) -> Ready:

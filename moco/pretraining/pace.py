@@ -38,6 +38,10 @@ class Budget:
         """Seconds that are left; negative when the time is over."""
         return self.seconds - self.spent
 
+    def describe(self) -> str:
+        """Say how much of the time is spent."""
+        return f"auto: took {self.spent / 60:.1f} of {self.seconds / 60:g} minutes"
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Do not count what happens inside: a person thinks about a question, or a file is downloaded."""

@@ -24,6 +24,7 @@ from moco.report.runs import Run
 NOT_THE_RECIPE_S = {
     "version", "data", "out", "seed", "device", "precision", "threads", "workers", "log_every", "checkpoint_every",
     "knn_every", "json", "timeout", "max_steps", "lr", "init_weights", "compile", "recompute", "decode",
+    "end_after", "end_spare", "earlier_lengths",
 }  # fmt: skip
 """Settings that no recipe gives, or that follow from others."""
 NO_FLAGS = ("version", "command", "json", "out")
