@@ -121,9 +121,20 @@ def render_reasons(runs: Sequence[Run]) -> str:
             for name, entry in chosen.items() if isinstance(entry, dict)
         ]  # fmt: skip
         content += element("h3", f"Why these settings: {escape(run.name)}")
-        content += element("p", escape(to_plain_text(str(way.get("why")))))
+        content += element("p", escape(to_plain_text(str(way.get("why"))))) + _replanned(run)
         content += table(["setting", "value", "reason"], rows, label="Why these settings")
     return content
+
+
+def _replanned(run: Run) -> str:
+    """Say whether the length of a run was planned again on the way."""
+    earlier = run.config.get("earlier_lengths")
+    first = earlier[0] if isinstance(earlier, list | tuple) and earlier else None
+    if not isinstance(first, list | tuple) or not first:
+        return ""
+    times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
+    lengths = f"from {show(first[-1], 0)} to {show(run.steps, 0)} steps"
+    return element("p", f"Its length was planned again {times} by the speed until then, to end in time: {lengths}.")
 
 
 def _steps(run: Run) -> str:
