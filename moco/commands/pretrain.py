@@ -20,9 +20,9 @@ from moco.data.loader import choose_workers
 from moco.data.named import absolute_data
 from moco.data.splits import monitor_source, monitor_split, training_images
 from moco.errors import one_line
-from moco.evaluation.alignment import align_uniform, draw_pairs
+from moco.evaluation.alignment import draw_pairs
 from moco.evaluation.features import Encoding
-from moco.evaluation.judge import KnnJudge
+from moco.evaluation.judge import KnnJudge, ViewJudge
 from moco.evaluation.knn import knn_scores
 from moco.evaluation.pixels import build_raw_pixels
 from moco.evaluation.scores import Scores
@@ -43,6 +43,8 @@ Drawn = TypeVar("Drawn")
 
 UNLABELLED_IMAGES = 2048
 """Images that the monitor without labels looks at."""
+RETRIEVED = 512
+"""Images of these that are to find their own second view."""
 
 
 def run(config: PretrainConfig) -> dict[str, Any]:
@@ -103,7 +105,7 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
 
 
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:
-    """KNN accuracy where there are labels; alignment and uniformity, and the reason, where there are none.
+    """KNN accuracy where there are labels; what views say, and the reason, where there are none.
 
     Beside the accuracies stand the k by which they were found, how many queries there were, the percentage of these
     that is trained on, and the accuracy of raw pixels, which is computed once.
@@ -119,13 +121,12 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     if reason is None and len(bank.classes) < 2:
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
-        print(
-            f"the images come {reason}: no kNN accuracy; watching alignment and uniformity instead (the mean squared "
-            f"distance of two views of an image, and how evenly the images spread: lower is more evenly)"
-        )
+        print(f"the images come {reason}: no kNN accuracy; watching instead how many find their own second view")
         seen = make_readable(take_evenly(training_images(splits), min(UNLABELLED_IMAGES, config.knn_images)))
         pairs = _remember(lambda: draw_pairs(seen, AUGMENTATIONS[config.augment], size), 6 * size**2 * len(seen))
-        return lambda encoder: align_uniform(encoder, pairs(), how)
+        few = take_evenly(seen, RETRIEVED)
+        mild = _remember(lambda: draw_pairs(few, AUGMENTATIONS["mild"], size), 6 * size**2 * len(few))
+        return ViewJudge(pairs, mild, how)
     bank = keep_prepared(make_readable(take_evenly(bank, config.knn_images)))
     queries = keep_prepared(make_readable(take_evenly(queries, max(1, config.knn_images // 5))))
     trained_on = 100.0 if monitor_source(splits) == "tenth" else 0.0  # pre-training takes all of train

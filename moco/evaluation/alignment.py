@@ -36,6 +36,11 @@ def effective_rank(z: Features) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
+def find_own_views(z_1: Features, z_2: Features) -> Tensor:
+    """Whether each image's first view is more similar to its own second view than to all others: (N,) bool."""
+    return (z_1 @ z_2.T).argmax(1) == torch.arange(len(z_1), device=z_1.device)
+
+
 def align_uniform(encoder: Encoder, views: tuple[Images, Images], how: Encoding) -> dict[str, float]:
     """Measure alignment of two views of each image, and uniformity of the first ones, by the features of `how`."""
     z_1, z_2 = (encode(encoder, one, how) for one in views)

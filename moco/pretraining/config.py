@@ -26,6 +26,7 @@ from moco.runtime.fields import (
     Positive,
     Precision,
     RunFolder,
+    Seconds,
     Seed,
     SgdMomentum,
     Share,
@@ -141,6 +142,14 @@ class PretrainConfig:
     """Passes over the images."""
     max_steps: Count | None = None
     """Length of the run in steps, instead of --epochs; the schedule ends with it."""
+    end_after: Seconds | None = None
+    """Seconds after which the run should end, looks and checkpoints counted. At each twentieth of them its length is
+    planned again by the speed until then, and the rest of the schedule stretched or compressed to end with it."""
+    end_spare: CountOrZero = 0
+    """Steps whose time is kept of --end-after for what follows the run, such as an evaluation."""
+    earlier_lengths: tuple[tuple[Count, Count], ...] = ()
+    """STEP LENGTH pairs that --end-after has written: until STEP the run was planned to make LENGTH steps. With them
+    and its last --max-steps a run can be made again, bit for bit, on a machine of another speed."""
     batch_size: BatchSize = 256
     """N: images per step, over all processes and parts."""
     accumulate: BatchSize = 1

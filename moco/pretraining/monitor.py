@@ -37,15 +37,17 @@ SHOWN_IMAGES = 8
 """How many images of each rank's share of the first batch are logged."""
 TRAINING = ("loss", "chance_loss", "contrast_accuracy")
 """Figures of training that a run's health is judged by."""
-WATCHED = ("knn_top1", "knn_queries")
+WATCHED = ("knn_top1", "knn_queries", "retrieval", "retrieval_images")
 """Figures of the monitor that it is judged by."""
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """A monitor that also says which images the encoder of its last look classified rightly, (n,) bool."""
+    """A monitor that also says which images the encoder of its last look had right, (n,) bool."""
 
     right: Tensor
+    by: str
+    """What says so, of `health.JUDGED`."""
 
 
 @dataclass
@@ -80,7 +82,7 @@ class Watch:
         if config.keep == "last":
             return
         if not isinstance(self.monitor, Judge):
-            self.run.log.say("--keep best: there are no labels to compare looks by, so the last encoder is kept")
+            self.run.log.say("--keep best: no monitor compares looks, so the last encoder is kept")
         elif step:
             self.best = distributed.from_first(lambda: BestLook.read(config.out))
 
@@ -152,8 +154,9 @@ class Watch:
         self.run.wait()
         with distributed.average_statistics(encoder):
             distributed.from_first(lambda: best.finish(pack_encoder(self.config, encoder, step)))
-        self.run.log.say(best.describe(step))
-        self.run.result["kept"] = best.figures(step)
+        by = self.monitor.by if isinstance(self.monitor, Judge) else "neighbours"
+        self.run.log.say(best.describe(step, by))
+        self.run.result["kept"] = {**best.figures(step), "by": by}
 
     def _examine(self, step: int) -> None:
         """Say in plain words how the run does; where no monitor looks, its modules are not examined either."""
@@ -163,9 +166,10 @@ class Watch:
             with distributed.average_statistics(*run.modules.values()):
                 figures |= self.checkup(run.modules)
         last = {name: run.result[name] for name in (*TRAINING, *WATCHED) if name in run.result}
-        last["epoch"] = step * config.batch_size / len(self.images)
-        if "knn_top1" in run.result.get("before", {}):
-            last["knn_before"] = run.result["before"]["knn_top1"]
+        last |= {"epoch": step * config.batch_size / len(self.images), "images": len(self.images)}
+        before = run.result.get("before", {})
+        for name, then in (("knn_top1", "knn_before"), ("retrieval", "retrieval_before")):
+            last |= {then: before[name]} if name in before else {}
         findings = diagnose(config, step, {**last, **figures})
         text, found = describe_findings(findings), {finding.name: finding.condition for finding in findings}
         run.log.health(step, text, found, figures)

@@ -22,6 +22,7 @@ from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig, negatives, shared_negatives
 from moco.pretraining.initial import fill, with_weights
 from moco.pretraining.optimizer import inner_kernels
+from moco.pretraining.timetable import require_lengths
 from moco.runtime import distributed
 from moco.runtime.device import describe_precision, resolve_device, resolve_precision, set_precision, set_threads
 from moco.runtime.fields import check, flag, require
@@ -75,6 +76,7 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
         knn_every=steps_per_epoch if config.knn_every is None else config.knn_every,
         checkpoint_every=min(steps_per_epoch, 1000) if config.checkpoint_every is None else config.checkpoint_every,
     )
+    require_lengths(resolved)
     _warn(resolved, n)
     return resolved
 
@@ -245,8 +247,9 @@ def build_schedule(config: PretrainConfig, steps_per_epoch: int) -> Schedule:
     """The learning rate over the run."""
     warmup = round(config.warmup_epochs * steps_per_epoch)
     return Schedule(
-        config.schedule, require(config.lr), require(config.max_steps), warmup, config.milestones, config.lr_decay
-    )
+        config.schedule, require(config.lr), require(config.max_steps), warmup, config.milestones, config.lr_decay,
+        earlier=config.earlier_lengths,
+    )  # fmt: skip
 
 
 def build_loss(config: PretrainConfig) -> Callable[[Features, Keys], Contrast]:

@@ -141,7 +141,10 @@ def test_without_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(start("--init-weights", "timm:test_efficientnet@net.safetensors")) == 0
     out = capsys.readouterr().out
     assert "no labels to compare ways by" in out
-    assert "there are no labels to say how good" in out
+    assert "find their own second view" in out
+    assert "without labels nobody can say how good the encoder is" in out
+    kept = json.loads(Path("run/status.json").read_text())["result"]["kept"]
+    assert (kept["by"], kept["images"]) == ("views", 40)
     assert reasons()["compared"] == []
 
 
