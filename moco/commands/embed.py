@@ -33,7 +33,7 @@ def run(config: EmbedConfig) -> dict[str, Any]:
         raise BadInputError(f"--out {config.out}: there is no folder {config.out.parent}: make it first")
     require_file_name("--out", config.out)
     with session(config) as subject:
-        parts = all_splits(config.data, config.split, config.exclude, subject.weights.white_level)
+        parts = all_splits(config.data, config.split, config.exclude, subject.weights.white_level, subject.weights.form)
         features = []
         for name, images in parts.items():
             how = dataclasses.replace(subject.how, unit=config.unit, workers=workers_for(config, images))

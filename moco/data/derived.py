@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from moco.data.forms import Form
 from moco.data.images import NONE_KNOWN, Images, Labels, Marks, PathTable
 from moco.data.replacement import TRIES
 from moco.errors import BadInputError
@@ -45,6 +46,11 @@ class Subset:
         return None
 
     @property
+    def form(self) -> Form | None:
+        """That of the whole set."""
+        return self.images.form
+
+    @property
     def white_level(self) -> int | None:
         """That of the whole set."""
         return self.images.white_level
@@ -70,6 +76,10 @@ class Subset:
     def with_white_level(self, level: int) -> "Subset":
         """Return the same of a set with another white level."""
         return Subset(self.images.with_white_level(level), self.rows)
+
+    def with_form(self, form: Form) -> "Subset":
+        """Return the same with files read as channels."""
+        return Subset(self.images.with_form(form), self.rows)
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks that the images have in the whole set."""
@@ -99,6 +109,11 @@ class Joined:
         """The unreadable images of all sets, by their numbers here."""
         parts = zip(self._starts.tolist(), self.parts, strict=False)
         return {start + index: reason for start, part in parts for index, reason in part.unreadable.items()}
+
+    @property
+    def form(self) -> Form | None:
+        """That of the first set."""
+        return self.parts[0].form
 
     @property
     def white_level(self) -> int | None:
@@ -131,6 +146,10 @@ class Joined:
     def with_white_level(self, level: int) -> "Joined":
         """Return the same of sets with another white level."""
         return Joined(tuple(part.with_white_level(level) for part in self.parts), self.prefixes)
+
+    def with_form(self, form: Form) -> "Joined":
+        """Return the same with files read as channels."""
+        return Joined(tuple(part.with_form(form) for part in self.parts), self.prefixes)
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks that the images have in their sets."""
@@ -181,6 +200,11 @@ class Readable:
         return self.images.name_table
 
     @property
+    def form(self) -> Form | None:
+        """That of the set."""
+        return self.images.form
+
+    @property
     def white_level(self) -> int | None:
         """That of the set."""
         return self.images.white_level
@@ -208,6 +232,10 @@ class Readable:
     def with_white_level(self, level: int) -> "Readable":
         """Return the same of a set with another white level."""
         return Readable(self.images.with_white_level(level))
+
+    def with_form(self, form: Form) -> "Readable":
+        """Return the same with files read as channels."""
+        return Readable(self.images.with_form(form))
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks of the images themselves."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from moco.data.forms import Form
 from moco.data.images import Images, Marks, PathTable
 from moco.runtime.randomness import Integers
 from moco.runtime.transfers import free_memory
@@ -63,6 +64,11 @@ class KeptImages:
         return self.images.name_table
 
     @property
+    def form(self) -> Form | None:
+        """That of the set."""
+        return self.images.form
+
+    @property
     def white_level(self) -> int | None:
         """That of the set."""
         return self.images.white_level
@@ -88,6 +94,10 @@ class KeptImages:
     def with_white_level(self, level: int) -> "KeptImages":
         """Return the same of a set with another white level."""
         return KeptImages(self.images.with_white_level(level), self._left)
+
+    def with_form(self, form: Form) -> "KeptImages":
+        """Return the same with files read as channels."""
+        return KeptImages(self.images.with_form(form), self._left)
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks of the images."""
