@@ -61,6 +61,10 @@ def _views(
     stream: Stream,
     size: int,
 ) -> ArrayImages:
-    parameters = draw(augmentation, sizes, seed=0, epoch=EPOCH, index=np.arange(len(images)), view=stream)
+    form = images.form
+    parameters = draw(
+        augmentation, sizes, seed=0, epoch=EPOCH, index=np.arange(len(images)), view=stream,
+        deviations=() if form is None else form.std,
+    )  # fmt: skip
     pixels: Tensor = render([images[i] for i in range(len(images))], parameters, augmentation, size)
-    return ArrayImages((pixels * 255).round().to(torch.uint8))
+    return ArrayImages((pixels * 255).round().to(torch.uint8) if form is None else pixels, form=form)

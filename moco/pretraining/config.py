@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from moco.core.stems import Stem
-from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Excluded, WhiteLevel
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, NoData, WhiteLevel
 from moco.runtime.fields import (
     AcceptChangedData,
     BatchSize,
@@ -15,6 +15,7 @@ from moco.runtime.fields import (
     CountOrZero,
     Device,
     Earlier,
+    Finite,
     JsonOutput,
     KeyCount,
     KeyCountOrZero,
@@ -131,12 +132,15 @@ class PretrainConfig:
     """How JPEG photographs are decoded: exact, every pixel; or scaled, at a half, a quarter or an eighth of their size
     where every crop of a photograph still has as many pixels as a view. scaled is faster for large photographs and
     changes a view by 0.3 of 255 on average (docs/views.md)."""
-    mean: tuple[Share, Share, Share] | None = IMAGENET_MEAN
+    mean: tuple[Finite, ...] | None = IMAGENET_MEAN
     """Mean of red, green and blue (in [0, 1]), which is subtracted from every image. With --init-weights it is that of
-    the weights unless given."""
-    std: tuple[Positive, Positive, Positive] | None = IMAGENET_STD
+    the weights unless given. That of other channels is measured."""
+    std: tuple[Positive, ...] | None = IMAGENET_STD
     """Standard deviation of red, green and blue, which every image is then divided by. With --init-weights it is that
-    of the weights unless given."""
+    of the weights unless given. That of other channels is measured."""
+    channels: Annotated[ChannelCount, Earlier("rgb")] = "auto"
+    bands: Bands = ()
+    no_data: NoData = None
 
     epochs: Count = 200
     """Passes over the images."""

@@ -77,10 +77,12 @@ def pretrain(
         dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
-        described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), 0, config.white_level)
+        described = encoder_metadata(
+            f_q.plan, require(config.mean), require(config.std), 0, config.white_level, images.form
+        )
         described |= {} if teacher is None else {TEACHER: teacher.digest}
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), require(config.max_steps), described)
-        run.beside = lambda step: [pack_encoder(config, f_q, step)]
+        run.beside = lambda step: [pack_encoder(config, f_q, step, images.form)]
         run.result |= {} if teacher is None else {"teacher_digest": teacher.digest}
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images) if batches is None else batches

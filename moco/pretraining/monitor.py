@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from moco.core.dictionary import MemoryBank, Queue
 from moco.core.encoder import Encoder, encoder_tensors
 from moco.data import fingerprint
+from moco.data.forms import Form
 from moco.data.images import Images
 from moco.data.replacement import Damage, Replaced
 from moco.errors import BadInputError
@@ -139,7 +140,7 @@ class Watch:
         """Keep the encoder of this look where it is the best so far; return the percentage of images it has right."""
 
         def compare() -> BestLook:
-            file, before = pack_encoder(self.config, encoder, step), self.best
+            file, before = pack_encoder(self.config, encoder, step, self.images.form), self.best
             return BestLook.begin(file, right) if step == 0 or before is None else before.compare(file, step, right)
 
         self.best = distributed.from_first(compare)
@@ -153,7 +154,7 @@ class Watch:
         assert isinstance(encoder, Encoder)
         self.run.wait()
         with distributed.average_statistics(encoder):
-            distributed.from_first(lambda: best.finish(pack_encoder(self.config, encoder, step)))
+            distributed.from_first(lambda: best.finish(pack_encoder(self.config, encoder, step, self.images.form)))
         by = self.monitor.by if isinstance(self.monitor, Judge) else "neighbours"
         self.run.log.say(best.describe(step, by))
         self.run.result["kept"] = {**best.figures(step), "by": by}
@@ -208,7 +209,7 @@ def log_ranks(run: Run, step: int, index: Tensor) -> None:
     run.log.event("ranks", step=step, ranks=distributed.gather_values(own))
 
 
-def pack_encoder(config: PretrainConfig, f_q: Encoder, step: int) -> File:
+def pack_encoder(config: PretrainConfig, f_q: Encoder, step: int, form: Form | None = None) -> File:
     """The run's encoder as a file of its own."""
-    described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), step, config.white_level)
+    described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), step, config.white_level, form)
     return File(config.out / "encoder.safetensors", encoder_tensors(f_q), {**described, "kind": "encoder"})

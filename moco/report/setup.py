@@ -128,8 +128,9 @@ def render_reasons(runs: Sequence[Run]) -> str:
 
 def _replanned(run: Run) -> str:
     """Say whether the length of a run was planned again on the way."""
-    earlier = run.config.get("earlier_lengths")
-    first = earlier[0] if isinstance(earlier, list | tuple) and earlier else None
+    found = run.config.get("earlier_lengths")
+    earlier = found if isinstance(found, list | tuple) else ()
+    first = earlier[0] if earlier else None
     if not isinstance(first, list | tuple) or not first:
         return ""
     times = "once" if len(earlier) == 1 else f"{len(earlier)} times"

@@ -14,6 +14,7 @@ import torch
 
 from moco.cli import main
 from moco.commands import pretrain, readiness, scene
+from moco.data.forms import Form
 from moco.data.images import Images, Marks
 from moco.pretraining.config import AutoConfig
 from moco.pretraining.pace import Budget
@@ -29,6 +30,7 @@ class Listing:
     unreadable: ClassVar[Mapping[int, str]] = {}
     name_table = None
     white_level = None
+    form = None
 
     def __init__(self, count: int, side: int = 16) -> None:
         self.side = side
@@ -55,6 +57,10 @@ class Listing:
         return None
 
     def with_white_level(self, level: int) -> Any:
+        """Itself."""
+        return self
+
+    def with_form(self, form: Form) -> Any:
         """Itself."""
         return self
 

@@ -97,6 +97,7 @@ def test_a_run_ends_with_its_best_encoder(
         "top1": counts[kept],
         "first_top1": 60,
         "last_top1": counts[4],
+        "by": "neighbours",
     }
     assert result["kept"] == figures
     status = json.loads((tmp_path / "status.json").read_text(encoding="utf-8"))
