@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moco.commands.embed import describe_rows
+from moco.commands.embed import label_splits
 from moco.curation.config import CurationConfig
 from moco.curation.facts import Facts, blank_facts, measure_image
 from moco.curation.page import curation_page
 from moco.data.ahead import load_ahead
 from moco.data.derived import Joined, Subset
 from moco.data.fingerprint import digest_images
-from moco.data.images import Images
+from moco.data.forms import describe_digest
+from moco.data.images import Images, see
 from moco.data.replacement import list_names
 from moco.errors import BadInputError, one_line
 from moco.evaluation.config import RANDOM, EmbedConfig
@@ -88,7 +89,7 @@ class Collected:
     def picture(self, row: int) -> str:
         """Make the thumbnail of an image, WebP in base64; an empty text where it can no longer be read."""
         try:
-            return base64.b64encode(thumbnail(self.images[row], THUMBNAIL_SIDE, QUALITY)).decode("ascii")
+            return base64.b64encode(thumbnail(see(self.images, row), THUMBNAIL_SIDE, QUALITY)).decode("ascii")
         except BadInputError:
             return ""
 
@@ -119,7 +120,7 @@ def collect_images(config: CurationConfig) -> Iterator[Collected]:
         prefixes = [_prefix(config.data, split, images, len(parts)) for split, images in parts.items()]
         whole: Images = Joined(tuple(parts.values()), tuple(prefixes))
         names = [whole.name(row) for row in range(len(whole))]
-        about = describe_rows(parts)
+        labels, classes = label_splits(parts)
         facts, reasons = measure_images(whole, workers_for(_session_config(config), whole))
         rows = np.setdiff1d(np.arange(len(whole)), np.array(list(reasons), np.int64))
         unreadable = [{"path": names[row], "reason": one_line(reasons[row])} for row in sorted(reasons)]
@@ -130,8 +131,8 @@ def collect_images(config: CurationConfig) -> Iterator[Collected]:
             raise BadInputError(f"--data {config.data}: {len(rows)} images can be read, expected {FEWEST} or more")
         kept = [names[row] for row in rows]
         yield Collected(
-            config, subject, Subset(whole, rows), kept, _files(config.data, kept), about["labels"][rows],
-            about["classes"].tolist(), facts.take(rows), unreadable,
+            config, subject, Subset(whole, rows), kept, _files(config.data, kept), labels[rows],
+            classes, facts.take(rows), unreadable,
         )  # fmt: skip
 
 
@@ -165,7 +166,7 @@ def measure_images(images: Images, workers: int) -> tuple[Facts, dict[int, str]]
     about = {
         "kind": "facts", "version": FACTS_VERSION, "images": digest_images(images, times=True),
         "white_level": images.white_level,
-    }  # fmt: skip
+    } | ({} if images.form is None else {"form": describe_digest(images.form)})  # fmt: skip
 
     def compute() -> Kept:
         ranges = [range(start, min(start + MEASURED_AT_A_TIME, len(images)))
@@ -189,7 +190,7 @@ def _measure_rows(images: Images, rows: range) -> tuple[Facts, dict[int, str]]:
     parts, reasons = list[Facts](), dict[int, str]()
     for row in rows:
         try:
-            parts.append(measure_image(images[row], images.encoded(row)))
+            parts.append(measure_image(see(images, row), images.encoded(row)))
         except BadInputError as error:
             parts.append(blank_facts())
             reasons[row] = str(error)

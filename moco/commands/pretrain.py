@@ -33,6 +33,7 @@ from moco.evaluation.vitals import vitals
 from moco.interop.checkpoints import load_weights
 from moco.pretraining.channels import asked_of, with_form
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.ending import describe_reached
 from moco.pretraining.initial import with_weights
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor
@@ -40,6 +41,7 @@ from moco.pretraining.prepare import build_batches
 from moco.runtime import distributed
 from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check, require
+from moco.runtime.phases import say_if_slow
 
 Drawn = TypeVar("Drawn")
 
@@ -57,7 +59,11 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     splits = open_splits(config.data, config.exclude, level, asked_of(config, weights))
     config = with_form(config, splits["train"])
     teacher = build_teacher(config, training_images(splits))
-    return train_prepared(config, splits, build_monitor(config, splits), teacher)
+    result = train_prepared(config, splits, build_monitor(config, splits), teacher)
+    if not result.get("exit_code") and "already_done" not in result and distributed.rank() == 0:
+        labelled = splits["train"].labels is not None and len(splits["train"].classes) > 1
+        print("\n".join(describe_reached(result, config.out, config.data, labelled=labelled)))
+    return result
 
 
 def open_splits(
@@ -66,7 +72,8 @@ def open_splits(
     """Open the splits of `--data`; small training images are held in memory."""
     splits = load(data, exclude, white_level, form)
     trained: tuple[Split, ...] = ("train", "unlabeled")
-    splits = {split: hold(images) if split in trained else images for split, images in splits.items()}
+    with say_if_slow(f"decoding the images of {data} into memory"):
+        splits = {split: hold(images) if split in trained else images for split, images in splits.items()}
     warn_of_dark(splits["train"], data)
     return splits
 
@@ -100,7 +107,8 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
     cached = config.teacher_views == "cached"
     with preserve_torch_state(device):
         set_threads(config.threads)
-        return load_teacher(config.teacher, images, student, device, size=config.teacher_size, cached=cached)
+        with say_if_slow("loading the teacher and encoding the images with it"):
+            return load_teacher(config.teacher, images, student, device, size=config.teacher_size, cached=cached)
 
 
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:
@@ -122,7 +130,10 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     if reason is None and len(bank.classes) < 2:
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
-        print(f"the images come {reason}: no kNN accuracy; watching alignment and uniformity instead")
+        print(
+            f"the images come {reason}: no kNN accuracy; watching alignment and uniformity instead (the mean squared "
+            f"distance of two views of an image, and how evenly the images spread: lower is more evenly)"
+        )
         seen = make_readable(take_evenly(training_images(splits), min(UNLABELLED_IMAGES, config.knn_images)))
         pairs = _remember(lambda: draw_pairs(seen, AUGMENTATIONS[config.augment], size), 6 * size**2 * len(seen))
         return lambda encoder: align_uniform(encoder, pairs(), how)

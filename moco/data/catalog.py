@@ -27,6 +27,7 @@ from moco.data.settling import Asked, require_files, settle_form
 from moco.data.tree import DiskTree
 from moco.errors import BadInputError
 from moco.runtime.files import expand_home
+from moco.runtime.phases import say_if_slow
 
 
 def load(
@@ -43,7 +44,8 @@ def load(
     Raises BadInputError where there is no such thing, or no image in it.
     """
     notes, patterns = Notes(), Exclude(exclude)
-    splits = _open(data, patterns, notes) if form is None else _open_channels(data, patterns, notes, form.bands)
+    with say_if_slow(f"listing the images of {data}"):
+        splits = _open(data, patterns, notes) if form is None else _open_channels(data, patterns, notes, form.bands)
     if patterns.patterns and "by --exclude" not in notes.skipped:
         notes.remark(f"--exclude {' '.join(patterns.patterns)} fits nothing in it")
     first = next(iter(splits.values()))

@@ -35,6 +35,7 @@ from moco.runtime import distributed
 from moco.runtime.device import autocast, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
 from moco.runtime.finite import FiniteCheck
+from moco.runtime.phases import say_if_slow
 from moco.runtime.recent import Recent
 from moco.runtime.run import HOW_NOT_WHAT, TEACHER, Run, open_run, read_earlier, repeat_result
 from moco.runtime.scaling import measure_norm, step_unless
@@ -64,9 +65,10 @@ def pretrain(
             return repeat_result(config, earlier)
 
         torch.manual_seed(config.seed)
-        f_q = build_encoder(config)
-        if config.init == "whitened" and config.init_weights is None:
-            whiten_first_layer(f_q, build_batches(config, images))
+        with say_if_slow("building the network"):
+            f_q = build_encoder(config)
+            if config.init == "whitened" and config.init_weights is None:
+                whiten_first_layer(f_q, build_batches(config, images))
         f_q = f_q.to(config.device).to(memory_format=torch.channels_last)
         pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
         if config.compile:
@@ -102,12 +104,12 @@ def train(
 ) -> dict[str, Any]:  # fmt: skip
     """Make the steps of a run from `start` on: Algorithm 1, and what is logged and saved between two steps."""
     steps, device, precision, optimizer = require(config.max_steps), config.device, config.precision, run.optimizer
-    schedule = build_schedule(config, batches.steps_per_epoch)
-    contrast = build_loss(config)
+    schedule, contrast = build_schedule(config, batches.steps_per_epoch), build_loss(config)
     hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
     recent = Recent(start, active=config.log_every > 0)
     check = FiniteCheck(device, config.timeout if distributed.world_size() > 1 else math.inf)
-    for step, loaded in enumerate(request.between(batches.run(start, steps, require(config.workers))), start):
+    loading = recent.waiting(request.between(batches.run(start, steps, require(config.workers))))
+    for step, loaded in enumerate(loading, start):
         if step == start:
             log_ranks(run, step, loaded.index)
         if is_due(step, require(config.knn_every)):

@@ -286,7 +286,7 @@ def repeat_result(config: Any, earlier: Mapping[str, Any]) -> dict[str, Any]:
     if distributed.rank() == 0:
         figures = ", ".join(f"{name} {result[name]:.4g}" for name in SAID if isinstance(result.get(name), float | int))
         print(
-            f"{config.out}: finished already, after step {earlier.get('step')}{figures and f' ({figures})'}: look at "
-            f"it with moco report {config.out}, or give another --out to train anew"
+            f"{config.out}: finished already, after step {earlier.get('step')}{figures and f' ({figures})'}: nothing "
+            f"is left to do. Look at it with moco report {config.out}, or give another --out to train again"
         )
     return result

@@ -19,6 +19,7 @@ from moco.runtime import distributed
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.files import replace_file
 from moco.runtime.folder import lock
+from moco.runtime.loglines import describe_bar, describe_look, describe_step
 from moco.runtime.machine import machine
 from moco.runtime.progress import columns
 from moco.runtime.records import read_records
@@ -39,6 +40,8 @@ class RunLog:
         self._lock: TextIO | None = None
         self._progress: Progress | None = None
         self._latest, self._health = "", dict[str, str]()
+        self._found: dict[str, str] | None = None
+        self._moved: tuple[int, float] | None = None
         self.earlier = 0.0
         """Seconds that the parts of the run before this one took."""
         self._started = time.monotonic()
@@ -57,7 +60,7 @@ class RunLog:
             self._metrics = path.open("a", encoding="utf-8")
             self._events = _events(self.run)
             if self.console.is_terminal:
-                self._progress = Progress(*columns(), console=self.console)
+                self._progress = Progress(*columns(), console=self.console, refresh_per_second=2)
                 self._task = self._progress.add_task("", total=self.steps)
                 self._progress.start()
 
@@ -110,24 +113,32 @@ class RunLog:
         with _naming(self.run / "events.out.tfevents"):
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
-        shown = "  ".join(f"{name} {_rounded(value)}" for name, value in values.items())
-        if "loss" in values:
-            self._latest = f"loss {values['loss']:.3f}  {values['images_per_second']:.0f} images/s"
-        if self._progress is None or "loss" not in values:
-            self.say(f"step {step}/{self.steps}  {shown}")
+        if "loss" not in values:
+            self.say(describe_look(step, self.steps, values))
+        elif self._progress is None:
+            self.say(describe_step(step, self.steps, values, self._seconds_left(step)))
+        else:
+            self._latest = describe_bar(values)
 
     def health(self, step: int, text: str, findings: Mapping[str, str], values: Metrics) -> None:
-        """Log how the run does after `step`: in words, what was found and what each means, and the figures."""
+        """Log how the run does after `step`: in words, what was found and what each means, and the figures.
+
+        A person reads the words only where something else was found than the last time.
+        """
         self._health = {"health": text}
         names, conditions = list(findings), list(findings.values())
         self._write({"step": step, "health": text, "findings": names, "conditions": conditions, **values})
         if self.active:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
-        self.say(f"step {step}/{self.steps}  health: {text}")
+        if findings != self._found:
+            self.say(f"step {step}/{self.steps}  health: {text}")
+        self._found = dict(findings)
 
     def progress(self, step: int) -> None:
-        """Move the progress bar."""
+        """Note that training has come to `step`, and move the progress bar."""
+        if self._moved is None:
+            self._moved = step, time.monotonic()
         if self._progress:
             self._progress.update(self._task, completed=step, description=self._latest)
 
@@ -143,6 +154,13 @@ class RunLog:
         if self.active:
             content = {"state": state, "pid": os.getpid(), **self._health, **values}
             write_text(self.run / "status.json", json.dumps(content) + "\n")
+
+    def _seconds_left(self, step: int) -> float | None:
+        """Estimate how long the steps after `step` take, by all since the first of this part of the run."""
+        if self._moved is None or step <= self._moved[0]:
+            return None
+        first, since = self._moved
+        return (time.monotonic() - since) / (step - first) * (self.steps - step)
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.active:
@@ -179,10 +197,6 @@ def _is_kept(values: dict[str, Any], step: int) -> bool:
     """Whether a run that goes on after `step` keeps a line: figures of the monitor at `step` will come again."""
     own = values.get("step", 0)
     return bool(own < step or (own == step and ("loss" in values or "event" in values)))
-
-
-def _rounded(value: float) -> str:
-    return f"{value:.4g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 class _NoEvents:

@@ -97,7 +97,7 @@ def test_png_of_16_bits(shape: tuple[int, ...]) -> None:
     """Grey and colours; Pillow alone would read the upper eight bits of these."""
     array = numbers("u2", *shape)
     wanted = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
-    np.testing.assert_array_equal(read_channels(imagecodecs.png_encode(array), "x.png").array, wanted)
+    np.testing.assert_array_equal(read_channels(bytes(imagecodecs.png_encode(array)), "x.png").array, wanted)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
