@@ -285,9 +285,10 @@ def _fail(error: BaseException, code: int) -> int:
 
 def _show_failed_thread(failed: threading.ExceptHookArgs) -> None:
     """Tell in one line what ended a library's thread; what the run needs of it fails where it is needed."""
-    name = failed.thread.name if failed.thread else "a thread"
+    library = type(failed.thread).__module__.partition(".")[0]
+    named = failed.thread.name if failed.thread and library == "threading" else f"a thread of {library}"
     reason = one_line(failed.exc_value or failed.exc_type.__name__)
-    print(f"moco: warning: {name} ended: {reason}", file=sys.stderr)
+    print(f"moco: warning: {named} ended: {reason}", file=sys.stderr)
 
 
 def _show_warning(

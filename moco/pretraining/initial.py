@@ -20,7 +20,7 @@ from moco.shapes import require_same_shapes
 def with_weights(config: PretrainConfig) -> PretrainConfig:
     """Settle what the flags leave open of the network and its images: that of the weights to start from.
 
-    `--init-weights teacher` stands for the weights of the teacher. Raises BadInputError where there are no such weights.
+    `--init-weights teacher` stands for those of the teacher. Raises BadInputError where there are no such weights.
     """
     if config.init_weights == TEACHERS_OWN:
         if config.teacher is None:
