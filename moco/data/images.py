@@ -256,6 +256,12 @@ class ArrayImages:
         return Marks("ArrayImages", contents, np.zeros(len(index), np.uint32))
 
 
+def see(images: Images, row: int) -> Image:
+    """Return an image as people see it: bytes of RGB (3, H, W). Raises BadInputError where it cannot be read."""
+    image = images[row]
+    return image if images.form is None else images.form.show(image)
+
+
 def hold(images: Images) -> Images:
     """Decode small images of one size once, into memory; leave others to be decoded whenever they are asked for.
 
