@@ -31,6 +31,8 @@ from moco.pretraining.recipes import RECIPES, recipe_values
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.fields import check, flag
+from moco.runtime.mapped import explain_failed_reads
+from moco.runtime.phases import say_if_slow
 from moco.runtime.signals import EXIT_CODE
 from moco.study.config import StudyConfig
 from moco.transfer.config import CompareConfig, TransferConfig
@@ -78,9 +80,11 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 bad input, 3 diverged, 75 saved after a signal."""
     warnings.showwarning, threading.excepthook = _show_warning, _show_failed_thread
+    explain_failed_reads(lambda why: print(f"moco: error: {one_line(why)}", file=sys.stderr, flush=True))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # an accented name must not end a run on an ASCII terminal
+            # an accented name must not end a run on an ASCII terminal, and a pipe must not keep lines back for minutes
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         config, function = parse(list(sys.argv[1:] if arguments is None else arguments))
         with contextlib.redirect_stdout(sys.stderr) if config.json else contextlib.nullcontext():
@@ -149,7 +153,9 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
 
 def _runner(command: str) -> Callable[..., dict[str, Any]]:
     """Import the function that runs a command: torch takes seconds, so not before the flags are read."""
-    runner: Callable[..., dict[str, Any]] = importlib.import_module(f"moco.commands.{command}").run
+    watched = sys.stderr.isatty()  # in a log a mistake stays one line
+    with say_if_slow("loading PyTorch and the other libraries") if watched else contextlib.nullcontext():
+        runner: Callable[..., dict[str, Any]] = importlib.import_module(f"moco.commands.{command}").run
     return runner
 
 
@@ -279,17 +285,14 @@ def _fail(error: BaseException, code: int) -> int:
 
 def _show_failed_thread(failed: threading.ExceptHookArgs) -> None:
     """Tell in one line what ended a library's thread; what the run needs of it fails where it is needed."""
-    name = failed.thread.name if failed.thread else "a thread"
+    library = type(failed.thread).__module__.partition(".")[0]
+    named = failed.thread.name if failed.thread and library == "threading" else f"a thread of {library}"
     reason = one_line(failed.exc_value or failed.exc_type.__name__)
-    print(f"moco: warning: {name} ended: {reason}", file=sys.stderr)
+    print(f"moco: warning: {named} ended: {reason}", file=sys.stderr)
 
 
 def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
     line: str | None = None,
-) -> None:
+) -> None:  # fmt: skip
     print(f"moco: warning: {one_line(message)}", file=sys.stderr)

@@ -29,6 +29,7 @@ from moco.pretraining.ways import (
     choose_tried,
     choose_way,
     list_ways,
+    open_recipes,
     sizes_to_try,
     tabulate,
     tabulate_trials,
@@ -93,10 +94,12 @@ def _choose(scene: Scene) -> Chosen:
         size = max(published, key=lambda one: one.top1).image_size
     elif weights is not None and size is None:
         size = sizes_to_try(load_weights(weights).encoder.plan.image_size, scene.side)[0]
-    first = choose_way(goal, weights, reason, published, rivals, size=size, given=named)
+    parameters = 0 if weights is None else parameter_count(load_weights(weights).encoder.backbone)
+    recipes = open_recipes(goal, parameters, size)
+    first = choose_way(recipes, weights, reason, published, rivals, size=size, given=named)
     for line in tabulate(compared, first):
         scene.say(line)
-    ways = list_ways(first, goal, weights, size)
+    ways = list_ways(first, recipes, weights, size)
     if scene.judged is None:
         return Chosen(_by_rule(scene, make_ready(scene, first, compared)), weights, compared, ())
     ready = make_ready_all(scene, ways, compared)
@@ -185,7 +188,7 @@ def conclude(
             str(config.out), data, baseline=told["evaluation"]["random"], baselines=named, device=config.device,
             precision=config.precision, threads=config.threads, workers=config.workers,
         ))  # fmt: skip
-    for line in describe_result(result, found.get("knn", {}), taught=found["way"] == "taught"):
+    for line in describe_result(result, found.get("knn", {}), taught=config.teacher is not None):
         print(line)
     if describe_time():
         print(describe_time())

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moco.commands.embed import describe_rows
+from moco.commands.embed import label_splits
 from moco.curation.config import CurationConfig
 from moco.curation.facts import Facts, blank_facts, measure_image
 from moco.curation.page import curation_page
@@ -119,7 +119,7 @@ def collect_images(config: CurationConfig) -> Iterator[Collected]:
         prefixes = [_prefix(config.data, split, images, len(parts)) for split, images in parts.items()]
         whole: Images = Joined(tuple(parts.values()), tuple(prefixes))
         names = [whole.name(row) for row in range(len(whole))]
-        about = describe_rows(parts)
+        labels, classes = label_splits(parts)
         facts, reasons = measure_images(whole, workers_for(_session_config(config), whole))
         rows = np.setdiff1d(np.arange(len(whole)), np.array(list(reasons), np.int64))
         unreadable = [{"path": names[row], "reason": one_line(reasons[row])} for row in sorted(reasons)]
@@ -130,8 +130,8 @@ def collect_images(config: CurationConfig) -> Iterator[Collected]:
             raise BadInputError(f"--data {config.data}: {len(rows)} images can be read, expected {FEWEST} or more")
         kept = [names[row] for row in rows]
         yield Collected(
-            config, subject, Subset(whole, rows), kept, _files(config.data, kept), about["labels"][rows],
-            about["classes"].tolist(), facts.take(rows), unreadable,
+            config, subject, Subset(whole, rows), kept, _files(config.data, kept), labels[rows],
+            classes, facts.take(rows), unreadable,
         )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from moco.evaluation.scores import Scores
 from moco.evaluation.teacher import load_teacher
 from moco.evaluation.vitals import vitals
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.ending import describe_reached
 from moco.pretraining.initial import stored_white_level, with_weights
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor
@@ -36,6 +37,7 @@ from moco.pretraining.prepare import build_batches
 from moco.runtime import distributed
 from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check, require
+from moco.runtime.phases import say_if_slow
 
 Drawn = TypeVar("Drawn")
 
@@ -52,14 +54,19 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     level = config.white_level or stored_white_level(config.init_weights or config.teacher)
     splits = open_splits(config.data, config.exclude, level)
     teacher = build_teacher(config, training_images(splits))
-    return train_prepared(config, splits, build_monitor(config, splits), teacher)
+    result = train_prepared(config, splits, build_monitor(config, splits), teacher)
+    if not result.get("exit_code") and "already_done" not in result and distributed.rank() == 0:
+        labelled = splits["train"].labels is not None and len(splits["train"].classes) > 1
+        print("\n".join(describe_reached(result, config.out, config.data, labelled=labelled)))
+    return result
 
 
 def open_splits(data: str, exclude: Sequence[str] = (), white_level: int | None = None) -> dict[Split, Images]:
     """Open the splits of `--data`; small training images are held in memory."""
     splits = load(data, exclude, white_level)
     trained: tuple[Split, ...] = ("train", "unlabeled")
-    splits = {split: hold(images) if split in trained else images for split, images in splits.items()}
+    with say_if_slow(f"decoding the images of {data} into memory"):
+        splits = {split: hold(images) if split in trained else images for split, images in splits.items()}
     warn_of_dark(splits["train"], data)
     return splits
 
@@ -93,7 +100,8 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
     cached = config.teacher_views == "cached"
     with preserve_torch_state(device):
         set_threads(config.threads)
-        return load_teacher(config.teacher, images, student, device, size=config.teacher_size, cached=cached)
+        with say_if_slow("loading the teacher and encoding the images with it"):
+            return load_teacher(config.teacher, images, student, device, size=config.teacher_size, cached=cached)
 
 
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:
@@ -113,7 +121,11 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     if reason is None and len(bank.classes) < 2:
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
-        print(f"the images come {reason}: no kNN accuracy; watching instead how many find their own second view")
+        print(
+            f"the images come {reason}: no kNN accuracy; watching instead how many find their own second view "
+            f"(retrieval), the mean squared distance of two views of an image (alignment), and how evenly the images "
+            f"spread (uniformity: lower is more evenly)"
+        )
         seen = make_readable(take_evenly(training_images(splits), min(UNLABELLED_IMAGES, config.knn_images)))
         pairs = _remember(lambda: draw_pairs(seen, AUGMENTATIONS[config.augment], size), 6 * size**2 * len(seen))
         few = take_evenly(seen, RETRIEVED)

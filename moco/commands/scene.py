@@ -190,7 +190,7 @@ def open_teacher(scene: Scene, way: Way, chosen: Compared | None, given: dict[st
 
     That is then a value that is `given`.
     """
-    if way.recipe != "taught":
+    if way.recipe not in ("taught", "reduced"):
         return None
     if chosen is None:
         probe = make_readable(take_evenly(scene.images, PROBED))

@@ -24,6 +24,7 @@ from moco.data.packed import is_pack, open_pack
 from moco.data.tree import DiskTree
 from moco.errors import BadInputError
 from moco.runtime.files import expand_home
+from moco.runtime.phases import say_if_slow
 
 
 def load(data: str, exclude: Sequence[str] = (), white_level: int | None = None) -> dict[Split, Images]:
@@ -36,7 +37,8 @@ def load(data: str, exclude: Sequence[str] = (), white_level: int | None = None)
     Raises BadInputError where there is no such thing, or no image in it.
     """
     notes, patterns = Notes(), Exclude(exclude)
-    splits = _open(data, patterns, notes)
+    with say_if_slow(f"listing the images of {data}"):
+        splits = _open(data, patterns, notes)
     if patterns.patterns and "by --exclude" not in notes.skipped:
         notes.remark(f"--exclude {' '.join(patterns.patterns)} fits nothing in it")
     level = settle_white_level(next(iter(splits.values())), white_level, notes)

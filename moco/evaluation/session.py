@@ -76,7 +76,7 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
             named = named_weights(config.weights, config.like, config.arch, config.stem, config.image_size, config.seed)
             level = named.white_level if config.white_level is None else config.white_level
             weights = dataclasses.replace(place_weights(named, device), white_level=level)
-            output: Output = getattr(config, "features", "backbone")
+            output: Output = "head" if getattr(config, "features", "backbone") == "head" else "backbone"
             how = Encoding(
                 config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
                 config.batch_size, precision, unit=False,

@@ -31,6 +31,7 @@ from moco.evaluation.session import labels_of
 from moco.explore.embedding_map import flat_map
 from moco.pretraining.config import PretrainConfig
 from moco.runtime.fields import require
+from moco.runtime.phases import say_if_slow
 from moco.runtime.randomness import Stream
 from moco.shapes import Features
 
@@ -69,7 +70,8 @@ def gallery(
     started = time.monotonic()
     bank, queries = final_split(splits)
     bank, queries = take_evenly(bank, scope.bank_images), take_evenly(queries, scope.map_images)
-    z_bank, z = encode(encoder, bank, how), encode(encoder, queries, how)
+    with say_if_slow(f"encoding {len(bank) + len(queries)} images"):
+        z_bank, z = encode(encoder, bank, how), encode(encoder, queries, how)
     labelled = bank.labels is not None and queries.labels is not None and len(bank.classes) > 1
     temperature, k = config.knn_temperature, config.knn_k or FOUND
     if labelled and config.knn_k is None:
@@ -184,7 +186,8 @@ def build_map(
     images: Images, z: Features, predicted: npt.NDArray[np.int64] | None, scope: Scope, image_size: int
 ) -> dict[str, Any]:
     """Where each image lies in a plane, what it is called, and all thumbnails in one picture."""
-    place, method = flat_map(z.numpy().astype(np.float64), scope.map_seconds)
+    with say_if_slow(f"arranging {len(z)} images on a map (t-SNE, {scope.map_seconds:.0f} seconds at most)"):
+        place, method = flat_map(z.numpy().astype(np.float64), scope.map_seconds)
     low, high = place.min(0), place.max(0)
     scaled = np.round(1000 * (place - low) / np.maximum(high - low, 1e-12)).astype(int)
     side, columns = min(TILE_SIDE, image_size), max(1, round(len(images) ** 0.5))

@@ -66,8 +66,9 @@ class PretrainConfig:
     """Width of the MLP head's inner layer; by default that of the backbone's features (2048 for resnet50)."""
     init_weights: str | None = None
     """Weights to start from: a run, a checkpoint, an encoder.safetensors, another project's checkpoint, or published
-    ones, timm:NAME, timm:NAME@FILE or torchvision:NAME (docs/interop.md). They also set --arch, --stem, --image-size,
-    --mean and --std unless given. f_k and the queue are loaded too where the file has them and they fit."""
+    ones, timm:NAME, timm:NAME@FILE or torchvision:NAME (docs/interop.md), or teacher, those of --teacher. They also set
+    --arch, --stem, --image-size, --mean and --std unless given. f_k and the queue are loaded too where the file has
+    them and they fit."""
     init: Literal["kaiming", "torch", "whitened"] = "kaiming"
     """Random initial weights of a ResNet's convolutions: kaiming, normal by fan-out as in the papers; torch, PyTorch's
     own smaller, uniform ones, with which the first epochs learn more; or whitened, these with a first convolution that

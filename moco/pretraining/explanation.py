@@ -74,8 +74,8 @@ def describe_views(result: Mapping[str, Any], *, taught: bool, kept: bool) -> li
     if low > 0:
         return [f"auto: {shares}. That is a good sign, and no proof", UNKNOWN]
     said = "seems WORSE than" if high < 0 else "is NOT clearly better than"
-    return [f"auto: the encoder {said} random weights: {shares}. Give more --minutes, or published weights "
-            f"(--init-weights W)", UNKNOWN]  # fmt: skip
+    return [f"auto: the encoder {said} the weights that it began with: {shares}. Give more --minutes, or published "
+            f"weights (--init-weights W)", UNKNOWN]  # fmt: skip
 
 
 def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool = False) -> str:
@@ -98,13 +98,13 @@ def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool =
     return f"auto: the encoder is NOT clearly better than {where}: {interval}. {do}"
 
 
-def describe_next(run: Path, data: str, *, labelled: bool) -> list[str]:
+def describe_next(run: Path, data: str, *, labelled: bool, speaker: str = "auto: ") -> list[str]:
     """Say where the encoder is, and the next three commands, which a shell takes as they stand."""
     place, images = shlex.quote(str(run)), shlex.quote(data)
     second = f"linear --weights {place} --data {images}" if labelled else (
         f"embed --weights {place} --data {images} --out features.npz")  # fmt: skip
     return [
-        f"auto: the encoder is {run / 'encoder.safetensors'}. Next:",
+        f"{speaker}the encoder is {run / 'encoder.safetensors'}. Next:",
         f"  moco report {place}",
         f"  moco {second}",
         f"  moco explore {place} --data {images}",

@@ -9,7 +9,7 @@ from moco.core.pair import EncoderPair
 from moco.errors import BadInputError
 from moco.interop.checkpoints import Weights, load_weights
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.recipes import OF_WEIGHTS
+from moco.pretraining.recipes import OF_WEIGHTS, TEACHERS_OWN
 from moco.runtime.fields import flag
 from moco.shapes import require_same_shapes
 
@@ -17,8 +17,12 @@ from moco.shapes import require_same_shapes
 def with_weights(config: PretrainConfig) -> PretrainConfig:
     """Settle what the flags leave open of the network and its images: that of the weights to start from.
 
-    Raises BadInputError where there are no such weights.
+    `--init-weights teacher` stands for those of the teacher. Raises BadInputError where there are no such weights.
     """
+    if config.init_weights == TEACHERS_OWN:
+        if config.teacher is None:
+            raise BadInputError(f"--init-weights {TEACHERS_OWN} starts from the weights of --teacher: give --teacher W")
+        config = dataclasses.replace(config, init_weights=config.teacher)
     left_open = [name for name in OF_WEIGHTS if getattr(config, name) is None]
     if not left_open:
         return config

@@ -36,6 +36,7 @@ from moco.runtime import distributed
 from moco.runtime.device import autocast, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
 from moco.runtime.finite import FiniteCheck
+from moco.runtime.phases import say_if_slow
 from moco.runtime.recent import Recent
 from moco.runtime.run import HOW_NOT_WHAT, TEACHER, Run, open_run, read_earlier, repeat_result
 from moco.runtime.scaling import measure_norm, step_unless
@@ -65,9 +66,10 @@ def pretrain(
             return repeat_result(config, earlier)
 
         torch.manual_seed(config.seed)
-        f_q = build_encoder(config)
-        if config.init == "whitened" and config.init_weights is None:
-            whiten_first_layer(f_q, build_batches(config, images))
+        with say_if_slow("building the network"):
+            f_q = build_encoder(config)
+            if config.init == "whitened" and config.init_weights is None:
+                whiten_first_layer(f_q, build_batches(config, images))
         f_q = f_q.to(config.device).to(memory_format=torch.channels_last)
         pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
         if config.compile:
@@ -105,7 +107,8 @@ def train(
     contrast, hardness = build_loss(config), Hardness(config.hard_negatives, config.mix, config.mix_query)
     recent = Recent(start, active=config.log_every > 0)
     check = FiniteCheck(device, config.timeout if distributed.world_size() > 1 else math.inf)
-    for step, loaded in timetable.walk(batches, request, start):
+    loading = recent.waiting(request.between(batches.run(start, timetable.latest, require(config.workers))))
+    for step, loaded in zip(timetable.steps(start), loading, strict=False):
         if step == start:
             log_ranks(run, step, loaded.index)
         if is_due(step, require(config.knn_every)):
@@ -113,7 +116,6 @@ def train(
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, schedule.steps)
         set_rate(optimizer, lr := schedule(step))
-
         losses, written, shares = list[Tensor](), [], dict[str, float]()
         directions = pair_views(batch, symmetric=config.symmetric)
         for x_q, x_k in directions:  # (N, 3, H, W) each

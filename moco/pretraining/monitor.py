@@ -23,6 +23,7 @@ from moco.pretraining.health import describe_findings, diagnose
 from moco.runtime import distributed
 from moco.runtime.checkpoint import File
 from moco.runtime.fields import require
+from moco.runtime.phases import say_if_slow
 from moco.runtime.recent import Recent
 from moco.runtime.run import Run
 from moco.runtime.runlog import read_events, read_metrics
@@ -87,24 +88,25 @@ class Watch:
 
     def look(self, step: int) -> None:
         """Log what monitor and check-up say after `step` steps; before the first there is nothing to judge."""
-        if self.config.knn_every and self.monitor is not None:
-            self._evaluate(self.monitor, step)
-        if step:
-            self._examine(step)
+        with say_if_slow(f"step {step}: evaluating the encoder"):
+            if self.config.knn_every and self.monitor is not None:
+                self._evaluate(self.monitor, step)
+            if step:
+                self._examine(step)
 
     def log(self, step: int, recent: Recent, last: Mapping[str, float], shares: Mapping[str, float]) -> None:
         """Log means over the steps up to `step` since the last line, figures of the `last` step, its negatives' shares.
 
         Symmetric losses are halved, so that log(K+1) is chance.
         """
-        means, speed = recent.summary(step, shares)
+        means, speed, waiting = recent.summary(step, shares)
         loss, accuracy = means.pop("loss"), means.pop("contrast_accuracy")
         chance = math.log(negatives(self.config) + 1)
         figures = {"loss": loss, "chance_loss": chance, "contrast_accuracy": accuracy, **last, **means}
         if self.run.scaler.is_enabled():
             figures["loss_scale"] = self.run.scaler.get_scale()
-        images_per_second = round(speed * self.config.batch_size, 1)
-        self.run.log.metrics(step, {"epoch": self._epoch(step), **figures, "images_per_second": images_per_second})
+        measured = {"images_per_second": round(speed * self.config.batch_size, 1), "waiting_for_data": waiting}
+        self.run.log.metrics(step, {"epoch": self._epoch(step), **figures, **measured})
         self.run.result.update(figures)
 
     def announce(self, step: int, replaced: Sequence[Replaced]) -> None:

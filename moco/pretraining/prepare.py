@@ -280,5 +280,7 @@ def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> st
         f"{keys}, K = {shared_negatives(config)}{more}: chance loss log({count}) "
         f"= {chance:.2f} (may rise at first)\n"
         f"lr {config.lr:g}{head}, {groups}, {describe_precision(config.precision, config.device)} with "
-        f"{config.threads} threads and {config.workers} loading processes"
+        f"{config.threads} threads and {config.workers} loading processes\n"
+        f"below: accuracy is how often a query finds its own key (by guessing {100 / (negatives(config) + 1):.2g}%), "
+        f"data wait the share of time without a batch"
     )

@@ -20,7 +20,7 @@ from moco.runtime.configfile import from_json, read_command, to_json
 from moco.runtime.device import peak_memory
 from moco.runtime.fields import flag
 from moco.runtime.files import read_bounded, replace_file
-from moco.runtime.folder import read_status
+from moco.runtime.folder import read_status, require_run_folder
 from moco.runtime.runlog import RunLog, write_text
 from moco.runtime.scaling import IDLE, build_scaler
 from moco.runtime.signals import EXIT_CODE, StopRequest, WaitEnded
@@ -144,6 +144,8 @@ class Run:
     def _write(self, step: int, files: Sequence[File]) -> None:
         """Write a state, the last of the files, after the others."""
         assert self.store is not None
+        if self.log.active:
+            require_run_folder(self.log.run)  # or the write would make a folder without the rest of the run
         for file in files:
             replace_file(file.path, serialize(file.tensors, file.metadata))
         self.store.keep(files[-1].path)
@@ -286,7 +288,7 @@ def repeat_result(config: Any, earlier: Mapping[str, Any]) -> dict[str, Any]:
     if distributed.rank() == 0:
         figures = ", ".join(f"{name} {result[name]:.4g}" for name in SAID if isinstance(result.get(name), float | int))
         print(
-            f"{config.out}: finished already, after step {earlier.get('step')}{figures and f' ({figures})'}: look at "
-            f"it with moco report {config.out}, or give another --out to train anew"
+            f"{config.out}: finished already, after step {earlier.get('step')}{figures and f' ({figures})'}: nothing "
+            f"is left to do. Look at it with moco report {config.out}, or give another --out to train again"
         )
     return result
