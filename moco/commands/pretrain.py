@@ -132,7 +132,11 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     if reason is None and len(bank.classes) < 2:
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
-        print(f"the images come {reason}: no kNN accuracy; watching instead how many find their own second view")
+        print(
+            f"the images come {reason}: no kNN accuracy; watching instead how many find their own second view "
+            f"(retrieval), the mean squared distance of two views of an image (alignment), and how evenly the images "
+            f"spread (uniformity: lower is more evenly)"
+        )
         seen = make_readable(take_evenly(training_images(splits), min(UNLABELLED_IMAGES, config.knn_images)))
         pairs = _remember(lambda: draw_pairs(seen, AUGMENTATIONS[config.augment], size), 6 * size**2 * len(seen))
         few = take_evenly(seen, RETRIEVED)

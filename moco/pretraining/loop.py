@@ -109,7 +109,8 @@ def train(
     contrast, hardness = build_loss(config), Hardness(config.hard_negatives, config.mix, config.mix_query)
     recent = Recent(start, active=config.log_every > 0)
     check = FiniteCheck(device, config.timeout if distributed.world_size() > 1 else math.inf)
-    for step, loaded in recent.waiting(timetable.walk(batches, request, start)):
+    loading = recent.waiting(request.between(batches.run(start, timetable.latest, require(config.workers))))
+    for step, loaded in zip(timetable.steps(start), loading, strict=False):
         if step == start:
             log_ranks(run, step, loaded.index)
         if is_due(step, require(config.knn_every)):
@@ -117,7 +118,6 @@ def train(
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, schedule.steps)
         set_rate(optimizer, lr := schedule(step))
-
         losses, written, shares = list[Tensor](), [], dict[str, float]()
         directions = pair_views(batch, symmetric=config.symmetric)
         for x_q, x_k in directions:  # (N, 3, H, W) each

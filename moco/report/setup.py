@@ -128,13 +128,11 @@ def render_reasons(runs: Sequence[Run]) -> str:
 
 def _replanned(run: Run) -> str:
     """Say whether the length of a run was planned again on the way."""
-    found = run.config.get("earlier_lengths")
-    earlier = found if isinstance(found, list | tuple) else ()
-    first = earlier[0] if earlier else None
-    if not isinstance(first, list | tuple) or not first:
+    turns = run.config.get("earlier_lengths")
+    if not isinstance(turns, list) or not turns or not isinstance(turns[0], list) or not turns[0]:
         return ""
-    times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
-    lengths = f"from {show(first[-1], 0)} to {show(run.steps, 0)} steps"
+    times = "once" if len(turns) == 1 else f"{len(turns)} times"
+    lengths = f"from {show(turns[0][-1], 0)} to {show(run.steps, 0)} steps"
     return element("p", f"Its length was planned again {times} by the speed until then, to end in time: {lengths}.")
 
 

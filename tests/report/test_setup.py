@@ -48,9 +48,9 @@ def test_the_reasons_of_auto_are_shown(tmp_path: Path) -> None:
 )
 def test_a_length_that_was_planned_again_is_said(tmp_path: Path, lengths: Any, said: str) -> None:
     """With the first length and the last; what is no list of turns says nothing."""
-    folder = write_run(tmp_path / "run", max_steps=123)
+    folder = write_run(tmp_path / "run")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "earlier_lengths": lengths}))
+    (folder / "config.json").write_text(json.dumps({**config, "earlier_lengths": lengths, "max_steps": 123}))
     (folder / "auto.json").write_text(json.dumps(CHOSEN))
     text = parsed(read_run(folder)).text
     assert ("from 400 to 123 steps" in text) == bool(said)
