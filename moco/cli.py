@@ -22,7 +22,7 @@ import tyro
 from moco.bench.config import BenchConfig
 from moco.curation.config import DuplicatesConfig, GroupsConfig, OutliersConfig, SearchConfig, SelectConfig
 from moco.data.config import CheckConfig, PackConfig
-from moco.errors import BadInputError, DivergedError, StalledError, StoppedError, VoidError, one_line
+from moco.errors import BadInputError, DivergedError, NoMemoryError, StalledError, StoppedError, VoidError, one_line
 from moco.evaluation.config import GONE, REPEATED, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 3)
     except StoppedError as error:
         return _fail(error, EXIT_CODE)
-    except (OSError, StalledError, VoidError) as error:
+    except (OSError, StalledError, VoidError, NoMemoryError) as error:
         return _fail(error, 1)
     except (MemoryError, RuntimeError) as error:
         if not NO_MEMORY.search(f"{type(error).__name__}: {error}"):

@@ -17,8 +17,10 @@ from moco.data.ahead import watch_loading
 from moco.data.images import Images
 from moco.data.loader import Batch, Batches
 from moco.interop.metadata import encoder_metadata
+from moco.pretraining.compiling import keep_less, settle_compilation
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import load_f_k_and_queue
+from moco.pretraining.limits import advise_less_memory
 from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
 from moco.pretraining.optimizer import build_optimizer, set_rate, take_step
 from moco.pretraining.prepare import (
@@ -33,7 +35,7 @@ from moco.pretraining.prepare import (
 )
 from moco.pretraining.timetable import Timetable, follow_lengths
 from moco.runtime import distributed
-from moco.runtime.device import autocast, preserve_torch_state, resolve_device
+from moco.runtime.device import autocast, deterministic_algorithms, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
 from moco.runtime.finite import FiniteCheck
 from moco.runtime.phases import say_if_slow
@@ -72,8 +74,6 @@ def pretrain(
                 whiten_first_layer(f_q, build_batches(config, images))
         f_q = f_q.to(config.device).to(memory_format=torch.channels_last)
         pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
-        if config.compile:
-            compile_encoders(pair)
         dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
@@ -83,6 +83,7 @@ def pretrain(
         described |= {} if teacher is None else {TEACHER: teacher.digest}
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), require(config.max_steps), described)
         run.beside = lambda step: [pack_encoder(config, f_q, step, images.form)]
+        run.less_memory = advise_less_memory(config, distributed.world_size())
         run.result |= {} if teacher is None else {"teacher_digest": teacher.digest}
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images) if batches is None else batches
@@ -92,10 +93,12 @@ def pretrain(
             with request.waiting():
                 watch.begin(start)
             run.log.say(describe_run(config, f_q, images) + origin)
+            settle_compilation(config, pair, run, start)
             pair.f_q = distributed.wrap(f_q)
             return train(config, pair, dictionary, batches, run, watch, request, start)
 
-        with run, StopRequest(together=distributed.world_size() > 1) as request, watch_loading():
+        how = (keep_less(config.recompute), deterministic_algorithms(config.deterministic))
+        with run, StopRequest(together=distributed.world_size() > 1) as request, watch_loading(), how[0], how[1]:
             return run.until_stopped(request, begin)
 
 
@@ -181,13 +184,6 @@ def agree(step: int, check: FiniteCheck, watch: Watch, request: StopRequest, bat
         advice = f"start again with a smaller --lr (now {watch.config.lr:g}) or --precision fp32"
         raise watch.run.diverge(*check.failure[:3], advice)
     return stopping
-
-
-def compile_encoders(pair: EncoderPair) -> None:
-    """Compile what the loop calls; evaluations, at other sizes, call the backbone as it is."""
-    for encoder in (pair.f_q, pair.f_k):
-        if encoder is not None:
-            encoder.compile()
 
 
 def pair_views(batch: Batch, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:

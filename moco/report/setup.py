@@ -1,7 +1,7 @@
 """What was run: settings against the recipe's, data, machine, time."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,12 +170,22 @@ def _dictionary(run: Run) -> str:
 
 def _machine(run: Run) -> str:
     machine, config = run.machine, run.config
-    parts = [str(machine[name]) for name in ("gpu", "processor") if machine.get(name)]
+    parts = [_gpu(machine)] if machine.get("gpu") else []
+    parts += [str(machine["processor"])] if machine.get("processor") else []
     cores = number(machine.get("cores"))
     parts += [f"{cores:.0f} cores"] if cores is not None else []
     parts += [f"{config.get('device')}, {config.get('precision')}, threads: {config.get('threads')}"]
     parts += [f"torch {machine['torch']}"] if machine.get("torch") else []
     return ", ".join(parts)
+
+
+def _gpu(machine: Mapping[str, Any]) -> str:
+    """A GPU, how many there are, and what drives it."""
+    gpus, memory = number(machine.get("gpus")), number(machine.get("gpu_memory_gib"))
+    known = [f"{memory:g} GiB"] if memory is not None else []
+    known += [f"{said} {machine[key]}" for key, said in (("driver", "driver"), ("cuda", "CUDA")) if machine.get(key)]
+    several = f"{gpus:.0f} {TIMES} " if gpus is not None and gpus > 1 else ""
+    return f"{several}{machine['gpu']}" + (f" ({', '.join(known)})" if known else "")
 
 
 def _with_chance(run: Run) -> str:

@@ -45,6 +45,8 @@ class Earlier:
     """The value that a config.json from before the field existed stands for, where that is not the default."""
 
     value: Any
+    words: tuple[tuple[Any, Any], ...] = ()
+    """How older files wrote a value, and what that is now."""
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------
