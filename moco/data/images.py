@@ -83,6 +83,10 @@ class Images(Named, Protocol):
         """The value of 16-bit files that became white; None where none was settled, and it is the largest."""
 
     @property
+    def root(self) -> bytes | None:
+        """The folder below which the names are paths of files; None where they are no files of one folder."""
+
+    @property
     def unreadable(self) -> Mapping[int, str]:
         """The images that are already known to be unreadable, and why; reading may add to what is known."""
 
@@ -202,6 +206,7 @@ class ArrayImages:
     """Images of one size, (n, 3, H, W) bytes, in memory or mapped from disk (where they must not be written to)."""
 
     in_memory: ClassVar[bool] = True
+    root: ClassVar[None] = None
 
     pixels: Bytes
     labels: Labels | None = None
