@@ -106,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     if config.json and (alone or os.environ.get("RANK", "0") == "0"):  # of torchrun's processes one speaks
-        print(json.dumps(drop_nonfinite(result), allow_nan=False))
+        said = {name: value for name, value in result.items() if name != "table"}  # as long as the set; --out has it
+        print(json.dumps(drop_nonfinite(said), allow_nan=False))
     return int(result.get("exit_code", 0))
 
 

@@ -78,6 +78,10 @@ class Images(Named, Protocol):
         """What the images are where they are no bytes of RGB, but channels at full depth."""
 
     @property
+    def root(self) -> bytes | None:
+        """The folder below which the names are paths of files; None where they are no files of one folder."""
+
+    @property
     def unreadable(self) -> Mapping[int, str]:
         """The images that are already known to be unreadable, and why; reading may add to what is known."""
 
@@ -202,6 +206,7 @@ class ArrayImages:
     """
 
     in_memory: ClassVar[bool] = True
+    root: ClassVar[None] = None
 
     pixels: Bytes
     labels: Labels | None = None
