@@ -18,6 +18,7 @@ from moco.data.images import Images, hold
 from moco.data.kept import KEPT_BYTES, keep_prepared
 from moco.data.loader import choose_workers
 from moco.data.named import absolute_data
+from moco.data.sizes import warn_of_small
 from moco.data.splits import monitor_source, monitor_split, training_images
 from moco.errors import one_line
 from moco.evaluation.alignment import align_uniform, draw_pairs
@@ -51,6 +52,7 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     config = with_weights(config)
     level = config.white_level or stored_white_level(config.init_weights or config.teacher)
     splits = open_splits(config.data, config.exclude, level)
+    warn_of_small(splits["train"], config.data, require(config.view_size or config.image_size))
     teacher = build_teacher(config, training_images(splits))
     result = train_prepared(config, splits, build_monitor(config, splits), teacher)
     if not result.get("exit_code") and "already_done" not in result and distributed.rank() == 0:
