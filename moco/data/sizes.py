@@ -31,8 +31,8 @@ def warn_of_small(images: Images, data: str, view_size: int) -> None:
     side = measure_side(images)
     if side is not None and (view_size > ENLARGED * side or side < TINY):
         warnings.warn(
-            f"--data {data}: most images are about {side:.0f} pixels wide or high, and views have {view_size}: enlarged "
-            f"images cost time and show nothing new. Give larger images (are these thumbnails?), or a smaller "
+            f"--data {data}: most images are about {side:.0f} pixels wide or high, and views have {view_size}: "
+            f"enlarged images cost time and show nothing new. Give larger images (are these thumbnails?), or a smaller "
             f"--image-size and --view-size",
             stacklevel=2,
         )

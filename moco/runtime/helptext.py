@@ -19,6 +19,8 @@ RULERS = re.compile("─{2,}|-{3,}")
 """Matches the rules in tyro's boxes, drawn in ASCII where the terminal knows no others."""
 PYTHON_TYPES = re.compile(r"\.? Got errors: .*?$| into tuple type .*?$")
 """Matches types as Python writes them, behind those that --help shows."""
+REPEATS = ("For full helptext", "Argument helptext")
+"""How sections of a box begin that say nothing of the mistake."""
 MOST_WIDTH = 100
 """Characters of a line of help, at most: longer lines are hard to read."""
 BESIDE = 22
@@ -116,7 +118,7 @@ def flatten_error(box: str) -> str:
     lines = [line.strip("│|") for line in box.splitlines() if not line.startswith(("╭", "╰", "+"))]
     shown = [line.strip() for line in lines if len(line) - len(line.lstrip()) < HELP_INDENT]
     said = [section.strip(" ─-") for section in RULERS.split(" ".join(shown)) if section.strip(" ─-")]
-    return "; ".join(PYTHON_TYPES.sub("", text) for text in said if not text.startswith("For full helptext"))
+    return "; ".join(PYTHON_TYPES.sub("", text) for text in said if not text.startswith(REPEATS))
 
 
 @contextmanager

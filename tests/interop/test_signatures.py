@@ -31,7 +31,7 @@ def refused(path: Path) -> str:
         (b"\x89HDF\r\n\x1a\n" + bytes(8), "HDF5"),
         (gzip.compress(b"weights"), "gzip"),
         (
-            "# moco\n\nTrains an encoder on images.\n".encode() + b"x" * 4050 + "ü".encode(),
+            b"# moco\n\nTrains an encoder on images.\n" + b"x" * 4050 + "ü".encode(),
             "a text file, not weights",
         ),
         (b"", "empty, not weights: expected a run folder"),
