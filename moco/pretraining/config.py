@@ -231,7 +231,7 @@ class PretrainConfig:
 class AutoConfig:
     """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
 
-    Every flag of moco pretrain may be given too, and stays as it is given: moco pretrain quick --help lists them all.
+    Every flag of moco pretrain may be given too, and stays as it is given (moco pretrain quick --help-all).
     --init-weights W or --teacher W name weights to begin with.
     """
 
