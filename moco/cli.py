@@ -22,7 +22,7 @@ import tyro
 from moco.bench.config import BenchConfig
 from moco.curation.config import DuplicatesConfig, GroupsConfig, OutliersConfig, SearchConfig, SelectConfig
 from moco.data.config import CheckConfig, PackConfig
-from moco.errors import BadInputError, DivergedError, StalledError, StoppedError, VoidError, one_line
+from moco.errors import BadInputError, DivergedError, StalledError, StoppedError, VoidError, explain_torch, one_line
 from moco.evaluation.config import GONE, REPEATED, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
@@ -65,8 +65,6 @@ HELP = ("-h", "--help")
 AUTO = "auto"
 """The recipe that is made for the images and the time: `moco.commands.auto`."""
 HELP_INDENT = 8
-NO_MEMORY = re.compile("MemoryError|OutOfMemoryError|can't allocate memory|not enough memory")
-"""Matches what torch and numpy raise when memory is short."""
 RULERS = re.compile("─{2,}|-{3,}")
 """Matches the rules in tyro's boxes, drawn in ASCII where the terminal knows no others."""
 HOME = re.compile(r"^(|--[\w-]+=|[\w.:-]+@|--[\w-]+=[\w.:-]+@)~(?=/|$)")
@@ -98,10 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, StalledError, VoidError) as error:
         return _fail(error, 1)
     except (MemoryError, RuntimeError) as error:
-        if not NO_MEMORY.search(f"{type(error).__name__}: {error}"):
+        explained = explain_torch(error)
+        if explained is None:
             raise
-        first = str(error).strip().partition("\n")[0]
-        return _fail(MemoryError(f"out of memory ({first}): give a smaller size, number or batch"), 1)
+        return _fail(RuntimeError(explained), 1)
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     alone = os.environ.get("WORLD_SIZE", "1") == "1"

@@ -48,7 +48,7 @@ def lock(run: Path) -> TextIO:
     return file
 
 
-def require_folder(run: Path) -> None:
+def require_run_folder(run: Path) -> None:
     """Raise OSError where a run folder that is held was removed or moved: its lock is gone from there."""
     if not (run / LOCK).exists():
         gone = "the run folder was removed or moved while the run went on"

@@ -20,7 +20,7 @@ from moco.runtime.configfile import from_json, read_command, to_json
 from moco.runtime.device import peak_memory
 from moco.runtime.fields import flag
 from moco.runtime.files import read_bounded, replace_file
-from moco.runtime.folder import read_status, require_folder
+from moco.runtime.folder import read_status, require_run_folder
 from moco.runtime.runlog import RunLog, write_text
 from moco.runtime.scaling import IDLE, build_scaler
 from moco.runtime.signals import EXIT_CODE, StopRequest, WaitEnded
@@ -145,7 +145,7 @@ class Run:
         """Write a state, the last of the files, after the others."""
         assert self.store is not None
         if self.log.active:
-            require_folder(self.log.run)  # or the write would make a folder without the rest of the run
+            require_run_folder(self.log.run)  # or the write would make a folder without the rest of the run
         for file in files:
             replace_file(file.path, serialize(file.tensors, file.metadata))
         self.store.keep(files[-1].path)

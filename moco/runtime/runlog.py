@@ -19,7 +19,7 @@ from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.files import replace_file
-from moco.runtime.folder import lock, require_folder
+from moco.runtime.folder import lock, require_run_folder
 from moco.runtime.loglines import describe_bar, describe_look, describe_step
 from moco.runtime.machine import machine
 from moco.runtime.progress import columns
@@ -156,7 +156,7 @@ class RunLog:
     def status(self, state: str, **values: Any) -> None:
         """Replace `status.json`; it also holds the latest word on the run's health."""
         if self.active:
-            require_folder(self.run)
+            require_run_folder(self.run)
             content = {"state": state, "pid": os.getpid(), **self._health, **values}
             write_text(self.run / "status.json", json.dumps(content) + "\n")
 
@@ -176,7 +176,7 @@ class RunLog:
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.active:
-            require_folder(self.run)
+            require_run_folder(self.run)
             path = self.run / METRICS
             if not path.exists():  # somebody removed it: what comes must not go into a file without a name
                 self._metrics.close()
