@@ -194,7 +194,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["pretrain", "v1", "--data", "d", "--out", "run", "--tau", "3"], ["--tau"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "--epochs", "many"], ["--epochs", "'many'"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "--augment", "v3"], ["--augment", "'v3'", "'cifar'"]),
-        (["pretrain", "v1", "--data", "d", "--out", "run", "--mean", "0.5"], ["--mean"]),
+        (["pretrain", "v1", "--data", "d", "--out", "run", "--mean", "half"], ["--mean", "'half'"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "--epochs"], ["--epochs"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "more"], ["more"]),
         (["pretrain", "v1", "--data", "digits"], ["--out"]),

@@ -115,7 +115,7 @@ def collect_images(config: CurationConfig) -> Iterator[Collected]:
     with session(_session_config(config)) as subject:
         if distributed.world_size() > 1:
             raise BadInputError(f"this command runs in one process: {distributed.world_size()} were started")
-        parts = all_splits(config.data, config.split, config.exclude, subject.weights.white_level)
+        parts = all_splits(config.data, config.split, config.exclude, subject.weights.white_level, subject.weights.form)
         prefixes = [_prefix(config.data, split, images, len(parts)) for split, images in parts.items()]
         whole: Images = Joined(tuple(parts.values()), tuple(prefixes))
         names = [whole.name(row) for row in range(len(whole))]

@@ -13,7 +13,7 @@ from moco.data.derived import take_evenly
 from moco.data.images import SMALL_IMAGE, Images
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.recipes import CONTINUED, OF_WEIGHTS, QUICK, RECIPES, TAUGHT
+from moco.pretraining.recipes import CONTINUED, OF_WEIGHTS, QUICK, RECIPES, REDUCED, TAUGHT
 from moco.pretraining.timing import StepTime
 from moco.pretraining.ways import Way
 
@@ -67,7 +67,7 @@ class Situation:
 
 def settle(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
     """Derive each setting beside those of the way's recipe, with its reason; the user's own stay."""
-    rules = {"quick": settle_scratch, "taught": settle_taught, "continued": settle_continued}
+    rules = {"quick": settle_scratch, "taught": settle_taught, "reduced": settle_reduced, "continued": settle_continued}
     reasons = rules[way.recipe](way, situation, measure, say)
     return {
         name: (situation.given[name], "as given") if name in situation.given else found
@@ -128,6 +128,26 @@ def settle_taught(way: Way, situation: Situation, measure: Measure, say: Callabl
         "blend": (
             passes >= PASSES_TO_BLEND,
             f"mixed views pay from {PASSES_TO_BLEND} passes on; these are {passes:.1f}",
+        ),
+    }
+
+
+def settle_reduced(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
+    """`way.weights` taught by themselves to see images of 64 pixels: the recipe, for the time that there is."""
+    size = min(REDUCED["image_size"], max(32, situation.side // 4 * 4))
+    batch = situation.given.get("batch_size") or min(REDUCED["batch_size"], batch_for(situation.n, situation.device))
+    values = {**REDUCED, "teacher": way.weights, "batch_size": batch, **situation.given}
+    _, step = choose_candidate([{"image_size": size}], values, situation, measure, say, LEAST_STEPS_TAUGHT)
+    passes = situation.steps(batch, step) * batch / situation.n
+    recipe = "the recipe reduced (docs/reduced.md)"
+    return {
+        "teacher": (way.weights, way.why),
+        "teacher_size": (way.image_size, "the size at which it did best on your images, or the recipe's"),
+        "image_size": (size, f"{recipe}; at most that of the images, {situation.side} pixels"),
+        "batch_size": (batch, f"{recipe}; at most an eighth of {situation.n} images"),
+        "warmup_epochs": (
+            min(REDUCED["warmup_epochs"], round(WARMUP_SHARE * passes, 3)),
+            f"{recipe}; at most a quarter of {passes:.1f} passes",
         ),
     }
 
@@ -209,7 +229,8 @@ def choose_candidate(
     batch = values["batch_size"]
     for own in tries:
         settings = {**values, **own, **situation.given}
-        name = f"{settings['arch']} with views of {settings.get('view_size') or settings['image_size']} pixels"
+        size = settings.get("view_size") or settings["image_size"]
+        name = f"{settings['arch'] or settings['teacher']} with views of {size} pixels"
         found = measure(settings)
         if found is None:
             say(f"auto: {name}: too large for the memory")

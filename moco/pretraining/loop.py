@@ -31,6 +31,7 @@ from moco.pretraining.prepare import (
     resolve_config,
     whiten_first_layer,
 )
+from moco.pretraining.timetable import Timetable, follow_lengths
 from moco.runtime import distributed
 from moco.runtime.device import autocast, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
@@ -56,7 +57,7 @@ def pretrain(
     """
     distributed.join_processes(resolve_device(config.device), config.timeout)
     with preserve_torch_state(resolve_device(config.device)):
-        config = resolve_config(config, images)
+        config = follow_lengths(resolve_config(config, images))
         same_images = functools.partial(
             fingerprint.require_same_images, config.out, images, accept=config.accept_changed_data
         )
@@ -76,10 +77,12 @@ def pretrain(
         dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
-        described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), 0, config.white_level)
+        described = encoder_metadata(
+            f_q.plan, require(config.mean), require(config.std), 0, config.white_level, images.form
+        )
         described |= {} if teacher is None else {TEACHER: teacher.digest}
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), require(config.max_steps), described)
-        run.beside = lambda step: [pack_encoder(config, f_q, step)]
+        run.beside = lambda step: [pack_encoder(config, f_q, step, images.form)]
         run.result |= {} if teacher is None else {"teacher_digest": teacher.digest}
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images) if batches is None else batches
@@ -101,21 +104,19 @@ def train(
     request: StopRequest, start: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Make the steps of a run from `start` on: Algorithm 1, and what is logged and saved between two steps."""
-    steps, device, precision, optimizer = require(config.max_steps), config.device, config.precision, run.optimizer
-    schedule, contrast = build_schedule(config, batches.steps_per_epoch), build_loss(config)
-    hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
+    device, precision, optimizer = config.device, config.precision, run.optimizer
+    schedule, timetable = build_schedule(config, batches.steps_per_epoch), Timetable(watch)
+    contrast, hardness = build_loss(config), Hardness(config.hard_negatives, config.mix, config.mix_query)
     recent = Recent(start, active=config.log_every > 0)
     check = FiniteCheck(device, config.timeout if distributed.world_size() > 1 else math.inf)
-    loading = recent.waiting(request.between(batches.run(start, steps, require(config.workers))))
-    for step, loaded in enumerate(loading, start):
+    for step, loaded in recent.waiting(timetable.walk(batches, request, start)):
         if step == start:
             log_ranks(run, step, loaded.index)
         if is_due(step, require(config.knn_every)):
-            with recent.paused(), request.waiting():
+            with recent.paused(), timetable.looking(), request.waiting():
                 watch.look(step)
-        batch, logged = loaded.to(device), is_due(step + 1, config.log_every, steps)
-        lr = schedule(step)
-        set_rate(optimizer, lr)
+        batch, logged = loaded.to(device), is_due(step + 1, config.log_every, schedule.steps)
+        set_rate(optimizer, lr := schedule(step))
 
         losses, written, shares = list[Tensor](), [], dict[str, float]()
         directions = pair_views(batch, symmetric=config.symmetric)
@@ -145,7 +146,7 @@ def train(
                     shares = negative_figures(q, keys, config.temperature, index, watch.images.labels)
 
         norm, overflowed = measure_norm(run.scaler, optimizer, pair.encoder.parameters())
-        saved = step + 1 == steps or is_due(step + 1, require(config.checkpoint_every))
+        saved = step + 1 == schedule.steps or is_due(step + 1, require(config.checkpoint_every))
         due = logged or saved or is_due(step + 1, require(config.knn_every))
         check.note(step, losses, torch.zeros_like(norm) if overflowed else norm)
         stopping = agree(step, check, watch, request, batch, now=due)
@@ -162,10 +163,12 @@ def train(
             run.save(step + 1)
         if stopping:
             return run.stop(step + 1)
+        if timetable.plan(step + 1):
+            schedule = build_schedule(watch.config, batches.steps_per_epoch)
     with request.waiting():
-        watch.look(steps)
-    watch.keep_best(steps)
-    return run.finish(steps, device)
+        watch.look(schedule.steps)
+    watch.keep_best(schedule.steps)
+    return run.finish(schedule.steps, device)
 
 
 def agree(step: int, check: FiniteCheck, watch: Watch, request: StopRequest, batch: Batch, *, now: bool) -> bool:

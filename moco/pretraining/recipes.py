@@ -65,8 +65,8 @@ REDUCED: dict[str, Any] = {
     "head": "mlp", "augment": "mild", "temperature": 0.2, "schedule": "cosine", "batch_size": 64, "base_lr": 0.04,
     "head_lr": 0.08, "warmup_epochs": 5.0, "epochs": 40,
 }  # fmt: skip
-"""Published weights lose much of what they know where images are smaller than those that they were trained on. With small
-steps towards their own features of the whole image they learn it again (docs/reduced.md)."""
+"""Published weights lose much of what they know where images are smaller than those that they were trained on. With
+small steps towards their own features of the whole image they learn it again (docs/reduced.md)."""
 CONTINUED: dict[str, Any] = {
     **V2, "bn": "keep", "batch_size": 64, "queue_size": 1024, "key_momentum": 0.99, "mask_own_keys": True,
     "base_lr": 0.004, "head_lr": 0.06, "epochs": 10, "keep": "best",
@@ -113,10 +113,14 @@ def recipe(name: str, **given: Any) -> PretrainConfig:
 def recipe_values(name: str, given: Collection[str]) -> dict[str, Any]:
     """A recipe's values beside the fields that are given.
 
-    Where weights to start from are among these, the network and its images are left open for them; `reduced` always does
-    that, and settles the size. The stem of `taught` belongs to its own network.
+    Where weights to start from are among these, the network and its images are left open for them; `reduced` always
+    does that, and settles the size. The stem of `taught` belongs to its own network.
     """
     values = dict(RECIPES[name].values)
     if name == "taught" and "arch" in given:
         del values["stem"]
-    return {**values, **dict.fromkeys((*OF_WEIGHTS, "view_size"))} if "init_weights" in given and name != "reduced" else values
+    return (
+        {**values, **dict.fromkeys((*OF_WEIGHTS, "view_size"))}
+        if "init_weights" in given and name != "reduced"
+        else values
+    )

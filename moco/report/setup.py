@@ -24,6 +24,7 @@ from moco.report.runs import Run
 NOT_THE_RECIPE_S = {
     "version", "data", "out", "seed", "device", "precision", "threads", "workers", "log_every", "checkpoint_every",
     "knn_every", "json", "timeout", "max_steps", "lr", "init_weights", "compile", "recompute", "decode",
+    "end_after", "end_spare", "earlier_lengths",
 }  # fmt: skip
 """Settings that no recipe gives, or that follow from others."""
 NO_FLAGS = ("version", "command", "json", "out")
@@ -120,9 +121,21 @@ def render_reasons(runs: Sequence[Run]) -> str:
             for name, entry in chosen.items() if isinstance(entry, dict)
         ]  # fmt: skip
         content += element("h3", f"Why these settings: {escape(run.name)}")
-        content += element("p", escape(to_plain_text(str(way.get("why")))))
+        content += element("p", escape(to_plain_text(str(way.get("why"))))) + _replanned(run)
         content += table(["setting", "value", "reason"], rows, label="Why these settings")
     return content
+
+
+def _replanned(run: Run) -> str:
+    """Say whether the length of a run was planned again on the way."""
+    found = run.config.get("earlier_lengths")
+    earlier = found if isinstance(found, list | tuple) else ()
+    first = earlier[0] if earlier else None
+    if not isinstance(first, list | tuple) or not first:
+        return ""
+    times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
+    lengths = f"from {show(first[-1], 0)} to {show(run.steps, 0)} steps"
+    return element("p", f"Its length was planned again {times} by the speed until then, to end in time: {lengths}.")
 
 
 def _steps(run: Run) -> str:

@@ -50,6 +50,7 @@ class Earlier:
 YEAR = 366 * 24 * 60 * 60
 """Seconds."""
 
+Finite = Annotated[float, Range()]
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]

@@ -30,7 +30,7 @@ OF_EACH_PROCESS = frozenset({"data", "out", "threads", "workers", "json"})
 """Fields that may differ between the processes of a run, say because their machines do."""
 HOW_NOT_WHAT = frozenset({
     "out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every", "knn_k", "timeout",
-    "accept_changed_data", "keep",
+    "accept_changed_data", "keep", "end_after", "end_spare",
 })  # fmt: skip
 """Fields that do not change what a run computes: a run goes on where only these differ."""
 SAID = ("loss", "knn_top1", "alignment", "uniformity", "mIoU", "AP", "AP50")

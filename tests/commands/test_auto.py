@@ -89,8 +89,8 @@ def test_from_scratch(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("more", "recipe"),
-    [(["--init-weights", "NET"], "continued"), (["--init-weights", "NET", "--for", "small"], "taught"),
-     (["--teacher", "NET"], "taught"), (["--teacher", "NET", "--for", "accurate"], "continued")],
+    [(["--init-weights", "NET"], "continued"), (["--init-weights", "NET", "--for", "small"], "reduced"),
+     (["--teacher", "NET"], "reduced"), (["--teacher", "NET", "--for", "accurate"], "continued")],
 )  # fmt: skip
 def test_with_weights(data: Path, capsys: pytest.CaptureFixture[str], more: list[str], recipe: str) -> None:
     """They are compared as they are with random weights and pixels, then trained on, or they teach."""
@@ -104,9 +104,7 @@ def test_with_weights(data: Path, capsys: pytest.CaptureFixture[str], more: list
     assert "<- taken" in err
     assert "too short to try other ways" in reasons()["way"]["why"]
     config = json.loads(Path("run/config.json").read_text())
-    assert (config["keep"], config["arch"]) == (
-        ("best", "timm:test_efficientnet") if recipe == "continued" else ("last", "resnet18-w16")
-    )
+    assert (config["keep"], config["arch"]) == ("best" if recipe == "continued" else "last", "timm:test_efficientnet")
 
 
 @pytest.mark.usefixtures("measured")
@@ -117,7 +115,7 @@ def test_a_teacher_knows_more_images_than_speeds_are_measured_on(data: Path, mon
     monkeypatch.setattr(readiness, "FINAL_TIMING", (0.1, 0.1))
     words = ["--teacher", "timm:test_efficientnet@net.safetensors", "--log-every", "1", "--max-steps", "2"]
     assert main(start(*words)) == 0
-    assert reasons()["way"]["recipe"] == "taught"
+    assert reasons()["way"]["recipe"] == "reduced"
 
 
 NET = "timm:test_efficientnet@net.safetensors"
@@ -143,7 +141,10 @@ def test_without_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(start("--init-weights", "timm:test_efficientnet@net.safetensors")) == 0
     out = capsys.readouterr().out
     assert "no labels to compare ways by" in out
-    assert "there are no labels to say how good" in out
+    assert "find their own second view" in out
+    assert "without labels nobody can say how good the encoder is" in out
+    kept = json.loads(Path("run/status.json").read_text())["result"]["kept"]
+    assert (kept["by"], kept["images"]) == ("views", 40)
     assert reasons()["compared"] == []
 
 

@@ -43,6 +43,21 @@ def test_the_reasons_of_auto_are_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lengths", "said"),
+    [([[30, 400]], "planned again once"), ([[30, 400], [60, 200]], "again 2 times"), ([], ""), ([[]], ""), (7, "")],
+)
+def test_a_length_that_was_planned_again_is_said(tmp_path: Path, lengths: Any, said: str) -> None:
+    """With the first length and the last; what is no list of turns says nothing."""
+    folder = write_run(tmp_path / "run", max_steps=123)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "earlier_lengths": lengths}))
+    (folder / "auto.json").write_text(json.dumps(CHOSEN))
+    text = parsed(read_run(folder)).text
+    assert ("from 400 to 123 steps" in text) == bool(said)
+    assert said in text
+
+
+@pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"settings": [], "way": {}}', '{"settings": {"lr": 3}, "way": "quick"}', "\udcff"]
 )
 def test_a_run_without_sound_reasons_shows_none(tmp_path: Path, content: str) -> None:
