@@ -35,7 +35,7 @@ from moco.evaluation.session import Subject, all_splits, at_random, say, session
 from moco.explore.gallery import thumbnail
 from moco.runtime import distributed
 from moco.runtime.fields import check
-from moco.runtime.files import replace_file, takes_files
+from moco.runtime.files import expand_home, replace_file, takes_files
 from moco.runtime.progress import show_progress
 from moco.shapes import Features
 
@@ -140,7 +140,7 @@ def _prefix(data: str, split: str, images: Images, splits: int) -> str:
     inner: Any = images
     while hasattr(inner, "images"):
         inner = inner.images
-    root, path = getattr(inner, "root", None), Path(data).expanduser()
+    root, path = getattr(inner, "root", None), expand_home(data)
     if isinstance(root, bytes) and path.is_dir():
         below = os.path.relpath(os.path.realpath(os.fsdecode(root)), os.path.realpath(path))
         return "" if below == "." else f"{below}/"
@@ -148,7 +148,7 @@ def _prefix(data: str, split: str, images: Images, splits: int) -> str:
 
 
 def _files(data: str, names: Sequence[str]) -> list[str] | None:
-    path = Path(data).expanduser()
+    path = expand_home(data)
     folder = os.path.abspath(path if path.is_dir() else path.parent)
     files = [os.path.join(folder, name) for name in names]
     return files if os.path.exists(data) and all(map(os.path.isfile, files)) else None
