@@ -17,6 +17,12 @@ for ignored in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
         signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is, a test reads what it expects and no word about what takes long."""
+    monkeypatch.setattr("moco.runtime.phases.PATIENCE", 3600.0)
+
+
 @pytest.fixture(scope="session")
 def cifar10() -> Path:
     """CIFAR-10 as image folders, from $MOCO_DATA; what needs it is skipped elsewhere."""

@@ -1,6 +1,7 @@
 """The command line: help names every flag, mistakes are one line and exit code 2, `--json` ends with one object."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
+from torch._dynamo.exc import TorchDynamoException
 
 import moco
 from moco import cli
@@ -30,6 +33,7 @@ from moco.pretraining.config import PretrainConfig, ResumeConfig
 from moco.pretraining.recipes import RECIPES
 from moco.report.config import ReportConfig
 from moco.runtime.fields import flag
+from moco.runtime.runlog import RunLog
 from moco.transfer.config import TransferConfig
 from moco.transfer.recipes import TASKS
 
@@ -153,20 +157,21 @@ def test_transfer_names_every_task(capsys: pytest.CaptureFixture[str], arguments
 )
 def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], command: list[str], kind: type[Any]) -> None:
     """Every field of the command's config is a flag, or the run folder of resume."""
-    text = help_of(capsys, *command, "--help")
+    text = help_of(capsys, *command, "--help-all")
     assert f"usage: moco {' '.join(command)}" in text
+    assert help_of(capsys, *command, "-h").splitlines()[0] == text.splitlines()[0]
     for field in dataclasses.fields(kind):
         if (kind, field.name) == (TransferConfig, "task"):  # said by its place
             continue
         name = {"baseline": "no_baseline", "baselines": "baseline W"}.get(field.name, field.name)
         assert ("PATH" if name in ("run", "runs") else flag(name)) in text
-    words = " ".join(text.replace("│", " ").split())
+    words = " ".join(text.split())
     assert "End with one JSON object on standard output." in words
 
 
 def test_help_shows_the_symbol_and_the_recipe_s_value(capsys: pytest.CaptureFixture[str]) -> None:
     """The help of a recipe shows what that recipe does."""
-    words = " ".join(help_of(capsys, "pretrain", "v2", "--help").replace("│", " ").split())
+    words = " ".join(help_of(capsys, "pretrain", "v2", "--help-all").split())
     assert "tau: divides the similarities in the loss. (default: 0.2)" in words
     assert "theta_k <- m theta_k + (1 - m) theta_q" in words
 
@@ -185,12 +190,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["pretran", "v1"], ["pretran is not a command", "did you mean pretrain?"]),
         (["xyzzy"], ["xyzzy is not a command", "pretrain, resume, knn"]),
         (["pretrain", "quik", "--data", "digits", "--out", "run"], ["quik is not a recipe", "did you mean quick?"]),
+        (["pretrain", "fast", "--data", "d", "--out", "r"], ["fast is not a recipe", "expected one of v1, v2"]),
         (["pretrain", "--data", "digits", "--out", "run"], ["--data is not a recipe", "v1, v2"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "--batchsize", "3"], ["--batchsize", "--batch-size"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "--tau", "3"], ["--tau"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "--epochs", "many"], ["--epochs", "'many'"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "--augment", "v3"], ["--augment", "'v3'", "'cifar'"]),
-        (["pretrain", "v1", "--data", "d", "--out", "run", "--mean", "0.5"], ["--mean"]),
+        (["pretrain", "v1", "--data", "d", "--out", "run", "--mean", "half"], ["--mean", "'half'"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "--epochs"], ["--epochs"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "more"], ["more"]),
         (["pretrain", "v1", "--data", "digits"], ["--out"]),
@@ -410,6 +416,32 @@ def test_a_library_s_thread_ends_in_one_line(
     assert last == "moco: warning: writer ended: [Errno 28] No space left on device: 'events'"
 
 
+def log_figures(run: Path) -> None:
+    """Log as a training does, until something fails."""
+    with RunLog(run, 1000) as log:
+        for step in range(1000):
+            log.metrics(step, {"lr": 1.0})
+            time.sleep(0.01)
+
+
+def test_a_full_disk_under_tensorboard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread ends in one line, and the run at its next figures, by an error with the path."""
+
+    def full(writer: object, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    assert main(["no-such-command"]) == 2
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    with pytest.raises(OSError, match=r"cannot write \(No space left on device\)") as failed:
+        log_figures(tmp_path)
+    assert failed.value.filename == str(tmp_path / "events.out.tfevents")
+    said = capsys.readouterr().err.splitlines()[1:]
+    assert said == ["moco: warning: a thread of tensorboard ended: [Errno 28] No space left on device"]
+
+
 @pytest.mark.parametrize(("recipe", "flag"), [("continued", "--init-weights"), ("taught", "--teacher")])
 def test_a_recipe_asks_for_its_weights(capsys: pytest.CaptureFixture[str], recipe: str, flag: str) -> None:
     """By their flag, not by a value of the recipe that nobody gave."""
@@ -459,6 +491,17 @@ def test_too_little_memory_is_one_line(
     err = capsys.readouterr().err
     assert err.startswith("moco: error: out of memory")
     assert err.count("\n") == 1
+
+
+def test_what_cannot_be_compiled_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a compiler, or a folder for what it makes, torch prints a thousand lines."""
+    command_that(monkeypatch, TorchDynamoException("PermissionError: '/x'\n\nSet TORCHDYNAMO_VERBOSE=1\nand so on"))
+    assert main([]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("moco: error: the encoders cannot be compiled here (PermissionError: '/x'): leave --compile")
+    assert said.count("\n") == 1
 
 
 def test_json_has_no_number_that_is_not_finite(

@@ -15,7 +15,7 @@ from benchmarks.same.cases import GIVEN
 
 Part = dict[str, str]
 """The name of each tensor or number -> its value; a tensor's is its type, shape and SHA-256."""
-MEASURED = re.compile(r"^time$|second|memory")
+MEASURED = re.compile(r"^time$|second|memory|^waiting_for_data$")
 """Keys of figures that differ from run to run."""
 UNKNOWN = re.compile(r"moco: error: .*(Unrecognized options|invalid choice|is not a (command|recipe|task))")
 """What a command line says to a word that it does not know."""

@@ -26,7 +26,8 @@ from moco.curation.page import curation_page
 from moco.data.ahead import load_ahead
 from moco.data.derived import Joined, Subset
 from moco.data.fingerprint import digest_images
-from moco.data.images import Images
+from moco.data.forms import describe_digest
+from moco.data.images import Images, see
 from moco.data.replacement import list_names
 from moco.errors import BadInputError, one_line
 from moco.evaluation.config import RANDOM, EmbedConfig
@@ -102,7 +103,7 @@ class Collected:
     def picture(self, row: int) -> str:
         """Make the thumbnail of an image, WebP in base64; an empty text where it can no longer be read."""
         try:
-            return base64.b64encode(thumbnail(self.images[row], THUMBNAIL_SIDE, QUALITY)).decode("ascii")
+            return base64.b64encode(thumbnail(see(self.images, row), THUMBNAIL_SIDE, QUALITY)).decode("ascii")
         except BadInputError:
             return ""
 
@@ -129,7 +130,7 @@ def collect_images(config: CurationConfig) -> Iterator[Collected]:
     with session(_session_config(config)) as subject:
         if distributed.world_size() > 1:
             raise BadInputError(f"this command runs in one process: {distributed.world_size()} were started")
-        parts = all_splits(config.data, config.split, config.exclude, subject.weights.white_level)
+        parts = all_splits(config.data, config.split, config.exclude, subject.weights.white_level, subject.weights.form)
         prefixes = [_prefix(config.data, split, images, len(parts)) for split, images in parts.items()]
         whole: Images = Joined(tuple(parts.values()), tuple(prefixes))
         names = [whole.name(row) for row in range(len(whole))]
@@ -176,7 +177,7 @@ def measure_images(images: Images, workers: int) -> tuple[Facts, dict[int, str]]
     about = {
         "kind": "facts", "version": FACTS_VERSION, "images": digest_images(images, times=True),
         "white_level": images.white_level,
-    }  # fmt: skip
+    } | ({} if images.form is None else {"form": describe_digest(images.form)})  # fmt: skip
 
     def compute() -> Kept:
         ranges = [range(start, min(start + MEASURED_AT_A_TIME, len(images)))
@@ -200,7 +201,7 @@ def _measure_rows(images: Images, rows: range) -> tuple[Facts, dict[int, str]]:
     parts, reasons = list[Facts](), dict[int, str]()
     for row in rows:
         try:
-            parts.append(measure_image(images[row], images.encoded(row)))
+            parts.append(measure_image(see(images, row), images.encoded(row)))
         except BadInputError as error:
             parts.append(blank_facts())
             reasons[row] = str(error)

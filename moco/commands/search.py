@@ -1,6 +1,7 @@
 """`moco search`: finds the images most similar to a file, to an image of the set, or to several files together."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from moco.commands.curate import Collected, collect_images, write_results
 from moco.curation.config import SearchConfig
 from moco.curation.neighbours import find_nearest
 from moco.curation.page import Strip, Tile, render_strips
-from moco.data.decoding import WHITEST, decode
-from moco.data.images import ArrayImages
+from moco.data.images import ArrayImages, FileImages, Images, PathTable
 from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM
 from moco.evaluation.features import encode
@@ -67,11 +67,15 @@ def _encode_files(found: Collected, files: tuple[Path, ...], name: str) -> Featu
     """Give the feature (1, C) of files: the mean of theirs, of unit length."""
     subject = at_random(found.config_of_session, found.subject) if name == RANDOM else found.subject
     how = dataclasses.replace(found.how, workers=0)
-    features: list[Tensor] = [
-        encode(subject.encoder, ArrayImages(decode(str(path), found.images.white_level or WHITEST)[None]), how)
-        for path in files
-    ]
+    features: list[Tensor] = [encode(subject.encoder, _read_one(path, found.images), how) for path in files]
     return F.normalize(torch.cat(features).mean(0, keepdim=True))
+
+
+def _read_one(path: Path, images: Images) -> ArrayImages:
+    """Read a file as the images of a set are read."""
+    table = PathTable([os.fsencode(path)])
+    one = FileImages(b"", table, white_level=images.white_level, form=images.form)
+    return ArrayImages(one[0][None], form=images.form)
 
 
 def _as_rows(found: Collected, ranked: list[tuple[int, float]]) -> list[dict[str, Any]]:

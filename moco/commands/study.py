@@ -18,12 +18,15 @@ from moco.report.markup import duration
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.fields import check
 from moco.runtime.files import replace_file, takes_files
+from moco.runtime.phases import say_if_slow
 from moco.runtime.signals import EXIT_CODE, StopRequest
 from moco.study import statistics
 from moco.study.config import StudyConfig
-from moco.study.definition import Arm, Study, find_study
+from moco.study.definition import Arm, Study
 from moco.study.page import study_page
 from moco.study.plan import Cell, cells, collect_fixed_flags, equal_budget, keep_plan, read_plan, recipe_of, select_arms
+from moco.study.power import describe_power, settle_seeds
+from moco.study.rows import list_rows
 from moco.study.running import (
     FINISHED,
     Result,
@@ -34,6 +37,7 @@ from moco.study.running import (
     read_last_words,
     run_cell,
 )
+from moco.study.sweep import best_arms, plan_rounds, settle_study
 from moco.study.verdict import write_verdict
 
 START = 6.0
@@ -45,7 +49,7 @@ FINETUNING = 3.0
 def run(config: StudyConfig) -> dict[str, Any]:
     """Do what is left of a study, and return what its study.json holds; exit code 75 where it was asked to stop."""
     check(config)
-    study = find_study(config.name)
+    study = settle_study(config)
     recipe_of(study, config)
     if config.images is not None and config.minutes is not None:
         raise BadInputError("--images and --minutes both say how long a cell trains: leave one out")
@@ -53,19 +57,27 @@ def run(config: StudyConfig) -> dict[str, Any]:
         raise BadInputError(f"--out {config.out}: no folder can be made or written there: give another")
     plan = settle_plan(study, config)
     arms, left_out = select_arms(study, config, plan["survey"]["images"])
-    every = list(cells(study, config, plan["images"], arms)) if arms else []
+    known = list_rows(study, arms, read_finished(config.out, cells(study, config, plan["images"], arms)))
+    config = settle_seeds(study, config, known, len(arms))
+    every = list(cells(study, config, plan["images"], arms))
     say = (lambda text: None) if config.json else print
     if config.commands:
         keep_plan(config, plan)
         print("\n".join(cell.line for cell in every))
         return {"cells": len(every), "commands": [cell.line for cell in every]}
     say(_describe_plan(study, config, plan, every, left_out))
+    power = describe_power(study, config, known, len(arms), plan["survey"])
+    say(power)
     if config.plan:
-        return {"plan": plan, "cells": [cell.name for cell in every], "left_out": left_out}
+        return {"plan": plan, "cells": [cell.name for cell in every], "left_out": left_out, "power": power}
     keep_plan(config, plan)
     code = 0
     try:
-        _run_all(study, config, plan, every, left_out, say)
+        if config.halving:
+            every, dropped = _run_rounds(study, config, plan, arms, say)
+            left_out = [*left_out, *dropped]
+        else:
+            left_out = [*left_out, *_run_all(study, config, plan, every, left_out, say)]
     except StoppedError:
         code = EXIT_CODE
         say("stopped, saved: the same command goes on")
@@ -80,13 +92,16 @@ def settle_plan(study: Study, config: StudyConfig) -> dict[str, Any]:
     earlier = read_plan(config, known)
     if earlier:
         return earlier
-    survey = run_alone("moco.study.speeds:measure_speeds", config, Path(), "")
+    doing = f"measuring how fast this machine trains {len(study.arms)} arms (minutes for large networks on a CPU)"
+    with say_if_slow(doing):
+        survey = run_alone("moco.study.speeds:measure_speeds", config, Path(), "")
     arms, _ = select_arms(study, config, survey["images"])
     wanted = float(config.images or survey["images"])
     if config.minutes is not None and arms:
         wanted = 60 * config.minutes / (sum(1 / survey["rates"][arm.name] for arm in arms) / len(arms))
     images = equal_budget(study, config, wanted, arms) if arms else 0
-    extra = run_alone("moco.study.memory:papers_setting", config, Path(), "") if study.extrapolate else None
+    with say_if_slow("counting the memory of the papers' setting"):
+        extra = run_alone("moco.study.memory:papers_setting", config, Path(), "") if study.extrapolate else None
     plan = {
         "asked": collect_fixed_flags(config),
         "study": known,
@@ -139,13 +154,43 @@ def budget(study: Study, config: StudyConfig, plan: dict[str, Any]) -> str:
     return f"Each cell: {much} of {set_of}, {how}."
 
 
+def _run_rounds(
+    study: Study, config: StudyConfig, plan: dict[str, Any], arms: Sequence[Arm], say: Any
+) -> tuple[list[Cell], list[str]]:
+    """Run the rounds of successive halving: the cells of the last round, and which arms were dropped, and when."""
+    rounds, dropped = plan_rounds(len(arms)), list[str]()
+    for place, (this, following) in enumerate(itertools.zip_longest(rounds, rounds[1:])):
+        images = equal_budget(study, config, plan["images"] * this.share, arms)
+        part = "" if following is None else f"-r{place}"
+        every = list(cells(study, config, images, arms, part))
+        _run_all(study, config, plan, every, dropped, say)
+        if following is None:
+            break
+        rows = list_rows(study, arms, read_finished(config.out, every))
+        kept = best_arms(rows, arms, following.arms)
+        means = {row.arm.name: "diverged" if row.mean is None else f"{row.mean:.2f}" for row in rows}
+        lost = ", ".join(f"{arm.name} ({means[arm.name]})" for arm in arms if arm not in kept)
+        stay = ", ".join(f"{arm.name} ({means[arm.name]})" for arm in kept)
+        dropped.append(f"After {images} images {lost} dropped out; {stay} went on.")
+        say(dropped[-1])
+        arms = kept
+    return every, dropped
+
+
 def _run_all(
     study: Study, config: StudyConfig, plan: dict[str, Any], every: Sequence[Cell], left_out: Sequence[str], say: Any
-) -> None:
-    """Run the cells that are not finished, one after the other; the result is written after each."""
+) -> list[str]:
+    """Run the cells that are not finished, one after the other, and write the result after each.
+
+    With --skip-settled cells that cannot matter any more are left out; returns a note on each.
+    """
     waiting = [cell for cell in every if read_cell_result(config.out, cell) is None]
+    skipped = dict[str, int]()
     with StopRequest() as request:
         for number, cell in enumerate(waiting, 1):
+            if not _is_due(study, config, every, cell):
+                skipped.setdefault(cell.arm.name, cell.seed)
+                continue
             done = collect_result(study, cell)
             started = time.monotonic()
             if done is None or done["state"] not in FINISHED:  # else it was run by hand, or elsewhere
@@ -154,11 +199,27 @@ def _run_all(
             if done is None:
                 raise OSError(f"cell {cell.name} failed before it began: {read_last_words(log)} (all of it: {log})")
             keep_cell_result(config.out, {**done, "wall_seconds": round(time.monotonic() - started, 1)})
-            write_result(study, config, plan, every, left_out)
+            write_result(study, config, plan, every, [*left_out, *_notes(skipped)])
             left = sum(plan["cost"][other.arm.name] for other in waiting[number:])
             figures = ", ".join(f"{name} {value:.2f}" for name, value in done["figures"].items() if value is not None)
             said = f"{read_last_words(log)} (all of it: {log})" if done["state"] == "failed" else figures
             say(f"{number}/{len(waiting)} {cell.name}: {done['state']} {said} (about {duration(left)} left)")
+    return _notes(skipped)
+
+
+def _is_due(study: Study, config: StudyConfig, every: Sequence[Cell], cell: Cell) -> bool:
+    """Whether a cell can still move a claim, by what the seeds before its own show; the first two always can."""
+    if not config.skip_settled or cell.seed < 2:
+        return True
+    before = read_finished(config.out, [other for other in every if other.seed < cell.seed])
+    arms = list({other.arm.name: other.arm for other in every}.values())
+    return cell.arm.name in statistics.arms_to_go_on(study, list_rows(study, arms, before), config.seeds)
+
+
+def _notes(skipped: dict[str, int]) -> list[str]:
+    return [
+        f"{arm} is left out from seed {seed} on: every claim about it was settled." for arm, seed in skipped.items()
+    ]
 
 
 def write_result(
@@ -167,12 +228,13 @@ def write_result(
     """Write study.json, study.csv and study.html of the cells that are finished, and return what the first holds."""
     arms = list({cell.arm.name: cell.arm for cell in every}.values())
     results = read_finished(config.out, every)
-    rows = statistics.rows(study, arms, results)
-    agreed, judged = statistics.agreement(rows), statistics.judge_claims(study, rows)
+    rows = list_rows(study, arms, results)
+    sure = statistics.looks_level(config.seeds) if config.skip_settled else statistics.SURE
+    agreed, judged = statistics.agreement(rows), statistics.judge_claims(study, rows, sure)
     randoms = [result["random"] for result in results if result.get("random") is not None]
     random = sum(randoms) / len(randoms) if randoms else None
     known = {result["cell"] for result in results}
-    missing = [cell.name for cell in every if cell.name not in known]
+    missing = [cell.name for cell in every if cell.name not in known and _is_due(study, config, every, cell)]
     notes = [*left_out, *([f"Not finished: {', '.join(missing)}."] if missing else [])]
     findings = {
         "verdict": write_verdict(study, rows, agreed, judged, random), "random": random, "results": results,

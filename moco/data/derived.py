@@ -9,6 +9,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from moco.data.channels import Values
+from moco.data.forms import Form
 from moco.data.images import NONE_KNOWN, Images, Labels, Marks, PathTable
 from moco.data.replacement import TRIES
 from moco.errors import BadInputError
@@ -50,6 +52,11 @@ class Subset:
         return None
 
     @property
+    def form(self) -> Form | None:
+        """That of the whole set."""
+        return self.images.form
+
+    @property
     def white_level(self) -> int | None:
         """That of the whole set."""
         return self.images.white_level
@@ -68,6 +75,10 @@ class Subset:
         """Return the image's file, if it has one in the whole set."""
         return self.images.encoded(int(self.rows[index]))
 
+    def read_values(self, index: int, channels: int | None = None) -> Values:
+        """Read the channels of the image's file in the whole set."""
+        return self.images.read_values(int(self.rows[index]), channels)
+
     def stack(self, index: Integers) -> Bytes | None:
         """Take the images of `index` from the whole set."""
         return self.images.stack(self.rows[index])
@@ -75,6 +86,10 @@ class Subset:
     def with_white_level(self, level: int) -> "Subset":
         """Return the same of a set with another white level."""
         return Subset(self.images.with_white_level(level), self.rows)
+
+    def with_form(self, form: Form) -> "Subset":
+        """Return the same with files read as channels."""
+        return Subset(self.images.with_form(form), self.rows)
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks that the images have in the whole set."""
@@ -107,6 +122,11 @@ class Joined:
         return {start + index: reason for start, part in parts for index, reason in part.unreadable.items()}
 
     @property
+    def form(self) -> Form | None:
+        """That of the first set."""
+        return self.parts[0].form
+
+    @property
     def white_level(self) -> int | None:
         """That of the first set."""
         return self.parts[0].white_level
@@ -128,6 +148,11 @@ class Joined:
         part, row = self._place(index)
         return self.parts[part].encoded(row)
 
+    def read_values(self, index: int, channels: int | None = None) -> Values:
+        """Read the channels of the image's file in its set."""
+        part, row = self._place(index)
+        return self.parts[part].read_values(row, channels)
+
     def stack(self, index: Integers) -> Bytes | None:
         """Take the images of `index` from their sets, where all of these are in memory."""
         if not self.in_memory:
@@ -137,6 +162,10 @@ class Joined:
     def with_white_level(self, level: int) -> "Joined":
         """Return the same of sets with another white level."""
         return Joined(tuple(part.with_white_level(level) for part in self.parts), self.prefixes)
+
+    def with_form(self, form: Form) -> "Joined":
+        """Return the same with files read as channels."""
+        return Joined(tuple(part.with_form(form) for part in self.parts), self.prefixes)
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks that the images have in their sets."""
@@ -192,6 +221,11 @@ class Readable:
         return self.images.name_table
 
     @property
+    def form(self) -> Form | None:
+        """That of the set."""
+        return self.images.form
+
+    @property
     def white_level(self) -> int | None:
         """That of the set."""
         return self.images.white_level
@@ -210,6 +244,10 @@ class Readable:
         """Return the file of the image, or of what stands in for it: the image is decoded to know."""
         return self.images.encoded(self._read(index)[0])
 
+    def read_values(self, index: int, channels: int | None = None) -> Values:
+        """Read the channels of the image's file, or of what stands in for it."""
+        return self.images.read_values(self._read(index)[0], channels)
+
     def stack(self, index: Integers) -> Bytes | None:
         """Take the images of `index`, or those that stand in for them."""
         if not self.images.in_memory:
@@ -219,6 +257,10 @@ class Readable:
     def with_white_level(self, level: int) -> "Readable":
         """Return the same of a set with another white level."""
         return Readable(self.images.with_white_level(level))
+
+    def with_form(self, form: Form) -> "Readable":
+        """Return the same with files read as channels."""
+        return Readable(self.images.with_form(form))
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks of the images themselves."""

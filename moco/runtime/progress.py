@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from moco.runtime import distributed
 
 Item = TypeVar("Item")
-LINE_EVERY = 60.0
-"""Seconds between two lines of a log."""
+FIRST_LINE, LINE_EVERY = 5.0, 60.0
+"""Seconds before the first line of a log, and between two lines."""
 
 
 def columns() -> tuple[ProgressColumn, ...]:
@@ -38,12 +38,13 @@ def show_progress(
 
 
 def _in_lines(items: Iterable[Item], title: str, total: int, console: Console) -> Iterator[Item]:
-    """The items; what takes less than a minute stays without a line."""
-    start = last_line = time.monotonic()
+    """The items; what takes only seconds stays without a line."""
+    start = time.monotonic()
+    next_line = start + FIRST_LINE
     for done, item in enumerate(items):
         now = time.monotonic()
-        if done and now - last_line >= LINE_EVERY:
+        if done and now >= next_line:
             left = timedelta(seconds=round((now - start) / done * (total - done)))
             console.print(f"{title}: {done}/{total}, {left} left", markup=False, highlight=False, soft_wrap=True)
-            last_line = now
+            next_line = now + LINE_EVERY
         yield item

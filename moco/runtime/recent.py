@@ -1,13 +1,16 @@
-"""What the steps since the last line of metrics gave: means, and how fast they were."""
+"""What the steps since the last line of metrics gave: means, how fast they were, and how long they waited for data."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from moco.runtime import distributed
+
+Item = TypeVar("Item")
 
 
 class Recent:
@@ -19,11 +22,23 @@ class Recent:
     def __init__(self, step: int, *, active: bool = True) -> None:
         self._figures: list[dict[str, Tensor]] = []
         self._step, self._since, self._active = step, time.monotonic(), active
+        self._waited = 0.0
 
     def add(self, figures: Mapping[str, Tensor]) -> None:
         """Note scalars of a step, or of a part of it; the names must always be the same ones."""
         if self._active:
             self._figures.append({name: value.detach() for name, value in figures.items()})
+
+    def waiting(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """The batches, while the time is taken that each is waited for."""
+        iterator, end = iter(batches), object()
+        while True:
+            started = time.monotonic()
+            item = next(iterator, end)
+            self._waited += time.monotonic() - started
+            if item is end:
+                return
+            yield item  # type: ignore[misc]
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -32,15 +47,16 @@ class Recent:
         yield
         self._since += time.monotonic() - started
 
-    def summary(self, step: int, also: Mapping[str, float] | None = None) -> tuple[dict[str, float], float]:
-        """The mean of each figure over steps and ranks, and steps per second; the next summary begins after `step`.
+    def summary(self, step: int, also: Mapping[str, float] | None = None) -> tuple[dict[str, float], float, float]:
+        """The mean of each figure over steps and ranks, steps per second, and the percentage of time without a batch.
 
+        The last is that of this rank. The next summary begins after `step`.
         The numbers of `also` are of one step: their means are over the ranks. All ranks ask together.
         """
         names, also = list(self._figures[0]), also or {}
         own = torch.stack([torch.stack([figures[name] for figures in self._figures]).mean() for name in names])
         means = distributed.mean(torch.cat([own, own.new_tensor(list(also.values()))])).tolist()
         now = time.monotonic()
-        speed = (step - self._step) / (now - self._since)
-        self._figures, self._step, self._since = [], step, now
-        return dict(zip((*names, *also), means, strict=True)), speed
+        speed, waiting = (step - self._step) / (now - self._since), 100 * self._waited / (now - self._since)
+        self._figures, self._step, self._since, self._waited = [], step, now, 0.0
+        return dict(zip((*names, *also), means, strict=True)), speed, round(waiting, 1)

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from moco.data.config import Excluded
-from moco.runtime.fields import Count, Device, JsonOutput, Minutes, Precision, Repetitions, Threads
+from moco.runtime.fields import Count, Device, JsonOutput, Minutes, Precision, Range, Repetitions, Threads
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,8 @@ class StudyConfig:
     """Re-run a table or figure of the papers, or a study of your own, with everything else held equal."""
 
     name: tyro.conf.Positional[str]
-    """mechanisms, momentum, shuffling-bn, temperature, v2, simclr, cost, supervised, hard-negatives; or a .toml or
-    .json file with a study of your own (docs/studies.md)."""
+    """mechanisms, momentum, shuffling-bn, temperature, v2, simclr, cost, supervised, hard-negatives; sweep, with --flag
+    and --values; or a .toml or .json file with a study of your own (docs/studies.md)."""
     data: str
     """Images with labels, as for pretrain: the arms are compared by kNN accuracy."""
     out: Path
@@ -28,6 +29,19 @@ class StudyConfig:
     images that is."""
     seeds: Repetitions = 3
     """Repetitions of each arm, with seeds 0, 1, ..."""
+    resolve: Annotated[float, Range(above=0, most=100)] | None = None
+    """Choose the number of seeds so that a difference of this many points between two arms is found with probability
+    0.8, instead of --seeds."""
+    skip_settled: bool = False
+    """Train no further seeds of an arm once every claim about it is settled. Intervals are then wider, so that all
+    looks together are wrong in 5% (docs/studies.md)."""
+    flag: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """sweep: a flag of moco pretrain to vary; may be repeated, each time with --values behind it."""
+    values: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """sweep: the values of the --flag before it."""
+    halving: bool = False
+    """sweep: train all arms on a part of the images first, and only the better half goes on with twice as many, down to
+    two arms."""
     recipe: str = "quick"
     """Recipe that the arms depart from, unless the study names another."""
     plan: bool = False

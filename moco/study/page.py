@@ -8,7 +8,8 @@ from moco.report.charts import Axes, Curve, Level, chart
 from moco.report.markup import NOTHING, element, escape, escape_whole, number, show, table
 from moco.report.page import page_of_parts
 from moco.study.definition import Outcome, Study
-from moco.study.statistics import Agreement, Judged, Row
+from moco.study.rows import Row
+from moco.study.statistics import Agreement, Judged
 from moco.study.verdict import describe_difference
 
 RECALLED = "\u2020"
@@ -142,6 +143,7 @@ def _claims(judged: Sequence[Judged]) -> str:
             escape_whole(one.claim.text),
             escape(f"{one.claim.better} minus {one.claim.worse}"),
             escape(describe_difference(one)),
+            escape(f"± {show(one.unpaired)}" if math.isfinite(one.unpaired) else NOTHING),
             one.verdict,
         ]
         for one in judged
@@ -149,10 +151,13 @@ def _claims(judged: Sequence[Judged]) -> str:
     if not cells:
         return ""
     note = (
-        "The interval is 95% by Student's t on the deviation over seeds, pooled over the arms. What is better "
-        "has the sign +. Of several claims some may hold or fail by chance."
+        "The interval is by Student's t on paired seeds: what arm and seed together leave unexplained, pooled over the "
+        "arms; unpaired is the interval that the deviations over seeds give. A positive difference favours the first "
+        "arm. Of several claims some may hold or fail by chance."
     )
-    return table(["claim", "compared", "difference", "here"], cells, label="Claims") + element("p", note, class_="note")
+    return table(["claim", "compared", "difference", "unpaired", "here"], cells, label="Claims") + element(
+        "p", note, class_="note"
+    )
 
 
 def _over_time(study: Study, rows: Sequence[Row], results: Sequence[Mapping[str, Any]]) -> str:

@@ -41,7 +41,7 @@ class Cell:
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return f"{self.arm.name}-s{self.seed}"
+        return self.run.name
 
     @property
     def line(self) -> str:
@@ -49,14 +49,20 @@ class Cell:
         return " && ".join(shlex.join(("moco", *command)) for command in self.commands)
 
 
-def build_training(study: Study, arm: Arm, config: StudyConfig, images: int, seed: int = 0) -> PretrainConfig:
-    """The config of a cell that trains on so many images, those seen several times counted each time."""
+def build_training(
+    study: Study, arm: Arm, config: StudyConfig, images: int, seed: int = 0, part: str = ""
+) -> PretrainConfig:
+    """The config of a cell that trains on so many images, those seen several times counted each time.
+
+    `part` is in the name of a cell that has fewer images than the study's others.
+    """
     values = {**RECIPES[recipe_of(study, config)].values, **arm_values(study, arm, recipe_of(study, config))}
     batch = values.get("batch_size", PretrainConfig.batch_size)
     steps = study.steps or max(1, round(images / batch))
     every = max(1, steps // LOOKS) if "knn_top1" in study.over_time else 0
+    folder = config.out / "cells" / f"{arm.name}{part}-s{seed}"
     own: dict[str, Any] = {
-        "data": config.data, "out": config.out / "cells" / f"{arm.name}-s{seed}", "seed": seed, "max_steps": steps,
+        "data": config.data, "out": folder, "seed": seed, "max_steps": steps,
         "log_every": 1 if study.steps else max(1, steps // LINES), "knn_every": every, "precision": config.precision,
         "device": config.device, "threads": config.threads, "knn_k": values.get("knn_k") or PAPERS_K,
         "exclude": config.exclude,
@@ -72,11 +78,11 @@ def recipe_of(study: Study, config: StudyConfig) -> str:
     return name
 
 
-def cells(study: Study, config: StudyConfig, images: int, arms: Sequence[Arm]) -> Iterator[Cell]:
+def cells(study: Study, config: StudyConfig, images: int, arms: Sequence[Arm], part: str = "") -> Iterator[Cell]:
     """Every arm with every seed; the seeds outermost, so that a study that is cut short has whole repetitions."""
     for seed in range(config.seeds):
         for arm in arms:
-            trained = build_training(study, arm, config, images, seed)
+            trained = build_training(study, arm, config, images, seed, part)
             machine = _common_flags(config)
             commands = [("pretrain", recipe_of(study, config), *_flags(study, arm, config, trained), *machine)]
             for name, (command, *flags) in study.evaluate.items():
@@ -146,7 +152,7 @@ def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
         return {}
     try:
         plan = read_object(config.out / "plan.json")
-        asked = {"exclude": [], **plan["asked"]}
+        asked = {"exclude": [], "halving": False, **plan["asked"]}
         theirs = asked, plan["study"], plan["images"], plan["survey"]["images"], dict(plan["cost"])
         plan["survey"]["rates"], plan["extrapolation"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -165,5 +171,5 @@ def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
 
 def collect_fixed_flags(config: StudyConfig) -> dict[str, Any]:
     """The flags that a study that goes on must have in common with its beginning; more seeds may be asked for."""
-    names = ("data", "images", "minutes", "recipe", "precision")
+    names = ("data", "images", "minutes", "recipe", "precision", "halving")
     return {**{name: getattr(config, name) for name in names}, "exclude": list(config.exclude)}

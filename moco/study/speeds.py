@@ -19,8 +19,8 @@ from moco.pretraining.prepare import build_encoder, resolve_config
 from moco.pretraining.timing import time_training
 from moco.runtime.fields import require
 from moco.study.config import StudyConfig
-from moco.study.definition import find_study
 from moco.study.plan import build_training, select_arms
+from moco.study.sweep import settle_study
 
 SECONDS = 1.0
 """How long each kind of training is timed."""
@@ -37,10 +37,11 @@ ENDLESS = 1_000_000
 
 def measure_speeds(config: StudyConfig, folder: Path, case: str) -> dict[str, Any]:
     """Images in all splits, seconds to read them, and images per second: of each arm's training, and encoded."""
-    study, started = find_study(config.name), time.monotonic()
+    study, started = settle_study(config), time.monotonic()
     splits = load(config.data, config.exclude)
+    bank, queries = final_split(splits)
     if study.evaluate:
-        require_labels(*final_split(splits))  # an evaluation would find that out after the first training
+        require_labels(bank, queries)  # an evaluation would find that out after the first training
     count, whole = len(splits["train"]), sum(len(images) for images in splits.values())
     kept, _ = select_arms(study, config, count)
     images = hold(
@@ -59,7 +60,10 @@ def measure_speeds(config: StudyConfig, folder: Path, case: str) -> dict[str, An
             known[kind] = _rate(trained, images)
         rates[arm.name] = known[kind]
     encoded = _encoded_per_second(build_training(study, kept[0], config, count), images) if kept else 1.0
-    return {"images": count, "all_images": whole, "loading": round(loading, 2), "rates": rates, "encoded": encoded}
+    return {
+        "images": count, "all_images": whole, "tested": len(queries), "loading": round(loading, 2), "rates": rates,
+        "encoded": encoded,
+    }  # fmt: skip
 
 
 def _rate(trained: PretrainConfig, images: Images) -> float:

@@ -1,60 +1,25 @@
 """What cells measured -> means, spreads, agreement with the paper's order, and which claims hold."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from moco.study.definition import Arm, Claim, Outcome, Study, row_name
+from moco.study.definition import Claim, Study
+from moco.study.pairs import fit_effects
+from moco.study.rows import Row
 
 DRAWS = 2000
 """Draws of the figures from their uncertainty, for the interval of tau."""
 SURE = 0.95
+UNDECIDED = "is undecided"
 NOT_WORSE_BY = 1.0
 """Points that an arm which is "not worse" may be worse by."""
 TEST_IMAGES = 1000
 """Assumed where a single seed's error must be guessed and the number of test images is not known."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One arm's figure: what was measured over the seeds, and the paper's number."""
-
-    name: str
-    arm: Arm
-    outcome: Outcome
-    values: tuple[float, ...]
-    """The figure of each seed that was trained to the end."""
-    diverged: int = 0
-
-    @property
-    def mean(self) -> float | None:
-        """None where no seed came to the end."""
-        return float(np.mean(self.values)) if self.values else None
-
-    @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation over the seeds; None of fewer than two."""
-        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
-
-    @property
-    def paper(self) -> float | None:
-        """The paper's number for it."""
-        return self.outcome.paper if self.outcome.paper is not None else self.arm.paper
-
-    @property
-    def series(self) -> str:
-        """The curve that it belongs to."""
-        return self.outcome.series or self.arm.series
-
-    @property
-    def x(self) -> float | str:
-        """Its place on the x axis."""
-        own = self.outcome.x if self.outcome.x is not None else self.arm.x
-        return self.arm.name if own is None else own
 
 
 @dataclass(frozen=True)
@@ -77,22 +42,11 @@ class Judged:
     claim: Claim
     difference: float
     error: float
-    """Half of the 95% interval of the difference."""
+    """Half of the interval of the difference."""
     verdict: str
     """holds, does not hold, is undecided."""
-
-
-def rows(study: Study, arms: Sequence[Arm], results: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """A row for each arm and outcome, in the study's order."""
-    made = []
-    for outcome in study.outcomes:
-        for arm in arms:
-            own = [result for result in results if result["arm"] == arm.name]
-            values = [result["figures"].get(outcome.name) for result in own]
-            diverged = sum(result["state"] == "diverged" for result in own)
-            there = tuple(float(value) for value in values if value is not None)
-            made.append(Row(row_name(study, arm, outcome), arm, outcome, there, diverged))
-    return made
+    unpaired: float = math.inf
+    """Half of the interval that the deviations of the arms give, without pairing their seeds."""
 
 
 def standard_errors(some: Sequence[Row]) -> dict[str, float]:
@@ -115,11 +69,16 @@ def standard_errors(some: Sequence[Row]) -> dict[str, float]:
 
 def _pooled(row: Row, some: Sequence[Row]) -> tuple[float, int]:
     """The deviation over seeds, pooled over all rows of the same kind of figure, and its degrees of freedom."""
-    kind = row.outcome.key.split(".")[-1]
-    fellows = [other for other in some if other.outcome.key.split(".")[-1] == kind and other.values]
+    fellows = _fellows(row, some)
     freedom = sum(len(other.values) - 1 for other in fellows)
     squares = sum((len(other.values) - 1) * (other.deviation or 0.0) ** 2 for other in fellows)
     return (math.sqrt(squares / freedom) if freedom else 0.0), freedom
+
+
+def _fellows(row: Row, some: Sequence[Row]) -> list[Row]:
+    """The rows of the same kind of figure that have values."""
+    kind = row.outcome.key.split(".")[-1]
+    return [other for other in some if other.outcome.key.split(".")[-1] == kind and other.values]
 
 
 def agreement(some: Sequence[Row], seed: int = 0) -> Agreement | None:
@@ -148,8 +107,13 @@ def _tau(here: Any, paper: Any) -> tuple[float, float]:
     return (0.0, 1.0) if math.isnan(tau) else (tau, p)
 
 
-def judge_claims(study: Study, some: Sequence[Row]) -> list[Judged]:
-    """Each claim against the difference of the two means, with its 95% interval by Student's t on pooled deviations."""
+def judge_claims(study: Study, some: Sequence[Row], sure: float = SURE) -> list[Judged]:
+    """Each claim against the difference of its two rows, with the interval of this confidence.
+
+    The interval is Student's t on what seeds and arms together leave unexplained (`fit_effects`): arms with one seed
+    have their initial weights and the draws of their views in common. With a single seed nothing can be paired, and
+    the interval is that of the two figures.
+    """
     by_name, errors = {row.name: row for row in some}, standard_errors(some)
     found = []
     for claim in study.claims:
@@ -160,14 +124,56 @@ def judge_claims(study: Study, some: Sequence[Row]) -> list[Judged]:
             if worse.diverged:
                 found.append(Judged(claim, math.inf, 0.0, "holds"))
             continue
-        difference = (better.mean - worse.mean) * (-1 if better.outcome.lower_is_better else 1)
+        difference = better.mean - worse.mean
         _, freedom = _pooled(better, some)
-        reach = float(stats.t.ppf((1 + SURE) / 2, freedom)) if freedom else float(stats.norm.ppf((1 + SURE) / 2))
-        error = reach * math.hypot(errors[better.name], errors[worse.name])
-        if claim.not_worse:
-            sure, against = difference - error > -NOT_WORSE_BY, difference + error < 0
-        else:
-            sure, against = difference > error, difference < -error
-        verdict = "holds" if sure else "does not hold" if against else "is undecided"
-        found.append(Judged(claim, difference, error, verdict))
+        error = unpaired = _reach(sure, freedom) * math.hypot(errors[better.name], errors[worse.name])
+        fit = fit_effects(_fellows(better, some))
+        paired = fit.difference(better.name, worse.name) if fit.freedom and worse.name in fit.names else None
+        if paired is not None:
+            difference, error = paired[0], _reach(sure, fit.freedom) * paired[1]
+        difference *= -1 if better.outcome.lower_is_better else 1
+        found.append(Judged(claim, difference, error, _decide(claim, difference, error), unpaired))
     return found
+
+
+def _reach(sure: float, freedom: int) -> float:
+    """How many standard errors an interval of this confidence reaches to either side."""
+    return float(stats.t.ppf((1 + sure) / 2, freedom) if freedom else stats.norm.ppf((1 + sure) / 2))
+
+
+def _decide(claim: Claim, difference: float, error: float) -> str:
+    if claim.not_worse:
+        holds, against = difference - error > -NOT_WORSE_BY, difference + error < 0
+    else:
+        holds, against = difference > error, difference < -error
+    return "holds" if holds else "does not hold" if against else UNDECIDED
+
+
+# --- claims that are settled before the last seed -------------------------------------------------------------------
+
+
+def looks_level(seeds: int) -> float:
+    """The confidence of each look at a study of so many seeds, so that all looks together are wrong in 5%.
+
+    A study that leaves out settled arms looks after 2, 3, ... seeds: 1 - 0.05 / (seeds - 1) each (Bonferroni).
+    """
+    return 1 - (1 - SURE) / max(1, seeds - 1)
+
+
+def arms_to_go_on(study: Study, some: Sequence[Row], seeds: int) -> set[str]:
+    """The arms whose next seed can still matter: those in a claim that is undecided at the level of one look.
+
+    An arm in no claim goes on: the order of the arms, and the chart, need it.
+    """
+    settled = {
+        (one.claim.better, one.claim.worse)
+        for one in judge_claims(study, some, looks_level(seeds))
+        if one.verdict != UNDECIDED
+    }
+    owner = {row.name: row.arm.name for row in some}
+    concerned, open_arms = set(), set()
+    for claim in study.claims:
+        pair = {owner.get(name, name) for name in (claim.better, claim.worse)}
+        concerned |= pair
+        open_arms |= set() if (claim.better, claim.worse) in settled else pair
+    return {row.arm.name for row in some if row.arm.name in open_arms or row.arm.name not in concerned}

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from moco.report.markup import show
 from moco.study.definition import Study
-from moco.study.statistics import Agreement, Judged, Row, standard_errors
+from moco.study.rows import Row
+from moco.study.statistics import Agreement, Judged, standard_errors
 
 Z_95 = 1.96
 MAIN = 0.5

@@ -43,10 +43,11 @@ class Evaluator:
 
     def log(self, step: int, recent: Recent, last: Mapping[str, float]) -> None:
         """Log means over the steps up to `step` since the last line, and figures of the `last` step."""
-        losses, speed = recent.summary(step)
+        losses, speed, waiting = recent.summary(step)
         epoch = round(self.batches.passes.epoch(step * self.config.batch_size), 4)
         figures = {"epoch": epoch, "loss": sum(losses.values()), **losses, **last}
-        self.run.log.metrics(step, {**figures, "images_per_second": round(speed * self.config.batch_size, 2)})
+        measured = {"images_per_second": round(speed * self.config.batch_size, 2), "waiting_for_data": waiting}
+        self.run.log.metrics(step, {**figures, **measured})
         self.run.result.update(loss=figures["loss"])
 
     def evaluate(self, step: int) -> None:

@@ -60,7 +60,8 @@ def _train(
     steps, device, rank, optimizer = config.max_steps, config.device, distributed.rank(), run.optimizer
     scaler = run.scaler
     recent, wrapped = Recent(start, active=config.log_every > 0), distributed.wrap(model.train())
-    for step, batch in enumerate(request.between(batches.run(start, steps, config.workers or 0)), start):
+    loading = request.between(batches.run(start, steps, config.workers or 0))
+    for step, batch in enumerate(recent.waiting(loading), start):
         images, targets = move_batch(batch, device)
         for group in optimizer.param_groups:
             group["lr"] = schedule(step)

@@ -208,3 +208,38 @@ def test_a_real_one(tmp_path: Path) -> None:
     result = run(StudyConfig(str(path), "digits", tmp_path / "S", images=1280, seeds=1, threads=1))
     assert result["exit_code"] == 0
     assert all(10 < row["mean"] <= 100 for row in result["rows"])
+
+
+def test_settled_arms_get_no_further_seeds(tmp_path: Path, machine: Machine) -> None:
+    """From the third seed on; an arm in no claim goes on; the page and the verdict say it, and nothing is missing."""
+    result = run(study(tmp_path, seeds=4, skip_settled=True))
+    assert [call for call in machine.calls if call.endswith(("s2", "s3"))] == [
+        f"{what} middle-s{seed}" for seed in (2, 3) for what in ("pretrain", "knn")
+    ]
+    assert result["failed"] == []
+    assert "low is left out from seed 2 on: every claim about it was settled." in result["notes"]
+    assert result["claims"][0]["verdict"] == "holds"
+    machine.calls = []
+    assert run(study(tmp_path, seeds=4, skip_settled=True))["failed"] == []
+    assert machine.calls == []
+
+
+def test_successive_halving(tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All arms on half of the images, then the better two on all; it goes on where it stopped."""
+    names = [f"lr={value}" for value in (0.01, 0.1, 1)]
+    monkeypatch.setattr(module, "run_alone", lambda *asked: {**SURVEY, "rates": dict.fromkeys(names, 100.0)})
+    monkeypatch.setitem(globals(), "TOP1", {name + part: 20.0 + place for part in ("", "-r0")
+                                            for place, name in enumerate(names)})  # fmt: skip
+    config = StudyConfig("sweep", "digits", tmp_path / "S", images=2560, seeds=1, halving=True,
+                         flag=("lr",), values=(("0.01", "0.1", "1"),))  # fmt: skip
+    machine.codes = {"lr=1-s0": 75}
+    assert run(config)["exit_code"] == 75
+    machine.codes = {}
+    result = run(config)
+    assert [call.split()[1] for call in machine.calls if call.startswith("knn")] == [
+        *(f"{name}-r0-s0" for name in names), "lr=0.1-s0", "lr=1-s0",
+    ]  # fmt: skip
+    assert [row["arm"] for row in result["rows"]] == names[1:]
+    note = "After 1280 images lr=0.01 (20.00) dropped out; lr=0.1 (21.00), lr=1 (22.00) went on."
+    assert note in result["notes"]
+    assert note in (tmp_path / "S" / "study.html").read_text(encoding="utf-8")

@@ -54,7 +54,8 @@ def lines(run: Path, holding: str = "loss") -> list[dict[str, Any]]:
     """The figures that a run logged, its losses alone or all of them."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     own = [one for one in found if holding in one and "event" not in one]
-    return [{k: v for k, v in one.items() if k not in ("time", "images_per_second")} for one in own]
+    measured = ("time", "images_per_second", "waiting_for_data")
+    return [{k: v for k, v in one.items() if k not in measured} for one in own]
 
 
 def interrupted(own: TransferConfig, last: int) -> TransferConfig:

@@ -164,27 +164,42 @@ def test_status(tmp_path: Path) -> None:
 
 
 def test_health(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line of metrics with the words, what was found and its figures; printed, and kept in every later status."""
+    """A line of metrics with the words, what was found and its figures, kept in every later status.
+
+    A person reads the words once, until something else is found.
+    """
     with RunLog(tmp_path, 10) as log:
         log.health(4, "Too few.", {"filling": "undecided"}, {"filled": 25.0})
         log.status("running", step=4)
         assert read_status(tmp_path) == {"state": "running", "pid": os.getpid(), "health": "Too few.", "step": 4}
+        log.health(6, "Too few yet.", {"filling": "undecided"}, {"filled": 75.0})
         log.health(8, "healthy", {}, {"filled": 100.0, "effective_rank": float("nan")})
         log.status("done", step=8)
     assert without_time(tmp_path) == [
         {"step": 4, "health": "Too few.", "findings": ["filling"], "conditions": ["undecided"], "filled": 25.0},
+        {"step": 6, "health": "Too few yet.", "findings": ["filling"], "conditions": ["undecided"], "filled": 75.0},
         {"step": 8, "health": "healthy", "findings": [], "conditions": [], "filled": 100.0, "effective_rank": None},
     ]
-    assert capsys.readouterr().out == "step 4/10  health: Too few.\nstep 8/10  health: healthy\n"
+    said = "step 4/10  health: Too few.\nstep 8/10  health: healthy\n"
+    assert capsys.readouterr().out == said
     assert read_status(tmp_path)["health"] == "healthy"
     with RunLog(tmp_path, 10) as log:
         log.resume(8, seconds=1.0)
-    assert [line["step"] for line in lines(tmp_path)] == [4, 8]  # what was said of step 8 will be said again
+    assert [line["step"] for line in lines(tmp_path)] == [4, 6, 8]  # what was said of step 8 will be said again
     assert lines(tmp_path)[-1]["event"] == "resume"
 
 
+def test_a_log_that_is_removed_begins_anew(tmp_path: Path) -> None:
+    """What is logged later has a file that can be read."""
+    with RunLog(tmp_path, 3) as log:
+        log.event("first")
+        (tmp_path / "metrics.jsonl").unlink()
+        log.event("second")
+    assert without_time(tmp_path) == [{"event": "second"}]
+
+
 def test_plain_lines_where_nobody_watches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a terminal every figure is a line of text without colours, on stdout."""
+    """Without a terminal a line of text for each step that is logged, without colours, on stdout."""
     with RunLog(tmp_path, 10) as log:
         log.say("[bold]8 images[/bold], /a/path/that/is/much/longer/than/eighty/characters" + "/and/goes/on" * 5)
         log.metrics(1, LOSS)
@@ -193,10 +208,24 @@ def test_plain_lines_where_nobody_watches(tmp_path: Path, capsys: pytest.Capture
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "[bold]8 images[/bold], /a/path/that/is/much/longer/than/eighty/characters" + "/and/goes/on" * 5,
-        "step 1/10  loss 2.5  images_per_second 100",
-        "step 1/10  knn_top1 12.35",
+        "step 1/10  loss 2.500  100 images/s",
+        "step 1/10  kNN accuracy 12.3%",
     ]
     assert err == ""
+
+
+def test_the_time_left_is_that_of_the_steps_so_far(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of this part of the run, evaluations included; nothing is said before there are two steps."""
+    log = RunLog(tmp_path, 10)
+    with log:
+        log.metrics(4, LOSS)
+        log.progress(4)
+        assert log._moved is not None
+        log._moved = 4, log._moved[1] - 30.0
+        log.metrics(6, LOSS)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "left" not in first
+    assert second.endswith("0:01:00 left")
 
 
 def test_stdout_is_left_to_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,7 +234,7 @@ def test_stdout_is_left_to_json(tmp_path: Path, capsys: pytest.CaptureFixture[st
         log.metrics(1, LOSS)
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "step 1/10  loss 2.5  images_per_second 100\n"
+    assert err == "step 1/10  loss 2.500  100 images/s\n"
 
 
 def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
@@ -219,7 +248,7 @@ def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
         log.metrics(4, {"knn_top1": 12.3456})
     assert "4/10" in screen.getvalue()
     assert "loss 2.500  100 images/s" in screen.getvalue()
-    assert "step 4/10  knn_top1 12.35" in screen.getvalue()
+    assert "step 4/10  kNN accuracy 12.3%" in screen.getvalue()
     assert "step 4/10  loss" not in screen.getvalue()
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from moco.study import statistics
 from moco.study.definition import Arm, Claim, Outcome, Study
-from moco.study.statistics import Row, agreement, judge_claims, standard_errors
+from moco.study.rows import Row
+from moco.study.statistics import agreement, arms_to_go_on, judge_claims, looks_level, standard_errors
 
 
 @pytest.fixture(autouse=True)
@@ -77,13 +78,45 @@ def test_errors_are_pooled() -> None:
 
 
 def test_claims() -> None:
-    """Against the two-sample t interval: two arms of three seeds have four degrees of freedom, whose t is 2.776."""
-    some = [row("a", [50.0, 51.0, 52.0]), row("b", [40.0, 41.0, 42.0]), row("c", [50.0, 50.5, 53.0])]
+    """Against the t intervals by hand: paired with two degrees of freedom, unpaired with four, whose t is 2.776."""
+    some = [row("a", [50.0, 51.0, 52.5]), row("b", [40.0, 41.0, 42.0]), row("c", [50.0, 50.5, 53.0])]
     study = Study("s", "s", tuple(r.arm for r in some), claims=(
         Claim("x", "a", "b"), Claim("x", "b", "a"), Claim("x", "a", "c"), Claim("x", "b", "a", not_worse=True),
     ))  # fmt: skip
     found = judge_claims(study, some)
     assert [one.verdict for one in found] == ["holds", "does not hold", "is undecided", "does not hold"]
     pair = judge_claims(study, some[:2])[0]
-    assert pair.difference == pytest.approx(10)
-    assert pair.error == pytest.approx(2.776445 * math.sqrt(2 / 3))
+    differences = [10.0, 10.0, 10.5]
+    assert pair.difference == pytest.approx(np.mean(differences))
+    assert pair.error == pytest.approx(4.302653 * np.std(differences, ddof=1) / math.sqrt(3))
+    assert pair.unpaired == pytest.approx(2.776445 * math.sqrt((np.var([50, 51, 52.5], ddof=1) + 1) / 3))
+
+
+def test_arms_are_left_out_only_where_every_claim_is_settled() -> None:
+    """An arm in an undecided claim goes on, and one in no claim."""
+    some = [row("a", [50.0, 51.1]), row("b", [40.0, 41.0]), row("c", [50.1, 50.9]), row("d", [30.0, 31.1])]
+    arms = tuple(r.arm for r in some)
+    settled = Study("s", "s", arms, claims=(Claim("x", "a", "b"),))
+    assert arms_to_go_on(settled, some, seeds=3) == {"c", "d"}
+    open_too = Study("s", "s", arms, claims=(Claim("x", "a", "b"), Claim("x", "a", "c")))
+    assert arms_to_go_on(open_too, some, seeds=3) == {"a", "c", "d"}
+
+
+@pytest.mark.parametrize("gap", [0.0, 3.0])
+def test_looking_after_each_seed_errs_in_five_of_a_hundred(gap: float) -> None:
+    """Without a difference few studies settle; with a large one most do, early, and on the right side."""
+    rng, wrong, early, studies, seeds = np.random.default_rng(1), 0, 0, 400, 5
+    study = Study("s", "s", (Arm("a"), Arm("b"), Arm("c")), claims=(Claim("x", "a", "b"),))
+    for _ in range(studies):
+        common = rng.normal(0, 2, seeds)
+        figures = {name: 50 + common + rng.normal(0, 0.5, seeds) for name in "abc"}
+        figures["a"] += gap
+        for seen in range(2, seeds + 1):
+            some = [row(name, values[:seen].tolist()) for name, values in figures.items()]
+            if arms_to_go_on(study, some, seeds) == {"c"}:
+                side = judge_claims(study, some, looks_level(seeds))[0].verdict
+                wrong += side == "does not hold" or gap == 0
+                early += seen < seeds
+                break
+    assert wrong / studies < 0.05 + 2 * math.sqrt(0.05 * 0.95 / studies)
+    assert (early > 0.9 * studies) == (gap > 0)

@@ -3,7 +3,8 @@
 import pytest
 
 from moco.study.definition import Arm, Claim, Study
-from moco.study.statistics import agreement, judge_claims, rows
+from moco.study.rows import list_rows
+from moco.study.statistics import agreement, judge_claims
 from moco.study.verdict import write_verdict
 from tests.study.test_statistics import KNN, row
 
@@ -14,15 +15,17 @@ def test_the_paragraph_follows_the_numbers() -> None:
     study = Study("s", "Three arms", arms, claims=(Claim("More is better.", "c", "a"),))
     figures = {"a": (10.0, 11.0), "b": (20.0, 21.0), "c": (30.0, 31.0)}
     results = [
-        {"arm": name, "state": "done", "figures": {KNN.name: value}} for name, own in figures.items() for value in own
+        {"arm": name, "seed": seed, "state": "done", "figures": {KNN.name: value}}
+        for name, own in figures.items()
+        for seed, value in enumerate(own)
     ]
-    some = rows(study, arms, results)
+    some = list_rows(study, arms, results)
     text = write_verdict(study, some, agreement(some), judge_claims(study, some), 15.0)
     assert "over 2 seeds c did best, 30.50 ± 0.71, clearly before b" in text
     assert "Not above random weights (15.00%): a." in text
     assert "is the paper's in the main (Kendall's tau 1.00" in text
     assert "More is better. Here that holds (c minus a: +20.00" in text
-    assert "nothing to say" in write_verdict(study, rows(study, arms, []), None, [], None)
+    assert "nothing to say" in write_verdict(study, list_rows(study, arms, []), None, [], None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,40 @@
+"""What `moco pretrain` says at its end: what was reached, against what, where the encoder is, and what to do next."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from moco.pretraining.explanation import describe_next
+from moco.pretraining.health import CAUSES, TO_BEAT, accuracy_gain
+
+
+def describe_reached(result: Mapping[str, Any], run: Path, data: str, *, labelled: bool) -> list[str]:
+    """Describe the result of a run that is finished, a line each."""
+    lines = [f"done: {result['step']} steps in {timedelta(seconds=round(result['seconds']))}"]
+    if "kept" in result:
+        figures = result["kept"]
+        lines.append(f"  accuracy of the encoder that is kept: {figures['top1']:.1f}% of {figures['images']} images")
+        lines.append(_against("the first look", figures["top1"], figures["first_top1"], figures["images"]))
+    elif "knn_top1" in result:
+        lines += _describe_accuracy(result)
+    elif "loss" in result and "chance_loss" in result:
+        lines.append(f"  loss {result['loss']:.2f}, where guessing gives {result['chance_loss']:.2f}")
+    if result.get("findings"):
+        lines.append(f"  but {' and '.join(CAUSES[name] for name in result['findings'])} (see health above)")
+    return [*lines, *describe_next(run, data, labelled=labelled, speaker="")]
+
+
+def _describe_accuracy(result: Mapping[str, Any]) -> list[str]:
+    """Describe the monitor's last accuracy beside its first one and raw pixels."""
+    top1, images = result["knn_top1"], int(result["knn_queries"])
+    trained_on = ", which it was trained on" if result.get("knn_trained_on") else ""
+    lines = [f"  kNN accuracy: {top1:.1f}% of {images} images{trained_on}"]
+    others = {"before training": result.get("before", {}).get("knn_top1"), TO_BEAT["pixels"]: result.get("knn_pixels")}
+    return lines + [_against(name, top1, other, images) for name, other in others.items() if other is not None]
+
+
+def _against(name: str, top1: float, other: float, images: int) -> str:
+    difference, low, high = accuracy_gain(top1, other, images)
+    word = "better" if low > 0 else "worse" if high < 0 else "not clearly different"
+    return f"    {name}: {other:.1f}% ({difference:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}: {word})"

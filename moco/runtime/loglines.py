@@ -1,0 +1,61 @@
+"""The lines that a person reads while a run goes on, of at most 120 characters; `metrics.jsonl` has every figure."""
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+
+LONGEST = 120
+"""Characters of a line."""
+LOOK = {"knn_top1": "kNN accuracy", "knn_pixels": "raw pixels", "judged_top1": "judged accuracy"}
+"""Percentages of a monitor, and their names; of its further figures a line has no room."""
+
+
+def describe_step(step: int, steps: int, values: Mapping[str, float], left: float | None) -> str:
+    """Describe the training up to `step`; `left` are the seconds that the rest will take, None where it is unknown."""
+    return _join([f"step {step}/{steps}", *_describe_training(values, left)])
+
+
+def describe_bar(values: Mapping[str, float]) -> str:
+    """Describe the training beside a progress bar, which says the step and the time by itself."""
+    return "  ".join(_describe_training(values, None))
+
+
+def describe_look(step: int, steps: int, values: Mapping[str, float]) -> str:
+    """Describe what an evaluation in the middle of a run found."""
+    named = [f"{name} {_percent(values[key])}" for key, name in LOOK.items() if key in values]
+    others = [f"{name} {_rounded(value)}" for name, value in values.items()]
+    return _join([f"step {step}/{steps}", *(named or others)])
+
+
+def _describe_training(values: Mapping[str, float], left: float | None) -> Iterable[str]:
+    if "epoch" in values:
+        yield f"epoch {values['epoch']:.2f}"
+    chance = f" (chance {values['chance_loss']:.2f})" if "chance_loss" in values else ""
+    yield f"loss {values['loss']:.3f}{chance}"
+    if "contrast_accuracy" in values:
+        yield f"accuracy {_percent(values['contrast_accuracy'])}"
+    if "images_per_second" in values:
+        yield f"{_rounded(values['images_per_second'])} images/s"
+    if left is not None and math.isfinite(left):
+        yield f"{timedelta(seconds=round(left))} left"
+    if "waiting_for_data" in values:
+        yield f"data wait {values['waiting_for_data']:.0f}%"
+
+
+def _join(parts: Iterable[str]) -> str:
+    """Join parts, of which the last are left out where the line would become too long."""
+    line = ""
+    for part in parts:
+        longer = f"{line}  {part}" if line else part
+        if len(longer) > LONGEST:
+            return line or part[:LONGEST]
+        line = longer
+    return line
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1f}%"
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 100 else f"{value:.0f}"

@@ -1,0 +1,67 @@
+"""The table of a study: a row for each arm and figure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moco.study.definition import Arm, Outcome, Study, row_name
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm's figure: what was measured over the seeds, and the paper's number."""
+
+    name: str
+    arm: Arm
+    outcome: Outcome
+    values: tuple[float, ...]
+    """The figure of each seed that was trained to the end."""
+    diverged: int = 0
+    of_seeds: tuple[int, ...] = ()
+    """Their seeds; by default 0, 1, ..."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each value."""
+        return self.of_seeds or tuple(range(len(self.values)))
+
+    @property
+    def mean(self) -> float | None:
+        """None where no seed came to the end."""
+        return float(np.mean(self.values)) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation over the seeds; None of fewer than two."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+
+    @property
+    def paper(self) -> float | None:
+        """The paper's number for it."""
+        return self.outcome.paper if self.outcome.paper is not None else self.arm.paper
+
+    @property
+    def series(self) -> str:
+        """The curve that it belongs to."""
+        return self.outcome.series or self.arm.series
+
+    @property
+    def x(self) -> float | str:
+        """Its place on the x axis."""
+        own = self.outcome.x if self.outcome.x is not None else self.arm.x
+        return self.arm.name if own is None else own
+
+
+def list_rows(study: Study, arms: Sequence[Arm], results: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """A row for each arm and outcome, in the study's order."""
+    made = []
+    for outcome in study.outcomes:
+        for arm in arms:
+            own = [result for result in results if result["arm"] == arm.name]
+            figures = {result["seed"]: result["figures"].get(outcome.name) for result in own}
+            known = {seed: float(value) for seed, value in figures.items() if value is not None}
+            diverged = sum(result["state"] == "diverged" for result in own)
+            made.append(Row(row_name(study, arm, outcome), arm, outcome, tuple(known.values()), diverged, tuple(known)))
+    return made
