@@ -22,7 +22,7 @@ import tyro
 from moco.bench.config import BenchConfig
 from moco.curation.config import DuplicatesConfig, GroupsConfig, OutliersConfig, SearchConfig, SelectConfig
 from moco.data.config import CheckConfig, PackConfig
-from moco.errors import BadInputError, DivergedError, StalledError, StoppedError, VoidError, one_line
+from moco.errors import BadInputError, DivergedError, NoMemoryError, StalledError, StoppedError, VoidError, one_line
 from moco.evaluation.config import GONE, REPEATED, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
@@ -33,6 +33,7 @@ from moco.report.config import ReportConfig
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.fields import check, flag
 from moco.runtime.helptext import WIDE, explain, flatten_error, set_environment
+from moco.runtime.mapped import explain_failed_reads
 from moco.runtime.phases import say_if_slow
 from moco.runtime.signals import EXIT_CODE
 from moco.study.config import StudyConfig
@@ -78,6 +79,7 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 bad input, 3 diverged, 75 saved after a signal."""
     warnings.showwarning, threading.excepthook = _show_warning, _show_failed_thread
+    explain_failed_reads(lambda why: print(f"moco: error: {one_line(why)}", file=sys.stderr, flush=True))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # an accented name must not end a run on an ASCII terminal, and a pipe must not keep lines back for minutes
@@ -92,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 3)
     except StoppedError as error:
         return _fail(error, EXIT_CODE)
-    except (OSError, StalledError, VoidError) as error:
+    except (OSError, StalledError, VoidError, NoMemoryError) as error:
         return _fail(error, 1)
     except (MemoryError, RuntimeError) as error:
         if not NO_MEMORY.search(f"{type(error).__name__}: {error}"):
@@ -103,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     if config.json and (alone or os.environ.get("RANK", "0") == "0"):  # of torchrun's processes one speaks
-        print(json.dumps(drop_nonfinite(result), allow_nan=False))
+        said = {name: value for name, value in result.items() if name != "table"}  # as long as the set; --out has it
+        print(json.dumps(drop_nonfinite(said), allow_nan=False))
     return int(result.get("exit_code", 0))
 
 
@@ -263,17 +266,14 @@ def _fail(error: BaseException, code: int) -> int:
 
 def _show_failed_thread(failed: threading.ExceptHookArgs) -> None:
     """Tell in one line what ended a library's thread; what the run needs of it fails where it is needed."""
-    name = failed.thread.name if failed.thread else "a thread"
+    library = type(failed.thread).__module__.partition(".")[0]
+    named = failed.thread.name if failed.thread and library == "threading" else f"a thread of {library}"
     reason = one_line(failed.exc_value or failed.exc_type.__name__)
-    print(f"moco: warning: {name} ended: {reason}", file=sys.stderr)
+    print(f"moco: warning: {named} ended: {reason}", file=sys.stderr)
 
 
 def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
     line: str | None = None,
-) -> None:
+) -> None:  # fmt: skip
     print(f"moco: warning: {one_line(message)}", file=sys.stderr)

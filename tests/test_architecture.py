@@ -196,8 +196,8 @@ def test_the_command_line_starts_without_torch() -> None:
 
 PUBLIC = {
     "RECIPES", "BadInputError", "Contrast", "DivergedError", "Encoder", "EncoderPair", "EncoderPlan", "Encoding",
-    "InBatch", "Keys", "KnnConfig", "MemoryBank", "PretrainConfig", "Queue", "Weights", "encode", "info_nce", "load",
-    "load_weights", "recipe", "weighted_knn",
+    "InBatch", "Keys", "KnnConfig", "MemoryBank", "PretrainConfig", "Queue", "Weights", "encode", "frame", "info_nce",
+    "load", "load_weights", "recipe", "weighted_knn",
     "EmbedConfig", "FinetuneConfig", "FrozenEncoder", "LinearConfig", "LowshotConfig", "load_encoder", "run",
 }  # fmt: skip
 

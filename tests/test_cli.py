@@ -1,6 +1,7 @@
 """The command line: help names every flag, mistakes are one line and exit code 2, `--json` ends with one object."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +32,7 @@ from moco.pretraining.config import PretrainConfig, ResumeConfig
 from moco.pretraining.recipes import RECIPES
 from moco.report.config import ReportConfig
 from moco.runtime.fields import flag
+from moco.runtime.runlog import RunLog
 from moco.transfer.config import TransferConfig
 from moco.transfer.recipes import TASKS
 
@@ -192,7 +195,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["pretrain", "v1", "--data", "d", "--out", "run", "--tau", "3"], ["--tau"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "--epochs", "many"], ["--epochs", "'many'"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "--augment", "v3"], ["--augment", "'v3'", "'cifar'"]),
-        (["pretrain", "v1", "--data", "d", "--out", "run", "--mean", "0.5"], ["--mean"]),
+        (["pretrain", "v1", "--data", "d", "--out", "run", "--mean", "half"], ["--mean", "'half'"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "--epochs"], ["--epochs"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "more"], ["more"]),
         (["pretrain", "v1", "--data", "digits"], ["--out"]),
@@ -410,6 +413,32 @@ def test_a_library_s_thread_ends_in_one_line(
     thread.join()
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "moco: warning: writer ended: [Errno 28] No space left on device: 'events'"
+
+
+def log_figures(run: Path) -> None:
+    """Log as a training does, until something fails."""
+    with RunLog(run, 1000) as log:
+        for step in range(1000):
+            log.metrics(step, {"lr": 1.0})
+            time.sleep(0.01)
+
+
+def test_a_full_disk_under_tensorboard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread ends in one line, and the run at its next figures, by an error with the path."""
+
+    def full(writer: object, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    assert main(["no-such-command"]) == 2
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    with pytest.raises(OSError, match=r"cannot write \(No space left on device\)") as failed:
+        log_figures(tmp_path)
+    assert failed.value.filename == str(tmp_path / "events.out.tfevents")
+    said = capsys.readouterr().err.splitlines()[1:]
+    assert said == ["moco: warning: a thread of tensorboard ended: [Errno 28] No space left on device"]
 
 
 @pytest.mark.parametrize(("recipe", "flag"), [("continued", "--init-weights"), ("taught", "--teacher")])

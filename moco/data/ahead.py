@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from moco.data.stalls import give_up_by
 from moco.errors import BadInputError, one_line
+from moco.runtime.mapped import explain_failed_reads
 from moco.runtime.signals import StopRequest
 
 Item = TypeVar("Item")
@@ -130,7 +131,8 @@ def watch_loading(
         reason = str(error).strip().splitlines()[0].strip()
         do = "If the memory was full, give fewer --workers."
         while _last_words()[0].poll():
-            reason, do = _last_words()[0].recv(), ""
+            words = _last_words()[0].recv()
+            reason, do = words if words.endswith("?") else f"{words}.", ""
         said = " ".join(part for part in (reason, do, after) if part)
         raise ChildProcessError(f"a process that loads images is lost: {said}") from error
 
@@ -157,6 +159,7 @@ def _begin_loading(ended: Connection, held: Connection, last_words: Connection, 
         os._exit(1)
 
     give_up_by(give_up)
+    explain_failed_reads(give_up)  # torch has set a handler of its own, which names no file
     threading.Thread(target=_end_with_parent, args=[ended], daemon=True).start()
 
 

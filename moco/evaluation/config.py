@@ -237,11 +237,20 @@ class EmbedConfig:
     data: str
     """Images, as for pretrain, with labels or without."""
     out: Path
-    """File to write: NAME.npz with the arrays features, labels, paths, splits and classes; NAME.csv with a row for each
-    image; or NAME.npy with the features alone, and NAME.index.csv beside it with a row for each."""
+    """File to write: NAME.npz with the arrays features, labels, paths, splits and classes; NAME.csv or NAME.parquet
+    with a row for each image; or NAME.npy with the features alone, and NAME.index.csv beside it with a row for each."""
+    add: bool = False
+    """Add new images to the file: those that it has are not encoded again. Weights, settings and these images must be
+    as they were."""
     split: Literal["all", "train", "val", "test", "unlabeled"] = "all"
     """Split to encode."""
-    features: EncoderOutput = "backbone"
+    features: Annotated[
+        Literal["backbone", "head", "map"],
+        arg(
+            help="Features to write: the backbone's pooled ones, the head's vectors, which have unit length, or the "
+            "backbone's last feature map (channels, rows, columns)."
+        ),
+    ] = "backbone"
     unit: bool = False
     """Scale the features to unit length, as kNN compares them."""
     like: LikeRun = None

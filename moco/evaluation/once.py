@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from moco.core.encoder import Encoder, Output
 from moco.data.derived import Readable
 from moco.data.fingerprint import digest_images
+from moco.data.forms import describe_digest
 from moco.data.images import Images
 from moco.data.named import data_home
 from moco.errors import BadInputError
@@ -58,15 +60,21 @@ def encode_once(weights: Weights, images: Images, how: Encoding, title: str) -> 
     A file that was changed, or has another time of change, is encoded again.
     """
     encoder = weights.encoder
-    whole = {name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}
     about = {
-        "weights": backbone_digest(encoder) if how.output == "backbone" else digest(whole, {}),
+        "weights": digest_encoder(encoder, how.output),
         "images": digest_images(images, times=True), "image_size": how.image_size, "output": how.output,
         "unit": how.unit, "precision": how.precision, "mean": list(how.mean), "std": list(how.std),
         "white_level": images.white_level,
-    }  # fmt: skip
+    } | ({} if images.form is None else {"form": describe_digest(images.form)})  # fmt: skip
 
     def compute() -> Kept:
         return {"features": encode(encoder, Readable(images), how, title=title)}, {}
 
     return compute_once({"kind": "features", **about}, compute)[0]["features"]
+
+
+def digest_encoder(encoder: Encoder, output: Output) -> str:
+    """Compute the SHA-256 of the tensors that an output depends on: the backbone's, or all."""
+    if output == "backbone":
+        return backbone_digest(encoder)
+    return digest({name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}, {})

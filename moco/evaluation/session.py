@@ -18,6 +18,7 @@ from moco.data.ahead import watch_loading
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
+from moco.data.forms import Form
 from moco.data.images import Images, Labels, hold
 from moco.data.loader import choose_workers
 from moco.data.replacement import list_names
@@ -76,10 +77,10 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
             named = named_weights(config.weights, config.like, config.arch, config.stem, config.image_size, config.seed)
             level = named.white_level if config.white_level is None else config.white_level
             weights = dataclasses.replace(place_weights(named, device), white_level=level)
-            output: Output = getattr(config, "features", "backbone")
+            output: Output = "head" if getattr(config, "features", "backbone") == "head" else "backbone"
             how = Encoding(
                 config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
-                config.batch_size, precision, unit=False,
+                config.batch_size, precision, unit=False, rgb=weights.form is None,
             )  # fmt: skip
             weights.encoder.require_size(how.image_size, "--image-size")
             yield Subject(weights, how)
@@ -91,7 +92,7 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
 def at_random(config: EvaluationConfig, subject: Subject) -> Subject:
     """The same network with random weights: the baseline."""
     plan, device = subject.encoder.plan, next(subject.encoder.parameters()).device
-    weights = random_weights(plan, config.seed, subject.weights.mean, subject.weights.std)
+    weights = random_weights(plan, config.seed, subject.weights.mean, subject.weights.std, form=subject.weights.form)
     return Subject(place_weights(weights, str(device)), subject.how)
 
 
@@ -111,7 +112,7 @@ def named_weights(
         return found
     if like is not None:
         other = load_weights(str(like))
-        return random_weights(other.encoder.plan, seed, other.mean, other.std, other.white_level)
+        return random_weights(other.encoder.plan, seed, other.mean, other.std, other.white_level, other.form)
     if arch is None or image_size is None:
         raise BadInputError("--weights random: give --like RUN, or --arch and --image-size")
     return random_weights(EncoderPlan(arch, stem, image_size=image_size), seed, IMAGENET_MEAN, IMAGENET_STD)
@@ -139,13 +140,15 @@ class Labelled:
         return self.train.classes
 
 
-def load_labelled(data: str, exclude: Sequence[str] = (), white_level: int | None = None) -> Labelled:
+def load_labelled(
+    data: str, exclude: Sequence[str] = (), white_level: int | None = None, form: Form | None = None
+) -> Labelled:
     """Open the labelled images of `--data`, and hold small ones in memory.
 
     Raises BadInputError where there are no labels, one class only, one image to learn from, or other classes in train
     than in test; warns of classes without an image to learn from.
     """
-    splits = load(data, exclude, white_level)
+    splits = load(data, exclude, white_level, form)
     train, test = final_split(splits)
     require_labels(train, test)
     validation = splits["val"] if "test" in splits and "val" in splits else None
@@ -213,10 +216,10 @@ def limit_batch_size(batch_size: int, images: int) -> int:
 
 
 def all_splits(
-    data: str, split: str, exclude: Sequence[str] = (), white_level: int | None = None
+    data: str, split: str, exclude: Sequence[str] = (), white_level: int | None = None, form: Form | None = None
 ) -> dict[Split, Images]:
     """The wanted split, or all. Raises BadInputError naming those that are there."""
-    splits = load(data, exclude, white_level)
+    splits = load(data, exclude, white_level, form)
     warn_of_dark(next(iter(splits.values())), data)
     if split == "all":
         return splits

@@ -13,7 +13,7 @@ from moco.data.derived import take_evenly
 from moco.data.images import SMALL_IMAGE, Images
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.recipes import CONTINUED, OF_WEIGHTS, QUICK, RECIPES, TAUGHT
+from moco.pretraining.recipes import CONTINUED, OF_WEIGHTS, QUICK, RECIPES, REDUCED, TAUGHT
 from moco.pretraining.timing import StepTime
 from moco.pretraining.ways import Way
 
@@ -33,8 +33,8 @@ PASSES_TO_BLEND = 40
 """Passes from which a student may know its images by heart; 60 were tried (docs/studies-of-encoders.md)."""
 FEW_STEPS = 10_000
 """Up to so many steps keys of the batch are taken: up to 6,240 they taught most here (docs/results.md)."""
-IMAGES_FOR_LARGE = 50_000
-"""From so many images on ResNet-50 is worth trying."""
+IMAGES_FOR_LARGE = {"cpu": 50_000, "cuda": 5_000}
+"""From so many images on ResNet-50 is worth trying, by the device; on others as on a CPU."""
 WARMUP_SHARE = 0.25
 """Share of a run that is its warm-up at most, where the recipe's would be longer."""
 
@@ -67,7 +67,7 @@ class Situation:
 
 def settle(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
     """Derive each setting beside those of the way's recipe, with its reason; the user's own stay."""
-    rules = {"quick": settle_scratch, "taught": settle_taught, "continued": settle_continued}
+    rules = {"quick": settle_scratch, "taught": settle_taught, "reduced": settle_reduced, "continued": settle_continued}
     reasons = rules[way.recipe](way, situation, measure, say)
     return {
         name: (situation.given[name], "as given") if name in situation.given else found
@@ -81,7 +81,8 @@ def complete(way: Way, reasons: Reasons, given: Mapping[str, Any], data: str, ou
     if way.recipe == "continued" or "init_weights" in given:  # network and images are those of the weights
         values |= dict.fromkeys((*OF_WEIGHTS, "view_size"))
     derived = {name: value for name, (value, _) in reasons.items()}
-    return PretrainConfig(**{**values, **derived, **given, "data": data, "out": out})
+    chosen = {"compile": "off", **values, **derived, **given}  # comparing takes minutes that are not planned for
+    return PretrainConfig(**{**chosen, "data": data, "out": out})
 
 
 def settle_scratch(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
@@ -90,7 +91,7 @@ def settle_scratch(way: Way, situation: Situation, measure: Measure, say: Callab
     batch = given.get("batch_size") or batch_for(n, situation.device)
     fixed = {"batch_size": batch, "bn_groups": groups_for(batch), **given}
     size, view = given.get("image_size"), given.get("view_size") or 0
-    tries = list(candidates(size or max(situation.side, view), n))
+    tries = list(candidates(size or max(situation.side, view), n, situation.device))
     if size is not None:
         tries = [{**one, "image_size": size, "view_size": min(size, one["view_size"])} for one in tries]
     chosen, step = choose_candidate(tries, {**QUICK, **fixed}, situation, measure, say, LEAST_STEPS)
@@ -128,6 +129,26 @@ def settle_taught(way: Way, situation: Situation, measure: Measure, say: Callabl
         "blend": (
             passes >= PASSES_TO_BLEND,
             f"mixed views pay from {PASSES_TO_BLEND} passes on; these are {passes:.1f}",
+        ),
+    }
+
+
+def settle_reduced(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
+    """`way.weights` taught by themselves to see images of 64 pixels: the recipe, for the time that there is."""
+    size = min(REDUCED["image_size"], max(32, situation.side // 4 * 4))
+    batch = situation.given.get("batch_size") or min(REDUCED["batch_size"], batch_for(situation.n, situation.device))
+    values = {**REDUCED, "teacher": way.weights, "batch_size": batch, **situation.given}
+    _, step = choose_candidate([{"image_size": size}], values, situation, measure, say, LEAST_STEPS_TAUGHT)
+    passes = situation.steps(batch, step) * batch / situation.n
+    recipe = "the recipe reduced (docs/reduced.md)"
+    return {
+        "teacher": (way.weights, way.why),
+        "teacher_size": (way.image_size, "the size at which it did best on your images, or the recipe's"),
+        "image_size": (size, f"{recipe}; at most that of the images, {situation.side} pixels"),
+        "batch_size": (batch, f"{recipe}; at most an eighth of {situation.n} images"),
+        "warmup_epochs": (
+            min(REDUCED["warmup_epochs"], round(WARMUP_SHARE * passes, 3)),
+            f"{recipe}; at most a quarter of {passes:.1f} passes",
         ),
     }
 
@@ -182,7 +203,7 @@ def groups_for(batch: int) -> int | None:
     return next((groups for groups in range(max(2, batch // 32), batch // 2 + 1) if batch % groups == 0), None)
 
 
-def candidates(side: int, n: int) -> Sequence[dict[str, Any]]:
+def candidates(side: int, n: int, device: str = "cpu") -> Sequence[dict[str, Any]]:
     """List networks and sizes from the cheapest on, for images of that shorter side."""
     if side <= SMALL_IMAGE:
         size = max(LEAST_SIDE, side // 4 * 4)
@@ -193,7 +214,8 @@ def candidates(side: int, n: int) -> Sequence[dict[str, Any]]:
         widths = (("resnet18-w16", 64), ("resnet18-w16", 96), ("resnet18", 96), ("resnet18", 160), ("resnet18", 224))
         sizes = [(arch, min(size, side // 32 * 32)) for arch, size in widths]
         tries = [(arch, "imagenet", size, size) for arch, size in sizes]
-        tries += [("resnet50", "imagenet", 224, 224)] if n >= IMAGES_FOR_LARGE else []
+        least = IMAGES_FOR_LARGE.get(device, IMAGES_FOR_LARGE["cpu"])
+        tries += [("resnet50", "imagenet", 224, 224)] if n >= least else []
     return [dict(zip(("arch", "stem", "image_size", "view_size"), one, strict=True)) for one in dict.fromkeys(tries)]
 
 
@@ -209,7 +231,8 @@ def choose_candidate(
     batch = values["batch_size"]
     for own in tries:
         settings = {**values, **own, **situation.given}
-        name = f"{settings['arch']} with views of {settings.get('view_size') or settings['image_size']} pixels"
+        size = settings.get("view_size") or settings["image_size"]
+        name = f"{settings['arch'] or settings['teacher']} with views of {size} pixels"
         found = measure(settings)
         if found is None:
             say(f"auto: {name}: too large for the memory")

@@ -7,6 +7,9 @@ from typing import Any
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
 
+TEACHERS_OWN = "teacher"
+"""What --init-weights says to start from the weights of --teacher."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -57,6 +60,13 @@ TAUGHT: dict[str, Any] = {
     "epochs": 120, "init": "whitened", "optimizer": "muon", "muon_lr": 0.03, "blend": True,
 }  # fmt: skip
 """What taught a small network most in ten minutes on two sets of photographs (docs/teacher.md)."""
+REDUCED: dict[str, Any] = {
+    "init_weights": TEACHERS_OWN, **dict.fromkeys(("arch", "stem", "mean", "std")), "image_size": 64, "bn": "keep",
+    "head": "mlp", "augment": "mild", "temperature": 0.2, "schedule": "cosine", "batch_size": 64, "base_lr": 0.04,
+    "head_lr": 0.08, "warmup_epochs": 5.0, "epochs": 40,
+}  # fmt: skip
+"""Published weights lose much of what they know where images are smaller than those that they were trained on. With
+small steps towards their own features of the whole image they learn it again (docs/reduced.md)."""
 CONTINUED: dict[str, Any] = {
     **V2, "bn": "keep", "batch_size": 64, "queue_size": 1024, "key_momentum": 0.99, "mask_own_keys": True,
     "base_lr": 0.004, "head_lr": 0.06, "epochs": 10, "keep": "best",
@@ -70,6 +80,11 @@ RECIPES = {
     "cifar10": Recipe("the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; their kNN 82.6%", CIFAR10),
     "taught": Recipe(
         "a small, fast network that learns in minutes from a larger encoder, --teacher W", TAUGHT, "teacher"
+    ),
+    "reduced": Recipe(
+        "published weights that work on small images, and so are fast, --teacher W; W teaches itself at 64 pixels",
+        REDUCED,
+        "teacher",
     ),
     "continued": Recipe(
         "adapts published or your own weights, --init-weights W; keeps the best",
@@ -98,10 +113,14 @@ def recipe(name: str, **given: Any) -> PretrainConfig:
 def recipe_values(name: str, given: Collection[str]) -> dict[str, Any]:
     """A recipe's values beside the fields that are given.
 
-    Where weights to start from are among these, the network and its images are left open for them. The stem of `taught`
-    belongs to its own network.
+    Where weights to start from are among these, the network and its images are left open for them; `reduced` always
+    does that, and settles the size. The stem of `taught` belongs to its own network.
     """
     values = dict(RECIPES[name].values)
     if name == "taught" and "arch" in given:
         del values["stem"]
-    return {**values, **dict.fromkeys((*OF_WEIGHTS, "view_size"))} if "init_weights" in given else values
+    return (
+        {**values, **dict.fromkeys((*OF_WEIGHTS, "view_size"))}
+        if "init_weights" in given and name != "reduced"
+        else values
+    )

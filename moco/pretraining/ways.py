@@ -9,8 +9,10 @@ from torch import Tensor
 from moco.interop.published import download_bytes, is_on_this_machine
 from moco.pretraining.best import is_clearly_better
 from moco.pretraining.config import AutoConfig
+from moco.pretraining.recipes import REDUCED
 
 Goal = Literal["accurate", "small"]
+WayRecipe = Literal["quick", "taught", "reduced", "continued"]
 PREFERRED = (
     "timm:tf_efficientnet_lite0", "torchvision:efficientnet_b0", "timm:mobilenetv3_large_100",
     "torchvision:mobilenet_v3_large", "timm:resnet50", "torchvision:resnet50", "timm:resnet18", "torchvision:resnet18",
@@ -24,6 +26,8 @@ QUICK_SIZE = 128
 ENLARGED = 1.4
 """Times its own side, at most, that an image is enlarged for a published network."""
 LEAST_SIZE = 96
+SMALL_NETWORK = 6_000_000
+"""Parameters up to which a published network is small enough for `--for small` as it is: 24 MB in fp32."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Compared:
 class Way:
     """How the run begins, and why, in a sentence."""
 
-    recipe: Literal["quick", "taught", "continued"]
+    recipe: WayRecipe
     weights: str | None
     image_size: int | None
     """The side at which the weights see images."""
@@ -58,7 +62,7 @@ class Way:
         """What the way is, in a few words."""
         return {
             "quick": "from scratch", "taught": f"a small network taught by {self.weights}",
-            "continued": f"{self.weights} trained on",
+            "reduced": f"{self.weights} taught to see small images", "continued": f"{self.weights} trained on",
         }[self.recipe]  # fmt: skip
 
 
@@ -102,17 +106,17 @@ def sizes_to_try(native: int, side: int) -> tuple[int, ...]:
 
 
 def choose_way(
-    goal: Goal, weights: str | None, reason: str, published: Sequence[Compared], rivals: Sequence[Compared],
-    *, size: int | None, given: bool,
+    recipes: Sequence[WayRecipe], weights: str | None, reason: str, published: Sequence[Compared],
+    rivals: Sequence[Compared], *, size: int | None, given: bool,
 ) -> Way:  # fmt: skip
-    """Choose by what was compared; without labels nothing was, and `size` and the rule decide.
+    """Choose by what was compared; without labels nothing was, and `size` and the rule, the first recipe, decide.
 
     Published weights are taken if they are clearly better than every rival (McNemar's test on the same images), or if
     the user has given them. `reason` says where the weights are from, or why there are none.
     """
     if weights is None:
         return Way("quick", None, None, f"from scratch, because {reason}")
-    recipe: Literal["taught", "continued"] = "taught" if goal == "small" else "continued"
+    recipe = recipes[0]
     done = Way(recipe, weights, size, "").name
     if not published:
         said = "your images have no labels to compare ways by, and for photographs this is the rule"
@@ -129,15 +133,21 @@ def choose_way(
                f"({figures})")  # fmt: skip
 
 
-OPEN: dict[Goal, tuple[Literal["quick", "taught", "continued"], ...]] = {
-    "accurate": ("continued", "quick", "taught"), "small": ("taught", "quick"),
-}  # fmt: skip
-"""Ways that may be tried; the last one first goes untried where the time is short."""
+def open_recipes(goal: Goal, parameters: int, size: int | None) -> tuple[WayRecipe, ...]:
+    """List the recipes that may be tried with weights of so many parameters for this size, the rule's choice first.
+
+    The last one first goes untried where the time is short. A network that is small itself, and sees larger images than
+    a small one would, is not replaced by another.
+    """
+    if goal == "accurate":
+        return "continued", "quick", "taught"
+    reducible = parameters <= SMALL_NETWORK and size is not None and size > REDUCED["image_size"]
+    return ("reduced", "taught", "quick") if reducible else ("taught", "quick")
 
 
-def list_ways(first: Way, goal: Goal, weights: str | None, size: int | None) -> list[Way]:
+def list_ways(first: Way, recipes: Sequence[WayRecipe], weights: str | None, size: int | None) -> list[Way]:
     """List the ways that are open: the one that the rule chose first, then the others. Without weights there is one."""
-    others = [] if weights is None else [recipe for recipe in OPEN[goal] if recipe != first.recipe]
+    others = [] if weights is None else [recipe for recipe in recipes if recipe != first.recipe]
     return [first, *(
         Way(recipe, None, None, "") if recipe == "quick" else Way(recipe, weights, size, "") for recipe in others
     )]  # fmt: skip

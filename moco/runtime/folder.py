@@ -1,6 +1,7 @@
 """A run folder: which process holds it, and what its status says."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -45,6 +46,14 @@ def lock(run: Path) -> TextIO:
     except OSError as error:
         raise OSError(error.errno, f"cannot write ({error.strerror or error})", str(run / LOCK)) from error
     return file
+
+
+def require_run_folder(run: Path) -> None:
+    """Raise OSError where a run folder that is held was removed or moved: its lock is gone from there."""
+    if not (run / LOCK).exists():
+        gone = "the run folder was removed or moved while the run went on"
+        do = "bring it back and give the same command, or begin anew"
+        raise FileNotFoundError(errno.ENOENT, f"{gone}: {do}", str(run))
 
 
 def _take(file: TextIO) -> bool:

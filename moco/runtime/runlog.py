@@ -1,6 +1,7 @@
 """The run folder: config, metrics, status, and what a person sees while it runs."""
 
 import contextlib
+import io
 import json
 import os
 import time
@@ -18,13 +19,15 @@ from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.files import replace_file
-from moco.runtime.folder import lock
+from moco.runtime.folder import lock, require_run_folder
 from moco.runtime.loglines import describe_bar, describe_look, describe_step
 from moco.runtime.machine import machine
 from moco.runtime.progress import columns
 from moco.runtime.records import read_records
 
 Metrics = dict[str, float]
+
+METRICS = "metrics.jsonl"
 
 
 class RunLog:
@@ -38,6 +41,8 @@ class RunLog:
         self.run, self.steps, self.active = run, steps, active
         self.console = Console(stderr=not stdout)
         self._lock: TextIO | None = None
+        self._metrics: TextIO = io.StringIO()
+        self._events: Any = _NoEvents()
         self._progress: Progress | None = None
         self._latest, self._health = "", dict[str, str]()
         self._found: dict[str, str] | None = None
@@ -47,14 +52,18 @@ class RunLog:
         self._started = time.monotonic()
 
     def __enter__(self) -> "RunLog":
-        distributed.from_first(self._open)  # where it cannot be opened, no rank goes on
+        try:
+            distributed.from_first(self._open)  # where it cannot be opened, no rank goes on
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
         return self
 
     def _open(self) -> None:
         if self.active:
             self._lock = lock(self.run)
             write_text(self.run / "machine.json", json.dumps(machine()) + "\n")
-            path = self.run / "metrics.jsonl"
+            path = self.run / METRICS
             if path.exists() and not path.is_file():
                 raise BadInputError(f"{path}: expected a regular file: remove it, or give another --out")
             self._metrics = path.open("a", encoding="utf-8")
@@ -68,9 +77,8 @@ class RunLog:
         if self._progress:
             self._progress.stop()
         try:
-            if self.active:
-                self._metrics.close()
-                self._events.close()
+            self._metrics.close()
+            self._events.close()
         except OSError:  # on a full disk; where that ended the run, its error says so
             if error is None:
                 raise
@@ -91,7 +99,7 @@ class RunLog:
         self.earlier, self._started = seconds, time.monotonic()
         if not self.active:
             return {}
-        path = self.run / "metrics.jsonl"
+        path = self.run / METRICS
         lines = [values for values in read_records(path) if _is_kept(values, step)]
         self._metrics.close()
         write_text(path, "".join(json.dumps(values) + "\n" for values in lines))
@@ -110,9 +118,7 @@ class RunLog:
         self._write({"step": step, **values})
         if not self.active:
             return
-        with _naming(self.run / "events.out.tfevents"):
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+        self._draw(step, values)
         if "loss" not in values:
             self.say(describe_look(step, self.steps, values))
         elif self._progress is None:
@@ -128,9 +134,7 @@ class RunLog:
         self._health = {"health": text}
         names, conditions = list(findings), list(findings.values())
         self._write({"step": step, "health": text, "findings": names, "conditions": conditions, **values})
-        if self.active:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+        self._draw(step, values)
         if findings != self._found:
             self.say(f"step {step}/{self.steps}  health: {text}")
         self._found = dict(findings)
@@ -142,6 +146,12 @@ class RunLog:
         if self._progress:
             self._progress.update(self._task, completed=step, description=self._latest)
 
+    def set_length(self, steps: int) -> None:
+        """Show another number of steps as the run's length from now on."""
+        self.steps = steps
+        if self._progress:
+            self._progress.update(self._task, total=steps)
+
     def say(self, text: str) -> None:
         """Tell a person."""
         if self.active:
@@ -152,8 +162,16 @@ class RunLog:
     def status(self, state: str, **values: Any) -> None:
         """Replace `status.json`; it also holds the latest word on the run's health."""
         if self.active:
+            require_run_folder(self.run)
             content = {"state": state, "pid": os.getpid(), **self._health, **values}
             write_text(self.run / "status.json", json.dumps(content) + "\n")
+
+    def _draw(self, step: int, values: Metrics) -> None:
+        """Let TensorBoard draw figures of `step`."""
+        if self.active:
+            with _naming(self.run / "events.out.tfevents"):
+                for name, value in values.items():
+                    self._events.add_scalar(name, value, step)
 
     def _seconds_left(self, step: int) -> float | None:
         """Estimate how long the steps after `step` take, by all since the first of this part of the run."""
@@ -164,7 +182,12 @@ class RunLog:
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.active:
-            with _naming(self.run / "metrics.jsonl"):
+            require_run_folder(self.run)
+            path = self.run / METRICS
+            if not path.exists():  # somebody removed it: what comes must not go into a file without a name
+                self._metrics.close()
+                self._metrics = path.open("a", encoding="utf-8")
+            with _naming(path):
                 self._metrics.write(json.dumps({**drop_nonfinite(values), "time": round(self.seconds, 3)}) + "\n")
                 self._metrics.flush()
 
@@ -190,7 +213,7 @@ def read_events(run: Path, name: str) -> list[dict[str, Any]]:
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`, of which the last may be half a line and is left out; none without the file."""
-    return list(read_records(run / "metrics.jsonl"))
+    return list(read_records(run / METRICS))
 
 
 def _is_kept(values: dict[str, Any], step: int) -> bool:

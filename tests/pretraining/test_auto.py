@@ -18,6 +18,7 @@ from moco.runtime.fields import check
 
 SCRATCH = Way("quick", None, None, "from scratch, because")
 TAUGHT = Way("taught", "net.pth", 128, "taught")
+REDUCED = Way("reduced", "net.pth", 128, "reduced")
 CONTINUED = Way("continued", "net.pth", 128, "trained on")
 TRAINING_SHARE = 0.85
 
@@ -87,7 +88,7 @@ def test_given_values_stay(tried: list[Mapping[str, Any]]) -> None:
     assert all(one["view_size"] == 32 and one["batch_size"] == 64 for one in tried)
 
 
-@pytest.mark.parametrize("way", [SCRATCH, TAUGHT, CONTINUED], ids=lambda way: way.recipe)
+@pytest.mark.parametrize("way", [SCRATCH, TAUGHT, REDUCED, CONTINUED], ids=lambda way: way.recipe)
 @pytest.mark.parametrize("count", [16, 100, 1437, 10**6])
 @pytest.mark.parametrize("side", [8, 28, 90, 100, 500])
 def test_every_derived_run_is_sound(count: int, side: int, way: Way) -> None:
@@ -109,6 +110,16 @@ def test_a_taught_network_is_narrower_where_time_is_short() -> None:
     assert short["arch"] == "resnet18-w16"
     assert 0 < short["warmup_epochs"] < 1
     assert (long["blend"], short["blend"]) == (True, False)
+
+
+def test_a_reduced_network_is_its_own_teacher() -> None:
+    """At the size at which it did best; it sees no more pixels than the images have."""
+    found = settle(REDUCED, Situation(1000, 300, "cpu", 500.0, {}), lambda _: StepTime(0.5, 1.0), print)
+    config = complete(REDUCED, found, {}, "d", Path("run"))
+    assert (config.teacher, config.teacher_size, config.init_weights, config.arch) == ("net.pth", 128, "teacher", None)
+    assert (config.image_size, config.bn, config.warmup_epochs) == (64, "keep", 5.0)
+    assert values(1000, 50, 5, REDUCED)["image_size"] == 48
+    assert 0 < values(50_000, 300, 1, REDUCED)["warmup_epochs"] < 1
 
 
 def test_trained_on_weights_have_their_own_network() -> None:
@@ -138,6 +149,7 @@ def test_rules() -> None:
     assert method_for(10**6, 100_000)["key_momentum"][0] == pytest.approx(0.999)
     assert method_for(10**6, 10_000)["key_momentum"][0] == pytest.approx(0.99)
     assert candidates(500, 10**6)[-1]["arch"] == "resnet50"
+    assert [candidates(500, 10_000, device)[-1]["arch"] for device in ("cpu", "cuda")] == ["resnet18", "resnet50"]
 
 
 def test_what_cannot_be_read_has_no_size() -> None:

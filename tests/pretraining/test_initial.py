@@ -81,11 +81,24 @@ def test_the_command_line_leaves_open_what_is_not_given(lite: str, monkeypatch: 
     assert {name: getattr(config, name) for name in QUICK} == QUICK
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "reduced"])
 def test_recipes_without_weights(name: str) -> None:
     """Have every value, also where the weights are said to be none."""
     config = recipe(name, data="digits", out=Path("run"), init_weights=None)
     assert with_weights(config) == config == recipe(name, data="digits", out=Path("run"))
+
+
+def test_the_teacher_is_also_where_the_student_begins(tmp_path: Path, lite: str) -> None:
+    """`reduced` takes network, mean and std from its teacher, and keeps its own size; both flags name the weights."""
+    config = with_weights(recipe("reduced", data="digits", out=tmp_path, teacher=lite))
+    assert (config.init_weights, config.arch, config.image_size) == (lite, "timm:test_efficientnet_gn", 64)
+    assert config.mean == (0.5, 0.5, 0.5)
+    given = with_weights(recipe("reduced", data="digits", out=tmp_path, teacher=lite, init_weights=lite))
+    assert given == config
+    smaller = with_weights(recipe("reduced", data="digits", out=tmp_path, teacher=lite, image_size=48))
+    assert smaller.image_size == 48
+    with pytest.raises(BadInputError, match="--init-weights teacher starts from the weights of --teacher: give"):
+        with_weights(dataclasses.replace(recipe("v1", data="digits", out=tmp_path), init_weights="teacher"))
 
 
 def test_nothing_says_which_network(tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ def test_given_values_replace_those_of_the_recipe() -> None:
 def test_a_recipe_that_is_none() -> None:
     """The message says which there are."""
     with pytest.raises(
-        BadInputError, match="'quik' is not a recipe: expected one of v1, v2, cifar10, taught, continued, quick"
+        BadInputError,
+        match="'quik' is not a recipe: expected one of v1, v2, cifar10, taught, reduced, continued, quick",
     ):
         recipe("quik", data="d")

@@ -21,6 +21,7 @@ from moco.pretraining.ways import (
     choose_way,
     find_weights,
     list_ways,
+    open_recipes,
     sizes_to_try,
     tabulate,
     tabulate_trials,
@@ -38,9 +39,9 @@ RIVALS = [compared("random weights", 200), compared("raw pixels", 220, 16)]
 def test_better_published_weights_are_taken_at_their_best_size() -> None:
     """Trained on, or as a teacher; the table marks them."""
     published = [compared("W", 300, 128), compared("W", 340, 224)]
-    way = choose_way("accurate", "W", "", published, RIVALS, size=None, given=False)
+    way = choose_way(["continued"], "W", "", published, RIVALS, size=None, given=False)
     assert (way.recipe, way.weights, way.image_size) == ("continued", "W", 224)
-    assert choose_way("small", "W", "", published, RIVALS, size=None, given=False).recipe == "taught"
+    assert choose_way(["taught"], "W", "", published, RIVALS, size=None, given=False).recipe == "taught"
     table = tabulate([*RIVALS, *published], way)
     assert [line.endswith("<- taken") for line in table] == [False, False, False, False, True]
     assert "400 of your images" in table[0]
@@ -51,41 +52,49 @@ def test_better_published_weights_are_taken_at_their_best_size() -> None:
 def test_weights_that_do_not_suit_the_images_are_left(right: int) -> None:
     """Worse than raw pixels, or not clearly better; what the user gave is taken all the same, and that is said."""
     published = [compared("W", right, 128)]
-    way = choose_way("accurate", "W", "", published, RIVALS, size=None, given=False)
+    way = choose_way(["continued"], "W", "", published, RIVALS, size=None, given=False)
     assert (way.recipe, way.weights) == ("quick", None)
     assert "does not suit your images" in way.why
-    given = choose_way("accurate", "W", "", published, RIVALS, size=None, given=True)
+    given = choose_way(["continued"], "W", "", published, RIVALS, size=None, given=True)
     assert (given.recipe, given.weights) == ("continued", "W")
     assert "as given" in given.why
 
 
 def test_without_labels_the_rule_decides_and_says_so() -> None:
     """And without weights there is nothing to decide."""
-    way = choose_way("accurate", "W", "", [], [], size=128, given=False)
+    way = choose_way(["continued"], "W", "", [], [], size=128, given=False)
     assert (way.recipe, way.image_size) == ("continued", 128)
     assert "no labels" in way.why
-    assert choose_way("small", None, "there is nothing", [], [], size=None, given=False).why.endswith(
+    assert choose_way(["taught"], None, "there is nothing", [], [], size=None, given=False).why.endswith(
         "there is nothing"
     )
     assert tabulate([], way) == []
 
 
-CONTINUED, SCRATCH, TAUGHT = (
+CONTINUED, SCRATCH, TAUGHT, REDUCED = (
     Way("continued", "W", 128, "the rule"), Way("quick", None, None, ""), Way("taught", "W", 128, ""),
+    Way("reduced", "W", 128, ""),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("first", "goal", "recipes"),
-    [(CONTINUED, "accurate", ["continued", "quick", "taught"]), (SCRATCH, "accurate", ["quick", "continued", "taught"]),
-     (TAUGHT, "small", ["taught", "quick"])],
+    ("first", "goal", "parameters", "recipes"),
+    [(CONTINUED, "accurate", 10**6, ["continued", "quick", "taught"]),
+     (SCRATCH, "accurate", 10**6, ["quick", "continued", "taught"]),
+     (TAUGHT, "small", 10**7, ["taught", "quick"]), (REDUCED, "small", 10**6, ["reduced", "taught", "quick"])],
 )  # fmt: skip
-def test_ways_that_are_open(first: Way, goal: Goal, recipes: list[str]) -> None:
+def test_ways_that_are_open(first: Way, goal: Goal, parameters: int, recipes: list[str]) -> None:
     """The rule's first; those that begin with weights see images of the same size. Without weights there is one."""
-    found = list_ways(first, goal, "W", 128)
+    open_ones = open_recipes(goal, parameters, 128)
+    found = list_ways(first, open_ones, "W", 128)
     assert [way.recipe for way in found] == recipes
     assert all((way.weights, way.image_size) == ("W", 128) for way in found if way.recipe != "quick")
-    assert list_ways(SCRATCH, goal, None, None) == [SCRATCH]
+    assert list_ways(SCRATCH, open_ones, None, None) == [SCRATCH]
+
+
+def test_a_network_for_small_images_is_not_reduced() -> None:
+    """Its features of the whole image are no better than its student's could be."""
+    assert open_recipes("small", 10**6, 64) == open_recipes("small", 10**6, None) == ("taught", "quick")
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moco.commands.embed import write_npz
 from moco.errors import BadInputError
+from moco.evaluation.tables import Table, write_features
 from moco.runtime import files
 from moco.runtime.files import read_bounded, replace_file, require_file_name, written_aside
 
@@ -28,7 +28,7 @@ def write_text(path: Path, value: int) -> None:
 
 def write_arrays(path: Path, value: int) -> None:
     """The same as arrays."""
-    write_npz(path, {"features": np.full(LENGTH, value)})
+    write_features(path, Table(np.full(LENGTH, value), ["a"], ["train"], np.zeros(1, np.int64), ("a",)))
 
 
 def read_text(path: Path) -> set[int]:

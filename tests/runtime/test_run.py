@@ -282,6 +282,24 @@ def test_a_write_that_fails_hides_no_other_error(tmp_path: Path, monkeypatch: py
         run.save(1)
 
 
+def remove_and_write(folder: Path, write_more: Callable[[Run], None]) -> None:
+    """Take away a run's folder before it writes again."""
+    with tiny(folder) as run:
+        shutil.rmtree(folder)
+        write_more(run)
+
+
+@pytest.mark.parametrize(
+    "write_more", [lambda run: run.log.event("x"), lambda run: run.log.status("running"), lambda run: run.save(1)]
+)
+def test_a_run_folder_that_is_removed(tmp_path: Path, write_more: Callable[[Run], None]) -> None:
+    """The next write says so; it makes no folder in which the rest of the run is missing."""
+    folder = tmp_path / "run"
+    with pytest.raises(FileNotFoundError, match="was removed or moved while the run went on"):
+        remove_and_write(folder, write_more)
+    assert not folder.exists()
+
+
 def test_three_calls_from_the_loop_to_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run.save, which leaves Run._write to a thread, which calls replace_file."""
     calls: list[str] = []

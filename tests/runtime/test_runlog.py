@@ -189,6 +189,15 @@ def test_health(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines(tmp_path)[-1]["event"] == "resume"
 
 
+def test_a_log_that_is_removed_begins_anew(tmp_path: Path) -> None:
+    """What is logged later has a file that can be read."""
+    with RunLog(tmp_path, 3) as log:
+        log.event("first")
+        (tmp_path / "metrics.jsonl").unlink()
+        log.event("second")
+    assert without_time(tmp_path) == [{"event": "second"}]
+
+
 def test_plain_lines_where_nobody_watches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal a line of text for each step that is logged, without colours, on stdout."""
     with RunLog(tmp_path, 10) as log:
