@@ -142,8 +142,7 @@ def train(
                 loss, accuracy = contrast(q, keys)
                 if config.blend:
                     other = dictionary.read(None if k is None else k[partner], index[partner])
-                    other = add_batch_keys(other, index[partner], beside)
-                    loss = own * loss + (1 - own) * contrast(q, other).loss
+                    loss = own * loss + (1 - own) * contrast(q, add_batch_keys(other, index[partner], beside)).loss
                 torch.autograd.backward(run.scaler.scale(scale * loss / config.accumulate))
                 written.append((q.detach(), k, index))
                 losses.append(loss.detach())
