@@ -9,18 +9,21 @@ from typing import Any, TypeVar
 from torch import nn
 
 from moco.core.encoder import Encoder
+from moco.core.networks import reads_bytes
 from moco.core.pair import Teacher
 from moco.data.augment import AUGMENTATIONS
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.derived import make_readable, take_evenly
+from moco.data.documents import open_documents
 from moco.data.images import Images, hold
 from moco.data.kept import KEPT_BYTES, keep_prepared
 from moco.data.loader import choose_workers
 from moco.data.named import absolute_data
+from moco.data.spans import pair_documents
 from moco.data.splits import monitor_source, monitor_split, training_images
 from moco.errors import one_line
-from moco.evaluation.alignment import align_uniform, draw_pairs
+from moco.evaluation.alignment import EPOCH, align_uniform, draw_pairs
 from moco.evaluation.features import Encoding
 from moco.evaluation.judge import KnnJudge
 from moco.evaluation.knn import knn_scores
@@ -34,6 +37,7 @@ from moco.pretraining.initial import stored_white_level, with_weights
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor
 from moco.pretraining.prepare import build_batches
+from moco.pretraining.pretexts import OwnPretext, load_own_pretext, require_pretext
 from moco.runtime import distributed
 from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check, require
@@ -48,11 +52,14 @@ UNLABELLED_IMAGES = 2048
 def run(config: PretrainConfig) -> dict[str, Any]:
     """`moco pretrain`: train on the images of `config.data`, with a monitor that suits them."""
     check(config)
-    config = with_weights(config)
+    own = load_own_pretext(config.pretext)
+    config = with_weights(config if own is None else dataclasses.replace(config, pretext=own.stored))
+    require_pretext(config)
     level = config.white_level or stored_white_level(config.init_weights or config.teacher)
-    splits = open_splits(config.data, config.exclude, level)
+    text = reads_bytes(require(config.arch))
+    splits = open_documents(config.data, config.exclude) if text else open_splits(config.data, config.exclude, level)
     teacher = build_teacher(config, training_images(splits))
-    result = train_prepared(config, splits, build_monitor(config, splits), teacher)
+    result = train_prepared(config, splits, build_monitor(config, splits), teacher, own)
     if not result.get("exit_code") and "already_done" not in result and distributed.rank() == 0:
         labelled = splits["train"].labels is not None and len(splits["train"].classes) > 1
         print("\n".join(describe_reached(result, config.out, config.data, labelled=labelled)))
@@ -70,16 +77,22 @@ def open_splits(data: str, exclude: Sequence[str] = (), white_level: int | None 
 
 
 def train_prepared(
-    config: PretrainConfig, splits: dict[Split, Images], monitor: Monitor, teacher: Teacher | None
+    config: PretrainConfig,
+    splits: dict[Split, Images],
+    monitor: Monitor,
+    teacher: Teacher | None,
+    own: OwnPretext | None = None,
 ) -> dict[str, Any]:
     """Train on the images of a config whose monitor and teacher are ready."""
     level = splits["train"].white_level
     config = dataclasses.replace(config, data=absolute_data(config.data), white_level=level)
+    if config.partner is not None:
+        config = dataclasses.replace(config, partner=absolute_data(config.partner))
     if teacher is not None:
         config = dataclasses.replace(config, feature_dim=teacher.width)
     images = training_images(splits)
-    checkup = build_checkup(config, images)
-    result = pretrain(config, images, monitor, checkup=checkup, teacher=teacher)
+    checkup = build_checkup(config, images, own)
+    result = pretrain(config, images, monitor, checkup=checkup, teacher=teacher, own=own)
     distributed.leave_processes()
     return result
 
@@ -114,7 +127,8 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     workers = 0  # on a CPU this process keeps what it prepared, and the training's own processes have the cores
     if device != "cpu":
         workers = choose_workers(bank) if config.workers is None else config.workers
-    how = Encoding(size, mean, std, precision=resolve_precision(config.precision, device), workers=workers)
+    text, precision = reads_bytes(require(config.arch)), resolve_precision(config.precision, device)
+    how = Encoding(size, mean, std, precision=precision, workers=workers, text=text)
     reason = "without labels (class folders)" if bank.labels is None or queries.labels is None else None
     if reason is None and len(bank.classes) < 2:
         reason = f"with one class only ({one_line(bank.classes[0])})"
@@ -124,7 +138,10 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
             f"distance of two views of an image, and how evenly the images spread: lower is more evenly)"
         )
         seen = make_readable(take_evenly(training_images(splits), min(UNLABELLED_IMAGES, config.knn_images)))
-        pairs = _remember(lambda: draw_pairs(seen, AUGMENTATIONS[config.augment], size), 6 * size**2 * len(seen))
+        draw = functools.partial(draw_pairs, seen, AUGMENTATIONS[config.augment], size)
+        if text:
+            draw = functools.partial(pair_documents, seen, size, EPOCH)
+        pairs = _remember(draw, 6 * size**2 * len(seen))
         return lambda encoder: align_uniform(encoder, pairs(), how)
     bank = keep_prepared(make_readable(take_evenly(bank, config.knn_images)))
     queries = keep_prepared(make_readable(take_evenly(queries, max(1, config.knn_images // 5))))
@@ -138,7 +155,8 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         return look(*build_raw_pixels(how, device))[0].top1
 
     def name_figures(figures: Mapping[str, float], k: int) -> dict[str, float]:
-        more = {"queries": float(len(queries)), "trained_on": trained_on, "k": float(k), "pixels": pixels()}
+        more = {"queries": float(len(queries)), "trained_on": trained_on, "k": float(k)}
+        more |= {} if text else {"pixels": pixels()}
         return {f"knn_{name}": value for name, value in {**figures, **more}.items()}
 
     if config.keep == "best":
@@ -156,12 +174,12 @@ def _remember(draw: Callable[[], Drawn], size: int) -> Callable[[], Drawn]:
     return functools.cache(draw) if size <= KEPT_BYTES else draw
 
 
-def build_checkup(config: PretrainConfig, images: Images) -> Checkup:
+def build_checkup(config: PretrainConfig, images: Images, own: OwnPretext | None = None) -> Checkup:
     """What a run's health is judged by, beside its loss: its own images and keys."""
     config = dataclasses.replace(config, device=resolve_device(config.device))
     precision = resolve_precision(config.precision, config.device)
 
     def checkup(modules: Mapping[str, nn.Module]) -> dict[str, float]:
-        return vitals(modules, build_batches(config, images), symmetric=config.symmetric, precision=precision)
+        return vitals(modules, build_batches(config, images, own), symmetric=config.symmetric, precision=precision)
 
     return checkup

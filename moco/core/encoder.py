@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.core.batchnorm import GroupedBatchNorm, group_batch_norms, record_together
-from moco.core.networks import REFUSALS, TIMM, build_backbone, reason
+from moco.core.networks import REFUSALS, TIMM, build_backbone, example_input, reason
 from moco.core.precision import at_least_fp32
 from moco.core.resnet import ResNet, resnet_plan
 from moco.core.stems import Stem
 from moco.errors import BadInputError
-from moco.shapes import Features, Views, require_same_shapes
+from moco.shapes import Features, Inputs, require_same_shapes
 
 Head = Literal["linear", "mlp"]
 Output = Literal["backbone", "head"]
@@ -69,8 +69,11 @@ class Encoder(nn.Module):
                 nn.Linear(self.num_features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, plan.feature_dim)
             )
 
-    def forward(self, x: Views) -> Features:
-        """Encode views x into unit vectors; the normalisation is at least fp32 whatever the precision."""
+    def forward(self, x: Inputs) -> Features:
+        """Encode x, views (N, 3, H, W) or what else the backbone takes, into unit vectors.
+
+        The normalisation is at least fp32 whatever the precision.
+        """
         if self.plan.arch.startswith(TIMM):  # some of its networks cut an image into windows or tokens first
             for norm in self._norms:
                 norm.images = len(x)
@@ -116,7 +119,7 @@ class Encoder(nn.Module):
         """Why the backbone does not take an image of that size; None where it does."""
         try:
             with use_evaluation_mode(self.backbone):
-                y = self.backbone(torch.zeros(1, 3, size, size, device=next(self.backbone.parameters()).device))
+                y = self.backbone(example_input(self.plan.arch, size).to(next(self.backbone.parameters()).device))
         except REFUSALS as error:
             return reason(error)
         if y.shape != (1, self.num_features):

@@ -16,6 +16,7 @@ from moco.data.augment import Augmentation, normalize
 from moco.data.images import Images
 from moco.data.kept import prepare_one
 from moco.data.replacement import ChosenImages
+from moco.data.spans import cut_whole, read_document
 from moco.data.views import Look, make_views
 from moco.errors import BadInputError
 from moco.evaluation.feeding import DrawnCrops, PreparedBytes, feed_drawn, feed_prepared
@@ -54,6 +55,8 @@ class Encoding:
     stored: Literal["fp32", "fp16"] = "fp32"
     workers: int = 0
     """Processes that load images (0: this one)."""
+    text: bool = False
+    """The encoder takes documents: each is cut into spans of `image_size` bytes, whose features are averaged."""
     feed: bool | None = None
     """Hand images over as bytes and normalise them where the encoder is; by default where that is not the CPU."""
 
@@ -132,7 +135,9 @@ def _batches(
 ) -> Iterator[Tensor]:
     """The images first..last-1 in order, normalised, `how.batch_size` at a time."""
     ranges = [range(start, min(start + how.batch_size, last)) for start in range(first, last, how.batch_size)]
-    fed = device != "cpu" if how.feed is None else how.feed
+    if how.text and views is not None:
+        raise BadInputError("random crops are of images, and these are documents: give --views 0")
+    fed = not how.text and (device != "cpu" if how.feed is None else how.feed)
     require_shared_memory(how.batch_size * 3 * how.image_size**2 * (1 if fed else 4), how.workers, len(ranges))
     if fed:
         if views is not None:
@@ -155,6 +160,8 @@ class _Prepared:
         return self._centred(rows) if self.views is None else self._random(rows, self.views)
 
     def _centred(self, rows: range) -> Tensor:
+        if self.how.text:
+            return torch.stack([cut_whole(read_document(self.images, row), self.how.image_size) for row in rows])
         batch = torch.stack([prepare_one(self.images, row, self.how.image_size, prepare_image) for row in rows])
         return normalize(batch, self.how.mean, self.how.std)
 

@@ -38,6 +38,9 @@ from moco.runtime.fields import (
     Workers,
 )
 
+PRETEXTS = ("views", "masked", "neighbours", "paired", "text")
+"""What may be paired, beside what a user's own function pairs."""
+
 
 @dataclass(frozen=True)
 class PretrainConfig:
@@ -51,8 +54,8 @@ class PretrainConfig:
 
     arch: str | None = "resnet50"
     """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d, any
-    other classification model of torchvision by its name, or timm:NAME, any network of timm that gives pooled features.
-    With --init-weights it is that of the weights unless given."""
+    other classification model of torchvision by its name, timm:NAME, any network of timm that gives pooled features, or
+    for documents bytes-tiny or bytes-small. With --init-weights it is that of the weights unless given."""
     stem: Stem | None = "imagenet"
     """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels
     (-padded: it pads by 2; -pooled: with max-pooling; -linear: without ReLU behind it, as others build them).
@@ -119,6 +122,19 @@ class PretrainConfig:
     shuffled over them (shuffling BN). With 1 an encoder on one process can cheat. By default 8, or the number of
     processes where that is larger; 1 where --bn keeps the statistics."""
 
+    pretext: str = "views"
+    """What query and key are: views, two random views of an image; masked, these with patches of the query hidden;
+    neighbours, views of two frames of one folder; paired, views of two files of one name, in --data and --partner;
+    text, two spans of a document, for bytes-tiny and bytes-small; or FILE.py:FUNCTION, the pairs that this function of
+    your own makes, which is run with your rights (docs/pretexts.md)."""
+    within: Count = 5
+    """T: frames between query and key, at most, with --pretext neighbours."""
+    hidden: Share = 0.5
+    """Share of the query's patches that --pretext masked sets to the mean."""
+    patch: Side = 4
+    """Side in pixels of these patches."""
+    partner: str | None = None
+    """Images of the same names as those of --data, for --pretext paired: the keys' images."""
     augment: Literal["v1", "v2", "cifar", "mild"] = "v1"
     """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
     crops with little colour change, for --teacher)."""
@@ -242,6 +258,8 @@ class ResumeConfig:
     """Run folder."""
     data: str | None = None
     """Where the images lie now, if they were moved; they must be the same."""
+    pretext: str | None = None
+    """FILE.py:FUNCTION, again, where the run's pairs come from code of your own: it must be the same."""
     workers: Annotated[Workers, tyro.conf.arg(help="Processes that load images; by default as many as before.")] = None
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False

@@ -1,8 +1,9 @@
-"""The optimiser: SGD, and Muon for the kernels of a ResNet's inner convolutions."""
+"""The optimiser: SGD, and Muon for the inner kernels of a ResNet or of a transformer over bytes."""
 
 import torch
 from torch import Tensor, nn
 
+from moco.core.bytes import ByteTransformer
 from moco.core.encoder import Encoder
 from moco.core.resnet import ResNet
 from moco.pretraining.config import PretrainConfig
@@ -39,12 +40,16 @@ def build_optimizer(config: PretrainConfig, f_q: Encoder) -> torch.optim.SGD:
 def inner_kernels(config: PretrainConfig, f_q: Encoder) -> list[nn.Parameter]:
     """The kernels that Muon trains: of all convolutions of a ResNet but the first, where their norms are trained.
 
-    There a batch normalisation behind each takes its scale out, so that a fixed norm loses nothing. Other networks have
+    There a batch normalisation behind each takes its scale out, so that a fixed norm loses nothing. Of a transformer
+    over bytes they are the matrices of its blocks, whose norm stays that of rows of unit length. Other networks have
     none, and SGD trains all of them.
     """
+    named = f_q.backbone.named_parameters()
+    if config.optimizer == "muon" and isinstance(f_q.backbone, ByteTransformer):
+        return [p for name, p in named if p.dim() == 2 and name.startswith("blocks.")]
     if config.optimizer != "muon" or config.bn != "train" or not isinstance(f_q.backbone, ResNet):
         return []
-    return [p for name, p in f_q.backbone.named_parameters() if p.dim() == 4 and name != "conv1.weight"]
+    return [p for name, p in named if p.dim() == 4 and name != "conv1.weight"]
 
 
 def set_rate(optimizer: torch.optim.SGD, lr: float) -> None:

@@ -18,10 +18,12 @@ from moco.core.whitening import views_to_whiten, whiten
 from moco.data.augment import AUGMENTATIONS
 from moco.data.images import Images
 from moco.data.loader import ViewBatches, choose_workers
+from moco.data.pairs import PairBatches
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig, negatives, shared_negatives
 from moco.pretraining.initial import fill, with_weights
 from moco.pretraining.optimizer import inner_kernels
+from moco.pretraining.pretexts import OF_IMAGES, OwnPretext, build_pairing, describe_pretext, require_pretext
 from moco.runtime import distributed
 from moco.runtime.device import describe_precision, resolve_device, resolve_precision, set_precision, set_threads
 from moco.runtime.fields import check, flag, require
@@ -54,6 +56,7 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
         raise BadInputError(
             "--symmetric needs keys of both views, and --dictionary memory-bank has none: leave one out"
         )
+    require_pretext(config)
     config = _with_teacher(config, n)
     _require_mixing(config)
     _require_kept(config)
@@ -194,7 +197,7 @@ def build_encoder(config: PretrainConfig) -> Encoder:
     return encoder
 
 
-def whiten_first_layer(encoder: Encoder, batches: ViewBatches) -> None:
+def whiten_first_layer(encoder: Encoder, batches: ViewBatches | PairBatches) -> None:
     """Let the first convolution of a ResNet whiten the patches of the views of the first images (--init whitened).
 
     Every rank takes the same images.
@@ -221,8 +224,15 @@ def build_dictionary(config: PretrainConfig, images: int, teacher: Teacher | Non
     return InBatch()
 
 
-def build_batches(config: PretrainConfig, images: Images) -> ViewBatches:
-    """The batches of this rank."""
+def build_batches(config: PretrainConfig, images: Images, own: OwnPretext | None = None) -> ViewBatches | PairBatches:
+    """The batches of this rank: views of the images, or what another pretext pairs, such as one of the user's own."""
+    if config.pretext != "views":
+        of_images = config.pretext in OF_IMAGES
+        return PairBatches(
+            images, build_pairing(config, images, own), config.batch_size,
+            require(config.view_size or config.image_size), config.seed, distributed.rank(), distributed.world_size(),
+            require(config.mean) if of_images else (), require(config.std) if of_images else (),
+        )  # fmt: skip
     return ViewBatches(
         images,
         AUGMENTATIONS[config.augment],
@@ -273,7 +283,8 @@ def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> st
         head += f", muon {config.muon_lr:g} for {len(kernels)} kernels" if kernels else ", no kernels for muon"
     return (
         f"{len(images)} images, {config.max_steps} steps of {config.batch_size}; {config.arch} with "
-        f"{parameter_count(encoder.backbone) / 1e6:.1f} M parameters, views of {config.view_size} pixels\n"
+        f"{parameter_count(encoder.backbone) / 1e6:.1f} M parameters, views of {config.view_size} pixels"
+        f"{describe_pretext(config)}\n"
         f"{keys}, K = {shared_negatives(config)}{more}: chance loss log({count}) "
         f"= {chance:.2f} (may rise at first)\n"
         f"lr {config.lr:g}{head}, {groups}, {describe_precision(config.precision, config.device)} with "
