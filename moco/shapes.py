@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 from torch import Tensor
 
 from moco.errors import BadInputError
 
-Views = Float[Tensor, "n 3 h w"]
+Views = Float[Tensor, "n bands h w"]
 """A batch of normalised views."""
 
 Inputs = Shaped[Tensor, "n *_"]
@@ -19,26 +19,29 @@ Documents = UInt8[Tensor, "n *_"]
 Tokens = Float[Tensor, "n t c"]
 """The tokens of each span of a batch."""
 
-Pixels = Float[Tensor, "n 3 h w"]
-"""A batch of images with values in [0, 1]."""
+Pixels = Float[Tensor, "n bands h w"]
+"""A batch of images: RGB in [0, 1], or channels in their own units."""
 
-Bytes = UInt8[Tensor, "n 3 h w"]
-"""A batch of decoded images."""
+Bytes = UInt8[Tensor, "n 3 h w"] | Float32[Tensor, "n _ h w"]
+"""A batch of decoded images of one size: bytes of RGB, or channels in their own units."""
 
-Image = UInt8[Tensor, "3 _ _"]
-"""One decoded image; those of a list may have different sizes."""
+Channels = Float32[Tensor, "_ _ _"]
+"""One decoded image of any number of channels, in their own units."""
 
-Rendered = Float[Tensor, "n 3 s s"]
-"""A batch of square views with values in [0, 1]."""
+Image = UInt8[Tensor, "3 _ _"] | Channels
+"""One decoded image, as a rule bytes of RGB; those of a list may have different sizes."""
 
-SquareViews = Float[Tensor, "n 3 s s"]
+Rendered = Float[Tensor, "n bands s s"]
+"""A batch of square views: RGB in [0, 1], or channels in their own units."""
+
+SquareViews = Float[Tensor, "n bands s s"]
 """A batch of square views, normalised."""
 
 Interleaved = Float[Tensor, "n s s 3"]
 """The same with the colours as the last dimension."""
 
-Square = Float[Tensor, "3 s s"]
-"""One view with values in [0, 1]."""
+Square = Float[Tensor, "bands s s"]
+"""One view: RGB in [0, 1], or channels in their own units."""
 
 Grey = Float[Tensor, "n 1 h w"]
 """A batch of images of one colour."""

@@ -1,10 +1,11 @@
 """`moco pretrain auto`: chooses the way, the settings and the length of a run for images and minutes, and trains."""
 
+import contextlib
 import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from typing import Any
 import torch
 
 from moco.commands import knn, pretrain
-from moco.commands.readiness import Ready, make_ready, make_ready_all, set_pace
+from moco.commands.readiness import Ready, make_ready, make_ready_all, set_end, set_pace
 from moco.commands.scene import Scene, begin_with, compare_weights, open_scene
-from moco.commands.trials import note_images, plan_trials, take_over, try_way
+from moco.commands.trials import measure_trial, note_images, plan_trials, take_over, try_way
 from moco.core.encoder import Encoder, EncoderPlan, parameter_count
 from moco.errors import BadInputError
 from moco.evaluation.config import KnnConfig
@@ -41,6 +42,9 @@ from moco.runtime.files import read_bounded
 from moco.runtime.runlog import write_text
 from moco.runtime.signals import terminate_as_interrupt
 
+CHOSEN = "auto.json"
+"""What was chosen, from what and why, beside the run that was made of it."""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -65,7 +69,8 @@ def run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[st
     if there.is_file():
         print(f"auto: {config.out} holds a run; its own settings are kept", file=sys.stderr)
         own = from_json(PretrainConfig, read_bounded(there), there)
-        return pretrain.run(dataclasses.replace(own, data=config.data, out=config.out, json=config.json))
+        own = dataclasses.replace(own, data=config.data, out=config.out, json=config.json)
+        return conclude(own, pretrain.run(own), config.data)
     budget = Budget(60 * config.minutes, started)
     with terminate_as_interrupt():
         scene = open_scene(config, dict(given), budget)
@@ -75,9 +80,8 @@ def run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[st
     _explain(scene, chosen)
     ready = chosen.ready
     result = pretrain.train_prepared(ready.config, scene.splits, ready.monitor, ready.teacher)
-    if result.get("exit_code"):
-        return result
-    return {**result, **_conclude(scene, chosen, result)}
+    result = conclude(ready.config, result, config.data, budget.describe)
+    return result if result.get("exit_code") else {**result, "minutes": round(budget.spent / 60, 2)}
 
 
 def _choose(scene: Scene) -> Chosen:
@@ -110,7 +114,7 @@ def _choose(scene: Scene) -> Chosen:
 
 def _by_rule(scene: Scene, ready: Ready) -> Ready:
     """Give all the time that is left to one way."""
-    return set_pace(scene, ready, scene.budget.left)
+    return set_end(scene, set_pace(scene, ready, scene.budget.left))
 
 
 def _try(
@@ -129,7 +133,8 @@ def _try(
         for line in tabulate_trials(tried, kept):
             scene.say(line)
         number = next(number for number, one in enumerate(tried) if one.way.recipe == kept.way.recipe)
-        ready = replace(planned[number][0], way=kept.way)
+        begun = measure_trial(Path(folder, str(number)))
+        ready = set_end(scene, replace(planned[number][0], way=kept.way), begun)
         take_over(Path(folder, str(number)), ready.config)
     return Chosen(ready, weights, compared, tried)
 
@@ -145,6 +150,7 @@ def _explain(scene: Scene, chosen: Chosen) -> None:
         print(line)
     content = {
         "minutes": scene.config.minutes, "spent": round(scene.budget.spent, 1), "way": dataclasses.asdict(ready.way),
+        "weights": chosen.weights, "labelled": scene.is_labelled, "evaluation": vars(ready.evaluation),
         "compared": [_figures(one) for one in chosen.compared],
         "tried": [
             {**_figures(one.compared), "steps": one.steps, "seconds": round(one.seconds, 1)} for one in chosen.tried
@@ -154,7 +160,7 @@ def _explain(scene: Scene, chosen: Chosen) -> None:
     }  # fmt: skip
     try:
         config.out.mkdir(parents=True, exist_ok=True)
-        write_text(config.out / "auto.json", json.dumps(content, indent=2) + "\n")
+        write_text(config.out / CHOSEN, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise BadInputError(f"--out {config.out}: cannot be written ({error.strerror}): give another") from error
 
@@ -163,19 +169,38 @@ def _figures(one: Compared) -> dict[str, Any]:
     return {"name": one.name, "image_size": one.image_size, "top1": round(one.top1, 2), "images": len(one.right)}
 
 
-def _conclude(scene: Scene, chosen: Chosen, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Evaluate, and say what was reached, against what, where the encoder is, and what to do next."""
-    ready, config, data = chosen.ready, chosen.ready.config, scene.config.data
-    found: dict[str, Any] = {"way": ready.way.recipe}
-    if ready.evaluation.seconds:
-        named = (chosen.weights,) if ready.evaluation.published and chosen.weights is not None else ()
+def conclude(
+    config: PretrainConfig, result: dict[str, Any], data: str, describe_time: Callable[[], str] = str
+) -> dict[str, Any]:
+    """Evaluate a run that auto began and that is finished now, and say what was reached, against what, and what next.
+
+    Returns its figures and these. Of other runs, and of one that was finished before, nothing is said.
+    `describe_time` says how long all of it took, where that is known.
+    """
+    told = _read_chosen(config.out)
+    if told is None or result.get("exit_code") or result.get("already_done") or distributed.world_size() > 1:
+        return result
+    found: dict[str, Any] = {"way": told["way"]["recipe"]}
+    if told["evaluation"]["seconds"]:
+        named = (told["weights"],) if told["evaluation"]["published"] and told["weights"] is not None else ()
+        print("auto: evaluating the encoder and what it is compared with", file=sys.stderr, flush=True)
         found["knn"] = knn.run(KnnConfig(
-            str(config.out), data, baseline=ready.evaluation.random, baselines=named, device=config.device,
+            str(config.out), data, baseline=told["evaluation"]["random"], baselines=named, device=config.device,
             precision=config.precision, threads=config.threads, workers=config.workers,
         ))  # fmt: skip
-    for line in describe_result(result, found.get("knn", {})):
+    for line in describe_result(result, found.get("knn", {}), taught=config.teacher is not None):
         print(line)
-    print(f"auto: took {scene.budget.spent / 60:.1f} of {scene.config.minutes:g} minutes")
-    for line in describe_next(config.out, data, labelled=scene.is_labelled):
+    if describe_time():
+        print(describe_time())
+    for line in describe_next(config.out, data, labelled=told["labelled"]):
         print(line)
-    return {**found, "minutes": round(scene.budget.spent / 60, 2)}
+    return {**result, **found}
+
+
+def _read_chosen(run: Path) -> dict[str, Any] | None:
+    """Read what auto.json says of a run; None where there is none, or it is damaged or of an older version."""
+    with contextlib.suppress(OSError, ValueError, BadInputError, KeyError, TypeError):
+        told: dict[str, Any] = json.loads(read_bounded(run / CHOSEN))
+        _ = told["way"]["recipe"], told["weights"], told["labelled"], told["evaluation"]["seconds"]
+        return told
+    return None

@@ -13,6 +13,7 @@ from torch import nn
 
 from moco.data.derived import Subset
 from moco.data.fingerprint import digest_images
+from moco.data.forms import describe_digest
 from moco.data.images import Images, Labels, Split
 from moco.data.replacement import list_names
 from moco.errors import BadInputError, one_line
@@ -55,8 +56,9 @@ def run(config: EmbedConfig) -> dict[str, Any]:
     check(config)
     _require_out(config)
     with session(config) as subject:
+        weights = subject.weights
         parts = all_splits(
-            config.data, config.split, config.exclude, subject.weights.white_level, text=subject.how.text
+            config.data, config.split, config.exclude, weights.white_level, weights.form, text=subject.how.text
         )
         reading = _read_off(config, subject)
         was = read_origin(config.out) if config.add else None
@@ -108,8 +110,10 @@ def _read_off(config: EmbedConfig, subject: Subject) -> Reading:
     settings = {
         "weights": digest_encoder(encoder, how.output), "image size": how.image_size, "features": config.features,
         "unit": how.unit, "precision": how.precision, "mean": list(how.mean), "std": list(how.std),
-        "white level": subject.weights.white_level,
+        "white level": subject.weights.white_level, "form": str(subject.weights.form),
     }  # fmt: skip
+    if subject.weights.form is not None:
+        settings["form"] = describe_digest(subject.weights.form)
     return Reading(module, shape, how, settings)
 
 

@@ -81,14 +81,21 @@ def _compared(features: Any, weights: Weights, path: Path) -> dict[str, float]:
 
 
 def photographs(weights: Weights) -> SquareViews:
-    """Scikit-learn's two photographs, each whole and its four quarters, at the encoder's size, normalised for it."""
+    """Scikit-learn's two photographs, each whole and its four quarters, at the encoder's size, normalised for it.
+
+    For an encoder of other channels red, green and blue are repeated in turn.
+    """
     size, views = weights.encoder.plan.image_size, []
     for image in load_sample_images().images:
         pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
         height, width = pixels.shape[2] // 2, pixels.shape[3] // 2
         quarters = [pixels[..., y : y + height, x : x + width] for y in (0, height) for x in (0, width)]
         views += [F.interpolate(part, (size, size), mode="bilinear", antialias=True) for part in (pixels, *quarters)]
-    return normalize(torch.cat(views), weights.mean, weights.std)
+    x = torch.cat(views)
+    if weights.form is None:
+        return normalize(x, weights.mean, weights.std)
+    colours = [channel % 3 for channel in range(weights.form.channels)]  # there are no photographs of such channels
+    return normalize(x[:, colours], [0.5] * len(colours), [0.25] * len(colours))
 
 
 def _require(name: str, packages: tuple[str, ...]) -> None:

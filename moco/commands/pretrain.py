@@ -16,24 +16,29 @@ from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.derived import make_readable, take_evenly
 from moco.data.documents import open_documents
+from moco.data.forms import Form
 from moco.data.images import Images, hold
 from moco.data.kept import KEPT_BYTES, keep_prepared
 from moco.data.loader import choose_workers
 from moco.data.named import absolute_data
+from moco.data.settling import Asked
+from moco.data.sizes import warn_of_small
 from moco.data.spans import pair_documents
 from moco.data.splits import monitor_source, monitor_split, training_images
 from moco.errors import one_line
-from moco.evaluation.alignment import EPOCH, align_uniform, draw_pairs
+from moco.evaluation.alignment import EPOCH, draw_pairs
 from moco.evaluation.features import Encoding
-from moco.evaluation.judge import KnnJudge
+from moco.evaluation.judge import KnnJudge, ViewJudge
 from moco.evaluation.knn import knn_scores
 from moco.evaluation.pixels import build_raw_pixels
 from moco.evaluation.scores import Scores
 from moco.evaluation.teacher import load_teacher
 from moco.evaluation.vitals import vitals
+from moco.interop.checkpoints import load_weights
+from moco.pretraining.channels import asked_of, with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.ending import describe_reached
-from moco.pretraining.initial import stored_white_level, with_weights
+from moco.pretraining.initial import with_weights
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor
 from moco.pretraining.prepare import build_batches
@@ -47,6 +52,8 @@ Drawn = TypeVar("Drawn")
 
 UNLABELLED_IMAGES = 2048
 """Images that the monitor without labels looks at."""
+RETRIEVED = 512
+"""Images of these that are to find their own second view."""
 
 
 def run(config: PretrainConfig) -> dict[str, Any]:
@@ -55,9 +62,15 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     own = load_own_pretext(config.pretext)
     config = with_weights(config if own is None else dataclasses.replace(config, pretext=own.stored))
     require_pretext(config)
-    level = config.white_level or stored_white_level(config.init_weights or config.teacher)
-    text = reads_bytes(require(config.arch))
-    splits = open_documents(config.data, config.exclude) if text else open_splits(config.data, config.exclude, level)
+    given = config.init_weights or config.teacher
+    weights = None if given is None else load_weights(given)
+    level = config.white_level if weights is None or config.white_level else weights.white_level
+    if reads_bytes(require(config.arch)):
+        splits = open_documents(config.data, config.exclude)
+    else:
+        splits = open_splits(config.data, config.exclude, level, asked_of(config, weights))
+        config = with_form(config, splits["train"])
+        warn_of_small(splits["train"], config.data, require(config.view_size or config.image_size))
     teacher = build_teacher(config, training_images(splits))
     result = train_prepared(config, splits, build_monitor(config, splits), teacher, own)
     if not result.get("exit_code") and "already_done" not in result and distributed.rank() == 0:
@@ -66,9 +79,11 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     return result
 
 
-def open_splits(data: str, exclude: Sequence[str] = (), white_level: int | None = None) -> dict[Split, Images]:
+def open_splits(
+    data: str, exclude: Sequence[str] = (), white_level: int | None = None, form: Form | Asked | None = None
+) -> dict[Split, Images]:
     """Open the splits of `--data`; small training images are held in memory."""
-    splits = load(data, exclude, white_level)
+    splits = load(data, exclude, white_level, form)
     trained: tuple[Split, ...] = ("train", "unlabeled")
     with say_if_slow(f"decoding the images of {data} into memory"):
         splits = {split: hold(images) if split in trained else images for split, images in splits.items()}
@@ -85,7 +100,7 @@ def train_prepared(
 ) -> dict[str, Any]:
     """Train on the images of a config whose monitor and teacher are ready."""
     level = splits["train"].white_level
-    config = dataclasses.replace(config, data=absolute_data(config.data), white_level=level)
+    config = with_form(dataclasses.replace(config, data=absolute_data(config.data), white_level=level), splits["train"])
     if config.partner is not None:
         config = dataclasses.replace(config, partner=absolute_data(config.partner))
     if teacher is not None:
@@ -106,7 +121,7 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
     size, mean, std = require(config.image_size), require(config.mean), require(config.std)
     student = Encoding(
         size, mean, std, precision=resolve_precision(config.precision, device),
-        workers=choose_workers(images) if config.workers is None else config.workers,
+        workers=choose_workers(images) if config.workers is None else config.workers, rgb=images.form is None,
     )  # fmt: skip
     cached = config.teacher_views == "cached"
     with preserve_torch_state(device):
@@ -116,7 +131,7 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
 
 
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:
-    """KNN accuracy where there are labels; alignment and uniformity, and the reason, where there are none.
+    """KNN accuracy where there are labels; what views say, and the reason, where there are none.
 
     Beside the accuracies stand the k by which they were found, how many queries there were, the percentage of these
     that is trained on, and the accuracy of raw pixels, which is computed once.
@@ -128,21 +143,24 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     if device != "cpu":
         workers = choose_workers(bank) if config.workers is None else config.workers
     text, precision = reads_bytes(require(config.arch)), resolve_precision(config.precision, device)
-    how = Encoding(size, mean, std, precision=precision, workers=workers, text=text)
+    how = Encoding(size, mean, std, precision=precision, workers=workers, rgb=bank.form is None, text=text)
     reason = "without labels (class folders)" if bank.labels is None or queries.labels is None else None
     if reason is None and len(bank.classes) < 2:
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
         print(
-            f"the images come {reason}: no kNN accuracy; watching alignment and uniformity instead (the mean squared "
-            f"distance of two views of an image, and how evenly the images spread: lower is more evenly)"
+            f"the images come {reason}: no kNN accuracy; watching instead how many find their own second view "
+            f"(retrieval), the mean squared distance of two views of an image (alignment), and how evenly the images "
+            f"spread (uniformity: lower is more evenly)"
         )
         seen = make_readable(take_evenly(training_images(splits), min(UNLABELLED_IMAGES, config.knn_images)))
-        draw = functools.partial(draw_pairs, seen, AUGMENTATIONS[config.augment], size)
+        few = take_evenly(seen, RETRIEVED)
         if text:
-            draw = functools.partial(pair_documents, seen, size, EPOCH)
-        pairs = _remember(draw, 6 * size**2 * len(seen))
-        return lambda encoder: align_uniform(encoder, pairs(), how)
+            spans = functools.partial(pair_documents, length=size)
+            return ViewJudge(lambda: spans(seen, epoch=EPOCH), lambda: spans(few, epoch=EPOCH - 1), how)
+        pairs = _remember(lambda: draw_pairs(seen, AUGMENTATIONS[config.augment], size), 6 * size**2 * len(seen))
+        mild = _remember(lambda: draw_pairs(few, AUGMENTATIONS["mild"], size), 6 * size**2 * len(few))
+        return ViewJudge(pairs, mild, how)
     bank = keep_prepared(make_readable(take_evenly(bank, config.knn_images)))
     queries = keep_prepared(make_readable(take_evenly(queries, max(1, config.knn_images // 5))))
     trained_on = 100.0 if monitor_source(splits) == "tenth" else 0.0  # pre-training takes all of train

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moco.commands import pretrain
-from moco.commands.scene import MOST_WATCHED, PROBED, Scene, open_teacher
+from moco.commands.scene import MOST_WATCHED, PROBED, Scene, open_teacher, tell_slow
 from moco.core.encoder import Encoder, parameter_count
 from moco.core.pair import Teacher
 from moco.data.derived import make_readable, take_evenly
@@ -94,7 +94,10 @@ def make_ready(scene: Scene, way: Way, compared: Sequence[Compared], spared: flo
         trial = PretrainConfig(**{**values, "data": scene.config.data, "out": scene.config.out})
         if teacher is not None:
             trial = dataclasses.replace(trial, feature_dim=teacher.width)
-        return time_step(with_weights(trial), some, scene.share(share / ways, limits), teacher)
+        seconds = scene.share(share / ways, limits)
+        what = f"{trial.arch or 'the network'} with views of {trial.view_size or trial.image_size} pixels"
+        with tell_slow(f"timing steps of {what}: {seconds:.0f} s, and what the first step takes"):
+            return time_step(with_weights(trial), some, seconds, teacher)
 
     seconds = max(1.0, (1 - RESERVE) * (scene.budget.left - spared) * (1 - ONE_LOOK - EVALUATING / 2))
     situation = Situation(len(scene.images), scene.side, scene.device, seconds, given)
@@ -107,7 +110,8 @@ def make_ready(scene: Scene, way: Way, compared: Sequence[Compared], spared: flo
     speed = measure(vars(config), FINAL_TIMING, 0.025)
     if speed is None:
         raise BadInputError("out of memory with the settings of this run: give a smaller --batch-size or --image-size")
-    return _measure_looks(scene, way, reasons, config, teacher, speed)
+    with tell_slow("measuring what a look by the monitor and the evaluation take"):
+        return _measure_looks(scene, way, reasons, config, teacher, speed)
 
 
 def set_pace(scene: Scene, ready: Ready, left: float) -> Ready:
@@ -118,11 +122,26 @@ def set_pace(scene: Scene, ready: Ready, left: float) -> Ready:
         ("max_steps", f"{1 / costs.step:.3g} steps/s were measured, and {left:.0f} s are left"),
         ("knn_every", f"a look takes {costs.look:.1f} s; {pace.looks} looks"),
         ("checkpoint_every", "a minute or more between two checkpoints"),
+        ("log_every", "a line about every five seconds"),
     ):
         if name not in given and not (name == "max_steps" and "epochs" in given):
             reasons[name] = (getattr(pace, name), why)
             config = dataclasses.replace(config, **{name: getattr(pace, name)})
     return dataclasses.replace(ready, config=config, reasons=reasons, pace=pace)
+
+
+def set_end(scene: Scene, ready: Ready, begun: float = 0.0) -> Ready:
+    """Let the run end in time whatever its speed becomes; `begun` are the seconds that its trial took.
+
+    A length that the user has given stays.
+    """
+    if ready.length is not None:
+        return ready
+    costs = ready.costs
+    left = max(1.0, (1 - RESERVE) * scene.budget.left - costs.start)
+    spare = round(costs.evaluation / costs.step)
+    config = dataclasses.replace(ready.config, end_after=round(begun + left, 1), end_spare=spare)
+    return dataclasses.replace(ready, config=config)
 
 
 def _measure_looks(

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, TypeVar
 
-from moco.commands import pretrain, transfer
+from moco.commands import auto, pretrain, transfer
 from moco.data.named import CATALOG, absolute_data
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig, ResumeConfig
@@ -36,7 +36,8 @@ def run(config: ResumeConfig) -> dict[str, Any]:
     if status.get("state") == KILLED:
         print(f"{config.run}: was killed (or its machine failed) after step {status.get('step')} or later: going on")
     if command == "pretrain":
-        return pretrain.run(_find_images(_with_pretext(from_json(PretrainConfig, content, path), config, now)))
+        own = _find_images(_with_pretext(from_json(PretrainConfig, content, path), config, now))
+        return auto.conclude(own, pretrain.run(own), own.data)
     if command == "transfer":
         return transfer.run(_find_images(dataclasses.replace(from_json(TransferConfig, content, path), **now)))
     raise BadInputError(

@@ -30,7 +30,7 @@ from moco.runtime.configfile import from_json, to_json
 from moco.runtime.device import preserve_torch_state
 from moco.runtime.fields import require
 from moco.runtime.files import read_bounded
-from moco.runtime.runlog import write_text
+from moco.runtime.runlog import read_metrics, write_text
 from moco.runtime.signals import EXIT_CODE
 
 
@@ -81,7 +81,7 @@ def try_way(scene: Scene, ready: Ready, steps: int, folder: Path, as_it_is: Comp
     `as_it_is`. One that diverges has no image right. Raises KeyboardInterrupt where a signal came.
     """
     bank, queries = require(scene.judged)
-    scene.say(f"auto: trying {steps} steps {ready.way.name}")
+    scene.say(f"auto: trying {steps} steps {ready.way.name}, about {steps * ready.costs.step:.0f} s")
     begun, right = time.monotonic(), torch.zeros(len(bank) + len(queries), dtype=torch.bool)
     try:
         _begin(scene, ready, steps, folder)
@@ -111,10 +111,15 @@ def _begin(scene: Scene, ready: Ready, steps: int, folder: Path) -> None:
         raise KeyboardInterrupt
 
 
+def measure_trial(folder: Path) -> float:
+    """Read from its log how many seconds the training of the trial in `folder` took."""
+    return max((float(line.get("time", 0.0)) for line in read_metrics(folder)), default=0.0)
+
+
 def take_over(folder: Path, config: PretrainConfig) -> None:
     """Make the trial in `folder` the run of `config`, which goes on from its checkpoint."""
     shutil.copytree(folder, config.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("config.json"))
     path = folder / "config.json"
     own = from_json(PretrainConfig, read_bounded(path), path)
-    named = {name: getattr(config, name) for name in ("out", "checkpoint_every", "json")}
+    named = {name: getattr(config, name) for name in ("out", "checkpoint_every", "json", "end_after", "end_spare")}
     write_text(config.out / "config.json", to_json(dataclasses.replace(own, **named), "pretrain"))

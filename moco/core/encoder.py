@@ -1,4 +1,4 @@
-"""The encoder: a backbone and a projection head, images (N, 3, H, W) -> unit vectors (N, C)."""
+"""The encoder: a backbone and a projection head, images (N, channels, H, W) -> unit vectors (N, C)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,12 +36,14 @@ class EncoderPlan:
     feature_dim: int = 128
     hidden_dim: int | None = None
     image_size: int = 224
+    channels: int = 3
+    """Of the images; 3 are red, green and blue, unless what lies beside the weights says otherwise."""
 
     def __post_init__(self) -> None:
         """Raise BadInputError for a value that no encoder has: a plan may come from a file."""
         if not isinstance(self.arch, str) or self.stem not in get_args(Stem) or self.head not in get_args(Head):
             raise BadInputError(f"an encoder of arch {self.arch!r}, stem {self.stem!r} and head {self.head!r}: no such")
-        for name in ("feature_dim", "hidden_dim", "image_size"):
+        for name in ("feature_dim", "hidden_dim", "image_size", "channels"):
             value = getattr(self, name)
             if (value is not None or name != "hidden_dim") and (type(value) is not int or not 0 < value <= LARGEST):
                 raise BadInputError(f"{name} is {value!r}: expected a whole number from 1 to {LARGEST}")
@@ -58,7 +60,9 @@ class Encoder(nn.Module):
         """Build the plan's network, or take a backbone that is no network by name, with how many features it gives."""
         super().__init__()
         self.plan = plan
-        self.backbone, self.num_features = backbone or build_backbone(plan.arch, plan.stem, plan.image_size)
+        self.backbone, self.num_features = backbone or build_backbone(
+            plan.arch, plan.stem, plan.image_size, plan.channels
+        )
         self._norms: list[GroupedBatchNorm] = []
         hidden = plan.hidden_dim or self.num_features
         self.head: nn.Module
@@ -114,12 +118,17 @@ class Encoder(nn.Module):
         hint = "give another" if fitting is None else f"give {flag} {fitting}"
         raise BadInputError(f"{flag} {size}: {self.plan.arch} does not take such images ({why}): {hint}")
 
+    def _blank(self, size: int) -> Tensor:
+        """One image of zeros, or one span."""
+        example = example_input(self.plan.arch, size, self.plan.channels)
+        return example.to(next(self.backbone.parameters()).device)
+
     @torch.no_grad()
     def _refusal(self, size: int) -> str | None:
         """Why the backbone does not take an image of that size; None where it does."""
         try:
             with use_evaluation_mode(self.backbone):
-                y = self.backbone(example_input(self.plan.arch, size).to(next(self.backbone.parameters()).device))
+                y = self.backbone(self._blank(size))
         except REFUSALS as error:
             return reason(error)
         if y.shape != (1, self.num_features):

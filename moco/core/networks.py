@@ -23,7 +23,7 @@ REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, Zer
 """What networks raise for a size that they do not take."""
 
 
-def build_backbone(arch: str, stem: Stem, image_size: int) -> tuple[nn.Module, int]:
+def build_backbone(arch: str, stem: Stem, image_size: int, channels: int = 3) -> tuple[nn.Module, int]:
     """Build a backbone without its classifier and say how many features it gives.
 
     Known are the ResNets of `resnet_plan`, our transformers over bytes, every classification model of torchvision, and
@@ -32,7 +32,7 @@ def build_backbone(arch: str, stem: Stem, image_size: int) -> tuple[nn.Module, i
     """
     plan = resnet_plan(arch)
     if plan is not None:
-        resnet = ResNet(plan, stem)
+        resnet = ResNet(plan, stem, channels)
         return resnet, resnet.num_features
     of_timm = arch.startswith(TIMM)
     if of_timm:
@@ -41,10 +41,32 @@ def build_backbone(arch: str, stem: Stem, image_size: int) -> tuple[nn.Module, i
         _require_torchvision_name(arch)
     if stem != "imagenet":
         raise BadInputError(f"--stem {stem} is for ResNets, and --arch is {arch}: give --stem imagenet")
+    if of_timm:
+        return _timm_backbone(arch, image_size, channels)
     if reads_bytes(arch):
         transformer = ByteTransformer(TRANSFORMERS[arch])
         return transformer, transformer.num_features
-    return _timm_backbone(arch, image_size) if of_timm else _torchvision_backbone(arch, image_size)
+    model, width = _torchvision_backbone(arch, image_size)
+    if channels != 3:
+        widen_first_convolution(model, channels, arch)
+    return model, width
+
+
+def widen_first_convolution(model: nn.Module, channels: int, arch: str) -> None:
+    """Put a convolution of so many channels, with new weights, in place of the one that takes red, green and blue."""
+    name, first = next(
+        ((name, module) for name, module in model.named_modules()
+         if isinstance(module, nn.Conv2d) and module.in_channels == 3), ("", None),
+    )  # fmt: skip
+    if first is None or first.groups != 1:
+        raise BadInputError(f"--arch {arch} has no first convolution of three channels: give a ResNet or timm:NAME")
+    other = nn.Conv2d(
+        channels, first.out_channels, first.kernel_size, first.stride, first.padding, first.dilation,  # type: ignore[arg-type]
+        bias=first.bias is not None,
+    )  # fmt: skip
+    if first.weight.device.type != "meta":
+        nn.init.kaiming_normal_(other.weight, mode="fan_out", nonlinearity="relu")
+    model.set_submodule(name, other)
 
 
 def reads_bytes(arch: str) -> bool:
@@ -52,9 +74,11 @@ def reads_bytes(arch: str) -> bool:
     return arch in TRANSFORMERS
 
 
-def example_input(arch: str, size: int) -> Inputs:
-    """One input of the kind that a network takes: an image (1, 3, size, size), or a span of `size` bytes (1, size)."""
-    return torch.full((1, size), PADDING + 1, dtype=torch.uint8) if reads_bytes(arch) else torch.zeros(1, 3, size, size)
+def example_input(arch: str, size: int, channels: int = 3) -> Inputs:
+    """One input of the kind that a network takes: an image (1, C, size, size), or a span of `size` bytes (1, size)."""
+    if reads_bytes(arch):
+        return torch.full((1, size), PADDING + 1, dtype=torch.uint8)
+    return torch.zeros(1, channels, size, size)
 
 
 def _require_torchvision_name(arch: str) -> None:
@@ -190,12 +214,13 @@ def _on_meta(arch: str, num_classes: int = 0, **options: Any) -> nn.Module:
         return timm.create_model(arch.removeprefix(TIMM), num_classes=num_classes, **options)
 
 
-def _timm_backbone(arch: str, image_size: int) -> tuple[nn.Module, int]:
+def _timm_backbone(arch: str, image_size: int, channels: int) -> tuple[nn.Module, int]:
     import timm
 
     native = timm_config(arch).input_size[-1]
     try:
-        model = timm.create_model(arch.removeprefix(TIMM), num_classes=0, **timm_options(arch, image_size))
+        more: dict[str, Any] = {} if channels == 3 else {"in_chans": channels}
+        model = timm.create_model(arch.removeprefix(TIMM), num_classes=0, **timm_options(arch, image_size), **more)
     except REFUSALS as error:
         raise BadInputError(
             f"--arch {arch} does not take --image-size {image_size} ({reason(error)}): give --image-size {native}"

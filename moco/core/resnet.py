@@ -72,18 +72,18 @@ class NarrowConv(nn.Conv2d):
 
 
 class ResNet(nn.Module):
-    """A ResNet without its classifier: images (N, 3, H, W) -> globally pooled features (N, num_features).
+    """A ResNet without its classifier: images (N, channels, H, W) -> globally pooled features (N, num_features).
 
     `stem` is torchvision's 7x7 convolution of stride 2 with max-pooling ("imagenet"), a 3x3 convolution of stride 1
     without max-pooling for small images ("cifar"), or another of STEMS. Full width: every stage is
     `plan.width` / 64 times as wide.
     """
 
-    def __init__(self, plan: ResNetPlan, stem: Stem) -> None:
+    def __init__(self, plan: ResNetPlan, stem: Stem, channels: int = 3) -> None:
         super().__init__()
         self._channels = plan.width
         first = STEMS[stem]
-        self.conv1 = nn.Conv2d(3, plan.width, first.kernel, first.stride, first.padding, bias=False)
+        self.conv1 = nn.Conv2d(channels, plan.width, first.kernel, first.stride, first.padding, bias=False)
         self.bn1 = nn.BatchNorm2d(plan.width)
         self.relu = nn.ReLU(inplace=True) if first.relu else nn.Identity()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if first.pool else nn.Identity()
@@ -128,7 +128,7 @@ class ResNet(nn.Module):
         """Return the pooled features of images x."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
-            if self.recompute and torch.is_grad_enabled():
+            if self.recompute and torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 x = checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), mark_recomputation()))
             else:
                 x = block(x)

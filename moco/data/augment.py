@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moco.data.bands import BandParameters, add_noise, adjust_bands, draw_bands
+from moco.data.forms import to_unit
 from moco.runtime.randomness import Integers, IntegersLike, Reals, Stream, uniforms
 from moco.shapes import (
     Bytes,
@@ -78,14 +80,18 @@ class ViewParameters:
     sigma: npt.NDArray[np.float32]
     """(n,): the blur's standard deviation in pixels; 0 for no blur."""
     flip: npt.NDArray[np.bool_]
+    bands: BandParameters | None = None
+    """In place of factors, order and grey, where images are no RGB."""
 
 
 def draw(
-    augmentation: Augmentation, sizes: Integers, *, seed: int, epoch: IntegersLike, index: IntegersLike, view: Stream
-) -> ViewParameters:
+    augmentation: Augmentation, sizes: Integers, *, seed: int, epoch: IntegersLike, index: IntegersLike, view: Stream,
+    deviations: Sequence[float] = (),
+) -> ViewParameters:  # fmt: skip
     """Draw the parameters of a view of each image of `index`; sizes (n, 2) are the images' heights and widths.
 
-    Each has the distribution of torchvision's transform of that name.
+    Each has the distribution of torchvision's transform of that name. `deviations` are those of each channel where
+    images are no RGB: then brightness and contrast are drawn for each channel, and noise.
     """
     u = uniforms(4 * CROP_TRIES + 10, seed=seed, stream=view, epoch=epoch, index=index)
     n, v = len(u), u[:, 4 * CROP_TRIES :]
@@ -101,7 +107,10 @@ def draw(
         grey=v[:, 6] < augmentation.grey_probability,
         sigma=np.where(v[:, 7] < augmentation.blur_probability, sigma, 0).astype(np.float32),
         flip=v[:, 9] < augmentation.flip_probability,
-    )
+        bands=draw_bands(
+            deviations, augmentation.jitter[:2], jittered, seed=seed, epoch=epoch, index=index, view=view
+        ) if deviations else None,
+    )  # fmt: skip
 
 
 def _draw_crops(augmentation: Augmentation, sizes: Integers, u: Reals) -> Integers:
@@ -127,7 +136,7 @@ def _draw_crops(augmentation: Augmentation, sizes: Integers, u: Reals) -> Intege
 def render(
     images: Bytes | Sequence[Image], parameters: ViewParameters, augmentation: Augmentation, size: int
 ) -> Rendered:
-    """Make a view of `size` x `size` pixels, in [0, 1], of each image; images of one size come as one tensor."""
+    """Make a view of `size` x `size` pixels of each image: RGB in [0, 1]; images of one size come as one tensor."""
     if isinstance(images, Tensor):
         pixels = crop_batch(images, parameters.crop, size)
     else:
@@ -138,32 +147,41 @@ def render(
 
 
 def finish(pixels: Rendered, parameters: ViewParameters, augmentation: Augmentation) -> Rendered:
-    """Do all that follows the crop, in place: colours, blur, flip."""
+    """Do all that follows the crop, in place: colours, blur, noise where there are channels, flip."""
+    bands = parameters.bands
+    pixels = change_colours(pixels, parameters, augmentation) if bands is None else adjust_bands(pixels, bands)
+    blurred = np.flatnonzero(parameters.sigma)
+    if len(blurred):
+        rows = torch.from_numpy(blurred).to(pixels.device)
+        pixels[rows] = blur(pixels[rows], torch.from_numpy(parameters.sigma).to(pixels.device)[rows])
+    if bands is not None:
+        add_noise(pixels, bands)
+    flip = torch.from_numpy(np.flatnonzero(parameters.flip)).to(pixels.device)
+    pixels[flip] = pixels[flip].flip(-1)
+    return pixels
+
+
+def change_colours(pixels: Rendered, parameters: ViewParameters, augmentation: Augmentation) -> Rendered:
+    """Do what is defined for RGB, in place: brightness, contrast, saturation, hue and grey."""
     grey = torch.from_numpy(np.flatnonzero(parameters.grey)).to(pixels.device)
     if augmentation.grey_first:
         pixels[grey] = to_grey(pixels[grey])
     jitter(pixels, parameters.order, torch.from_numpy(parameters.factors).to(pixels.device))
     if not augmentation.grey_first:
         pixels[grey] = to_grey(pixels[grey])
-    blurred = np.flatnonzero(parameters.sigma)
-    if len(blurred):
-        rows = torch.from_numpy(blurred).to(pixels.device)
-        pixels[rows] = blur(pixels[rows], torch.from_numpy(parameters.sigma).to(pixels.device)[rows])
-    flip = torch.from_numpy(np.flatnonzero(parameters.flip)).to(pixels.device)
-    pixels[flip] = pixels[flip].flip(-1)
     return pixels
 
 
 def normalize(pixels: Pixels, mean: Sequence[float], std: Sequence[float]) -> Views:
-    """Compute (pixels - mean) / std for each colour, stored with the colours innermost."""
-    shift, scale = (pixels.new_tensor(list(values)).view(3, 1, 1) for values in (mean, std))
+    """Compute (pixels - mean) / std for each channel, stored with the channels innermost."""
+    shift, scale = (pixels.new_tensor(list(values)).view(-1, 1, 1) for values in (mean, std))
     return ((pixels - shift) / scale).contiguous(memory_format=torch.channels_last)
 
 
 def crop_one(image: Image, window: Sequence[int], size: int) -> Square:
     """Cut a window (top, left, height, width) out of an image and resize it to size x size: bilinear, antialiased."""
     top, left, height, width = window
-    cut = image[None, :, top : top + height, left : left + width].float() / 255
+    cut = to_unit(image[None, :, top : top + height, left : left + width])
     return F.interpolate(cut, (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
 
 
@@ -176,7 +194,7 @@ def crop_fraction(image: Image, window: Sequence[float], size: int) -> Square:
         cut = cut.narrow(axis, first, last - first)
         place = [torch.tensor([value], device=image.device) for value in (start - first, length)]
         maps.append(resampling_matrix(place[0], place[1], last - first, size)[0])
-    return maps[0] @ (cut.float() / 255) @ maps[1].T
+    return maps[0] @ to_unit(cut) @ maps[1].T
 
 
 def crop_batch(images: Bytes, windows: Integers, size: int) -> Rendered:
@@ -187,7 +205,8 @@ def crop_batch(images: Bytes, windows: Integers, size: int) -> Rendered:
 def crop_windows(images: Bytes, window: Windows, size: int) -> Rendered:
     """Do `crop_batch` with windows that are where the images are."""
     n, channels, height, width = images.shape
-    rows = resampling_matrix(window[:, 0], window[:, 2], height, size) / 255  # (N, S, H)
+    rows = resampling_matrix(window[:, 0], window[:, 2], height, size)  # (N, S, H)
+    rows = rows / 255 if images.dtype == torch.uint8 else rows
     columns = resampling_matrix(window[:, 1], window[:, 3], width, size)  # (N, S, W)
     pixels = images.float().reshape(n, channels * height, width) @ columns.transpose(1, 2)  # (N, 3 H, S)
     pixels = pixels.view(n, channels, height, size).transpose(1, 2).reshape(n, height, channels * size)

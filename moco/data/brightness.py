@@ -103,6 +103,8 @@ def _look_signed(deep: Sequence[Deep]) -> bool:
 
 def measure_brightest(images: Images) -> int | None:
     """Measure the largest value, 0 to 255, of some images; None where fewer than four can be read."""
+    if images.form is not None:  # their range is their own
+        return None
     brightest = list[int]()
     some = take_evenly(images, SAMPLED)
     for index in range(len(some)):

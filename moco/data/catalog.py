@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from moco.data.archives import open_archive
+from moco.data.bandfiles import group_bands
 from moco.data.brightness import settle_white_level
 from moco.data.folder import open_folder, open_kept
 from moco.data.foldernames import EXACT
+from moco.data.forms import AUTO, Form
 from moco.data.images import Images
 from moco.data.images import Split as Split
 from moco.data.indexing import leave_out, open_shards, part_shards
@@ -21,29 +23,59 @@ from moco.data.lists import open_list
 from moco.data.named import CATALOG, data_home
 from moco.data.notes import Notes
 from moco.data.packed import is_pack, open_pack
+from moco.data.settling import Asked, require_files, settle_form
 from moco.data.tree import DiskTree
 from moco.errors import BadInputError
 from moco.runtime.files import expand_home
 from moco.runtime.phases import say_if_slow
 
 
-def load(data: str, exclude: Sequence[str] = (), white_level: int | None = None) -> dict[Split, Images]:
+def load(
+    data: str, exclude: Sequence[str] = (), white_level: int | None = None, form: Form | Asked | None = None
+) -> dict[Split, Images]:
     """Open the splits of a catalogue name, a folder (flat, class folders, or splits of either), a list, or shards.
 
     Shards are a folder of tar files in WebDataset layout, splits of such, or a single one; a folder may also be what
     `moco pack` wrote. A set without splits is all `train`. Files and folders whose names fit a pattern of `exclude` are
     left out. Files of 16 bits are scaled so that `white_level` becomes white, by default the range that they use.
+    With a `form`, that of weights or as it is asked for, they are channels at full depth where they are more than bytes
+    of RGB, and NumPy and DICOM files are images too.
     What is left out, and how folders are understood where that is not plain, is printed to standard error.
     Raises BadInputError where there is no such thing, or no image in it.
     """
     notes, patterns = Notes(), Exclude(exclude)
     with say_if_slow(f"listing the images of {data}"):
-        splits = _open(data, patterns, notes)
+        splits = _open(data, patterns, notes) if form is None else _open_channels(data, patterns, notes, form.bands)
     if patterns.patterns and "by --exclude" not in notes.skipped:
         notes.remark(f"--exclude {' '.join(patterns.patterns)} fits nothing in it")
-    level = settle_white_level(next(iter(splits.values())), white_level, notes)
+    first = next(iter(splits.values()))
+    if isinstance(form, Asked):
+        form = None if white_level is not None and form.channels == AUTO else settle_form(first, form, notes, data)
+    elif form is not None:
+        require_files(first, form, data)
+    if form is not None:
+        notes.print(data, {split: len(images) for split, images in splits.items()})
+        return {split: images.with_form(form) for split, images in splits.items()}
+    level = settle_white_level(first, white_level, notes)
     notes.print(data, {split: len(images) for split, images in splits.items()})
     return {split: images if level is None else images.with_white_level(level) for split, images in splits.items()}
+
+
+def _open_channels(data: str, exclude: Exclude, notes: Notes, bands: Sequence[str]) -> dict[Split, Images]:
+    """Open splits as `_open` does, of NumPy and DICOM files where there are no others, and put bands together."""
+    try:
+        splits = _open(data, exclude, notes)
+    except BadInputError as error:
+        if not expand_home(data).is_dir():
+            raise
+        notes.skipped.clear()
+        try:
+            splits = _open(data, Exclude(exclude.patterns, arrays=True), notes)
+        except BadInputError:
+            raise error from None
+    if not bands:
+        return splits
+    return {split: group_bands(images, bands, notes, data) for split, images in splits.items()}
 
 
 def _open(data: str, exclude: Exclude, notes: Notes) -> dict[Split, Images]:

@@ -26,6 +26,33 @@ WhiteLevel = Annotated[
     ),
 ]
 
+ChannelCount = Annotated[
+    str,
+    arg(
+        metavar="auto|rgb|N",
+        help="Channels of the images: auto, those of the files at full depth where they are more than 8 bits of grey "
+        "or colour, else RGB; rgb, 8 bits of red, green and blue, whatever the files have; N, so many (1 to 64) "
+        "at full depth (docs/channels.md).",
+    ),
+]
+
+Bands = Annotated[
+    tuple[str, ...],
+    arg(
+        metavar="ENDING",
+        help="Endings of the files that one image lies in, a channel each and in this order: _B02.tif _B03.tif.",
+    ),
+]
+
+NoData = Annotated[
+    str | None,
+    arg(
+        metavar="NUMBER|nan",
+        help="Value that means that there is none; it becomes its channel's mean. By default what the files' own tags "
+        "say.",
+    ),
+]
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

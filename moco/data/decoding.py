@@ -79,6 +79,11 @@ def decode_deep(content: bytes, name: str) -> Deep | None:
     return _use(io.BytesIO(content), name, read)
 
 
+def use_picture(content: bytes, name: str, use: Callable[[PillowImage.Image, str], T]) -> T:
+    """Return what `use` makes of the image in a file that Pillow reads. Raises BadInputError as `decode` does."""
+    return _use(io.BytesIO(content), name, use)
+
+
 def require_header(content: bytes, name: str) -> None:
     """Raise BadInputError, as `decode_bytes` does, where the content does not begin as an image file does."""
     _use(io.BytesIO(content), name, lambda image, name: None)

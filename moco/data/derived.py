@@ -9,6 +9,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from moco.data.channels import Values
+from moco.data.forms import Form
 from moco.data.images import NONE_KNOWN, Images, Labels, Marks, PathTable
 from moco.data.replacement import TRIES
 from moco.errors import BadInputError
@@ -40,9 +42,19 @@ class Subset:
         return {int(place): known[int(self.rows[place])] for place in here}
 
     @property
+    def root(self) -> bytes | None:
+        """That of the whole set."""
+        return self.images.root
+
+    @property
     def name_table(self) -> None:
         """None: the table of the whole set has other names too."""
         return None
+
+    @property
+    def form(self) -> Form | None:
+        """That of the whole set."""
+        return self.images.form
 
     @property
     def white_level(self) -> int | None:
@@ -63,6 +75,10 @@ class Subset:
         """Return the image's file, if it has one in the whole set."""
         return self.images.encoded(int(self.rows[index]))
 
+    def read_values(self, index: int, channels: int | None = None) -> Values:
+        """Read the channels of the image's file in the whole set."""
+        return self.images.read_values(int(self.rows[index]), channels)
+
     def stack(self, index: Integers) -> Bytes | None:
         """Take the images of `index` from the whole set."""
         return self.images.stack(self.rows[index])
@@ -70,6 +86,10 @@ class Subset:
     def with_white_level(self, level: int) -> "Subset":
         """Return the same of a set with another white level."""
         return Subset(self.images.with_white_level(level), self.rows)
+
+    def with_form(self, form: Form) -> "Subset":
+        """Return the same with files read as channels."""
+        return Subset(self.images.with_form(form), self.rows)
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks that the images have in the whole set."""
@@ -83,6 +103,7 @@ class Joined:
     parts: tuple[Images, ...]
     prefixes: tuple[str, ...]
     name_table: ClassVar[None] = None
+    root: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         self.labels: Labels | None = None
@@ -99,6 +120,11 @@ class Joined:
         """The unreadable images of all sets, by their numbers here."""
         parts = zip(self._starts.tolist(), self.parts, strict=False)
         return {start + index: reason for start, part in parts for index, reason in part.unreadable.items()}
+
+    @property
+    def form(self) -> Form | None:
+        """That of the first set."""
+        return self.parts[0].form
 
     @property
     def white_level(self) -> int | None:
@@ -122,6 +148,11 @@ class Joined:
         part, row = self._place(index)
         return self.parts[part].encoded(row)
 
+    def read_values(self, index: int, channels: int | None = None) -> Values:
+        """Read the channels of the image's file in its set."""
+        part, row = self._place(index)
+        return self.parts[part].read_values(row, channels)
+
     def stack(self, index: Integers) -> Bytes | None:
         """Take the images of `index` from their sets, where all of these are in memory."""
         if not self.in_memory:
@@ -131,6 +162,10 @@ class Joined:
     def with_white_level(self, level: int) -> "Joined":
         """Return the same of sets with another white level."""
         return Joined(tuple(part.with_white_level(level) for part in self.parts), self.prefixes)
+
+    def with_form(self, form: Form) -> "Joined":
+        """Return the same with files read as channels."""
+        return Joined(tuple(part.with_form(form) for part in self.parts), self.prefixes)
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks that the images have in their sets."""
@@ -176,9 +211,19 @@ class Readable:
         return self.images.in_memory
 
     @property
+    def root(self) -> bytes | None:
+        """That of the set."""
+        return self.images.root
+
+    @property
     def name_table(self) -> PathTable | None:
         """The table of the set."""
         return self.images.name_table
+
+    @property
+    def form(self) -> Form | None:
+        """That of the set."""
+        return self.images.form
 
     @property
     def white_level(self) -> int | None:
@@ -199,6 +244,10 @@ class Readable:
         """Return the file of the image, or of what stands in for it: the image is decoded to know."""
         return self.images.encoded(self._read(index)[0])
 
+    def read_values(self, index: int, channels: int | None = None) -> Values:
+        """Read the channels of the image's file, or of what stands in for it."""
+        return self.images.read_values(self._read(index)[0], channels)
+
     def stack(self, index: Integers) -> Bytes | None:
         """Take the images of `index`, or those that stand in for them."""
         if not self.images.in_memory:
@@ -208,6 +257,10 @@ class Readable:
     def with_white_level(self, level: int) -> "Readable":
         """Return the same of a set with another white level."""
         return Readable(self.images.with_white_level(level))
+
+    def with_form(self, form: Form) -> "Readable":
+        """Return the same with files read as channels."""
+        return Readable(self.images.with_form(form))
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks of the images themselves."""

@@ -9,7 +9,9 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from moco.data.channels import Values
 from moco.data.foldernames import EXACT
+from moco.data.forms import Form
 from moco.data.images import MEMORY_BUDGET, NONE_KNOWN, Images, Labels, Marks, PathTable, Split
 from moco.data.kinds import Exclude, is_system
 from moco.data.notes import Notes
@@ -43,6 +45,8 @@ class Documents:
     in_memory: ClassVar[bool] = True
     unreadable: ClassVar[Mapping[int, str]] = NONE_KNOWN
     white_level: ClassVar[None] = None
+    form: ClassVar[None] = None
+    root: ClassVar[None] = None
 
     texts: PathTable
     names: PathTable
@@ -58,7 +62,10 @@ class Documents:
         return len(self.texts)
 
     def __getitem__(self, index: int) -> Image:
-        raise BadInputError(f"{self.name(index)}: is a document, and this wants images: give an --arch for documents")
+        raise self._no_image(index)
+
+    def _no_image(self, index: int) -> BadInputError:
+        return BadInputError(f"{self.name(index)}: is a document, and this wants images: give an --arch for documents")
 
     def name(self, index: int) -> str:
         """Return the path below the folder, or the line."""
@@ -71,7 +78,15 @@ class Documents:
     def stack(self, index: Integers) -> None:
         """None: documents may have any length."""
 
+    def read_values(self, index: int, channels: int | None = None) -> Values:
+        """Raise BadInputError: a document has no channels."""
+        raise self._no_image(index)
+
     def with_white_level(self, level: int) -> "Documents":
+        """Return the set itself."""
+        return self
+
+    def with_form(self, form: Form) -> "Documents":
         """Return the set itself."""
         return self
 

@@ -93,7 +93,8 @@ def _keep(root: Path, images: FileImages, search: Search) -> None:
 
 
 def _describe_exclude(exclude: Exclude, prefix: bytes) -> list[str]:
-    return [os.fsdecode(prefix), *exclude.patterns] if exclude.patterns else []
+    more = ["*.npy", "*.dcm"] if exclude.arrays else []
+    return [os.fsdecode(prefix), *exclude.patterns, *more] if exclude.patterns or more else []
 
 
 def _search(root: Path, search: Search) -> FileImages:

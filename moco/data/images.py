@@ -2,8 +2,7 @@
 
 import os
 import zlib
-from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
@@ -12,8 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from moco.data.channels import Values, combine, read_channels, to_channels
 from moco.data.decoding import WHITEST, decode
-from moco.data.opening import read_whole
+from moco.data.forms import Form
+from moco.data.opening import MOST_HELD, MOST_HELD_SETTING, read_whole
+from moco.data.paths import Named as Named
+from moco.data.paths import PathTable as PathTable
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers, Words
 from moco.shapes import Bytes, Image
@@ -51,18 +54,6 @@ class Marks(NamedTuple):
 
 
 @runtime_checkable
-class Named(Protocol):
-    """A name for each integer."""
-
-    @property
-    def name_table(self) -> "PathTable | None":
-        """All names as one table; None where they do not lie in one."""
-
-    def name(self, index: int) -> str:
-        """Return what a person calls it."""
-
-
-@runtime_checkable
 class Images(Named, Protocol):
     """A set of images, each named by an integer.
 
@@ -83,13 +74,21 @@ class Images(Named, Protocol):
         """The value of 16-bit files that became white; None where none was settled, and it is the largest."""
 
     @property
+    def form(self) -> Form | None:
+        """What the images are where they are no bytes of RGB, but channels at full depth."""
+
+    @property
+    def root(self) -> bytes | None:
+        """The folder below which the names are paths of files; None where they are no files of one folder."""
+
+    @property
     def unreadable(self) -> Mapping[int, str]:
         """The images that are already known to be unreadable, and why; reading may add to what is known."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Image:
-        """Decode the image (3, H, W). Raises BadInputError where it cannot be read."""
+        """Decode the image (3, H, W), or its channels (C, H, W). Raises BadInputError where it cannot be read."""
 
     def name(self, index: int) -> str:
         """Return what a person calls the image: a path, or a number."""
@@ -97,49 +96,20 @@ class Images(Named, Protocol):
     def encoded(self, index: int) -> bytes | None:
         """Read the image's file; None where it has none. Raises BadInputError where it cannot be read."""
 
+    def read_values(self, index: int, channels: int | None = None) -> Values:
+        """Read the channels of the image's file, before a form is settled. Raises BadInputError where it has none."""
+
     def stack(self, index: Integers) -> Bytes | None:
         """Take the images of `index` as one tensor, the unreadable with any pixels; None unless `in_memory`."""
 
     def with_white_level(self, level: int) -> "Images":
         """Return the set with files of 16 bits scaled so that `level` becomes white; pixels in memory stay."""
 
+    def with_form(self, form: Form) -> "Images":
+        """Return the set with files read as channels at full depth; pixels in memory stay."""
+
     def identify(self, index: Integers) -> Marks:
         """Mark the images of `index`. Raises nothing: a missing image has marks too."""
-
-
-class PathTable:
-    """Many paths in two flat arrays, in memory or mapped from disk: one string of bytes, and where each path ends."""
-
-    def __init__(self, paths: Iterable[bytes]) -> None:
-        ends, text = array("q", [0]), bytearray()
-        for path in paths:
-            text += path
-            ends.append(len(text))
-        self.text, self.ends = np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64)
-
-    @classmethod
-    def from_arrays(cls, text: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> "PathTable":
-        """Make the table of n paths whose arrays are already there; `ends` is (n + 1,) and begins with 0."""
-        table = cls(())
-        table.text, table.ends = text, ends
-        return table
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
-    def __getitem__(self, index: int) -> bytes:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self.text[self.ends[index] : self.ends[index + 1]].tobytes()
-
-    @property
-    def name_table(self) -> "PathTable":
-        """The table itself."""
-        return self
-
-    def name(self, index: int) -> str:
-        """Return a path as text."""
-        return os.fsdecode(self[index])
 
 
 @dataclass
@@ -154,6 +124,9 @@ class FileImages:
     labels: Labels | None = None
     classes: tuple[str, ...] = ()
     white_level: int | None = None
+    form: Form | None = None
+    bands: tuple[PathTable, ...] = ()
+    """The files of each image, a table a band, where it lies in several; `paths` then say what images are called."""
 
     @property
     def name_table(self) -> PathTable:
@@ -164,14 +137,31 @@ class FileImages:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image:
+        if self.form is not None:
+            return to_channels(self.read_values(index, self.form.channels), self.form, self.files(index)[0])
         return decode(os.path.join(self.root, self.paths[index]), self.white_level or WHITEST)
 
-    def encoded(self, index: int) -> bytes | None:
-        """Read the file of an image; None where it is larger than files are held, and is decoded from disk.
+    def files(self, index: int) -> list[str]:
+        """Return the path of an image's file, or of each of its bands."""
+        return [os.fsdecode(os.path.join(self.root, table[index])) for table in self.bands or (self.paths,)]
 
-        Raises BadInputError where it cannot be read.
+    def read_values(self, index: int, channels: int | None = None) -> Values:
+        """Read all channels of an image as they are in its files. Raises BadInputError where they cannot be read."""
+        parts, files = list[Values](), self.files(index)
+        for file in files:
+            content = read_whole(file)
+            if content is None:
+                raise BadInputError(f"{file}: has more than {MOST_HELD} bytes: cut it up, or set {MOST_HELD_SETTING}")
+            parts.append(read_channels(content, file, channels if len(files) == 1 else None))
+        return combine(parts, files)
+
+    def encoded(self, index: int) -> bytes | None:
+        """Read the file of an image, or its bands' one behind the other; None where that is larger than files are held.
+
+        Such are decoded from disk. Raises BadInputError where it cannot be read.
         """
-        return read_whole(os.fsdecode(os.path.join(self.root, self.paths[index])))
+        contents = [read_whole(file) for file in self.files(index)]
+        return None if None in contents else b"".join(content for content in contents if content is not None)
 
     def name(self, index: int) -> str:
         """Return the path below the root."""
@@ -184,24 +174,39 @@ class FileImages:
         """Return the set with another white level."""
         return replace(self, white_level=level)
 
+    def with_form(self, form: Form) -> "FileImages":
+        """Return the set as channels."""
+        return replace(self, form=form)
+
     def identify(self, index: Integers) -> Marks:
         """Mark files by size and time of change; those of a missing file are 0."""
         marks = Marks("FileImages", np.zeros(len(index), np.uint32), np.zeros(len(index), np.uint32))
         for place, row in enumerate(index.tolist()):
-            try:
-                status = os.stat(os.path.join(self.root, self.paths[row]))
-            except OSError:
-                continue
-            marks.contents[place] = zlib.crc32(status.st_size.to_bytes(8, "little"))
-            marks.times[place] = zlib.crc32(status.st_mtime_ns.to_bytes(9, "little", signed=True))
+            for file in self.files(row):
+                try:
+                    status = os.stat(os.fsencode(file))
+                except OSError:
+                    continue
+                size, time = status.st_size.to_bytes(8, "little"), status.st_mtime_ns.to_bytes(9, "little", signed=True)
+                marks.contents[place] = zlib.crc32(size, int(marks.contents[place]))
+                marks.times[place] = zlib.crc32(time, int(marks.times[place]))
         return marks
+
+
+def as_files(images: Images) -> FileImages | None:
+    """Return the set itself where each of its images is a file of its own; None else."""
+    return images if isinstance(images, FileImages) else None
 
 
 @dataclass
 class ArrayImages:
-    """Images of one size, (n, 3, H, W) bytes, in memory or mapped from disk (where they must not be written to)."""
+    """Images of one size, (n, 3, H, W) bytes or (n, C, H, W) channels, in memory or mapped from disk.
+
+    Those that are mapped must not be written to.
+    """
 
     in_memory: ClassVar[bool] = True
+    root: ClassVar[None] = None
 
     pixels: Bytes
     labels: Labels | None = None
@@ -211,6 +216,7 @@ class ArrayImages:
     unreadable: Mapping[int, str] = field(default_factory=dict)
     """The images that could not be decoded, and why; their pixels are black."""
     white_level: int | None = None
+    form: Form | None = None
 
     @property
     def name_table(self) -> PathTable | None:
@@ -232,6 +238,10 @@ class ArrayImages:
     def encoded(self, index: int) -> None:
         """None: there are only pixels."""
 
+    def read_values(self, index: int, channels: int | None = None) -> Values:
+        """Raise BadInputError: there are only pixels."""
+        raise BadInputError(f"image {index}: bytes of RGB in memory, which have no file to read channels from")
+
     def stack(self, index: Integers) -> Bytes:
         """Take the images of `index` (n, 3, H, W); those that are unreadable are black."""
         return self.pixels[torch.from_numpy(index)]
@@ -240,11 +250,21 @@ class ArrayImages:
         """Return the set itself."""
         return self
 
+    def with_form(self, form: Form) -> "ArrayImages":
+        """Return the set itself."""
+        return self
+
     def identify(self, index: Integers) -> Marks:
         """Mark images by the checksum of their pixels."""
         pixels = (np.ascontiguousarray(self.pixels[row].numpy()) for row in index.tolist())
         contents = np.fromiter((zlib.crc32(image.data) for image in pixels), np.uint32)
         return Marks("ArrayImages", contents, np.zeros(len(index), np.uint32))
+
+
+def see(images: Images, row: int) -> Image:
+    """Return an image as people see it: bytes of RGB (3, H, W). Raises BadInputError where it cannot be read."""
+    image = images[row]
+    return image if images.form is None else images.form.show(image)
 
 
 def hold(images: Images) -> Images:
@@ -265,14 +285,15 @@ def hold(images: Images) -> Images:
                 return images
             continue
         if pixels is None:
-            if max(image.shape[1:]) > SMALL_IMAGE or len(images) * image.numel() > MEMORY_BUDGET:
+            if max(image.shape[1:]) > SMALL_IMAGE or len(images) * image.nbytes > MEMORY_BUDGET:
                 return images
-            pixels = torch.zeros((len(images), *image.shape), dtype=torch.uint8)
+            pixels = torch.zeros((len(images), *image.shape), dtype=image.dtype)
         if image.shape != pixels.shape[1:]:
             return images
         pixels[index] = image
     if pixels is None:
         return images
     return ArrayImages(
-        pixels, images.labels, images.classes, names=images, unreadable=unreadable, white_level=images.white_level
-    )
+        pixels, images.labels, images.classes, names=images, unreadable=unreadable, white_level=images.white_level,
+        form=images.form,
+    )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
+from moco.data.channels import Values
+from moco.data.forms import Form
 from moco.data.images import Images, Marks, PathTable
 from moco.runtime.randomness import Integers
 from moco.runtime.transfers import free_memory
@@ -58,9 +60,19 @@ class KeptImages:
         return self.images.unreadable
 
     @property
+    def root(self) -> bytes | None:
+        """That of the set."""
+        return self.images.root
+
+    @property
     def name_table(self) -> PathTable | None:
         """The table of the set."""
         return self.images.name_table
+
+    @property
+    def form(self) -> Form | None:
+        """That of the set."""
+        return self.images.form
 
     @property
     def white_level(self) -> int | None:
@@ -81,6 +93,10 @@ class KeptImages:
         """Return the file of an image, if it has one."""
         return self.images.encoded(index)
 
+    def read_values(self, index: int, channels: int | None = None) -> Values:
+        """Read the channels of an image's file."""
+        return self.images.read_values(index, channels)
+
     def stack(self, index: Integers) -> Bytes | None:
         """Take the images of `index` as one tensor, where they are in memory."""
         return self.images.stack(index)
@@ -88,6 +104,10 @@ class KeptImages:
     def with_white_level(self, level: int) -> "KeptImages":
         """Return the same of a set with another white level."""
         return KeptImages(self.images.with_white_level(level), self._left)
+
+    def with_form(self, form: Form) -> "KeptImages":
+        """Return the same with files read as channels."""
+        return KeptImages(self.images.with_form(form), self._left)
 
     def identify(self, index: Integers) -> Marks:
         """Return the marks of the images."""

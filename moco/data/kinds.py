@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from moco.data.decoding import HEIC_READER
+from moco.data.dicom import is_dicom
 from moco.data.images import EXTENSIONS
 from moco.errors import BadInputError
 
@@ -27,11 +28,13 @@ OTHER_EXTENSIONS = word_set(
     ".pef .sr2 .3fr .iiq .svs .ndpi .scn .bif .vms .mrxs .aae .xmp .thm .pgw .jgw .tfw .wld .prj"
 )
 """Endings of files that are never opened to see what they are; raw photographs and slides begin as TIFF files do."""
+ARRAY_EXTENSIONS = (".npy", ".dcm", ".dicom")
+"""Endings of files that are images only where a set has no others."""
 SYSTEM_NAMES = word_set(
     "@eadir @recycle @recently-snapshot #recycle #snapshot $recycle.bin recycler lost+found __macosx __pycache__ "
     "found.000 thumbs.db ehthumbs.db desktop.ini"
 ) | {"system volume information", "icon\r"}
-HEAD = 64
+HEAD = 132
 """Bytes by which a file's content is known."""
 CONTENTS = (
     (rb"\xff\xd8\xff", "JPEG"), (rb"\x89PNG\r\n\x1a\n", "PNG"), (rb"GIF8[79]a", "GIF"),
@@ -53,6 +56,7 @@ READABLE = frozenset({"JPEG", "PNG", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", 
 
 _IMAGES = frozenset(ending.encode() for ending in (*EXTENSIONS, *(HEIC_EXTENSIONS if HEIC_READER else ())))
 _HEIC = frozenset(ending.encode() for ending in HEIC_EXTENSIONS)
+_ARRAYS = _IMAGES | {ending.encode() for ending in ARRAY_EXTENSIONS}
 _OTHERS = frozenset(ending.encode() for ending in OTHER_EXTENSIONS)
 _SYSTEM = frozenset(name.encode() for name in SYSTEM_NAMES)
 _CONTENTS = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in CONTENTS)
@@ -63,9 +67,9 @@ def is_system(name: bytes) -> bool:
     return name.startswith((b"._", b".Trash", b".trash")) or name.lower() in _SYSTEM
 
 
-def has_image_ending(name: bytes) -> bool:
-    """Tell whether the name ends as an image's does, in any case."""
-    return os.path.splitext(name)[1].lower() in _IMAGES
+def has_image_ending(name: bytes, arrays: bool = False) -> bool:
+    """Tell whether the name ends as an image's does, in any case; with `arrays` also as a NumPy or DICOM file's."""
+    return os.path.splitext(name)[1].lower() in (_ARRAYS if arrays else _IMAGES)
 
 
 def sniff(head: bytes) -> str | None:
@@ -107,16 +111,16 @@ def why_not_by_ending(name: bytes) -> str | None:
     return "HEIC (install momentum-contrast[heic])" if ending in _HEIC else ending.decode()
 
 
-def why_no_image(path: bytes, name: bytes) -> str | None:
-    """Say why a regular file is no image; None where it is one.
+def why_no_image(path: bytes, name: bytes, arrays: bool = False) -> str | None:
+    """Say why a regular file is no image; None where it is one. With `arrays` NumPy and DICOM files are images too.
 
     A name that ends as an image's does is believed: what cannot be decoded is replaced and named later. Other endings
     that are known are believed too. The rest is opened, for names may end in anything (`photo`, `x.jpg?size=large`).
     """
-    if has_image_ending(name):
+    if has_image_ending(name, arrays):
         return None
     reason = why_not_by_ending(name)
-    if reason is not None or is_readable(kind := sniff(read_head(path))):
+    if reason is not None or is_readable(kind := sniff(head := read_head(path))) or (arrays and is_dicom(head)):
         return reason
     if kind in ("HEIC", "JPEG XL"):
         return f"{kind} (install momentum-contrast[heic])" if kind == "HEIC" else kind
@@ -127,11 +131,12 @@ def why_no_image(path: bytes, name: bytes) -> str | None:
 class Exclude:
     """The patterns of `--exclude`, which leave out files and folders by their paths below `--data`.
 
-    A pattern without `/` fits a name anywhere, and one with `/` the whole path; `*` also fits `/`.
+    A pattern without `/` fits a name anywhere, and one with `/` the whole path; `*` also fits `/`. With `arrays` NumPy
+    and DICOM files are not left out.
     """
 
-    def __init__(self, patterns: Sequence[str] = ()) -> None:
-        self.patterns = tuple(patterns)
+    def __init__(self, patterns: Sequence[str] = (), arrays: bool = False) -> None:
+        self.patterns, self.arrays = tuple(patterns), arrays
         whole = [self._clean(pattern) for pattern in patterns]
         self._names = [re.compile(fnmatch.translate(pattern)) for pattern in whole if "/" not in pattern]
         self._paths = [re.compile(fnmatch.translate(pattern)) for pattern in whole if "/" in pattern]

@@ -129,8 +129,9 @@ class ViewBatches(Dataset[Batch]):
         """Yield the batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
         can_compile()  # before there are several processes, each of which would say where it cannot
         steps, views = range(start, stop), 1 + self.key_views
-        pixels = len(self.plan(0)) * views * 3 * self.view_size**2
-        if not (self.device != "cpu" if self.feed is None else self.feed):
+        pixels = len(self.plan(0)) * views * len(self.mean) * self.view_size**2
+        fed = self.device != "cpu" if self.feed is None else self.feed
+        if not fed or self.images.form is not None:  # what is finished on a device is RGB
             require_shared_memory(4 * pixels, workers, len(steps))
             return load_ahead(self.__getitem__, steps, workers)
         feed = Feed(self.images, self.look, self.device, self.dtype, self.compiled)
@@ -155,8 +156,10 @@ def _join_views(views: Sequence[Tensor], index: Tensor, replaced: tuple[Replaced
 def choose_workers(images: Images, device: str = "cpu") -> int:
     """Choose how many processes load these images: one a core, for what is in memory none, or one that draws for a GPU.
 
+    Beside a GPU two cores are left to the process that keeps it busy.
+
     Drawing 512 pairs of views takes 10 ms, in which a GPU could make half a step.
     """
     if not images.in_memory:
-        return cores()
+        return max(1, cores() - 2) if device == "cuda" else cores()
     return int(device == "cuda" and sys.platform == "linux")  # elsewhere the process would get a copy of the images

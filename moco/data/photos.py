@@ -35,7 +35,7 @@ def read_photo(chosen: ChosenImages, row: int) -> Photo:
 
 
 def _read(images: Images, index: int) -> Photo:
-    content = images.encoded(index)
+    content = images.encoded(index) if images.form is None else None
     size = None if content is None else read_plain_size(content)
     if content is not None and size is not None:
         warn_of_size(size[1], size[0], images.name(index))

@@ -149,7 +149,8 @@ def _is_image(search: Search, below: bytes, entry: "os.DirEntry[bytes]") -> bool
     """Tell whether a file is an image; count it where it is none."""
     reason: str | None
     try:
-        reason = why_no_image(os.path.join(search.top, below, entry.name), entry.name) if entry.is_file() else "special"
+        path = os.path.join(search.top, below, entry.name)
+        reason = why_no_image(path, entry.name, search.exclude.arrays) if entry.is_file() else "special"
     except OSError as error:  # it may be opened to see what it is
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise

@@ -12,8 +12,10 @@ from typing import ClassVar
 import numpy as np
 
 from moco.data import columns
+from moco.data.channels import Values, read_channels, to_channels
 from moco.data.columns import Column
 from moco.data.decoding import WHITEST, decode_bytes
+from moco.data.forms import Form
 from moco.data.images import NONE_KNOWN, Labels, Marks, PathTable
 from moco.data.opening import MOST_HELD, MOST_HELD_SETTING
 from moco.data.stalls import watch_read
@@ -47,6 +49,7 @@ class ShardImages:
     """Images decoded from members of tar shards when they are asked for, each checked against its checksum."""
 
     in_memory: ClassVar[bool] = False
+    root: ClassVar[None] = None
     unreadable: ClassVar[Mapping[int, str]] = NONE_KNOWN
 
     paths: Sequence[Path]
@@ -56,6 +59,7 @@ class ShardImages:
     classes: tuple[str, ...] = ()
     labels: Labels | None = None
     white_level: int | None = None
+    form: Form | None = None
     _open: dict[int, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -63,13 +67,20 @@ class ShardImages:
         weakref.finalize(self, _close, self._open)
 
     def __reduce__(self) -> tuple[object, ...]:  # open files stay in this process
-        return ShardImages, (self.paths, self.sizes, self.arrays, self.classes, self.labels, self.white_level)
+        values = (self.paths, self.sizes, self.arrays, self.classes, self.labels, self.white_level, self.form)
+        return ShardImages, values
 
     def __len__(self) -> int:
         return len(self.arrays["offset"])
 
     def __getitem__(self, index: int) -> Image:
+        if self.form is not None:
+            return to_channels(self.read_values(index, self.form.channels), self.form, self._describe(index))
         return decode_bytes(self.encoded(index), self._describe(index), self.white_level or WHITEST)
+
+    def read_values(self, index: int, channels: int | None = None) -> Values:
+        """Read all channels of an image as they are in its file. Raises BadInputError where they cannot be read."""
+        return read_channels(self.encoded(index), self._describe(index), channels)
 
     @property
     def name_table(self) -> PathTable:
@@ -108,6 +119,10 @@ class ShardImages:
     def with_white_level(self, level: int) -> "ShardImages":
         """Return the set with another white level."""
         return replace(self, white_level=level)
+
+    def with_form(self, form: Form) -> "ShardImages":
+        """Return the set as channels."""
+        return replace(self, form=form)
 
     def identify(self, index: Integers) -> Marks:
         """Mark files by their checksums in the index."""

@@ -37,6 +37,16 @@ some programs tag as opacity, has hardly a pixel at either end."""
 
 def describe_tiff(file: BinaryFile) -> str | None:
     """Describe bands, numbers and compression of a TIFF; None where it is none, or its tags are damaged."""
+    tags = read_tags(file)
+    if tags is None:
+        return None
+    compression = COMPRESSIONS.get(tags.get(COMPRESSION, 1), tags.get(COMPRESSION))
+    packed = "" if compression == "raw" else f", compression {compression}"
+    return f"a TIFF of {describe_bands(tags)}{packed}"
+
+
+def read_tags(file: BinaryFile) -> ImageFileDirectory_v2 | None:
+    """Read the tags of a TIFF's first page; None where it is none, or they are damaged."""
     with suppress(Exception):
         file.seek(0)
         header = file.read(8)
@@ -45,9 +55,7 @@ def describe_tiff(file: BinaryFile) -> str | None:
         tags = ImageFileDirectory_v2(header)
         file.seek(tags.next)
         tags.load(file)
-        compression = COMPRESSIONS.get(tags.get(COMPRESSION, 1), tags.get(COMPRESSION))
-        packed = "" if compression == "raw" else f", compression {compression}"
-        return f"a TIFF of {describe_bands(tags)}{packed}"
+        return tags
     return None
 
 

@@ -59,7 +59,7 @@ class DiskTree:
                         continue
                     if is_folder(entry):
                         listing.folders.append(entry.name)
-                    elif has_image_ending(entry.name):
+                    elif has_image_ending(entry.name, self.exclude.arrays):
                         listing.loose.append(entry.name)
                     elif entry.name.lower().endswith(SHARD):
                         listing.shards.append(entry.name)

@@ -6,7 +6,7 @@ Rendering is augment.render and then augment.normalize, within rounding; compile
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -77,6 +77,8 @@ def make_views(chosen: ChosenImages, streams: Sequence[Stream], look: Look) -> l
     Images that cannot be read are replaced in `chosen`, or BadInputError is raised where it has no stand-ins.
     """
     chosen.replace_known()
+    if chosen.images.form is not None:  # the compiled kernels are for bytes of RGB
+        look = replace(look, compiled=False)
     pixels = chosen.images.stack(chosen.index)
     if pixels is None:
         return _make_views_of_files(chosen, streams, look)
@@ -138,10 +140,14 @@ def draw_views_of_one_size(
 
 def _draw_views(chosen: ChosenImages, sizes: Integers, streams: Sequence[Stream], look: Look) -> list[ViewParameters]:
     """Draw the parameters of one view of each chosen image for each stream; sizes (n, 2) are heights and widths."""
+    form = chosen.images.form
     return [
-        draw(look.augmentation, sizes, seed=chosen.seed, epoch=chosen.epochs, index=chosen.index, view=stream)
+        draw(
+            look.augmentation, sizes, seed=chosen.seed, epoch=chosen.epochs, index=chosen.index, view=stream,
+            deviations=() if form is None else form.std,
+        )
         for stream in streams
-    ]
+    ]  # fmt: skip
 
 
 def _choose_row_shrink(drawn: Sequence[ViewParameters], row: int, look: Look) -> int:
@@ -188,7 +194,7 @@ def _crop_by_torch(image: Image, window: Integers, shrink: int, size: int) -> Sq
 
 def _new_views(count: int, look: Look) -> Tensor:
     """Make room for the views of `count` images, colours last if they are compiled."""
-    return _new_tensor(count, *((look.size, look.size, 3) if look.compiled else (3, look.size, look.size)))
+    return _new_tensor(count, *((look.size, look.size, 3) if look.compiled else (len(look.mean), look.size, look.size)))
 
 
 def _new_tensor(*shape: int) -> Tensor:

@@ -36,6 +36,11 @@ def effective_rank(z: Features) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
+def find_own_views(z_1: Features, z_2: Features) -> Tensor:
+    """Whether each image's first view is more similar to its own second view than to all others: (N,) bool."""
+    return (z_1 @ z_2.T).argmax(1) == torch.arange(len(z_1), device=z_1.device)
+
+
 def align_uniform(encoder: Encoder, views: tuple[Images, Images], how: Encoding) -> dict[str, float]:
     """Measure alignment of two views of each image, and uniformity of the first ones, by the features of `how`."""
     z_1, z_2 = (encode(encoder, one, how) for one in views)
@@ -56,6 +61,10 @@ def _views(
     stream: Stream,
     size: int,
 ) -> ArrayImages:
-    parameters = draw(augmentation, sizes, seed=0, epoch=EPOCH, index=np.arange(len(images)), view=stream)
+    form = images.form
+    parameters = draw(
+        augmentation, sizes, seed=0, epoch=EPOCH, index=np.arange(len(images)), view=stream,
+        deviations=() if form is None else form.std,
+    )  # fmt: skip
     pixels: Tensor = render([images[i] for i in range(len(images))], parameters, augmentation, size)
-    return ArrayImages((pixels * 255).round().to(torch.uint8))
+    return ArrayImages((pixels * 255).round().to(torch.uint8) if form is None else pixels, form=form)

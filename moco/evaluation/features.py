@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from moco.core.encoder import Encoder, Output, use_evaluation_mode
 from moco.data.ahead import load_ahead
 from moco.data.augment import Augmentation, normalize
+from moco.data.forms import to_unit
 from moco.data.images import Images
 from moco.data.kept import prepare_one
 from moco.data.replacement import ChosenImages
@@ -57,6 +58,8 @@ class Encoding:
     """Processes that load images (0: this one)."""
     text: bool = False
     """The encoder takes documents: each is cut into spans of `image_size` bytes, whose features are averaged."""
+    rgb: bool = True
+    """Images are bytes of RGB, not channels at full depth."""
     feed: bool | None = None
     """Hand images over as bytes and normalise them where the encoder is; by default where that is not the CPU."""
 
@@ -95,6 +98,7 @@ def outputs(
     device: torch.device | None = None,
 ) -> Features:
     """`encode` with any module that gives `width` numbers for each image; `device` is that of its parameters."""
+    _require_channels(images, how)
     device = device or next(module.parameters()).device
     own = math.ceil(len(images) / world_size())  # images of this rank, the last ranks perhaps fewer
     first, last = (min(place * own, len(images)) for place in (rank(), rank() + 1))
@@ -119,6 +123,15 @@ def outputs(
     return _finite(whole.view(-1, width)[: len(images)], images)
 
 
+def _require_channels(images: Images, how: Encoding) -> None:
+    """Raise BadInputError where the images have other channels than the encoder takes."""
+    form = images.form
+    if how.rgb != (form is None) or (form is not None and len(how.mean) != form.channels):
+        takes = "bytes of RGB" if how.rgb else f"images of {len(how.mean)} channels"
+        kind = "bytes of RGB" if form is None else form.kind
+        raise BadInputError(f"the encoder takes {takes}, and these are {kind}: give weights that were trained on such")
+
+
 def _finite(features: Features, images: Images) -> Features:
     """The features. Raises BadInputError, on every process, where some are not finite, naming the first image."""
     bad = (~features.isfinite()).any(1).nonzero()
@@ -137,8 +150,10 @@ def _batches(
     ranges = [range(start, min(start + how.batch_size, last)) for start in range(first, last, how.batch_size)]
     if how.text and views is not None:
         raise BadInputError("random crops are of images, and these are documents: give --views 0")
-    fed = not how.text and (device != "cpu" if how.feed is None else how.feed)
-    require_shared_memory(how.batch_size * 3 * how.image_size**2 * (1 if fed else 4), how.workers, len(ranges))
+    fed = (device != "cpu" if how.feed is None else how.feed) and images.form is None and not how.text
+    require_shared_memory(
+        how.batch_size * len(how.mean) * how.image_size**2 * (1 if fed else 4), how.workers, len(ranges)
+    )
     if fed:
         if views is not None:
             crops = DrawnCrops(images, _look(views, how), views.number, views.seed)
@@ -176,8 +191,8 @@ def _look(views: RandomViews, how: Encoding) -> Look:
 
 
 def prepare_image(image: Image, size: int) -> Square:
-    """Resize the shorter side to size / 0.875 and cut the centre, or resize the whole to a small size; in [0, 1]."""
-    pixels = image[None].float() / 255
+    """Resize the shorter side to size / 0.875 and cut the centre, or resize the whole to a small size."""
+    pixels = to_unit(image[None])
     if size <= SMALL:
         return pixels[0] if pixels.shape[2:] == (size, size) else _resize(pixels, size, size)[0]
     height, width = (min(side, LONGEST * min(image.shape[1:])) for side in image.shape[1:])

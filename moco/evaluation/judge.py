@@ -1,4 +1,4 @@
-"""A kNN monitor by whose looks two encoders can be compared, image by image."""
+"""Monitors by whose looks two encoders can be compared, image by image: with labels, and without."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moco.core.encoder import Encoder
 from moco.data.images import Images, Labels
+from moco.evaluation.alignment import align_uniform, find_own_views
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.knn import QUERIES_IN_FLIGHT, choose_k, count_votes, knn_votes, nearest_others
 from moco.evaluation.scores import score_votes
@@ -38,6 +39,7 @@ class KnnJudge:
     """Turns the accuracies, and the k by which they were found, into the figures that a monitor logs."""
     right: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
     """Which images the encoder of the last look had right, (bank + queries,)."""
+    by: str = "neighbours"
 
     def __call__(self, encoder: Encoder) -> dict[str, float]:
         """Encode all images, remember which are classified rightly, and return the figures."""
@@ -53,6 +55,32 @@ class KnnJudge:
             k = choose_k(bank, labels[0], temperature=self.temperature, classes=classes, device=device)
         votes = knn_votes(bank, labels[0], queries, k=k, temperature=self.temperature, classes=classes, device=device)
         return self.name_figures(score_votes(votes, labels[1]).figures, k)
+
+
+@dataclass
+class ViewJudge:
+    """Alignment and uniformity of images without labels, and which of them find their own second view.
+
+    That goes with kNN accuracy within a run, unless a teacher makes the keys, and not between runs
+    (docs/label-free.md).
+    """
+
+    pairs: Callable[[], tuple[Images, Images]]
+    """Two views of each image as the run draws them."""
+    mild: Callable[[], tuple[Images, Images]]
+    """Two large crops of each image with little colour change."""
+    how: Encoding
+    right: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
+    """Which images the encoder of the last look had right, (n,)."""
+    by: str = "views"
+
+    def __call__(self, encoder: Encoder) -> dict[str, float]:
+        """Encode the views, remember which images find their own, and return the figures."""
+        how = dataclasses.replace(self.how, unit=True)
+        z_1, z_2 = (encode(encoder, one, how) for one in self.mild())
+        self.right = find_own_views(z_1, z_2).cpu()
+        found = {"retrieval": round(100 * float(self.right.float().mean()), 3), "retrieval_images": float(len(z_1))}
+        return {**align_uniform(encoder, self.pairs(), self.how), **found}
 
 
 def classify_by_neighbours(

@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from torch import Tensor
 
 from moco.data.images import Labels
-from moco.evaluation.alignment import alignment, effective_rank, uniformity
+from moco.evaluation.alignment import alignment, effective_rank, find_own_views, uniformity
 from moco.shapes import Features
 
 NEIGHBOURS = 10
@@ -37,7 +37,7 @@ def measure_features(z: Features, z_1: Features, z_2: Features) -> dict[str, flo
 
 def retrieve(z_1: Features, z_2: Features) -> float:
     """Compute the percentage of images whose first view is nearest to their own second view, of all second views."""
-    return 100 * float(((z_1 @ z_2.T).argmax(1) == torch.arange(len(z_1))).float().mean())
+    return 100 * float(find_own_views(z_1, z_2).float().mean())
 
 
 def agree_on_neighbours(z_1: Features, z_2: Features, k: int = NEIGHBOURS) -> float:

@@ -11,11 +11,10 @@ from moco.shapes import Features, Views
 
 SIDE = 16
 """Pixels along one side, to which the whole picture is resized."""
-WIDTH = 3 * SIDE * SIDE
 
 
 class RawPixels(nn.Module):
-    """Pixels (N, 3, H, W) in [0, 1] -> (N, 3HW), less the mean of each picture: brightness does not count."""
+    """Pixels (N, C, H, W), RGB in [0, 1] -> (N, CHW), less the mean of each picture: brightness does not count."""
 
     def forward(self, x: Views) -> Features:
         """Centre the pixels of each picture."""
@@ -26,7 +25,11 @@ class RawPixels(nn.Module):
 def build_raw_pixels(how: Encoding, device: torch.device | str) -> tuple[Encoder, Encoding]:
     """Make an encoder that has raw pixels for features, and say how images are brought to it: whole, not normalised.
 
-    `how` gives what else there is to say, such as the batch.
+    Channels of other images than bytes of RGB are normalised, for they have units of their own. `how` gives what else
+    there is to say, such as the batch.
     """
-    encoder = Encoder(EncoderPlan("raw pixels", image_size=SIDE), (RawPixels(), WIDTH)).to(device)
+    channels = len(how.mean)
+    encoder = Encoder(EncoderPlan("raw pixels", image_size=SIDE), (RawPixels(), channels * SIDE * SIDE)).to(device)
+    if not how.rgb:
+        return encoder, dataclasses.replace(how, image_size=SIDE, output="backbone")
     return encoder, dataclasses.replace(how, image_size=SIDE, mean=(0.0,) * 3, std=(1.0,) * 3, output="backbone")

@@ -20,6 +20,7 @@ from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.documents import open_documents
+from moco.data.forms import Form
 from moco.data.images import Images, Labels, hold
 from moco.data.loader import choose_workers
 from moco.data.replacement import list_names
@@ -40,7 +41,7 @@ from moco.runtime.runlog import write_text
 
 NEEDS_LABELS = (
     "needs labels: class folders, at least two; without labels look at a run with moco report RUN or moco explore RUN, "
-    "or write features with moco embed"
+    "find copies with moco duplicates, or write features with moco embed"
 )
 
 
@@ -81,7 +82,8 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
             output: Output = "head" if getattr(config, "features", "backbone") == "head" else "backbone"
             how = Encoding(
                 config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
-                config.batch_size, precision, unit=False, text=reads_bytes(weights.encoder.plan.arch),
+                config.batch_size, precision, unit=False, rgb=weights.form is None,
+                text=reads_bytes(weights.encoder.plan.arch),
             )  # fmt: skip
             weights.encoder.require_size(how.image_size, "--image-size")
             yield Subject(weights, how)
@@ -93,7 +95,7 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
 def at_random(config: EvaluationConfig, subject: Subject) -> Subject:
     """The same network with random weights: the baseline."""
     plan, device = subject.encoder.plan, next(subject.encoder.parameters()).device
-    weights = random_weights(plan, config.seed, subject.weights.mean, subject.weights.std)
+    weights = random_weights(plan, config.seed, subject.weights.mean, subject.weights.std, form=subject.weights.form)
     return Subject(place_weights(weights, str(device)), subject.how)
 
 
@@ -113,7 +115,7 @@ def named_weights(
         return found
     if like is not None:
         other = load_weights(str(like))
-        return random_weights(other.encoder.plan, seed, other.mean, other.std, other.white_level)
+        return random_weights(other.encoder.plan, seed, other.mean, other.std, other.white_level, other.form)
     if arch is None or image_size is None:
         raise BadInputError("--weights random: give --like RUN, or --arch and --image-size")
     return random_weights(EncoderPlan(arch, stem, image_size=image_size), seed, IMAGENET_MEAN, IMAGENET_STD)
@@ -142,14 +144,15 @@ class Labelled:
 
 
 def load_labelled(
-    data: str, exclude: Sequence[str] = (), white_level: int | None = None, *, text: bool = False
-) -> Labelled:
+    data: str, exclude: Sequence[str] = (), white_level: int | None = None, form: Form | None = None, *,
+    text: bool = False,
+) -> Labelled:  # fmt: skip
     """Open the labelled images of `--data`, or with `text` documents, and hold small ones in memory.
 
     Raises BadInputError where there are no labels, one class only, one image to learn from, or other classes in train
     than in test; warns of classes without an image to learn from.
     """
-    splits = open_documents(data, exclude) if text else load(data, exclude, white_level)
+    splits = open_documents(data, exclude) if text else load(data, exclude, white_level, form)
     train, test = final_split(splits)
     require_labels(train, test)
     validation = splits["val"] if "test" in splits and "val" in splits else None
@@ -219,10 +222,11 @@ def limit_batch_size(batch_size: int, images: int) -> int:
 
 
 def all_splits(
-    data: str, split: str, exclude: Sequence[str] = (), white_level: int | None = None, *, text: bool = False
-) -> dict[Split, Images]:
+    data: str, split: str, exclude: Sequence[str] = (), white_level: int | None = None, form: Form | None = None, *,
+    text: bool = False,
+) -> dict[Split, Images]:  # fmt: skip
     """The wanted split, or all, of images or with `text` of documents. Raises BadInputError naming those there are."""
-    splits = open_documents(data, exclude) if text else load(data, exclude, white_level)
+    splits = open_documents(data, exclude) if text else load(data, exclude, white_level, form)
     if not text:
         warn_of_dark(next(iter(splits.values())), data)
     if split == "all":

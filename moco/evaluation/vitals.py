@@ -65,12 +65,10 @@ def vitals(
         return _encode(f_q, draw, len(images), precision)
 
     z_1, z_2 = views(Stream.VIEW_QUERY), views(Stream.VIEW_KEY)
-    figures = {}
+    figures = dict[str, float]()
     if batches.mean:
         seen = gather(torch.cat(extremes[Stream.VIEW_QUERY]).to(next(f_q.parameters()).device))[: len(images)].cpu()
-        lowest, highest = (seen * torch.tensor(batches.std) + torch.tensor(batches.mean)).unbind(1)  # (n, 3) in [0, 1]
-        figures["blank_views"] = 100 * float(((highest - lowest).amax(1) < BLANK).float().mean())
-        figures["dark_views"] = 100 * float((highest.amax(1) < DARK).float().mean())
+        figures |= _share_of_empty(seen, batches)
     figures |= {
         "effective_rank": effective_rank(z_1),
         "head_alignment": alignment(z_1, z_2),
@@ -79,6 +77,16 @@ def vitals(
     if isinstance(queue, Queue) and isinstance(f_k, Encoder):
         figures |= key_figures(f_k, queue, batches, symmetric=symmetric, precision=precision)
     return {name: round(value, 4) for name, value in figures.items()}
+
+
+def _share_of_empty(seen: Tensor, batches: ViewBatches | PairBatches) -> dict[str, float]:
+    """Say what percentage of views is blank or dark, by the extremes (n, 2, C) of each; no channel in full is dark."""
+    if batches.images.form is None:
+        seen = seen * torch.tensor(batches.std) + torch.tensor(batches.mean)  # in [0, 1]
+    lowest, highest = seen.unbind(1)
+    dark = highest.amax(1) < DARK if batches.images.form is None else torch.zeros(1)
+    blank = (highest - lowest).amax(1) < BLANK
+    return {"blank_views": 100 * float(blank.float().mean()), "dark_views": 100 * float(dark.float().mean())}
 
 
 def key_figures(

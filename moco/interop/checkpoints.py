@@ -25,6 +25,7 @@ from moco.core.networks import REFUSALS, example_input, reads_bytes
 from moco.core.resnet import resnet_plan
 from moco.core.stems import STEMS, Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
+from moco.data.forms import Form
 from moco.errors import BadInputError
 from moco.interop.architecture import complete_tensors, infer
 from moco.interop.contents import first_names, flatten
@@ -71,13 +72,15 @@ class Weights:
     """Steps that it was trained for, where one of ours says so."""
     white_level: int | None = None
     """The value of 16-bit files that was white to it; None where it has seen none."""
+    form: Form | None = None
+    """What its images are where they are no bytes of RGB."""
     notes: tuple[str, ...] = ()
     """What was assumed or left aside, a line each, where the file does not say all."""
 
     @property
     def metadata(self) -> Metadata:
         """What our own files say of it."""
-        return encoder_metadata(self.encoder.plan, self.mean, self.std, self.step, self.white_level)
+        return encoder_metadata(self.encoder.plan, self.mean, self.std, self.step, self.white_level, self.form)
 
 
 class NoHead(nn.Module):
@@ -89,12 +92,13 @@ class NoHead(nn.Module):
 
 
 def random_weights(
-    plan: EncoderPlan, seed: int, mean: tuple[float, ...], std: tuple[float, ...], white_level: int | None = None
-) -> Weights:
+    plan: EncoderPlan, seed: int, mean: tuple[float, ...], std: tuple[float, ...], white_level: int | None = None,
+    form: Form | None = None,
+) -> Weights:  # fmt: skip
     """The encoder that a run of that seed starts from."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Weights(Encoder(plan), mean, std, white_level=white_level)
+        return Weights(Encoder(plan), mean, std, white_level=white_level, form=form)
 
 
 def load_weights(weights: str) -> Weights:
@@ -124,7 +128,7 @@ def load_weights(weights: str) -> Weights:
 def _require_numbers(encoder: Encoder, weights: str) -> None:
     """Raise BadInputError where finite weights give features that are not: statistics that explode."""
     side, finite = encoder.plan.image_size, True
-    ramp = torch.linspace(-2, 2, side).expand(1, 3, side, side)
+    ramp = torch.linspace(-2, 2, side).expand(1, encoder.plan.channels, side, side)
     if reads_bytes(encoder.plan.arch):
         ramp = example_input(encoder.plan.arch, side)
     with use_evaluation_mode(encoder.backbone), contextlib.suppress(*REFUSALS):  # a size that it refuses is told later

@@ -1,11 +1,13 @@
 """What lies beside an encoder's weights in our own files: its plan, and what its images look like."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 from moco.core.encoder import EncoderPlan
 from moco.data.decoding import WHITEST
+from moco.data.forms import Form
 from moco.errors import BadInputError
 from moco.runtime.checkpoint import Metadata
 
@@ -13,21 +15,28 @@ LARGEST_COLOUR = 1e6
 
 
 def encoder_metadata(
-    plan: EncoderPlan, mean: tuple[float, ...], std: tuple[float, ...], step: int, white_level: int | None = None
-) -> Metadata:
-    """What is stored beside an encoder's weights."""
-    images = {"mean": list(mean), "std": list(std), "white_level": white_level}
-    return {"encoder": dataclasses.asdict(plan), **images, "step": step}
+    plan: EncoderPlan, mean: tuple[float, ...], std: tuple[float, ...], step: int, white_level: int | None = None,
+    form: Form | None = None,
+) -> Metadata:  # fmt: skip
+    """What is stored beside an encoder's weights; of images that are bytes of RGB nothing is said of their channels."""
+    images: Metadata = {"mean": list(mean), "std": list(std), "white_level": white_level}
+    encoder = dataclasses.asdict(plan)
+    if form is None:
+        del encoder["channels"]
+    else:
+        images["images"] = {"depth": form.depth, "bands": list(form.bands), "no_data": form.no_data}
+    return {"encoder": encoder, **images, "step": step}
 
 
 def read_metadata(path: Path, metadata: Metadata) -> tuple[EncoderPlan, dict[str, Any]]:
-    """Return the plan, and mean, deviation, step and white level by the names of `Weights`.
+    """Return the plan, and mean, deviation, step, white level and form by the names of `Weights`.
 
     Raises BadInputError where one is missing, or no number that an encoder has.
     """
     try:
         plan = EncoderPlan(**metadata["encoder"])
-        mean, std = _colours(metadata["mean"]), _colours(metadata["std"])
+        deep = metadata.get("images")
+        mean, std = (_colours(metadata[name], plan.channels, deep is not None) for name in ("mean", "std"))
         if min(std) <= 0:
             raise ValueError(f"std {std}, expected numbers more than 0")
         step = metadata["step"]
@@ -36,15 +45,23 @@ def read_metadata(path: Path, metadata: Metadata) -> tuple[EncoderPlan, dict[str
         level = metadata.get("white_level", WHITEST)  # files from before it was stored scale by the full range
         if level is not None and (type(level) is not int or not 0 < level <= WHITEST):
             raise ValueError(f"white_level {str(level)[:20]}, expected 1 to {WHITEST}")
+        form = None if deep is None else _read_form(deep, plan.channels, mean, std)
     except (BadInputError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadInputError(f"{path}: its metadata does not describe an encoder ({error})") from error
-    return plan, {"mean": mean, "std": std, "step": step, "white_level": level}
+    return plan, {"mean": mean, "std": std, "step": step, "white_level": None if form else level, "form": form}
 
 
-def _colours(values: object) -> tuple[float, ...]:
-    """A number for each of red, green and blue."""
-    if not isinstance(values, list) or len(values) != 3 or not all(type(value) in (int, float) for value in values):
-        raise ValueError(f"{values!r}, expected three numbers")
-    if not all(abs(value) < LARGEST_COLOUR for value in values):  # false for nan too
+def _read_form(values: object, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Form:
+    if not isinstance(values, dict) or not isinstance(bands := values.get("bands"), list):
+        raise ValueError(f"images {str(values)[:60]}, expected depth, bands and no_data")
+    return Form(channels, values["depth"], mean, std, tuple(bands), values.get("no_data"))
+
+
+def _colours(values: object, channels: int, deep: bool) -> tuple[float, ...]:
+    """A number for each of red, green and blue, or for each channel."""
+    known = isinstance(values, list) and len(values) == channels and (deep or channels == 3)
+    if not isinstance(values, list) or not known or not all(type(value) in (int, float) for value in values):
+        raise ValueError(f"{str(values)[:60]}, expected {channels if deep else 3} numbers")
+    if not all(abs(value) < (math.inf if deep else LARGEST_COLOUR) for value in values):  # false for nan too
         raise ValueError(f"{str(values)[:60]}, expected finite numbers")
     return tuple(float(value) for value in values)

@@ -35,10 +35,11 @@ def write_folder(
     if timm is not None:
         known = timm_config(TIMM + timm[0])
         pretrained = {
-            "input_size": [3, plan.image_size, plan.image_size], "mean": list(weights.mean), "std": list(weights.std),
+            "input_size": [plan.channels, plan.image_size, plan.image_size],
+            "mean": list(weights.mean), "std": list(weights.std),
             "num_classes": 0, "interpolation": "bilinear", "crop_pct": 0.875,
-            "pool_size": [-(-plan.image_size // 32)] * 2, "first_conv": known.first_conv,
-            "classifier": known.classifier,
+            "pool_size": [-(-plan.image_size // 32)] * 2, "classifier": known.classifier,
+            "first_conv": known.first_conv if plan.channels == 3 else None,  # else timm would adapt it
         }  # fmt: skip
         config |= {"architecture": timm[0], "model_args": timm[1], "pretrained_cfg": pretrained}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -67,10 +68,13 @@ def _card(weights: Weights, source: str, in_timm: bool) -> str:
     head += ["- self-supervised-learning", "- momentum-contrast", "- arxiv:1911.05722", "- arxiv:2003.04297", "---", ""]
     what = "momentum contrast (MoCo)" if weights.origin == "moco" else f"a checkpoint in the layout of {weights.origin}"
     stem = "" if plan.arch.startswith(TIMM) else f"First layers: {plan.stem}. "
+    images, unit = "RGB images", "in [0, 1]"
+    if weights.form is not None:
+        images, unit = f"images of {weights.form.kind}", "in the files' own units"
     lines = [
         f"# {plan.arch} pre-trained without labels",
         "",
-        f"An image encoder from {what}: RGB images of {plan.image_size} pixels, in [0, 1], less the mean "
+        f"An image encoder from {what}: {images} of {plan.image_size} pixels, {unit}, less the mean "
         f"{list(weights.mean)} and divided by {list(weights.std)}, to {weights.encoder.num_features} features. "
         f"{_describe_white(weights)}"
         f"{stem}The projection head of the training is not part of it.",

@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from moco.core.encoder import EncoderPlan
-from moco.core.networks import TIMM, build_backbone, timm_options
+from moco.core.networks import TIMM, build_backbone, timm_options, widen_first_convolution
 from moco.core.resnet import resnet_plan
 from moco.core.stems import STEMS, Stem
 from moco.errors import BadInputError, VoidError, one_line
@@ -78,7 +78,7 @@ def require_detectron2(weights: Weights, name: str) -> None:
 
     Its configs can set the width of bottlenecks, and insist on 64 for those two.
     """
-    _require_resnet(weights, name)
+    _require_resnet(weights, name, rgb=True)
     plan = resnet_plan(weights.encoder.plan.arch)
     if plan is not None and plan.block is BasicBlock:
         require_torchvision(weights, name)
@@ -91,7 +91,7 @@ def require_detectron2(weights: Weights, name: str) -> None:
 
 def require_reference(weights: Weights, name: str) -> None:
     """ResNets that torchvision has: the authors' scripts build the net by its name there."""
-    _require_resnet(weights, name)
+    _require_resnet(weights, name, rgb=True)
     require_torchvision(weights, name)
     if not _has_name(weights.encoder.plan.arch):
         raise BadInputError(f"--format {name} has no net named {weights.encoder.plan.arch}: {ANY_NET}")
@@ -105,7 +105,9 @@ def _has_name(arch: str) -> bool:
     return arch in torchvision.models.list_models(module=torchvision.models)
 
 
-def _require_resnet(weights: Weights, name: str) -> None:
+def _require_resnet(weights: Weights, name: str, *, rgb: bool = False) -> None:
+    if rgb and weights.form is not None:
+        raise BadInputError(f"--format {name} takes RGB, and these weights {weights.form.kind}: {ANY_NET}")
     if resnet_plan(weights.encoder.plan.arch) is None:
         raise BadInputError(f"--format {name} is for ResNets, and this is {weights.encoder.plan.arch}: {ANY_NET}")
 
@@ -119,7 +121,9 @@ def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images:
     """Features by torchvision's own model, loaded as its users do: only the classifier may be missing."""
     resnet = resnet_plan(plan.arch)
     if resnet is None:
-        model, _ = build_backbone(plan.arch, plan.stem, plan.image_size)  # torchvision's, without its classifier
+        model, _ = build_backbone(
+            plan.arch, plan.stem, plan.image_size, plan.channels
+        )  # torchvision's, without its classifier
         model.load_state_dict(state)
         features: Tensor = model.eval()(images)
         return features
@@ -128,6 +132,8 @@ def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images:
     else:  # resnext50-32x8d, which torchvision has no name for
         layers = list(resnet.layers)
         model = TorchvisionResNet(resnet.block, layers, groups=resnet.groups, width_per_group=resnet.width_per_group)
+    if plan.channels != 3:
+        widen_first_convolution(model, plan.channels, plan.arch)
     missing, unexpected = model.load_state_dict(state, strict=False)
     if set(missing) != CLASSIFIER or unexpected:
         raise VoidError(f"torchvision misses {missing[:3]} and does not expect {unexpected[:3]}")
@@ -138,11 +144,12 @@ def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images:
 
 def timm_name(plan: EncoderPlan) -> tuple[str, dict[str, Any]]:
     """Timm's name for one of its own nets or a ResNet of standard width, and what to give it beside."""
+    more: dict[str, Any] = {} if plan.channels == 3 else {"in_chans": plan.channels}
     if plan.arch.startswith(TIMM):
-        return plan.arch.removeprefix(TIMM), timm_options(plan.arch, plan.image_size)
+        return plan.arch.removeprefix(TIMM), {**timm_options(plan.arch, plan.image_size), **more}
     if plan.arch == "resnext50-32x8d":
-        return "resnext50_32x4d", {"base_width": 8}
-    return plan.arch, {}
+        return "resnext50_32x4d", {"base_width": 8, **more}
+    return plan.arch, more
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
@@ -193,7 +200,7 @@ def _write_onnx(weights: Weights, path: Path, _: str) -> None:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 weights.encoder.backbone.eval(),
-                (torch.zeros(2, 3, size, size),),
+                (torch.zeros(2, weights.encoder.plan.channels, size, size),),
                 input_names=["images"],
                 output_names=["features"],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -213,6 +220,8 @@ def _write_onnx(weights: Weights, path: Path, _: str) -> None:
     described = {"mean": weights.mean, "std": weights.std, "image_size": size, "arch": weights.encoder.plan.arch}
     if weights.white_level is not None:
         described["white_level"] = weights.white_level
+    if weights.form is not None:
+        described |= {"channels": weights.form.channels, "depth": weights.form.depth}
     program.model.metadata_props.update({name: str(value) for name, value in described.items()})
     program.save(path)
 
@@ -250,6 +259,8 @@ def _standard(weights: Weights) -> bool:
 def _describe_normalisation(weights: Weights) -> str:
     size, mean, std = weights.encoder.plan.image_size, weights.mean, weights.std
     deep = "" if weights.white_level is None else f", {weights.white_level} in 16-bit grey is 1"
+    if weights.form is not None:
+        return f"images: {weights.form.kind} as in the files, mean {mean}, std {std}, {size} x {size} pixels"
     return f"images: RGB in [0, 1]{deep}, mean {mean}, std {std}, {size} x {size} pixels"
 
 
@@ -257,6 +268,8 @@ def _describe_state(weights: Weights) -> str:
     loading = "a state dict without classifier: load it with strict=False, and only the classifier (fc) is missing"
     if weights.encoder.plan.arch == "resnext50-32x8d":
         loading += " from models.resnet.ResNet(Bottleneck, [3, 4, 6, 3], groups=32, width_per_group=8)"
+    if weights.encoder.plan.channels != 3:
+        loading += f" of a network whose first convolution takes {weights.encoder.plan.channels} channels"
     return f"{loading}; {_describe_normalisation(weights)}"
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moco.errors import BadInputError
+from moco.pretraining.health import JUDGED
 from moco.runtime.checkpoint import File, load_tensors, save_tensors
 
 BEST, LAST = "encoder-best.safetensors", "encoder-last.safetensors"
@@ -90,18 +91,18 @@ class BestLook:
         percent = {name: round(100 * count / len(self.first), 3) for name, count in shares.items()}
         return {"step": self.step, "last_step": last, "images": len(self.first), **percent}
 
-    def describe(self, last: int) -> str:
-        """The same in words."""
+    def describe(self, last: int, by: str) -> str:
+        """The same in words; `by` is what says that an image is right, of `health.JUDGED`."""
         top1, first, end = (self.figures(last)[name] for name in ("top1", "first_top1", "last_top1"))
         reached = f"the last one, of step {last}, has {end:.1f}% and is {LAST}"
         if self.step == 0:
             return (
-                f"kept the encoder that the run began with: {first:.1f}% of {len(self.first)} images are classified "
-                f"rightly by their neighbours, and no look is clearly better; {reached}"
+                f"kept the encoder that the run began with: {first:.1f}% of {len(self.first)} images "
+                f"{JUDGED[by]}, and no look is clearly better; {reached}"
             )
         return (
-            f"kept the encoder of step {self.step}: {top1:.1f}% of {len(self.first)} images are classified rightly by "
-            f"their neighbours, {first:.1f}% before the first step; {reached}"
+            f"kept the encoder of step {self.step}: {top1:.1f}% of {len(self.first)} images {JUDGED[by]}, "
+            f"{first:.1f}% before the first step; {reached}"
         )
 
     def _write(self, file: File) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from moco.core.stems import Stem
-from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Excluded, WhiteLevel
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, NoData, WhiteLevel
 from moco.runtime.fields import (
     AcceptChangedData,
     BatchSize,
@@ -15,6 +15,7 @@ from moco.runtime.fields import (
     CountOrZero,
     Device,
     Earlier,
+    Finite,
     JsonOutput,
     KeyCount,
     KeyCountOrZero,
@@ -26,6 +27,7 @@ from moco.runtime.fields import (
     Positive,
     Precision,
     RunFolder,
+    Seconds,
     Seed,
     SgdMomentum,
     Share,
@@ -146,17 +148,28 @@ class PretrainConfig:
     """How JPEG photographs are decoded: exact, every pixel; or scaled, at a half, a quarter or an eighth of their size
     where every crop of a photograph still has as many pixels as a view. scaled is faster for large photographs and
     changes a view by 0.3 of 255 on average (docs/views.md)."""
-    mean: tuple[Share, Share, Share] | None = IMAGENET_MEAN
+    mean: tuple[Finite, ...] | None = IMAGENET_MEAN
     """Mean of red, green and blue (in [0, 1]), which is subtracted from every image. With --init-weights it is that of
-    the weights unless given."""
-    std: tuple[Positive, Positive, Positive] | None = IMAGENET_STD
+    the weights unless given. That of other channels is measured."""
+    std: tuple[Positive, ...] | None = IMAGENET_STD
     """Standard deviation of red, green and blue, which every image is then divided by. With --init-weights it is that
-    of the weights unless given."""
+    of the weights unless given. That of other channels is measured."""
+    channels: Annotated[ChannelCount, Earlier("rgb")] = "auto"
+    bands: Bands = ()
+    no_data: NoData = None
 
     epochs: Count = 200
     """Passes over the images."""
     max_steps: Count | None = None
     """Length of the run in steps, instead of --epochs; the schedule ends with it."""
+    end_after: Seconds | None = None
+    """Seconds after which the run should end, looks and checkpoints counted. At each twentieth of them its length is
+    planned again by the speed until then, and the rest of the schedule stretched or compressed to end with it."""
+    end_spare: CountOrZero = 0
+    """Steps whose time is kept of --end-after for what follows the run, such as an evaluation."""
+    earlier_lengths: tuple[tuple[Count, Count], ...] = ()
+    """STEP LENGTH pairs that --end-after has written: until STEP the run was planned to make LENGTH steps. With them
+    and its last --max-steps a run can be made again, bit for bit, on a machine of another speed."""
     batch_size: BatchSize = 256
     """N: images per step, over all processes and parts."""
     accumulate: BatchSize = 1
@@ -199,11 +212,15 @@ class PretrainConfig:
         ),
     ] = "auto"
     device: Device = "auto"
-    compile: bool = False
-    """Compile the encoders before the first step. That takes a minute or more, and pays off on GPUs and for small,
-    narrow networks; on a CPU it makes large networks slower (docs/benchmarks.md)."""
+    compile: Annotated[Literal["auto", "on", "off"], Earlier("off", ((True, "on"), (False, "off")))] = "auto"
+    """Whether to compile the encoders. on does so before the first step, which takes a minute or more. auto does so on
+    an NVIDIA GPU in runs of 5,000 steps or more, after timing both ways, where the compiled ones are faster; elsewhere
+    it is off (docs/gpu.md)."""
     recompute: bool = False
     """Compute the inner values of a ResNet's blocks again for the gradient: much less memory for a third more time."""
+    deterministic: bool = False
+    """Let a GPU repeat a run bit for bit, by algorithms that always add up in the same order, which are slower
+    (docs/gpu.md). A CPU does so anyway."""
     timeout: Timeout = 600.0
     threads: Threads = None
     workers: Workers = None
@@ -230,7 +247,7 @@ class PretrainConfig:
 class AutoConfig:
     """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
 
-    Every flag of moco pretrain may be given too, and stays as it is given: moco pretrain quick --help lists them all.
+    Every flag of moco pretrain may be given too, and stays as it is given (moco pretrain quick --help-all).
     --init-weights W or --teacher W name weights to begin with.
     """
 

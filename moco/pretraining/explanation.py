@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.health import TO_BEAT
+from moco.pretraining.health import JUDGED, TO_BEAT, accuracy_gain
 from moco.pretraining.pace import Pace
 from moco.pretraining.ways import Way
+
+UNKNOWN = (
+    "auto: without labels nobody can say how good the encoder is for your classes: label some hundreds of images (moco "
+    "select names the most useful ones), or look with moco explore"
+)
 
 
 def describe_choice(
@@ -25,30 +30,52 @@ def describe_choice(
     ]
 
 
-def describe_result(result: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def describe_result(result: Mapping[str, Any], found: Mapping[str, Any], *, taught: bool = False) -> list[str]:
     """Describe what the run reached, against what: its own figures, and those of the evaluation where there was one."""
     lines, before, kept = list[str](), result.get("before", {}), result.get("kept")
+    judged = "" if kept is None else JUDGED[kept.get("by", "neighbours")]
     if kept is not None and kept["step"] == 0:
         lines.append(
-            f"auto: training on did not help: {kept['first_top1']:.1f}% of the monitor's images are right with the "
-            f"weights as they were, {kept['last_top1']:.1f}% at the end. The run keeps them unchanged"
+            f"auto: training on did not clearly help: {kept['first_top1']:.1f}% of {kept['images']} images {judged} "
+            f"with the weights as they were, {kept['last_top1']:.1f}% at the end. The run keeps them unchanged"
         )
     elif kept is not None:
         lines.append(
-            f"auto: training on helped: {kept['first_top1']:.1f}% of the monitor's images were right with the weights "
-            f"as they were, {kept['top1']:.1f}% are after {kept['step']} steps"
+            f"auto: training on helped: {kept['first_top1']:.1f}% of {kept['images']} images {judged} with the weights "
+            f"as they were, {kept['top1']:.1f}% after {kept['step']} steps"
         )
     if "top1" in found:
         lines.append(f"auto: the encoder's kNN accuracy is {found['top1']:.1f}% on {found['queries']} images of "
                      f"{found['measured_on']}")  # fmt: skip
     for key, gain in found.get("baselines", {}).items():
         lines.append(describe_gain(TO_BEAT.get(key, key), gain, unchanged=kept is not None and kept["step"] == 0))
+    if "retrieval" in result:
+        return [*lines, *describe_views(result, taught=taught, kept=kept is not None)]
     if lines:
         return lines
     if "knn_top1" in before and "knn_top1" in result:
         return [f"auto: kNN in the run: {before['knn_top1']:.1f}% before the first step, {result['knn_top1']:.1f}% at "
                 f"the end, on {int(result['knn_queries'])} images"]  # fmt: skip
-    return ["auto: there are no labels to say how good the encoder is by: look at it with moco explore"]
+    return [UNKNOWN]
+
+
+def describe_views(result: Mapping[str, Any], *, taught: bool, kept: bool) -> list[str]:
+    """Say without labels whether the encoder is better than it began, as far as views tell, and that no more is known.
+
+    Of a run that `kept` its best encoder that is said already, and views do not tell for one that was `taught`.
+    """
+    now, n, before = result["retrieval"], int(result["retrieval_images"]), result.get("before", {}).get("retrieval")
+    if taught:
+        return [f"{UNKNOWN}. What a teacher changes cannot be seen in views"]
+    if kept or before is None:
+        return [UNKNOWN]
+    _, low, high = accuracy_gain(now, before, n)
+    shares = f"{now:.1f}% of {n} images find their own second view, {before:.1f}% did with the initial weights"
+    if low > 0:
+        return [f"auto: {shares}. That is a good sign, and no proof", UNKNOWN]
+    said = "seems WORSE than" if high < 0 else "is NOT clearly better than"
+    return [f"auto: the encoder {said} the weights that it began with: {shares}. Give more --minutes, or published "
+            f"weights (--init-weights W)", UNKNOWN]  # fmt: skip
 
 
 def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool = False) -> str:

@@ -20,7 +20,11 @@ HEALTHY: Condition = "healthy"
 TO_BEAT = {"random": "random weights", "pixels": "raw pixels"}
 """Baselines that an encoder must beat before it is said to have learned: their keys in a result, and their names."""
 
+JUDGED = {"neighbours": "are classified rightly by their neighbours", "views": "find their own second view"}
+"""What can be said of single images: by the labels of their neighbours or, without labels, by their views."""
+
 CAUSES = {
+    "few": "its images are too few",
     "short": "it is too short",
     "blank": "most of its views are blank",
     "dark": "most of its views are nearly black",
@@ -29,6 +33,7 @@ CAUSES = {
     "stale": "its oldest keys are stale",
     "leak": "its task is too easy",
     "worse": "its features tell the classes apart less well than at the start",
+    "lost": "fewer of its images find their own second view than at the start",
     "chance": "its loss is at chance",
     "unmeasured": "no loss is on record",
     "early": "it has only begun",
@@ -55,6 +60,8 @@ COLLAPSED_RANK = 2.0
 COLLAPSED_UNIFORMITY = -0.05
 """Log of the mean of exp(-2 distance^2) above which features are alike: their mean squared distance is below 0.025.
 Random weights can start there: on photographs of hands they stood at -0.006 to -0.014."""
+FEW_IMAGES = 100
+"""Fewer are not judged by (a guess): a monitor asks a tenth of them, whose accuracy is then known to 30 points."""
 STALE = 0.5
 """Share of what a new key has in common with its image alone that the oldest keys must still have."""
 TELLING = 0.05
@@ -79,20 +86,21 @@ def diagnose(config: PretrainConfig, step: int, figures: Mapping[str, float]) ->
     """Find what is wrong after `step` steps, causes before effects; nothing where all is well.
 
     `config` is resolved. `figures` are the last logged ones (`loss`, `chance_loss`, `contrast_accuracy`, `filled` in
-    percent, `epoch`), those of `evaluation.vitals`, and the monitor's `knn_top1`, `knn_queries` and `knn_before`, which
-    is its first `knn_top1`. A figure that is missing or not finite is not judged.
+    percent, `epoch`, `images`), those of `evaluation.vitals`, and the monitor's `knn_top1` and `knn_queries`, or
+    `retrieval` and `retrieval_images`, with `knn_before` and `retrieval_before` of its first look.
+    A figure that is missing or not finite is not judged.
     """
     known = {name: value for name, value in figures.items() if math.isfinite(value)}
     known["filled"] = _filled(config, step, known)
     collapsed = judge_features(step, known)
     findings = [
-        *_short(config),
+        *_short(config, known),
         *_views(known),
         *_filling(config, known),
         *collapsed,
         *_stale(config, known),
         *_leaking(config, known),
-        *_worse(step, known),
+        *_worse(config, step, known),
         *([] if collapsed else _at_chance(config, step, known)),  # a collapse puts the loss at chance
     ]
     return findings or _unknown(config, step, known)
@@ -141,13 +149,18 @@ def _filled(config: PretrainConfig, step: int, known: Mapping[str, float]) -> fl
     return 100.0 if full else 100 * step / steps_to_fill(config)
 
 
-def _short(config: PretrainConfig) -> list[Finding]:
-    steps = require(config.max_steps)
-    if steps >= EARLY_STEPS:
-        return []
-    return [Finding("short", "undecided", f"This run is too short: it has {steps} steps, and in its first "
-                    f"{EARLY_STEPS} an encoder learns little and its loss says little. Give more --epochs, or "
-                    f"--max-steps.")]  # fmt: skip
+def _short(config: PretrainConfig, known: Mapping[str, float]) -> list[Finding]:
+    """Find that a run has too few images or steps to be judged."""
+    findings, images, steps = list[Finding](), int(known.get("images", FEW_IMAGES)), require(config.max_steps)
+    if images < FEW_IMAGES:
+        findings.append(Finding("few", "undecided", f"{images} images are too few to judge by: an encoder can know "
+                                f"them by heart, and its loss then says nothing of others. Give some hundreds, better "
+                                f"thousands."))  # fmt: skip
+    if steps < EARLY_STEPS:
+        findings.append(Finding("short", "undecided", f"This run is too short: it has {steps} steps, and in its first "
+                                f"{EARLY_STEPS} an encoder learns little and its loss says little. Give more --epochs, "
+                                f"or --max-steps."))  # fmt: skip
+    return findings
 
 
 def _views(known: Mapping[str, float]) -> list[Finding]:
@@ -224,17 +237,27 @@ def _leaking(config: PretrainConfig, known: Mapping[str, float]) -> list[Finding
                     f"more (--augment), and look for images that are in the set many times.")]  # fmt: skip
 
 
-def _worse(step: int, known: Mapping[str, float]) -> list[Finding]:
-    if step < EARLY_STEPS or not {"knn_top1", "knn_before", "knn_queries"} <= known.keys():
-        return []
-    top1, before, queries = known["knn_top1"], known["knn_before"], int(known["knn_queries"])
-    _, low, high = accuracy_gain(top1, before, queries)
-    if high >= 0:
-        return []
-    return [Finding("worse", "doubtful", f"kNN accuracy fell from {before:.1f}% at the start to {top1:.1f}% (by "
-                    f"{-high:.1f} to {-low:.1f} points, {queries} queries). Training makes these features worse at "
-                    f"telling the classes apart. Give a smaller --lr, more --epochs, or other views "
-                    f"(--augment).")]  # fmt: skip
+def _worse(config: PretrainConfig, step: int, known: Mapping[str, float]) -> list[Finding]:
+    """Find by labels or, without them, by views that training harms; views do not tell where a teacher makes keys."""
+    do = "Give a smaller --lr, more --epochs, or other views (--augment)."
+    by_labels = _fall(step, known, "knn_top1", "knn_before", "knn_queries")
+    by_views = _fall(step, known, "retrieval", "retrieval_before", "retrieval_images")
+    if by_labels:
+        return [Finding("worse", "doubtful", f"kNN accuracy fell {by_labels}. Training makes these features worse at "
+                        f"telling the classes apart. {do}")]  # fmt: skip
+    if by_views and config.teacher is None:
+        return [Finding("lost", "doubtful", f"The share of images that find their own second view fell {by_views}. In "
+                        f"trials with labels accuracy never rose where this fell. {do}")]  # fmt: skip
+    return []
+
+
+def _fall(step: int, known: Mapping[str, float], now: str, before: str, count: str) -> str:
+    """Say by how much a percentage of `count` images fell beyond its interval; nothing where it did not, or early."""
+    if step < EARLY_STEPS or not {now, before, count} <= known.keys():
+        return ""
+    _, low, high = accuracy_gain(known[now], known[before], int(known[count]))
+    said = f"from {known[before]:.1f}% at the start to {known[now]:.1f}% (by {-high:.1f} to {-low:.1f} points"
+    return f"{said}, {known[count]:.0f} {'queries' if count == 'knn_queries' else 'images'})" if high < 0 else ""
 
 
 def _at_chance(config: PretrainConfig, step: int, known: Mapping[str, float]) -> list[Finding]:

@@ -1,7 +1,10 @@
 """Initial weights: what a run takes from --init-weights, and what these settle where the flags leave it open."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from moco.core.dictionary import Dictionary, Queue
 from moco.core.encoder import Encoder, head_prefix, load_encoder_tensors
@@ -45,9 +48,18 @@ def _own(weights: Weights) -> dict[str, Any]:
 
 def fill(encoder: Encoder, init_weights: str) -> None:
     """Give an encoder the backbone of these weights, which must fit in full, and their head where it fits too."""
-    given, plan = load_weights(init_weights).encoder, encoder.plan
+    weights, plan = load_weights(init_weights), encoder.plan
+    given = weights.encoder
+    tensors = given.backbone.state_dict()
+    if given.plan.channels != plan.channels:
+        if weights.form is not None:
+            raise BadInputError(
+                f"--init-weights {init_weights}: takes {weights.form.kind}, and the images have {plan.channels} "
+                f"channel(s): expected the same, or weights of RGB"
+            )
+        tensors = adapt_channels(tensors, encoder.backbone.state_dict())
     try:
-        require_same_shapes(encoder.backbone.state_dict(), given.backbone.state_dict(), "tensor")
+        require_same_shapes(encoder.backbone.state_dict(), tensors, "tensor")
     except BadInputError as error:
         hint = "leave --arch and --stem out, to take theirs"
         if given.plan.arch == plan.arch:
@@ -60,7 +72,23 @@ def fill(encoder: Encoder, init_weights: str) -> None:
         ) from error
     head = given.head if _same_head(encoder, given) else encoder.head
     named = {head_prefix(plan.arch) + name: value for name, value in head.state_dict().items()}
-    load_encoder_tensors(encoder, {**given.backbone.state_dict(), **named})
+    load_encoder_tensors(encoder, {**tensors, **named})
+
+
+def adapt_channels(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fit a first layer of red, green and blue to the channels of `wanted`: for one channel the three are added.
+
+    For more they are repeated in turn and scaled by 3 / channels, so that the layer gives values as large as before.
+    """
+    adapted = dict(tensors)
+    for name, own in wanted.items():
+        given = tensors.get(name)
+        if given is None or given.dim() != 4 or own.dim() != 4 or given.shape == own.shape or given.shape[1] != 3:
+            continue
+        channels = own.shape[1]
+        repeated = given.repeat(1, -(-channels // 3), 1, 1)[:, :channels] * (3 / channels)
+        adapted[name] = given.sum(1, keepdim=True) if channels == 1 else repeated
+    return adapted
 
 
 def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary) -> str:
@@ -69,12 +97,19 @@ def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Di
         return ""
     weights = load_weights(config.init_weights)
     same_head = _same_head(pair.encoder, weights.encoder)
+    same_channels = pair.encoder.plan.channels == weights.encoder.plan.channels
     given = [flag(name) for name, value in _own(weights).items() if getattr(config, name) != value]
     origin = f"\nf_q is that of {config.init_weights} ({weights.origin})" + ("" if same_head else ", its head is new")
     origin += "; network, image size, mean and std come from these weights"
     origin += f", except {', '.join(given)}" if given else ""
+    if not same_channels:
+        channels = pair.encoder.plan.channels
+        how = "the sum of its three channels" if channels == 1 else (
+            f"its three channels in turn, scaled by 3 / {channels}"
+        )  # fmt: skip
+        origin += f"; the first layer takes {channels} channel(s): {how}"
     if pair.f_k is not None:
-        if same_head and weights.momentum is not None:
+        if same_head and same_channels and weights.momentum is not None:
             load_encoder_tensors(pair.f_k, weights.momentum)
             origin += "; f_k is the file's"
         else:

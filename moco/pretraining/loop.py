@@ -17,8 +17,10 @@ from moco.data.ahead import watch_loading
 from moco.data.images import Images
 from moco.data.loader import Batch, Batches
 from moco.interop.metadata import encoder_metadata
+from moco.pretraining.compiling import keep_less, settle_compilation
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import load_f_k_and_queue
+from moco.pretraining.limits import advise_less_memory
 from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
 from moco.pretraining.optimizer import build_optimizer, set_rate, take_step
 from moco.pretraining.prepare import (
@@ -32,8 +34,9 @@ from moco.pretraining.prepare import (
     whiten_first_layer,
 )
 from moco.pretraining.pretexts import OwnPretext
+from moco.pretraining.timetable import Timetable, follow_lengths
 from moco.runtime import distributed
-from moco.runtime.device import autocast, preserve_torch_state, resolve_device
+from moco.runtime.device import autocast, deterministic_algorithms, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
 from moco.runtime.finite import FiniteCheck
 from moco.runtime.phases import say_if_slow
@@ -57,7 +60,7 @@ def pretrain(
     """
     distributed.join_processes(resolve_device(config.device), config.timeout)
     with preserve_torch_state(resolve_device(config.device)):
-        config = resolve_config(config, images)
+        config = follow_lengths(resolve_config(config, images))
         same_images = functools.partial(
             fingerprint.require_same_images, config.out, images, accept=config.accept_changed_data
         )
@@ -72,15 +75,16 @@ def pretrain(
                 whiten_first_layer(f_q, build_batches(config, images, own))
         f_q = f_q.to(config.device).to(memory_format=torch.channels_last)
         pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
-        if config.compile:
-            compile_encoders(pair)
         dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
-        described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), 0, config.white_level)
+        described = encoder_metadata(
+            f_q.plan, require(config.mean), require(config.std), 0, config.white_level, images.form
+        )
         described |= {} if teacher is None else {TEACHER: teacher.digest}
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), require(config.max_steps), described)
-        run.beside = lambda step: [pack_encoder(config, f_q, step)]
+        run.beside = lambda step: [pack_encoder(config, f_q, step, images.form)]
+        run.less_memory = advise_less_memory(config, distributed.world_size())
         run.result |= {} if teacher is None else {"teacher_digest": teacher.digest}
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images, own) if batches is None else batches
@@ -90,10 +94,12 @@ def pretrain(
             with request.waiting():
                 watch.begin(start)
             run.log.say(describe_run(config, f_q, images) + origin)
+            settle_compilation(config, pair, run, start)
             pair.f_q = distributed.wrap(f_q)
             return train(config, pair, dictionary, batches, run, watch, request, start)
 
-        with run, StopRequest(together=distributed.world_size() > 1) as request, watch_loading():
+        how = (keep_less(config.recompute), deterministic_algorithms(config.deterministic))
+        with run, StopRequest(together=distributed.world_size() > 1) as request, watch_loading(), how[0], how[1]:
             return run.until_stopped(request, begin)
 
 
@@ -102,22 +108,20 @@ def train(
     request: StopRequest, start: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Make the steps of a run from `start` on: Algorithm 1, and what is logged and saved between two steps."""
-    steps, device, precision, optimizer = require(config.max_steps), config.device, config.precision, run.optimizer
-    schedule, contrast = build_schedule(config, batches.steps_per_epoch), build_loss(config)
-    hardness = Hardness(config.hard_negatives, config.mix, config.mix_query)
+    device, precision, optimizer = config.device, config.precision, run.optimizer
+    schedule, timetable = build_schedule(config, batches.steps_per_epoch), Timetable(watch)
+    contrast, hardness = build_loss(config), Hardness(config.hard_negatives, config.mix, config.mix_query)
     recent = Recent(start, active=config.log_every > 0)
     check = FiniteCheck(device, config.timeout if distributed.world_size() > 1 else math.inf)
-    loading = recent.waiting(request.between(batches.run(start, steps, require(config.workers))))
-    for step, loaded in enumerate(loading, start):
+    loading = recent.waiting(request.between(batches.run(start, timetable.latest, require(config.workers))))
+    for step, loaded in zip(timetable.steps(start), loading, strict=False):
         if step == start:
             log_ranks(run, step, loaded.index)
         if is_due(step, require(config.knn_every)):
-            with recent.paused(), request.waiting():
+            with recent.paused(), timetable.looking(), request.waiting():
                 watch.look(step)
-        batch, logged = loaded.to(device), is_due(step + 1, config.log_every, steps)
-        lr = schedule(step)
-        set_rate(optimizer, lr)
-
+        batch, logged = loaded.to(device), is_due(step + 1, config.log_every, schedule.steps)
+        set_rate(optimizer, lr := schedule(step))
         losses, written, shares = list[Tensor](), [], dict[str, float]()
         directions = pair_views(batch, symmetric=config.symmetric)
         for x_q, x_k in directions:  # (N, 3, H, W) each
@@ -146,7 +150,7 @@ def train(
                     shares = negative_figures(q, keys, config.temperature, index, watch.images.labels)
 
         norm, overflowed = measure_norm(run.scaler, optimizer, pair.encoder.parameters())
-        saved = step + 1 == steps or is_due(step + 1, require(config.checkpoint_every))
+        saved = step + 1 == schedule.steps or is_due(step + 1, require(config.checkpoint_every))
         due = logged or saved or is_due(step + 1, require(config.knn_every))
         check.note(step, losses, torch.zeros_like(norm) if overflowed else norm)
         stopping = agree(step, check, watch, request, batch, now=due)
@@ -163,10 +167,12 @@ def train(
             run.save(step + 1)
         if stopping:
             return run.stop(step + 1)
+        if timetable.plan(step + 1):
+            schedule = build_schedule(watch.config, batches.steps_per_epoch)
     with request.waiting():
-        watch.look(steps)
-    watch.keep_best(steps)
-    return run.finish(steps, device)
+        watch.look(schedule.steps)
+    watch.keep_best(schedule.steps)
+    return run.finish(schedule.steps, device)
 
 
 def agree(step: int, check: FiniteCheck, watch: Watch, request: StopRequest, batch: Batch, *, now: bool) -> bool:
@@ -179,13 +185,6 @@ def agree(step: int, check: FiniteCheck, watch: Watch, request: StopRequest, bat
         advice = f"start again with a smaller --lr (now {watch.config.lr:g}) or --precision fp32"
         raise watch.run.diverge(*check.failure[:3], advice)
     return stopping
-
-
-def compile_encoders(pair: EncoderPair) -> None:
-    """Compile what the loop calls; evaluations, at other sizes, call the backbone as it is."""
-    for encoder in (pair.f_q, pair.f_k):
-        if encoder is not None:
-            encoder.compile()
 
 
 def pair_views(batch: Batch, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:

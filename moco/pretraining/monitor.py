@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from moco.core.dictionary import MemoryBank, Queue
 from moco.core.encoder import Encoder, encoder_tensors
 from moco.data import fingerprint
+from moco.data.forms import Form
 from moco.data.images import Images
 from moco.data.replacement import Damage, Replaced
 from moco.errors import BadInputError
@@ -37,15 +38,17 @@ SHOWN_IMAGES = 8
 """How many images of each rank's share of the first batch are logged."""
 TRAINING = ("loss", "chance_loss", "contrast_accuracy")
 """Figures of training that a run's health is judged by."""
-WATCHED = ("knn_top1", "knn_queries")
+WATCHED = ("knn_top1", "knn_queries", "retrieval", "retrieval_images")
 """Figures of the monitor that it is judged by."""
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """A monitor that also says which images the encoder of its last look classified rightly, (n,) bool."""
+    """A monitor that also says which images the encoder of its last look had right, (n,) bool."""
 
     right: Tensor
+    by: str
+    """What says so, of `health.JUDGED`."""
 
 
 @dataclass
@@ -80,7 +83,7 @@ class Watch:
         if config.keep == "last":
             return
         if not isinstance(self.monitor, Judge):
-            self.run.log.say("--keep best: there are no labels to compare looks by, so the last encoder is kept")
+            self.run.log.say("--keep best: no monitor compares looks, so the last encoder is kept")
         elif step:
             self.best = distributed.from_first(lambda: BestLook.read(config.out))
 
@@ -137,7 +140,7 @@ class Watch:
         """Keep the encoder of this look where it is the best so far; return the percentage of images it has right."""
 
         def compare() -> BestLook:
-            file, before = pack_encoder(self.config, encoder, step), self.best
+            file, before = pack_encoder(self.config, encoder, step, self.images.form), self.best
             return BestLook.begin(file, right) if step == 0 or before is None else before.compare(file, step, right)
 
         self.best = distributed.from_first(compare)
@@ -151,9 +154,10 @@ class Watch:
         assert isinstance(encoder, Encoder)
         self.run.wait()
         with distributed.average_statistics(encoder):
-            distributed.from_first(lambda: best.finish(pack_encoder(self.config, encoder, step)))
-        self.run.log.say(best.describe(step))
-        self.run.result["kept"] = best.figures(step)
+            distributed.from_first(lambda: best.finish(pack_encoder(self.config, encoder, step, self.images.form)))
+        by = self.monitor.by if isinstance(self.monitor, Judge) else "neighbours"
+        self.run.log.say(best.describe(step, by))
+        self.run.result["kept"] = {**best.figures(step), "by": by}
 
     def _examine(self, step: int) -> None:
         """Say in plain words how the run does; where no monitor looks, its modules are not examined either."""
@@ -163,9 +167,10 @@ class Watch:
             with distributed.average_statistics(*run.modules.values()):
                 figures |= self.checkup(run.modules)
         last = {name: run.result[name] for name in (*TRAINING, *WATCHED) if name in run.result}
-        last["epoch"] = step * config.batch_size / len(self.images)
-        if "knn_top1" in run.result.get("before", {}):
-            last["knn_before"] = run.result["before"]["knn_top1"]
+        last |= {"epoch": step * config.batch_size / len(self.images), "images": len(self.images)}
+        before = run.result.get("before", {})
+        for name, then in (("knn_top1", "knn_before"), ("retrieval", "retrieval_before")):
+            last |= {then: before[name]} if name in before else {}
         findings = diagnose(config, step, {**last, **figures})
         text, found = describe_findings(findings), {finding.name: finding.condition for finding in findings}
         run.log.health(step, text, found, figures)
@@ -204,7 +209,7 @@ def log_ranks(run: Run, step: int, index: Tensor) -> None:
     run.log.event("ranks", step=step, ranks=distributed.gather_values(own))
 
 
-def pack_encoder(config: PretrainConfig, f_q: Encoder, step: int) -> File:
+def pack_encoder(config: PretrainConfig, f_q: Encoder, step: int, form: Form | None = None) -> File:
     """The run's encoder as a file of its own."""
-    described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), step, config.white_level)
+    described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), step, config.white_level, form)
     return File(config.out / "encoder.safetensors", encoder_tensors(f_q), {**described, "kind": "encoder"})

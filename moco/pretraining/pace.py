@@ -18,6 +18,9 @@ TRYING = 0.2
 """Share of all the time that trying ways may take."""
 LEAST_TRIED = 10
 """Steps of a trial; of fewer an encoder learns nothing that could be compared."""
+BETWEEN_LINES = 5.0
+"""Seconds between two lines of metrics."""
+MOST_BETWEEN_LINES = 1000
 BETWEEN_SAVES = 60.0
 """Seconds between two checkpoints, at least."""
 
@@ -37,6 +40,10 @@ class Budget:
     def left(self) -> float:
         """Seconds that are left; negative when the time is over."""
         return self.seconds - self.spent
+
+    def describe(self) -> str:
+        """Say how much of the time is spent."""
+        return f"auto: took {self.spent / 60:.1f} of {self.seconds / 60:g} minutes"
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -65,7 +72,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Pace:
-    """The length of a run, and the steps between two looks and between two checkpoints."""
+    """The length of a run, and the steps between two looks, two checkpoints and two lines of metrics."""
 
     max_steps: int
     knn_every: int
@@ -73,6 +80,7 @@ class Pace:
     looks: int
     training: float
     """Seconds that the steps take."""
+    log_every: int
 
 
 @dataclass(frozen=True)
@@ -123,4 +131,5 @@ def plan_pace(left: float, costs: Costs, *, max_steps: int | None = None, knn_ev
         knn_every = max(1, math.ceil(max_steps / (looks - 1)))
     looks = math.ceil(max_steps / knn_every) + 1 if knn_every else 0
     checkpoint_every = max(1, min(max_steps, round(interval / costs.step)))
-    return Pace(max_steps, knn_every, checkpoint_every, looks, max_steps * step)
+    log_every = max(1, min(MOST_BETWEEN_LINES, round(BETWEEN_LINES / costs.step)))
+    return Pace(max_steps, knn_every, checkpoint_every, looks, max_steps * step, log_every)

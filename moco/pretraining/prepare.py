@@ -20,10 +20,12 @@ from moco.data.images import Images
 from moco.data.loader import ViewBatches, choose_workers
 from moco.data.pairs import PairBatches
 from moco.errors import BadInputError
+from moco.pretraining.channels import describe_form, with_form
 from moco.pretraining.config import PretrainConfig, negatives, shared_negatives
 from moco.pretraining.initial import fill, with_weights
 from moco.pretraining.optimizer import inner_kernels
-from moco.pretraining.pretexts import OF_IMAGES, OwnPretext, build_pairing, describe_pretext, require_pretext
+from moco.pretraining.pretexts import OwnPretext, build_pairs, describe_pretext, require_pretext
+from moco.pretraining.timetable import require_lengths
 from moco.runtime import distributed
 from moco.runtime.device import describe_precision, resolve_device, resolve_precision, set_precision, set_threads
 from moco.runtime.fields import check, flag, require
@@ -41,7 +43,8 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
 
     Raises BadInputError naming the flag whose value does not fit, or is not that of the other processes.
     """
-    config, n, ranks = with_weights(config), len(images), distributed.world_size()
+    config = with_form(with_weights(config), images)
+    n, ranks = len(images), distributed.world_size()
     flags = {flag(name): value for name, value in vars(config).items() if name not in OF_EACH_PROCESS}
     distributed.require_same_values({"the number of images": n, **flags})
     check(config)
@@ -70,6 +73,7 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
         device=device,
         precision=precision,
         threads=set_threads(config.threads),
+        compile=config.compile if (device == "cuda" and not config.deterministic) or config.compile == "on" else "off",
         workers=choose_workers(images, device) if config.workers is None else config.workers,
         view_size=config.view_size or config.image_size,
         bn_groups=_bn_groups(config, ranks),
@@ -78,6 +82,7 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
         knn_every=steps_per_epoch if config.knn_every is None else config.knn_every,
         checkpoint_every=min(steps_per_epoch, 1000) if config.checkpoint_every is None else config.checkpoint_every,
     )
+    require_lengths(resolved)
     _warn(resolved, n)
     return resolved
 
@@ -174,7 +179,8 @@ def _warn(config: PretrainConfig, n: int) -> None:
 def encoder_plan(config: PretrainConfig) -> EncoderPlan:
     """The encoder that a config asks for, with nothing of it left open."""
     arch, size, head = require(config.arch), require(config.image_size), config.head
-    return EncoderPlan(arch, require(config.stem), head, config.feature_dim, config.hidden_dim, size)
+    channels = len(require(config.mean))
+    return EncoderPlan(arch, require(config.stem), head, config.feature_dim, config.hidden_dim, size, channels)
 
 
 def build_encoder(config: PretrainConfig) -> Encoder:
@@ -227,12 +233,7 @@ def build_dictionary(config: PretrainConfig, images: int, teacher: Teacher | Non
 def build_batches(config: PretrainConfig, images: Images, own: OwnPretext | None = None) -> ViewBatches | PairBatches:
     """The batches of this rank: views of the images, or what another pretext pairs, such as one of the user's own."""
     if config.pretext != "views":
-        of_images = config.pretext in OF_IMAGES
-        return PairBatches(
-            images, build_pairing(config, images, own), config.batch_size,
-            require(config.view_size or config.image_size), config.seed, distributed.rank(), distributed.world_size(),
-            require(config.mean) if of_images else (), require(config.std) if of_images else (),
-        )  # fmt: skip
+        return build_pairs(config, images, own)
     return ViewBatches(
         images,
         AUGMENTATIONS[config.augment],
@@ -255,8 +256,9 @@ def build_schedule(config: PretrainConfig, steps_per_epoch: int) -> Schedule:
     """The learning rate over the run."""
     warmup = round(config.warmup_epochs * steps_per_epoch)
     return Schedule(
-        config.schedule, require(config.lr), require(config.max_steps), warmup, config.milestones, config.lr_decay
-    )
+        config.schedule, require(config.lr), require(config.max_steps), warmup, config.milestones, config.lr_decay,
+        earlier=config.earlier_lengths,
+    )  # fmt: skip
 
 
 def build_loss(config: PretrainConfig) -> Callable[[Features, Keys], Contrast]:
@@ -288,7 +290,7 @@ def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> st
         f"{keys}, K = {shared_negatives(config)}{more}: chance loss log({count}) "
         f"= {chance:.2f} (may rise at first)\n"
         f"lr {config.lr:g}{head}, {groups}, {describe_precision(config.precision, config.device)} with "
-        f"{config.threads} threads and {config.workers} loading processes\n"
+        f"{config.threads} threads and {config.workers} loading processes{describe_form(images.form)}\n"
         f"below: accuracy is how often a query finds its own key (by guessing {100 / (negatives(config) + 1):.2g}%), "
         f"data wait the share of time without a batch"
     )

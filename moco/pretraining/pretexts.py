@@ -13,12 +13,14 @@ from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import load
 from moco.data.image_pairs import Hidden, ImagePairs, Series, match_names
 from moco.data.images import Images, hold
+from moco.data.pairs import PairBatches
 from moco.data.pretext import EachItem, Pairing, Pretext
 from moco.data.spans import draw_spans, read_document
 from moco.data.splits import training_images
 from moco.data.views import Look
 from moco.errors import BadInputError, one_line
 from moco.pretraining.config import PRETEXTS, PretrainConfig
+from moco.runtime import distributed
 from moco.runtime.fields import require
 
 OF_IMAGES = ("masked", "neighbours", "paired")
@@ -97,6 +99,16 @@ def require_pretext(config: PretrainConfig) -> None:
         raise BadInputError(f"--blend mixes views of images, and --arch {config.arch} takes documents: leave one out")
 
 
+def build_pairs(config: PretrainConfig, images: Images, own: OwnPretext | None) -> PairBatches:
+    """Build the batches of this rank by any pretext but `views`."""
+    of_images = config.pretext in OF_IMAGES
+    return PairBatches(
+        images, build_pairing(config, images, own), config.batch_size, require(config.view_size or config.image_size),
+        config.seed, distributed.rank(), distributed.world_size(), require(config.mean) if of_images else (),
+        require(config.std) if of_images else (),
+    )  # fmt: skip
+
+
 def build_pairing(config: PretrainConfig, images: Images, own: OwnPretext | None) -> Pairing:
     """Build what pairs the items of a batch."""
     size = require(config.view_size or config.image_size)
@@ -111,7 +123,7 @@ def build_pairing(config: PretrainConfig, images: Images, own: OwnPretext | None
         keys = open_partner(require(config.partner))
         rows = match_names(images, keys, require(config.partner))
         return ImagePairs(look, lambda index, epochs, seed: rows[index], keys)
-    like = example_input(require(config.arch), size)[0]
+    like = example_input(require(config.arch), size, len(require(config.mean)))[0]
     if config.pretext == "text":
         return EachItem(functools.partial(draw_spans, length=size), read_document, like, "--pretext text")
     if own is None or own.stored != config.pretext:

@@ -74,11 +74,11 @@ CONTINUED: dict[str, Any] = {
 """Small steps for the published network, large ones for its new head (docs/continued.md). Sets for which that pays are
 often hardly larger than the queue, so an image's own older keys are masked."""
 TEXT: dict[str, Any] = {
-    "pretext": "text", "arch": "bytes-tiny", "head": "mlp", "image_size": 256, "mean": (0.0,) * 3, "std": (1.0,) * 3,
+    "pretext": "text", "arch": "bytes-tiny", "head": "mlp", "image_size": 256,
     "dictionary": "in-batch", "batch_size": 64, "temperature": 0.1, "schedule": "cosine", "base_lr": 0.2,
     "warmup_epochs": 1.0, "optimizer": "muon", "muon_lr": 0.03, "epochs": 5,
 }  # fmt: skip
-"""Documents have no colours, so mean and deviation change nothing. Spans of 256 bytes are about 40 words."""
+"""Spans of 256 bytes are about 40 words."""
 
 RECIPES = {
     "v1": Recipe("MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; 60.6% linear on ImageNet (paper)", {}),

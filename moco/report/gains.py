@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moco.pretraining.health import TO_BEAT, accuracy_gain
+from moco.pretraining.health import JUDGED, TO_BEAT, accuracy_gain
 from moco.report.markup import number, percent, show, to_plain_text
 from moco.report.runs import Run
 
@@ -126,10 +126,11 @@ def describe_kept(run: Run) -> str | None:
     known = [percent(share) for share in shares if share is not None]
     if step is None or images is None or len(known) < len(shares):
         return None
+    by = "views" if kept.get("by") == "views" else "neighbours"
     which = f"of step {step:.0f}" if step else "that it began with, as no look was clearly better"
     return (
-        f"It kept the encoder {which}: {known[0]} of {show(images, 0)} images are classified rightly by their "
-        f"neighbours, {known[1]} by the first encoder and {known[2]} by the last."
+        f"It kept the encoder {which}: {known[0]} of {show(images, 0)} images {JUDGED[by]}, "
+        f"{known[1]} by the first encoder and {known[2]} by the last."
     )
 
 

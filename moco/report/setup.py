@@ -1,7 +1,7 @@
 """What was run: settings against the recipe's, data, machine, time."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from moco.report.runs import Run
 NOT_THE_RECIPE_S = {
     "version", "data", "out", "seed", "device", "precision", "threads", "workers", "log_every", "checkpoint_every",
     "knn_every", "json", "timeout", "max_steps", "lr", "init_weights", "compile", "recompute", "decode",
+    "end_after", "end_spare", "earlier_lengths",
 }  # fmt: skip
 """Settings that no recipe gives, or that follow from others."""
 NO_FLAGS = ("version", "command", "json", "out")
@@ -120,9 +121,19 @@ def render_reasons(runs: Sequence[Run]) -> str:
             for name, entry in chosen.items() if isinstance(entry, dict)
         ]  # fmt: skip
         content += element("h3", f"Why these settings: {escape(run.name)}")
-        content += element("p", escape(to_plain_text(str(way.get("why")))))
+        content += element("p", escape(to_plain_text(str(way.get("why"))))) + _replanned(run)
         content += table(["setting", "value", "reason"], rows, label="Why these settings")
     return content
+
+
+def _replanned(run: Run) -> str:
+    """Say whether the length of a run was planned again on the way."""
+    turns = run.config.get("earlier_lengths")
+    if not isinstance(turns, list) or not turns or not isinstance(turns[0], list) or not turns[0]:
+        return ""
+    times = "once" if len(turns) == 1 else f"{len(turns)} times"
+    lengths = f"from {show(turns[0][-1], 0)} to {show(run.steps, 0)} steps"
+    return element("p", f"Its length was planned again {times} by the speed until then, to end in time: {lengths}.")
 
 
 def _steps(run: Run) -> str:
@@ -159,12 +170,22 @@ def _dictionary(run: Run) -> str:
 
 def _machine(run: Run) -> str:
     machine, config = run.machine, run.config
-    parts = [str(machine[name]) for name in ("gpu", "processor") if machine.get(name)]
+    parts = [_gpu(machine)] if machine.get("gpu") else []
+    parts += [str(machine["processor"])] if machine.get("processor") else []
     cores = number(machine.get("cores"))
     parts += [f"{cores:.0f} cores"] if cores is not None else []
     parts += [f"{config.get('device')}, {config.get('precision')}, threads: {config.get('threads')}"]
     parts += [f"torch {machine['torch']}"] if machine.get("torch") else []
     return ", ".join(parts)
+
+
+def _gpu(machine: Mapping[str, Any]) -> str:
+    """A GPU, how many there are, and what drives it."""
+    gpus, memory = number(machine.get("gpus")), number(machine.get("gpu_memory_gib"))
+    known = [f"{memory:g} GiB"] if memory is not None else []
+    known += [f"{said} {machine[key]}" for key, said in (("driver", "driver"), ("cuda", "CUDA")) if machine.get(key)]
+    several = f"{gpus:.0f} {TIMES} " if gpus is not None and gpus > 1 else ""
+    return f"{several}{machine['gpu']}" + (f" ({', '.join(known)})" if known else "")
 
 
 def _with_chance(run: Run) -> str:

@@ -146,6 +146,12 @@ class RunLog:
         if self._progress:
             self._progress.update(self._task, completed=step, description=self._latest)
 
+    def set_length(self, steps: int) -> None:
+        """Show another number of steps as the run's length from now on."""
+        self.steps = steps
+        if self._progress:
+            self._progress.update(self._task, total=steps)
+
     def say(self, text: str) -> None:
         """Tell a person."""
         if self.active:

@@ -4,10 +4,17 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+Lengths = tuple[tuple[int, int], ...]
+"""(step, length): a run was planned to make so many steps, until its length was planned again after so many."""
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """A warm-up from 0 in equal steps, then steps (v1) or half a cosine (v2, section 2) over the whole run."""
+    """A warm-up from 0 in equal steps, then steps (v1) or half a cosine (v2, section 2) over the whole run.
+
+    Where the length was planned again on the way, the rest of the schedule is stretched or compressed from there on, so
+    that it ends with the run and never jumps.
+    """
 
     kind: Literal["step", "cosine"]
     lr: float
@@ -19,16 +26,38 @@ class Schedule:
     decay: float = 0.1
     drops: tuple[int, ...] | None = None
     """The same in steps, instead of `milestones`."""
+    earlier: Lengths = ()
+    """Earlier lengths of the run, in order; `warmup_steps` and `drops` are steps of the first."""
 
     def __call__(self, step: int) -> float:
         """The rate of `step` (from 0)."""
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
+        steps = self.earlier[0][1] if self.earlier else self.steps
+        planned = planned_step(step, self.steps, self.earlier)
+        if planned < self.warmup_steps:
+            return self.lr * min(planned + 1, self.warmup_steps) / self.warmup_steps
         if self.kind == "cosine":
-            return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        shares = (milestone * self.steps for milestone in self.milestones)
-        passed = sum(step >= drop for drop in (shares if self.drops is None else self.drops))
+            return self.lr * 0.5 * (1 + math.cos(math.pi * planned / steps))
+        shares = (milestone * steps for milestone in self.milestones)
+        passed = sum(planned >= drop for drop in (shares if self.drops is None else self.drops))
         return self.lr * self.decay**passed
+
+
+def planned_step(step: int, steps: int, earlier: Lengths) -> float:
+    """Compute the step of the first plan that `step` corresponds to, in a run that ends after `steps`.
+
+    With the first length S and a turn after t steps at place v: from there on every step advances by (S - v) / (new
+    length - t), so that the last step of the run is the last one of the plan.
+    """
+    if not earlier:
+        return float(step)
+    first, place, begun = earlier[0][1], 0.0, 0
+    for turn, length in (*earlier, (step, steps)):
+        until = min(step, turn)
+        place += (first - place) * (until - begun) / (length - begun)
+        begun = until
+        if step <= turn:
+            break
+    return place
 
 
 def is_due(step: int, every: int, last: int | None = None) -> bool:

@@ -101,6 +101,7 @@ def test_the_white_level_goes_with_the_run(tmp_path: Path, capsys: pytest.Captur
     config = recipe(
         "quick", data=deep_images(tmp_path / "x", 16), out=tmp_path / "run", arch="resnet18-w4", image_size=16,
         batch_size=16, queue_size=32, max_steps=1, knn_every=0, workers=0, threads=1, device="cpu", init="kaiming",
+        channels="rgb",
     )  # fmt: skip
     pretrain(config)
     assert "use 12 bits: 4095 is taken for white" in capsys.readouterr().err

@@ -484,8 +484,8 @@ def test_every_window_lies_inside_its_image(name: str) -> None:
 
 def rows(parameters: ViewParameters) -> list[tuple[object, ...]]:
     """What was drawn for each image."""
-    fields = [getattr(parameters, field.name).tolist() for field in dataclasses.fields(parameters)]
-    return list(zip(*fields, strict=True))
+    fields = [getattr(parameters, field.name) for field in dataclasses.fields(parameters)]
+    return list(zip(*(drawn.tolist() for drawn in fields if drawn is not None), strict=True))
 
 
 def test_parameters_do_not_depend_on_the_rest_of_the_batch() -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
+from moco.data import loader
 from moco.data.augment import AUGMENTATIONS, draw, normalize, render
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
-from moco.data.loader import Batch, ViewBatches
+from moco.data.loader import Batch, ViewBatches, choose_workers
 from moco.errors import BadInputError
 from moco.runtime.randomness import Stream
 
@@ -232,3 +233,11 @@ def test_views_are_made_where_the_run_computes(name: str) -> None:
     assert x_k is not None
     assert {x_q.device.type, x_k.device.type, index.device.type} == {"meta"}
     assert x_q.shape == x_k.shape == (BATCH, 3, SIZE, SIZE)
+
+
+def test_two_cores_are_left_beside_a_gpu(monkeypatch: pytest.MonkeyPatch, file_images: FileImages) -> None:
+    """To the process that keeps it busy; one process loads in any case."""
+    for here, expected in ((16, 14), (2, 1), (1, 1)):
+        monkeypatch.setattr(loader, "cores", lambda here=here: here)
+        assert choose_workers(file_images, "cuda") == expected
+        assert choose_workers(file_images) == here

@@ -8,6 +8,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +108,9 @@ def test_a_compiled_view_does_not_depend_on_its_batch() -> None:
     together = render_array(images, parameters, look)
     for i in range(8):
         fields = dataclasses.fields(parameters)
-        one = ViewParameters(**{field.name: getattr(parameters, field.name)[i : i + 1] for field in fields})
+        given = {field.name: getattr(parameters, field.name) for field in fields}
+        alone: dict[str, Any] = {name: None if rows is None else rows[i : i + 1] for name, rows in given.items()}
+        one = ViewParameters(**alone)
         assert torch.equal(render_array(images[i : i + 1], one, look)[0], together[i])
 
 

@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moco.core.encoder import Encoder, EncoderPlan
+from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import load
 from moco.data.derived import take_evenly
 from moco.evaluation import judge as module
+from moco.evaluation.alignment import align_uniform, draw_pairs
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.judge import KnnJudge, classify_by_neighbours
+from moco.evaluation.judge import KnnJudge, ViewJudge, classify_by_neighbours
 from moco.evaluation.knn import knn_scores
 from moco.evaluation.session import labels_of
 from tests import oracles
@@ -63,3 +65,20 @@ def test_the_figures_are_the_monitors() -> None:
     )
     assert torch.equal(judge.right, right)
     assert 0 < int(right.sum()) < len(right) == 85
+
+
+def test_views_are_found_among_all_others() -> None:
+    """By a plain loop over the features of the two sets of mild views; the figures are those of the other pair."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderPlan("resnet18-w4", "cifar", image_size=8))
+    some, how = take_evenly(load("digits")["train"], 30), Encoding(8, (0.5,) * 3, (0.5,) * 3)
+    pairs, mild = draw_pairs(some, AUGMENTATIONS["v2"], 8), draw_pairs(some, AUGMENTATIONS["mild"], 8)
+    judge = ViewJudge(lambda: pairs, lambda: mild, how)
+    figures = judge(encoder)
+    first, second = (F.normalize(encode(encoder, one, how), dim=1) for one in mild)
+    expected = [max(range(30), key=lambda j: float(first[i] @ second[j])) == i for i in range(30)]
+    assert judge.right.tolist() == expected
+    assert 0 < sum(expected) < 30
+    assert figures["retrieval"] == pytest.approx(100 * sum(expected) / 30, abs=1e-3)
+    assert figures["retrieval_images"] == 30
+    assert figures.items() >= align_uniform(encoder, pairs, how).items()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from moco.pretraining.explanation import describe_next, describe_result
+from moco.pretraining.explanation import UNKNOWN, describe_next, describe_result
 
 CLEAR = {"top1": 50.0, "difference": 12.0, "low": 8.0, "high": 16.0}
 UNCLEAR = {"top1": 60.0, "difference": 0.5, "low": -3.0, "high": 4.0}
@@ -35,8 +35,10 @@ def test_each_baseline_is_beaten_or_said_not_to_be(
 
 def test_weights_that_training_did_not_help_are_said_to_be_unchanged() -> None:
     """Step 0 was kept."""
-    (line,) = describe_result({"kept": {"step": 0, "first_top1": 83.7, "top1": 83.7, "last_top1": 80.0}}, {})
-    assert "did not help" in line
+    kept = {"step": 0, "images": 90, "first_top1": 83.7, "top1": 83.7, "last_top1": 80.0}
+    (line,) = describe_result({"kept": kept}, {})
+    assert "did not clearly help" in line
+    assert "of 90 images are classified rightly by their neighbours with the weights as they were" in line
     assert "83.7%" in line
     assert "80.0%" in line
 
@@ -50,8 +52,31 @@ def test_published_weights_are_compared_with_by_their_name() -> None:
     assert second.endswith("may serve you as well; more --minutes may show a difference")
     worse = {"baselines": {"timm:net": {"top1": 70.0, "difference": -8.0, "low": -12.0, "high": -4.0}}}
     assert describe_result({}, worse)[0].endswith("These weights as they are serve you better")
-    kept = {"step": 0, "first_top1": 83.7, "top1": 83.7, "last_top1": 80.0}
+    kept = {"step": 0, "images": 90, "first_top1": 83.7, "top1": 83.7, "last_top1": 80.0}
     assert describe_result({"kept": kept}, found)[-1].endswith("It is these weights")
+
+
+@pytest.mark.parametrize(
+    ("now", "said"), [(60.0, "a good sign, and no proof"), (41.0, "is NOT clearly better"), (20.0, "seems WORSE than")]
+)
+def test_without_labels_views_are_a_sign_and_no_proof(now: float, said: str) -> None:
+    """And the last line says that nobody can say more; of a taught network nothing else is said."""
+    result = {"retrieval": now, "retrieval_images": 400.0, "before": {"retrieval": 40.0}}
+    first, last = describe_result(result, {})
+    assert said in first
+    assert f"{now:.1f}% of 400 images find their own second view, 40.0% did with the initial weights" in first
+    assert last == UNKNOWN
+    (taught,) = describe_result(result, {}, taught=True)
+    assert taught.startswith(UNKNOWN)
+
+
+def test_without_labels_weights_are_kept_by_their_views() -> None:
+    """With the words for views."""
+    kept = {"step": 0, "images": 384, "first_top1": 92.7, "top1": 92.7, "last_top1": 93.2, "by": "views"}
+    result = {"retrieval": 93.2, "retrieval_images": 384.0, "before": {"retrieval": 92.7}, "kept": kept}
+    first, last = describe_result(result, {})
+    assert "92.7% of 384 images find their own second view with the weights as they were, 93.2% at the end" in first
+    assert last == UNKNOWN
 
 
 @pytest.mark.parametrize("labelled", [True, False])

@@ -65,6 +65,26 @@ def test_a_sound_run_is_healthy() -> None:
     assert text() == means() == "healthy"
 
 
+def test_few_images_are_not_called_healthy() -> None:
+    """However long the run is: twelve images in a thousand steps, say."""
+    assert names(images=100.0) == []
+    assert names(images=99.0) == ["few"]
+    assert means(images=12.0) == "undecided"
+    assert text(images=12.0).startswith("12 images are too few to judge by")
+    assert names(50, {"max_steps": 60}, images=12.0) == ["few", "short"]
+
+
+def test_views_that_are_found_less_often() -> None:
+    """Say without labels that training harms, beyond the interval of 400 images and from step 200 on, unless taught."""
+    views: dict[str, Any] = {"knn_top1": math.nan, "retrieval_before": 40.0, "retrieval_images": 400.0}
+    assert names(**views, retrieval=20.0) == ["lost"]
+    assert means(**views, retrieval=20.0) == "doubtful"
+    assert "fell from 40.0% at the start to 20.0% (by 13.7 to 26.1 points, 400 images)" in text(**views, retrieval=20.0)
+    assert names(**views, retrieval=36.0) == names(**views, retrieval=60.0) == []
+    assert names(199, **views, retrieval=20.0) == ["early"]
+    assert names(500, {"teacher": "timm:net"}, **views, retrieval=20.0) == []
+
+
 def test_conditions_are_ordered() -> None:
     """The worst finding decides what they mean together; the order is the one in which they are declared."""
     assert get_args(Condition) == SEVERITY

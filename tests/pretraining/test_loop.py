@@ -218,8 +218,9 @@ def test_a_run_folder_holds_what_it_promises(tmp_path: Path, digits: Images) -> 
     assert any(name.startswith("events.out.tfevents") for name in names)
     logged = lines(tmp_path, "loss")
     assert [line["step"] for line in logged] == [1, 2, 3, 4, 5, 6]
-    wanted = {"step", "epoch", "loss", "lr", "images_per_second", "time", "contrast_accuracy", "chance_loss"}
-    assert all(wanted <= line.keys() for line in logged)
+    wanted = {"step", "epoch", "loss", "lr", "images_per_second", "waiting_for_data", "time", "contrast_accuracy"}
+    assert all({*wanted, "chance_loss"} <= line.keys() for line in logged)
+    assert all(0 <= line["waiting_for_data"] <= 100 for line in logged)
     assert [(line["step"], line["knn_top1"]) for line in lines(tmp_path, "knn_top1")] == [
         (0, 12.5),
         (3, 12.5),
@@ -306,7 +307,7 @@ def test_a_finished_run_is_left_alone(tmp_path: Path, digits: Images, capsys: py
     again = pretrain(small(tmp_path), digits)
     said = capsys.readouterr().out
     assert said.startswith(f"{tmp_path}: finished already, after step 6 (loss ")
-    assert said.endswith(f"look at it with moco report {tmp_path}, or give another --out to train anew\n")
+    assert said.endswith(f"Look at it with moco report {tmp_path}, or give another --out to train again\n")
     assert again == {**first, "already_done": True}
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 

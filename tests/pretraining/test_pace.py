@@ -75,6 +75,12 @@ def test_checkpoints_are_a_minute_apart() -> None:
     assert plan_pace(3600.0, Costs(step=0.5, save=5.0)).checkpoint_every == 500
 
 
+@pytest.mark.parametrize(("step", "every"), [(0.001, 1000), (0.1, 50), (4.0, 1), (60.0, 1)])
+def test_a_line_comes_every_five_seconds(step: float, every: int) -> None:
+    """Or with every step, where that takes longer."""
+    assert plan_pace(3600.0, Costs(step=step)).log_every == every
+
+
 def test_the_clock_counts_all_but_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the time that it is given."""
     now = [100.0]

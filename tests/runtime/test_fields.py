@@ -88,9 +88,10 @@ def placed(hint: Any, number: float) -> Iterator[Any]:
     if origin in (typing.Union, types.UnionType, Annotated):
         yield from (value for part in parts for value in placed(part, number))
     elif origin is tuple:
-        length = 2 if parts[-1] is ... else len(parts)
-        sound = type(number)(1)
-        yield from (tuple(number if i == place else sound for i in range(length)) for place in range(length))
+        own = parts[:1] * 2 if parts[-1] is ... else parts
+        sound = [next(placed(part, type(number)(1))) for part in own]
+        for place, part in enumerate(own):
+            yield from ((*sound[:place], value, *sound[place + 1 :]) for value in placed(part, number))
     elif hint in (int, float):
         yield number
 
@@ -126,7 +127,8 @@ def test_limits(command: str) -> None:
             whole = kind is int
             inside = [number for number in (least, most) if abs(number) < math.inf]
             inside += [math.nextafter(above, math.inf)] if above > -math.inf else []
-            outside = [most + 1, least - 1, 10**30] if whole else [math.nan, math.inf, -math.inf, -1.0]
+            outside = [most + 1, least - 1, 10**30] if whole else [math.nan, math.inf, -math.inf]
+            outside += [-1.0] if max(least, above) > -math.inf and not whole else []
             outside += [above] if above > -math.inf else [math.nextafter(least, -math.inf)] * (not whole)
             outside += [math.nextafter(most, math.inf)] * (most < math.inf and not whole)
             for number in inside:

@@ -1,10 +1,13 @@
 """Learning rates against the oracles, and the papers' own epochs."""
 
+import math
+from typing import Literal
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moco.runtime.schedule import Schedule, is_due
+from moco.runtime.schedule import Schedule, is_due, planned_step
 from tests import oracles
 
 steps_and_step = st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1)))
@@ -73,3 +76,35 @@ def test_warm_up_rises_in_equal_steps() -> None:
 def test_what_is_due(every: int, last: int | None, due: list[int]) -> None:
     """Every so many steps, and after the last where that is asked for; with 0 never."""
     assert [step for step in range(8) if is_due(step, every, last)] == due
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    turns=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 200)), max_size=4),
+    kind=st.sampled_from(["step", "cosine"]),
+)
+def test_a_length_that_is_planned_again_stretches_the_rest(
+    turns: list[tuple[int, int]], kind: Literal["step", "cosine"]
+) -> None:
+    """By a plain walk: each step advances by what is left of the first plan, shared out over the steps to come."""
+    first = length = turns[0][0] + turns[0][1] if turns else 50
+    earlier, step = list[tuple[int, int]](), 0
+    for apart, more in turns:
+        step += apart
+        if step >= length:
+            break
+        earlier.append((step, length))
+        length = step + more
+    schedule = Schedule(kind, 0.5, length, 5, earlier=tuple(earlier))
+    plain, place, steps = Schedule(kind, 0.5, first, 5), 0.0, dict(earlier)
+    lengths = [own for _, own in earlier] + [length]
+    for step in range(length):
+        if step in steps:
+            lengths.pop(0)
+        assert planned_step(step, length, tuple(earlier)) == pytest.approx(place, abs=1e-6)
+        if kind == "cosine" and place >= 5:
+            assert schedule(step) == pytest.approx(0.25 * (1 + math.cos(math.pi * place / first)), abs=1e-6)
+        if not earlier:
+            assert schedule(step) == plain(step)
+        place += (first - place) / (lengths[0] - step)
+    assert place == pytest.approx(first)

@@ -1,0 +1,159 @@
+"""What the images of a set are, by what is asked for and by what its files hold: bytes of RGB, or channels in full."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from moco.data.channels import EXTRA, Values, is_deep, is_deep_colour, mask_missing
+from moco.data.derived import take_evenly
+from moco.data.forms import AUTO, RGB, Depth, Form, describe_kind, parse_channels, parse_no_data
+from moco.data.images import Images
+from moco.data.notes import Notes
+from moco.errors import BadInputError
+
+LOOKED_AT = 16
+"""Images whose channels are looked at, evenly spread over the set."""
+MEASURED = 64
+"""Images that mean and standard deviation are measured of."""
+FLAT = 1e-7
+"""A channel that varies by no more than this, as a share of its largest value, is divided by 1."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command asks of the images of `--data`."""
+
+    channels: str = RGB
+    bands: tuple[str, ...] = ()
+    no_data: str | None = None
+    moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Mean and standard deviation of each channel, where they are known already."""
+
+
+class _Found(NamedTuple):
+    """What was read of one image."""
+
+    name: str
+    values: Values
+
+
+def settle_form(images: Images, asked: Asked, notes: Notes, data: str) -> Form | None:
+    """Say what the images are; None for bytes of RGB. Mean and standard deviation are measured once, here.
+
+    Raises BadInputError where the channels that are asked for are not there, or some images have others than the rest.
+    """
+    number = parse_channels(asked.channels)
+    if asked.bands and number is None:
+        number = len(asked.bands)
+    if asked.channels == RGB and not asked.bands:
+        return None
+    if images.in_memory:
+        if number not in (None, 3):
+            raise BadInputError(f"--channels {number}: --data {data} has bytes of RGB in memory: leave it out")
+        return None
+    deep = _count_deep(images, notes)
+    if (number is None and deep <= 0.5) or (number == 3 and not deep and not asked.bands):
+        return None
+    found = list(_read_some(images, LOOKED_AT, number))
+    if not found:
+        return None  # whatever else reads them says why they cannot be read
+    channels, depth = number or len(found[0].values.array), found[0].values.depth
+    _require_alike(found, channels, depth, data)
+    no_data = asked.no_data
+    if no_data is None and (tag := Counter(own.values.no_data for own in found).most_common(1)[0][0]) is not None:
+        no_data = _as_number(tag)
+        notes.remark(f"its files say that {no_data} means that there is no value: it becomes its channel's mean")
+    moments = asked.moments or _measure(images, channels, no_data)
+    form = Form(channels, cast(Depth, depth), *moments, asked.bands, no_data)
+    notes.remark(
+        f"its images are {form.kind}, read at full depth"
+        + ("" if asked.moments else f"; mean {_list(form.mean)}, standard deviation {_list(form.std)}, measured")
+        + (f" (--channels {RGB} reads bytes of RGB)" if asked.channels == AUTO else "")
+    )
+    return form
+
+
+def require_files(images: Images, form: Form, data: str) -> None:
+    """Raise BadInputError where there are no files that could be read as channels."""
+    if images.in_memory:
+        raise BadInputError(f"--data {data}: bytes of RGB, expected images of {form.kind}, as the weights take")
+
+
+def _read_some(images: Images, count: int, channels: int | None) -> Iterator[_Found]:
+    """Yield the values of some images that are spread evenly; the unreadable are passed over."""
+    some = take_evenly(images, count)
+    for index in range(len(some)):
+        with suppress(BadInputError):
+            yield _Found(some.name(index), some.read_values(index, channels))
+
+
+def _count_deep(images: Images, notes: Notes) -> float:
+    """Return the share of some images that have more than bytes of colours."""
+    some, deep, seen = take_evenly(images, LOOKED_AT), 0, 0
+    for index in range(len(some)):
+        with suppress(BadInputError):
+            content = some.encoded(index)
+            if content is not None:
+                seen += 1
+                found = is_deep(content, some.name(index))
+                deep += found
+                if not found and is_deep_colour(content):
+                    notes.remark(f"its colours of 16 bits are read as 8: for all 16, {EXTRA}")
+    return deep / max(seen, 1)
+
+
+def _require_alike(found: Sequence[_Found], channels: int, depth: str, data: str) -> None:
+    for own in found:
+        if len(own.values.array) != channels or own.values.depth != depth:
+            kind = describe_kind(len(own.values.array), own.values.depth)
+            first = f", as {found[0].name} is" if own is not found[0] else ", as --channels or --bands says"
+            raise BadInputError(
+                f"--data {data}: {own.name} is {kind}, expected {describe_kind(channels, depth)}{first}: leave it out "
+                f"with --exclude, or bring all images to one form"
+            )
+
+
+def _as_number(tag: str) -> str:
+    """Return what a file's tag says in the form of `--no-data`."""
+    try:
+        number = parse_no_data(tag.replace(",", "."))
+    except BadInputError:
+        return "nan"
+    return f"{number:.9g}"
+
+
+def _measure(images: Images, channels: int, no_data: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Measure mean and standard deviation of each channel over some images, without what is missing."""
+    count, total, square = np.zeros(channels), np.zeros(channels), np.zeros(channels)
+    reasons, offset = list[BadInputError](), None
+    for own in _read_some(images, MEASURED, channels):
+        try:
+            pixels = mask_missing(own.values, no_data, own.name).reshape(len(own.values.array), -1).astype(np.float64)
+        except BadInputError as error:
+            reasons.append(error)
+            continue
+        if len(pixels) != channels:
+            continue
+        if offset is None:  # so that nothing is lost where the mean is much larger than the deviation
+            offset = np.array([row[~np.isnan(row)].mean() if (~np.isnan(row)).any() else 0.0 for row in pixels])
+        there = ~np.isnan(pixels)
+        centred = np.where(there, pixels - offset[:, None], 0)
+        count += there.sum(1)
+        total += centred.sum(1)
+        square += (centred**2).sum(1)
+    if offset is None or not count.all():
+        raise reasons[0] if reasons else BadInputError("a channel has no value in any image that was looked at")
+    mean = total / count
+    std = np.sqrt(np.maximum(square / count - mean**2, 0))
+    largest = np.maximum(np.abs(mean + offset), np.finfo(np.float32).tiny)
+    std = np.where(std > FLAT * largest, std, 1.0)
+    return tuple(float(np.float32(value)) for value in mean + offset), tuple(float(np.float32(value)) for value in std)
+
+
+def _list(numbers: Sequence[float]) -> str:
+    few = ", ".join(f"{number:.5g}" for number in numbers[:8])
+    return few + (", ..." if len(numbers) > 8 else "")
