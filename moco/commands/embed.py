@@ -56,7 +56,10 @@ def run(config: EmbedConfig) -> dict[str, Any]:
     check(config)
     _require_out(config)
     with session(config) as subject:
-        parts = all_splits(config.data, config.split, config.exclude, subject.weights.white_level, subject.weights.form)
+        weights = subject.weights
+        parts = all_splits(
+            config.data, config.split, config.exclude, weights.white_level, weights.form, text=subject.how.text
+        )
         reading = _read_off(config, subject)
         was = read_origin(config.out) if config.add else None
         stored = None if was is None else find_stored(config.out, was, parts, reading.settings)

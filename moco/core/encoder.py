@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.core.batchnorm import GroupedBatchNorm, group_batch_norms, record_together
-from moco.core.networks import REFUSALS, TIMM, build_backbone, is_timms, reason
+from moco.core.networks import REFUSALS, TIMM, build_backbone, example_input, is_timms, reason
 from moco.core.precision import at_least_fp32
 from moco.core.resnet import ResNet, resnet_plan
 from moco.core.stems import Stem
 from moco.errors import BadInputError
-from moco.shapes import Features, Views, require_same_shapes
+from moco.shapes import Features, Inputs, require_same_shapes
 
 Head = Literal["linear", "mlp", "mlp-bn"]
 Output = Literal["backbone", "head"]
@@ -80,8 +80,11 @@ class Encoder(nn.Module):
             self.head = _normalised_mlp(self.num_features, hidden, hidden, plan.feature_dim)
         self.predictor: nn.Module = nn.Identity()
 
-    def forward(self, x: Views) -> Features:
-        """Encode views x into unit vectors; the normalisation is at least fp32 whatever the precision."""
+    def forward(self, x: Inputs) -> Features:
+        """Encode x, views (N, 3, H, W) or what else the backbone takes, into unit vectors.
+
+        The normalisation is at least fp32 whatever the precision.
+        """
         if self.plan.arch.startswith(TIMM):  # some of its networks cut an image into windows or tokens first
             for norm in self._norms:
                 norm.images = len(x)
@@ -135,8 +138,9 @@ class Encoder(nn.Module):
         raise BadInputError(f"{flag} {size}: {self.plan.arch} does not take such images ({why}): {hint}")
 
     def _blank(self, size: int) -> Tensor:
-        """One image of zeros."""
-        return torch.zeros(1, self.plan.channels, size, size, device=next(self.backbone.parameters()).device)
+        """One image of zeros, or one span."""
+        example = example_input(self.plan.arch, size, self.plan.channels)
+        return example.to(next(self.backbone.parameters()).device)
 
     @torch.no_grad()
     def _refusal(self, size: int) -> str | None:

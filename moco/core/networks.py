@@ -8,10 +8,12 @@ import torch
 import torchvision
 from torch import nn
 
+from moco.core.bytes import PADDING, TRANSFORMERS, ByteTransformer
 from moco.core.resnet import RESNETS, ResNet, resnet_plan
 from moco.core.stems import Stem
 from moco.core.transformers import NAME, fix_sine_positions, vit_options
 from moco.errors import BadInputError, one_line
+from moco.shapes import Inputs
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -25,9 +27,9 @@ REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, Zer
 def build_backbone(arch: str, stem: Stem, image_size: int, channels: int = 3) -> tuple[nn.Module, int]:
     """Build a backbone without its classifier and say how many features it gives.
 
-    Known are the ResNets of `resnet_plan`, the transformers of `vit_options`, every classification model of
-    torchvision, and as timm:NAME every network of timm. Raises BadInputError for another name, or a small stem for a
-    network that is not one of our ResNets.
+    Known are the ResNets of `resnet_plan`, the transformers of `vit_options`, our transformers over bytes, every
+    classification model of torchvision, and as timm:NAME every network of timm. Raises BadInputError for another name,
+    or a small stem for a network that is not one of our ResNets.
     """
     plan = resnet_plan(arch)
     if plan is not None:
@@ -35,12 +37,15 @@ def build_backbone(arch: str, stem: Stem, image_size: int, channels: int = 3) ->
         return resnet, resnet.num_features
     if arch.startswith(TIMM):
         require_timm_name(arch, "--arch")
-    elif not is_timms(arch):
+    elif not is_timms(arch) and not reads_bytes(arch):
         _require_torchvision_name(arch)
     if stem != "imagenet":
         raise BadInputError(f"--stem {stem} is for ResNets, and --arch is {arch}: give --stem imagenet")
     if is_timms(arch):
         return _timm_backbone(arch, image_size, channels)
+    if reads_bytes(arch):
+        transformer = ByteTransformer(TRANSFORMERS[arch])
+        return transformer, transformer.num_features
     model, width = _torchvision_backbone(arch, image_size)
     if channels != 3:
         widen_first_convolution(model, channels, arch)
@@ -69,10 +74,22 @@ def widen_first_convolution(model: nn.Module, channels: int, arch: str) -> None:
     model.set_submodule(name, other)
 
 
+def reads_bytes(arch: str) -> bool:
+    """Whether a network takes bytes of documents (N, L), and not images."""
+    return arch in TRANSFORMERS
+
+
+def example_input(arch: str, size: int, channels: int = 3) -> Inputs:
+    """One input of the kind that a network takes: an image (1, C, size, size), or a span of `size` bytes (1, size)."""
+    if reads_bytes(arch):
+        return torch.full((1, size), PADDING + 1, dtype=torch.uint8)
+    return torch.zeros(1, channels, size, size)
+
+
 def _require_torchvision_name(arch: str) -> None:
     known = torchvision.models.list_models(module=torchvision.models)
     if arch not in known:
-        similar = get_close_matches(arch, list(dict.fromkeys((*RESNETS, *known))), n=3, cutoff=0.5)
+        similar = get_close_matches(arch, list(dict.fromkeys((*RESNETS, *TRANSFORMERS, *known))), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(similar)}?" if similar else "give a ResNet or another torchvision model"
         raise BadInputError(f"--arch {arch} is not known: {hint} (widths: resnet18-w16, resnet50-2x)")
 
@@ -123,7 +140,11 @@ def require_timm_name(given: str, what: str, *, tags: bool = False) -> None:
 
 def is_known_name(name: str) -> bool:
     """Whether a name, without `timm:`, is that of one of our ResNets, or of a network of torchvision or timm."""
-    if resnet_plan(name) is not None or name in torchvision.models.list_models(module=torchvision.models):
+    if (
+        resnet_plan(name) is not None
+        or reads_bytes(name)
+        or name in torchvision.models.list_models(module=torchvision.models)
+    ):
         return True
     import timm
 

@@ -11,9 +11,9 @@ from moco.core.encoder import Encoder
 from moco.runtime.distributed import gather_with_gradient, local_block, unwrap, world_size
 from moco.runtime.exchange import exchange, send
 from moco.runtime.randomness import Stream, permute
-from moco.shapes import Features, Index, Views
+from moco.shapes import Features, Index, Inputs
 
-KeySource = Callable[[Views | None, Index], Features]
+KeySource = Callable[[Inputs | None, Index], Features]
 """Key views and their images' numbers -> keys (N, C)."""
 
 
@@ -56,7 +56,7 @@ class EncoderPair(nn.Module):
         return encoder
 
     @torch.no_grad()
-    def keys(self, x_k: Views | None, step: int, index: Index | None = None) -> Features | None:
+    def keys(self, x_k: Inputs | None, step: int, index: Index | None = None) -> Features | None:
         """Encode the key views x_k (N, 3, H, W) by f_k, shuffled, without gradient: (N, C). None without an f_k.
 
         A teacher makes the keys in its place, from the images' numbers `index` (N,) too.
@@ -69,7 +69,9 @@ class EncoderPair(nn.Module):
         order, inverse = self._shuffle(len(x_k), step)
         return exchange(self.f_k(exchange(x_k, order)), inverse)
 
-    def forward(self, x_q: Views, x_k: Views | None, k: Features | None, step: int) -> tuple[Features, Features | None]:
+    def forward(
+        self, x_q: Inputs, x_k: Inputs | None, k: Features | None, step: int
+    ) -> tuple[Features, Features | None]:
         """Encode the query views x_q (N, 3, H, W) by f_q, and x_k too where the keys carry gradient: q, k (N, C)."""
         if self.mechanism != "in-batch" or self.teacher is not None:
             return self.f_q(x_q), k

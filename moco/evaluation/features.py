@@ -17,6 +17,7 @@ from moco.data.forms import to_unit
 from moco.data.images import Images
 from moco.data.kept import prepare_one
 from moco.data.replacement import ChosenImages
+from moco.data.spans import cut_whole, read_document
 from moco.data.views import Look, make_views
 from moco.errors import BadInputError
 from moco.evaluation.feeding import DrawnCrops, PreparedBytes, feed_drawn, feed_prepared
@@ -55,6 +56,8 @@ class Encoding:
     stored: Literal["fp32", "fp16"] = "fp32"
     workers: int = 0
     """Processes that load images (0: this one)."""
+    text: bool = False
+    """The encoder takes documents: each is cut into spans of `image_size` bytes, whose features are averaged."""
     rgb: bool = True
     """Images are bytes of RGB, not channels at full depth."""
     feed: bool | None = None
@@ -145,7 +148,9 @@ def _batches(
 ) -> Iterator[Tensor]:
     """The images first..last-1 in order, normalised, `how.batch_size` at a time."""
     ranges = [range(start, min(start + how.batch_size, last)) for start in range(first, last, how.batch_size)]
-    fed = (device != "cpu" if how.feed is None else how.feed) and images.form is None
+    if how.text and views is not None:
+        raise BadInputError("random crops are of images, and these are documents: give --views 0")
+    fed = (device != "cpu" if how.feed is None else how.feed) and images.form is None and not how.text
     require_shared_memory(
         how.batch_size * len(how.mean) * how.image_size**2 * (1 if fed else 4), how.workers, len(ranges)
     )
@@ -170,6 +175,8 @@ class _Prepared:
         return self._centred(rows) if self.views is None else self._random(rows, self.views)
 
     def _centred(self, rows: range) -> Tensor:
+        if self.how.text:
+            return torch.stack([cut_whole(read_document(self.images, row), self.how.image_size) for row in rows])
         batch = torch.stack([prepare_one(self.images, row, self.how.image_size, prepare_image) for row in rows])
         return normalize(batch, self.how.mean, self.how.std)
 

@@ -37,7 +37,10 @@ from moco.runtime.fields import (
     WeightDecay,
     Width,
     Workers,
-)
+)  # fmt: skip
+
+PRETEXTS = ("views", "masked", "neighbours", "paired", "text")
+"""What may be paired, beside what a user's own function pairs."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class PretrainConfig:
     arch: str | None = "resnet50"
     """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d,
     vit-tiny-4 (a transformer on patches of 4 pixels; also small and base, 8 and 16), any other classification model of
-    torchvision by its name, or timm:NAME, any network of timm that gives pooled features (docs/encoders.md). With
-    --init-weights it is that of the weights unless given."""
+    torchvision by its name, timm:NAME, any network of timm that gives pooled features (docs/encoders.md), or for
+    documents bytes-tiny or bytes-small. With --init-weights it is that of the weights unless given."""
     stem: Stem | None = "imagenet"
     """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels
     (-padded: it pads by 2; -pooled: with max-pooling; -linear: without ReLU behind it, as others build them).
@@ -135,6 +138,19 @@ class PretrainConfig:
     shuffled over them (shuffling BN). With 1 an encoder on one process can cheat. By default 8, or the number of
     processes where that is larger; 1 where --bn keeps the statistics."""
 
+    pretext: str = "views"
+    """What query and key are: views, two random views of an image; masked, these with patches of the query hidden;
+    neighbours, views of two frames of one folder; paired, views of two files of one name, in --data and --partner;
+    text, two spans of a document, for bytes-tiny and bytes-small; or FILE.py:FUNCTION, the pairs that this function of
+    your own makes, which is run with your rights (docs/pretexts.md)."""
+    within: Count = 5
+    """T: frames between query and key, at most, with --pretext neighbours."""
+    hidden: Share = 0.5
+    """Share of the query's patches that --pretext masked sets to the mean."""
+    patch: Side = 4
+    """Side in pixels of these patches."""
+    partner: str | None = None
+    """Images of the same names as those of --data, for --pretext paired: the keys' images."""
     augment: Literal["v1", "v2", "cifar", "mild"] = "v1"
     """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
     crops with little colour change, for --teacher)."""
@@ -259,8 +275,8 @@ class AutoConfig:
     """Images, as for pretrain."""
     out: RunFolder
     goal: Annotated[Literal["accurate", "small"] | None, tyro.conf.arg(name="for")] = None
-    """accurate: trains published weights on, for the best features. small: trains a small, fast network, taught by the
-    published one. Both begin from scratch where there are no such weights, or they do not suit the images. By default
+    """accurate: trains published weights on, for the best features. small: makes a small, fast network: published
+    weights learn to see images of 64 pixels, or teach a smaller network where theirs is large. Both begin from scratch where there are no such weights, or they do not suit the images. By default
     accurate; small with --teacher."""
     download: Literal["ask", "yes", "no"] = "ask"
     """Whether published weights may be downloaded where this machine has none. ask does so on a terminal, with the
@@ -277,6 +293,8 @@ class ResumeConfig:
     """Run folder."""
     data: str | None = None
     """Where the images lie now, if they were moved; they must be the same."""
+    pretext: str | None = None
+    """FILE.py:FUNCTION, again, where the run's pairs come from code of your own: it must be the same."""
     workers: Annotated[Workers, tyro.conf.arg(help="Processes that load images; by default as many as before.")] = None
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False

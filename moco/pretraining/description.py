@@ -9,6 +9,7 @@ from moco.data.images import Images
 from moco.pretraining.channels import describe_form
 from moco.pretraining.config import PretrainConfig, negatives, shared_negatives
 from moco.pretraining.optimizer import inner_kernels
+from moco.pretraining.pretexts import describe_pretext
 from moco.runtime.device import describe_precision
 
 
@@ -21,7 +22,8 @@ def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> st
     keys += " and keys of the batch" if config.batch_keys else ""
     return (
         f"{len(images)} images, {config.max_steps} steps of {config.batch_size}; {config.arch} with "
-        f"{parameter_count(encoder.backbone) / 1e6:.1f} M parameters, views of {config.view_size} pixels\n"
+        f"{parameter_count(encoder.backbone) / 1e6:.1f} M parameters, views of {config.view_size} pixels"
+        f"{describe_pretext(config)}\n"
         f"{keys}, K = {shared_negatives(config)}{more}: chance loss log({count}) "
         f"= {chance:.2f} (may rise at first)\n"
         f"lr {config.lr:g}{_optimizer(config, encoder)}, {_norms(config, encoder)}, "

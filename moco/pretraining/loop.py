@@ -34,6 +34,7 @@ from moco.pretraining.prepare import (
     resolve_config,
     whiten_first_layer,
 )
+from moco.pretraining.pretexts import OwnPretext
 from moco.pretraining.timetable import Timetable, follow_lengths
 from moco.runtime import distributed
 from moco.runtime.device import autocast, deterministic_algorithms, preserve_torch_state, resolve_device
@@ -49,14 +50,14 @@ from moco.runtime.signals import StopRequest
 
 def pretrain(
     config: PretrainConfig, images: Images, monitor: Monitor | None = None, batches: Batches | None = None,
-    checkup: Checkup | None = None, teacher: Teacher | None = None,
+    checkup: Checkup | None = None, teacher: Teacher | None = None, own: OwnPretext | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train an encoder on images by momentum contrast (v1, Algorithm 1) and return the run's figures.
 
     `batches` are given where the loop is timed without loading; else they are views of the images. A `teacher` is given
-    where `config` names one. A run of the same config in `config.out` is continued. The caller's random state and
-    number of threads stay as they are. Raises BadInputError for a config that does not fit the images or the machine,
-    and DivergedError where the loss or the gradient is no longer finite.
+    where `config` names one, and the user's `own` pretext where it names that. A run of the same config in `config.out`
+    is continued. The caller's random state and number of threads stay as they are. Raises BadInputError for a config
+    that does not fit the images or the machine, and DivergedError where the loss or the gradient is no longer finite.
     """
     distributed.join_processes(resolve_device(config.device), config.timeout)
     with preserve_torch_state(resolve_device(config.device)):
@@ -72,7 +73,7 @@ def pretrain(
         with say_if_slow("building the network"):
             f_q = build_encoder(config)
             if config.init == "whitened" and config.init_weights is None:
-                whiten_first_layer(f_q, build_batches(config, images))
+                whiten_first_layer(f_q, build_batches(config, images, own))
         f_q = f_q.to(config.device).to(memory_format=torch.channels_last)
         pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
         dictionary = build_dictionary(config, len(images), teacher).to(config.device)
@@ -87,7 +88,7 @@ def pretrain(
         run.less_memory = advise_less_memory(config, distributed.world_size())
         run.result |= {} if teacher is None else {"teacher_digest": teacher.digest}
         watch = Watch(config, run, images, monitor, checkup)
-        batches = build_batches(config, images) if batches is None else batches
+        batches = build_batches(config, images, own) if batches is None else batches
 
         def begin() -> dict[str, Any]:
             start = run.restore(TRAINING)

@@ -1,4 +1,4 @@
-"""The optimiser: SGD, Muon for the kernels of a ResNet's inner convolutions, LARS for large batches, or AdamW."""
+"""The optimiser: SGD, Muon for inner kernels of a ResNet or byte transformer, LARS for large batches, or AdamW."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moco.core.bytes import ByteTransformer
 from moco.core.encoder import Encoder
 from moco.core.resnet import ResNet
 from moco.pretraining.config import PretrainConfig
@@ -52,12 +53,16 @@ def build_optimizer(config: PretrainConfig, f_q: Encoder) -> torch.optim.Optimiz
 def inner_kernels(config: PretrainConfig, f_q: Encoder) -> list[nn.Parameter]:
     """The kernels that Muon trains: of all convolutions of a ResNet but the first, where their norms are trained.
 
-    There a batch normalisation behind each takes its scale out, so that a fixed norm loses nothing. Other networks have
+    There a batch normalisation behind each takes its scale out, so that a fixed norm loses nothing. Of a transformer
+    over bytes they are the matrices of its blocks, whose norm stays that of rows of unit length. Other networks have
     none, and SGD trains all of them.
     """
+    named = f_q.backbone.named_parameters()
+    if config.optimizer == "muon" and isinstance(f_q.backbone, ByteTransformer):
+        return [p for name, p in named if p.dim() == 2 and name.startswith("blocks.")]
     if config.optimizer != "muon" or config.bn != "train" or not isinstance(f_q.backbone, ResNet):
         return []
-    return [p for name, p in f_q.backbone.named_parameters() if p.dim() == 4 and name != "conv1.weight"]
+    return [p for name, p in named if p.dim() == 4 and name != "conv1.weight"]
 
 
 def _split(group: dict[str, Any], how: dict[str, Any]) -> Iterator[dict[str, Any]]:

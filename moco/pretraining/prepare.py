@@ -18,10 +18,12 @@ from moco.core.whitening import views_to_whiten, whiten
 from moco.data.augment import AUGMENTATIONS
 from moco.data.images import Images
 from moco.data.loader import ViewBatches, choose_workers
+from moco.data.pairs import PairBatches
 from moco.errors import BadInputError
 from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig, shared_negatives
 from moco.pretraining.initial import fill, with_weights
+from moco.pretraining.pretexts import OwnPretext, build_pairs, require_pretext
 from moco.pretraining.timetable import require_lengths
 from moco.runtime import distributed
 from moco.runtime.device import resolve_device, resolve_precision, set_precision, set_threads
@@ -56,6 +58,7 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
         raise BadInputError(
             "--symmetric needs keys of both views, and --dictionary memory-bank has none: leave one out"
         )
+    require_pretext(config)
     config = _with_teacher(config, n)
     _require_momentum_encoder(config)
     _require_mixing(config)
@@ -217,7 +220,7 @@ def build_encoder(config: PretrainConfig) -> Encoder:
     return encoder
 
 
-def whiten_first_layer(encoder: Encoder, batches: ViewBatches) -> None:
+def whiten_first_layer(encoder: Encoder, batches: ViewBatches | PairBatches) -> None:
     """Let the first convolution of a ResNet whiten the patches of the views of the first images (--init whitened).
 
     Every rank takes the same images.
@@ -244,8 +247,10 @@ def build_dictionary(config: PretrainConfig, images: int, teacher: Teacher | Non
     return InBatch()
 
 
-def build_batches(config: PretrainConfig, images: Images) -> ViewBatches:
-    """The batches of this rank."""
+def build_batches(config: PretrainConfig, images: Images, own: OwnPretext | None = None) -> ViewBatches | PairBatches:
+    """The batches of this rank: views of the images, or what another pretext pairs, such as one of the user's own."""
+    if config.pretext != "views":
+        return build_pairs(config, images, own)
     return ViewBatches(
         images,
         AUGMENTATIONS[config.augment],

@@ -85,6 +85,12 @@ V3_SMALL: dict[str, Any] = {
     "mean": CIFAR10["mean"], "std": CIFAR10["std"], "batch_size": 256, "base_lr": 1e-3, "weight_decay": 0.05,
     "warmup_epochs": 1.0, "epochs": 5,
 }  # fmt: skip
+TEXT: dict[str, Any] = {
+    "pretext": "text", "arch": "bytes-tiny", "head": "mlp", "image_size": 256,
+    "dictionary": "in-batch", "batch_size": 64, "temperature": 0.1, "schedule": "cosine", "base_lr": 0.2,
+    "warmup_epochs": 1.0, "optimizer": "muon", "muon_lr": 0.03, "epochs": 5,
+}  # fmt: skip
+"""Spans of 256 bytes are about 40 words."""
 
 RECIPES = {
     "v1": Recipe("MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; 60.6% linear on ImageNet (paper)", {}),
@@ -106,6 +112,7 @@ RECIPES = {
     ),
     "v3-small": Recipe("a small transformer on small images, as v3; where a CPU has hours or there is a GPU", V3_SMALL),
     "quick": Recipe("from scratch on small images, on a CPU, in minutes", QUICK),
+    "text": Recipe("from scratch on documents, text files instead of images, on a CPU, in minutes", TEXT),
 }
 
 
