@@ -43,14 +43,14 @@ def run(config: DuplicatesConfig) -> dict[str, Any]:
         for name in figures:
             say(_describe(name, figures[name], len(found.names)))
         dropped = [member.row for group in members for member in group if member.instead is not None]
-        files = _write(found, members, dropped, figures)
+        written = _write(found, members, dropped, figures)
     return {
         "groups": [[found.names[member.row] for member in group] for group in members],
         "keep": [[found.names[member.row] for member in group if member.instead is None] for group in members],
         "drop": [found.names[row] for row in dropped], "rule": config.keep, "images": len(found.names),
         "threshold": own_figures["threshold"], "views_found": own_figures["views_found"],
         "expected_false_pairs": own_figures["false_pairs"], "unreadable": list(found.unreadable),
-        "weights": config.weights, "data": config.data, "files": files,
+        "weights": config.weights, "data": config.data, **written,
         "baselines": {name: figures[name] for name in found.baselines},
     }  # fmt: skip
 
@@ -85,15 +85,15 @@ def _describe(name: str, figures: dict[str, Any], images: int) -> str:
 
 def _write(
     found: Collected, groups: list[list[Member]], dropped: list[int], figures: dict[str, dict[str, Any]]
-) -> dict[str, str]:
+) -> dict[str, Any]:
     facts, config = found.facts, found.config
     assert isinstance(config, DuplicatesConfig)
     rows = [
         [
             number, found.names[member.row], "keep" if member.instead is None else "drop",
-            "" if member.instead is None else found.names[member.instead], member.kind, f"{member.similarity:.4f}",
-            facts.width[member.row], facts.height[member.row], facts.file_bytes[member.row],
-            f"{facts.sharpness[member.row]:.6g}",
+            "" if member.instead is None else found.names[member.instead], member.kind, round(member.similarity, 4),
+            int(facts.width[member.row]), int(facts.height[member.row]), int(facts.file_bytes[member.row]),
+            float(f"{facts.sharpness[member.row]:.6g}"),
         ]
         for number, group in enumerate(groups, 1) for member in group
     ]  # fmt: skip

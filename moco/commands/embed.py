@@ -13,6 +13,7 @@ from torch import nn
 
 from moco.data.derived import Subset
 from moco.data.fingerprint import digest_images
+from moco.data.forms import describe_digest
 from moco.data.images import Images, Labels, Split
 from moco.data.replacement import list_names
 from moco.errors import BadInputError, one_line
@@ -108,6 +109,8 @@ def _read_off(config: EmbedConfig, subject: Subject) -> Reading:
         "unit": how.unit, "precision": how.precision, "mean": list(how.mean), "std": list(how.std),
         "white level": subject.weights.white_level, "form": str(subject.weights.form),
     }  # fmt: skip
+    if subject.weights.form is not None:
+        settings["form"] = describe_digest(subject.weights.form)
     return Reading(module, shape, how, settings)
 
 

@@ -128,12 +128,15 @@ def _excluded_by(run: Path) -> tuple[str, ...]:
 
 def _split(config: ExploreConfig, data: str) -> "Images":
     """Open the images without those that the first run left out, 16-bit files as it saw them."""
+    from moco.data.forms import with_shown
     from moco.evaluation.session import all_splits
     from moco.interop.checkpoints import load_weights
 
     first = config.runs[0]
     exclude = config.exclude or _excluded_by(first)
-    splits = all_splits(data, config.split or "all", exclude, load_weights(str(first)).white_level)
+    weights = load_weights(str(first))
+    form = with_shown(weights.form, config.show_channels)
+    splits = all_splits(data, config.split or "all", exclude, weights.white_level, form)
     return next(iter(splits.values()))  # train comes first
 
 
@@ -144,6 +147,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _collection(data: str, images: "Images", subjects: "Sequence[Subject]") -> "Collection":
+    from moco.data.images import see
     from moco.explore.embedding import Collection
     from moco.explore.gallery import thumbnail
 
@@ -151,20 +155,24 @@ def _collection(data: str, images: "Images", subjects: "Sequence[Subject]") -> "
         data, [images.name(row) for row in range(len(images))],
         None if images.labels is None else np.asarray(images.labels), images.classes,
         max(subject.how.image_size for subject in subjects),
-        lambda row: thumbnail(images[row], THUMBNAIL_SIDE, QUALITY), _encoder(subjects, images),
+        lambda row: thumbnail(see(images, row), THUMBNAIL_SIDE, QUALITY), _encoder(subjects, images),
     )  # fmt: skip
 
 
 def _encoder(subjects: "Sequence[Subject]", images: "Images") -> Callable[[bytes], list[npt.NDArray[np.float32]]]:
     """An image file -> its features by each encoder."""
+    from moco.data.channels import read_channels, to_channels
     from moco.data.decoding import WHITEST, decode_bytes
     from moco.data.images import ArrayImages
     from moco.evaluation.features import encode
 
-    level = images.white_level or WHITEST
+    level, form, name = images.white_level or WHITEST, images.form, "the dropped image"
 
     def encoded(content: bytes) -> list[npt.NDArray[np.float32]]:
-        image = ArrayImages(decode_bytes(content, "the dropped image", level)[None])
+        if form is None:
+            image = ArrayImages(decode_bytes(content, name, level)[None])
+        else:
+            image = ArrayImages(to_channels(read_channels(content, name, form.channels), form, name)[None], form=form)
         features = [encode(subject.encoder, image, dataclasses.replace(subject.how, workers=0)) for subject in subjects]
         return [own[0].numpy() for own in features]
 

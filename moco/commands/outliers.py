@@ -31,11 +31,11 @@ def run(config: OutliersConfig) -> dict[str, Any]:
         figures = {name: _figures(found, *look[:2]) for name, look in looks.items()}
         for name, own in figures.items():
             say(f"{name}: {_describe(own)}")
-        files = _write(found, images, labels, near, figures)
+        written = _write(found, images, labels, near, figures)
         results = {name: _result(found, *look[:2]) for name, look in looks.items()}
     return {
         **results[config.weights], **figures[config.weights], "images_looked_at": len(found.names),
-        "unreadable": list(found.unreadable), "weights": config.weights, "data": config.data, "files": files,
+        "unreadable": list(found.unreadable), "weights": config.weights, "data": config.data, **written,
         "baselines": {name: {**results[name], **figures[name]} for name in found.baselines},
     }  # fmt: skip
 
@@ -45,7 +45,7 @@ def _look(found: Collected, name: str) -> tuple[list[Outlier], list[Suspicion], 
     config = found.config
     assert isinstance(config, OutliersConfig)
     z = found.encode(name)
-    similarity, rows = find_others(z, config.k)
+    similarity, rows = find_others(z, config.k, found.index(name, z, config.k))
     count = min(MOST_CLUSTERS, max(2, len(z) // IMAGES_IN_A_CLUSTER))
     groups = clusters(z.numpy().astype(np.float64), count)
     images = rank_outliers(z, similarity, groups, found.facts)[: config.top]
@@ -89,11 +89,11 @@ def _result(found: Collected, images: list[Outlier], labels: list[Suspicion]) ->
 
 def _write(
     found: Collected, images: list[Outlier], labels: list[Suspicion], near: Tensor, figures: dict[str, dict[str, Any]]
-) -> dict[str, str]:
-    table = [["image", place, found.names[one.row], f"{one.score:.3f}", "; ".join(one.reasons), "", ""]
+) -> dict[str, Any]:
+    table = [["image", place, found.names[one.row], round(one.score, 3), "; ".join(one.reasons), "", ""]
              for place, one in enumerate(images, 1)]  # fmt: skip
     table += [
-        ["label", place, found.names[one.row], f"{one.share:.3f}", "", found.classes[one.label],
+        ["label", place, found.names[one.row], round(one.share, 3), "", found.classes[one.label],
          found.classes[one.by_neighbours]]
         for place, one in enumerate(labels, 1)
     ]  # fmt: skip

@@ -20,6 +20,7 @@ from moco.data.kept import KEPT_BYTES, keep_prepared
 from moco.data.loader import choose_workers
 from moco.data.named import absolute_data
 from moco.data.settling import Asked
+from moco.data.sizes import warn_of_small
 from moco.data.splits import monitor_source, monitor_split, training_images
 from moco.errors import one_line
 from moco.evaluation.alignment import draw_pairs
@@ -60,6 +61,7 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     level = config.white_level if weights is None or config.white_level else weights.white_level
     splits = open_splits(config.data, config.exclude, level, asked_of(config, weights))
     config = with_form(config, splits["train"])
+    warn_of_small(splits["train"], config.data, require(config.view_size or config.image_size))
     teacher = build_teacher(config, training_images(splits))
     result = train_prepared(config, splits, build_monitor(config, splits), teacher)
     if not result.get("exit_code") and "already_done" not in result and distributed.rank() == 0:
@@ -132,7 +134,11 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     if reason is None and len(bank.classes) < 2:
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
-        print(f"the images come {reason}: no kNN accuracy; watching instead how many find their own second view")
+        print(
+            f"the images come {reason}: no kNN accuracy; watching instead how many find their own second view "
+            f"(retrieval), the mean squared distance of two views of an image (alignment), and how evenly the images "
+            f"spread (uniformity: lower is more evenly)"
+        )
         seen = make_readable(take_evenly(training_images(splits), min(UNLABELLED_IMAGES, config.knn_images)))
         pairs = _remember(lambda: draw_pairs(seen, AUGMENTATIONS[config.augment], size), 6 * size**2 * len(seen))
         few = take_evenly(seen, RETRIEVED)

@@ -174,11 +174,22 @@ class MemoryBank(nn.Module):
     def write(self, q: Features, k: Features | None, index: Index) -> None:
         """Move the entries of the batch, those of every rank, towards the queries q (N, C)."""
         q, index = gather(at_least_fp32(q.detach())), gather(index)
-        if self.sharded:
-            held = (index >= self.rows.start) & (index < self.rows.stop)
-            q, index = q[held], index[held] - self.rows.start
-        self.features[index] = F.normalize(self.features[index].lerp(q, 1 - self.momentum))
+        if len(self.rows):
+            place, held = self._places(index)
+            moved = F.normalize(self.features[place].lerp(q, 1 - self.momentum))
+            if held is not None:  # what others hold repeats what is written anyway: a GPU is not asked how much that is
+                first = held.int().argmax(0, keepdim=True)
+                place, moved = torch.where(held, place, place[first]), torch.where(held[:, None], moved, moved[first])
+                moved = torch.where(held.any(), moved, self.features[place])
+            self.features[place] = moved
         self.step += 1
+
+    def _places(self, index: Index) -> tuple[Index, Tensor | None]:
+        """Where the images' entries lie among the rows that are here, and which of them are; None: all of them."""
+        if not self.sharded:
+            return index, None
+        held = (index >= self.rows.start) & (index < self.rows.stop)
+        return (index - self.rows.start).clamp(0, len(self.rows) - 1), held
 
     def get_extra_state(self) -> Tensor:
         """The step, for the state_dict."""

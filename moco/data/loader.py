@@ -151,8 +151,10 @@ def _join_views(views: Sequence[Tensor], index: Tensor, replaced: tuple[Replaced
 def choose_workers(images: Images, device: str = "cpu") -> int:
     """Choose how many processes load these images: one a core, for what is in memory none, or one that draws for a GPU.
 
+    Beside a GPU two cores are left to the process that keeps it busy.
+
     Drawing 512 pairs of views takes 10 ms, in which a GPU could make half a step.
     """
     if not images.in_memory:
-        return cores()
+        return max(1, cores() - 2) if device == "cuda" else cores()
     return int(device == "cuda" and sys.platform == "linux")  # elsewhere the process would get a copy of the images

@@ -57,7 +57,7 @@ def say_gain(name: str, own: Scores, setting: str, gain: dict[str, Any]) -> str:
 
 def _pixels(subject: Subject) -> Subject:
     encoder, how = build_raw_pixels(subject.how, next(subject.encoder.parameters()).device)
-    return Subject(Weights(encoder, tuple(how.mean), tuple(how.std)), how)
+    return Subject(Weights(encoder, tuple(how.mean), tuple(how.std), form=subject.weights.form), how)
 
 
 def _named(name: str, subject: Subject) -> Subject:
@@ -69,6 +69,11 @@ def _named(name: str, subject: Subject) -> Subject:
         raise BadInputError(f"--baseline {name}: {str(error).removeprefix(f'--weights {name}: ')}") from error
     say_notes(weights)
     how = dataclasses.replace(
-        subject.how, image_size=weights.encoder.plan.image_size, mean=weights.mean, std=weights.std, output="backbone"
+        subject.how,
+        image_size=weights.encoder.plan.image_size,
+        mean=weights.mean,
+        std=weights.std,
+        output="backbone",
+        rgb=weights.form is None,
     )
     return Subject(weights, how)

@@ -95,6 +95,7 @@ def outputs(
     device: torch.device | None = None,
 ) -> Features:
     """`encode` with any module that gives `width` numbers for each image; `device` is that of its parameters."""
+    _require_channels(images, how)
     device = device or next(module.parameters()).device
     own = math.ceil(len(images) / world_size())  # images of this rank, the last ranks perhaps fewer
     first, last = (min(place * own, len(images)) for place in (rank(), rank() + 1))
@@ -117,6 +118,15 @@ def outputs(
         part = block[start : start + ROWS_AT_A_TIME]
         whole[:, start : start + len(part)] = gather(part.to(device)).cpu().view(world_size(), len(part), width)
     return _finite(whole.view(-1, width)[: len(images)], images)
+
+
+def _require_channels(images: Images, how: Encoding) -> None:
+    """Raise BadInputError where the images have other channels than the encoder takes."""
+    form = images.form
+    if how.rgb != (form is None) or (form is not None and len(how.mean) != form.channels):
+        takes = "bytes of RGB" if how.rgb else f"images of {len(how.mean)} channels"
+        kind = "bytes of RGB" if form is None else form.kind
+        raise BadInputError(f"the encoder takes {takes}, and these are {kind}: give weights that were trained on such")
 
 
 def _finite(features: Features, images: Images) -> Features:

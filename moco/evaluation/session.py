@@ -39,7 +39,7 @@ from moco.runtime.runlog import write_text
 
 NEEDS_LABELS = (
     "needs labels: class folders, at least two; without labels look at a run with moco report RUN or moco explore RUN, "
-    "or write features with moco embed"
+    "find copies with moco duplicates, or write features with moco embed"
 )
 
 

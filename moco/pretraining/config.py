@@ -214,11 +214,15 @@ class PretrainConfig:
         ),
     ] = "auto"
     device: Device = "auto"
-    compile: bool = False
-    """Compile the encoders before the first step. That takes a minute or more, and pays off on GPUs and for small,
-    narrow networks; on a CPU it makes large networks slower (docs/benchmarks.md)."""
+    compile: Annotated[Literal["auto", "on", "off"], Earlier("off", ((True, "on"), (False, "off")))] = "auto"
+    """Whether to compile the encoders. on does so before the first step, which takes a minute or more. auto does so on
+    an NVIDIA GPU in runs of 5,000 steps or more, after timing both ways, where the compiled ones are faster; elsewhere
+    it is off (docs/gpu.md)."""
     recompute: bool = False
     """Compute the inner values of a ResNet's blocks again for the gradient: much less memory for a third more time."""
+    deterministic: bool = False
+    """Let a GPU repeat a run bit for bit, by algorithms that always add up in the same order, which are slower
+    (docs/gpu.md). A CPU does so anyway."""
     timeout: Timeout = 600.0
     threads: Threads = None
     workers: Workers = None
@@ -245,7 +249,7 @@ class PretrainConfig:
 class AutoConfig:
     """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
 
-    Every flag of moco pretrain may be given too, and stays as it is given: moco pretrain quick --help lists them all.
+    Every flag of moco pretrain may be given too, and stays as it is given (moco pretrain quick --help-all).
     --init-weights W or --teacher W name weights to begin with.
     """
 

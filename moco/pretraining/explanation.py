@@ -74,8 +74,8 @@ def describe_views(result: Mapping[str, Any], *, taught: bool, kept: bool) -> li
     if low > 0:
         return [f"auto: {shares}. That is a good sign, and no proof", UNKNOWN]
     said = "seems WORSE than" if high < 0 else "is NOT clearly better than"
-    return [f"auto: the encoder {said} random weights: {shares}. Give more --minutes, or published weights "
-            f"(--init-weights W)", UNKNOWN]  # fmt: skip
+    return [f"auto: the encoder {said} the weights that it began with: {shares}. Give more --minutes, or published "
+            f"weights (--init-weights W)", UNKNOWN]  # fmt: skip
 
 
 def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool = False) -> str:

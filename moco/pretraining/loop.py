@@ -17,9 +17,11 @@ from moco.data.ahead import watch_loading
 from moco.data.images import Images
 from moco.data.loader import Batch, Batches
 from moco.interop.metadata import encoder_metadata
+from moco.pretraining.compiling import keep_less, settle_compilation
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.description import describe_run
 from moco.pretraining.initial import load_f_k_and_queue
+from moco.pretraining.limits import advise_less_memory
 from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
 from moco.pretraining.optimizer import build_optimizer, set_rate, take_step
 from moco.pretraining.prepare import (
@@ -34,7 +36,7 @@ from moco.pretraining.prepare import (
 )
 from moco.pretraining.timetable import Timetable, follow_lengths
 from moco.runtime import distributed
-from moco.runtime.device import autocast, preserve_torch_state, resolve_device
+from moco.runtime.device import autocast, deterministic_algorithms, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
 from moco.runtime.finite import FiniteCheck
 from moco.runtime.phases import say_if_slow
@@ -73,8 +75,6 @@ def pretrain(
                 whiten_first_layer(f_q, build_batches(config, images))
         f_q = f_q.to(config.device).to(memory_format=torch.channels_last)
         pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
-        if config.compile:
-            compile_encoders(pair)
         dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
@@ -84,6 +84,7 @@ def pretrain(
         described |= {} if teacher is None else {TEACHER: teacher.digest}
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), require(config.max_steps), described)
         run.beside = lambda step: [pack_encoder(config, f_q, step, images.form)]
+        run.less_memory = advise_less_memory(config, distributed.world_size())
         run.result |= {} if teacher is None else {"teacher_digest": teacher.digest}
         watch = Watch(config, run, images, monitor, checkup)
         batches = build_batches(config, images) if batches is None else batches
@@ -93,10 +94,12 @@ def pretrain(
             with request.waiting():
                 watch.begin(start)
             run.log.say(describe_run(config, f_q, images) + origin)
+            settle_compilation(config, pair, run, start)
             pair.f_q = distributed.wrap(f_q)
             return train(config, pair, dictionary, batches, run, watch, request, start)
 
-        with run, StopRequest(together=distributed.world_size() > 1) as request, watch_loading():
+        how = (keep_less(config.recompute), deterministic_algorithms(config.deterministic))
+        with run, StopRequest(together=distributed.world_size() > 1) as request, watch_loading(), how[0], how[1]:
             return run.until_stopped(request, begin)
 
 
@@ -108,9 +111,10 @@ def train(
     device, precision, scale = config.device, config.precision, 2 * config.temperature if config.scale_loss else 1.0
     schedule, timetable = build_schedule(config, batches.steps_per_epoch), Timetable(watch)
     contrast, hardness = build_loss(config), Hardness(config.hard_negatives, config.mix, config.mix_query)
-    key_momentum, recent = build_key_momentum(config), Recent(start, active=config.log_every > 0)
+    m, recent = build_key_momentum(config), Recent(start, active=config.log_every > 0)
     check = FiniteCheck(device, config.timeout if distributed.world_size() > 1 else math.inf)
-    for step, loaded in recent.waiting(timetable.walk(batches, request, start)):
+    loading = recent.waiting(request.between(batches.run(start, timetable.latest, require(config.workers))))
+    for step, loaded in zip(timetable.steps(start), loading, strict=False):
         if step == start:
             log_ranks(run, step, loaded.index)
         if is_due(step, require(config.knn_every)):
@@ -118,7 +122,6 @@ def train(
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, schedule.steps)
         lr, directions = set_rate(run.optimizer, schedule(step)), pair_views(batch, symmetric=config.symmetric)
-
         losses, written, shares = list[Tensor](), [], dict[str, float]()
         for x_q, x_k in directions:  # (N, 3, H, W) each
             with autocast(precision, device):
@@ -153,7 +156,7 @@ def train(
         stopping = agree(step, check, watch, request, batch, now=due)
         step_unless(overflowed, run.scaler, lambda: take_step(run.optimizer))
         run.optimizer.zero_grad()
-        pair.update(key_momentum(step))  # f_k <- m f_k + (1 - m) f_q
+        pair.update(m(step))  # f_k <- m f_k + (1 - m) f_q
         for q, k, index in join(written, config.accumulate):
             dictionary.write(q, k, index)  # newest in, oldest out
 
@@ -165,7 +168,7 @@ def train(
         if stopping:
             return run.stop(step + 1)
         if timetable.plan(step + 1):
-            schedule = build_schedule(watch.config, batches.steps_per_epoch)
+            schedule, m = build_schedule(watch.config, batches.steps_per_epoch), build_key_momentum(watch.config)
     with request.waiting():
         watch.look(schedule.steps)
     watch.keep_best(schedule.steps)
@@ -182,13 +185,6 @@ def agree(step: int, check: FiniteCheck, watch: Watch, request: StopRequest, bat
         advice = f"start again with a smaller --lr (now {watch.config.lr:g}) or --precision fp32"
         raise watch.run.diverge(*check.failure[:3], advice)
     return stopping
-
-
-def compile_encoders(pair: EncoderPair) -> None:
-    """Compile what the loop calls; evaluations, at other sizes, call the backbone as it is."""
-    for encoder in (pair.f_q, pair.f_k):
-        if encoder is not None:
-            encoder.compile()
 
 
 def pair_views(batch: Batch, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:

@@ -70,6 +70,7 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
         device=device,
         precision=precision,
         threads=set_threads(config.threads),
+        compile=config.compile if (device == "cuda" and not config.deterministic) or config.compile == "on" else "off",
         workers=choose_workers(images, device) if config.workers is None else config.workers,
         view_size=config.view_size or config.image_size,
         bn_groups=_bn_groups(config, ranks),

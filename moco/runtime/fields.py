@@ -33,6 +33,8 @@ class Range:
     def __str__(self) -> str:
         """What an error says after "expected"."""
         bounded = self.most < math.inf
+        if not bounded and max(self.least, self.above) == -math.inf:
+            return "a finite number"
         if self.least in self:
             return f"{self.least} to {self.most}" if bounded else f"a finite number of {self.least} or more"
         return f"more than {self.above}, at most {self.most}" if bounded else f"a finite number more than {self.above}"
@@ -43,6 +45,8 @@ class Earlier:
     """The value that a config.json from before the field existed stands for, where that is not the default."""
 
     value: Any
+    words: tuple[tuple[Any, Any], ...] = ()
+    """How older files wrote a value, and what that is now."""
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -117,6 +121,14 @@ KnnNeighbours = Annotated[
 KnnTemperature = Annotated[Positive, arg(help="Weight of a vote: exp(similarity / this).")]
 AcceptChangedData = Annotated[
     bool, arg(help="Go on with a run though its images or annotations were added, removed or changed since it began.")
+]
+ShownChannels = Annotated[
+    tuple[Annotated[int, Range(1, 64)], ...],
+    arg(
+        metavar="N",
+        help="Channels that pictures show: three for red, green and blue (3 2 1), or one as grey; by default the "
+        "first.",
+    ),
 ]
 JsonOutput = Annotated[bool, arg(help="End with one JSON object on standard output.")]
 

@@ -13,6 +13,8 @@ from moco.shapes import require_same_shapes
 MOMENTUM = "momentum_buffer"
 ADAMW = ("exp_avg", "exp_avg_sq", "step")
 """What AdamW keeps of a parameter: running means of its gradient and of the square, and the number of steps."""
+CUDA_RANDOM = "random.cuda"
+"""The random state of the GPU that computes; checkpoints from before it was saved lack it."""
 EACH_RANK = "ranks."
 """Prefix of the running statistics of every rank, (ranks, C)."""
 
@@ -31,7 +33,13 @@ def state_tensors(
         tensors[name] = empty if kept is None else kept
     tensors |= scaler_tensors(scaler)
     tensors["random"] = torch.get_rng_state()
+    if _on_gpu(modules):
+        tensors[CUDA_RANDOM] = torch.cuda.get_rng_state()
     return tensors
+
+
+def _on_gpu(modules: Mapping[str, nn.Module]) -> bool:
+    return any(value.is_cuda for module in modules.values() for value in module.parameters())
 
 
 def rank_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -86,7 +94,9 @@ def load_state_tensors(
     tensors = {name: value for name, value in tensors.items() if not name.startswith(EACH_RANK)}
     sharded = {name: (own, count) for name, own, count in _sharded(modules)}
     whole = {name: tensors.pop(name) for name in sharded if name in tensors}
-    expected = {name: value for name, value in state_tensors(modules, optimizer, scaler).items() if name not in sharded}
+    of_gpu = tensors.pop(CUDA_RANDOM, None)
+    own_state = state_tensors(modules, optimizer, scaler)
+    expected = {name: value for name, value in own_state.items() if name not in {*sharded, CUDA_RANDOM}}
     require_same_shapes(expected, tensors, what)
     for name, (own, count) in sharded.items():
         distributed.deal(whole.get(name), own, count)
@@ -102,6 +112,8 @@ def load_state_tensors(
         optimizer.state[parameter][key] = like.copy_(tensors[name])
     load_scaler_tensors(scaler, tensors)
     torch.set_rng_state(tensors["random"])
+    if of_gpu is not None and _on_gpu(modules):
+        torch.cuda.set_rng_state(of_gpu)
 
 
 def _slots(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter, str]]:

@@ -41,6 +41,17 @@ Scale = Annotated[float, Range(above=0, most=1000)]
 """A factor of a length."""
 AnchorSize = Annotated[float, Range(above=0, most=2**14)]
 """In pixels."""
+TRANSFER_GROUPS: dict[str, tuple[str, ...]] = {
+    "Common": ("weights", "data", "out", "max_steps", "batch_size", "lr", "trials", "seed", "device", "workers",
+               "json"),
+    "Model and schedule": (),
+    "Images": ("flip", "train_sizes", "test_size", "longest_side", "crop_size", "crop_scales", "white_level",
+               "accept_changed_data", "skip_empty", "repeat_threshold"),
+    "Evaluation": ("detections", "score_threshold", "nms_threshold", "precise_bn", "evaluate_every", "test_images",
+                   "voc_rule", "shown_images"),
+    "Machine and logging": ("precision", "timeout", "threads", "log_every", "checkpoint_every"),
+}  # fmt: skip
+"""Title -> fields, in the order of --help-all; --help lists the first group. What no group names is in the second."""
 
 
 @dataclass(frozen=True)

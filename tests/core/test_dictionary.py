@@ -338,3 +338,16 @@ def test_a_teachers_keys_never_change() -> None:
     teacher.write(units(3), None, index)
     assert torch.equal(teacher.read(None, index).negative, features)
     assert teacher.state_dict() == {}
+
+
+@pytest.mark.parametrize("rows", [range(3, 7), range(7, 10), range(0, 10), range(8, 8)])
+def test_a_share_of_a_bank_is_written_as_the_whole(rows: range) -> None:
+    """Bit for bit, whichever images of a batch it holds: some, none or all of them; the rest stays."""
+    whole, own = (MemoryBank(10, 4, negatives=2, seed=1) for _ in range(2))
+    own.sharded, own.rows, own.features = {"features": 10}, rows, whole.features[rows.start : rows.stop].clone()
+    torch.manual_seed(0)
+    for index in ([5, 3, 0], [0, 1, 2], [9, 4, 6]):
+        q = F.normalize(torch.randn(3, 4))
+        for bank in (whole, own):
+            bank.write(q, None, torch.tensor(index))
+        assert torch.equal(own.features, whole.features[rows.start : rows.stop])

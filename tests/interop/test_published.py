@@ -221,7 +221,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     _, path = saved(tmp_path / "net", "test_resnet")
     path.write_bytes(path.read_bytes()[:1000])
     for file, messages in (
-        ("gone.safetensors", "there is no file"), ("", "there is no file"), ("text.pth", "not a sound checkpoint"),
+        ("gone.safetensors", "there is no file"), ("", "there is no file"), ("text.pth", "a text file, not weights"),
         ("ours.safetensors", f"give such a one alone, --weights {tmp_path / 'ours.safetensors'}"),
         ("net/model.safetensors", "is damaged"),
     ):  # fmt: skip

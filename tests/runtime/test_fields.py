@@ -127,7 +127,8 @@ def test_limits(command: str) -> None:
             whole = kind is int
             inside = [number for number in (least, most) if abs(number) < math.inf]
             inside += [math.nextafter(above, math.inf)] if above > -math.inf else []
-            outside = [most + 1, least - 1, 10**30] if whole else [math.nan, math.inf, -math.inf, -1.0]
+            outside = [most + 1, least - 1, 10**30] if whole else [math.nan, math.inf, -math.inf]
+            outside += [-1.0] if max(least, above) > -math.inf and not whole else []
             outside += [above] if above > -math.inf else [math.nextafter(least, -math.inf)] * (not whole)
             outside += [math.nextafter(most, math.inf)] * (most < math.inf and not whole)
             for number in inside:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from moco.core.batchnorm import group_batch_norms
 from moco.errors import BadInputError
+from moco.runtime import state as states
 from moco.runtime.checkpoint import load_tensors, save_tensors
 from moco.runtime.scaling import IDLE
 from moco.runtime.state import load_state_tensors, state_tensors
@@ -113,3 +114,23 @@ def test_another_width_is_refused_by_name() -> None:
     training = Training(seed=0)
     with pytest.raises(BadInputError, match=r"wide: f_q.0.bias expected \(6,\), found \(9,\)"):
         load_state_tensors(Training(seed=0, width=9).state(), training.modules, training.optimizer, IDLE, "wide")
+
+
+def test_the_random_state_of_a_gpu_is_saved_where_one_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And put back; a checkpoint from before it was saved leaves it as it is, as does one that a CPU goes on from."""
+    put = list[Tensor]()
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.tensor([7, 9], dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", put.append)
+    training = Training(seed=0)
+    without = training.state()
+    assert "random.cuda" not in without
+    monkeypatch.setattr(states, "_on_gpu", lambda modules: True)
+    saved = training.state()
+    assert saved["random.cuda"].tolist() == [7, 9]
+    load_state_tensors(without, training.modules, training.optimizer, IDLE, "older")
+    assert not put
+    load_state_tensors(saved, training.modules, training.optimizer, IDLE, "newer")
+    assert [value.tolist() for value in put] == [[7, 9]]
+    monkeypatch.setattr(states, "_on_gpu", lambda modules: False)
+    load_state_tensors(saved, training.modules, training.optimizer, IDLE, "on a CPU")
+    assert len(put) == 1
