@@ -122,6 +122,7 @@ def train(
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, schedule.steps)
         lr, directions = set_rate(run.optimizer, schedule(step)), pair_views(batch, symmetric=config.symmetric)
+
         losses, written, shares = list[Tensor](), [], dict[str, float]()
         for x_q, x_k in directions:  # (N, 3, H, W) each
             with autocast(precision, device):
@@ -140,8 +141,8 @@ def train(
                     keys = mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
                 loss, accuracy = contrast(q, keys)
                 if config.blend:
-                    other = add_batch_keys(dictionary.read(require(k)[partner], index[partner]), index[partner], beside)
-                    loss = own * loss + (1 - own) * contrast(q, other).loss
+                    other = dictionary.read(None if k is None else k[partner], index[partner])
+                    loss = own * loss + (1 - own) * contrast(q, add_batch_keys(other, index[partner], beside)).loss
                 torch.autograd.backward(run.scaler.scale(scale * loss / config.accumulate))
                 written.append((q.detach(), k, index))
                 losses.append(loss.detach())

@@ -11,10 +11,10 @@ from moco.runtime.scaling import load_scaler_tensors, scaler_tensors
 from moco.shapes import require_same_shapes
 
 MOMENTUM = "momentum_buffer"
-ADAMW = ("exp_avg", "exp_avg_sq", "step")
-"""What AdamW keeps of a parameter: running means of its gradient and of the square, and the number of steps."""
 CUDA_RANDOM = "random.cuda"
 """The random state of the GPU that computes; checkpoints from before it was saved lack it."""
+ADAMW = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW keeps of a parameter: running means of its gradient and of the square, and the number of steps."""
 EACH_RANK = "ranks."
 """Prefix of the running statistics of every rank, (ranks, C)."""
 
