@@ -78,7 +78,7 @@ def test_a_cosine_after_the_warm_up(position: tuple[int, int], lr: float, warmup
 
 def test_a_momentum_that_rises() -> None:
     """By the formula of v3's section 4, at the start, a third, half and the end of 12 steps."""
-    found = [raise_to_one(0.9, step, 12) for step in (0, 4, 6, 12)]
+    found = [raise_to_one(0.9, step, 12) for step in (0.0, 4.0, 6.0, 12.0)]
     assert found == pytest.approx([0.9, 1 - 0.1 * 0.75, 0.95, 1.0], abs=1e-15)
 
 
