@@ -1,8 +1,5 @@
 """What auto looks at before it trains is bounded, however many images there are: by counts, not by time."""
 
-import contextlib
-import io
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -113,17 +110,6 @@ def test_a_large_set_is_not_gone_through(prepared: list[Images], monkeypatch: py
     assert not prepared[0].in_memory
     assert listing.decoded < 1500
     assert listing.identified == 0
-
-
-@pytest.mark.parametrize("slow", [True, False])
-def test_what_takes_long_says_what_it_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], slow: bool
-) -> None:
-    """Also where what it writes is kept from the person; what is over soon says nothing."""
-    monkeypatch.setattr(scene, "SILENCE", 0.01 if slow else 60.0)
-    with scene.tell_slow("counting"), contextlib.redirect_stderr(io.StringIO()):
-        time.sleep(0.3 if slow else 0.0)
-    assert capsys.readouterr().err == ("auto: counting\n" if slow else "")
 
 
 @pytest.mark.parametrize(("side", "warned"), [(6, True), (16, False)])
