@@ -11,8 +11,10 @@ import torch
 
 from moco.cli import main
 from moco.commands import pretrain, readiness, scene
+from moco.data.channels import Values
 from moco.data.forms import Form
 from moco.data.images import Images, Marks
+from moco.errors import BadInputError
 from moco.pretraining.config import AutoConfig
 from moco.pretraining.pace import Budget
 from moco.pretraining.timing import StepTime
@@ -28,6 +30,7 @@ class Listing:
     name_table = None
     white_level = None
     form = None
+    root = None
 
     def __init__(self, count: int, side: int = 16) -> None:
         self.side = side
@@ -48,6 +51,10 @@ class Listing:
     def encoded(self, index: int) -> bytes | None:
         """None: they are no files."""
         return None
+
+    def read_values(self, index: int, channels: int | None = None) -> Values:
+        """Raise BadInputError: it has no file."""
+        raise BadInputError(str(index))
 
     def stack(self, index: Integers) -> Bytes | None:
         """None: they are not in memory."""
