@@ -10,7 +10,8 @@ PRETRAIN_GROUPS: dict[str, tuple[str, ...]] = {
         "exclude", "white_level", "decode", "augment", "view_size", "mean", "std", "accept_changed_data",
     ),
     "Schedule": (
-        "max_steps", "accumulate", "base_lr", "head_lr", "schedule", "milestones", "lr_decay", "warmup_epochs",
+        "max_steps", "end_after", "end_spare", "earlier_lengths", "accumulate", "base_lr", "head_lr", "schedule",
+        "milestones", "lr_decay", "warmup_epochs",
         "optimizer", "muon_lr", "muon_momentum", "sgd_momentum", "weight_decay",
     ),
     "Machine": ("precision", "compile", "recompute", "timeout", "threads"),
