@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
+from torch._dynamo.exc import TorchDynamoException
 
 import moco
 from moco import cli
@@ -490,6 +491,17 @@ def test_too_little_memory_is_one_line(
     err = capsys.readouterr().err
     assert err.startswith("moco: error: out of memory")
     assert err.count("\n") == 1
+
+
+def test_what_cannot_be_compiled_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a compiler, or a folder for what it makes, torch prints a thousand lines."""
+    command_that(monkeypatch, TorchDynamoException("PermissionError: '/x'\n\nSet TORCHDYNAMO_VERBOSE=1\nand so on"))
+    assert main([]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("moco: error: the encoders cannot be compiled here (PermissionError: '/x'): leave --compile")
+    assert said.count("\n") == 1
 
 
 def test_json_has_no_number_that_is_not_finite(

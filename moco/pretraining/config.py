@@ -57,7 +57,7 @@ class PretrainConfig:
     With --init-weights it is that of the weights unless given."""
     stem: Stem | None = "imagenet"
     """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels
-    (-padded: it pads by 2; -pooled: with max-pooling; -linear: without ReLU behind it, as others build them).
+    (-padded: it pads by 2; -pooled: with max-pooling; -linear: without a ReLU after it, as other projects build them).
     With --init-weights they are those of the weights unless given."""
     head: Literal["linear", "mlp"] = "linear"
     """Projection head: linear has one layer (v1), mlp two with a ReLU between them (v2). Evaluations leave it out."""
@@ -111,8 +111,8 @@ class PretrainConfig:
     mix_query: KeyCountOrZero = 0
     """s': negatives that are mixed from one of these keys and the query, nearer to the key."""
     blend: bool = False
-    """Mix the query views of a batch with each other, by mixup or CutMix, and their losses in the same shares. Few
-    images then last longer before the encoder knows them by heart."""
+    """Mix the query views of a batch with each other, by mixup or CutMix, and their losses in the same shares. With
+    few images this delays overfitting."""
     bn: Literal["train", "keep", "frozen"] = "train"
     """Batch normalisation in the backbone: train normalises each group by its own statistics; keep normalises by the
     running statistics of --init-weights, which then never change, and trains scale and shift; frozen trains neither."""
@@ -165,7 +165,7 @@ class PretrainConfig:
     """Learning rate, instead of --base-lr x batch / 256."""
     head_lr: Positive | None = None
     """Learning rate of the projection head, by default that of the rest. A new head on published weights needs a larger
-    one than they bear. It falls as --schedule says."""
+    one than these tolerate. It falls as --schedule says."""
     schedule: Literal["step", "cosine"] = "step"
     """How the learning rate falls: by --lr-decay at each of --milestones (v1), or along half a cosine to 0 (v2)."""
     milestones: tuple[Share, ...] = (0.6, 0.8)
@@ -231,7 +231,7 @@ class PretrainConfig:
 class AutoConfig:
     """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
 
-    Every flag of moco pretrain may be given too, and stays as it is given (moco pretrain quick --help-all).
+    You can also give any flag of moco pretrain (moco pretrain quick --help-all): auto then keeps your value.
     --init-weights W or --teacher W name weights to begin with.
     """
 

@@ -153,9 +153,9 @@ def _short(config: PretrainConfig, known: Mapping[str, float]) -> list[Finding]:
     """Find that a run has too few images or steps to be judged."""
     findings, images, steps = list[Finding](), int(known.get("images", FEW_IMAGES)), require(config.max_steps)
     if images < FEW_IMAGES:
-        findings.append(Finding("few", "undecided", f"{images} images are too few to judge by: an encoder can know "
-                                f"them by heart, and its loss then says nothing of others. Give some hundreds, better "
-                                f"thousands."))  # fmt: skip
+        findings.append(Finding("few", "undecided", f"{images} images are too few to judge by: an encoder can "
+                                f"memorise them, and its loss then says nothing about others. Give some hundreds, "
+                                f"better thousands."))  # fmt: skip
     if steps < EARLY_STEPS:
         findings.append(Finding("short", "undecided", f"This run is too short: it has {steps} steps, and in its first "
                                 f"{EARLY_STEPS} an encoder learns little and its loss says little. Give more --epochs, "
