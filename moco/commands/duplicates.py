@@ -1,4 +1,4 @@
-"""`moco duplicates`: finds images that are there twice and says which to keep; it deletes nothing."""
+"""`moco duplicates`: finds duplicate images and says which to keep; it deletes nothing."""
 
 import dataclasses
 from typing import Any

@@ -60,7 +60,7 @@ class PretrainConfig:
     documents bytes-tiny or bytes-small. With --init-weights it is that of the weights unless given."""
     stem: Stem | None = "imagenet"
     """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels
-    (-padded: it pads by 2; -pooled: with max-pooling; -linear: without ReLU behind it, as others build them).
+    (-padded: it pads by 2; -pooled: with max-pooling; -linear: without a ReLU after it, as other projects build them).
     With --init-weights they are those of the weights unless given."""
     head: Literal["linear", "mlp", "mlp-bn"] = "linear"
     """Projection head: linear has one layer (v1), mlp two with a ReLU between them (v2), mlp-bn three with batch
@@ -128,8 +128,8 @@ class PretrainConfig:
     mix_query: KeyCountOrZero = 0
     """s': negatives that are mixed from one of these keys and the query, nearer to the key."""
     blend: bool = False
-    """Mix the query views of a batch with each other, by mixup or CutMix, and their losses in the same shares. Few
-    images then last longer before the encoder knows them by heart."""
+    """Mix the query views of a batch with each other, by mixup or CutMix, and their losses in the same shares. With
+    few images this delays overfitting."""
     bn: Literal["train", "keep", "frozen"] = "train"
     """Batch normalisation in the backbone: train normalises each group by its own statistics; keep normalises by the
     running statistics of --init-weights, which then never change, and trains scale and shift; frozen trains neither."""
@@ -195,7 +195,7 @@ class PretrainConfig:
     """Learning rate, instead of --base-lr x batch / 256."""
     head_lr: Positive | None = None
     """Learning rate of the projection head, by default that of the rest. A new head on published weights needs a larger
-    one than they bear. It falls as --schedule says."""
+    one than these tolerate. It falls as --schedule says."""
     schedule: Literal["step", "cosine", "cosine-after-warmup"] = "step"
     """How the learning rate falls: by --lr-decay at each of --milestones (v1), along half a cosine to 0 over the whole
     run (v2), or along one that begins after the warm-up (v3)."""
@@ -265,7 +265,7 @@ class PretrainConfig:
 class AutoConfig:
     """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
 
-    Every flag of moco pretrain may be given too, and stays as it is given (moco pretrain quick --help-all).
+    You can also give any flag of moco pretrain (moco pretrain quick --help-all): auto then keeps your value.
     --init-weights W or --teacher W name weights to begin with.
     """
 
@@ -276,8 +276,8 @@ class AutoConfig:
     out: RunFolder
     goal: Annotated[Literal["accurate", "small"] | None, tyro.conf.arg(name="for")] = None
     """accurate: trains published weights on, for the best features. small: makes a small, fast network: published
-    weights learn to see images of 64 pixels, or teach a smaller network where theirs is large. Both begin from scratch where there are no such weights, or they do not suit the images. By default
-    accurate; small with --teacher."""
+    weights learn to see images of 64 pixels, or teach a smaller network where theirs is large. Both begin from scratch
+    where there are no such weights, or they do not suit the images. By default accurate; small with --teacher."""
     download: Literal["ask", "yes", "no"] = "ask"
     """Whether published weights may be downloaded where this machine has none. ask does so on a terminal, with the
     size; elsewhere it downloads nothing."""
@@ -298,15 +298,3 @@ class ResumeConfig:
     workers: Annotated[Workers, tyro.conf.arg(help="Processes that load images; by default as many as before.")] = None
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False
-
-
-def negatives(config: PretrainConfig) -> int:
-    """How many negatives a query is compared with: K, and those that are mixed of them."""
-    return shared_negatives(config) + config.mix + config.mix_query
-
-
-def shared_negatives(config: PretrainConfig) -> int:
-    """K: how many keys there are for all queries."""
-    if config.dictionary == "in-batch":
-        return config.batch_size // config.accumulate - 1
-    return config.queue_size + (config.batch_size - 1 if config.batch_keys else 0)

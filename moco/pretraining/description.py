@@ -7,7 +7,8 @@ from moco.core.encoder import Encoder, parameter_count
 from moco.core.transformers import patch_projection
 from moco.data.images import Images
 from moco.pretraining.channels import describe_form
-from moco.pretraining.config import PretrainConfig, negatives, shared_negatives
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.counts import negatives, shared_negatives
 from moco.pretraining.optimizer import inner_kernels
 from moco.pretraining.pretexts import describe_pretext
 from moco.runtime.device import describe_precision

@@ -7,14 +7,15 @@ PRETRAIN_GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Method": (),
     "Data": (
-        "exclude", "white_level", "decode", "augment", "view_size", "mean", "std", "accept_changed_data",
+        "exclude", "white_level", "channels", "bands", "no_data", "decode", "augment", "view_size", "mean",
+        "std", "accept_changed_data",
     ),
     "Schedule": (
         "max_steps", "end_after", "end_spare", "earlier_lengths", "accumulate", "base_lr", "head_lr", "schedule",
-        "milestones", "lr_decay", "warmup_epochs",
-        "optimizer", "muon_lr", "muon_momentum", "sgd_momentum", "weight_decay",
+        "milestones", "lr_decay", "warmup_epochs", "optimizer", "muon_lr", "muon_momentum", "sgd_momentum",
+        "weight_decay",
     ),
-    "Machine": ("precision", "compile", "recompute", "timeout", "threads"),
+    "Machine": ("precision", "deterministic", "compile", "recompute", "timeout", "threads"),
     "Logging": ("log_every", "checkpoint_every", "knn_every", "knn_images", "knn_k", "knn_temperature"),
 }  # fmt: skip
 """Title -> fields of PretrainConfig. Those that are named nowhere are of the method."""

@@ -19,7 +19,8 @@ from moco.data.replacement import Damage, Replaced
 from moco.errors import BadInputError
 from moco.interop.metadata import encoder_metadata
 from moco.pretraining.best import BestLook
-from moco.pretraining.config import PretrainConfig, negatives
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.counts import negatives
 from moco.pretraining.health import describe_findings, diagnose
 from moco.runtime import distributed
 from moco.runtime.checkpoint import File

@@ -21,7 +21,8 @@ from moco.data.loader import ViewBatches, choose_workers
 from moco.data.pairs import PairBatches
 from moco.errors import BadInputError
 from moco.pretraining.channels import with_form
-from moco.pretraining.config import PretrainConfig, shared_negatives
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.counts import shared_negatives
 from moco.pretraining.initial import fill, with_weights
 from moco.pretraining.pretexts import OwnPretext, build_pairs, require_pretext
 from moco.pretraining.timetable import require_lengths

@@ -14,7 +14,7 @@ MOST_POINTS = 10_000
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Write one HTML page about one or several runs, with thumbnails of the images, to view offline and to send on."""
+    """Write one HTML page about one or several runs, with thumbnails of the images, to view offline or to share."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders; several are shown side by side."""

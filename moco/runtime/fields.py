@@ -81,7 +81,7 @@ Seed = Annotated[int, Range(0, 2**63 - 1)]
 # --- fields that read the same in every command ---------------------------------------------------------------------
 
 Device = Annotated[
-    Literal["auto", "cpu", "cuda", "mps"], arg(help="Where to compute; auto takes a GPU if there is one.")
+    Literal["auto", "cpu", "cuda", "mps"], arg(help="Device to compute on; auto uses a GPU if there is one.")
 ]
 Precision = Annotated[
     Literal["auto", "fp32", "tf32", "bf16", "fp16"],
@@ -106,7 +106,7 @@ Timeout = Annotated[
 ]
 RunFolder = Annotated[
     Path,
-    arg(help="Run folder. If it holds a run of the same config, that run goes on, or is left alone if it is finished."),
+    arg(help="Run folder. A run with the same settings that it holds continues; a finished one is left as it is."),
 ]
 LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]
 SgdMomentum = Annotated[Share, arg(help="Momentum of SGD (not m).")]
@@ -120,7 +120,7 @@ KnnNeighbours = Annotated[
 ]
 KnnTemperature = Annotated[Positive, arg(help="Weight of a vote: exp(similarity / this).")]
 AcceptChangedData = Annotated[
-    bool, arg(help="Go on with a run though its images or annotations were added, removed or changed since it began.")
+    bool, arg(help="Continue a run although its images or annotations have changed since it began.")
 ]
 ShownChannels = Annotated[
     tuple[Annotated[int, Range(1, 64)], ...],

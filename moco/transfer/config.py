@@ -89,7 +89,7 @@ class TransferConfig:
     norm_weight_decay: NotNegative = 0.0
     """Weight decay of BN's scales and shifts; detectron2's detectors, and so the papers', have none."""
     frozen_stages: Annotated[int, Range(0, 4)] = 0
-    """Stages of the ResNet behind its stem that stay as they are, and the stem with them; the papers train all (0)."""
+    """Stages of the ResNet that stay frozen, together with its stem; the papers train all (0)."""
 
     repeat_threshold: Share = 0.0
     """Detectors: an image comes sqrt(this / f) times in a pass, and at least once, where f is the share of images that

@@ -13,7 +13,8 @@ from moco.data.derived import take_evenly
 from moco.data.images import Images
 from moco.errors import BadInputError
 from moco.interop.checkpoints import load_weights
-from moco.pretraining.config import PretrainConfig, negatives
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.counts import negatives
 from moco.pretraining.loop import pretrain
 from moco.pretraining.prepare import build_key_momentum, resolve_config
 from moco.pretraining.recipes import recipe

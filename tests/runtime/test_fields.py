@@ -25,7 +25,8 @@ from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
-from moco.pretraining.config import AutoConfig, ResumeConfig, negatives
+from moco.pretraining.config import AutoConfig, ResumeConfig
+from moco.pretraining.counts import negatives
 from moco.pretraining.recipes import RECIPES, recipe
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import from_json, to_json
