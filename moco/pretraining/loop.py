@@ -123,7 +123,6 @@ def train(
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, schedule.steps)
         lr, directions = set_rate(run.optimizer, schedule(step)), pair_views(batch, symmetric=config.symmetric)
-
         losses, written, shares = list[Tensor](), [], dict[str, float]()
         for x_q, x_k in directions:  # (N, 3, H, W) each
             with autocast(precision, device):
