@@ -22,7 +22,16 @@ import tyro
 from moco.bench.config import BenchConfig
 from moco.curation.config import DuplicatesConfig, GroupsConfig, OutliersConfig, SearchConfig, SelectConfig
 from moco.data.config import CheckConfig, PackConfig
-from moco.errors import BadInputError, DivergedError, NoMemoryError, StalledError, StoppedError, VoidError, one_line
+from moco.errors import (
+    BadInputError,
+    DivergedError,
+    NoMemoryError,
+    StalledError,
+    StoppedError,
+    VoidError,
+    explain_torch,
+    one_line,
+)
 from moco.evaluation.config import GONE, REPEATED, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
@@ -68,8 +77,6 @@ GROUPS = {PretrainConfig: PRETRAIN_GROUPS, TransferConfig: TRANSFER_GROUPS}
 HELP = ("-h", "--help", "--help-all")
 AUTO = "auto"
 """The recipe that is made for the images and the time: `moco.commands.auto`."""
-NO_MEMORY = re.compile("MemoryError|OutOfMemoryError|can't allocate memory|not enough memory")
-"""Matches what torch and numpy raise when memory is short."""
 HOME = re.compile(r"^(|--[\w-]+=|[\w.:-]+@|--[\w-]+=[\w.:-]+@)~(?=/|$)")
 """Matches the home folder where a shell leaves it as it is: in quotes, behind = and behind @."""
 INTERRUPTED = 130
@@ -97,10 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, StalledError, VoidError, NoMemoryError) as error:
         return _fail(error, 1)
     except (MemoryError, RuntimeError) as error:
-        if not NO_MEMORY.search(f"{type(error).__name__}: {error}"):
+        explained = explain_torch(error)
+        if explained is None:
             raise
-        first = str(error).strip().partition("\n")[0]
-        return _fail(MemoryError(f"out of memory ({first}): give a smaller size, number or batch"), 1)
+        return _fail(RuntimeError(explained), 1)
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     alone = os.environ.get("WORLD_SIZE", "1") == "1"

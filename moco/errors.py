@@ -1,10 +1,30 @@
 """The failures that a caller can act on; `cli` turns each into its exit code."""
 
+import re
+
+NO_MEMORY = re.compile("MemoryError|OutOfMemoryError|can't allocate memory|not enough memory")
+"""Matches what torch and numpy raise when memory is short."""
+COMPILERS = ("torch._dynamo.", "torch._inductor.")
+"""The modules of the errors that torch raises where a network cannot be compiled."""
+
 
 def one_line(message: object) -> str:
     """A message on one line, of which a terminal does no more than show it: names of files may hold anything."""
     text = " ".join(str(message).splitlines())
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def explain_torch(error: BaseException) -> str | None:
+    """Say in one line what torch or numpy could not do on this machine, and what to do; None for any other error."""
+    first = str(error).strip().partition("\n")[0]
+    if NO_MEMORY.search(f"{type(error).__name__}: {error}"):
+        return f"out of memory ({first}): give a smaller size, number or batch"
+    if type(error).__module__.startswith(COMPILERS):
+        return (
+            f"the encoders cannot be compiled here ({first}): leave --compile out, or give what is missing, such as a "
+            f"C++ compiler or a folder that can be written (TORCHINDUCTOR_CACHE_DIR)"
+        )
+    return None
 
 
 class BadInputError(ValueError):

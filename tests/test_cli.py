@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
+from torch._dynamo.exc import TorchDynamoException
 
 import moco
 from moco import cli
@@ -415,6 +417,26 @@ def test_a_library_s_thread_ends_in_one_line(
     assert last == "moco: warning: writer ended: [Errno 28] No space left on device: 'events'"
 
 
+FORMS = ("--{flag} ~/x", "--{flag}=~/x", "--{flag} timm:resnet18@~/x", "--{flag}=timm:resnet18@~/x")
+"""How a shell leaves a ~ in an argument: in quotes, behind = and behind @."""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_home_is_found_in_every_path(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever command and flag: what is read is the path below the user's home folder."""
+    seen: list[str] = []
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setattr(cli, "_flags", lambda kind, arguments, *_, **__: seen.extend(arguments))
+    monkeypatch.setattr(cli, "_runner", lambda name: None)
+    first = {"pretrain": ["v2"], "transfer": ["voc-c4"]}.get(command, [])
+    fields = dataclasses.fields(COMMANDS[command])
+    paths = [flag(field.name)[2:] for field in fields if re.search(r"\bPath\b|\bstr\b", str(field.type))]
+    assert paths
+    words = [word for name in paths for form in FORMS for word in form.format(flag=name).split()]
+    cli.parse([command, *first, *words, "~", "~/y", "a~/b", "~other/c"])
+    assert seen == [*(word.replace("~", "/home/me") for word in words), "/home/me", "/home/me/y", "a~/b", "~other/c"]
+
+
 def log_figures(run: Path) -> None:
     """Log as a training does, until something fails."""
     with RunLog(run, 1000) as log:
@@ -490,6 +512,17 @@ def test_too_little_memory_is_one_line(
     err = capsys.readouterr().err
     assert err.startswith("moco: error: out of memory")
     assert err.count("\n") == 1
+
+
+def test_what_cannot_be_compiled_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a compiler, or a folder for what it makes, torch prints a thousand lines."""
+    command_that(monkeypatch, TorchDynamoException("PermissionError: '/x'\n\nSet TORCHDYNAMO_VERBOSE=1\nand so on"))
+    assert main([]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("moco: error: the encoders cannot be compiled here (PermissionError: '/x'): leave --compile")
+    assert said.count("\n") == 1
 
 
 def test_json_has_no_number_that_is_not_finite(

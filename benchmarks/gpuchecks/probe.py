@@ -113,9 +113,8 @@ def watch_waits() -> Iterator[list[str]]:
             yield said
         finally:
             torch.cuda.set_sync_debug_mode("default")
-            said += [
-                f"{one.filename.rpartition('/')[2]}:{one.lineno}" for one in caught if "synchroniz" in str(one.message)
-            ]
+            waits = (one for one in caught if "called a synchronizing" in str(one.message))
+            said += [f"{one.filename.rpartition('/')[2]}:{one.lineno}" for one in waits]
 
 
 def count_waits(function: Callable[[], object]) -> int:

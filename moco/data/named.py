@@ -15,14 +15,15 @@ import torch
 
 from moco.data.images import ArrayImages, Images, Labels, Split
 from moco.errors import BadInputError
-from moco.runtime.files import expand_home, home_folder
+from moco.runtime.files import expand_home, home_folder, replace_file, written_aside
 
 ByteArray = npt.NDArray[np.uint8]
 
 
 def data_home() -> Path:
     """Return the folder of the named data sets: $MOCO_DATA, else ~/.cache/moco."""
-    return Path(os.environ.get("MOCO_DATA") or home_folder() / ".cache" / "moco")
+    place = os.environ.get("MOCO_DATA")  # a container's settings leave ~ as it is
+    return expand_home(place) if place else home_folder() / ".cache" / "moco"
 
 
 def absolute_data(data: str) -> str:
@@ -89,7 +90,7 @@ def _unpack_cifar10(archive: Path, folder: Path) -> None:
                 content = tar.extractfile(f"{folder.name}/{name}")
                 if content is None:
                     raise KeyError(name)
-                (folder / name).write_bytes(content.read())
+                replace_file(folder / name, content.read())
     except (KeyError, EOFError, tarfile.TarError) as error:
         raise BadInputError(f"{archive}: not CIFAR-10's archive ({error}): remove it and try again") from error
 
@@ -150,19 +151,18 @@ def _download(name: str, url: str, target: Path, md5: str) -> None:
         raise BadInputError(
             f"--data {name}: {target.parent} cannot be made ({error.strerror}): set MOCO_DATA to a folder of your own"
         ) from error
-    partial = target.with_name(target.name + ".part")
+    digest = hashlib.md5(usedforsecurity=False)
     try:
-        with urllib.request.urlopen(url, timeout=20) as response, partial.open("wb") as file:
-            digest = hashlib.md5(usedforsecurity=False)
-            while block := response.read(1 << 20):
-                digest.update(block)
-                file.write(block)
+        with written_aside(target) as partial:  # another process may fetch it too
+            with urllib.request.urlopen(url, timeout=20) as response, partial.open("wb") as file:
+                while block := response.read(1 << 20):
+                    digest.update(block)
+                    file.write(block)
+            if digest.hexdigest() != md5:
+                raise BadInputError(f"--data {name}: {url} gave a file with another checksum than {md5}: try again")
+            partial.replace(target)
     except OSError as error:
         raise BadInputError(
             f"--data {name}: not in {target.parent}, and {url} cannot be reached ({error}): "
             f"put it there, or set MOCO_DATA to where it lies"
         ) from error
-    if digest.hexdigest() != md5:
-        partial.unlink()
-        raise BadInputError(f"--data {name}: {url} gave a file with another checksum than {md5}: try again")
-    partial.replace(target)

@@ -1,12 +1,15 @@
 """The check of a GPU runs on a CPU too, with everything tiny: each part makes its rows, and none fails."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import gpu
+from benchmarks.gpuchecks.probe import watch_waits
 from benchmarks.gpuchecks.rows import Row
 from tests.faults.processes import ended_well, start_program
 
@@ -60,3 +63,16 @@ def test_an_unknown_part_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         gpu.main(["--only", "steps"])
     assert "--only steps: expected some of machine, groups" in capsys.readouterr().err
+
+
+def test_host_waits_are_those_that_torch_warns_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not its word that this is a prototype; with the places, and the mode is put back."""
+    modes = list[str]()
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with watch_waits() as said:
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
+        for _ in range(2):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+    assert len(said) == 2
+    assert said[0].startswith("test_gpu.py:")
+    assert modes == ["warn", "default"]

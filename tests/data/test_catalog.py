@@ -388,6 +388,13 @@ not_installed = pytest.mark.skipif(
 )
 
 
+def test_moco_data_may_begin_with_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's settings leave it as it is."""
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("MOCO_DATA", "~/sets")
+    assert named.data_home() == Path("/home/me/sets")
+
+
 @not_installed
 def test_fashion_mnist_is_downloaded_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four files with the right checksums; the second time nothing is fetched."""
@@ -413,6 +420,31 @@ def test_cifar10_is_downloaded_once(home: Path, monkeypatch: pytest.MonkeyPatch)
     for _ in range(2):
         check_cifar10(load("cifar10"))
     assert server.asked == ["cifar-10-binary.tar.gz"]
+
+
+def test_two_processes_that_download_the_same(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One comes while the other writes: both end with the whole file, and nothing else stays."""
+    content, target = bytes(3 << 20), home / "file"
+
+    def fetch() -> None:
+        named._download("x", "http://there/file", target, md5(content))
+
+    class Slow(io.BytesIO):
+        begun = False
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            """Let another fetch the same file after the first piece."""
+            if self.tell() and not Slow.begun:
+                Slow.begun = True
+                fetch()
+                target.unlink()
+            return super().read(size)
+
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Slow(content))
+    fetch()
+    assert Slow.begun
+    assert target.read_bytes() == content
+    assert [path.name for path in home.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("name", ["cifar10", pytest.param("fashion-mnist", marks=not_installed)])

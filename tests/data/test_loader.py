@@ -1,5 +1,6 @@
 """The batches of a run are a pure function of (seed, step), whatever makes them and wherever it starts."""
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,6 +212,19 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
     assert ViewBatches(images, AUGMENTATIONS["v1"], SIZE, MEAN, STD, IMAGES).steps_per_epoch == 1
     with pytest.raises(BadInputError, match=f"--batch-size is {IMAGES + 1}, and there are {IMAGES} images"):
         ViewBatches(images, AUGMENTATIONS["v1"], SIZE, MEAN, STD, IMAGES + 1)
+
+
+@pytest.mark.slow
+def test_processes_that_are_spawned_change_nothing(file_images: FileImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS and Windows, where nothing is inherited: all that a loading process needs is handed over."""
+    before = multiprocessing.get_start_method()
+    one = batches(file_images)
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        spawned = list(one.run(0, 2, workers=1))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert all(equal(a, b) for a, b in zip(spawned, one.run(0, 2, workers=0), strict=True))
 
 
 def test_a_bad_image_is_named_from_a_worker_process(tmp_path: Path) -> None:
