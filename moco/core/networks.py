@@ -27,9 +27,9 @@ REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, Zer
 def build_backbone(arch: str, stem: Stem, image_size: int, channels: int = 3) -> tuple[nn.Module, int]:
     """Build a backbone without its classifier and say how many features it gives.
 
-    Known are the ResNets of `resnet_plan`, the transformers of `vit_options`, our transformers over bytes, every
-    classification model of torchvision, and as timm:NAME every network of timm. Raises BadInputError for another name,
-    or a small stem for a network that is not one of our ResNets.
+    Known are the ResNets of `resnet_plan`, the transformers of `vit_options`, those over bytes, every classification
+    model of torchvision, and as timm:NAME every network of timm. Raises BadInputError for another name, or a small stem
+    for a network that is not one of our ResNets.
     """
     plan = resnet_plan(arch)
     if plan is not None:

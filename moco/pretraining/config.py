@@ -8,6 +8,7 @@ import tyro
 
 from moco.core.stems import Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, NoData, WhiteLevel
+from moco.data.pairconfig import HiddenShare, OwnPretextAgain, PartnerData, PatchSide, PretextName, Within
 from moco.runtime.fields import (
     AcceptChangedData,
     BatchSize,
@@ -38,9 +39,6 @@ from moco.runtime.fields import (
     Width,
     Workers,
 )  # fmt: skip
-
-PRETEXTS = ("views", "masked", "neighbours", "paired", "text")
-"""What may be paired, beside what a user's own function pairs."""
 
 
 @dataclass(frozen=True)
@@ -137,20 +135,11 @@ class PretrainConfig:
     """G: groups of the batch, each with its own statistics in batch normalisation, as if on G devices; the keys are
     shuffled over them (shuffling BN). With 1 an encoder on one process can cheat. By default 8, or the number of
     processes where that is larger; 1 where --bn keeps the statistics."""
-
-    pretext: str = "views"
-    """What query and key are: views, two random views of an image; masked, these with patches of the query hidden;
-    neighbours, views of two frames of one folder; paired, views of two files of one name, in --data and --partner;
-    text, two spans of a document, for bytes-tiny and bytes-small; or FILE.py:FUNCTION, the pairs that this function of
-    your own makes, which is run with your rights (docs/pretexts.md)."""
-    within: Count = 5
-    """T: frames between query and key, at most, with --pretext neighbours."""
-    hidden: Share = 0.5
-    """Share of the query's patches that --pretext masked sets to the mean."""
-    patch: Side = 4
-    """Side in pixels of these patches."""
-    partner: str | None = None
-    """Images of the same names as those of --data, for --pretext paired: the keys' images."""
+    pretext: PretextName = "views"
+    within: Within = 5
+    hidden: HiddenShare = 0.5
+    patch: PatchSide = 4
+    partner: PartnerData = None
     augment: Literal["v1", "v2", "cifar", "mild"] = "v1"
     """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
     crops with little colour change, for --teacher)."""
@@ -293,8 +282,7 @@ class ResumeConfig:
     """Run folder."""
     data: str | None = None
     """Where the images lie now, if they were moved; they must be the same."""
-    pretext: str | None = None
-    """FILE.py:FUNCTION, again, where the run's pairs come from code of your own: it must be the same."""
+    pretext: OwnPretextAgain = None
     workers: Annotated[Workers, tyro.conf.arg(help="Processes that load images; by default as many as before.")] = None
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False

@@ -1,4 +1,4 @@
-"""The optimiser: SGD, Muon for inner kernels of a ResNet or byte transformer, LARS for large batches, or AdamW."""
+"""The optimiser: SGD, Muon for the inner kernels of ResNets and transformers over bytes, LARS, or AdamW."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

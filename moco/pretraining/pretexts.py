@@ -13,13 +13,14 @@ from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import load
 from moco.data.image_pairs import Hidden, ImagePairs, Series, match_names
 from moco.data.images import Images, hold
+from moco.data.pairconfig import PRETEXTS
 from moco.data.pairs import PairBatches
 from moco.data.pretext import EachItem, Pairing, Pretext
 from moco.data.spans import draw_spans, read_document
 from moco.data.splits import training_images
 from moco.data.views import Look
 from moco.errors import BadInputError, one_line
-from moco.pretraining.config import PRETEXTS, PretrainConfig
+from moco.pretraining.config import PretrainConfig
 from moco.runtime import distributed
 from moco.runtime.fields import require
 

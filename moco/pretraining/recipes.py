@@ -73,6 +73,12 @@ CONTINUED: dict[str, Any] = {
 }  # fmt: skip
 """Small steps for the published network, large ones for its new head (docs/continued.md). Sets for which that pays are
 often hardly larger than the queue, so an image's own older keys are masked."""
+TEXT: dict[str, Any] = {
+    "pretext": "text", "arch": "bytes-tiny", "head": "mlp", "image_size": 256,
+    "dictionary": "in-batch", "batch_size": 64, "temperature": 0.1, "schedule": "cosine", "base_lr": 0.2,
+    "warmup_epochs": 1.0, "optimizer": "muon", "muon_lr": 0.03, "epochs": 5,
+}  # fmt: skip
+"""Spans of 256 bytes are about 40 words."""
 V3: dict[str, Any] = {
     "arch": "vit-small-16", "head": "mlp-bn", "hidden_dim": 4096, "feature_dim": 256, "predictor": "mlp-bn",
     "freeze_patches": True, "batch_keys": True, "queue_size": 0, "symmetric": True, "temperature": 0.2,
@@ -85,12 +91,6 @@ V3_SMALL: dict[str, Any] = {
     "mean": CIFAR10["mean"], "std": CIFAR10["std"], "batch_size": 256, "base_lr": 1e-3, "weight_decay": 0.05,
     "warmup_epochs": 1.0, "epochs": 5,
 }  # fmt: skip
-TEXT: dict[str, Any] = {
-    "pretext": "text", "arch": "bytes-tiny", "head": "mlp", "image_size": 256,
-    "dictionary": "in-batch", "batch_size": 64, "temperature": 0.1, "schedule": "cosine", "base_lr": 0.2,
-    "warmup_epochs": 1.0, "optimizer": "muon", "muon_lr": 0.03, "epochs": 5,
-}  # fmt: skip
-"""Spans of 256 bytes are about 40 words."""
 
 RECIPES = {
     "v1": Recipe("MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; 60.6% linear on ImageNet (paper)", {}),
