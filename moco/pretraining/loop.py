@@ -111,7 +111,7 @@ def train(
     device, precision, scale = config.device, config.precision, 2 * config.temperature if config.scale_loss else 1.0
     schedule, timetable = build_schedule(config, batches.steps_per_epoch), Timetable(watch)
     contrast, hardness = build_loss(config), Hardness(config.hard_negatives, config.mix, config.mix_query)
-    key_momentum, recent = build_key_momentum(config), Recent(start, active=config.log_every > 0)
+    recent = Recent(start, active=config.log_every > 0)
     check = FiniteCheck(device, config.timeout if distributed.world_size() > 1 else math.inf)
     loading = recent.waiting(request.between(batches.run(start, timetable.latest, require(config.workers))))
     for step, loaded in zip(timetable.steps(start), loading, strict=False):
@@ -122,7 +122,6 @@ def train(
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, schedule.steps)
         lr, directions = set_rate(run.optimizer, schedule(step)), pair_views(batch, symmetric=config.symmetric)
-
         losses, written, shares = list[Tensor](), [], dict[str, float]()
         for x_q, x_k in directions:  # (N, 3, H, W) each
             with autocast(precision, device):
@@ -157,7 +156,7 @@ def train(
         stopping = agree(step, check, watch, request, batch, now=due)
         step_unless(overflowed, run.scaler, lambda: take_step(run.optimizer))
         run.optimizer.zero_grad()
-        pair.update(key_momentum(step))  # f_k <- m f_k + (1 - m) f_q
+        pair.update(build_key_momentum(watch.config)(step))  # f_k <- m f_k + (1 - m) f_q
         for q, k, index in join(written, config.accumulate):
             dictionary.write(q, k, index)  # newest in, oldest out
 
