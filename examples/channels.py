@@ -67,10 +67,8 @@ def write_set(source: str, folder: Path, train: int, test: int) -> None:
 
 def measure(data: str, out: Path, seed: int, settings: dict[str, Any]) -> dict[str, float]:
     """Pre-train once, and give the kNN accuracy of the encoder, of random weights and of raw pixels."""
-    config = moco.recipe("quick", data=data, out=out, seed=seed, **settings)
-    moco.run(config)
-    device = {name: settings[name] for name in ("device", "threads", "workers") if name in settings}
-    found = moco.run(moco.KnnConfig(str(out), data, seed=seed, **device))
+    moco.run("pretrain", "quick", data=data, out=out, seed=seed, **settings)
+    found = moco.run("knn", weights=out, data=data, seed=seed, threads=settings["threads"], workers=0)
     return {"run": found["top1"], **{name: own["top1"] for name, own in found["baselines"].items()}}
 
 
@@ -88,9 +86,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     given = parser.parse_args(arguments)
     folder = given.out / "images"
     write_set(given.source, folder, given.train, given.test)
-    settings: dict[str, Any] = {
-        "epochs": given.epochs, "arch": given.arch, "threads": given.threads, "workers": 0, "knn_every": 0,
-    }  # fmt: skip
+    settings = {"epochs": given.epochs, "arch": given.arch, "knn_every": 0, "threads": given.threads}
     rows = {seed: measure(str(folder), given.out / f"seed-{seed}", seed, settings) for seed in given.seeds}
     print("| seed | after the run | random weights | raw pixels |\n|---|---|---|---|")
     for seed, row in rows.items():
