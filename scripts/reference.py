@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -124,5 +125,16 @@ def home(name: str) -> str:
     return found
 
 
+def find_unlisted(root: Path) -> list[str]:
+    """Find the pages of docs/ that the site does not list."""
+    listed = set(re.findall(r"[\w/-]+\.md", (root / "mkdocs.yml").read_text(encoding="utf-8")))
+    return sorted({page.name for page in (root / "docs").glob("*.md")} - listed)
+
+
 if __name__ == "__main__":
-    main(Path(__file__).parents[1] / "docs" / "reference")
+    root = Path(__file__).parents[1]
+    if find_unlisted(root):
+        raise SystemExit(
+            f"mkdocs.yml lists no {', '.join(find_unlisted(root))} under nav: add it where a user looks for it"
+        )
+    main(root / "docs" / "reference")
