@@ -463,7 +463,7 @@ def test_a_damaged_file_of_torchvision(tmp_path: Path, monkeypatch: pytest.Monke
     torch.save(state, path)
     check_refused("torchvision:mobilenet_v3_small", "not a whole mobilenet_v3_small", "1 missing (features.0.0.weight)")
     path.write_bytes(b"{}")
-    check_refused("torchvision:mobilenet_v3_small", "not a sound checkpoint")
+    check_refused("torchvision:mobilenet_v3_small", "a text file, not weights")
 
 
 def test_every_network_of_torchvision_has_weights() -> None:

@@ -104,7 +104,6 @@ WRONG_TYPES: list[tuple[str, Any]] = [
     ("augment", "v9"),
     ("augment", 2),
     ("augment", ["v1"]),
-    ("mean", [0.5, 0.5]),
     ("mean", [0.5, 0.5, "0.5"]),
     ("mean", 0.5),
     ("milestones", [0.6, None]),
