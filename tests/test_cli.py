@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -414,6 +415,26 @@ def test_a_library_s_thread_ends_in_one_line(
     thread.join()
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "moco: warning: writer ended: [Errno 28] No space left on device: 'events'"
+
+
+FORMS = ("--{flag} ~/x", "--{flag}=~/x", "--{flag} timm:resnet18@~/x", "--{flag}=timm:resnet18@~/x")
+"""How a shell leaves a ~ in an argument: in quotes, behind = and behind @."""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_home_is_found_in_every_path(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever command and flag: what is read is the path below the user's home folder."""
+    seen: list[str] = []
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setattr(cli, "_flags", lambda kind, arguments, *_, **__: seen.extend(arguments))
+    monkeypatch.setattr(cli, "_runner", lambda name: None)
+    first = {"pretrain": ["v2"], "transfer": ["voc-c4"]}.get(command, [])
+    fields = dataclasses.fields(COMMANDS[command])
+    paths = [flag(field.name)[2:] for field in fields if re.search(r"\bPath\b|\bstr\b", str(field.type))]
+    assert paths
+    words = [word for name in paths for form in FORMS for word in form.format(flag=name).split()]
+    cli.parse([command, *first, *words, "~", "~/y", "a~/b", "~other/c"])
+    assert seen == [*(word.replace("~", "/home/me") for word in words), "/home/me", "/home/me/y", "a~/b", "~other/c"]
 
 
 def log_figures(run: Path) -> None:

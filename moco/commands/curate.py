@@ -38,7 +38,7 @@ from moco.explore.gallery import thumbnail
 from moco.runtime import distributed
 from moco.runtime.checkpoint import digest
 from moco.runtime.fields import check
-from moco.runtime.files import replace_file, takes_files
+from moco.runtime.files import expand_home, replace_file, takes_files
 from moco.runtime.progress import show_progress
 from moco.shapes import Features
 
@@ -152,7 +152,7 @@ def collect_images(config: CurationConfig) -> Iterator[Collected]:
 
 def _prefix(data: str, split: str, images: Images, splits: int) -> str:
     """Say what leads from --data to the names of a split."""
-    path = Path(data).expanduser()
+    path = expand_home(data)
     if images.root is not None and path.is_dir():
         below = os.path.relpath(os.path.realpath(os.fsdecode(images.root)), os.path.realpath(path))
         return "" if below == "." else f"{below}/"
@@ -160,7 +160,7 @@ def _prefix(data: str, split: str, images: Images, splits: int) -> str:
 
 
 def _files(data: str, names: Sequence[str]) -> list[str] | None:
-    path = Path(data).expanduser()
+    path = expand_home(data)
     folder = os.path.abspath(path if path.is_dir() else path.parent)
     files = [os.path.join(folder, name) for name in names]
     return files if os.path.exists(data) and all(map(os.path.isfile, files)) else None

@@ -11,7 +11,8 @@ from moco.curation.duplicates import Calibration, Member, calibrate, choose_kept
 from moco.curation.page import Strip, Tile, render_figures, render_strips
 from moco.data.augment import AUGMENTATIONS
 from moco.data.derived import take_evenly
-from moco.evaluation.features import RandomViews, encode
+from moco.data.images import Images
+from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.session import Subject, at_random, say
 from moco.report.markup import element
 from moco.shapes import Features
@@ -57,21 +58,26 @@ def run(config: DuplicatesConfig) -> dict[str, Any]:
 
 def _calibrated(found: Collected, subject: Subject, z: Features, name: str) -> Calibration:
     """Compare two mild views of some images, and some images with each other."""
-    config, images = found.config, take_evenly(found.images, VIEWED)
+    config = found.config
     assert isinstance(config, DuplicatesConfig)
     rows = np.unique(np.linspace(0, len(z) - 1, min(COMPARED, len(z))).astype(np.int64))
     _, distinct = np.unique(found.facts.pixels[rows], axis=0, return_index=True)  # the same pixels are no other image
     others = z[rows[np.sort(distinct)]]
-    first, second = (
-        encode(
-            subject.encoder, images, found.how, RandomViews(AUGMENTATIONS[AUGMENTATION], config.seed, number),
-            title=f"{name}: encoding views of {len(images)} images",
-        )
-        for number in (0, 1)
-    )  # fmt: skip
+    first, second = encode_mild_views(subject, found.images, found.how, config.seed, name)
     return calibrate(
         first, second, others, len(z), false_pairs=config.false_pairs, threshold=config.threshold,
     )  # fmt: skip
+
+
+def encode_mild_views(
+    subject: Subject, images: Images, how: Encoding, seed: int, name: str | None = None
+) -> tuple[Features, Features]:
+    """Encode two mild random views (M, C) of up to 256 of the images; with a name bars show progress."""
+    some = take_evenly(images, VIEWED)
+    title = None if name is None else f"{name}: encoding views of {len(some)} images"
+    views = [RandomViews(AUGMENTATIONS[AUGMENTATION], seed, number) for number in (0, 1)]
+    first, second = (encode(subject.encoder, some, how, own, title=title) for own in views)
+    return first, second
 
 
 def _describe(name: str, figures: dict[str, Any], images: int) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -17,13 +18,17 @@ import numpy.typing as npt
 
 from moco.errors import BadInputError
 from moco.explore.config import FEWEST_IMAGES, ExploreConfig
+from moco.explore.tray import open_tray
 from moco.runtime.fields import check
 from moco.runtime.files import replace_file, require_file_name, takes_files
 
 if TYPE_CHECKING:
+    from moco.curation.facts import Facts
     from moco.data.images import Images
     from moco.evaluation.session import Subject
     from moco.explore.embedding import Collection, Embedding
+    from moco.explore.marking import Groups
+    from moco.explore.tray import Tray
 
 MOST_RUNS = 2
 STATIC_IMAGES = 3000
@@ -38,6 +43,8 @@ class Sight:
     images: "Images"
     collection: "Collection"
     embeddings: "Sequence[Embedding]"
+    subject: "Subject"
+    """The first run's encoder."""
 
 
 def run(config: ExploreConfig) -> dict[str, Any]:
@@ -47,7 +54,8 @@ def run(config: ExploreConfig) -> dict[str, Any]:
     try:
         sight = _computed(config)
         if listening is not None:
-            return _serve(sight, listening)
+            root = "" if sight.images.root is None else os.path.abspath(os.fsdecode(sight.images.root))
+            return _serve(sight, open_tray(config.runs[0], sight.collection.names, root), listening)
     finally:
         if listening is not None:
             listening.close()
@@ -96,7 +104,7 @@ def _computed(config: ExploreConfig) -> Sight:
             scope = Scope(config.map_seconds, config.clusters)
             embeddings.append(embed_run(run, subject, images, digest, scope, name))
         subjects.append(subject)
-    return Sight(images, _collection(data, images, subjects), embeddings)
+    return Sight(images, _collection(data, images, subjects), embeddings, subjects[0])
 
 
 def _evaluation(config: ExploreConfig, run: Path, data: str) -> Any:
@@ -179,6 +187,26 @@ def _encoder(subjects: "Sequence[Subject]", images: "Images") -> Callable[[bytes
     return encoded
 
 
+def _tray_lists(sight: Sight) -> "dict[str, Callable[[], Groups]]":
+    """What computes the lists of the tray, by the first run's features, when a person asks for them."""
+    import torch
+
+    from moco.commands.curate import measure_images
+    from moco.commands.duplicates import encode_mild_views
+    from moco.curation.lists import list_duplicates, list_outliers, list_selection
+
+    z, how = torch.from_numpy(sight.embeddings[0].features), dataclasses.replace(sight.subject.how, workers=0)
+
+    def facts() -> "Facts":
+        return measure_images(sight.images, 0)[0]
+
+    return {
+        "duplicates": lambda: list_duplicates(z, facts(), *encode_mild_views(sight.subject, sight.images, how, 0)),
+        "outliers": lambda: list_outliers(z, facts()),
+        "selection": lambda: list_selection(z),
+    }
+
+
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
@@ -195,13 +223,14 @@ def _listen(port: int) -> socket.socket:
     return listening
 
 
-def _serve(sight: Sight, listening: socket.socket) -> dict[str, Any]:
+def _serve(sight: Sight, tray: "Tray", listening: socket.socket) -> dict[str, Any]:
     import uvicorn
 
+    from moco.explore.marking import Marking
     from moco.explore.server import application
 
     token, port = secrets.token_urlsafe(24), listening.getsockname()[1]
-    app = application(sight.collection, sight.embeddings, token, port)
+    app = application(sight.collection, sight.embeddings, token, port, Marking(tray, _tray_lists(sight)))
     settings = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, lifespan="off",
         ws="none", timeout_graceful_shutdown=1,

@@ -1,4 +1,4 @@
-"""Backbones by name, without their classifiers: our ResNets, torchvision's models, and timm's as `timm:NAME`."""
+"""Backbones by name, without their classifiers: our ResNets and ViTs, torchvision's models, timm's as `timm:NAME`."""
 
 from difflib import get_close_matches
 from functools import cache
@@ -10,6 +10,7 @@ from torch import nn
 
 from moco.core.resnet import RESNETS, ResNet, resnet_plan
 from moco.core.stems import Stem
+from moco.core.transformers import NAME, fix_sine_positions, vit_options
 from moco.errors import BadInputError, one_line
 
 if TYPE_CHECKING:
@@ -24,26 +25,31 @@ REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, Zer
 def build_backbone(arch: str, stem: Stem, image_size: int, channels: int = 3) -> tuple[nn.Module, int]:
     """Build a backbone without its classifier and say how many features it gives.
 
-    Known are the ResNets of `resnet_plan`, every classification model of torchvision, and as timm:NAME every network of
-    timm. Raises BadInputError for another name, or a small stem for a network that is not one of our ResNets.
+    Known are the ResNets of `resnet_plan`, the transformers of `vit_options`, every classification model of
+    torchvision, and as timm:NAME every network of timm. Raises BadInputError for another name, or a small stem for a
+    network that is not one of our ResNets.
     """
     plan = resnet_plan(arch)
     if plan is not None:
         resnet = ResNet(plan, stem, channels)
         return resnet, resnet.num_features
-    of_timm = arch.startswith(TIMM)
-    if of_timm:
+    if arch.startswith(TIMM):
         require_timm_name(arch, "--arch")
-    else:
+    elif not is_timms(arch):
         _require_torchvision_name(arch)
     if stem != "imagenet":
         raise BadInputError(f"--stem {stem} is for ResNets, and --arch is {arch}: give --stem imagenet")
-    if of_timm:
+    if is_timms(arch):
         return _timm_backbone(arch, image_size, channels)
     model, width = _torchvision_backbone(arch, image_size)
     if channels != 3:
         widen_first_convolution(model, channels, arch)
     return model, width
+
+
+def is_timms(arch: str) -> bool:
+    """Whether timm builds the network: `timm:NAME`, or one of our own transformers."""
+    return arch.startswith(TIMM) or NAME.fullmatch(arch) is not None
 
 
 def widen_first_convolution(model: nn.Module, channels: int, arch: str) -> None:
@@ -192,13 +198,19 @@ def _on_meta(arch: str, num_classes: int = 0, **options: Any) -> nn.Module:
         return timm.create_model(arch.removeprefix(TIMM), num_classes=num_classes, **options)
 
 
+def timm_network(arch: str, image_size: int) -> tuple[str, dict[str, Any]]:
+    """Give timm's name of a network that timm builds, and the options with which it does."""
+    return vit_options(arch, image_size) or (arch.removeprefix(TIMM), timm_options(arch, image_size))
+
+
 def _timm_backbone(arch: str, image_size: int, channels: int) -> tuple[nn.Module, int]:
     import timm
 
-    native = timm_config(arch).input_size[-1]
+    name, options = timm_network(arch, image_size)
+    native = timm_config(name).input_size[-1]
     try:
         more: dict[str, Any] = {} if channels == 3 else {"in_chans": channels}
-        model = timm.create_model(arch.removeprefix(TIMM), num_classes=0, **timm_options(arch, image_size), **more)
+        model = timm.create_model(name, num_classes=0, **options, **more)
     except REFUSALS as error:
         raise BadInputError(
             f"--arch {arch} does not take --image-size {image_size} ({reason(error)}): give --image-size {native}"
@@ -206,6 +218,8 @@ def _timm_backbone(arch: str, image_size: int, channels: int) -> tuple[nn.Module
     width = getattr(model, "head_hidden_size", None) or getattr(model, "num_features", 0)
     if not isinstance(width, int) or width <= 0:
         raise BadInputError(f"--arch {arch} gives no pooled features: give another network")
+    if not arch.startswith(TIMM):
+        fix_sine_positions(model)
     return model, width
 
 

@@ -1,6 +1,5 @@
 """The query encoder f_q and what makes the keys: the momentum encoder f_k, f_q itself, or nothing (v1, 3.2-3.3)."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -47,7 +46,7 @@ class EncoderPair(nn.Module):
         super().__init__()
         self.mechanism, self.seed, self.teacher = mechanism, seed, teacher
         self.f_q: nn.Module = encoder
-        self.f_k = copy.deepcopy(encoder).requires_grad_(False) if mechanism == "queue" and teacher is None else None
+        self.f_k = encoder.momentum_copy() if mechanism == "queue" and teacher is None else None
 
     @property
     def encoder(self) -> Encoder:
@@ -84,11 +83,11 @@ class EncoderPair(nn.Module):
         """theta_k <- m theta_k + (1 - m) theta_q, in fp32 and one fused call (v1, Eq. 2).
 
         Parameters only: the buffers of f_k, its batch normalisation's running statistics, are its own and follow from
-        the keys that it encodes.
+        the keys that it encodes. The prediction head, whose parameters come last in f_q, has no counterpart.
         """
         if self.f_k is not None:
             theta_k, theta_q = tuple(self.f_k.parameters()), tuple(self.encoder.parameters())
-            torch._foreach_lerp_(theta_k, theta_q, 1 - m)
+            torch._foreach_lerp_(theta_k, theta_q[: len(theta_k)], 1 - m)
 
     def _shuffle(self, n: int, step: int) -> tuple[Tensor, Tensor]:
         """A permutation of the global batch, a pure function of (seed, step), and its inverse: on the host."""

@@ -22,7 +22,8 @@ ByteArray = npt.NDArray[np.uint8]
 
 def data_home() -> Path:
     """Return the folder of the named data sets: $MOCO_DATA, else ~/.cache/moco."""
-    return Path(os.environ.get("MOCO_DATA") or home_folder() / ".cache" / "moco")
+    place = os.environ.get("MOCO_DATA")  # a container's settings leave ~ as it is
+    return expand_home(place) if place else home_folder() / ".cache" / "moco"
 
 
 def absolute_data(data: str) -> str:

@@ -143,7 +143,7 @@ def _pass(config: PretrainConfig, pair: EncoderPair) -> Callable[[], None]:
     """What a step does with its views between loading and loss: noise of their shape, type and layout."""
     n, side = config.batch_size // distributed.world_size(), require(config.view_size)
     kind = HALVES["bf16"] if config.precision == "bf16" else torch.float32
-    noise = torch.randn(2, n, 3, side, side, device=config.device, dtype=kind)
+    noise = torch.randn(2, n, pair.encoder.plan.channels, side, side, device=config.device, dtype=kind)
     x_q, x_k = (views.contiguous(memory_format=torch.channels_last) for views in noise)
     own_keys = pair.teacher is None and config.dictionary != "memory-bank"
 

@@ -17,7 +17,6 @@ from moco.runtime.fields import (
     Earlier,
     Finite,
     JsonOutput,
-    KeyCount,
     KeyCountOrZero,
     KnnNeighbours,
     KnnTemperature,
@@ -52,24 +51,31 @@ class PretrainConfig:
     out: RunFolder
 
     arch: str | None = "resnet50"
-    """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d, any
-    other classification model of torchvision by its name, or timm:NAME, any network of timm that gives pooled features.
-    With --init-weights it is that of the weights unless given."""
+    """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d,
+    vit-tiny-4 (a transformer on patches of 4 pixels; also small and base, 8 and 16), any other classification model of
+    torchvision by its name, or timm:NAME, any network of timm that gives pooled features (docs/encoders.md). With
+    --init-weights it is that of the weights unless given."""
     stem: Stem | None = "imagenet"
     """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels
     (-padded: it pads by 2; -pooled: with max-pooling; -linear: without a ReLU after it, as other projects build them).
     With --init-weights they are those of the weights unless given."""
-    head: Literal["linear", "mlp"] = "linear"
-    """Projection head: linear has one layer (v1), mlp two with a ReLU between them (v2). Evaluations leave it out."""
+    head: Literal["linear", "mlp", "mlp-bn"] = "linear"
+    """Projection head: linear has one layer (v1), mlp two with a ReLU between them (v2), mlp-bn three with batch
+    normalisation behind each (v3). Evaluations leave it out."""
+    predictor: Literal["none", "mlp-bn"] = "none"
+    """Prediction head that follows the projection head in f_q, and not in f_k: mlp-bn has two layers with batch
+    normalisation (v3). It is thrown away after training."""
     feature_dim: Width = 128
     """C: length of the vectors that the loss contrasts."""
     hidden_dim: Width | None = None
-    """Width of the MLP head's inner layer; by default that of the backbone's features (2048 for resnet50)."""
+    """Width of the MLP heads' inner layers; by default that of the backbone's features (2048 for resnet50)."""
     init_weights: str | None = None
     """Weights to start from: a run, a checkpoint, an encoder.safetensors, another project's checkpoint, or published
     ones, timm:NAME, timm:NAME@FILE or torchvision:NAME (docs/interop.md), or teacher, those of --teacher. They also set
     --arch, --stem, --image-size, --mean and --std unless given. f_k and the queue are loaded too where the file has
     them and they fit."""
+    freeze_patches: bool = False
+    """Leave a transformer's patch projection at its initial weights, which keeps its training stable (v3)."""
     init: Literal["kaiming", "torch", "whitened"] = "kaiming"
     """Random initial weights of a ResNet's convolutions: kaiming, normal by fan-out as in the papers; torch, PyTorch's
     own smaller, uniform ones, with which the first epochs learn more; or whitened, these with a first convolution that
@@ -89,14 +95,22 @@ class PretrainConfig:
     dictionary: Literal["queue", "memory-bank", "in-batch"] = "queue"
     """Where the keys come from: the momentum encoder's last K keys (MoCo), one stored feature for each image
     (InstDisc), or the batch itself with gradient to both sides (end-to-end)."""
-    queue_size: KeyCount = 65536
+    queue_size: KeyCountOrZero = 65536
     """K: negative keys that each query is compared with, best well below the number of images. A memory bank draws K of
-    its entries. With in-batch K is the batch size - 1, whatever is given here."""
+    its entries. With in-batch K is the batch size - 1, whatever is given here. With --batch-keys it may be 0."""
+    batch_keys: bool = False
+    """Compare each query also with the momentum encoder's keys of the other images of its batch (v3); where the queue
+    holds 0 keys, with these alone."""
     key_momentum: Share = 0.999
     """m: theta_k <- m theta_k + (1 - m) theta_q after every step. The fewer steps the run has, the smaller m must be:
     about 0.999 for 10^5 steps and more, 0.99 for 10^4."""
+    key_momentum_schedule: Literal["constant", "cosine"] = "constant"
+    """Whether m stays as it is, or rises to 1 along half a cosine (v3)."""
     temperature: Positive = 0.07
     """tau: divides the similarities in the loss."""
+    scale_loss: bool = False
+    """Multiply the loss by 2 tau before its gradient is taken, so that the gradient depends less on tau (v3). Logs show
+    it without."""
     bank_momentum: Share = 0.5
     """b: share of its old entry that the memory bank keeps when it stores a feature."""
     symmetric: bool = False
@@ -166,23 +180,27 @@ class PretrainConfig:
     head_lr: Positive | None = None
     """Learning rate of the projection head, by default that of the rest. A new head on published weights needs a larger
     one than these tolerate. It falls as --schedule says."""
-    schedule: Literal["step", "cosine"] = "step"
-    """How the learning rate falls: by --lr-decay at each of --milestones (v1), or along half a cosine to 0 (v2)."""
+    schedule: Literal["step", "cosine", "cosine-after-warmup"] = "step"
+    """How the learning rate falls: by --lr-decay at each of --milestones (v1), along half a cosine to 0 over the whole
+    run (v2), or along one that begins after the warm-up (v3)."""
     milestones: tuple[Share, ...] = (0.6, 0.8)
     """Shares of the run after which --schedule step lowers the learning rate: epochs 120 and 160 of 200."""
     lr_decay: Positive = 0.1
     """Factor by which --schedule step multiplies the learning rate at each of --milestones."""
     warmup_epochs: WarmupEpochs = 0.0
     """Epochs over which the learning rate first rises to its full value."""
-    optimizer: Literal["sgd", "muon"] = "sgd"
-    """sgd; or muon for the inner kernels of a ResNet, whose steps it makes equally large in every direction, and sgd
-    for the rest and for other networks. With muon the first epochs learn much more (docs/design.md)."""
+    optimizer: Literal["sgd", "muon", "adamw", "lars"] = "sgd"
+    """sgd; muon for the inner kernels of a ResNet, whose steps it makes equally large in every direction, and sgd for
+    the rest and for other networks; adamw, for transformers; or lars, sgd with steps in proportion to each layer's
+    weights, for batches of thousands. With muon the first epochs learn much more (docs/design.md)."""
     muon_lr: Positive = 0.05
     """Share of its norm by which a step of muon moves a kernel. It falls as --schedule says."""
     muon_momentum: Share = 0.9
     """Momentum of muon (not m)."""
     sgd_momentum: SgdMomentum = 0.9
-    weight_decay: WeightDecay = 1e-4
+    weight_decay: Annotated[
+        WeightDecay, tyro.conf.arg(help="Weight decay; adamw and lars leave biases and norms out of it.")
+    ] = 1e-4
 
     seed: Seed = 0
     """Seed of everything random: initial weights, order of the images, views, shuffles."""
@@ -271,4 +289,6 @@ def negatives(config: PretrainConfig) -> int:
 
 def shared_negatives(config: PretrainConfig) -> int:
     """K: how many keys there are for all queries."""
-    return config.batch_size // config.accumulate - 1 if config.dictionary == "in-batch" else config.queue_size
+    if config.dictionary == "in-batch":
+        return config.batch_size // config.accumulate - 1
+    return config.queue_size + (config.batch_size - 1 if config.batch_keys else 0)

@@ -228,11 +228,11 @@ def _leaking(config: PretrainConfig, known: Mapping[str, float]) -> list[Finding
     if accuracy < FOUND_BY_ALL or known["filled"] < 100:  # random keys are no rivals
         return []
     said = f"The task is too easy: {accuracy:.1f}% of the queries find their key among {negatives(config)} others."
-    if config.bn_groups == 1 and config.bn == "train" and config.dictionary != "memory-bank":
+    if config.bn_groups == 1 and config.bn == "train" and config.dictionary != "memory-bank" and config.queue_size:
         return [Finding("leak", "doubtful", f"{said} With one group of batch normalisation, query and key share its "
                         f"statistics, and the encoder can read those instead of the image. Leave --bn-groups at its "
                         f"default.")]  # fmt: skip
-    size = "--batch-size" if config.dictionary == "in-batch" else "--queue-size"
+    size = "--batch-size" if config.dictionary == "in-batch" or config.batch_keys else "--queue-size"
     return [Finding("leak", "doubtful", f"{said} It then teaches no more. Give a larger {size} or views that differ "
                     f"more (--augment), and look for images that are in the set many times.")]  # fmt: skip
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moco.core.blending import blend_views
-from moco.core.dictionary import Dictionary
+from moco.core.dictionary import Dictionary, add_batch_keys, gather_batch_keys
 from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
 from moco.core.pair import EncoderPair, Teacher
 from moco.data import fingerprint
@@ -19,6 +19,7 @@ from moco.data.loader import Batch, Batches
 from moco.interop.metadata import encoder_metadata
 from moco.pretraining.compiling import keep_less, settle_compilation
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.description import describe_run
 from moco.pretraining.initial import load_f_k_and_queue
 from moco.pretraining.limits import advise_less_memory
 from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
@@ -27,9 +28,9 @@ from moco.pretraining.prepare import (
     build_batches,
     build_dictionary,
     build_encoder,
+    build_key_momentum,
     build_loss,
     build_schedule,
-    describe_run,
     resolve_config,
     whiten_first_layer,
 )
@@ -107,10 +108,10 @@ def train(
     request: StopRequest, start: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Make the steps of a run from `start` on: Algorithm 1, and what is logged and saved between two steps."""
-    device, precision, optimizer = config.device, config.precision, run.optimizer
+    device, precision, scale = config.device, config.precision, 2 * config.temperature if config.scale_loss else 1.0
     schedule, timetable = build_schedule(config, batches.steps_per_epoch), Timetable(watch)
     contrast, hardness = build_loss(config), Hardness(config.hard_negatives, config.mix, config.mix_query)
-    recent = Recent(start, active=config.log_every > 0)
+    key_momentum, recent = build_key_momentum(config), Recent(start, active=config.log_every > 0)
     check = FiniteCheck(device, config.timeout if distributed.world_size() > 1 else math.inf)
     loading = recent.waiting(request.between(batches.run(start, timetable.latest, require(config.workers))))
     for step, loaded in zip(timetable.steps(start), loading, strict=False):
@@ -120,12 +121,13 @@ def train(
             with recent.paused(), timetable.looking(), request.waiting():
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, schedule.steps)
-        set_rate(optimizer, lr := schedule(step))
+        lr, directions = set_rate(run.optimizer, schedule(step)), pair_views(batch, symmetric=config.symmetric)
+
         losses, written, shares = list[Tensor](), [], dict[str, float]()
-        directions = pair_views(batch, symmetric=config.symmetric)
         for x_q, x_k in directions:  # (N, 3, H, W) each
             with autocast(precision, device):
                 k = pair.keys(x_k, step, batch.index)  # (N, C) by f_k: shuffled, without gradient
+            beside = gather_batch_keys(require(k), batch.index) if config.batch_keys else None
             parts = cut(config.accumulate, x_q, x_k, k, batch.index)
             for x_q, x_k, k, index in parts:
                 distributed.average_gradients(pair.f_q, now=len(losses) + 1 == len(directions) * config.accumulate)
@@ -134,28 +136,28 @@ def train(
                     x_q, partner, own = blend_views(x_q, seed=config.seed, step=step, place=place)
                 with autocast(precision, device):
                     q, k = pair(x_q, x_k, k, step)  # (N, C) each
-                keys = dictionary.read(k, index)  # positive (N, C), negative (K, C)
+                keys = add_batch_keys(dictionary.read(k, index), index, beside)  # positive (N, C), negative (K, C)
                 if config.hard_negatives:
                     keys = mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
                 loss, accuracy = contrast(q, keys)
                 if config.blend:
                     other = dictionary.read(None if k is None else k[partner], index[partner])
-                    loss = own * loss + (1 - own) * contrast(q, other).loss
-                torch.autograd.backward(run.scaler.scale(loss / config.accumulate))
+                    loss = own * loss + (1 - own) * contrast(q, add_batch_keys(other, index[partner], beside)).loss
+                torch.autograd.backward(run.scaler.scale(scale * loss / config.accumulate))
                 written.append((q.detach(), k, index))
                 losses.append(loss.detach())
                 recent.add({"loss": loss, "contrast_accuracy": accuracy})
                 if logged:
                     shares = negative_figures(q, keys, config.temperature, index, watch.images.labels)
 
-        norm, overflowed = measure_norm(run.scaler, optimizer, pair.encoder.parameters())
+        norm, overflowed = measure_norm(run.scaler, run.optimizer, pair.encoder.parameters())
         saved = step + 1 == schedule.steps or is_due(step + 1, require(config.checkpoint_every))
         due = logged or saved or is_due(step + 1, require(config.knn_every))
         check.note(step, losses, torch.zeros_like(norm) if overflowed else norm)
         stopping = agree(step, check, watch, request, batch, now=due)
-        step_unless(overflowed, run.scaler, lambda: take_step(optimizer))
-        optimizer.zero_grad()
-        pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
+        step_unless(overflowed, run.scaler, lambda: take_step(run.optimizer))
+        run.optimizer.zero_grad()
+        pair.update(key_momentum(step))  # f_k <- m f_k + (1 - m) f_q
         for q, k, index in join(written, config.accumulate):
             dictionary.write(q, k, index)  # newest in, oldest out
 

@@ -165,7 +165,8 @@ def _dictionary(run: Run) -> str:
     size = "" if choices is None else f", K = {show(choices - 1 - mixed, 0)}"
     size += f" and {mixed} mixed" if mixed else ""
     momentum = f", m = {show_setting(config.get('key_momentum'))}" if config.get("dictionary") == "queue" else ""
-    return f"{config.get('dictionary')}{size}{momentum}, τ = {show_setting(config.get('temperature'))}"
+    beside = " and keys of the batch" if config.get("batch_keys") is True else ""
+    return f"{config.get('dictionary')}{beside}{size}{momentum}, τ = {show_setting(config.get('temperature'))}"
 
 
 def _machine(run: Run) -> str:

@@ -51,7 +51,7 @@ class Run:
     name: str
     """What errors call it: its folder, where it has one."""
     modules: Mapping[str, nn.Module]
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     log: RunLog
     store: Store | None
     described: Metadata = dataclasses.field(default_factory=dict)
@@ -237,7 +237,7 @@ class Run:
 
 
 def open_run(
-    config: Any, command: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD, steps: int,
+    config: Any, command: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, steps: int,
     described: Metadata,
 ) -> Run:  # fmt: skip
     """The run of a command in a folder of its own, `config.out`."""

@@ -388,6 +388,13 @@ not_installed = pytest.mark.skipif(
 )
 
 
+def test_moco_data_may_begin_with_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's settings leave it as it is."""
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("MOCO_DATA", "~/sets")
+    assert named.data_home() == Path("/home/me/sets")
+
+
 @not_installed
 def test_fashion_mnist_is_downloaded_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four files with the right checksums; the second time nothing is fetched."""

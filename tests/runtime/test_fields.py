@@ -143,8 +143,8 @@ def test_limits(command: str) -> None:
 
 HUGE = 10**30
 EXPECTED: list[tuple[str, str, Any, str]] = [
-    ("pretrain", "queue_size", HUGE, f"--queue-size is {HUGE}: expected 1 to 16777216"),
-    ("pretrain", "queue_size", 0, "--queue-size is 0: expected 1 to 16777216"),
+    ("pretrain", "queue_size", HUGE, f"--queue-size is {HUGE}: expected 0 to 16777216"),
+    ("pretrain", "queue_size", -1, "--queue-size is -1: expected 0 to 16777216"),
     ("pretrain", "threads", HUGE, f"--threads is {HUGE}: expected 1 to 1024"),
     ("pretrain", "view_size", HUGE, f"--view-size is {HUGE}: expected 1 to 16384"),
     ("resume", "workers", HUGE, f"--workers is {HUGE}: expected 0 to 512"),
