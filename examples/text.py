@@ -6,6 +6,7 @@ their labels, and classifies those that it has not seen by their nearest neighbo
 
 import argparse
 import ast
+import contextlib
 import hashlib
 import warnings
 from collections.abc import Iterator
@@ -67,14 +68,17 @@ def find_docstrings(package: str) -> Iterator[str]:
     assert spec is not None
     assert spec.origin is not None
     for path in sorted(Path(spec.origin).parent.rglob("*.py")):
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.suppress(SyntaxError):  # a file for a newer Python
             warnings.simplefilter("ignore")  # about the packages' own strings
-            tree = ast.parse(path.read_bytes())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                text = (ast.get_docstring(node) or "").replace(package, "")
-                if len(text) >= SHORTEST:
-                    yield text
+            yield from _long_docstrings(ast.parse(path.read_bytes()), package)
+
+
+def _long_docstrings(tree: ast.Module, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            text = (ast.get_docstring(node) or "").replace(package, "")
+            if len(text) >= SHORTEST:
+                yield text
 
 
 def classify_by_words(data: Path) -> float:
