@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = PIP_CONSTRAINT=constraints.txt .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow check
+.PHONY: demo test test-slow check docs dist
 
 demo: .venv/installed  ## pre-train on real images, and show in numbers that the encoder learned
 	@scripts/demo
@@ -17,6 +17,15 @@ check: .venv/installed-dev  ## style and types
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
+docs: .venv/installed-docs  ## the site, in build/site: its reference is made from the code, and a broken link is an error
+	.venv/bin/python scripts/reference.py
+	.venv/bin/zensical build --strict
+
+dist: .venv/installed-release  ## wheel and source archive, in dist/, with their metadata checked
+	rm -rf dist build/lib
+	.venv/bin/python -m build
+	.venv/bin/python -m twine check --strict dist/*
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -26,4 +35,12 @@ check: .venv/installed-dev  ## style and types
 
 .venv/installed-dev: .venv/installed
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
+.venv/installed-release: .venv/installed
+	$(PIP) --editable '.[release]'
 	@touch $@

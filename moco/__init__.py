@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from moco.core.encoder import Encoder, EncoderPlan
     from moco.core.loss import Contrast, info_nce
     from moco.core.pair import EncoderPair
+    from moco.curation.frame import frame
     from moco.data.catalog import load
     from moco.errors import BadInputError, DivergedError
     from moco.evaluation.config import EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
@@ -45,6 +46,7 @@ __all__ = [
     "Queue",
     "Weights",
     "encode",
+    "frame",
     "info_nce",
     "load",
     "load_encoder",
@@ -60,6 +62,7 @@ _HOMES = {
     "moco.core.encoder": ("Encoder", "EncoderPlan"),
     "moco.core.loss": ("Contrast", "info_nce"),
     "moco.core.pair": ("EncoderPair",),
+    "moco.curation.frame": ("frame",),
     "moco.data.catalog": ("load",),
     "moco.errors": ("BadInputError", "DivergedError"),
     "moco.evaluation.config": ("EmbedConfig", "FinetuneConfig", "KnnConfig", "LinearConfig", "LowshotConfig"),

@@ -22,20 +22,31 @@ import tyro
 from moco.bench.config import BenchConfig
 from moco.curation.config import DuplicatesConfig, GroupsConfig, OutliersConfig, SearchConfig, SelectConfig
 from moco.data.config import CheckConfig, PackConfig
-from moco.errors import BadInputError, DivergedError, StalledError, StoppedError, VoidError, explain_torch, one_line
+from moco.errors import (
+    BadInputError,
+    DivergedError,
+    NoMemoryError,
+    StalledError,
+    StoppedError,
+    VoidError,
+    explain_torch,
+    one_line,
+)
 from moco.evaluation.config import GONE, REPEATED, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
 from moco.pretraining.config import AutoConfig, PretrainConfig, ResumeConfig
+from moco.pretraining.flaggroups import PRETRAIN_GROUPS
 from moco.pretraining.recipes import RECIPES, recipe_values
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.fields import check, flag
+from moco.runtime.helptext import WIDE, explain, flatten_error, set_environment
 from moco.runtime.mapped import explain_failed_reads
 from moco.runtime.phases import say_if_slow
 from moco.runtime.signals import EXIT_CODE
 from moco.study.config import StudyConfig
-from moco.transfer.config import CompareConfig, TransferConfig
+from moco.transfer.config import TRANSFER_GROUPS, CompareConfig, TransferConfig
 from moco.transfer.recipes import TASKS, transfer_config
 
 COMMANDS: dict[str, type[Any]] = {
@@ -61,16 +72,13 @@ COMMANDS: dict[str, type[Any]] = {
     "groups": GroupsConfig,
 }
 """A command -> its config; `run` of the module of its name in `moco.commands` runs it, and is imported only then."""
-HELP = ("-h", "--help")
+GROUPS = {PretrainConfig: PRETRAIN_GROUPS, TransferConfig: TRANSFER_GROUPS}
+"""Where a command has many flags: in which order --help-all lists them; --help lists the first group."""
+HELP = ("-h", "--help", "--help-all")
 AUTO = "auto"
 """The recipe that is made for the images and the time: `moco.commands.auto`."""
-HELP_INDENT = 8
-RULERS = re.compile("─{2,}|-{3,}")
-"""Matches the rules in tyro's boxes, drawn in ASCII where the terminal knows no others."""
 HOME = re.compile(r"^(|--[\w-]+=|[\w.:-]+@|--[\w-]+=[\w.:-]+@)~(?=/|$)")
 """Matches the home folder where a shell leaves it as it is: in quotes, behind = and behind @."""
-PYTHON_TYPES = re.compile(r"\.? Got errors: .*?$| into tuple type .*?$")
-"""Where tyro names types as Python writes them, behind those that --help shows."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C where there is nothing to save, or a second one."""
 
@@ -93,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 3)
     except StoppedError as error:
         return _fail(error, EXIT_CODE)
-    except (OSError, StalledError, VoidError) as error:
+    except (OSError, StalledError, VoidError, NoMemoryError) as error:
         return _fail(error, 1)
     except (MemoryError, RuntimeError) as error:
         explained = explain_torch(error)
@@ -104,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     if config.json and (alone or os.environ.get("RANK", "0") == "0"):  # of torchrun's processes one speaks
-        print(json.dumps(drop_nonfinite(result), allow_nan=False))
+        said = {name: value for name, value in result.items() if name != "table"}  # as long as the set; --out has it
+        print(json.dumps(drop_nonfinite(said), allow_nan=False))
     return int(result.get("exit_code", 0))
 
 
@@ -146,7 +155,9 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
             kind, command = CompareConfig, name
         else:
             default = transfer_config(name, weights=tyro.MISSING, data=tyro.MISSING, out=tyro.MISSING)
-    return _flags(kind, rest, prog, default), _runner(command)
+    config = _flags(kind, rest, prog, default)
+    check(config)
+    return config, _runner(command)
 
 
 def _runner(command: str) -> Callable[..., dict[str, Any]]:
@@ -200,17 +211,18 @@ def _given(arguments: Sequence[str]) -> set[str]:
 def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how: Any) -> Any:
     """Read the flags of a config; what tyro says in a box of several lines becomes one line."""
     if set(arguments) & set(HELP):
-        return tyro.cli(kind, args=arguments, prog=prog, default=default)
+        print(explain(kind, prog, default, GROUPS.get(kind, {}), everything="--help-all" in arguments))
+        raise SystemExit(0)
     for word in arguments:
         instead = GONE.get(kind, {}).get(word.partition("=")[0])
         if instead is not None:
             raise BadInputError(f"{word.partition('=')[0]} is gone: {instead} (see {prog} --help)")
     box = io.StringIO()
     try:
-        with contextlib.redirect_stderr(box), _environment(COLUMNS="1000"):
+        with contextlib.redirect_stderr(box), set_environment(COLUMNS=WIDE):
             return tyro.cli(kind, args=arguments, prog=prog, default=default, **how)
     except SystemExit:
-        raise BadInputError(f"{_one_line(box.getvalue())} (see {prog} --help)") from None
+        raise BadInputError(f"{flatten_error(box.getvalue())} (see {prog} --help)") from None
 
 
 def _require_words(arguments: Sequence[str]) -> None:
@@ -221,25 +233,17 @@ def _require_words(arguments: Sequence[str]) -> None:
             raise BadInputError(f"the argument after {before} is empty (a variable that is not set?): give a value")
 
 
-def _one_line(box: str) -> str:
-    """What a box says, without its frame, rulers, deeply indented help texts and the types that Python would write."""
-    lines = [line.strip("│|") for line in box.splitlines() if not line.startswith(("╭", "╰", "+"))]
-    shown = [line.strip() for line in lines if len(line) - len(line.lstrip()) < HELP_INDENT]
-    said = [section.strip(" ─-") for section in RULERS.split(" ".join(shown)) if section.strip(" ─-")]
-    return "; ".join(PYTHON_TYPES.sub("", text) for text in said if not text.startswith("For full helptext"))
-
-
 def _known(given: str, names: Sequence[str] | dict[str, Any], what: str, where: str) -> str:
     if given in names:
         return given
-    similar = [] if given.startswith("-") else get_close_matches(given, names, n=1, cutoff=0.4)
+    similar = [] if given.startswith("-") else get_close_matches(given, names, n=1, cutoff=0.6)
     hint = f"did you mean {similar[0]}?" if similar else f"expected one of {', '.join(names)}"
     raise BadInputError(f"{given} is not a {what}: {hint} (see {where})")
 
 
 def _overview() -> str:
     lines = [f"  {name:<10} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
-    return "usage: moco COMMAND [flags]\n\n" + "\n".join(lines) + "\n\nmoco COMMAND --help says more."
+    return "usage: moco COMMAND [flags]\n\n" + "\n".join(lines) + "\n\nmoco COMMAND --help lists its flags."
 
 
 def _recipes() -> str:
@@ -249,7 +253,7 @@ def _recipes() -> str:
         "usage: moco pretrain RECIPE --data D --out RUN [flags]\n\n"
         + "\n".join(lines)
         + "\n\nPhotographs: auto. Images of 32 to 96 pixels on a CPU: quick. A GPU and much time: v2."
-        + "\n\nmoco pretrain RECIPE --help lists every flag with its symbol in the papers and its value in that recipe."
+        + "\n\nmoco pretrain RECIPE --help lists the common flags, --help-all every one, with their values in it."
     )
 
 
@@ -258,22 +262,8 @@ def _tasks() -> str:
     return (
         "usage: moco transfer TASK --weights W --data D --out RUN [flags]\n       moco transfer compare RUN...\n\n"
         + "\n".join(lines)
-        + "\n\nmoco transfer TASK --help lists every flag with its value in that task's recipe."
+        + "\n\nmoco transfer TASK --help lists the common flags, --help-all every one, with their values for it."
     )
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Any:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _fail(error: BaseException, code: int) -> int:

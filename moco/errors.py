@@ -39,6 +39,10 @@ class StalledError(RuntimeError):
     """Another process of the training does not answer (exit code 1)."""
 
 
+class NoMemoryError(MemoryError):
+    """A step needs more memory than the GPU has: says how much, and what to change (exit code 1)."""
+
+
 class VoidError(RuntimeError):
     """A check found a result to be wrong, which is therefore not given (exit code 1)."""
 

@@ -2,13 +2,22 @@
 
 from collections.abc import Mapping
 
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 from torch import Tensor
 
 from moco.errors import BadInputError
 
 Views = Float[Tensor, "n bands h w"]
 """A batch of normalised views."""
+
+Inputs = Shaped[Tensor, "n *_"]
+"""A batch of whatever an encoder takes: views of images, or bytes of documents."""
+
+Documents = UInt8[Tensor, "n *_"]
+"""Spans of bytes (n, length), or documents of several spans each (n, spans, length); 0 is padding."""
+
+Tokens = Float[Tensor, "n t c"]
+"""The tokens of each span of a batch."""
 
 Pixels = Float[Tensor, "n bands h w"]
 """A batch of images: RGB in [0, 1], or channels in their own units."""

@@ -178,17 +178,26 @@ def test_every_module_has_a_test() -> None:
 
 
 def test_the_command_line_starts_without_torch() -> None:
-    """`moco --help` answers at once: what is heavy is imported when a command runs."""
-    program = "import sys, moco.cli; print(sorted({'torch', 'torchvision', 'sklearn'} & set(sys.modules)))"
+    """`moco --help` and a mistake in a flag are answered at once: what is heavy is imported when a command runs."""
+    program = (
+        "import sys\nfrom moco.cli import main\n"
+        "assert main(['knn', '--weights', 'w', '--data', 'd', '--knn-k', '0']) == 2\n"
+        "assert main(['pretrain', 'quick', '--data', 'd', '--out', 'r', '--lr', '-1']) == 2\n"
+        "assert main(['pretrain', 'auto', '--data', 'd', '--out', 'r', '--minutes', 'x']) == 2\n"
+        "print(sorted({'torch', 'torchvision', 'sklearn'} & set(sys.modules)))"
+    )
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"
+    assert [line.partition(" is ")[0] for line in done.stderr.splitlines()][:2] == [
+        "moco: error: --knn-k", "moco: error: --lr",
+    ]  # fmt: skip
 
 
 PUBLIC = {
     "RECIPES", "BadInputError", "Contrast", "DivergedError", "Encoder", "EncoderPair", "EncoderPlan", "Encoding",
-    "InBatch", "Keys", "KnnConfig", "MemoryBank", "PretrainConfig", "Queue", "Weights", "encode", "info_nce", "load",
-    "load_weights", "recipe", "weighted_knn",
+    "InBatch", "Keys", "KnnConfig", "MemoryBank", "PretrainConfig", "Queue", "Weights", "encode", "frame", "info_nce",
+    "load", "load_weights", "recipe", "weighted_knn",
     "EmbedConfig", "FinetuneConfig", "FrozenEncoder", "LinearConfig", "LowshotConfig", "load_encoder", "run",
 }  # fmt: skip
 

@@ -158,20 +158,21 @@ def test_transfer_names_every_task(capsys: pytest.CaptureFixture[str], arguments
 )
 def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], command: list[str], kind: type[Any]) -> None:
     """Every field of the command's config is a flag, or the run folder of resume."""
-    text = help_of(capsys, *command, "--help")
+    text = help_of(capsys, *command, "--help-all")
     assert f"usage: moco {' '.join(command)}" in text
+    assert help_of(capsys, *command, "-h").splitlines()[0] == text.splitlines()[0]
     for field in dataclasses.fields(kind):
         if (kind, field.name) == (TransferConfig, "task"):  # said by its place
             continue
         name = {"baseline": "no_baseline", "baselines": "baseline W"}.get(field.name, field.name)
         assert ("PATH" if name in ("run", "runs") else flag(name)) in text
-    words = " ".join(text.replace("│", " ").split())
+    words = " ".join(text.split())
     assert "End with one JSON object on standard output." in words
 
 
 def test_help_shows_the_symbol_and_the_recipe_s_value(capsys: pytest.CaptureFixture[str]) -> None:
     """The help of a recipe shows what that recipe does."""
-    words = " ".join(help_of(capsys, "pretrain", "v2", "--help").replace("│", " ").split())
+    words = " ".join(help_of(capsys, "pretrain", "v2", "--help-all").split())
     assert "tau: divides the similarities in the loss. (default: 0.2)" in words
     assert "theta_k <- m theta_k + (1 - m) theta_q" in words
 
@@ -190,6 +191,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["pretran", "v1"], ["pretran is not a command", "did you mean pretrain?"]),
         (["xyzzy"], ["xyzzy is not a command", "pretrain, resume, knn"]),
         (["pretrain", "quik", "--data", "digits", "--out", "run"], ["quik is not a recipe", "did you mean quick?"]),
+        (["pretrain", "fast", "--data", "d", "--out", "r"], ["fast is not a recipe", "expected one of v1, v2"]),
         (["pretrain", "--data", "digits", "--out", "run"], ["--data is not a recipe", "v1, v2"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "--batchsize", "3"], ["--batchsize", "--batch-size"]),
         (["pretrain", "v1", "--data", "d", "--out", "run", "--tau", "3"], ["--tau"]),

@@ -65,10 +65,13 @@ def _answer(pipe: Connection, said: str, target: str, config: Any, folder: Path,
 
 
 def run_quietly(target: str, config: Any, folder: Path, case: str) -> dict[str, Any]:
-    """Call "module:function" without what it prints, and add the peak memory of this process."""
+    """Call "module:function" without what it prints, and add the peak memory of this process and its GPU."""
     module, function = target.split(":")
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         found: dict[str, Any] = getattr(importlib.import_module(module), function)(config, folder, case)
     from moco.runtime.device import peak_memory, resolve_device
+    from moco.runtime.machine import gpu
 
-    return {**found, "peak_memory_mib": round(peak_memory(resolve_device(config.device)) / 2**20)}
+    device = resolve_device(config.device)
+    on = {"gpu": gpu()} if device == "cuda" else {}
+    return {**found, **on, "peak_memory_mib": round(peak_memory(device) / 2**20)}

@@ -14,6 +14,18 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "resnet50-224": {**V2, "arch": "resnet50", "batch_size": 16, "bn_groups": 4},
 }
 """Configs of the loop, by name. At 224 pixels the images are JPEG files, else they lie in memory."""
+ON_GPU: dict[str, dict[str, Any]] = {
+    "resnet18-3x3-stem-32": {"batch_size": 512},
+    "resnet18-usual-stem-32": {"batch_size": 512},
+    "resnet50-224": {"batch_size": 256, "bn_groups": 8},
+}
+"""What differs on a GPU, which smaller batches would leave idle."""
+
+
+def training_values(case: str, device: str) -> dict[str, Any]:
+    """Look up the config of a case on a device."""
+    return TRAININGS[case] | (ON_GPU[case] if device == "cuda" else {})
+
 
 VIEWS: dict[str, dict[str, Any]] = {
     "cifar-32-memory": {**CIFAR10, "batch_size": 256},

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from moco.bench.cases import TRAININGS
+from moco.bench.cases import training_values
 from moco.bench.config import BenchConfig
 from moco.bench.flops import step_flops
 from moco.bench.photographs import images_in
@@ -11,6 +11,7 @@ from moco.data.images import Images
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.prepare import build_batches, build_encoder, resolve_config
 from moco.pretraining.timing import ENDLESS, ReadyBatches, time_training
+from moco.runtime.device import resolve_device
 from moco.runtime.fields import require
 
 
@@ -40,5 +41,6 @@ def measure_end_to_end(config: BenchConfig, folder: Path, case: str) -> dict[str
 
 def _training(config: BenchConfig, folder: Path, case: str) -> tuple[PretrainConfig, Images]:
     values = {name: getattr(config, name) for name in ("seed", "precision", "device", "threads")}
-    training = PretrainConfig(data=case, out=folder / "run", max_steps=ENDLESS, **values, **TRAININGS[case])
+    own = training_values(case, resolve_device(config.device))
+    training = PretrainConfig(data=case, out=folder / "run", max_steps=ENDLESS, **values, **own)
     return training, images_in(folder, require(training.image_size))

@@ -9,7 +9,7 @@ import torch
 from moco.bench.config import BenchConfig
 from moco.runtime.device import resolve_device, set_threads
 
-SIZES = (256, 512, 1024, 2048, 4096)
+SIZES = (256, 512, 1024, 2048, 4096, 8192)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LEAST = 3
 """Products that are timed of each size, at least."""

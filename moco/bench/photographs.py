@@ -13,9 +13,10 @@ from moco.bench.cases import JPEGS, PATCHES
 from moco.bench.config import BenchConfig
 from moco.data.catalog import load
 from moco.data.images import ArrayImages, Images
+from moco.runtime.device import resolve_device
 
 PATCH_COUNT, PATCH_SIZE = 8192, 32
-JPEG_COUNT, JPEG_SIZE, JPEG_QUALITY = 64, (500, 375), 90
+JPEG_COUNT, JPEG_COUNT_ON_GPU, JPEG_SIZE, JPEG_QUALITY = 64, 512, (500, 375), 90
 """Width and height are those of most of ImageNet's photographs."""
 
 
@@ -23,8 +24,9 @@ def write_photographs(config: BenchConfig, folder: Path, case: str) -> dict[str,
     """Write patches and JPEG files into the folder, by `config.seed`."""
     rng = np.random.default_rng(config.seed)
     np.save(folder / PATCHES, patches(rng, PATCH_COUNT))
-    write_jpegs(folder / JPEGS, rng, JPEG_COUNT)
-    return {"patches": PATCH_COUNT, "jpegs": JPEG_COUNT}
+    count = JPEG_COUNT_ON_GPU if resolve_device(config.device) == "cuda" else JPEG_COUNT
+    write_jpegs(folder / JPEGS, rng, count)
+    return {"patches": PATCH_COUNT, "jpegs": count}
 
 
 def patches(rng: np.random.Generator, count: int) -> npt.NDArray[np.uint8]:

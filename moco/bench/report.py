@@ -45,7 +45,8 @@ def tabulate_figures(found: Found) -> Table:
 
 def _title(machine: Found) -> str:
     busy = f", load {machine['load']:g} before" if machine["load"] is not None else ""
-    return f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, {machine['date']}{busy}"
+    gpu = f"{machine['gpu']}, " if machine.get("gpu") else ""
+    return f"{gpu}{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, {machine['date']}{busy}"
 
 
 def caution(found: Found) -> str | None:

@@ -188,7 +188,7 @@ def conclude(
             str(config.out), data, baseline=told["evaluation"]["random"], baselines=named, device=config.device,
             precision=config.precision, threads=config.threads, workers=config.workers,
         ))  # fmt: skip
-    for line in describe_result(result, found.get("knn", {}), taught=found["way"] == "taught"):
+    for line in describe_result(result, found.get("knn", {}), taught=config.teacher is not None):
         print(line)
     if describe_time():
         print(describe_time())

@@ -41,7 +41,9 @@ def run(config: BenchConfig) -> dict[str, Any]:
             run_alone("moco.bench.photographs:write_photographs", config, Path(folder), "")
         for name, case in _in_turn(names):
             console.print(f"measuring {name} {case}", markup=False, highlight=False)
-            found[name][case] = run_alone(MEASUREMENTS[name][0], config, Path(folder), case)
+            row = run_alone(MEASUREMENTS[name][0], config, Path(folder), case)
+            found["machine"] |= row.pop("gpu", {})
+            found[name][case] = row
     add_ratios(found)
     found["verdict"] = find_bottleneck(found)
     console.print(tabulate_figures(found))

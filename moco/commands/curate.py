@@ -21,11 +21,13 @@ import numpy.typing as npt
 from moco.commands.embed import label_splits
 from moco.curation.config import CurationConfig
 from moco.curation.facts import Facts, blank_facts, measure_image
+from moco.curation.neighbours import Index, build_index, needs_index, pack_index, unpack_index
 from moco.curation.page import curation_page
 from moco.data.ahead import load_ahead
 from moco.data.derived import Joined, Subset
 from moco.data.fingerprint import digest_images
-from moco.data.images import Images
+from moco.data.forms import describe_digest
+from moco.data.images import Images, see
 from moco.data.replacement import list_names
 from moco.errors import BadInputError, one_line
 from moco.evaluation.config import RANDOM, EmbedConfig
@@ -34,6 +36,7 @@ from moco.evaluation.once import Kept, compute_once, encode_once
 from moco.evaluation.session import Subject, all_splits, at_random, say, session, workers_for
 from moco.explore.gallery import thumbnail
 from moco.runtime import distributed
+from moco.runtime.checkpoint import digest
 from moco.runtime.fields import check
 from moco.runtime.files import expand_home, replace_file, takes_files
 from moco.runtime.progress import show_progress
@@ -41,8 +44,8 @@ from moco.shapes import Features
 
 THUMBNAIL_SIDE, QUALITY = 96, 80
 MEASURED_AT_A_TIME = 64
-FACTS_VERSION = 1
-"""Changes with what is measured."""
+FACTS_VERSION = INDEX_VERSION = 1
+"""Change with what is measured, and with how an index is built."""
 FEWEST = 2
 
 
@@ -69,6 +72,18 @@ class Collected:
         subject = at_random(self.config_of_session, self.subject) if name == RANDOM else self.subject
         return encode_once(subject.weights, self.images, self.how, f"{name}: encoding {len(self.images)} images")
 
+    def index(self, name: str, z: Features, k: int) -> Index | None:
+        """Read or build an index of the features of these weights for the k nearest, and say how good it is.
+
+        None where all images are compared.
+        """
+        if not needs_index(len(z)):
+            return None
+        about = {"kind": "index", "version": INDEX_VERSION, "features": digest({"z": z}, {}), "k": k}
+        index = unpack_index(*compute_once(about, lambda: pack_index(build_index(z, k))))
+        say(f"{name}: approximate search finds {index.recall:.1%} of the {k} nearest ({index.lists} lists looked at)")
+        return index
+
     @property
     def how(self) -> Encoding:
         """How they are encoded."""
@@ -88,7 +103,7 @@ class Collected:
     def picture(self, row: int) -> str:
         """Make the thumbnail of an image, WebP in base64; an empty text where it can no longer be read."""
         try:
-            return base64.b64encode(thumbnail(self.images[row], THUMBNAIL_SIDE, QUALITY)).decode("ascii")
+            return base64.b64encode(thumbnail(see(self.images, row), THUMBNAIL_SIDE, QUALITY)).decode("ascii")
         except BadInputError:
             return ""
 
@@ -137,12 +152,9 @@ def collect_images(config: CurationConfig) -> Iterator[Collected]:
 
 def _prefix(data: str, split: str, images: Images, splits: int) -> str:
     """Say what leads from --data to the names of a split."""
-    inner: Any = images
-    while hasattr(inner, "images"):
-        inner = inner.images
-    root, path = getattr(inner, "root", None), expand_home(data)
-    if isinstance(root, bytes) and path.is_dir():
-        below = os.path.relpath(os.path.realpath(os.fsdecode(root)), os.path.realpath(path))
+    path = expand_home(data)
+    if images.root is not None and path.is_dir():
+        below = os.path.relpath(os.path.realpath(os.fsdecode(images.root)), os.path.realpath(path))
         return "" if below == "." else f"{below}/"
     return f"{split}/" if splits > 1 else ""
 
@@ -165,7 +177,7 @@ def measure_images(images: Images, workers: int) -> tuple[Facts, dict[int, str]]
     about = {
         "kind": "facts", "version": FACTS_VERSION, "images": digest_images(images, times=True),
         "white_level": images.white_level,
-    }  # fmt: skip
+    } | ({} if images.form is None else {"form": describe_digest(images.form)})  # fmt: skip
 
     def compute() -> Kept:
         ranges = [range(start, min(start + MEASURED_AT_A_TIME, len(images)))
@@ -189,7 +201,7 @@ def _measure_rows(images: Images, rows: range) -> tuple[Facts, dict[int, str]]:
     parts, reasons = list[Facts](), dict[int, str]()
     for row in rows:
         try:
-            parts.append(measure_image(images[row], images.encoded(row)))
+            parts.append(measure_image(see(images, row), images.encoded(row)))
         except BadInputError as error:
             parts.append(blank_facts())
             reasons[row] = str(error)
@@ -216,26 +228,26 @@ def write_results(
     lists: Mapping[str, Sequence[int]],
     lead: str,
     parts: Sequence[tuple[str, str, str]],
-) -> dict[str, str]:
-    """Write COMMAND.csv, the lists of images and COMMAND.html to --out, and return their paths; nothing without --out.
+) -> dict[str, Any]:
+    """Write COMMAND.csv, the lists of images and COMMAND.html to --out; return the table's rows and the files' paths.
 
     Raises BadInputError where that fails: each file is the old one or the new one then.
     """
-    out = found.config.out
+    out, rows = found.config.out, [dict(zip(table[0], row, strict=True)) for row in table[1]]
     if out is None:
-        return {}
+        return {"files": {}, "table": rows}
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     program = f"Made by momentum-contrast {version('momentum-contrast')} on {made}."
     page = curation_page(f"{command}: {found.config.data}", lead, parts, found.unreadable, program)
     contents = {f"{command}.csv": write_table(*table), f"{command}.html": page.encode()}
-    contents |= {name: write_list(found, rows, name) for name, rows in lists.items()}
+    contents |= {name: write_list(found, own, name) for name, own in lists.items()}
     for name, content in contents.items():
         try:
             replace_file(out / name, content)
         except OSError as error:
             raise BadInputError(f"--out {out / name}: cannot be written ({error.strerror})") from error
     say(f"written to {out}: {', '.join(contents)}")
-    return {name: str(out / name) for name in contents}
+    return {"files": {name: str(out / name) for name in contents}, "table": rows}
 
 
 def write_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:

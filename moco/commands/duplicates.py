@@ -1,4 +1,4 @@
-"""`moco duplicates`: finds images that are there twice and says which to keep; it deletes nothing."""
+"""`moco duplicates`: finds duplicate images and says which to keep; it deletes nothing."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,8 @@ from moco.curation.duplicates import Calibration, Member, calibrate, choose_kept
 from moco.curation.page import Strip, Tile, render_figures, render_strips
 from moco.data.augment import AUGMENTATIONS
 from moco.data.derived import take_evenly
-from moco.evaluation.features import RandomViews, encode
+from moco.data.images import Images
+from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.session import Subject, at_random, say
 from moco.report.markup import element
 from moco.shapes import Features
@@ -43,35 +44,40 @@ def run(config: DuplicatesConfig) -> dict[str, Any]:
         for name in figures:
             say(_describe(name, figures[name], len(found.names)))
         dropped = [member.row for group in members for member in group if member.instead is not None]
-        files = _write(found, members, dropped, figures)
+        written = _write(found, members, dropped, figures)
     return {
         "groups": [[found.names[member.row] for member in group] for group in members],
         "keep": [[found.names[member.row] for member in group if member.instead is None] for group in members],
         "drop": [found.names[row] for row in dropped], "rule": config.keep, "images": len(found.names),
         "threshold": own_figures["threshold"], "views_found": own_figures["views_found"],
         "expected_false_pairs": own_figures["false_pairs"], "unreadable": list(found.unreadable),
-        "weights": config.weights, "data": config.data, "files": files,
+        "weights": config.weights, "data": config.data, **written,
         "baselines": {name: figures[name] for name in found.baselines},
     }  # fmt: skip
 
 
 def _calibrated(found: Collected, subject: Subject, z: Features, name: str) -> Calibration:
     """Compare two mild views of some images, and some images with each other."""
-    config, images = found.config, take_evenly(found.images, VIEWED)
+    config = found.config
     assert isinstance(config, DuplicatesConfig)
     rows = np.unique(np.linspace(0, len(z) - 1, min(COMPARED, len(z))).astype(np.int64))
     _, distinct = np.unique(found.facts.pixels[rows], axis=0, return_index=True)  # the same pixels are no other image
     others = z[rows[np.sort(distinct)]]
-    first, second = (
-        encode(
-            subject.encoder, images, found.how, RandomViews(AUGMENTATIONS[AUGMENTATION], config.seed, number),
-            title=f"{name}: encoding views of {len(images)} images",
-        )
-        for number in (0, 1)
-    )  # fmt: skip
+    first, second = encode_mild_views(subject, found.images, found.how, config.seed, name)
     return calibrate(
         first, second, others, len(z), false_pairs=config.false_pairs, threshold=config.threshold,
     )  # fmt: skip
+
+
+def encode_mild_views(
+    subject: Subject, images: Images, how: Encoding, seed: int, name: str | None = None
+) -> tuple[Features, Features]:
+    """Encode two mild random views (M, C) of up to 256 of the images; with a name bars show progress."""
+    some = take_evenly(images, VIEWED)
+    title = None if name is None else f"{name}: encoding views of {len(some)} images"
+    views = [RandomViews(AUGMENTATIONS[AUGMENTATION], seed, number) for number in (0, 1)]
+    first, second = (encode(subject.encoder, some, how, own, title=title) for own in views)
+    return first, second
 
 
 def _describe(name: str, figures: dict[str, Any], images: int) -> str:
@@ -85,15 +91,15 @@ def _describe(name: str, figures: dict[str, Any], images: int) -> str:
 
 def _write(
     found: Collected, groups: list[list[Member]], dropped: list[int], figures: dict[str, dict[str, Any]]
-) -> dict[str, str]:
+) -> dict[str, Any]:
     facts, config = found.facts, found.config
     assert isinstance(config, DuplicatesConfig)
     rows = [
         [
             number, found.names[member.row], "keep" if member.instead is None else "drop",
-            "" if member.instead is None else found.names[member.instead], member.kind, f"{member.similarity:.4f}",
-            facts.width[member.row], facts.height[member.row], facts.file_bytes[member.row],
-            f"{facts.sharpness[member.row]:.6g}",
+            "" if member.instead is None else found.names[member.instead], member.kind, round(member.similarity, 4),
+            int(facts.width[member.row]), int(facts.height[member.row]), int(facts.file_bytes[member.row]),
+            float(f"{facts.sharpness[member.row]:.6g}"),
         ]
         for number, group in enumerate(groups, 1) for member in group
     ]  # fmt: skip

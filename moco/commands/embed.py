@@ -13,6 +13,7 @@ from torch import nn
 
 from moco.data.derived import Subset
 from moco.data.fingerprint import digest_images
+from moco.data.forms import describe_digest
 from moco.data.images import Images, Labels, Split
 from moco.data.replacement import list_names
 from moco.errors import BadInputError, one_line
@@ -55,7 +56,10 @@ def run(config: EmbedConfig) -> dict[str, Any]:
     check(config)
     _require_out(config)
     with session(config) as subject:
-        parts = all_splits(config.data, config.split, config.exclude, subject.weights.white_level, subject.weights.form)
+        weights = subject.weights
+        parts = all_splits(
+            config.data, config.split, config.exclude, weights.white_level, weights.form, text=subject.how.text
+        )
         reading = _read_off(config, subject)
         was = read_origin(config.out) if config.add else None
         stored = None if was is None else find_stored(config.out, was, parts, reading.settings)
@@ -108,6 +112,8 @@ def _read_off(config: EmbedConfig, subject: Subject) -> Reading:
         "unit": how.unit, "precision": how.precision, "mean": list(how.mean), "std": list(how.std),
         "white level": subject.weights.white_level, "form": str(subject.weights.form),
     }  # fmt: skip
+    if subject.weights.form is not None:
+        settings["form"] = describe_digest(subject.weights.form)
     return Reading(module, shape, how, settings)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -17,13 +18,17 @@ import numpy.typing as npt
 
 from moco.errors import BadInputError
 from moco.explore.config import FEWEST_IMAGES, ExploreConfig
+from moco.explore.tray import open_tray
 from moco.runtime.fields import check
 from moco.runtime.files import replace_file, require_file_name, takes_files
 
 if TYPE_CHECKING:
+    from moco.curation.facts import Facts
     from moco.data.images import Images
     from moco.evaluation.session import Subject
     from moco.explore.embedding import Collection, Embedding
+    from moco.explore.marking import Groups
+    from moco.explore.tray import Tray
 
 MOST_RUNS = 2
 STATIC_IMAGES = 3000
@@ -38,6 +43,8 @@ class Sight:
     images: "Images"
     collection: "Collection"
     embeddings: "Sequence[Embedding]"
+    subject: "Subject"
+    """The first run's encoder."""
 
 
 def run(config: ExploreConfig) -> dict[str, Any]:
@@ -47,7 +54,8 @@ def run(config: ExploreConfig) -> dict[str, Any]:
     try:
         sight = _computed(config)
         if listening is not None:
-            return _serve(sight, listening)
+            root = "" if sight.images.root is None else os.path.abspath(os.fsdecode(sight.images.root))
+            return _serve(sight, open_tray(config.runs[0], sight.collection.names, root), listening)
     finally:
         if listening is not None:
             listening.close()
@@ -96,7 +104,7 @@ def _computed(config: ExploreConfig) -> Sight:
             scope = Scope(config.map_seconds, config.clusters)
             embeddings.append(embed_run(run, subject, images, digest, scope, name))
         subjects.append(subject)
-    return Sight(images, _collection(data, images, subjects), embeddings)
+    return Sight(images, _collection(data, images, subjects), embeddings, subjects[0])
 
 
 def _evaluation(config: ExploreConfig, run: Path, data: str) -> Any:
@@ -128,12 +136,15 @@ def _excluded_by(run: Path) -> tuple[str, ...]:
 
 def _split(config: ExploreConfig, data: str) -> "Images":
     """Open the images without those that the first run left out, 16-bit files as it saw them."""
+    from moco.data.forms import with_shown
     from moco.evaluation.session import all_splits
     from moco.interop.checkpoints import load_weights
 
     first = config.runs[0]
     exclude = config.exclude or _excluded_by(first)
-    splits = all_splits(data, config.split or "all", exclude, load_weights(str(first)).white_level)
+    weights = load_weights(str(first))
+    form = with_shown(weights.form, config.show_channels)
+    splits = all_splits(data, config.split or "all", exclude, weights.white_level, form)
     return next(iter(splits.values()))  # train comes first
 
 
@@ -144,6 +155,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _collection(data: str, images: "Images", subjects: "Sequence[Subject]") -> "Collection":
+    from moco.data.images import see
     from moco.explore.embedding import Collection
     from moco.explore.gallery import thumbnail
 
@@ -151,24 +163,48 @@ def _collection(data: str, images: "Images", subjects: "Sequence[Subject]") -> "
         data, [images.name(row) for row in range(len(images))],
         None if images.labels is None else np.asarray(images.labels), images.classes,
         max(subject.how.image_size for subject in subjects),
-        lambda row: thumbnail(images[row], THUMBNAIL_SIDE, QUALITY), _encoder(subjects, images),
+        lambda row: thumbnail(see(images, row), THUMBNAIL_SIDE, QUALITY), _encoder(subjects, images),
     )  # fmt: skip
 
 
 def _encoder(subjects: "Sequence[Subject]", images: "Images") -> Callable[[bytes], list[npt.NDArray[np.float32]]]:
     """An image file -> its features by each encoder."""
+    from moco.data.channels import read_channels, to_channels
     from moco.data.decoding import WHITEST, decode_bytes
     from moco.data.images import ArrayImages
     from moco.evaluation.features import encode
 
-    level = images.white_level or WHITEST
+    level, form, name = images.white_level or WHITEST, images.form, "the dropped image"
 
     def encoded(content: bytes) -> list[npt.NDArray[np.float32]]:
-        image = ArrayImages(decode_bytes(content, "the dropped image", level)[None])
+        if form is None:
+            image = ArrayImages(decode_bytes(content, name, level)[None])
+        else:
+            image = ArrayImages(to_channels(read_channels(content, name, form.channels), form, name)[None], form=form)
         features = [encode(subject.encoder, image, dataclasses.replace(subject.how, workers=0)) for subject in subjects]
         return [own[0].numpy() for own in features]
 
     return encoded
+
+
+def _tray_lists(sight: Sight) -> "dict[str, Callable[[], Groups]]":
+    """What computes the lists of the tray, by the first run's features, when a person asks for them."""
+    import torch
+
+    from moco.commands.curate import measure_images
+    from moco.commands.duplicates import encode_mild_views
+    from moco.curation.lists import list_duplicates, list_outliers, list_selection
+
+    z, how = torch.from_numpy(sight.embeddings[0].features), dataclasses.replace(sight.subject.how, workers=0)
+
+    def facts() -> "Facts":
+        return measure_images(sight.images, 0)[0]
+
+    return {
+        "duplicates": lambda: list_duplicates(z, facts(), *encode_mild_views(sight.subject, sight.images, how, 0)),
+        "outliers": lambda: list_outliers(z, facts()),
+        "selection": lambda: list_selection(z),
+    }
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
@@ -187,13 +223,14 @@ def _listen(port: int) -> socket.socket:
     return listening
 
 
-def _serve(sight: Sight, listening: socket.socket) -> dict[str, Any]:
+def _serve(sight: Sight, tray: "Tray", listening: socket.socket) -> dict[str, Any]:
     import uvicorn
 
+    from moco.explore.marking import Marking
     from moco.explore.server import application
 
     token, port = secrets.token_urlsafe(24), listening.getsockname()[1]
-    app = application(sight.collection, sight.embeddings, token, port)
+    app = application(sight.collection, sight.embeddings, token, port, Marking(tray, _tray_lists(sight)))
     settings = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, lifespan="off",
         ws="none", timeout_graceful_shutdown=1,

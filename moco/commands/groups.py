@@ -34,7 +34,7 @@ def run(config: GroupsConfig) -> dict[str, Any]:
         for name, of in figures.items():
             labels = "" if of["purity"] is None else f", {of['purity']}% of the images have the label of their group"
             say(f"{name}: {of['k']} groups, silhouette {of['silhouette']:.3f}{labels}")
-        files = _write(found, groups, figures)
+        written = _write(found, groups, figures)
     return {
         "groups": [
             {
@@ -45,7 +45,7 @@ def run(config: GroupsConfig) -> dict[str, Any]:
             for group in groups
         ],
         **figures[config.weights], "images": len(found.names), "unreadable": list(found.unreadable),
-        "weights": config.weights, "data": config.data, "files": files,
+        "weights": config.weights, "data": config.data, **written,
         "baselines": {name: figures[name] for name in found.baselines},
     }  # fmt: skip
 
@@ -68,7 +68,7 @@ def _name(found: Collected, group: Group) -> str:
     return "" if group.label is None else f", {group.share:.0%} {found.classes[group.label]}"
 
 
-def _write(found: Collected, groups: list[Group], figures: dict[str, dict[str, Any]]) -> dict[str, str]:
+def _write(found: Collected, groups: list[Group], figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
     config = found.config
     assert isinstance(config, GroupsConfig)
     table = [

@@ -16,7 +16,8 @@ def run(config: KnnConfig) -> dict[str, Any]:
     """`moco knn`: top-1 and top-5 of an encoder on labelled images; kept in the run's folder where it is one's."""
     with session(config) as subject:
         baselines = load_baselines(config, subject)
-        images = load_labelled(config.data, config.exclude, subject.weights.white_level, subject.weights.form)
+        weights = subject.weights
+        images = load_labelled(config.data, config.exclude, weights.white_level, weights.form, text=subject.how.text)
         workers = workers_for(config, images.train)
 
         def evaluate(subject: Subject, title: str) -> tuple[Scores, int]:

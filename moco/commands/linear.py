@@ -38,7 +38,8 @@ def run(config: LinearConfig) -> dict[str, Any]:
     require_penalties(config.penalties)
     with session(config) as subject:
         compared_with = load_baselines(config, subject)
-        images = load_labelled(config.data, config.exclude, subject.weights.white_level, subject.weights.form)
+        weights = subject.weights
+        images = load_labelled(config.data, config.exclude, weights.white_level, weights.form, text=subject.how.text)
         subject = with_workers(config, subject, images.train)
         started = time.monotonic()
         found, details = evaluate_linear(subject, images, config)

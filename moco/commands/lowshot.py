@@ -26,7 +26,8 @@ def run(config: LowshotConfig) -> dict[str, Any]:
     require_penalties(config.penalties)
     with session(config) as subject:
         baselines = load_baselines(config, subject)
-        images = load_labelled(config.data, config.exclude, subject.weights.white_level, subject.weights.form)
+        weights = subject.weights
+        images = load_labelled(config.data, config.exclude, weights.white_level, weights.form, text=subject.how.text)
         subject = with_workers(config, subject, images.train)
         result: dict[str, Any] = {
             "labels": config.labels, "draws": config.draws, "weights": config.weights, "data": config.data,

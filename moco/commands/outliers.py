@@ -8,7 +8,7 @@ from torch import Tensor
 from moco.commands.curate import Collected, collect_images, write_results
 from moco.curation.config import OutliersConfig
 from moco.curation.neighbours import find_others
-from moco.curation.outliers import Outlier, Suspicion, rank_outliers, suspect_labels
+from moco.curation.outliers import Outlier, Suspicion, expect_labels, rank_outliers, suspect_labels
 from moco.curation.page import Strip, Tile, render_figures, render_strips
 from moco.evaluation.session import say
 from moco.explore.embed_run import clusters
@@ -31,11 +31,11 @@ def run(config: OutliersConfig) -> dict[str, Any]:
         figures = {name: _figures(found, *look[:2]) for name, look in looks.items()}
         for name, own in figures.items():
             say(f"{name}: {_describe(own)}")
-        files = _write(found, images, labels, near, figures)
+        written = _write(found, images, labels, near, figures)
         results = {name: _result(found, *look[:2]) for name, look in looks.items()}
     return {
         **results[config.weights], **figures[config.weights], "images_looked_at": len(found.names),
-        "unreadable": list(found.unreadable), "weights": config.weights, "data": config.data, "files": files,
+        "unreadable": list(found.unreadable), "weights": config.weights, "data": config.data, **written,
         "baselines": {name: {**results[name], **figures[name]} for name in found.baselines},
     }  # fmt: skip
 
@@ -45,12 +45,15 @@ def _look(found: Collected, name: str) -> tuple[list[Outlier], list[Suspicion], 
     config = found.config
     assert isinstance(config, OutliersConfig)
     z = found.encode(name)
-    similarity, rows = find_others(z, config.k)
+    similarity, rows = find_others(z, config.k, found.index(name, z, config.k))
     count = min(MOST_CLUSTERS, max(2, len(z) // IMAGES_IN_A_CLUSTER))
     groups = clusters(z.numpy().astype(np.float64), count)
     images = rank_outliers(z, similarity, groups, found.facts)[: config.top]
     labelled = len(found.classes) > 1
-    labels = suspect_labels(similarity, rows, found.labels, len(found.classes)) if labelled else []
+    if not labelled:
+        return images, [], rows
+    expected = expect_labels(z, similarity, rows, found.labels, len(found.classes))
+    labels = suspect_labels(similarity, rows, found.labels, len(found.classes), expected)
     return images, labels[: config.top], rows
 
 
@@ -58,7 +61,7 @@ def _figures(found: Collected, images: list[Outlier], labels: list[Suspicion]) -
     """How clear the first and the last of the lists are."""
     return {
         "listed": len(images), "score": round(images[0].score, 2), "last_score": round(images[-1].score, 2),
-        "listed_labels": len(labels), "votes": round(100 * labels[0].share, 1) if labels else None,
+        "listed_labels": len(labels), "votes": round(100 * labels[0].own_share, 1) if labels else None,
     }  # fmt: skip
 
 
@@ -68,8 +71,9 @@ def _describe(figures: dict[str, Any]) -> str:
 
 
 def _contradict(found: Collected, one: Suspicion) -> str:
-    own, other = found.classes[one.label], found.classes[one.by_neighbours]
-    return f"labelled {own}, and {one.share:.0%} of the votes of its neighbours are for {other}"
+    own, other = found.classes[one.label], found.classes[one.expected]
+    votes = found.classes[one.by_neighbours]
+    return f"labelled {own} ({one.own_share:.1%} expected), {other} expected ({one.share:.0%}), neighbours: {votes}"
 
 
 def _result(found: Collected, images: list[Outlier], labels: list[Suspicion]) -> dict[str, Any]:
@@ -80,7 +84,8 @@ def _result(found: Collected, images: list[Outlier], labels: list[Suspicion]) ->
         "labels": [
             {
                 "path": found.names[one.row], "label": found.classes[one.label],
-                "neighbours": found.classes[one.by_neighbours], "share": round(one.share, 3),
+                "neighbours": found.classes[one.by_neighbours], "expected": found.classes[one.expected],
+                "share": round(one.share, 3), "own_share": round(one.own_share, 4),
             }
             for one in labels
         ],
@@ -89,12 +94,12 @@ def _result(found: Collected, images: list[Outlier], labels: list[Suspicion]) ->
 
 def _write(
     found: Collected, images: list[Outlier], labels: list[Suspicion], near: Tensor, figures: dict[str, dict[str, Any]]
-) -> dict[str, str]:
-    table = [["image", place, found.names[one.row], f"{one.score:.3f}", "; ".join(one.reasons), "", ""]
+) -> dict[str, Any]:
+    table = [["image", place, found.names[one.row], round(one.score, 3), "; ".join(one.reasons), "", "", ""]
              for place, one in enumerate(images, 1)]  # fmt: skip
     table += [
-        ["label", place, found.names[one.row], f"{one.share:.3f}", "", found.classes[one.label],
-         found.classes[one.by_neighbours]]
+        ["label", place, found.names[one.row], round(one.own_share, 4), "", found.classes[one.label],
+         found.classes[one.expected], found.classes[one.by_neighbours]]
         for place, one in enumerate(labels, 1)
     ]  # fmt: skip
 
@@ -112,15 +117,15 @@ def _write(
     suspicious = [strip(one.row, _contradict(found, one), found.classes[one.label]) for one in labels]
     parts = [("images", "Unusual images and their nearest neighbours", render_strips(unusual, found.picture))]
     if suspicious:
-        parts.append(("labels", "Labels that the neighbours contradict", render_strips(suspicious, found.picture)))
+        parts.append(("labels", "Labels that a classifier does not expect", render_strips(suspicious, found.picture)))
     columns = {
         "score": "highest score", "last_score": "lowest score listed", "listed_labels": "suspicious labels",
-        "votes": "votes against the first label, %",
+        "votes": "probability of the first label, %",
     }  # fmt: skip
     parts.append(("figures", "Beside random weights", render_figures(figures, columns)))
     return write_results(
         found, "outliers",
-        table=(["kind", "rank", "path", "score", "reasons", "label", "by_neighbours"], table),
+        table=(["kind", "rank", "path", "score", "reasons", "label", "expected", "by_neighbours"], table),
         lists={
             "outliers.txt": [one.row for one in images],
             **({"suspicious-labels.txt": [one.row for one in labels]} if labels else {}),

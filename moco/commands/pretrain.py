@@ -9,20 +9,24 @@ from typing import Any, TypeVar
 from torch import nn
 
 from moco.core.encoder import Encoder
+from moco.core.networks import reads_bytes
 from moco.core.pair import Teacher
 from moco.data.augment import AUGMENTATIONS
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.derived import make_readable, take_evenly
+from moco.data.documents import open_documents
 from moco.data.forms import Form
 from moco.data.images import Images, hold
 from moco.data.kept import KEPT_BYTES, keep_prepared
 from moco.data.loader import choose_workers
 from moco.data.named import absolute_data
 from moco.data.settling import Asked
+from moco.data.sizes import warn_of_small
+from moco.data.spans import pair_documents
 from moco.data.splits import monitor_source, monitor_split, training_images
 from moco.errors import one_line
-from moco.evaluation.alignment import draw_pairs
+from moco.evaluation.alignment import EPOCH, draw_pairs
 from moco.evaluation.features import Encoding
 from moco.evaluation.judge import KnnJudge, ViewJudge
 from moco.evaluation.knn import knn_scores
@@ -38,6 +42,7 @@ from moco.pretraining.initial import with_weights
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor
 from moco.pretraining.prepare import build_batches
+from moco.pretraining.pretexts import OwnPretext, load_own_pretext, require_pretext
 from moco.runtime import distributed
 from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check, require
@@ -54,14 +59,20 @@ RETRIEVED = 512
 def run(config: PretrainConfig) -> dict[str, Any]:
     """`moco pretrain`: train on the images of `config.data`, with a monitor that suits them."""
     check(config)
-    config = with_weights(config)
+    own = load_own_pretext(config.pretext)
+    config = with_weights(config if own is None else dataclasses.replace(config, pretext=own.stored))
+    require_pretext(config)
     given = config.init_weights or config.teacher
     weights = None if given is None else load_weights(given)
     level = config.white_level if weights is None or config.white_level else weights.white_level
-    splits = open_splits(config.data, config.exclude, level, asked_of(config, weights))
-    config = with_form(config, splits["train"])
+    if reads_bytes(require(config.arch)):
+        splits = open_documents(config.data, config.exclude)
+    else:
+        splits = open_splits(config.data, config.exclude, level, asked_of(config, weights))
+        config = with_form(config, splits["train"])
+        warn_of_small(splits["train"], config.data, require(config.view_size or config.image_size))
     teacher = build_teacher(config, training_images(splits))
-    result = train_prepared(config, splits, build_monitor(config, splits), teacher)
+    result = train_prepared(config, splits, build_monitor(config, splits), teacher, own)
     if not result.get("exit_code") and "already_done" not in result and distributed.rank() == 0:
         labelled = splits["train"].labels is not None and len(splits["train"].classes) > 1
         print("\n".join(describe_reached(result, config.out, config.data, labelled=labelled)))
@@ -81,16 +92,22 @@ def open_splits(
 
 
 def train_prepared(
-    config: PretrainConfig, splits: dict[Split, Images], monitor: Monitor, teacher: Teacher | None
+    config: PretrainConfig,
+    splits: dict[Split, Images],
+    monitor: Monitor,
+    teacher: Teacher | None,
+    own: OwnPretext | None = None,
 ) -> dict[str, Any]:
     """Train on the images of a config whose monitor and teacher are ready."""
     level = splits["train"].white_level
     config = with_form(dataclasses.replace(config, data=absolute_data(config.data), white_level=level), splits["train"])
+    if config.partner is not None:
+        config = dataclasses.replace(config, partner=absolute_data(config.partner))
     if teacher is not None:
         config = dataclasses.replace(config, feature_dim=teacher.width)
     images = training_images(splits)
-    checkup = build_checkup(config, images)
-    result = pretrain(config, images, monitor, checkup=checkup, teacher=teacher)
+    checkup = build_checkup(config, images, own)
+    result = pretrain(config, images, monitor, checkup=checkup, teacher=teacher, own=own)
     distributed.leave_processes()
     return result
 
@@ -125,17 +142,23 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     workers = 0  # on a CPU this process keeps what it prepared, and the training's own processes have the cores
     if device != "cpu":
         workers = choose_workers(bank) if config.workers is None else config.workers
-    how = Encoding(
-        size, mean, std, precision=resolve_precision(config.precision, device), workers=workers, rgb=bank.form is None
-    )
+    text, precision = reads_bytes(require(config.arch)), resolve_precision(config.precision, device)
+    how = Encoding(size, mean, std, precision=precision, workers=workers, rgb=bank.form is None, text=text)
     reason = "without labels (class folders)" if bank.labels is None or queries.labels is None else None
     if reason is None and len(bank.classes) < 2:
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
-        print(f"the images come {reason}: no kNN accuracy; watching instead how many find their own second view")
+        print(
+            f"the images come {reason}: no kNN accuracy; watching instead how many find their own second view "
+            f"(retrieval), the mean squared distance of two views of an image (alignment), and how evenly the images "
+            f"spread (uniformity: lower is more evenly)"
+        )
         seen = make_readable(take_evenly(training_images(splits), min(UNLABELLED_IMAGES, config.knn_images)))
-        pairs = _remember(lambda: draw_pairs(seen, AUGMENTATIONS[config.augment], size), 6 * size**2 * len(seen))
         few = take_evenly(seen, RETRIEVED)
+        if text:
+            spans = functools.partial(pair_documents, length=size)
+            return ViewJudge(lambda: spans(seen, epoch=EPOCH), lambda: spans(few, epoch=EPOCH - 1), how)
+        pairs = _remember(lambda: draw_pairs(seen, AUGMENTATIONS[config.augment], size), 6 * size**2 * len(seen))
         mild = _remember(lambda: draw_pairs(few, AUGMENTATIONS["mild"], size), 6 * size**2 * len(few))
         return ViewJudge(pairs, mild, how)
     bank = keep_prepared(make_readable(take_evenly(bank, config.knn_images)))
@@ -150,7 +173,8 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         return look(*build_raw_pixels(how, device))[0].top1
 
     def name_figures(figures: Mapping[str, float], k: int) -> dict[str, float]:
-        more = {"queries": float(len(queries)), "trained_on": trained_on, "k": float(k), "pixels": pixels()}
+        more = {"queries": float(len(queries)), "trained_on": trained_on, "k": float(k)}
+        more |= {} if text else {"pixels": pixels()}
         return {f"knn_{name}": value for name, value in {**figures, **more}.items()}
 
     if config.keep == "best":
@@ -168,12 +192,12 @@ def _remember(draw: Callable[[], Drawn], size: int) -> Callable[[], Drawn]:
     return functools.cache(draw) if size <= KEPT_BYTES else draw
 
 
-def build_checkup(config: PretrainConfig, images: Images) -> Checkup:
+def build_checkup(config: PretrainConfig, images: Images, own: OwnPretext | None = None) -> Checkup:
     """What a run's health is judged by, beside its loss: its own images and keys."""
     config = dataclasses.replace(config, device=resolve_device(config.device))
     precision = resolve_precision(config.precision, config.device)
 
     def checkup(modules: Mapping[str, nn.Module]) -> dict[str, float]:
-        return vitals(modules, build_batches(config, images), symmetric=config.symmetric, precision=precision)
+        return vitals(modules, build_batches(config, images, own), symmetric=config.symmetric, precision=precision)
 
     return checkup

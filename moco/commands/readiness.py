@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moco.commands import pretrain
-from moco.commands.scene import MOST_WATCHED, PROBED, Scene, open_teacher, tell_slow
+from moco.commands.scene import MOST_WATCHED, PROBED, Scene, open_teacher
 from moco.core.encoder import Encoder, parameter_count
 from moco.core.pair import Teacher
 from moco.data.derived import make_readable, take_evenly
@@ -24,6 +24,7 @@ from moco.pretraining.prepare import build_encoder, resolve_config
 from moco.pretraining.timing import StepTime, time_step
 from moco.pretraining.ways import Compared, Way
 from moco.runtime.fields import check, require
+from moco.runtime.phases import say_if_slow
 
 LEAST_SECONDS = 10.0
 """Seconds of a trial; where the time allows less, no way is tried."""
@@ -96,7 +97,7 @@ def make_ready(scene: Scene, way: Way, compared: Sequence[Compared], spared: flo
             trial = dataclasses.replace(trial, feature_dim=teacher.width)
         seconds = scene.share(share / ways, limits)
         what = f"{trial.arch or 'the network'} with views of {trial.view_size or trial.image_size} pixels"
-        with tell_slow(f"timing steps of {what}: {seconds:.0f} s, and what the first step takes"):
+        with say_if_slow(f"auto: timing steps of {what}: {seconds:.0f} s, and what the first step takes"):
             return time_step(with_weights(trial), some, seconds, teacher)
 
     seconds = max(1.0, (1 - RESERVE) * (scene.budget.left - spared) * (1 - ONE_LOOK - EVALUATING / 2))
@@ -110,7 +111,7 @@ def make_ready(scene: Scene, way: Way, compared: Sequence[Compared], spared: flo
     speed = measure(vars(config), FINAL_TIMING, 0.025)
     if speed is None:
         raise BadInputError("out of memory with the settings of this run: give a smaller --batch-size or --image-size")
-    with tell_slow("measuring what a look by the monitor and the evaluation take"):
+    with say_if_slow("auto: measuring what a look by the monitor and the evaluation take"):
         return _measure_looks(scene, way, reasons, config, teacher, speed)
 
 

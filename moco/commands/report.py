@@ -60,6 +60,7 @@ def _trials(folder: Path) -> list[Path]:
 
 def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> tuple[str, ...]:
     from moco.data.catalog import load
+    from moco.data.forms import with_shown
     from moco.evaluation.features import Encoding
     from moco.explore.gallery import Scope, file_digest, gallery, is_here
     from moco.interop.checkpoints import load_weights
@@ -72,6 +73,7 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
     trained = read_config(read_run(folder).config, folder / "config.json")
     data = config.data or trained.data
     key = {"weights": file_digest(weights_file), "data": data, "map_images": config.map_images}
+    key |= {"show_channels": list(config.show_channels)} if config.show_channels else {}
     if _stored(path) == key:
         return ()
     if config.data is None and not is_here(data):
@@ -79,9 +81,13 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
     say(f"{folder}: computing views, neighbours and map of {data}")
     device = resolve_device(config.device)
     weights = load_weights(str(folder))
-    splits = load(data, trained.exclude, weights.white_level)
+    splits = load(data, trained.exclude, weights.white_level, with_shown(weights.form, config.show_channels))
     how = Encoding(
-        weights.encoder.plan.image_size, weights.mean, weights.std, precision=resolve_precision("auto", device)
+        weights.encoder.plan.image_size,
+        weights.mean,
+        weights.std,
+        precision=resolve_precision("auto", device),
+        rgb=weights.form is None,
     )
     scope = Scope(config.map_images, map_seconds=config.map_seconds)
     with preserve_torch_state(device):

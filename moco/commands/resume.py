@@ -7,6 +7,7 @@ from moco.commands import auto, pretrain, transfer
 from moco.data.named import CATALOG, absolute_data
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig, ResumeConfig
+from moco.pretraining.pretexts import OWN
 from moco.runtime.configfile import from_json, read_command
 from moco.runtime.fields import check
 from moco.runtime.files import expand_home, read_bounded
@@ -35,13 +36,20 @@ def run(config: ResumeConfig) -> dict[str, Any]:
     if status.get("state") == KILLED:
         print(f"{config.run}: was killed (or its machine failed) after step {status.get('step')} or later: going on")
     if command == "pretrain":
-        own = _find_images(dataclasses.replace(from_json(PretrainConfig, content, path), **now))
+        own = _find_images(_with_pretext(from_json(PretrainConfig, content, path), config, now))
         return auto.conclude(own, pretrain.run(own), own.data)
     if command == "transfer":
         return transfer.run(_find_images(dataclasses.replace(from_json(TransferConfig, content, path), **now)))
     raise BadInputError(
         f"{path}: a run of {command!r}: expected one of pretrain or transfer, which can be gone on with"
     )
+
+
+def _with_pretext(before: PretrainConfig, config: ResumeConfig, now: dict[str, Any]) -> PretrainConfig:
+    """Return the config of a run; code of the user's own is only run where the command line names it."""
+    if config.pretext is not None and not before.pretext.startswith(OWN):
+        raise BadInputError(f"{config.run}: its pretext is {before.pretext}: leave --pretext out")
+    return dataclasses.replace(before, pretext=config.pretext or before.pretext, **now)
 
 
 def _find_images(config: Config) -> Config:

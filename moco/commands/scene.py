@@ -2,10 +2,7 @@
 
 import functools
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +26,7 @@ from moco.pretraining.recipes import QUICK
 from moco.pretraining.ways import Compared, Goal, Way, find_weights, sizes_to_try
 from moco.runtime.device import resolve_device, resolve_precision
 from moco.runtime.fields import Precision, require
+from moco.runtime.phases import say_if_slow
 
 MOST_WATCHED = 10_000
 """Images that are compared, at most."""
@@ -38,8 +36,6 @@ COMPARING = 0.12
 """Share of the time that comparing encoders as they are may take."""
 PROBED, LEAST_COMPARED = 16, 300
 """Images by which encoding is timed; fewer than so many are not compared at the larger of two sizes."""
-SILENCE = 5.0
-"""Seconds after which a person wants to know what is going on."""
 ENCODED_BY_TEACHER = 0.25
 """Share of the time that a teacher's encoding of all images may take; if it takes more, keys are made at each step."""
 
@@ -83,27 +79,13 @@ class Scene:
         print(text, file=sys.stderr, flush=True)
 
 
-@contextmanager
-def tell_slow(text: str) -> Iterator[None]:
-    """Tell a person what is going on inside where that lasts for more than some seconds, whatever is redirected."""
-    stream = sys.stderr
-    timer = threading.Timer(SILENCE, lambda: print(f"auto: {text}", file=stream, flush=True))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Scene:
     """Open the images and look at their size. Raises BadInputError where they are too few, or two weights are given."""
     if given.get("init_weights") and given.get("teacher"):
         raise BadInputError("--init-weights and --teacher are both given: auto begins with one of them; moco pretrain "
                             "taught takes both")  # fmt: skip
     level = given.get("white_level") or stored_white_level(given.get("init_weights") or given.get("teacher"))
-    with tell_slow(f"listing the images of {config.data}"):
-        splits = load(config.data, given.get("exclude", ()), level)
+    splits = load(config.data, given.get("exclude", ()), level)
     images = training_images(splits)
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(
@@ -114,7 +96,7 @@ def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Sce
     precision = resolve_precision(given.get("precision", "auto"), device)
     begun, side = time.monotonic(), typical_side(images)
     if (time.monotonic() - begun) / min(SAMPLE, len(images)) * len(images) <= HOLDING * budget.seconds:
-        with tell_slow(f"decoding {len(images)} images into memory"):
+        with say_if_slow(f"auto: decoding {len(images)} images into memory"):
             splits["train"] = hold(images)
     scene = Scene(config, given, splits, side, device, precision, budget)
     if side < LEAST_SIDE:
@@ -150,12 +132,12 @@ def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compa
     bank, queries = monitor_split(scene.splits)
     if weights is None or bank.labels is None or queries.labels is None or len(bank.classes) < 2:
         return []
-    with tell_slow(f"loading {weights}"):
+    with say_if_slow(f"auto: loading {weights}"):
         published = place_weights(load_weights(weights), scene.device)
     asked = scene.given.get("teacher_size" if goal == "small" else "image_size")
     sizes = (asked,) if asked else sizes_to_try(published.encoder.plan.image_size, scene.side)
     probe = make_readable(take_evenly(bank, PROBED))
-    with tell_slow(f"measuring how fast {weights} encodes your images"):
+    with say_if_slow(f"auto: measuring how fast {weights} encodes your images"):
         costs = {size: measure_encoding(published, probe, size, scene.precision) for size in sizes}
     scene.native_seconds = costs[sizes[-1]] * (published.encoder.plan.image_size / sizes[-1]) ** 2
     everything, seconds = len(bank) + len(queries), COMPARING * scene.budget.seconds

@@ -1,6 +1,7 @@
 """`moco search`: finds the images most similar to a file, to an image of the set, or to several files together."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,12 @@ from torch import Tensor
 
 from moco.commands.curate import Collected, collect_images, write_results
 from moco.curation.config import SearchConfig
+from moco.curation.neighbours import find_nearest
 from moco.curation.page import Strip, Tile, render_strips
-from moco.data.decoding import WHITEST, decode
-from moco.data.images import ArrayImages
+from moco.data.images import ArrayImages, FileImages, Images, PathTable
 from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM
 from moco.evaluation.features import encode
-from moco.evaluation.knn import nearest
 from moco.evaluation.session import at_random, say
 from moco.runtime.fields import check
 from moco.shapes import Features
@@ -29,12 +29,14 @@ def run(config: SearchConfig) -> dict[str, Any]:
     with collect_images(config) as found:
         if config.index is not None and config.index >= len(found.names):
             raise BadInputError(f"--index {config.index}: --data {config.data} has {len(found.names)} readable images")
-        ranked = {}
+        ranked, recall = {}, dict[str, float]()
         for name in (config.weights, *found.baselines):
             z = found.encode(name)
             own = None if config.index is None else config.index
             query = z[own : own + 1] if own is not None else _encode_files(found, files, name)
-            similarity, rows = nearest(query, z, config.k + (own is not None))
+            index = found.index(name, z, config.k)
+            recall[name] = 1.0 if index is None else index.recall
+            similarity, rows = find_nearest(query, z, config.k + (own is not None), index)
             ranked[name] = [(int(row), float(value)) for value, row in zip(similarity[0], rows[0], strict=True)
                             if int(row) != own][: config.k]  # fmt: skip
         for row, value in ranked[config.weights]:
@@ -42,7 +44,8 @@ def run(config: SearchConfig) -> dict[str, Any]:
         written = _write(found, files, ranked)
     return {
         "neighbours": _as_rows(found, ranked[config.weights]), "images": len(found.names),
-        "unreadable": list(found.unreadable), "weights": config.weights, "data": config.data, "files": written,
+        "unreadable": list(found.unreadable), "recall": round(recall[config.weights], 4),
+        "weights": config.weights, "data": config.data, **written,
         "baselines": {name: {"neighbours": _as_rows(found, ranked[name])} for name in found.baselines},
     }  # fmt: skip
 
@@ -64,18 +67,22 @@ def _encode_files(found: Collected, files: tuple[Path, ...], name: str) -> Featu
     """Give the feature (1, C) of files: the mean of theirs, of unit length."""
     subject = at_random(found.config_of_session, found.subject) if name == RANDOM else found.subject
     how = dataclasses.replace(found.how, workers=0)
-    features: list[Tensor] = [
-        encode(subject.encoder, ArrayImages(decode(str(path), found.images.white_level or WHITEST)[None]), how)
-        for path in files
-    ]
+    features: list[Tensor] = [encode(subject.encoder, _read_one(path, found.images), how) for path in files]
     return F.normalize(torch.cat(features).mean(0, keepdim=True))
+
+
+def _read_one(path: Path, images: Images) -> ArrayImages:
+    """Read a file as the images of a set are read."""
+    table = PathTable([os.fsencode(path)])
+    one = FileImages(b"", table, white_level=images.white_level, form=images.form)
+    return ArrayImages(one[0][None], form=images.form)
 
 
 def _as_rows(found: Collected, ranked: list[tuple[int, float]]) -> list[dict[str, Any]]:
     return [{"path": found.names[row], "similarity": round(value, 4)} for row, value in ranked]
 
 
-def _write(found: Collected, files: tuple[Path, ...], ranked: dict[str, list[tuple[int, float]]]) -> dict[str, str]:
+def _write(found: Collected, files: tuple[Path, ...], ranked: dict[str, list[tuple[int, float]]]) -> dict[str, Any]:
     config = found.config
     assert isinstance(config, SearchConfig)
     query = ", ".join(path.name for path in files) or found.names[config.index or 0]
@@ -86,7 +93,7 @@ def _write(found: Collected, files: tuple[Path, ...], ranked: dict[str, list[tup
         ]
         for name, own in ranked.items()
     }  # fmt: skip
-    table = [[place, found.names[row], f"{value:.4f}"] for place, (row, value) in enumerate(ranked[config.weights], 1)]
+    table = [[place, found.names[row], round(value, 4)] for place, (row, value) in enumerate(ranked[config.weights], 1)]
     own = [] if config.index is None else [Strip(None, [Tile(config.index, query, "searched for")])]
     parts = [("neighbours", "Most similar images", render_strips([*own, *strips[config.weights]], found.picture))]
     parts += [(name, f"By {name} weights", render_strips(strips[name], found.picture)) for name in found.baselines]

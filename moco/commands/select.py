@@ -44,11 +44,11 @@ def run(config: SelectConfig) -> dict[str, Any]:
         figures = {name: _figures(found, z, rows, labelled) for name, rows in choices.items()}
         for name, own in figures.items():
             say(f"{name}: {_describe(own)}")
-        files = _write(found, choices[config.weights], figures)
+        written = _write(found, choices[config.weights], figures)
     return {
         "paths": [found.names[row] for row in choices[config.weights]], **figures[config.weights],
         "method": config.method, "labelled": len(labelled), "images": len(found.names),
-        "unreadable": list(found.unreadable), "weights": config.weights, "data": config.data, "files": files,
+        "unreadable": list(found.unreadable), "weights": config.weights, "data": config.data, **written,
         "baselines": {
             name: {"paths": [found.names[row] for row in rows], **figures[name]}
             for name, rows in choices.items() if name != config.weights
@@ -102,7 +102,7 @@ def _describe(figures: dict[str, Any]) -> str:
     )
 
 
-def _write(found: Collected, chosen: list[int], figures: dict[str, dict[str, Any]]) -> dict[str, str]:
+def _write(found: Collected, chosen: list[int], figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
     config = found.config
     table = [[place, found.names[row], found.label(row)] for place, row in enumerate(chosen, 1)]
     strips = [

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moco.runtime.exchange import send
 from moco.runtime.randomness import Stream, seed_of
 from moco.shapes import Views
 
@@ -30,7 +31,7 @@ def blend_views(x: Views, *, seed: int, step: int, place: int) -> Blend:
     pure function of (seed, step, place), where `place` numbers the parts of a step.
     """
     drawn = np.random.default_rng(seed_of(seed=seed, stream=Stream.BLEND, epoch=step, index=place))
-    partner = torch.from_numpy(drawn.permutation(len(x))).to(x.device)
+    partner = send(torch.from_numpy(drawn.permutation(len(x))), x.device)
     if drawn.random() < 0.5:
         own = math.sin(math.pi / 2 * drawn.random()) ** 2
         return Blend(torch.lerp(x[partner], x, own), partner, own)

@@ -44,7 +44,8 @@ class Queue(nn.Module):
     most K keys can be written: what does not fit before the end goes on at the start. Every key keeps the index of its
     image and the number of the write that brought it.
 
-    With `mask_own`, a query's own image's older keys are no negatives of it. No gradient passes.
+    With `mask_own`, a query's own image's older keys are no negatives of it. No gradient passes. A queue of size 0
+    holds nothing, for negatives that come from the batch alone (`add_batch_keys`).
     """
 
     keys: Tensor  # (K, C)
@@ -53,7 +54,7 @@ class Queue(nn.Module):
 
     def __init__(self, size: int, feature_dim: int, *, mask_own: bool = False, seed: int = 0) -> None:
         super().__init__()
-        if size < 1:
+        if size < 0:
             raise BadInputError(f"--queue-size is {size}: expected at least one key (the paper's is 65536)")
         self.size, self.mask_own = size, mask_own
         self.register_buffer("keys", _random_unit_vectors(size, feature_dim, seed))
@@ -71,6 +72,8 @@ class Queue(nn.Module):
     @torch.no_grad()
     def write(self, q: Features, k: Features | None, index: Index) -> None:
         """Enqueue the keys k (N, C) of every rank, and dequeue as many of the oldest."""
+        if not self.size:
+            return
         assert k is not None
         k, index = gather(at_least_fp32(k.detach())), gather(index)
         if len(k) > self.size:
@@ -95,6 +98,34 @@ class Queue(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """The counters, from the state_dict."""
         self.writes, self.oldest = state.tolist()
+
+
+class BatchKeys(NamedTuple):
+    """The keys of a whole batch, of every rank, without gradient (v3, Algorithm 1)."""
+
+    k: Features
+    images: Index
+
+
+def gather_batch_keys(k: Features, index: Index) -> BatchKeys:
+    """Gather the keys k (N, C) that f_k made of a batch, with their images, from every rank."""
+    return BatchKeys(gather(at_least_fp32(k.detach())), gather(index))
+
+
+def add_batch_keys(keys: Keys, index: Index, batch: BatchKeys | None) -> Keys:
+    """The keys with those of the whole batch behind them, of which each query's own is masked: N - 1 more negatives.
+
+    With an empty queue these are the logits of v3's ctr(q, k). Where `batch` is None the keys stay as they are.
+    """
+    if batch is None:
+        return keys
+    assert keys.images is not None
+    own = index[:, None] == batch.images[None]
+    mask = own.new_zeros(len(index), len(keys.negative)) if keys.mask is None else keys.mask
+    return keys._replace(
+        negative=torch.cat([keys.negative, batch.k]), mask=torch.cat([mask, own], 1),
+        images=torch.cat([keys.images, batch.images]),
+    )  # fmt: skip
 
 
 class MemoryBank(nn.Module):
@@ -143,11 +174,22 @@ class MemoryBank(nn.Module):
     def write(self, q: Features, k: Features | None, index: Index) -> None:
         """Move the entries of the batch, those of every rank, towards the queries q (N, C)."""
         q, index = gather(at_least_fp32(q.detach())), gather(index)
-        if self.sharded:
-            held = (index >= self.rows.start) & (index < self.rows.stop)
-            q, index = q[held], index[held] - self.rows.start
-        self.features[index] = F.normalize(self.features[index].lerp(q, 1 - self.momentum))
+        if len(self.rows):
+            place, held = self._places(index)
+            moved = F.normalize(self.features[place].lerp(q, 1 - self.momentum))
+            if held is not None:  # what others hold repeats what is written anyway: a GPU is not asked how much that is
+                first = held.int().argmax(0, keepdim=True)
+                place, moved = torch.where(held, place, place[first]), torch.where(held[:, None], moved, moved[first])
+                moved = torch.where(held.any(), moved, self.features[place])
+            self.features[place] = moved
         self.step += 1
+
+    def _places(self, index: Index) -> tuple[Index, Tensor | None]:
+        """Where the images' entries lie among the rows that are here, and which of them are; None: all of them."""
+        if not self.sharded:
+            return index, None
+        held = (index >= self.rows.start) & (index < self.rows.stop)
+        return (index - self.rows.start).clamp(0, len(self.rows) - 1), held
 
     def get_extra_state(self) -> Tensor:
         """The step, for the state_dict."""

@@ -1,5 +1,7 @@
 """The encoder: a backbone and a projection head, images (N, channels, H, W) -> unit vectors (N, C)."""
 
+import copy
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,16 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.core.batchnorm import GroupedBatchNorm, group_batch_norms, record_together
-from moco.core.networks import REFUSALS, TIMM, build_backbone, reason
+from moco.core.networks import REFUSALS, TIMM, build_backbone, example_input, is_timms, reason
 from moco.core.precision import at_least_fp32
 from moco.core.resnet import ResNet, resnet_plan
 from moco.core.stems import Stem
 from moco.errors import BadInputError
-from moco.shapes import Features, Views, require_same_shapes
+from moco.shapes import Features, Inputs, require_same_shapes
 
-Head = Literal["linear", "mlp"]
+Head = Literal["linear", "mlp", "mlp-bn"]
 Output = Literal["backbone", "head"]
 """What features are read off: the backbone's, or the head's unit vectors."""
+PREDICTOR = "predictor."
+"""Stands before the names of the prediction head's tensors, which no file but a checkpoint has."""
 LARGEST = 1 << 16
 """Largest size in a plan."""
 REACH = 32
@@ -52,8 +56,8 @@ class EncoderPlan:
 class Encoder(nn.Module):
     """f: images -> q = normalise(head(backbone(x))) (v1, 3.1-3.3; the MLP head is v2's, section 2).
 
-    The head is one linear layer to C = feature_dim, or linear - ReLU - linear through hidden_dim (2048 in the paper,
-    which is the width of ResNet-50's features; by default the backbone's own).
+    The head is one linear layer to C = feature_dim; linear - ReLU - linear through hidden_dim (2048 in the paper, which
+    is the width of ResNet-50's features; by default the backbone's own); or three layers with batch normalisation (v3).
     """
 
     def __init__(self, plan: EncoderPlan, backbone: tuple[nn.Module, int] | None = None) -> None:
@@ -68,27 +72,45 @@ class Encoder(nn.Module):
         self.head: nn.Module
         if plan.head == "linear":
             self.head = nn.Linear(self.num_features, plan.feature_dim)
-        else:
+        elif plan.head == "mlp":
             self.head = nn.Sequential(
                 nn.Linear(self.num_features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, plan.feature_dim)
             )
+        else:
+            self.head = _normalised_mlp(self.num_features, hidden, hidden, plan.feature_dim)
+        self.predictor: nn.Module = nn.Identity()
 
-    def forward(self, x: Views) -> Features:
-        """Encode views x into unit vectors; the normalisation is at least fp32 whatever the precision."""
+    def forward(self, x: Inputs) -> Features:
+        """Encode x, views (N, 3, H, W) or what else the backbone takes, into unit vectors.
+
+        The normalisation is at least fp32 whatever the precision.
+        """
         if self.plan.arch.startswith(TIMM):  # some of its networks cut an image into windows or tokens first
             for norm in self._norms:
                 norm.images = len(x)
         with record_together(self._norms):
-            features = self.backbone(x)
-        return F.normalize(at_least_fp32(self.head(features)))
+            z = self.predictor(self.head(self.backbone(x)))
+        return F.normalize(at_least_fp32(z))
+
+    def add_predictor(self) -> None:
+        """Let a prediction head of two layers follow the projection head (v3, Algorithm 1)."""
+        size = self.plan.feature_dim
+        self.predictor = _normalised_mlp(size, self.plan.hidden_dim or self.num_features, size)
+
+    def momentum_copy(self) -> "Encoder":
+        """f_k at the start: the same weights, neither trained by gradient nor with a prediction head."""
+        f_k = copy.deepcopy(self).requires_grad_(False)
+        f_k.predictor = nn.Identity()
+        f_k._norms = _grouped_norms(f_k)
+        return f_k
 
     def set_bn_group_size(self, size: int) -> int:
         """Normalise in BN groups of `size` consecutive images (0: all together); return how many layers do.
 
         Raises BadInputError for a kind of batch normalisation that cannot.
         """
-        count = group_batch_norms(self.backbone, size)
-        self._norms = [norm for norm in self.backbone.modules() if isinstance(norm, GroupedBatchNorm)]
+        count = group_batch_norms(self, size)
+        self._norms = _grouped_norms(self)
         return count
 
     def width(self, output: Output) -> int:
@@ -116,8 +138,9 @@ class Encoder(nn.Module):
         raise BadInputError(f"{flag} {size}: {self.plan.arch} does not take such images ({why}): {hint}")
 
     def _blank(self, size: int) -> Tensor:
-        """One image of zeros."""
-        return torch.zeros(1, self.plan.channels, size, size, device=next(self.backbone.parameters()).device)
+        """One image of zeros, or one span."""
+        example = example_input(self.plan.arch, size, self.plan.channels)
+        return example.to(next(self.backbone.parameters()).device)
 
     @torch.no_grad()
     def _refusal(self, size: int) -> str | None:
@@ -137,6 +160,18 @@ class Encoder(nn.Module):
         return None
 
 
+def _normalised_mlp(*widths: int) -> nn.Sequential:
+    """Linear layers between these widths, batch normalisation behind each and ReLU between them (v3, section 3)."""
+    layers: list[nn.Module] = []
+    for width, following in itertools.pairwise(widths):
+        layers += [nn.Linear(width, following, bias=False), nn.BatchNorm1d(following), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])
+
+
+def _grouped_norms(module: nn.Module) -> list[GroupedBatchNorm]:
+    return [norm for norm in module.modules() if isinstance(norm, GroupedBatchNorm)]
+
+
 @contextmanager
 def use_evaluation_mode(module: nn.Module) -> Iterator[None]:
     """With running statistics and without dropout, as long as it lasts."""
@@ -150,7 +185,7 @@ def use_evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 def encoder_tensors(encoder: Encoder) -> dict[str, Tensor]:
-    """The encoder's tensors: the backbone's under its library's own names, the head's behind `head_prefix`."""
+    """The encoder's tensors: the backbone's under its library's own names, the projection head's by `head_prefix`."""
     return file_names(encoder.state_dict(), encoder.plan.arch)
 
 
@@ -160,18 +195,20 @@ def file_names(tensors: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
     return {
         prefix + name.removeprefix("head.") if name.startswith("head.") else name.removeprefix("backbone."): value
         for name, value in tensors.items()
+        if not name.startswith(PREDICTOR)
     }
 
 
 def load_encoder_tensors(encoder: Encoder, tensors: Mapping[str, Tensor]) -> None:
-    """Fill the encoder with tensors named as by `encoder_tensors`.
+    """Fill the encoder with tensors named as by `encoder_tensors`; a prediction head stays as it is.
 
     Raises BadInputError naming the first tensor that is missing, unexpected or of another shape.
     """
     own = encoder_tensors(encoder)
     require_same_shapes(own, tensors, f"weights for {encoder.plan.arch}")
     state = encoder.state_dict()  # with the versions of its modules, which some refuse to be loaded without
-    state.update(zip(state, (tensors[name] for name in own), strict=True))
+    filled = (name for name in state if not name.startswith(PREDICTOR))
+    state.update(zip(tuple(filled), (tensors[name] for name in own), strict=True))
     encoder.load_state_dict(state)
 
 
@@ -180,7 +217,7 @@ def build_filled_encoder(plan: EncoderPlan, tensors: Mapping[str, Tensor]) -> En
 
     A network of another size than the weights are is refused before it takes memory: a plan may come from a file.
     """
-    if resnet_plan(plan.arch) is not None or plan.arch.startswith(TIMM):
+    if resnet_plan(plan.arch) is not None or is_timms(plan.arch):
         with torch.device("meta"):
             require_same_shapes(encoder_tensors(Encoder(plan)), tensors, f"weights for {plan.arch}")
     encoder = Encoder(plan)
@@ -190,7 +227,7 @@ def build_filled_encoder(plan: EncoderPlan, tensors: Mapping[str, Tensor]) -> En
 
 def head_prefix(arch: str) -> str:
     """What stands before the names of the projection head's tensors; networks of timm have a `head` of their own."""
-    return "projection." if arch.startswith(TIMM) else "head."
+    return "projection." if is_timms(arch) else "head."
 
 
 def parameter_count(module: nn.Module) -> int:

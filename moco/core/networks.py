@@ -1,4 +1,4 @@
-"""Backbones by name, without their classifiers: our ResNets, torchvision's models, and timm's as `timm:NAME`."""
+"""Backbones by name, without their classifiers: our ResNets and ViTs, torchvision's models, timm's as `timm:NAME`."""
 
 from difflib import get_close_matches
 from functools import cache
@@ -8,9 +8,12 @@ import torch
 import torchvision
 from torch import nn
 
+from moco.core.bytes import PADDING, TRANSFORMERS, ByteTransformer
 from moco.core.resnet import RESNETS, ResNet, resnet_plan
 from moco.core.stems import Stem
+from moco.core.transformers import NAME, fix_sine_positions, vit_options
 from moco.errors import BadInputError, one_line
+from moco.shapes import Inputs
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -24,26 +27,34 @@ REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, Zer
 def build_backbone(arch: str, stem: Stem, image_size: int, channels: int = 3) -> tuple[nn.Module, int]:
     """Build a backbone without its classifier and say how many features it gives.
 
-    Known are the ResNets of `resnet_plan`, every classification model of torchvision, and as timm:NAME every network of
-    timm. Raises BadInputError for another name, or a small stem for a network that is not one of our ResNets.
+    Known are the ResNets of `resnet_plan`, the transformers of `vit_options`, those over bytes, every classification
+    model of torchvision, and as timm:NAME every network of timm. Raises BadInputError for another name, or a small stem
+    for a network that is not one of our ResNets.
     """
     plan = resnet_plan(arch)
     if plan is not None:
         resnet = ResNet(plan, stem, channels)
         return resnet, resnet.num_features
-    of_timm = arch.startswith(TIMM)
-    if of_timm:
+    if arch.startswith(TIMM):
         require_timm_name(arch, "--arch")
-    else:
+    elif not is_timms(arch) and not reads_bytes(arch):
         _require_torchvision_name(arch)
     if stem != "imagenet":
         raise BadInputError(f"--stem {stem} is for ResNets, and --arch is {arch}: give --stem imagenet")
-    if of_timm:
+    if is_timms(arch):
         return _timm_backbone(arch, image_size, channels)
+    if reads_bytes(arch):
+        transformer = ByteTransformer(TRANSFORMERS[arch])
+        return transformer, transformer.num_features
     model, width = _torchvision_backbone(arch, image_size)
     if channels != 3:
         widen_first_convolution(model, channels, arch)
     return model, width
+
+
+def is_timms(arch: str) -> bool:
+    """Whether timm builds the network: `timm:NAME`, or one of our own transformers."""
+    return arch.startswith(TIMM) or NAME.fullmatch(arch) is not None
 
 
 def widen_first_convolution(model: nn.Module, channels: int, arch: str) -> None:
@@ -63,10 +74,22 @@ def widen_first_convolution(model: nn.Module, channels: int, arch: str) -> None:
     model.set_submodule(name, other)
 
 
+def reads_bytes(arch: str) -> bool:
+    """Whether a network takes bytes of documents (N, L), and not images."""
+    return arch in TRANSFORMERS
+
+
+def example_input(arch: str, size: int, channels: int = 3) -> Inputs:
+    """One input of the kind that a network takes: an image (1, C, size, size), or a span of `size` bytes (1, size)."""
+    if reads_bytes(arch):
+        return torch.full((1, size), PADDING + 1, dtype=torch.uint8)
+    return torch.zeros(1, channels, size, size)
+
+
 def _require_torchvision_name(arch: str) -> None:
     known = torchvision.models.list_models(module=torchvision.models)
     if arch not in known:
-        similar = get_close_matches(arch, list(dict.fromkeys((*RESNETS, *known))), n=3, cutoff=0.5)
+        similar = get_close_matches(arch, list(dict.fromkeys((*RESNETS, *TRANSFORMERS, *known))), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(similar)}?" if similar else "give a ResNet or another torchvision model"
         raise BadInputError(f"--arch {arch} is not known: {hint} (widths: resnet18-w16, resnet50-2x)")
 
@@ -117,7 +140,11 @@ def require_timm_name(given: str, what: str, *, tags: bool = False) -> None:
 
 def is_known_name(name: str) -> bool:
     """Whether a name, without `timm:`, is that of one of our ResNets, or of a network of torchvision or timm."""
-    if resnet_plan(name) is not None or name in torchvision.models.list_models(module=torchvision.models):
+    if (
+        resnet_plan(name) is not None
+        or reads_bytes(name)
+        or name in torchvision.models.list_models(module=torchvision.models)
+    ):
         return True
     import timm
 
@@ -192,13 +219,19 @@ def _on_meta(arch: str, num_classes: int = 0, **options: Any) -> nn.Module:
         return timm.create_model(arch.removeprefix(TIMM), num_classes=num_classes, **options)
 
 
+def timm_network(arch: str, image_size: int) -> tuple[str, dict[str, Any]]:
+    """Give timm's name of a network that timm builds, and the options with which it does."""
+    return vit_options(arch, image_size) or (arch.removeprefix(TIMM), timm_options(arch, image_size))
+
+
 def _timm_backbone(arch: str, image_size: int, channels: int) -> tuple[nn.Module, int]:
     import timm
 
-    native = timm_config(arch).input_size[-1]
+    name, options = timm_network(arch, image_size)
+    native = timm_config(name).input_size[-1]
     try:
         more: dict[str, Any] = {} if channels == 3 else {"in_chans": channels}
-        model = timm.create_model(arch.removeprefix(TIMM), num_classes=0, **timm_options(arch, image_size), **more)
+        model = timm.create_model(name, num_classes=0, **options, **more)
     except REFUSALS as error:
         raise BadInputError(
             f"--arch {arch} does not take --image-size {image_size} ({reason(error)}): give --image-size {native}"
@@ -206,6 +239,8 @@ def _timm_backbone(arch: str, image_size: int, channels: int) -> tuple[nn.Module
     width = getattr(model, "head_hidden_size", None) or getattr(model, "num_features", 0)
     if not isinstance(width, int) or width <= 0:
         raise BadInputError(f"--arch {arch} gives no pooled features: give another network")
+    if not arch.startswith(TIMM):
+        fix_sine_positions(model)
     return model, width
 
 

@@ -1,6 +1,5 @@
 """The query encoder f_q and what makes the keys: the momentum encoder f_k, f_q itself, or nothing (v1, 3.2-3.3)."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,9 +11,9 @@ from moco.core.encoder import Encoder
 from moco.runtime.distributed import gather_with_gradient, local_block, unwrap, world_size
 from moco.runtime.exchange import exchange, send
 from moco.runtime.randomness import Stream, permute
-from moco.shapes import Features, Index, Views
+from moco.shapes import Features, Index, Inputs
 
-KeySource = Callable[[Views | None, Index], Features]
+KeySource = Callable[[Inputs | None, Index], Features]
 """Key views and their images' numbers -> keys (N, C)."""
 
 
@@ -47,7 +46,7 @@ class EncoderPair(nn.Module):
         super().__init__()
         self.mechanism, self.seed, self.teacher = mechanism, seed, teacher
         self.f_q: nn.Module = encoder
-        self.f_k = copy.deepcopy(encoder).requires_grad_(False) if mechanism == "queue" and teacher is None else None
+        self.f_k = encoder.momentum_copy() if mechanism == "queue" and teacher is None else None
 
     @property
     def encoder(self) -> Encoder:
@@ -57,7 +56,7 @@ class EncoderPair(nn.Module):
         return encoder
 
     @torch.no_grad()
-    def keys(self, x_k: Views | None, step: int, index: Index | None = None) -> Features | None:
+    def keys(self, x_k: Inputs | None, step: int, index: Index | None = None) -> Features | None:
         """Encode the key views x_k (N, 3, H, W) by f_k, shuffled, without gradient: (N, C). None without an f_k.
 
         A teacher makes the keys in its place, from the images' numbers `index` (N,) too.
@@ -70,7 +69,9 @@ class EncoderPair(nn.Module):
         order, inverse = self._shuffle(len(x_k), step)
         return exchange(self.f_k(exchange(x_k, order)), inverse)
 
-    def forward(self, x_q: Views, x_k: Views | None, k: Features | None, step: int) -> tuple[Features, Features | None]:
+    def forward(
+        self, x_q: Inputs, x_k: Inputs | None, k: Features | None, step: int
+    ) -> tuple[Features, Features | None]:
         """Encode the query views x_q (N, 3, H, W) by f_q, and x_k too where the keys carry gradient: q, k (N, C)."""
         if self.mechanism != "in-batch" or self.teacher is not None:
             return self.f_q(x_q), k
@@ -84,11 +85,11 @@ class EncoderPair(nn.Module):
         """theta_k <- m theta_k + (1 - m) theta_q, in fp32 and one fused call (v1, Eq. 2).
 
         Parameters only: the buffers of f_k, its batch normalisation's running statistics, are its own and follow from
-        the keys that it encodes.
+        the keys that it encodes. The prediction head, whose parameters come last in f_q, has no counterpart.
         """
         if self.f_k is not None:
             theta_k, theta_q = tuple(self.f_k.parameters()), tuple(self.encoder.parameters())
-            torch._foreach_lerp_(theta_k, theta_q, 1 - m)
+            torch._foreach_lerp_(theta_k, theta_q[: len(theta_k)], 1 - m)
 
     def _shuffle(self, n: int, step: int) -> tuple[Tensor, Tensor]:
         """A permutation of the global batch, a pure function of (seed, step), and its inverse: on the host."""

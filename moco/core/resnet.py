@@ -128,7 +128,7 @@ class ResNet(nn.Module):
         """Return the pooled features of images x."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
-            if self.recompute and torch.is_grad_enabled():
+            if self.recompute and torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 x = checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), mark_recomputation()))
             else:
                 x = block(x)

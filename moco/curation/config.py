@@ -36,7 +36,7 @@ RandomSeed = Annotated[Seed, arg(help="Seed of random weights and of everything 
 
 @dataclass(frozen=True)
 class DuplicatesConfig:
-    """Find images that are there twice: the same file, the same pixels, or nearly the same picture."""
+    """Find duplicate images: the same file, the same pixels, or nearly the same picture."""
 
     weights: NamedWeights
     data: AnyImages

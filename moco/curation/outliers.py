@@ -11,6 +11,7 @@ from torch import Tensor
 from moco.curation.facts import Facts
 from moco.data.images import Labels
 from moco.evaluation.knn import count_votes
+from moco.evaluation.logistic import pose, solve
 from moco.shapes import Features
 
 Rows = npt.NDArray[np.int64]
@@ -35,6 +36,10 @@ SMALL_GROUP = 0.01
 CONSTANT_STRENGTH, COLOUR_STRENGTH = 10.0, 2.0
 TEMPERATURE = 0.1
 """t in the weight of a vote on a label, exp(similarity / t)."""
+FOLDS, PENALTY = 5, 0.01
+"""Parts of the labelled images, each judged by the others, and the penalty of the classifier that judges."""
+MOST_PRODUCTS = 10**10
+"""Images times features times classes beyond which the neighbours' votes take its place."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,14 @@ class Suspicion:
 
     row: int
     label: int
+    expected: int
+    """The label that a classifier expects which did not see this one."""
     by_neighbours: int
-    """The label that gets most of the votes."""
+    """The label that gets most of the neighbours' votes."""
     share: float
-    """Share of the votes for it."""
+    """The classifier's probability of what it expects."""
     own_share: float
-    """Share of the votes for the image's own."""
+    """That of the image's own label."""
 
 
 def rank_outliers(z: Features, similarity: Tensor, clusters: Rows, facts: Facts) -> list[Outlier]:
@@ -122,22 +129,44 @@ def _isolation(z: Features, clusters: Rows, distance: Scores) -> Scores:
     return (gap - np.median(distance)) / spread if spread > 0 else np.zeros_like(gap)
 
 
-def suspect_labels(similarity: Tensor, rows: Tensor, labels: Labels, classes: int) -> list[Suspicion]:
-    """Rank the labelled images whose neighbours vote for another label, the clearest first.
+def suspect_labels(similarity: Tensor, rows: Tensor, labels: Labels, classes: int, expected: Tensor) -> list[Suspicion]:
+    """Rank the labelled images that a classifier expects to be of another class, the least expected labels first.
 
-    The k nearest others (N, k) vote with the weight exp(similarity / 0.1); those without a label (-1) do not vote.
+    expected (N, classes) are the probabilities of `expect_labels`. Of each image it is also said which class its k
+    nearest others (N, k) vote for, with the weight exp(similarity / 0.1); those without a label (-1) do not vote.
     """
     known = torch.from_numpy(labels.copy())
-    label = known[rows]
-    votes = count_votes(
-        similarity, torch.where(label < 0, classes, label), temperature=TEMPERATURE, classes=classes + 1
-    )
-    votes = votes[:, :classes]
-    share = votes / votes.sum(1, keepdim=True).clamp(min=1e-30)
-    best = share.argmax(1)
-    own = share.gather(1, known.clamp(min=0)[:, None])[:, 0]
-    margin = share.amax(1) - own
-    suspected = [int(row) for row in torch.argsort(-margin, stable=True) if margin[row] > 0 and known[row] >= 0]
+    votes = share_votes(similarity, rows, labels, classes)
+    own = expected.gather(1, known.clamp(min=0)[:, None])[:, 0]
+    best, share = expected.argmax(1), expected.amax(1)
+    suspected = [row for row in torch.argsort(own, stable=True).tolist() if known[row] >= 0 and best[row] != known[row]]
     return [
-        Suspicion(row, int(known[row]), int(best[row]), float(share[row].max()), float(own[row])) for row in suspected
+        Suspicion(row, int(known[row]), int(best[row]), int(votes[row].argmax()), float(share[row]), float(own[row]))
+        for row in suspected
     ]
+
+
+def share_votes(similarity: Tensor, rows: Tensor, labels: Labels, classes: int) -> Tensor:
+    """Compute the share of the votes (N, classes) of the k nearest others (N, k)."""
+    label = torch.from_numpy(labels.copy())[rows]
+    own = torch.where(label < 0, classes, label)
+    votes = count_votes(similarity, own, temperature=TEMPERATURE, classes=classes + 1)[:, :classes]
+    return votes / votes.sum(1, keepdim=True).clamp(min=1e-30)
+
+
+def expect_labels(z: Features, similarity: Tensor, rows: Tensor, labels: Labels, classes: int) -> Tensor:
+    """Estimate the probability of each class (N, classes) for every image by a classifier that did not see its label.
+
+    Logistic regression on four fifths of the labelled images says it of the last fifth, in turn (self-confidence,
+    arXiv:1911.00068). Where that would take long, and where there are fewer than five labels, the neighbours vote.
+    """
+    known = np.flatnonzero(labels >= 0)
+    if len(known) < FOLDS or z.numel() * classes > MOST_PRODUCTS:
+        return share_votes(similarity, rows, labels, classes)
+    expected = share_votes(similarity, rows, labels, classes)
+    folds = np.random.default_rng(0).permutation(len(known)) % FOLDS
+    for fold in range(FOLDS):
+        problem = pose(z[None], labels, classes, known[folds != fold])
+        left_out = torch.from_numpy(known[folds == fold])
+        expected[left_out] = problem.classifier(solve(problem, PENALTY)).logits(z[left_out]).softmax(1)
+    return expected

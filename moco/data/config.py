@@ -48,7 +48,7 @@ NoData = Annotated[
     str | None,
     arg(
         metavar="NUMBER|nan",
-        help="Value that means that there is none; it becomes its channel's mean. By default what the files' own tags "
+        help="Pixel value that stands for missing data; it becomes its channel's mean. By default what the files' tags "
         "say.",
     ),
 ]

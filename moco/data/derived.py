@@ -42,6 +42,11 @@ class Subset:
         return {int(place): known[int(self.rows[place])] for place in here}
 
     @property
+    def root(self) -> bytes | None:
+        """That of the whole set."""
+        return self.images.root
+
+    @property
     def name_table(self) -> None:
         """None: the table of the whole set has other names too."""
         return None
@@ -98,6 +103,7 @@ class Joined:
     parts: tuple[Images, ...]
     prefixes: tuple[str, ...]
     name_table: ClassVar[None] = None
+    root: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         self.labels: Labels | None = None
@@ -203,6 +209,11 @@ class Readable:
     def in_memory(self) -> bool:
         """It is in memory where the set is."""
         return self.images.in_memory
+
+    @property
+    def root(self) -> bytes | None:
+        """That of the set."""
+        return self.images.root
 
     @property
     def name_table(self) -> PathTable | None:

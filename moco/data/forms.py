@@ -1,9 +1,10 @@
 """What the images of a set are where they are more than bytes of RGB: channels, their numbers, what stands for none."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ class Form:
     """Endings of the files that one image lies in, a channel each; empty where it lies in one file."""
     no_data: str | None = None
     """The value that means that there is none, such as "-9999" or "nan"."""
+    shown: tuple[int, ...] = ()
+    """The channels that people see as red, green and blue, or one as grey, from 1 on; empty for the first."""
 
     def __post_init__(self) -> None:
         """Raise BadInputError for values that no set has: a form may come from a file."""
@@ -54,30 +57,43 @@ class Form:
         """Channels and numbers in words."""
         return describe_kind(self.channels, self.depth)
 
-    def show(self, image: Channels, chosen: Sequence[int] = ()) -> Image:
-        """Return bytes of RGB (3, H, W) for people: three chosen channels (numbered from 1), or one as grey.
-
-        By default the first three, or the first of fewer. From two standard deviations below the mean to two above it.
-        """
-        rows = [number - 1 for number in self.choose_shown(chosen)]
+    def show(self, image: Channels) -> Image:
+        """Return bytes of RGB (3, H, W) for people: from two standard deviations below the mean to two above it."""
+        rows = [number - 1 for number in self.seen]
         mean, std = (torch.tensor([values[row] for row in rows]).view(-1, 1, 1) for values in (self.mean, self.std))
         shown = ((image[rows] - mean) / (2 * SHOWN * std) + 0.5).clamp(0, 1)
         return (shown * 255).round().to(torch.uint8).expand(3, -1, -1)
 
-    def choose_shown(self, chosen: Sequence[int] = ()) -> tuple[int, ...]:
-        """Return the channels that people see. Raises BadInputError where these are not one or three of them."""
-        numbers = tuple(chosen) or ((1, 2, 3) if self.channels > 2 else (1,))
-        if len(numbers) not in (1, 3) or not all(1 <= number <= self.channels for number in numbers):
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """The channels that people see: the chosen ones, else the first three, or the first of fewer."""
+        return self.shown or ((1, 2, 3) if self.channels > 2 else (1,))
+
+    def with_shown(self, chosen: Sequence[int]) -> "Form":
+        """Return the form with others shown. Raises BadInputError where these are not one or three of the channels."""
+        if len(chosen) not in (0, 1, 3) or not all(1 <= number <= self.channels for number in chosen):
             raise BadInputError(
-                f"--show-channels {' '.join(map(str, numbers))}: expected one channel, or three for red, green and "
+                f"--show-channels {' '.join(map(str, chosen))}: expected one channel, or three for red, green and "
                 f"blue, from 1 to {self.channels}"
             )
-        return numbers
+        return dataclasses.replace(self, shown=tuple(chosen))
 
 
 def to_unit(pixels: Tensor) -> Tensor:
     """Return bytes as values in [0, 1], and channels as they are."""
     return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+
+
+def with_shown(form: Form | None, chosen: Sequence[int]) -> Form | None:
+    """Return a form that shows these channels. Raises BadInputError where images are RGB, or have no such channels."""
+    if form is None and chosen:
+        raise BadInputError("--show-channels is for images of other channels, and these weights take RGB: leave it out")
+    return None if form is None else form.with_shown(chosen)
+
+
+def describe_digest(form: Form | None) -> dict[str, Any] | None:
+    """Return what values computed of images depend on, for JSON; None for bytes of RGB."""
+    return None if form is None else {**dataclasses.asdict(form), "shown": None}
 
 
 def describe_kind(channels: int, depth: str) -> str:

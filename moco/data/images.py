@@ -78,6 +78,10 @@ class Images(Named, Protocol):
         """What the images are where they are no bytes of RGB, but channels at full depth."""
 
     @property
+    def root(self) -> bytes | None:
+        """The folder below which the names are paths of files; None where they are no files of one folder."""
+
+    @property
     def unreadable(self) -> Mapping[int, str]:
         """The images that are already known to be unreadable, and why; reading may add to what is known."""
 
@@ -202,6 +206,7 @@ class ArrayImages:
     """
 
     in_memory: ClassVar[bool] = True
+    root: ClassVar[None] = None
 
     pixels: Bytes
     labels: Labels | None = None
@@ -254,6 +259,12 @@ class ArrayImages:
         pixels = (np.ascontiguousarray(self.pixels[row].numpy()) for row in index.tolist())
         contents = np.fromiter((zlib.crc32(image.data) for image in pixels), np.uint32)
         return Marks("ArrayImages", contents, np.zeros(len(index), np.uint32))
+
+
+def see(images: Images, row: int) -> Image:
+    """Return an image as people see it: bytes of RGB (3, H, W). Raises BadInputError where it cannot be read."""
+    image = images[row]
+    return image if images.form is None else images.form.show(image)
 
 
 def hold(images: Images) -> Images:

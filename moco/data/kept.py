@@ -60,6 +60,11 @@ class KeptImages:
         return self.images.unreadable
 
     @property
+    def root(self) -> bytes | None:
+        """That of the set."""
+        return self.images.root
+
+    @property
     def name_table(self) -> PathTable | None:
         """The table of the set."""
         return self.images.name_table

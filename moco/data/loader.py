@@ -24,12 +24,12 @@ from moco.runtime.sharedmemory import require_shared_memory
 
 
 class Batch(NamedTuple):
-    """Two views of each of N images."""
+    """Two views of each of N images, or what else a pretext pairs."""
 
     x_q: Tensor
-    """(N, 3, H, W)"""
+    """(N, 3, H, W) for images"""
     x_k: Tensor | None
-    """(N, 3, H, W), or None where keys are no views."""
+    """The same, or None where keys are no views."""
     index: Tensor  # type: ignore[assignment]  # hides tuple.index
     """(N,): the images that the views are of."""
     replaced: tuple[Replaced, ...] = ()
@@ -96,10 +96,7 @@ class ViewBatches(Dataset[Batch]):
 
     def plan(self, step: int) -> Integers:
         """Say which images are this rank's share of the batch of `step`, whether they can be read or not."""
-        epoch, batch = divmod(step, self.steps_per_epoch)
-        share = self.batch_size // self.ranks
-        first = batch * self.batch_size + self.rank * share
-        return permute(range(first, first + share), len(self.images), seed=self.seed, stream=Stream.ORDER, epoch=epoch)
+        return plan_batch(step, len(self.images), self.batch_size, self.rank, self.ranks, self.seed)[1]
 
     def __getitem__(self, step: int) -> Batch:
         """Make the batch of `step`."""
@@ -144,6 +141,14 @@ class ViewBatches(Dataset[Batch]):
         return (_join_views(*finished) for finished in feed.run(loaded))
 
 
+def plan_batch(step: int, count: int, batch_size: int, rank: int, ranks: int, seed: int) -> tuple[int, Integers]:
+    """Say of which epoch a step is, and which of `count` items are the share of this rank, in their order."""
+    epoch, batch = divmod(step, count // batch_size)
+    share = batch_size // ranks
+    first = batch * batch_size + rank * share
+    return epoch, permute(range(first, first + share), count, seed=seed, stream=Stream.ORDER, epoch=epoch)
+
+
 def _join_views(views: Sequence[Tensor], index: Tensor, replaced: tuple[Replaced, ...]) -> Batch:
     return Batch(views[0], views[1] if len(views) > 1 else None, index, replaced)
 
@@ -151,8 +156,10 @@ def _join_views(views: Sequence[Tensor], index: Tensor, replaced: tuple[Replaced
 def choose_workers(images: Images, device: str = "cpu") -> int:
     """Choose how many processes load these images: one a core, for what is in memory none, or one that draws for a GPU.
 
+    Beside a GPU two cores are left to the process that keeps it busy.
+
     Drawing 512 pairs of views takes 10 ms, in which a GPU could make half a step.
     """
     if not images.in_memory:
-        return cores()
+        return max(1, cores() - 2) if device == "cuda" else cores()
     return int(device == "cuda" and sys.platform == "linux")  # elsewhere the process would get a copy of the images

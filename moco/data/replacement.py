@@ -40,17 +40,26 @@ class ChosenImages:
     """The images of a batch: those that were planned, and others in the rows of those that cannot be read.
 
     In place of image i comes where a random permutation takes i, by (seed, epoch) and the number of the try: a pure
-    function of these and i, so that it is the same on every rank, for any number of workers, and after resuming.
+    function of these and i, so that it is the same on every rank, for any number of workers, and after resuming. With
+    `instead` (n,), the image that this names for the row is tried first.
     """
 
     def __init__(
-        self, images: Images, planned: Integers, epoch: IntegersLike, seed: int, *, stand_ins: bool = True
+        self,
+        images: Images,
+        planned: Integers,
+        epoch: IntegersLike,
+        seed: int,
+        *,
+        stand_ins: bool = True,
+        instead: Integers | None = None,
     ) -> None:
         self.images, self.planned, self.seed, self.stand_ins = images, planned, seed, stand_ins
         self.epochs = np.broadcast_to(np.asarray(epoch), planned.shape)
         """The epoch of each row."""
         self.index = planned.copy()
         """The image of each row that is used."""
+        self._instead, self._absorbed = instead, tuple[Replaced, ...]()
         self._failed: dict[int, list[tuple[int, str]]] = {}
 
     def replace(self, row: int, error: BadInputError) -> int:
@@ -67,10 +76,17 @@ class ChosenImages:
                 f"none of {len(failed)} images that were tried can be read (is the data still there?): "
                 f"{list_names(self.images.name(index) for index, _ in failed)}; the first: {failed[0][1]}"
             )
+        if self._instead is not None and len(failed) == 1:
+            self.index[row] = self._instead[row]
+            return int(self.index[row])
         count, epoch = len(self.images), int(self.epochs[row]) * TRIES + len(failed)
         others = permute(int(self.planned[row]), count, seed=self.seed, stream=Stream.STAND_IN, epoch=epoch)
         self.index[row] = others[0]
         return int(others[0])
+
+    def absorb(self, others: "ChosenImages") -> None:
+        """Count what others replaced among what this batch replaced."""
+        self._absorbed += others.replaced()
 
     def replace_known(self) -> None:
         """Replace the images that the set knows to be unreadable."""
@@ -83,10 +99,11 @@ class ChosenImages:
     def replaced(self) -> tuple[Replaced, ...]:
         """The images of the batch that others stand in for."""
         name = self.images.name
-        return tuple(
+        own = tuple(
             Replaced(failed[0][0], name(failed[0][0]), name(int(self.index[row])), failed[0][1])
             for row, failed in sorted(self._failed.items())
         )
+        return own + self._absorbed
 
 
 class Damage:

@@ -49,6 +49,7 @@ class ShardImages:
     """Images decoded from members of tar shards when they are asked for, each checked against its checksum."""
 
     in_memory: ClassVar[bool] = False
+    root: ClassVar[None] = None
     unreadable: ClassVar[Mapping[int, str]] = NONE_KNOWN
 
     paths: Sequence[Path]

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from moco.core.networks import reads_bytes
 from moco.data.images import Labels
 from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, KnnConfig, LinearConfig, LowshotConfig
@@ -36,12 +37,13 @@ class Baseline:
 def load_baselines(config: KnnConfig | LinearConfig | LowshotConfig, subject: Subject) -> list[Baseline]:
     """List the baselines that the settings ask for, loaded: random weights, unless they are the subject; raw pixels.
 
-    Then the weights that `--baseline` names, at their own image sizes. Raises BadInputError where these cannot be had.
+    Documents have no pixels. Then the weights that `--baseline` names, at their own image sizes. Raises BadInputError
+    where these cannot be had.
     """
     found = []
     if config.baseline and config.weights != RANDOM:
         found.append(Baseline(RANDOM, "random weights", at_random(config, subject)))
-    if config.baseline:
+    if config.baseline and not subject.how.text:
         found.append(Baseline(PIXELS, "raw pixels", _pixels(subject)))
     named = () if isinstance(config, LowshotConfig) else config.baselines
     return found + [Baseline(name, name, _named(name, subject)) for name in dict.fromkeys(named)]
@@ -57,7 +59,7 @@ def say_gain(name: str, own: Scores, setting: str, gain: dict[str, Any]) -> str:
 
 def _pixels(subject: Subject) -> Subject:
     encoder, how = build_raw_pixels(subject.how, next(subject.encoder.parameters()).device)
-    return Subject(Weights(encoder, tuple(how.mean), tuple(how.std)), how)
+    return Subject(Weights(encoder, tuple(how.mean), tuple(how.std), form=subject.weights.form), how)
 
 
 def _named(name: str, subject: Subject) -> Subject:
@@ -67,8 +69,16 @@ def _named(name: str, subject: Subject) -> Subject:
         weights = place_weights(load_weights(name), str(next(subject.encoder.parameters()).device))
     except BadInputError as error:
         raise BadInputError(f"--baseline {name}: {str(error).removeprefix(f'--weights {name}: ')}") from error
+    if reads_bytes(weights.encoder.plan.arch) != subject.how.text:
+        kinds = ("documents", "images") if subject.how.text else ("images", "documents")
+        raise BadInputError(f"--baseline {name}: takes {kinds[1]}, and the data are {kinds[0]}: give other weights")
     say_notes(weights)
     how = dataclasses.replace(
-        subject.how, image_size=weights.encoder.plan.image_size, mean=weights.mean, std=weights.std, output="backbone"
+        subject.how,
+        image_size=weights.encoder.plan.image_size,
+        mean=weights.mean,
+        std=weights.std,
+        output="backbone",
+        rgb=weights.form is None,
     )
     return Subject(weights, how)

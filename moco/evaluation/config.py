@@ -166,7 +166,7 @@ class LowshotConfig:
     labels: str = "1%"
     """How many training images keep their label: a share of each class (1%, 10%), or a number for each class (5)."""
     draws: Repetitions = 3
-    """How often they are drawn; mean and standard deviation are over these."""
+    """Number of random draws; the result has their mean and standard deviation."""
     penalties: Penalties = PENALTIES
     views: ExtraViews = 0
     finetune_steps: CountOrZero = 400

@@ -17,6 +17,7 @@ from moco.data.forms import to_unit
 from moco.data.images import Images
 from moco.data.kept import prepare_one
 from moco.data.replacement import ChosenImages
+from moco.data.spans import cut_whole, read_document
 from moco.data.views import Look, make_views
 from moco.errors import BadInputError
 from moco.evaluation.feeding import DrawnCrops, PreparedBytes, feed_drawn, feed_prepared
@@ -55,6 +56,8 @@ class Encoding:
     stored: Literal["fp32", "fp16"] = "fp32"
     workers: int = 0
     """Processes that load images (0: this one)."""
+    text: bool = False
+    """The encoder takes documents: each is cut into spans of `image_size` bytes, whose features are averaged."""
     rgb: bool = True
     """Images are bytes of RGB, not channels at full depth."""
     feed: bool | None = None
@@ -95,6 +98,7 @@ def outputs(
     device: torch.device | None = None,
 ) -> Features:
     """`encode` with any module that gives `width` numbers for each image; `device` is that of its parameters."""
+    _require_channels(images, how)
     device = device or next(module.parameters()).device
     own = math.ceil(len(images) / world_size())  # images of this rank, the last ranks perhaps fewer
     first, last = (min(place * own, len(images)) for place in (rank(), rank() + 1))
@@ -119,6 +123,15 @@ def outputs(
     return _finite(whole.view(-1, width)[: len(images)], images)
 
 
+def _require_channels(images: Images, how: Encoding) -> None:
+    """Raise BadInputError where the images have other channels than the encoder takes."""
+    form = images.form
+    if how.rgb != (form is None) or (form is not None and len(how.mean) != form.channels):
+        takes = "bytes of RGB" if how.rgb else f"images of {len(how.mean)} channels"
+        kind = "bytes of RGB" if form is None else form.kind
+        raise BadInputError(f"the encoder takes {takes}, and these are {kind}: give weights that were trained on such")
+
+
 def _finite(features: Features, images: Images) -> Features:
     """The features. Raises BadInputError, on every process, where some are not finite, naming the first image."""
     bad = (~features.isfinite()).any(1).nonzero()
@@ -135,7 +148,9 @@ def _batches(
 ) -> Iterator[Tensor]:
     """The images first..last-1 in order, normalised, `how.batch_size` at a time."""
     ranges = [range(start, min(start + how.batch_size, last)) for start in range(first, last, how.batch_size)]
-    fed = (device != "cpu" if how.feed is None else how.feed) and images.form is None
+    if how.text and views is not None:
+        raise BadInputError("random crops are of images, and these are documents: give --views 0")
+    fed = (device != "cpu" if how.feed is None else how.feed) and images.form is None and not how.text
     require_shared_memory(
         how.batch_size * len(how.mean) * how.image_size**2 * (1 if fed else 4), how.workers, len(ranges)
     )
@@ -160,6 +175,8 @@ class _Prepared:
         return self._centred(rows) if self.views is None else self._random(rows, self.views)
 
     def _centred(self, rows: range) -> Tensor:
+        if self.how.text:
+            return torch.stack([cut_whole(read_document(self.images, row), self.how.image_size) for row in rows])
         batch = torch.stack([prepare_one(self.images, row, self.how.image_size, prepare_image) for row in rows])
         return normalize(batch, self.how.mean, self.how.std)
 

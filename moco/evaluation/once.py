@@ -10,6 +10,7 @@ from torch import Tensor
 from moco.core.encoder import Encoder, Output
 from moco.data.derived import Readable
 from moco.data.fingerprint import digest_images
+from moco.data.forms import describe_digest
 from moco.data.images import Images
 from moco.data.named import data_home
 from moco.errors import BadInputError
@@ -64,7 +65,7 @@ def encode_once(weights: Weights, images: Images, how: Encoding, title: str) -> 
         "images": digest_images(images, times=True), "image_size": how.image_size, "output": how.output,
         "unit": how.unit, "precision": how.precision, "mean": list(how.mean), "std": list(how.std),
         "white_level": images.white_level,
-    }  # fmt: skip
+    } | ({} if images.form is None else {"form": describe_digest(images.form)})  # fmt: skip
 
     def compute() -> Kept:
         return {"features": encode(encoder, Readable(images), how, title=title)}, {}

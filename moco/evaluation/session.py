@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from moco.core.encoder import Encoder, EncoderPlan, Output
+from moco.core.networks import reads_bytes
 from moco.core.stems import Stem
 from moco.data.ahead import watch_loading
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
+from moco.data.documents import open_documents
 from moco.data.forms import Form
 from moco.data.images import Images, Labels, hold
 from moco.data.loader import choose_workers
@@ -39,7 +41,7 @@ from moco.runtime.runlog import write_text
 
 NEEDS_LABELS = (
     "needs labels: class folders, at least two; without labels look at a run with moco report RUN or moco explore RUN, "
-    "or write features with moco embed"
+    "find copies with moco duplicates, or write features with moco embed"
 )
 
 
@@ -81,6 +83,7 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
             how = Encoding(
                 config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
                 config.batch_size, precision, unit=False, rgb=weights.form is None,
+                text=reads_bytes(weights.encoder.plan.arch),
             )  # fmt: skip
             weights.encoder.require_size(how.image_size, "--image-size")
             yield Subject(weights, how)
@@ -141,14 +144,15 @@ class Labelled:
 
 
 def load_labelled(
-    data: str, exclude: Sequence[str] = (), white_level: int | None = None, form: Form | None = None
-) -> Labelled:
-    """Open the labelled images of `--data`, and hold small ones in memory.
+    data: str, exclude: Sequence[str] = (), white_level: int | None = None, form: Form | None = None, *,
+    text: bool = False,
+) -> Labelled:  # fmt: skip
+    """Open the labelled images of `--data`, or with `text` documents, and hold small ones in memory.
 
     Raises BadInputError where there are no labels, one class only, one image to learn from, or other classes in train
     than in test; warns of classes without an image to learn from.
     """
-    splits = load(data, exclude, white_level, form)
+    splits = open_documents(data, exclude) if text else load(data, exclude, white_level, form)
     train, test = final_split(splits)
     require_labels(train, test)
     validation = splits["val"] if "test" in splits and "val" in splits else None
@@ -163,6 +167,8 @@ def load_labelled(
             f"({list_names(test.classes[label] for label in unseen)}), so these are never right",
             stacklevel=2,
         )
+    if text:
+        return Labelled(train, test, validation, final_source(splits))
     chooser = None if validation is None else hold(validation)
     warn_of_dark(train, data)
     return Labelled(hold(train), hold(test), chooser, final_source(splits), splits["train"].white_level)
@@ -216,11 +222,13 @@ def limit_batch_size(batch_size: int, images: int) -> int:
 
 
 def all_splits(
-    data: str, split: str, exclude: Sequence[str] = (), white_level: int | None = None, form: Form | None = None
-) -> dict[Split, Images]:
-    """The wanted split, or all. Raises BadInputError naming those that are there."""
-    splits = load(data, exclude, white_level, form)
-    warn_of_dark(next(iter(splits.values())), data)
+    data: str, split: str, exclude: Sequence[str] = (), white_level: int | None = None, form: Form | None = None, *,
+    text: bool = False,
+) -> dict[Split, Images]:  # fmt: skip
+    """The wanted split, or all, of images or with `text` of documents. Raises BadInputError naming those there are."""
+    splits = open_documents(data, exclude) if text else load(data, exclude, white_level, form)
+    if not text:
+        warn_of_dark(next(iter(splits.values())), data)
     if split == "all":
         return splits
     chosen: dict[Split, Images] = {name: images for name, images in splits.items() if name == split}

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from moco.core.dictionary import Queue
 from moco.core.encoder import Encoder, use_evaluation_mode
 from moco.data.loader import ViewBatches
+from moco.data.pairs import PairBatches
 from moco.evaluation.alignment import EPOCH, alignment, effective_rank, uniformity
 from moco.runtime.device import autocast
 from moco.runtime.distributed import gather, rank, world_size
 from moco.runtime.fields import Precision
 from moco.runtime.randomness import Integers, Stream
-from moco.shapes import Features, Views
+from moco.shapes import Features, Inputs
 
 IMAGES = 256
 """Images of which two views each are encoded: twice C, so that the rank of the 128 features can show."""
@@ -29,20 +30,21 @@ DARK = 0.1
 AT_A_TIME = 64
 """Views encoded at a time; 64 of 224 pixels take ResNet-50 half a GiB."""
 
-Draw = Callable[[Integers], Views]
+Draw = Callable[[Integers], Inputs]
 """Rows of a sample -> the views that these have."""
 
 
 def vitals(
     modules: Mapping[str, nn.Module],
-    batches: ViewBatches,
+    batches: ViewBatches | PairBatches,
     *,
     symmetric: bool = False,
     precision: Precision = "fp32",
 ) -> dict[str, float]:
     """What `health.diagnose` wants to know of the encoder f_q, and of `dictionary` and f_k where that is a queue.
 
-    Two views are drawn of each of 256 images. Of the first ones: `blank_views` and `dark_views`, in percent. Of the
+    Two views are drawn of each of 256 images. Of the first ones, where they are views
+    of images: `blank_views` and `dark_views`, in percent. Of the
     head's vectors: `effective_rank`, `head_alignment`, `head_uniformity`. With a queue: `key_figures`.
     Costs at most 512 + 192 forward passes, which the ranks share: each must call it.
     Nothing of the run is changed.
@@ -54,17 +56,20 @@ def vitals(
     extremes = dict[Stream, list[Tensor]]()
 
     def views(stream: Stream) -> Features:
-        def draw(rows: Integers) -> Views:
+        def draw(rows: Integers) -> Inputs:
             x = batches.make_views(images[rows], EPOCH, (stream,))[0]
-            extremes.setdefault(stream, []).append(torch.stack([x.amin((2, 3)), x.amax((2, 3))], 1))
+            if batches.mean:
+                extremes.setdefault(stream, []).append(torch.stack([x.amin((2, 3)), x.amax((2, 3))], 1))
             return x
 
         return _encode(f_q, draw, len(images), precision)
 
     z_1, z_2 = views(Stream.VIEW_QUERY), views(Stream.VIEW_KEY)
-    seen = gather(torch.cat(extremes[Stream.VIEW_QUERY]).to(next(f_q.parameters()).device))[: len(images)].cpu()
-    figures = {
-        **_share_of_empty(seen, batches),
+    figures = dict[str, float]()
+    if batches.mean:
+        seen = gather(torch.cat(extremes[Stream.VIEW_QUERY]).to(next(f_q.parameters()).device))[: len(images)].cpu()
+        figures |= _share_of_empty(seen, batches)
+    figures |= {
         "effective_rank": effective_rank(z_1),
         "head_alignment": alignment(z_1, z_2),
         "head_uniformity": uniformity(z_1),
@@ -74,7 +79,7 @@ def vitals(
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def _share_of_empty(seen: Tensor, batches: ViewBatches) -> dict[str, float]:
+def _share_of_empty(seen: Tensor, batches: ViewBatches | PairBatches) -> dict[str, float]:
     """Say what percentage of views is blank or dark, by the extremes (n, 2, C) of each; no channel in full is dark."""
     if batches.images.form is None:
         seen = seen * torch.tensor(batches.std) + torch.tensor(batches.mean)  # in [0, 1]
@@ -85,7 +90,12 @@ def _share_of_empty(seen: Tensor, batches: ViewBatches) -> dict[str, float]:
 
 
 def key_figures(
-    f_k: Encoder, queue: Queue, batches: ViewBatches, *, symmetric: bool = False, precision: Precision = "fp32"
+    f_k: Encoder,
+    queue: Queue,
+    batches: ViewBatches | PairBatches,
+    *,
+    symmetric: bool = False,
+    precision: Precision = "fp32",
 ) -> dict[str, float]:
     """How near stored keys are to their own views as f_k encodes these now, for the newest keys and for the oldest.
 
@@ -112,10 +122,10 @@ def key_figures(
     writes = 1 + symmetric
     epoch, second = written // writes // batches.steps_per_epoch, written % writes == 1
 
-    def views(rows: Integers) -> Views:
+    def views(rows: Integers) -> Inputs:
         """Each key's own view: with a symmetric loss, the second write of a step is of the query views."""
         x_q, x_k = batches.make_views(index[rows], epoch[rows], (Stream.VIEW_QUERY, Stream.VIEW_KEY))
-        return torch.where(torch.from_numpy(second[rows]).to(x_q.device)[:, None, None, None], x_q, x_k)
+        return torch.where(torch.from_numpy(second[rows]).to(x_q.device).view(-1, *[1] * (x_q.ndim - 1)), x_q, x_k)
 
     now, stored = _encode(f_k, views, len(entries), precision), queue.keys.cpu()[entries]
     figures, first = dict[str, float](), 0

@@ -8,7 +8,7 @@ import tyro
 
 from moco.data.config import Excluded
 from moco.evaluation.config import EncodedAtOnce
-from moco.runtime.fields import Device, JsonOutput, Range, Seconds, Threads, Workers
+from moco.runtime.fields import Device, JsonOutput, Range, Seconds, ShownChannels, Threads, Workers
 
 FEWEST_IMAGES = 2
 """On a map."""
@@ -35,6 +35,7 @@ class ExploreConfig:
     ssh -L 8765:127.0.0.1:8765 HOST."""
     static: Path | None = None
     """Write one self-contained HTML page of at most 3,000 of the images to this file, and serve nothing."""
+    show_channels: ShownChannels = ()
     exclude: Excluded = ()
     device: Device = "auto"
     batch_size: EncodedAtOnce = 256

@@ -164,6 +164,7 @@ async function start() {
     tips.forEach((tip) => { tip.hidden = true; });
     const label = row >= 0 ? said(row) : "";
     const heading = made("h3", { textContent: label || title, tabIndex: -1 });
+    row >= 0 ? (find("chosen").dataset.row = row) : delete find("chosen").dataset.row;
     find("chosen").replaceChildren(picture(), made("div", {}, heading, label ? made("p", { className: "note", textContent: title }) : ""));
     find("chosen").hidden = false;
     find("hint").hidden = true;
@@ -174,6 +175,7 @@ async function start() {
         const button = made("button", { type: "button", className: `tile ${same}`, title: data.names[other] }, thumbnail(other),
           made("span", { className: "caption", textContent: said(other) || data.names[other] }),
           made("span", { className: "caption distance", textContent: list.distances[rank].toFixed(3) + (both.has(other) ? " ●" : "") }));
+        button.dataset.row = other;
         button.addEventListener("click", () => choose(other));
         const pointed = (at) => () => { state.pointed = at; mark(); };
         button.addEventListener("pointerenter", pointed(other));
@@ -186,6 +188,7 @@ async function start() {
     }));
     if (row >= 0) maps.forEach((map) => map.reveal(row));
     mark();
+    tray?.refresh();
     if (inside) heading.focus({ preventScroll: true });
     find("chosen").scrollIntoView({ block: "nearest", behavior: calm.matches ? "instant" : "smooth" });
     tell(`${label} ${title}: ${lists[0].rows.length} neighbours`.trim());
@@ -235,6 +238,7 @@ async function start() {
     });
   }
   dark.addEventListener("change", () => { legend(); recolour(); });
+  const tray = !data.tray ? null : createTray({ asked, made, find, thumbnail, said, names: data.names, choose, current: () => state.chosen, tell });
   legend();
   recolour();
   document.body.dataset.ready = "yes";

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from moco.core.encoder import Encoder
 from moco.data.augment import AUGMENTATIONS
 from moco.data.derived import take_evenly
-from moco.data.images import Images, Split
+from moco.data.images import Images, Split, see
 from moco.data.named import CATALOG, data_home
 from moco.data.replacement import ChosenImages
 from moco.data.splits import final_split
@@ -120,13 +120,16 @@ def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
     """The very views, query and key, that some training images had in the first epochs of the run."""
     index = np.linspace(0, len(train) - 1, min(VIEWED, len(train))).astype(np.int64)
     size = require(config.view_size or config.image_size)
-    look = Look(AUGMENTATIONS[config.augment], size, (0.0,) * 3, (1.0,) * 3, scaled=config.decode == "scaled")
+    channels = 3 if train.form is None else train.form.channels
+    plain, form = ((0.0,) * channels, (1.0,) * channels), train.form
+    look = Look(AUGMENTATIONS[config.augment], size, *plain, scaled=config.decode == "scaled")
     streams = {"query": Stream.VIEW_QUERY, "key": Stream.VIEW_KEY}
     columns, titles = [], []
     for epoch in range(EPOCHS):
         for name, stream in list(streams.items())[: 1 if config.dictionary == "memory-bank" else 2]:
             chosen = ChosenImages(train, index, epoch, config.seed, stand_ins=False)
-            columns += make_views(chosen, (stream,), look)
+            (views,) = make_views(chosen, (stream,), look)
+            columns.append(views if form is None else torch.stack([form.show(view) for view in views]))
             titles.append({"epoch": epoch + 1, "view": name})
     rows = [
         {**describe_image(train, int(i)), "views": [_picture(column[row], VIEW_SIDE, 90) for column in columns]}
@@ -136,7 +139,10 @@ def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
 
 
 def first_filters(encoder: Encoder) -> dict[str, Any] | None:
-    """The filters of the first convolution that takes colours, each scaled to its own largest weight; or None."""
+    """The filters of the first convolution that takes the images, each scaled to its own largest weight; or None.
+
+    Of other channels than three none are shown.
+    """
     for name, module in encoder.backbone.named_modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3:
             weight = module.weight.detach().float().cpu()  # (O, 3, k, k)
@@ -176,7 +182,7 @@ def _spread_over_classes(images: Images) -> list[int]:
 def describe_image(images: Images, row: int) -> dict[str, Any]:
     """What an image is called, its class, and its thumbnail."""
     label = None if images.labels is None else int(images.labels[row])
-    return {"name": _text(images.name(row)), "class": label, "image": _picture(images[row], THUMBNAIL_SIDE, 80)}
+    return {"name": _text(images.name(row)), "class": label, "image": _picture(see(images, row), THUMBNAIL_SIDE, 80)}
 
 
 # --- the map --------------------------------------------------------------------------------------------------------
@@ -205,7 +211,7 @@ def sheet(images: Images, side: int, columns: int) -> str:
     pixels = torch.zeros(3, -(-len(images) // columns) * side, columns * side, dtype=torch.uint8)
     for row in range(len(images)):
         top, left = row // columns * side, row % columns * side
-        pixels[:, top : top + side, left : left + side] = _bytes(prepare_image(images[row], side))
+        pixels[:, top : top + side, left : left + side] = _bytes(prepare_image(see(images, row), side))
     return base64.b64encode(_webp(pixels, SHEET_QUALITY)).decode("ascii")
 
 

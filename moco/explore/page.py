@@ -23,7 +23,7 @@ def live_page() -> str:
         '<link rel="icon" href="data:,"><title>Embedding</title>'
         '<link rel="stylesheet" href="page.css"><link rel="stylesheet" href="explore.css">'
     )
-    scripts = '<script src="map.js"></script><script src="explore.js"></script>'
+    scripts = '<script src="map.js"></script><script src="tray.js"></script><script src="explore.js"></script>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}{scripts}</body></html>\n'
 
 

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from moco.errors import BadInputError
 from moco.explore.embedding import Collection, Embedding, describe_maps
 from moco.explore.guard import Guard
+from moco.explore.marking import Marking, marking_routes
 from moco.explore.neighbours import Floats, Rows, Search, distances
 from moco.explore.page import live_page
 from moco.explore.upload import BrokenOffError, TooLargeError, read_upload
@@ -29,15 +30,19 @@ WAITING_UPLOADS = 8
 """Dropped images that may wait for the encoder; further ones are turned away."""
 ASSETS = {
     "page.css": ("moco.report", "text/css"), "explore.css": ("moco.explore", "text/css"),
-    "map.js": ("moco.explore", "text/javascript"), "explore.js": ("moco.explore", "text/javascript"),
+    "map.js": ("moco.explore", "text/javascript"), "tray.js": ("moco.explore", "text/javascript"),
+    "explore.js": ("moco.explore", "text/javascript"),
 }  # fmt: skip
 NOT_KEPT = {"Cache-Control": "no-store"}
 
 
-def application(collection: Collection, embeddings: Sequence[Embedding], token: str, port: int) -> ASGIApp:
+def application(
+    collection: Collection, embeddings: Sequence[Embedding], token: str, port: int, marking: Marking | None = None
+) -> ASGIApp:
     """The ASGI application; it answers those who know the token (`Guard`)."""
     count = len(collection.names)
-    content = json.dumps(describe_maps(collection, embeddings), separators=(",", ":")).encode()
+    shown = {**describe_maps(collection, embeddings), "tray": marking is not None}
+    content = json.dumps(shown, separators=(",", ":")).encode()
     searches = [Search(embedding.features, NEIGHBOURS + 1) for embedding in embeddings]
     thumbnail = lru_cache(KEPT_THUMBNAILS)(collection.thumbnail)
     encoder, uploads = asyncio.Lock(), asyncio.Semaphore(WAITING_UPLOADS)
@@ -93,7 +98,7 @@ def application(collection: Collection, embeddings: Sequence[Embedding], token: 
     routes = [
         Route("/", page), Route("/atlas", atlas), Route("/thumbnail/{row}", picture),
         Route("/neighbours/{row}", beside), Route("/neighbours", beside_upload, methods=["POST"]),
-        *(Route(f"/{name}", _asset(name)) for name in ASSETS),
+        *(Route(f"/{name}", _asset(name)) for name in ASSETS), *([] if marking is None else marking_routes(marking)),
     ]  # fmt: skip
     return Guard(Starlette(routes=routes), token, port)
 

@@ -21,7 +21,7 @@ from moco.core.encoder import (
     load_encoder_tensors,
     use_evaluation_mode,
 )
-from moco.core.networks import REFUSALS
+from moco.core.networks import REFUSALS, example_input, reads_bytes
 from moco.core.resnet import resnet_plan
 from moco.core.stems import STEMS, Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
@@ -129,6 +129,8 @@ def _require_numbers(encoder: Encoder, weights: str) -> None:
     """Raise BadInputError where finite weights give features that are not: statistics that explode."""
     side, finite = encoder.plan.image_size, True
     ramp = torch.linspace(-2, 2, side).expand(1, encoder.plan.channels, side, side)
+    if reads_bytes(encoder.plan.arch):
+        ramp = example_input(encoder.plan.arch, side)
     with use_evaluation_mode(encoder.backbone), contextlib.suppress(*REFUSALS):  # a size that it refuses is told later
         finite = bool(encoder.backbone(ramp).isfinite().all())
     if not finite:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from moco.core.networks import TIMM, timm_config
+from moco.core.networks import TIMM, is_timms, timm_config
 from moco.errors import BadInputError
 from moco.interop.checkpoints import Weights, find_run, load_weights
 from moco.runtime.checkpoint import save_tensors
@@ -67,7 +67,7 @@ def _card(weights: Weights, source: str, in_timm: bool) -> str:
     head = ["---", f"library_name: {'timm' if in_timm else 'moco'}", "pipeline_tag: image-feature-extraction", "tags:"]
     head += ["- self-supervised-learning", "- momentum-contrast", "- arxiv:1911.05722", "- arxiv:2003.04297", "---", ""]
     what = "momentum contrast (MoCo)" if weights.origin == "moco" else f"a checkpoint in the layout of {weights.origin}"
-    stem = "" if plan.arch.startswith(TIMM) else f"First layers: {plan.stem}. "
+    stem = "" if is_timms(plan.arch) else f"First layers: {plan.stem}. "
     images, unit = "RGB images", "in [0, 1]"
     if weights.form is not None:
         images, unit = f"images of {weights.form.kind}", "in the files' own units"

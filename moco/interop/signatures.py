@@ -1,8 +1,10 @@
 """Files that hold no weights by name, by how they begin: each is refused by what it is."""
 
+import re
 import zipfile
 from pathlib import Path
 
+from moco.data.kinds import is_readable, sniff
 from moco.errors import BadInputError
 
 SOURCE = "give the run, the encoder.safetensors or the checkpoint that it was made from"
@@ -24,6 +26,9 @@ PROGRAMS = (
     ("[Content_Types].xml", "a document, not weights"),
 )
 """Members of zip archives."""
+WANTED = "expected a run folder, an encoder.safetensors, a checkpoint, or timm:NAME"
+TEXT_PICKLE = re.compile(rb"\(|[}\]]|c[\w.]+\r?\n\w+\r?\n")
+"""Matches the beginning of a pickle of protocol 0, which is text too."""
 DETECTRON2 = b"matching_heuristics"
 NEAR = 4096
 """Bytes at the beginning and at the end that are looked at."""
@@ -42,6 +47,12 @@ def require_weights(path: Path) -> None:
         what = f"an ONNX network, not weights by name: {SOURCE}"
     if what is None and head.startswith(b"\x80") and DETECTRON2 in head + tail:
         what = f"a .pkl for detectron2, as moco export writes it: {SOURCE}"
+    if what is None and is_readable(sniff(head)):
+        what = f"an image ({sniff(head)}), not weights: {WANTED}"
+    if what is None and not head:
+        what = f"empty, not weights: {WANTED}"
+    if what is None and _is_text(head) and not TEXT_PICKLE.match(head):
+        what = f"a text file, not weights: {WANTED}"
     if what is not None:
         raise BadInputError(f"{path}: {what}")
 
@@ -55,6 +66,17 @@ def _program(path: Path) -> str | None:
     if any(name.endswith(".npy") for name in names):
         return "an archive of NumPy (.npz), not weights by name: give a checkpoint of torch.save or safetensors"
     return next((what for end, what in PROGRAMS if any(name.endswith(end) for name in names)), None)
+
+
+def _is_text(head: bytes) -> bool:
+    """Tell whether bytes are text in UTF-8, of which the last character may be cut off."""
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(character.isprintable() or character in "\t\n\r\f\ufeff" for character in text)
 
 
 def _is_onnx(head: bytes) -> bool:

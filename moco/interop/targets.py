@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from moco.core.encoder import EncoderPlan
-from moco.core.networks import TIMM, build_backbone, timm_options, widen_first_convolution
+from moco.core.networks import build_backbone, is_timms, timm_network, widen_first_convolution
 from moco.core.resnet import resnet_plan
 from moco.core.stems import STEMS, Stem
 from moco.errors import BadInputError, VoidError, one_line
@@ -58,7 +58,7 @@ def require_torchvision(weights: Weights, name: str) -> None:
     """Raise BadInputError for what torchvision's classes cannot be made to be: 3x3 stems, widths other than its own."""
     plan = weights.encoder.plan
     resnet = resnet_plan(plan.arch)
-    if plan.arch.startswith(TIMM):
+    if is_timms(plan.arch):
         raise BadInputError(f"--format {name} has no {plan.arch}: give --format timm, onnx or safetensors")
     if plan.stem != "imagenet":
         raise BadInputError(f"--format {name} has no {_named(plan.stem)} stem, which this {plan.arch} has: {ANY_NET}")
@@ -68,7 +68,7 @@ def require_torchvision(weights: Weights, name: str) -> None:
 
 def require_timm(weights: Weights, name: str) -> None:
     """Require a ResNet or a network of timm: timm names the tensors of the other networks otherwise."""
-    if not weights.encoder.plan.arch.startswith(TIMM):
+    if not is_timms(weights.encoder.plan.arch):
         _require_resnet(weights, name)
         require_torchvision(weights, name)
 
@@ -82,11 +82,9 @@ def require_detectron2(weights: Weights, name: str) -> None:
     plan = resnet_plan(weights.encoder.plan.arch)
     if plan is not None and plan.block is BasicBlock:
         require_torchvision(weights, name)
-    stem = weights.encoder.plan.stem
-    if stem != "imagenet":
-        raise BadInputError(
-            f"--format {name} has no {_named(stem)} stem, which this {weights.encoder.plan.arch} has: {ANY_NET}"
-        )
+    if weights.encoder.plan.stem != "imagenet":
+        arch, stem = weights.encoder.plan.arch, _named(weights.encoder.plan.stem)
+        raise BadInputError(f"--format {name} has no {stem} stem, which this {arch} has: {ANY_NET}")
 
 
 def require_reference(weights: Weights, name: str) -> None:
@@ -95,6 +93,8 @@ def require_reference(weights: Weights, name: str) -> None:
     require_torchvision(weights, name)
     if not _has_name(weights.encoder.plan.arch):
         raise BadInputError(f"--format {name} has no net named {weights.encoder.plan.arch}: {ANY_NET}")
+    if weights.encoder.plan.head == "mlp-bn":
+        raise BadInputError(f"--format {name} has no projection head with batch normalisation (mlp-bn): {ANY_NET}")
 
 
 def _named(stem: Stem) -> str:
@@ -145,8 +145,9 @@ def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images:
 def timm_name(plan: EncoderPlan) -> tuple[str, dict[str, Any]]:
     """Timm's name for one of its own nets or a ResNet of standard width, and what to give it beside."""
     more: dict[str, Any] = {} if plan.channels == 3 else {"in_chans": plan.channels}
-    if plan.arch.startswith(TIMM):
-        return plan.arch.removeprefix(TIMM), {**timm_options(plan.arch, plan.image_size), **more}
+    if is_timms(plan.arch):
+        name, options = timm_network(plan.arch, plan.image_size)
+        return name, {**options, **more}
     if plan.arch == "resnext50-32x8d":
         return "resnext50_32x4d", {"base_width": 8, **more}
     return plan.arch, more

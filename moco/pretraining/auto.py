@@ -33,8 +33,8 @@ PASSES_TO_BLEND = 40
 """Passes from which a student may know its images by heart; 60 were tried (docs/studies-of-encoders.md)."""
 FEW_STEPS = 10_000
 """Up to so many steps keys of the batch are taken: up to 6,240 they taught most here (docs/results.md)."""
-IMAGES_FOR_LARGE = 50_000
-"""From so many images on ResNet-50 is worth trying."""
+IMAGES_FOR_LARGE = {"cpu": 50_000, "cuda": 5_000}
+"""From so many images on ResNet-50 is worth trying, by the device; on others as on a CPU."""
 WARMUP_SHARE = 0.25
 """Share of a run that is its warm-up at most, where the recipe's would be longer."""
 
@@ -81,7 +81,8 @@ def complete(way: Way, reasons: Reasons, given: Mapping[str, Any], data: str, ou
     if way.recipe == "continued" or "init_weights" in given:  # network and images are those of the weights
         values |= dict.fromkeys((*OF_WEIGHTS, "view_size"))
     derived = {name: value for name, (value, _) in reasons.items()}
-    return PretrainConfig(**{**values, **derived, **given, "data": data, "out": out})
+    chosen = {"compile": "off", **values, **derived, **given}  # comparing takes minutes that are not planned for
+    return PretrainConfig(**{**chosen, "data": data, "out": out})
 
 
 def settle_scratch(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
@@ -90,7 +91,7 @@ def settle_scratch(way: Way, situation: Situation, measure: Measure, say: Callab
     batch = given.get("batch_size") or batch_for(n, situation.device)
     fixed = {"batch_size": batch, "bn_groups": groups_for(batch), **given}
     size, view = given.get("image_size"), given.get("view_size") or 0
-    tries = list(candidates(size or max(situation.side, view), n))
+    tries = list(candidates(size or max(situation.side, view), n, situation.device))
     if size is not None:
         tries = [{**one, "image_size": size, "view_size": min(size, one["view_size"])} for one in tries]
     chosen, step = choose_candidate(tries, {**QUICK, **fixed}, situation, measure, say, LEAST_STEPS)
@@ -202,7 +203,7 @@ def groups_for(batch: int) -> int | None:
     return next((groups for groups in range(max(2, batch // 32), batch // 2 + 1) if batch % groups == 0), None)
 
 
-def candidates(side: int, n: int) -> Sequence[dict[str, Any]]:
+def candidates(side: int, n: int, device: str = "cpu") -> Sequence[dict[str, Any]]:
     """List networks and sizes from the cheapest on, for images of that shorter side."""
     if side <= SMALL_IMAGE:
         size = max(LEAST_SIDE, side // 4 * 4)
@@ -213,7 +214,8 @@ def candidates(side: int, n: int) -> Sequence[dict[str, Any]]:
         widths = (("resnet18-w16", 64), ("resnet18-w16", 96), ("resnet18", 96), ("resnet18", 160), ("resnet18", 224))
         sizes = [(arch, min(size, side // 32 * 32)) for arch, size in widths]
         tries = [(arch, "imagenet", size, size) for arch, size in sizes]
-        tries += [("resnet50", "imagenet", 224, 224)] if n >= IMAGES_FOR_LARGE else []
+        least = IMAGES_FOR_LARGE.get(device, IMAGES_FOR_LARGE["cpu"])
+        tries += [("resnet50", "imagenet", 224, 224)] if n >= least else []
     return [dict(zip(("arch", "stem", "image_size", "view_size"), one, strict=True)) for one in dict.fromkeys(tries)]
 
 

@@ -8,6 +8,7 @@ import tyro
 
 from moco.core.stems import Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, NoData, WhiteLevel
+from moco.data.pairconfig import HiddenShare, OwnPretextAgain, PartnerData, PatchSide, PretextName, Within
 from moco.runtime.fields import (
     AcceptChangedData,
     BatchSize,
@@ -17,7 +18,6 @@ from moco.runtime.fields import (
     Earlier,
     Finite,
     JsonOutput,
-    KeyCount,
     KeyCountOrZero,
     KnnNeighbours,
     KnnTemperature,
@@ -38,7 +38,7 @@ from moco.runtime.fields import (
     WeightDecay,
     Width,
     Workers,
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,31 @@ class PretrainConfig:
     out: RunFolder
 
     arch: str | None = "resnet50"
-    """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d, any
-    other classification model of torchvision by its name, or timm:NAME, any network of timm that gives pooled features.
-    With --init-weights it is that of the weights unless given."""
+    """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d,
+    vit-tiny-4 (a transformer on patches of 4 pixels; also small and base, 8 and 16), any other classification model of
+    torchvision by its name, timm:NAME, any network of timm that gives pooled features (docs/encoders.md), or for
+    documents bytes-tiny or bytes-small. With --init-weights it is that of the weights unless given."""
     stem: Stem | None = "imagenet"
     """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels
-    (-padded: it pads by 2; -pooled: with max-pooling; -linear: without ReLU behind it, as others build them).
+    (-padded: it pads by 2; -pooled: with max-pooling; -linear: without a ReLU after it, as other projects build them).
     With --init-weights they are those of the weights unless given."""
-    head: Literal["linear", "mlp"] = "linear"
-    """Projection head: linear has one layer (v1), mlp two with a ReLU between them (v2). Evaluations leave it out."""
+    head: Literal["linear", "mlp", "mlp-bn"] = "linear"
+    """Projection head: linear has one layer (v1), mlp two with a ReLU between them (v2), mlp-bn three with batch
+    normalisation behind each (v3). Evaluations leave it out."""
+    predictor: Literal["none", "mlp-bn"] = "none"
+    """Prediction head that follows the projection head in f_q, and not in f_k: mlp-bn has two layers with batch
+    normalisation (v3). It is thrown away after training."""
     feature_dim: Width = 128
     """C: length of the vectors that the loss contrasts."""
     hidden_dim: Width | None = None
-    """Width of the MLP head's inner layer; by default that of the backbone's features (2048 for resnet50)."""
+    """Width of the MLP heads' inner layers; by default that of the backbone's features (2048 for resnet50)."""
     init_weights: str | None = None
     """Weights to start from: a run, a checkpoint, an encoder.safetensors, another project's checkpoint, or published
     ones, timm:NAME, timm:NAME@FILE or torchvision:NAME (docs/interop.md), or teacher, those of --teacher. They also set
     --arch, --stem, --image-size, --mean and --std unless given. f_k and the queue are loaded too where the file has
     them and they fit."""
+    freeze_patches: bool = False
+    """Leave a transformer's patch projection at its initial weights, which keeps its training stable (v3)."""
     init: Literal["kaiming", "torch", "whitened"] = "kaiming"
     """Random initial weights of a ResNet's convolutions: kaiming, normal by fan-out as in the papers; torch, PyTorch's
     own smaller, uniform ones, with which the first epochs learn more; or whitened, these with a first convolution that
@@ -89,14 +96,22 @@ class PretrainConfig:
     dictionary: Literal["queue", "memory-bank", "in-batch"] = "queue"
     """Where the keys come from: the momentum encoder's last K keys (MoCo), one stored feature for each image
     (InstDisc), or the batch itself with gradient to both sides (end-to-end)."""
-    queue_size: KeyCount = 65536
+    queue_size: KeyCountOrZero = 65536
     """K: negative keys that each query is compared with, best well below the number of images. A memory bank draws K of
-    its entries. With in-batch K is the batch size - 1, whatever is given here."""
+    its entries. With in-batch K is the batch size - 1, whatever is given here. With --batch-keys it may be 0."""
+    batch_keys: bool = False
+    """Compare each query also with the momentum encoder's keys of the other images of its batch (v3); where the queue
+    holds 0 keys, with these alone."""
     key_momentum: Share = 0.999
     """m: theta_k <- m theta_k + (1 - m) theta_q after every step. The fewer steps the run has, the smaller m must be:
     about 0.999 for 10^5 steps and more, 0.99 for 10^4."""
+    key_momentum_schedule: Literal["constant", "cosine"] = "constant"
+    """Whether m stays as it is, or rises to 1 along half a cosine (v3)."""
     temperature: Positive = 0.07
     """tau: divides the similarities in the loss."""
+    scale_loss: bool = False
+    """Multiply the loss by 2 tau before its gradient is taken, so that the gradient depends less on tau (v3). Logs show
+    it without."""
     bank_momentum: Share = 0.5
     """b: share of its old entry that the memory bank keeps when it stores a feature."""
     symmetric: bool = False
@@ -111,8 +126,8 @@ class PretrainConfig:
     mix_query: KeyCountOrZero = 0
     """s': negatives that are mixed from one of these keys and the query, nearer to the key."""
     blend: bool = False
-    """Mix the query views of a batch with each other, by mixup or CutMix, and their losses in the same shares. Few
-    images then last longer before the encoder knows them by heart."""
+    """Mix the query views of a batch with each other, by mixup or CutMix, and their losses in the same shares. With
+    few images this delays overfitting."""
     bn: Literal["train", "keep", "frozen"] = "train"
     """Batch normalisation in the backbone: train normalises each group by its own statistics; keep normalises by the
     running statistics of --init-weights, which then never change, and trains scale and shift; frozen trains neither."""
@@ -120,7 +135,11 @@ class PretrainConfig:
     """G: groups of the batch, each with its own statistics in batch normalisation, as if on G devices; the keys are
     shuffled over them (shuffling BN). With 1 an encoder on one process can cheat. By default 8, or the number of
     processes where that is larger; 1 where --bn keeps the statistics."""
-
+    pretext: PretextName = "views"
+    within: Within = 5
+    hidden: HiddenShare = 0.5
+    patch: PatchSide = 4
+    partner: PartnerData = None
     augment: Literal["v1", "v2", "cifar", "mild"] = "v1"
     """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
     crops with little colour change, for --teacher)."""
@@ -165,24 +184,28 @@ class PretrainConfig:
     """Learning rate, instead of --base-lr x batch / 256."""
     head_lr: Positive | None = None
     """Learning rate of the projection head, by default that of the rest. A new head on published weights needs a larger
-    one than they bear. It falls as --schedule says."""
-    schedule: Literal["step", "cosine"] = "step"
-    """How the learning rate falls: by --lr-decay at each of --milestones (v1), or along half a cosine to 0 (v2)."""
+    one than these tolerate. It falls as --schedule says."""
+    schedule: Literal["step", "cosine", "cosine-after-warmup"] = "step"
+    """How the learning rate falls: by --lr-decay at each of --milestones (v1), along half a cosine to 0 over the whole
+    run (v2), or along one that begins after the warm-up (v3)."""
     milestones: tuple[Share, ...] = (0.6, 0.8)
     """Shares of the run after which --schedule step lowers the learning rate: epochs 120 and 160 of 200."""
     lr_decay: Positive = 0.1
     """Factor by which --schedule step multiplies the learning rate at each of --milestones."""
     warmup_epochs: WarmupEpochs = 0.0
     """Epochs over which the learning rate first rises to its full value."""
-    optimizer: Literal["sgd", "muon"] = "sgd"
-    """sgd; or muon for the inner kernels of a ResNet, whose steps it makes equally large in every direction, and sgd
-    for the rest and for other networks. With muon the first epochs learn much more (docs/design.md)."""
+    optimizer: Literal["sgd", "muon", "adamw", "lars"] = "sgd"
+    """sgd; muon for the inner kernels of a ResNet, whose steps it makes equally large in every direction, and sgd for
+    the rest and for other networks; adamw, for transformers; or lars, sgd with steps in proportion to each layer's
+    weights, for batches of thousands. With muon the first epochs learn much more (docs/design.md)."""
     muon_lr: Positive = 0.05
     """Share of its norm by which a step of muon moves a kernel. It falls as --schedule says."""
     muon_momentum: Share = 0.9
     """Momentum of muon (not m)."""
     sgd_momentum: SgdMomentum = 0.9
-    weight_decay: WeightDecay = 1e-4
+    weight_decay: Annotated[
+        WeightDecay, tyro.conf.arg(help="Weight decay; adamw and lars leave biases and norms out of it.")
+    ] = 1e-4
 
     seed: Seed = 0
     """Seed of everything random: initial weights, order of the images, views, shuffles."""
@@ -196,11 +219,15 @@ class PretrainConfig:
         ),
     ] = "auto"
     device: Device = "auto"
-    compile: bool = False
-    """Compile the encoders before the first step. That takes a minute or more, and pays off on GPUs and for small,
-    narrow networks; on a CPU it makes large networks slower (docs/benchmarks.md)."""
+    compile: Annotated[Literal["auto", "on", "off"], Earlier("off", ((True, "on"), (False, "off")))] = "auto"
+    """Whether to compile the encoders. on does so before the first step, which takes a minute or more. auto does so on
+    an NVIDIA GPU in runs of 5,000 steps or more, after timing both ways, where the compiled ones are faster; elsewhere
+    it is off (docs/gpu.md)."""
     recompute: bool = False
     """Compute the inner values of a ResNet's blocks again for the gradient: much less memory for a third more time."""
+    deterministic: bool = False
+    """Let a GPU repeat a run bit for bit, by algorithms that always add up in the same order, which are slower
+    (docs/gpu.md). A CPU does so anyway."""
     timeout: Timeout = 600.0
     threads: Threads = None
     workers: Workers = None
@@ -227,7 +254,7 @@ class PretrainConfig:
 class AutoConfig:
     """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
 
-    Every flag of moco pretrain may be given too, and stays as it is given: moco pretrain quick --help lists them all.
+    You can also give any flag of moco pretrain (moco pretrain quick --help-all): auto then keeps your value.
     --init-weights W or --teacher W name weights to begin with.
     """
 
@@ -237,9 +264,9 @@ class AutoConfig:
     """Images, as for pretrain."""
     out: RunFolder
     goal: Annotated[Literal["accurate", "small"] | None, tyro.conf.arg(name="for")] = None
-    """accurate: trains published weights on, for the best features. small: trains a small, fast network, taught by the
-    published one. Both begin from scratch where there are no such weights, or they do not suit the images. By default
-    accurate; small with --teacher."""
+    """accurate: trains published weights on, for the best features. small: makes a small, fast network: published
+    weights learn to see images of 64 pixels, or teach a smaller network where theirs is large. Both begin from scratch
+    where there are no such weights, or they do not suit the images. By default accurate; small with --teacher."""
     download: Literal["ask", "yes", "no"] = "ask"
     """Whether published weights may be downloaded where this machine has none. ask does so on a terminal, with the
     size; elsewhere it downloads nothing."""
@@ -255,16 +282,7 @@ class ResumeConfig:
     """Run folder."""
     data: str | None = None
     """Where the images lie now, if they were moved; they must be the same."""
+    pretext: OwnPretextAgain = None
     workers: Annotated[Workers, tyro.conf.arg(help="Processes that load images; by default as many as before.")] = None
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False
-
-
-def negatives(config: PretrainConfig) -> int:
-    """How many negatives a query is compared with: K, and those that are mixed of them."""
-    return shared_negatives(config) + config.mix + config.mix_query
-
-
-def shared_negatives(config: PretrainConfig) -> int:
-    """K: how many keys there are for all queries."""
-    return config.batch_size // config.accumulate - 1 if config.dictionary == "in-batch" else config.queue_size

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.health import JUDGED, TO_BEAT, accuracy_gain
+from moco.pretraining.health import EARLY_STEPS, JUDGED, TO_BEAT, accuracy_gain
 from moco.pretraining.pace import Pace
 from moco.pretraining.ways import Way
 
@@ -20,13 +20,14 @@ def describe_choice(
     config: PretrainConfig, way: Way, pace: Pace, minutes: float, spent: float, n: int, parameters: int
 ) -> list[str]:
     """Describe network and size, method and why, and the time, a line each."""
+    few = f". Fewer than {EARLY_STEPS} steps teach little: give more --minutes" if pace.max_steps < EARLY_STEPS else ""
     passes, view = pace.max_steps * config.batch_size / n, config.view_size or config.image_size
     return [
         f"auto: network: {config.arch}, {parameters / 1e6:.1f} M parameters, views of {view} pixels, for {n} images",
         f"auto: method: {way.why}",
         f"auto: time: {pace.max_steps} steps of {config.batch_size} images ({passes:.1f} passes), about "
         f"{pace.training / 60:.1f} of {minutes:g} minutes; {spent / 60:.1f} are spent, the rest is for {pace.looks} "
-        f"looks and the evaluation. All reasons: {config.out}/auto.json",
+        f"looks and the evaluation{few}. All reasons: {config.out}/auto.json",
     ]
 
 
@@ -74,8 +75,8 @@ def describe_views(result: Mapping[str, Any], *, taught: bool, kept: bool) -> li
     if low > 0:
         return [f"auto: {shares}. That is a good sign, and no proof", UNKNOWN]
     said = "seems WORSE than" if high < 0 else "is NOT clearly better than"
-    return [f"auto: the encoder {said} random weights: {shares}. Give more --minutes, or published weights "
-            f"(--init-weights W)", UNKNOWN]  # fmt: skip
+    return [f"auto: the encoder {said} the weights that it began with: {shares}. Give more --minutes, or published "
+            f"weights (--init-weights W)", UNKNOWN]  # fmt: skip
 
 
 def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool = False) -> str:

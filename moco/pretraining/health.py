@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from moco.pretraining.config import PretrainConfig, negatives
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.counts import negatives
 from moco.runtime.fields import require
 
 Condition = Literal["healthy", "undecided", "doubtful", "failed"]
@@ -19,7 +20,6 @@ than they seem to; it learns nothing."""
 HEALTHY: Condition = "healthy"
 TO_BEAT = {"random": "random weights", "pixels": "raw pixels"}
 """Baselines that an encoder must beat before it is said to have learned: their keys in a result, and their names."""
-
 JUDGED = {"neighbours": "are classified rightly by their neighbours", "views": "find their own second view"}
 """What can be said of single images: by the labels of their neighbours or, without labels, by their views."""
 
@@ -153,9 +153,9 @@ def _short(config: PretrainConfig, known: Mapping[str, float]) -> list[Finding]:
     """Find that a run has too few images or steps to be judged."""
     findings, images, steps = list[Finding](), int(known.get("images", FEW_IMAGES)), require(config.max_steps)
     if images < FEW_IMAGES:
-        findings.append(Finding("few", "undecided", f"{images} images are too few to judge by: an encoder can know "
-                                f"them by heart, and its loss then says nothing of others. Give some hundreds, better "
-                                f"thousands."))  # fmt: skip
+        findings.append(Finding("few", "undecided", f"{images} images are too few to judge by: an encoder can "
+                                f"memorise them, and its loss then says nothing about others. Give some hundreds, "
+                                f"better thousands."))  # fmt: skip
     if steps < EARLY_STEPS:
         findings.append(Finding("short", "undecided", f"This run is too short: it has {steps} steps, and in its first "
                                 f"{EARLY_STEPS} an encoder learns little and its loss says little. Give more --epochs, "
@@ -228,11 +228,11 @@ def _leaking(config: PretrainConfig, known: Mapping[str, float]) -> list[Finding
     if accuracy < FOUND_BY_ALL or known["filled"] < 100:  # random keys are no rivals
         return []
     said = f"The task is too easy: {accuracy:.1f}% of the queries find their key among {negatives(config)} others."
-    if config.bn_groups == 1 and config.bn == "train" and config.dictionary != "memory-bank":
+    if config.bn_groups == 1 and config.bn == "train" and config.dictionary != "memory-bank" and config.queue_size:
         return [Finding("leak", "doubtful", f"{said} With one group of batch normalisation, query and key share its "
                         f"statistics, and the encoder can read those instead of the image. Leave --bn-groups at its "
                         f"default.")]  # fmt: skip
-    size = "--batch-size" if config.dictionary == "in-batch" else "--queue-size"
+    size = "--batch-size" if config.dictionary == "in-batch" or config.batch_keys else "--queue-size"
     return [Finding("leak", "doubtful", f"{said} It then teaches no more. Give a larger {size} or views that differ "
                     f"more (--augment), and look for images that are in the set many times.")]  # fmt: skip
 

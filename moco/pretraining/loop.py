@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moco.core.blending import blend_views
-from moco.core.dictionary import Dictionary
+from moco.core.dictionary import Dictionary, add_batch_keys, gather_batch_keys
 from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
 from moco.core.pair import EncoderPair, Teacher
 from moco.data import fingerprint
@@ -17,23 +17,27 @@ from moco.data.ahead import watch_loading
 from moco.data.images import Images
 from moco.data.loader import Batch, Batches
 from moco.interop.metadata import encoder_metadata
+from moco.pretraining.compiling import keep_less, settle_compilation
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.description import describe_run
 from moco.pretraining.initial import load_f_k_and_queue
+from moco.pretraining.limits import advise_less_memory
 from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
 from moco.pretraining.optimizer import build_optimizer, set_rate, take_step
 from moco.pretraining.prepare import (
     build_batches,
     build_dictionary,
     build_encoder,
+    build_key_momentum,
     build_loss,
     build_schedule,
-    describe_run,
     resolve_config,
     whiten_first_layer,
 )
+from moco.pretraining.pretexts import OwnPretext
 from moco.pretraining.timetable import Timetable, follow_lengths
 from moco.runtime import distributed
-from moco.runtime.device import autocast, preserve_torch_state, resolve_device
+from moco.runtime.device import autocast, deterministic_algorithms, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
 from moco.runtime.finite import FiniteCheck
 from moco.runtime.phases import say_if_slow
@@ -46,14 +50,14 @@ from moco.runtime.signals import StopRequest
 
 def pretrain(
     config: PretrainConfig, images: Images, monitor: Monitor | None = None, batches: Batches | None = None,
-    checkup: Checkup | None = None, teacher: Teacher | None = None,
+    checkup: Checkup | None = None, teacher: Teacher | None = None, own: OwnPretext | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train an encoder on images by momentum contrast (v1, Algorithm 1) and return the run's figures.
 
     `batches` are given where the loop is timed without loading; else they are views of the images. A `teacher` is given
-    where `config` names one. A run of the same config in `config.out` is continued. The caller's random state and
-    number of threads stay as they are. Raises BadInputError for a config that does not fit the images or the machine,
-    and DivergedError where the loss or the gradient is no longer finite.
+    where `config` names one, and the user's `own` pretext where it names that. A run of the same config in `config.out`
+    is continued. The caller's random state and number of threads stay as they are. Raises BadInputError for a config
+    that does not fit the images or the machine, and DivergedError where the loss or the gradient is no longer finite.
     """
     distributed.join_processes(resolve_device(config.device), config.timeout)
     with preserve_torch_state(resolve_device(config.device)):
@@ -69,11 +73,9 @@ def pretrain(
         with say_if_slow("building the network"):
             f_q = build_encoder(config)
             if config.init == "whitened" and config.init_weights is None:
-                whiten_first_layer(f_q, build_batches(config, images))
+                whiten_first_layer(f_q, build_batches(config, images, own))
         f_q = f_q.to(config.device).to(memory_format=torch.channels_last)
         pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
-        if config.compile:
-            compile_encoders(pair)
         dictionary = build_dictionary(config, len(images), teacher).to(config.device)
         origin = load_f_k_and_queue(config, pair, dictionary)
         trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
@@ -83,19 +85,22 @@ def pretrain(
         described |= {} if teacher is None else {TEACHER: teacher.digest}
         run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), require(config.max_steps), described)
         run.beside = lambda step: [pack_encoder(config, f_q, step, images.form)]
+        run.less_memory = advise_less_memory(config, distributed.world_size())
         run.result |= {} if teacher is None else {"teacher_digest": teacher.digest}
         watch = Watch(config, run, images, monitor, checkup)
-        batches = build_batches(config, images) if batches is None else batches
+        batches = build_batches(config, images, own) if batches is None else batches
 
         def begin() -> dict[str, Any]:
             start = run.restore(TRAINING)
             with request.waiting():
                 watch.begin(start)
             run.log.say(describe_run(config, f_q, images) + origin)
+            settle_compilation(config, pair, run, start)
             pair.f_q = distributed.wrap(f_q)
             return train(config, pair, dictionary, batches, run, watch, request, start)
 
-        with run, StopRequest(together=distributed.world_size() > 1) as request, watch_loading():
+        how = (keep_less(config.recompute), deterministic_algorithms(config.deterministic))
+        with run, StopRequest(together=distributed.world_size() > 1) as request, watch_loading(), how[0], how[1]:
             return run.until_stopped(request, begin)
 
 
@@ -104,25 +109,25 @@ def train(
     request: StopRequest, start: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Make the steps of a run from `start` on: Algorithm 1, and what is logged and saved between two steps."""
-    device, precision, optimizer = config.device, config.precision, run.optimizer
+    device, precision, scale = config.device, config.precision, 2 * config.temperature if config.scale_loss else 1.0
     schedule, timetable = build_schedule(config, batches.steps_per_epoch), Timetable(watch)
     contrast, hardness = build_loss(config), Hardness(config.hard_negatives, config.mix, config.mix_query)
-    recent = Recent(start, active=config.log_every > 0)
+    m, recent = build_key_momentum(config), Recent(start, active=config.log_every > 0)
     check = FiniteCheck(device, config.timeout if distributed.world_size() > 1 else math.inf)
-    for step, loaded in recent.waiting(timetable.walk(batches, request, start)):
+    loading = recent.waiting(request.between(batches.run(start, timetable.latest, require(config.workers))))
+    for step, loaded in zip(timetable.steps(start), loading, strict=False):
         if step == start:
             log_ranks(run, step, loaded.index)
         if is_due(step, require(config.knn_every)):
             with recent.paused(), timetable.looking(), request.waiting():
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, schedule.steps)
-        set_rate(optimizer, lr := schedule(step))
-
+        lr, directions = set_rate(run.optimizer, schedule(step)), pair_views(batch, symmetric=config.symmetric)
         losses, written, shares = list[Tensor](), [], dict[str, float]()
-        directions = pair_views(batch, symmetric=config.symmetric)
         for x_q, x_k in directions:  # (N, 3, H, W) each
             with autocast(precision, device):
                 k = pair.keys(x_k, step, batch.index)  # (N, C) by f_k: shuffled, without gradient
+            beside = gather_batch_keys(require(k), batch.index) if config.batch_keys else None
             parts = cut(config.accumulate, x_q, x_k, k, batch.index)
             for x_q, x_k, k, index in parts:
                 distributed.average_gradients(pair.f_q, now=len(losses) + 1 == len(directions) * config.accumulate)
@@ -131,28 +136,28 @@ def train(
                     x_q, partner, own = blend_views(x_q, seed=config.seed, step=step, place=place)
                 with autocast(precision, device):
                     q, k = pair(x_q, x_k, k, step)  # (N, C) each
-                keys = dictionary.read(k, index)  # positive (N, C), negative (K, C)
+                keys = add_batch_keys(dictionary.read(k, index), index, beside)  # positive (N, C), negative (K, C)
                 if config.hard_negatives:
                     keys = mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
                 loss, accuracy = contrast(q, keys)
                 if config.blend:
                     other = dictionary.read(None if k is None else k[partner], index[partner])
-                    loss = own * loss + (1 - own) * contrast(q, other).loss
-                torch.autograd.backward(run.scaler.scale(loss / config.accumulate))
+                    loss = own * loss + (1 - own) * contrast(q, add_batch_keys(other, index[partner], beside)).loss
+                torch.autograd.backward(run.scaler.scale(scale * loss / config.accumulate))
                 written.append((q.detach(), k, index))
                 losses.append(loss.detach())
                 recent.add({"loss": loss, "contrast_accuracy": accuracy})
                 if logged:
                     shares = negative_figures(q, keys, config.temperature, index, watch.images.labels)
 
-        norm, overflowed = measure_norm(run.scaler, optimizer, pair.encoder.parameters())
+        norm, overflowed = measure_norm(run.scaler, run.optimizer, pair.encoder.parameters())
         saved = step + 1 == schedule.steps or is_due(step + 1, require(config.checkpoint_every))
         due = logged or saved or is_due(step + 1, require(config.knn_every))
         check.note(step, losses, torch.zeros_like(norm) if overflowed else norm)
         stopping = agree(step, check, watch, request, batch, now=due)
-        step_unless(overflowed, run.scaler, lambda: take_step(optimizer))
-        optimizer.zero_grad()
-        pair.update(config.key_momentum)  # f_k <- m f_k + (1 - m) f_q
+        step_unless(overflowed, run.scaler, lambda: take_step(run.optimizer))
+        run.optimizer.zero_grad()
+        pair.update(m(step))  # f_k <- m f_k + (1 - m) f_q
         for q, k, index in join(written, config.accumulate):
             dictionary.write(q, k, index)  # newest in, oldest out
 
@@ -164,7 +169,7 @@ def train(
         if stopping:
             return run.stop(step + 1)
         if timetable.plan(step + 1):
-            schedule = build_schedule(watch.config, batches.steps_per_epoch)
+            schedule, m = build_schedule(watch.config, batches.steps_per_epoch), build_key_momentum(watch.config)
     with request.waiting():
         watch.look(schedule.steps)
     watch.keep_best(schedule.steps)
@@ -181,13 +186,6 @@ def agree(step: int, check: FiniteCheck, watch: Watch, request: StopRequest, bat
         advice = f"start again with a smaller --lr (now {watch.config.lr:g}) or --precision fp32"
         raise watch.run.diverge(*check.failure[:3], advice)
     return stopping
-
-
-def compile_encoders(pair: EncoderPair) -> None:
-    """Compile what the loop calls; evaluations, at other sizes, call the backbone as it is."""
-    for encoder in (pair.f_q, pair.f_k):
-        if encoder is not None:
-            encoder.compile()
 
 
 def pair_views(batch: Batch, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:

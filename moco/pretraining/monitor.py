@@ -19,7 +19,8 @@ from moco.data.replacement import Damage, Replaced
 from moco.errors import BadInputError
 from moco.interop.metadata import encoder_metadata
 from moco.pretraining.best import BestLook
-from moco.pretraining.config import PretrainConfig, negatives
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.counts import negatives
 from moco.pretraining.health import describe_findings, diagnose
 from moco.runtime import distributed
 from moco.runtime.checkpoint import File
@@ -189,7 +190,7 @@ def read_first_look(run: Path) -> dict[str, float]:
 
 def measure_fill(dictionary: nn.Module, batch_size: int) -> float:
     """Measure how much of a queue or bank, in percent, comes from images; the rest are the initial random vectors."""
-    if isinstance(dictionary, Queue):
+    if isinstance(dictionary, Queue) and dictionary.size:
         return 100 * float((dictionary.written >= 0).float().mean())
     if isinstance(dictionary, MemoryBank):  # an epoch takes each image once
         return min(100.0, 100 * dictionary.step * batch_size / len(dictionary.features))

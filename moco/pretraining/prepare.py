@@ -2,34 +2,36 @@
 
 import dataclasses
 import functools
-import math
 import warnings
 from collections.abc import Callable
 
 import torch
 
-from moco.core.batchnorm import GroupedBatchNorm, fitting_groups, keep_statistics, nearest_groups
+from moco.core.batchnorm import fitting_groups, keep_statistics, nearest_groups
 from moco.core.dictionary import Dictionary, InBatch, Keys, MemoryBank, Queue, TeacherKeys
-from moco.core.encoder import Encoder, EncoderPlan, parameter_count
+from moco.core.encoder import Encoder, EncoderPlan
 from moco.core.loss import Contrast, info_nce, match_teacher
 from moco.core.pair import Teacher
 from moco.core.resnet import ResNet
+from moco.core.transformers import patch_projection
 from moco.core.whitening import views_to_whiten, whiten
 from moco.data.augment import AUGMENTATIONS
 from moco.data.images import Images
 from moco.data.loader import ViewBatches, choose_workers
+from moco.data.pairs import PairBatches
 from moco.errors import BadInputError
-from moco.pretraining.channels import describe_form, with_form
-from moco.pretraining.config import PretrainConfig, negatives, shared_negatives
+from moco.pretraining.channels import with_form
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.counts import shared_negatives
 from moco.pretraining.initial import fill, with_weights
-from moco.pretraining.optimizer import inner_kernels
+from moco.pretraining.pretexts import OwnPretext, build_pairs, require_pretext
 from moco.pretraining.timetable import require_lengths
 from moco.runtime import distributed
-from moco.runtime.device import describe_precision, resolve_device, resolve_precision, set_precision, set_threads
+from moco.runtime.device import resolve_device, resolve_precision, set_precision, set_threads
 from moco.runtime.fields import check, flag, require
 from moco.runtime.randomness import Stream, permute
 from moco.runtime.run import OF_EACH_PROCESS
-from moco.runtime.schedule import Schedule
+from moco.runtime.schedule import Schedule, planned_step, raise_to_one
 from moco.shapes import Features
 
 DEFAULT_BN_GROUPS = 8
@@ -57,7 +59,9 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
         raise BadInputError(
             "--symmetric needs keys of both views, and --dictionary memory-bank has none: leave one out"
         )
+    require_pretext(config)
     config = _with_teacher(config, n)
+    _require_momentum_encoder(config)
     _require_mixing(config)
     _require_kept(config)
     device = resolve_device(config.device)
@@ -70,6 +74,7 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
         device=device,
         precision=precision,
         threads=set_threads(config.threads),
+        compile=config.compile if (device == "cuda" and not config.deterministic) or config.compile == "on" else "off",
         workers=choose_workers(images, device) if config.workers is None else config.workers,
         view_size=config.view_size or config.image_size,
         bn_groups=_bn_groups(config, ranks),
@@ -121,6 +126,18 @@ def _bn_groups(config: PretrainConfig, ranks: int) -> int:
     return config.bn_groups or nearest_groups(fitting, aim)
 
 
+def _require_momentum_encoder(config: PretrainConfig) -> None:
+    """Raise BadInputError where there is no f_k for what needs one, or where K = 0 leaves a query no negatives."""
+    momentum = config.dictionary == "queue" and config.teacher is None
+    flags = {"--batch-keys": config.batch_keys, "--predictor": config.predictor != "none"}
+    for name, given in flags.items():
+        if given and not momentum:
+            other = "--teacher" if config.teacher is not None else f"--dictionary {config.dictionary}"
+            raise BadInputError(f"{name} needs a momentum encoder, and {other} has none: give --dictionary queue alone")
+    if config.queue_size == 0 and not config.batch_keys:
+        raise BadInputError("--queue-size is 0: expected at least one key, or --batch-keys beside it")
+
+
 def _require_mixing(config: PretrainConfig) -> None:
     """Raise BadInputError where hard negatives are taken and nothing is made of them, or too many are taken.
 
@@ -162,7 +179,7 @@ def _warn(config: PretrainConfig, n: int) -> None:
             f"pushed away from them. Give --queue-size {max(1, n // 2)} or less, or --mask-own-keys.",
             stacklevel=3,
         )
-    if config.bn_groups == 1 and config.bn == "train" and config.dictionary == "queue":
+    if config.bn_groups == 1 and config.bn == "train" and config.dictionary == "queue" and config.queue_size:
         warnings.warn(
             "--bn-groups 1: a query and its key share the statistics of batch normalisation, and the encoder will "
             "learn to tell them by these instead of by what is in the image: contrast accuracy rises towards "
@@ -189,17 +206,22 @@ def build_encoder(config: PretrainConfig) -> Encoder:
         encoder.backbone.reset_convolutions()
     if config.init_weights is not None:
         fill(encoder, config.init_weights)
+    if config.predictor != "none":
+        encoder.add_predictor()
     for size, name in {config.view_size: "view_size", config.image_size: "image_size"}.items():
         if size is not None:
             encoder.require_size(size, flag(name))
     encoder.set_bn_group_size(config.batch_size // require(config.bn_groups))
     if config.bn != "train":
-        keep_statistics(encoder, affine=config.bn == "keep")
+        keep_statistics(encoder.backbone, affine=config.bn == "keep")
+    projection = patch_projection(encoder.backbone) if config.freeze_patches else None
+    if projection is not None:
+        projection.requires_grad_(False)
     encoder.set_recompute(config.recompute)
     return encoder
 
 
-def whiten_first_layer(encoder: Encoder, batches: ViewBatches) -> None:
+def whiten_first_layer(encoder: Encoder, batches: ViewBatches | PairBatches) -> None:
     """Let the first convolution of a ResNet whiten the patches of the views of the first images (--init whitened).
 
     Every rank takes the same images.
@@ -226,8 +248,10 @@ def build_dictionary(config: PretrainConfig, images: int, teacher: Teacher | Non
     return InBatch()
 
 
-def build_batches(config: PretrainConfig, images: Images) -> ViewBatches:
-    """The batches of this rank."""
+def build_batches(config: PretrainConfig, images: Images, own: OwnPretext | None = None) -> ViewBatches | PairBatches:
+    """The batches of this rank: views of the images, or what another pretext pairs, such as one of the user's own."""
+    if config.pretext != "views":
+        return build_pairs(config, images, own)
     return ViewBatches(
         images,
         AUGMENTATIONS[config.augment],
@@ -255,35 +279,19 @@ def build_schedule(config: PretrainConfig, steps_per_epoch: int) -> Schedule:
     )  # fmt: skip
 
 
+def build_key_momentum(config: PretrainConfig) -> Callable[[int], float]:
+    """Give m, the momentum of f_k, at each step."""
+    if config.key_momentum_schedule == "constant":
+        return lambda step: config.key_momentum
+    steps, earlier = require(config.max_steps), config.earlier_lengths
+    first = earlier[0][1] if earlier else steps
+    return lambda step: raise_to_one(config.key_momentum, planned_step(step, steps, earlier), first)
+
+
 def build_loss(config: PretrainConfig) -> Callable[[Features, Keys], Contrast]:
     """The loss of queries (N, C) and keys: InfoNCE, or with a teacher the match of its distribution."""
     if config.teacher is None:
         return functools.partial(info_nce, temperature=config.temperature)
     return functools.partial(
         match_teacher, temperature=config.temperature, teacher_temperature=config.teacher_temperature
-    )
-
-
-def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> str:
-    """Describe what a person should know before the first step."""
-    chance, mixed = math.log(negatives(config) + 1), config.mix + config.mix_query
-    count = negatives(config) + 1 if mixed else "K+1"
-    more = f" and {mixed} mixed of the hardest {config.hard_negatives}" if mixed else ""
-    keys = config.dictionary if config.teacher is None else f"{config.teacher_views} keys of {config.teacher}"
-    normalised = any(isinstance(module, GroupedBatchNorm) for module in encoder.backbone.modules())
-    groups = f"{config.bn_groups} BN groups" if config.bn == "train" else "BN statistics of the weights"
-    groups = groups if normalised else "no batch normalisation (--bn and --bn-groups have no effect)"
-    head = "" if config.head_lr is None else f" ({config.head_lr:g} for the head)"
-    if config.optimizer == "muon":
-        kernels = inner_kernels(config, encoder)
-        head += f", muon {config.muon_lr:g} for {len(kernels)} kernels" if kernels else ", no kernels for muon"
-    return (
-        f"{len(images)} images, {config.max_steps} steps of {config.batch_size}; {config.arch} with "
-        f"{parameter_count(encoder.backbone) / 1e6:.1f} M parameters, views of {config.view_size} pixels\n"
-        f"{keys}, K = {shared_negatives(config)}{more}: chance loss log({count}) "
-        f"= {chance:.2f} (may rise at first)\n"
-        f"lr {config.lr:g}{head}, {groups}, {describe_precision(config.precision, config.device)} with "
-        f"{config.threads} threads and {config.workers} loading processes{describe_form(images.form)}\n"
-        f"below: accuracy is how often a query finds its own key (by guessing {100 / (negatives(config) + 1):.2g}%), "
-        f"data wait the share of time without a batch"
     )

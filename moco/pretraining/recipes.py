@@ -73,10 +73,29 @@ CONTINUED: dict[str, Any] = {
 }  # fmt: skip
 """Small steps for the published network, large ones for its new head (docs/continued.md). Sets for which that pays are
 often hardly larger than the queue, so an image's own older keys are masked."""
+TEXT: dict[str, Any] = {
+    "pretext": "text", "arch": "bytes-tiny", "head": "mlp", "image_size": 256,
+    "dictionary": "in-batch", "batch_size": 64, "temperature": 0.1, "schedule": "cosine", "base_lr": 0.2,
+    "warmup_epochs": 1.0, "optimizer": "muon", "muon_lr": 0.03, "epochs": 5,
+}  # fmt: skip
+"""Spans of 256 bytes are about 40 words."""
+V3: dict[str, Any] = {
+    "arch": "vit-small-16", "head": "mlp-bn", "hidden_dim": 4096, "feature_dim": 256, "predictor": "mlp-bn",
+    "freeze_patches": True, "batch_keys": True, "queue_size": 0, "symmetric": True, "temperature": 0.2,
+    "scale_loss": True, "key_momentum": 0.99, "key_momentum_schedule": "cosine", "augment": "v2", "batch_size": 4096,
+    "optimizer": "adamw", "base_lr": 1.5e-4, "weight_decay": 0.1, "warmup_epochs": 40.0, "epochs": 300,
+    "schedule": "cosine-after-warmup",
+}  # fmt: skip
+V3_SMALL: dict[str, Any] = {
+    **V3, "arch": "vit-tiny-4", "hidden_dim": 1024, "feature_dim": 128, "image_size": 32, "view_size": 16,
+    "mean": CIFAR10["mean"], "std": CIFAR10["std"], "batch_size": 256, "base_lr": 1e-3, "weight_decay": 0.05,
+    "warmup_epochs": 1.0, "epochs": 5,
+}  # fmt: skip
 
 RECIPES = {
     "v1": Recipe("MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; 60.6% linear on ImageNet (paper)", {}),
     "v2": Recipe("MoCo v2 (arXiv:2003.04297): MLP head, more augmentation, cosine; 67.5% linear (paper)", V2),
+    "v3": Recipe("MoCo v3 (arXiv:2104.02057): ViT-S without a queue, 224 pixels, 300 epochs; 73.2% linear (paper)", V3),
     "cifar10": Recipe("the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; their kNN 82.6%", CIFAR10),
     "taught": Recipe(
         "a small, fast network that learns in minutes from a larger encoder, --teacher W", TAUGHT, "teacher"
@@ -91,7 +110,9 @@ RECIPES = {
         CONTINUED,
         "init_weights",
     ),
+    "v3-small": Recipe("a small transformer on small images, as v3; where a CPU has hours or there is a GPU", V3_SMALL),
     "quick": Recipe("from scratch on small images, on a CPU, in minutes", QUICK),
+    "text": Recipe("from scratch on documents, text files instead of images, on a CPU, in minutes", TEXT),
 }
 
 

@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from moco.data.loader import Batch, Batches
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.monitor import Watch
@@ -14,7 +13,6 @@ from moco.runtime.configfile import from_json, to_json
 from moco.runtime.fields import require
 from moco.runtime.files import read_bounded
 from moco.runtime.runlog import write_text
-from moco.runtime.signals import StopRequest
 
 PARTS = 20
 """The length is planned again at each twentieth of the time: a machine that becomes 2.4 times slower just after the
@@ -42,14 +40,13 @@ class Timetable:
         self._since, self._step = math.nan, 0
         self._look = self._looked = 0.0
 
-    def walk(self, batches: Batches, request: StopRequest, start: int) -> Iterator[tuple[int, Batch]]:
-        """Yield the steps from `start` on with their batches, until the length that is planned by then is reached."""
-        config = self._watch.config
-        latest = ENDLESS if config.end_after else require(config.max_steps)
-        made = request.between(batches.run(start, latest, require(config.workers)))
-        yield from zip(self._steps(start), made, strict=False)
+    @property
+    def latest(self) -> int:
+        """The number of steps after which the run ends at the latest."""
+        return ENDLESS if self._watch.config.end_after else require(self._watch.config.max_steps)
 
-    def _steps(self, start: int) -> Iterator[int]:
+    def steps(self, start: int) -> Iterator[int]:
+        """Yield the steps from `start` on, until the length that is planned by then is reached."""
         step = start
         while step < require(self._watch.config.max_steps):
             yield step

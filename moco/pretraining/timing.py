@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,7 +20,7 @@ from moco.core.encoder import Encoder
 from moco.core.pair import Teacher
 from moco.data.images import Images
 from moco.data.loader import Batch, Batches
-from moco.errors import BadInputError
+from moco.errors import BadInputError, NoMemoryError
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Monitor
@@ -106,15 +106,16 @@ def time_step(
     ):  # fmt: skip
         warnings.simplefilter("ignore")
         trial = dataclasses.replace(
-            training, out=Path(run), max_steps=ENDLESS, knn_every=0, checkpoint_every=0, keep="last", json=True
-        )
+            training, out=Path(run), max_steps=ENDLESS, knn_every=0, checkpoint_every=0, keep="last", json=True,
+            compile=_compile_if_asked(training),
+        )  # fmt: skip
         with preserve_torch_state(device):
             timed = TimedBatches(build_batches(resolve_config(trial, images), images), seconds)
         try:
             stopped = pretrain(trial, images, batches=timed, teacher=teacher).get("exit_code") == EXIT_CODE
         except _TimeIsOverError:
             stopped = False
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, NoMemoryError):
             return None
     if stopped:
         raise KeyboardInterrupt
@@ -152,5 +153,17 @@ def measure_throughput(lines: Iterable[Mapping[str, Any]], batch_size: int) -> d
 
 
 def _into(training: PretrainConfig, run: Path) -> PretrainConfig:
-    """A line of metrics for every step, a look by the monitor after each, and no checkpoint."""
-    return dataclasses.replace(training, out=run, log_every=1, knn_every=1, checkpoint_every=0, json=True)
+    """A line of metrics for every step, a look by the monitor after each, and no checkpoint.
+
+    On a GPU for every tenth: at each of them the host waits for it.
+    """
+    every = 10 if resolve_device(training.device) == "cuda" else 1
+    return dataclasses.replace(
+        training, out=run, log_every=every, knn_every=every, checkpoint_every=0, json=True,
+        compile=_compile_if_asked(training),
+    )  # fmt: skip
+
+
+def _compile_if_asked(training: PretrainConfig) -> Literal["on", "off"]:
+    """Compare nothing first: that takes longer than what is timed."""
+    return "on" if training.compile == "on" else "off"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from moco.runtime.fields import Device, JsonOutput, Range, Seconds, Threads
+from moco.runtime.fields import Device, JsonOutput, Range, Seconds, ShownChannels, Threads
 
 MOST_POINTS = 10_000
 """On a map."""
@@ -14,7 +14,7 @@ MOST_POINTS = 10_000
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Write one HTML page about one or several runs, with thumbnails of the images, to view offline and to send on."""
+    """Write one HTML page about one or several runs, with thumbnails of the images, to view offline or to share."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders; several are shown side by side."""
@@ -25,6 +25,7 @@ class ReportConfig:
     the page leaves these parts out."""
     gallery: bool = True
     """Compute these parts where they are missing or belong to other weights; otherwise show only what is stored."""
+    show_channels: ShownChannels = ()
     map_images: Annotated[int, Range(1, MOST_POINTS)] = 2000
     """Images on the map, at most 10,000, from the test split, else validation, else a tenth of train."""
     map_seconds: Seconds = 60.0

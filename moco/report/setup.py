@@ -1,7 +1,7 @@
 """What was run: settings against the recipe's, data, machine, time."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +128,11 @@ def render_reasons(runs: Sequence[Run]) -> str:
 
 def _replanned(run: Run) -> str:
     """Say whether the length of a run was planned again on the way."""
-    found = run.config.get("earlier_lengths")
-    earlier = found if isinstance(found, list | tuple) else ()
-    first = earlier[0] if earlier else None
-    if not isinstance(first, list | tuple) or not first:
+    turns = run.config.get("earlier_lengths")
+    if not isinstance(turns, list) or not turns or not isinstance(turns[0], list) or not turns[0]:
         return ""
-    times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
-    lengths = f"from {show(first[-1], 0)} to {show(run.steps, 0)} steps"
+    times = "once" if len(turns) == 1 else f"{len(turns)} times"
+    lengths = f"from {show(turns[0][-1], 0)} to {show(run.steps, 0)} steps"
     return element("p", f"Its length was planned again {times} by the speed until then, to end in time: {lengths}.")
 
 
@@ -167,17 +165,28 @@ def _dictionary(run: Run) -> str:
     size = "" if choices is None else f", K = {show(choices - 1 - mixed, 0)}"
     size += f" and {mixed} mixed" if mixed else ""
     momentum = f", m = {show_setting(config.get('key_momentum'))}" if config.get("dictionary") == "queue" else ""
-    return f"{config.get('dictionary')}{size}{momentum}, τ = {show_setting(config.get('temperature'))}"
+    beside = " and keys of the batch" if config.get("batch_keys") is True else ""
+    return f"{config.get('dictionary')}{beside}{size}{momentum}, τ = {show_setting(config.get('temperature'))}"
 
 
 def _machine(run: Run) -> str:
     machine, config = run.machine, run.config
-    parts = [str(machine[name]) for name in ("gpu", "processor") if machine.get(name)]
+    parts = [_gpu(machine)] if machine.get("gpu") else []
+    parts += [str(machine["processor"])] if machine.get("processor") else []
     cores = number(machine.get("cores"))
     parts += [f"{cores:.0f} cores"] if cores is not None else []
     parts += [f"{config.get('device')}, {config.get('precision')}, threads: {config.get('threads')}"]
     parts += [f"torch {machine['torch']}"] if machine.get("torch") else []
     return ", ".join(parts)
+
+
+def _gpu(machine: Mapping[str, Any]) -> str:
+    """A GPU, how many there are, and what drives it."""
+    gpus, memory = number(machine.get("gpus")), number(machine.get("gpu_memory_gib"))
+    known = [f"{memory:g} GiB"] if memory is not None else []
+    known += [f"{said} {machine[key]}" for key, said in (("driver", "driver"), ("cuda", "CUDA")) if machine.get(key)]
+    several = f"{gpus:.0f} {TIMES} " if gpus is not None and gpus > 1 else ""
+    return f"{several}{machine['gpu']}" + (f" ({', '.join(known)})" if known else "")
 
 
 def _with_chance(run: Run) -> str:

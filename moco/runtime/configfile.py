@@ -35,14 +35,16 @@ def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
     """Read what `to_json` wrote; nothing is converted and nothing executed.
 
     A field that the file lacks is younger than the file, and has the value that keeps what was done then: its `Earlier`
-    one, else its default. Raises BadInputError naming the key that is unknown, missing without a default or of another
-    type, or the version.
+    one, else its default. A value that older files wrote otherwise is what its `Earlier` says.
+    Raises BadInputError naming the key that is unknown, missing without a default or of another type, or the version.
     """
     values = _read(text, where)
     del values["version"]
     values.pop(COMMAND, None)
     hints = typing.get_type_hints(kind)
     values = {**_earlier_values(kind), **values}
+    for name, words in _earlier_words(kind).items():
+        values[name] = next((now for before, now in words if values[name] is before), values[name])
     for name in sorted(values.keys() ^ hints.keys()):
         raise BadInputError(f"{where}: {'unknown' if name in values else 'missing'} key {name!r}")
     for name, hint in hints.items():
@@ -58,6 +60,15 @@ def _earlier_values(kind: type[Any]) -> dict[str, Any]:
             if isinstance(part, Earlier):
                 defaults[name] = part.value
     return {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
+
+
+def _earlier_words(kind: type[Any]) -> dict[str, tuple[tuple[Any, Any], ...]]:
+    """The fields whose values older files wrote otherwise, with what they wrote."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {
+        name: part.words for name, hint in hints.items() for part in getattr(hint, "__metadata__", ())
+        if isinstance(part, Earlier) and part.words
+    }  # fmt: skip
 
 
 def read_command(text: str | bytes, where: Path) -> str:

@@ -75,6 +75,30 @@ def _allow_tf32(convolutions: bool, products: bool) -> None:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
 
 
+@contextmanager
+def deterministic_algorithms(wanted: bool) -> Iterator[None]:
+    """Let a GPU take algorithms that give the same bits every time, as long as it lasts.
+
+    Raises BadInputError naming the operation that has no such algorithm.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        operation, found, _ = str(error).partition(" does not have a deterministic implementation")
+        if not (wanted and found):
+            raise
+        raise BadInputError(
+            f"--deterministic: {operation.split()[-1]} has no algorithm that gives the same bits every time on this "
+            f"device: give another --arch, or leave --deterministic out"
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def autocast(precision: Precision, device: str) -> AbstractContextManager[object]:
     """Where matrix products and convolutions are done in bf16 or fp16; parameters and everything else stay fp32."""
     return torch.autocast(device, dtype=HALVES.get(precision, torch.bfloat16), enabled=precision in HALVES)

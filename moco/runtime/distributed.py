@@ -236,11 +236,12 @@ def share(count: int) -> range:
 def fetch(own: Tensor, rows: range, wanted: Tensor) -> Tensor:
     """Rows `wanted` (n,) of a table whose `rows` this rank holds as `own`; every rank wants the same: one all_reduce.
 
-    Exact: all ranks but the owner add zeros.
+    Exact: all ranks but the owner add zeros. The host does not ask a GPU which rows are held.
     """
-    held = (wanted >= rows.start) & (wanted < rows.stop)
     found = own.new_zeros(len(wanted), *own.shape[1:])
-    found[held] = own[wanted[held] - rows.start]
+    if len(own):
+        held = ((wanted >= rows.start) & (wanted < rows.stop)).view(-1, *(1,) * (own.dim() - 1))
+        found = torch.where(held, own[(wanted - rows.start).clamp(0, len(own) - 1)], found)
     if world_size() > 1:
         dist.all_reduce(found)
     return found

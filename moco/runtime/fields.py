@@ -33,6 +33,8 @@ class Range:
     def __str__(self) -> str:
         """What an error says after "expected"."""
         bounded = self.most < math.inf
+        if not bounded and max(self.least, self.above) == -math.inf:
+            return "a finite number"
         if self.least in self:
             return f"{self.least} to {self.most}" if bounded else f"a finite number of {self.least} or more"
         return f"more than {self.above}, at most {self.most}" if bounded else f"a finite number more than {self.above}"
@@ -43,6 +45,8 @@ class Earlier:
     """The value that a config.json from before the field existed stands for, where that is not the default."""
 
     value: Any
+    words: tuple[tuple[Any, Any], ...] = ()
+    """How older files wrote a value, and what that is now."""
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -77,7 +81,7 @@ Seed = Annotated[int, Range(0, 2**63 - 1)]
 # --- fields that read the same in every command ---------------------------------------------------------------------
 
 Device = Annotated[
-    Literal["auto", "cpu", "cuda", "mps"], arg(help="Where to compute; auto takes a GPU if there is one.")
+    Literal["auto", "cpu", "cuda", "mps"], arg(help="Device to compute on; auto uses a GPU if there is one.")
 ]
 Precision = Annotated[
     Literal["auto", "fp32", "tf32", "bf16", "fp16"],
@@ -102,7 +106,7 @@ Timeout = Annotated[
 ]
 RunFolder = Annotated[
     Path,
-    arg(help="Run folder. If it holds a run of the same config, that run goes on, or is left alone if it is finished."),
+    arg(help="Run folder. A run with the same settings that it holds continues; a finished one is left as it is."),
 ]
 LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]
 SgdMomentum = Annotated[Share, arg(help="Momentum of SGD (not m).")]
@@ -116,7 +120,15 @@ KnnNeighbours = Annotated[
 ]
 KnnTemperature = Annotated[Positive, arg(help="Weight of a vote: exp(similarity / this).")]
 AcceptChangedData = Annotated[
-    bool, arg(help="Go on with a run though its images or annotations were added, removed or changed since it began.")
+    bool, arg(help="Continue a run although its images or annotations have changed since it began.")
+]
+ShownChannels = Annotated[
+    tuple[Annotated[int, Range(1, 64)], ...],
+    arg(
+        metavar="N",
+        help="Channels that pictures show: three for red, green and blue (3 2 1), or one as grey; by default the "
+        "first.",
+    ),
 ]
 JsonOutput = Annotated[bool, arg(help="End with one JSON object on standard output.")]
 

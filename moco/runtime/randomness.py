@@ -34,6 +34,7 @@ class Stream(IntEnum):
     MIX = 9
     REPEAT = 10
     BLEND = 11
+    PRETEXT = 12
 
 
 def philox(counter: tuple[IntegersLike, ...], seed: int) -> tuple[Words, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from moco.errors import BadInputError, DivergedError, StalledError
+from moco.errors import BadInputError, DivergedError, NoMemoryError, StalledError
 from moco.runtime import distributed, pulse
 from moco.runtime.checkpoint import Checkpoints, File, Metadata, Newest, Store, Writer, serialize, snapshot
 from moco.runtime.configfile import from_json, read_command, to_json
@@ -23,6 +23,7 @@ from moco.runtime.files import read_bounded, replace_file
 from moco.runtime.folder import read_status, require_run_folder
 from moco.runtime.runlog import RunLog, write_text
 from moco.runtime.scaling import IDLE, build_scaler
+from moco.runtime.shortage import describe_shortage
 from moco.runtime.signals import EXIT_CODE, StopRequest, WaitEnded
 from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, withhold
 
@@ -50,7 +51,7 @@ class Run:
     name: str
     """What errors call it: its folder, where it has one."""
     modules: Mapping[str, nn.Module]
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     log: RunLog
     store: Store | None
     described: Metadata = dataclasses.field(default_factory=dict)
@@ -60,6 +61,8 @@ class Run:
     """What the command returns: the latest of its figures."""
     scaler: GradScaler = IDLE
     """Scales the loss of a training in fp16."""
+    less_memory: str = "give a smaller --batch-size"
+    """What to change where a step needs more memory than there is."""
     beside: Callable[[int], Sequence[File]] = lambda step: ()
     """The files that are written just before the state after so many steps."""
 
@@ -181,6 +184,9 @@ class Run:
                 return train()
         except WaitEnded:
             pass
+        except torch.OutOfMemoryError as error:
+            self.fail(self._step, exit_code=1)
+            raise NoMemoryError(describe_shortage(error, self.less_memory)) from error
         except StalledError:  # another process was asked to end too, and has left
             if not request.noted:
                 raise
@@ -202,10 +208,10 @@ class Run:
         self.log.status("stopped", step=step, exit_code=EXIT_CODE)
         return {**self.result, "step": step, "seconds": round(self.log.seconds, 1), "exit_code": EXIT_CODE}
 
-    def fail(self, step: int) -> None:
-        """End at `step` because of bad input, for which the caller raises the error."""
+    def fail(self, step: int, exit_code: int = 2) -> None:
+        """End at `step` because of bad input or too little memory, for which the caller raises the error."""
         self.wait()
-        self.log.status("failed", step=step, exit_code=2)
+        self.log.status("failed", step=step, exit_code=exit_code)
 
     def diverge(self, step: int, losses: Sequence[Tensor], gradient_norm: Tensor, advice: str) -> DivergedError:
         """End at `step` before a NaN or an infinity spreads; nothing is overwritten. Returns the error to raise."""
@@ -231,7 +237,7 @@ class Run:
 
 
 def open_run(
-    config: Any, command: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD, steps: int,
+    config: Any, command: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, steps: int,
     described: Metadata,
 ) -> Run:  # fmt: skip
     """The run of a command in a folder of its own, `config.out`."""

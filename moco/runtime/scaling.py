@@ -30,7 +30,7 @@ def overflows(scaler: GradScaler, gradient_norm: Tensor) -> bool:
 
 
 def measure_norm(
-    scaler: GradScaler, optimizer: torch.optim.SGD, parameters: Iterable[nn.Parameter]
+    scaler: GradScaler, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]
 ) -> tuple[Tensor, bool]:
     """Divide the gradient by its scale; return its norm, and whether it overflowed. Only in fp16 the host waits."""
     scaler.unscale_(optimizer)
@@ -39,7 +39,7 @@ def measure_norm(
 
 
 def measure_gradient(
-    scaler: GradScaler, optimizer: torch.optim.SGD, parameters: Iterable[nn.Parameter], *losses: Tensor
+    scaler: GradScaler, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], *losses: Tensor
 ) -> tuple[Tensor, bool, bool]:
     """Divide the gradient by its scale; return its norm, whether it overflowed, and whether the step is sound.
 

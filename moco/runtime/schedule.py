@@ -1,4 +1,4 @@
-"""The learning rate at each step."""
+"""The learning rate at each step, and a momentum that rises to 1."""
 
 import math
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ Lengths = tuple[tuple[int, int], ...]
 class Schedule:
     """A warm-up from 0 in equal steps, then steps (v1) or half a cosine (v2, section 2) over the whole run.
 
-    Where the length was planned again on the way, the rest of the schedule is stretched or compressed from there on, so
-    that it ends with the run and never jumps.
+    With "cosine-after-warmup" the half cosine begins where the warm-up ends (v3, section 4). Where the length was
+    planned again on the way, the rest of the schedule is stretched or compressed from there on, so that it ends with
+    the run and never jumps.
     """
 
-    kind: Literal["step", "cosine"]
+    kind: Literal["step", "cosine", "cosine-after-warmup"]
     lr: float
     steps: int
     """Length of the run."""
@@ -37,6 +38,9 @@ class Schedule:
             return self.lr * min(planned + 1, self.warmup_steps) / self.warmup_steps
         if self.kind == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * planned / steps))
+        if self.kind == "cosine-after-warmup":
+            share = (planned - self.warmup_steps) / max(1, steps - self.warmup_steps)
+            return self.lr * 0.5 * (1 + math.cos(math.pi * share))
         shares = (milestone * steps for milestone in self.milestones)
         passed = sum(planned >= drop for drop in (shares if self.drops is None else self.drops))
         return self.lr * self.decay**passed
@@ -58,6 +62,11 @@ def planned_step(step: int, steps: int, earlier: Lengths) -> float:
         if step <= turn:
             break
     return place
+
+
+def raise_to_one(first: float, step: float, steps: int) -> float:
+    """Compute m = 1 - (1 - first) (1 + cos(pi step / steps)) / 2, which rises from `first` to 1 (v3, section 4)."""
+    return 1 - (1 - first) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def is_due(step: int, every: int, last: int | None = None) -> bool:

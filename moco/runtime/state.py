@@ -11,21 +11,35 @@ from moco.runtime.scaling import load_scaler_tensors, scaler_tensors
 from moco.shapes import require_same_shapes
 
 MOMENTUM = "momentum_buffer"
+CUDA_RANDOM = "random.cuda"
+"""The random state of the GPU that computes; checkpoints from before it was saved lack it."""
+ADAMW = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW keeps of a parameter: running means of its gradient and of the square, and the number of steps."""
 EACH_RANK = "ranks."
 """Prefix of the running statistics of every rank, (ranks, C)."""
 
 
 def state_tensors(
-    modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD, scaler: GradScaler
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, scaler: GradScaler
 ) -> dict[str, Tensor]:
-    """The tensors of the modules under their names, SGD's momenta under `sgd.NUMBER`, loss scale, random state."""
+    """The tensors of the modules under their names, the optimiser's, the loss scale and the random state.
+
+    SGD's momenta are `sgd.NUMBER`, what AdamW keeps is `adamw.NUMBER.NAME`; zeros before the first step.
+    """
     tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
-    for number, parameter in enumerate(_parameters(optimizer)):
-        momentum = optimizer.state[parameter].get(MOMENTUM)
-        tensors[f"sgd.{number}"] = torch.zeros_like(parameter) if momentum is None else momentum
+    for name, parameter, key in _slots(optimizer):
+        kept = optimizer.state[parameter].get(key)
+        empty = torch.zeros((), dtype=torch.float32) if key == "step" else torch.zeros_like(parameter)
+        tensors[name] = empty if kept is None else kept
     tensors |= scaler_tensors(scaler)
     tensors["random"] = torch.get_rng_state()
+    if _on_gpu(modules):
+        tensors[CUDA_RANDOM] = torch.cuda.get_rng_state()
     return tensors
+
+
+def _on_gpu(modules: Mapping[str, nn.Module]) -> bool:
+    return any(value.is_cuda for module in modules.values() for value in module.parameters())
 
 
 def rank_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -66,8 +80,8 @@ def withhold(tensors: dict[str, Tensor], modules: Mapping[str, nn.Module], what:
 
 
 def load_state_tensors(
-    tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD, scaler: GradScaler,
-    what: str,
+    tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer,
+    scaler: GradScaler, what: str,
 ) -> None:  # fmt: skip
     """Put back what `state_tensors` gave.
 
@@ -80,7 +94,9 @@ def load_state_tensors(
     tensors = {name: value for name, value in tensors.items() if not name.startswith(EACH_RANK)}
     sharded = {name: (own, count) for name, own, count in _sharded(modules)}
     whole = {name: tensors.pop(name) for name in sharded if name in tensors}
-    expected = {name: value for name, value in state_tensors(modules, optimizer, scaler).items() if name not in sharded}
+    of_gpu = tensors.pop(CUDA_RANDOM, None)
+    own_state = state_tensors(modules, optimizer, scaler)
+    expected = {name: value for name, value in own_state.items() if name not in {*sharded, CUDA_RANDOM}}
     require_same_shapes(expected, tensors, what)
     for name, (own, count) in sharded.items():
         distributed.deal(whole.get(name), own, count)
@@ -91,12 +107,20 @@ def load_state_tensors(
         state = module.state_dict()  # with the versions of its modules, which some refuse to be loaded without
         state.update({key: tensors[f"{name}.{key}"] for key in state})
         module.load_state_dict(state)
-    for number, parameter in enumerate(_parameters(optimizer)):
-        momentum = torch.empty_like(parameter).copy_(tensors[f"sgd.{number}"])
-        optimizer.state[parameter][MOMENTUM] = momentum
+    for name, parameter, key in _slots(optimizer):
+        like = torch.empty((), device=parameter.device) if key == "step" else torch.empty_like(parameter)
+        optimizer.state[parameter][key] = like.copy_(tensors[name])
     load_scaler_tensors(scaler, tensors)
     torch.set_rng_state(tensors["random"])
+    if of_gpu is not None and _on_gpu(modules):
+        torch.cuda.set_rng_state(of_gpu)
 
 
-def _parameters(optimizer: torch.optim.SGD) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _slots(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter, str]]:
+    """Each tensor that the optimiser keeps: its name in a checkpoint, its parameter and its name there."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    for number, parameter in enumerate(parameters):
+        if isinstance(optimizer, torch.optim.AdamW):
+            yield from ((f"adamw.{number}.{key}", parameter, key) for key in ADAMW)
+        else:
+            yield f"sgd.{number}", parameter, MOMENTUM

@@ -20,8 +20,8 @@ class StudyConfig:
     data: str
     """Images with labels, as for pretrain: the arms are compared by kNN accuracy."""
     out: Path
-    """Folder of the study: cells/ (ordinary runs), results/, study.json, study.csv, study.html. A study that is already
-    there goes on."""
+    """Folder of the study: cells/ (ordinary runs), results/, study.json, study.csv, study.html. An existing
+    study continues."""
     images: Count | None = None
     """Images that each cell trains on, counting repetitions; by default one pass over the set."""
     minutes: Minutes | None = None
@@ -36,7 +36,7 @@ class StudyConfig:
     """Train no further seeds of an arm once every claim about it is settled. Intervals are then wider, so that all
     looks together are wrong in 5% (docs/studies.md)."""
     flag: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """sweep: a flag of moco pretrain to vary; may be repeated, each time with --values behind it."""
+    """sweep: a flag of moco pretrain to vary; may be repeated, each time followed by --values."""
     values: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """sweep: the values of the --flag before it."""
     halving: bool = False

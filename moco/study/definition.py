@@ -249,7 +249,8 @@ def _require_sound(study: Study, where: str) -> None:
             raise BadInputError(f"{where}: over_time names {name!r}, expected a figure of metrics.jsonl")
     figures = [outcome.name for outcome in study.outcomes]
     for kind, some in (("arms", names), ("outcomes", figures)):
-        twice = next((name for name in some if some.count(name) > 1), None)
+        folded = [name.casefold() for name in some]  # they name folders, and not every file system tells a from A
+        twice = next((name for name in some if folded.count(name.casefold()) > 1), None)
         if twice is not None:
             raise BadInputError(f"{where}: two {kind} are called {twice!r}")
     if study.steps is not None and study.steps < 1:

@@ -51,9 +51,9 @@ def describe_power(study: Study, config: StudyConfig, rows: Sequence[Row], arms:
     deviation, source = find_deviation(study, rows)
     told = resolved_difference(deviation, config.seeds, arms)
     if math.isinf(told):
-        return "With one seed no difference between arms can be told: give --seeds 2 or more."
+        return "One seed cannot show a difference between arms: give --seeds 2 or more."
     lines = [
-        f"{config.seeds} seeds tell a difference of {show(told)} points between two arms with probability {POWER:g} "
+        f"{config.seeds} seeds detect a difference of {show(told)} points between two arms with probability {POWER:g} "
         f"(95% confidence; a cell deviates by {show(deviation)} points, {source})."
     ]
     tested = survey.get("tested")

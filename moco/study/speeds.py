@@ -27,7 +27,7 @@ SECONDS = 1.0
 ENCODED = 512
 COSTS = (
     "arch", "stem", "head", "dictionary", "batch_size", "augment", "view_size", "image_size", "symmetric", "queue_size",
-    "hard_negatives", "mix", "mix_query", "blend", "accumulate",
+    "hard_negatives", "mix", "mix_query", "blend", "accumulate", "batch_keys", "predictor", "optimizer",
 )  # fmt: skip
 """Settings that the time of a step depends on."""
 LIKE = 4096

@@ -41,6 +41,17 @@ Scale = Annotated[float, Range(above=0, most=1000)]
 """A factor of a length."""
 AnchorSize = Annotated[float, Range(above=0, most=2**14)]
 """In pixels."""
+TRANSFER_GROUPS: dict[str, tuple[str, ...]] = {
+    "Common": ("weights", "data", "out", "max_steps", "batch_size", "lr", "trials", "seed", "device", "workers",
+               "json"),
+    "Model and schedule": (),
+    "Images": ("flip", "train_sizes", "test_size", "longest_side", "crop_size", "crop_scales", "white_level",
+               "accept_changed_data", "skip_empty", "repeat_threshold"),
+    "Evaluation": ("detections", "score_threshold", "nms_threshold", "precise_bn", "evaluate_every", "test_images",
+                   "voc_rule", "shown_images"),
+    "Machine and logging": ("precision", "timeout", "threads", "log_every", "checkpoint_every"),
+}  # fmt: skip
+"""Title -> fields, in the order of --help-all; --help lists the first group. What no group names is in the second."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class TransferConfig:
     norm_weight_decay: NotNegative = 0.0
     """Weight decay of BN's scales and shifts; detectron2's detectors, and so the papers', have none."""
     frozen_stages: Annotated[int, Range(0, 4)] = 0
-    """Stages of the ResNet behind its stem that stay as they are, and the stem with them; the papers train all (0)."""
+    """Stages of the ResNet that stay frozen, together with its stem; the papers train all (0)."""
 
     repeat_threshold: Share = 0.0
     """Detectors: an image comes sqrt(this / f) times in a pass, and at least once, where f is the share of images that

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from moco.cli import main
 from moco.commands import readiness
 from moco.pretraining import timing
+from moco.pretraining.timetable import Timetable
 from moco.pretraining.timing import StepTime
 
 CPU = ["--device", "cpu", "--threads", "1", "--precision", "fp32", "--workers", "0"]
@@ -146,6 +147,29 @@ def test_without_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = json.loads(Path("run/status.json").read_text())["result"]["kept"]
     assert (kept["by"], kept["images"]) == ("views", 40)
     assert reasons()["compared"] == []
+
+
+@pytest.mark.parametrize("again", [["resume", "run"], start("--max-steps", "4")], ids=["resume", "the same"])
+def test_an_interrupted_run_ends_as_auto_does(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], again: list[str]
+) -> None:
+    """With the evaluation and the next commands, by whichever command it goes on; then there is nothing to say."""
+    plan = Timetable.plan
+
+    def stop(timetable: Timetable, step: int) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return plan(timetable, step)
+
+    monkeypatch.setattr(Timetable, "plan", stop)
+    assert main(start("--max-steps", "4")) == 75
+    assert "Next:" not in capsys.readouterr().out
+    monkeypatch.setattr(Timetable, "plan", plan)
+    assert main(again) == 0
+    out = capsys.readouterr().out
+    assert "better than random weights" in out
+    assert [line.split()[1] for line in out.splitlines()[-3:]] == ["report", "linear", "explore"]
+    assert main(again) == 0
+    assert "Next:" not in capsys.readouterr().out
 
 
 def test_given_settings_stay(data: Path) -> None:

@@ -94,6 +94,9 @@ def test_from_the_command_line_and_from_python(
         "duplicates", weights=tiny_run, data="digits", split="test", baseline=False, device="cpu", threads=1
     )
     assert rows["groups"] == found["groups"]
+    assert "table" not in found
+    assert [row["path"] for row in rows["table"]] == [path for group in found["groups"] for path in group]
+    assert {type(value) for row in rows["table"] for value in row.values()} <= {int, float, str}
     assert found["images"] == 360
     assert all(name.startswith("#") for group in found["groups"] for name in group)
 

@@ -13,10 +13,17 @@ from pathlib import Path
 import jaxtyping
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PillowImage
 
+import moco
 from moco.cli import main
+from moco.commands import explore
 from moco.data.catalog import load
+from moco.data.images import ArrayImages
+from moco.evaluation.features import Encoding
+from moco.evaluation.session import Subject
+from moco.explore.embedding import Embedding
 from tests.faults.processes import kill_all, start, until
 from tests.report.folders import Parsed
 
@@ -134,3 +141,19 @@ def test_a_run_that_cannot_keep_the_map(run: Path, capsys: pytest.CaptureFixture
     out, err = capsys.readouterr()
     assert out == ""
     assert "evaluations: cannot be written, and there the map is kept" in err
+
+
+def test_the_trays_lists(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twins are duplicates, a constant image is unusual, and what to label first is as many as are asked for."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "home"))
+    subject = Subject(moco.load_weights(str(tiny_run)), Encoding(16, (0.5,) * 3, (0.5,) * 3))
+    pixels = torch.stack([load("digits")["train"][row] for row in range(30)])
+    pixels[7], pixels[9] = pixels[3], 200
+    images = ArrayImages(pixels)
+    z = moco.encode(subject.encoder, images, subject.how).numpy()
+    shown = explore._collection("digits", images, [subject])
+    lists = explore._tray_lists(explore.Sight(images, shown, [Embedding("run", z, z[:, :2], z[:, 0], "")], subject))
+    assert any({3, 7} <= set(group) for group in lists["duplicates"]())
+    assert lists["outliers"]()[0].index(9) < 5
+    (selection,) = lists["selection"]()
+    assert sorted(selection) == list(range(30))

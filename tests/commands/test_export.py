@@ -391,6 +391,13 @@ def test_nets_that_the_target_does_not_have(
     assert [file.name for file in tmp_path.iterdir()] == ["encoder.safetensors"]
 
 
+def test_a_head_that_the_reference_does_not_have(tmp_path: Path) -> None:
+    """Three layers with norms are no `fc` of v1 or v2."""
+    path = saved(tmp_path / "encoder.safetensors", EncoderPlan("resnet18", head="mlp-bn", image_size=32))
+    with pytest.raises(BadInputError, match=r"has no projection head with batch normalisation \(mlp-bn\): .*onnx"):
+        export(path, "reference", tmp_path / "net")
+
+
 @pytest.mark.parametrize("kind", ["timm", "detectron2"])
 def test_what_is_no_resnet(tmp_path: Path, kind: Format) -> None:
     """Timm names the tensors of other nets in its own way."""

@@ -1,8 +1,5 @@
 """What auto looks at before it trains is bounded, however many images there are: by counts, not by time."""
 
-import contextlib
-import io
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,8 +11,10 @@ import torch
 
 from moco.cli import main
 from moco.commands import pretrain, readiness, scene
+from moco.data.channels import Values
 from moco.data.forms import Form
 from moco.data.images import Images, Marks
+from moco.errors import BadInputError
 from moco.pretraining.config import AutoConfig
 from moco.pretraining.pace import Budget
 from moco.pretraining.timing import StepTime
@@ -31,6 +30,7 @@ class Listing:
     name_table = None
     white_level = None
     form = None
+    root = None
 
     def __init__(self, count: int, side: int = 16) -> None:
         self.side = side
@@ -51,6 +51,10 @@ class Listing:
     def encoded(self, index: int) -> bytes | None:
         """None: they are no files."""
         return None
+
+    def read_values(self, index: int, channels: int | None = None) -> Values:
+        """Raise BadInputError: it has no file."""
+        raise BadInputError(str(index))
 
     def stack(self, index: Integers) -> Bytes | None:
         """None: they are not in memory."""
@@ -113,17 +117,6 @@ def test_a_large_set_is_not_gone_through(prepared: list[Images], monkeypatch: py
     assert not prepared[0].in_memory
     assert listing.decoded < 1500
     assert listing.identified == 0
-
-
-@pytest.mark.parametrize("slow", [True, False])
-def test_what_takes_long_says_what_it_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], slow: bool
-) -> None:
-    """Also where what it writes is kept from the person; what is over soon says nothing."""
-    monkeypatch.setattr(scene, "SILENCE", 0.01 if slow else 60.0)
-    with scene.tell_slow("counting"), contextlib.redirect_stderr(io.StringIO()):
-        time.sleep(0.3 if slow else 0.0)
-    assert capsys.readouterr().err == ("auto: counting\n" if slow else "")
 
 
 @pytest.mark.parametrize(("side", "warned"), [(6, True), (16, False)])

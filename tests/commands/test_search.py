@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from PIL import Image as PillowImage
 
+from moco.commands import curate
 from moco.commands.search import run
+from moco.curation import neighbours
 from moco.curation.config import SearchConfig
 from moco.data.catalog import load
 from moco.errors import BadInputError
@@ -37,6 +39,19 @@ def test_by_file_number_and_several_files(tiny_run: Path, folder: Path, tmp_path
     files = (folder / "test" / "3.png", folder / "train" / "0.png")
     together = run(SearchConfig(str(tiny_run), str(folder), near=files, k=2, baseline=False, **CPU))
     assert {one["path"] for one in together["neighbours"]} == {"test/3.png", "train/0.png"}
+
+
+def test_by_an_index(tiny_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Above a number of images it is built once and kept, and its recall is printed; the neighbours are the same."""
+    pytest.importorskip("faiss")
+    config = SearchConfig(str(tiny_run), str(folder), index=11, k=3, baseline=False, **CPU)
+    exact = run(config)
+    monkeypatch.setattr(neighbours, "EXACT_UP_TO", 10)
+    found = run(config)
+    assert "approximate search finds" in capsys.readouterr().out
+    assert (found["neighbours"], found["recall"]) == (exact["neighbours"], 1)
+    monkeypatch.setattr(curate, "build_index", None)
+    assert run(config) == found
 
 
 @pytest.mark.parametrize(

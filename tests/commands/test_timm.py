@@ -154,14 +154,14 @@ def features(model: nn.Module, weights: str) -> tuple[Tensor, Tensor]:
     return model.eval()(images), found.encoder.backbone.eval()(images)
 
 
-def vit_at(size: int, path: Path) -> str:
+def vit_at(size: int, path: Path, arch: str = "timm:test_vit") -> str:
     """An encoder file of a transformer for images of another size than timm's, as runs write it."""
     from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
     from moco.interop.metadata import encoder_metadata
     from moco.runtime.checkpoint import save_tensors
 
     torch.manual_seed(0)
-    encoder = Encoder(EncoderPlan("timm:test_vit", image_size=size))
+    encoder = Encoder(EncoderPlan(arch, image_size=size))
     described = encoder_metadata(encoder.plan, (0.5,) * 3, (0.5,) * 3, 0)
     save_tensors(path, encoder_tensors(encoder), {**described, "kind": "encoder"})
     return str(path)
@@ -191,6 +191,25 @@ def test_to_timm(kind: str, run: Path, lite: str, tmp_path: Path) -> None:
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert f"timm:{name}" in card
     assert "First layers" not in card
+
+
+def test_our_own_transformer_to_timm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a file, by the call that the command prints, and as a folder; and its features from it by `embed`."""
+    weights = vit_at(32, tmp_path / "encoder.safetensors", "vit-tiny-8")
+    told = str(export.run(ExportConfig(weights, "timm", tmp_path / "net.pth"))["told"])
+    options = "img_size=32, patch_size=8, embed_dim=192, depth=12, num_heads=3, dynamic_img_size=True"
+    assert f"timm.create_model('vit_tiny_patch16_224', {options}, num_classes=0, checkpoint_path=F)" in told
+    sizes = {"patch_size": 8, "embed_dim": 192, "depth": 12, "num_heads": 3}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, dynamic_img_size=True, **sizes)  # type: ignore[arg-type]
+    model.load_state_dict(torch.load(tmp_path / "net.pth", weights_only=True))
+    torch.testing.assert_close(*features(model, weights))
+
+    export.run(ExportConfig(weights, "safetensors", tmp_path / "net"))
+    model = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True)
+    torch.testing.assert_close(*features(model, weights))
+    assert load_weights(str(tmp_path / "net")).encoder.plan.arch == "vit-tiny-8"
+    command = ["embed", "--weights", weights, "--data", "digits", "--split", "test", "--out", str(tmp_path / "e.npz")]
+    assert run_json([*command, *CPU], capsys)["width"] == 192
 
 
 @pytest.mark.parametrize("kind", ["run", "vit"])

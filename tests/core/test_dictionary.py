@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moco.core.dictionary import Dictionary, InBatch, MemoryBank, Queue, TeacherKeys
+from moco.core.dictionary import (
+    Dictionary,
+    InBatch,
+    MemoryBank,
+    Queue,
+    TeacherKeys,
+    add_batch_keys,
+    gather_batch_keys,
+)
 from moco.core.loss import info_nce
 from moco.errors import BadInputError
 from tests import oracles
@@ -89,10 +97,38 @@ def test_queue_masks_all_older_keys_of_an_image() -> None:
     assert mask.tolist() == [[True, False, True, False], [False] * 4]
 
 
-def test_queue_of_nothing_is_refused() -> None:
-    """K = 0 leaves no negatives."""
-    with pytest.raises(BadInputError, match="--queue-size is 0: expected at least one key"):
-        Queue(0, DIM)
+def test_a_queue_of_nothing_stays_empty() -> None:
+    """K = 0 is for negatives that the batch has; less is nothing."""
+    queue = Queue(0, DIM)
+    queue.write(units(3), units(3), torch.arange(3))
+    keys = queue.read(units(2), torch.tensor([0, 1]))
+    assert keys.negative.shape == (0, DIM)
+    with pytest.raises(BadInputError, match="--queue-size is -1: expected at least one key"):
+        Queue(-1, DIM)
+
+
+@pytest.mark.parametrize(("size", "mask_own"), [(0, False), (5, False), (5, True)])
+def test_batch_keys_are_negatives_of_all_but_their_own_queries(size: int, mask_own: bool) -> None:
+    """The loss is that of plain loops over the queue's keys and the batch's, for a part of the batch too."""
+    torch.manual_seed(0)
+    queue, k, index = Queue(size, DIM, mask_own=mask_own), units(4), torch.tensor([3, 8, 1, 5])
+    if size:
+        queue.write(units(3), units(3), torch.tensor([8, 2, 3]))
+    batch = gather_batch_keys(k, index)
+    for rows in (slice(0, 4), slice(2, 4)):
+        q = units(len(k[rows]))
+        keys = add_batch_keys(queue.read(k[rows], index[rows]), index[rows], batch)
+        expected = []
+        for query, own, image in zip(q, k[rows], index[rows], strict=True):
+            older = [key for key, of in zip(queue.keys, queue.index, strict=True) if not (mask_own and of == image)]
+            others = [key for key, of in zip(k, index, strict=True) if of != image]
+            logits = torch.stack([(query * key).sum() / 0.2 for key in (own, *older, *others)])
+            expected.append(logits.exp().sum().log() - logits[0])
+        torch.testing.assert_close(info_nce(q, keys, 0.2).loss, torch.stack(expected).mean())
+        assert keys.images is not None
+        assert len(keys.images) == len(keys.negative) == size + 4
+    unchanged = queue.read(k, index)
+    assert add_batch_keys(unchanged, index, None) is unchanged
 
 
 def test_a_batch_larger_than_the_queue_is_refused() -> None:
@@ -302,3 +338,16 @@ def test_a_teachers_keys_never_change() -> None:
     teacher.write(units(3), None, index)
     assert torch.equal(teacher.read(None, index).negative, features)
     assert teacher.state_dict() == {}
+
+
+@pytest.mark.parametrize("rows", [range(3, 7), range(7, 10), range(0, 10), range(8, 8)])
+def test_a_share_of_a_bank_is_written_as_the_whole(rows: range) -> None:
+    """Bit for bit, whichever images of a batch it holds: some, none or all of them; the rest stays."""
+    whole, own = (MemoryBank(10, 4, negatives=2, seed=1) for _ in range(2))
+    own.sharded, own.rows, own.features = {"features": 10}, rows, whole.features[rows.start : rows.stop].clone()
+    torch.manual_seed(0)
+    for index in ([5, 3, 0], [0, 1, 2], [9, 4, 6]):
+        q = F.normalize(torch.randn(3, 4))
+        for bank in (whole, own):
+            bank.write(q, None, torch.tensor(index))
+        assert torch.equal(own.features, whole.features[rows.start : rows.stop])

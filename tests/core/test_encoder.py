@@ -1,5 +1,6 @@
 """The encoder: its backbone and head, unit length, the sizes it takes, and its tensors by their library's names."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from moco.core.encoder import (
     load_encoder_tensors,
     parameter_count,
 )
+from moco.core.pair import EncoderPair
 from moco.errors import BadInputError
 
 TINY = EncoderPlan(arch="resnet18-w4", stem="cifar", feature_dim=8, image_size=16)
@@ -125,7 +127,7 @@ def test_tensors_round_trip(arch: str) -> None:
     assert torch.equal(one(x), other(x))
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize("head", ["linear", "mlp", "mlp-bn"])
 @pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_efficientnet"])
 def test_tensors_are_named_as_in_timm(name: str, head: Head) -> None:
     """The backbone's, some of which have a `head` of their own; the projection head's stand beside them."""
@@ -133,7 +135,53 @@ def test_tensors_are_named_as_in_timm(name: str, head: Head) -> None:
     theirs = timm.create_model(name, num_classes=0).state_dict()
     own = [tensor for tensor in tensors if not tensor.startswith("projection.")]
     assert own == list(theirs)
-    assert len(tensors) - len(own) == {"linear": 2, "mlp": 4}[head]
+    assert len(tensors) - len(own) == {"linear": 2, "mlp": 4, "mlp-bn": 18}[head]
+
+
+def test_the_heads_of_v3() -> None:
+    """Three layers behind the backbone and two behind these, each with its norm, ReLU between: written out in full."""
+    torch.manual_seed(0)
+    encoder = Encoder(dataclasses.replace(TINY, head="mlp-bn", hidden_dim=6))
+    encoder.add_predictor()
+    encoder.eval()
+    x = torch.randn(5, 3, 16, 16)
+    with torch.no_grad():
+        for name, value in encoder.named_buffers():
+            if name.endswith("running_mean"):
+                value.normal_()
+        z = encoder.backbone(x)
+        for name, layers in (("head", (0, 3, 6)), ("predictor", (0, 3))):
+            for number in layers:
+                z = z @ encoder.get_parameter(f"{name}.{number}.weight").T
+                norm = f"{name}.{number + 1}"
+                z = (z - encoder.get_buffer(f"{norm}.running_mean")) / (
+                    encoder.get_buffer(f"{norm}.running_var") + 1e-5
+                ).sqrt()
+                z = z * encoder.get_parameter(f"{norm}.weight") + encoder.get_parameter(f"{norm}.bias")
+                z = z if number == layers[-1] else z.clamp(min=0)
+        torch.testing.assert_close(encoder(x), z / z.norm(dim=1, keepdim=True))
+
+
+def test_only_f_q_has_a_prediction_head() -> None:
+    """It is in no file of the encoder, and filling the encoder leaves it as it is; f_k follows all of f_q but this."""
+    torch.manual_seed(0)
+    encoder = Encoder(TINY)
+    without = encoder_tensors(encoder).keys()
+    encoder.add_predictor()
+    encoder.set_bn_group_size(2)
+    assert encoder_tensors(encoder).keys() == without
+    own = {name: value.clone() for name, value in encoder.predictor.state_dict().items()}
+    load_encoder_tensors(encoder, encoder_tensors(Encoder(TINY)))
+    assert all(torch.equal(value, own[name]) for name, value in encoder.predictor.state_dict().items())
+
+    pair = EncoderPair(encoder, "queue")
+    assert pair.f_k is not None
+    assert not list(pair.f_k.predictor.parameters())
+    for parameter in encoder.parameters():
+        parameter.data += 1.0
+    pair.update(0.75)
+    for name, value in pair.f_k.named_parameters():
+        torch.testing.assert_close(value, encoder.get_parameter(name) - 0.75)
 
 
 def test_features_that_are_not_pooled() -> None:

@@ -7,7 +7,14 @@ import torch.nn.functional as F
 from sklearn.neighbors import NearestNeighbors
 
 from moco.curation import neighbours
-from moco.curation.neighbours import find_others
+from moco.curation.neighbours import (
+    build_index,
+    find_nearest,
+    find_others,
+    needs_index,
+    pack_index,
+    unpack_index,
+)
 
 
 @pytest.mark.parametrize("block", [7, 1024])
@@ -25,3 +32,43 @@ def test_twins_and_few_images() -> None:
     """Where all are the same an image is still not its own neighbour; of three images each has two others."""
     _, rows = find_others(torch.ones(3, 2) / 2**0.5, 10)
     assert [sorted(row) for row in rows.tolist()] == [[1, 2], [0, 2], [0, 1]]
+
+
+def clustered(count: int) -> torch.Tensor:
+    """Features of unit length around 20 centres."""
+    random = torch.Generator().manual_seed(0)
+    centres = torch.randn(20, 16, generator=random)
+    return F.normalize(centres[torch.arange(count) % 20] + 0.5 * torch.randn(count, 16, generator=random))
+
+
+def test_an_index_finds_nearly_what_exact_search_finds() -> None:
+    """Its recall is what it says, nobody is its own neighbour, and an index that was packed is the same."""
+    pytest.importorskip("faiss")
+    z = clustered(2000)
+    index = build_index(z, 5)
+    similarity, rows = find_others(z, 5, index)
+    exact_similarity, exact = find_others(z, 5)
+    recall = np.mean([len(np.intersect1d(a, b)) / 5 for a, b in zip(rows.numpy(), exact.numpy(), strict=True)])
+    assert recall > 0.95
+    assert abs(recall - index.recall) < 0.03
+    assert not (rows == torch.arange(2000)[:, None]).any()
+    same = rows == exact
+    assert torch.allclose(similarity[same], exact_similarity[same], atol=1e-5)
+    assert torch.equal(find_nearest(z[:3], z, 4, unpack_index(*pack_index(index)))[1][:, 0], torch.arange(3))
+    assert torch.equal(find_others(z, 5, unpack_index(*pack_index(index)))[1], rows)
+
+
+def test_more_neighbours_than_the_lists_hold() -> None:
+    """Are the last one again, and never a row that is none."""
+    pytest.importorskip("faiss")
+    z = clustered(12)
+    _, rows = find_others(z, 11, build_index(z, 11))
+    assert 0 <= int(rows.min()) <= int(rows.max()) < 12
+
+
+def test_an_index_takes_the_place_of_exact_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only for many images; without faiss a warning says what would help."""
+    monkeypatch.setattr(neighbours, "find_spec", lambda name: None)
+    assert not needs_index(100_000)
+    with pytest.warns(UserWarning, match=r"momentum-contrast\[search\]"):
+        assert not needs_index(100_001)

@@ -3,12 +3,16 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 
+from moco.curation import outliers
 from moco.curation.facts import Facts, measure_image
 from moco.curation.neighbours import find_others
-from moco.curation.outliers import deviations, rank_outliers, suspect_labels
+from moco.curation.outliers import deviations, expect_labels, rank_outliers, suspect_labels
+from moco.data.images import Labels
 
 
 def photographs(count: int) -> list[torch.Tensor]:
@@ -60,17 +64,44 @@ def test_deviations() -> None:
     assert not deviations(np.ones(4)).any()
 
 
-def test_labels_by_loops() -> None:
-    """Two classes, one swapped label and one image without; votes are exp(similarity / 0.1)."""
-    z = torch.cat([crowd(10), crowd(10).roll(3, 1)])
-    labels = np.array([0] * 10 + [1] * 10)
+def labelled_crowds(count: int = 10) -> tuple[torch.Tensor, Labels]:
+    """Two classes, one swapped label and one image without."""
+    labels = np.array([0] * count + [1] * count)
     labels[2], labels[5] = 1, -1
+    return torch.cat([crowd(count), crowd(count).roll(3, 1)]), labels
+
+
+def test_labels_by_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a classifier would take long the neighbours vote with exp(similarity / 0.1), those without label do not."""
+    z, labels = labelled_crowds()
     similarity, rows = find_others(z, 4)
-    found = suspect_labels(similarity, rows, labels, 2)
-    assert [(one.row, one.label, one.by_neighbours) for one in found[:1]] == [(2, 1, 0)]
+    monkeypatch.setattr(outliers, "MOST_PRODUCTS", 0)
+    found = suspect_labels(similarity, rows, labels, 2, expect_labels(z, similarity, rows, labels, 2))
+    assert [(one.row, one.label, one.expected, one.by_neighbours) for one in found[:1]] == [(2, 1, 0, 0)]
     votes = [0.0, 0.0]
     for value, row in zip(similarity[2].tolist(), rows[2].tolist(), strict=True):
         if labels[row] >= 0:
             votes[labels[row]] += math.exp((value - 1) / 0.1)
     assert math.isclose(found[0].share, votes[0] / sum(votes), rel_tol=1e-4)
     assert 5 not in {one.row for one in found}
+
+
+def test_a_classifier_that_did_not_see_the_label() -> None:
+    """Its probabilities are scikit-learn's on the other four fifths, and the swapped label is the least expected."""
+    z, labels = labelled_crowds(20)
+    similarity, rows = find_others(z, 4)
+    expected = expect_labels(z, similarity, rows, labels, 2)
+    found = suspect_labels(similarity, rows, labels, 2, expected)
+    assert (found[0].row, found[0].label, found[0].expected) == (2, 1, 0)
+    assert all(labels[one.row] >= 0 for one in found)
+    known = np.flatnonzero(labels >= 0)
+    fold = np.random.default_rng(0).permutation(len(known)) % 5
+    for number in range(5):
+        train, left_out = known[fold != number], known[fold == number]
+        model = LogisticRegression(C=2 / (0.01 * len(train)), max_iter=1000, tol=1e-8)  # one weight for two classes
+        raw = z.numpy().astype(np.float64)
+        deviation = raw[train].std(0)
+        scale = np.sqrt(deviation * deviation.mean())
+        model.fit((raw[train] - raw[train].mean(0)) / scale, labels[train])
+        theirs = model.predict_proba((raw[left_out] - raw[train].mean(0)) / scale)
+        assert np.allclose(expected[torch.from_numpy(left_out)].numpy(), theirs, atol=2e-3)

@@ -126,6 +126,7 @@ def test_a_wrapper_loses_nothing(bases: dict[str, Images], base: str, wrappers: 
     assert outer.labels is None or np.array_equal(outer.labels, np.asarray(inner.labels)[place])
     assert [outer.name(i) for i in range(len(outer))] == [inner.name(int(row)) for row in place]
     assert outer.in_memory == inner.in_memory
+    assert outer.root == (None if outermost == "Joined" else inner.root)
     sound = set(readable_rows(inner))
     for i, row in enumerate(place.tolist()):
         if row in sound:

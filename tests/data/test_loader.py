@@ -1,5 +1,6 @@
 """The batches of a run are a pure function of (seed, step), whatever makes them and wherever it starts."""
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
+from moco.data import loader
 from moco.data.augment import AUGMENTATIONS, draw, normalize, render
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
-from moco.data.loader import Batch, ViewBatches
+from moco.data.loader import Batch, ViewBatches, choose_workers
 from moco.errors import BadInputError
 from moco.runtime.randomness import Stream
 
@@ -212,6 +214,19 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
         ViewBatches(images, AUGMENTATIONS["v1"], SIZE, MEAN, STD, IMAGES + 1)
 
 
+@pytest.mark.slow
+def test_processes_that_are_spawned_change_nothing(file_images: FileImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS and Windows, where nothing is inherited: all that a loading process needs is handed over."""
+    before = multiprocessing.get_start_method()
+    one = batches(file_images)
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        spawned = list(one.run(0, 2, workers=1))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert all(equal(a, b) for a, b in zip(spawned, one.run(0, 2, workers=0), strict=True))
+
+
 def test_a_bad_image_is_named_from_a_worker_process(tmp_path: Path) -> None:
     """What a loading process raises comes out as it is, not as a traceback of that process."""
     names = [b"0.png", b"1.png"]
@@ -232,3 +247,11 @@ def test_views_are_made_where_the_run_computes(name: str) -> None:
     assert x_k is not None
     assert {x_q.device.type, x_k.device.type, index.device.type} == {"meta"}
     assert x_q.shape == x_k.shape == (BATCH, 3, SIZE, SIZE)
+
+
+def test_two_cores_are_left_beside_a_gpu(monkeypatch: pytest.MonkeyPatch, file_images: FileImages) -> None:
+    """To the process that keeps it busy; one process loads in any case."""
+    for here, expected in ((16, 14), (2, 1), (1, 1)):
+        monkeypatch.setattr(loader, "cores", lambda here=here: here)
+        assert choose_workers(file_images, "cuda") == expected
+        assert choose_workers(file_images) == here

@@ -42,6 +42,13 @@ IN_PARTS: dict[str, Any] = {
     "dictionary": "queue", "batch_size": 2 * BATCH, "bn_groups": 8, "symmetric": True, "accumulate": 2, "max_steps": 2,
 }  # fmt: skip
 """Two directions in two parts each: four backward passes for a step."""
+V3: dict[str, Any] = {
+    "dictionary": "queue", "queue_size": 0, "batch_keys": True, "symmetric": True, "head": "mlp-bn", "hidden_dim": 12,
+    "predictor": "mlp-bn", "scale_loss": True, "temperature": 0.3, "key_momentum": 0.9,
+    "key_momentum_schedule": "cosine", "optimizer": "adamw", "lr": 0.002, "weight_decay": 0.1, "warmup_epochs": 0.4,
+    "schedule": "cosine-after-warmup", "batch_size": 2 * BATCH, "max_steps": 6,
+}  # fmt: skip
+"""MoCo v3, with four images in a group: of two, batch normalisation leaves the heads only their signs."""
 CASES: dict[str, dict[str, Any]] = {
     "queue": {"dictionary": "queue"},
     "queue-symmetric": {"dictionary": "queue", "symmetric": True},
@@ -204,6 +211,8 @@ def session(folder: Path, earlier: Path | None) -> None:
         found["averaged"] = averaged(patch)
         in_parts = config_of(folder / "parts", **IN_PARTS)
         train(in_parts, global_batches(in_parts, 2), torch.float64)
+    v3 = config_of(folder / "v3", **V3)
+    train(v3, global_batches(v3, 6), torch.float64)
     if earlier is not None:
         if rank == 0:
             take_up(folder / RESUMED, earlier / SHARDED)

@@ -159,7 +159,7 @@ def test_a_crash_costs_what_was_not_saved(
 def test_what_is_of_something_else_is_not_taken_up(
     change: str, run: Path, at_batch: Callable[[int, Callable[[], None]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Said in a warning; the training begins anew."""
+    """Said in a warning; the training starts again."""
     command = [*COMMANDS["linear-paper"], "--weights", str(run), *CPU]
     at_batch(3, terminate)
     assert main(command) == 75
@@ -176,7 +176,7 @@ def test_what_is_of_something_else_is_not_taken_up(
     assert main(command) == 0
     out, err = capsys.readouterr()
     assert ("not a sound safetensors file" if change == "damage" else "other settings, weights or images") in err
-    assert err.count("begins anew") == 1
+    assert err.count("starts again") == 1
     assert main(command) == 0
     anew, whole = (figures(json.loads(one)) for one in (out, capsys.readouterr().out))
     assert anew == whole

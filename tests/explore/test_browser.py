@@ -17,8 +17,10 @@ import uvicorn
 from PIL import Image as PillowImage
 
 from moco.explore.embedding import Collection, Embedding
+from moco.explore.marking import Marking
 from moco.explore.page import static_page
 from moco.explore.server import application
+from moco.explore.tray import open_tray
 from tests.explore.explored import collection, embedding, features, png
 from tests.report.browser import CHROMIUM, Browser
 from tests.report.folders import webp
@@ -33,11 +35,11 @@ TITLE = "document.querySelector('#chosen h3')?.textContent"
 
 
 @contextmanager
-def served(shown: Collection, embeddings: list[Embedding]) -> Iterator[str]:
+def served(shown: Collection, embeddings: list[Embedding], marking: Marking | None = None) -> Iterator[str]:
     """The address of a server with these, as `moco explore` prints it."""
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    app = application(shown, embeddings, TOKEN, port)
+    app = application(shown, embeddings, TOKEN, port, marking)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
     thread.start()
@@ -188,6 +190,47 @@ def test_the_filters(browser: Browser, address: str) -> None:
         "(c => { c.value = 'clusters'; c.dispatchEvent(new Event('change')); })(document.getElementById('colour'))"
     )
     assert browser.evaluate("document.querySelectorAll('#legend button').length") == 6
+
+
+def test_the_tray_by_keyboard(browser: Browser, tmp_path: Path) -> None:
+    """K keeps, X rejects and goes on to the next, U goes back; a restart shows the marks, and undo still works."""
+    shown = collection(names=[HOSTILE])
+    listed = "[...document.querySelectorAll('#listed [data-row]')]"
+    marks = f"{listed}.map(tile => tile.dataset.mark ?? '')"
+    pick = "(own => { own.value = '%s'; own.dispatchEvent(new Event('change')); })(document.getElementById('list'))"
+
+    def press(key: str) -> None:
+        browser.evaluate(
+            f"document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}', bubbles: true}}))"
+        )
+
+    def open_list(url: str, name: str, count: int) -> None:
+        opened(browser, url)
+        browser.until("!document.getElementById('tray').hidden")
+        browser.evaluate("document.getElementById('tray').open = true")
+        browser.evaluate(pick % name)
+        browser.until(f"{listed}.length === {count}")
+
+    def marking() -> Marking:
+        return Marking(open_tray(tmp_path, shown.names), {"duplicates": lambda: [[3, 4], [7, 8, 9]]})
+
+    with served(shown, [embedding()], marking()) as url:
+        open_list(url, "duplicates", 5)
+        for key, expected in (("k", ["keep", "", "", "", ""]), ("x", ["keep", "reject", "", "", ""])):
+            press(key)
+            browser.until(f"JSON.stringify({marks}) === '{json.dumps(expected, separators=(',', ':'))}'")
+        press("x")
+        browser.until(f"{marks}[2] === 'reject'")
+        press("u")
+        browser.until(f"{marks}[2] === ''")
+        browser.screenshot(tmp_path / "tray.png")
+    with served(shown, [embedding()], marking()) as url:
+        open_list(url, "reject", 1)
+        assert browser.evaluate("document.getElementById('count-keep').textContent") == "1"
+        press("u")
+        browser.until("document.getElementById('count-reject').textContent === '0'")
+        assert browser.evaluate("window.hit") is None
+    assert open_tray(tmp_path, shown.names).marks() == {shown.names[3]: "keep"}
 
 
 def test_hostile_names_are_inert(browser: Browser, tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     _, path = saved(tmp_path / "net", "test_resnet")
     path.write_bytes(path.read_bytes()[:1000])
     for file, messages in (
-        ("gone.safetensors", "there is no file"), ("", "there is no file"), ("text.pth", "not a sound checkpoint"),
+        ("gone.safetensors", "there is no file"), ("", "there is no file"), ("text.pth", "a text file, not weights"),
         ("ours.safetensors", f"give such a one alone, --weights {tmp_path / 'ours.safetensors'}"),
         ("net/model.safetensors", "is damaged"),
     ):  # fmt: skip
@@ -463,7 +463,7 @@ def test_a_damaged_file_of_torchvision(tmp_path: Path, monkeypatch: pytest.Monke
     torch.save(state, path)
     check_refused("torchvision:mobilenet_v3_small", "not a whole mobilenet_v3_small", "1 missing (features.0.0.weight)")
     path.write_bytes(b"{}")
-    check_refused("torchvision:mobilenet_v3_small", "not a sound checkpoint")
+    check_refused("torchvision:mobilenet_v3_small", "a text file, not weights")
 
 
 def test_every_network_of_torchvision_has_weights() -> None:

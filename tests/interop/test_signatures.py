@@ -30,10 +30,17 @@ def refused(path: Path) -> str:
         (b"\n<!DOCTYPE html><html></html>", "a web page"),
         (b"\x89HDF\r\n\x1a\n" + bytes(8), "HDF5"),
         (gzip.compress(b"weights"), "gzip"),
+        (
+            b"# moco\n\nTrains an encoder on images.\n" + b"x" * 4050 + "ü".encode(),
+            "a text file, not weights",
+        ),
+        (b"", "empty, not weights: expected a run folder"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(64), "an image (JPEG), not weights"),
+        (b"(dp0\nVmodel\n", "not a sound checkpoint"),
         (b"\x08\x0a\x12\x07pytorch" + bytes(64), "an ONNX network"),
         (pickle.dumps({"model": {}, "__author__": "MOCO", "matching_heuristics": True}), "detectron2"),
     ],
-    ids=["pointer", "page", "hdf5", "gzip", "onnx", "detectron2"],
+    ids=["pointer", "page", "hdf5", "gzip", "text", "empty", "image", "pickle", "onnx", "detectron2"],
 )
 def test_by_how_they_begin(tmp_path: Path, content: bytes, message: str) -> None:
     """Whatever their name is."""

@@ -149,6 +149,7 @@ def test_rules() -> None:
     assert method_for(10**6, 100_000)["key_momentum"][0] == pytest.approx(0.999)
     assert method_for(10**6, 10_000)["key_momentum"][0] == pytest.approx(0.99)
     assert candidates(500, 10**6)[-1]["arch"] == "resnet50"
+    assert [candidates(500, 10_000, device)[-1]["arch"] for device in ("cpu", "cuda")] == ["resnet18", "resnet50"]
 
 
 def test_what_cannot_be_read_has_no_size() -> None:

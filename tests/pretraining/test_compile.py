@@ -80,14 +80,17 @@ def test_two_steps_with_compiled_encoders(tmp_path: Path) -> None:
     In a process of its own, where annotations are not checked: a compiler cannot look through what checks them.
     """
     said = ended_well(start_program(functools.partial(two_runs, tmp_path), tmp_path, ranks=1)).text()
-    assert int(said.splitlines()[-1]) >= 2  # f_q with a gradient and f_k without
-    without, compiled = (logged(tmp_path / name) for name in ("without", "compiled"))
+    graphs, breaks = map(int, said.splitlines()[-1].split())
+    assert graphs == 4  # f_q with a gradient and f_k without, of each run one graph
+    assert breaks == 0
+    without, compiled, recomputed = (logged(tmp_path / name) for name in ("without", "compiled", "recomputed"))
     assert len(compiled) == 2
     assert compiled == pytest.approx(without, rel=1e-4)
+    assert recomputed == pytest.approx(without, rel=1e-4)
 
 
 def two_runs(folder: Path) -> None:
-    """A run without and one with compiled encoders; print how many graphs were compiled."""
+    """A run without and two with compiled encoders; print how many graphs were compiled, and how often one broke."""
     graphs: list[GraphModule] = []
 
     def backend(graph: GraphModule, inputs: list[Tensor]) -> Any:
@@ -99,8 +102,11 @@ def two_runs(folder: Path) -> None:
     assert not graphs
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-        pretrain(recipe("quick", data="digits", out=folder / "compiled", compile=True, **SMALL), images)
-    print(len(graphs))
+        for name, recompute in (("compiled", False), ("recomputed", True)):
+            values = {**SMALL, "compile": "on", "recompute": recompute}
+            pretrain(recipe("quick", data="digits", out=folder / name, **values), images)
+            torch.compiler.reset()
+    print(len(graphs), sum(torch._dynamo.utils.counters["graph_break"].values()))
 
 
 def logged(run: Path) -> list[float]:

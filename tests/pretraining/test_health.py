@@ -333,6 +333,17 @@ def test_the_interval_holds_the_difference(both: float) -> None:
     assert held / 2000 > 0.95 - 3 * math.sqrt(0.95 * 0.05 / 2000)
 
 
+def test_keys_of_the_batch_alone() -> None:
+    """Are full from the first step; one BN group gives no hint, since all negatives share it; more come from N."""
+    v3 = {"queue_size": 0, "batch_keys": True, "bn_groups": 1}
+    assert steps_to_fill(config(**v3)) == 0
+    said = text(settings=v3, contrast_accuracy=99.99)
+    assert "find their key among 255 others" in said
+    assert "--bn-groups" not in said
+    assert "--batch-size" in said
+    assert "--bn-groups" in text(settings={**v3, "queue_size": 512}, contrast_accuracy=99.99)
+
+
 def test_every_finding_has_a_clause() -> None:
     """The headline of a report is made of it."""
     source = Path(str(sys.modules[diagnose.__module__].__file__)).read_text(encoding="utf-8")

@@ -218,8 +218,9 @@ def test_a_run_folder_holds_what_it_promises(tmp_path: Path, digits: Images) -> 
     assert any(name.startswith("events.out.tfevents") for name in names)
     logged = lines(tmp_path, "loss")
     assert [line["step"] for line in logged] == [1, 2, 3, 4, 5, 6]
-    wanted = {"step", "epoch", "loss", "lr", "images_per_second", "time", "contrast_accuracy", "chance_loss"}
-    assert all(wanted <= line.keys() for line in logged)
+    wanted = {"step", "epoch", "loss", "lr", "images_per_second", "waiting_for_data", "time", "contrast_accuracy"}
+    assert all({*wanted, "chance_loss"} <= line.keys() for line in logged)
+    assert all(0 <= line["waiting_for_data"] <= 100 for line in logged)
     assert [(line["step"], line["knn_top1"]) for line in lines(tmp_path, "knn_top1")] == [
         (0, 12.5),
         (3, 12.5),

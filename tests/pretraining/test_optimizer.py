@@ -1,4 +1,4 @@
-"""Muon's step against a decomposition by NumPy and plain formulas; SGD for everything else."""
+"""Muon's and LARS's steps against plain formulas in NumPy, AdamW and SGD against torch's own."""
 
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,77 @@ def test_sgd_is_unchanged() -> None:
         reference.step()
     for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-7)
+
+
+def encoder_with_heads() -> Encoder:
+    """The narrowest ResNet with v3's heads."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderPlan("resnet18-w2", "cifar", "mlp-bn", feature_dim=4, hidden_dim=6, image_size=8))
+    encoder.add_predictor()
+    return encoder
+
+
+def test_adamw_is_torchs() -> None:
+    """With decay for matrices and kernels alone, and another rate for the heads."""
+    ours, plain = encoder_with_heads(), encoder_with_heads()
+    optimizer = build_optimizer(config(optimizer="adamw", head_lr=3 * LR), ours)
+    named = dict(plain.named_parameters())
+    reference = torch.optim.AdamW(
+        [
+            {"params": [p], "lr": LR if name.startswith("backbone") else 3 * LR,
+             "weight_decay": 0.0 if name.endswith("bias") or p.dim() == 1 else 0.01}
+            for name, p in named.items()
+        ]
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        set_rate(optimizer, LR)
+        for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
+            one.grad = torch.from_numpy(rng.normal(size=one.shape)).float()
+            other.grad = one.grad.clone()
+        take_step(optimizer)
+        reference.step()
+    for one, (name, other) in zip(ours.parameters(), named.items(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("decay", [0.01, 0.0])
+def test_lars_is_its_formula(decay: float) -> None:
+    """Three steps of w <- w - lr M with M <- 0.9 M + 0.001 |w| / |g + b w| (g + b w); vectors by plain SGD."""
+    encoder = encoder_with_heads()
+    named = dict(encoder.named_parameters())
+    with torch.no_grad():
+        named["head.0.weight"].zero_()  # a norm of 0 is no reason not to move
+    optimizer = build_optimizer(config(optimizer="lars", weight_decay=decay), encoder)
+    expected = {name: p.detach().double().numpy().copy() for name, p in named.items()}
+    momenta = {name: np.zeros_like(value) for name, value in expected.items()}
+    rng = np.random.default_rng(0)
+    for step in range(3):
+        rate = LR * (1 - step / 3)
+        set_rate(optimizer, rate)
+        for name, parameter in named.items():
+            gradient = rng.normal(size=parameter.shape)
+            parameter.grad = torch.empty_like(parameter).copy_(torch.from_numpy(gradient))
+            value = expected[name]
+            if value.ndim > 1:
+                gradient = gradient + decay * value
+                length, of_step = np.linalg.norm(value), np.linalg.norm(gradient)
+                gradient = gradient * (0.001 * length / of_step if length > 0 else 1.0)
+            momenta[name] = 0.9 * momenta[name] + gradient
+            value -= rate * momenta[name]
+        take_step(optimizer)
+        optimizer.zero_grad()
+    for name, parameter in named.items():
+        np.testing.assert_allclose(parameter.detach().numpy(), expected[name], atol=2e-6, err_msg=name)
+
+
+def test_every_parameter_is_trained_once() -> None:
+    """Whatever the optimiser, those of the prediction head among them."""
+    for name in ("sgd", "muon", "adamw", "lars"):
+        encoder = encoder_with_heads()
+        groups = build_optimizer(config(optimizer=name), encoder).param_groups
+        given = [id(p) for group in groups for p in group["params"]]
+        assert sorted(given) == sorted(map(id, encoder.parameters()))
 
 
 @pytest.mark.parametrize("values", [{"arch": "mobilenet_v3_small", "stem": "imagenet"}, {"bn": "keep"}])

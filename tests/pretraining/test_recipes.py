@@ -1,4 +1,4 @@
-"""The recipes hold the numbers of arXiv:1911.05722, arXiv:2003.04297 and the authors' CIFAR-10 notebook."""
+"""The recipes hold the numbers of arXiv:1911.05722, 2003.04297 and 2104.02057, and the authors' CIFAR-10 notebook."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +66,29 @@ PAPERS: dict[str, dict[str, Any]] = {
         "augment": "cifar",
         "knn_k": 200,
         "knn_temperature": 0.1,
+    },
+    "v3": {
+        "arch": "vit-small-16",
+        "head": "mlp-bn",
+        "hidden_dim": 4096,
+        "feature_dim": 256,
+        "predictor": "mlp-bn",
+        "freeze_patches": True,
+        "queue_size": 0,
+        "batch_keys": True,
+        "symmetric": True,
+        "temperature": 0.2,
+        "scale_loss": True,
+        "key_momentum": 0.99,
+        "key_momentum_schedule": "cosine",
+        "optimizer": "adamw",
+        "base_lr": 1.5e-4,
+        "weight_decay": 0.1,
+        "warmup_epochs": 40.0,
+        "schedule": "cosine-after-warmup",
+        "epochs": 300,
+        "batch_size": 4096,
+        "image_size": 224,
     },
 }
 
@@ -159,6 +182,6 @@ def test_a_recipe_that_is_none() -> None:
     """The message says which there are."""
     with pytest.raises(
         BadInputError,
-        match="'quik' is not a recipe: expected one of v1, v2, cifar10, taught, reduced, continued, quick",
+        match="'quik' is not a recipe: expected one of v1, v2, v3, cifar10, taught, reduced, continued, v3-small",
     ):
         recipe("quik", data="d")

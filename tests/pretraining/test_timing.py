@@ -1,5 +1,6 @@
 """Images per second come from the log of the real loop."""
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -107,3 +108,21 @@ def test_ready_batches_are_one_batch() -> None:
     given = list(ReadyBatches(batch).run(3, 7, workers=2))
     assert len(given) == 4
     assert all(each is batch for each in given)
+
+
+@pytest.mark.parametrize(("device", "every"), [("cpu", 1), ("cuda", 10)])
+def test_a_gpu_is_not_waited_for_at_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, every: int
+) -> None:
+    """Lines of the log are ten steps apart there; and no comparison comes before what is timed."""
+    seen = list[PretrainConfig]()
+
+    def note(training: PretrainConfig, *_: object, **__: object) -> None:
+        seen.append(training)
+        (training.out / "metrics.jsonl").write_text(METRICS)
+
+    monkeypatch.setattr(timing, "resolve_device", lambda given: device)
+    monkeypatch.setattr(timing, "pretrain", note)
+    for compiled, expected in (("auto", "off"), ("on", "on")):
+        time_training(dataclasses.replace(small(tmp_path), compile=compiled), load("digits")["train"], 1.0)  # type: ignore[arg-type]
+        assert (seen[-1].log_every, seen[-1].knn_every, seen[-1].compile) == (every, every, expected)

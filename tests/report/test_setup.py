@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from moco.report.markup import TIMES
 from moco.report.runs import read_run
 from tests.report.folders import write_run
 from tests.report.test_page import parsed
@@ -48,9 +49,9 @@ def test_the_reasons_of_auto_are_shown(tmp_path: Path) -> None:
 )
 def test_a_length_that_was_planned_again_is_said(tmp_path: Path, lengths: Any, said: str) -> None:
     """With the first length and the last; what is no list of turns says nothing."""
-    folder = write_run(tmp_path / "run", max_steps=123)
+    folder = write_run(tmp_path / "run")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "earlier_lengths": lengths}))
+    (folder / "config.json").write_text(json.dumps({**config, "earlier_lengths": lengths, "max_steps": 123}))
     (folder / "auto.json").write_text(json.dumps(CHOSEN))
     text = parsed(read_run(folder)).text
     assert ("from 400 to 123 steps" in text) == bool(said)
@@ -65,3 +66,14 @@ def test_a_run_without_sound_reasons_shows_none(tmp_path: Path, content: str) ->
     folder = write_run(tmp_path / "run")
     (folder / "auto.json").write_bytes(content.encode(errors="surrogateescape"))
     assert "Why these settings" not in parsed(read_run(folder)).text
+
+
+def test_the_gpu_is_named_with_memory_driver_and_cuda(tmp_path: Path) -> None:
+    """Before the processor; what is not known is left out, and runs from before name the GPU alone."""
+    folder = write_run(tmp_path / "run")
+    about = {"processor": "a CPU", "cores": 16, "torch": "2.14.1"}
+    more = {"gpu": "NVIDIA H100", "gpus": 2, "gpu_memory_gib": 79.1, "driver": "580.1", "cuda": "13.0"}
+    (folder / "machine.json").write_text(json.dumps(about | more))
+    assert f"2 {TIMES} NVIDIA H100 (79.1 GiB, driver 580.1, CUDA 13.0), " in parsed(read_run(folder)).text
+    (folder / "machine.json").write_text(json.dumps(about | {"gpu": "NVIDIA H100", "driver": None}))
+    assert "NVIDIA H100, " in parsed(read_run(folder)).text

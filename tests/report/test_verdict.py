@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from moco.pretraining.config import PretrainConfig, negatives
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.counts import negatives
 from moco.pretraining.health import CAUSES, Finding, condition, describe_findings, diagnose
 from moco.report import findings as module
 from moco.report.gains import describe_evaluations, describe_monitor

@@ -104,7 +104,6 @@ WRONG_TYPES: list[tuple[str, Any]] = [
     ("augment", "v9"),
     ("augment", 2),
     ("augment", ["v1"]),
-    ("mean", [0.5, 0.5]),
     ("mean", [0.5, 0.5, "0.5"]),
     ("mean", 0.5),
     ("milestones", [0.6, None]),
@@ -153,3 +152,10 @@ def test_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         refusal(code)
         refusal(changed(**{code: 1}))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("before", "now"), [(True, "on"), (False, "off"), ("auto", "auto")])
+def test_a_value_that_older_files_wrote_otherwise_is_read(before: object, now: str) -> None:
+    """--compile was a switch; a number that is equal to one is none."""
+    assert from_json(PretrainConfig, changed(compile=before), WHERE).compile == now
+    assert "compile is 1, expected" in refusal(changed(compile=1))

@@ -11,6 +11,7 @@ from moco.runtime.device import (
     autocast,
     cores,
     describe_precision,
+    deterministic_algorithms,
     peak_memory,
     preserve_torch_state,
     resolve_device,
@@ -195,3 +196,31 @@ def test_cores_of_a_broken_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "many")
     with pytest.raises(BadInputError, match="LOCAL_WORLD_SIZE is 'many'"):
         cores()
+
+
+def test_deterministic_algorithms_last_as_long_as_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuBLAS is told before it is first used; what the user set for it stays."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with deterministic_algorithms(False):
+        assert not torch.are_deterministic_algorithms_enabled()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    with deterministic_algorithms(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.are_deterministic_algorithms_enabled()
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with deterministic_algorithms(True):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_an_operation_without_such_an_algorithm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch raises becomes bad input; any other error, and the same one where it was not wanted, stays."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    said = "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set ..."
+    named = "--deterministic: adaptive_avg_pool2d_backward_cuda has no algorithm"
+    with pytest.raises(BadInputError, match=named), deterministic_algorithms(True):
+        raise RuntimeError(said)
+    for wanted, error in ((False, said), (True, "another")):
+        with pytest.raises(RuntimeError, match=error[:7]), deterministic_algorithms(wanted):
+            raise RuntimeError(error)
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -275,3 +275,11 @@ def test_one_process_needs_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     assert distributed.unwrap(layer) is layer
     distributed.barrier()
     distributed.leave_processes()
+
+
+@pytest.mark.parametrize("rows", [range(3, 7), range(0, 10), range(10, 10)])
+def test_rows_that_others_hold_are_zeros(rows: range) -> None:
+    """What this rank adds to the sum: its own rows in their places."""
+    table, wanted = torch.randn(10, 2, 3), torch.tensor([9, 3, 0, 6, 3])
+    expected = torch.stack([table[row] if row in rows else torch.zeros(2, 3) for row in wanted.tolist()])
+    assert torch.equal(distributed.fetch(table[rows.start : rows.stop], rows, wanted), expected)

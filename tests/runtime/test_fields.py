@@ -25,7 +25,8 @@ from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
-from moco.pretraining.config import AutoConfig, ResumeConfig, negatives
+from moco.pretraining.config import AutoConfig, ResumeConfig
+from moco.pretraining.counts import negatives
 from moco.pretraining.recipes import RECIPES, recipe
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import from_json, to_json
@@ -127,7 +128,8 @@ def test_limits(command: str) -> None:
             whole = kind is int
             inside = [number for number in (least, most) if abs(number) < math.inf]
             inside += [math.nextafter(above, math.inf)] if above > -math.inf else []
-            outside = [most + 1, least - 1, 10**30] if whole else [math.nan, math.inf, -math.inf, -1.0]
+            outside = [most + 1, least - 1, 10**30] if whole else [math.nan, math.inf, -math.inf]
+            outside += [-1.0] if max(least, above) > -math.inf and not whole else []
             outside += [above] if above > -math.inf else [math.nextafter(least, -math.inf)] * (not whole)
             outside += [math.nextafter(most, math.inf)] * (most < math.inf and not whole)
             for number in inside:
@@ -142,8 +144,8 @@ def test_limits(command: str) -> None:
 
 HUGE = 10**30
 EXPECTED: list[tuple[str, str, Any, str]] = [
-    ("pretrain", "queue_size", HUGE, f"--queue-size is {HUGE}: expected 1 to 16777216"),
-    ("pretrain", "queue_size", 0, "--queue-size is 0: expected 1 to 16777216"),
+    ("pretrain", "queue_size", HUGE, f"--queue-size is {HUGE}: expected 0 to 16777216"),
+    ("pretrain", "queue_size", -1, "--queue-size is -1: expected 0 to 16777216"),
     ("pretrain", "threads", HUGE, f"--threads is {HUGE}: expected 1 to 1024"),
     ("pretrain", "view_size", HUGE, f"--view-size is {HUGE}: expected 1 to 16384"),
     ("resume", "workers", HUGE, f"--workers is {HUGE}: expected 0 to 512"),

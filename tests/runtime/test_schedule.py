@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moco.runtime.schedule import Schedule, is_due, planned_step
+from moco.runtime.schedule import Schedule, is_due, planned_step, raise_to_one
 from tests import oracles
 
 steps_and_step = st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1)))
@@ -61,6 +61,25 @@ def test_cosine_goes_from_the_rate_to_nearly_nothing() -> None:
     assert schedule(0) == 0.06
     assert schedule(500) == pytest.approx(0.03)
     assert 0 < schedule(999) < 1e-6
+
+
+@settings(deadline=None)
+@given(position=steps_and_step, lr=st.floats(1e-4, 10), warmup=st.integers(0, 20))
+def test_a_cosine_after_the_warm_up(position: tuple[int, int], lr: float, warmup: int) -> None:
+    """Half a cosine over the steps that the warm-up leaves, from the full rate (v3)."""
+    steps, step = position
+    schedule = Schedule("cosine-after-warmup", lr, steps, warmup)
+    if step < warmup:
+        assert schedule(step) == pytest.approx(oracles.warmup(step, warmup, lr), rel=1e-12)
+    else:
+        expected = oracles.cosine_lr(step - warmup, steps - warmup, lr)
+        assert schedule(step) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+def test_a_momentum_that_rises() -> None:
+    """By the formula of v3's section 4, at the start, a third, half and the end of 12 steps."""
+    found = [raise_to_one(0.9, step, 12) for step in (0.0, 4.0, 6.0, 12.0)]
+    assert found == pytest.approx([0.9, 1 - 0.1 * 0.75, 0.95, 1.0], abs=1e-15)
 
 
 def test_warm_up_rises_in_equal_steps() -> None:

@@ -96,6 +96,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"arms": [ARM]}, "missing key 'about'"),
     ({"about": "x"}, "no arms"),
     ({"about": "x", "arms": [ARM, ARM]}, "two arms are called 'a'"),
+    ({"about": "x", "arms": [ARM, {**ARM, "name": "A"}]}, "two arms are called 'a'"),
     ({"about": "x", "arms": [{"name": "../a"}]}, "is not a name"),
     ({"about": "x", "arms": [{"name": "a/b"}]}, "is not a name"),
     ({"about": "x", "arms": [ARM], "over_time": ["<b>"]}, "over_time names '<b>'"),

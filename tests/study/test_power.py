@@ -47,4 +47,4 @@ def test_resolve_chooses_the_seeds() -> None:
 
 def test_one_seed_tells_nothing() -> None:
     """And the plan says so."""
-    assert "With one seed no difference" in describe_power(STUDY, dataclasses.replace(CONFIG, seeds=1), [], 3, {})
+    assert "One seed cannot show a difference" in describe_power(STUDY, dataclasses.replace(CONFIG, seeds=1), [], 3, {})

@@ -1,0 +1,135 @@
+"""Pretexts of images, whole batches at a time: query and key of different images, or a query that shows less."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moco.data.images import Images
+from moco.data.replacement import ChosenImages
+from moco.data.views import Look, make_views
+from moco.errors import BadInputError, one_line
+from moco.runtime.randomness import Integers, Stream, uniforms
+from moco.shapes import SquareViews
+
+Partner = Callable[[Integers, Integers, int], Integers]
+"""Images (n,), the epoch of each (n,), and the seed -> the image of each one's key (n,)."""
+NUMBER = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """The patches of a query that are set to the mean, which is 0 in a normalised view."""
+
+    share: float
+    patch: int
+    """Pixels along a side of a patch."""
+
+    def hide(self, x: SquareViews, index: Integers, epochs: Integers, seed: int) -> SquareViews:
+        """Hide patches of views x (n, 3, S, S): the same number in each, at places drawn for its image and epoch."""
+        side = -(-x.shape[-1] // self.patch)
+        drawn = uniforms(side * side, seed=seed, stream=Stream.PRETEXT, epoch=epochs, index=index)
+        rank = drawn.argsort(1).argsort(1)
+        shown = torch.from_numpy(rank >= round(self.share * side * side)).view(-1, 1, side, side)
+        grid = shown.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
+        return x * grid[..., : x.shape[2], : x.shape[3]]
+
+
+@dataclass(frozen=True)
+class ImagePairs:
+    """Views of images as `views` makes them, but that the key is of another image, or the query is partly hidden."""
+
+    look: Look
+    partner: Partner | None = None
+    keys: Images | None = None
+    """The set of the keys' images; by default that of the queries."""
+    hidden: Hidden | None = None
+
+    def __call__(self, chosen: ChosenImages, streams: Sequence[Stream]) -> list[Tensor]:
+        """Make x_q and x_k of every row, as far as `streams` ask for them."""
+        if self.partner is None:
+            views = make_views(chosen, streams, self.look)
+        else:
+            views = [self._make_side(chosen, stream, self.partner) for stream in streams]
+        if self.hidden is not None and Stream.VIEW_QUERY in streams:
+            place = list(streams).index(Stream.VIEW_QUERY)
+            views[place] = self.hidden.hide(views[place], chosen.index, chosen.epochs, chosen.seed)
+        return views
+
+    def _make_side(self, chosen: ChosenImages, stream: Stream, partner: Partner) -> Tensor:
+        if stream == Stream.VIEW_QUERY:
+            return make_views(chosen, (stream,), self.look)[0]
+        index = partner(chosen.index, chosen.epochs, chosen.seed)
+        instead = chosen.index if self.keys is None else None
+        others = ChosenImages(
+            self.keys or chosen.images,
+            index,
+            chosen.epochs,
+            chosen.seed,
+            instead=instead,
+            stand_ins=instead is not None,
+        )
+        view = make_views(others, (stream,), self.look)[0]
+        chosen.absorb(others)
+        return view
+
+
+class Series:
+    """The frames of several series, each in its order: the key's image is another frame of the query's series."""
+
+    def __init__(self, names: Sequence[str], within: int) -> None:
+        """Take frames by their paths: those of one folder are a series, in the order of the numbers in their names."""
+        self.within = within
+        parts = [os.path.split(name) for name in names]
+        keys = [(folder, [int(part) if place % 2 else part for place, part in enumerate(NUMBER.split(file))])
+                for folder, file in parts]  # fmt: skip
+        self.order = np.array(sorted(range(len(names)), key=keys.__getitem__), np.int64)
+        self.place = np.empty_like(self.order)
+        self.place[self.order] = np.arange(len(names))
+        starts = [place for place, (a, b) in enumerate(pairwise(self.order.tolist()), 1) if parts[a][0] != parts[b][0]]
+        bounds = np.array([0, *starts, len(names)])
+        self.count = len(bounds) - 1
+        which = np.searchsorted(bounds, np.arange(len(names)), side="right") - 1
+        self.first, self.stop = bounds[which], bounds[which + 1]
+        """The bounds of the series that each place of `order` is in."""
+
+    def __call__(self, index: Integers, epochs: Integers, seed: int) -> Integers:
+        """Draw for each frame another of its series, at most `within` frames before or behind it, each alike.
+
+        The only frame of a series is its own.
+        """
+        place = self.place[index]
+        low = np.maximum(self.first[place], place - self.within)
+        count = np.minimum(self.stop[place] - 1, place + self.within) - low
+        u = uniforms(1, seed=seed, stream=Stream.PRETEXT, epoch=epochs, index=index)[:, 0]
+        drawn = low + np.minimum((u * count).astype(np.int64), np.maximum(count - 1, 0))
+        return self.order[np.where(count > 0, drawn + (drawn >= place), place)]
+
+
+def match_names(images: Images, others: Images, where: str) -> Integers:
+    """Find for each image the one of `others` with the same name but for its ending: (n,).
+
+    Raises BadInputError naming the first that has none, or several.
+    """
+    rows: dict[str, int] = {}
+    for row in range(len(others)):
+        stem = os.path.splitext(others.name(row))[0]
+        if stem in rows:
+            raise BadInputError(
+                f"--partner {where}: {one_line(others.name(rows[stem]))} and {one_line(others.name(row))} have "
+                f"one name: expected one file for each image"
+            )
+        rows[stem] = row
+    stems = [os.path.splitext(images.name(row))[0] for row in range(len(images))]
+    missing = [row for row, stem in enumerate(stems) if stem not in rows]
+    if missing:
+        raise BadInputError(
+            f"--partner {where}: no file for {one_line(images.name(missing[0]))} (and {len(missing) - 1} others): "
+            f"expected one of the same name for each image of --data"
+        )
+    return np.array([rows[stem] for stem in stems], np.int64)

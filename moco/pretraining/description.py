@@ -1,0 +1,61 @@
+"""What a person should know of a run before its first step."""
+
+import math
+
+from moco.core.batchnorm import GroupedBatchNorm
+from moco.core.encoder import Encoder, parameter_count
+from moco.core.transformers import patch_projection
+from moco.data.images import Images
+from moco.pretraining.channels import describe_form
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.counts import negatives, shared_negatives
+from moco.pretraining.optimizer import inner_kernels
+from moco.pretraining.pretexts import describe_pretext
+from moco.runtime.device import describe_precision
+
+
+def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> str:
+    """Describe what a person should know before the first step."""
+    chance, mixed = math.log(negatives(config) + 1), config.mix + config.mix_query
+    count = negatives(config) + 1 if mixed else "K+1"
+    more = f" and {mixed} mixed of the hardest {config.hard_negatives}" if mixed else ""
+    keys = config.dictionary if config.teacher is None else f"{config.teacher_views} keys of {config.teacher}"
+    keys += " and keys of the batch" if config.batch_keys else ""
+    return (
+        f"{len(images)} images, {config.max_steps} steps of {config.batch_size}; {config.arch} with "
+        f"{parameter_count(encoder.backbone) / 1e6:.1f} M parameters, views of {config.view_size} pixels"
+        f"{describe_pretext(config)}\n"
+        f"{keys}, K = {shared_negatives(config)}{more}: chance loss log({count}) "
+        f"= {chance:.2f} (may rise at first)\n"
+        f"lr {config.lr:g}{_optimizer(config, encoder)}, {_norms(config, encoder)}, "
+        f"{describe_precision(config.precision, config.device)} with {config.threads} threads and {config.workers} "
+        f"loading processes{describe_form(images.form)}\n"
+        f"below: accuracy is how often a query finds its own key (by guessing {100 / (negatives(config) + 1):.2g}%), "
+        f"data wait the share of time without a batch"
+    )
+
+
+def _optimizer(config: PretrainConfig, encoder: Encoder) -> str:
+    said = "" if config.head_lr is None else f" ({config.head_lr:g} for the head)"
+    if config.optimizer == "muon":
+        kernels = inner_kernels(config, encoder)
+        said += f", muon {config.muon_lr:g} for {len(kernels)} kernels" if kernels else ", no kernels for muon"
+    elif config.optimizer != "sgd":
+        said += f" by {config.optimizer}"
+    if config.freeze_patches:
+        frozen = patch_projection(encoder.backbone) is not None
+        said += ", patch projection frozen" if frozen else ", no patch projection to freeze"
+    return said
+
+
+def _norms(config: PretrainConfig, encoder: Encoder) -> str:
+    """Which layers normalise by statistics of the batch, and in which groups."""
+    backbone, heads = (
+        any(isinstance(module, GroupedBatchNorm) for part in parts for module in part.modules())
+        for parts in ((encoder.backbone,), (encoder.head, encoder.predictor))
+    )
+    if backbone:
+        return f"{config.bn_groups} BN groups" if config.bn == "train" else "BN statistics of the weights"
+    if heads:
+        return f"{config.bn_groups} BN groups in the heads (no batch normalisation in the backbone)"
+    return "no batch normalisation (--bn and --bn-groups have no effect)"

@@ -1,0 +1,78 @@
+"""The check of a GPU runs on a CPU too, with everything tiny: each part makes its rows, and none fails."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from benchmarks.gpuchecks.probe import watch_waits
+from benchmarks.gpuchecks.rows import Row
+from tests.faults.processes import ended_well, start_program
+
+
+def test_every_part_runs_without_a_gpu(tmp_path: Path) -> None:
+    """What must be right is right; figures stand in lines of JSON, and in a table beside their predictions.
+
+    In a process of its own, where annotations are not checked: tyro passes values of no type.
+    """
+    lines = ended_well(start_program(check_all, tmp_path, ranks=1)).text().splitlines()
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    assert {row["part"] for row in rows} == set(gpu.PARTS)
+    found: dict[str, dict[str, Any]] = {part: {} for part in gpu.PARTS}
+    for row in rows:
+        found[row["part"]][row["measure"]] = row.get("found")
+    assert [row for row in rows if row.get("passed") is False] == []
+    assert found["repeat"]["stopped and gone on"] == "equal"
+    assert found["step"]["8 groups"] > 0
+    assert 0 <= found["command"]["0 workers: waited for data"] <= 100
+    assert {"knn", "linear", "embed", "export", "transfer voc-dc5"} <= found["evaluations"].keys()
+    table = [line.split("  ")[0] for line in lines if not line.startswith("{")]
+    assert set(gpu.PARTS) <= set(table)
+    assert lines[-1].endswith("checks passed")
+
+
+def check_all() -> None:
+    """All parts, with everything tiny."""
+    assert gpu.main(["--small", "--device", "cpu"]) == 0
+
+
+def test_a_part_that_fails_says_why_and_the_next_one_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit code is 1, and the line at the end names what failed."""
+
+    def fail(setting: object) -> Any:
+        yield Row("first", 1.5, "ms", "2")
+        raise ModuleNotFoundError("No module named 'tyro'")
+
+    monkeypatch.setattr("benchmarks.gpuchecks.machine.describe", fail)
+    monkeypatch.setattr("benchmarks.gpuchecks.normalization.check_groups", lambda setting: iter([Row("second", 1)]))
+    assert gpu.main(["--small", "--device", "cpu", "--only", "machine,groups"]) == 1
+    said = capsys.readouterr().out
+    assert "ModuleNotFoundError: No module named 'tyro'" in said
+    assert '"second"' in said
+    assert said.splitlines()[-1] == "1 of 1 checks failed: machine: failed"
+
+
+def test_an_unknown_part_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything runs."""
+    with pytest.raises(SystemExit):
+        gpu.main(["--only", "steps"])
+    assert "--only steps: expected some of machine, groups" in capsys.readouterr().err
+
+
+def test_host_waits_are_those_that_torch_warns_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not its word that this is a prototype; with the places, and the mode is put back."""
+    modes = list[str]()
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with watch_waits() as said:
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
+        for _ in range(2):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+    assert len(said) == 2
+    assert said[0].startswith("test_gpu.py:")
+    assert modes == ["warn", "default"]

@@ -1,0 +1,159 @@
+"""Pretexts by name, and a user's own: a run by it, how it goes on, and what is never run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moco.commands import embed, knn, linear, pretrain, resume
+from moco.errors import BadInputError
+from moco.evaluation.config import EmbedConfig, KnnConfig, LinearConfig
+from moco.pretraining.config import PretrainConfig, ResumeConfig
+from moco.pretraining.pretexts import OWN, load_own_pretext
+from moco.pretraining.recipes import recipe
+from moco.runtime.configfile import to_json
+
+OWN_CODE = """
+import torch.nn.functional as F
+
+def pairs(item, draw):
+    def side():
+        shift = draw.uniforms(1)[0]
+        return F.interpolate(item[None].float() / 255, (12, 12))[0] * float(shift)
+    return side(), side()
+"""
+SMALL: dict[str, Any] = {
+    "image_size": 12, "view_size": None, "batch_size": 32, "max_steps": 4, "arch": "resnet18-w4", "log_every": 1,
+    "checkpoint_every": 2, "knn_every": 4, "knn_images": 40, "threads": 1, "device": "cpu", "precision": "fp32",
+    "workers": 0, "init": "kaiming", "optimizer": "sgd", "json": True,
+}  # fmt: skip
+
+
+def config(out: Path, **values: Any) -> PretrainConfig:
+    """A config of four small steps on the digits."""
+    return recipe("quick", data="digits", out=out, **{**SMALL, **values})
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    """A file with a pretext, as a command line names it."""
+    (tmp_path / "my.py").write_text(OWN_CODE, encoding="utf-8")
+    return f"{tmp_path / 'my.py'}:pairs"
+
+
+def test_a_run_by_code_of_ones_own(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It trains; the run knows the digest, says that the code runs, and goes on only where the file is given again."""
+    out = tmp_path / "run"
+    result = pretrain.run(config(out, pretext=own, dictionary="queue", queue_size=64, checkpoint_every=0))
+    assert result["step"] == 4
+    assert "code of your own, pairs, which runs with your rights" in capsys.readouterr().err
+    stored = json.loads((out / "config.json").read_text(encoding="utf-8"))["pretext"]
+    assert stored.startswith(f"{OWN}pairs@sha256:")
+    assert str(tmp_path) not in stored
+    with pytest.raises(BadInputError, match="not run because a file names it: give --pretext FILE:FUNCTION again"):
+        resume.run(ResumeConfig(out))
+    assert resume.run(ResumeConfig(out, pretext=own))["already_done"]
+    (tmp_path / "my.py").write_text(OWN_CODE + "\n# another\n", encoding="utf-8")
+    with pytest.raises(BadInputError, match=f"holds a run with --pretext {stored}"):
+        resume.run(ResumeConfig(out, pretext=own))
+
+
+def test_resume_of_a_run_of_views_runs_no_code(own: str, tmp_path: Path) -> None:
+    """Whatever the command line names."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(to_json(config(tmp_path / "run"), "pretrain"), encoding="utf-8")
+    with pytest.raises(BadInputError, match="its pretext is views: leave --pretext out"):
+        resume.run(ResumeConfig(tmp_path / "run", pretext=own))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("vieuws", "expected one of views"),
+        ("my.txt:pairs", "FILE.py:FUNCTION"),
+        ("{}/none.py:pairs", "cannot be read"),
+        ("{}/my.py:others", "has no function others"),
+        ("{}/broken.py:pairs", "broken.py fails: ZeroDivisionError"),
+        ("own:pairs@sha256:00", "give --pretext FILE:FUNCTION again"),
+    ],
+)
+def test_what_is_no_pretext(given: str, message: str, own: str, tmp_path: Path) -> None:
+    """One line each."""
+    (tmp_path / "broken.py").write_text("1 / 0", encoding="utf-8")
+    with pytest.raises(BadInputError, match=message):
+        load_own_pretext(given.format(tmp_path))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_wrong_pair_ends_a_run_in_one_line(workers: int, tmp_path: Path) -> None:
+    """With the name of the item, wherever the pair is made."""
+    (tmp_path / "my.py").write_text("def pairs(item, draw):\n    return item, item\n", encoding="utf-8")
+    wrong = config(tmp_path / "run", pretext=f"{tmp_path}/my.py:pairs", workers=workers, knn_every=0)
+    with pytest.raises(BadInputError, match=r"pairs: x_q of item #\d+ .*type uint8: expected \(3, 12, 12\) of float32"):
+        pretrain.run(wrong)
+
+
+def test_what_does_not_go_together(own: str, tmp_path: Path) -> None:
+    """Settings that have no pairs are refused."""
+    with pytest.raises(BadInputError, match="--dictionary memory-bank makes no key"):
+        pretrain.run(config(tmp_path / "run", pretext=own, dictionary="memory-bank"))
+    with pytest.raises(
+        BadInputError, match="--arch bytes-tiny takes documents, and --pretext views pairs images: give --pretext text"
+    ):
+        pretrain.run(config(tmp_path / "run", arch="bytes-tiny", stem="imagenet"))
+
+
+def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Documents of two alphabets: a run, kNN, linear and features by it; the same with a queue, without labels."""
+    drawn = np.random.default_rng(0)
+    for name, letters in (("low", b"abcdefgh "), ("high", b"stuvwxyz ")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(20):
+            text = bytes(drawn.choice(np.frombuffer(letters, np.uint8), 80).tolist())
+            (tmp_path / "data" / name / f"{number}.txt").write_bytes(text)
+    data, out = str(tmp_path / "data"), tmp_path / "run"
+    small = {**SMALL, "arch": "bytes-tiny", "image_size": 16, "batch_size": 8, "optimizer": "muon"}
+    result = pretrain.run(recipe("text", data=data, out=out, **{**small, "max_steps": 3}))
+    assert result["knn_queries"] == 4
+    assert "knn_pixels" not in result
+    assert "muon 0.03 for 16 kernels" in capsys.readouterr().err
+    how: dict[str, Any] = {"weights": str(out), "data": data, "threads": 1, "device": "cpu", "precision": "fp32"}
+    assert knn.run(KnnConfig(**how))["baselines"].keys() == {"random"}
+    assert linear.run(LinearConfig(**how))["train"] == 36
+    embed.run(EmbedConfig(**how, out=tmp_path / "f.npz"))
+    with np.load(tmp_path / "f.npz") as found:
+        assert found["features"].shape == (40, 128)
+        assert found["paths"][0] == "high/0.txt"
+    with pytest.raises(
+        BadInputError, match="--pretext text pairs spans of documents, and --arch resnet18 takes images"
+    ):
+        pretrain.run(recipe("text", data=data, out=tmp_path / "other", **{**small, "arch": "resnet18"}))
+    (tmp_path / "data.txt").write_bytes(b"\n".join(path.read_bytes() for path in (tmp_path / "data").rglob("*.txt")))
+    queue = {**small, "dictionary": "queue", "queue_size": 16, "max_steps": 2, "knn_every": 1}
+    found = pretrain.run(recipe("text", data=str(tmp_path / "data.txt"), out=tmp_path / "lines", **queue))
+    assert found["uniformity"] < 0
+    assert "blank_views" not in found
+
+
+def test_the_pretexts_of_images_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Masked, neighbours and paired, each for two steps; a run says which it is."""
+    drawn = np.random.default_rng(0)
+    for folder in ("one", "other"):
+        for number in range(12):
+            path = tmp_path / folder / f"{number // 6}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(drawn.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(path)
+    small = {**SMALL, "batch_size": 4, "max_steps": 2, "knn_every": 0, "checkpoint_every": 0, "bn_groups": 2}
+    data, partner = str(tmp_path / "one"), str(tmp_path / "other")
+    more: dict[str, dict[str, Any]] = {"masked": {}, "neighbours": {"within": 2}, "paired": {"partner": partner}}
+    for name, values in more.items():
+        given = {**small, **values, "data": data, "pretext": name, "symmetric": name == "paired"}
+        assert pretrain.run(recipe("quick", out=tmp_path / name, **given))["step"] == 2
+    said = capsys.readouterr().err
+    for text in ("masked, 50% of the query's patches", "at most 2 frames apart", f"pretext paired with {partner}"):
+        assert text in said
+    with pytest.raises(BadInputError, match="expected --pretext paired with --partner D"):
+        pretrain.run(recipe("quick", out=tmp_path / "none", **{**small, "data": data, "pretext": "paired"}))
