@@ -82,9 +82,9 @@ def encode_mild_views(
 
 def _describe(name: str, figures: dict[str, Any], images: int) -> str:
     return (
-        f"{name}: {figures['groups']} groups of duplicates among {images} images, {figures['drop']} images could go; "
-        f"similarity from {figures['threshold']:.4f} on (it finds {figures['views_found']}% of two mild views of an "
-        f"image, and about {figures['false_pairs']:.2g} pairs of different images are expected to be taken for "
+        f"{name}: {figures['groups']} group(s) of duplicates among {images} images, {figures['drop']} image(s) could "
+        f"go; similarity from {figures['threshold']:.4f} on (it finds {figures['views_found']}% of two mild views of "
+        f"an image, and about {figures['false_pairs']:.2g} pairs of different images are expected to be taken for "
         f"duplicates)"
     )
 

@@ -86,7 +86,7 @@ def rank_outliers(z: Features, similarity: Tensor, clusters: Rows, facts: Facts)
     causes: list[tuple[str, Scores]] = [
         ("nearly constant", np.where(constant, CONSTANT_STRENGTH, 0.0)),
         (
-            f"tiny: the shorter side is less than a {TINY}th of the median",
+            f"tiny: the shorter side is less than 1/{TINY} of the median",
             np.where(small > np.log2(TINY), 3 * small, 0.0),
         ),
         ("grey among images in colour", np.where(grey, COLOUR_STRENGTH, 0.0)),

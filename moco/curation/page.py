@@ -55,7 +55,7 @@ def render_strips(strips: Sequence[Strip], thumbnails: Thumbnails) -> str:
         items += element("li", own + element("div", text + element("div", shown, class_="found")))
     left = len(strips) - MOST_ROWS
     note = element("p", f"{left} more rows are in the table beside this page.", class_="note") if left > 0 else ""
-    return element("ul", items, class_="neighbours") + note
+    return element("ul", items, class_="neighbours large") + note
 
 
 def _tile(tile: Tile, thumbnails: Thumbnails, *, query: bool = False) -> str:
@@ -69,11 +69,13 @@ def _tile(tile: Tile, thumbnails: Thumbnails, *, query: bool = False) -> str:
 
 def render_figures(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     """Show figures of the weights and of the baseline below each other; `columns` maps a key to its heading."""
-    body = [
-        [escape(name), *(escape(value) if isinstance(value, str) else show(value) for value in map(own.get, columns))]
-        for name, own in rows.items()
-    ]
+    body = [[escape(name), *(_figure(own.get(column)) for column in columns)] for name, own in rows.items()]
     return table(["weights", *map(escape, columns.values())], body, label="Figures", numbers=range(1, len(columns) + 1))
+
+
+def _figure(value: Any) -> str:
+    """Escape text, and show a count without digits behind the point."""
+    return escape(value) if isinstance(value, str) else show(value, 0 if isinstance(value, int) else 2)
 
 
 def render_unreadable(unreadable: Sequence[Mapping[str, str]]) -> str:
