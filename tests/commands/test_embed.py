@@ -24,7 +24,7 @@ from moco.evaluation.config import EmbedConfig
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.tables import write_features
 
-CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
+CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0}
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -209,6 +209,7 @@ def test_our_own_transformer_to_timm(tmp_path: Path, capsys: pytest.CaptureFixtu
     torch.testing.assert_close(*features(model, weights))
     assert load_weights(str(tmp_path / "net")).encoder.plan.arch == "vit-tiny-8"
     command = ["embed", "--weights", weights, "--data", "digits", "--split", "test", "--out", str(tmp_path / "e.npz")]
+    capsys.readouterr()
     assert run_json([*command, *CPU], capsys)["width"] == 192
 
 

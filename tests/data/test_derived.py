@@ -152,7 +152,7 @@ def test_every_wrapper_is_tested() -> None:
                 methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
                 if {"__getitem__", "__len__", "name", "encoded"} <= methods:
                     found.add(node.name)
-    assert found == own | {"Images", "FileImages", "ArrayImages", "ShardImages"}
+    assert found == own | {"Images", "FileImages", "ArrayImages", "ShardImages", "Documents"}
 
 
 def test_nobody_asks_for_the_kind_of_a_set() -> None:

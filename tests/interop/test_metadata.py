@@ -17,7 +17,7 @@ PATH = Path("encoder.safetensors")
 def test_what_is_written_is_read(level: int | None) -> None:
     """Plan, colours, steps and the white level; a file from before there was one scales by the full range."""
     metadata = encoder_metadata(PLAN, MEAN, STD, 7, level)
-    own = {"mean": MEAN, "std": STD, "step": 7}
+    own = {"mean": MEAN, "std": STD, "step": 7, "form": None}
     assert read_metadata(PATH, metadata) == (PLAN, {**own, "white_level": level})
     del metadata["white_level"]
     assert read_metadata(PATH, metadata) == (PLAN, {**own, "white_level": 65535})
