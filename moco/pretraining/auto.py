@@ -150,6 +150,10 @@ def settle_reduced(way: Way, situation: Situation, measure: Measure, say: Callab
             min(REDUCED["warmup_epochs"], round(WARMUP_SHARE * passes, 3)),
             f"{recipe}; at most a quarter of {passes:.1f} passes",
         ),
+        "blend": (
+            passes >= PASSES_TO_BLEND,
+            f"{recipe}; mixed views from {PASSES_TO_BLEND} passes on, these are {passes:.1f}",
+        ),
     }
 
 

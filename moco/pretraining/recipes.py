@@ -63,7 +63,7 @@ TAUGHT: dict[str, Any] = {
 REDUCED: dict[str, Any] = {
     "init_weights": TEACHERS_OWN, **dict.fromkeys(("arch", "stem", "mean", "std")), "image_size": 64, "bn": "keep",
     "head": "mlp", "augment": "mild", "temperature": 0.2, "schedule": "cosine", "batch_size": 64, "base_lr": 0.04,
-    "head_lr": 0.08, "warmup_epochs": 5.0, "epochs": 40,
+    "head_lr": 0.08, "warmup_epochs": 5.0, "epochs": 40, "blend": True,
 }  # fmt: skip
 """Published weights lose much of what they know where images are smaller than those that they were trained on. With
 small steps towards their own features of the whole image they learn it again (docs/reduced.md)."""
