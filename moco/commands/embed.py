@@ -40,7 +40,7 @@ class Reading:
 
     module: nn.Module
     shape: tuple[int, ...]
-    """Of an image's features: (C,), or (C, h, w) of a map."""
+    """The shape of an image's features: (C,), or (C, h, w) of a map."""
     how: Encoding
     settings: Mapping[str, Any]
     """All that a feature depends on but its image."""

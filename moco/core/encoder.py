@@ -41,7 +41,7 @@ class EncoderPlan:
     hidden_dim: int | None = None
     image_size: int = 224
     channels: int = 3
-    """Of the images; 3 are red, green and blue, unless what lies beside the weights says otherwise."""
+    """Channels of the images; 3 are red, green and blue, unless what lies beside the weights says otherwise."""
 
     def __post_init__(self) -> None:
         """Raise BadInputError for a value that no encoder has: a plan may come from a file."""

@@ -30,7 +30,7 @@ class Form:
     channels: int
     depth: Depth
     mean: tuple[float, ...]
-    """Of each channel; a missing value becomes its channel's mean."""
+    """The mean of each channel; a missing value becomes its channel's mean."""
     std: tuple[float, ...]
     bands: tuple[str, ...] = ()
     """Endings of the files that one image lies in, a channel each; empty where it lies in one file."""

@@ -34,7 +34,7 @@ class PairBatches(Dataset[Batch]):
     rank: int = 0
     ranks: int = 1
     mean: Sequence[float] = ()
-    """By which views are normalised; empty where x_q and x_k are no views of images."""
+    """The mean by which views are normalised; empty where x_q and x_k are no views of images."""
     std: Sequence[float] = ()
 
     def __post_init__(self) -> None:

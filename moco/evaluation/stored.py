@@ -31,7 +31,7 @@ COPIED = 1 << 20
 
 @dataclass(frozen=True)
 class Origin:
-    """Of which images and by which encoder the features of a file are."""
+    """What a file of features was made of: the images and the encoder."""
 
     settings: Mapping[str, Any]
     """All that a feature depends on but its image."""

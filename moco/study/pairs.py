@@ -24,13 +24,13 @@ class Fit:
 
     effects: NDArray[np.float64]
     covariance: NDArray[np.float64]
-    """Of the effects, over the residual variance."""
+    """The covariance of the effects, divided by the residual variance."""
     known: NDArray[np.float64]
     """Projects a contrast onto those that the cells can tell."""
     names: tuple[str, ...]
     """The rows, whose effects come first."""
     deviation: float
-    """Of one cell from arm and seed together."""
+    """How far one cell lies from arm and seed together, in points."""
     freedom: int
 
     def difference(self, better: str, worse: str) -> tuple[float, float] | None:

@@ -72,7 +72,7 @@ def describe_power(study: Study, config: StudyConfig, rows: Sequence[Row], arms:
 
 
 def find_deviation(study: Study, rows: Sequence[Row]) -> tuple[float, str]:
-    """By how many points a cell deviates from its arm and seed, and where that is known from."""
+    """Find how many points a cell deviates from its arm and seed, and say where that is known from."""
     fit = fit_effects([row for row in rows if row.outcome == study.outcomes[0]])
     if fit.freedom >= 2:
         return fit.deviation, f"measured on the cells that are finished, {fit.freedom} degrees of freedom"

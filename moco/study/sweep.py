@@ -21,7 +21,7 @@ class Round:
 
     arms: int
     share: float
-    """Of the images of the last round."""
+    """A share of the images of the last round."""
 
 
 def settle_study(config: StudyConfig) -> Study:
