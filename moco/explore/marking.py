@@ -14,7 +14,7 @@ from moco.explore.tray import MARKS, Tray
 
 NOT_STORED = {"Cache-Control": "no-store"}
 MOST_BYTES = 1024
-"""Of a mark that is sent."""
+"""The largest mark that may be sent."""
 MOST_SECONDS = 10.0
 Groups = list[list[int]]
 
