@@ -45,7 +45,7 @@ def run(config: CompareConfig) -> dict[str, Any]:
             console.print(tabulate_task(task, group, with_conditions=len(groups) > 1))
     console.print(
         "In brackets: the difference to supervised weights, or to random ones where there are none; green and red from "
-        f"{NOTABLE} points on. Right: the paper's figures, of ResNet-50 at full length; * is recalled, not checked.",
+        f"{NOTABLE} points on. Right: the paper's figures, of ResNet-50 at full length; * marks figures from memory.",
         markup=False, highlight=False,
     )  # fmt: skip
     return {"tasks": tables}

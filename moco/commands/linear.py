@@ -80,7 +80,7 @@ def advise(result: dict[str, Any], classes: int) -> str | None:
     rate, suiting, loss = result["lr"], result["suiting_lr"], result["training_loss"]
     agreement, guessing = result.get("agreement"), math.log(classes)
     if loss > guessing:
-        evidence = f"on the training images its loss is {loss:.4g}, where guessing has {guessing:.4g}"
+        evidence = f"its loss on the training images is {loss:.4g}, and guessing gives {guessing:.4g}"
     elif agreement and agreement["high"] < 0 and not FAR > rate / suiting > 1 / FAR:
         evidence = f"the fast protocol is {-agreement['difference']:.2f} points better on the same images"
     else:

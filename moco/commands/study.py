@@ -80,7 +80,7 @@ def run(config: StudyConfig) -> dict[str, Any]:
             left_out = [*left_out, *_run_all(study, config, plan, every, left_out, say)]
     except StoppedError:
         code = EXIT_CODE
-        say("stopped, saved: the same command goes on")
+        say("stopped and saved: run the same command to continue")
     result = write_result(study, config, plan, every, left_out)
     say(f"{result['verdict']}\nthe study is {config.out / 'study.html'} (and study.json, study.csv)")
     return {**result, "exit_code": code or int(bool(result["failed"]))}

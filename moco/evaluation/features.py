@@ -138,7 +138,7 @@ def _finite(features: Features, images: Images) -> Features:
     if len(bad):
         raise BadInputError(
             f"the encoder's features of {len(bad)} of {len(images)} images are not finite (the first: "
-            f"{images.name(int(bad[0]))}), as of a training that diverged: give other weights"
+            f"{images.name(int(bad[0]))}), as after a diverged training: give other weights"
         )
     return features
 

@@ -108,8 +108,8 @@ def _of_timm(weights: str) -> Published:
     content = load_foreign(path)
     if content is None:
         raise BadInputError(
-            f"--weights {weights}: {path} is damaged, or one of moco's own files, which say themselves what they are: "
-            f"give such a one alone, --weights {path}"
+            f"--weights {weights}: {path} is damaged, or one of moco's own files: give one of moco's without the "
+            f"network's name, --weights {path}"
         )
     arch = name.partition(".")[0]
     about = Description(arch.removeprefix(TIMM), tuple(config.mean), tuple(config.std), config.input_size[-1])

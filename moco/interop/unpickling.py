@@ -124,8 +124,8 @@ def load_pickle(path: Path) -> object:
 
 def _refusal(path: Path, name: str) -> str:
     return (
-        f"{path}: refused, since reading it would need {name}, which is none of the classes that may stand in a "
-        f"checkpoint: save its state_dict alone, with torch.save, where it was made"
+        f"{path}: refused: reading it needs {name}, which is not a class allowed in a checkpoint: save only its "
+        f"state_dict, with torch.save, where it was made"
     )
 
 

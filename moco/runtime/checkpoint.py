@@ -96,10 +96,10 @@ class StateFile:
         try:
             tensors, metadata = load_tensors(self.file)
         except BadInputError as error:
-            warnings.warn(f"{error}: the training starts again", stacklevel=2)
+            warnings.warn(f"{error}: starting over", stacklevel=2)
             return None
         if metadata.get("about") != self.about:
-            other = "holds a training with other settings, weights or images: this one starts again"
+            other = "holds a training with other settings, weights or images: starting over"
             warnings.warn(f"{self.file} {other}", stacklevel=2)
             return None
         return Newest(self.file, tensors, metadata, [])

@@ -75,7 +75,7 @@ def _meeting_point(timeout: float) -> dict[str, Any]:
         return {}
     if given["GROUP_WORLD_SIZE"] != "1":
         if given["TORCHELASTIC_MAX_RESTARTS"] != "0" and given["RANK"] == "0":
-            warnings.warn("nodes that are lost are replaced only with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1: "
+            warnings.warn("a lost node can be replaced only with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1: "
                           "set it before torchrun", stacklevel=2)  # fmt: skip
         return {}
     address, port = given["MASTER_ADDR"], int(given["MASTER_PORT"])

@@ -240,5 +240,5 @@ def _events(run: Path, purge_step: int | None = None) -> Any:
         with _naming(run / "events.out.tfevents"):
             return SummaryWriter(str(run), purge_step=purge_step)
     except UnicodeEncodeError:
-        warnings.warn(f"{run}: TensorBoard cannot write where names are not UTF-8: it gets nothing", stacklevel=2)
+        warnings.warn(f"{run}: not UTF-8, so TensorBoard cannot write there: no events are written", stacklevel=2)
         return _NoEvents()

@@ -267,7 +267,7 @@ def _require_sound(study: Study, where: str) -> None:
     for claim in study.claims:
         for name in (claim.better, claim.worse):
             if name not in {*names, *rows}:
-                raise BadInputError(f"{where}: a claim is about {name!r}, which is no arm")
+                raise BadInputError(f"{where}: a claim is about {name!r}, which is not an arm")
 
 
 def arm_values(study: Study, arm: Arm, recipe: str, where: str = "") -> dict[str, Any]:
@@ -280,7 +280,7 @@ def arm_values(study: Study, arm: Arm, recipe: str, where: str = "") -> dict[str
     }.items():
         known = name.replace("-", "_")
         if known not in hints or known in OWN_FLAGS:
-            reason = "which the study sets itself" if known in OWN_FLAGS else "which is no flag of moco pretrain"
+            reason = "which the study sets itself" if known in OWN_FLAGS else "which is not a flag of moco pretrain"
             raise BadInputError(f"{where or study.name}: {arm.name} gives {flag(known)}, {reason}")
         values[known] = convert_value(hints[known], value, f"{where or study.name}: {arm.name}: {flag(known)}")
     try:

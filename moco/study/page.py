@@ -114,7 +114,7 @@ def _table(rows: Sequence[Row]) -> str:
             escape(row.name), escape(row.outcome.name), element("strong", show(row.mean)), show(row.deviation),
             str(len(row.values)), escape(each or NOTHING), paper_number(row),
         ])  # fmt: skip
-    note = f"{RECALLED} recalled, not re-checked against the paper." if any(row.arm.recalled for row in rows) else ""
+    note = f"{RECALLED} from memory, not checked against the paper." if any(row.arm.recalled for row in rows) else ""
     return table(header, cells, label="Figures of every arm", numbers=range(2, 7)) + element("p", note, class_="note")
 
 

@@ -65,8 +65,8 @@ def describe_power(study: Study, config: StudyConfig, rows: Sequence[Row], arms:
         )
         if config.resolve is not None and error > config.resolve:
             lines.append(
-                f"For {config.resolve:g} points on other images of this kind, {images_to_resolve(config.resolve)} test "
-                f"images are needed; with these the study speaks about these images only."
+                f"To find {config.resolve:g} points on other images of this kind, the study needs "
+                f"{images_to_resolve(config.resolve)} test images; with these it speaks only for these images."
             )
     return "\n".join(lines)
 

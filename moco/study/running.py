@@ -42,7 +42,7 @@ def run_cell(cell: Cell, request: StopRequest) -> str:
     for name in ("", *missing):
         code = _call(wanted[name], log, request)
         if code == EXIT_CODE or request.noted:
-            raise StoppedError(f"cell {cell.name}: stopped, saved: the same command goes on")
+            raise StoppedError(f"cell {cell.name}: stopped and saved: run the same command to continue")
         if code == 2:
             raise BadInputError(f"cell {cell.name}: {_last_line(log)}")
         if code:

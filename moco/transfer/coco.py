@@ -191,8 +191,8 @@ def _warn_of_missing(packed: list[bytes], boxes: Floats, crowd: Flags, annotatio
     missing = np.array([not one for one in packed]) & (boxes[:, 2:] > boxes[:, :2]).all(1) & ~crowd
     if missing.any():
         warnings.warn(
-            f"{path}: {int(missing.sum())} of {len(packed)} objects have no outline that can be drawn, the first is "
-            f"annotation {annotations[int(missing.argmax())].get('id')}: their boxes train, the loss of masks and "
+            f"{path}: {int(missing.sum())} of {len(packed)} objects have no outline that can be drawn (the first: "
+            f"annotation {annotations[int(missing.argmax())].get('id')}): their boxes train, but the mask loss and "
             f"mask AP leave them out",
             stacklevel=4,
         )

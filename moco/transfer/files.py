@@ -142,7 +142,7 @@ class Folder:
         """The path, unless names that begin with different folders lead to it."""
         if self._dropped.setdefault(found, dropped) != dropped:
             raise BadInputError(
-                f"{source}: file name {name!r} and another, of another folder, both lead to {found}, expected a file "
+                f"{source}: file name {name!r} and one from another folder both match {found}: expected one file "
                 f"for each: correct them"
             )
         return found
@@ -183,6 +183,4 @@ def _fold(name: str) -> str:
 
 
 def _leads_out(name: object, source: Path) -> BadInputError:
-    return BadInputError(
-        f"{source}: file name {name!r}, expected one inside the folder of images (or the end of it there): correct it"
-    )
+    return BadInputError(f"{source}: file name {name!r}, expected one inside the folder of images: correct it")

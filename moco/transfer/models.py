@@ -72,7 +72,7 @@ def describe_transfer(
     plan, train, task = weights.encoder.plan, batches.examples, TASKS[config.task]
     masks = task.heads != "mask" or heads_for(task, train) == "mask"
     return (
-        f"{config.task}: {task.about}{'' if masks else '; boxes alone: the annotations have no outlines'}\n"
+        f"{config.task}: {task.about}{'' if masks else '; boxes only: the annotations have no masks'}\n"
         f"{len(train)} training and {len(test)} test images, {len(train.classes)} classes{batches.passes.describe()}; "
         f"{config.weights} "
         f"({plan.arch}, {weights.origin}), {parameter_count(model) / 1e6:.1f} M parameters with the new layers\n"

@@ -66,7 +66,7 @@ def _rings(outline: list[Any]) -> list[Ring]:
     try:
         rings = [np.array(ring, np.float64) for ring in outline]
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError("a polygon that is no list of numbers") from error
+        raise ValueError("a polygon that is not a list of numbers") from error
     if any(ring.ndim != 1 and ring.shape[1:] != (2,) for ring in rings):
         raise ValueError("a segmentation that is neither polygons nor run lengths")
     return [ring.ravel() for ring in rings]
@@ -75,7 +75,7 @@ def _rings(outline: list[Any]) -> list[Ring]:
 def _checked(ring: Ring, size: tuple[int, int], box: Sequence[float]) -> Ring:
     """The polygon, or no numbers where it encloses nothing."""
     if not np.isfinite(ring).all():
-        raise ValueError("a polygon with a corner that is no number")
+        raise ValueError("a polygon with a corner that is not a number")
     if len(ring) and np.abs(ring).max() > (1 + BEYOND) * max(size):
         raise ValueError(f"a polygon with a corner far outside the image of {size[1]} x {size[0]} pixels")
     if len(ring) == len(box) == 4:
