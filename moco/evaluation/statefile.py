@@ -70,7 +70,7 @@ def require_end(run: Run, state: StateFile | None, result: Mapping[str, Any]) ->
     if result.get("exit_code") == EXIT_CODE:
         name = run.name if state is None else state.file.name.removesuffix(ENDING)
         done = f"after step {result['step']} of {run.log.steps}, saved" if result["step"] else "before a step was saved"
-        raise StoppedError(f"{name}: stopped {done}: go on with the same command")
+        raise StoppedError(f"{name}: stopped {done}: continue with the same command")
 
 
 def warn_of_damage(damage: Damage, replaced: Sequence[Replaced]) -> None:

@@ -36,7 +36,7 @@ def flatten(content: object, where: str) -> dict[str, Tensor]:
     looked_at = itertools.count(1)
     tensors = dict(_walk(content, "", DEPTH, lambda: next(looked_at) > MOST_ENTRIES))
     if next(looked_at) > MOST_ENTRIES:
-        raise BadInputError(f"{where}: has more than {MOST_ENTRIES} entries, so it is no checkpoint of a network")
+        raise BadInputError(f"{where}: has more than {MOST_ENTRIES} entries, so it is not a checkpoint of a network")
     if not tensors:
         raise BadInputError(f"{where}: holds no tensors by name, expected a checkpoint with a state_dict")
     return tensors

@@ -59,7 +59,7 @@ class BestLook:
             return cls(torch.from_numpy(bits.astype(bool)), int(metadata["step"]), right, right)
         except (BadInputError, KeyError, TypeError, ValueError) as error:
             raise BadInputError(
-                f"{error}: it holds the best encoder until now, and --keep best cannot go on without it: give the same "
+                f"{error}: it holds the best encoder so far, and --keep best cannot continue without it: give the same "
                 f"command with --keep last"
             ) from error
 

@@ -123,7 +123,7 @@ class Run:
         if before and before != now:
             raise BadInputError(
                 f"{newest.path}: its teacher's weights had the digest {before[:12]}, those of --teacher have "
-                f"{now[:12] or 'none'}: bring the teacher back that it began with, or give another --out"
+                f"{now[:12] or 'none'}: give the teacher that it began with, or another --out"
             )
 
     def save(self, step: int) -> None:
@@ -277,7 +277,7 @@ def _read_earlier(config: Any, free: Collection[str], require_same_data: Callabl
         if name not in free and value != getattr(theirs, name):
             raise BadInputError(
                 f"--out {config.out} holds a run with {flag(name)} {getattr(theirs, name)}, and now it is {value}: "
-                f"give another folder, or the same flags to go on"
+                f"give another folder, or the same flags to continue"
             )
     if status.get("state") == "diverged":
         raise DivergedError(

@@ -162,7 +162,7 @@ def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
         if theirs[0].get(name) != value and not (name in ("images", "minutes") and asked["images"] is asked["minutes"]):
             raise BadInputError(
                 f"--out {config.out} holds a study with {flag(name)} {theirs[0].get(name)}, and now it is {value}: "
-                f"give another folder, or the same flags to go on"
+                f"give another folder, or the same flags to continue"
             )
     if theirs[1] != study:
         raise BadInputError(f"--out {config.out} holds another study, or an earlier form of it: give another folder")
