@@ -95,7 +95,7 @@ def random_weights(
     plan: EncoderPlan, seed: int, mean: tuple[float, ...], std: tuple[float, ...], white_level: int | None = None,
     form: Form | None = None,
 ) -> Weights:  # fmt: skip
-    """The encoder that a run of that seed starts from."""
+    """Return the encoder that a run of that seed starts from."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Weights(Encoder(plan), mean, std, white_level=white_level, form=form)

@@ -88,7 +88,7 @@ def _is_name(name: object) -> bool:
 
 
 def exported_metadata(content: object) -> Metadata | None:
-    """What `moco export` wrote into a state dict of its own, beside the versions of its modules; None for others."""
+    """Read what `moco export` wrote into its own state dict, beside the versions of its modules; None for others."""
     versions = getattr(content, "_metadata", None)
     root = versions.get("") if isinstance(versions, dict) else None
     own = root.get(OWN) if isinstance(root, dict) else None

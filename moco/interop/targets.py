@@ -50,7 +50,7 @@ class Target:
     """What it is checked with where timm does not have the net."""
 
     def checked_with(self, weights: Weights) -> str:
-        """What the file of this net is checked with."""
+        """Return what the file of this net is checked with."""
         return self.library if self.otherwise is None or _standard(weights) else self.otherwise
 
 
@@ -113,7 +113,7 @@ def _require_resnet(weights: Weights, name: str, *, rgb: bool = False) -> None:
 
 
 def backbone_tensors(weights: Weights) -> dict[str, Tensor]:
-    """The backbone's tensors under its library's names, without the projection head."""
+    """Return the backbone's tensors under its library's names, without the projection head."""
     return weights.encoder.backbone.state_dict()
 
 

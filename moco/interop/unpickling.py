@@ -78,7 +78,7 @@ class StubMapping:
 
 
 def load_foreign(path: Path) -> object | None:
-    """What another project's file holds; None for a safetensors file of ours, and for a damaged one.
+    """Load another project's file; None for moco's own safetensors files, and for a damaged one.
 
     Raises BadInputError where it is neither safetensors nor a sound checkpoint of torch.save.
     """

@@ -24,7 +24,7 @@ def study_page(
     findings: Mapping[str, Any],
     made: str,
 ) -> str:
-    """The page; `findings` has `verdict`, `random`, `results`, `plan`, `budget`, `notes` and `extrapolation`."""
+    """Return the page; `findings` has `verdict`, `random`, `results`, `plan`, `budget`, `notes` and `extrapolation`."""
     sections = [
         (
             "verdict",
@@ -119,7 +119,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def paper_number(row: Row) -> str:
-    """The paper's number, marked where it is only recalled."""
+    """Return the paper's number, marked where it is only recalled."""
     if row.arm.fails:
         return "fails"
     return NOTHING if row.paper is None else show(row.paper, 1) + (RECALLED if row.arm.recalled else "")

@@ -26,7 +26,7 @@ MOST_SEEDS = 100
 
 
 def settle_seeds(study: Study, config: StudyConfig, rows: Sequence[Row], arms: int) -> StudyConfig:
-    """The config with as many seeds as `--resolve` needs; as it is without.
+    """Return the config with as many seeds as `--resolve` needs; as it is without.
 
     Raises BadInputError where more than MOST_SEEDS would be needed, or where figures are no percentages.
     """
@@ -80,5 +80,5 @@ def find_deviation(study: Study, rows: Sequence[Row]) -> tuple[float, str]:
 
 
 def is_percentage(study: Study) -> bool:
-    """Whether the study's main figure is a percentage."""
+    """Return whether the study's main figure is a percentage."""
     return "%" in study.outcomes[0].name

@@ -16,7 +16,7 @@ MAIN = 0.5
 def write_verdict(
     study: Study, rows: Sequence[Row], agreed: Agreement | None, judged: Sequence[Judged], random: float | None
 ) -> str:
-    """What was measured, how far the order is the paper's, which of its claims hold, and what failed."""
+    """Write what was measured, how far the order is the paper's, which of its claims hold, and what failed."""
     main = [row for row in rows if row.outcome == study.outcomes[0] or row.outcome.series]
     known = [row for row in main if row.mean is not None]
     if not known:
@@ -83,7 +83,7 @@ def _claims(judged: Sequence[Judged]) -> list[str]:
 
 
 def describe_difference(one: Judged) -> str:
-    """A claim's difference with its interval."""
+    """Describe a claim's difference with its interval."""
     if not math.isfinite(one.difference):
         return "the other diverged"
     return f"{'+' if one.difference >= 0 else ''}{show(one.difference)} ± {show(one.error)}"
