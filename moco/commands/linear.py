@@ -123,7 +123,7 @@ def measure_baselines(
 def compare_protocols(
     config: LinearConfig, result: dict[str, Any], predicted: Labels, truth: Labels
 ) -> dict[str, Any] | None:
-    """The paired 95% interval of this protocol minus the other, where that was run on the same backbone and images."""
+    """Compute the paired 95% interval of this protocol minus the other, if that ran on the same backbone and images."""
     other: Protocol = "paper" if config.protocol == "fast" else "fast"
     earlier = read_kept_evaluation(dataclasses.replace(config, protocol=other))
     same = all(earlier.get(name) == result[name] for name in ("backbone", "data", "test"))

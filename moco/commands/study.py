@@ -87,7 +87,7 @@ def run(config: StudyConfig) -> dict[str, Any]:
 
 
 def settle_plan(study: Study, config: StudyConfig) -> dict[str, Any]:
-    """The plan of the study that is already there, or a new one: a survey of images and machine, and the budget."""
+    """Read the plan of an existing study, or make one: a survey of images and machine, and the budget."""
     known = json.loads(json.dumps(dataclasses.asdict(study)))
     earlier = read_plan(config, known)
     if earlier:
@@ -147,7 +147,7 @@ def _describe_plan(
 
 
 def budget(study: Study, config: StudyConfig, plan: dict[str, Any]) -> str:
-    """What is equal in all cells."""
+    """Return what is equal in all cells."""
     much = f"{study.steps} steps" if study.steps else f"{plan['images']} images"
     set_of = f"{config.data} ({plan['survey']['images']} training images)"
     how = f"recipe {recipe_of(study, config)}, {config.precision}; seeds 0 to {config.seeds - 1}"

@@ -76,7 +76,7 @@ class RandomViews:
 def encode(
     encoder: Encoder, images: Images, how: Encoding, views: RandomViews | None = None, title: str | None = None
 ) -> Features:
-    """The features of all images, on the CPU, in fp32 and of unit length unless `how` says otherwise.
+    """Encode all images: features on the CPU, in fp32 and of unit length unless `how` says otherwise.
 
     What is encoded of an image is its whole or its centre (`prepare_image`), or with `views` a random view. The encoder
     is left in the mode it was in. Several ranks share the images out, and each gets all the features. With a title, a

@@ -42,7 +42,7 @@ def expand_home(path: str) -> Path:
 
 
 def takes_files(folder: Path) -> bool:
-    """Whether files can be written in a folder, which may have to be made first."""
+    """Return whether files can be written in a folder, which may have to be made first."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK)

@@ -159,7 +159,7 @@ class Run:
         self._writer.wait()
 
     def saved_before(self, seconds: float) -> bool:
-        """Whether the last state is older than so many seconds."""
+        """Return whether the last state is older than so many seconds."""
         return time.monotonic() - self._saved > seconds
 
     def advance(self, step: int) -> None:
@@ -240,7 +240,7 @@ def open_run(
     config: Any, command: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, steps: int,
     described: Metadata,
 ) -> Run:  # fmt: skip
-    """The run of a command in a folder of its own, `config.out`."""
+    """Open the run of a command in a folder of its own, `config.out`."""
     log = RunLog(config.out, steps, active=distributed.rank() == 0, stdout=not config.json)
     return Run(
         str(config.out), modules, optimizer, log, Checkpoints(config.out), described, to_json(config, command),
@@ -251,7 +251,7 @@ def open_run(
 def read_earlier(
     config: Any, free: Collection[str], require_same_data: Callable[[], bool] | None = None
 ) -> dict[str, Any]:
-    """The status of the run that lies in `config.out`; empty where there is none. The fields of `free` may differ.
+    """Read the status of the run that lies in `config.out`; empty where there is none. The fields of `free` may differ.
 
     `require_same_data` raises where the data are not those of then, and tells whether that is known: if so, they may
     lie in another place now, which is noted in config.json. A finished run needs its data no longer. The first rank
