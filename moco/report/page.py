@@ -103,7 +103,7 @@ def _of_training(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
         ("views", "What the model saw", _each(runs, render_views)),
         ("neighbours", "Nearest neighbours", _each(runs, render_neighbours)),
         ("map", "Map of the embeddings", _each(runs, lambda run: render_embedding_map(run, places[id(run)]))),
-        ("confusion", "Classes taken for others", _each(runs, render_confusion)),
+        ("confusion", "Confused classes", _each(runs, render_confusion)),
         ("filters", "First-layer filters", _each(runs, render_filters)),
     ]
 
