@@ -134,7 +134,7 @@ def require_fitting(train: Examples, test: Examples, config: TransferConfig) -> 
 
 
 def weights_of(config: TransferConfig) -> Weights:
-    """The encoder to start from; a random one is that of the trial's seed.
+    """Return the encoder to start from; a random one is that of the trial's seed.
 
     Raises BadInputError for one that does not take RGB.
     """

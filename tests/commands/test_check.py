@@ -42,7 +42,7 @@ def test_all_unreadable_images_are_listed(photos: Path, capsys: pytest.CaptureFi
 def test_a_sound_set(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is listed, and what is left out is not read."""
     assert main(["check", "--data", str(photos), "--exclude", "1.png", "--exclude", "a,b*", "--exclude", "2.png"]) == 0
-    assert "2 images read, 0 of them cannot be" in capsys.readouterr().out
+    assert "2 images checked, 0 cannot be read" in capsys.readouterr().out
 
 
 def test_images_of_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,4 +59,4 @@ def test_images_of_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "3 channels of float, expected 4 channels of float" in found["0.tif"]
     assert "nan in channel 1, row 2, column 3" in found["6.tif"]
     assert main(["check", "--data", str(tmp_path), "--workers", "1", "--no-data", "nan", "--channels", "3"]) == 0
-    assert "8 images read, 7 of them cannot be" in capsys.readouterr().out
+    assert "8 images checked, 7 cannot be read" in capsys.readouterr().out
