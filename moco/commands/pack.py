@@ -4,6 +4,7 @@ import json
 import time
 from typing import Any
 
+from moco.data.brightness import warn_of_dark
 from moco.data.catalog import load
 from moco.data.config import PackConfig
 from moco.data.pack import LOCK, write, write_aside
@@ -21,6 +22,8 @@ def run(config: PackConfig) -> dict[str, Any]:
     splits = load(config.data, config.exclude, config.white_level)
     with write_aside(config.out) as folder:
         form = write(splits, folder, config)
+        if form == "arrays":  # shards hold the files as they are, of any depth
+            warn_of_dark(next(iter(splits.values())), config.data)
         facts = {"moco_pack": VERSION, "format": form, "splits": list(splits), "data": config.data}
         (folder / PACK).write_text(json.dumps(facts, indent=1) + "\n", encoding="ascii")
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
