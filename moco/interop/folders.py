@@ -10,6 +10,7 @@ from moco.core.networks import TIMM, is_known_name
 from moco.data.decoding import WHITEST
 from moco.errors import BadInputError
 from moco.interop.unpickling import Record, load_foreign
+from moco.interop.vits import NETWORKS, name_network
 from moco.runtime.checkpoint import Metadata, newest_checkpoint
 from moco.runtime.files import require_regular
 
@@ -21,6 +22,8 @@ NAMES = (
 OTHERS = (".ckpt", ".pth", ".pt", ".tar", ".bin", ".safetensors")
 INDEX = ".index.json"
 LARGEST_COLOUR = 1e6
+VITS = "transformers' vision transformers"
+"""The project of these, whose tensors get timm's names."""
 OWN = "moco"
 """Where we leave our own description in files of another form."""
 LARGEST_TEXT = 1 << 24
@@ -114,6 +117,10 @@ def read_description(path: Path, content: object) -> Description:
         return Description()
     if config.get("model_type") == "resnet":
         return _of_transformers(config, path.parent)
+    if config.get("model_type") in tuple(NETWORKS):
+        mean, std, _ = _images_of_transformers(path.parent)
+        name = name_network(config, str(path.parent / "config.json"))
+        return Description(name, mean, std, _side(config.get("image_size")), project=VITS)
     inner = config.get("pretrained_cfg")
     arch = config.get("architecture")
     if not isinstance(arch, str):
@@ -168,6 +175,12 @@ def _of_transformers(config: dict[str, Any], folder: Path) -> Description:
     ):
         if config.get(name, expected) != expected:
             raise BadInputError(f"{folder / 'config.json'}: {name} is {config[name]!r}: expected {expected!r}")
+    mean, std, side = _images_of_transformers(folder)
+    return Description(mean=mean, std=std, image_size=side, project="transformers")
+
+
+def _images_of_transformers(folder: Path) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, int | None]:
+    """Mean, deviation and size of images, as far as a preprocessor_config.json says them."""
     images = _read(folder / "preprocessor_config.json")
     size = images.get("size")
     side = (
@@ -175,10 +188,8 @@ def _of_transformers(config: dict[str, Any], folder: Path) -> Description:
         if isinstance(size, dict)
         else size
     )
-    return Description(
-        mean=_colours(images.get("image_mean"), folder), std=_colours(images.get("image_std"), folder, 0.0),
-        image_size=_side(side), project="transformers",
-    )  # fmt: skip
+    mean, std = _colours(images.get("image_mean"), folder), _colours(images.get("image_std"), folder, 0.0)
+    return mean, std, _side(side)
 
 
 def _side(value: object) -> int | None:
