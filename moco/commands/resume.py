@@ -34,7 +34,7 @@ def run(config: ResumeConfig) -> dict[str, Any]:
         now["data"] = config.data
     status = read_status(config.run)
     if status.get("state") == KILLED:
-        print(f"{config.run}: was killed (or its machine failed) after step {status.get('step')} or later: going on")
+        print(f"{config.run}: was killed (or its machine failed) after step {status.get('step')} or later: resuming")
     if command == "pretrain":
         own = _find_images(_with_pretext(from_json(PretrainConfig, content, path), config, now))
         return auto.conclude(own, pretrain.run(own), own.data)

@@ -172,7 +172,7 @@ class Run:
         """Log in words what changed in the data since the run began, where that was accepted."""
         if changed:
             self.log.event("data_changed", step=step, what=changed)
-            self.log.say(f"going on with other {noun} than before, as --accept-changed-data asks: {changed}")
+            self.log.say(f"continuing with changed {noun} (--accept-changed-data): {changed}")
 
     def until_stopped(self, request: StopRequest, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return what `train` returns; where a request ends a wait in it, end after the last step.
@@ -204,7 +204,7 @@ class Run:
         self.wait()
         self.log.event("stopped", step=step)
         done = f"after step {step}, saved" if step else "before a step was saved"
-        self.log.say(f"stopped {done}: go on with the same command, or with moco resume")
+        self.log.say(f"stopped {done}: continue with the same command or moco resume")
         self.log.status("stopped", step=step, exit_code=EXIT_CODE)
         return {**self.result, "step": step, "seconds": round(self.log.seconds, 1), "exit_code": EXIT_CODE}
 
