@@ -247,7 +247,7 @@ def choose_candidate(
         name = f"{settings['arch'] or settings['teacher']} with views of {size} pixels"
         found = measure(settings)
         if found is None:
-            say(f"auto: {name}: too large for the memory")
+            say(f"auto: {name}: out of memory")
             break
         say(f"auto: {name}: {batch / found.step:.0f} images/s")
         suffices = situation.seconds / found.step >= max(least_steps, LEAST_PASSES * situation.n / batch)

@@ -100,19 +100,19 @@ RECIPES = {
     "v3": Recipe("MoCo v3 (arXiv:2104.02057): ViT-S without a queue, 224 pixels, 300 epochs; 73.2% linear (paper)", V3),
     "cifar10": Recipe("the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; their kNN 82.6%", CIFAR10),
     "taught": Recipe(
-        "a small, fast network that learns in minutes from a larger encoder, --teacher W", TAUGHT, "teacher"
+        "trains a small, fast network in minutes to imitate a larger encoder, --teacher W", TAUGHT, "teacher"
     ),
     "reduced": Recipe(
-        "published weights that work on small images, and so are fast, --teacher W; W teaches itself at 64 pixels",
+        "makes published weights fast: adapts them to images of 64 pixels, --teacher W",
         REDUCED,
         "teacher",
     ),
     "continued": Recipe(
-        "adapts published or your own weights, --init-weights W; keeps the best",
+        "continues the training of published or your own weights, --init-weights W; keeps the best",
         CONTINUED,
         "init_weights",
     ),
-    "v3-small": Recipe("a small transformer on small images, as v3; where a CPU has hours or there is a GPU", V3_SMALL),
+    "v3-small": Recipe("a small transformer on small images, as v3; needs a GPU, or hours on a CPU", V3_SMALL),
     "quick": Recipe("from scratch on small images, on a CPU, in minutes", QUICK),
     "text": Recipe("from scratch on documents, text files instead of images, on a CPU, in minutes", TEXT),
 }

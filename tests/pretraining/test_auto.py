@@ -146,7 +146,7 @@ def test_a_network_that_does_not_fit_into_memory_is_left_out() -> None:
     found = settle(SCRATCH, Situation(3000, 300, "cpu", 500.0, {}), lambda _: next(answers), said.append)
     assert found["image_size"][0] == 64
     assert said == ["auto: resnet18-w16 with views of 64 pixels: 1280000 images/s",
-                    "auto: resnet18-w16 with views of 96 pixels: too large for the memory"]  # fmt: skip
+                    "auto: resnet18-w16 with views of 96 pixels: out of memory"]  # fmt: skip
     with pytest.raises(BadInputError, match="out of memory"):
         settle(SCRATCH, Situation(3000, 300, "cpu", 500.0, {}), lambda _: None, said.append)
 
