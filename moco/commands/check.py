@@ -37,14 +37,14 @@ def run(config: CheckConfig) -> dict[str, Any]:
     for one in found[:MOST_PRINTED]:
         print(one_line(f"{one['split']}: {one['path']}: {one['reason']}"))
     more = f" (the first {MOST_PRINTED} above)" if len(found) > MOST_PRINTED else ""
-    print(f"{count} images read, {len(found)} of them cannot be{more}")
+    print(f"{count} images checked, {len(found)} cannot be read{more}")
     if config.out is not None:
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(found)
         replace_file(config.out, text.getvalue().encode("utf-8", "surrogateescape"))
-        print(f"{config.out}: all of them, with the reason")
+        print(f"{config.out}: the full list, with reasons")
     return {"data": config.data, "images": count, "unreadable": found}
 
 

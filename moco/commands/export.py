@@ -70,12 +70,13 @@ def _compared(features: Any, weights: Weights, path: Path) -> dict[str, float]:
     largest = float(ours.abs().max())
     if not largest <= LARGEST_FEATURE:
         raise BadInputError(
-            f"features of photographs are up to {largest:g}, as of a training that diverged: give an earlier checkpoint"
+            f"features of photographs are up to {largest:g}, as after a diverged training: give an earlier checkpoint"
         )
     difference = max(float((ours - theirs).abs().max()), float((ours[:1] - alone).abs().max()))
     if not difference <= TOLERANCE * max(largest, 1.0):
         raise VoidError(
-            f"the exported net's features differ from ours by {difference:g} (features up to {largest:g}): not kept"
+            f"the exported network's features differ from moco's by {difference:g} (features up to {largest:g}): "
+            f"the file was not kept"
         )
     return {"largest_difference": difference, "largest": largest, "images": len(views)}
 

@@ -193,7 +193,7 @@ def _remember(draw: Callable[[], Drawn], size: int) -> Callable[[], Drawn]:
 
 
 def build_checkup(config: PretrainConfig, images: Images, own: OwnPretext | None = None) -> Checkup:
-    """What a run's health is judged by, beside its loss: its own images and keys."""
+    """Build what a run's health is judged by, beside its loss: its own images and keys."""
     config = dataclasses.replace(config, device=resolve_device(config.device))
     precision = resolve_precision(config.precision, config.device)
 

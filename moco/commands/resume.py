@@ -22,7 +22,7 @@ def run(config: ResumeConfig) -> dict[str, Any]:
     check(config)
     path = config.run / "config.json"
     if not path.is_file():
-        raise BadInputError(f"{config.run}: no run to go on with, expected a folder with a config.json")
+        raise BadInputError(f"{config.run}: no run to continue: expected a folder with a config.json")
     now: dict[str, Any] = {
         "out": config.run, "json": config.json, "accept_changed_data": config.accept_changed_data,
     }  # fmt: skip
@@ -34,15 +34,13 @@ def run(config: ResumeConfig) -> dict[str, Any]:
         now["data"] = config.data
     status = read_status(config.run)
     if status.get("state") == KILLED:
-        print(f"{config.run}: was killed (or its machine failed) after step {status.get('step')} or later: going on")
+        print(f"{config.run}: was killed (or its machine failed) after step {status.get('step')} or later: continuing")
     if command == "pretrain":
         own = _find_images(_with_pretext(from_json(PretrainConfig, content, path), config, now))
         return auto.conclude(own, pretrain.run(own), own.data)
     if command == "transfer":
         return transfer.run(_find_images(dataclasses.replace(from_json(TransferConfig, content, path), **now)))
-    raise BadInputError(
-        f"{path}: a run of {command!r}: expected one of pretrain or transfer, which can be gone on with"
-    )
+    raise BadInputError(f"{path}: a run of {command!r}: only runs of pretrain and transfer can be resumed")
 
 
 def _with_pretext(before: PretrainConfig, config: ResumeConfig, now: dict[str, Any]) -> PretrainConfig:

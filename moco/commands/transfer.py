@@ -134,7 +134,7 @@ def require_fitting(train: Examples, test: Examples, config: TransferConfig) -> 
 
 
 def weights_of(config: TransferConfig) -> Weights:
-    """The encoder to start from; a random one is that of the trial's seed."""
+    """Return the encoder to start from; a random one is that of the trial's seed."""
     size = 224  # of no matter: a ResNet's stages take any
     return named_weights(config.weights, config.like, config.arch, config.stem, size, config.seed)
 

@@ -124,7 +124,7 @@ def _pack_made(made: Any) -> _Packed | ChildProcessError:
         return _Packed(bytes(ForkingPickler.dumps(made)))
     except Exception as error:  # noqa: BLE001 - whatever it is, only an answer ends the wait
         return ChildProcessError(
-            f"a process that loads images cannot hand them over ({one_line(error)}): give more shared memory (docker "
+            f"a loading process cannot pass on its images ({one_line(error)}): give more shared memory (docker "
             f"run --shm-size 2g), a shorter TMPDIR (now {gettempdir()}), or --workers 0"
         )
 
@@ -136,7 +136,7 @@ def _keep_as_is(one: Made) -> Made:
 
 @contextmanager
 def watch_loading(
-    after: str = "The last checkpoint is sound: the same command goes on from it",
+    after: str = "The last checkpoint is sound: run the same command to continue from it",
 ) -> Iterator[None]:
     """Raise ChildProcessError, in one clear line, where a loading process dies: torch says so amidst a step."""
     try:
@@ -150,7 +150,7 @@ def watch_loading(
             words = _last_words()[0].recv()
             reason, do = words if words.endswith("?") else f"{words}.", ""
         said = " ".join(part for part in (reason, do, after) if part)
-        raise ChildProcessError(f"a process that loads images is lost: {said}") from error
+        raise ChildProcessError(f"a loading process was lost: {said}") from error
 
 
 @functools.cache

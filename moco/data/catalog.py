@@ -24,6 +24,7 @@ from moco.data.named import CATALOG, data_home
 from moco.data.notes import Notes
 from moco.data.packed import is_pack, open_pack
 from moco.data.settling import Asked, require_files, settle_form
+from moco.data.tables import ARROW, PARQUET, find_tables, open_tables
 from moco.data.tree import DiskTree
 from moco.errors import BadInputError
 from moco.runtime.files import expand_home
@@ -107,6 +108,8 @@ def _open_file(path: Path, exclude: Exclude, notes: Notes) -> dict[Split, Images
     except OSError as error:
         raise BadInputError(f"--data {path}: cannot be read ({error.strerror})") from error
     kind = sniff(head)
+    if path.suffix.lower() in (ARROW, PARQUET):
+        return {"train": leave_out(open_tables([path], path.name, notes), exclude, notes)}
     if path.suffix.lower() == ".tar" or is_tar(path):
         return _open_tar(path, exclude, notes)
     if is_archive(kind) and path.suffix.lower() not in (".npz", ".docx", ".xlsx", ".pptx", ".pt", ".pth", ".jar"):
@@ -136,6 +139,13 @@ def load_folder(root: Path, exclude: Exclude | None = None, notes: Notes | None 
     kept = open_kept(root, exclude, notes)  # then it has no splits: no folder in it was added since
     if kept is not None:
         return {"train": kept}
+    tables = find_tables(root, exclude, notes)
+    if tables:
+        opened = {split: leave_out(open_tables(paths, split, notes), exclude, notes) for split, paths in tables.items()}
+        first = {split: paths[0] if paths[0].parent == root else paths[0].parent for split, paths in tables.items()}
+        return {
+            split: _number_as_train(split, images, opened["train"], first[split]) for split, images in opened.items()
+        }
     tree = DiskTree(os.fspath(root), exclude)
     folders = find_splits(tree, notes)
     if not folders or list(folders) == ["train"]:
@@ -143,12 +153,17 @@ def load_folder(root: Path, exclude: Exclude | None = None, notes: Notes | None 
         if (shards := find_shards(tree, top)) and not folders:
             return _open_by_name(root, shards, exclude, notes)
         return {"train": _open_split(tree, "train", top, exclude, notes)}
-    splits: dict[Split, Images] = {}
-    for split, top in folders.items():
-        images = _open_split(tree, split, top, exclude, notes)
-        same = split in ("train", "unlabeled") or not splits["train"].classes
-        splits[split] = images if same else _number_as(images, splits["train"].classes, root / os.fsdecode(top[:-1]))
-    return splits
+    splits = {split: _open_split(tree, split, top, exclude, notes) for split, top in folders.items()}
+    return {
+        split: _number_as_train(split, images, splits["train"], root / os.fsdecode(folders[split][:-1]))
+        for split, images in splits.items()
+    }
+
+
+def _number_as_train(split: Split, images: Images, train: Images, where: Path) -> Images:
+    """Give the images of an evaluation's split the labels that their classes have in train."""
+    same = split in ("train", "unlabeled") or not train.classes
+    return images if same else _number_as(images, train.classes, where)
 
 
 def _open_split(tree: DiskTree, split: Split, top: bytes, exclude: Exclude, notes: Notes) -> Images:

@@ -292,7 +292,7 @@ KEPT: dict[str, type[KeptConfig]] = {
 
 
 def result_name(config: KeptConfig) -> str:
-    """What the file is called that an evaluation leaves in a run's `evaluations/`, without its ending."""
+    """Return what the file is called that an evaluation leaves in a run's `evaluations/`, without its ending."""
     command = next(name for name, kind in KEPT.items() if isinstance(config, kind))
     if isinstance(config, LinearConfig):
         return f"{command}-{config.protocol}"

@@ -95,7 +95,7 @@ def random_weights(
     plan: EncoderPlan, seed: int, mean: tuple[float, ...], std: tuple[float, ...], white_level: int | None = None,
     form: Form | None = None,
 ) -> Weights:  # fmt: skip
-    """The encoder that a run of that seed starts from."""
+    """Return the encoder that a run of that seed starts from."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Weights(Encoder(plan), mean, std, white_level=white_level, form=form)
@@ -113,13 +113,13 @@ def load_weights(weights: str) -> Weights:
     for name, value in encoder_tensors(found.encoder).items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise BadInputError(
-                f"--weights {weights}: {name} has numbers that are not finite, as of a training that diverged: give "
+                f"--weights {weights}: {name} has numbers that are not finite, as after a diverged training: give "
                 f"an earlier checkpoint"
             )
     _require_numbers(found.encoder, weights)
     run = find_run(weights)
     if run is not None and read_status(run).get("state") == KILLED:
-        note = f"{run}: was killed, or its machine failed: these are the weights that it saved last"
+        note = f"{run}: was killed (or its machine failed): using the weights that it saved last"
         found = dataclasses.replace(found, notes=(*found.notes, note))
     return found
 
@@ -135,7 +135,7 @@ def _require_numbers(encoder: Encoder, weights: str) -> None:
         finite = bool(encoder.backbone(ramp).isfinite().all())
     if not finite:
         raise BadInputError(
-            f"--weights {weights}: its features of an image are not finite, as of a training that diverged: give an "
+            f"--weights {weights}: its features of an image are not finite, as after a diverged training: give an "
             f"earlier checkpoint"
         )
 

@@ -24,7 +24,7 @@ DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def from_url(url: str, what: str, otherwise: str = "") -> Path:
-    """The file of a URL, downloaded once into torch's cache and checked by the digest in its name.
+    """Return the file of a URL, downloaded once into torch's cache and checked by the digest in its name.
 
     Raises BadInputError where it is neither here nor to be had, with where to put it, or what to do `otherwise`.
     """
@@ -57,7 +57,7 @@ def find_in_hub_cache(repository: str, revision: str | None, files: Sequence[str
 
 
 def from_hub(repository: str, revision: str | None, files: Sequence[str], what: str, otherwise: str) -> Path:
-    """The first of `files` that a repository of huggingface.co has, from its cache, else downloaded into it.
+    """Return the first of `files` that a repository of huggingface.co has, from its cache, else downloaded into it.
 
     Raises BadInputError where it is neither here nor to be had, with what to do `otherwise`, and where the content does
     not have the digest under which the cache keeps it.

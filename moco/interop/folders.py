@@ -88,7 +88,7 @@ def _is_name(name: object) -> bool:
 
 
 def exported_metadata(content: object) -> Metadata | None:
-    """What `moco export` wrote into a state dict of its own, beside the versions of its modules; None for others."""
+    """Read what `moco export` wrote into its own state dict, beside the versions of its modules; None for others."""
     versions = getattr(content, "_metadata", None)
     root = versions.get("") if isinstance(versions, dict) else None
     own = root.get(OWN) if isinstance(root, dict) else None
@@ -118,8 +118,8 @@ def read_description(path: Path, content: object) -> Description:
     unknown = sorted(set(options) - IGNORED_OPTIONS)
     if unknown:
         raise BadInputError(
-            f"{path.parent / 'config.json'}: a {arch} with options of its own ({', '.join(map(str, unknown))}), which "
-            f"no name of a network has: export it from timm as an ONNX file, or train --arch {TIMM}{arch}"
+            f"{path.parent / 'config.json'}: a {arch} with options ({', '.join(map(str, unknown))}) that a network's "
+            f"name cannot express: export it from timm as an ONNX file, or train --arch {TIMM}{arch}"
         )
     images = inner if isinstance(inner, dict) else config
     size = images.get("input_size")
@@ -186,7 +186,7 @@ def _colours(values: object, path: Path, above: float = -LARGEST_COLOUR) -> tupl
         type(value) in (int, float) and above < value < LARGEST_COLOUR for value in numbers
     ):
         raise BadInputError(
-            f"{path}: what describes it gives {str(values)[:60]} as mean or std: expected three finite numbers, std "
+            f"{path}: its description gives {str(values)[:60]} as mean or std: expected three finite numbers, std "
             f"above 0"
         )
     return tuple(float(value) for value in numbers)

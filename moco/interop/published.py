@@ -62,7 +62,7 @@ class Published:
     """The file, for messages."""
 
     def tensors_for(self, backbone: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
-        """The backbone's tensors, all of them, and the names of those beside it but its classifier's.
+        """Return the backbone's tensors, all of them, and the names of those beside it but its classifier's.
 
         Raises BadInputError as `match_tensors` does.
         """
@@ -84,7 +84,7 @@ class Published:
 
 
 def is_published(weights: str) -> bool:
-    """Whether `--weights` names published weights, which our own ResNets do not take."""
+    """Return whether `--weights` names published weights, which our own ResNets do not take."""
     return weights.startswith(TIMM) or (
         weights.startswith(TORCHVISION) and weights.removeprefix(TORCHVISION) not in RESNETS
     )
@@ -108,8 +108,8 @@ def _of_timm(weights: str) -> Published:
     content = load_foreign(path)
     if content is None:
         raise BadInputError(
-            f"--weights {weights}: {path} is damaged, or one of moco's own files, which say themselves what they are: "
-            f"give such a one alone, --weights {path}"
+            f"--weights {weights}: {path} is damaged, or one of moco's own files: give one of moco's without the "
+            f"network's name, --weights {path}"
         )
     arch = name.partition(".")[0]
     about = Description(arch.removeprefix(TIMM), tuple(config.mean), tuple(config.std), config.input_size[-1])
@@ -117,7 +117,7 @@ def _of_timm(weights: str) -> Published:
 
 
 def describe_timm(about: Description, path: Path, content: object) -> Published:
-    """The weights of a file that says itself, by `about.arch`, which network of torchvision or timm it is.
+    """Return the weights of a file whose description, `about.arch`, names its network of torchvision or timm.
 
     Raises BadInputError where its features are pooled otherwise than that network's.
     """
@@ -165,7 +165,7 @@ def _place_in_hub(config: "PretrainedCfg") -> tuple[str, str | None, Sequence[st
 
 
 def is_on_this_machine(weights: str) -> bool:
-    """Whether the file of `timm:NAME` or `torchvision:NAME` lies in a cache, so that nothing need be downloaded."""
+    """Return whether `timm:NAME` or `torchvision:NAME` is in a cache, so that nothing need be downloaded."""
     if weights.startswith(TORCHVISION):
         return place_of_url(str(_entry(weights).url)).is_file()
     config = timm_config(weights)
@@ -182,7 +182,7 @@ def download_bytes(weights: str) -> int:
 
 
 def torchvision_file(weights: str) -> Path:
-    """The file of `torchvision:ARCH`. Raises BadInputError where there is none of that name, or it cannot be had."""
+    """Find or download the file of `torchvision:ARCH`. Raises BadInputError if there is none, or it cannot be had."""
     return from_url(str(_entry(weights).url), f"--weights {weights}")
 
 

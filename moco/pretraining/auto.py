@@ -108,7 +108,7 @@ def settle_scratch(way: Way, situation: Situation, measure: Measure, say: Callab
 
 
 def settle_taught(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
-    """A small network taught by `way.weights`: the recipe, and the wider of two networks if the time suffices."""
+    """Plan a small network taught by `way.weights`: the recipe, and the wider of two networks if time allows."""
     size = min(64, max(32, situation.side // 4 * 4))
     common = {"image_size": size, "stem": TAUGHT["stem"] if size > 48 else "cifar", "view_size": None}
     tries = [{**common, "arch": arch} for arch in ("resnet18-w16", TAUGHT["arch"])]

@@ -47,8 +47,9 @@ class PretrainConfig:
 
     data: str
     """Images: a folder (flat, with class folders, or with train/ and val/ or test/ of either), a text list of paths,
-    tar shards, an archive, or one of cifar10, fashion-mnist, digits (docs/data.md). Labels, where there are any, only
-    serve the kNN monitor; the images of a folder unlabeled/ are trained on, too."""
+    tar shards, an archive, Parquet files, a saved Hugging Face data set, or one of cifar10, fashion-mnist, digits
+    (docs/data.md). Labels, where there are any, only serve the kNN monitor; the images of a folder unlabeled/ are
+    trained on, too."""
     out: RunFolder
 
     arch: str | None = "resnet50"

@@ -107,7 +107,7 @@ def diagnose(config: PretrainConfig, step: int, figures: Mapping[str, float]) ->
 
 
 def condition(findings: Sequence[Finding]) -> Condition:
-    """The worst that any finding means for the run; "healthy" where there are none."""
+    """Return the worst that any finding means for the run; "healthy" where there are none."""
     return max((finding.condition for finding in findings), key=SEVERITY.index, default=HEALTHY)
 
 
@@ -117,12 +117,12 @@ def describe_findings(findings: Sequence[Finding]) -> str:
 
 
 def steps_to_fill(config: PretrainConfig) -> int:
-    """The number of steps after which all K keys of a queue come from images."""
+    """Return the number of steps after which all K keys of a queue come from images."""
     return -(-config.queue_size // (config.batch_size * (1 + config.symmetric)))
 
 
 def accuracy_gain(top1: float, other: float, images: int) -> tuple[float, float, float]:
-    """How much higher `top1` is than `other`, both percentages of `images` images, with its 95% interval.
+    """Return how much higher `top1` is than `other`, both percentages of `images` images, with its 95% interval.
 
     (difference, low, high) in percentage points, by Agresti and Caffo (2000): p = (right + 1) / (images + 2) each, and
     p_1 - p_2 -+ 1.96 sqrt(p_1 (1 - p_1) / (images + 2) + p_2 (1 - p_2) / (images + 2)). That takes the two as

@@ -121,7 +121,7 @@ OF_WEIGHTS = ("arch", "stem", "image_size", "mean", "std")
 
 
 def recipe(name: str, **given: Any) -> PretrainConfig:
-    """The config of a recipe, with some of its values given: `recipe("quick", data="photos", out=Path("run"))`.
+    """Return the config of a recipe, with some of its values given: `recipe("quick", data="photos", out=Path("run"))`.
 
     Raises BadInputError where there is none of that name.
     """
@@ -132,7 +132,7 @@ def recipe(name: str, **given: Any) -> PretrainConfig:
 
 
 def recipe_values(name: str, given: Collection[str]) -> dict[str, Any]:
-    """A recipe's values beside the fields that are given.
+    """Return a recipe's values beside the fields that are given.
 
     Where weights to start from are among these, the network and its images are left open for them; `reduced` always
     does that, and settles the size. The stem of `taught` belongs to its own network.

@@ -145,7 +145,7 @@ def check(config: Any) -> None:
 
 
 def find_ranges(kind: Any, value: Any) -> Iterator[tuple[int | float, Range]]:
-    """Each number in a value with the range that its type carries, also within unions and tuples."""
+    """Yield each number in a value with the range that its type carries, also within unions and tuples."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         yield from ((value, part) for part in parts[1:] if isinstance(part, Range))
@@ -160,11 +160,11 @@ def find_ranges(kind: Any, value: Any) -> Iterator[tuple[int | float, Range]]:
 
 
 def require(value: Value | None) -> Value:
-    """A value that was left open in the flags and is no longer."""
+    """Return a value that was left open in the flags and is no longer."""
     assert value is not None
     return value
 
 
 def flag(name: str) -> str:
-    """The flag of a field."""
+    """Return the flag of a field."""
     return "--" + name.replace("_", "-")

@@ -40,4 +40,4 @@ def test_all_unreadable_images_are_listed(photos: Path, capsys: pytest.CaptureFi
 def test_a_sound_set(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is listed, and what is left out is not read."""
     assert main(["check", "--data", str(photos), "--exclude", "1.png", "--exclude", "a,b*", "--exclude", "2.png"]) == 0
-    assert "2 images read, 0 of them cannot be" in capsys.readouterr().out
+    assert "2 images checked, 0 cannot be read" in capsys.readouterr().out

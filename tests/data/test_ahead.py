@@ -18,7 +18,7 @@ from moco.errors import BadInputError
 
 def test_what_cannot_be_handed_over_ends_the_wait() -> None:
     """As with too little shared memory: the process answers with what to set, and nobody waits for ever."""
-    with pytest.raises(ChildProcessError, match=r"cannot hand them over .*--shm-size 2g.*TMPDIR"):
+    with pytest.raises(ChildProcessError, match=r"cannot pass on its images .*--shm-size 2g.*TMPDIR"):
         next(load_ahead(lambda item: lambda: item, [1, 2], workers=1))
 
 

@@ -114,7 +114,7 @@ def test_any_network_of_timm_in_a_folder(tmp_path: Path, images: Tensor) -> None
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architecture": "resnet18", "model_args": {"block_args": {}}}, "options of its own .block_args"),
+        ({"architecture": "resnet18", "model_args": {"block_args": {}}}, "options .block_args"),
         ({"architecture": "test_vit", "global_pool": "max"}, "pools its features by 'max'"),
         ({"architecture": "resnet18", "pretrained_cfg": {"mean": [math.nan, 0, 0]}}, "three finite numbers"),
         ({"architecture": "resnet18", "pretrained_cfg": {"std": [10**400, 1, 1]}}, "three finite numbers"),
