@@ -149,9 +149,9 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
         print(
-            f"the images come {reason}: no kNN accuracy; watching instead how many find their own second view "
-            f"(retrieval), the mean squared distance of two views of an image (alignment), and how evenly the images "
-            f"spread (uniformity: lower is more evenly)"
+            f"the images come {reason}: no kNN accuracy. The monitor measures instead: retrieval (how many images "
+            f"find their own second view), alignment (mean squared distance of two views of an image) and "
+            f"uniformity (how evenly the images spread: lower is better)"
         )
         seen = make_readable(take_evenly(training_images(splits), min(UNLABELLED_IMAGES, config.knn_images)))
         few = take_evenly(seen, RETRIEVED)

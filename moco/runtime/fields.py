@@ -106,7 +106,9 @@ Timeout = Annotated[
 ]
 RunFolder = Annotated[
     Path,
-    arg(help="Run folder. A run with the same settings that it holds continues; a finished one is left as it is."),
+    arg(
+        help="Run folder. If it holds a run with the same settings, that run continues; a finished run is not changed."
+    ),
 ]
 LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]
 SgdMomentum = Annotated[Share, arg(help="Momentum of SGD (not m).")]
@@ -114,20 +116,19 @@ WeightDecay = Annotated[NotNegative, arg(help="Weight decay of SGD.")]
 KnnNeighbours = Annotated[
     Count | None,
     arg(
-        help="Neighbours that vote (200 in the papers); by default as many as classify images of the bank best by its "
-        "other images."
+        help="Neighbours that vote (200 in the papers); by default the number that classifies the images of the bank "
+        "best (leave-one-out)."
     ),
 ]
 KnnTemperature = Annotated[Positive, arg(help="Weight of a vote: exp(similarity / this).")]
 AcceptChangedData = Annotated[
-    bool, arg(help="Continue a run although its images or annotations have changed since it began.")
+    bool, arg(help="Continue a run even if its images or annotations have changed since it began.")
 ]
 ShownChannels = Annotated[
     tuple[Annotated[int, Range(1, 64)], ...],
     arg(
         metavar="N",
-        help="Channels that pictures show: three for red, green and blue (3 2 1), or one as grey; by default the "
-        "first.",
+        help="Channels to display: three as red, green and blue (3 2 1), or one as grey; by default the first ones.",
     ),
 ]
 JsonOutput = Annotated[bool, arg(help="End with one JSON object on standard output.")]

@@ -139,7 +139,7 @@ def test_without_a_judge_the_last_is_kept(tmp_path: Path, digits: Images, capsys
     for name, monitor in (("another", lambda encoder: {"alignment": 1.0}), ("none", None)):
         pretrain(small(tmp_path / name), digits, monitor)
         said = capsys.readouterr().out
-        assert said.count("--keep best: no monitor compares looks, so the last encoder is kept") == 1
+        assert said.count("--keep best needs a monitor, and there is none: the run keeps the last encoder") == 1
         assert load_weights(str(tmp_path / name)).step == 4
         assert not (tmp_path / name / BEST).exists()
 
