@@ -22,6 +22,7 @@ from moco.runtime.fields import (
     KnnNeighbours,
     KnnTemperature,
     LogEvery,
+    Loggers,
     Minutes,
     NotNegative,
     Positive,
@@ -234,6 +235,7 @@ class PretrainConfig:
     workers: Workers = None
 
     log_every: LogEvery = 20
+    logger: Loggers = ()
     checkpoint_every: CountOrZero | None = None
     """Steps between two checkpoints (0: only at the end); by default one epoch, at most 1000 steps."""
     knn_every: CountOrZero | None = None
@@ -284,6 +286,7 @@ class ResumeConfig:
     data: str | None = None
     """Where the images lie now, if they were moved; they must be the same."""
     pretext: OwnPretextAgain = None
+    logger: Loggers = ()
     workers: Annotated[Workers, tyro.conf.arg(help="Processes that load images; by default as many as before.")] = None
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False
