@@ -22,6 +22,7 @@ from moco.runtime.fields import (
     KnnNeighbours,
     KnnTemperature,
     LogEvery,
+    Loggers,
     Minutes,
     NotNegative,
     Positive,
@@ -233,6 +234,7 @@ class PretrainConfig:
     workers: Workers = None
 
     log_every: LogEvery = 20
+    logger: Loggers = ()
     checkpoint_every: CountOrZero | None = None
     """Steps between two checkpoints (0: only at the end); by default one epoch, at most 1000 steps."""
     knn_every: CountOrZero | None = None
@@ -283,6 +285,7 @@ class ResumeConfig:
     data: str | None = None
     """New place of the images, if they were moved; the images must be the same."""
     pretext: OwnPretextAgain = None
+    logger: Loggers = ()
     workers: Annotated[Workers, tyro.conf.arg(help="Processes that load images; by default as many as before.")] = None
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False
