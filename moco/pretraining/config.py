@@ -8,7 +8,7 @@ import tyro
 
 from moco.core.stems import Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, NoData, WhiteLevel
-from moco.data.pairconfig import HiddenShare, OwnPretextAgain, PartnerData, PatchSide, PretextName, Within
+from moco.data.pairconfig import HiddenShare, OwnPretextAgain, PartnerData, PatchSide, PretextName, SeriesList, Within
 from moco.runtime.fields import (
     AcceptChangedData,
     BatchSize,
@@ -138,6 +138,7 @@ class PretrainConfig:
     processes where that is larger; 1 where --bn keeps the statistics."""
     pretext: PretextName = "views"
     within: Within = 5
+    series: SeriesList = None
     hidden: HiddenShare = 0.5
     patch: PatchSide = 4
     partner: PartnerData = None
