@@ -14,7 +14,7 @@ import torch
 
 from moco.commands import knn, pretrain
 from moco.commands.readiness import Ready, make_ready, make_ready_all, set_end, set_pace
-from moco.commands.scene import Scene, begin_with, compare_weights, open_scene
+from moco.commands.scene import Scene, begin_with, can_teach, compare_weights, open_scene
 from moco.commands.trials import measure_trial, note_images, plan_trials, take_over, try_way
 from moco.core.encoder import Encoder, EncoderPlan, parameter_count
 from moco.errors import BadInputError
@@ -95,7 +95,7 @@ def _choose(scene: Scene) -> Chosen:
     elif weights is not None and size is None:
         size = sizes_to_try(load_weights(weights).encoder.plan.image_size, scene.side)[0]
     parameters = 0 if weights is None else parameter_count(load_weights(weights).encoder.backbone)
-    recipes = open_recipes(goal, parameters, size)
+    recipes = open_recipes(goal, parameters, size, teaches=can_teach(scene, weights))
     first = choose_way(recipes, weights, reason, published, rivals, size=size, given=named)
     for line in tabulate(compared, first):
         scene.say(line)
@@ -146,7 +146,10 @@ def _explain(scene: Scene, chosen: Chosen) -> None:
     ready, n = chosen.ready, len(scene.images)
     config, pace = ready.config, require(ready.pace)
     with torch.device("meta"):
-        plan = EncoderPlan(require(config.arch), config.stem or "imagenet", image_size=require(config.image_size))
+        plan = EncoderPlan(
+            require(config.arch), config.stem or "imagenet", image_size=require(config.image_size),
+            channels=len(require(config.mean)),
+        )  # fmt: skip
         parameters = parameter_count(Encoder(plan).backbone)
     for line in describe_choice(config, ready.way, pace, scene.config.minutes, scene.budget.spent, n, parameters):
         print(line)

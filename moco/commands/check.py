@@ -10,6 +10,7 @@ from typing import Any
 from moco.data.catalog import load
 from moco.data.config import CheckConfig
 from moco.data.images import Images
+from moco.data.settling import Asked
 from moco.errors import BadInputError, one_line
 from moco.runtime.device import cores
 from moco.runtime.fields import check
@@ -27,7 +28,8 @@ def run(config: CheckConfig) -> dict[str, Any]:
     check(config)
     if config.out is not None:
         require_file_name("--out", config.out)
-    splits = load(config.data, config.exclude)
+    asked = Asked(config.channels, config.bands, config.no_data, alike=False)
+    splits = load(config.data, config.exclude, form=asked)
     found = [
         dict(zip(COLUMNS, (split, images.name(index), reason), strict=True))
         for split, images in splits.items()

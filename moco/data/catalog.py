@@ -54,6 +54,11 @@ def load(
         form = None if white_level is not None and form.channels == AUTO else settle_form(first, form, notes, data)
     elif form is not None:
         require_files(first, form, data)
+    if form is None and first.form is not None:
+        raise BadInputError(
+            f"--data {data}: a pack of {first.form.kind}, and bytes of RGB are wanted here: pack the files again with "
+            f"--channels rgb"
+        )
     if form is not None:
         notes.print(data, {split: len(images) for split, images in splits.items()})
         return {split: images.with_form(form) for split, images in splits.items()}
@@ -74,7 +79,7 @@ def _open_channels(data: str, exclude: Exclude, notes: Notes, bands: Sequence[st
             splits = _open(data, Exclude(exclude.patterns, arrays=True), notes)
         except BadInputError:
             raise error from None
-    if not bands:
+    if not bands or is_pack(expand_home(data)):  # which has them together
         return splits
     return {split: group_bands(images, bands, notes, data) for split, images in splits.items()}
 

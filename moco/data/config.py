@@ -66,13 +66,17 @@ class PackConfig:
     """New folder for the pack; give it to other commands as --data."""
     format: Literal["auto", "arrays", "shards"] = "auto"
     """arrays: decoded pixels, for small images of one size; shards: the original files in tar files in WebDataset
-    layout; auto: arrays if all images have one size of at most 96 pixels, otherwise shards."""
+    layout (a TIFF of all bands where --bands names several files); auto: arrays if all images have one size of at most
+    96 pixels, otherwise shards."""
     image_size: Side | None = None
     """For arrays: side of the images in pixels. The shorter side is scaled to it, and the centre is cropped."""
     shard_bytes: Annotated[int, Range(1, 2**40)] = 1 << 28
     """Size in bytes at which a new shard begins."""
     exclude: Excluded = ()
     white_level: WhiteLevel = None
+    channels: ChannelCount = "auto"
+    bands: Bands = ()
+    no_data: NoData = None
     json: JsonOutput = False
 
 
@@ -85,6 +89,9 @@ class CheckConfig:
     out: Path | None = None
     """File to write the list to, as CSV: split, path, reason."""
     exclude: Excluded = ()
+    channels: ChannelCount = "auto"
+    bands: Bands = ()
+    no_data: NoData = None
     workers: Annotated[
         Annotated[int, Range(1, 512)] | None, arg(help="Threads that read; by default one per core.")
     ] = None

@@ -1,6 +1,7 @@
 """Weights in a folder: which file, in how many pieces, and what other files of the folder say of it."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from moco.core.networks import TIMM, is_known_name
 from moco.data.decoding import WHITEST
 from moco.errors import BadInputError
 from moco.interop.unpickling import Record, load_foreign
+from moco.interop.vits import NETWORKS, name_network
 from moco.runtime.checkpoint import Metadata, newest_checkpoint
 from moco.runtime.files import require_regular
 
@@ -20,12 +22,16 @@ NAMES = (
 OTHERS = (".ckpt", ".pth", ".pt", ".tar", ".bin", ".safetensors")
 INDEX = ".index.json"
 LARGEST_COLOUR = 1e6
+VITS = "transformers' vision transformers"
+"""The project of these, whose tensors get timm's names."""
 OWN = "moco"
 """Where we leave our own description in files of another form."""
 LARGEST_TEXT = 1 << 24
 """Bytes of a description: an index of the pieces of a large model has some hundred kilobytes."""
 IGNORED_OPTIONS = frozenset({"img_size", "dynamic_img_size", "global_pool", "num_classes", "in_chans", "pretrained"})
 """Options of timm's networks that our own building settles."""
+DOWNLOAD = re.compile(r"(resnet(?:aa|blur)\d+[a-z]*)[-_.]")
+"""The beginning of the file names of timm's anti-aliased ResNets, whose tensors are those of plain ones."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Description:
     """How timm's network pools its features."""
     white_level: int | None = None
     """The value of 16-bit files that was white to it."""
+    by_name: bool = False
+    """Whether the file's name alone says which network it is."""
 
 
 def find_file(folder: Path) -> Path:
@@ -109,6 +117,10 @@ def read_description(path: Path, content: object) -> Description:
         return Description()
     if config.get("model_type") == "resnet":
         return _of_transformers(config, path.parent)
+    if config.get("model_type") in tuple(NETWORKS):
+        mean, std, _ = _images_of_transformers(path.parent)
+        name = name_network(config, str(path.parent / "config.json"))
+        return Description(name, mean, std, _side(config.get("image_size")), project=VITS)
     inner = config.get("pretrained_cfg")
     arch = config.get("architecture")
     if not isinstance(arch, str):
@@ -148,6 +160,9 @@ def _of_content(content: object, path: Path) -> Description:
             mean=_colours(images.get("mean"), path), std=_colours(images.get("std"), path, 0.0), image_size=size,
             white_level=level if type(level) is int and 0 < level <= WHITEST else None,
         )  # fmt: skip
+    called = DOWNLOAD.match(path.name)
+    if arch is None and called is not None and is_known_name(called[1]):
+        return Description(called[1], by_name=True)
     return Description(arch if arch is not None and is_known_name(arch) else None)
 
 
@@ -160,6 +175,12 @@ def _of_transformers(config: dict[str, Any], folder: Path) -> Description:
     ):
         if config.get(name, expected) != expected:
             raise BadInputError(f"{folder / 'config.json'}: {name} is {config[name]!r}: expected {expected!r}")
+    mean, std, side = _images_of_transformers(folder)
+    return Description(mean=mean, std=std, image_size=side, project="transformers")
+
+
+def _images_of_transformers(folder: Path) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, int | None]:
+    """Mean, deviation and size of images, as far as a preprocessor_config.json says them."""
     images = _read(folder / "preprocessor_config.json")
     size = images.get("size")
     side = (
@@ -167,10 +188,8 @@ def _of_transformers(config: dict[str, Any], folder: Path) -> Description:
         if isinstance(size, dict)
         else size
     )
-    return Description(
-        mean=_colours(images.get("image_mean"), folder), std=_colours(images.get("image_std"), folder, 0.0),
-        image_size=_side(side), project="transformers",
-    )  # fmt: skip
+    mean, std = _colours(images.get("image_mean"), folder), _colours(images.get("image_std"), folder, 0.0)
+    return mean, std, _side(side)
 
 
 def _side(value: object) -> int | None:

@@ -28,8 +28,9 @@ from moco.errors import BadInputError
 from moco.interop.architecture import match_tensors
 from moco.interop.contents import find_named, flatten
 from moco.interop.downloads import find_in_hub_cache, from_hub, from_url, place_of_url
-from moco.interop.folders import Description
+from moco.interop.folders import VITS, Description
 from moco.interop.unpickling import load_foreign
+from moco.interop.vits import rename_tensors
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -122,7 +123,7 @@ def describe_timm(about: Description, path: Path, content: object) -> Published:
     Raises BadInputError where its features are pooled otherwise than that network's.
     """
     arch = about.arch or ""
-    own, torchvisions = flatten(content, str(path)), torchvision.models.list_models(module=torchvision.models)
+    own, torchvisions = _flatten(about, path, content), torchvision.models.list_models(module=torchvision.models)
     if arch in torchvisions:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             expected, _ = build_backbone(arch, "imagenet", about.image_size or 224)
@@ -138,13 +139,19 @@ def describe_timm(about: Description, path: Path, content: object) -> Published:
     return _with_timms_names(about, path, content)
 
 
+def _flatten(about: Description, path: Path, content: object) -> dict[str, Tensor]:
+    tensors = flatten(content, str(path))
+    return rename_tensors(tensors) if about.project == VITS else tensors
+
+
 def _with_timms_names(about: Description, path: Path, content: object) -> Published:
     name = f"{TIMM}{about.arch}"
     whole, config = timm_tensors(name), timm_config(name)
-    tensors = find_named(whole, flatten(content, str(path)), str(path))
+    tensors = find_named(whole, _flatten(about, path, content), str(path))
     plan = EncoderPlan(name, image_size=about.image_size or config.input_size[-1])
     mean, std = about.mean or tuple(config.mean), about.std or tuple(config.std)
-    return Published(plan, tensors, whole.__contains__, mean, std, "timm", str(path))
+    origin = "transformers" if about.project == VITS else "timm"
+    return Published(plan, tensors, whole.__contains__, mean, std, origin, str(path))
 
 
 def _timm_file(name: str) -> Path:
