@@ -248,7 +248,7 @@ def test_two_processes_keep_what_one_keeps(tmp_path: Path, tiny_run: Path, monke
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ({"keep": "best", "knn-every": "0"}, "--knn-every 0 allows none: give another, or --keep last"),
+        ({"keep": "best", "knn-every": "0"}, "--knn-every 0 turns it off: give another --knn-every, or --keep last"),
         (
             {"bn": "keep"},
             "--init-weights is not given, and --bn keep keeps the statistics of these weights: give --init",
