@@ -11,7 +11,7 @@ from moco.data.image_pairs import Hidden, ImagePairs, match_names
 from moco.data.images import Images, hold
 from moco.data.pairconfig import PRETEXTS
 from moco.data.pairs import PairBatches
-from moco.data.pretext import EachItem, Pairing, Pretext
+from moco.data.pretext import EachItem, Pairing
 from moco.data.series import Series, group_by_folder, read_series
 from moco.data.spans import draw_spans, read_document
 from moco.data.splits import training_images
