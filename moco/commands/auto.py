@@ -39,6 +39,7 @@ from moco.runtime.configfile import from_json
 from moco.runtime.device import preserve_torch_state, set_threads
 from moco.runtime.fields import check, require
 from moco.runtime.files import read_bounded
+from moco.runtime.loggers import settle_loggers
 from moco.runtime.runlog import write_text
 from moco.runtime.signals import terminate_as_interrupt
 
@@ -67,13 +68,13 @@ def run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[st
     check(config)
     there = config.out / "config.json"
     if there.is_file():
-        print(f"auto: {config.out} holds a run; its own settings are kept", file=sys.stderr)
+        print(f"auto: {config.out} already holds a run: keeping its settings", file=sys.stderr)
         own = from_json(PretrainConfig, read_bounded(there), there)
         own = dataclasses.replace(own, data=config.data, out=config.out, json=config.json)
         return conclude(own, pretrain.run(own), config.data)
     budget = Budget(60 * config.minutes, started)
     with terminate_as_interrupt():
-        scene = open_scene(config, dict(given), budget)
+        scene = open_scene(config, {**given, "logger": settle_loggers(given.get("logger", ()))}, budget)
         with preserve_torch_state(scene.device):
             set_threads(given.get("threads"))
             chosen = _choose(scene)
@@ -107,7 +108,9 @@ def _choose(scene: Scene) -> Chosen:
         planned = plan_trials(scene, ready[:count])
         if planned:
             return _try(scene, planned, weights, compared)
-    short = len(ways) > 1 and f"{first.why}. The time is too short to try other ways, so this is the rule's choice"
+    short = (
+        len(ways) > 1 and f"{first.why}. The time is too short for trials of other methods, so auto chose by its rule"
+    )
     way = replace(first, why=short or first.why)
     return Chosen(_by_rule(scene, replace(ready[0], way=way)), weights, compared, ())
 
@@ -186,7 +189,7 @@ def conclude(
     found: dict[str, Any] = {"way": told["way"]["recipe"]}
     if told["evaluation"]["seconds"]:
         named = (told["weights"],) if told["evaluation"]["published"] and told["weights"] is not None else ()
-        print("auto: evaluating the encoder and what it is compared with", file=sys.stderr, flush=True)
+        print("auto: evaluating the encoder and its baselines", file=sys.stderr, flush=True)
         found["knn"] = knn.run(KnnConfig(
             str(config.out), data, baseline=told["evaluation"]["random"], baselines=named, device=config.device,
             precision=config.precision, threads=config.threads, workers=config.workers,

@@ -4,6 +4,7 @@ import json
 import time
 from typing import Any
 
+from moco.data.brightness import warn_of_dark
 from moco.data.catalog import load
 from moco.data.config import PackConfig
 from moco.data.pack import LOCK, write, write_aside
@@ -24,6 +25,8 @@ def run(config: PackConfig) -> dict[str, Any]:
     with write_aside(config.out) as folder:
         written = write(splits, folder, config)
         facts: dict[str, Any] = {"moco_pack": VERSION, "format": written, "splits": list(splits), "data": config.data}
+        if written == "arrays":  # shards hold the files as they are, of any depth
+            warn_of_dark(next(iter(splits.values())), config.data)
         form = splits["train"].form
         if form is not None and written == "arrays":
             facts["form"] = describe_packed(form)

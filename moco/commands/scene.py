@@ -104,8 +104,8 @@ def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Sce
             splits["train"] = hold(images)
     scene = Scene(config, given, splits, side, device, precision, budget)
     if side < LEAST_SIDE:
-        scene.say(f"auto: the shorter side of these images is {side} pixels in the median: they are enlarged to "
-                  f"{LEAST_SIDE}, and hold little to learn from. Larger originals would serve better")  # fmt: skip
+        scene.say(f"auto: the median shorter side of your images is {side} pixels: moco enlarges them to "
+                  f"{LEAST_SIDE}. They hold little to learn from; use larger originals if you have them")  # fmt: skip
     return scene
 
 
@@ -171,8 +171,8 @@ def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compa
     )
     scene.judged = bank, queries
     scene.say(
-        f"auto: comparing {weights} as it is{adapted} with random weights and raw pixels on "
-        f"{len(bank) + len(queries)} images"
+        f"auto: comparing on {len(bank) + len(queries)} images, without training: {weights}{adapted}, random weights, "
+        f"raw pixels"
     )
     cheapest = candidates(scene.side, len(scene.images))[0]
     form = bank.form

@@ -5,11 +5,13 @@ from typing import Annotated
 from tyro.conf import arg
 
 from moco.runtime.fields import Count, Share, Side
+from moco.runtime.owncode import NamesCode
 
 PRETEXTS = ("views", "masked", "neighbours", "paired", "text")
 """What may be paired, beside what a user's own function pairs."""
 PretextName = Annotated[
     str,
+    NamesCode(PRETEXTS),
     arg(
         help="What query and key are. views: two random views of an image; masked: the same, with patches of the query "
         "hidden; neighbours: views of two frames of one folder; paired: views of two files of the same name, in --data "

@@ -27,7 +27,7 @@ from moco.core.stems import STEMS, Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.forms import Form
 from moco.errors import BadInputError
-from moco.interop.architecture import complete_tensors, infer
+from moco.interop.architecture import complete_tensors, infer, note_antialiased
 from moco.interop.contents import first_names, flatten
 from moco.interop.folders import Description, exported_metadata, find_file, load_pieces, read_description
 from moco.interop.layouts import Found, recognise
@@ -48,6 +48,8 @@ IMAGE_SIZES = {7: 224, 3: 32}
 """Image size of other projects' encoders, whose files do not say it, by the kernel of their first convolution."""
 COMPLETE = ("MoCo", "MoCo's notebook")
 """Projects whose files hold all that moco knows: f_q, f_k and the queue."""
+UNSAID = ("torchvision", "a module with ")
+"""How origins begin that tell names of tensors only, not whose network it is."""
 CHOICE = re.compile(r"((?:stem|part)=[^@]*)@(.+)")
 LINEAR_HEAD = ("weight", "bias")
 MLP_HEAD = ("0.weight", "0.bias", "2.weight", "2.bias")
@@ -167,7 +169,11 @@ def _read(weights: str) -> Weights:
         return _described(path, flatten(content, str(path)), exported)
     about = read_description(path, content)
     if about.arch is not None and resnet_plan(about.arch) is None:
-        return _published(describe_timm(about, path, content))
+        read = _published(describe_timm(about, path, content))
+        note = f"{path}: read as {read.encoder.plan.arch}, as its name says"
+        return dataclasses.replace(read, notes=(note, *read.notes)) if about.by_name else read
+    if name.startswith(TORCHVISION):
+        about = dataclasses.replace(about, project="torchvision")
     found = recognise(content, str(path), choice.get("part"), about.project)
     return _foreign_weights(found, about, choice.get("stem"), str(path))
 
@@ -251,7 +257,8 @@ def _foreign_weights(found: Found, about: Description, chosen: str | None, where
     momentum = None if found.momentum is None else _checked(encoder, found.momentum, where)[0]
     queue = None if found.queue is None or len(found.queue) != feature_dim else found.queue.float().T.contiguous()
     pointer = 0 if queue is None or not len(queue) else found.pointer % len(queue)
-    notes = found.notes if chosen is None else ()
+    unsaid = about.arch is about.project is None and found.project.startswith(UNSAID)
+    notes = (*found.notes, *(note_antialiased(arch, base, where) if unsaid else ())) if chosen is None else ()
     if found.project not in COMPLETE:
         notes += _notes(where, (*beside, *found.beside))
     mean, std = about.mean or IMAGENET_MEAN, about.std or IMAGENET_STD

@@ -1,6 +1,7 @@
 """Weights in a folder: which file, in how many pieces, and what other files of the folder say of it."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ LARGEST_TEXT = 1 << 24
 """Bytes of a description: an index of the pieces of a large model has some hundred kilobytes."""
 IGNORED_OPTIONS = frozenset({"img_size", "dynamic_img_size", "global_pool", "num_classes", "in_chans", "pretrained"})
 """Options of timm's networks that our own building settles."""
+DOWNLOAD = re.compile(r"(resnet(?:aa|blur)\d+[a-z]*)[-_.]")
+"""The beginning of the file names of timm's anti-aliased ResNets, whose tensors are those of plain ones."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Description:
     """How timm's network pools its features."""
     white_level: int | None = None
     """The value of 16-bit files that was white to it."""
+    by_name: bool = False
+    """Whether the file's name alone says which network it is."""
 
 
 def find_file(folder: Path) -> Path:
@@ -155,6 +160,9 @@ def _of_content(content: object, path: Path) -> Description:
             mean=_colours(images.get("mean"), path), std=_colours(images.get("std"), path, 0.0), image_size=size,
             white_level=level if type(level) is int and 0 < level <= WHITEST else None,
         )  # fmt: skip
+    called = DOWNLOAD.match(path.name)
+    if arch is None and called is not None and is_known_name(called[1]):
+        return Description(called[1], by_name=True)
     return Description(arch if arch is not None and is_known_name(arch) else None)
 
 

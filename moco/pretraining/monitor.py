@@ -84,7 +84,7 @@ class Watch:
         if config.keep == "last":
             return
         if not isinstance(self.monitor, Judge):
-            self.run.log.say("--keep best: no monitor compares looks, so the last encoder is kept")
+            self.run.log.say("--keep best needs a monitor, and there is none: the run keeps the last encoder")
         elif step:
             self.best = distributed.from_first(lambda: BestLook.read(config.out))
 

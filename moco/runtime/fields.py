@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from tyro.conf import arg
+from tyro.conf import UseAppendAction, arg
 
 from moco.errors import BadInputError
+from moco.runtime.owncode import NamesCode
+from moco.runtime.trackers import TRACKERS
 
 Value = TypeVar("Value")
 
@@ -106,7 +108,19 @@ Timeout = Annotated[
 ]
 RunFolder = Annotated[
     Path,
-    arg(help="Run folder. A run with the same settings that it holds continues; a finished one is left as it is."),
+    arg(
+        help="Run folder. If it holds a run with the same settings, that run continues; a finished run is not changed."
+    ),
+]
+Loggers = Annotated[
+    tuple[str, ...],
+    UseAppendAction,
+    NamesCode(tuple(TRACKERS)),
+    arg(
+        metavar="wandb|mlflow|FILE.py:FUNCTION",
+        help="Where the run's figures are sent too: Weights & Biases, MLflow, or a function of your own, which is run "
+        "with your rights (docs/logging.md). May be given several times.",
+    ),
 ]
 LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]
 SgdMomentum = Annotated[Share, arg(help="Momentum of SGD (not m).")]
@@ -114,20 +128,19 @@ WeightDecay = Annotated[NotNegative, arg(help="Weight decay of SGD.")]
 KnnNeighbours = Annotated[
     Count | None,
     arg(
-        help="Neighbours that vote (200 in the papers); by default as many as classify images of the bank best by its "
-        "other images."
+        help="Neighbours that vote (200 in the papers); by default the number that classifies the images of the bank "
+        "best (leave-one-out)."
     ),
 ]
 KnnTemperature = Annotated[Positive, arg(help="Weight of a vote: exp(similarity / this).")]
 AcceptChangedData = Annotated[
-    bool, arg(help="Continue a run although its images or annotations have changed since it began.")
+    bool, arg(help="Continue a run even if its images or annotations have changed since it began.")
 ]
 ShownChannels = Annotated[
     tuple[Annotated[int, Range(1, 64)], ...],
     arg(
         metavar="N",
-        help="Channels that pictures show: three for red, green and blue (3 2 1), or one as grey; by default the "
-        "first.",
+        help="Channels to display: three as red, green and blue (3 2 1), or one as grey; by default the first ones.",
     ),
 ]
 JsonOutput = Annotated[bool, arg(help="End with one JSON object on standard output.")]

@@ -9,13 +9,12 @@ from itertools import product
 from pathlib import Path
 
 from moco.data.images import EXTENSIONS
+from moco.data.kinds import is_system
 from moco.errors import BadInputError
 from moco.runtime.files import LARGEST_LIST, read_bounded
 
 REFUSED = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode's categories of what no file name may have: control characters, halves of a character, ends of lines."""
-SYSTEM_FOLDERS = {"@eadir", "$recycle.bin", "lost+found", "__macosx", "system volume information"}
-"""Folders that a system keeps beside a person's files, in lower case."""
 HELD_OUT = 10
 """Where annotations have no splits, one image of so many is tested on."""
 
@@ -42,8 +41,8 @@ def read_lines(path: Path) -> list[str]:
 
 
 def is_system_name(name: str) -> bool:
-    """Return whether a file or folder is a system's own: thumbnails, waste, and the ._ files of macOS."""
-    return name.startswith(("._", ".Trash")) or name.lower() in SYSTEM_FOLDERS
+    """Return whether a file or folder is hidden, or a system's own: thumbnails, waste, and the ._ files of macOS."""
+    return name.startswith(".") or is_system(os.fsencode(name))
 
 
 def is_system_path(path: Path, root: Path) -> bool:
@@ -164,7 +163,7 @@ class Folder:
         if place not in self._listed:
             listing = _Listing()
             try:
-                entries = [entry for entry in os.scandir(place) if not is_system_name(entry.name)]
+                entries = [entry for entry in os.scandir(place) if not is_system(os.fsencode(entry.name))]
             except OSError:
                 entries = []
             for entry in entries:

@@ -87,7 +87,7 @@ def test_from_scratch(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told["settings"]["max_steps"]["value"] == config["max_steps"]
     assert (Path("run") / "evaluations" / "knn.json").is_file()
     assert main(start()) == 0  # its own settings are kept, whatever would be measured now
-    assert "its own settings are kept" in capsys.readouterr().err
+    assert "already holds a run: keeping its settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_with_weights(data: Path, capsys: pytest.CaptureFixture[str], more: list
     assert result["way"] == recipe
     assert {one["name"] for one in reasons()["compared"]} == {
         "random weights", "raw pixels", "timm:test_efficientnet@net.safetensors"}  # fmt: skip
-    assert "<- taken" in err
-    assert "too short to try other ways" in reasons()["way"]["why"]
+    assert "<- chosen" in err
+    assert "too short for trials of other methods" in reasons()["way"]["why"]
     config = json.loads(Path("run/config.json").read_text())
     assert (config["keep"], config["arch"]) == ("best" if recipe == "continued" else "last", "timm:test_efficientnet")
 
@@ -143,9 +143,9 @@ def test_without_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path.rename(data / "photos" / path.name)
     assert main(start("--init-weights", "timm:test_efficientnet@net.safetensors")) == 0
     out = capsys.readouterr().out
-    assert "no labels to compare ways by" in out
+    assert "no labels to compare methods by" in out
     assert "find their own second view" in out
-    assert "without labels nobody can say how good the encoder is" in out
+    assert "without labels moco cannot measure how well the encoder separates your classes" in out
     kept = json.loads(Path("run/status.json").read_text())["result"]["kept"]
     assert (kept["by"], kept["images"]) == ("views", 40)
     assert reasons()["compared"] == []

@@ -541,3 +541,13 @@ def test_a_line_of_pixels_is_cut_before_it_is_enlarged() -> None:
     found = pack.crop_to_square(line, 224)
     assert found.shape == (3, 224, 224)
     assert torch.equal(found, pack.crop_to_square(middle, 224))
+
+
+def test_arrays_of_dark_images_are_warned_of(tmp_path: Path) -> None:
+    """Arrays hold bytes, so what 12 bits of colour in 16 show is lost in them; shards hold the files as they are."""
+    (tmp_path / "d").mkdir()
+    for number in range(4):
+        PillowImage.new("RGB", (8, 8), (number, 15, 3)).save(tmp_path / "d" / f"{number}.png")
+    with pytest.warns(UserWarning, match="nearly black"):
+        run(PackConfig(str(tmp_path / "d"), tmp_path / "arrays"))
+    run(PackConfig(str(tmp_path / "d"), tmp_path / "shards", format="shards"))

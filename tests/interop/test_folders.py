@@ -11,12 +11,14 @@ from typing import Any, cast
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from moco.data.config import IMAGENET_MEAN
 from moco.errors import BadInputError
+from moco.interop.architecture import ANTIALIASED
 from moco.interop.checkpoints import load_weights
 from moco.interop.folders import read_description
 from tests.interop.test_foreign import FEATURES, linear, prefixed, resnet18
@@ -41,7 +43,7 @@ def write_json(path: Path, content: Any) -> None:
 def antialiased(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """A narrow ResNet of timm with average pooling in place of strides, which its tensors do not show."""
 
-    def test_resnet_aa(pretrained: bool = False, **options: Any) -> nn.Module:
+    def make_resnet_aa(pretrained: bool = False, **options: Any) -> nn.Module:
         classes = options.get("num_classes", 1000)
         net = ResNet(
             cast("Any", BasicBlock),
@@ -54,9 +56,9 @@ def antialiased(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
         net.pretrained_cfg = timm.get_pretrained_cfg("test_resnet").to_dict()  # type: ignore[union-attr]
         return net
 
-    monkeypatch.setitem(timm.models._registry._model_entrypoints, "resnetaa50", test_resnet_aa)
+    monkeypatch.setitem(timm.models._registry._model_entrypoints, "resnetaa50", make_resnet_aa)
     torch.manual_seed(0)
-    return test_resnet_aa(num_classes=3).eval()
+    return make_resnet_aa(num_classes=3).eval()
 
 
 def timm_features(net: nn.Module, images: Tensor) -> Tensor:
@@ -98,6 +100,36 @@ def test_a_file_that_says_its_network(tmp_path: Path, images: Tensor, antialiase
     more = {"arch": "resnetaa50"} if kept == "arch" else {"args": argparse.Namespace(model="resnetaa50", lr=0.1)}
     torch.save({"epoch": 1, "state_dict": state, **more}, tmp_path / "last.pth.tar")
     check_timm(str(tmp_path / "last.pth.tar"), antialiased, images)
+
+
+def test_a_file_whose_name_alone_says_its_network(tmp_path: Path, images: Tensor, antialiased: nn.Module) -> None:
+    """Files that timm offers for download are called so; the command says what it took."""
+    torch.save(antialiased.state_dict(), tmp_path / "resnetaa50_a1h-4cf422b3.pth")
+    found = check_timm(str(tmp_path / "resnetaa50_a1h-4cf422b3.pth"), antialiased, images)
+    assert found.encoder.plan.arch == "timm:resnetaa50"
+    assert "read as timm:resnetaa50, as its name says" in found.notes[0]
+
+
+def test_a_plain_resnet_may_hide_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smoothing before a stride has no tensors: what was assumed is told, unless the file or its project says it."""
+    monkeypatch.setitem(ANTIALIASED, "resnet18-w16", ("resnetblur18",))
+    torch.save(resnet18(1).state_dict(), tmp_path / "weights.pth")
+    note = load_weights(str(tmp_path / "weights.pth")).notes[0]
+    assert note.startswith(f"{tmp_path / 'weights.pth'}: read as a plain resnet18-w16")
+    assert note.endswith(f"give timm:resnetblur18@{tmp_path / 'weights.pth'} where it is one")
+    torch.save(prefixed("module.encoder_q.", resnet18(1).state_dict()), tmp_path / "moco.pth")
+    assert load_weights(str(tmp_path / "moco.pth")).notes == ()
+    chosen = load_weights(f"stem=imagenet@{tmp_path / 'weights.pth'}").notes
+    assert not any("read as" in note for note in chosen)
+
+
+@pytest.mark.parametrize(("plain", "other"), [(plain, one) for plain, others in ANTIALIASED.items() for one in others])
+def test_networks_of_the_same_tensors(plain: str, other: str) -> None:
+    """The table of them is right."""
+    with torch.device("meta"):
+        nets = torchvision.models.get_model(plain, weights=None), timm.create_model(other)
+    one, same = ({name: value.shape for name, value in net.state_dict().items()} for net in nets)
+    assert one == same
 
 
 def test_any_network_of_timm_in_a_folder(tmp_path: Path, images: Tensor) -> None:

@@ -451,6 +451,7 @@ def test_a_resnet_of_torchvision_is_ours(tmp_path: Path, monkeypatch: pytest.Mon
     in_torchs_cache(tmp_path, "resnet18")
     found = load_weights("torchvision:resnet18")
     assert (found.encoder.plan.arch, found.encoder.plan.image_size, found.origin) == ("resnet18", 224, "torchvision")
+    assert not any("read as" in note for note in found.notes)
 
 
 def test_a_damaged_file_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,10 @@ from moco.commands import embed, knn, linear, pretrain, resume
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, KnnConfig, LinearConfig
 from moco.pretraining.config import PretrainConfig, ResumeConfig
-from moco.pretraining.pretexts import OWN, load_own_pretext
+from moco.pretraining.pretexts import load_own_pretext
 from moco.pretraining.recipes import recipe
 from moco.runtime.configfile import to_json
+from moco.runtime.owncode import OWN
 
 OWN_CODE = """
 import torch.nn.functional as F

@@ -90,12 +90,12 @@ def test_the_course_of_knn(tmp_path: Path, knn: tuple[float, ...], course: str) 
     [
         (
             {"step": 60, "last_step": 100, "images": 1550, "top1": 86.1, "first_top1": 83.7, "last_top1": 85.9},
-            "It kept the encoder of step 60: 86.10% of 1\u2009550 images are classified rightly by their neighbours, "
+            "It kept the encoder of step 60: 86.10% of 1\u2009550 images are classified correctly by their neighbours, "
             "83.70% by the first encoder and 85.90% by the last.",
         ),
         (
             {"step": 0, "last_step": 100, "images": 1550, "top1": 83.7, "first_top1": 83.7, "last_top1": 81.2},
-            "It kept the encoder that it began with, as no look was clearly better: 83.70% of 1\u2009550 images",
+            "It kept the encoder that it began with, as no later one was clearly better: 83.70% of 1\u2009550 images",
         ),
         ({"step": 60, "images": 1550, "top1": "<b>", "first_top1": 83.7, "last_top1": 85.9}, None),
         ({"step": None}, None),
@@ -281,7 +281,7 @@ def test_a_queue_that_is_not_full_is_no_ground_for_a_verdict(tmp_path: Path) -> 
     queue = {"dictionary": "queue", "queue_size": 65536}
     mood, headline, said = judged(tmp_path / "run", flat(2.0, ()), **queue)
     assert (mood, headline) == ("open", f"It cannot be judged: {CAUSES['filling']}")
-    assert "22% of the queue's 65536 keys are still the random ones" in said
+    assert "22% of the queue's 65536 keys are still the initial random ones" in said
 
 
 @pytest.mark.parametrize("loss", [1.0, CHANCE])
