@@ -215,7 +215,7 @@ def test_other_images_cannot_be_compared(tmp_path: Path, digits: Images) -> None
     """As after images were added, which was accepted."""
     with pytest.raises(RuntimeError, match="the machine fails"):
         pretrain(small(tmp_path), digits, Scripted([60, 70, 70, 70], fails_at=4))
-    with pytest.raises(BadInputError, match="the first was at 100, this one is at 101: give the same command with"):
+    with pytest.raises(BadInputError, match="the first had 100, this one has 101: give the same command with"):
         pretrain(small(tmp_path), digits, Scripted([60], images=101))
 
 
