@@ -39,6 +39,7 @@ from moco.runtime.configfile import from_json
 from moco.runtime.device import preserve_torch_state, set_threads
 from moco.runtime.fields import check, require
 from moco.runtime.files import read_bounded
+from moco.runtime.loggers import settle_loggers
 from moco.runtime.runlog import write_text
 from moco.runtime.signals import terminate_as_interrupt
 
@@ -73,7 +74,7 @@ def run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[st
         return conclude(own, pretrain.run(own), config.data)
     budget = Budget(60 * config.minutes, started)
     with terminate_as_interrupt():
-        scene = open_scene(config, dict(given), budget)
+        scene = open_scene(config, {**given, "logger": settle_loggers(given.get("logger", ()))}, budget)
         with preserve_torch_state(scene.device):
             set_threads(given.get("threads"))
             chosen = _choose(scene)

@@ -7,11 +7,12 @@ from moco.commands import auto, pretrain, transfer
 from moco.data.named import CATALOG, absolute_data
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig, ResumeConfig
-from moco.pretraining.pretexts import OWN
 from moco.runtime.configfile import from_json, read_command
 from moco.runtime.fields import check
 from moco.runtime.files import expand_home, read_bounded
 from moco.runtime.folder import KILLED, read_status
+from moco.runtime.loggers import add_loggers, settle_loggers
+from moco.runtime.owncode import OWN
 from moco.transfer.config import TransferConfig
 
 Config = TypeVar("Config", PretrainConfig, TransferConfig)
@@ -36,11 +37,17 @@ def run(config: ResumeConfig) -> dict[str, Any]:
     if status.get("state") == KILLED:
         print(f"{config.run}: was killed (or its machine failed) after step {status.get('step')} or later: continuing")
     if command == "pretrain":
-        own = _find_images(_with_pretext(from_json(PretrainConfig, content, path), config, now))
+        own = _find_images(_with_pretext(_with_loggers(from_json(PretrainConfig, content, path), config), config, now))
         return auto.conclude(own, pretrain.run(own), own.data)
     if command == "transfer":
-        return transfer.run(_find_images(dataclasses.replace(from_json(TransferConfig, content, path), **now)))
+        before = _with_loggers(from_json(TransferConfig, content, path), config)
+        return transfer.run(_find_images(dataclasses.replace(before, **now)))
     raise BadInputError(f"{path}: a run of {command!r}: only runs of pretrain and transfer can be resumed")
+
+
+def _with_loggers(before: Config, config: ResumeConfig) -> Config:
+    """Return the config of a run with the loggers that it had and those that are given now."""
+    return dataclasses.replace(before, logger=add_loggers(before.logger, settle_loggers(config.logger)))
 
 
 def _with_pretext(before: PretrainConfig, config: ResumeConfig, now: dict[str, Any]) -> PretrainConfig:

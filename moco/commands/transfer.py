@@ -23,6 +23,7 @@ from moco.runtime.device import (
 from moco.runtime.fields import flag
 from moco.runtime.files import read_bounded
 from moco.runtime.folder import read_status
+from moco.runtime.loggers import settle_loggers
 from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, read_earlier, repeat_result
 from moco.runtime.runlog import write_text
 from moco.runtime.signals import EXIT_CODE, StopRequest
@@ -41,6 +42,7 @@ FREE = HOW_NOT_WHAT | {"evaluate_every", "shown_images"}
 def run(config: TransferConfig) -> dict[str, Any]:
     """Fine-tune and measure; with trials, each in a folder of its own, `trial-0` and on."""
     check_transfer(config)
+    config = dataclasses.replace(config, logger=settle_loggers(config.logger))
     distributed.join_processes(resolve_device(config.device), config.timeout)
     try:
         with preserve_torch_state(resolve_device(config.device)):

@@ -113,7 +113,7 @@ def _impatient() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's own lines on each attempt: what came of it is said once."""
+    """Silence the library's lines on each attempt; the result is reported once."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.ERROR)

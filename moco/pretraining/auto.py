@@ -86,7 +86,7 @@ def complete(way: Way, reasons: Reasons, given: Mapping[str, Any], data: str, ou
 
 
 def settle_scratch(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
-    """From scratch: the largest network and views for which the time suffices, and a method that suits the length."""
+    """Plan from scratch: the largest network and views that the time allows, and a method that suits the length."""
     n, given = situation.n, situation.given
     batch = given.get("batch_size") or batch_for(n, situation.device)
     fixed = {"batch_size": batch, "bn_groups": groups_for(batch), **given}

@@ -24,11 +24,12 @@ from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.counts import shared_negatives
 from moco.pretraining.initial import fill, with_weights
-from moco.pretraining.pretexts import OwnPretext, build_pairs, require_pretext
+from moco.pretraining.pretexts import build_pairs, require_pretext
 from moco.pretraining.timetable import require_lengths
 from moco.runtime import distributed
 from moco.runtime.device import resolve_device, resolve_precision, set_precision, set_threads
 from moco.runtime.fields import check, flag, require
+from moco.runtime.owncode import OwnCode
 from moco.runtime.randomness import Stream, permute
 from moco.runtime.run import OF_EACH_PROCESS
 from moco.runtime.schedule import Schedule, planned_step, raise_to_one
@@ -165,7 +166,7 @@ def _require_kept(config: PretrainConfig) -> None:
         )
     if config.keep == "best" and config.knn_every == 0:
         raise BadInputError(
-            "--keep best compares the monitor's looks, and --knn-every 0 allows none: give another, or --keep last"
+            "--keep best needs the monitor, and --knn-every 0 turns it off: give another --knn-every, or --keep last"
         )
 
 
@@ -248,7 +249,7 @@ def build_dictionary(config: PretrainConfig, images: int, teacher: Teacher | Non
     return InBatch()
 
 
-def build_batches(config: PretrainConfig, images: Images, own: OwnPretext | None = None) -> ViewBatches | PairBatches:
+def build_batches(config: PretrainConfig, images: Images, own: OwnCode | None = None) -> ViewBatches | PairBatches:
     """Build this rank's batches: views of the images, or another pretext's pairs, for example the user's own."""
     if config.pretext != "views":
         return build_pairs(config, images, own)

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from moco.errors import BadInputError
 from moco.runtime.fields import Earlier
+from moco.runtime.owncode import NamesCode
 from moco.runtime.records import require_numbers
 
 Config = TypeVar("Config")
@@ -49,7 +50,19 @@ def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
         raise BadInputError(f"{where}: {'unknown' if name in values else 'missing'} key {name!r}")
     for name, hint in hints.items():
         values[name] = convert_value(hint, values[name], f"{where}: {name}")
+    require_no_code(kind, values, str(where))
     return kind(**values)
+
+
+def require_no_code(kind: type[Any], values: Mapping[str, Any], where: str) -> None:
+    """Raise BadInputError where a value from a file names code that would be run, which only a command line may."""
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        for part in getattr(hint, "__metadata__", ()):
+            if isinstance(part, NamesCode) and name in values and not part.allows(values[name]):
+                raise BadInputError(
+                    f"{where}: {name} is {_SHORT.repr(values[name])}, which may be code, and only a command line names "
+                    f"such: expected {', '.join(part.known)}"
+                )
 
 
 def _earlier_values(kind: type[Any]) -> dict[str, Any]:

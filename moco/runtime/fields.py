@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from tyro.conf import arg
+from tyro.conf import UseAppendAction, arg
 
 from moco.errors import BadInputError
+from moco.runtime.owncode import NamesCode
+from moco.runtime.trackers import TRACKERS
 
 Value = TypeVar("Value")
 
@@ -107,6 +109,16 @@ RunFolder = Annotated[
     Path,
     arg(
         help="Run folder. If it holds a run with the same settings, that run continues; a finished run is not changed."
+    ),
+]
+Loggers = Annotated[
+    tuple[str, ...],
+    UseAppendAction,
+    NamesCode(tuple(TRACKERS)),
+    arg(
+        metavar="wandb|mlflow|FILE.py:FUNCTION",
+        help="Where the run's figures are sent too: Weights & Biases, MLflow, or a function of your own, which is run "
+        "with your rights (docs/logging.md). May be given several times.",
     ),
 ]
 LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]

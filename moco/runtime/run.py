@@ -30,7 +30,7 @@ from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, 
 OF_EACH_PROCESS = frozenset({"data", "out", "threads", "workers", "json"})
 """Fields that may differ between the processes of a run, say because their machines do."""
 HOW_NOT_WHAT = frozenset({
-    "out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every", "knn_k", "timeout",
+    "out", "json", "workers", "threads", "log_every", "logger", "checkpoint_every", "knn_every", "knn_k", "timeout",
     "accept_changed_data", "keep", "end_after", "end_spare",
 })  # fmt: skip
 """Fields that do not change what a run computes: a run goes on where only these differ."""
@@ -113,7 +113,7 @@ class Run:
         else:
             last = self.log.resume(step, seconds)
             self.result.update({name: last[name] for name in remembered if name in last})
-        self.log.status("running", step=step)
+        self.log.begin(step, self.config)
         self._step = self._saved_step = step
         return step
 
@@ -241,7 +241,7 @@ def open_run(
     described: Metadata,
 ) -> Run:  # fmt: skip
     """Open the run of a command in a folder of its own, `config.out`."""
-    log = RunLog(config.out, steps, active=distributed.rank() == 0, stdout=not config.json)
+    log = RunLog(config.out, steps, config.logger, active=distributed.rank() == 0, stdout=not config.json)
     return Run(
         str(config.out), modules, optimizer, log, Checkpoints(config.out), described, to_json(config, command),
         {"run": str(config.out)}, build_scaler(config.precision, config.device),

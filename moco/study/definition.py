@@ -18,7 +18,7 @@ from moco.errors import BadInputError
 from moco.evaluation.config import KEPT, result_name
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import RECIPES
-from moco.runtime.configfile import convert_value
+from moco.runtime.configfile import convert_value, require_no_code
 from moco.runtime.fields import check, flag
 from moco.runtime.files import read_bounded
 from moco.runtime.records import parse_json, require_numbers
@@ -133,7 +133,10 @@ def read_study(path: Path) -> Study:
         raise BadInputError(f"{path}: neither TOML nor JSON by its ending ({error})") from error
     if not isinstance(table, dict):
         raise BadInputError(f"{path}: expected a table with about, and arms or grid")
-    return build_study({"name": path.stem, **table}, str(path))
+    study = build_study({"name": path.stem, **table}, str(path))
+    for values in (study.values, *(arm.values for arm in study.arms)):
+        require_no_code(PretrainConfig, values, str(path))
+    return study
 
 
 def build_study(table: dict[str, Any], where: str) -> Study:

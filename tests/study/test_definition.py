@@ -139,6 +139,15 @@ def test_a_wrong_study_is_refused(table: dict[str, Any], message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("values", [{"pretext": "my.py:pairs"}, {"logger": ["my.py:connect"]}])
+def test_a_study_that_names_code_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
+    """A file never names code that would be run."""
+    for table in ({"values": values, "arms": [ARM]}, {"arms": [{**ARM, "values": values}]}):
+        (tmp_path / "mine.json").write_text(json.dumps({"about": "x", **table}), encoding="utf-8")
+        with pytest.raises(BadInputError, match="only a command line names such"):
+            read_study(tmp_path / "mine.json")
+
+
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     """No such file, no TOML, no table; and a name that is nearly one of ours."""
     with pytest.raises(BadInputError, match="cannot be read"):
