@@ -225,7 +225,8 @@ def test_every_module_has_a_test() -> None:
 
 def test_shapes_are_checked_while_testing() -> None:
     """A matrix of other width than the keys is refused before anything is computed (tests/conftest.py)."""
-    from moco.core.loss import Keys, info_nce
+    from moco.core.dictionary import Keys
+    from moco.core.loss import info_nce
 
     q = torch.zeros(4, 8)
     with pytest.raises(jaxtyping.TypeCheckError, match="info_nce"):

@@ -271,7 +271,7 @@ def test_a_bad_image_in_training(capsys: pytest.CaptureFixture[str], data: Path,
     """Large images are decoded while the run goes on, also in another process: it is named, and the run goes on."""
     for path in (data / "broken").iterdir():
         if path.stat().st_size:
-            PillowImage.new("RGB", (100, 100)).save(path)
+            PillowImage.new("RGB", (100, 100), "grey").save(path)
     arguments = ["pretrain", "quick", "--data", "broken", "--out", "run", "--batch-size", "40", "--queue-size", "40"]
     arguments += ["--arch", "resnet18-w4", "--image-size", "16", "--epochs", "1"]
     more = ["--knn-every", "0", "--workers", workers, *CPU]
