@@ -227,7 +227,7 @@ def test_a_mistake_in_the_flags(capsys: pytest.CaptureFixture[str], arguments: l
         (["pretrain", "quick", "--data", "digits", "--out", "run", "--temperature", "-1"], ["--temperature is -1"]),
         (["pretrain", "quick", "--data", "digits", "--out", "run", "--arch", "resnet51"], ["resnet51", "resnet50"]),
         (["pretrain", "quick", "--data", "digits", "--out", "run", "--init-weights", "gone"], ["gone"]),
-        (["resume", "none"], ["none", "no run to go on with"]),
+        (["resume", "none"], ["none", "no run to continue"]),
         (["knn", "--weights", "gone", "--data", "digits"], ["--weights gone", "encoder.safetensors"]),
         (["knn", "--weights", "none", "--data", "digits"], ["--weights none", "encoder.safetensors"]),
         (["knn", "--weights", "random", "--data", "digits"], ["--like", "--arch", "--image-size"]),
