@@ -13,8 +13,8 @@ import moco
 
 ROOT = Path(moco.__file__).parent
 DESIGN = (ROOT.parent / "docs" / "design.md").read_text(encoding="utf-8")
-ROWS = tuple(re.findall(r"^\| `(\w+)` \|", DESIGN.partition("## The house")[2], re.MULTILINE))
-"""The rooms of the house from the top, as docs/design.md lists them."""
+ROWS = tuple(re.findall(r"^\| `(\w+)` \|", DESIGN.partition("## Packages")[2], re.MULTILINE))
+"""The packages from the top, as docs/design.md lists them."""
 
 CORE_TAKES = (
     "moco.errors", "moco.shapes", "moco.runtime.distributed", "moco.runtime.exchange", "moco.runtime.randomness",

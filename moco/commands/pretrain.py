@@ -152,9 +152,9 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
         print(
-            f"the images come {reason}: no kNN accuracy; watching instead how many find their own second view "
-            f"(retrieval), the mean squared distance of two views of an image (alignment), and how evenly the images "
-            f"spread (uniformity: lower is more evenly)"
+            f"the images come {reason}: no kNN accuracy. The monitor measures instead: retrieval (how many images "
+            f"find their own second view), alignment (mean squared distance of two views of an image) and "
+            f"uniformity (how evenly the images spread: lower is better)"
         )
         seen = make_readable(take_evenly(training_images(splits), min(UNLABELLED_IMAGES, config.knn_images)))
         few = take_evenly(seen, RETRIEVED)
@@ -196,7 +196,7 @@ def _remember(draw: Callable[[], Drawn], size: int) -> Callable[[], Drawn]:
 
 
 def build_checkup(config: PretrainConfig, images: Images, own: OwnCode | None = None) -> Checkup:
-    """What a run's health is judged by, beside its loss: its own images and keys."""
+    """Build what a run's health is judged by, beside its loss: its own images and keys."""
     config = dataclasses.replace(config, device=resolve_device(config.device))
     precision = resolve_precision(config.precision, config.device)
 

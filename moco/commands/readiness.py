@@ -16,6 +16,7 @@ from moco.errors import BadInputError
 from moco.evaluation.comparison import measure_encoding
 from moco.interop.checkpoints import Weights
 from moco.pretraining.auto import TRIAL_IMAGES, Reasons, Situation, complete, settle
+from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import with_weights
 from moco.pretraining.monitor import Checkup, Monitor
@@ -104,6 +105,7 @@ def make_ready(scene: Scene, way: Way, compared: Sequence[Compared], spared: flo
     situation = Situation(len(scene.images), scene.side, scene.device, seconds, given)
     reasons = settle(way, situation, measure, scene.say)
     config = with_weights(complete(way, reasons, given, scene.config.data, scene.config.out))
+    config = with_form(config, scene.images)
     config = dataclasses.replace(config, device=scene.config.device, json=scene.config.json)
     if teacher is not None:
         config = dataclasses.replace(config, feature_dim=teacher.width)
@@ -173,7 +175,7 @@ def _measure_looks(
 
 def _seconds_to_encode(scene: Scene, config: PretrainConfig, encoder: Encoder) -> float:
     """Time one image, decoding counted."""
-    own = Weights(encoder, require(config.mean), require(config.std))
+    own = Weights(encoder, require(config.mean), require(config.std), form=scene.images.form)
     probe = make_readable(take_evenly(scene.images, PROBED))
     return measure_encoding(own, probe, require(config.image_size), scene.precision)
 

@@ -136,9 +136,18 @@ def require_fitting(train: Examples, test: Examples, config: TransferConfig) -> 
 
 
 def weights_of(config: TransferConfig) -> Weights:
-    """The encoder to start from; a random one is that of the trial's seed."""
+    """Return the encoder to start from; a random one is that of the trial's seed.
+
+    Raises BadInputError for one that does not take RGB.
+    """
     size = 224  # of no matter: a ResNet's stages take any
-    return named_weights(config.weights, config.like, config.arch, config.stem, size, config.seed)
+    found = named_weights(config.weights, config.like, config.arch, config.stem, size, config.seed)
+    if found.form is not None:
+        raise BadInputError(
+            f"--weights {config.like or config.weights}: take {found.form.kind}, and moco transfer reads all images as "
+            f"bytes of RGB: give weights of RGB, such as a run with --channels rgb"
+        )
+    return found
 
 
 def _with_stored_level(config: TransferConfig) -> TransferConfig:

@@ -10,10 +10,10 @@ from moco.data.kinds import word_set
 EXACT: dict[str, Split] = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 """Names that mean a split wherever there is a `train`."""
 SPLIT_WORDS: dict[str, Split] = {
-    **EXACT, "training": "train", "trainset": "train", "trn": "train", "imagestr": "train", "labeled": "train",
-    "labelled": "train", "valset": "val", "validate": "val", "dev": "val", "eval": "val", "evaluation": "val",
-    "testing": "test", "testset": "test", "tst": "test", "imagests": "test", "unlabeled": "unlabeled",
-    "unlabelled": "unlabeled", "unsupervised": "unlabeled", "unsup": "unlabeled",
+    **EXACT, "training": "train", "trainval": "train", "trainset": "train", "trn": "train", "imagestr": "train",
+    "labeled": "train", "labelled": "train", "valset": "val", "validate": "val", "dev": "val", "eval": "val",
+    "evaluation": "val", "testing": "test", "testset": "test", "tst": "test", "imagests": "test",
+    "unlabeled": "unlabeled", "unlabelled": "unlabeled", "unsupervised": "unlabeled", "unsup": "unlabeled",
 }  # fmt: skip
 """Words of which one in a name means a split, where the other words of the name are about images or sets."""
 IMAGE_WORDS = word_set(
@@ -29,18 +29,25 @@ ANNOTATION_WORDS = word_set(
     "pixelmap pixelmaps trimap trimaps heatmap heatmaps matte mattes alpha normals edges boundaries saliency"
 )
 """Words of folders that hold pictures about the images beside them."""
+NEVER_CLASSES = word_set(
+    "truth groundtruth gtfine gtcoarse annotation annotations segmentationclass segmentationobject pixelmaps trimaps "
+    "stuffthingmaps"
+)
+"""Those of them that stand for no class, whatever lies beside."""
 MASK_ENDING = re.compile(rb"(.+?)[ ._-](?:mask|masks|seg|segmentation|gt|label|labels|labelids|depth)(?:[_-]?\d+)?")
 
 
 def split_words(name: str) -> set[str]:
-    """The words of a name, in small letters and without numbers: train2017 is `train`."""
+    """Split the words of a name, in small letters and without numbers: train2017 is `train`."""
     return set(re.findall(r"[a-z]+", name.lower()))
 
 
 def split_of(name: str) -> Split | None:
-    """The split that a folder's name means; None where it means none, or several."""
+    """Find the split that a folder's name means; None where it means none, or several."""
     words = split_words(name)
     found = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+    if {"train", "val"} <= words:  # train_val: both together, to train on
+        found.discard("val")
     meant = words <= SPLIT_WORDS.keys() | IMAGE_WORDS | SET_WORDS
     return found.pop() if meant and len(found) == 1 else None
 
@@ -58,15 +65,17 @@ def is_annotation(name: str) -> bool:
 
 
 def find_annotations(folders: Collection[bytes]) -> list[bytes]:
-    """Which of the folders hold masks or annotations of the images in the others, by their names."""
+    """Return which of the folders hold masks or annotations of the images in the others, by their names."""
     names = {name: os.fsdecode(name) for name in folders}
     beside = [name for name, text in names.items() if is_annotation(text)]
-    holders = (text for name, text in names.items() if name not in beside)
-    return sorted(beside) if any(holds_no_class(text) for text in holders) else []
+    holders = [text for name, text in names.items() if name not in beside]
+    if any(holds_no_class(text) for text in holders):
+        return sorted(beside)
+    return sorted(name for name in beside if holders and split_words(names[name]) & NEVER_CLASSES)
 
 
 def find_mixed_splits(folders: Collection[bytes]) -> list[str]:
-    """The folders that are called train and test or validation, where there are both."""
+    """Find the folders that are called train and test or validation, where there are both."""
     found: dict[Split, str] = {}
     for name in sorted(map(os.fsdecode, folders)):
         split = EXACT.get(name.lower()) or split_of(name)
@@ -78,7 +87,7 @@ def find_mixed_splits(folders: Collection[bytes]) -> list[str]:
 
 
 def find_masks(files: Sequence[bytes]) -> list[bytes]:
-    """The files that are called like masks of others beside them: `1_mask.png` beside `1.jpg`."""
+    """Find the files that are called like masks of others beside them: `1_mask.png` beside `1.jpg`."""
     suspects = {}
     for name in files:
         match = MASK_ENDING.fullmatch(os.path.splitext(name.lower())[0])

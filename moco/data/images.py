@@ -251,8 +251,8 @@ class ArrayImages:
         return self
 
     def with_form(self, form: Form) -> "ArrayImages":
-        """Return the set itself."""
-        return self
+        """Return the set with another mean and deviation where it has channels, and else itself."""
+        return self if self.form is None else replace(self, form=form)
 
     def identify(self, index: Integers) -> Marks:
         """Mark images by the checksum of their pixels."""

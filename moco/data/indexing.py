@@ -139,7 +139,7 @@ def _drop_annotations(samples: Samples, folders: tuple[bytes, ...]) -> None:
 
 
 def inner_path(name: bytes) -> bytes:
-    """The path of a member within its shard, without parts that lead nowhere (`./`, `../`)."""
+    """Return the path of a member within its shard, without parts that lead nowhere (`./`, `../`)."""
     parts = name.partition(b"/")[2].split(b"/")
     return b"/".join(part for part in parts if part not in (b"", b".", b".."))
 

@@ -13,7 +13,7 @@ from moco.errors import BadInputError
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The words of a text."""
+    """Return the words of a text."""
     return frozenset(text.split())
 
 
@@ -31,9 +31,11 @@ OTHER_EXTENSIONS = word_set(
 ARRAY_EXTENSIONS = (".npy", ".dcm", ".dicom")
 """Endings of files that are images only where a set has no others."""
 SYSTEM_NAMES = word_set(
-    "@eadir @recycle @recently-snapshot #recycle #snapshot $recycle.bin recycler lost+found __macosx __pycache__ "
-    "found.000 thumbs.db ehthumbs.db desktop.ini"
-) | {"system volume information", "icon\r"}
+    "@eadir @recycle @recently-snapshot @tmp #recycle #snapshot ~snapshot $recycle.bin recycler recycled lost+found "
+    "__macosx __pycache__ thumbs.db ehthumbs.db desktop.ini"
+) | {"system volume information", "network trash folder", "temporary items", "icon\r"}
+RESCUED = re.compile(rb"found\.\d{3}")
+"""Folders of what Windows found when it repaired a disk."""
 HEAD = 132
 """Bytes by which a file's content is known."""
 CONTENTS = (
@@ -64,7 +66,8 @@ _CONTENTS = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in CO
 
 def is_system(name: bytes) -> bool:
     """Tell whether an operating system or a file server made this file or folder, so that it is nobody's data."""
-    return name.startswith((b"._", b".Trash", b".trash")) or name.lower() in _SYSTEM
+    lower = name.lower()
+    return name.startswith((b"._", b".Trash", b".trash")) or lower in _SYSTEM or RESCUED.fullmatch(lower) is not None
 
 
 def has_image_ending(name: bytes, arrays: bool = False) -> bool:

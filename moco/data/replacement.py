@@ -97,7 +97,7 @@ class ChosenImages:
                     self.replace(int(row), BadInputError(unreadable[index]))
 
     def replaced(self) -> tuple[Replaced, ...]:
-        """The images of the batch that others stand in for."""
+        """Return the images of the batch that others stand in for."""
         name = self.images.name
         own = tuple(
             Replaced(failed[0][0], name(failed[0][0]), name(int(self.index[row])), failed[0][1])

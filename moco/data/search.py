@@ -128,7 +128,9 @@ def is_left_out(search: Search, below: bytes, entry: "os.DirEntry[bytes]") -> bo
             search.notes.skip("system folder(s)", os.fsdecode(search.prefix + below + entry.name))
         return True
     if entry.name.startswith(b"."):
-        if has_image_ending(entry.name):
+        if is_folder(entry):
+            search.notes.skip("hidden folder(s)", os.fsdecode(search.prefix + below + entry.name))
+        elif has_image_ending(entry.name):
             search.notes.skip("hidden")
         return True
     if search.exclude.fits(search.prefix + below + entry.name):

@@ -39,7 +39,7 @@ NOT_KEPT = {"Cache-Control": "no-store"}
 def application(
     collection: Collection, embeddings: Sequence[Embedding], token: str, port: int, marking: Marking | None = None
 ) -> ASGIApp:
-    """The ASGI application; it answers those who know the token (`Guard`)."""
+    """Return the ASGI application; it answers those who know the token (`Guard`)."""
     count = len(collection.names)
     shown = {**describe_maps(collection, embeddings), "tray": marking is not None}
     content = json.dumps(shown, separators=(",", ":")).encode()

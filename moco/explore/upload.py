@@ -27,7 +27,7 @@ class BrokenOffError(BadInputError):
 
 
 async def read_upload(request: Request) -> bytes:
-    """The body of a request, an image file by its header.
+    """Read the body of a request, an image file by its header.
 
     Raises BadInputError, TooLargeError of one that is too large (before it is read, where it tells its length), and
     BrokenOffError of one that does not come to its end.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from moco.core.networks import TIMM
 from moco.core.resnet import RESNETS, ResNet, ResNetPlan, resnet_plan
 from moco.core.stems import Stem
 from moco.errors import BadInputError
@@ -15,10 +16,12 @@ from moco.interop.contents import MARKS, first_names
 FIRST: dict[tuple[int, ...], Stem] = {(3, 7, 7): "imagenet", (3, 3, 3): "cifar"}
 """Input channels and kernel of the first convolution."""
 STANDARD_WIDTH = 64
+ANTIALIASED = {"resnet18": ("resnetblur18",), "resnet50": ("resnetaa50", "resnetblur50")}
+"""Plain ResNets, and those of timm with the same tensors: they smooth before each stride, which no tensor shows."""
 
 
 def infer(tensors: Mapping[str, Tensor], where: str) -> tuple[str, Stem]:
-    """The name and stem of the ResNet that is most like these tensors (under torchvision's names).
+    """Return the name and stem of the ResNet that is most like these tensors (under torchvision's names).
 
     Depth is counted; width, groups and the width of a group follow from shapes. Raises BadInputError where the first
     convolution is no ResNet's.
@@ -58,6 +61,16 @@ def _plan(tensors: Mapping[str, Tensor], width: int) -> ResNetPlan:
         return ResNetPlan(Bottleneck, layers, width=width)
     channels, per_group = inner.shape[:2]
     return ResNetPlan(Bottleneck, layers, channels // per_group, per_group * STANDARD_WIDTH // width, width)
+
+
+def note_antialiased(arch: str, stem: Stem, where: str) -> tuple[str, ...]:
+    """Say that a plain ResNet was assumed, where networks of timm have the same tensors."""
+    others = ANTIALIASED.get(arch, ()) if stem == "imagenet" else ()
+    given = " or ".join(f"{TIMM}{other}@{where}" for other in others)
+    said = (
+        f"{where}: read as a plain {arch}, whose tensors {' and '.join(others)} have too: give {given} where it is one"
+    )
+    return (said,) if others else ()
 
 
 def complete_tensors(

@@ -27,9 +27,10 @@ from moco.core.stems import STEMS, Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.forms import Form
 from moco.errors import BadInputError
-from moco.interop.architecture import complete_tensors, infer
+from moco.interop.architecture import complete_tensors, infer, note_antialiased
 from moco.interop.contents import first_names, flatten
 from moco.interop.folders import Description, exported_metadata, find_file, load_pieces, read_description
+from moco.interop.hub import fetch_weights
 from moco.interop.layouts import Found, recognise
 from moco.interop.metadata import encoder_metadata, read_metadata
 from moco.interop.published import (
@@ -42,12 +43,15 @@ from moco.interop.published import (
 )
 from moco.runtime.checkpoint import Metadata, load_tensors
 from moco.runtime.folder import KILLED, read_status
+from moco.runtime.hub import HUB
 from moco.shapes import require_same_shapes
 
 IMAGE_SIZES = {7: 224, 3: 32}
 """Image size of other projects' encoders, whose files do not say it, by the kernel of their first convolution."""
 COMPLETE = ("MoCo", "MoCo's notebook")
 """Projects whose files hold all that moco knows: f_q, f_k and the queue."""
+UNSAID = ("torchvision", "a module with ")
+"""How origins begin that tell names of tensors only, not whose network it is."""
 CHOICE = re.compile(r"((?:stem|part)=[^@]*)@(.+)")
 LINEAR_HEAD = ("weight", "bias")
 MLP_HEAD = ("0.weight", "0.bias", "2.weight", "2.bias")
@@ -95,7 +99,7 @@ def random_weights(
     plan: EncoderPlan, seed: int, mean: tuple[float, ...], std: tuple[float, ...], white_level: int | None = None,
     form: Form | None = None,
 ) -> Weights:  # fmt: skip
-    """The encoder that a run of that seed starts from."""
+    """Return the encoder that a run of that seed starts from."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Weights(Encoder(plan), mean, std, white_level=white_level, form=form)
@@ -113,13 +117,13 @@ def load_weights(weights: str) -> Weights:
     for name, value in encoder_tensors(found.encoder).items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise BadInputError(
-                f"--weights {weights}: {name} has numbers that are not finite, as of a training that diverged: give "
+                f"--weights {weights}: {name} has numbers that are not finite, as after a diverged training: give "
                 f"an earlier checkpoint"
             )
     _require_numbers(found.encoder, weights)
     run = find_run(weights)
     if run is not None and read_status(run).get("state") == KILLED:
-        note = f"{run}: was killed, or its machine failed: these are the weights that it saved last"
+        note = f"{run}: was killed (or its machine failed): using the weights that it saved last"
         found = dataclasses.replace(found, notes=(*found.notes, note))
     return found
 
@@ -135,7 +139,7 @@ def _require_numbers(encoder: Encoder, weights: str) -> None:
         finite = bool(encoder.backbone(ramp).isfinite().all())
     if not finite:
         raise BadInputError(
-            f"--weights {weights}: its features of an image are not finite, as of a training that diverged: give an "
+            f"--weights {weights}: its features of an image are not finite, as after a diverged training: give an "
             f"earlier checkpoint"
         )
 
@@ -151,13 +155,15 @@ def _read(weights: str) -> Weights:
     if is_published(weights):
         return _published(load_published(weights))
     choice, name = _choice(weights)
-    path = torchvision_file(name) if name.startswith(TORCHVISION) else Path(name)
+    path = fetch_weights(name) if name.startswith(HUB) else Path(name)
+    path = torchvision_file(name) if name.startswith(TORCHVISION) else path
     if path.is_dir():
         path = find_file(path)
     if not path.exists():
         raise BadInputError(
             f"--weights {weights}: no such run or file, expected a run folder, a checkpoint, an encoder.safetensors, "
-            f"another project's checkpoint, timm:NAME, timm:NAME@FILE or torchvision:NAME (and for evaluations random)"
+            f"another project's checkpoint, hf://OWNER/NAME, timm:NAME, timm:NAME@FILE or torchvision:NAME (and for "
+            f"evaluations random)"
         )
     content = load_pieces(path)
     if content is None:
@@ -167,7 +173,11 @@ def _read(weights: str) -> Weights:
         return _described(path, flatten(content, str(path)), exported)
     about = read_description(path, content)
     if about.arch is not None and resnet_plan(about.arch) is None:
-        return _published(describe_timm(about, path, content))
+        read = _published(describe_timm(about, path, content))
+        note = f"{path}: read as {read.encoder.plan.arch}, as its name says"
+        return dataclasses.replace(read, notes=(note, *read.notes)) if about.by_name else read
+    if name.startswith(TORCHVISION):
+        about = dataclasses.replace(about, project="torchvision")
     found = recognise(content, str(path), choice.get("part"), about.project)
     return _foreign_weights(found, about, choice.get("stem"), str(path))
 
@@ -251,7 +261,8 @@ def _foreign_weights(found: Found, about: Description, chosen: str | None, where
     momentum = None if found.momentum is None else _checked(encoder, found.momentum, where)[0]
     queue = None if found.queue is None or len(found.queue) != feature_dim else found.queue.float().T.contiguous()
     pointer = 0 if queue is None or not len(queue) else found.pointer % len(queue)
-    notes = found.notes if chosen is None else ()
+    unsaid = about.arch is about.project is None and found.project.startswith(UNSAID)
+    notes = (*found.notes, *(note_antialiased(arch, base, where) if unsaid else ())) if chosen is None else ()
     if found.project not in COMPLETE:
         notes += _notes(where, (*beside, *found.beside))
     mean, std = about.mean or IMAGENET_MEAN, about.std or IMAGENET_STD

@@ -116,8 +116,8 @@ def _refusal(part: str | None, prefixes: Sequence[str], tensors: Mapping[str, Te
         return BadInputError(f"{where}: there is no encoder at part={part}: expected one of {names}")
     if _trunks(DEEP, tensors):
         return BadInputError(
-            f"{where}: a ResNet with a deep stem of three convolutions (ResNet-C or -D), none of ours: give one "
-            f"with torchvision's stem, or timm's name of the network too, such as timm:resnet50d@{where}"
+            f"{where}: a ResNet with a deep stem of three convolutions (ResNet-C or -D), which moco does not "
+            f"have: give one with torchvision's stem, or add timm's name of the network, as in timm:resnet50d@{where}"
         )
     return BadInputError(
         f"{where}: no ResNet's first convolution is among its {len(tensors)} tensors ({first_names(tensors)}): "

@@ -189,7 +189,7 @@ def agree(step: int, check: FiniteCheck, watch: Watch, request: StopRequest, bat
 
 
 def pair_views(batch: Batch, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:
-    """The views of a batch as (x_q, x_k), and where the loss is symmetric also with their roles exchanged."""
+    """Pair the views of a batch as (x_q, x_k), and where the loss is symmetric also with their roles exchanged."""
     x_q, x_k = batch.x_q, batch.x_k
     return [(x_q, x_k), (x_k, x_q)] if symmetric and x_k is not None else [(x_q, x_k)]
 

@@ -36,7 +36,7 @@ AGES = 4
 
 
 def render_curves(runs: Sequence[Run]) -> str:
-    """Every chart for which there are figures, the runs together in each."""
+    """Render every chart for which there are figures, the runs together in each."""
     chances = {
         (round(chance, 4), f"log({run.choices if run.mixed else 'K+1'})")
         for run in runs

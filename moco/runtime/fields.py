@@ -108,7 +108,9 @@ Timeout = Annotated[
 ]
 RunFolder = Annotated[
     Path,
-    arg(help="Run folder. A run with the same settings that it holds continues; a finished one is left as it is."),
+    arg(
+        help="Run folder. If it holds a run with the same settings, that run continues; a finished run is not changed."
+    ),
 ]
 Loggers = Annotated[
     tuple[str, ...],
@@ -126,20 +128,19 @@ WeightDecay = Annotated[NotNegative, arg(help="Weight decay of SGD.")]
 KnnNeighbours = Annotated[
     Count | None,
     arg(
-        help="Neighbours that vote (200 in the papers); by default as many as classify images of the bank best by its "
-        "other images."
+        help="Neighbours that vote (200 in the papers); by default the number that classifies the images of the bank "
+        "best (leave-one-out)."
     ),
 ]
 KnnTemperature = Annotated[Positive, arg(help="Weight of a vote: exp(similarity / this).")]
 AcceptChangedData = Annotated[
-    bool, arg(help="Continue a run although its images or annotations have changed since it began.")
+    bool, arg(help="Continue a run even if its images or annotations have changed since it began.")
 ]
 ShownChannels = Annotated[
     tuple[Annotated[int, Range(1, 64)], ...],
     arg(
         metavar="N",
-        help="Channels that pictures show: three for red, green and blue (3 2 1), or one as grey; by default the "
-        "first.",
+        help="Channels to display: three as red, green and blue (3 2 1), or one as grey; by default the first ones.",
     ),
 ]
 JsonOutput = Annotated[bool, arg(help="End with one JSON object on standard output.")]
@@ -157,7 +158,7 @@ def check(config: Any) -> None:
 
 
 def find_ranges(kind: Any, value: Any) -> Iterator[tuple[int | float, Range]]:
-    """Each number in a value with the range that its type carries, also within unions and tuples."""
+    """Yield each number in a value with the range that its type carries, also within unions and tuples."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         yield from ((value, part) for part in parts[1:] if isinstance(part, Range))
@@ -172,11 +173,11 @@ def find_ranges(kind: Any, value: Any) -> Iterator[tuple[int | float, Range]]:
 
 
 def require(value: Value | None) -> Value:
-    """A value that was left open in the flags and is no longer."""
+    """Return a value that was left open in the flags and is no longer."""
     assert value is not None
     return value
 
 
 def flag(name: str) -> str:
-    """The flag of a field."""
+    """Return the flag of a field."""
     return "--" + name.replace("_", "-")

@@ -48,7 +48,7 @@ class FiniteCheck:
         self._read = self._read or self._notes[0]
 
     def failed(self, *, now: bool) -> bool:
-        """Whether one of the noted steps has failed; the last one is left for the next time, but for `now`."""
+        """Return whether one of the noted steps has failed; the last one is left for the next time, but for `now`."""
         left = 1 if self._late and not now else 0
         while len(self._notes) > left:
             note = self._read = self._notes.pop(0)

@@ -219,12 +219,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def read_events(run: Path, name: str) -> list[dict[str, Any]]:
-    """The events of this name in `metrics.jsonl`."""
+    """Read the events of this name in `metrics.jsonl`."""
     return [values for values in read_metrics(run) if values.get("event") == name]
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, of which the last may be half a line and is left out; none without the file."""
+    """Read the lines of `metrics.jsonl`, without a half-written last line; none without the file."""
     return list(read_records(run / METRICS))
 
 
@@ -252,5 +252,5 @@ def _events(run: Path, purge_step: int | None = None) -> Any:
         with _naming(run / "events.out.tfevents"):
             return SummaryWriter(str(run), purge_step=purge_step)
     except UnicodeEncodeError:
-        warnings.warn(f"{run}: TensorBoard cannot write where names are not UTF-8: it gets nothing", stacklevel=2)
+        warnings.warn(f"{run}: not UTF-8, so TensorBoard cannot write there: no events are written", stacklevel=2)
         return _NoEvents()

@@ -55,7 +55,7 @@ class Row:
 
 
 def list_rows(study: Study, arms: Sequence[Arm], results: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """A row for each arm and outcome, in the study's order."""
+    """List one row for each arm and outcome, in the study's order."""
     made = []
     for outcome in study.outcomes:
         for arm in arms:

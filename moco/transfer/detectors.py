@@ -69,7 +69,7 @@ class DetectorPlan:
 
 
 def build_detector(encoder: Encoder, plan: DetectorPlan) -> GeneralizedRCNN:
-    """A detector whose body is a copy of the encoder's ResNet.
+    """Build a detector whose body is a copy of the encoder's ResNet.
 
     It takes images (3, h, w) in [0, 1] and, in training, targets as torchvision's; it gives a loss for each part, or
     detections in pixels of the images it was given. Raises BadInputError where the encoder is no ResNet.

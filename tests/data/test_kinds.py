@@ -60,7 +60,23 @@ def test_photographs_without_a_reader_name_the_extra(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "name", ["@eaDir", "$RECYCLE.BIN", "lost+found", ".Trash-1000", "__MACOSX", "._1.jpg", "Thumbs.db", "#recycle"]
+    "name",
+    [
+        "@eaDir",
+        "$RECYCLE.BIN",
+        "lost+found",
+        ".Trash-1000",
+        "__MACOSX",
+        "._1.jpg",
+        "Thumbs.db",
+        "#recycle",
+        "RECYCLED",
+        "~snapshot",
+        "@tmp",
+        "Network Trash Folder",
+        "Temporary Items",
+        "found.012",
+    ],
 )
 def test_names_of_systems(name: str) -> None:
     """Of file servers, Windows, macOS and Linux."""

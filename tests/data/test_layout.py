@@ -91,6 +91,12 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, list[str]]]] = {
     ),
     "a folder around it": ([f"dataset/{s}/{p}" for s in ("train", "test") for p in AB],
                            {"train": ["a", "b"], "test": ["a", "b"]}),
+    "trainval": ([f"{s}/{p}" for s in ("trainval", "test") for p in AB], {"train": ["a", "b"], "test": ["a", "b"]}),
+    "train_val": ([f"{s}/{p}" for s in ("train_val", "test") for p in AB], {"train": ["a", "b"], "test": ["a", "b"]}),
+    "truth beside classes": (
+        ["good/1.png", "bad/1.png", "ground_truth/bad/1.png", "SegmentationClass/1.png"], {"train": ["bad", "good"]},
+    ),
+    "masks are worn": (["with_mask/1.png", "masks/1.png"], {"train": ["masks", "with_mask"]}),
     "only unlabeled": (["unlabeled/1.png", "test/a/2.png"], {"train": ["-"], "test": ["a"]}),
     "sports": (["training/1.png", "running/2.png"], {"train": ["running", "training"]}),
     "data": (["data/a/1.png", "data/b/2.png"], {"train": ["a", "b"]}),
@@ -120,6 +126,12 @@ def test_what_is_not_plain_is_said(tmp_path: Path, name: str, capsys: pytest.Cap
     assert any(word in said.err for word in ("its splits", "masks or annotations"))
     load(data)
     assert capsys.readouterr().err == "", "once in a process"
+
+
+def test_hidden_folders_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever they hold, as hidden images are."""
+    load(str(make(tmp_path / "d", "a/1.png", "b/2.png", ".thumbnails/1.png", "a/.cache/2.png", ".gitignore")))
+    assert "2 train images; left out: 2 hidden folder(s) (" in capsys.readouterr().err
 
 
 def test_a_plain_folder_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

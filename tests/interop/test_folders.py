@@ -11,12 +11,14 @@ from typing import Any, cast
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from moco.data.config import IMAGENET_MEAN
 from moco.errors import BadInputError
+from moco.interop.architecture import ANTIALIASED
 from moco.interop.checkpoints import load_weights
 from moco.interop.folders import read_description
 from tests.interop.test_foreign import FEATURES, linear, prefixed, resnet18
@@ -100,6 +102,36 @@ def test_a_file_that_says_its_network(tmp_path: Path, images: Tensor, antialiase
     check_timm(str(tmp_path / "last.pth.tar"), antialiased, images)
 
 
+def test_a_file_whose_name_alone_says_its_network(tmp_path: Path, images: Tensor, antialiased: nn.Module) -> None:
+    """Files that timm offers for download are called so; the command says what it took."""
+    torch.save(antialiased.state_dict(), tmp_path / "resnetaa50_a1h-4cf422b3.pth")
+    found = check_timm(str(tmp_path / "resnetaa50_a1h-4cf422b3.pth"), antialiased, images)
+    assert found.encoder.plan.arch == "timm:resnetaa50"
+    assert "read as timm:resnetaa50, as its name says" in found.notes[0]
+
+
+def test_a_plain_resnet_may_hide_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smoothing before a stride has no tensors: what was assumed is told, unless the file or its project says it."""
+    monkeypatch.setitem(ANTIALIASED, "resnet18-w16", ("resnetblur18",))
+    torch.save(resnet18(1).state_dict(), tmp_path / "weights.pth")
+    note = load_weights(str(tmp_path / "weights.pth")).notes[0]
+    assert note.startswith(f"{tmp_path / 'weights.pth'}: read as a plain resnet18-w16")
+    assert note.endswith(f"give timm:resnetblur18@{tmp_path / 'weights.pth'} where it is one")
+    torch.save(prefixed("module.encoder_q.", resnet18(1).state_dict()), tmp_path / "moco.pth")
+    assert load_weights(str(tmp_path / "moco.pth")).notes == ()
+    chosen = load_weights(f"stem=imagenet@{tmp_path / 'weights.pth'}").notes
+    assert not any("read as" in note for note in chosen)
+
+
+@pytest.mark.parametrize(("plain", "other"), [(plain, one) for plain, others in ANTIALIASED.items() for one in others])
+def test_networks_of_the_same_tensors(plain: str, other: str) -> None:
+    """The table of them is right."""
+    with torch.device("meta"):
+        nets = torchvision.models.get_model(plain, weights=None), timm.create_model(other)
+    one, same = ({name: value.shape for name, value in net.state_dict().items()} for net in nets)
+    assert one == same
+
+
 def test_any_network_of_timm_in_a_folder(tmp_path: Path, images: Tensor) -> None:
     """As timm itself writes the folder."""
     torch.manual_seed(0)
@@ -114,7 +146,7 @@ def test_any_network_of_timm_in_a_folder(tmp_path: Path, images: Tensor) -> None
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architecture": "resnet18", "model_args": {"block_args": {}}}, "options of its own .block_args"),
+        ({"architecture": "resnet18", "model_args": {"block_args": {}}}, "options .block_args"),
         ({"architecture": "test_vit", "global_pool": "max"}, "pools its features by 'max'"),
         ({"architecture": "resnet18", "pretrained_cfg": {"mean": [math.nan, 0, 0]}}, "three finite numbers"),
         ({"architecture": "resnet18", "pretrained_cfg": {"std": [10**400, 1, 1]}}, "three finite numbers"),

@@ -222,7 +222,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     for file, messages in (
         ("gone.safetensors", "there is no file"), ("", "there is no file"), ("text.pth", "a text file, not weights"),
-        ("ours.safetensors", f"give such a one alone, --weights {tmp_path / 'ours.safetensors'}"),
+        ("ours.safetensors", f"without the network's name, --weights {tmp_path / 'ours.safetensors'}"),
         ("net/model.safetensors", "is damaged"),
     ):  # fmt: skip
         check_refused(f"timm:test_resnet@{tmp_path / file}", messages)
@@ -451,6 +451,7 @@ def test_a_resnet_of_torchvision_is_ours(tmp_path: Path, monkeypatch: pytest.Mon
     in_torchs_cache(tmp_path, "resnet18")
     found = load_weights("torchvision:resnet18")
     assert (found.encoder.plan.arch, found.encoder.plan.image_size, found.origin) == ("resnet18", 224, "torchvision")
+    assert not any("read as" in note for note in found.notes)
 
 
 def test_a_damaged_file_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -306,7 +306,7 @@ def test_a_finished_run_is_left_alone(tmp_path: Path, digits: Images, capsys: py
     capsys.readouterr()
     again = pretrain(small(tmp_path), digits)
     said = capsys.readouterr().out
-    assert said.startswith(f"{tmp_path}: finished already, after step 6 (loss ")
+    assert said.startswith(f"{tmp_path}: already finished, after step 6 (loss ")
     assert said.endswith(f"Look at it with moco report {tmp_path}, or give another --out to train again\n")
     assert again == {**first, "already_done": True}
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

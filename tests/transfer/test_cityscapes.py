@@ -49,7 +49,10 @@ def test_system_files_are_no_images(tmp_path: Path) -> None:
     """What macOS and a NAS leave beside the images has no annotations, and needs none."""
     save_image(tmp_path / "leftImg8bit" / "val" / "aa" / "aa_1_leftImg8bit.png", 4, 9)
     save_values(tmp_path / "gtFine" / "val" / "aa" / "aa_1_gtFine_labelIds.png", np.full((4, 9), 7))
-    for other in ("aa/._aa_1_leftImg8bit.png", "@eaDir/aa_1_leftImg8bit.png"):
+    for other in (
+        "aa/._aa_1_leftImg8bit.png", "@eaDir/aa_1_leftImg8bit.png", "#recycle/aa_1_leftImg8bit.png",
+        ".ipynb_checkpoints/aa_1_leftImg8bit.png",
+    ):  # fmt: skip
         path = tmp_path / "leftImg8bit" / "val" / other
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"\0\5\x16\7")
