@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
@@ -106,6 +107,8 @@ def train_prepared(
     config = with_form(dataclasses.replace(config, data=absolute_data(config.data), white_level=level), splits["train"])
     if config.partner is not None:
         config = dataclasses.replace(config, partner=absolute_data(config.partner))
+    if config.series is not None:
+        config = dataclasses.replace(config, series=os.path.abspath(config.series))
     if teacher is not None:
         config = dataclasses.replace(config, feature_dim=teacher.width)
     images = training_images(splits)

@@ -113,7 +113,7 @@ def make_ready(scene: Scene, way: Way, compared: Sequence[Compared], spared: flo
     speed = measure(vars(config), FINAL_TIMING, 0.025)
     if speed is None:
         raise BadInputError("out of memory with the settings of this run: give a smaller --batch-size or --image-size")
-    with say_if_slow("auto: measuring what a look by the monitor and the evaluation take"):
+    with say_if_slow("auto: timing the monitor's evaluation and the final one"):
         return _measure_looks(scene, way, reasons, config, teacher, speed)
 
 
@@ -123,7 +123,7 @@ def set_pace(scene: Scene, ready: Ready, left: float) -> Ready:
     pace = plan_pace(left, costs, max_steps=ready.length, knn_every=given.get("knn_every"))
     for name, why in (
         ("max_steps", f"{1 / costs.step:.3g} steps/s were measured, and {left:.0f} s are left"),
-        ("knn_every", f"a look takes {costs.look:.1f} s; {pace.looks} looks"),
+        ("knn_every", f"an evaluation by the monitor takes {costs.look:.1f} s; {pace.looks} are planned"),
         ("checkpoint_every", "a minute or more between two checkpoints"),
         ("log_every", "a line about every five seconds"),
     ):
@@ -156,7 +156,7 @@ def _measure_looks(
     image = _seconds_to_encode(scene, config, encoder)
     watched = min(MOST_WATCHED, max(FEWEST_WATCHED, int(ONE_LOOK * scene.budget.seconds / image / 1.2)))
     if "knn_images" not in scene.given and watched < MOST_WATCHED:
-        reasons["knn_images"] = (watched, f"a look by the monitor takes at most {ONE_LOOK:.0%} of the time")
+        reasons["knn_images"] = (watched, f"an evaluation by the monitor takes at most {ONE_LOOK:.0%} of the time")
         config = dataclasses.replace(config, knn_images=watched)
     monitor = pretrain.build_monitor(config, scene.splits)
     checkup = pretrain.build_checkup(resolved, scene.images)

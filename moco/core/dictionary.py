@@ -185,7 +185,7 @@ class MemoryBank(nn.Module):
         self.step += 1
 
     def _places(self, index: Index) -> tuple[Index, Tensor | None]:
-        """Where the images' entries lie among the rows that are here, and which of them are; None: all of them."""
+        """Find the images' entries among this process's rows, and which of them are here; None: all of them."""
         if not self.sharded:
             return index, None
         held = (index >= self.rows.start) & (index < self.rows.stop)

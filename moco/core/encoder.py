@@ -174,7 +174,7 @@ def _grouped_norms(module: nn.Module) -> list[GroupedBatchNorm]:
 
 @contextmanager
 def use_evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """With running statistics and without dropout, as long as it lasts."""
+    """Use running statistics and no dropout inside the block, then restore the modes."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

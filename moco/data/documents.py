@@ -24,7 +24,7 @@ from moco.shapes import Image
 SHORTEST = 2
 """Bytes of the shortest document of which there are two spans."""
 BINARY = b"\0"
-"""No text has it."""
+"""A byte that marks a file as binary: no text has it."""
 LOOKED_AT = 4096
 """Bytes at the beginning of a file by which it is taken for text."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

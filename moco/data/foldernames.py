@@ -33,7 +33,7 @@ NEVER_CLASSES = word_set(
     "truth groundtruth gtfine gtcoarse annotation annotations segmentationclass segmentationobject pixelmaps trimaps "
     "stuffthingmaps"
 )
-"""Those of them that stand for no class, whatever lies beside."""
+"""Those that never name a class, whatever else the folder holds."""
 MASK_ENDING = re.compile(rb"(.+?)[ ._-](?:mask|masks|seg|segmentation|gt|label|labels|labelids|depth)(?:[_-]?\d+)?")
 
 

@@ -33,7 +33,7 @@ SMALL_IMAGE = 96
 MEMORY_BUDGET = 2 << 30
 """They must fit into this many bytes."""
 MOST_UNREADABLE = 100
-"""No more than these, and one in a hundred, may be unreadable."""
+"""At most these, and one in a hundred, may be unreadable."""
 NONE_KNOWN: Mapping[int, str] = MappingProxyType({})
 """The unreadable images of a set that has not looked."""
 

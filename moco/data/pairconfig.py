@@ -24,6 +24,14 @@ OwnPretextAgain = Annotated[
     arg(help="FILE.py:FUNCTION again, if your own code makes the run's pairs; the file must be unchanged."),
 ]
 Within = Annotated[Count, arg(help="Largest distance in frames between query and key, with --pretext neighbours.")]
+SeriesList = Annotated[
+    str | None,
+    arg(
+        metavar="FILE",
+        help="List of series for --pretext neighbours, in place of folders: on each line two or more images of --data "
+        "that belong together, in their order, with tabs between them.",
+    ),
+]
 HiddenShare = Annotated[Share, arg(help="Share of the query's patches that --pretext masked sets to the mean.")]
 PatchSide = Annotated[Side, arg(help="Side of the patches of --pretext masked, in pixels.")]
 PartnerData = Annotated[

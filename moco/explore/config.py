@@ -11,7 +11,7 @@ from moco.evaluation.config import EncodedAtOnce
 from moco.runtime.fields import Device, JsonOutput, Range, Seconds, ShownChannels, Threads, Workers
 
 FEWEST_IMAGES = 2
-"""On a map."""
+"""Fewest images on a map."""
 
 
 @dataclass(frozen=True)

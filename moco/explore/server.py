@@ -114,7 +114,7 @@ def _asset(name: str) -> Any:
 
 
 def _listed(found: Sequence[tuple[Rows, Floats]]) -> list[dict[str, Any]]:
-    """For every embedding the rows and their cosine distances."""
+    """List rows and cosine distances for every embedding."""
     return [{"rows": rows.tolist(), "distances": distances(similarity)} for rows, similarity in found]
 
 

@@ -88,7 +88,7 @@ def recognise(content: object, where: str, part: str | None = None, project: str
 
 
 def _with_known_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """With torchvision's names for the tensors of Hugging Face's ResNets."""
+    """Give the tensors of Hugging Face's ResNets torchvision's names."""
     if not any("embedder.embedder.convolution." in name for name in tensors):
         return dict(tensors)
     renamed = {}
@@ -150,7 +150,7 @@ def _split_head(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
 
 
 def _with_momentum(found: Found, key: str, tensors: Mapping[str, Tensor]) -> Found:
-    """With f_k and the queue, where the file has them."""
+    """Add f_k and the queue if the file has them."""
     backbone, head = _split_head(_as_torchvision(below(key, tensors))[0])
     same = backbone.keys() == found.backbone.keys() and head.keys() == found.head.keys()
     above = key[: key.index("encoder_k.")]

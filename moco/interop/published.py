@@ -73,7 +73,7 @@ class Published:
         return match_tensors(own, expected, f"{self.where}: not a whole {self.plan.arch}")
 
     def _named(self, backbone: nn.Module) -> Mapping[str, Tensor]:
-        """Where names are missing, those that timm's own loading gives to the files of that network."""
+        """Rename older files' tensors by timm's own function if names are missing."""
         rename = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
         if self.origin != "timm" or rename is None or backbone.state_dict().keys() <= self.tensors.keys():
             return self.tensors
@@ -155,7 +155,7 @@ def _with_timms_names(about: Description, path: Path, content: object) -> Publis
 
 
 def _timm_file(name: str) -> Path:
-    """Where timm's weights of a network lie."""
+    """Return the file of timm's weights of a network."""
     config = timm_config(name)
     what, otherwise = f"--weights {name}", f"{name}@FILE"
     if config.hf_hub_id:

@@ -86,7 +86,7 @@ def complete(way: Way, reasons: Reasons, given: Mapping[str, Any], data: str, ou
 
 
 def settle_scratch(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
-    """From scratch: the largest network and views for which the time suffices, and a method that suits the length."""
+    """Plan from scratch: the largest network and views that the time allows, and a method that suits the length."""
     n, given = situation.n, situation.given
     batch = given.get("batch_size") or batch_for(n, situation.device)
     fixed = {"batch_size": batch, "bn_groups": groups_for(batch), **given}
@@ -112,50 +112,41 @@ def settle_scratch(way: Way, situation: Situation, measure: Measure, say: Callab
 def settle_taught(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
     """Plan a small network taught by `way.weights`: the recipe, and the wider of two networks if time allows."""
     size = min(64, max(32, situation.side // 4 * 4))
-    batch = situation.given.get("batch_size") or min(TAUGHT["batch_size"], batch_for(situation.n, situation.device))
     common = {"image_size": size, "stem": TAUGHT["stem"] if size > 48 else "cifar", "view_size": None}
     tries = [{**common, "arch": arch} for arch in ("resnet18-w16", TAUGHT["arch"])]
-    values = {**TAUGHT, "teacher": way.weights, "batch_size": batch, **situation.given}
-    chosen, step = choose_candidate(tries, values, situation, measure, say, LEAST_STEPS_TAUGHT)
-    passes = situation.steps(batch, step) * batch / situation.n
-    warmup = min(TAUGHT["warmup_epochs"], round(WARMUP_SHARE * passes, 3))
     recipe = "the recipe taught (docs/teacher.md)"
+    chosen, reasons = _settle_teaching(TAUGHT, recipe, tries, way, situation, measure, say)
     return {
-        "teacher": (way.weights, way.why),
-        "teacher_size": (way.image_size, "the size at which it did best on your images, or the recipe's"),
         "arch": (chosen["arch"], f"{recipe}; narrower where the time is less than {LEAST_PASSES} passes"),
         "stem": (chosen["stem"], "a small one up to 48 pixels, else the usual one without pooling"),
-        "image_size": (size, f"{recipe}; at most that of the images, {situation.side} pixels"),
-        "batch_size": (batch, f"{recipe}; at most an eighth of {situation.n} images"),
-        "warmup_epochs": (warmup, f"{recipe}; at most a quarter of {passes:.1f} passes"),
-        "blend": (
-            passes >= PASSES_TO_BLEND,
-            f"mixed views pay from {PASSES_TO_BLEND} passes on; these are {passes:.1f}",
-        ),
-    }
+    } | reasons
 
 
 def settle_reduced(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
     """`way.weights` taught by themselves to see images of 64 pixels: the recipe, for the time that there is."""
     size = min(REDUCED["image_size"], max(32, situation.side // 4 * 4))
-    batch = situation.given.get("batch_size") or min(REDUCED["batch_size"], batch_for(situation.n, situation.device))
-    values = {**REDUCED, "teacher": way.weights, "batch_size": batch, **situation.given}
-    _, step = choose_candidate([{"image_size": size}], values, situation, measure, say, LEAST_STEPS_TAUGHT)
-    passes = situation.steps(batch, step) * batch / situation.n
     recipe = "the recipe reduced (docs/reduced.md)"
-    return {
+    return _settle_teaching(REDUCED, recipe, [{"image_size": size}], way, situation, measure, say)[1]
+
+
+def _settle_teaching(
+    values: Mapping[str, Any], recipe: str, tries: Sequence[Mapping[str, Any]], way: Way, situation: Situation,
+    measure: Measure, say: Callable[[str], None],
+) -> tuple[Mapping[str, Any], Reasons]:  # fmt: skip
+    """Choose one of `tries`, all of one image size, for a student of `way.weights`, and settle the rest by a recipe."""
+    batch = situation.given.get("batch_size") or min(values["batch_size"], batch_for(situation.n, situation.device))
+    settings = {**values, "teacher": way.weights, "batch_size": batch, **situation.given}
+    chosen, step = choose_candidate(tries, settings, situation, measure, say, LEAST_STEPS_TAUGHT)
+    passes = situation.steps(batch, step) * batch / situation.n
+    warmup = min(values["warmup_epochs"], round(WARMUP_SHARE * passes, 3))
+    blended = f"mixed views pay from {PASSES_TO_BLEND} passes on; these are {passes:.1f}"
+    return chosen, {
         "teacher": (way.weights, way.why),
         "teacher_size": (way.image_size, "the size at which it did best on your images, or the recipe's"),
-        "image_size": (size, f"{recipe}; at most that of the images, {situation.side} pixels"),
+        "image_size": (chosen["image_size"], f"{recipe}; at most that of the images, {situation.side} pixels"),
         "batch_size": (batch, f"{recipe}; at most an eighth of {situation.n} images"),
-        "warmup_epochs": (
-            min(REDUCED["warmup_epochs"], round(WARMUP_SHARE * passes, 3)),
-            f"{recipe}; at most a quarter of {passes:.1f} passes",
-        ),
-        "blend": (
-            passes >= PASSES_TO_BLEND,
-            f"{recipe}; mixed views from {PASSES_TO_BLEND} passes on, these are {passes:.1f}",
-        ),
+        "warmup_epochs": (warmup, f"{recipe}; at most a quarter of {passes:.1f} passes"),
+        "blend": (passes >= PASSES_TO_BLEND, blended),
     }
 
 

@@ -68,7 +68,7 @@ class BestLook:
         right = right.cpu()
         if len(right) != len(self.first):
             raise BadInputError(
-                f"--keep best compares looks at the same images: the first was at {len(self.first)}, this one is at "
+                f"--keep best compares evaluations of the same images: the first had {len(self.first)}, this one has "
                 f"{len(right)}: give the same command with --keep last"
             )
         count = int(right.sum())
@@ -98,7 +98,7 @@ class BestLook:
         if self.step == 0:
             return (
                 f"kept the encoder that the run began with: {first:.1f}% of {len(self.first)} images "
-                f"{JUDGED[by]}, and no look is clearly better; {reached}"
+                f"{JUDGED[by]}, and no later encoder is clearly better; {reached}"
             )
         return (
             f"kept the encoder of step {self.step}: {top1:.1f}% of {len(self.first)} images {JUDGED[by]}, "

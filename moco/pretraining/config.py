@@ -8,7 +8,7 @@ import tyro
 
 from moco.core.stems import Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, NoData, WhiteLevel
-from moco.data.pairconfig import HiddenShare, OwnPretextAgain, PartnerData, PatchSide, PretextName, Within
+from moco.data.pairconfig import HiddenShare, OwnPretextAgain, PartnerData, PatchSide, PretextName, SeriesList, Within
 from moco.runtime.fields import (
     AcceptChangedData,
     BatchSize,
@@ -102,8 +102,8 @@ class PretrainConfig:
     """K: negative keys that each query is compared with, best well below the number of images. A memory bank draws K of
     its entries. With --dictionary in-batch K is always the batch size - 1. With --batch-keys it may be 0."""
     batch_keys: bool = False
-    """Compare each query also with the momentum encoder's keys of the other images of its batch (v3); where the queue
-    holds 0 keys, with these alone."""
+    """Compare each query also with the momentum encoder's keys of the other images in its batch (v3), or only with
+    these if --queue-size is 0."""
     key_momentum: Share = 0.999
     """m: theta_k <- m theta_k + (1 - m) theta_q after every step. Shorter runs need a smaller m: about 0.999 for 10^5
     steps and more, 0.99 for 10^4."""
@@ -121,12 +121,12 @@ class PretrainConfig:
     mask_own_keys: bool = False
     """Exclude an image's own older keys in the queue from its negatives."""
     hard_negatives: KeyCountOrZero = 0
-    """N: keys most similar to each query that further negatives are mixed from (MoCHi, arXiv:2010.01028); at most half
-    of K, 0 mixes none."""
+    """N: how many of the keys most similar to a query are used to mix further negatives (MoCHi, arXiv:2010.01028); at
+    most half of K, 0 mixes none."""
     mix: KeyCountOrZero = 0
-    """s: negatives that are mixed from two of these keys."""
+    """s: number of negatives that are each mixed from two of these keys."""
     mix_query: KeyCountOrZero = 0
-    """s': negatives that are mixed from one of these keys and the query, nearer to the key."""
+    """s': number of negatives that are each mixed from one of these keys and the query, nearer to the key."""
     blend: bool = False
     """Mix the query views of a batch with each other, by mixup or CutMix, and their losses in the same shares. With
     few images this delays overfitting."""
@@ -135,10 +135,11 @@ class PretrainConfig:
     running statistics of --init-weights, which then never change, and trains scale and shift; frozen trains neither."""
     bn_groups: BatchSize | None = None
     """G: groups of the batch, each with its own statistics in batch normalisation, as if on G devices; the keys are
-    shuffled over them (shuffling BN). With 1 an encoder on one process can cheat. By default 8, or the number of
-    processes where that is larger; 1 where --bn keeps the statistics."""
+    shuffled over them (shuffling BN). With 1 group the encoder of a single process can cheat. By default 8, or the
+    number of processes if that is larger; 1 if --bn keeps the statistics."""
     pretext: PretextName = "views"
     within: Within = 5
+    series: SeriesList = None
     hidden: HiddenShare = 0.5
     patch: PatchSide = 4
     partner: PartnerData = None
@@ -150,8 +151,8 @@ class PretrainConfig:
     view_size: Side | None = None
     """Side of the training views in pixels, by default --image-size. Smaller views save time."""
     decode: Annotated[Literal["exact", "scaled"], Earlier("exact")] = "scaled"
-    """How JPEG photographs are decoded: exact, every pixel; or scaled, at a half, a quarter or an eighth of their size
-    where every crop of a photograph still has as many pixels as a view. scaled is faster for large photographs and
+    """How JPEG photographs are decoded: exact decodes every pixel; scaled decodes at a half, a quarter or an eighth of
+    the size if every crop still has at least as many pixels as a view. scaled is faster for large photographs and
     changes a view by 0.3 of 255 on average (docs/views.md)."""
     mean: tuple[Finite, ...] | None = IMAGENET_MEAN
     """Mean of red, green and blue (in [0, 1]), which is subtracted from every image. --init-weights sets it unless you

@@ -166,7 +166,7 @@ def _require_kept(config: PretrainConfig) -> None:
         )
     if config.keep == "best" and config.knn_every == 0:
         raise BadInputError(
-            "--keep best compares the monitor's looks, and --knn-every 0 allows none: give another, or --keep last"
+            "--keep best needs the monitor, and --knn-every 0 turns it off: give another --knn-every, or --keep last"
         )
 
 

@@ -6,11 +6,13 @@ from moco.core.bytes import TRANSFORMERS
 from moco.core.networks import example_input, reads_bytes
 from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import load
-from moco.data.image_pairs import Hidden, ImagePairs, Series, match_names
+from moco.data.forms import Form
+from moco.data.image_pairs import Hidden, ImagePairs, match_names
 from moco.data.images import Images, hold
 from moco.data.pairconfig import PRETEXTS
 from moco.data.pairs import PairBatches
 from moco.data.pretext import EachItem, Pairing
+from moco.data.series import Series, group_by_folder, read_series
 from moco.data.spans import draw_spans, read_document
 from moco.data.splits import training_images
 from moco.data.views import Look
@@ -41,7 +43,7 @@ def load_own_pretext(given: str) -> OwnCode | None:
 
 def require_pretext(config: PretrainConfig) -> None:
     """Raise BadInputError where the pretext does not go with the network, or with other settings."""
-    if config.pretext == "views" and config.partner is None and not reads_bytes(require(config.arch)):
+    if config.pretext == "views" and config.partner is config.series is None and not reads_bytes(require(config.arch)):
         return
     if config.pretext in ("views", *OF_IMAGES) and reads_bytes(require(config.arch)):
         raise BadInputError(
@@ -52,6 +54,8 @@ def require_pretext(config: PretrainConfig) -> None:
             f"--pretext is {config.pretext}, and --partner {config.partner}: expected --pretext paired with "
             f"--partner D, the images that belong to those of --data"
         )
+    if config.series is not None and config.pretext != "neighbours":
+        raise BadInputError(f"--series is for --pretext neighbours, and it is {config.pretext}: leave one out")
     if config.pretext == "text" and not reads_bytes(require(config.arch)):
         raise BadInputError(f"--pretext text pairs spans of documents, and --arch {config.arch} takes images: give "
                             f"--arch {' or '.join(TRANSFORMERS)}")  # fmt: skip
@@ -85,8 +89,10 @@ def build_pairing(config: PretrainConfig, images: Images, own: OwnCode | None) -
         if config.pretext == "masked":
             return ImagePairs(look, hidden=Hidden(config.hidden, config.patch))
         if config.pretext == "neighbours":
-            return ImagePairs(look, Series([images.name(row) for row in range(len(images))], config.within))
-        keys = open_partner(require(config.partner))
+            names = [images.name(row) for row in range(len(images))]
+            groups = group_by_folder(names) if config.series is None else read_series(config.series, names)
+            return ImagePairs(look, Series(groups, len(names), config.within))
+        keys = open_partner(require(config.partner), images.form)
         rows = match_names(images, keys, require(config.partner))
         return ImagePairs(look, lambda index, epochs, seed: rows[index], keys)
     like = example_input(require(config.arch), size, len(require(config.mean)))[0]
@@ -99,9 +105,9 @@ def build_pairing(config: PretrainConfig, images: Images, own: OwnCode | None) -
 
 
 @functools.cache
-def open_partner(data: str) -> Images:
-    """Open the images that belong to those of `--data`; small ones are held in memory."""
-    return hold(training_images(load(data)))
+def open_partner(data: str, form: Form | None) -> Images:
+    """Open the images that belong to those of `--data`, read as these are; small ones are held in memory."""
+    return hold(training_images(load(data, form=form)))
 
 
 def read_image(images: Images, index: int) -> object:
@@ -116,7 +122,8 @@ def describe_pretext(config: PretrainConfig) -> str:
         return f"\npairs come from code of your own, {name}, which runs with your rights (SHA-256 {digest[:12]})"
     more = {
         "masked": f", {config.hidden:.0%} of the query's patches of {config.patch} pixels hidden",
-        "neighbours": f", query and key at most {config.within} frames apart",
+        "neighbours": f", query and key at most {config.within} frames apart"
+        + ("" if config.series is None else f" in the series of {config.series}"),
         "paired": f" with {config.partner}",
         "text": ", two spans of each document",
     }

@@ -9,7 +9,7 @@ import tyro
 from moco.runtime.fields import Device, JsonOutput, Range, Seconds, ShownChannels, Threads
 
 MOST_POINTS = 10_000
-"""On a map."""
+"""Most images on a map."""
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def describe_kept(run: Run) -> str | None:
     if step is None or images is None or len(known) < len(shares):
         return None
     by = "views" if kept.get("by") == "views" else "neighbours"
-    which = f"of step {step:.0f}" if step else "that it began with, as no look was clearly better"
+    which = f"of step {step:.0f}" if step else "that it began with, as no later one was clearly better"
     return (
         f"It kept the encoder {which}: {known[0]} of {show(images, 0)} images {JUDGED[by]}, "
         f"{known[1]} by the first encoder and {known[2]} by the last."

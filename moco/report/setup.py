@@ -133,7 +133,7 @@ def _replanned(run: Run) -> str:
         return ""
     times = "once" if len(turns) == 1 else f"{len(turns)} times"
     lengths = f"from {show(turns[0][-1], 0)} to {show(run.steps, 0)} steps"
-    return element("p", f"Its length was planned again {times} by the speed until then, to end in time: {lengths}.")
+    return element("p", f"Its length was adjusted {times} to the measured speed, to end in time: {lengths}.")
 
 
 def _steps(run: Run) -> str:

@@ -16,7 +16,7 @@ class Note(NamedTuple):
     norm: Tensor
     """The norm of the gradient."""
     finite: Tensor
-    """On the host, where it may still be on its way."""
+    """Whether all are finite: on the host, possibly still in transfer."""
     arrival: torch.cuda.Event | None
 
 

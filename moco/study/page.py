@@ -92,7 +92,7 @@ def _chart(
 
 
 def _places(study: Study, rows: Sequence[Row]) -> dict[float | str, float]:
-    """Where each value of x lies: by its logarithm, by itself, or in the order of the arms."""
+    """Place each value of x: by its logarithm, its value, or the order of the arms."""
     values = list(dict.fromkeys(row.x for row in rows))
     numbers = [value for value in values if not isinstance(value, str)]
     if len(numbers) < len(values) or study.axis == "categories" or (study.axis == "log" and min(numbers) <= 0):

@@ -29,7 +29,7 @@ class Row:
 
     @property
     def mean(self) -> float | None:
-        """None where no seed came to the end."""
+        """The mean over seeds; None if no seed finished."""
         return float(np.mean(self.values)) if self.values else None
 
     @property

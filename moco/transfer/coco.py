@@ -200,7 +200,7 @@ def _warn_of_missing(packed: list[bytes], boxes: Floats, crowd: Flags, annotatio
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the garbage collector, which would look through millions of lists again and again."""
+    """Pause the garbage collector, which would search millions of lists repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:

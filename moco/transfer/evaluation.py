@@ -56,7 +56,7 @@ def draw_predictions(model: nn.Module, examples: Examples, config: TransferConfi
 
 @contextmanager
 def use_precise_statistics(model: nn.Module, batches: Iterable[Batch], config: TransferConfig) -> Iterator[None]:
-    """With BN's statistics being the plain means over some training batches, as long as it lasts.
+    """Replace BN's statistics by plain means over some training batches inside the block, then restore them.
 
     Running statistics lag behind weights that move. Afterwards they are as before: to evaluate changes nothing.
     A layer that saw no batch (a mask head without an object) keeps its own.

@@ -215,7 +215,7 @@ def test_other_images_cannot_be_compared(tmp_path: Path, digits: Images) -> None
     """As after images were added, which was accepted."""
     with pytest.raises(RuntimeError, match="the machine fails"):
         pretrain(small(tmp_path), digits, Scripted([60, 70, 70, 70], fails_at=4))
-    with pytest.raises(BadInputError, match="the first was at 100, this one is at 101: give the same command with"):
+    with pytest.raises(BadInputError, match="the first had 100, this one has 101: give the same command with"):
         pretrain(small(tmp_path), digits, Scripted([60], images=101))
 
 
@@ -248,7 +248,7 @@ def test_two_processes_keep_what_one_keeps(tmp_path: Path, tiny_run: Path, monke
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ({"keep": "best", "knn-every": "0"}, "--knn-every 0 allows none: give another, or --keep last"),
+        ({"keep": "best", "knn-every": "0"}, "--knn-every 0 turns it off: give another --knn-every, or --keep last"),
         (
             {"bn": "keep"},
             "--init-weights is not given, and --bn keep keeps the statistics of these weights: give --init",

@@ -95,7 +95,7 @@ def test_the_course_of_knn(tmp_path: Path, knn: tuple[float, ...], course: str) 
         ),
         (
             {"step": 0, "last_step": 100, "images": 1550, "top1": 83.7, "first_top1": 83.7, "last_top1": 81.2},
-            "It kept the encoder that it began with, as no look was clearly better: 83.70% of 1\u2009550 images",
+            "It kept the encoder that it began with, as no later one was clearly better: 83.70% of 1\u2009550 images",
         ),
         ({"step": 60, "images": 1550, "top1": "<b>", "first_top1": 83.7, "last_top1": 85.9}, None),
         ({"step": None}, None),
