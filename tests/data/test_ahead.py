@@ -14,6 +14,7 @@ import pytest
 
 from moco.data.ahead import load_ahead
 from moco.errors import BadInputError
+from tests.faults.processes import ROOT, start_program, until
 
 
 def test_what_cannot_be_handed_over_ends_the_wait() -> None:
@@ -67,39 +68,45 @@ def test_nothing_is_closed_twice(
     assert "Traceback" not in capfd.readouterr().err
 
 
-STUCK = """
-import os, time
-from moco.data.ahead import load_ahead
-def make(item):
+def stick(item: int) -> int:
+    """Say which process this is, and wait for ever where there is something to make."""
     if item:
         print(os.getpid(), flush=True)
         time.sleep(1000)
     return item
-"""
 
 
 def test_stuck_loading_processes_end_with_the_loader() -> None:
-    """Two that wait for ever, as for a file of a network that is gone, hold up neither an error nor the end."""
-    code = STUCK + "loaded = load_ahead(make, [0, 1, 2], workers=2)\nnext(loaded)\ntime.sleep(1)\nraise OSError('end')"
+    """Two that wait for ever, as for a file of a network that is gone, hold up neither an error nor the end.
+
+    In a process of its own: one that is forked ends otherwise, without what is registered for the end.
+    """
+    code = (
+        "import time\nfrom moco.data.ahead import load_ahead\nfrom tests.data.test_ahead import stick\n"
+        "loaded = load_ahead(stick, [0, 1, 2], workers=2)\nnext(loaded)\ntime.sleep(1)\nraise OSError('end')"
+    )
     begun = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert "OSError: end" in done.stderr
     assert time.monotonic() - begun < 40
     assert not any(_is_alive(int(number)) for number in done.stdout.split())
 
 
+def wait_for_ever() -> None:
+    """Load what never comes."""
+    list(load_ahead(stick, [1], workers=1))
+
+
 @pytest.mark.parametrize("stopped", [False, True])
-def test_loading_processes_do_not_outlive_their_parent(stopped: bool) -> None:
+def test_loading_processes_do_not_outlive_their_parent(tmp_path: Path, stopped: bool) -> None:
     """SIGKILL of the parent ends one that waits for ever, and one that was stopped."""
-    code = STUCK + "list(load_ahead(make, [1], workers=1))"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        number = int(parent.stdout.readline())
-        if stopped:
-            os.kill(number, signal.SIGSTOP)
-        parent.send_signal(signal.SIGKILL)
-    until = time.monotonic() + 10
-    while _is_alive(number) and time.monotonic() < until:
+    training = start_program(wait_for_ever, tmp_path, ranks=1)
+    number = int(until(lambda: training.text().strip(), "the number of the loading process"))
+    if stopped:
+        os.kill(number, signal.SIGSTOP)
+    training.send(signal.SIGKILL)
+    end = time.monotonic() + 10
+    while _is_alive(number) and time.monotonic() < end:
         time.sleep(0.05)
     assert not _is_alive(number)
 

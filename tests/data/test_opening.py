@@ -1,10 +1,10 @@
 """Files that are no pictures: nothing waits for them, none is read without a bound, and each is named by what it is."""
 
 import base64
+import functools
+import importlib
 import os
 import socket
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from moco.data.opening import name_format, read_limit, read_whole
 from moco.data.photos import read_photo
 from moco.data.replacement import ChosenImages
 from moco.errors import BadInputError
+from tests.faults.processes import start_program
 
 
 def files(folder: Path, *names: str) -> FileImages:
@@ -83,15 +84,19 @@ def test_limits_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             read_limit("MOCO_LIMIT", 7)
 
 
+def decode_with(most: str, path: Path) -> None:
+    """Print the shape of an image that a program reads with a setting."""
+    os.environ["MOCO_MOST_PIXELS"] = most
+    print(importlib.reload(decoding).decode(path).shape)
+
+
 def test_the_most_pixels_are_a_setting(tmp_path: Path) -> None:
     """MOCO_MOST_PIXELS lets larger images in, or refuses smaller ones from their header."""
     path = picture(tmp_path / "x.jpg")
-    code = f"from moco.data.decoding import decode; print(decode({str(path)!r}).shape)"
     for most, said in (("99", "exceeds limit of 98 pixels"), ("400", "torch.Size([3, 10, 10])")):
-        done = subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "MOCO_MOST_PIXELS": most}, capture_output=True, text=True
-        )
-        assert said in done.stdout + done.stderr
+        training = start_program(functools.partial(decode_with, most, path), tmp_path, ranks=1)
+        assert training.exit_codes() == [int(most == "99")]
+        assert said in training.text()
 
 
 def test_the_bound_is_exact(tmp_path: Path) -> None:

@@ -1,11 +1,9 @@
 """A pack holds the images that went into it, in their order, and is there whole or not at all."""
 
+import functools
 import itertools
 import json
 import os
-import signal
-import subprocess
-import sys
 import tarfile
 import time
 import zlib
@@ -26,9 +24,11 @@ from moco.data.catalog import load
 from moco.data.config import PackConfig
 from moco.data.images import ArrayImages, Images, Split, hold
 from moco.data.loader import ViewBatches
+from moco.data.pack import write_aside
 from moco.data.settling import Asked
 from moco.data.shards import ShardImages
 from moco.errors import BadInputError
+from tests.faults.processes import start_program, until
 
 
 @pytest.fixture(autouse=True)
@@ -422,25 +422,29 @@ def test_someone_else_made_it_meanwhile(tmp_path: Path, monkeypatch: pytest.Monk
     assert [path.name for path in (tmp_path / "p").iterdir()] == ["mine"]
 
 
+def write_for_ever(out: Path) -> None:
+    """Begin to write a pack."""
+    with write_aside(out) as folder:
+        (folder / "train").mkdir()
+        (folder / "train" / "rest.tar").touch()
+        print("there", flush=True)
+        time.sleep(60)
+
+
 def test_a_killed_one_is_begun_anew(tmp_path: Path) -> None:
     """Its rest does not get into the next, and two at once are refused."""
-    program = (
-        "import time; from pathlib import Path; from moco.data.pack import write_aside\n"
-        f"with write_aside(Path({str(tmp_path / 'p')!r})) as folder:\n"
-        "    (folder / 'train').mkdir(); (folder / 'train' / 'rest.tar').touch(); print('there', flush=True)\n"
-        "    time.sleep(60)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "there\n"
-        with pytest.raises(BadInputError, match=f"process {other.pid} on .* is writing it"):
-            run(PackConfig("digits", tmp_path / "p"))
-        assert (tmp_path / ".p.moco-partial" / "train" / "rest.tar").exists()
-        other.send_signal(signal.SIGKILL)
-    assert (tmp_path / ".p.moco-partial").exists()
-    assert len(packed("digits", tmp_path / "p")["train"]) == 1437
-    assert [path.name for path in tmp_path.iterdir()] == ["p"]
-    assert not list((tmp_path / "p").rglob("rest.tar"))
+    own = tmp_path / "own"
+    own.mkdir()
+    other = start_program(functools.partial(write_for_ever, own / "p"), tmp_path, ranks=1)
+    until(lambda: other.text() == "there\n", "the beginning")
+    with pytest.raises(BadInputError, match=f"process {other.processes[0].pid} on .* is writing it"):
+        run(PackConfig("digits", own / "p"))
+    assert (own / ".p.moco-partial" / "train" / "rest.tar").exists()
+    other.kill()
+    assert (own / ".p.moco-partial").exists()
+    assert len(packed("digits", own / "p")["train"]) == 1437
+    assert [path.name for path in own.iterdir()] == ["p"]
+    assert not list((own / "p").rglob("rest.tar"))
 
 
 # --- a pack that was damaged ----------------------------------------------------------------------------------------
