@@ -558,12 +558,12 @@ def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 def test_the_module_is_a_program(tmp_path: Path) -> None:
     """As torchrun calls it: exit code and one line, from a process of its own."""
-    arguments = [sys.executable, "-m", "moco", "knn", "--weights", str(tmp_path / "gone"), "--data", "digits"]
+    arguments = [sys.executable, "-m", "moco", "knn", "--weights", "w", "--data", "digits", "--knn-k", "0"]
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("moco: error: --weights ")
+    assert done.stderr.startswith("moco: error: --knn-k ")
     assert done.stderr.count("\n") == 1
 
 
