@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
+import torch
 
 import moco
 
@@ -219,6 +221,16 @@ def test_every_module_has_a_test() -> None:
     paths = [path.relative_to(ROOT) for path in MODULES.values() if path.name != "__init__.py"]
     elsewhere = [path for path in paths if not (TESTS / path.parent / f"test_{path.name}").is_file()]
     assert [path for path in elsewhere if f"`moco/{path.as_posix()}`" not in TESTING] == []
+
+
+def test_shapes_are_checked_while_testing() -> None:
+    """A matrix of other width than the keys is refused before anything is computed (tests/conftest.py)."""
+    from moco.core.dictionary import Keys
+    from moco.core.loss import info_nce
+
+    q = torch.zeros(4, 8)
+    with pytest.raises(jaxtyping.TypeCheckError, match="info_nce"):
+        info_nce(q[0], Keys(q, q), 0.1)
 
 
 def test_the_command_line_starts_without_torch() -> None:

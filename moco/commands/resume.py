@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any, TypeVar
 
 from moco.commands import auto, pretrain, transfer
-from moco.data.named import CATALOG, absolute_data
+from moco.data.hosted import is_hosted
+from moco.data.named import CATALOG, absolute_data, part_choice
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig, ResumeConfig
 from moco.runtime.configfile import from_json, read_command
@@ -59,7 +60,8 @@ def _with_pretext(before: PretrainConfig, config: ResumeConfig, now: dict[str, A
 
 def _find_images(config: Config) -> Config:
     """Return the config of a run whose images are there. Raises BadInputError where they are not."""
-    if config.data not in CATALOG and not expand_home(config.data).exists():
+    place = part_choice(config.data)[1]
+    if not (place in CATALOG or is_hosted(place) or expand_home(place).exists()):
         raise BadInputError(
             f"{config.out}: its images are not in {config.data}, where they were: give --data with where they are now"
         )

@@ -14,18 +14,20 @@ from moco.data.brightness import settle_white_level
 from moco.data.folder import open_folder, open_kept
 from moco.data.foldernames import EXACT
 from moco.data.forms import AUTO, Form
+from moco.data.hosted import fetch_data, is_hosted
 from moco.data.images import Images
 from moco.data.images import Split as Split
 from moco.data.indexing import leave_out, open_shards, part_shards
 from moco.data.kinds import Exclude, is_archive, is_readable, is_tar, read_head, sniff
 from moco.data.layout import find_splits
 from moco.data.lists import open_list
-from moco.data.named import CATALOG, data_home
+from moco.data.named import CATALOG, data_home, part_choice
 from moco.data.notes import Notes
 from moco.data.packed import is_pack, open_pack
 from moco.data.settling import Asked, require_files, settle_form
 from moco.data.tables import ARROW, PARQUET, find_tables, open_tables
 from moco.data.tree import DiskTree
+from moco.data.video import ENDINGS, drop_clips, find_videos, open_videos
 from moco.errors import BadInputError
 from moco.runtime.files import expand_home
 from moco.runtime.phases import say_if_slow
@@ -85,11 +87,17 @@ def _open_channels(data: str, exclude: Exclude, notes: Notes, bands: Sequence[st
 
 
 def _open(data: str, exclude: Exclude, notes: Notes) -> dict[Split, Images]:
-    path = expand_home(data)
+    every, place = part_choice(data)
+    path = fetch_data(place) if is_hosted(place) else expand_home(place)
     if data in CATALOG and not path.exists():
         folder = data_home() / data
         named = load_folder(folder, notes=Notes()) if (folder / "train").is_dir() else CATALOG[data]()
         return {split: leave_out(images, exclude, notes) for split, images in named.items()}
+    videos = find_videos(path, exclude) if path.is_dir() and not is_pack(path) else []
+    if path.suffix.lower() in ENDINGS and path.is_file():
+        path, videos = path.parent, [path.name]
+    if videos or every is not None:
+        return _open_videos(path, videos, every, data, exclude, notes)
     if path.is_dir():
         if is_pack(path):
             return {split: leave_out(images, exclude, notes) for split, images in open_pack(path).items()}
@@ -100,6 +108,15 @@ def _open(data: str, exclude: Exclude, notes: Notes) -> dict[Split, Images]:
         raise BadInputError(f"--data {data}: {_describe_special(path)}, expected a folder, a text list or a tar file")
     names = ", ".join(CATALOG)
     raise BadInputError(f"--data {data}: no such folder or file, and not one of the names {names}")
+
+
+def _open_videos(
+    root: Path, videos: Sequence[str], every: int | None, data: str, exclude: Exclude, notes: Notes
+) -> dict[Split, Images]:
+    if not videos:
+        raise BadInputError(f"--data {data}: no videos there, expected a file or a folder of {' '.join(ENDINGS)}")
+    splits = _open_tar(open_videos(root, videos, every, data), exclude, notes)
+    return {split: drop_clips(images, videos) for split, images in splits.items()}
 
 
 def _describe_special(path: Path) -> str:

@@ -41,7 +41,8 @@ NamedWeights = Annotated[
     str,
     arg(
         help="A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), "
-        "timm:NAME, timm:NAME@FILE or torchvision:NAME (published weights), or random (with --like RUN or --arch)."
+        "timm:NAME, timm:NAME@FILE or torchvision:NAME (published weights), hf://OWNER/NAME (the Hugging Face hub), or "
+        "random (with --like RUN or --arch)."
     ),
 ]
 LabelledData = Annotated[

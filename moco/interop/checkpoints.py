@@ -30,6 +30,7 @@ from moco.errors import BadInputError
 from moco.interop.architecture import complete_tensors, infer, note_antialiased
 from moco.interop.contents import first_names, flatten
 from moco.interop.folders import Description, exported_metadata, find_file, load_pieces, read_description
+from moco.interop.hub import fetch_weights
 from moco.interop.layouts import Found, recognise
 from moco.interop.metadata import encoder_metadata, read_metadata
 from moco.interop.published import (
@@ -42,6 +43,7 @@ from moco.interop.published import (
 )
 from moco.runtime.checkpoint import Metadata, load_tensors
 from moco.runtime.folder import KILLED, read_status
+from moco.runtime.hub import HUB
 from moco.shapes import require_same_shapes
 
 IMAGE_SIZES = {7: 224, 3: 32}
@@ -153,13 +155,15 @@ def _read(weights: str) -> Weights:
     if is_published(weights):
         return _published(load_published(weights))
     choice, name = _choice(weights)
-    path = torchvision_file(name) if name.startswith(TORCHVISION) else Path(name)
+    path = fetch_weights(name) if name.startswith(HUB) else Path(name)
+    path = torchvision_file(name) if name.startswith(TORCHVISION) else path
     if path.is_dir():
         path = find_file(path)
     if not path.exists():
         raise BadInputError(
             f"--weights {weights}: no such run or file, expected a run folder, a checkpoint, an encoder.safetensors, "
-            f"another project's checkpoint, timm:NAME, timm:NAME@FILE or torchvision:NAME (and for evaluations random)"
+            f"another project's checkpoint, hf://OWNER/NAME, timm:NAME, timm:NAME@FILE or torchvision:NAME (and for "
+            f"evaluations random)"
         )
     content = load_pieces(path)
     if content is None:

@@ -77,11 +77,8 @@ def load_pieces(path: Path) -> object | None:
     require_regular(path)
     if not path.name.endswith(INDEX):
         return load_foreign(path)
-    places = _read(path).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(_is_name(name) for name in places.values()):
-        raise BadInputError(f"{path}: no index of weights: expected a weight_map of tensors' names to files beside it")
     tensors: dict[str, Any] = {}
-    for name in sorted(set(places.values())):
+    for name in read_pieces(path):
         if not (path.parent / name).is_file():
             raise BadInputError(f"{path}: its piece {name} is missing: get it again")
         piece = load_foreign(path.parent / name)
@@ -89,6 +86,14 @@ def load_pieces(path: Path) -> object | None:
             raise BadInputError(f"{path.parent / name}: not a sound piece of {path.name}")
         tensors |= piece
     return tensors
+
+
+def read_pieces(path: Path) -> list[str]:
+    """Read which files beside an index hold the weights. Raises BadInputError where it names none, or any elsewhere."""
+    places = _read(path).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(_is_name(name) for name in places.values()):
+        raise BadInputError(f"{path}: no index of weights: expected a weight_map of tensors' names to files beside it")
+    return sorted(set(places.values()))
 
 
 def _is_name(name: object) -> bool:

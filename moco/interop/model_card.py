@@ -101,12 +101,6 @@ def _describe_white(weights: Weights) -> str:
     return f"Of 16-bit grey images {weights.white_level} is white: divide by it, and cut what is above, to get [0, 1]. "
 
 
-def _run_of(source: Path) -> Path | None:
-    """The run folder that weights lie in: the path itself, its folder, or that of its checkpoints."""
-    folders = (source, source.parent, source.parent.parent) if source.exists() else ()  # else it is a name
-    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
-
-
 def _figures(run: Path | None, step: int) -> dict[str, Any]:
     """What the run's log found up to the step of the weights, and what its evaluations found last."""
     found: dict[str, Any] = {}

@@ -48,8 +48,9 @@ class PretrainConfig:
 
     data: str
     """Images: a folder (flat, with class folders, or with train/ and val/ or test/ of either), a text list of paths,
-    tar shards, an archive, Parquet files, a saved Hugging Face data set, or one of cifar10, fashion-mnist, digits
-    (docs/data.md). Only the kNN monitor uses labels. The images of a folder unlabeled/ are trained on, too."""
+    tar shards, an archive, Parquet files, a saved Hugging Face data set, hf://datasets/OWNER/NAME, videos, or one of
+    cifar10, fashion-mnist, digits (docs/data.md). Only the kNN monitor uses labels. The images of a folder unlabeled/
+    are trained on, too."""
     out: RunFolder
 
     arch: str | None = "resnet50"
@@ -73,9 +74,9 @@ class PretrainConfig:
     """Width of the MLP heads' inner layers; by default that of the backbone's features (2048 for resnet50)."""
     init_weights: str | None = None
     """Weights to start from: a run, a checkpoint, an encoder.safetensors, another project's checkpoint, or published
-    ones, timm:NAME, timm:NAME@FILE or torchvision:NAME (docs/interop.md), or teacher, those of --teacher. They also set
-    --arch, --stem, --image-size, --mean and --std unless given. f_k and the queue are loaded too where the file has
-    them and they fit."""
+    ones, timm:NAME, timm:NAME@FILE, torchvision:NAME or hf://OWNER/NAME (docs/interop.md), or teacher, those of
+    --teacher. They also set --arch, --stem, --image-size, --mean and --std unless given. f_k and the queue are loaded
+    too where the file has them and they fit."""
     freeze_patches: bool = False
     """Leave a transformer's patch projection at its initial weights, which keeps its training stable (v3)."""
     init: Literal["kaiming", "torch", "whitened"] = "kaiming"

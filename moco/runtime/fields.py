@@ -70,7 +70,6 @@ CountOrZero = Annotated[int, Range(0, 10**9)]
 Repetitions = Annotated[int, Range(1, 1000)]
 BatchSize = Annotated[int, Range(1, 2**20)]
 """Images in a batch, or parts or groups of it."""
-KeyCount = Annotated[int, Range(1, 2**24)]
 KeyCountOrZero = Annotated[int, Range(0, 2**24)]
 """Keys in the loss: 2^24 of 128 numbers are 8.6 GB, 256 times as many as the papers' queue holds."""
 Width = Annotated[int, Range(1, 2**16)]
