@@ -89,7 +89,7 @@ def test_from_the_command_line_and_from_python(
     assert main(["duplicates", *flags, "--threads", "1", "--json"]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)
-    assert "pairs of different images are expected" in err
+    assert "expected false pairs: about" in err
     rows = moco.run(
         "duplicates", weights=tiny_run, data="digits", split="test", baseline=False, device="cpu", threads=1
     )

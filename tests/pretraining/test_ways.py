@@ -120,7 +120,7 @@ def test_the_rule_gives_way_to_what_is_clearly_better(rights: tuple[int, int, in
 
 
 @pytest.mark.parametrize(
-    ("native", "side", "sizes"), [(224, 375, (128, 224)), (224, 100, (128,)), (224, 48, (96,)), (96, 400, (96,))]
+    ("native", "side", "sizes"), [(224, 375, (128, 224)), (224, 100, (128, 224)), (224, 48, (96,)), (96, 400, (96,))]
 )
 def test_sizes_that_are_tried(native: int, side: int, sizes: tuple[int, ...]) -> None:
     """Not above the network's own, nor far above that of the images."""
