@@ -1,9 +1,10 @@
 """Four channels of 12 bits, without a word of what is in them: a small photometric-stereo rig, made of Fashion-MNIST.
 
 A rig for photometric stereo takes one grey picture under each of four lights. Here the lights are computed: a garment's
-grey values are its relief and its colour, each light comes from another side, and a sensor of 12 bits adds noise. The
-files are 16-bit TIFFs of four bands, as such a rig writes them. Then an encoder is pre-trained on them, and compared
-with random weights by kNN, once for each seed.
+grey values are its relief and its colour, each light comes from another side, and a sensor of 12 bits adds noise. A
+garment lies anywhere below the lights, nearer or farther: if all lay in the middle, raw pixels alone would classify
+three of four. The files are 16-bit TIFFs of four bands, as such a rig writes them. Then an encoder is pre-trained on
+them, and compared with random weights by kNN, once for each seed.
 
     python examples/channels.py --out runs/channels
 
@@ -28,7 +29,8 @@ LIGHTS = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
 WHITEST, DARK, NOISE, SHOT = 4095, 120.0, 6.0, 0.7
 """Of the sensor: its largest value, what it reads without light, and the deviation of its noise: constant, and as a
 factor of the square root of the light."""
-SIDE = 32
+SIDE, SMALLEST = 32, 14
+"""Pixels of a picture, and of the smallest garment in it, along a side."""
 
 
 def light(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -43,16 +45,25 @@ def light(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(noisy), 0, WHITEST).astype(np.uint16)
 
 
+def place(grey: torch.Tensor, rng: np.random.Generator) -> np.ndarray:
+    """Lay a garment (1, 1, h, w) somewhere on a dark picture (H, W), scaled to a size of its own."""
+    side = int(rng.integers(SMALLEST, SIDE + 1))
+    top, left = rng.integers(0, SIDE - side + 1, 2)
+    picture = np.zeros((SIDE, SIDE), np.float32)
+    scaled = F.interpolate(grey, (side, side), mode="bilinear", align_corners=False, antialias=True)
+    picture[top : top + side, left : left + side] = scaled[0, 0].numpy()
+    return picture
+
+
 def write_split(images: Images, folder: Path, count: int, seed: int) -> None:
     """Write `count` images, spread evenly over a labelled set, as TIFFs of four bands in class folders."""
     assert images.labels is not None
     rng = np.random.default_rng(seed)
     for row in np.linspace(0, len(images) - 1, min(count, len(images))).astype(int):
         grey = images[int(row)].float().mean(0, keepdim=True)[None] / 255
-        grey = F.interpolate(grey, (SIDE, SIDE), mode="bilinear", align_corners=False)[0, 0]
         path = folder / images.classes[images.labels[row]].replace("/", "-") / f"{row:05}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(path, light(grey.numpy(), rng), photometric="minisblack", planarconfig="separate")
+        tifffile.imwrite(path, light(place(grey, rng), rng), photometric="minisblack", planarconfig="separate")
 
 
 def write_set(source: str, folder: Path, train: int, test: int) -> None:

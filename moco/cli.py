@@ -253,8 +253,8 @@ def _recipes() -> str:
     return (
         "usage: moco pretrain RECIPE --data D --out RUN [flags]\n\n"
         + "\n".join(lines)
-        + "\n\nPhotographs: auto. Images of 32 to 96 pixels on a CPU: quick. A GPU and much time: v2."
-        + "\n\nmoco pretrain RECIPE --help lists the common flags, --help-all every one, with their values in it."
+        + "\n\nPhotographs: auto. Images of 32 to 96 pixels on a CPU: quick. A GPU and plenty of time: v2."
+        + "\n\nmoco pretrain RECIPE --help lists the common flags with the recipe's values, --help-all every flag."
     )
 
 
@@ -263,7 +263,7 @@ def _tasks() -> str:
     return (
         "usage: moco transfer TASK --weights W --data D --out RUN [flags]\n       moco transfer compare RUN...\n\n"
         + "\n".join(lines)
-        + "\n\nmoco transfer TASK --help lists the common flags, --help-all every one, with their values for it."
+        + "\n\nmoco transfer TASK --help lists the common flags with the task's values, --help-all every flag."
     )
 
 

@@ -9,7 +9,7 @@ COMPILERS = ("torch._dynamo.", "torch._inductor.")
 
 
 def one_line(message: object) -> str:
-    """A message on one line, of which a terminal does no more than show it: names of files may hold anything."""
+    """Make a message one line that a terminal only shows: names of files may hold anything."""
     text = " ".join(str(message).splitlines())
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 

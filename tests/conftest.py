@@ -1,6 +1,8 @@
 """Checks every annotated shape while testing; fixtures that several tests need."""
 
+import gc
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -10,11 +12,29 @@ from jaxtyping import install_import_hook
 
 if not torch.cuda.is_available():  # before anything imports Triton: its kernels are then run by numpy
     os.environ["TRITON_INTERPRET"] = "1"
-hook = install_import_hook("moco", "beartype.beartype")
+
+
+def modules_with_shapes() -> list[str]:
+    """The modules that write shapes into their types: to check a call takes longer than most others do their work."""
+    root = Path(__file__).parents[1]
+    paths = [path for path in (root / "moco").rglob("*.py") if path.name != "__init__.py"]
+    return [
+        ".".join(path.relative_to(root).with_suffix("").parts)
+        for path in paths
+        if re.search(r"\b(jaxtyping|moco\.shapes)\b", path.read_text(encoding="utf-8"))
+    ]
+
+
+hook = install_import_hook(modules_with_shapes(), "beartype.beartype")
 hook.__enter__()
 for ignored in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
     if signal.getsignal(ignored) is signal.SIG_IGN:  # a run honours that, and a shell's background jobs inherit it
         signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what the libraries and the collected tests left out of every later garbage collection."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

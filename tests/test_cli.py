@@ -227,7 +227,7 @@ def test_a_mistake_in_the_flags(capsys: pytest.CaptureFixture[str], arguments: l
         (["pretrain", "quick", "--data", "digits", "--out", "run", "--temperature", "-1"], ["--temperature is -1"]),
         (["pretrain", "quick", "--data", "digits", "--out", "run", "--arch", "resnet51"], ["resnet51", "resnet50"]),
         (["pretrain", "quick", "--data", "digits", "--out", "run", "--init-weights", "gone"], ["gone"]),
-        (["resume", "none"], ["none", "no run to go on with"]),
+        (["resume", "none"], ["none", "no run to continue"]),
         (["knn", "--weights", "gone", "--data", "digits"], ["--weights gone", "encoder.safetensors"]),
         (["knn", "--weights", "none", "--data", "digits"], ["--weights none", "encoder.safetensors"]),
         (["knn", "--weights", "random", "--data", "digits"], ["--like", "--arch", "--image-size"]),
@@ -271,9 +271,10 @@ def test_a_bad_image_in_training(capsys: pytest.CaptureFixture[str], data: Path,
     """Large images are decoded while the run goes on, also in another process: it is named, and the run goes on."""
     for path in (data / "broken").iterdir():
         if path.stat().st_size:
-            PillowImage.new("RGB", (100, 100)).save(path)
+            PillowImage.new("RGB", (100, 100), "grey").save(path)
     arguments = ["pretrain", "quick", "--data", "broken", "--out", "run", "--batch-size", "40", "--queue-size", "40"]
-    more = ["--image-size", "16", "--epochs", "1", "--knn-every", "0", "--workers", workers, *CPU]
+    arguments += ["--arch", "resnet18-w4", "--image-size", "16", "--epochs", "1"]
+    more = ["--knn-every", "0", "--workers", workers, *CPU]
     assert main([*arguments, *more]) == 0
     (notice,) = [line for line in capsys.readouterr().out.splitlines() if "39.png: cannot be read" in line]
     assert notice.startswith("step 1: ")
@@ -359,7 +360,7 @@ def test_a_run_of_another_config_is_not_touched(capsys: pytest.CaptureFixture[st
 def test_unlabelled_images_a_warning_and_json(capsys: pytest.CaptureFixture[str], data: Path) -> None:
     """A run of one step on a flat folder: the warning is one line, standard output ends with one object."""
     run = ["--out", "run", "--max-steps", "1", "--batch-size", "16", "--queue-size", "80", "--image-size", "16"]
-    run += ["--dictionary", "queue"]
+    run += ["--dictionary", "queue", "--arch", "resnet18-w4"]
     assert main(["pretrain", "quick", "--data", "flat", *run, *CPU, "--json"]) == 0
     out, err = capsys.readouterr()
     warned = [line for line in err.splitlines() if "warning" in line.lower()]
@@ -569,7 +570,15 @@ def test_the_module_is_a_program(tmp_path: Path) -> None:
 def test_commands_from_python(tmp_path: Path) -> None:
     """The same parser: flags with underscores, several values, switches; bad input is an exception."""
     out = tmp_path / "run"
-    small = {"image_size": 16, "batch_size": 32, "knn_every": 0, "threads": 1, "json": True, "recompute": False}
+    small = {
+        "arch": "resnet18-w4",
+        "image_size": 16,
+        "batch_size": 32,
+        "knn_every": 0,
+        "threads": 1,
+        "json": True,
+        "recompute": False,
+    }
     result = moco.run("pretrain", "quick", data="digits", out=out, max_steps=2, dictionary="in-batch", **small)
     assert math.isfinite(result["loss"])
     found = moco.run("linear", weights=out, data="digits", penalties=[0.1, 1e-2], views=1, baseline=False)

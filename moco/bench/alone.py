@@ -46,7 +46,7 @@ def run_alone(target: str, config: Any, folder: Path, case: str) -> dict[str, An
 def describe_end(code: int, said: bytes) -> str:
     """Describe how a process ended by itself, from its exit code (that of a signal is negative) and what it said."""
     if code == -signal.SIGKILL:
-        how = "was ended by SIGKILL, which the system sends where memory is used up"
+        how = "was ended by SIGKILL, which the system sends when memory runs out"
     else:
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     lines = said[-MOST_SAID:].decode("utf-8", "replace").strip().splitlines()

@@ -16,7 +16,7 @@ from moco.runtime.fields import require
 
 
 def measure_step(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
-    """The loop alone, on a batch that is ready; and the operations that it takes by formula."""
+    """Measure the loop alone, on a batch that is ready; and the operations that it takes by formula."""
     training, images = _training(config, folder, case)
     resolved = resolve_config(training, images)
     batch = build_batches(resolved, images)[0]
@@ -33,7 +33,7 @@ def measure_step(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]
 
 
 def measure_end_to_end(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
-    """The loop as a user runs it, with its own loading and views."""
+    """Measure the loop as a user runs it, with its own loading and views."""
     training, images = _training(config, folder, case)
     workers = require(resolve_config(training, images).workers)
     return {**time_training(training, images, config.seconds), "workers": workers}

@@ -46,7 +46,7 @@ def write_jpegs(folder: Path, rng: np.random.Generator, count: int, size: tuple[
 
 
 def images_in(folder: Path, size: int) -> Images:
-    """The images of `write_photographs`: patches, in memory; for larger sizes JPEG files, decoded when asked for."""
+    """Open the images of `write_photographs`: patches in memory; for larger sizes JPEG files, decoded on demand."""
     if size > PATCH_SIZE:
         return load(str(folder / JPEGS))["train"]
     pixels = torch.from_numpy(np.load(folder / PATCHES))

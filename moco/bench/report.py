@@ -33,7 +33,7 @@ def add_ratios(found: Found) -> None:
 
 
 def tabulate_figures(found: Found) -> Table:
-    """Every figure in a line, with what it is to be compared with."""
+    """Return every figure in a line, with what it is to be compared with."""
     lines = Table(title=_title(found["machine"]), title_justify="left")
     for heading in ("measured", "case", "figure", "compared", "memory"):
         names = heading in ("measured", "case")
@@ -50,7 +50,7 @@ def _title(machine: Found) -> str:
 
 
 def caution(found: Found) -> str | None:
-    """A word where the figures cannot be trusted: others computed too, or a whole was faster than its part."""
+    """Warn where figures cannot be trusted: other work on the machine, or a whole faster than its part."""
     load, cores = found["machine"]["load"], found["machine"]["cores"]
     if load is not None and load > BUSY * cores:
         return f"caution: the machine was busy before (load {load:g} on {cores} cores): figures are too low"

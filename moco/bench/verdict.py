@@ -10,7 +10,7 @@ Found = dict[str, Any]
 
 
 def find_bottleneck(found: Found) -> str:
-    """The narrowest place of what was measured, and what to change there.
+    """Find the bottleneck of what was measured, and what to change.
 
     Loading comes first (a step that waits cannot be helped by anything else), then bf16 left unused, the queue, and the
     step's share of the peak.

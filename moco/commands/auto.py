@@ -14,7 +14,7 @@ import torch
 
 from moco.commands import knn, pretrain
 from moco.commands.readiness import Ready, make_ready, make_ready_all, set_end, set_pace
-from moco.commands.scene import Scene, begin_with, compare_weights, open_scene
+from moco.commands.scene import Scene, begin_with, can_teach, compare_weights, open_scene
 from moco.commands.trials import measure_trial, note_images, plan_trials, take_over, try_way
 from moco.core.encoder import Encoder, EncoderPlan, parameter_count
 from moco.errors import BadInputError
@@ -39,6 +39,7 @@ from moco.runtime.configfile import from_json
 from moco.runtime.device import preserve_torch_state, set_threads
 from moco.runtime.fields import check, require
 from moco.runtime.files import read_bounded
+from moco.runtime.loggers import settle_loggers
 from moco.runtime.runlog import write_text
 from moco.runtime.signals import terminate_as_interrupt
 
@@ -67,13 +68,13 @@ def run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[st
     check(config)
     there = config.out / "config.json"
     if there.is_file():
-        print(f"auto: {config.out} holds a run; its own settings are kept", file=sys.stderr)
+        print(f"auto: {config.out} already holds a run: keeping its settings", file=sys.stderr)
         own = from_json(PretrainConfig, read_bounded(there), there)
         own = dataclasses.replace(own, data=config.data, out=config.out, json=config.json)
         return conclude(own, pretrain.run(own), config.data)
     budget = Budget(60 * config.minutes, started)
     with terminate_as_interrupt():
-        scene = open_scene(config, dict(given), budget)
+        scene = open_scene(config, {**given, "logger": settle_loggers(given.get("logger", ()))}, budget)
         with preserve_torch_state(scene.device):
             set_threads(given.get("threads"))
             chosen = _choose(scene)
@@ -95,7 +96,7 @@ def _choose(scene: Scene) -> Chosen:
     elif weights is not None and size is None:
         size = sizes_to_try(load_weights(weights).encoder.plan.image_size, scene.side)[0]
     parameters = 0 if weights is None else parameter_count(load_weights(weights).encoder.backbone)
-    recipes = open_recipes(goal, parameters, size)
+    recipes = open_recipes(goal, parameters, size, teaches=can_teach(scene, weights))
     first = choose_way(recipes, weights, reason, published, rivals, size=size, given=named)
     for line in tabulate(compared, first):
         scene.say(line)
@@ -107,7 +108,9 @@ def _choose(scene: Scene) -> Chosen:
         planned = plan_trials(scene, ready[:count])
         if planned:
             return _try(scene, planned, weights, compared)
-    short = len(ways) > 1 and f"{first.why}. The time is too short to try other ways, so this is the rule's choice"
+    short = (
+        len(ways) > 1 and f"{first.why}. The time is too short for trials of other methods, so auto chose by its rule"
+    )
     way = replace(first, why=short or first.why)
     return Chosen(_by_rule(scene, replace(ready[0], way=way)), weights, compared, ())
 
@@ -144,7 +147,10 @@ def _explain(scene: Scene, chosen: Chosen) -> None:
     ready, n = chosen.ready, len(scene.images)
     config, pace = ready.config, require(ready.pace)
     with torch.device("meta"):
-        plan = EncoderPlan(require(config.arch), config.stem or "imagenet", image_size=require(config.image_size))
+        plan = EncoderPlan(
+            require(config.arch), config.stem or "imagenet", image_size=require(config.image_size),
+            channels=len(require(config.mean)),
+        )  # fmt: skip
         parameters = parameter_count(Encoder(plan).backbone)
     for line in describe_choice(config, ready.way, pace, scene.config.minutes, scene.budget.spent, n, parameters):
         print(line)
@@ -183,7 +189,7 @@ def conclude(
     found: dict[str, Any] = {"way": told["way"]["recipe"]}
     if told["evaluation"]["seconds"]:
         named = (told["weights"],) if told["evaluation"]["published"] and told["weights"] is not None else ()
-        print("auto: evaluating the encoder and what it is compared with", file=sys.stderr, flush=True)
+        print("auto: evaluating the encoder and its baselines", file=sys.stderr, flush=True)
         found["knn"] = knn.run(KnnConfig(
             str(config.out), data, baseline=told["evaluation"]["random"], baselines=named, device=config.device,
             precision=config.precision, threads=config.threads, workers=config.workers,

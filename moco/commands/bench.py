@@ -54,7 +54,7 @@ def run(config: BenchConfig) -> dict[str, Any]:
 
 
 def select_measurements(only: str | None) -> list[str]:
-    """The names of `--only`, in the order in which they are measured. Raises BadInputError naming an unknown one."""
+    """Parse the names of `--only`, in the order of measurement. Raises BadInputError naming an unknown one."""
     if only is None:
         return list(MEASUREMENTS)
     given = [name.strip() for name in only.split(",") if name.strip()]

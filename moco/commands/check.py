@@ -10,6 +10,7 @@ from typing import Any
 from moco.data.catalog import load
 from moco.data.config import CheckConfig
 from moco.data.images import Images
+from moco.data.settling import Asked
 from moco.errors import BadInputError, one_line
 from moco.runtime.device import cores
 from moco.runtime.fields import check
@@ -27,7 +28,8 @@ def run(config: CheckConfig) -> dict[str, Any]:
     check(config)
     if config.out is not None:
         require_file_name("--out", config.out)
-    splits = load(config.data, config.exclude)
+    asked = Asked(config.channels, config.bands, config.no_data, alike=False)
+    splits = load(config.data, config.exclude, form=asked)
     found = [
         dict(zip(COLUMNS, (split, images.name(index), reason), strict=True))
         for split, images in splits.items()
@@ -37,14 +39,14 @@ def run(config: CheckConfig) -> dict[str, Any]:
     for one in found[:MOST_PRINTED]:
         print(one_line(f"{one['split']}: {one['path']}: {one['reason']}"))
     more = f" (the first {MOST_PRINTED} above)" if len(found) > MOST_PRINTED else ""
-    print(f"{count} images read, {len(found)} of them cannot be{more}")
+    print(f"{count} images checked, {len(found)} cannot be read{more}")
     if config.out is not None:
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(found)
         replace_file(config.out, text.getvalue().encode("utf-8", "surrogateescape"))
-        print(f"{config.out}: all of them, with the reason")
+        print(f"{config.out}: the full list, with reasons")
     return {"data": config.data, "images": count, "unreadable": found}
 
 

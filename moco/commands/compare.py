@@ -45,14 +45,14 @@ def run(config: CompareConfig) -> dict[str, Any]:
             console.print(tabulate_task(task, group, with_conditions=len(groups) > 1))
     console.print(
         "In brackets: the difference to supervised weights, or to random ones where there are none; green and red from "
-        f"{NOTABLE} points on. Right: the paper's figures, of ResNet-50 at full length; * is recalled, not checked.",
+        f"{NOTABLE} points on. Right: the paper's figures, of ResNet-50 at full length; * marks figures from memory.",
         markup=False, highlight=False,
     )  # fmt: skip
     return {"tasks": tables}
 
 
 def read(run: Path) -> dict[str, Any]:
-    """What a transfer run reached: kind of weights, figures and their deviation over trials."""
+    """Read what a transfer run reached: kind of weights, figures and their deviation over trials."""
     path = run / "evaluations" / f"{RESULT}.json"
     try:
         content = read_object(path)
@@ -80,7 +80,7 @@ def kind_of(weights: str) -> str:
 
 
 def paper_row(task: str, kind: str, steps: int) -> dict[str, str]:
-    """The paper's figures of this task and kind of weights; of the longer schedule where the run has its length.
+    """Return the paper's figures of this task and kind of weights; of the longer schedule where the run has its length.
 
     Of tasks other than COCO's (keypoints, LVIS) the paper has one row, whatever the schedule.
     """
@@ -91,7 +91,7 @@ def paper_row(task: str, kind: str, steps: int) -> dict[str, str]:
 
 
 def group_alike(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The rows in groups that were tested on the same images by the same rules after as many steps."""
+    """Return the rows in groups that were tested on the same images by the same rules after as many steps."""
     groups = dict[str, list[dict[str, Any]]]()
     for row in rows:
         groups.setdefault(json.dumps([row["steps"], row["conditions"]], sort_keys=True), []).append(row)
@@ -99,7 +99,7 @@ def group_alike(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def with_differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, each with its differences to the first supervised one, or else to the first random one."""
+    """Return the rows, each with its differences to the first supervised one, or else to the first random one."""
     by_kind = {row["kind"]: row for row in reversed(rows)}
     reference = by_kind.get("supervised") or by_kind.get("random")
     for row in rows:

@@ -81,7 +81,7 @@ class Collected:
             return None
         about = {"kind": "index", "version": INDEX_VERSION, "features": digest({"z": z}, {}), "k": k}
         index = unpack_index(*compute_once(about, lambda: pack_index(build_index(z, k))))
-        say(f"{name}: approximate search finds {index.recall:.1%} of the {k} nearest ({index.lists} lists looked at)")
+        say(f"{name}: approximate search finds {index.recall:.1%} of the {k} nearest ({index.lists} lists searched)")
         return index
 
     @property

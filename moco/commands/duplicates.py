@@ -82,10 +82,9 @@ def encode_mild_views(
 
 def _describe(name: str, figures: dict[str, Any], images: int) -> str:
     return (
-        f"{name}: {figures['groups']} group(s) of duplicates among {images} images, {figures['drop']} image(s) could "
-        f"go; similarity from {figures['threshold']:.4f} on (it finds {figures['views_found']}% of two mild views of "
-        f"an image, and about {figures['false_pairs']:.2g} pairs of different images are expected to be taken for "
-        f"duplicates)"
+        f"{name}: {figures['groups']} group(s) of duplicates among {images} images, {figures['drop']} image(s) to "
+        f"drop; threshold: similarity {figures['threshold']:.4f}, which finds {figures['views_found']}% of the pairs "
+        f"of mild views (expected false pairs: about {figures['false_pairs']:.2g})"
     )
 
 
@@ -108,8 +107,8 @@ def _write(
     kept = [row for row in range(len(found.names)) if row not in gone]
     strips = [Strip(None, [_tile(found, member) for member in group]) for group in groups]
     note = element(
-        "p", f"The image to keep stands first in green, by the rule: {config.keep}. Nothing was deleted: drop.txt "
-        "lists what could go, keep.txt everything else.", class_="note",
+        "p", f"The image to keep comes first, in green (rule: {config.keep}). Nothing was deleted: drop.txt lists the "
+        "images to drop, keep.txt all others.", class_="note",
     )  # fmt: skip
     return write_results(
         found, "duplicates", table=(header, rows), lists={"keep.txt": kept, "drop.txt": dropped},

@@ -131,7 +131,7 @@ def _encode_pieces(
     for (number, _), left_out in zip(plan, earlier, strict=False):
         unreadable[names[number]] |= left_out
     if earlier:
-        say(f"{config.out}: goes on behind {sum(len(rows) for _, rows in plan[: len(earlier)])} of {total} images")
+        say(f"{config.out}: continuing after {sum(len(rows) for _, rows in plan[: len(earlier)])} of {total} images")
     old: Floats | None = None
     if pieces is not None and was is not None and len(earlier) < len(plan):
         old = map_stored(config.out, was, reading.width, pieces.folder)

@@ -12,6 +12,7 @@ from moco.data.augment import normalize
 from moco.errors import BadInputError, VoidError
 from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.config import ExportConfig
+from moco.interop.hub import push, require_repository
 from moco.interop.targets import TARGETS
 from moco.runtime.files import require_file_name, written_aside
 from moco.shapes import SquareViews
@@ -34,6 +35,8 @@ def run(config: ExportConfig) -> dict[str, Any]:
     if config.out.exists():
         raise BadInputError(f"--out {config.out} exists: give another name")
     require_file_name("--out", config.out)
+    if config.push is not None:
+        require_repository(config.push)
     weights = load_weights(config.weights)
     for note in weights.notes:
         print(note)
@@ -54,10 +57,14 @@ def run(config: ExportConfig) -> dict[str, Any]:
     )
     usage = target.usage(weights)
     print(f"{config.out}: {config.format}; checked with {checked}{said}\n{usage}")
-    return {
+    result = {
         "weights": config.weights, "origin": weights.origin, "format": config.format, "out": str(config.out),
         "checked_with": library, "largest_difference": difference, **figures, "told": usage,
     }  # fmt: skip
+    if config.push is not None:
+        result["pushed"] = push(config.out, config.push)
+        print(f"{config.push}: sent to huggingface.co, {result['pushed']}; use it as --weights hf://{config.push}")
+    return result
 
 
 def _compared(features: Any, weights: Weights, path: Path) -> dict[str, float]:
@@ -70,12 +77,13 @@ def _compared(features: Any, weights: Weights, path: Path) -> dict[str, float]:
     largest = float(ours.abs().max())
     if not largest <= LARGEST_FEATURE:
         raise BadInputError(
-            f"features of photographs are up to {largest:g}, as of a training that diverged: give an earlier checkpoint"
+            f"features of photographs are up to {largest:g}, as after a diverged training: give an earlier checkpoint"
         )
     difference = max(float((ours - theirs).abs().max()), float((ours[:1] - alone).abs().max()))
     if not difference <= TOLERANCE * max(largest, 1.0):
         raise VoidError(
-            f"the exported net's features differ from ours by {difference:g} (features up to {largest:g}): not kept"
+            f"the exported network's features differ from moco's by {difference:g} (features up to {largest:g}): "
+            f"the file was not kept"
         )
     return {"largest_difference": difference, "largest": largest, "images": len(views)}
 

@@ -89,6 +89,6 @@ def _write(found: Collected, groups: list[Group], figures: dict[str, dict[str, A
         lead=f"{len(found.names)} images in {len(groups)} groups by {config.weights}; the most typical come first.",
         parts=[
             ("groups", "Groups", render_strips(strips, found.picture)),
-            ("figures", "Beside random weights", render_figures(figures, columns)),
+            ("figures", "Compared with random weights", render_figures(figures, columns)),
         ],
     )  # fmt: skip

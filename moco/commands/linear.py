@@ -80,7 +80,7 @@ def advise(result: dict[str, Any], classes: int) -> str | None:
     rate, suiting, loss = result["lr"], result["suiting_lr"], result["training_loss"]
     agreement, guessing = result.get("agreement"), math.log(classes)
     if loss > guessing:
-        evidence = f"on the training images its loss is {loss:.4g}, where guessing has {guessing:.4g}"
+        evidence = f"its loss on the training images is {loss:.4g}, and guessing gives {guessing:.4g}"
     elif agreement and agreement["high"] < 0 and not FAR > rate / suiting > 1 / FAR:
         evidence = f"the fast protocol is {-agreement['difference']:.2f} points better on the same images"
     else:
@@ -123,7 +123,7 @@ def measure_baselines(
 def compare_protocols(
     config: LinearConfig, result: dict[str, Any], predicted: Labels, truth: Labels
 ) -> dict[str, Any] | None:
-    """The paired 95% interval of this protocol minus the other, where that was run on the same backbone and images."""
+    """Compute the paired 95% interval of this protocol minus the other, if that ran on the same backbone and images."""
     other: Protocol = "paper" if config.protocol == "fast" else "fast"
     earlier = read_kept_evaluation(dataclasses.replace(config, protocol=other))
     same = all(earlier.get(name) == result[name] for name in ("backbone", "data", "test"))

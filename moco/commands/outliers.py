@@ -117,12 +117,12 @@ def _write(
     suspicious = [strip(one.row, _contradict(found, one), found.classes[one.label]) for one in labels]
     parts = [("images", "Unusual images and their nearest neighbours", render_strips(unusual, found.picture))]
     if suspicious:
-        parts.append(("labels", "Labels that a classifier does not expect", render_strips(suspicious, found.picture)))
+        parts.append(("labels", "Suspicious labels", render_strips(suspicious, found.picture)))
     columns = {
         "score": "highest score", "last_score": "lowest score listed", "listed_labels": "suspicious labels",
         "votes": "probability of the first label, %",
     }  # fmt: skip
-    parts.append(("figures", "Beside random weights", render_figures(figures, columns)))
+    parts.append(("figures", "Compared with random weights", render_figures(figures, columns)))
     return write_results(
         found, "outliers",
         table=(["kind", "rank", "path", "score", "reasons", "label", "expected", "by_neighbours"], table),

@@ -8,7 +8,8 @@ from moco.data.brightness import warn_of_dark
 from moco.data.catalog import load
 from moco.data.config import PackConfig
 from moco.data.pack import LOCK, write, write_aside
-from moco.data.packed import PACK, VERSION
+from moco.data.packed import PACK, VERSION, describe_packed
+from moco.data.settling import Asked
 from moco.errors import BadInputError
 from moco.runtime.fields import check
 
@@ -19,16 +20,20 @@ def run(config: PackConfig) -> dict[str, Any]:
     if config.image_size is not None and config.format == "shards":
         raise BadInputError("--image-size is for --format arrays: shards hold the files as they are; leave one out")
     started = time.monotonic()
-    splits = load(config.data, config.exclude, config.white_level)
+    asked = Asked(config.channels, config.bands, config.no_data)
+    splits = load(config.data, config.exclude, config.white_level, asked)
     with write_aside(config.out) as folder:
-        form = write(splits, folder, config)
-        if form == "arrays":  # shards hold the files as they are, of any depth
+        written = write(splits, folder, config)
+        facts: dict[str, Any] = {"moco_pack": VERSION, "format": written, "splits": list(splits), "data": config.data}
+        if written == "arrays":  # shards hold the files as they are, of any depth
             warn_of_dark(next(iter(splits.values())), config.data)
-        facts = {"moco_pack": VERSION, "format": form, "splits": list(splits), "data": config.data}
+        form = splits["train"].form
+        if form is not None and written == "arrays":
+            facts["form"] = describe_packed(form)
         (folder / PACK).write_text(json.dumps(facts, indent=1) + "\n", encoding="ascii")
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
     counts = {split: len(images) for split, images in splits.items()}
     seconds = time.monotonic() - started
     per_split = ", ".join(f"{count} {split}" for split, count in counts.items())
-    print(f"{config.out}: {per_split} images as {form}, {size / 1e6:.1f} MB, in {seconds:.1f} s; use it as --data")
-    return {"out": str(config.out), "format": form, "images": counts, "bytes": size, "seconds": round(seconds, 3)}
+    print(f"{config.out}: {per_split} images as {written}, {size / 1e6:.1f} MB, in {seconds:.1f} s; use it as --data")
+    return {"out": str(config.out), "format": written, "images": counts, "bytes": size, "seconds": round(seconds, 3)}

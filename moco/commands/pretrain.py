@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
@@ -42,10 +43,12 @@ from moco.pretraining.initial import with_weights
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor
 from moco.pretraining.prepare import build_batches
-from moco.pretraining.pretexts import OwnPretext, load_own_pretext, require_pretext
+from moco.pretraining.pretexts import load_own_pretext, require_pretext
 from moco.runtime import distributed
 from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check, require
+from moco.runtime.loggers import settle_loggers
+from moco.runtime.owncode import OwnCode
 from moco.runtime.phases import say_if_slow
 
 Drawn = TypeVar("Drawn")
@@ -60,6 +63,7 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     """`moco pretrain`: train on the images of `config.data`, with a monitor that suits them."""
     check(config)
     own = load_own_pretext(config.pretext)
+    config = dataclasses.replace(config, logger=settle_loggers(config.logger))
     config = with_weights(config if own is None else dataclasses.replace(config, pretext=own.stored))
     require_pretext(config)
     given = config.init_weights or config.teacher
@@ -96,13 +100,15 @@ def train_prepared(
     splits: dict[Split, Images],
     monitor: Monitor,
     teacher: Teacher | None,
-    own: OwnPretext | None = None,
+    own: OwnCode | None = None,
 ) -> dict[str, Any]:
     """Train on the images of a config whose monitor and teacher are ready."""
     level = splits["train"].white_level
     config = with_form(dataclasses.replace(config, data=absolute_data(config.data), white_level=level), splits["train"])
     if config.partner is not None:
         config = dataclasses.replace(config, partner=absolute_data(config.partner))
+    if config.series is not None:
+        config = dataclasses.replace(config, series=os.path.abspath(config.series))
     if teacher is not None:
         config = dataclasses.replace(config, feature_dim=teacher.width)
     images = training_images(splits)
@@ -149,9 +155,9 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
         print(
-            f"the images come {reason}: no kNN accuracy; watching instead how many find their own second view "
-            f"(retrieval), the mean squared distance of two views of an image (alignment), and how evenly the images "
-            f"spread (uniformity: lower is more evenly)"
+            f"the images come {reason}: no kNN accuracy. The monitor measures instead: retrieval (how many images "
+            f"find their own second view), alignment (mean squared distance of two views of an image) and "
+            f"uniformity (how evenly the images spread: lower is better)"
         )
         seen = make_readable(take_evenly(training_images(splits), min(UNLABELLED_IMAGES, config.knn_images)))
         few = take_evenly(seen, RETRIEVED)
@@ -192,8 +198,8 @@ def _remember(draw: Callable[[], Drawn], size: int) -> Callable[[], Drawn]:
     return functools.cache(draw) if size <= KEPT_BYTES else draw
 
 
-def build_checkup(config: PretrainConfig, images: Images, own: OwnPretext | None = None) -> Checkup:
-    """What a run's health is judged by, beside its loss: its own images and keys."""
+def build_checkup(config: PretrainConfig, images: Images, own: OwnCode | None = None) -> Checkup:
+    """Build what a run's health is judged by, beside its loss: its own images and keys."""
     config = dataclasses.replace(config, device=resolve_device(config.device))
     precision = resolve_precision(config.precision, config.device)
 

@@ -16,6 +16,7 @@ from moco.errors import BadInputError
 from moco.evaluation.comparison import measure_encoding
 from moco.interop.checkpoints import Weights
 from moco.pretraining.auto import TRIAL_IMAGES, Reasons, Situation, complete, settle
+from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import with_weights
 from moco.pretraining.monitor import Checkup, Monitor
@@ -104,6 +105,7 @@ def make_ready(scene: Scene, way: Way, compared: Sequence[Compared], spared: flo
     situation = Situation(len(scene.images), scene.side, scene.device, seconds, given)
     reasons = settle(way, situation, measure, scene.say)
     config = with_weights(complete(way, reasons, given, scene.config.data, scene.config.out))
+    config = with_form(config, scene.images)
     config = dataclasses.replace(config, device=scene.config.device, json=scene.config.json)
     if teacher is not None:
         config = dataclasses.replace(config, feature_dim=teacher.width)
@@ -111,7 +113,7 @@ def make_ready(scene: Scene, way: Way, compared: Sequence[Compared], spared: flo
     speed = measure(vars(config), FINAL_TIMING, 0.025)
     if speed is None:
         raise BadInputError("out of memory with the settings of this run: give a smaller --batch-size or --image-size")
-    with say_if_slow("auto: measuring what a look by the monitor and the evaluation take"):
+    with say_if_slow("auto: timing the monitor's evaluation and the final one"):
         return _measure_looks(scene, way, reasons, config, teacher, speed)
 
 
@@ -121,7 +123,7 @@ def set_pace(scene: Scene, ready: Ready, left: float) -> Ready:
     pace = plan_pace(left, costs, max_steps=ready.length, knn_every=given.get("knn_every"))
     for name, why in (
         ("max_steps", f"{1 / costs.step:.3g} steps/s were measured, and {left:.0f} s are left"),
-        ("knn_every", f"a look takes {costs.look:.1f} s; {pace.looks} looks"),
+        ("knn_every", f"an evaluation by the monitor takes {costs.look:.1f} s; {pace.looks} are planned"),
         ("checkpoint_every", "a minute or more between two checkpoints"),
         ("log_every", "a line about every five seconds"),
     ):
@@ -154,7 +156,7 @@ def _measure_looks(
     image = _seconds_to_encode(scene, config, encoder)
     watched = min(MOST_WATCHED, max(FEWEST_WATCHED, int(ONE_LOOK * scene.budget.seconds / image / 1.2)))
     if "knn_images" not in scene.given and watched < MOST_WATCHED:
-        reasons["knn_images"] = (watched, f"a look by the monitor takes at most {ONE_LOOK:.0%} of the time")
+        reasons["knn_images"] = (watched, f"an evaluation by the monitor takes at most {ONE_LOOK:.0%} of the time")
         config = dataclasses.replace(config, knn_images=watched)
     monitor = pretrain.build_monitor(config, scene.splits)
     checkup = pretrain.build_checkup(resolved, scene.images)
@@ -173,7 +175,7 @@ def _measure_looks(
 
 def _seconds_to_encode(scene: Scene, config: PretrainConfig, encoder: Encoder) -> float:
     """Time one image, decoding counted."""
-    own = Weights(encoder, require(config.mean), require(config.std))
+    own = Weights(encoder, require(config.mean), require(config.std), form=scene.images.form)
     probe = make_readable(take_evenly(scene.images, PROBED))
     return measure_encoding(own, probe, require(config.image_size), scene.precision)
 

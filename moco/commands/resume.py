@@ -4,14 +4,16 @@ import dataclasses
 from typing import Any, TypeVar
 
 from moco.commands import auto, pretrain, transfer
-from moco.data.named import CATALOG, absolute_data
+from moco.data.hosted import is_hosted
+from moco.data.named import CATALOG, absolute_data, part_choice
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig, ResumeConfig
-from moco.pretraining.pretexts import OWN
 from moco.runtime.configfile import from_json, read_command
 from moco.runtime.fields import check
 from moco.runtime.files import expand_home, read_bounded
 from moco.runtime.folder import KILLED, read_status
+from moco.runtime.loggers import add_loggers, settle_loggers
+from moco.runtime.owncode import OWN
 from moco.transfer.config import TransferConfig
 
 Config = TypeVar("Config", PretrainConfig, TransferConfig)
@@ -22,7 +24,7 @@ def run(config: ResumeConfig) -> dict[str, Any]:
     check(config)
     path = config.run / "config.json"
     if not path.is_file():
-        raise BadInputError(f"{config.run}: no run to go on with, expected a folder with a config.json")
+        raise BadInputError(f"{config.run}: no run to continue: expected a folder with a config.json")
     now: dict[str, Any] = {
         "out": config.run, "json": config.json, "accept_changed_data": config.accept_changed_data,
     }  # fmt: skip
@@ -34,15 +36,19 @@ def run(config: ResumeConfig) -> dict[str, Any]:
         now["data"] = config.data
     status = read_status(config.run)
     if status.get("state") == KILLED:
-        print(f"{config.run}: was killed (or its machine failed) after step {status.get('step')} or later: going on")
+        print(f"{config.run}: was killed (or its machine failed) after step {status.get('step')} or later: continuing")
     if command == "pretrain":
-        own = _find_images(_with_pretext(from_json(PretrainConfig, content, path), config, now))
+        own = _find_images(_with_pretext(_with_loggers(from_json(PretrainConfig, content, path), config), config, now))
         return auto.conclude(own, pretrain.run(own), own.data)
     if command == "transfer":
-        return transfer.run(_find_images(dataclasses.replace(from_json(TransferConfig, content, path), **now)))
-    raise BadInputError(
-        f"{path}: a run of {command!r}: expected one of pretrain or transfer, which can be gone on with"
-    )
+        before = _with_loggers(from_json(TransferConfig, content, path), config)
+        return transfer.run(_find_images(dataclasses.replace(before, **now)))
+    raise BadInputError(f"{path}: a run of {command!r}: only runs of pretrain and transfer can be resumed")
+
+
+def _with_loggers(before: Config, config: ResumeConfig) -> Config:
+    """Return the config of a run with the loggers that it had and those that are given now."""
+    return dataclasses.replace(before, logger=add_loggers(before.logger, settle_loggers(config.logger)))
 
 
 def _with_pretext(before: PretrainConfig, config: ResumeConfig, now: dict[str, Any]) -> PretrainConfig:
@@ -54,7 +60,8 @@ def _with_pretext(before: PretrainConfig, config: ResumeConfig, now: dict[str, A
 
 def _find_images(config: Config) -> Config:
     """Return the config of a run whose images are there. Raises BadInputError where they are not."""
-    if config.data not in CATALOG and not expand_home(config.data).exists():
+    place = part_choice(config.data)[1]
+    if not (place in CATALOG or is_hosted(place) or expand_home(place).exists()):
         raise BadInputError(
             f"{config.out}: its images are not in {config.data}, where they were: give --data with where they are now"
         )

@@ -19,8 +19,9 @@ from moco.evaluation.comparison import judge_pixels, judge_weights, measure_enco
 from moco.evaluation.session import place_weights
 from moco.interop.checkpoints import load_weights, random_weights
 from moco.pretraining.auto import FEWEST_IMAGES, LEAST_SIDE, SAMPLE, candidates, typical_side
+from moco.pretraining.channels import asked_of
 from moco.pretraining.config import AutoConfig, PretrainConfig
-from moco.pretraining.initial import stored_white_level
+from moco.pretraining.initial import adapt_weights
 from moco.pretraining.pace import TRYING, Budget
 from moco.pretraining.recipes import QUICK
 from moco.pretraining.ways import Compared, Goal, Way, find_weights, sizes_to_try
@@ -84,8 +85,11 @@ def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Sce
     if given.get("init_weights") and given.get("teacher"):
         raise BadInputError("--init-weights and --teacher are both given: auto begins with one of them; moco pretrain "
                             "taught takes both")  # fmt: skip
-    level = given.get("white_level") or stored_white_level(given.get("init_weights") or given.get("teacher"))
-    splits = load(config.data, given.get("exclude", ()), level)
+    named = given.get("init_weights") or given.get("teacher")
+    weights = None if named is None else load_weights(named)
+    level = given.get("white_level") or (None if weights is None else weights.white_level)
+    asked = asked_of(PretrainConfig(config.data, config.out, **given), weights)
+    splits = load(config.data, given.get("exclude", ()), level, asked)
     images = training_images(splits)
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(
@@ -100,8 +104,8 @@ def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Sce
             splits["train"] = hold(images)
     scene = Scene(config, given, splits, side, device, precision, budget)
     if side < LEAST_SIDE:
-        scene.say(f"auto: the shorter side of these images is {side} pixels in the median: they are enlarged to "
-                  f"{LEAST_SIDE}, and hold little to learn from. Larger originals would serve better")  # fmt: skip
+        scene.say(f"auto: the median shorter side of your images is {side} pixels: moco enlarges them to "
+                  f"{LEAST_SIDE}. They hold little to learn from; use larger originals if you have them")  # fmt: skip
     return scene
 
 
@@ -110,9 +114,16 @@ def begin_with(scene: Scene) -> tuple[Goal, str | None, str, bool]:
     own = {name: scene.given.pop(name, None) for name in ("init_weights", "teacher")}
     goal: Goal = scene.config.goal or ("small" if own["teacher"] else "accurate")
     named = own["init_weights"] or own["teacher"]
+    form = scene.images.form
     if named is not None:
-        load_weights(named)  # report a mistake before anything is measured
+        if goal == "small" and not can_teach(scene, named):
+            raise BadInputError(
+                f"--for small lets {named} teach a small network, but these weights take RGB, and the images are "
+                f"{require(form).kind}: leave --for small out, or give --channels rgb"
+            )
         return goal, named, "you gave them", True
+    if form is not None and goal == "small":
+        return goal, None, f"published weights, which would teach, take RGB, and these images are {form.kind}", False
     there = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
     def ask(question: str) -> bool:
@@ -127,19 +138,29 @@ def begin_with(scene: Scene) -> tuple[Goal, str | None, str, bool]:
     return goal, weights, reason, False
 
 
+def can_teach(scene: Scene, weights: str | None) -> bool:
+    """Tell whether weights see the images as they are, without another first layer."""
+    form = scene.images.form
+    return form is None or (weights is not None and load_weights(weights).form is not None)
+
+
 def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compared]:
     """Compare published weights as they are with random ones and raw pixels; nothing where there are no labels."""
     bank, queries = monitor_split(scene.splits)
     if weights is None or bank.labels is None or queries.labels is None or len(bank.classes) < 2:
         return []
     with say_if_slow(f"auto: loading {weights}"):
-        published = place_weights(load_weights(weights), scene.device)
+        native = load_weights(weights)
+        published = place_weights(adapt_weights(native, scene.images.form), scene.device)
     asked = scene.given.get("teacher_size" if goal == "small" else "image_size")
     sizes = (asked,) if asked else sizes_to_try(published.encoder.plan.image_size, scene.side)
     probe = make_readable(take_evenly(bank, PROBED))
     with say_if_slow(f"auto: measuring how fast {weights} encodes your images"):
         costs = {size: measure_encoding(published, probe, size, scene.precision) for size in sizes}
-    scene.native_seconds = costs[sizes[-1]] * (published.encoder.plan.image_size / sizes[-1]) ** 2
+    channels = published.encoder.plan.channels
+    adapted = "" if native.form == published.form else f", its first layer for {channels} channels,"
+    if not adapted:  # else moco knn cannot give it the images
+        scene.native_seconds = costs[sizes[-1]] * (published.encoder.plan.image_size / sizes[-1]) ** 2
     everything, seconds = len(bank) + len(queries), COMPARING * scene.budget.seconds
     if len(sizes) > 1 and seconds / sum(costs.values()) < min(LEAST_COMPARED, everything):
         sizes = sizes[:1]
@@ -150,11 +171,14 @@ def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compa
     )
     scene.judged = bank, queries
     scene.say(
-        f"auto: comparing {weights} as it is with random weights and raw pixels on {len(bank) + len(queries)} images"
+        f"auto: comparing on {len(bank) + len(queries)} images, without training: {weights}{adapted}, random weights, "
+        f"raw pixels"
     )
     cheapest = candidates(scene.side, len(scene.images))[0]
-    own = EncoderPlan(cheapest["arch"], cheapest["stem"], image_size=cheapest["image_size"])
-    random = place_weights(random_weights(own, scene.given.get("seed", 0), QUICK["mean"], QUICK["std"]), scene.device)
+    form = bank.form
+    mean, std = (QUICK["mean"], QUICK["std"]) if form is None else (form.mean, form.std)
+    own = EncoderPlan(cheapest["arch"], cheapest["stem"], image_size=cheapest["image_size"], channels=len(mean))
+    random = place_weights(random_weights(own, scene.given.get("seed", 0), mean, std, form=form), scene.device)
     rivals = [
         Compared(
             "random weights", own.image_size, judge_weights(random, own.image_size, bank, queries, scene.precision)

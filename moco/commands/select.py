@@ -97,7 +97,7 @@ def _figures(found: Collected, z: Features, rows: list[int], labelled: list[int]
 def _describe(figures: dict[str, Any]) -> str:
     classes = "" if figures["classes"] is None else f", of {figures['classes']} classes"
     return (
-        f"{figures['chosen']} images{classes}; the mean distance of all images to the nearest of them is "
+        f"{figures['chosen']} images{classes}; mean distance of all images to the nearest chosen or labelled one: "
         f"{figures['mean_distance']:.4f}"
     )
 
@@ -116,6 +116,6 @@ def _write(found: Collected, chosen: list[int], figures: dict[str, dict[str, Any
         lead=f"{_describe(figures[config.weights])}, of {len(found.names)} by {config.weights}.",
         parts=[
             ("images", "What to label first", render_strips(strips, found.picture)),
-            ("figures", "Beside random choices", render_figures(figures, columns)),
+            ("figures", "Compared with random choices", render_figures(figures, columns)),
         ],
     )  # fmt: skip

@@ -80,14 +80,14 @@ def run(config: StudyConfig) -> dict[str, Any]:
             left_out = [*left_out, *_run_all(study, config, plan, every, left_out, say)]
     except StoppedError:
         code = EXIT_CODE
-        say("stopped, saved: the same command goes on")
+        say("stopped and saved: run the same command to continue")
     result = write_result(study, config, plan, every, left_out)
     say(f"{result['verdict']}\nthe study is {config.out / 'study.html'} (and study.json, study.csv)")
     return {**result, "exit_code": code or int(bool(result["failed"]))}
 
 
 def settle_plan(study: Study, config: StudyConfig) -> dict[str, Any]:
-    """The plan of the study that is already there, or a new one: a survey of images and machine, and the budget."""
+    """Read the plan of an existing study, or make one: a survey of images and machine, and the budget."""
     known = json.loads(json.dumps(dataclasses.asdict(study)))
     earlier = read_plan(config, known)
     if earlier:
@@ -147,7 +147,7 @@ def _describe_plan(
 
 
 def budget(study: Study, config: StudyConfig, plan: dict[str, Any]) -> str:
-    """What is equal in all cells."""
+    """Return what is equal in all cells."""
     much = f"{study.steps} steps" if study.steps else f"{plan['images']} images"
     set_of = f"{config.data} ({plan['survey']['images']} training images)"
     how = f"recipe {recipe_of(study, config)}, {config.precision}; seeds 0 to {config.seeds - 1}"

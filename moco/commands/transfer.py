@@ -23,6 +23,7 @@ from moco.runtime.device import (
 from moco.runtime.fields import flag
 from moco.runtime.files import read_bounded
 from moco.runtime.folder import read_status
+from moco.runtime.loggers import settle_loggers
 from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, read_earlier, repeat_result
 from moco.runtime.runlog import write_text
 from moco.runtime.signals import EXIT_CODE, StopRequest
@@ -41,6 +42,7 @@ FREE = HOW_NOT_WHAT | {"evaluate_every", "shown_images"}
 def run(config: TransferConfig) -> dict[str, Any]:
     """Fine-tune and measure; with trials, each in a folder of its own, `trial-0` and on."""
     check_transfer(config)
+    config = dataclasses.replace(config, logger=settle_loggers(config.logger))
     distributed.join_processes(resolve_device(config.device), config.timeout)
     try:
         with preserve_torch_state(resolve_device(config.device)):
@@ -134,9 +136,18 @@ def require_fitting(train: Examples, test: Examples, config: TransferConfig) -> 
 
 
 def weights_of(config: TransferConfig) -> Weights:
-    """The encoder to start from; a random one is that of the trial's seed."""
+    """Return the encoder to start from; a random one is that of the trial's seed.
+
+    Raises BadInputError for one that does not take RGB.
+    """
     size = 224  # of no matter: a ResNet's stages take any
-    return named_weights(config.weights, config.like, config.arch, config.stem, size, config.seed)
+    found = named_weights(config.weights, config.like, config.arch, config.stem, size, config.seed)
+    if found.form is not None:
+        raise BadInputError(
+            f"--weights {config.like or config.weights}: take {found.form.kind}, and moco transfer reads all images as "
+            f"bytes of RGB: give weights of RGB, such as a run with --channels rgb"
+        )
+    return found
 
 
 def _with_stored_level(config: TransferConfig) -> TransferConfig:

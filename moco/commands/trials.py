@@ -98,7 +98,7 @@ def try_way(scene: Scene, ready: Ready, steps: int, folder: Path, as_it_is: Comp
 def _begin(scene: Scene, ready: Ready, steps: int, folder: Path) -> None:
     """Run the loop for the first steps, and save after the last of them."""
     nowhere = io.StringIO()
-    config = dataclasses.replace(ready.config, out=folder, checkpoint_every=steps, json=True)
+    config = dataclasses.replace(ready.config, out=folder, checkpoint_every=steps, json=True, logger=())
     with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
         warnings.simplefilter("ignore")  # the run itself repeats them
         with preserve_torch_state(scene.device):
@@ -121,5 +121,7 @@ def take_over(folder: Path, config: PretrainConfig) -> None:
     shutil.copytree(folder, config.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("config.json"))
     path = folder / "config.json"
     own = from_json(PretrainConfig, read_bounded(path), path)
-    named = {name: getattr(config, name) for name in ("out", "checkpoint_every", "json", "end_after", "end_spare")}
+    named = {
+        name: getattr(config, name) for name in ("out", "checkpoint_every", "json", "logger", "end_after", "end_spare")
+    }
     write_text(config.out / "config.json", to_json(dataclasses.replace(own, **named), "pretrain"))

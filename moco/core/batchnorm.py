@@ -61,7 +61,7 @@ class _GroupedNormalize(torch.autograd.Function):
 
 @cache
 def group_kernel() -> type[torch.autograd.Function] | None:
-    """The kernel for groups on a GPU; None where there is no Triton, which comes with torch for CUDA on Linux."""
+    """Return the kernel for groups on a GPU; None without Triton, which comes with torch for CUDA on Linux."""
     try:
         from moco.core.group_kernels import GroupedNormalize
     except ImportError:

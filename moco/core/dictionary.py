@@ -88,15 +88,15 @@ class Queue(nn.Module):
         self.oldest = (start + len(k)) % self.size
 
     def age(self) -> Tensor:
-        """How many writes ago each key came, (K,): 0 for the newest, -1 for the random keys of the start."""
+        """Return how many writes ago each key came, (K,): 0 for the newest, -1 for the random keys of the start."""
         return torch.where(self.written < 0, -1, self.writes - 1 - self.written)
 
     def get_extra_state(self) -> Tensor:
-        """The counters, for the state_dict."""
+        """Return the counters, for the state_dict."""
         return torch.tensor([self.writes, self.oldest])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """The counters, from the state_dict."""
+        """Load the counters from the state_dict."""
         self.writes, self.oldest = state.tolist()
 
 
@@ -113,7 +113,7 @@ def gather_batch_keys(k: Features, index: Index) -> BatchKeys:
 
 
 def add_batch_keys(keys: Keys, index: Index, batch: BatchKeys | None) -> Keys:
-    """The keys with those of the whole batch behind them, of which each query's own is masked: N - 1 more negatives.
+    """Append the keys of the whole batch and mask each query's own: N - 1 more negatives.
 
     With an empty queue these are the logits of v3's ctr(q, k). Where `batch` is None the keys stay as they are.
     """
@@ -185,18 +185,18 @@ class MemoryBank(nn.Module):
         self.step += 1
 
     def _places(self, index: Index) -> tuple[Index, Tensor | None]:
-        """Where the images' entries lie among the rows that are here, and which of them are; None: all of them."""
+        """Find the images' entries among this process's rows, and which of them are here; None: all of them."""
         if not self.sharded:
             return index, None
         held = (index >= self.rows.start) & (index < self.rows.stop)
         return (index - self.rows.start).clamp(0, len(self.rows) - 1), held
 
     def get_extra_state(self) -> Tensor:
-        """The step, for the state_dict."""
+        """Return the step, for the state_dict."""
         return torch.tensor([self.step])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """The step, from the state_dict."""
+        """Load the step from the state_dict."""
         self.step = int(state)
 
 

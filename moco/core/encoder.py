@@ -114,7 +114,7 @@ class Encoder(nn.Module):
         return count
 
     def width(self, output: Output) -> int:
-        """How many numbers an output has."""
+        """Return how many numbers an output has."""
         return self.plan.feature_dim if output == "head" else self.num_features
 
     def set_recompute(self, recompute: bool) -> None:
@@ -174,7 +174,7 @@ def _grouped_norms(module: nn.Module) -> list[GroupedBatchNorm]:
 
 @contextmanager
 def use_evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """With running statistics and without dropout, as long as it lasts."""
+    """Use running statistics and no dropout inside the block, then restore the modes."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -185,12 +185,12 @@ def use_evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 def encoder_tensors(encoder: Encoder) -> dict[str, Tensor]:
-    """The encoder's tensors: the backbone's under its library's own names, the projection head's by `head_prefix`."""
+    """Return the encoder's tensors: the backbone's under its library's names, the head's under `head_prefix`."""
     return file_names(encoder.state_dict(), encoder.plan.arch)
 
 
 def file_names(tensors: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
-    """The tensors of an encoder's state, or of as much of it as there is, as files name them."""
+    """Return the tensors of an encoder's state, or of as much of it as there is, as files name them."""
     prefix = head_prefix(arch)
     return {
         prefix + name.removeprefix("head.") if name.startswith("head.") else name.removeprefix("backbone."): value
@@ -213,7 +213,7 @@ def load_encoder_tensors(encoder: Encoder, tensors: Mapping[str, Tensor]) -> Non
 
 
 def build_filled_encoder(plan: EncoderPlan, tensors: Mapping[str, Tensor]) -> Encoder:
-    """The encoder of a plan with these weights, as `load_encoder_tensors` takes them.
+    """Build the encoder of a plan with these weights, as `load_encoder_tensors` takes them.
 
     A network of another size than the weights are is refused before it takes memory: a plan may come from a file.
     """
@@ -226,10 +226,10 @@ def build_filled_encoder(plan: EncoderPlan, tensors: Mapping[str, Tensor]) -> En
 
 
 def head_prefix(arch: str) -> str:
-    """What stands before the names of the projection head's tensors; networks of timm have a `head` of their own."""
+    """Return the prefix of the projection head's tensors; timm's networks have their own `head`."""
     return "projection." if is_timms(arch) else "head."
 
 
 def parameter_count(module: nn.Module) -> int:
-    """How many numbers are trained."""
+    """Return how many numbers are trained."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -223,9 +223,9 @@ class _Plan(NamedTuple):
         return cls((blocks, splits, groups), rows, channels, tile, partial(x.new_empty, dtype=wide))
 
     def sums(self) -> Tensor:
-        """For two sums of each program."""
+        """Allocate two sums for each program."""
         return self.empty((2, self.grid[1], self.grid[2], self.channels))
 
     def table(self) -> Tensor:
-        """For two numbers of each group and channel."""
+        """Allocate two numbers for each group and channel."""
         return self.empty((2, self.grid[2], self.channels))

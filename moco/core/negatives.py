@@ -32,7 +32,7 @@ class Hardness(NamedTuple):
 
 
 def mix_hard_negatives(q: Features, keys: Keys, hardness: Hardness, *, seed: int, step: int) -> Keys:
-    """The keys with `extra` negatives (n, s + s', C), without gradient (MoCHi, 3.2 and 3.3).
+    """Mix the keys with `extra` negatives (n, s + s', C), without gradient (MoCHi, 3.2 and 3.3).
 
     Of the N negatives that are most similar to a query, h = norm(a n_i + (1 - a) n_j) with a in (0, 1), and
     h' = norm(b q + (1 - b) n_i) with b in (0, 1/2). i, j, a and b are a pure function of (seed, step), the same for all
@@ -62,7 +62,7 @@ def mix_hard_negatives(q: Features, keys: Keys, hardness: Hardness, *, seed: int
 def negative_figures(
     q: Features, keys: Keys, temperature: float, index: Index, labels: Integers | None = None
 ) -> dict[str, float]:
-    """How the gradient of the loss is shared among the negatives of the first queries, mean over these.
+    """Return how the gradient of the loss is shared among the negatives of the first queries, mean over these.
 
     A negative's weight is its probability in the loss (v1, Eq. 1), by which it pushes the query away, as a share of all
     negatives': softmax(q.k / tau) over these. `effective_negatives`: exp of the entropy of the weights, K where all are

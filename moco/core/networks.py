@@ -53,7 +53,7 @@ def build_backbone(arch: str, stem: Stem, image_size: int, channels: int = 3) ->
 
 
 def is_timms(arch: str) -> bool:
-    """Whether timm builds the network: `timm:NAME`, or one of our own transformers."""
+    """Return whether timm builds the network: `timm:NAME`, or one of our own transformers."""
     return arch.startswith(TIMM) or NAME.fullmatch(arch) is not None
 
 
@@ -75,12 +75,12 @@ def widen_first_convolution(model: nn.Module, channels: int, arch: str) -> None:
 
 
 def reads_bytes(arch: str) -> bool:
-    """Whether a network takes bytes of documents (N, L), and not images."""
+    """Return whether a network takes bytes of documents (N, L), and not images."""
     return arch in TRANSFORMERS
 
 
 def example_input(arch: str, size: int, channels: int = 3) -> Inputs:
-    """One input of the kind that a network takes: an image (1, C, size, size), or a span of `size` bytes (1, size)."""
+    """Make one input for a network: an image (1, C, size, size), or a span of `size` bytes (1, size)."""
     if reads_bytes(arch):
         return torch.full((1, size), PADDING + 1, dtype=torch.uint8)
     return torch.zeros(1, channels, size, size)
@@ -139,7 +139,7 @@ def require_timm_name(given: str, what: str, *, tags: bool = False) -> None:
 
 
 def is_known_name(name: str) -> bool:
-    """Whether a name, without `timm:`, is that of one of our ResNets, or of a network of torchvision or timm."""
+    """Return whether a name, without `timm:`, is that of one of our ResNets, or of a network of torchvision or timm."""
     if (
         resnet_plan(name) is not None
         or reads_bytes(name)
@@ -152,7 +152,7 @@ def is_known_name(name: str) -> bool:
 
 
 def timm_pooling(arch: str) -> str | None:
-    """How `timm:NAME` pools its features, as timm calls it; None where it does not say."""
+    """Return how `timm:NAME` pools its features, as timm calls it; None where it does not say."""
     model = _on_meta(arch)
     pool = getattr(model, "global_pool", None) or getattr(getattr(model, "head", None), "global_pool", None)
     named = getattr(pool, "pool_type", pool)
@@ -160,7 +160,7 @@ def timm_pooling(arch: str) -> str | None:
 
 
 def timm_config(arch: str) -> "PretrainedCfg":
-    """What timm knows of `timm:NAME` or `timm:NAME.TAG`: its images' size, mean and deviation, where its weights are.
+    """Return timm's facts of `timm:NAME` or `timm:NAME.TAG`: size, mean and deviation of images, weights' address.
 
     Raises BadInputError where the images that it is made for are not square or not of three colours.
     """
@@ -178,7 +178,7 @@ def timm_config(arch: str) -> "PretrainedCfg":
 
 @cache
 def timm_options(arch: str, image_size: int) -> dict[str, Any]:
-    """The options with which timm builds a network for images of `image_size` pixels.
+    """Return the options with which timm builds a network for images of `image_size` pixels.
 
     Convolutional networks take any size as they are. Transformers that can are built for the size of timm's weights and
     fit what they know of places to that of the images, so that their tensors do not depend on it (`dynamic_img_size`).
@@ -201,7 +201,7 @@ def timm_options(arch: str, image_size: int) -> dict[str, Any]:
 
 
 def timm_tensors(arch: str) -> frozenset[str]:
-    """The names of all tensors of a network of timm, its classifier's among them."""
+    """Return the names of all tensors of a network of timm, its classifier's among them."""
     return frozenset(_on_meta(arch, num_classes=2).state_dict())
 
 
@@ -245,5 +245,5 @@ def _timm_backbone(arch: str, image_size: int, channels: int) -> tuple[nn.Module
 
 
 def reason(error: Exception) -> str:
-    """What an error says, on one line; its kind where it says nothing."""
+    """Return what an error says, on one line; its kind where it says nothing."""
     return one_line(error) or type(error).__name__

@@ -71,6 +71,27 @@ class NarrowConv(nn.Conv2d):
         return F.conv2d(x[:, :, ::step, ::step].contiguous(memory_format=layout), self.weight)
 
 
+class PaddedConv(nn.Conv2d):
+    """A 3x3 convolution of stride 1 that multiplies no padding where a single pixel is left of an image.
+
+    Its other eight taps meet only zeros there, and oneDNN multiplies them all the same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve x (N, C, H, W)."""
+        return F.conv2d(x, self.weight[:, :, 1:2, 1:2]) if x.shape[2:] == (1, 1) else super().forward(x)
+
+
+def _pad_no_pixels(blocks: nn.Module) -> None:
+    """Make PaddedConv of each convolution that may be one, without a random draw."""
+    for module in list(blocks.modules()):
+        for name, conv in module.named_children():
+            if type(conv) is nn.Conv2d and (conv.kernel_size, conv.stride, conv.groups) == ((3, 3), (1, 1), 1):
+                padded = PaddedConv(conv.in_channels, conv.out_channels, 3, padding=1, bias=False, device="meta")
+                padded.weight = conv.weight
+                setattr(module, name, padded)
+
+
 class ResNet(nn.Module):
     """A ResNet without its classifier: images (N, channels, H, W) -> globally pooled features (N, num_features).
 
@@ -91,6 +112,7 @@ class ResNet(nn.Module):
         self.layer2 = self._stage(plan, 1)
         self.layer3 = self._stage(plan, 2)
         self.layer4 = self._stage(plan, 3)
+        _pad_no_pixels(self.layer4)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.num_features = self._channels
         self.recompute = False

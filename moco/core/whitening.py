@@ -13,7 +13,7 @@ PATCHES = 2**18
 
 
 def views_to_whiten(conv: nn.Conv2d, side: int) -> int:
-    """How many square views of this side have enough patches of the convolution: 64 to 1024."""
+    """Return how many square views of this side have enough patches of the convolution: 64 to 1024."""
     return min(1024, max(64, PATCHES // (side // conv.stride[0]) ** 2))
 
 

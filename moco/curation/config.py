@@ -22,16 +22,16 @@ KeepRule = Literal["largest", "sharpest", "first"]
 SelectionMethod = Literal["typical", "spread", "random"]
 
 AnyImages = Annotated[str, arg(help="Images, as for pretrain, with labels or without.")]
-ChosenSplit = Annotated[Literal["all", "train", "val", "test", "unlabeled"], arg(help="Split to look at.")]
+ChosenSplit = Annotated[Literal["all", "train", "val", "test", "unlabeled"], arg(help="Split to use.")]
 ResultFolder = Annotated[
-    Path | None, arg(help="Folder to write lists, a table and a page with pictures to; by default results are printed.")
+    Path | None, arg(help="Folder for lists, a table and a page with pictures; by default the command only prints.")
 ]
 RandomBeside = Annotated[
     bool,
     FlagCreatePairsOff,
-    arg(help="Do not compute the same with random weights of the same network.", help_behavior_hint=""),
+    arg(help="Skip the comparison with random weights of the same network.", help_behavior_hint=""),
 ]
-RandomSeed = Annotated[Seed, arg(help="Seed of random weights and of everything that is drawn.")]
+RandomSeed = Annotated[Seed, arg(help="Seed of random weights and of all random choices.")]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class DuplicatesConfig:
     threshold: Share | None = None
     """Cosine similarity from which two images are near duplicates; by default calibrated on your images."""
     false_pairs: Positive = 1.0
-    """Pairs of different images that may be taken for duplicates, by which the threshold is calibrated."""
+    """Expected number of false pairs in the whole set, to which the threshold is calibrated."""
     split: ChosenSplit = "all"
     features: EncoderOutput = "backbone"
     baseline: RandomBeside = True
@@ -74,9 +74,9 @@ class OutliersConfig:
     data: AnyImages
     out: ResultFolder = None
     top: Annotated[int, Range(1, 10**6)] = 50
-    """Images, and labels, that are listed."""
+    """Number of images, and of labels, to list."""
     k: Annotated[int, Range(1, 1000)] = 20
-    """Nearest other images: the distance to the last of them counts, and all of them vote on the label."""
+    """Number of neighbours: an image's score is its distance to the last of them, and all of them vote on its label."""
     split: ChosenSplit = "all"
     features: EncoderOutput = "backbone"
     baseline: RandomBeside = True
@@ -103,12 +103,12 @@ class SelectConfig:
     data: AnyImages
     out: ResultFolder = None
     n: Annotated[int, Range(1, 10**6)] = 100
-    """Images to choose."""
+    """Number of images to choose."""
     method: SelectionMethod = "typical"
-    """typical: the most typical image of each of as many clusters (TypiClust); spread: each as far as possible from
-    those before it (k-centre); random."""
+    """typical: the most typical image of each of --n clusters, at most 500 (TypiClust); spread: each image as far as
+    possible from those chosen before (k-centre); random."""
     labelled: Path | None = None
-    """Text list of the images that are labelled already: they are not chosen, and count as chosen before."""
+    """Text list of images that already have labels; they count as chosen before."""
     split: ChosenSplit = "all"
     features: EncoderOutput = "backbone"
     baseline: RandomBeside = True
@@ -139,9 +139,9 @@ class SearchConfig:
     index: Annotated[int, Range(0, 10**9)] | None = None
     """Number of the image to search by, among those of --data that can be read, from 0."""
     near: tuple[Path, ...] = ()
-    """Image files to search by together: by the mean of their features."""
+    """Image files to search by together, by the mean of their features."""
     k: Annotated[int, Range(1, 10**6)] = 10
-    """Images to find."""
+    """Number of images to find."""
     split: ChosenSplit = "all"
     features: EncoderOutput = "backbone"
     baseline: RandomBeside = True
@@ -162,15 +162,15 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class GroupsConfig:
-    """Divide the images into groups of similar ones, and show what stands for each."""
+    """Divide the images into groups of similar ones, and show typical images of each."""
 
     weights: NamedWeights
     data: AnyImages
     out: ResultFolder = None
     k: str = "auto"
-    """Number of groups; auto takes the one from 2 to 50 with the largest silhouette."""
+    """Number of groups; auto chooses the number from 2 to 50 with the largest silhouette."""
     representatives: Annotated[int, Range(1, 1000)] = 8
-    """Images that stand for a group, the most typical first."""
+    """Number of typical images to show for each group."""
     split: ChosenSplit = "all"
     features: EncoderOutput = "backbone"
     baseline: RandomBeside = True

@@ -148,7 +148,7 @@ class Member:
     kind: str
     """How it resembles that one: the same bytes, the same pixels, near; empty for one that is kept."""
     similarity: float
-    """With that one; 1 for one that is kept."""
+    """The similarity to that image; 1 for an image that is kept."""
 
 
 def choose_kept(group: Rows, z: Features, facts: Facts, threshold: float, rule: KeepRule) -> list[Member]:

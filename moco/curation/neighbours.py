@@ -61,7 +61,7 @@ def find_nearest(queries: Features, z: Bank, k: int, index: Index | None = None)
 
 
 def needs_index(count: int) -> bool:
-    """Whether an index takes the place of exact search; without faiss, which a warning names, it never does."""
+    """Return whether an index takes the place of exact search; without faiss, which a warning names, it never does."""
     if count <= EXACT_UP_TO:
         return False
     if find_spec("faiss") is None:

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
@@ -46,26 +46,41 @@ def load_ahead(
             worker_init_fn=begin, collate_fn=_keep_as_is, pin_memory=pinned,
         )  # fmt: skip
         others = set(multiprocessing.active_children())
-        made_ahead = iter(loader)
-        loading.extend(set(multiprocessing.active_children()) - others)
-        for one in made_ahead:
+        loading.made_ahead = iter(loader)
+        loading.processes.extend(set(multiprocessing.active_children()) - others)
+        for one in loading.made_ahead:
             if isinstance(one, BadInputError | ChildProcessError):
                 raise one
             yield ForkingPickler.loads(one.content) if isinstance(one, _Packed) else one
 
 
-@contextmanager
-def _loading_ended() -> Iterator[tuple[Callable[[int], None], list[BaseProcess]]]:
-    """Give what loading processes begin with, and a list for them.
+@dataclass
+class _Loading:
+    """What has to end: torch's iterator and its processes."""
 
-    On leaving they end, also those that wait for a file or were stopped.
+    made_ahead: Iterator[Any] = field(default_factory=lambda: iter(()))
+    processes: list[BaseProcess] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Let torch stop its threads and close its pipes, for which it has no public name."""
+        getattr(self.made_ahead, "_shutdown_workers", lambda: None)()
+
+
+@contextmanager
+def _loading_ended() -> Iterator[tuple[Callable[[int], None], _Loading]]:
+    """Give what loading processes begin with, and a place for what loads.
+
+    On leaving the processes end, also those that wait for a file or were stopped, and torch closes its pipes. Neither
+    is left to the garbage collector. It closes the pipes of a cycle (an error and the frames that it names) first; then
+    torch's iterator writes to them and closes them again, when their numbers may be those of other files. `end` keeps
+    the iterator out of every such cycle until then.
     """
     ended, held = multiprocessing.Pipe(duplex=False)
-    loading: list[BaseProcess] = []
+    loading = _Loading()
 
     def end() -> None:
         held.close()
-        for process in loading:
+        for process in loading.processes:
             if process.pid is not None and process.is_alive() and sys.platform != "win32":
                 os.kill(process.pid, signal.SIGCONT)  # so that one that was stopped sees it
 
@@ -73,8 +88,9 @@ def _loading_ended() -> Iterator[tuple[Callable[[int], None], list[BaseProcess]]
     try:
         yield functools.partial(_begin_loading, ended, held, _last_words()[1]), loading
     finally:
-        atexit.unregister(end)
         end()
+        loading.close()
+        atexit.unregister(end)
         ended.close()
 
 
@@ -108,7 +124,7 @@ def _pack_made(made: Any) -> _Packed | ChildProcessError:
         return _Packed(bytes(ForkingPickler.dumps(made)))
     except Exception as error:  # noqa: BLE001 - whatever it is, only an answer ends the wait
         return ChildProcessError(
-            f"a process that loads images cannot hand them over ({one_line(error)}): give more shared memory (docker "
+            f"a loading process cannot pass on its images ({one_line(error)}): give more shared memory (docker "
             f"run --shm-size 2g), a shorter TMPDIR (now {gettempdir()}), or --workers 0"
         )
 
@@ -120,7 +136,7 @@ def _keep_as_is(one: Made) -> Made:
 
 @contextmanager
 def watch_loading(
-    after: str = "The last checkpoint is sound: the same command goes on from it",
+    after: str = "The last checkpoint is sound: run the same command to continue from it",
 ) -> Iterator[None]:
     """Raise ChildProcessError, in one clear line, where a loading process dies: torch says so amidst a step."""
     try:
@@ -134,7 +150,7 @@ def watch_loading(
             words = _last_words()[0].recv()
             reason, do = words if words.endswith("?") else f"{words}.", ""
         said = " ".join(part for part in (reason, do, after) if part)
-        raise ChildProcessError(f"a process that loads images is lost: {said}") from error
+        raise ChildProcessError(f"a loading process was lost: {said}") from error
 
 
 @functools.cache

@@ -67,7 +67,8 @@ def open_archive(path: Path) -> Path:
     return target
 
 
-def _require_room(path: Path, size: int, limit: int) -> None:
+def require_room(path: Path, size: int, limit: int) -> None:
+    """Raise BadInputError where what is unpacked takes more than `limit` bytes."""
     if size > limit:
         raise BadInputError(
             f"--data {path}: unpacks to more than {limit / 1e9:.1f} GB, more than the disk has room for or images "
@@ -83,7 +84,7 @@ def _decompress(path: Path, kind: str, file: IO[bytes], limit: int) -> None:
             if size == 0 and (len(piece) < 512 or piece[257:262] != b"ustar"):
                 raise BadInputError(f"--data {path}: a {kind} file that holds no tar file: decompress it first")
             size += len(piece)
-            _require_room(path, size, limit)
+            require_room(path, size, limit)
             file.write(piece)
 
 
@@ -91,7 +92,7 @@ def _convert_zip(path: Path, kind: str, file: IO[bytes], limit: int) -> None:
     """Write the files of a zip archive as a tar file."""
     with zipfile.ZipFile(path) as archive, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
         members = [info for info in archive.infolist() if not info.is_dir()]
-        _require_room(path, sum(info.file_size + 1024 for info in members), limit)
+        require_room(path, sum(info.file_size + 1024 for info in members), limit)
         for info in sorted(members, key=lambda info: os.fsencode(info.filename)):  # as files of a folder sort
             if any(is_system(part) for part in os.fsencode(info.filename).split(b"/")):
                 continue

@@ -14,17 +14,20 @@ from moco.data.brightness import settle_white_level
 from moco.data.folder import open_folder, open_kept
 from moco.data.foldernames import EXACT
 from moco.data.forms import AUTO, Form
+from moco.data.hosted import fetch_data, is_hosted
 from moco.data.images import Images
 from moco.data.images import Split as Split
 from moco.data.indexing import leave_out, open_shards, part_shards
 from moco.data.kinds import Exclude, is_archive, is_readable, is_tar, read_head, sniff
 from moco.data.layout import find_splits
 from moco.data.lists import open_list
-from moco.data.named import CATALOG, data_home
+from moco.data.named import CATALOG, data_home, part_choice
 from moco.data.notes import Notes
 from moco.data.packed import is_pack, open_pack
 from moco.data.settling import Asked, require_files, settle_form
+from moco.data.tables import ARROW, PARQUET, find_tables, open_tables
 from moco.data.tree import DiskTree
+from moco.data.video import ENDINGS, drop_clips, find_videos, open_videos
 from moco.errors import BadInputError
 from moco.runtime.files import expand_home
 from moco.runtime.phases import say_if_slow
@@ -53,6 +56,11 @@ def load(
         form = None if white_level is not None and form.channels == AUTO else settle_form(first, form, notes, data)
     elif form is not None:
         require_files(first, form, data)
+    if form is None and first.form is not None:
+        raise BadInputError(
+            f"--data {data}: a pack of {first.form.kind}, and bytes of RGB are wanted here: pack the files again with "
+            f"--channels rgb"
+        )
     if form is not None:
         notes.print(data, {split: len(images) for split, images in splits.items()})
         return {split: images.with_form(form) for split, images in splits.items()}
@@ -73,17 +81,23 @@ def _open_channels(data: str, exclude: Exclude, notes: Notes, bands: Sequence[st
             splits = _open(data, Exclude(exclude.patterns, arrays=True), notes)
         except BadInputError:
             raise error from None
-    if not bands:
+    if not bands or is_pack(expand_home(data)):  # which has them together
         return splits
     return {split: group_bands(images, bands, notes, data) for split, images in splits.items()}
 
 
 def _open(data: str, exclude: Exclude, notes: Notes) -> dict[Split, Images]:
-    path = expand_home(data)
+    every, place = part_choice(data)
+    path = fetch_data(place) if is_hosted(place) else expand_home(place)
     if data in CATALOG and not path.exists():
         folder = data_home() / data
         named = load_folder(folder, notes=Notes()) if (folder / "train").is_dir() else CATALOG[data]()
         return {split: leave_out(images, exclude, notes) for split, images in named.items()}
+    videos = find_videos(path, exclude) if path.is_dir() and not is_pack(path) else []
+    if path.suffix.lower() in ENDINGS and path.is_file():
+        path, videos = path.parent, [path.name]
+    if videos or every is not None:
+        return _open_videos(path, videos, every, data, exclude, notes)
     if path.is_dir():
         if is_pack(path):
             return {split: leave_out(images, exclude, notes) for split, images in open_pack(path).items()}
@@ -94,6 +108,15 @@ def _open(data: str, exclude: Exclude, notes: Notes) -> dict[Split, Images]:
         raise BadInputError(f"--data {data}: {_describe_special(path)}, expected a folder, a text list or a tar file")
     names = ", ".join(CATALOG)
     raise BadInputError(f"--data {data}: no such folder or file, and not one of the names {names}")
+
+
+def _open_videos(
+    root: Path, videos: Sequence[str], every: int | None, data: str, exclude: Exclude, notes: Notes
+) -> dict[Split, Images]:
+    if not videos:
+        raise BadInputError(f"--data {data}: no videos there, expected a file or a folder of {' '.join(ENDINGS)}")
+    splits = _open_tar(open_videos(root, videos, every, data), exclude, notes)
+    return {split: drop_clips(images, videos) for split, images in splits.items()}
 
 
 def _describe_special(path: Path) -> str:
@@ -107,6 +130,8 @@ def _open_file(path: Path, exclude: Exclude, notes: Notes) -> dict[Split, Images
     except OSError as error:
         raise BadInputError(f"--data {path}: cannot be read ({error.strerror})") from error
     kind = sniff(head)
+    if path.suffix.lower() in (ARROW, PARQUET):
+        return {"train": leave_out(open_tables([path], path.name, notes), exclude, notes)}
     if path.suffix.lower() == ".tar" or is_tar(path):
         return _open_tar(path, exclude, notes)
     if is_archive(kind) and path.suffix.lower() not in (".npz", ".docx", ".xlsx", ".pptx", ".pt", ".pth", ".jar"):
@@ -136,6 +161,13 @@ def load_folder(root: Path, exclude: Exclude | None = None, notes: Notes | None 
     kept = open_kept(root, exclude, notes)  # then it has no splits: no folder in it was added since
     if kept is not None:
         return {"train": kept}
+    tables = find_tables(root, exclude, notes)
+    if tables:
+        opened = {split: leave_out(open_tables(paths, split, notes), exclude, notes) for split, paths in tables.items()}
+        first = {split: paths[0] if paths[0].parent == root else paths[0].parent for split, paths in tables.items()}
+        return {
+            split: _number_as_train(split, images, opened["train"], first[split]) for split, images in opened.items()
+        }
     tree = DiskTree(os.fspath(root), exclude)
     folders = find_splits(tree, notes)
     if not folders or list(folders) == ["train"]:
@@ -143,12 +175,17 @@ def load_folder(root: Path, exclude: Exclude | None = None, notes: Notes | None 
         if (shards := find_shards(tree, top)) and not folders:
             return _open_by_name(root, shards, exclude, notes)
         return {"train": _open_split(tree, "train", top, exclude, notes)}
-    splits: dict[Split, Images] = {}
-    for split, top in folders.items():
-        images = _open_split(tree, split, top, exclude, notes)
-        same = split in ("train", "unlabeled") or not splits["train"].classes
-        splits[split] = images if same else _number_as(images, splits["train"].classes, root / os.fsdecode(top[:-1]))
-    return splits
+    splits = {split: _open_split(tree, split, top, exclude, notes) for split, top in folders.items()}
+    return {
+        split: _number_as_train(split, images, splits["train"], root / os.fsdecode(folders[split][:-1]))
+        for split, images in splits.items()
+    }
+
+
+def _number_as_train(split: Split, images: Images, train: Images, where: Path) -> Images:
+    """Give the images of an evaluation's split the labels that their classes have in train."""
+    same = split in ("train", "unlabeled") or not train.classes
+    return images if same else _number_as(images, train.classes, where)
 
 
 def _open_split(tree: DiskTree, split: Split, top: bytes, exclude: Exclude, notes: Notes) -> Images:

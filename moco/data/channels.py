@@ -232,6 +232,24 @@ def _read_tiff(content: bytes, name: str) -> Values:
     return Values(array.reshape(-1, *array.shape[-2:]), text or None)
 
 
+def write_tiff(array: Array, no_data: str | None) -> bytes:
+    """Write channels (C, H, W) as a TIFF of bands, which names the value that means that there is none.
+
+    Raises BadInputError where tifffile is not there.
+    """
+    if find_spec("tifffile") is None:
+        raise BadInputError(f"bands are packed as TIFF, which needs {EXTRA}")
+    import tifffile
+
+    tags = [] if no_data is None else [(NO_DATA_TAG, 2, len(no_data) + 1, no_data, True)]
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file, array if len(array) > 1 else array[0], photometric="minisblack", metadata=None, software=False,
+        planarconfig="separate" if len(array) > 1 else None, extratags=tags,
+    )  # fmt: skip
+    return file.getvalue()
+
+
 def _colour(index: Array, colormap: Array) -> Array:
     """Return the colours of a palette, (..., 3)."""
     return np.moveaxis(colormap[:, index], 0, -1)

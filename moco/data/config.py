@@ -13,8 +13,8 @@ Excluded = Annotated[
     UseAppendAction,
     arg(
         metavar="GLOB",
-        help="Leave out files and folders of --data of this name (masks, '*_mask.png'), or of this path below it "
-        "('*/test/*'). May be given several times.",
+        help="Leave out files and folders of --data with this name (masks, '*_mask.png') or this path below it "
+        "('*/test/*').",
     ),
 ]
 
@@ -22,7 +22,7 @@ WhiteLevel = Annotated[
     Annotated[int, Range(1, 65535)] | None,
     arg(
         help="Value of 16-bit grey files that becomes white (65535: their full range); by default that of the weights, "
-        "else the range that the images use."
+        "otherwise the range that the images use."
     ),
 ]
 
@@ -30,9 +30,9 @@ ChannelCount = Annotated[
     str,
     arg(
         metavar="auto|rgb|N",
-        help="Channels of the images: auto, those of the files at full depth where they are more than 8 bits of grey "
-        "or colour, else RGB; rgb, 8 bits of red, green and blue, whatever the files have; N, so many (1 to 64) "
-        "at full depth (docs/channels.md).",
+        help="Channels of the images. auto: RGB for files of 8 bits of grey or colour, otherwise the files' channels "
+        "at full depth. rgb: 8 bits of red, green and blue, whatever the files have. N: N channels (1 to 64) at full "
+        "depth (docs/channels.md).",
     ),
 ]
 
@@ -40,7 +40,7 @@ Bands = Annotated[
     tuple[str, ...],
     arg(
         metavar="ENDING",
-        help="Endings of the files that one image lies in, a channel each and in this order: _B02.tif _B03.tif.",
+        help="File endings of the bands of an image, one file per channel, in this order: _B02.tif _B03.tif.",
     ),
 ]
 
@@ -48,8 +48,8 @@ NoData = Annotated[
     str | None,
     arg(
         metavar="NUMBER|nan",
-        help="Pixel value that stands for missing data; it becomes its channel's mean. By default what the files' tags "
-        "say.",
+        help="Pixel value that means missing data; it becomes its channel's mean. By default the value in the files' "
+        "tags.",
     ),
 ]
 
@@ -61,18 +61,22 @@ class PackConfig:
     """Pack images into memory-mapped arrays or tar shards with an index, which load faster than many files."""
 
     data: str
-    """Images, as for pretrain; all splits are packed, in their order."""
+    """Images, as for pretrain; all splits are packed, in order."""
     out: Path
     """New folder for the pack; give it to other commands as --data."""
     format: Literal["auto", "arrays", "shards"] = "auto"
     """arrays: decoded pixels, for small images of one size; shards: the original files in tar files in WebDataset
-    layout; auto: arrays where all images have one size of at most 96 pixels, else shards."""
+    layout (a TIFF of all bands where --bands names several files); auto: arrays if all images have one size of at most
+    96 pixels, otherwise shards."""
     image_size: Side | None = None
     """For arrays: side of the images in pixels. The shorter side is scaled to it, and the centre is cropped."""
     shard_bytes: Annotated[int, Range(1, 2**40)] = 1 << 28
     """Size in bytes at which a new shard begins."""
     exclude: Excluded = ()
     white_level: WhiteLevel = None
+    channels: ChannelCount = "auto"
+    bands: Bands = ()
+    no_data: NoData = None
     json: JsonOutput = False
 
 
@@ -85,6 +89,9 @@ class CheckConfig:
     out: Path | None = None
     """File to write the list to, as CSV: split, path, reason."""
     exclude: Excluded = ()
+    channels: ChannelCount = "auto"
+    bands: Bands = ()
+    no_data: NoData = None
     workers: Annotated[
         Annotated[int, Range(1, 512)] | None, arg(help="Threads that read; by default one per core.")
     ] = None

@@ -24,7 +24,7 @@ from moco.shapes import Image
 SHORTEST = 2
 """Bytes of the shortest document of which there are two spans."""
 BINARY = b"\0"
-"""No text has it."""
+"""A byte that marks a file as binary: no text has it."""
 LOOKED_AT = 4096
 """Bytes at the beginning of a file by which it is taken for text."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -65,7 +65,7 @@ class Documents:
         raise self._no_image(index)
 
     def _no_image(self, index: int) -> BadInputError:
-        return BadInputError(f"{self.name(index)}: is a document, and this wants images: give an --arch for documents")
+        return BadInputError(f"{self.name(index)}: is a document, expected an image: give an --arch for documents")
 
     def name(self, index: int) -> str:
         """Return the path below the folder, or the line."""
@@ -110,7 +110,7 @@ class _Found:
         if self.exclude.patterns and self.exclude.fits_any_part(name):
             self.notes.skip("by --exclude")
         elif BINARY in text[:LOOKED_AT]:
-            self.notes.skip("file(s) that are no text", os.fsdecode(name))
+            self.notes.skip("file(s) that are not text", os.fsdecode(name))
         elif len(text) < SHORTEST:
             self.notes.skip("empty document(s)", os.fsdecode(name))
         else:

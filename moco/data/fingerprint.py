@@ -106,13 +106,13 @@ def require_same_images(run: Path, images: Images, *, accept: bool, noun: str = 
     found = describe_changes(was, now, images, noun)
     if found and is_copy(was, now):
         warnings.warn(
-            f"{run}: all {noun} have another time of change, with names and sizes as before: taken for a copy",
+            f"{run}: all {noun} have a new modification time, but the same names and sizes: treated as a copy",
             stacklevel=2,
         )
     elif found:
         raise BadInputError(
-            f"{run}: the {noun} are not those that it began with ({found}): bring them back, give another --out, or go "
-            f"on all the same with --accept-changed-data"
+            f"{run}: the {noun} are not those that it began with ({found}): restore them, give another --out, or "
+            f"continue anyway with --accept-changed-data"
         )
     return True
 
@@ -165,7 +165,7 @@ def read_fingerprint(run: Path) -> Fingerprint | None:
         return Fingerprint(str(facts["kind"]), int(facts["images"]), int(facts["block"]), *columns)
     except (BadInputError, KeyError, TypeError, ValueError) as error:
         raise BadInputError(
-            f"{path}: what the run knew of its images cannot be read ({error}): go on with --accept-changed-data"
+            f"{path}: the record of the run's images cannot be read ({error}): continue with --accept-changed-data"
         ) from error
 
 

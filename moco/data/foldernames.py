@@ -33,17 +33,17 @@ NEVER_CLASSES = word_set(
     "truth groundtruth gtfine gtcoarse annotation annotations segmentationclass segmentationobject pixelmaps trimaps "
     "stuffthingmaps"
 )
-"""Those of them that stand for no class, whatever lies beside."""
+"""Those that never name a class, whatever else the folder holds."""
 MASK_ENDING = re.compile(rb"(.+?)[ ._-](?:mask|masks|seg|segmentation|gt|label|labels|labelids|depth)(?:[_-]?\d+)?")
 
 
 def split_words(name: str) -> set[str]:
-    """The words of a name, in small letters and without numbers: train2017 is `train`."""
+    """Split the words of a name, in small letters and without numbers: train2017 is `train`."""
     return set(re.findall(r"[a-z]+", name.lower()))
 
 
 def split_of(name: str) -> Split | None:
-    """The split that a folder's name means; None where it means none, or several."""
+    """Find the split that a folder's name means; None where it means none, or several."""
     words = split_words(name)
     found = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
     if {"train", "val"} <= words:  # train_val: both together, to train on
@@ -65,7 +65,7 @@ def is_annotation(name: str) -> bool:
 
 
 def find_annotations(folders: Collection[bytes]) -> list[bytes]:
-    """Which of the folders hold masks or annotations of the images in the others, by their names."""
+    """Return which of the folders hold masks or annotations of the images in the others, by their names."""
     names = {name: os.fsdecode(name) for name in folders}
     beside = [name for name, text in names.items() if is_annotation(text)]
     holders = [text for name, text in names.items() if name not in beside]
@@ -75,7 +75,7 @@ def find_annotations(folders: Collection[bytes]) -> list[bytes]:
 
 
 def find_mixed_splits(folders: Collection[bytes]) -> list[str]:
-    """The folders that are called train and test or validation, where there are both."""
+    """Find the folders that are called train and test or validation, where there are both."""
     found: dict[Split, str] = {}
     for name in sorted(map(os.fsdecode, folders)):
         split = EXACT.get(name.lower()) or split_of(name)
@@ -87,7 +87,7 @@ def find_mixed_splits(folders: Collection[bytes]) -> list[str]:
 
 
 def find_masks(files: Sequence[bytes]) -> list[bytes]:
-    """The files that are called like masks of others beside them: `1_mask.png` beside `1.jpg`."""
+    """Find the files that are called like masks of others beside them: `1_mask.png` beside `1.jpg`."""
     suspects = {}
     for name in files:
         match = MASK_ENDING.fullmatch(os.path.splitext(name.lower())[0])

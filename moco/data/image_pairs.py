@@ -1,10 +1,8 @@
 """Pretexts of images, whole batches at a time: query and key of different images, or a query that shows less."""
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,7 +17,6 @@ from moco.shapes import SquareViews
 
 Partner = Callable[[Integers, Integers, int], Integers]
 """Images (n,), the epoch of each (n,), and the seed -> the image of each one's key (n,)."""
-NUMBER = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True)
@@ -77,38 +74,6 @@ class ImagePairs:
         view = make_views(others, (stream,), self.look)[0]
         chosen.absorb(others)
         return view
-
-
-class Series:
-    """The frames of several series, each in its order: the key's image is another frame of the query's series."""
-
-    def __init__(self, names: Sequence[str], within: int) -> None:
-        """Take frames by their paths: those of one folder are a series, in the order of the numbers in their names."""
-        self.within = within
-        parts = [os.path.split(name) for name in names]
-        keys = [(folder, [int(part) if place % 2 else part for place, part in enumerate(NUMBER.split(file))])
-                for folder, file in parts]  # fmt: skip
-        self.order = np.array(sorted(range(len(names)), key=keys.__getitem__), np.int64)
-        self.place = np.empty_like(self.order)
-        self.place[self.order] = np.arange(len(names))
-        starts = [place for place, (a, b) in enumerate(pairwise(self.order.tolist()), 1) if parts[a][0] != parts[b][0]]
-        bounds = np.array([0, *starts, len(names)])
-        self.count = len(bounds) - 1
-        which = np.searchsorted(bounds, np.arange(len(names)), side="right") - 1
-        self.first, self.stop = bounds[which], bounds[which + 1]
-        """The bounds of the series that each place of `order` is in."""
-
-    def __call__(self, index: Integers, epochs: Integers, seed: int) -> Integers:
-        """Draw for each frame another of its series, at most `within` frames before or behind it, each alike.
-
-        The only frame of a series is its own.
-        """
-        place = self.place[index]
-        low = np.maximum(self.first[place], place - self.within)
-        count = np.minimum(self.stop[place] - 1, place + self.within) - low
-        u = uniforms(1, seed=seed, stream=Stream.PRETEXT, epoch=epochs, index=index)[:, 0]
-        drawn = low + np.minimum((u * count).astype(np.int64), np.maximum(count - 1, 0))
-        return self.order[np.where(count > 0, drawn + (drawn >= place), place)]
 
 
 def match_names(images: Images, others: Images, where: str) -> Integers:

@@ -33,7 +33,7 @@ SMALL_IMAGE = 96
 MEMORY_BUDGET = 2 << 30
 """They must fit into this many bytes."""
 MOST_UNREADABLE = 100
-"""No more than these, and one in a hundred, may be unreadable."""
+"""At most these, and one in a hundred, may be unreadable."""
 NONE_KNOWN: Mapping[int, str] = MappingProxyType({})
 """The unreadable images of a set that has not looked."""
 
@@ -251,8 +251,8 @@ class ArrayImages:
         return self
 
     def with_form(self, form: Form) -> "ArrayImages":
-        """Return the set itself."""
-        return self
+        """Return the set with another mean and deviation where it has channels, and else itself."""
+        return self if self.form is None else replace(self, form=form)
 
     def identify(self, index: Integers) -> Marks:
         """Mark images by the checksum of their pixels."""

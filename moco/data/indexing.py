@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -30,13 +30,19 @@ RULES = 2
 """The version of the rules by which members are images and classes; an index by others is made anew."""
 Parts = list[tuple[Split, int, int, bool]]
 """A split, its first row, the one behind its last, and whether they are labelled, for each run of rows of a split."""
+Indexed = tuple[Rows, Labels | None, tuple[str, ...], Parts, Notes]
+"""What was found in shards: their images, labels and classes, the runs of rows of each split, and what is left out."""
 
 
-def open_shards(paths: Sequence[Path], label: str, notes: Notes | None = None) -> tuple[ShardImages, Parts]:
+def open_shards(
+    paths: Sequence[Path], label: str, notes: Notes | None = None,
+    index: Callable[[Sequence[Path]], Indexed] | None = None,
+) -> tuple[ShardImages, Parts]:  # fmt: skip
     """Open the images in shards of one folder, through the index called `label`, which is built where there is none.
 
-    Where the members lie in folders of splits, the parts say which rows are of which. An index belongs to shards of the
-    same names, sizes and times of change. Raises BadInputError for a damaged shard, and where there is no image.
+    `index` reads shards that are no tar files. Where the members lie in folders of splits, the parts say which rows are
+    of which. An index belongs to shards of the same names, sizes and times of change. Raises BadInputError for a
+    damaged shard, and where there is no image.
     """
     beside = paths[0].parent / INDEX_FOLDER / label
     places = (beside, columns.cache_place(beside))
@@ -49,7 +55,7 @@ def open_shards(paths: Sequence[Path], label: str, notes: Notes | None = None) -
             notes.add(Notes.from_facts(stored[1].get("notes")))
             return images, parts
     before = describe(paths)
-    rows, labels, classes, parts, found = index_shards(paths)
+    rows, labels, classes, parts, found = (index or index_shards)(paths)
     if describe(paths) != before:
         raise BadInputError(f"--data {paths[0].parent}: the shards changed while they were indexed: try again")
     if not len(rows):
@@ -86,7 +92,7 @@ def _keep(places: Sequence[Path], arrays: dict[str, Column], facts: columns.Fact
     warnings.warn(f"the index cannot be kept in {places[0]} nor {places[1]} ({reason})", stacklevel=3)
 
 
-def index_shards(paths: Sequence[Path]) -> tuple[Rows, Labels | None, tuple[str, ...], Parts, Notes]:
+def index_shards(paths: Sequence[Path]) -> Indexed:
     """Read shards through: where their images lie, their classes and splits, and what is left out.
 
     The key of a member is its path up to the first dot of the last part, as in WebDataset. The class of an image
@@ -133,7 +139,7 @@ def _drop_annotations(samples: Samples, folders: tuple[bytes, ...]) -> None:
 
 
 def inner_path(name: bytes) -> bytes:
-    """The path of a member within its shard, without parts that lead nowhere (`./`, `../`)."""
+    """Return the path of a member within its shard, without parts that lead nowhere (`./`, `../`)."""
     parts = name.partition(b"/")[2].split(b"/")
     return b"/".join(part for part in parts if part not in (b"", b".", b".."))
 

@@ -56,7 +56,7 @@ class KeptImages:
 
     @property
     def unreadable(self) -> Mapping[int, str]:
-        """Those of the set."""
+        """The unreadable images of the set."""
         return self.images.unreadable
 
     @property

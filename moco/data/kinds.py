@@ -13,7 +13,7 @@ from moco.errors import BadInputError
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The words of a text."""
+    """Return the words of a text."""
     return frozenset(text.split())
 
 

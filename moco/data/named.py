@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import re
 import tarfile
 import urllib.request
 import zlib
@@ -20,16 +21,31 @@ from moco.runtime.files import expand_home, home_folder, replace_file, written_a
 ByteArray = npt.NDArray[np.uint8]
 
 
+CHOICE = re.compile(r"every=(\d{1,6})@(.+)", re.DOTALL)
+"""How `--data` says which frames: every Nth of these videos."""
+
+
 def data_home() -> Path:
     """Return the folder of the named data sets: $MOCO_DATA, else ~/.cache/moco."""
     place = os.environ.get("MOCO_DATA")  # a container's settings leave ~ as it is
     return expand_home(place) if place else home_folder() / ".cache" / "moco"
 
 
+def part_choice(data: str) -> tuple[int | None, str]:
+    """Part `every=N@PATH` into N and the path; without a choice N is None. Raises BadInputError where N is 0."""
+    found = CHOICE.fullmatch(data)
+    if found is None:
+        return None, data
+    if int(found[1]) == 0:
+        raise BadInputError(f"--data {data}: expected every=N@PATH with N of 1 or more, for every Nth frame")
+    return int(found[1]), found[2]
+
+
 def absolute_data(data: str) -> str:
     """Write the place of images so that it holds in any working directory; a name stays a name."""
-    path = expand_home(data)
-    return os.path.abspath(path) if path.exists() else data
+    place = part_choice(data)[1]
+    path = expand_home(place)
+    return data.removesuffix(place) + os.path.abspath(path) if path.exists() else data
 
 
 FASHION_MNIST_FILES = {

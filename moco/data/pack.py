@@ -17,14 +17,17 @@ import torch.nn.functional as F
 from PIL import Image as PillowImage
 
 from moco.data import columns
+from moco.data.channels import write_tiff
 from moco.data.config import PackConfig
 from moco.data.decoding import require_header
 from moco.data.images import EXTENSIONS, SMALL_IMAGE, Images, Labels, PathTable, Split
+from moco.data.kinds import ARRAY_EXTENSIONS
 from moco.data.packed import INDEX, PIXELS, Format
 from moco.data.samples import Rows
 from moco.data.shards import describe
 from moco.data.tar import BLOCK, Member
 from moco.errors import BadInputError
+from moco.runtime.fields import require
 from moco.runtime.folder import lock
 from moco.runtime.progress import show_progress
 from moco.shapes import Image
@@ -108,10 +111,14 @@ def _write_all_arrays(splits: dict[Split, Images], folder: Path, size: int | Non
 def write_arrays(images: Images, folder: Path, size: int | None) -> int | None:
     """Write a split as one array (n, 3, H, W), or (n, 3, size, size); return the first image of another size, if any.
 
-    One image is in memory at a time.
+    Channels at full depth are written as 32-bit floating point. One image is in memory at a time.
     """
     first = images[0] if size is None else crop_to_square(images[0], size)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *first.shape)}
+    header = {
+        "descr": "|u1" if images.form is None else "<f4",
+        "fortran_order": False,
+        "shape": (len(images), *first.shape),
+    }
     with (folder / PIXELS).open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for index in show_progress(range(len(images)), f"packing {folder.name}", len(images)):
@@ -139,7 +146,8 @@ def crop_to_square(image: Image, size: int) -> Image:
     rows, wide = (round(size * side / min(height, width)) for side in (height, width))
     pixels = F.interpolate(image[None].float(), (rows, wide), mode="bilinear", antialias=True)[0]
     top, left = (rows - size) // 2, (wide - size) // 2
-    return pixels[:, top : top + size, left : left + size].round().to(torch.uint8)
+    square = pixels[:, top : top + size, left : left + size]
+    return square.round().to(torch.uint8) if image.dtype == torch.uint8 else square
 
 
 def write_shards(images: Images, folder: Path, shard_bytes: int) -> None:
@@ -151,7 +159,7 @@ def write_shards(images: Images, folder: Path, shard_bytes: int) -> None:
     tar: tarfile.TarFile | None = None
     with contextlib.ExitStack() as stack:
         for index in show_progress(range(len(images)), f"packing {folder.name}", len(images)):
-            content, ending = _read_file(images, index)
+            content, ending = _read_file(images, index) if images.form is None else _read_bands(images, index)
             if tar is None or _predict_size(tar, len(content)) > shard_bytes:
                 stack.close()
                 paths.append(folder / f"{len(paths):06d}.tar")
@@ -196,6 +204,20 @@ def _read_file(images: Images, index: int) -> tuple[bytes, str]:
     require_header(content, name)
     ending = os.path.splitext(name)[1].lower()
     return content, ending if ending in EXTENSIONS else ".png"
+
+
+def _read_bands(images: Images, index: int) -> tuple[bytes, str]:
+    """Read the file of an image of channels; write a TIFF of what has none, or lies in several, a file a band.
+
+    Raises BadInputError where it cannot be read, or has other channels than the set.
+    """
+    image, form, name = images[index], require(images.form), images.name(index)
+    content = images.encoded(index)
+    if content is None or form.bands:
+        array = image.numpy() if content is None else images.read_values(index, form.channels).array
+        return write_tiff(array, form.no_data), ".tif"
+    ending = os.path.splitext(name)[1].lower()
+    return content, ending if ending in (*EXTENSIONS, *ARRAY_EXTENSIONS) else ".tif"
 
 
 def _list_labels(images: Images) -> Labels:

@@ -1,5 +1,6 @@
 """A folder that `moco pack` wrote -> the images of its splits."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -8,6 +9,7 @@ import numpy as np
 import torch.utils.dlpack
 
 from moco.data import columns
+from moco.data.forms import Form
 from moco.data.images import ArrayImages, Images, PathTable, Split
 from moco.data.shards import open_index
 from moco.errors import BadInputError
@@ -29,12 +31,24 @@ def is_pack(path: Path) -> bool:
 
 def open_pack(path: Path) -> dict[Split, Images]:
     """Open the splits of a pack. Raises BadInputError where something in it is missing, cut off, or of another size."""
-    facts = _read_facts(path)
-    opened = open_arrays if facts["format"] == "arrays" else open_packed_shards
-    return {split: opened(path / split) for split in facts["splits"]}
+    facts, form = _read_facts(path)
+    if facts["format"] == "shards":
+        return {split: open_packed_shards(path / split) for split in facts["splits"]}
+    return {split: open_arrays(path / split, form) for split in facts["splits"]}
 
 
-def _read_facts(path: Path) -> dict[str, Any]:
+def describe_packed(form: Form) -> dict[str, Any]:
+    """Return what pack.json says of arrays that are no bytes of RGB."""
+    return {name: value for name, value in dataclasses.asdict(form).items() if name != "shown"}
+
+
+def _read_form(facts: dict[str, Any]) -> Form:
+    """Read what `describe_packed` wrote. Raises BadInputError, KeyError, TypeError or ValueError for anything else."""
+    return Form(**{**facts, **{name: tuple(facts[name]) for name in ("mean", "std", "bands")}})
+
+
+def _read_facts(path: Path) -> tuple[dict[str, Any], Form | None]:
+    form: Form | None = None
     try:
         facts = json.loads(read_bounded(path / PACK))
         sound = (
@@ -43,18 +57,19 @@ def _read_facts(path: Path) -> dict[str, Any]:
             and "train" in facts["splits"]
             and set(facts["splits"]) <= set(get_args(Split))
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        form = _read_form(facts["form"]) if "form" in facts else None
+    except (BadInputError, OSError, ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:
         raise BadInputError(f"--data {path}: its {PACK} is not that of a pack of version {VERSION}: pack again")
     assert isinstance(facts, dict)
-    return facts
+    return facts, form
 
 
-def open_arrays(folder: Path) -> ArrayImages:
+def open_arrays(folder: Path, form: Form | None = None) -> ArrayImages:
     """Open a split of arrays; its pixels are mapped from disk, and only those are read that are asked for."""
     stored = columns.load_columns(folder / INDEX, ARRAY_COLUMNS)
-    pixels = _map_pixels(folder / PIXELS)
+    pixels = _map_pixels(folder / PIXELS, form)
     if (
         stored is None
         or len(stored[0]["name_ends"]) != len(pixels) + 1
@@ -64,11 +79,12 @@ def open_arrays(folder: Path) -> ArrayImages:
     arrays, facts = stored
     labels = arrays["labels"] if len(arrays["labels"]) else None
     return ArrayImages(
-        pixels, labels, tuple(facts.get("classes", ())), PathTable.from_arrays(arrays["names"], arrays["name_ends"])
-    )
+        pixels, labels, tuple(facts.get("classes", ())), PathTable.from_arrays(arrays["names"], arrays["name_ends"]),
+        form=form,
+    )  # fmt: skip
 
 
-def _map_pixels(path: Path) -> Bytes:
+def _map_pixels(path: Path, form: Form | None) -> Bytes:
     """Map the file as a tensor, read-only: writing to it ends the process.
 
     A private mapping could be written to, but Linux refuses one that is larger than the memory.
@@ -77,8 +93,11 @@ def _map_pixels(path: Path) -> Bytes:
         pixels = columns.map_array(path)
     except columns.DAMAGED as error:
         raise BadInputError(f"{path}: missing, cut off or damaged ({error}): pack again") from error
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.flags.c_contiguous:
-        raise BadInputError(f"{path}: holds {pixels.dtype} {pixels.shape}, expected bytes (n, 3, H, W): pack again")
+    kind, channels, words = (np.uint8, 3, "bytes") if form is None else (np.float32, form.channels, "float32")
+    if pixels.dtype != kind or pixels.ndim != 4 or pixels.shape[1] != channels or not pixels.flags.c_contiguous:
+        raise BadInputError(
+            f"{path}: holds {pixels.dtype} {pixels.shape}, expected {words} (n, {channels}, H, W): pack again"
+        )
     return torch.utils.dlpack.from_dlpack(pixels)  # from_numpy would warn that it cannot be written to
 
 

@@ -5,25 +5,35 @@ from typing import Annotated
 from tyro.conf import arg
 
 from moco.runtime.fields import Count, Share, Side
+from moco.runtime.owncode import NamesCode
 
 PRETEXTS = ("views", "masked", "neighbours", "paired", "text")
 """What may be paired, beside what a user's own function pairs."""
 PretextName = Annotated[
     str,
+    NamesCode(PRETEXTS),
     arg(
-        help="What query and key are: views, two random views of an image; masked, these with patches of the query "
-        "hidden; neighbours, views of two frames of one folder; paired, views of two files of one name, in --data and "
-        "--partner; text, two spans of a document, for bytes-tiny and bytes-small; or FILE.py:FUNCTION, the pairs that "
-        "this function of your own makes, which is run with your rights (docs/pretexts.md)."
+        help="What query and key are. views: two random views of an image; masked: the same, with patches of the query "
+        "hidden; neighbours: views of two frames of one folder; paired: views of two files of the same name, in --data "
+        "and --partner; text: two spans of a document, for bytes-tiny and bytes-small; FILE.py:FUNCTION: the pairs "
+        "that your own function returns, which runs with your rights (docs/pretexts.md)."
     ),
 ]
 OwnPretextAgain = Annotated[
     str | None,
-    arg(help="FILE.py:FUNCTION, again, where the run's pairs come from code of your own: it must be the same."),
+    arg(help="FILE.py:FUNCTION again, if your own code makes the run's pairs; the file must be unchanged."),
 ]
-Within = Annotated[Count, arg(help="T: frames between query and key, at most, with --pretext neighbours.")]
+Within = Annotated[Count, arg(help="Largest distance in frames between query and key, with --pretext neighbours.")]
+SeriesList = Annotated[
+    str | None,
+    arg(
+        metavar="FILE",
+        help="List of series for --pretext neighbours, in place of folders: on each line two or more images of --data "
+        "that belong together, in their order, with tabs between them.",
+    ),
+]
 HiddenShare = Annotated[Share, arg(help="Share of the query's patches that --pretext masked sets to the mean.")]
-PatchSide = Annotated[Side, arg(help="Side in pixels of these patches.")]
+PatchSide = Annotated[Side, arg(help="Side of the patches of --pretext masked, in pixels.")]
 PartnerData = Annotated[
-    str | None, arg(help="Images of the same names as those of --data, for --pretext paired: the keys' images.")
+    str | None, arg(help="Images for the keys of --pretext paired, with the same names as those of --data.")
 ]

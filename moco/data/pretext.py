@@ -87,7 +87,7 @@ class EachItem:
                 f"(x_q, x_k)"
             ) from error
         if not isinstance(pair, tuple | list) or len(pair) != len(SIDES):
-            found = f"{len(pair)} values" if isinstance(pair, tuple | list) else type(pair).__name__
+            found = f"a {type(pair).__name__} of {len(pair)}" if isinstance(pair, tuple | list) else type(pair).__name__
             raise BadInputError(f"{self.said}: item {name} gives {found}: expected a pair (x_q, x_k)")
         return pair
 
@@ -110,7 +110,9 @@ class EachItem:
             )
         if x.is_floating_point() and not bool(x.isfinite().all()):
             count = int((~x.isfinite()).sum())
-            raise BadInputError(f"{self.said}: {side} of item {name} has {count} numbers that are not finite")
+            raise BadInputError(
+                f"{self.said}: {side} of item {name} has {count} numbers that are not finite: expected finite ones"
+            )
         return F.pad(x, (0, len(self.like) - len(x))) if ragged else x
 
 

@@ -32,7 +32,7 @@ class Replaced:
 
     @property
     def sentence(self) -> str:
-        """For people, on one line."""
+        """The replacement in words, on one line."""
         return one_line(f"{self.by} stands in for {self.reason}")
 
 
@@ -97,7 +97,7 @@ class ChosenImages:
                     self.replace(int(row), BadInputError(unreadable[index]))
 
     def replaced(self) -> tuple[Replaced, ...]:
-        """The images of the batch that others stand in for."""
+        """Return the images of the batch that others stand in for."""
         name = self.images.name
         own = tuple(
             Replaced(failed[0][0], name(failed[0][0]), name(int(self.index[row])), failed[0][1])

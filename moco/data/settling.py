@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -32,6 +32,8 @@ class Asked:
     no_data: str | None = None
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """Mean and standard deviation of each channel, where they are known already."""
+    alike: bool = True
+    """Refuse a set of which some images have other channels than most; else only these are refused, when read."""
 
 
 class _Found(NamedTuple):
@@ -52,17 +54,17 @@ def settle_form(images: Images, asked: Asked, notes: Notes, data: str) -> Form |
     if asked.channels == RGB and not asked.bands:
         return None
     if images.in_memory:
-        if number not in (None, 3):
-            raise BadInputError(f"--channels {number}: --data {data} has bytes of RGB in memory: leave it out")
-        return None
+        return _keep_form(images.form, number, asked, data)
     deep = _count_deep(images, notes)
     if (number is None and deep <= 0.5) or (number == 3 and not deep and not asked.bands):
         return None
     found = list(_read_some(images, LOOKED_AT, number))
     if not found:
         return None  # whatever else reads them says why they cannot be read
-    channels, depth = number or len(found[0].values.array), found[0].values.depth
-    _require_alike(found, channels, depth, data)
+    (channels, depth), _ = Counter((len(own.values.array), own.values.depth) for own in found).most_common(1)[0]
+    channels = number or channels
+    if asked.alike:
+        _require_alike(found, channels, depth, data)
     no_data = asked.no_data
     if no_data is None and (tag := Counter(own.values.no_data for own in found).most_common(1)[0][0]) is not None:
         no_data = _as_number(tag)
@@ -79,8 +81,24 @@ def settle_form(images: Images, asked: Asked, notes: Notes, data: str) -> Form |
 
 def require_files(images: Images, form: Form, data: str) -> None:
     """Raise BadInputError where there are no files that could be read as channels."""
-    if images.in_memory:
-        raise BadInputError(f"--data {data}: bytes of RGB, expected images of {form.kind}, as the weights take")
+    own = images.form
+    if images.in_memory and (own is None or own.kind != form.kind):
+        found = "bytes of RGB" if own is None else own.kind
+        raise BadInputError(f"--data {data}: {found}, expected images of {form.kind}, as the weights take")
+
+
+def _keep_form(form: Form | None, number: int | None, asked: Asked, data: str) -> Form | None:
+    """Return what images in memory are, as they were packed. Raises BadInputError where something else is asked for."""
+    if number not in (None, 3 if form is None else form.channels):
+        found = "bytes of RGB in memory" if form is None else f"{form.kind}, as it was packed"
+        raise BadInputError(f"--channels {number}: --data {data} has {found}: leave it out")
+    if form is None:
+        return None
+    if asked.no_data not in (None, form.no_data):
+        raise BadInputError(
+            f"--no-data {asked.no_data}: --data {data} was packed with {form.no_data or 'none'}: pack the files again"
+        )
+    return form if asked.moments is None else replace(form, mean=asked.moments[0], std=asked.moments[1])
 
 
 def _read_some(images: Images, count: int, channels: int | None) -> Iterator[_Found]:
@@ -107,10 +125,11 @@ def _count_deep(images: Images, notes: Notes) -> float:
 
 
 def _require_alike(found: Sequence[_Found], channels: int, depth: str, data: str) -> None:
+    fitting = [own.name for own in found if len(own.values.array) == channels and own.values.depth == depth]
     for own in found:
         if len(own.values.array) != channels or own.values.depth != depth:
             kind = describe_kind(len(own.values.array), own.values.depth)
-            first = f", as {found[0].name} is" if own is not found[0] else ", as --channels or --bands says"
+            first = f", as {fitting[0]} is" if fitting else ", as --channels or --bands says"
             raise BadInputError(
                 f"--data {data}: {own.name} is {kind}, expected {describe_kind(channels, depth)}{first}: leave it out "
                 f"with --exclude, or bring all images to one form"

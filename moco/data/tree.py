@@ -18,7 +18,7 @@ class Listing:
     """What a folder holds, as far as names tell."""
 
     folders: list[bytes] = field(default_factory=list)
-    """Without those of masks and annotations; sorted."""
+    """Sub-folders except those of masks and annotations; sorted."""
     annotations: list[bytes] = field(default_factory=list)
     loose: list[bytes] = field(default_factory=list)
     """Files with the ending of an image."""

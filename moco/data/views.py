@@ -39,7 +39,7 @@ Windows = npt.NDArray[np.float64]
 
 @functools.cache
 def can_compile() -> bool:
-    """Whether the compiled kernels work here; where numba is installed and fails, a warning says why, once."""
+    """Return whether the compiled kernels work here; where numba is installed and fails, a warning says why, once."""
     if not COMPILED:
         return False
     try:

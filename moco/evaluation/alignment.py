@@ -37,7 +37,7 @@ def effective_rank(z: Features) -> float:
 
 
 def find_own_views(z_1: Features, z_2: Features) -> Tensor:
-    """Whether each image's first view is more similar to its own second view than to all others: (N,) bool."""
+    """Return whether each image's first view is more similar to its own second view than to all others: (N,) bool."""
     return (z_1 @ z_2.T).argmax(1) == torch.arange(len(z_1), device=z_1.device)
 
 

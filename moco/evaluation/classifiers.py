@@ -11,12 +11,12 @@ FIRST_WEIGHTS = 0.01
 
 
 def first_weights(width: int, classes: int, seed: int) -> Tensor:
-    """The weights (C, K) that a classifier starts from: a pure function of the seed."""
+    """Return the weights (C, K) that a classifier starts from: a pure function of the seed."""
     return FIRST_WEIGHTS * torch.randn(width, classes, generator=torch.Generator().manual_seed(seed))
 
 
 def new_classifier(width: int, classes: int, seed: int) -> nn.Linear:
-    """A linear layer with these first weights, and biases of 0."""
+    """Return a linear layer with these first weights, and biases of 0."""
     fc = nn.Linear(width, classes)
     with torch.no_grad():
         fc.weight.copy_(first_weights(width, classes, seed).T)

@@ -32,7 +32,9 @@ def judge_weights(weights: Weights, size: int, bank: Images, queries: Images, pr
 
 def judge_pixels(bank: Images, queries: Images) -> Tensor:
     """Say the same of raw pixels, 16 x 16 and centred."""
-    encoder, how = build_raw_pixels(Encoding(SIDE, (0.0,) * 3, (1.0,) * 3), "cpu")
+    form = bank.form
+    mean, std = ((0.0,) * 3, (1.0,) * 3) if form is None else (form.mean, form.std)
+    encoder, how = build_raw_pixels(Encoding(SIDE, mean, std, rgb=form is None), "cpu")
     return _judge(encoder, how, bank, queries)
 
 
@@ -46,4 +48,4 @@ def _judge(encoder: Encoder, how: Encoding, bank: Images, queries: Images) -> Te
 
 
 def _encoding(weights: Weights, size: int, precision: Precision) -> Encoding:
-    return Encoding(size, weights.mean, weights.std, batch_size=64, precision=precision)
+    return Encoding(size, weights.mean, weights.std, batch_size=64, precision=precision, rgb=weights.form is None)

@@ -41,22 +41,23 @@ NamedWeights = Annotated[
     str,
     arg(
         help="A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), "
-        "timm:NAME, timm:NAME@FILE or torchvision:NAME (published weights), or random (with --like RUN or --arch)."
+        "timm:NAME, timm:NAME@FILE or torchvision:NAME (published weights), hf://OWNER/NAME (the Hugging Face hub), or "
+        "random (with --like RUN or --arch)."
     ),
 ]
 LabelledData = Annotated[
     str,
     arg(
-        help="Labelled images, as for pretrain. Accuracy is measured on the test split, else validation, else a tenth "
-        "of train."
+        help="Labelled images, as for pretrain. Accuracy is measured on the test split; without one on the validation "
+        "split; without that on a tenth of train."
     ),
 ]
 LikeRun = Annotated[
-    Path | None, arg(help="For random weights: the run whose architecture, image size, mean and std are taken.")
+    Path | None, arg(help="For random weights: copy architecture, image size, mean and std from this run.")
 ]
 RandomArch = Annotated[str | None, arg(help="For random weights: the backbone.")]
 RandomStem = Annotated[Stem, arg(help="For random weights: first layers of a ResNet.")]
-EncodedSide = Annotated[Side | None, arg(help="Side of the images in pixels; by default that of the training.")]
+EncodedSide = Annotated[Side | None, arg(help="Side of the images in pixels; by default as in training.")]
 EncodedAtOnce = Annotated[BatchSize, arg(help="Images encoded at a time.")]
 EncoderOutput = Annotated[
     Literal["backbone", "head"],
@@ -65,7 +66,7 @@ EncoderOutput = Annotated[
 NoBaseline = Annotated[
     bool,
     FlagCreatePairsOff,
-    arg(help="Do not evaluate random weights of the same network and raw pixels beside it.", help_behavior_hint=""),
+    arg(help="Skip the comparison with random weights of the same network and raw pixels.", help_behavior_hint=""),
 ]
 OtherWeights = Annotated[
     tuple[str, ...],
@@ -73,21 +74,21 @@ OtherWeights = Annotated[
     arg(
         name="baseline",
         metavar="W",
-        help="Weights to compare with on the same images, as for --weights, at their own image size.",
+        help="Further weights to compare with, as for --weights, at their own image size.",
     ),
 ]
 ExtraViews = Annotated[
     Annotated[int, Range(0, 1000)],
     arg(
-        help="Random crops and flips of each training image that the linear classifier is fitted to beside its centre; "
-        "with 0, the centre alone."
+        help="Random crops and flips of each training image that the linear classifier is fitted to, besides its "
+        "centre (0: only the centre)."
     ),
 ]
 Penalties = Annotated[
     tuple[Positive, ...],
     arg(
-        help="Penalties to choose from: half of each times the sum of the squared weights is added to the mean "
-        "cross-entropy of the linear classifier."
+        help="Penalties to choose from. The linear classifier minimises the mean cross-entropy plus half the penalty "
+        "times the sum of the squared weights."
     ),
 ]
 
@@ -111,7 +112,7 @@ class KnnConfig:
     baselines: OtherWeights = ()
     batch_size: EncodedAtOnce = 256
     seed: Seed = 0
-    """Seed of random weights, the baseline's too."""
+    """Seed of random weights, also of the baseline."""
     precision: Precision = "auto"
     device: Device = "auto"
     workers: Workers = None
@@ -128,8 +129,8 @@ class LinearConfig:
     weights: NamedWeights
     data: LabelledData
     protocol: Protocol = "fast"
-    """fast: features are encoded once, and a regularised classifier is solved on them. paper: SGD over random crops and
-    flips, which go through the frozen backbone in every epoch (v1, 4.1)."""
+    """fast: encodes the images once and fits a regularised classifier to the features. paper: trains by SGD on random
+    crops and flips, which go through the frozen backbone in every epoch (v1, 4.1)."""
     penalties: Penalties = PENALTIES
     views: ExtraViews = 0
     epochs: Count = 100
@@ -172,9 +173,9 @@ class LowshotConfig:
     finetune_steps: CountOrZero = 400
     """Steps of fine-tuning for each draw (0: do not fine-tune)."""
     finetune_lr: Positive = 0.05
-    """Learning rate of fine-tuning, at its highest."""
+    """Highest learning rate of fine-tuning."""
     batch_size: BatchSize = 128
-    """Images per step, over all processes; fewer where fewer are labelled."""
+    """Images per step, over all processes; fewer if fewer are labelled."""
     baseline: bool = True
     """Also evaluate raw pixels, and random weights of the same network: fine-tuned, these are supervised training from
     scratch."""
@@ -238,10 +239,10 @@ class EmbedConfig:
     """Images, as for pretrain, with labels or without."""
     out: Path
     """File to write: NAME.npz with the arrays features, labels, paths, splits and classes; NAME.csv or NAME.parquet
-    with a row for each image; or NAME.npy with the features alone, and NAME.index.csv beside it with a row for each."""
+    with one row per image; or NAME.npy with the features only, and NAME.index.csv beside it with one row per image."""
     add: bool = False
-    """Add new images to the file: those that it has are not encoded again. Weights, settings and these images must be
-    as they were."""
+    """Add new images to the file without encoding the others again. Weights, settings and the images in the file must
+    not have changed."""
     split: Literal["all", "train", "val", "test", "unlabeled"] = "all"
     """Split to encode."""
     features: Annotated[
@@ -292,7 +293,7 @@ KEPT: dict[str, type[KeptConfig]] = {
 
 
 def result_name(config: KeptConfig) -> str:
-    """What the file is called that an evaluation leaves in a run's `evaluations/`, without its ending."""
+    """Return what the file is called that an evaluation leaves in a run's `evaluations/`, without its ending."""
     command = next(name for name, kind in KEPT.items() if isinstance(config, kind))
     if isinstance(config, LinearConfig):
         return f"{command}-{config.protocol}"

@@ -76,7 +76,7 @@ class RandomViews:
 def encode(
     encoder: Encoder, images: Images, how: Encoding, views: RandomViews | None = None, title: str | None = None
 ) -> Features:
-    """The features of all images, on the CPU, in fp32 and of unit length unless `how` says otherwise.
+    """Encode all images: features on the CPU, in fp32 and of unit length unless `how` says otherwise.
 
     What is encoded of an image is its whole or its centre (`prepare_image`), or with `views` a random view. The encoder
     is left in the mode it was in. Several ranks share the images out, and each gets all the features. With a title, a
@@ -138,7 +138,7 @@ def _finite(features: Features, images: Images) -> Features:
     if len(bad):
         raise BadInputError(
             f"the encoder's features of {len(bad)} of {len(images)} images are not finite (the first: "
-            f"{images.name(int(bad[0]))}), as of a training that diverged: give other weights"
+            f"{images.name(int(bad[0]))}), as after a diverged training: give other weights"
         )
     return features
 

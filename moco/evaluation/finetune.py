@@ -142,7 +142,7 @@ def train_network(
 
 
 def with_classifier(subject: Subject, classes: int, seed: int) -> nn.Module:
-    """A copy of the backbone and a new classifier of small random weights."""
+    """Return a copy of the backbone and a new classifier of small random weights."""
     encoder = subject.encoder
     fc = new_classifier(encoder.num_features, classes, seed).to(next(encoder.parameters()).device)
     return nn.Sequential(OrderedDict(backbone=copy.deepcopy(encoder.backbone), fc=fc))

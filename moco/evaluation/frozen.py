@@ -87,7 +87,7 @@ def to_image(image: Picture, white_level: int = WHITEST) -> Image:
 
 
 def load_encoder(weights: str | Path, *, features: Output = "backbone", image_size: int | None = None) -> FrozenEncoder:
-    """The encoder of a run, a checkpoint or an encoder file, in eval mode, without gradients; `.to(device)` moves it.
+    """Load the encoder of a run, checkpoint or encoder file, in eval mode, without gradients; `.to(device)` moves it.
 
     `features` are the backbone's, or the head's unit vectors. Images are brought to `image_size`, by default that of
     the training. Raises BadInputError where there is no such encoder.

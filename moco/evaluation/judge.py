@@ -87,7 +87,7 @@ def classify_by_neighbours(
     bank: Bank, bank_labels: Labels, queries: Features, query_labels: Labels, *, k: int, temperature: float,
     classes: int, device: str = "cpu",
 ) -> Tensor:  # fmt: skip
-    """Whether the k most similar others of the bank vote for each image's own class: (B + N,) bool, the bank's first.
+    """Tell if the k most similar others of the bank vote for each image's class: (B + N,) bool, the bank's first.
 
     An image of the bank has no vote on itself (leave-one-out), and queries have none at all. bank is (B, C) and queries
     (N, C), all of unit length.

@@ -50,7 +50,7 @@ def weighted_knn(
 def knn_votes(
     bank: Bank, bank_labels: Labels, queries: Features, *, k: int, temperature: float, classes: int, device: str = "cpu"
 ) -> Tensor:
-    """The votes (N, classes) for every query, computed on `device` in parts that bound the memory.
+    """Return the votes (N, classes) for every query, computed on `device` in parts that bound the memory.
 
     Beside bank, queries and votes it takes some 2 GB for features of 2048 numbers, however many there are.
     """
@@ -62,7 +62,7 @@ def knn_votes(
 
 
 def count_votes(similarity: Tensor, label: Tensor, *, temperature: float, classes: int) -> Tensor:
-    """The votes (N, classes) of k neighbours, given the similarity and label (N, k) of each, nearest first."""
+    """Count the votes (N, classes) of k neighbours, given the similarity and label (N, k) of each, nearest first."""
     gap = similarity - similarity[:, :1]
     weight = (gap / max(temperature, COLDEST)).exp()  # the nearest one's is 1: none overflows
     weight = weight.clamp(min=torch.finfo(weight.dtype).tiny)  # the most distant ones name their class all the same
@@ -100,7 +100,7 @@ def choose_k(
 
 
 def nearest(queries: Features, bank: Bank, k: int) -> tuple[Tensor, Tensor]:
-    """The similarities and rows (N, k) of the k features of the bank that are most similar to each query.
+    """Return the similarities and rows (N, k) of the k features of the bank that are most similar to each query.
 
     The bank goes by once, in parts; of those so far each query's k best are kept.
     """

@@ -15,7 +15,7 @@ class LabelShare:
 
     @property
     def name(self) -> str:
-        """For a file."""
+        """The name in file names."""
         return f"{self.share:g}pct" if self.share is not None else str(self.number)
 
 

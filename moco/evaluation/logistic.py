@@ -72,7 +72,7 @@ class Problem:
     """
 
     x: AxisFeatures
-    """On the device that computes, as y."""
+    """Features on the computing device, like y."""
     y: Tensor
     classes: int
     mean: Tensor

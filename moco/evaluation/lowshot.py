@@ -27,7 +27,7 @@ from moco.shapes import Features
 
 
 def draw_rows(labels: Labels, classes: tuple[str, ...], wanted: LabelShare, seed: int, draw: int) -> Labels:
-    """The rows whose labels are kept in a draw: of each class its share, rounded, or the number; a pure function.
+    """Draw the rows whose labels are kept in a draw: of each class its share, rounded, or the number; a pure function.
 
     Raises BadInputError naming a class that has too few images.
     """

@@ -67,7 +67,7 @@ def divide(labels: Labels, centres: Features) -> list[Part]:
 
 
 def count_before(labels: Labels) -> Labels:
-    """For each image, count those of its class that stand before it."""
+    """Count for each image those of its class before it."""
     found = np.zeros(len(labels), np.int64)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

@@ -80,8 +80,8 @@ def opened_pieces(out: Path, about: Mapping[str, Any], width: int) -> Iterator[P
             yield _find_sound(folder, about, width)
     except OSError as error:
         raise BadInputError(
-            f"--out {out}: cannot be written ({error.strerror}): make room and give the command again, which goes on "
-            f"from {folder}"
+            f"--out {out}: cannot be written ({error.strerror}): make room and run the command again, which "
+            f"continues from {folder}"
         ) from error
 
 

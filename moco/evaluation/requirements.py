@@ -17,7 +17,7 @@ def require_own_flags(config: EvaluationConfig) -> None:
 
 
 def evaluations_folder(config: EvaluationConfig) -> Path | None:
-    """The folder where the result is kept, with a run's other evaluations; None for weights that are no run's."""
+    """Return the folder of the result, with the run's other evaluations; None for weights without a run."""
     keeps = config.weights != RANDOM and not isinstance(config, EmbedConfig) and Path(config.weights).is_dir()
     return Path(config.weights) / "evaluations" if keeps else None
 

@@ -29,7 +29,7 @@ class Scores:
 
     @property
     def figures(self) -> dict[str, float]:
-        """For a result."""
+        """The figures for the JSON result."""
         return {"top1": self.top1, "top5": self.top5}
 
 

@@ -93,7 +93,7 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
 
 
 def at_random(config: EvaluationConfig, subject: Subject) -> Subject:
-    """The same network with random weights: the baseline."""
+    """Return the same network with random weights: the baseline."""
     plan, device = subject.encoder.plan, next(subject.encoder.parameters()).device
     weights = random_weights(plan, config.seed, subject.weights.mean, subject.weights.std, form=subject.weights.form)
     return Subject(place_weights(weights, str(device)), subject.how)
@@ -108,7 +108,7 @@ def place_weights(weights: Weights, device: str) -> Weights:
 def named_weights(
     weights: str, like: Path | None, arch: str | None, stem: Stem, image_size: int | None, seed: int
 ) -> Weights:
-    """The weights of a name; random ones are those of another run's net, or of an architecture by its name."""
+    """Return the weights of a name; random ones are those of another run's net, or of an architecture by its name."""
     if weights != RANDOM:
         found = load_weights(weights)
         say_notes(found)
@@ -193,18 +193,18 @@ def require_labels(train: Images, test: Images) -> None:
 
 
 def labels_of(images: Images) -> Labels:
-    """The labels of images of which it is known that they have some; torch wants them to be writable."""
+    """Return the labels of images of which it is known that they have some; torch wants them to be writable."""
     assert images.labels is not None
     return images.labels if images.labels.flags.writeable else images.labels.copy()
 
 
 def with_workers(config: EvaluationConfig, subject: Subject, images: Images) -> Subject:
-    """The subject, with as many processes that load images as suit these."""
+    """Return the subject, with as many processes that load images as suit these."""
     return Subject(subject.weights, dataclasses.replace(subject.how, workers=workers_for(config, images)))
 
 
 def workers_for(config: EvaluationConfig, images: Images) -> int:
-    """How many processes load the images."""
+    """Return how many processes load the images."""
     return choose_workers(images) if config.workers is None else config.workers
 
 
@@ -225,7 +225,7 @@ def all_splits(
     data: str, split: str, exclude: Sequence[str] = (), white_level: int | None = None, form: Form | None = None, *,
     text: bool = False,
 ) -> dict[Split, Images]:  # fmt: skip
-    """The wanted split, or all, of images or with `text` of documents. Raises BadInputError naming those there are."""
+    """Open the wanted split, or all, of images or, with `text`, documents. Raises BadInputError naming the splits."""
     splits = open_documents(data, exclude) if text else load(data, exclude, white_level, form)
     if not text:
         warn_of_dark(next(iter(splits.values())), data)

@@ -34,7 +34,7 @@ FREE = frozenset({"weights", "data", "like", "baseline", "supervised_epochs", "s
 def locate_state(
     config: LinearConfig | FinetuneConfig, backbone: str, train: Images, part: str = ""
 ) -> StateFile | None:
-    """The place for the state of a training of the backbone of this digest; None with weights that are no run's."""
+    """Return the place for the training state of the backbone of this digest; None for weights without a run."""
     folder = evaluations_folder(config)
     if folder is None:
         return None
@@ -55,13 +55,13 @@ def build_run(
     title: str, state: StateFile | None, modules: Mapping[str, nn.Module], optimizer: torch.optim.SGD, steps: int,
     scaler: GradScaler = IDLE,
 ) -> Run:  # fmt: skip
-    """The run of a training on labels, which has no folder of its own and logs nothing."""
+    """Build the run of a training on labels, which has no folder of its own and logs nothing."""
     described = {} if state is None else {"about": state.about}
     return Run(title, modules, optimizer, RunLog(Path(), steps, active=False), state, described, scaler=scaler)
 
 
 def is_save_due(run: Run) -> bool:
-    """Whether the last state was saved so long ago that it is time for the next."""
+    """Return whether the last state was saved so long ago that it is time for the next."""
     return run.saved_before(SAVE_EVERY)
 
 
@@ -70,7 +70,7 @@ def require_end(run: Run, state: StateFile | None, result: Mapping[str, Any]) ->
     if result.get("exit_code") == EXIT_CODE:
         name = run.name if state is None else state.file.name.removesuffix(ENDING)
         done = f"after step {result['step']} of {run.log.steps}, saved" if result["step"] else "before a step was saved"
-        raise StoppedError(f"{name}: stopped {done}: go on with the same command")
+        raise StoppedError(f"{name}: stopped {done}: continue with the same command")
 
 
 def warn_of_damage(damage: Damage, replaced: Sequence[Replaced]) -> None:

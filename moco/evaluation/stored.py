@@ -111,7 +111,7 @@ def find_stored(out: Path, was: Origin, parts: Mapping[Any, Images], settings: M
     other_content = was.contents[row[old]] != now.contents[old]
     other_time = was.times[row[old]] != now.times[old]
     if len(row[old]) > 1 and other_time.all() and not other_content.any():
-        warnings.warn(f"{out}: all its images have another time of change, and the same size: taken for copies",
+        warnings.warn(f"{out}: all its images have a new modification time and the same size: treated as copies",
                       stacklevel=2)  # fmt: skip
         other_time[:] = False
     changed = np.flatnonzero(old)[other_content | other_time]

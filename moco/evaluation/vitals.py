@@ -41,7 +41,7 @@ def vitals(
     symmetric: bool = False,
     precision: Precision = "fp32",
 ) -> dict[str, float]:
-    """What `health.diagnose` wants to know of the encoder f_q, and of `dictionary` and f_k where that is a queue.
+    """Measure what `health.diagnose` needs of the encoder f_q, and of `dictionary` and f_k if that is a queue.
 
     Two views are drawn of each of 256 images. Of the first ones, where they are views
     of images: `blank_views` and `dark_views`, in percent. Of the
@@ -97,7 +97,7 @@ def key_figures(
     symmetric: bool = False,
     precision: Precision = "fp32",
 ) -> dict[str, float]:
-    """How near stored keys are to their own views as f_k encodes these now, for the newest keys and for the oldest.
+    """Compare stored keys with their own views as f_k encodes them now, for the newest keys and the oldest.
 
     `new_keys_similarity` and `old_keys_similarity` are mean cosines; `new_keys_own` and `old_keys_own` are what is left
     of these after taking away the mean cosine with the other views of the same sample, which is what keys have in
@@ -123,7 +123,7 @@ def key_figures(
     epoch, second = written // writes // batches.steps_per_epoch, written % writes == 1
 
     def views(rows: Integers) -> Inputs:
-        """Each key's own view: with a symmetric loss, the second write of a step is of the query views."""
+        """Return each key's own view: with a symmetric loss, the second write of a step is of the query views."""
         x_q, x_k = batches.make_views(index[rows], epoch[rows], (Stream.VIEW_QUERY, Stream.VIEW_KEY))
         return torch.where(torch.from_numpy(second[rows]).to(x_q.device).view(-1, *[1] * (x_q.ndim - 1)), x_q, x_k)
 

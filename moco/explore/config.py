@@ -11,12 +11,12 @@ from moco.evaluation.config import EncodedAtOnce
 from moco.runtime.fields import Device, JsonOutput, Range, Seconds, ShownChannels, Threads, Workers
 
 FEWEST_IMAGES = 2
-"""On a map."""
+"""Fewest images on a map."""
 
 
 @dataclass(frozen=True)
 class ExploreConfig:
-    """Serve a local page to look into an encoder: a map of the images, and the neighbours of any image."""
+    """Serve a local page with a map of the images and the neighbours of any image."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """A run folder, or two to compare."""
@@ -25,13 +25,13 @@ class ExploreConfig:
     split: Literal["train", "val", "test", "unlabeled"] | None = None
     """Split to show; by default train."""
     images: Annotated[int, Range(FEWEST_IMAGES, 200_000)] = 50_000
-    """Images on the map, at most, spread evenly over the split."""
+    """Largest number of images on the map, spread evenly over the split."""
     map_seconds: Seconds = 300.0
-    """Seconds that a map may take, about. The map is kept in the run folder."""
+    """Approximate time limit for computing a map, in seconds. The map is kept in the run folder."""
     clusters: Annotated[int, Range(1, 1000)] = 20
-    """Clusters of similar images (k-means), by which the map can be coloured."""
+    """Number of clusters of similar images (k-means) to colour the map by."""
     port: Annotated[int, Range(0, 65535)] = 8765
-    """Port of the page, which only this machine reaches (0: any free one). From another machine, forward it:
+    """Port of the page, which only this machine can reach (0: any free one). From another machine, forward it:
     ssh -L 8765:127.0.0.1:8765 HOST."""
     static: Path | None = None
     """Write one self-contained HTML page of at most 3,000 of the images to this file, and serve nothing."""

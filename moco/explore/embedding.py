@@ -48,7 +48,7 @@ class Collection:
 
 
 def describe_maps(collection: Collection, embeddings: Sequence[Embedding]) -> dict[str, Any]:
-    """What the page's script needs to draw the maps, ready for JSON; whatever a name holds, it is one line of text."""
+    """Collect what the page's script draws the maps from, ready for JSON; every name becomes one line of text."""
     return {
         "data": to_plain_text(collection.data),
         "names": [to_plain_text(name) for name in collection.names],

@@ -99,7 +99,7 @@ def gallery(
 
 
 def is_here(data: str) -> bool:
-    """Whether `data` can be had without a download."""
+    """Return whether `data` can be had without a download."""
     if data not in CATALOG or Path(data).exists():
         return Path(data).exists()
     known = {"cifar10": ("cifar10", "cifar-10-batches-bin"), "fashion-mnist": ("fashion-mnist",)}
@@ -117,7 +117,7 @@ def file_digest(path: Path) -> str:
 
 
 def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
-    """The very views, query and key, that some training images had in the first epochs of the run."""
+    """Return the very views, query and key, that some training images had in the first epochs of the run."""
     index = np.linspace(0, len(train) - 1, min(VIEWED, len(train))).astype(np.int64)
     size = require(config.view_size or config.image_size)
     channels = 3 if train.form is None else train.form.channels
@@ -139,7 +139,7 @@ def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
 
 
 def first_filters(encoder: Encoder) -> dict[str, Any] | None:
-    """The filters of the first convolution that takes the images, each scaled to its own largest weight; or None.
+    """Return the filters of the first convolution, each scaled to its own largest weight; or None.
 
     Of other channels than three none are shown.
     """
@@ -156,7 +156,7 @@ def first_filters(encoder: Encoder) -> dict[str, Any] | None:
 
 
 def collect_neighbours(bank: Images, queries: Images, similarity: Features, neighbour: Tensor) -> list[dict[str, Any]]:
-    """Some queries, spread over the set, and their most similar images of the bank with the cosine similarity."""
+    """Return some queries, spread over the set, with their most similar images of the bank and the similarities."""
     rows = []
     for row in _spread_over_classes(queries):
         found = [
@@ -180,7 +180,7 @@ def _spread_over_classes(images: Images) -> list[int]:
 
 
 def describe_image(images: Images, row: int) -> dict[str, Any]:
-    """What an image is called, its class, and its thumbnail."""
+    """Describe an image: its name, its class, and its thumbnail."""
     label = None if images.labels is None else int(images.labels[row])
     return {"name": _text(images.name(row)), "class": label, "image": _picture(see(images, row), THUMBNAIL_SIDE, 80)}
 
@@ -191,7 +191,7 @@ def describe_image(images: Images, row: int) -> dict[str, Any]:
 def build_map(
     images: Images, z: Features, predicted: npt.NDArray[np.int64] | None, scope: Scope, image_size: int
 ) -> dict[str, Any]:
-    """Where each image lies in a plane, what it is called, and all thumbnails in one picture."""
+    """Return where each image lies in a plane, what it is called, and all thumbnails in one picture."""
     with say_if_slow(f"arranging {len(z)} images on a map (t-SNE, {scope.map_seconds:.0f} seconds at most)"):
         place, method = flat_map(z.numpy().astype(np.float64), scope.map_seconds)
     low, high = place.min(0), place.max(0)
@@ -207,7 +207,7 @@ def build_map(
 
 
 def sheet(images: Images, side: int, columns: int) -> str:
-    """All images in rows of `columns`, each `side` pixels wide and high."""
+    """Return all images in rows of `columns`, each `side` pixels wide and high."""
     pixels = torch.zeros(3, -(-len(images) // columns) * side, columns * side, dtype=torch.uint8)
     for row in range(len(images)):
         top, left = row // columns * side, row % columns * side
@@ -219,7 +219,7 @@ def sheet(images: Images, side: int, columns: int) -> str:
 
 
 def thumbnail(image: Tensor, side: int, quality: int | None) -> bytes:
-    """An image (3, H, W), bytes or in [0, 1], brought to at most `side` pixels (0: as it is), as WebP."""
+    """Return an image (3, H, W), bytes or in [0, 1], brought to at most `side` pixels (0: as it is), as WebP."""
     pixels = image.float() / 255 if image.dtype == torch.uint8 else image.float()
     longest = max(pixels.shape[1:])
     if side and longest > side:

@@ -5,17 +5,17 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from moco.errors import BadInputError
 from moco.explore.tray import MARKS, Tray
+from moco.explore.upload import read_body
 
 NOT_STORED = {"Cache-Control": "no-store"}
 MOST_BYTES = 1024
 """The largest mark that may be sent."""
-MOST_SECONDS = 10.0
 Groups = list[list[int]]
 
 
@@ -50,7 +50,7 @@ def marking_routes(marking: Marking) -> list[Route]:
 
     async def mark(request: Request) -> Response:
         try:
-            row, own = _read_mark(await _read_body(request), len(marking.tray.names))
+            row, own = _read_mark(await read_body(request, "mark", MOST_BYTES), len(marking.tray.names))
         except BadInputError as error:
             return _refused(str(error), 422)
         return await change(lambda: marking.tray.mark(row, own))  # type: ignore[arg-type]  # _read_mark checked it
@@ -77,19 +77,6 @@ def marking_routes(marking: Marking) -> list[Route]:
         Route("/tray", tray), Route("/tray/{name}", listed), Route("/mark", mark, methods=["POST"]),
         Route("/undo", undo, methods=["POST"]), Route("/marks/{mark}.txt", taken),
     ]  # fmt: skip
-
-
-async def _read_body(request: Request) -> bytes:
-    content = bytearray()
-    try:
-        async with asyncio.timeout(MOST_SECONDS):
-            async for part in request.stream():
-                content += part
-                if len(content) > MOST_BYTES:
-                    raise BadInputError(f"a mark has at most {MOST_BYTES} bytes")
-    except (TimeoutError, ClientDisconnect) as error:
-        raise BadInputError("the mark did not come to its end") from error
-    return bytes(content)
 
 
 def _read_mark(content: bytes, count: int) -> tuple[int, str | None]:

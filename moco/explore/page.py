@@ -16,7 +16,7 @@ QUERIES_AT_A_TIME = 512
 
 
 def live_page() -> str:
-    """What the server answers first; style, scripts and data are asked for by it."""
+    """Return what the server answers first; style, scripts and data are asked for by it."""
     body = _part("page.html")
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -28,7 +28,7 @@ def live_page() -> str:
 
 
 def static_page(collection: Collection, embeddings: Sequence[Embedding], sheet: dict[str, Any], made: str) -> str:
-    """One file that asks for nothing, with the neighbours of every image among these.
+    """Return one file that asks for nothing, with the neighbours of every image among these.
 
     `sheet` has all thumbnails as one WebP picture in base64 (`picture`), `columns` of them in a row, `tile` pixels
     each; `made` says by what and when.

@@ -39,7 +39,7 @@ NOT_KEPT = {"Cache-Control": "no-store"}
 def application(
     collection: Collection, embeddings: Sequence[Embedding], token: str, port: int, marking: Marking | None = None
 ) -> ASGIApp:
-    """The ASGI application; it answers those who know the token (`Guard`)."""
+    """Return the ASGI application; it answers those who know the token (`Guard`)."""
     count = len(collection.names)
     shown = {**describe_maps(collection, embeddings), "tray": marking is not None}
     content = json.dumps(shown, separators=(",", ":")).encode()
@@ -114,7 +114,7 @@ def _asset(name: str) -> Any:
 
 
 def _listed(found: Sequence[tuple[Rows, Floats]]) -> list[dict[str, Any]]:
-    """For every embedding the rows and their cosine distances."""
+    """List rows and cosine distances for every embedding."""
     return [{"rows": rows.tolist(), "distances": distances(similarity)} for rows, similarity in found]
 
 

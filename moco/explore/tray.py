@@ -21,7 +21,7 @@ class Tray:
 
     path: Path
     names: Sequence[str]
-    """Those of the images that are shown, by their numbers."""
+    """Names of the shown images, by their numbers."""
     steps: list[tuple[str, Mark | None]]
     """What was marked, in order; None takes a mark away."""
     root: str = ""

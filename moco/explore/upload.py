@@ -1,4 +1,4 @@
-"""An image that someone dropped on the page: its bytes, within limits that hold before anything is decoded."""
+"""The body of a request, read within limits; of an image that someone dropped on the page the header is checked too."""
 
 import asyncio
 import io
@@ -14,7 +14,7 @@ MOST_PIXELS = 50_000_000
 NARROWEST = 100
 """Its shorter side is brought to the encoder's size: of a narrower image the longer one would take gigabytes."""
 MOST_SECONDS = 10.0
-"""Time that an upload may take: it comes from this machine."""
+"""Time that a body may take: it comes from this machine."""
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "WEBP")
 
 
@@ -26,28 +26,35 @@ class BrokenOffError(BadInputError):
     """Less than was announced, or not in time."""
 
 
-async def read_upload(request: Request) -> bytes:
-    """The body of a request, an image file by its header.
+async def read_body(request: Request, what: str, most_bytes: int) -> bytes:
+    """Read the body of a request; `what` names it in messages.
 
-    Raises BadInputError, TooLargeError of one that is too large (before it is read, where it tells its length), and
+    Raises TooLargeError of one that is too large (before it is read, where the request states its length), and
     BrokenOffError of one that does not come to its end.
     """
+    limit = f"{most_bytes >> 20} MiB" if most_bytes >> 20 else f"{most_bytes} bytes"
     length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length[:20]) > MOST_BYTES:
-        raise TooLargeError(f"the file has {length[:20]} bytes: expected at most {MOST_BYTES >> 20} MiB")
+    if length.isascii() and length.isdigit() and int(length[:20]) > most_bytes:
+        raise TooLargeError(f"the {what} has {length[:20]} bytes: expected at most {limit}")
     content = bytearray()
     try:
         async with asyncio.timeout(MOST_SECONDS):
             async for part in request.stream():
                 content += part
-                if len(content) > MOST_BYTES:
-                    raise TooLargeError(f"the file has more than {MOST_BYTES >> 20} MiB")
+                if len(content) > most_bytes:
+                    raise TooLargeError(f"the {what} has more than {limit}")
     except TimeoutError as error:
-        raise BrokenOffError(f"the image did not come within {MOST_SECONDS:g} s: try again") from error
+        raise BrokenOffError(f"the {what} did not come within {MOST_SECONDS:g} s: try again") from error
     except ClientDisconnect as error:
-        raise BrokenOffError("the upload was broken off") from error
-    check_header(bytes(content))
+        raise BrokenOffError(f"the {what} was broken off") from error
     return bytes(content)
+
+
+async def read_upload(request: Request) -> bytes:
+    """Read an image file from the body of a request, and check its header; raises what both raise."""
+    content = await read_body(request, "image", MOST_BYTES)
+    check_header(content)
+    return content
 
 
 def check_header(content: bytes) -> None:

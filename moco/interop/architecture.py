@@ -21,7 +21,7 @@ ANTIALIASED = {"resnet18": ("resnetblur18",), "resnet50": ("resnetaa50", "resnet
 
 
 def infer(tensors: Mapping[str, Tensor], where: str) -> tuple[str, Stem]:
-    """The name and stem of the ResNet that is most like these tensors (under torchvision's names).
+    """Return the name and stem of the ResNet that is most like these tensors (under torchvision's names).
 
     Depth is counted; width, groups and the width of a group follow from shapes. Raises BadInputError where the first
     convolution is no ResNet's.

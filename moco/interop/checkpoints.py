@@ -30,6 +30,7 @@ from moco.errors import BadInputError
 from moco.interop.architecture import complete_tensors, infer, note_antialiased
 from moco.interop.contents import first_names, flatten
 from moco.interop.folders import Description, exported_metadata, find_file, load_pieces, read_description
+from moco.interop.hub import fetch_weights
 from moco.interop.layouts import Found, recognise
 from moco.interop.metadata import encoder_metadata, read_metadata
 from moco.interop.published import (
@@ -42,6 +43,7 @@ from moco.interop.published import (
 )
 from moco.runtime.checkpoint import Metadata, load_tensors
 from moco.runtime.folder import KILLED, read_status
+from moco.runtime.hub import HUB
 from moco.shapes import require_same_shapes
 
 IMAGE_SIZES = {7: 224, 3: 32}
@@ -97,7 +99,7 @@ def random_weights(
     plan: EncoderPlan, seed: int, mean: tuple[float, ...], std: tuple[float, ...], white_level: int | None = None,
     form: Form | None = None,
 ) -> Weights:  # fmt: skip
-    """The encoder that a run of that seed starts from."""
+    """Return the encoder that a run of that seed starts from."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Weights(Encoder(plan), mean, std, white_level=white_level, form=form)
@@ -115,13 +117,13 @@ def load_weights(weights: str) -> Weights:
     for name, value in encoder_tensors(found.encoder).items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise BadInputError(
-                f"--weights {weights}: {name} has numbers that are not finite, as of a training that diverged: give "
+                f"--weights {weights}: {name} has numbers that are not finite, as after a diverged training: give "
                 f"an earlier checkpoint"
             )
     _require_numbers(found.encoder, weights)
     run = find_run(weights)
     if run is not None and read_status(run).get("state") == KILLED:
-        note = f"{run}: was killed, or its machine failed: these are the weights that it saved last"
+        note = f"{run}: was killed (or its machine failed): using the weights that it saved last"
         found = dataclasses.replace(found, notes=(*found.notes, note))
     return found
 
@@ -137,7 +139,7 @@ def _require_numbers(encoder: Encoder, weights: str) -> None:
         finite = bool(encoder.backbone(ramp).isfinite().all())
     if not finite:
         raise BadInputError(
-            f"--weights {weights}: its features of an image are not finite, as of a training that diverged: give an "
+            f"--weights {weights}: its features of an image are not finite, as after a diverged training: give an "
             f"earlier checkpoint"
         )
 
@@ -153,13 +155,15 @@ def _read(weights: str) -> Weights:
     if is_published(weights):
         return _published(load_published(weights))
     choice, name = _choice(weights)
-    path = torchvision_file(name) if name.startswith(TORCHVISION) else Path(name)
+    path = fetch_weights(name) if name.startswith(HUB) else Path(name)
+    path = torchvision_file(name) if name.startswith(TORCHVISION) else path
     if path.is_dir():
         path = find_file(path)
     if not path.exists():
         raise BadInputError(
             f"--weights {weights}: no such run or file, expected a run folder, a checkpoint, an encoder.safetensors, "
-            f"another project's checkpoint, timm:NAME, timm:NAME@FILE or torchvision:NAME (and for evaluations random)"
+            f"another project's checkpoint, hf://OWNER/NAME, timm:NAME, timm:NAME@FILE or torchvision:NAME (and for "
+            f"evaluations random)"
         )
     content = load_pieces(path)
     if content is None:

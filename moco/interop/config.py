@@ -15,11 +15,14 @@ class ExportConfig:
 
     weights: str
     """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), timm:NAME,
-    timm:NAME@FILE or torchvision:NAME (published weights)."""
+    timm:NAME@FILE or torchvision:NAME (published weights), or hf://OWNER/NAME (a repository of huggingface.co)."""
     format: Format
     """torchvision and timm: a state dict, without classifier; detectron2: a .pkl; onnx: a network from images to
     pooled features, for any batch size; safetensors: a folder in the Hugging Face layout with a model card; reference:
     the MoCo authors' .pth.tar."""
     out: Path
     """New file to write, or for safetensors a new folder."""
+    push: str | None = None
+    """OWNER/NAME: a repository on huggingface.co that the export is sent to as well. One that is not there is made, and
+    is private."""
     json: JsonOutput = False

@@ -29,14 +29,14 @@ SHOWN = 3
 
 
 def flatten(content: object, where: str) -> dict[str, Tensor]:
-    """The tensors of all containers, each under the names of its containers and its own, joined by dots.
+    """Return the tensors of all containers, each under the names of its containers and its own, joined by dots.
 
     Raises BadInputError where there are none.
     """
     looked_at = itertools.count(1)
     tensors = dict(_walk(content, "", DEPTH, lambda: next(looked_at) > MOST_ENTRIES))
     if next(looked_at) > MOST_ENTRIES:
-        raise BadInputError(f"{where}: has more than {MOST_ENTRIES} entries, so it is no checkpoint of a network")
+        raise BadInputError(f"{where}: has more than {MOST_ENTRIES} entries, so it is not a checkpoint of a network")
     if not tensors:
         raise BadInputError(f"{where}: holds no tensors by name, expected a checkpoint with a state_dict")
     return tensors
@@ -55,7 +55,7 @@ def _walk(node: object, prefix: str, depth: int, is_enough: Callable[[], bool]) 
 
 
 def is_plain(value: object) -> TypeGuard[Tensor]:
-    """Whether it is a tensor of real numbers, each of them in the file."""
+    """Return whether it is a tensor of real numbers, each of them in the file."""
     if type(value) not in (Tensor, nn.Parameter) or not isinstance(value, Tensor):
         return False
     if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
@@ -64,7 +64,7 @@ def is_plain(value: object) -> TypeGuard[Tensor]:
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin so, without it."""
+    """Return the tensors whose names begin so, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
@@ -98,7 +98,7 @@ def _same(first: str, second: str, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def find_named(expected: Collection[str], tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The tensors of the encoder that has most of the expected names, without what stands before them; or all."""
+    """Find the tensors of the encoder that has most of the expected names, without what stands before them; or all."""
     first = [name for name in expected if not name.endswith(MARKS)][:SHOWN]
     prefixes = {name.removesuffix(end) for end in first for name in tensors if name.endswith(end)}
     prefixes = {prefix for prefix in prefixes if not prefix or prefix.endswith(".")}
@@ -115,5 +115,5 @@ def find_named(expected: Collection[str], tensors: Mapping[str, Tensor], where: 
 
 
 def first_names(names: Collection[str]) -> str:
-    """The first few names, on one line."""
+    """Return the first few names, on one line."""
     return ", ".join(map(one_line, list(names)[:SHOWN])) + (", ..." if len(names) > SHOWN else "")

@@ -18,7 +18,7 @@ STEM = ("conv1.", "bn1.")
 
 
 def detectron2_name(name: str) -> str:
-    """A tensor's name in torchvision -> in detectron2: layer1 is res2, bn1 is conv1's norm, downsample the shortcut."""
+    """Rename a torchvision tensor for detectron2: layer1 is res2, bn1 conv1's norm, downsample the shortcut."""
     name = f"stem.{name}" if name.startswith(STEM) else name
     name = re.sub(r"^layer([1-4])\.", lambda match: f"res{int(match[1]) + 1}.", name)
     name = re.sub(r"\bbn([1-3])\.", r"conv\1.norm.", name)

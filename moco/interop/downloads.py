@@ -1,9 +1,7 @@
 """Files of published weights: from the caches of torch and Hugging Face, else downloaded once; digests are checked."""
 
 import contextlib
-import hashlib
 import http.client
-import logging
 import re
 import socket
 from collections.abc import Iterator, Sequence
@@ -14,17 +12,16 @@ import torch
 
 from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
+from moco.runtime.hub import hub_errors, quiet, require_sound
 
 SILENCE = 30.0
 """Seconds without a byte after which a download is given up; torch's own waits for as long as it takes."""
 IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")
 """The beginning of a SHA-256 in the name of a file of torchvision or timm."""
-DIGEST = re.compile("[0-9a-f]{64}")
-"""A SHA-256, after which the Hugging Face cache names a file's content."""
 
 
 def from_url(url: str, what: str, otherwise: str = "") -> Path:
-    """The file of a URL, downloaded once into torch's cache and checked by the digest in its name.
+    """Return the file of a URL, downloaded once into torch's cache and checked by the digest in its name.
 
     Raises BadInputError where it is neither here nor to be had, with where to put it, or what to do `otherwise`.
     """
@@ -57,48 +54,34 @@ def find_in_hub_cache(repository: str, revision: str | None, files: Sequence[str
 
 
 def from_hub(repository: str, revision: str | None, files: Sequence[str], what: str, otherwise: str) -> Path:
-    """The first of `files` that a repository of huggingface.co has, from its cache, else downloaded into it.
+    """Return the first of `files` that a repository of huggingface.co has, from its cache, else downloaded into it.
 
     Raises BadInputError where it is neither here nor to be had, with what to do `otherwise`, and where the content does
     not have the digest under which the cache keeps it.
     """
     import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     cached = find_in_hub_cache(repository, revision, files)
     if cached is not None:
-        return _sound(cached, what)
+        return require_sound(cached, what)
     page, why = f"https://huggingface.co/{repository}", f"it has none of {', '.join(files)}"
     if distributed.rank() == 0:
         print(f"fetching {files[0]} from {page}")
-    of_http = [kind for kind in HfHubHTTPError.__mro__ if issubclass(kind, Exception) and kind is not Exception]
-    failures: tuple[type[Exception], ...] = (OSError, RuntimeError, ValueError, EntryNotFoundError, *of_http)
+    failures = hub_errors()
     for file in files:
         try:
-            with _quiet():
+            with quiet():
                 found = huggingface_hub.hf_hub_download(repository, file, revision=revision)
         except failures as error:
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
                 continue  # the repository has no such file
             why = one_line(error.__cause__ or error) or type(error).__name__
             break
-        return _sound(Path(found), what)
+        return require_sound(Path(found), what)
     raise BadInputError(
         f"{what}: {page} cannot be fetched ({why}): download {files[0]} on another machine, and give {otherwise}"
     )
-
-
-def _sound(path: Path, what: str) -> Path:
-    """The file itself. Raises BadInputError where it has another digest than the cache says."""
-    content = path.resolve()
-    if DIGEST.fullmatch(content.name):
-        with content.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != content.name:
-            raise BadInputError(
-                f"{what}: {content} is damaged, its SHA-256 is {found[:12]}...: remove it, and it is fetched again"
-            )
-    return path
 
 
 @contextlib.contextmanager
@@ -109,15 +92,3 @@ def _impatient() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's own lines on each attempt: what came of it is said once."""
-    logger = logging.getLogger("huggingface_hub")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

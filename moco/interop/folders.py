@@ -10,6 +10,7 @@ from moco.core.networks import TIMM, is_known_name
 from moco.data.decoding import WHITEST
 from moco.errors import BadInputError
 from moco.interop.unpickling import Record, load_foreign
+from moco.interop.vits import NETWORKS, name_network
 from moco.runtime.checkpoint import Metadata, newest_checkpoint
 from moco.runtime.files import require_regular
 
@@ -21,6 +22,8 @@ NAMES = (
 OTHERS = (".ckpt", ".pth", ".pt", ".tar", ".bin", ".safetensors")
 INDEX = ".index.json"
 LARGEST_COLOUR = 1e6
+VITS = "transformers' vision transformers"
+"""The project of these, whose tensors get timm's names."""
 OWN = "moco"
 """Where we leave our own description in files of another form."""
 LARGEST_TEXT = 1 << 24
@@ -74,11 +77,8 @@ def load_pieces(path: Path) -> object | None:
     require_regular(path)
     if not path.name.endswith(INDEX):
         return load_foreign(path)
-    places = _read(path).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(_is_name(name) for name in places.values()):
-        raise BadInputError(f"{path}: no index of weights: expected a weight_map of tensors' names to files beside it")
     tensors: dict[str, Any] = {}
-    for name in sorted(set(places.values())):
+    for name in read_pieces(path):
         if not (path.parent / name).is_file():
             raise BadInputError(f"{path}: its piece {name} is missing: get it again")
         piece = load_foreign(path.parent / name)
@@ -88,12 +88,20 @@ def load_pieces(path: Path) -> object | None:
     return tensors
 
 
+def read_pieces(path: Path) -> list[str]:
+    """Read which files beside an index hold the weights. Raises BadInputError where it names none, or any elsewhere."""
+    places = _read(path).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(_is_name(name) for name in places.values()):
+        raise BadInputError(f"{path}: no index of weights: expected a weight_map of tensors' names to files beside it")
+    return sorted(set(places.values()))
+
+
 def _is_name(name: object) -> bool:
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def exported_metadata(content: object) -> Metadata | None:
-    """What `moco export` wrote into a state dict of its own, beside the versions of its modules; None for others."""
+    """Read what `moco export` wrote into its own state dict, beside the versions of its modules; None for others."""
     versions = getattr(content, "_metadata", None)
     root = versions.get("") if isinstance(versions, dict) else None
     own = root.get(OWN) if isinstance(root, dict) else None
@@ -114,6 +122,10 @@ def read_description(path: Path, content: object) -> Description:
         return Description()
     if config.get("model_type") == "resnet":
         return _of_transformers(config, path.parent)
+    if config.get("model_type") in tuple(NETWORKS):
+        mean, std, _ = _images_of_transformers(path.parent)
+        name = name_network(config, str(path.parent / "config.json"))
+        return Description(name, mean, std, _side(config.get("image_size")), project=VITS)
     inner = config.get("pretrained_cfg")
     arch = config.get("architecture")
     if not isinstance(arch, str):
@@ -123,8 +135,8 @@ def read_description(path: Path, content: object) -> Description:
     unknown = sorted(set(options) - IGNORED_OPTIONS)
     if unknown:
         raise BadInputError(
-            f"{path.parent / 'config.json'}: a {arch} with options of its own ({', '.join(map(str, unknown))}), which "
-            f"no name of a network has: export it from timm as an ONNX file, or train --arch {TIMM}{arch}"
+            f"{path.parent / 'config.json'}: a {arch} with options ({', '.join(map(str, unknown))}) that a network's "
+            f"name cannot express: export it from timm as an ONNX file, or train --arch {TIMM}{arch}"
         )
     images = inner if isinstance(inner, dict) else config
     size = images.get("input_size")
@@ -168,6 +180,12 @@ def _of_transformers(config: dict[str, Any], folder: Path) -> Description:
     ):
         if config.get(name, expected) != expected:
             raise BadInputError(f"{folder / 'config.json'}: {name} is {config[name]!r}: expected {expected!r}")
+    mean, std, side = _images_of_transformers(folder)
+    return Description(mean=mean, std=std, image_size=side, project="transformers")
+
+
+def _images_of_transformers(folder: Path) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, int | None]:
+    """Mean, deviation and size of images, as far as a preprocessor_config.json says them."""
     images = _read(folder / "preprocessor_config.json")
     size = images.get("size")
     side = (
@@ -175,10 +193,8 @@ def _of_transformers(config: dict[str, Any], folder: Path) -> Description:
         if isinstance(size, dict)
         else size
     )
-    return Description(
-        mean=_colours(images.get("image_mean"), folder), std=_colours(images.get("image_std"), folder, 0.0),
-        image_size=_side(side), project="transformers",
-    )  # fmt: skip
+    mean, std = _colours(images.get("image_mean"), folder), _colours(images.get("image_std"), folder, 0.0)
+    return mean, std, _side(side)
 
 
 def _side(value: object) -> int | None:
@@ -194,7 +210,7 @@ def _colours(values: object, path: Path, above: float = -LARGEST_COLOUR) -> tupl
         type(value) in (int, float) and above < value < LARGEST_COLOUR for value in numbers
     ):
         raise BadInputError(
-            f"{path}: what describes it gives {str(values)[:60]} as mean or std: expected three finite numbers, std "
+            f"{path}: its description gives {str(values)[:60]} as mean or std: expected three finite numbers, std "
             f"above 0"
         )
     return tuple(float(value) for value in numbers)

@@ -88,7 +88,7 @@ def recognise(content: object, where: str, part: str | None = None, project: str
 
 
 def _with_known_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """With torchvision's names for the tensors of Hugging Face's ResNets."""
+    """Give the tensors of Hugging Face's ResNets torchvision's names."""
     if not any("embedder.embedder.convolution." in name for name in tensors):
         return dict(tensors)
     renamed = {}
@@ -116,8 +116,8 @@ def _refusal(part: str | None, prefixes: Sequence[str], tensors: Mapping[str, Te
         return BadInputError(f"{where}: there is no encoder at part={part}: expected one of {names}")
     if _trunks(DEEP, tensors):
         return BadInputError(
-            f"{where}: a ResNet with a deep stem of three convolutions (ResNet-C or -D), none of ours: give one "
-            f"with torchvision's stem, or timm's name of the network too, such as timm:resnet50d@{where}"
+            f"{where}: a ResNet with a deep stem of three convolutions (ResNet-C or -D), which moco does not "
+            f"have: give one with torchvision's stem, or add timm's name of the network, as in timm:resnet50d@{where}"
         )
     return BadInputError(
         f"{where}: no ResNet's first convolution is among its {len(tensors)} tensors ({first_names(tensors)}): "
@@ -150,7 +150,7 @@ def _split_head(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
 
 
 def _with_momentum(found: Found, key: str, tensors: Mapping[str, Tensor]) -> Found:
-    """With f_k and the queue, where the file has them."""
+    """Add f_k and the queue if the file has them."""
     backbone, head = _split_head(_as_torchvision(below(key, tensors))[0])
     same = backbone.keys() == found.backbone.keys() and head.keys() == found.head.keys()
     above = key[: key.index("encoder_k.")]

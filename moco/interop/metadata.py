@@ -18,7 +18,7 @@ def encoder_metadata(
     plan: EncoderPlan, mean: tuple[float, ...], std: tuple[float, ...], step: int, white_level: int | None = None,
     form: Form | None = None,
 ) -> Metadata:  # fmt: skip
-    """What is stored beside an encoder's weights; of images that are bytes of RGB nothing is said of their channels."""
+    """Build the metadata of an encoder's weights; for RGB bytes it says nothing about channels."""
     images: Metadata = {"mean": list(mean), "std": list(std), "white_level": white_level}
     encoder = dataclasses.asdict(plan)
     if form is None:

@@ -55,7 +55,7 @@ def read_folder(folder: Path, images: Tensor) -> Tensor:
 def describe_folder(weights: Weights) -> str:
     """Describe how the folder is used."""
     return (
-        "a folder for the Hugging Face hub; moco takes it as --weights, timm as local-dir:FOLDER where it has the net"
+        "a folder for the Hugging Face hub; moco takes it as --weights, timm as local-dir:FOLDER if it has the network"
     )
 
 
@@ -85,7 +85,7 @@ def _card(weights: Weights, source: str, in_timm: bool) -> str:
     rows = {"data": config.get("data"), **{name: config.get(name) for name in SHOWN}, "steps": weights.step or None}
     lines += _table(("setting", "value"), {name: value for name, value in rows.items() if value is not None})
     if not config:
-        lines += ["", "No run folder came with these weights: recipe and data are not known."]
+        lines += ["", "These weights came without a run folder: recipe and data are unknown."]
     figures = _table(("figure", "value"), _figures(run, weights.step))
     lines += ["", "## Measured", "", *figures, "", "## Use", "", "```python"]
     if in_timm:
@@ -99,12 +99,6 @@ def _describe_white(weights: Weights) -> str:
     if weights.white_level is None:
         return ""
     return f"Of 16-bit grey images {weights.white_level} is white: divide by it, and cut what is above, to get [0, 1]. "
-
-
-def _run_of(source: Path) -> Path | None:
-    """The run folder that weights lie in: the path itself, its folder, or that of its checkpoints."""
-    folders = (source, source.parent, source.parent.parent) if source.exists() else ()  # else it is a name
-    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 def _figures(run: Path | None, step: int) -> dict[str, Any]:

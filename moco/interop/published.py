@@ -28,8 +28,9 @@ from moco.errors import BadInputError
 from moco.interop.architecture import match_tensors
 from moco.interop.contents import find_named, flatten
 from moco.interop.downloads import find_in_hub_cache, from_hub, from_url, place_of_url
-from moco.interop.folders import Description
+from moco.interop.folders import VITS, Description
 from moco.interop.unpickling import load_foreign
+from moco.interop.vits import rename_tensors
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -62,7 +63,7 @@ class Published:
     """The file, for messages."""
 
     def tensors_for(self, backbone: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
-        """The backbone's tensors, all of them, and the names of those beside it but its classifier's.
+        """Return the backbone's tensors, all of them, and the names of those beside it but its classifier's.
 
         Raises BadInputError as `match_tensors` does.
         """
@@ -72,7 +73,7 @@ class Published:
         return match_tensors(own, expected, f"{self.where}: not a whole {self.plan.arch}")
 
     def _named(self, backbone: nn.Module) -> Mapping[str, Tensor]:
-        """Where names are missing, those that timm's own loading gives to the files of that network."""
+        """Rename older files' tensors by timm's own function if names are missing."""
         rename = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
         if self.origin != "timm" or rename is None or backbone.state_dict().keys() <= self.tensors.keys():
             return self.tensors
@@ -84,7 +85,7 @@ class Published:
 
 
 def is_published(weights: str) -> bool:
-    """Whether `--weights` names published weights, which our own ResNets do not take."""
+    """Return whether `--weights` names published weights, which our own ResNets do not take."""
     return weights.startswith(TIMM) or (
         weights.startswith(TORCHVISION) and weights.removeprefix(TORCHVISION) not in RESNETS
     )
@@ -108,8 +109,8 @@ def _of_timm(weights: str) -> Published:
     content = load_foreign(path)
     if content is None:
         raise BadInputError(
-            f"--weights {weights}: {path} is damaged, or one of moco's own files, which say themselves what they are: "
-            f"give such a one alone, --weights {path}"
+            f"--weights {weights}: {path} is damaged, or one of moco's own files: give one of moco's without the "
+            f"network's name, --weights {path}"
         )
     arch = name.partition(".")[0]
     about = Description(arch.removeprefix(TIMM), tuple(config.mean), tuple(config.std), config.input_size[-1])
@@ -117,12 +118,12 @@ def _of_timm(weights: str) -> Published:
 
 
 def describe_timm(about: Description, path: Path, content: object) -> Published:
-    """The weights of a file that says itself, by `about.arch`, which network of torchvision or timm it is.
+    """Return the weights of a file whose description, `about.arch`, names its network of torchvision or timm.
 
     Raises BadInputError where its features are pooled otherwise than that network's.
     """
     arch = about.arch or ""
-    own, torchvisions = flatten(content, str(path)), torchvision.models.list_models(module=torchvision.models)
+    own, torchvisions = _flatten(about, path, content), torchvision.models.list_models(module=torchvision.models)
     if arch in torchvisions:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             expected, _ = build_backbone(arch, "imagenet", about.image_size or 224)
@@ -138,17 +139,23 @@ def describe_timm(about: Description, path: Path, content: object) -> Published:
     return _with_timms_names(about, path, content)
 
 
+def _flatten(about: Description, path: Path, content: object) -> dict[str, Tensor]:
+    tensors = flatten(content, str(path))
+    return rename_tensors(tensors) if about.project == VITS else tensors
+
+
 def _with_timms_names(about: Description, path: Path, content: object) -> Published:
     name = f"{TIMM}{about.arch}"
     whole, config = timm_tensors(name), timm_config(name)
-    tensors = find_named(whole, flatten(content, str(path)), str(path))
+    tensors = find_named(whole, _flatten(about, path, content), str(path))
     plan = EncoderPlan(name, image_size=about.image_size or config.input_size[-1])
     mean, std = about.mean or tuple(config.mean), about.std or tuple(config.std)
-    return Published(plan, tensors, whole.__contains__, mean, std, "timm", str(path))
+    origin = "transformers" if about.project == VITS else "timm"
+    return Published(plan, tensors, whole.__contains__, mean, std, origin, str(path))
 
 
 def _timm_file(name: str) -> Path:
-    """Where timm's weights of a network lie."""
+    """Return the file of timm's weights of a network."""
     config = timm_config(name)
     what, otherwise = f"--weights {name}", f"{name}@FILE"
     if config.hf_hub_id:
@@ -165,7 +172,7 @@ def _place_in_hub(config: "PretrainedCfg") -> tuple[str, str | None, Sequence[st
 
 
 def is_on_this_machine(weights: str) -> bool:
-    """Whether the file of `timm:NAME` or `torchvision:NAME` lies in a cache, so that nothing need be downloaded."""
+    """Return whether `timm:NAME` or `torchvision:NAME` is in a cache, so that nothing need be downloaded."""
     if weights.startswith(TORCHVISION):
         return place_of_url(str(_entry(weights).url)).is_file()
     config = timm_config(weights)
@@ -182,7 +189,7 @@ def download_bytes(weights: str) -> int:
 
 
 def torchvision_file(weights: str) -> Path:
-    """The file of `torchvision:ARCH`. Raises BadInputError where there is none of that name, or it cannot be had."""
+    """Find or download the file of `torchvision:ARCH`. Raises BadInputError if there is none, or it cannot be had."""
     return from_url(str(_entry(weights).url), f"--weights {weights}")
 
 

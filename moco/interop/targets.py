@@ -27,7 +27,7 @@ from moco.runtime.files import replace_file
 
 STANDARD_WIDTH = 64
 CLASSIFIER = {"fc.weight", "fc.bias"}
-ANY_NET = "give --format onnx or safetensors, which take any net"
+ANY_NET = "give --format onnx or safetensors, which take any network"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Target:
     """What it is checked with where timm does not have the net."""
 
     def checked_with(self, weights: Weights) -> str:
-        """What the file of this net is checked with."""
+        """Return what the file of this net is checked with."""
         return self.library if self.otherwise is None or _standard(weights) else self.otherwise
 
 
@@ -92,7 +92,7 @@ def require_reference(weights: Weights, name: str) -> None:
     _require_resnet(weights, name, rgb=True)
     require_torchvision(weights, name)
     if not _has_name(weights.encoder.plan.arch):
-        raise BadInputError(f"--format {name} has no net named {weights.encoder.plan.arch}: {ANY_NET}")
+        raise BadInputError(f"--format {name} has no network named {weights.encoder.plan.arch}: {ANY_NET}")
     if weights.encoder.plan.head == "mlp-bn":
         raise BadInputError(f"--format {name} has no projection head with batch normalisation (mlp-bn): {ANY_NET}")
 
@@ -113,7 +113,7 @@ def _require_resnet(weights: Weights, name: str, *, rgb: bool = False) -> None:
 
 
 def backbone_tensors(weights: Weights) -> dict[str, Tensor]:
-    """The backbone's tensors under its library's names, without the projection head."""
+    """Return the backbone's tensors under its library's names, without the projection head."""
     return weights.encoder.backbone.state_dict()
 
 

@@ -78,7 +78,7 @@ class StubMapping:
 
 
 def load_foreign(path: Path) -> object | None:
-    """What another project's file holds; None for a safetensors file of ours, and for a damaged one.
+    """Load another project's file; None for moco's own safetensors files, and for a damaged one.
 
     Raises BadInputError where it is neither safetensors nor a sound checkpoint of torch.save.
     """
@@ -124,8 +124,8 @@ def load_pickle(path: Path) -> object:
 
 def _refusal(path: Path, name: str) -> str:
     return (
-        f"{path}: refused, since reading it would need {name}, which is none of the classes that may stand in a "
-        f"checkpoint: save its state_dict alone, with torch.save, where it was made"
+        f"{path}: refused: reading it needs {name}, which is not a class allowed in a checkpoint: save only its "
+        f"state_dict, with torch.save, where it was made"
     )
 
 

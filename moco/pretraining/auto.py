@@ -31,8 +31,8 @@ LEAST_STEPS_TAUGHT = 200
 """A teacher's keys are good from the first step on."""
 PASSES_TO_BLEND = 40
 """Passes from which a student may know its images by heart; 60 were tried (docs/studies-of-encoders.md)."""
-FEW_STEPS = 10_000
-"""Up to so many steps keys of the batch are taken: up to 6,240 they taught most here (docs/results.md)."""
+FEW_STEPS = 12_000
+"""Up to so many steps keys of the batch are taken: up to 11,700 were tried (docs/results.md)."""
 IMAGES_FOR_LARGE = {"cpu": 50_000, "cuda": 5_000}
 """From so many images on ResNet-50 is worth trying, by the device; on others as on a CPU."""
 WARMUP_SHARE = 0.25
@@ -86,13 +86,15 @@ def complete(way: Way, reasons: Reasons, given: Mapping[str, Any], data: str, ou
 
 
 def settle_scratch(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
-    """From scratch: the largest network and views for which the time suffices, and a method that suits the length."""
+    """Plan from scratch: the largest network and views that the time allows, and a method that suits the length."""
     n, given = situation.n, situation.given
     batch = given.get("batch_size") or batch_for(n, situation.device)
     fixed = {"batch_size": batch, "bn_groups": groups_for(batch), **given}
     size, view = given.get("image_size"), given.get("view_size") or 0
     tries = list(candidates(size or max(situation.side, view), n, situation.device))
-    if size is not None:
+    if size is None:
+        tries = [{**one, "image_size": max(view, one["image_size"])} for one in tries]
+    else:
         tries = [{**one, "image_size": size, "view_size": min(size, one["view_size"])} for one in tries]
     chosen, step = choose_candidate(tries, {**QUICK, **fixed}, situation, measure, say, LEAST_STEPS)
     steps = situation.steps(batch, step)
@@ -108,52 +110,43 @@ def settle_scratch(way: Way, situation: Situation, measure: Measure, say: Callab
 
 
 def settle_taught(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
-    """A small network taught by `way.weights`: the recipe, and the wider of two networks if the time suffices."""
+    """Plan a small network taught by `way.weights`: the recipe, and the wider of two networks if time allows."""
     size = min(64, max(32, situation.side // 4 * 4))
-    batch = situation.given.get("batch_size") or min(TAUGHT["batch_size"], batch_for(situation.n, situation.device))
     common = {"image_size": size, "stem": TAUGHT["stem"] if size > 48 else "cifar", "view_size": None}
     tries = [{**common, "arch": arch} for arch in ("resnet18-w16", TAUGHT["arch"])]
-    values = {**TAUGHT, "teacher": way.weights, "batch_size": batch, **situation.given}
-    chosen, step = choose_candidate(tries, values, situation, measure, say, LEAST_STEPS_TAUGHT)
-    passes = situation.steps(batch, step) * batch / situation.n
-    warmup = min(TAUGHT["warmup_epochs"], round(WARMUP_SHARE * passes, 3))
     recipe = "the recipe taught (docs/teacher.md)"
+    chosen, reasons = _settle_teaching(TAUGHT, recipe, tries, way, situation, measure, say)
     return {
-        "teacher": (way.weights, way.why),
-        "teacher_size": (way.image_size, "the size at which it did best on your images, or the recipe's"),
         "arch": (chosen["arch"], f"{recipe}; narrower where the time is less than {LEAST_PASSES} passes"),
         "stem": (chosen["stem"], "a small one up to 48 pixels, else the usual one without pooling"),
-        "image_size": (size, f"{recipe}; at most that of the images, {situation.side} pixels"),
-        "batch_size": (batch, f"{recipe}; at most an eighth of {situation.n} images"),
-        "warmup_epochs": (warmup, f"{recipe}; at most a quarter of {passes:.1f} passes"),
-        "blend": (
-            passes >= PASSES_TO_BLEND,
-            f"mixed views pay from {PASSES_TO_BLEND} passes on; these are {passes:.1f}",
-        ),
-    }
+    } | reasons
 
 
 def settle_reduced(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
     """`way.weights` taught by themselves to see images of 64 pixels: the recipe, for the time that there is."""
     size = min(REDUCED["image_size"], max(32, situation.side // 4 * 4))
-    batch = situation.given.get("batch_size") or min(REDUCED["batch_size"], batch_for(situation.n, situation.device))
-    values = {**REDUCED, "teacher": way.weights, "batch_size": batch, **situation.given}
-    _, step = choose_candidate([{"image_size": size}], values, situation, measure, say, LEAST_STEPS_TAUGHT)
-    passes = situation.steps(batch, step) * batch / situation.n
     recipe = "the recipe reduced (docs/reduced.md)"
-    return {
+    return _settle_teaching(REDUCED, recipe, [{"image_size": size}], way, situation, measure, say)[1]
+
+
+def _settle_teaching(
+    values: Mapping[str, Any], recipe: str, tries: Sequence[Mapping[str, Any]], way: Way, situation: Situation,
+    measure: Measure, say: Callable[[str], None],
+) -> tuple[Mapping[str, Any], Reasons]:  # fmt: skip
+    """Choose one of `tries`, all of one image size, for a student of `way.weights`, and settle the rest by a recipe."""
+    batch = situation.given.get("batch_size") or min(values["batch_size"], batch_for(situation.n, situation.device))
+    settings = {**values, "teacher": way.weights, "batch_size": batch, **situation.given}
+    chosen, step = choose_candidate(tries, settings, situation, measure, say, LEAST_STEPS_TAUGHT)
+    passes = situation.steps(batch, step) * batch / situation.n
+    warmup = min(values["warmup_epochs"], round(WARMUP_SHARE * passes, 3))
+    blended = f"mixed views pay from {PASSES_TO_BLEND} passes on; these are {passes:.1f}"
+    return chosen, {
         "teacher": (way.weights, way.why),
         "teacher_size": (way.image_size, "the size at which it did best on your images, or the recipe's"),
-        "image_size": (size, f"{recipe}; at most that of the images, {situation.side} pixels"),
+        "image_size": (chosen["image_size"], f"{recipe}; at most that of the images, {situation.side} pixels"),
         "batch_size": (batch, f"{recipe}; at most an eighth of {situation.n} images"),
-        "warmup_epochs": (
-            min(REDUCED["warmup_epochs"], round(WARMUP_SHARE * passes, 3)),
-            f"{recipe}; at most a quarter of {passes:.1f} passes",
-        ),
-        "blend": (
-            passes >= PASSES_TO_BLEND,
-            f"{recipe}; mixed views from {PASSES_TO_BLEND} passes on, these are {passes:.1f}",
-        ),
+        "warmup_epochs": (warmup, f"{recipe}; at most a quarter of {passes:.1f} passes"),
+        "blend": (passes >= PASSES_TO_BLEND, blended),
     }
 
 
@@ -208,14 +201,20 @@ def groups_for(batch: int) -> int | None:
 
 
 def candidates(side: int, n: int, device: str = "cpu") -> Sequence[dict[str, Any]]:
-    """List networks and sizes from the cheapest on, for images of that shorter side."""
+    """List networks and sizes from the cheapest on, for images of that shorter side.
+
+    Views of half the side show things smaller than whole images do, so evaluations shrink those to 1.5 times the views.
+    """
     if side <= SMALL_IMAGE:
         size = max(LEAST_SIDE, side // 4 * 4)
         stem = "cifar" if size <= 64 else "imagenet"
-        tries = [("resnet18-w16", stem, size, max(LEAST_SIDE, size // 2)), ("resnet18-w16", stem, size, size),
-                 ("resnet18", stem, size, size)]  # fmt: skip
+        view = max(LEAST_SIDE, size // 2)
+        seen = min(size, view * 3 // 2 // 4 * 4)
+        tries = [(arch, stem, seen, view) for arch in ("resnet18-w16", "resnet18-w32", "resnet18")]
+        tries += [("resnet18", stem, size, size)]
     else:
-        widths = (("resnet18-w16", 64), ("resnet18-w16", 96), ("resnet18", 96), ("resnet18", 160), ("resnet18", 224))
+        widths = (("resnet18-w16", 64), ("resnet18-w16", 96), ("resnet18-w32", 96), ("resnet18", 96),
+                  ("resnet18", 160), ("resnet18", 224))  # fmt: skip
         sizes = [(arch, min(size, side // 32 * 32)) for arch, size in widths]
         tries = [(arch, "imagenet", size, size) for arch, size in sizes]
         least = IMAGES_FOR_LARGE.get(device, IMAGES_FOR_LARGE["cpu"])
@@ -239,13 +238,14 @@ def choose_candidate(
         name = f"{settings['arch'] or settings['teacher']} with views of {size} pixels"
         found = measure(settings)
         if found is None:
-            say(f"auto: {name}: too large for the memory")
+            say(f"auto: {name}: out of memory")
             break
         say(f"auto: {name}: {batch / found.step:.0f} images/s")
-        enough = max(least_steps, LEAST_PASSES * situation.n / batch)
-        if chosen is not None and situation.seconds / found.step < enough:
-            break
-        chosen = own, found.step
+        suffices = situation.seconds / found.step >= max(least_steps, LEAST_PASSES * situation.n / batch)
+        if chosen is None or suffices:
+            chosen = own, found.step
+        if not suffices:
+            break  # the next one takes longer
     if chosen is None:
         raise BadInputError(f"out of memory with {tries[0]['arch']}: give a smaller --batch-size")
     return chosen

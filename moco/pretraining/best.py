@@ -59,7 +59,7 @@ class BestLook:
             return cls(torch.from_numpy(bits.astype(bool)), int(metadata["step"]), right, right)
         except (BadInputError, KeyError, TypeError, ValueError) as error:
             raise BadInputError(
-                f"{error}: it holds the best encoder until now, and --keep best cannot go on without it: give the same "
+                f"{error}: it holds the best encoder so far, and --keep best cannot continue without it: give the same "
                 f"command with --keep last"
             ) from error
 
@@ -68,7 +68,7 @@ class BestLook:
         right = right.cpu()
         if len(right) != len(self.first):
             raise BadInputError(
-                f"--keep best compares looks at the same images: the first was at {len(self.first)}, this one is at "
+                f"--keep best compares evaluations of the same images: the first had {len(self.first)}, this one has "
                 f"{len(right)}: give the same command with --keep last"
             )
         count = int(right.sum())
@@ -92,13 +92,13 @@ class BestLook:
         return {"step": self.step, "last_step": last, "images": len(self.first), **percent}
 
     def describe(self, last: int, by: str) -> str:
-        """The same in words; `by` is what says that an image is right, of `health.JUDGED`."""
+        """Describe the same in words; `by` is what says that an image is right, of `health.JUDGED`."""
         top1, first, end = (self.figures(last)[name] for name in ("top1", "first_top1", "last_top1"))
         reached = f"the last one, of step {last}, has {end:.1f}% and is {LAST}"
         if self.step == 0:
             return (
                 f"kept the encoder that the run began with: {first:.1f}% of {len(self.first)} images "
-                f"{JUDGED[by]}, and no look is clearly better; {reached}"
+                f"{JUDGED[by]}, and no later encoder is clearly better; {reached}"
             )
         return (
             f"kept the encoder of step {self.step}: {top1:.1f}% of {len(self.first)} images {JUDGED[by]}, "
@@ -112,6 +112,6 @@ class BestLook:
 
 
 def is_clearly_better(right: Tensor, first: Tensor) -> bool:
-    """Whether one look (n,) is better than the first by more than two standard errors of their paired difference."""
+    """Return whether a look (n,) beats the first by more than two standard errors of their paired difference."""
     gained, lost = int((right & ~first).sum()), int((first & ~right).sum())
     return gained - lost > ERRORS * math.sqrt(gained + lost)

@@ -36,7 +36,7 @@ class Comparison(NamedTuple):
 
     plain: float
     compiled: float | None
-    """None where compiling failed."""
+    """The same when compiled; None if compiling failed."""
     compiling: float
     """Seconds until the first compiled pass was made."""
     reason: str = ""
@@ -104,7 +104,7 @@ def _encoders(pair: EncoderPair) -> list[nn.Module]:
 
 @contextmanager
 def keep_less(recompute: bool) -> Iterator[None]:
-    """With --recompute, let encoders that are compiled while this lasts compute most inner values twice.
+    """Make encoders compiled inside the block recompute most activations, with --recompute.
 
     A compiler cannot look into `torch.utils.checkpoint` where it runs code of ours; it has a budget of its own.
     """

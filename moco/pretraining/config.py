@@ -8,7 +8,7 @@ import tyro
 
 from moco.core.stems import Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, NoData, WhiteLevel
-from moco.data.pairconfig import HiddenShare, OwnPretextAgain, PartnerData, PatchSide, PretextName, Within
+from moco.data.pairconfig import HiddenShare, OwnPretextAgain, PartnerData, PatchSide, PretextName, SeriesList, Within
 from moco.runtime.fields import (
     AcceptChangedData,
     BatchSize,
@@ -22,6 +22,7 @@ from moco.runtime.fields import (
     KnnNeighbours,
     KnnTemperature,
     LogEvery,
+    Loggers,
     Minutes,
     NotNegative,
     Positive,
@@ -47,64 +48,65 @@ class PretrainConfig:
 
     data: str
     """Images: a folder (flat, with class folders, or with train/ and val/ or test/ of either), a text list of paths,
-    tar shards, an archive, or one of cifar10, fashion-mnist, digits (docs/data.md). Labels, where there are any, only
-    serve the kNN monitor; the images of a folder unlabeled/ are trained on, too."""
+    tar shards, an archive, Parquet files, a saved Hugging Face data set, hf://datasets/OWNER/NAME, videos, or one of
+    cifar10, fashion-mnist, digits (docs/data.md). Only the kNN monitor uses labels. The images of a folder unlabeled/
+    are trained on, too."""
     out: RunFolder
 
     arch: str | None = "resnet50"
     """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d,
     vit-tiny-4 (a transformer on patches of 4 pixels; also small and base, 8 and 16), any other classification model of
     torchvision by its name, timm:NAME, any network of timm that gives pooled features (docs/encoders.md), or for
-    documents bytes-tiny or bytes-small. With --init-weights it is that of the weights unless given."""
+    documents bytes-tiny or bytes-small. --init-weights sets it unless you give it."""
     stem: Stem | None = "imagenet"
     """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels
     (-padded: it pads by 2; -pooled: with max-pooling; -linear: without a ReLU after it, as other projects build them).
-    With --init-weights they are those of the weights unless given."""
+    --init-weights sets it unless you give it."""
     head: Literal["linear", "mlp", "mlp-bn"] = "linear"
     """Projection head: linear has one layer (v1), mlp two with a ReLU between them (v2), mlp-bn three with batch
-    normalisation behind each (v3). Evaluations leave it out."""
+    normalisation after each (v3). Evaluations leave it out."""
     predictor: Literal["none", "mlp-bn"] = "none"
     """Prediction head that follows the projection head in f_q, and not in f_k: mlp-bn has two layers with batch
-    normalisation (v3). It is thrown away after training."""
+    normalisation (v3). It is dropped after training."""
     feature_dim: Width = 128
     """C: length of the vectors that the loss contrasts."""
     hidden_dim: Width | None = None
     """Width of the MLP heads' inner layers; by default that of the backbone's features (2048 for resnet50)."""
     init_weights: str | None = None
     """Weights to start from: a run, a checkpoint, an encoder.safetensors, another project's checkpoint, or published
-    ones, timm:NAME, timm:NAME@FILE or torchvision:NAME (docs/interop.md), or teacher, those of --teacher. They also set
-    --arch, --stem, --image-size, --mean and --std unless given. f_k and the queue are loaded too where the file has
-    them and they fit."""
+    ones, timm:NAME, timm:NAME@FILE, torchvision:NAME or hf://OWNER/NAME (docs/interop.md), or teacher, those of
+    --teacher. They also set --arch, --stem, --image-size, --mean and --std unless given. f_k and the queue are loaded
+    too where the file has them and they fit."""
     freeze_patches: bool = False
     """Leave a transformer's patch projection at its initial weights, which keeps its training stable (v3)."""
     init: Literal["kaiming", "torch", "whitened"] = "kaiming"
-    """Random initial weights of a ResNet's convolutions: kaiming, normal by fan-out as in the papers; torch, PyTorch's
-    own smaller, uniform ones, with which the first epochs learn more; or whitened, these with a first convolution that
-    whitens the images' patches, with which they learn more still."""
+    """Initial weights of a ResNet's convolutions: kaiming (normal by fan-out, as in the papers), torch (PyTorch's
+    smaller uniform ones, with which the first epochs learn more), or whitened (as torch, with a first convolution that
+    whitens the images' patches; the first epochs learn most)."""
 
     teacher: str | None = None
     """Weights of a frozen teacher that makes the keys (SEED, arXiv:2101.04731): as for --init-weights, of any
     architecture. The student learns to compare images as the teacher does."""
     teacher_views: Literal["cached", "live"] = "cached"
-    """Which keys a teacher makes: cached encodes every image once, whole, before the first step, and keeps the features
-    in $MOCO_DATA/features; live encodes the key view of every step."""
+    """When the teacher makes the keys: cached encodes every whole image once before the first step and keeps the
+    features in $MOCO_DATA/features; live encodes the key view at every step."""
     teacher_size: Side | None = None
     """Side in pixels at which a teacher encodes whole images; by default its own image size."""
     teacher_temperature: NotNegative = 0.1
-    """Divides the teacher's similarities, which the student's are matched to; 0 is InfoNCE."""
+    """Divides the teacher's similarities, which the student learns to match; 0 is InfoNCE."""
 
     dictionary: Literal["queue", "memory-bank", "in-batch"] = "queue"
     """Where the keys come from: the momentum encoder's last K keys (MoCo), one stored feature for each image
     (InstDisc), or the batch itself with gradient to both sides (end-to-end)."""
     queue_size: KeyCountOrZero = 65536
     """K: negative keys that each query is compared with, best well below the number of images. A memory bank draws K of
-    its entries. With in-batch K is the batch size - 1, whatever is given here. With --batch-keys it may be 0."""
+    its entries. With --dictionary in-batch K is always the batch size - 1. With --batch-keys it may be 0."""
     batch_keys: bool = False
-    """Compare each query also with the momentum encoder's keys of the other images of its batch (v3); where the queue
-    holds 0 keys, with these alone."""
+    """Compare each query also with the momentum encoder's keys of the other images in its batch (v3), or only with
+    these if --queue-size is 0."""
     key_momentum: Share = 0.999
-    """m: theta_k <- m theta_k + (1 - m) theta_q after every step. The fewer steps the run has, the smaller m must be:
-    about 0.999 for 10^5 steps and more, 0.99 for 10^4."""
+    """m: theta_k <- m theta_k + (1 - m) theta_q after every step. Shorter runs need a smaller m: about 0.999 for 10^5
+    steps and more, 0.99 for 10^4."""
     key_momentum_schedule: Literal["constant", "cosine"] = "constant"
     """Whether m stays as it is, or rises to 1 along half a cosine (v3)."""
     temperature: Positive = 0.07
@@ -119,12 +121,12 @@ class PretrainConfig:
     mask_own_keys: bool = False
     """Exclude an image's own older keys in the queue from its negatives."""
     hard_negatives: KeyCountOrZero = 0
-    """N: keys most similar to each query that further negatives are mixed from (MoCHi, arXiv:2010.01028); at most half
-    of K, 0 mixes none."""
+    """N: how many of the keys most similar to a query are used to mix further negatives (MoCHi, arXiv:2010.01028); at
+    most half of K, 0 mixes none."""
     mix: KeyCountOrZero = 0
-    """s: negatives that are mixed from two of these keys."""
+    """s: number of negatives that are each mixed from two of these keys."""
     mix_query: KeyCountOrZero = 0
-    """s': negatives that are mixed from one of these keys and the query, nearer to the key."""
+    """s': number of negatives that are each mixed from one of these keys and the query, nearer to the key."""
     blend: bool = False
     """Mix the query views of a batch with each other, by mixup or CutMix, and their losses in the same shares. With
     few images this delays overfitting."""
@@ -133,10 +135,11 @@ class PretrainConfig:
     running statistics of --init-weights, which then never change, and trains scale and shift; frozen trains neither."""
     bn_groups: BatchSize | None = None
     """G: groups of the batch, each with its own statistics in batch normalisation, as if on G devices; the keys are
-    shuffled over them (shuffling BN). With 1 an encoder on one process can cheat. By default 8, or the number of
-    processes where that is larger; 1 where --bn keeps the statistics."""
+    shuffled over them (shuffling BN). With 1 group the encoder of a single process can cheat. By default 8, or the
+    number of processes if that is larger; 1 if --bn keeps the statistics."""
     pretext: PretextName = "views"
     within: Within = 5
+    series: SeriesList = None
     hidden: HiddenShare = 0.5
     patch: PatchSide = 4
     partner: PartnerData = None
@@ -144,19 +147,19 @@ class PretrainConfig:
     """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
     crops with little colour change, for --teacher)."""
     image_size: Side | None = 224
-    """Side of the images in pixels, in evaluations too. With --init-weights it is that of the weights unless given."""
+    """Side of the images in pixels, in evaluations too. --init-weights sets it unless you give it."""
     view_size: Side | None = None
     """Side of the training views in pixels, by default --image-size. Smaller views save time."""
     decode: Annotated[Literal["exact", "scaled"], Earlier("exact")] = "scaled"
-    """How JPEG photographs are decoded: exact, every pixel; or scaled, at a half, a quarter or an eighth of their size
-    where every crop of a photograph still has as many pixels as a view. scaled is faster for large photographs and
+    """How JPEG photographs are decoded: exact decodes every pixel; scaled decodes at a half, a quarter or an eighth of
+    the size if every crop still has at least as many pixels as a view. scaled is faster for large photographs and
     changes a view by 0.3 of 255 on average (docs/views.md)."""
     mean: tuple[Finite, ...] | None = IMAGENET_MEAN
-    """Mean of red, green and blue (in [0, 1]), which is subtracted from every image. With --init-weights it is that of
-    the weights unless given. That of other channels is measured."""
+    """Mean of red, green and blue (in [0, 1]), which is subtracted from every image. --init-weights sets it unless you
+    give it. The mean of other channels is measured."""
     std: tuple[Positive, ...] | None = IMAGENET_STD
-    """Standard deviation of red, green and blue, which every image is then divided by. With --init-weights it is that
-    of the weights unless given. That of other channels is measured."""
+    """Standard deviation of red, green and blue, by which every image is then divided. --init-weights sets it unless
+    you give it. The deviation of other channels is measured."""
     channels: Annotated[ChannelCount, Earlier("rgb")] = "auto"
     bands: Bands = ()
     no_data: NoData = None
@@ -166,13 +169,13 @@ class PretrainConfig:
     max_steps: Count | None = None
     """Length of the run in steps, instead of --epochs; the schedule ends with it."""
     end_after: Seconds | None = None
-    """Seconds after which the run should end, looks and checkpoints counted. At each twentieth of them its length is
-    planned again by the speed until then, and the rest of the schedule stretched or compressed to end with it."""
+    """Time limit in seconds, including evaluations and checkpoints. At each twentieth of it the run adjusts its length
+    to the measured speed, and stretches or compresses the rest of the schedule."""
     end_spare: CountOrZero = 0
-    """Steps whose time is kept of --end-after for what follows the run, such as an evaluation."""
+    """Reserves the time of so many steps within --end-after for what follows the run, such as an evaluation."""
     earlier_lengths: tuple[tuple[Count, Count], ...] = ()
-    """STEP LENGTH pairs that --end-after has written: until STEP the run was planned to make LENGTH steps. With them
-    and its last --max-steps a run can be made again, bit for bit, on a machine of another speed."""
+    """STEP LENGTH pairs that --end-after has written: until STEP the run was planned for LENGTH steps. With them and
+    the last --max-steps a run can be repeated bit for bit on a machine of another speed."""
     batch_size: BatchSize = 256
     """N: images per step, over all processes and parts."""
     accumulate: BatchSize = 1
@@ -183,8 +186,8 @@ class PretrainConfig:
     lr: Positive | None = None
     """Learning rate, instead of --base-lr x batch / 256."""
     head_lr: Positive | None = None
-    """Learning rate of the projection head, by default that of the rest. A new head on published weights needs a larger
-    one than these tolerate. It falls as --schedule says."""
+    """Learning rate of the projection head; by default the same as the rest. A new head on published weights needs a
+    larger rate than the weights tolerate. It follows --schedule."""
     schedule: Literal["step", "cosine", "cosine-after-warmup"] = "step"
     """How the learning rate falls: by --lr-decay at each of --milestones (v1), along half a cosine to 0 over the whole
     run (v2), or along one that begins after the warm-up (v3)."""
@@ -199,7 +202,7 @@ class PretrainConfig:
     the rest and for other networks; adamw, for transformers; or lars, sgd with steps in proportion to each layer's
     weights, for batches of thousands. With muon the first epochs learn much more (docs/design.md)."""
     muon_lr: Positive = 0.05
-    """Share of its norm by which a step of muon moves a kernel. It falls as --schedule says."""
+    """Learning rate of muon: the share of its norm by which a step moves a kernel. It follows --schedule."""
     muon_momentum: Share = 0.9
     """Momentum of muon (not m)."""
     sgd_momentum: SgdMomentum = 0.9
@@ -224,26 +227,27 @@ class PretrainConfig:
     an NVIDIA GPU in runs of 5,000 steps or more, after timing both ways, where the compiled ones are faster; elsewhere
     it is off (docs/gpu.md)."""
     recompute: bool = False
-    """Compute the inner values of a ResNet's blocks again for the gradient: much less memory for a third more time."""
+    """Recompute a ResNet's activations for the gradient: much less memory, a third more time."""
     deterministic: bool = False
-    """Let a GPU repeat a run bit for bit, by algorithms that always add up in the same order, which are slower
-    (docs/gpu.md). A CPU does so anyway."""
+    """Let a GPU repeat a run bit for bit, by slower algorithms that always add up in the same order (docs/gpu.md).
+    A CPU does so anyway."""
     timeout: Timeout = 600.0
     threads: Threads = None
     workers: Workers = None
 
     log_every: LogEvery = 20
+    logger: Loggers = ()
     checkpoint_every: CountOrZero | None = None
     """Steps between two checkpoints (0: only at the end); by default one epoch, at most 1000 steps."""
     knn_every: CountOrZero | None = None
     """Steps between two evaluations by the kNN monitor (0: never); by default one epoch."""
     knn_images: Count = 10000
-    """Images in the monitor's bank, at most; a fifth as many are its queries."""
+    """Largest number of images in the monitor's bank; it has up to a fifth as many queries."""
     knn_k: KnnNeighbours = None
     knn_temperature: KnnTemperature = 0.1
     keep: Literal["best", "last"] = "last"
-    """Which encoder the run ends with: the last, or the best that the monitor saw. That is the first one unless another
-    classifies clearly more images rightly; the last then lies beside it, as encoder-last.safetensors."""
+    """Which encoder the run ends with: the last one, or the best of the monitor's evaluations. best is the initial one
+    unless another classifies clearly more images correctly; encoder-last.safetensors then holds the last one."""
     exclude: Excluded = ()
     white_level: Annotated[WhiteLevel, Earlier(65535)] = None
     accept_changed_data: AcceptChangedData = False
@@ -255,21 +259,21 @@ class AutoConfig:
     """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
 
     You can also give any flag of moco pretrain (moco pretrain quick --help-all): auto then keeps your value.
-    --init-weights W or --teacher W name weights to begin with.
+    --init-weights W or --teacher W name weights to start from.
     """
 
     minutes: Minutes = field(default=10.0, kw_only=True)
-    """Time for everything: start, measuring, training, the monitor's looks, the evaluation at the end."""
+    """Total time: start, measurements, training, the monitor's evaluations, the final evaluation."""
     data: str
     """Images, as for pretrain."""
     out: RunFolder
     goal: Annotated[Literal["accurate", "small"] | None, tyro.conf.arg(name="for")] = None
-    """accurate: trains published weights on, for the best features. small: makes a small, fast network: published
-    weights learn to see images of 64 pixels, or teach a smaller network where theirs is large. Both begin from scratch
-    where there are no such weights, or they do not suit the images. By default accurate; small with --teacher."""
+    """accurate: continues the training of published weights, for the best features. small: makes a small, fast network;
+    published weights are adapted to images of 64 pixels or, if their network is large, teach a small one. Without such
+    weights, or if they do not suit the images, both train from scratch. Default: accurate; small with --teacher."""
     download: Literal["ask", "yes", "no"] = "ask"
-    """Whether published weights may be downloaded where this machine has none. ask does so on a terminal, with the
-    size; elsewhere it downloads nothing."""
+    """Whether to download published weights if this machine has none. ask asks on a terminal and states the size;
+    without a terminal it downloads nothing."""
     device: Device = "auto"
     json: JsonOutput = False
 
@@ -281,8 +285,9 @@ class ResumeConfig:
     run: tyro.conf.Positional[Path]
     """Run folder."""
     data: str | None = None
-    """Where the images lie now, if they were moved; they must be the same."""
+    """New place of the images, if they were moved; the images must be the same."""
     pretext: OwnPretextAgain = None
+    logger: Loggers = ()
     workers: Annotated[Workers, tyro.conf.arg(help="Processes that load images; by default as many as before.")] = None
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False

@@ -4,7 +4,7 @@ from moco.pretraining.config import PretrainConfig
 
 
 def negatives(config: PretrainConfig) -> int:
-    """How many negatives a query is compared with: K, and those that are mixed of them."""
+    """Return how many negatives a query is compared with: K, and those that are mixed of them."""
     return shared_negatives(config) + config.mix + config.mix_query
 
 

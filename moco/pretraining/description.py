@@ -30,8 +30,8 @@ def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> st
         f"lr {config.lr:g}{_optimizer(config, encoder)}, {_norms(config, encoder)}, "
         f"{describe_precision(config.precision, config.device)} with {config.threads} threads and {config.workers} "
         f"loading processes{describe_form(images.form)}\n"
-        f"below: accuracy is how often a query finds its own key (by guessing {100 / (negatives(config) + 1):.2g}%), "
-        f"data wait the share of time without a batch"
+        f"in the log: accuracy = how often a query finds its own key (guessing gives "
+        f"{100 / (negatives(config) + 1):.2g}%), data wait = share of time spent waiting for images"
     )
 
 

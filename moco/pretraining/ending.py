@@ -15,7 +15,7 @@ def describe_reached(result: Mapping[str, Any], run: Path, data: str, *, labelle
     if "kept" in result:
         figures = result["kept"]
         lines.append(f"  accuracy of the encoder that is kept: {figures['top1']:.1f}% of {figures['images']} images")
-        lines.append(_against("the first look", figures["top1"], figures["first_top1"], figures["images"]))
+        lines.append(_against("before training", figures["top1"], figures["first_top1"], figures["images"]))
     elif "knn_top1" in result:
         lines += _describe_accuracy(result)
     elif "loss" in result and "chance_loss" in result:

@@ -11,8 +11,8 @@ from moco.pretraining.pace import Pace
 from moco.pretraining.ways import Way
 
 UNKNOWN = (
-    "auto: without labels nobody can say how good the encoder is for your classes: label some hundreds of images (moco "
-    "select names the most useful ones), or look with moco explore"
+    "auto: without labels moco cannot measure how well the encoder separates your classes: label some hundreds of "
+    "images (moco select suggests which), or inspect the map with moco explore"
 )
 
 
@@ -27,7 +27,7 @@ def describe_choice(
         f"auto: method: {way.why}",
         f"auto: time: {pace.max_steps} steps of {config.batch_size} images ({passes:.1f} passes), about "
         f"{pace.training / 60:.1f} of {minutes:g} minutes; {spent / 60:.1f} are spent, the rest is for {pace.looks} "
-        f"looks and the evaluation{few}. All reasons: {config.out}/auto.json",
+        f"evaluations on the way and the final one{few}. All reasons: {config.out}/auto.json",
     ]
 
 
@@ -37,13 +37,13 @@ def describe_result(result: Mapping[str, Any], found: Mapping[str, Any], *, taug
     judged = "" if kept is None else JUDGED[kept.get("by", "neighbours")]
     if kept is not None and kept["step"] == 0:
         lines.append(
-            f"auto: training on did not clearly help: {kept['first_top1']:.1f}% of {kept['images']} images {judged} "
-            f"with the weights as they were, {kept['last_top1']:.1f}% at the end. The run keeps them unchanged"
+            f"auto: training did not clearly improve the weights: {kept['first_top1']:.1f}% of {kept['images']} "
+            f"images {judged} before it, {kept['last_top1']:.1f}% after it. The run keeps the weights unchanged"
         )
     elif kept is not None:
         lines.append(
-            f"auto: training on helped: {kept['first_top1']:.1f}% of {kept['images']} images {judged} with the weights "
-            f"as they were, {kept['top1']:.1f}% after {kept['step']} steps"
+            f"auto: training improved the weights: {kept['first_top1']:.1f}% of {kept['images']} images {judged} "
+            f"before it, {kept['top1']:.1f}% after {kept['step']} steps"
         )
     if "top1" in found:
         lines.append(f"auto: the encoder's kNN accuracy is {found['top1']:.1f}% on {found['queries']} images of "
@@ -73,9 +73,9 @@ def describe_views(result: Mapping[str, Any], *, taught: bool, kept: bool) -> li
     _, low, high = accuracy_gain(now, before, n)
     shares = f"{now:.1f}% of {n} images find their own second view, {before:.1f}% did with the initial weights"
     if low > 0:
-        return [f"auto: {shares}. That is a good sign, and no proof", UNKNOWN]
+        return [f"auto: {shares}. That is a good sign but no proof", UNKNOWN]
     said = "seems WORSE than" if high < 0 else "is NOT clearly better than"
-    return [f"auto: the encoder {said} the weights that it began with: {shares}. Give more --minutes, or published "
+    return [f"auto: the encoder {said} its initial weights: {shares}. Give more --minutes, or published "
             f"weights (--init-weights W)", UNKNOWN]  # fmt: skip
 
 
@@ -91,11 +91,11 @@ def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool =
     if not published:
         do = "Give more --minutes, or published weights (--init-weights W)"
     elif unchanged:
-        do = "It is these weights"
+        do = "The run kept these weights"
     elif gain["high"] < 0:
-        do = "These weights as they are serve you better"
+        do = "Use these weights instead"
     else:
-        do = "These weights as they are may serve you as well; more --minutes may show a difference"
+        do = "These weights may be as good without training; more --minutes may show a difference"
     return f"auto: the encoder is NOT clearly better than {where}: {interval}. {do}"
 
 

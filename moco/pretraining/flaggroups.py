@@ -16,6 +16,6 @@ PRETRAIN_GROUPS: dict[str, tuple[str, ...]] = {
         "weight_decay",
     ),
     "Machine": ("precision", "deterministic", "compile", "recompute", "timeout", "threads"),
-    "Logging": ("log_every", "checkpoint_every", "knn_every", "knn_images", "knn_k", "knn_temperature"),
+    "Logging": ("log_every", "logger", "checkpoint_every", "knn_every", "knn_images", "knn_k", "knn_temperature"),
 }  # fmt: skip
 """Title -> fields of PretrainConfig. Those that are named nowhere are of the method."""

@@ -20,7 +20,7 @@ than they seem to; it learns nothing."""
 HEALTHY: Condition = "healthy"
 TO_BEAT = {"random": "random weights", "pixels": "raw pixels"}
 """Baselines that an encoder must beat before it is said to have learned: their keys in a result, and their names."""
-JUDGED = {"neighbours": "are classified rightly by their neighbours", "views": "find their own second view"}
+JUDGED = {"neighbours": "are classified correctly by their neighbours", "views": "find their own second view"}
 """What can be said of single images: by the labels of their neighbours or, without labels, by their views."""
 
 CAUSES = {
@@ -107,7 +107,7 @@ def diagnose(config: PretrainConfig, step: int, figures: Mapping[str, float]) ->
 
 
 def condition(findings: Sequence[Finding]) -> Condition:
-    """The worst that any finding means for the run; "healthy" where there are none."""
+    """Return the worst that any finding means for the run; "healthy" where there are none."""
     return max((finding.condition for finding in findings), key=SEVERITY.index, default=HEALTHY)
 
 
@@ -117,12 +117,12 @@ def describe_findings(findings: Sequence[Finding]) -> str:
 
 
 def steps_to_fill(config: PretrainConfig) -> int:
-    """The number of steps after which all K keys of a queue come from images."""
+    """Return the number of steps after which all K keys of a queue come from images."""
     return -(-config.queue_size // (config.batch_size * (1 + config.symmetric)))
 
 
 def accuracy_gain(top1: float, other: float, images: int) -> tuple[float, float, float]:
-    """How much higher `top1` is than `other`, both percentages of `images` images, with its 95% interval.
+    """Return how much higher `top1` is than `other`, both percentages of `images` images, with its 95% interval.
 
     (difference, low, high) in percentage points, by Agresti and Caffo (2000): p = (right + 1) / (images + 2) each, and
     p_1 - p_2 -+ 1.96 sqrt(p_1 (1 - p_1) / (images + 2) + p_2 (1 - p_2) / (images + 2)). That takes the two as
@@ -154,12 +154,12 @@ def _short(config: PretrainConfig, known: Mapping[str, float]) -> list[Finding]:
     findings, images, steps = list[Finding](), int(known.get("images", FEW_IMAGES)), require(config.max_steps)
     if images < FEW_IMAGES:
         findings.append(Finding("few", "undecided", f"{images} images are too few to judge by: an encoder can "
-                                f"memorise them, and its loss then says nothing about others. Give some hundreds, "
+                                f"memorise them, so its loss says nothing about other images. Use some hundreds, or "
                                 f"better thousands."))  # fmt: skip
     if steps < EARLY_STEPS:
-        findings.append(Finding("short", "undecided", f"This run is too short: it has {steps} steps, and in its first "
-                                f"{EARLY_STEPS} an encoder learns little and its loss says little. Give more --epochs, "
-                                f"or --max-steps."))  # fmt: skip
+        findings.append(Finding("short", "undecided", f"This run is too short to judge: it has {steps} steps, and in "
+                                f"the first {EARLY_STEPS} an encoder learns little. Give more --epochs, or "
+                                f"--max-steps."))  # fmt: skip
     return findings
 
 
@@ -180,15 +180,15 @@ def _filling(config: PretrainConfig, known: Mapping[str, float]) -> list[Finding
     if known["filled"] >= 100:
         return []
     share, full, steps = f"{max(1, round(100 - known['filled']))}%", steps_to_fill(config), require(config.max_steps)
-    why = "Any encoder tells those from images, so loss and contrast accuracy say little"
+    why = "Any encoder can tell those from images, so loss and contrast accuracy mean little"
     if config.dictionary == "memory-bank":
         said = f"{share} of the memory bank's entries are still random. {why} in the first epoch. Wait."
     elif full <= steps:
-        said = f"{share} of the queue's {config.queue_size} keys are still the random ones of the start. {why} before "
+        said = f"{share} of the queue's {config.queue_size} keys are still the initial random ones. {why} before "
         said += f"step {full}. Wait."
     else:
         most = max(config.batch_size, steps * config.batch_size * (1 + config.symmetric) // 4)
-        said = f"{share} of the queue's {config.queue_size} keys are still the random ones of the start. {why}. This "
+        said = f"{share} of the queue's {config.queue_size} keys are still the initial random ones. {why}. This "
         said += f"run's {steps} steps are too few to replace them: give --queue-size {most} or less, or more --epochs."
     return [Finding("filling", "undecided", said)]
 
@@ -207,7 +207,7 @@ def judge_features(step: int, figures: Mapping[str, float]) -> list[Finding]:
     said = f"Different images get nearly the same features ({shown})."
     if step < EARLY_STEPS:
         return [Finding("collapsed", "undecided", f"{said} That can pass in the first {EARLY_STEPS} steps.")]
-    return [Finding("collapsed", "failed", f"{said} The features have collapsed and tell images apart no more. Start "
+    return [Finding("collapsed", "failed", f"{said} The features have collapsed. Start "
                     f"again with a smaller --lr or a --key-momentum nearer to 1, and check that the images "
                     f"differ.")]  # fmt: skip
 
@@ -233,7 +233,7 @@ def _leaking(config: PretrainConfig, known: Mapping[str, float]) -> list[Finding
                         f"statistics, and the encoder can read those instead of the image. Leave --bn-groups at its "
                         f"default.")]  # fmt: skip
     size = "--batch-size" if config.dictionary == "in-batch" or config.batch_keys else "--queue-size"
-    return [Finding("leak", "doubtful", f"{said} It then teaches no more. Give a larger {size} or views that differ "
+    return [Finding("leak", "doubtful", f"{said} It teaches little more. Give a larger {size} or views that differ "
                     f"more (--augment), and look for images that are in the set many times.")]  # fmt: skip
 
 
@@ -268,8 +268,8 @@ def _at_chance(config: PretrainConfig, step: int, known: Mapping[str, float]) ->
     said, normal = f"The loss is at chance, log({count}) = {chance:.2f}", _normally_at_chance(config, step, known)
     if normal:
         return [Finding("chance", "undecided", f"{said}. {normal}")]
-    return [Finding("chance", "failed", f"{said}, after {step} steps. The task teaches the encoder nothing. Try --lr "
-                    f"three times larger and three times smaller (now {require(config.lr):g}), and look at the "
+    return [Finding("chance", "failed", f"{said}, after {step} steps. The encoder learns nothing from the task. Try "
+                    f"--lr three times larger and three times smaller (now {require(config.lr):g}), and look at the "
                     f"images.")]  # fmt: skip
 
 

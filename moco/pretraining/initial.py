@@ -9,6 +9,7 @@ from torch import Tensor
 from moco.core.dictionary import Dictionary, Queue
 from moco.core.encoder import Encoder, head_prefix, load_encoder_tensors
 from moco.core.pair import EncoderPair
+from moco.data.forms import Form
 from moco.errors import BadInputError
 from moco.interop.checkpoints import Weights, load_weights
 from moco.pretraining.config import PretrainConfig
@@ -33,11 +34,6 @@ def with_weights(config: PretrainConfig) -> PretrainConfig:
         raise BadInputError(f"{flag(left_open[0])} is left open: give a value, or --init-weights, which have one")
     weights = load_weights(config.init_weights)
     return dataclasses.replace(config, **{name: _own(weights)[name] for name in left_open})
-
-
-def stored_white_level(weights: str | None) -> int | None:
-    """Return the white level of weights to begin with or to be taught by; None without weights, or a level in them."""
-    return None if weights is None else load_weights(weights).white_level
 
 
 def _own(weights: Weights) -> dict[str, Any]:
@@ -89,6 +85,20 @@ def adapt_channels(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
         repeated = given.repeat(1, -(-channels // 3), 1, 1)[:, :channels] * (3 / channels)
         adapted[name] = given.sum(1, keepdim=True) if channels == 1 else repeated
     return adapted
+
+
+def adapt_weights(weights: Weights, form: Form | None) -> Weights:
+    """Return weights as they see images of this form: those of RGB with a first layer for its channels.
+
+    Weights of channels stay as they are, and all do where the images are bytes of RGB (`form` is None).
+    """
+    if form is None or weights.form is not None:
+        return weights
+    encoder = Encoder(dataclasses.replace(weights.encoder.plan, channels=form.channels))
+    tensors = adapt_channels(weights.encoder.backbone.state_dict(), encoder.backbone.state_dict())
+    encoder.head = weights.encoder.head
+    encoder.backbone.load_state_dict(tensors)
+    return dataclasses.replace(weights, encoder=encoder, mean=form.mean, std=form.std, form=form)
 
 
 def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary) -> str:

@@ -34,12 +34,12 @@ from moco.pretraining.prepare import (
     resolve_config,
     whiten_first_layer,
 )
-from moco.pretraining.pretexts import OwnPretext
 from moco.pretraining.timetable import Timetable, follow_lengths
 from moco.runtime import distributed
 from moco.runtime.device import autocast, deterministic_algorithms, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
 from moco.runtime.finite import FiniteCheck
+from moco.runtime.owncode import OwnCode
 from moco.runtime.phases import say_if_slow
 from moco.runtime.recent import Recent
 from moco.runtime.run import HOW_NOT_WHAT, TEACHER, Run, open_run, read_earlier, repeat_result
@@ -50,7 +50,7 @@ from moco.runtime.signals import StopRequest
 
 def pretrain(
     config: PretrainConfig, images: Images, monitor: Monitor | None = None, batches: Batches | None = None,
-    checkup: Checkup | None = None, teacher: Teacher | None = None, own: OwnPretext | None = None,
+    checkup: Checkup | None = None, teacher: Teacher | None = None, own: OwnCode | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train an encoder on images by momentum contrast (v1, Algorithm 1) and return the run's figures.
 
@@ -189,7 +189,7 @@ def agree(step: int, check: FiniteCheck, watch: Watch, request: StopRequest, bat
 
 
 def pair_views(batch: Batch, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:
-    """The views of a batch as (x_q, x_k), and where the loss is symmetric also with their roles exchanged."""
+    """Pair the views of a batch as (x_q, x_k), and where the loss is symmetric also with their roles exchanged."""
     x_q, x_k = batch.x_q, batch.x_k
     return [(x_q, x_k), (x_k, x_q)] if symmetric and x_k is not None else [(x_q, x_k)]
 

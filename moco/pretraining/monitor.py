@@ -84,7 +84,7 @@ class Watch:
         if config.keep == "last":
             return
         if not isinstance(self.monitor, Judge):
-            self.run.log.say("--keep best: no monitor compares looks, so the last encoder is kept")
+            self.run.log.say("--keep best needs a monitor, and there is none: the run keeps the last encoder")
         elif step:
             self.best = distributed.from_first(lambda: BestLook.read(config.out))
 
@@ -211,6 +211,6 @@ def log_ranks(run: Run, step: int, index: Tensor) -> None:
 
 
 def pack_encoder(config: PretrainConfig, f_q: Encoder, step: int, form: Form | None = None) -> File:
-    """The run's encoder as a file of its own."""
+    """Pack the run's encoder as a file of its own."""
     described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), step, config.white_level, form)
     return File(config.out / "encoder.safetensors", encoder_tensors(f_q), {**described, "kind": "encoder"})

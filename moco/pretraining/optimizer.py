@@ -51,7 +51,7 @@ def build_optimizer(config: PretrainConfig, f_q: Encoder) -> torch.optim.Optimiz
 
 
 def inner_kernels(config: PretrainConfig, f_q: Encoder) -> list[nn.Parameter]:
-    """The kernels that Muon trains: of all convolutions of a ResNet but the first, where their norms are trained.
+    """Find the kernels that Muon trains: all but the first convolution of a ResNet, if their norms are trained.
 
     There a batch normalisation behind each takes its scale out, so that a fixed norm loses nothing. Of a transformer
     over bytes they are the matrices of its blocks, whose norm stays that of rows of unit length. Other networks have

@@ -61,7 +61,7 @@ class Costs:
 
     step: float
     start: float = 0.0
-    """From the call to the first step: building the network, starting the loading processes."""
+    """Seconds from the call to the first step: building the network, starting the loading processes."""
     look: float = 0.0
     """One look by the monitor and the check-up of the run's health."""
     save: float = 0.0

@@ -24,11 +24,12 @@ from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.counts import shared_negatives
 from moco.pretraining.initial import fill, with_weights
-from moco.pretraining.pretexts import OwnPretext, build_pairs, require_pretext
+from moco.pretraining.pretexts import build_pairs, require_pretext
 from moco.pretraining.timetable import require_lengths
 from moco.runtime import distributed
 from moco.runtime.device import resolve_device, resolve_precision, set_precision, set_threads
 from moco.runtime.fields import check, flag, require
+from moco.runtime.owncode import OwnCode
 from moco.runtime.randomness import Stream, permute
 from moco.runtime.run import OF_EACH_PROCESS
 from moco.runtime.schedule import Schedule, planned_step, raise_to_one
@@ -165,7 +166,7 @@ def _require_kept(config: PretrainConfig) -> None:
         )
     if config.keep == "best" and config.knn_every == 0:
         raise BadInputError(
-            "--keep best compares the monitor's looks, and --knn-every 0 allows none: give another, or --keep last"
+            "--keep best needs the monitor, and --knn-every 0 turns it off: give another --knn-every, or --keep last"
         )
 
 
@@ -190,14 +191,14 @@ def _warn(config: PretrainConfig, n: int) -> None:
 
 
 def encoder_plan(config: PretrainConfig) -> EncoderPlan:
-    """The encoder that a config asks for, with nothing of it left open."""
+    """Return the encoder that a config asks for, with nothing of it left open."""
     arch, size, head = require(config.arch), require(config.image_size), config.head
     channels = len(require(config.mean))
     return EncoderPlan(arch, require(config.stem), head, config.feature_dim, config.hidden_dim, size, channels)
 
 
 def build_encoder(config: PretrainConfig) -> Encoder:
-    """A new f_q, with the weights of `init_weights` where these are given, in BN groups.
+    """Build a new f_q, with the weights of `init_weights` where these are given, in BN groups.
 
     Raises BadInputError where the weights do not fit the network, or the network the size of the images or views.
     """
@@ -234,7 +235,7 @@ def whiten_first_layer(encoder: Encoder, batches: ViewBatches | PairBatches) -> 
 
 
 def build_dictionary(config: PretrainConfig, images: int, teacher: Teacher | None = None) -> Dictionary:
-    """The dictionary that `config.dictionary` names, or all of a teacher's cached keys where K is that large."""
+    """Build the dictionary that `config.dictionary` names, or all of a teacher's cached keys where K is that large."""
     if teacher is not None and teacher.features is not None and config.queue_size >= images - 1:
         return TeacherKeys(teacher.features)
     if config.mask_own_keys and config.dictionary != "queue":
@@ -248,8 +249,8 @@ def build_dictionary(config: PretrainConfig, images: int, teacher: Teacher | Non
     return InBatch()
 
 
-def build_batches(config: PretrainConfig, images: Images, own: OwnPretext | None = None) -> ViewBatches | PairBatches:
-    """The batches of this rank: views of the images, or what another pretext pairs, such as one of the user's own."""
+def build_batches(config: PretrainConfig, images: Images, own: OwnCode | None = None) -> ViewBatches | PairBatches:
+    """Build this rank's batches: views of the images, or another pretext's pairs, for example the user's own."""
     if config.pretext != "views":
         return build_pairs(config, images, own)
     return ViewBatches(
@@ -271,7 +272,7 @@ def build_batches(config: PretrainConfig, images: Images, own: OwnPretext | None
 
 
 def build_schedule(config: PretrainConfig, steps_per_epoch: int) -> Schedule:
-    """The learning rate over the run."""
+    """Build the learning rate over the run."""
     warmup = round(config.warmup_epochs * steps_per_epoch)
     return Schedule(
         config.schedule, require(config.lr), require(config.max_steps), warmup, config.milestones, config.lr_decay,
@@ -289,7 +290,7 @@ def build_key_momentum(config: PretrainConfig) -> Callable[[int], float]:
 
 
 def build_loss(config: PretrainConfig) -> Callable[[Features, Keys], Contrast]:
-    """The loss of queries (N, C) and keys: InfoNCE, or with a teacher the match of its distribution."""
+    """Build the loss of queries (N, C) and keys: InfoNCE, or with a teacher the match of its distribution."""
     if config.teacher is None:
         return functools.partial(info_nce, temperature=config.temperature)
     return functools.partial(

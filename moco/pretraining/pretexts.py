@@ -1,82 +1,49 @@
 """What is paired: the pretexts by name, and a user's own from a Python file that is named on the command line."""
 
 import functools
-import hashlib
-import importlib.util
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 from moco.core.bytes import TRANSFORMERS
 from moco.core.networks import example_input, reads_bytes
 from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import load
-from moco.data.image_pairs import Hidden, ImagePairs, Series, match_names
+from moco.data.forms import Form
+from moco.data.image_pairs import Hidden, ImagePairs, match_names
 from moco.data.images import Images, hold
 from moco.data.pairconfig import PRETEXTS
 from moco.data.pairs import PairBatches
-from moco.data.pretext import EachItem, Pairing, Pretext
+from moco.data.pretext import EachItem, Pairing
+from moco.data.series import Series, group_by_folder, read_series
 from moco.data.spans import draw_spans, read_document
 from moco.data.splits import training_images
 from moco.data.views import Look
-from moco.errors import BadInputError, one_line
+from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
 from moco.runtime import distributed
 from moco.runtime.fields import require
+from moco.runtime.owncode import OWN, OwnCode, load_own_code, name_own
 
 OF_IMAGES = ("masked", "neighbours", "paired")
 """The pretexts that are made of views."""
-OWN = "own:"
-"""Stands before the name and digest of a user's own pretext, which is never loaded by them."""
 
 
-@dataclass(frozen=True)
-class OwnPretext:
-    """A function of the user's own."""
-
-    function: Pretext
-    stored: str
-    """What a run's config says of it: the function's name and the SHA-256 of its file."""
-
-
-def load_own_pretext(given: str) -> OwnPretext | None:
+def load_own_pretext(given: str) -> OwnCode | None:
     """Run the Python file of FILE:FUNCTION, as a command line names it, and take the function; None for a name.
 
     Raises BadInputError where there is no such file or function, the file fails, or what is given is none of both.
     """
     if given in PRETEXTS:
         return None
-    file, colon, name = given.rpartition(":")
     if given.startswith(OWN):
         raise BadInputError(
             f"the run's pairs come from code of your own ({given}), which is not run because a file names it: give "
             f"--pretext FILE:FUNCTION again"
         )
-    path = Path(file)
-    if not colon or path.suffix != ".py" or not name.isidentifier():
-        raise BadInputError(f"--pretext {given}: expected one of {', '.join(PRETEXTS)}, or FILE.py:FUNCTION")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadInputError(f"--pretext {given}: {path} cannot be read ({error.strerror})") from error
-    spec = importlib.util.spec_from_file_location(f"moco_pretext_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where loading processes that are not forked look for the function
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code may raise anything
-        raise BadInputError(f"--pretext {given}: {path} fails: {type(error).__name__}: {one_line(error)}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise BadInputError(f"--pretext {given}: {path} has no function {name}: expected def {name}(item, draw)")
-    return OwnPretext(function, f"{OWN}{name}@sha256:{hashlib.sha256(content).hexdigest()}")
+    return load_own_code("--pretext", given, PRETEXTS, "(item, draw)")
 
 
 def require_pretext(config: PretrainConfig) -> None:
     """Raise BadInputError where the pretext does not go with the network, or with other settings."""
-    if config.pretext == "views" and config.partner is None and not reads_bytes(require(config.arch)):
+    if config.pretext == "views" and config.partner is config.series is None and not reads_bytes(require(config.arch)):
         return
     if config.pretext in ("views", *OF_IMAGES) and reads_bytes(require(config.arch)):
         raise BadInputError(
@@ -87,6 +54,8 @@ def require_pretext(config: PretrainConfig) -> None:
             f"--pretext is {config.pretext}, and --partner {config.partner}: expected --pretext paired with "
             f"--partner D, the images that belong to those of --data"
         )
+    if config.series is not None and config.pretext != "neighbours":
+        raise BadInputError(f"--series is for --pretext neighbours, and it is {config.pretext}: leave one out")
     if config.pretext == "text" and not reads_bytes(require(config.arch)):
         raise BadInputError(f"--pretext text pairs spans of documents, and --arch {config.arch} takes images: give "
                             f"--arch {' or '.join(TRANSFORMERS)}")  # fmt: skip
@@ -100,7 +69,7 @@ def require_pretext(config: PretrainConfig) -> None:
         raise BadInputError(f"--blend mixes views of images, and --arch {config.arch} takes documents: leave one out")
 
 
-def build_pairs(config: PretrainConfig, images: Images, own: OwnPretext | None) -> PairBatches:
+def build_pairs(config: PretrainConfig, images: Images, own: OwnCode | None) -> PairBatches:
     """Build the batches of this rank by any pretext but `views`."""
     of_images = config.pretext in OF_IMAGES
     return PairBatches(
@@ -110,7 +79,7 @@ def build_pairs(config: PretrainConfig, images: Images, own: OwnPretext | None) 
     )  # fmt: skip
 
 
-def build_pairing(config: PretrainConfig, images: Images, own: OwnPretext | None) -> Pairing:
+def build_pairing(config: PretrainConfig, images: Images, own: OwnCode | None) -> Pairing:
     """Build what pairs the items of a batch."""
     size = require(config.view_size or config.image_size)
     if config.pretext in OF_IMAGES:
@@ -120,8 +89,10 @@ def build_pairing(config: PretrainConfig, images: Images, own: OwnPretext | None
         if config.pretext == "masked":
             return ImagePairs(look, hidden=Hidden(config.hidden, config.patch))
         if config.pretext == "neighbours":
-            return ImagePairs(look, Series([images.name(row) for row in range(len(images))], config.within))
-        keys = open_partner(require(config.partner))
+            names = [images.name(row) for row in range(len(images))]
+            groups = group_by_folder(names) if config.series is None else read_series(config.series, names)
+            return ImagePairs(look, Series(groups, len(names), config.within))
+        keys = open_partner(require(config.partner), images.form)
         rows = match_names(images, keys, require(config.partner))
         return ImagePairs(look, lambda index, epochs, seed: rows[index], keys)
     like = example_input(require(config.arch), size, len(require(config.mean)))[0]
@@ -130,13 +101,13 @@ def build_pairing(config: PretrainConfig, images: Images, own: OwnPretext | None
     if own is None or own.stored != config.pretext:
         raise BadInputError(f"--pretext {config.pretext}: its function is not given")
     read = read_document if reads_bytes(require(config.arch)) else read_image
-    return EachItem(own.function, read, like, f"--pretext {own.stored.removeprefix(OWN).partition('@')[0]}")
+    return EachItem(own.function, read, like, f"--pretext {name_own(own.stored)}")
 
 
 @functools.cache
-def open_partner(data: str) -> Images:
-    """Open the images that belong to those of `--data`; small ones are held in memory."""
-    return hold(training_images(load(data)))
+def open_partner(data: str, form: Form | None) -> Images:
+    """Open the images that belong to those of `--data`, read as these are; small ones are held in memory."""
+    return hold(training_images(load(data, form=form)))
 
 
 def read_image(images: Images, index: int) -> object:
@@ -151,7 +122,8 @@ def describe_pretext(config: PretrainConfig) -> str:
         return f"\npairs come from code of your own, {name}, which runs with your rights (SHA-256 {digest[:12]})"
     more = {
         "masked": f", {config.hidden:.0%} of the query's patches of {config.patch} pixels hidden",
-        "neighbours": f", query and key at most {config.within} frames apart",
+        "neighbours": f", query and key at most {config.within} frames apart"
+        + ("" if config.series is None else f" in the series of {config.series}"),
         "paired": f" with {config.partner}",
         "text": ", two spans of each document",
     }

@@ -43,6 +43,7 @@ QUICK: dict[str, Any] = {
     "dictionary": "in-batch",
     "queue_size": 512,
     "augment": "v2",
+    "image_size": 24,
     "view_size": 16,
     "batch_size": 128,
     "bn_groups": 4,
@@ -53,7 +54,8 @@ QUICK: dict[str, Any] = {
     "knn_k": None,
 }
 """In its first few thousand steps an encoder changes so fast that it can distinguish a queue's keys by their age, and
-keys of the batch itself teach more (docs/results.md). It is small images' fastest start, not the papers' method."""
+keys of the batch itself teach more. Views of 16 pixels show things smaller than images of 32 do: evaluations shrink
+these to 24 pixels (docs/results.md). It is small images' fastest start, not the papers' method."""
 TAUGHT: dict[str, Any] = {
     "arch": "resnet18-w32", "stem": "imagenet-unpooled", "head": "mlp", "image_size": 64, "augment": "mild",
     "temperature": 0.2, "schedule": "cosine", "batch_size": 64, "bn_groups": 1, "base_lr": 0.2, "warmup_epochs": 5.0,
@@ -98,19 +100,19 @@ RECIPES = {
     "v3": Recipe("MoCo v3 (arXiv:2104.02057): ViT-S without a queue, 224 pixels, 300 epochs; 73.2% linear (paper)", V3),
     "cifar10": Recipe("the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; their kNN 82.6%", CIFAR10),
     "taught": Recipe(
-        "a small, fast network that learns in minutes from a larger encoder, --teacher W", TAUGHT, "teacher"
+        "trains a small, fast network in minutes to imitate a larger encoder, --teacher W", TAUGHT, "teacher"
     ),
     "reduced": Recipe(
-        "published weights that work on small images, and so are fast, --teacher W; W teaches itself at 64 pixels",
+        "makes published weights fast: adapts them to images of 64 pixels, --teacher W",
         REDUCED,
         "teacher",
     ),
     "continued": Recipe(
-        "adapts published or your own weights, --init-weights W; keeps the best",
+        "continues the training of published or your own weights, --init-weights W; keeps the best",
         CONTINUED,
         "init_weights",
     ),
-    "v3-small": Recipe("a small transformer on small images, as v3; where a CPU has hours or there is a GPU", V3_SMALL),
+    "v3-small": Recipe("a small transformer on small images, as v3; needs a GPU, or hours on a CPU", V3_SMALL),
     "quick": Recipe("from scratch on small images, on a CPU, in minutes", QUICK),
     "text": Recipe("from scratch on documents, text files instead of images, on a CPU, in minutes", TEXT),
 }
@@ -121,7 +123,7 @@ OF_WEIGHTS = ("arch", "stem", "image_size", "mean", "std")
 
 
 def recipe(name: str, **given: Any) -> PretrainConfig:
-    """The config of a recipe, with some of its values given: `recipe("quick", data="photos", out=Path("run"))`.
+    """Return the config of a recipe, with some of its values given: `recipe("quick", data="photos", out=Path("run"))`.
 
     Raises BadInputError where there is none of that name.
     """
@@ -132,7 +134,7 @@ def recipe(name: str, **given: Any) -> PretrainConfig:
 
 
 def recipe_values(name: str, given: Collection[str]) -> dict[str, Any]:
-    """A recipe's values beside the fields that are given.
+    """Return a recipe's values beside the fields that are given.
 
     Where weights to start from are among these, the network and its images are left open for them; `reduced` always
     does that, and settles the size. The stem of `taught` belongs to its own network.

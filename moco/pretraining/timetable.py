@@ -83,8 +83,8 @@ class Timetable:
         log.set_length(length)
         log.event("planned_again", step=step, max_steps=length, was=before, images_per_second=round(speed, 1))
         log.say(
-            f"step {step}/{length}  planned again, to end in time: at {speed:.0f} images/s {length} steps fit, "
-            f"{before} were planned"
+            f"step {step}/{length}  length adjusted to end in time: at {speed:.0f} images/s, {length} steps fit "
+            f"({before} were planned)"
         )
         return True
 

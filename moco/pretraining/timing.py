@@ -48,7 +48,7 @@ class ReadyBatches:
     steps_per_epoch: int = ENDLESS
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
-        """The batch, stop - start times."""
+        """Yield the batch stop - start times."""
         return itertools.repeat(self.batch, stop - start)
 
 

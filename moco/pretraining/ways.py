@@ -62,7 +62,7 @@ class Way:
         """What the way is, in a few words."""
         return {
             "quick": "from scratch", "taught": f"a small network taught by {self.weights}",
-            "reduced": f"{self.weights} taught to see small images", "continued": f"{self.weights} trained on",
+            "reduced": f"{self.weights} adapted to small images", "continued": f"continued training of {self.weights}",
         }[self.recipe]  # fmt: skip
 
 
@@ -119,26 +119,28 @@ def choose_way(
     recipe = recipes[0]
     done = Way(recipe, weights, size, "").name
     if not published:
-        said = "your images have no labels to compare ways by, and for photographs this is the rule"
+        said = "your images have no labels to compare methods by, so this is the default for photographs"
         return Way(recipe, weights, size, f"{done}: {said}")
     best = max(published, key=lambda one: one.top1)
     figures = ", ".join(f"{one.name} {one.top1:.1f}%" for one in rivals)
     if all(is_clearly_better(best.right, rival.right) for rival in rivals):
-        return Way(recipe, weights, best.image_size, f"{done}: as it is it gets {best.top1:.1f}% of your images right "
-                   f"by their neighbours ({figures})")  # fmt: skip
+        return Way(recipe, weights, best.image_size, f"{done}: without training, {weights} classifies {best.top1:.1f}% "
+                   f"of your images correctly by kNN ({figures})")  # fmt: skip
     if given:
-        return Way(recipe, weights, best.image_size, f"{done}, as given, though as it is it gets no more of your "
-                   f"images right than others: {best.top1:.1f}% ({figures})")  # fmt: skip
-    return Way("quick", None, None, f"from scratch, because {weights} does not suit your images: {best.top1:.1f}% "
-               f"({figures})")  # fmt: skip
+        return Way(recipe, weights, best.image_size, f"{done}, because you gave these weights, although without "
+                   f"training they are not clearly better than baselines: {best.top1:.1f}% ({figures})")  # fmt: skip
+    return Way("quick", None, None, f"from scratch, because {weights} is not clearly better on your images "
+               f"than the baselines: {best.top1:.1f}% ({figures})")  # fmt: skip
 
 
-def open_recipes(goal: Goal, parameters: int, size: int | None) -> tuple[WayRecipe, ...]:
+def open_recipes(goal: Goal, parameters: int, size: int | None, *, teaches: bool = True) -> tuple[WayRecipe, ...]:
     """List the recipes that may be tried with weights of so many parameters for this size, the rule's choice first.
 
     The last one first goes untried where the time is short. A network that is small itself, and sees larger images than
-    a small one would, is not replaced by another.
+    a small one would, is not replaced by another. Weights that cannot see the images as they are teach nothing.
     """
+    if not teaches:
+        return "continued", "quick"
     if goal == "accurate":
         return "continued", "quick", "taught"
     reducible = parameters <= SMALL_NETWORK and size is not None and size > REDUCED["image_size"]
@@ -162,10 +164,10 @@ def choose_tried(tried: Sequence[Tried]) -> Tried:
     better = [one for one in tried[1:] if is_clearly_better(one.compared.right, first.compared.right)]
     kept = max(better, key=lambda one: one.compared.top1) if better else first
     others = ", ".join(f"{one.way.name} {one.compared.top1:.1f}%" for one in tried if one is not kept)
-    said = "" if better else "; no other way is clearly better"
+    said = "" if better else "; no other method is clearly better"
     why = (
-        f"{kept.way.name}: tried for {kept.steps} steps it gets {kept.compared.top1:.1f}% of your images right by "
-        f"their neighbours ({others}){said}"
+        f"{kept.way.name}: after {kept.steps} trial steps it classifies {kept.compared.top1:.1f}% of your images "
+        f"correctly by kNN ({others}){said}"
     )
     return replace(kept, way=replace(kept.way, why=why))
 
@@ -175,12 +177,12 @@ def tabulate_trials(tried: Sequence[Tried], kept: Tried) -> list[str]:
     width = max(len(one.way.name) for one in tried)
     lost = sum(one.seconds for one in tried if one.way.recipe != kept.way.recipe)
     return [
-        f"auto: kNN accuracy on {len(kept.compared.right)} of your images after the first steps of each way",
+        f"auto: kNN accuracy on {len(kept.compared.right)} of your images after the first steps of each method",
         *(
             f"  {one.way.name:<{width}}  {one.compared.top1:5.1f}%  after {one.steps} steps, {one.seconds:.0f} s"
-            + ("  <- taken" if one.way.recipe == kept.way.recipe else "") for one in tried
+            + ("  <- chosen" if one.way.recipe == kept.way.recipe else "") for one in tried
         ),
-        f"auto: the run goes on from step {kept.steps}; what the other trials took is lost, {lost:.0f} s",
+        f"auto: continuing the chosen run from step {kept.steps}; the other trials cost {lost:.0f} s",
     ]  # fmt: skip
 
 
@@ -192,7 +194,7 @@ def tabulate(compared: Sequence[Compared], way: Way) -> list[str]:
     width = max(map(len, names))
 
     def mark(one: Compared) -> str:
-        return "  <- taken" if (one.name, one.image_size) == (way.weights, way.image_size) else ""
+        return "  <- chosen" if (one.name, one.image_size) == (way.weights, way.image_size) else ""
 
     return [
         f"auto: kNN accuracy on {len(compared[0].right)} of your images, each classified by its 20 nearest neighbours",

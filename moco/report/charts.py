@@ -53,7 +53,7 @@ class Axes:
 def chart(
     name: str, title: str, curves: Sequence[Curve], axes: Axes, levels: Sequence[Level] = (), note: str = ""
 ) -> str:
-    """A figure with curves, a legend where there are several, and the figures as a table; empty without a point."""
+    """Draw curves, a legend if there are several, and the figures as a table; empty without a point."""
     curves = [curve for curve in curves if any(value is not None for _, value in curve.points)]
     if not curves:
         return ""
@@ -154,7 +154,7 @@ def _placed(place: float, axes: Axes) -> str:
 
 
 def describe_curves(curves: Sequence[Curve], axes: Axes, levels: Sequence[Level]) -> str:
-    """What the curves do, in words."""
+    """Describe what the curves do, in words."""
     sentences = []
     for curve in curves:
         values = [value for _, value in curve.points if value is not None]
@@ -166,7 +166,7 @@ def describe_curves(curves: Sequence[Curve], axes: Axes, levels: Sequence[Level]
 
 
 def scale(values: Sequence[float], *, tight: bool = False) -> tuple[float, float, list[tuple[float, str]]]:
-    """The ends of an axis that holds the values, and its ticks at round numbers with their texts."""
+    """Return the ends of an axis that holds the values, and its ticks at round numbers with their texts."""
     low, high = min(values), max(values)
     if high - low < 1e-12 * max(1.0, abs(low), abs(high)):
         low, high = (low, high + 1) if tight else (low - abs(low or 1) / 2, high + abs(high or 1) / 2)

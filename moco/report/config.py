@@ -9,7 +9,7 @@ import tyro
 from moco.runtime.fields import Device, JsonOutput, Range, Seconds, ShownChannels, Threads
 
 MOST_POINTS = 10_000
-"""On a map."""
+"""Most images on a map."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,15 @@ class ReportConfig:
     out: Path | None = None
     """File to write; by default report.html in the first run's folder."""
     data: str | None = None
-    """Images for the views, neighbours and the map, as for pretrain. By default each run's own; where these are gone,
-    the page leaves these parts out."""
+    """Images for the views, neighbours and the map, as for pretrain; by default each run's own. Without images the page
+    leaves these parts out."""
     gallery: bool = True
-    """Compute these parts where they are missing or belong to other weights; otherwise show only what is stored."""
+    """Compute these parts if they are missing or belong to other weights. --no-gallery shows only what is stored."""
     show_channels: ShownChannels = ()
     map_images: Annotated[int, Range(1, MOST_POINTS)] = 2000
-    """Images on the map, at most 10,000, from the test split, else validation, else a tenth of train."""
+    """Images on the map, at most 10,000: of the test split, otherwise validation, otherwise a tenth of train."""
     map_seconds: Seconds = 60.0
-    """Seconds that a map may take, about."""
+    """Approximate time limit for computing a map, in seconds."""
     device: Device = "auto"
     threads: Threads = None
     json: JsonOutput = False

@@ -15,7 +15,7 @@ MOST_BUTTONS = 60
 
 
 def render_embedding_map(run: Run, place: int) -> str:
-    """The map of a run's embeddings, number `place` of the page; empty where none is stored."""
+    """Render the map of a run's embeddings, number `place` of the page; empty where none is stored."""
     content = run.gallery.get("map")
     if not isinstance(content, dict):
         return ""

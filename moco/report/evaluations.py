@@ -28,7 +28,7 @@ class Figure:
 
 
 def render_tables(runs: Sequence[Run]) -> str:
-    """All evaluations of all runs: one table of accuracies, and one of what is no accuracy."""
+    """Render all evaluations of all runs: one table of accuracies, and one of what is no accuracy."""
     found = [
         (run, figure) for run in runs for name, content in run.evaluations.items() for figure in figures(name, content)
     ]
@@ -71,7 +71,7 @@ def render_tables(runs: Sequence[Run]) -> str:
 
 
 def figures(name: str, content: dict[str, Any]) -> Iterator[Figure]:
-    """The accuracies in the JSON of an evaluation: its own, and those over draws with few labels."""
+    """Yield the accuracies in the JSON of an evaluation: its own, and those over draws with few labels."""
     beside = {key: value for key, value in _mapping(content.get("baselines")).items() if isinstance(key, str)}
     if number(content.get("top1")) is not None:
         against = {
@@ -90,7 +90,7 @@ def figures(name: str, content: dict[str, Any]) -> Iterator[Figure]:
 
 
 def other_figures(name: str, content: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers of an evaluation without accuracies, such as a task's own measures."""
+    """Yield the numbers of an evaluation without accuracies, such as a task's own measures."""
     if any(True for _ in figures(name, content)):
         return
     for key, value in content.items():

@@ -38,7 +38,7 @@ class Measured:
 
 
 def describe_evaluations(run: Run) -> Iterator[Measured]:
-    """The accuracies of `moco knn` and `moco linear`, each with the baselines that it was measured with.
+    """Yield the accuracies of `moco knn` and `moco linear`, each with the baselines that it was measured with.
 
     Those of `TO_BEAT` count as gains, other weights are shown. The interval is the paired one where the evaluation
     holds it, else that of `accuracy_gain` over as many images as were classified. Where neither is known the baseline
@@ -70,7 +70,7 @@ def describe_evaluations(run: Run) -> Iterator[Measured]:
 
 
 def describe_monitor(run: Run) -> Measured | None:
-    """What the monitor saw of kNN accuracy; None where it looked for none."""
+    """Describe what the monitor saw of kNN accuracy; None where it looked for none."""
     if not run.knn:
         return None
     step, last = run.knn[-1]
@@ -127,7 +127,7 @@ def describe_kept(run: Run) -> str | None:
     if step is None or images is None or len(known) < len(shares):
         return None
     by = "views" if kept.get("by") == "views" else "neighbours"
-    which = f"of step {step:.0f}" if step else "that it began with, as no look was clearly better"
+    which = f"of step {step:.0f}" if step else "that it began with, as no later one was clearly better"
     return (
         f"It kept the encoder {which}: {known[0]} of {show(images, 0)} images {JUDGED[by]}, "
         f"{known[1]} by the first encoder and {known[2]} by the last."
@@ -135,12 +135,12 @@ def describe_kept(run: Run) -> str | None:
 
 
 def show_signed(value: float) -> str:
-    """A difference with its sign."""
+    """Show a difference with its sign."""
     return show(value) if value < 0 else f"+{show(value)}"
 
 
 def accuracy(value: object) -> float | None:
-    """A percentage, or None for anything else."""
+    """Return a percentage, or None for anything else."""
     found = number(value)
     return found if found is not None and 0 <= found <= 100 else None
 

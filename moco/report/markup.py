@@ -18,24 +18,24 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
 def to_plain_text(value: object, longest: int = LONGEST_NAME) -> str:
-    """A value as text of one line: controls are spelled out, lone surrogates replaced, long ones cut."""
+    """Return a value as text of one line: controls are spelled out, lone surrogates replaced, long ones cut."""
     text = str(value).encode("utf-8", "replace").decode("utf-8")
     text = _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def escape(value: object) -> str:
-    """A value as HTML, in a text or in a quoted attribute."""
+    """Return a value as HTML, in a text or in a quoted attribute."""
     return html.escape(to_plain_text(value), quote=True)
 
 
 def escape_whole(text: str) -> str:
-    """A sentence of ours as HTML, however long: only the names in it are cut."""
+    """Return a sentence of ours as HTML, however long: only the names in it are cut."""
     return " ".join(escape(word) for word in text.split())
 
 
 def element(tag: str, content: str = "", **attributes: object) -> str:
-    """An element around HTML; attributes are escaped, those that are None or False left out.
+    """Return an element around HTML; attributes are escaped, those that are None or False left out.
 
     `class_` is class, `data_x` is data-x.
     """
@@ -67,7 +67,7 @@ def _plain_values(values: Any) -> Any:
 
 
 def picture(content: object, alt: str, **attributes: object) -> str:
-    """A WebP picture that is stored as base64; a word where it is something else."""
+    """Return a WebP picture that is stored as base64; a word where it is something else."""
     if not isinstance(content, str) or not _BASE64.fullmatch(content):
         return element("span", "no picture", class_="missing")
     fields = {"alt": to_plain_text(alt), "loading": "lazy", **attributes}
@@ -76,7 +76,7 @@ def picture(content: object, alt: str, **attributes: object) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, label: str, numbers: range | None = None) -> str:
-    """A table of HTML cells whose first column names the rows; it scrolls by itself, also by keyboard.
+    """Return a table of HTML cells whose first column names the rows; it scrolls by itself, also by keyboard.
 
     The columns of `numbers` are set to the right.
     """
@@ -95,12 +95,12 @@ def make_scrollable(content: str, label: str) -> str:
 
 
 def as_list(value: object) -> list[Any]:
-    """A list; an empty one for anything else."""
+    """Return a list; an empty one for anything else."""
     return value if isinstance(value, list) else []
 
 
 def number(value: object) -> float | None:
-    """A finite number, or None for anything else."""
+    """Return a finite number, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -111,7 +111,7 @@ def number(value: object) -> float | None:
 
 
 def show(value: object, digits: int = 2) -> str:
-    """A number with so many digits behind the point, large ones with a thin space between thousands; or a dash."""
+    """Show a number with so many digits behind the point, large ones with a thin space between thousands; or a dash."""
     found = number(value)
     if found is None:
         return NOTHING
@@ -119,7 +119,7 @@ def show(value: object, digits: int = 2) -> str:
 
 
 def show_setting(value: Any) -> str:
-    """A value of a config, in words."""
+    """Show a value of a config, in words."""
     if isinstance(value, list):
         return ", ".join(show_setting(part) for part in value)
     if value is None:
@@ -128,7 +128,7 @@ def show_setting(value: Any) -> str:
 
 
 def percent(value: object) -> str:
-    """A percentage."""
+    """Return a percentage."""
     return NOTHING if number(value) is None else f"{show(value)}%"
 
 

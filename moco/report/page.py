@@ -20,7 +20,7 @@ SMALL_VIEW = 64
 
 
 def page(runs: Sequence[Run], made: str) -> str:
-    """The page on some runs; `made` says by what and when, at its end."""
+    """Return the page on some runs; `made` says by what and when, at its end."""
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
     footer = f"{made} This page holds everything it shows, thumbnails and names of images among it, and asks"
     script = files("moco.report").joinpath("page.js").read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def page(runs: Sequence[Run], made: str) -> str:
 def page_of_parts(
     title: str, lead: str, parts: Sequence[tuple[str, str, str]], footer: str, *, first: str, script: str = ""
 ) -> str:
-    """A page of parts, each a name, a heading and its HTML; title, lead and footer are text.
+    """Return a page of parts, each a name, a heading and its HTML; title, lead and footer are text.
 
     A policy forbids it everything but its own style, script and pictures.
     """
@@ -50,7 +50,7 @@ def page_of_parts(
 
 
 def document(title: str, body: str, style: str, script: str = "") -> str:
-    """A whole page around HTML that asks for nothing from outside; its policy lets only this style and script work."""
+    """Wrap HTML into a self-contained page; its policy allows only this style and script."""
     scripts = f"'{_digest(script)}'" if script else "'none'"
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src {scripts}; "
@@ -103,7 +103,7 @@ def _of_training(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
         ("views", "What the model saw", _each(runs, render_views)),
         ("neighbours", "Nearest neighbours", _each(runs, render_neighbours)),
         ("map", "Map of the embeddings", _each(runs, lambda run: render_embedding_map(run, places[id(run)]))),
-        ("confusion", "Classes taken for others", _each(runs, render_confusion)),
+        ("confusion", "Confused classes", _each(runs, render_confusion)),
         ("filters", "First-layer filters", _each(runs, render_filters)),
     ]
 

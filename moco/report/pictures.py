@@ -24,19 +24,19 @@ SHADES = 10
 
 
 def rows_of(value: Any) -> list[dict[str, Any]]:
-    """The objects of a list; nothing of anything else."""
+    """Return the objects of a list; nothing of anything else."""
     return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
 
 
 def class_name(classes: Any, label: Any) -> str:
-    """The name of a class by its number; an empty text where there is none."""
+    """Return the name of a class by its number; an empty text where there is none."""
     if not isinstance(classes, list) or not isinstance(label, int) or not 0 <= label < len(classes):
         return ""
     return to_plain_text(classes[label])
 
 
 def render_views(run: Run) -> str:
-    """Some images, and the views of them that the model was shown."""
+    """Return some images, and the views of them that the model was shown."""
     content = run.gallery.get("views")
     if not isinstance(content, dict):
         return ""
@@ -59,7 +59,7 @@ def render_views(run: Run) -> str:
 
 
 def render_neighbours(run: Run) -> str:
-    """Some images that are not searched, and the most similar training images."""
+    """Return some images that are not searched, and the most similar training images."""
     classes, body = run.gallery.get("classes"), []
     for row in rows_of(run.gallery.get("neighbours")):
         own = row.get("class")
@@ -107,7 +107,7 @@ def _named(row: dict[str, Any], classes: Any) -> str:
 
 
 def render_filters(run: Run) -> str:
-    """The first layer's filters as small pictures."""
+    """Render the first layer's filters as small pictures."""
     content = run.gallery.get("filters")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         return ""
@@ -122,7 +122,7 @@ def render_filters(run: Run) -> str:
 
 
 def render_confusion(run: Run) -> str:
-    """Which classes the neighbours take for which: by `moco knn` where it left a table, else by the gallery."""
+    """Return which classes the neighbours take for which: by `moco knn` where it left a table, else by the gallery."""
     counts, classes, source = _counts(run)
     if counts is None:
         return ""

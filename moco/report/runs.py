@@ -45,7 +45,7 @@ class Run:
     """What `moco pretrain auto` chose and why (auto.json); empty for other runs."""
 
     def series(self, name: str, over: str = "step") -> list[Point]:
-        """The figures of one name over steps, or over minutes (`time`)."""
+        """Return the figures of one name over steps, or over minutes (`time`)."""
         scale = 1 / 60 if over == "time" else 1.0
         points = []
         for line in self.metrics:
@@ -55,7 +55,7 @@ class Run:
         return points
 
     def last(self, name: str) -> float | None:
-        """The latest finite figure of a name."""
+        """Return the latest finite figure of a name."""
         return next((value for _, value in reversed(self.series(name)) if value is not None), None)
 
     @property
@@ -194,7 +194,7 @@ def read_config(values: Mapping[str, Any], where: Path) -> PretrainConfig:
 
 
 def distinct_names(runs: list[Run]) -> list[Run]:
-    """The runs, those of equal names numbered."""
+    """Return the runs, those of equal names numbered."""
     names = [run.name for run in runs]
     return [
         dataclasses.replace(run, name=f"{run.name} ({names[: i + 1].count(run.name)})")

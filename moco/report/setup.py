@@ -36,7 +36,7 @@ STATES = {
 
 
 def closest_recipe(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The recipe from which a config departs in the fewest settings, and its values for these settings."""
+    """Return the recipe from which a config departs in the fewest settings, and its values for these settings."""
     best: tuple[int, str, dict[str, Any]] | None = None
     for name, recipe in RECIPES.items():
         values = dataclasses.asdict(PretrainConfig(**{"data": "", "out": Path(), **recipe.values}))
@@ -55,7 +55,7 @@ def _equal(ours: Any, theirs: Any) -> bool:
 
 
 def render_summary(runs: Sequence[Run]) -> str:
-    """A table with a column for each run: recipe, data, machine, time and the last figures."""
+    """Render a table with a column for each run: recipe, data, machine, time and the last figures."""
     rows: list[tuple[str, list[str]]] = [
         ("state", [STATES[run.state] for run in runs]),
         ("recipe", [_recipe(run) for run in runs]),
@@ -133,7 +133,7 @@ def _replanned(run: Run) -> str:
         return ""
     times = "once" if len(turns) == 1 else f"{len(turns)} times"
     lengths = f"from {show(turns[0][-1], 0)} to {show(run.steps, 0)} steps"
-    return element("p", f"Its length was planned again {times} by the speed until then, to end in time: {lengths}.")
+    return element("p", f"Its length was adjusted {times} to the measured speed, to end in time: {lengths}.")
 
 
 def _steps(run: Run) -> str:

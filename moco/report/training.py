@@ -28,7 +28,7 @@ FALSE_NOTE = (
     "what should be near. Labels are only counted here, never trained on."
 )
 AGE_NOTE = (
-    "Cosine of a stored key with its own view as the key encoder sees it now, at the last look. Where it falls with "
+    "Cosine of a stored key with its own view as f_k sees it now, at the last evaluation. Where it falls with "
     "age the dictionary is not consistent: --key-momentum nearer to 1, or a smaller --queue-size."
 )
 AGES = 4
@@ -36,7 +36,7 @@ AGES = 4
 
 
 def render_curves(runs: Sequence[Run]) -> str:
-    """Every chart for which there are figures, the runs together in each."""
+    """Render every chart for which there are figures, the runs together in each."""
     chances = {
         (round(chance, 4), f"log({run.choices if run.mixed else 'K+1'})")
         for run in runs

@@ -20,7 +20,7 @@ SHOWN = {"truth": "what is true", "found": "what was found"}
 
 
 def is_transfer(run: Run) -> bool:
-    """Whether a run was one of `moco transfer`: only these have a task."""
+    """Return whether a run was one of `moco transfer`: only these have a task."""
     return isinstance(run.config.get("task"), str)
 
 
@@ -37,7 +37,7 @@ def transfer_sections(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
 
 
 def render_results(runs: Sequence[Run]) -> str:
-    """A row for each run: task, weights and the task's figures, with the deviation over trials."""
+    """Render a row for each run: task, weights and the task's figures, with the deviation over trials."""
     if not runs:
         return ""
     names = [name for name in FIGURES if any(name in _result(run) for run in runs)]
@@ -56,7 +56,7 @@ def render_results(runs: Sequence[Run]) -> str:
 
 
 def render_details(runs: Sequence[Run]) -> str:
-    """All figures of the runs, of single classes among them."""
+    """Render all figures of the runs, of single classes among them."""
     figures = [(run, values) for run in runs if isinstance(values := _result(run).get("figures"), dict)]
     names = list(dict.fromkeys(str(name) for _, values in figures for name in values))
     rows = [[escape(name), *(show(values.get(name)) for _, values in figures)] for name in names]
@@ -101,7 +101,7 @@ def render_transfer_pictures(runs: Sequence[Run]) -> str:
 
 
 def render_transfer_settings(runs: Sequence[Run]) -> str:
-    """Every setting of every run."""
+    """Render every setting of every run."""
     names = list(dict.fromkeys(name for run in runs for name in run.config if name not in NO_FLAGS))
     if not runs:
         return ""

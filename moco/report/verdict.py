@@ -19,7 +19,7 @@ SLOWER = 0.7
 
 UNSOUND: dict[Condition, tuple[Mood, str]] = {
     "failed": ("bad", "It did not learn"),
-    "doubtful": ("mixed", "It is in doubt"),
+    "doubtful": ("mixed", "Its results are doubtful"),
     "undecided": ("open", "It cannot be judged"),
 }
 """What the headline says of a run in which health found something."""
@@ -98,8 +98,8 @@ def _loss(run: Run) -> list[str]:
         return []
     right = 100 * math.exp(min(-loss, LARGEST_POWER))
     return [
-        f"The loss ended at {show(loss)}, and guessing gives {show(chance)}: among {others} keys the right one gets "
-        f"a probability of {right:.3g}% (geometric mean), by guessing it would be {100 / others:.2g}%."
+        f"The loss ended at {show(loss)}; guessing gives {show(chance)}. Among {others} keys the encoder gives the "
+        f"right one a probability of {right:.3g}% (geometric mean); guessing gives {100 / others:.2g}%."
     ]
 
 
@@ -107,19 +107,20 @@ def _pace(run: Run) -> list[str]:
     sentences = []
     resumed = sum(line.get("event") == "resume" for line in run.metrics)
     if resumed:
-        sentences.append(f"It was interrupted and went on {resumed} time{'s' if resumed > 1 else ''}.")
+        sentences.append(f"It was interrupted and resumed {resumed} time{'s' if resumed > 1 else ''}.")
     replaced = sum(line.get("event") == "replaced" for line in run.metrics)
     if replaced:
-        sentences.append(f"{replaced} image{'s' if replaced > 1 else ''} could not be read; others stood in for them.")
+        sentences.append(f"{replaced} image{'s' if replaced > 1 else ''} could not be read; others took their place.")
     speeds = [value for _, value in run.series("images_per_second") if value]
     if not speeds:
         return sentences
-    sentences.append(f"It took {duration(run.seconds)}, with {median(speeds):.3g} images per second in the median.")
+    sentences.append(f"It took {duration(run.seconds)}, at a median of {median(speeds):.3g} images per second.")
     quarter = len(speeds) // 4
     if quarter >= 3:
         early, late = median(speeds[:quarter]), median(speeds[-quarter:])
         if late < SLOWER * early:
             sentences.append(
-                f"It became slower, from {early:.0f} to {late:.0f} images per second: something else ran too."
+                f"Throughput fell from {early:.0f} to {late:.0f} images per second: another program probably used the "
+                f"machine."
             )
     return sentences

@@ -48,10 +48,10 @@ class Store(Protocol):
     """Where the state of a training lies."""
 
     def newest(self) -> Newest | None:
-        """The newest sound state; None where there is none to go on from."""
+        """Return the newest sound state; None where there is none to go on from."""
 
     def path(self, step: int) -> Path:
-        """The file for the state after `step` steps."""
+        """Return the file for the state after `step` steps."""
 
     def keep(self, path: Path) -> None:
         """Take notice of a state that is written now: an older one may go."""
@@ -66,13 +66,13 @@ class Checkpoints:
     """Oldest first."""
 
     def newest(self) -> Newest | None:
-        """The newest sound one. Raises BadInputError where there are some and all are damaged."""
+        """Return the newest sound one. Raises BadInputError where there are some and all are damaged."""
         found = newest_checkpoint(self.run)
         self._sound = [] if found is None else [found.path]
         return found
 
     def path(self, step: int) -> Path:
-        """The checkpoint of `step`."""
+        """Return the checkpoint of `step`."""
         return checkpoint_path(self.run, step)
 
     def keep(self, path: Path) -> None:
@@ -90,22 +90,22 @@ class StateFile:
     """What the training depends on."""
 
     def newest(self) -> Newest | None:
-        """Its state, where it is sound and of this training."""
+        """Return its state, where it is sound and of this training."""
         if not self.file.is_file():
             return None
         try:
             tensors, metadata = load_tensors(self.file)
         except BadInputError as error:
-            warnings.warn(f"{error}: the training starts again", stacklevel=2)
+            warnings.warn(f"{error}: starting over", stacklevel=2)
             return None
         if metadata.get("about") != self.about:
-            other = "holds a training with other settings, weights or images: this one starts again"
+            other = "holds a training with other settings, weights or images: starting over"
             warnings.warn(f"{self.file} {other}", stacklevel=2)
             return None
         return Newest(self.file, tensors, metadata, [])
 
     def path(self, step: int) -> Path:
-        """The file, whatever the step."""
+        """Return the file, whatever the step."""
         return self.file
 
     def keep(self, path: Path) -> None:
@@ -184,17 +184,17 @@ def digest(tensors: Mapping[str, Tensor], metadata: Metadata) -> str:
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Where a run keeps its checkpoint of `step`."""
+    """Return where a run keeps its checkpoint of `step`."""
     return run / "checkpoints" / f"{step:09d}.safetensors"
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, newest first, without half-written ones."""
+    """Return the checkpoints of a run, newest first, without half-written ones."""
     return sorted((run / "checkpoints").glob("[0-9]*.safetensors"), reverse=True)
 
 
 def newest_checkpoint(run: Path) -> Newest | None:
-    """The newest sound checkpoint of a run, and what was wrong with each newer one; None where there is none at all.
+    """Find the newest sound checkpoint of a run, and what was wrong with each newer one; None if there is none.
 
     Raises BadInputError where there are some and all are damaged: to start over is not for the machine to decide.
     """

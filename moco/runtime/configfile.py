@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from moco.errors import BadInputError
 from moco.runtime.fields import Earlier
+from moco.runtime.owncode import NamesCode
 from moco.runtime.records import require_numbers
 
 Config = TypeVar("Config")
@@ -26,7 +27,7 @@ COMMAND = "command"
 
 
 def to_json(config: Any, command: str | None = None) -> str:
-    """A config as JSON, in the order of its fields, after the version of the format and the command that it is of."""
+    """Write a config as JSON: the version of the format, its command, then its fields in order."""
     head = {"version": VERSION} if command is None else {"version": VERSION, COMMAND: command}
     return json.dumps({**head, **vars(config)}, indent=2, default=os.fspath) + "\n"
 
@@ -49,7 +50,19 @@ def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
         raise BadInputError(f"{where}: {'unknown' if name in values else 'missing'} key {name!r}")
     for name, hint in hints.items():
         values[name] = convert_value(hint, values[name], f"{where}: {name}")
+    require_no_code(kind, values, str(where))
     return kind(**values)
+
+
+def require_no_code(kind: type[Any], values: Mapping[str, Any], where: str) -> None:
+    """Raise BadInputError where a value from a file names code that would be run, which only a command line may."""
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        for part in getattr(hint, "__metadata__", ()):
+            if isinstance(part, NamesCode) and name in values and not part.allows(values[name]):
+                raise BadInputError(
+                    f"{where}: {name} is {_SHORT.repr(values[name])}, which may be code, and only a command line names "
+                    f"such: expected {', '.join(part.known)}"
+                )
 
 
 def _earlier_values(kind: type[Any]) -> dict[str, Any]:
@@ -72,7 +85,7 @@ def _earlier_words(kind: type[Any]) -> dict[str, tuple[tuple[Any, Any], ...]]:
 
 
 def read_command(text: str | bytes, where: Path) -> str:
-    """The command that a config file is of; those from before it was written are of `transfer` or `pretrain`.
+    """Read the command that a config file is of; those from before it was written are of `transfer` or `pretrain`.
 
     Raises BadInputError where the file is no config.
     """
@@ -94,7 +107,7 @@ def _read(text: str | bytes, where: Path) -> dict[str, Any]:
 
 
 def convert_value(hint: Any, value: Any, where: str) -> Any:
-    """A value of JSON or TOML as the type that a field asks for. Raises BadInputError where it is of another."""
+    """Convert a value of JSON or TOML to the type of a field. Raises BadInputError if it has another type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         hint = next(kind for kind in arguments if kind is not types.NoneType)
@@ -113,7 +126,7 @@ def convert_value(hint: Any, value: Any, where: str) -> Any:
 
 
 def drop_nonfinite(value: Any) -> Any:
-    """A result with nothing where a number is not finite: JSON has no such numbers."""
+    """Return a result with nothing where a number is not finite: JSON has no such numbers."""
     if isinstance(value, Mapping):
         return {name: drop_nonfinite(own) for name, own in value.items()}
     if isinstance(value, list | tuple):

@@ -18,7 +18,7 @@ BF16_FROM, TENSOR_CORES_FROM = (8, 0), (7, 0)
 
 
 def resolve_device(device: Device) -> Device:
-    """The named device, or with `auto` the best there is. Raises BadInputError where it is not there."""
+    """Return the named device, or with `auto` the best there is. Raises BadInputError where it is not there."""
     available: dict[Device, bool] = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -33,7 +33,7 @@ def resolve_device(device: Device) -> Device:
 
 
 def resolve_precision(precision: Precision, device: str) -> Precision:
-    """The named precision, or with `auto` the fastest that the hardware multiplies natively: bf16, fp16 or fp32.
+    """Return the named precision, or with `auto` the fastest that the hardware multiplies natively: bf16, fp16 or fp32.
 
     fp16 is taken on GPUs alone that lack bf16. Raises BadInputError for tf32 where there is none.
     """
@@ -100,7 +100,7 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
 
 
 def autocast(precision: Precision, device: str) -> AbstractContextManager[object]:
-    """Where matrix products and convolutions are done in bf16 or fp16; parameters and everything else stay fp32."""
+    """Compute matrix products and convolutions in bf16 or fp16; parameters and everything else stay fp32."""
     return torch.autocast(device, dtype=HALVES.get(precision, torch.bfloat16), enabled=precision in HALVES)
 
 
@@ -113,7 +113,7 @@ def describe_precision(precision: Precision, device: str) -> str:
 
 
 def peak_memory(device: str) -> int:
-    """The most memory that this process has held, in bytes: on the GPU where that computes, else resident."""
+    """Return the most memory that this process has held, in bytes: on the GPU where that computes, else resident."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     if sys.platform == "win32":
@@ -125,13 +125,13 @@ def peak_memory(device: str) -> int:
 
 
 def cores() -> int:
-    """How many cores each process of this machine may count on."""
+    """Return how many cores each process of this machine may count on."""
     here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, here // _whole_number("LOCAL_WORLD_SIZE"))
 
 
 def started_processes() -> int:
-    """How many processes train together, as torchrun says in the environment; 1 without it.
+    """Return how many processes train together, as torchrun says in the environment; 1 without it.
 
     Raises BadInputError where the environment says it in part only, as a scheduler or a shell may.
     """

@@ -34,7 +34,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return how many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -75,7 +75,7 @@ def _meeting_point(timeout: float) -> dict[str, Any]:
         return {}
     if given["GROUP_WORLD_SIZE"] != "1":
         if given["TORCHELASTIC_MAX_RESTARTS"] != "0" and given["RANK"] == "0":
-            warnings.warn("nodes that are lost are replaced only with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1: "
+            warnings.warn("a lost node can be replaced only with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1: "
                           "set it before torchrun", stacklevel=2)  # fmt: skip
         return {}
     address, port = given["MASTER_ADDR"], int(given["MASTER_PORT"])
@@ -109,7 +109,7 @@ def average_gradients(module: nn.Module, *, now: bool) -> None:
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The module inside `wrap`."""
+    """Return the module inside `wrap`."""
     return module.module if isinstance(module, DistributedDataParallel) else module
 
 
@@ -120,7 +120,7 @@ def local_block(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather(x: Tensor) -> Tensor:
-    """The rows of every rank, (n, ...) -> (ranks n, ...), in the order of the ranks, without gradient."""
+    """Return the rows of every rank, (n, ...) -> (ranks n, ...), in the order of the ranks, without gradient."""
     if world_size() == 1:
         return x
     blocks = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
@@ -146,7 +146,7 @@ def gather_with_gradient(x: Tensor) -> Tensor:
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of x over the ranks, without gradient."""
+    """Return the mean of x over the ranks, without gradient."""
     x = x.detach().clone()
     if world_size() > 1:
         dist.all_reduce(x)
@@ -190,7 +190,7 @@ def on_any_rank(*flags: bool) -> list[bool]:
 
 
 def from_first(make: Callable[[], Value]) -> Value:
-    """What `make` returns, or raises of ours, on the first rank, on every rank: only that one reads and decides."""
+    """Call `make` on the first rank only, and return its result, or raise its BadInputError, on every rank."""
     if world_size() == 1:
         return make()
     answer: list[Any] = [None, None]  # the value, or the error
@@ -208,7 +208,7 @@ def from_first(make: Callable[[], Value]) -> Value:
 
 
 def gather_values(value: Value) -> list[Value]:
-    """What each rank has, in the order of the ranks; for small things."""
+    """Return what each rank has, in the order of the ranks; for small things."""
     values = [value] * world_size()
     if world_size() > 1:
         dist.all_gather_object(values, value)
@@ -249,7 +249,7 @@ def fetch(own: Tensor, rows: range, wanted: Tensor) -> Tensor:
 
 @torch.no_grad()
 def collect(own: Tensor, count: int) -> Tensor:
-    """The whole of a table of `count` rows of which every rank holds its `share`: on the first rank's CPU, else empty.
+    """Gather a table of `count` rows, of which every rank holds its `share`, on the first rank's CPU; else empty.
 
     It goes in pieces, so that only the first rank ever holds more than its own.
     """

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from tyro.conf import arg
+from tyro.conf import UseAppendAction, arg
 
 from moco.errors import BadInputError
+from moco.runtime.owncode import NamesCode
+from moco.runtime.trackers import TRACKERS
 
 Value = TypeVar("Value")
 
@@ -68,7 +70,6 @@ CountOrZero = Annotated[int, Range(0, 10**9)]
 Repetitions = Annotated[int, Range(1, 1000)]
 BatchSize = Annotated[int, Range(1, 2**20)]
 """Images in a batch, or parts or groups of it."""
-KeyCount = Annotated[int, Range(1, 2**24)]
 KeyCountOrZero = Annotated[int, Range(0, 2**24)]
 """Keys in the loss: 2^24 of 128 numbers are 8.6 GB, 256 times as many as the papers' queue holds."""
 Width = Annotated[int, Range(1, 2**16)]
@@ -106,7 +107,19 @@ Timeout = Annotated[
 ]
 RunFolder = Annotated[
     Path,
-    arg(help="Run folder. A run with the same settings that it holds continues; a finished one is left as it is."),
+    arg(
+        help="Run folder. If it holds a run with the same settings, that run continues; a finished run is not changed."
+    ),
+]
+Loggers = Annotated[
+    tuple[str, ...],
+    UseAppendAction,
+    NamesCode(tuple(TRACKERS)),
+    arg(
+        metavar="wandb|mlflow|FILE.py:FUNCTION",
+        help="Where the run's figures are sent too: Weights & Biases, MLflow, or a function of your own, which is run "
+        "with your rights (docs/logging.md). May be given several times.",
+    ),
 ]
 LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]
 SgdMomentum = Annotated[Share, arg(help="Momentum of SGD (not m).")]
@@ -114,20 +127,19 @@ WeightDecay = Annotated[NotNegative, arg(help="Weight decay of SGD.")]
 KnnNeighbours = Annotated[
     Count | None,
     arg(
-        help="Neighbours that vote (200 in the papers); by default as many as classify images of the bank best by its "
-        "other images."
+        help="Neighbours that vote (200 in the papers); by default the number that classifies the images of the bank "
+        "best (leave-one-out)."
     ),
 ]
 KnnTemperature = Annotated[Positive, arg(help="Weight of a vote: exp(similarity / this).")]
 AcceptChangedData = Annotated[
-    bool, arg(help="Continue a run although its images or annotations have changed since it began.")
+    bool, arg(help="Continue a run even if its images or annotations have changed since it began.")
 ]
 ShownChannels = Annotated[
     tuple[Annotated[int, Range(1, 64)], ...],
     arg(
         metavar="N",
-        help="Channels that pictures show: three for red, green and blue (3 2 1), or one as grey; by default the "
-        "first.",
+        help="Channels to display: three as red, green and blue (3 2 1), or one as grey; by default the first ones.",
     ),
 ]
 JsonOutput = Annotated[bool, arg(help="End with one JSON object on standard output.")]
@@ -145,7 +157,7 @@ def check(config: Any) -> None:
 
 
 def find_ranges(kind: Any, value: Any) -> Iterator[tuple[int | float, Range]]:
-    """Each number in a value with the range that its type carries, also within unions and tuples."""
+    """Yield each number in a value with the range that its type carries, also within unions and tuples."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         yield from ((value, part) for part in parts[1:] if isinstance(part, Range))
@@ -160,11 +172,11 @@ def find_ranges(kind: Any, value: Any) -> Iterator[tuple[int | float, Range]]:
 
 
 def require(value: Value | None) -> Value:
-    """A value that was left open in the flags and is no longer."""
+    """Return a value that was left open in the flags and is no longer."""
     assert value is not None
     return value
 
 
 def flag(name: str) -> str:
-    """The flag of a field."""
+    """Return the flag of a field."""
     return "--" + name.replace("_", "-")

@@ -42,7 +42,7 @@ def expand_home(path: str) -> Path:
 
 
 def takes_files(folder: Path) -> bool:
-    """Whether files can be written in a folder, which may have to be made first."""
+    """Return whether files can be written in a folder, which may have to be made first."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK)
@@ -53,7 +53,7 @@ def require_file_name(flag: str, path: Path) -> None:
     if path.is_dir():
         raise BadInputError(f"{flag} {path}: that is a folder: give the name of a file")
     if path.exists() and not path.is_file():
-        raise BadInputError(f"{flag} {path}: that is no regular file: give the name of one")
+        raise BadInputError(f"{flag} {path}: that is not a regular file: give the name of one")
     if not takes_files(path.parent):
         raise BadInputError(f"{flag} {path}: no file can be written in {path.parent}: give another folder")
 

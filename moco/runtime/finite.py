@@ -16,7 +16,7 @@ class Note(NamedTuple):
     norm: Tensor
     """The norm of the gradient."""
     finite: Tensor
-    """On the host, where it may still be on its way."""
+    """Whether all are finite: on the host, possibly still in transfer."""
     arrival: torch.cuda.Event | None
 
 
@@ -48,7 +48,7 @@ class FiniteCheck:
         self._read = self._read or self._notes[0]
 
     def failed(self, *, now: bool) -> bool:
-        """Whether one of the noted steps has failed; the last one is left for the next time, but for `now`."""
+        """Return whether one of the noted steps has failed; the last one is left for the next time, but for `now`."""
         left = 1 if self._late and not now else 0
         while len(self._notes) > left:
             note = self._read = self._notes.pop(0)

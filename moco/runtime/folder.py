@@ -51,8 +51,8 @@ def lock(run: Path) -> TextIO:
 def require_run_folder(run: Path) -> None:
     """Raise OSError where a run folder that is held was removed or moved: its lock is gone from there."""
     if not (run / LOCK).exists():
-        gone = "the run folder was removed or moved while the run went on"
-        do = "bring it back and give the same command, or start again"
+        gone = "the run folder was removed or moved during the run"
+        do = "restore it and run the same command, or start again"
         raise FileNotFoundError(errno.ENOENT, f"{gone}: {do}", str(run))
 
 

@@ -114,7 +114,7 @@ def render_help(
 
 
 def flatten_error(box: str) -> str:
-    """What a box says of a mistake, in one line: without frame, rulers, help texts and the types Python would write."""
+    """Flatten a boxed error to one line, without frame, rulers, help texts and Python types."""
     lines = [line.strip("│|") for line in box.splitlines() if not line.startswith(("╭", "╰", "+"))]
     shown = [line.strip() for line in lines if len(line) - len(line.lstrip()) < HELP_INDENT]
     said = [section.strip(" ─-") for section in RULERS.split(" ".join(shown)) if section.strip(" ─-")]

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on: processor, cores, GPU, torch, what else ran in the minute before, date.
+    """Return what the figures depend on: processor, cores, GPU, torch, what else ran in the minute before, date.
 
     A process without torch, which knows no GPU, leaves the GPU to those that it starts.
     """
@@ -29,7 +29,7 @@ def machine() -> dict[str, Any]:
 
 
 def gpu() -> dict[str, Any]:
-    """What figures on an NVIDIA GPU depend on: name, memory, driver, CUDA and cuDNN; nothing where there is none."""
+    """Describe an NVIDIA GPU as far as figures depend on it: name, memory, driver, CUDA, cuDNN; empty without one."""
     import torch  # here, for those who wait for processes that compute (moco bench, moco study) do without it
 
     if not torch.cuda.is_available():

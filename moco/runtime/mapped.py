@@ -63,5 +63,5 @@ def explain_address(address: int) -> str:
                 f"--workers or a smaller --batch-size"
             )
         if start <= address < stop and path:
-            return f"{path}: cut off, or its disk failed, while it was read: get it again whole"
-    return "memory of this process could not be read: was a file cut off, or did a disk fail?"
+            return f"{path}: truncated, or its disk failed, while it was read: restore the complete file"
+    return "memory of this process could not be read: was a file truncated, or did a disk fail?"

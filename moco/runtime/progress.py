@@ -23,7 +23,7 @@ def columns() -> tuple[ProgressColumn, ...]:
 def show_progress(
     items: Iterable[Item], title: str | None, total: int, console: Console | None = None
 ) -> Iterator[Item]:
-    """The items, while standard error says `title` and how many of them are done; without a title it says nothing."""
+    """Yield the items and report `title` and how many are done on standard error; nothing without a title."""
     console = console or Console(stderr=True)
     if title is None or distributed.rank() != 0:
         yield from items

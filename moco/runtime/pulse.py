@@ -51,10 +51,10 @@ def watch_collectives(rank: int, ranks: int) -> Iterator[None]:
         if ranks == 1 or isinstance(error, torch.OutOfMemoryError) or not _is_of_a_collective(error):
             raise
         silent = _silent(rank, ranks)
-        who = ", ".join(silent) if silent else "all of them have a pulse: is one much slower, or the network down?"
+        who = ", ".join(silent) if silent else "none: is one much slower, or the network down?"
         raise StalledError(
-            f"process {rank} of {ranks} got no answer from the others; without a pulse: {who} ({_first_line(error)}). "
-            f"The last checkpoint is sound: start all processes again to go on"
+            f"process {rank} of {ranks} got no answer from the others; no heartbeat from {who} ({_first_line(error)}). "
+            f"The last checkpoint is sound: start all processes again to continue"
         ) from error
 
 

@@ -66,13 +66,13 @@ def uniforms(count: int, *, seed: int, stream: Stream, epoch: IntegersLike, inde
 
 
 def seed_of(*, seed: int, stream: Stream, epoch: int, index: int) -> int:
-    """The seed of a generator of torch's, 63 bits, for what cannot be drawn all at once."""
+    """Return the seed of a generator of torch's, 63 bits, for what cannot be drawn all at once."""
     words = philox((np.asarray([index]), epoch, int(stream), 1 << 30), seed)
     return int(words[0][0]) << 31 ^ int(words[1][0])
 
 
 def permute(position: IntegersLike, size: int, *, seed: int, stream: Stream, epoch: int) -> Integers:
-    """Where each position of 0..size-1 goes in a random permutation, which is never written down.
+    """Return where each position of 0..size-1 goes in a random permutation, which is never written down.
 
     A Feistel network on the smallest sufficient even number of bits, walked until it falls below `size`
     (Black and Rogaway, CT-RSA 2002): memory does not grow with `size`.

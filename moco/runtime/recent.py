@@ -30,7 +30,7 @@ class Recent:
             self._figures.append({name: value.detach() for name, value in figures.items()})
 
     def waiting(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """The batches, while the time is taken that each is waited for."""
+        """Yield the batches and measure the wait for each."""
         iterator, end = iter(batches), object()
         while True:
             started = time.monotonic()
@@ -48,7 +48,7 @@ class Recent:
         self._since += time.monotonic() - started
 
     def summary(self, step: int, also: Mapping[str, float] | None = None) -> tuple[dict[str, float], float, float]:
-        """The mean of each figure over steps and ranks, steps per second, and the percentage of time without a batch.
+        """Average each figure over steps and ranks; add steps per second and the percentage of time without a batch.
 
         The last is that of this rank. The next summary begins after `step`.
         The numbers of `also` are of one step: their means are over the ranks. All ranks ask together.

@@ -98,7 +98,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _parse_float(text: str) -> float:

@@ -30,7 +30,7 @@ from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, 
 OF_EACH_PROCESS = frozenset({"data", "out", "threads", "workers", "json"})
 """Fields that may differ between the processes of a run, say because their machines do."""
 HOW_NOT_WHAT = frozenset({
-    "out", "json", "workers", "threads", "log_every", "checkpoint_every", "knn_every", "knn_k", "timeout",
+    "out", "json", "workers", "threads", "log_every", "logger", "checkpoint_every", "knn_every", "knn_k", "timeout",
     "accept_changed_data", "keep", "end_after", "end_spare",
 })  # fmt: skip
 """Fields that do not change what a run computes: a run goes on where only these differ."""
@@ -113,7 +113,7 @@ class Run:
         else:
             last = self.log.resume(step, seconds)
             self.result.update({name: last[name] for name in remembered if name in last})
-        self.log.status("running", step=step)
+        self.log.begin(step, self.config)
         self._step = self._saved_step = step
         return step
 
@@ -123,7 +123,7 @@ class Run:
         if before and before != now:
             raise BadInputError(
                 f"{newest.path}: its teacher's weights had the digest {before[:12]}, those of --teacher have "
-                f"{now[:12] or 'none'}: bring the teacher back that it began with, or give another --out"
+                f"{now[:12] or 'none'}: give the teacher that it began with, or another --out"
             )
 
     def save(self, step: int) -> None:
@@ -159,7 +159,7 @@ class Run:
         self._writer.wait()
 
     def saved_before(self, seconds: float) -> bool:
-        """Whether the last state is older than so many seconds."""
+        """Return whether the last state is older than so many seconds."""
         return time.monotonic() - self._saved > seconds
 
     def advance(self, step: int) -> None:
@@ -172,7 +172,7 @@ class Run:
         """Log in words what changed in the data since the run began, where that was accepted."""
         if changed:
             self.log.event("data_changed", step=step, what=changed)
-            self.log.say(f"going on with other {noun} than before, as --accept-changed-data asks: {changed}")
+            self.log.say(f"continuing with other {noun} than before, because of --accept-changed-data: {changed}")
 
     def until_stopped(self, request: StopRequest, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return what `train` returns; where a request ends a wait in it, end after the last step.
@@ -204,7 +204,7 @@ class Run:
         self.wait()
         self.log.event("stopped", step=step)
         done = f"after step {step}, saved" if step else "before a step was saved"
-        self.log.say(f"stopped {done}: go on with the same command, or with moco resume")
+        self.log.say(f"stopped {done}: continue with the same command, or with moco resume")
         self.log.status("stopped", step=step, exit_code=EXIT_CODE)
         return {**self.result, "step": step, "seconds": round(self.log.seconds, 1), "exit_code": EXIT_CODE}
 
@@ -240,8 +240,8 @@ def open_run(
     config: Any, command: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, steps: int,
     described: Metadata,
 ) -> Run:  # fmt: skip
-    """The run of a command in a folder of its own, `config.out`."""
-    log = RunLog(config.out, steps, active=distributed.rank() == 0, stdout=not config.json)
+    """Open the run of a command in a folder of its own, `config.out`."""
+    log = RunLog(config.out, steps, config.logger, active=distributed.rank() == 0, stdout=not config.json)
     return Run(
         str(config.out), modules, optimizer, log, Checkpoints(config.out), described, to_json(config, command),
         {"run": str(config.out)}, build_scaler(config.precision, config.device),
@@ -251,7 +251,7 @@ def open_run(
 def read_earlier(
     config: Any, free: Collection[str], require_same_data: Callable[[], bool] | None = None
 ) -> dict[str, Any]:
-    """The status of the run that lies in `config.out`; empty where there is none. The fields of `free` may differ.
+    """Read the status of the run that lies in `config.out`; empty where there is none. The fields of `free` may differ.
 
     `require_same_data` raises where the data are not those of then, and tells whether that is known: if so, they may
     lie in another place now, which is noted in config.json. A finished run needs its data no longer. The first rank
@@ -277,7 +277,7 @@ def _read_earlier(config: Any, free: Collection[str], require_same_data: Callabl
         if name not in free and value != getattr(theirs, name):
             raise BadInputError(
                 f"--out {config.out} holds a run with {flag(name)} {getattr(theirs, name)}, and now it is {value}: "
-                f"give another folder, or the same flags to go on"
+                f"give another folder, or the same flags to continue"
             )
     if status.get("state") == "diverged":
         raise DivergedError(
@@ -294,7 +294,7 @@ def repeat_result(config: Any, earlier: Mapping[str, Any]) -> dict[str, Any]:
     if distributed.rank() == 0:
         figures = ", ".join(f"{name} {result[name]:.4g}" for name in SAID if isinstance(result.get(name), float | int))
         print(
-            f"{config.out}: finished already, after step {earlier.get('step')}{figures and f' ({figures})'}: nothing "
+            f"{config.out}: already finished, after step {earlier.get('step')}{figures and f' ({figures})'}: nothing "
             f"is left to do. Look at it with moco report {config.out}, or give another --out to train again"
         )
     return result

@@ -6,7 +6,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from moco.runtime import distributed
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.files import replace_file
 from moco.runtime.folder import lock, require_run_folder
+from moco.runtime.loggers import Outlets
 from moco.runtime.loglines import describe_bar, describe_look, describe_step
 from moco.runtime.machine import machine
 from moco.runtime.progress import columns
@@ -37,8 +38,11 @@ class RunLog:
     and for a training that has no run folder of its own.
     """
 
-    def __init__(self, run: Path, steps: int, *, active: bool = True, stdout: bool = True) -> None:
+    def __init__(
+        self, run: Path, steps: int, loggers: Sequence[str] = (), *, active: bool = True, stdout: bool = True
+    ) -> None:
         self.run, self.steps, self.active = run, steps, active
+        self._outlets, self._state = Outlets(run, loggers if active else ()), "failed"
         self.console = Console(stderr=not stdout)
         self._lock: TextIO | None = None
         self._metrics: TextIO = io.StringIO()
@@ -76,6 +80,7 @@ class RunLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._progress:
             self._progress.stop()
+        self._outlets.close(self._state)
         try:
             self._metrics.close()
             self._events.close()
@@ -108,6 +113,11 @@ class RunLog:
         self._events = _events(self.run, purge_step=step + 1)
         self.event("resume", step=step)
         return next((values for values in reversed(lines) if type(values.get("loss")) in (int, float)), {})
+
+    def begin(self, step: int, config: str | None) -> None:
+        """Note that the run of these settings (JSON) goes on after so many steps, here and at loggers elsewhere."""
+        self.status("running", step=step)
+        self._outlets.connect(step, json.loads(config or "{}"), self.say)
 
     def event(self, name: str, **values: Any) -> None:
         """Log that something happened."""
@@ -161,13 +171,15 @@ class RunLog:
 
     def status(self, state: str, **values: Any) -> None:
         """Replace `status.json`; it also holds the latest word on the run's health."""
+        self._state = "failed" if state == "running" else state
         if self.active:
             require_run_folder(self.run)
             content = {"state": state, "pid": os.getpid(), **self._health, **values}
             write_text(self.run / "status.json", json.dumps(content) + "\n")
 
     def _draw(self, step: int, values: Metrics) -> None:
-        """Let TensorBoard draw figures of `step`."""
+        """Let TensorBoard and other loggers draw figures of `step`."""
+        self._outlets.log(step, values)
         if self.active:
             with _naming(self.run / "events.out.tfevents"):
                 for name, value in values.items():
@@ -207,12 +219,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def read_events(run: Path, name: str) -> list[dict[str, Any]]:
-    """The events of this name in `metrics.jsonl`."""
+    """Read the events of this name in `metrics.jsonl`."""
     return [values for values in read_metrics(run) if values.get("event") == name]
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, of which the last may be half a line and is left out; none without the file."""
+    """Read the lines of `metrics.jsonl`, without a half-written last line; none without the file."""
     return list(read_records(run / METRICS))
 
 
@@ -240,5 +252,5 @@ def _events(run: Path, purge_step: int | None = None) -> Any:
         with _naming(run / "events.out.tfevents"):
             return SummaryWriter(str(run), purge_step=purge_step)
     except UnicodeEncodeError:
-        warnings.warn(f"{run}: TensorBoard cannot write where names are not UTF-8: it gets nothing", stacklevel=2)
+        warnings.warn(f"{run}: not UTF-8, so TensorBoard cannot write there: no events are written", stacklevel=2)
         return _NoEvents()

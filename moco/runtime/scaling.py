@@ -57,12 +57,12 @@ def step_unless(overflowed: bool, scaler: GradScaler, take: Callable[[], object]
 
 
 def is_finite(first: Tensor, *others: Tensor) -> bool:
-    """Whether losses and the norm of the gradient are numbers."""
+    """Return whether losses and the norm of the gradient are numbers."""
     return bool(torch.isfinite(sum((other.detach() for other in others), first.detach())))
 
 
 def scaler_tensors(scaler: GradScaler) -> dict[str, Tensor]:
-    """The scale, and the number of steps since it last changed, as `scaler.NAME`; nothing where it does not act."""
+    """Return the scale and the steps since it last changed, as `scaler.NAME`; empty where it does not act."""
     if not scaler.is_enabled():
         return {}
     state = scaler.state_dict()

@@ -70,5 +70,5 @@ def raise_to_one(first: float, step: float, steps: int) -> float:
 
 
 def is_due(step: int, every: int, last: int | None = None) -> bool:
-    """Whether what is done every so many steps, and after the last, is due after `step`; with 0 it never is."""
+    """Return whether what is done every so many steps, and after the last, is due after `step`; with 0 it never is."""
     return every > 0 and (step % every == 0 or step == last)

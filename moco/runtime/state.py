@@ -22,7 +22,7 @@ EACH_RANK = "ranks."
 def state_tensors(
     modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, scaler: GradScaler
 ) -> dict[str, Tensor]:
-    """The tensors of the modules under their names, the optimiser's, the loss scale and the random state.
+    """Return the tensors of the modules under their names, the optimiser's, the loss scale and the random state.
 
     SGD's momenta are `sgd.NUMBER`, what AdamW keeps is `adamw.NUMBER.NAME`; zeros before the first step.
     """
@@ -43,7 +43,7 @@ def _on_gpu(modules: Mapping[str, nn.Module]) -> bool:
 
 
 def rank_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """What the first rank must have from the others; nothing where there is one rank. All ranks call it together.
+    """Gather what the first rank needs from the others; empty for one rank. All ranks call it together.
 
     These are the running statistics of every rank, under their names after `ranks.`, and under its own name the whole
     of what is cut over the ranks (empty on all but the first), which takes the place of the first rank's share.

@@ -92,5 +92,5 @@ def start_ahead(items: Iterator[Item], start: Callable[[Item], Started]) -> Iter
 
 
 def free_memory(device: str) -> int | None:
-    """The bytes that are free on a GPU; None for another device, which does not say."""
+    """Return the bytes that are free on a GPU; None for another device, which does not say."""
     return torch.cuda.mem_get_info(torch.device(device))[0] if torch.device(device).type == "cuda" else None

@@ -18,7 +18,7 @@ from moco.errors import BadInputError
 from moco.evaluation.config import KEPT, result_name
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import RECIPES
-from moco.runtime.configfile import convert_value
+from moco.runtime.configfile import convert_value, require_no_code
 from moco.runtime.fields import check, flag
 from moco.runtime.files import read_bounded
 from moco.runtime.records import parse_json, require_numbers
@@ -105,7 +105,7 @@ class Study:
 
 
 def find_study(name: str) -> Study:
-    """A study of ours by its name, or the one in a .toml or .json file.
+    """Find one of moco's studies by its name, or read one from a .toml or .json file.
 
     Raises BadInputError where there is none, or it is not of this form.
     """
@@ -121,7 +121,7 @@ def find_study(name: str) -> Study:
 
 
 def read_study(path: Path) -> Study:
-    """The study in a user's file, which is data: types are checked, nothing is executed."""
+    """Read the study in a user's file, which is data: types are checked, nothing is executed."""
     try:
         text = read_bounded(path, LARGEST_STUDY).decode("utf-8")
         table = parse_json(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
@@ -133,11 +133,14 @@ def read_study(path: Path) -> Study:
         raise BadInputError(f"{path}: neither TOML nor JSON by its ending ({error})") from error
     if not isinstance(table, dict):
         raise BadInputError(f"{path}: expected a table with about, and arms or grid")
-    return build_study({"name": path.stem, **table}, str(path))
+    study = build_study({"name": path.stem, **table}, str(path))
+    for values in (study.values, *(arm.values for arm in study.arms)):
+        require_no_code(PretrainConfig, values, str(path))
+    return study
 
 
 def build_study(table: dict[str, Any], where: str) -> Study:
-    """A table as a study. Raises BadInputError naming the first key that is unknown, missing, or of another type."""
+    """Convert a table to a study. Raises BadInputError naming the first unknown, missing or mistyped key."""
     require_numbers(table, where)
     table = dict(table)
     for key in ("arms", "outcomes", "claims"):
@@ -267,11 +270,11 @@ def _require_sound(study: Study, where: str) -> None:
     for claim in study.claims:
         for name in (claim.better, claim.worse):
             if name not in {*names, *rows}:
-                raise BadInputError(f"{where}: a claim is about {name!r}, which is no arm")
+                raise BadInputError(f"{where}: a claim is about {name!r}, which is not an arm")
 
 
 def arm_values(study: Study, arm: Arm, recipe: str, where: str = "") -> dict[str, Any]:
-    """All flags of an arm beside the recipe's, of the types that they need. Raises BadInputError naming a wrong one."""
+    """Convert an arm's flags, those beside the recipe's, to their types. Raises BadInputError naming a wrong one."""
     hints = typing.get_type_hints(PretrainConfig)
     values = {}
     for name, value in {
@@ -280,7 +283,7 @@ def arm_values(study: Study, arm: Arm, recipe: str, where: str = "") -> dict[str
     }.items():
         known = name.replace("-", "_")
         if known not in hints or known in OWN_FLAGS:
-            reason = "which the study sets itself" if known in OWN_FLAGS else "which is no flag of moco pretrain"
+            reason = "which the study sets itself" if known in OWN_FLAGS else "which is not a flag of moco pretrain"
             raise BadInputError(f"{where or study.name}: {arm.name} gives {flag(known)}, {reason}")
         values[known] = convert_value(hints[known], value, f"{where or study.name}: {arm.name}: {flag(known)}")
     try:
@@ -291,5 +294,5 @@ def arm_values(study: Study, arm: Arm, recipe: str, where: str = "") -> dict[str
 
 
 def row_name(study: Study, arm: Arm, outcome: Outcome) -> str:
-    """What a row of the table is called: the arm, and the outcome where there are several."""
+    """Return what a row of the table is called: the arm, and the outcome where there are several."""
     return arm.name if outcome is study.outcomes[0] and not outcome.series else f"{arm.name}: {outcome.name}"

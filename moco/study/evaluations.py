@@ -12,7 +12,7 @@ from moco.runtime.fields import check
 
 
 def evaluation(words: Sequence[str]) -> KeptConfig:
-    """The settings that a command (its name, then its flags) gives, of weights and data that the study will name.
+    """Parse a command (name, then flags) into settings; the study supplies weights and data.
 
     Raises BadInputError for a flag or a value that the command does not take.
     """

@@ -41,12 +41,12 @@ def saved_bytes(encoder: nn.Module, x: Tensor) -> int:
 
 
 def formula_bytes(parameters: int, per_image: int, n: int, keys: int, *, queue: bool) -> float:
-    """The formula, for n images on a device."""
+    """Return the formula, for n images on a device."""
     return 4 * parameters * (3 + queue) + (1 if queue else 2) * n * per_image + 4 * DIM * keys + 12 * n * keys
 
 
 def papers_setting(config: StudyConfig, folder: Path, case: str) -> dict[str, Any]:
-    """The formula's gigabytes beside the paper's, for its three settings."""
+    """Return the formula's gigabytes beside the paper's, for its three settings."""
     encoder = Encoder(EncoderPlan("resnet50", "imagenet", "mlp", image_size=224))
     parameters, images = parameter_count(encoder), 2
     per_image = saved_bytes(encoder, torch.zeros(images, 3, 224, 224)) // images

@@ -24,7 +24,7 @@ def study_page(
     findings: Mapping[str, Any],
     made: str,
 ) -> str:
-    """The page; `findings` has `verdict`, `random`, `results`, `plan`, `budget`, `notes` and `extrapolation`."""
+    """Return the page; `findings` has `verdict`, `random`, `results`, `plan`, `budget`, `notes` and `extrapolation`."""
     sections = [
         (
             "verdict",
@@ -92,7 +92,7 @@ def _chart(
 
 
 def _places(study: Study, rows: Sequence[Row]) -> dict[float | str, float]:
-    """Where each value of x lies: by its logarithm, by itself, or in the order of the arms."""
+    """Place each value of x: by its logarithm, its value, or the order of the arms."""
     values = list(dict.fromkeys(row.x for row in rows))
     numbers = [value for value in values if not isinstance(value, str)]
     if len(numbers) < len(values) or study.axis == "categories" or (study.axis == "log" and min(numbers) <= 0):
@@ -114,12 +114,12 @@ def _table(rows: Sequence[Row]) -> str:
             escape(row.name), escape(row.outcome.name), element("strong", show(row.mean)), show(row.deviation),
             str(len(row.values)), escape(each or NOTHING), paper_number(row),
         ])  # fmt: skip
-    note = f"{RECALLED} recalled, not re-checked against the paper." if any(row.arm.recalled for row in rows) else ""
+    note = f"{RECALLED} from memory, not checked against the paper." if any(row.arm.recalled for row in rows) else ""
     return table(header, cells, label="Figures of every arm", numbers=range(2, 7)) + element("p", note, class_="note")
 
 
 def paper_number(row: Row) -> str:
-    """The paper's number, marked where it is only recalled."""
+    """Return the paper's number, marked where it is only recalled."""
     if row.arm.fails:
         return "fails"
     return NOTHING if row.paper is None else show(row.paper, 1) + (RECALLED if row.arm.recalled else "")

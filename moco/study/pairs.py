@@ -34,7 +34,7 @@ class Fit:
     freedom: int
 
     def difference(self, better: str, worse: str) -> tuple[float, float] | None:
-        """The difference of two rows and its standard error; None where no chain of common seeds joins them."""
+        """Return the difference of two rows and its standard error; None where no chain of common seeds joins them."""
         contrast = np.zeros(len(self.effects))
         contrast[self.names.index(better)] += 1
         contrast[self.names.index(worse)] -= 1
@@ -69,7 +69,7 @@ def fit_effects(rows: Sequence[Row]) -> Fit:
 
 
 def resolved_difference(deviation: float, seeds: int, arms: int) -> float:
-    """The smallest difference of two arms that a study tells with probability POWER, at 95% confidence.
+    """Return the smallest difference of two arms that a study tells with probability POWER, at 95% confidence.
 
     (t_0.975 + t_POWER) * deviation * sqrt(2 / seeds), with (arms - 1) (seeds - 1) degrees of freedom. Infinite with
     one seed or one arm.
@@ -82,7 +82,7 @@ def resolved_difference(deviation: float, seeds: int, arms: int) -> float:
 
 
 def seeds_to_resolve(difference: float, deviation: float, arms: int, most: int) -> int | None:
-    """The fewest seeds, from 2 up to `most`, that tell this difference; None where those are not enough."""
+    """Return the fewest seeds, from 2 up to `most`, that tell this difference; None where those are not enough."""
     enough = (seeds for seeds in range(2, most + 1) if resolved_difference(deviation, seeds, arms) <= difference)
     return next(enough, None)
 

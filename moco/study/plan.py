@@ -52,7 +52,7 @@ class Cell:
 def build_training(
     study: Study, arm: Arm, config: StudyConfig, images: int, seed: int = 0, part: str = ""
 ) -> PretrainConfig:
-    """The config of a cell that trains on so many images, those seen several times counted each time.
+    """Build the config of a cell that trains on so many images, those seen several times counted each time.
 
     `part` is in the name of a cell that has fewer images than the study's others.
     """
@@ -71,7 +71,7 @@ def build_training(
 
 
 def recipe_of(study: Study, config: StudyConfig) -> str:
-    """The recipe that the arms depart from. Raises BadInputError where there is none of that name."""
+    """Return the recipe that the arms depart from. Raises BadInputError where there is none of that name."""
     name = study.recipe or config.recipe
     if name not in RECIPES:
         raise BadInputError(f"--recipe {name}: expected one of {', '.join(RECIPES)}")
@@ -79,7 +79,7 @@ def recipe_of(study: Study, config: StudyConfig) -> str:
 
 
 def cells(study: Study, config: StudyConfig, images: int, arms: Sequence[Arm], part: str = "") -> Iterator[Cell]:
-    """Every arm with every seed; the seeds outermost, so that a study that is cut short has whole repetitions."""
+    """Yield every arm with every seed; seeds outermost, so that an interrupted study has whole repetitions."""
     for seed in range(config.seeds):
         for arm in arms:
             trained = build_training(study, arm, config, images, seed, part)
@@ -113,7 +113,7 @@ def _common_flags(config: StudyConfig) -> tuple[str, ...]:
 
 
 def select_arms(study: Study, config: StudyConfig, images: int) -> tuple[list[Arm], list[str]]:
-    """The arms that a set of so many images is large enough for; of the others, why they are left out."""
+    """Select the arms that a set of so many images is large enough for; of the others, why they are left out."""
     kept, left_out = [], []
     for arm in study.arms:
         trained = build_training(study, arm, config, images)
@@ -144,7 +144,7 @@ def keep_plan(config: StudyConfig, settled: dict[str, Any]) -> None:
 
 
 def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
-    """The plan of the study that lies in `config.out`; empty where none has begun there.
+    """Read the plan of the study that lies in `config.out`; empty where none has begun there.
 
     Raises BadInputError where the study is another one, or was of other images or another budget.
     """
@@ -162,7 +162,7 @@ def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
         if theirs[0].get(name) != value and not (name in ("images", "minutes") and asked["images"] is asked["minutes"]):
             raise BadInputError(
                 f"--out {config.out} holds a study with {flag(name)} {theirs[0].get(name)}, and now it is {value}: "
-                f"give another folder, or the same flags to go on"
+                f"give another folder, or the same flags to continue"
             )
     if theirs[1] != study:
         raise BadInputError(f"--out {config.out} holds another study, or an earlier form of it: give another folder")
@@ -170,6 +170,6 @@ def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
 
 
 def collect_fixed_flags(config: StudyConfig) -> dict[str, Any]:
-    """The flags that a study that goes on must have in common with its beginning; more seeds may be asked for."""
+    """Return the flags that must not change when a study continues; more seeds may be added."""
     names = ("data", "images", "minutes", "recipe", "precision", "halving")
     return {**{name: getattr(config, name) for name in names}, "exclude": list(config.exclude)}

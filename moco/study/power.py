@@ -26,7 +26,7 @@ MOST_SEEDS = 100
 
 
 def settle_seeds(study: Study, config: StudyConfig, rows: Sequence[Row], arms: int) -> StudyConfig:
-    """The config with as many seeds as `--resolve` needs; as it is without.
+    """Return the config with as many seeds as `--resolve` needs; as it is without.
 
     Raises BadInputError where more than MOST_SEEDS would be needed, or where figures are no percentages.
     """
@@ -65,8 +65,8 @@ def describe_power(study: Study, config: StudyConfig, rows: Sequence[Row], arms:
         )
         if config.resolve is not None and error > config.resolve:
             lines.append(
-                f"For {config.resolve:g} points on other images of this kind, {images_to_resolve(config.resolve)} test "
-                f"images are needed; with these the study speaks about these images only."
+                f"To find {config.resolve:g} points on other images of this kind, the study needs "
+                f"{images_to_resolve(config.resolve)} test images; with these it speaks only for these images."
             )
     return "\n".join(lines)
 
@@ -80,5 +80,5 @@ def find_deviation(study: Study, rows: Sequence[Row]) -> tuple[float, str]:
 
 
 def is_percentage(study: Study) -> bool:
-    """Whether the study's main figure is a percentage."""
+    """Return whether the study's main figure is a percentage."""
     return "%" in study.outcomes[0].name

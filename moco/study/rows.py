@@ -29,7 +29,7 @@ class Row:
 
     @property
     def mean(self) -> float | None:
-        """None where no seed came to the end."""
+        """The mean over seeds; None if no seed finished."""
         return float(np.mean(self.values)) if self.values else None
 
     @property
@@ -55,7 +55,7 @@ class Row:
 
 
 def list_rows(study: Study, arms: Sequence[Arm], results: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """A row for each arm and outcome, in the study's order."""
+    """List one row for each arm and outcome, in the study's order."""
     made = []
     for outcome in study.outcomes:
         for arm in arms:

@@ -42,7 +42,7 @@ def run_cell(cell: Cell, request: StopRequest) -> str:
     for name in ("", *missing):
         code = _call(wanted[name], log, request)
         if code == EXIT_CODE or request.noted:
-            raise StoppedError(f"cell {cell.name}: stopped, saved: the same command goes on")
+            raise StoppedError(f"cell {cell.name}: stopped and saved: run the same command to continue")
         if code == 2:
             raise BadInputError(f"cell {cell.name}: {_last_line(log)}")
         if code:
@@ -87,7 +87,7 @@ def _last_line(log: Path) -> str:
 
 
 def collect_result(study: Study, cell: Cell, state: str | None = None) -> Result | None:
-    """The figures of a cell; None where it has none yet, say because another machine still works on it."""
+    """Return the figures of a cell; None where it has none yet, say because another machine still works on it."""
     if not (cell.run / "config.json").is_file():
         return None
     run = read_run(cell.run)
@@ -106,7 +106,7 @@ def collect_result(study: Study, cell: Cell, state: str | None = None) -> Result
 
 
 def figures_of(run: Run) -> dict[str, Any]:
-    """All that is known of a run: `run`, of its training, and each evaluation under its name."""
+    """Return all that is known of a run: `run`, of its training, and each evaluation under its name."""
     result = run.status.get("result")
     training = dict(result) if isinstance(result, dict) else {}
     speeds = [value for _, value in run.series("images_per_second")[1:] if value]
@@ -118,7 +118,7 @@ def figures_of(run: Run) -> dict[str, Any]:
 
 
 def find_number(figures: Mapping[str, Any], key: str) -> float | None:
-    """The number under a key of parts joined by dots; None where there is none."""
+    """Find the number under a key of parts joined by dots; None where there is none."""
     value: Any = figures
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -131,7 +131,7 @@ def keep_cell_result(out: Path, result: Result) -> None:
 
 
 def read_cell_result(out: Path, cell: Cell) -> Result | None:
-    """A finished cell's figures; None where there are none."""
+    """Read a finished cell's figures; None where there are none."""
     try:
         result = read_object(out / "results" / f"{cell.name}.json")
     except (OSError, BadInputError):
@@ -141,5 +141,5 @@ def read_cell_result(out: Path, cell: Cell) -> Result | None:
 
 
 def read_finished(out: Path, some: Iterable[Cell]) -> list[Result]:
-    """The figures of those cells that are done or have diverged."""
+    """Read the figures of those cells that are done or have diverged."""
     return [result for cell in some if (result := read_cell_result(out, cell)) is not None]

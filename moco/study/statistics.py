@@ -82,7 +82,7 @@ def _fellows(row: Row, some: Sequence[Row]) -> list[Row]:
 
 
 def agreement(some: Sequence[Row], seed: int = 0) -> Agreement | None:
-    """How far the order of the means is the paper's; None where fewer than three rows have both.
+    """Return how far the order of the means is the paper's; None where fewer than three rows have both.
 
     An arm that the paper says fails, or that diverged here with every seed, stands below all others. The interval is of
     taus of figures drawn from normal distributions around the means (a parametric bootstrap over seeds).
@@ -108,7 +108,7 @@ def _tau(here: Any, paper: Any) -> tuple[float, float]:
 
 
 def judge_claims(study: Study, some: Sequence[Row], sure: float = SURE) -> list[Judged]:
-    """Each claim against the difference of its two rows, with the interval of this confidence.
+    """Return each claim against the difference of its two rows, with the interval of this confidence.
 
     The interval is Student's t on what seeds and arms together leave unexplained (`fit_effects`): arms with one seed
     have their initial weights and the draws of their views in common. With a single seed nothing can be paired, and
@@ -153,7 +153,7 @@ def _decide(claim: Claim, difference: float, error: float) -> str:
 
 
 def looks_level(seeds: int) -> float:
-    """The confidence of each look at a study of so many seeds, so that all looks together are wrong in 5%.
+    """Return the confidence of each look at a study of so many seeds, so that all looks together are wrong in 5%.
 
     A study that leaves out settled arms looks after 2, 3, ... seeds: 1 - 0.05 / (seeds - 1) each (Bonferroni).
     """
@@ -161,7 +161,7 @@ def looks_level(seeds: int) -> float:
 
 
 def arms_to_go_on(study: Study, some: Sequence[Row], seeds: int) -> set[str]:
-    """The arms whose next seed can still matter: those in a claim that is undecided at the level of one look.
+    """Return the arms whose next seed can still matter: those in a claim that is undecided at the level of one look.
 
     An arm in no claim goes on: the order of the arms, and the chart, need it.
     """

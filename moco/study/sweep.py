@@ -25,7 +25,7 @@ class Round:
 
 
 def settle_study(config: StudyConfig) -> Study:
-    """The study of this name, or the one that --flag and --values make.
+    """Return the study of this name, or the one that --flag and --values make.
 
     Raises BadInputError where the two do not go together, or a flag or value is none of moco pretrain.
     """
@@ -61,7 +61,7 @@ def _value(word: str) -> Any:
 
 
 def plan_rounds(arms: int) -> list[Round]:
-    """The rounds of successive halving: the better half goes on, rounded up, with twice the images, down to two arms.
+    """Plan successive halving: the better half, rounded up, continues with twice the images, down to two arms.
 
     (Jamieson and Talwalkar, arXiv:1502.07943, with a factor of 2.)
     """
@@ -72,7 +72,7 @@ def plan_rounds(arms: int) -> list[Round]:
 
 
 def best_arms(rows: Sequence[Row], arms: Sequence[Arm], count: int) -> list[Arm]:
-    """The arms with the best means of the study's first figure, in the study's order; one that diverged is last."""
+    """Select the arms with the best means of the first figure, in the study's order; diverged ones rank last."""
     own = {row.arm.name: row for row in rows if row.outcome == rows[0].outcome}
     sign = -1 if rows[0].outcome.lower_is_better else 1
     means = {name: -math.inf if row.mean is None else sign * row.mean for name, row in own.items()}

@@ -16,11 +16,11 @@ MAIN = 0.5
 def write_verdict(
     study: Study, rows: Sequence[Row], agreed: Agreement | None, judged: Sequence[Judged], random: float | None
 ) -> str:
-    """What was measured, how far the order is the paper's, which of its claims hold, and what failed."""
+    """Write what was measured, how far the order is the paper's, which of its claims hold, and what failed."""
     main = [row for row in rows if row.outcome == study.outcomes[0] or row.outcome.series]
     known = [row for row in main if row.mean is not None]
     if not known:
-        return "No cell is finished yet: there is nothing to say."
+        return "No cell is finished yet."
     parts = [_extremes(study, known), _against_random(known, random), _order(agreed), *_claims(judged)]
     failed = [row.name for row in main if row.diverged]
     if failed:
@@ -41,7 +41,7 @@ def _extremes(study: Study, known: Sequence[Row]) -> str:
         second = ordered[1]
         gap = abs((best.mean or 0.0) - (second.mean or 0.0))
         clear = gap > Z_95 * math.hypot(errors[best.name], errors[second.name])
-        sentence += f", {'clearly before' if clear else 'within the noise of'} {second.name} ({_figure(second)})"
+        sentence += f", {'clearly ahead of' if clear else 'within the noise of'} {second.name} ({_figure(second)})"
         sentence += f"; {last.name} did worst, {_figure(last)}" if len(ordered) > 2 else ""
     return sentence + "."
 
@@ -66,9 +66,9 @@ def _order(agreed: Agreement | None) -> str:
         return ""
     interval = f"Kendall's tau {show(agreed.tau)}, 95% interval {show(agreed.low)} to {show(agreed.high)}"
     said = (
-        "is the paper's in the main" if agreed.low > 0 and agreed.tau >= MAIN
-        else "leans towards the paper's" if agreed.low > 0
-        else "is rather the reverse of the paper's" if agreed.high < 0
+        "mostly agrees with the paper's" if agreed.low > 0 and agreed.tau >= MAIN
+        else "rather agrees with the paper's" if agreed.low > 0
+        else "rather reverses the paper's" if agreed.high < 0
         else "neither clearly agrees nor clearly disagrees with the paper's"
     )  # fmt: skip
     return f"The order of the {agreed.rows} arms {said} ({interval})."
@@ -83,7 +83,7 @@ def _claims(judged: Sequence[Judged]) -> list[str]:
 
 
 def describe_difference(one: Judged) -> str:
-    """A claim's difference with its interval."""
+    """Describe a claim's difference with its interval."""
     if not math.isfinite(one.difference):
         return "the other diverged"
     return f"{'+' if one.difference >= 0 else ''}{show(one.difference)} ± {show(one.error)}"

@@ -61,7 +61,7 @@ class Body(nn.Module):
             self.get_submodule(name).requires_grad_(False)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """The features after every stage, in their order."""
+        """Return the features after every stage, in their order."""
         for name in ("conv1", "bn1", "relu", "maxpool"):
             x = self.get_submodule(name)(x)
         features = OrderedDict[str, Tensor]()
@@ -107,7 +107,7 @@ class Pyramid(nn.Module):
 
 
 def resnet_of(encoder: Encoder) -> ResNet:
-    """The encoder's ResNet. Raises BadInputError where it is another net."""
+    """Return the encoder's ResNet. Raises BadInputError where it is another net."""
     if not isinstance(encoder.backbone, ResNet):
         raise BadInputError(
             f"the weights are a {encoder.plan.arch}, and the models of moco transfer stand on the stages of a ResNet: "
@@ -129,7 +129,7 @@ def dilate(stage: nn.Module) -> None:
 
 
 def levels_of(features: nn.Module) -> dict[str, Level]:
-    """The feature maps that a net gives: their channels and strides, as an image on its way through it shows."""
+    """Return the feature maps that a net gives: their channels and strides, as an image on its way through it shows."""
     with torch.no_grad():
         copied = copy.deepcopy(features).to("meta").eval()
         maps: Mapping[str, Tensor] = copied(torch.empty(1, 3, PROBE, PROBE, device="meta"))
@@ -137,7 +137,7 @@ def levels_of(features: nn.Module) -> dict[str, Level]:
 
 
 def with_synchronised_norms(model: nn.Module, device: str, ranks: int) -> tuple[nn.Module, str]:
-    """The model with BN synchronised over several GPUs, and how its BN works in words.
+    """Return the model with BN synchronised over several GPUs, and how its BN works in words.
 
     torch's SyncBatchNorm refuses CPUs: there each process normalises by its own share of the batch.
     """

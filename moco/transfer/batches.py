@@ -37,14 +37,14 @@ class TrainingBatches:
         return build_passes(self.examples.annotations, config.repeat_threshold, config.skip_empty, config.seed)
 
     def at(self, step: int) -> Batch:
-        """The batch of `step`."""
+        """Return the batch of `step`."""
         share = self.config.batch_size // self.ranks
         first = step * self.config.batch_size + self.rank * share
         views = [self._view(place) for place in range(first, first + share)]
         return [image for image, _ in views], [target for _, target in views]
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
-        """The batches of steps start..stop-1, in order, made ahead by `workers` processes (0: in this one)."""
+        """Yield the batches of steps start..stop-1 in order, made ahead by `workers` processes (0: in this one)."""
         return load_ahead(self.at, range(start, stop), workers)
 
     def _view(self, place: int) -> tuple[Tensor, Any]:
@@ -65,7 +65,7 @@ class TrainingBatches:
 
 
 def move_batch(batch: Batch, device: str) -> Batch:
-    """The batch on the device, its images in [0, 1]."""
+    """Return the batch on the device, its images in [0, 1]."""
     images, targets = batch
     return [pixels(image, device) for image in images], [
         target.to(device) if isinstance(target, Tensor) else {name: value.to(device) for name, value in target.items()}

@@ -27,7 +27,7 @@ IMAGE, LABELS = "_leftImg8bit.png", "_gtFine_{}.png"
 
 
 def objects_of(path: str, index: int) -> Objects:
-    """The objects of an instance image; a group whose objects are not labelled one by one is a crowd."""
+    """Return the objects of an instance image; a group whose objects are not labelled one by one is a crowd."""
     values = read_values(path)
     found = [int(value) for value in np.unique(values) if label_of(int(value)) in THINGS]
     masks = empty_masks(*values.shape)
@@ -49,23 +49,23 @@ def objects_of(path: str, index: int) -> Objects:
 
 
 def label_of(value: int) -> int:
-    """The class of a value in an instance image."""
+    """Return the class of a value in an instance image."""
     return value // PER_CLASS if value >= PER_CLASS else value
 
 
 def find_void(values: Values) -> npt.NDArray[np.bool_]:
-    """Where an instance image (H, W) shows what is not evaluated; the benchmark leaves single caravans out of it."""
+    """Find the pixels of an instance image (H, W) that are not evaluated; the benchmark excludes single caravans."""
     return (values < PER_CLASS) & ~np.isin(values, list(EVALUATED))
 
 
 def open_instances(data: Path, split: str) -> MappedImages:
-    """The images of a split with the objects of the 8 classes whose objects are labelled one by one."""
+    """Open the images of a split with the objects of the 8 classes whose objects are labelled one by one."""
     things = tuple(EVALUATED[label] for label in THINGS)
     return MappedImages(*_files(data, split, "instanceIds"), things, "cityscapes", "instance", objects_of)
 
 
 def open_semantic(data: Path, split: str) -> MappedImages:
-    """The images of a split with the 19 classes that are evaluated; all else is void."""
+    """Open the images of a split with the 19 classes that are evaluated; all else is void."""
     paths, maps = _files(data, split, "labelIds")
     meaning = np.full(1 << 16, VOID)
     meaning[list(EVALUATED)] = np.arange(len(EVALUATED))

@@ -33,7 +33,7 @@ HALF_PIXEL = 0.5
 
 
 def open_coco(data: Path, split: str, layout: str) -> ObjectTable:
-    """The images of a split with their boxes, and the outlines or keypoints of their objects, as the layout says.
+    """Open the images of a split with their boxes, and the outlines or keypoints of their objects, as the layout says.
 
     Raises BadInputError naming the file that is missing or wrong.
     """
@@ -52,7 +52,7 @@ def open_coco(data: Path, split: str, layout: str) -> ObjectTable:
 
 
 def open_lvis(data: Path, split: str) -> ObjectTable:
-    """The images of a split of LVIS v1 or v0.5, in COCO's image folders, with boxes and outlines."""
+    """Open the images of a split of LVIS v1 or v0.5, in COCO's image folders, with boxes and outlines."""
     name = "val" if split == "test" else "train"
     names = [f"lvis_{version}_{name}.json" for version in ("v1", "v0.5")]
     path = first_file([place / name for place in (data / "annotations", data, data / "lvis") for name in names])
@@ -83,7 +83,7 @@ def read_coco(
     keypoints: bool = False,
     part: str | None = None,
 ) -> ObjectTable:
-    """What a JSON file in COCO's format says; `find` gives the file of an image.
+    """Read what a JSON file in COCO's format says; `find` gives the file of an image.
 
     With `keypoints` the objects have these, and without it outlines, where any of them has one: the task decides, not
     the file. Where `part` names a split, the images are divided between the splits.
@@ -191,8 +191,8 @@ def _warn_of_missing(packed: list[bytes], boxes: Floats, crowd: Flags, annotatio
     missing = np.array([not one for one in packed]) & (boxes[:, 2:] > boxes[:, :2]).all(1) & ~crowd
     if missing.any():
         warnings.warn(
-            f"{path}: {int(missing.sum())} of {len(packed)} objects have no outline that can be drawn, the first is "
-            f"annotation {annotations[int(missing.argmax())].get('id')}: their boxes train, the loss of masks and "
+            f"{path}: {int(missing.sum())} of {len(packed)} objects have no outline that can be drawn (the first: "
+            f"annotation {annotations[int(missing.argmax())].get('id')}): their boxes train, but the mask loss and "
             f"mask AP leave them out",
             stacklevel=4,
         )
@@ -200,7 +200,7 @@ def _warn_of_missing(packed: list[bytes], boxes: Floats, crowd: Flags, annotatio
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the garbage collector, which would look through millions of lists again and again."""
+    """Pause the garbage collector, which would search millions of lists repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:

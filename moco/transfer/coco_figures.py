@@ -28,7 +28,7 @@ SIGMAS = {
 }  # fmt: skip
 """COCO's spread of people's marks for each keypoint, as a part of the object's size."""
 MEAN_SIGMA = sum(SIGMAS.values()) / len(SIGMAS)
-"""For keypoints that COCO does not have."""
+"""The spread of keypoints that COCO does not have."""
 
 
 @dataclass(frozen=True)

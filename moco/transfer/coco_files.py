@@ -48,7 +48,7 @@ def find_coco(data: Path, split: str, prefix: str) -> CocoFiles:
 
 
 def image_folder(data: Path, names: list[str]) -> Folder:
-    """The first of the folders in D or in its `images`; a name may also be one from D on."""
+    """Return the first of the folders in D or in its `images`; a name may also be one from D on."""
     for folder in (place / name for name in names for place in (data, data / "images")):
         if folder.is_dir():
             return Folder(folder, "the images of a split", data)
@@ -56,7 +56,7 @@ def image_folder(data: Path, names: list[str]) -> Folder:
 
 
 def first_file(paths: list[Path]) -> Path:
-    """The first that is there. Raises BadInputError where none is."""
+    """Return the first that is there. Raises BadInputError where none is."""
     for path in paths:
         if path.is_file():
             return path

@@ -18,6 +18,7 @@ from moco.runtime.fields import (
     Earlier,
     JsonOutput,
     LogEvery,
+    Loggers,
     NotNegative,
     Positive,
     Precision,
@@ -49,7 +50,7 @@ TRANSFER_GROUPS: dict[str, tuple[str, ...]] = {
                "accept_changed_data", "skip_empty", "repeat_threshold"),
     "Evaluation": ("detections", "score_threshold", "nms_threshold", "precise_bn", "evaluate_every", "test_images",
                    "voc_rule", "shown_images"),
-    "Machine and logging": ("precision", "timeout", "threads", "log_every", "checkpoint_every"),
+    "Machine and logging": ("precision", "timeout", "threads", "log_every", "logger", "checkpoint_every"),
 }  # fmt: skip
 """Title -> fields, in the order of --help-all; --help lists the first group. What no group names is in the second."""
 
@@ -145,6 +146,7 @@ class TransferConfig:
     threads: Threads = None
     workers: Annotated[Workers, tyro.conf.arg(help="Processes that load images; by default one per core.")] = None
     log_every: LogEvery = 20
+    logger: Loggers = ()
     checkpoint_every: CountOrZero = 1000
     """Steps between two checkpoints (0: only at the end)."""
     white_level: Annotated[WhiteLevel, Earlier(65535)] = None

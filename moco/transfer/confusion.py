@@ -12,7 +12,7 @@ Cells = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 def count_confusions(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], classes: int) -> Cells:
-    """How often each class (H, W) was taken for which; void pixels do not count."""
+    """Return how often each class (H, W) was taken for which; void pixels do not count."""
     known = truth != VOID
     cells, counts = np.unique(truth[known] * classes + predicted[known], return_counts=True)
     return cells, counts

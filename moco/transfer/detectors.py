@@ -41,7 +41,7 @@ class DetectorPlan:
     features: Features
     heads: Heads
     classes: int
-    """Without background."""
+    """The number of classes without background."""
     keypoints: int = 0
     channels: int = 256
     """Channels of the FPN and the mask head; the fully connected box head has four times as many, DC5's neck twice."""
@@ -69,7 +69,7 @@ class DetectorPlan:
 
 
 def build_detector(encoder: Encoder, plan: DetectorPlan) -> GeneralizedRCNN:
-    """A detector whose body is a copy of the encoder's ResNet.
+    """Build a detector whose body is a copy of the encoder's ResNet.
 
     It takes images (3, h, w) in [0, 1] and, in training, targets as torchvision's; it gives a loss for each part, or
     detections in pixels of the images it was given. Raises BadInputError where the encoder is no ResNet.
@@ -191,7 +191,7 @@ class StridedAnchors(AnchorGenerator):
         self.strides = tuple(strides)
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """For each image, the anchors (n, 4) of all maps, one after the other."""
+        """Return for each image the anchors (n, 4) of all maps, one after the other."""
         grids = [list(x.shape[-2:]) for x in feature_maps]
         device = feature_maps[0].device
         self.set_cell_anchors(torch.float32, device)

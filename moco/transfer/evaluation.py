@@ -23,7 +23,7 @@ COCO_COUNTS = 100
 
 @torch.no_grad()
 def evaluate_model(model: nn.Module, examples: Examples, config: TransferConfig) -> dict[str, float]:
-    """The figures of the benchmark, in percent; several processes share the images, each of which goes alone."""
+    """Return the figures of the benchmark, in percent; several processes share the images, each of which goes alone."""
     model.eval()
     counted = config.detections if config.detections > COCO_COUNTS else None
     scorer = Scorer(examples, config.voc_rule, counted)
@@ -35,20 +35,20 @@ def evaluate_model(model: nn.Module, examples: Examples, config: TransferConfig)
 
 
 def predict(model: nn.Module, image: Tensor, config: TransferConfig) -> Any:
-    """What a model in evaluation says of one image (3, H, W) of bytes."""
+    """Return what a model in evaluation says of one image (3, H, W) of bytes."""
     with autocast(config.precision, config.device):
         return model([pixels(image, config.device)])[0]
 
 
 def choose_tested(examples: Examples, most: int | None) -> list[int]:
-    """The images that are looked at: all, or so many of them, evenly chosen."""
+    """Choose the images that are looked at: all, or so many of them, evenly chosen."""
     count = min(most or len(examples), len(examples))
     return [i * len(examples) // count for i in range(count)]
 
 
 @torch.no_grad()
 def draw_predictions(model: nn.Module, examples: Examples, config: TransferConfig) -> list[dict[str, Any]]:
-    """Some test images with what is true and what was found, for the report; on the first process."""
+    """Return some test images with what is true and what was found, for the report; on the first process."""
     model.eval()
     chosen = choose_tested(examples, min(config.shown_images, len(examples))) if config.shown_images else []
     return [draw_prediction(examples, index, predict(model, examples[index][0], config)) for index in chosen]
@@ -56,7 +56,7 @@ def draw_predictions(model: nn.Module, examples: Examples, config: TransferConfi
 
 @contextmanager
 def use_precise_statistics(model: nn.Module, batches: Iterable[Batch], config: TransferConfig) -> Iterator[None]:
-    """With BN's statistics being the plain means over some training batches, as long as it lasts.
+    """Replace BN's statistics by plain means over some training batches inside the block, then restore them.
 
     Running statistics lag behind weights that move. Afterwards they are as before: to evaluate changes nothing.
     A layer that saw no batch (a mask head without an object) keeps its own.

@@ -83,7 +83,7 @@ class Examples(Dataset[tuple[Tensor, Target]]):
         return decode(self.annotations.path(index), self.white_level or WHITEST, upright=upright)
 
     def target(self, index: int) -> Target:
-        """What is known of an image, without reading it."""
+        """Return what is known of an image, without reading it."""
         return self.annotations.target(index)
 
     def size(self, index: int) -> tuple[int, int]:
@@ -91,7 +91,7 @@ class Examples(Dataset[tuple[Tensor, Target]]):
         return self.annotations.size(index)
 
     def name(self, index: int) -> str:
-        """The image's file."""
+        """Return the image's file."""
         return self.annotations.path(index)
 
 
@@ -113,7 +113,7 @@ def settle_white(data: str | Path, given: int | None, train: Examples, test: Exa
 
 
 def files_of(data: str | Path, *parts: Examples) -> FileImages:
-    """The files of all parts, images and annotations, each once, by their paths in the folder of the data."""
+    """Return the files of all parts, images and annotations, each once, by their paths in the folder of the data."""
     root, names = os.fsencode(Path(data)), dict[bytes, None]()
     for examples in parts:
         names.update((os.fsencode(examples.name(index)), None) for index in range(len(examples)))
@@ -123,7 +123,7 @@ def files_of(data: str | Path, *parts: Examples) -> FileImages:
 
 
 def open_examples(layout: Layout, data: str | Path, split: Split) -> Examples:
-    """The images of a split of a folder in one of the layouts (docs/transfer-data.md).
+    """Open the images of a split of a folder in one of the layouts (docs/transfer-data.md).
 
     Raises BadInputError naming the file that is missing or wrong, and what was expected.
     """

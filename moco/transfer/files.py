@@ -20,14 +20,14 @@ HELD_OUT = 10
 
 
 def require_folder(folder: Path, what: str) -> Path:
-    """The folder. Raises BadInputError, with what it should hold, where it is not there."""
+    """Return the folder. Raises BadInputError, with what it should hold, where it is not there."""
     if not folder.is_dir():
         raise BadInputError(f"{folder}: no such folder, expected {what}")
     return folder
 
 
 def read_text(path: Path) -> str:
-    """A file of text in UTF-8, or in UTF-16 with its mark. Raises BadInputError where it cannot be read."""
+    """Read a file of text in UTF-8, or in UTF-16 with its mark. Raises BadInputError where it cannot be read."""
     try:
         content = read_bounded(path, LARGEST_LIST)
         return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -36,27 +36,27 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a file of text that are not blank."""
+    """Read the lines of a file of text that are not blank."""
     return [line.strip() for line in re.split(r"[\r\n]+", read_text(path)) if line.strip()]
 
 
 def is_system_name(name: str) -> bool:
-    """Whether a file or folder is hidden, or a system's own: thumbnails, waste, and the ._ files of macOS."""
+    """Return whether a file or folder is hidden, or a system's own: thumbnails, waste, and the ._ files of macOS."""
     return name.startswith(".") or is_system(os.fsencode(name))
 
 
 def is_system_path(path: Path, root: Path) -> bool:
-    """Whether a part of the path below the root is a system's own."""
+    """Return whether a part of the path below the root is a system's own."""
     return any(is_system_name(part) for part in path.relative_to(root).parts)
 
 
 def hold_out(count: int, split: str) -> list[int]:
-    """The numbers of the images that belong to a split where the files make none: every tenth one is tested on."""
+    """Split images whose files name no split: every tenth is tested on. Returns the numbers of those in `split`."""
     return [number for number in range(count) if (number % HELD_OUT == 0) == (split == "test")]
 
 
 def require_inside(name: object, source: Path) -> list[tuple[str, ...]]:
-    """The parts of a file name read from `source`: as it is written, and with back-slashes between folders.
+    """Return the parts of a file name read from `source`: as it is written, and with back-slashes between folders.
 
     Raises BadInputError where it could lead out of its folder.
     """
@@ -68,7 +68,7 @@ def require_inside(name: object, source: Path) -> list[tuple[str, ...]]:
 
 
 def name_readings(line: str) -> list[str]:
-    """What may be the name in a line of a list: the line, or its first column; without quotation marks."""
+    """List the possible names in a line of a list: the line, or its first column, without quotation marks."""
     quoted = re.match(r"(['\"])(.+?)\1", line)
     if quoted:
         return [quoted[2]]
@@ -99,7 +99,7 @@ class Folder:
         self._dropped: dict[str, tuple[str, ...]] = {}
 
     def find(self, name: object, source: Path) -> str:
-        """The path of a file that `source` names. Raises BadInputError where it is not there, or not in the folder."""
+        """Find the file that `source` names. Raises BadInputError if it is missing or outside the folder."""
         found = self._find(name, source, ("",))
         if found is None and isinstance(name, str) and re.match(r"[/\\]|[A-Za-z]:", name):
             raise _leads_out(name, source)
@@ -110,7 +110,7 @@ class Folder:
         return found
 
     def find_image(self, line: str, source: Path, endings: Iterable[str] = EXTENSIONS) -> str:
-        """The path of the image that a line of `source` names, without its ending or with it."""
+        """Find the path of the image that a line of `source` names, without its ending or with it."""
         every = (".jpg", *endings)
         for name in name_readings(line):
             found = self._find(name, source, (*every, ""))
@@ -141,7 +141,7 @@ class Folder:
         """The path, unless names that begin with different folders lead to it."""
         if self._dropped.setdefault(found, dropped) != dropped:
             raise BadInputError(
-                f"{source}: file name {name!r} and another, of another folder, both lead to {found}, expected a file "
+                f"{source}: file name {name!r} and one from another folder both match {found}: expected one file "
                 f"for each: correct them"
             )
         return found
@@ -182,6 +182,4 @@ def _fold(name: str) -> str:
 
 
 def _leads_out(name: object, source: Path) -> BadInputError:
-    return BadInputError(
-        f"{source}: file name {name!r}, expected one inside the folder of images (or the end of it there): correct it"
-    )
+    return BadInputError(f"{source}: file name {name!r}, expected one inside the folder of images: correct it")

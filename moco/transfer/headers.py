@@ -30,7 +30,7 @@ class Header:
 def read_header(path: str) -> Header:
     """Read an image's header. Raises BadInputError where it cannot be read, or is no regular file."""
     if not os.path.isfile(path):
-        raise BadInputError(f"{path}: no such file, or no regular one: remove or replace it")
+        raise BadInputError(f"{path}: no such file, or not a regular file: remove or replace it")
     try:
         with PillowImage.open(path, formats=FORMATS) as image:
             width, height = image.size

@@ -36,7 +36,7 @@ class Conv5(nn.Module):
 
 
 def find_outlined(labels: list[Tensor], matched: list[Tensor], targets: Targets) -> list[Tensor]:
-    """The regions (n,) of each image whose object has an outline: nothing but zeros is not true of any object."""
+    """Find the regions (n,) of each image whose object has an outline: nothing but zeros is not true of any object."""
     columns = zip(labels, matched, targets, strict=True)
     return [
         (label > 0) & (target["masks"].flatten(1).amax(1) > 0)[rows] if len(target["masks"]) else label > 0
@@ -47,7 +47,7 @@ def find_outlined(labels: list[Tensor], matched: list[Tensor], targets: Targets)
 def outline_loss(
     logits: Tensor, found: list[Tensor], proposals: list[Tensor], matched: list[Tensor], targets: Targets
 ) -> Tensor:
-    """The loss of the masks (n, classes, H, W) that were predicted for the regions `found`."""
+    """Return the loss of the masks (n, classes, H, W) that were predicted for the regions `found`."""
     boxes, rows = ([part[of] for part, of in zip(parts, found, strict=True)] for parts in (proposals, matched))
     masks, classes = ([target[name] for target in targets] for name in ("masks", "labels"))
     loss: Tensor = maskrcnn_loss(logits, boxes, masks, classes, rows)

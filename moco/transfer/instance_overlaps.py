@@ -103,7 +103,7 @@ def _class_ap(images: Sequence[Overlaps], label: int, threshold: float) -> float
 
 
 def area_by_trapezoids(right: Flags, scores: Floats, missed: int) -> float:
-    """The area under precision over recall, from recall 0 and precision 1 on, with a point for each distinct score."""
+    """Integrate precision over recall, from recall 0 and precision 1, with a point for each distinct score."""
     if not len(scores):
         return 0.0
     order = np.argsort(-scores, kind="stable")

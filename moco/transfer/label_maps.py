@@ -19,7 +19,7 @@ BORDER = (224, 224, 192)
 
 
 def classes_of(path: str, index: int, *, label_of: Values, classes: int, colours: Colours | None = None) -> LabelMap:
-    """The class of every pixel, `label_of` (65536,) being a class, VOID, or -1. Raises BadInputError for -1."""
+    """Return the class of every pixel, `label_of` (65536,) being a class, VOID, or -1. Raises BadInputError for -1."""
     values = read_values(path, colours)
     labels = label_of[values]
     if labels.min() < 0:
@@ -43,7 +43,7 @@ def label_maps(
 
 
 def open_voc_semantic(data: Path, split: str) -> MappedImages:
-    """The images of a split of VOC's segmentation layout.
+    """Open the images of a split of VOC's segmentation layout.
 
     Class names come from labelmap.txt (CVAT's, with the colour of each); else from classes.txt (one a line, from label
     0 on); else from ImageSets/Main, whose lists are named after VOC's classes, and label 0 is the background; else

@@ -22,7 +22,7 @@ MOST_WARMUP = 10
 
 
 def build_model(config: TransferConfig, weights: Weights, train: Examples) -> tuple[nn.Module, str]:
-    """The model of a task on a copy of the encoder, on the device, and how its BN works in words."""
+    """Build the model of a task on a copy of the encoder, on the device, and describe its BN in words."""
     task, mean, std = TASKS[config.task], weights.mean, weights.std
     model: nn.Module
     if task.features == "fcn" or task.heads == "pixels":
@@ -43,7 +43,7 @@ def build_model(config: TransferConfig, weights: Weights, train: Examples) -> tu
 
 
 def heads_for(task: Task, train: Examples) -> Heads:
-    """What a detector learns: what its task says, but no masks where the annotations have none."""
+    """Return what a detector learns: what its task says, but no masks where the annotations have none."""
     assert task.heads != "pixels"
     return "box" if task.heads == "mask" and train.kind != "instance" else task.heads
 
@@ -60,7 +60,7 @@ def build_transfer_optimizer(config: TransferConfig, model: nn.Module) -> torch.
 
 
 def build_transfer_schedule(config: TransferConfig) -> Schedule:
-    """The learning rate over the run: a warm-up, then steps."""
+    """Build the learning rate over the run: a warm-up, then steps."""
     warmup = min(config.warmup_steps, config.max_steps // MOST_WARMUP)
     return Schedule("step", config.lr, config.max_steps, warmup, config.milestones, config.lr_decay, config.lr_drops)
 
@@ -68,11 +68,11 @@ def build_transfer_schedule(config: TransferConfig) -> Schedule:
 def describe_transfer(
     config: TransferConfig, weights: Weights, model: nn.Module, norms: str, batches: TrainingBatches, test: Examples
 ) -> str:
-    """What a person should know before the first step."""
+    """Describe what a person should know before the first step."""
     plan, train, task = weights.encoder.plan, batches.examples, TASKS[config.task]
     masks = task.heads != "mask" or heads_for(task, train) == "mask"
     return (
-        f"{config.task}: {task.about}{'' if masks else '; boxes alone: the annotations have no outlines'}\n"
+        f"{config.task}: {task.about}{'' if masks else '; boxes only: the annotations have no masks'}\n"
         f"{len(train)} training and {len(test)} test images, {len(train.classes)} classes{batches.passes.describe()}; "
         f"{config.weights} "
         f"({plan.arch}, {weights.origin}), {parameter_count(model) / 1e6:.1f} M parameters with the new layers\n"

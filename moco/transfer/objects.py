@@ -68,11 +68,11 @@ class ObjectTable:
         return len(self.paths)
 
     def path(self, index: int) -> str:
-        """The image's file."""
+        """Return the image's file."""
         return self.paths.name(index)
 
     def image_id(self, index: int) -> int:
-        """The image's number in the annotations, or its place in the list."""
+        """Return the image's number in the annotations, or its place in the list."""
         return int(self.image_ids[index])
 
     def size(self, index: int) -> tuple[int, int]:
@@ -81,11 +81,11 @@ class ObjectTable:
         return height, width
 
     def rows(self, index: int) -> slice:
-        """The objects of an image."""
+        """Return the objects of an image."""
         return slice(int(self.ends[index]), int(self.ends[index + 1]))
 
     def target(self, index: int) -> Objects:
-        """The objects of an image, in torchvision's convention."""
+        """Return the objects of an image, in torchvision's convention."""
         rows = self.rows(index)
         target: Objects = {
             "boxes": torch.from_numpy(self.boxes[rows].astype(np.float32)),
@@ -145,7 +145,7 @@ def check_boxes(boxes: Floats, sizes: Integers, where: Callable[[int], str], sou
 
 
 def number_names(names: Sequence[str], classes: tuple[str, ...], where: Callable[[int], str]) -> Integers:
-    """The label, from 1, of each name. Raises BadInputError for a name that is not among the classes."""
+    """Return the label, from 1, of each name. Raises BadInputError for a name that is not among the classes."""
     places = {name: place for place, name in enumerate(classes, start=1)}
     labels = np.array([places.get(name, 0) for name in names], np.int64)
     if not labels.all():

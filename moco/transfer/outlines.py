@@ -28,7 +28,7 @@ LONGEST_SHIFT = 60
 
 
 def coco_masks() -> Any:
-    """The functions on masks of faster-coco-eval. Raises BadInputError where it is not installed."""
+    """Return the functions on masks of faster-coco-eval. Raises BadInputError where it is not installed."""
     try:
         from faster_coco_eval.core import mask
     except ImportError as error:
@@ -39,7 +39,7 @@ def coco_masks() -> Any:
 
 
 def pack_outline(outline: Any, size: tuple[int, int], box: Sequence[float] = ()) -> bytes:
-    """An annotation's polygons, or its run lengths as numbers or COCO's text, as bytes; none where it encloses nothing.
+    """Pack an annotation's polygons or run lengths (numbers or COCO's text) as bytes; none if it encloses nothing.
 
     Polygons may also be pairs of numbers, or a single flat list. Four numbers are the object's box (x, y, width, height
     or its two corners) where they agree with `box` (x1 y1 x2 y2), and else nothing.
@@ -66,7 +66,7 @@ def _rings(outline: list[Any]) -> list[Ring]:
     try:
         rings = [np.array(ring, np.float64) for ring in outline]
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError("a polygon that is no list of numbers") from error
+        raise ValueError("a polygon that is not a list of numbers") from error
     if any(ring.ndim != 1 and ring.shape[1:] != (2,) for ring in rings):
         raise ValueError("a segmentation that is neither polygons nor run lengths")
     return [ring.ravel() for ring in rings]
@@ -75,7 +75,7 @@ def _rings(outline: list[Any]) -> list[Ring]:
 def _checked(ring: Ring, size: tuple[int, int], box: Sequence[float]) -> Ring:
     """The polygon, or no numbers where it encloses nothing."""
     if not np.isfinite(ring).all():
-        raise ValueError("a polygon with a corner that is no number")
+        raise ValueError("a polygon with a corner that is not a number")
     if len(ring) and np.abs(ring).max() > (1 + BEYOND) * max(size):
         raise ValueError(f"a polygon with a corner far outside the image of {size[1]} x {size[0]} pixels")
     if len(ring) == len(box) == 4:
@@ -93,18 +93,18 @@ def _checked(ring: Ring, size: tuple[int, int], box: Sequence[float]) -> Ring:
 
 
 def rectangle(box: Sequence[float]) -> Ring:
-    """The polygon of a box x1 y1 x2 y2."""
+    """Return the polygon of a box x1 y1 x2 y2."""
     x1, y1, x2, y2 = box
     return np.array([x1, y1, x2, y1, x2, y2, x1, y2], np.float64)
 
 
 def pack_rectangle(box: Sequence[float]) -> bytes:
-    """A box x1 y1 x2 y2 as the outline of its object."""
+    """Pack a box x1 y1 x2 y2 as the outline of its object."""
     return POLYGONS + array("d", [1, 8, *rectangle(box).tolist()]).tobytes()
 
 
 def extent(packed: bytes, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The box x1 y1 x2 y2 around a packed outline that encloses something."""
+    """Return the box x1 y1 x2 y2 around a packed outline that encloses something."""
     if packed[:1] == POLYGONS:
         corners = np.concatenate([np.array(ring).reshape(-1, 2) for ring in polygons(packed)])
         (x1, y1), (x2, y2) = corners.min(0).tolist(), corners.max(0).tolist()
@@ -115,7 +115,7 @@ def extent(packed: bytes, size: tuple[int, int]) -> tuple[float, float, float, f
 
 
 def runs(outline: dict[str, Any], size: tuple[int, int]) -> npt.NDArray[np.uint32]:
-    """The lengths of a mask's runs, column by column, beginning with the background's. Raises ValueError."""
+    """Return the lengths of a mask's runs, column by column, beginning with the background's. Raises ValueError."""
     counts = outline.get("counts")
     numbers = _from_text(counts) if isinstance(counts, str) else counts
     if list(size) != list(outline.get("size", ())):
@@ -148,7 +148,7 @@ def _from_text(text: str) -> list[int]:
 
 
 def coco_outline(packed: bytes, size: tuple[int, int]) -> Any:
-    """The run lengths of a packed outline, if there is one, as COCO's code takes them."""
+    """Return the run lengths of a packed outline, if there is one, as COCO's code takes them."""
     masks = coco_masks()
     height, width = size
     if packed[:1] == RUNS:
@@ -157,7 +157,7 @@ def coco_outline(packed: bytes, size: tuple[int, int]) -> Any:
 
 
 def polygons(packed: bytes) -> list[list[float]]:
-    """The polygons of a packed outline."""
+    """Return the polygons of a packed outline."""
     numbers = np.frombuffer(packed, np.float64, offset=1)
     count = int(numbers[0])
     ends = np.cumsum(numbers[1 : 1 + count], dtype=np.int64)
@@ -165,7 +165,7 @@ def polygons(packed: bytes) -> list[list[float]]:
 
 
 def draw_masks(outlines: Sequence[bytes], size: tuple[int, int]) -> Mask:
-    """The masks (n, H, W), 0 or 1, of packed outlines; nothing but 0 where there is none."""
+    """Draw the masks (n, H, W), 0 or 1, of packed outlines; nothing but 0 where there is none."""
     drawn = np.zeros((len(outlines), *size), np.uint8)
     for mask, packed in zip(drawn, outlines, strict=True):
         if not packed:

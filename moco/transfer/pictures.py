@@ -27,7 +27,7 @@ COLOURS = (
 
 
 def draw_prediction(examples: Examples, index: int, prediction: Any) -> dict[str, Any]:
-    """The name of an image, and pictures of `truth` and `found` as WebP in base64."""
+    """Draw `truth` and `found` on an image. Returns its name, and the two pictures as WebP in base64."""
     image, target = examples[index]
     if isinstance(target, Tensor):
         return {"truth": _encoded(_areas(image, target)), "found": _encoded(_areas(image, prediction.cpu()))}

@@ -83,5 +83,5 @@ TASKS = {
 
 
 def transfer_config(task: str, **given: Any) -> TransferConfig:
-    """The config of a task, with some of its values given: `transfer_config("voc-c4", weights="run", ...)`."""
+    """Return the config of a task, with some of its values given: `transfer_config("voc-c4", weights="run", ...)`."""
     return TransferConfig(**{"task": task, **TASKS[task].values, **given})

@@ -19,7 +19,7 @@ FLAGS = {"0": False, "1": True, "false": False, "true": True, "none": False, "":
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a file holds. Raises BadInputError where it cannot be read, or holds something else."""
+    """Read the object that a file holds. Raises BadInputError where it cannot be read, or holds something else."""
     try:
         content = json.loads(read_bounded(path, LARGEST_JSON))
     except (OSError, ValueError, RecursionError) as error:
@@ -30,7 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def list_records(content: dict[str, Any], path: Path, key: str) -> Records:
-    """The objects of a list, which is taken out of the content."""
+    """Take a list of objects out of the content."""
     records = content.pop(key, None)
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise BadInputError(f"{path}: no list of objects under {key!r}, expected COCO's format")
@@ -38,7 +38,7 @@ def list_records(content: dict[str, Any], path: Path, key: str) -> Records:
 
 
 def read_column(records: Records, key: str, path: Path, what: str, kind: type, width: int = 0) -> Any:
-    """A number, or `width` of them, of every record. Raises BadInputError naming the first that is none."""
+    """Read a number, or `width` of them, of every record. Raises BadInputError naming the first that is none."""
     shape = (len(records), width) if width else (len(records),)
     try:
         values = np.array([record[key] for record in records], np.float64).reshape(shape)
@@ -59,7 +59,7 @@ def read_column(records: Records, key: str, path: Path, what: str, kind: type, w
 
 
 def read_flags(records: Records, key: str, path: Path) -> Flags:
-    """A yes or no of every annotation, which may be text; no where nothing is said."""
+    """Read a yes or no of every annotation, which may be text; no where nothing is said."""
     found = [FLAGS.get(str(record.get(key, 0)).strip().lower().removesuffix(".0")) for record in records]
     if None in found:
         row = found.index(None)
@@ -96,7 +96,7 @@ class Ids:
         """The ids (n,), or where these are no numbers the rows."""
 
     def places(self, records: Records, key: str) -> Integers:
-        """The row to which each record's `key` refers."""
+        """Return the row to which each record's `key` refers."""
         try:
             return np.array([self._rows[self._known_as(record[key])] for record in records], np.int64)
         except (KeyError, TypeError):

@@ -34,7 +34,7 @@ class Passes:
         self._ends = dict[int, Integers]()
 
     def at(self, place: int) -> Chosen:
-        """The image at a place, counted over all passes."""
+        """Return the image at a place, counted over all passes."""
         epoch, position = self._split(place)
         ends = self._ends_of(epoch)
         slot = int(permute(position, int(ends[-1]), seed=self.seed, stream=Stream.ORDER, epoch=epoch)[0])
@@ -42,12 +42,12 @@ class Passes:
         return Chosen(epoch, index, slot - (int(ends[index - 1]) if index else 0))
 
     def epoch(self, place: int) -> float:
-        """How many passes are done there."""
+        """Return how many passes are done there."""
         epoch, position = self._split(place)
         return epoch + position / int(self._ends_of(epoch)[-1])
 
     def counts(self, epoch: int) -> Integers:
-        """How often each image (n,) comes in a pass."""
+        """Return how often each image (n,) comes in a pass."""
         whole = np.floor(self.factors).astype(np.int64)
         if self._whole:
             return whole
@@ -78,7 +78,7 @@ class Passes:
 
 
 def build_passes(annotations: Annotations, repeat_threshold: float, skip_empty: bool, seed: int) -> Passes:
-    """The passes over images of which those with rare classes come more often, and those without objects may not come.
+    """Plan passes that repeat images with rare classes and may skip images without objects.
 
     Raises BadInputError where the layout has no list of objects to tell that from, or no image has any.
     """

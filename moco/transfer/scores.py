@@ -61,7 +61,7 @@ class Scorer:
             self._records[index] = Found(found.boxes, found.labels, found.scores, packed, keypoints)
 
     def state(self) -> dict[int, Any]:
-        """What was collected, for `merge` on another process."""
+        """Return what was collected, for `merge` on another process."""
         return dict(self._records)
 
     def merge(self, states: Iterable[dict[int, Any]]) -> None:
@@ -70,7 +70,7 @@ class Scorer:
             self._records.update(state)
 
     def result(self) -> dict[str, float]:
-        """The figures of the images that were added; a class has none where no object of it is in them.
+        """Return the figures of the images that were added; a class has none where no object of it is in them.
 
         voc: AP50, AP, AP75. coco, lvis: box_AP, mask_AP, keypoint_AP, each with AP50, AP75 and by size (lvis: and by
         frequency). cityscapes: mask_AP, mask_AP50. semantic: mIoU, pixel_accuracy. NAME/CLASS: of one class.
@@ -93,7 +93,7 @@ class Scorer:
 def score_predictions(
     examples: Examples, predictions: Iterable[Prediction], ap_rule: ApRule = "11-point"
 ) -> dict[str, float]:
-    """The figures of predictions for the first images of `examples`, in their order."""
+    """Return the figures of predictions for the first images of `examples`, in their order."""
     scorer = Scorer(examples, ap_rule)
     for index, prediction in enumerate(predictions):
         scorer.add(index, prediction)

@@ -38,7 +38,7 @@ class SegmentationNet(nn.Module):
         return F.interpolate(self.head(features), size=x.shape[-2:], mode="bilinear", align_corners=False)
 
     def forward(self, images: list[Tensor], targets: list[Tensor] | None = None) -> dict[str, Tensor] | list[Tensor]:
-        """The loss, or a label for each pixel of each image."""
+        """Return the loss, or a label for each pixel of each image."""
         if not self.training:
             return [self.logits(image[None])[0].argmax(0) for image in images]
         assert targets is not None

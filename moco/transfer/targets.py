@@ -52,37 +52,37 @@ class Annotations(Protocol):
     def __len__(self) -> int: ...
 
     def path(self, index: int) -> str:
-        """The image's file."""
+        """Return the image's file."""
 
     def image_id(self, index: int) -> int:
-        """The image's number in the annotations, or its place in the list."""
+        """Return the image's number in the annotations, or its place in the list."""
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image, as annotated."""
 
     def target(self, index: int) -> Target:
-        """What is known of the image."""
+        """Return what is known of the image."""
 
 
 def for_training(target: Objects) -> Objects:
-    """The objects that train: no crowd, none marked difficult, none without width or height."""
+    """Return the objects that train: no crowd, none marked difficult, none without width or height."""
     boxes = target["boxes"]
     sized = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     return select_objects(target, sized & ~target["iscrowd"] & ~target["ignore"])
 
 
 def select_objects(target: Objects, chosen: Tensor) -> Objects:
-    """Some of an image's objects, by a mask (n,) or indices."""
+    """Return some of an image's objects, by a mask (n,) or indices."""
     return {name: value[chosen] if name in PER_OBJECT else value for name, value in target.items()}
 
 
 def mirrored_pairs(names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    """The keypoints whose names differ only in left and right."""
+    """Return the keypoints whose names differ only in left and right."""
     places = {name: place for place, name in enumerate(names)}
     partners = ((place, places.get(name.replace("left", "right"))) for name, place in places.items() if "left" in name)
     return tuple((left, right) for left, right in partners if right is not None)
 
 
 def empty_masks(height: int, width: int) -> Tensor:
-    """The masks of no objects."""
+    """Return the masks of no objects."""
     return torch.zeros((0, height, width), dtype=torch.uint8)

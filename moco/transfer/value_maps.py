@@ -41,11 +41,11 @@ class MappedImages:
         return self.maps
 
     def path(self, index: int) -> str:
-        """The image's file."""
+        """Return the image's file."""
         return self.paths.name(index)
 
     def image_id(self, index: int) -> int:
-        """The image's place in the list."""
+        """Return the image's place in the list."""
         return index
 
     def size(self, index: int) -> tuple[int, int]:
@@ -53,16 +53,16 @@ class MappedImages:
         return read_header(self.maps.name(index)).size
 
     def values(self, index: int) -> Values:
-        """The map (H, W)."""
+        """Return the map (H, W)."""
         return read_values(self.maps.name(index), self.colours)
 
     def target(self, index: int) -> Target:
-        """What the map says of the image."""
+        """Return what the map says of the image."""
         return self.read(self.maps.name(index), index)
 
 
 def read_values(path: str, colours: Colours | None = None) -> Values:
-    """The values (H, W) of a palette, grey or black-and-white image, or a grey one in RGB: not its colours.
+    """Read the values (H, W) of a palette, grey or black-and-white image, or a grey one in RGB: not its colours.
 
     Where `colours` give their meaning, they are read in images of colours, and in those whose palette has no other.
     """

@@ -68,7 +68,7 @@ def detection_view(
     skeleton: Skeleton | None = None,
     mirrored: float = 0.5,
 ) -> tuple[Image, Objects]:
-    """A shorter side drawn from a range, ends included; `mirrored` is the share of views that are mirror images."""
+    """Draw a shorter side from a range, ends included; `mirrored` is the share of views that are mirrored."""
     side = int(torch.randint(shorter[0], shorter[1] + 1, (), generator=generator))
     mirror = _coin(generator, mirrored)
     image, target = resize(image, target, side, longest)
@@ -83,7 +83,7 @@ def semantic_view(
     scale: tuple[float, float] = (0.5, 2.0),
     mirrored: float = 0.5,
 ) -> tuple[Image, LabelMap]:
-    """A scale drawn from a range, a square of `crop` pixels anywhere in the result; a share of them is `mirrored`.
+    """Draw a scale from a range, and a square of `crop` pixels in the result; `mirrored` is the mirrored share.
 
     Where the scaled image is smaller than the square, the rest is the mean colour, and VOID.
     """

@@ -32,7 +32,7 @@ class _Annotated:
 
 
 def open_voc(data: Path, split: str, classes: tuple[str, ...] | None = None) -> ObjectTable:
-    """The images of a split with their boxes; without `classes`, these are the names in all XML files, sorted.
+    """Open the images of a split with their boxes; without `classes`, these are the names in all XML files, sorted.
 
     VOC counts pixels from 1 and includes the last: a box is (xmin - 1, ymin - 1, xmax, ymax) from corner to corner.
     Raises BadInputError naming the file that is missing or wrong.
@@ -73,7 +73,7 @@ def open_voc(data: Path, split: str, classes: tuple[str, ...] | None = None) -> 
 
 
 def read_xml(path: Path) -> Element:
-    """The root of an XML file; one that declares a document type is refused, and with it every entity of its own."""
+    """Parse an XML file and return its root. Refuses a document type, and with it custom entities."""
     builder = TreeBuilder()
 
     def refuse(*_: object) -> None:

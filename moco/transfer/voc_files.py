@@ -31,13 +31,13 @@ class VocList:
         return self.path.parents[2]
 
     def lines(self, split: str) -> list[str]:
-        """The lines of the split's images."""
+        """Return the lines of the split's images."""
         lines = read_lines(self.path)
         return [lines[number] for number in hold_out(len(lines), split)] if self.whole else lines
 
 
 def roots(data: Path, part: str) -> list[Path]:
-    """The folder itself, or those in it (VOC2007, VOC2012) or in its VOCdevkit, that hold ImageSets and `part`."""
+    """Find the folders with ImageSets and `part`: this one, or those in it (VOC2007, VOC2012) or its VOCdevkit."""
     for place in (data, data / "VOCdevkit"):
         candidates = [place, *(sorted(place.iterdir()) if place.is_dir() else ())]
         found = [folder for folder in candidates if (folder / "ImageSets" / part).is_dir()]
@@ -47,7 +47,7 @@ def roots(data: Path, part: str) -> list[Path]:
 
 
 def split_lists(folders: list[Path], part: str, split: str) -> list[VocList]:
-    """The lists that make up a split. Test: test.txt where there is any, else val.txt. Train: what is not tested on.
+    """Find the lists of a split. Test: test.txt if there is one, else val.txt. Train: everything not tested on.
 
     With a test.txt that is trainval.txt (or train.txt), without one train.txt alone. Where there is only default.txt, a
     tenth of it is tested on.
@@ -67,7 +67,7 @@ def split_lists(folders: list[Path], part: str, split: str) -> list[VocList]:
 
 
 def annotated_files(data: Path, split: str) -> list[tuple[str, Path]]:
-    """Each image of a split with its XML file. Raises BadInputError naming what is missing."""
+    """Return each image of a split with its XML file. Raises BadInputError naming what is missing."""
     beside = _folders_of_splits(data)
     if beside:
         folders = [beside[name] for name in SPLIT_FOLDERS[split] if name in beside][:1]
@@ -90,7 +90,7 @@ def annotated_files(data: Path, split: str) -> list[tuple[str, Path]]:
 
 
 def every_xml(data: Path) -> list[Path]:
-    """The XML files of all splits."""
+    """Return the XML files of all splits."""
     beside = _folders_of_splits(data)
     plain = None if beside or _has_lists(data) else _plain_folders(data)
     folders = [plain[0]] if plain else list(beside.values())
@@ -100,7 +100,7 @@ def every_xml(data: Path) -> list[Path]:
 
 
 def name_below(path: str, images: Folder) -> str:
-    """An image's name below its folder, without its ending: that of what belongs to it."""
+    """Return an image's name below its folder, without its ending: that of what belongs to it."""
     return os.path.splitext(os.path.relpath(path, images.root))[0].replace(os.sep, "/")
 
 

@@ -34,7 +34,7 @@ def end(config: Any, folder: Path, case: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("case", "how"),
-    [("SIGKILL", "was ended by SIGKILL, which .* memory is used up"), ("SIGSEGV", "was ended by SIGSEGV"),
+    [("SIGKILL", "was ended by SIGKILL, which .* memory runs out"), ("SIGSEGV", "was ended by SIGSEGV"),
      ("exit", "ended with exit code 7")],
 )  # fmt: skip
 def test_a_process_that_dies_says_how(case: str, how: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import jaxtyping
 import numpy as np
 import pytest
+import tifffile
 import timm
 import torch
 from PIL import Image as PillowImage
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 
 from moco.cli import main
 from moco.commands import readiness
+from moco.interop.checkpoints import load_weights
 from moco.pretraining import timing
 from moco.pretraining.timetable import Timetable
 from moco.pretraining.timing import StepTime
@@ -85,7 +87,7 @@ def test_from_scratch(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told["settings"]["max_steps"]["value"] == config["max_steps"]
     assert (Path("run") / "evaluations" / "knn.json").is_file()
     assert main(start()) == 0  # its own settings are kept, whatever would be measured now
-    assert "its own settings are kept" in capsys.readouterr().err
+    assert "already holds a run: keeping its settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -102,8 +104,8 @@ def test_with_weights(data: Path, capsys: pytest.CaptureFixture[str], more: list
     assert result["way"] == recipe
     assert {one["name"] for one in reasons()["compared"]} == {
         "random weights", "raw pixels", "timm:test_efficientnet@net.safetensors"}  # fmt: skip
-    assert "<- taken" in err
-    assert "too short to try other ways" in reasons()["way"]["why"]
+    assert "<- chosen" in err
+    assert "too short for trials of other methods" in reasons()["way"]["why"]
     config = json.loads(Path("run/config.json").read_text())
     assert (config["keep"], config["arch"]) == ("best" if recipe == "continued" else "last", "timm:test_efficientnet")
 
@@ -141,9 +143,9 @@ def test_without_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path.rename(data / "photos" / path.name)
     assert main(start("--init-weights", "timm:test_efficientnet@net.safetensors")) == 0
     out = capsys.readouterr().out
-    assert "no labels to compare ways by" in out
+    assert "no labels to compare methods by" in out
     assert "find their own second view" in out
-    assert "without labels nobody can say how good the encoder is" in out
+    assert "without labels moco cannot measure how well the encoder separates your classes" in out
     kept = json.loads(Path("run/status.json").read_text())["result"]["kept"]
     assert (kept["by"], kept["images"]) == ("views", 40)
     assert reasons()["compared"] == []
@@ -210,6 +212,47 @@ def test_absurd_wishes(data: Path, capsys: pytest.CaptureFixture[str], more: lis
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1
+    assert not Path("run").exists()
+
+
+@pytest.fixture
+def scenes(data: Path) -> Path:
+    """Sixteen images of four channels and 16 bits, of two classes that differ in the last channel."""
+    rng = np.random.default_rng(0)
+    for i in range(16):
+        (data / "scenes" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        values = rng.integers(1000, 2000, (4, 100, 100)).astype(np.uint16)
+        values[3] += np.uint16(9000 * (i % 2))
+        tifffile.imwrite(data / "scenes" / "ab"[i % 2] / f"{i:02}.tif", values, photometric="minisblack",
+                         planarconfig="separate")  # fmt: skip
+    return data
+
+
+@pytest.mark.parametrize(("more", "recipe"), [(["--for", "small"], "quick"), (["--init-weights", NET], "continued")])
+def test_other_channels(scenes: Path, capsys: pytest.CaptureFixture[str], more: list[str], recipe: str) -> None:
+    """Four channels of 16 bits, from scratch or by weights with another first layer; then kNN's figure."""
+    assert main([*start(*more, "--minutes", "60", "--max-steps", "2"), "--data", "scenes", "--json"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["way"] == recipe
+    assert set(result["knn"]["baselines"]) == {"random", "pixels"}
+    assert "images of 4 channels of uint16: views change brightness" in err
+    if recipe == "continued":
+        assert f"comparing {NET} as it is, its first layer for 4 channels," in err
+        assert "the first layer takes 4 channel(s): its three channels in turn" in err
+    else:
+        assert "from scratch, because published weights, which would teach, take RGB, and these images are 4" in err
+    form = load_weights("run").form
+    assert form is not None
+    assert (form.channels, form.depth) == (4, "uint16")
+
+
+@pytest.mark.parametrize("given", [["--for", "small", "--init-weights", NET], ["--channels", "3"]])
+def test_channels_that_do_not_fit(scenes: Path, capsys: pytest.CaptureFixture[str], given: list[str]) -> None:
+    """A teacher of RGB cannot see them; and they are four."""
+    assert main([*start(*given), "--data", "scenes"]) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert ("these weights take RGB, and the images are 4 channels" in err) == ("small" in given)
     assert not Path("run").exists()
 
 

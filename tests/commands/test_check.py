@@ -4,7 +4,9 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from PIL import Image as PillowImage
 
 from moco.cli import main
@@ -40,4 +42,21 @@ def test_all_unreadable_images_are_listed(photos: Path, capsys: pytest.CaptureFi
 def test_a_sound_set(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is listed, and what is left out is not read."""
     assert main(["check", "--data", str(photos), "--exclude", "1.png", "--exclude", "a,b*", "--exclude", "2.png"]) == 0
-    assert "2 images read, 0 of them cannot be" in capsys.readouterr().out
+    assert "2 images checked, 0 cannot be read" in capsys.readouterr().out
+
+
+def test_images_of_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bands at full depth are read as pretrain reads them; those of other channels or without a number are listed."""
+    rng = np.random.default_rng(0)
+    for name, channels in (("0", 3), *((str(i), 4) for i in range(1, 8))):
+        values = rng.normal(100, 5, (channels, 6, 6)).astype(np.float32)
+        values[0, 2, 3] = np.nan if name == "6" else 1
+        tifffile.imwrite(tmp_path / f"{name}.tif", values, photometric="minisblack", planarconfig="separate")
+    (tmp_path / "7.tif").write_bytes((tmp_path / "7.tif").read_bytes()[:300])
+    assert main(["check", "--data", str(tmp_path), "--workers", "1", "--json"]) == 0
+    found = {one["path"]: one["reason"] for one in json.loads(capsys.readouterr().out)["unreadable"]}
+    assert found.keys() == {"0.tif", "6.tif", "7.tif"}
+    assert "3 channels of float, expected 4 channels of float" in found["0.tif"]
+    assert "nan in channel 1, row 2, column 3" in found["6.tif"]
+    assert main(["check", "--data", str(tmp_path), "--workers", "1", "--no-data", "nan", "--channels", "3"]) == 0
+    assert "8 images checked, 7 cannot be read" in capsys.readouterr().out

@@ -254,7 +254,7 @@ def test_an_embedding_older_than_its_images(tiny_run: Path, photos: Path, tmp_pa
     for name, content in before.items():
         (photos / name).write_bytes(content)
         os.utime(photos / name, ns=(1, 1))
-    with pytest.warns(UserWarning, match="taken for copies"):
+    with pytest.warns(UserWarning, match="treated as copies"):
         assert run(more)["encoded"] == 0
 
 

@@ -430,7 +430,7 @@ def test_a_file_with_other_features_is_not_kept(weights: Path, tmp_path: Path, m
         return tensors
 
     monkeypatch.setattr(targets, "backbone_tensors", changed)
-    with pytest.raises(RuntimeError, match=r"differ from ours by 0\.00"):
+    with pytest.raises(RuntimeError, match=r"differ from moco.s by 0\.00"):
         export(weights, "torchvision", tmp_path / "net.pth")
     assert not list(tmp_path.iterdir())
 

@@ -16,7 +16,7 @@ UNCLEAR = {**FASTER, "high": 0.5}
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        ({"lr": 30.0, "training_loss": 150.8}, "on the training images its loss is 150.8, where guessing has 2.303"),
+        ({"lr": 30.0, "training_loss": 150.8}, "its loss on the training images is 150.8, and guessing gives 2.303"),
         ({"lr": 30.0, "training_loss": 2.0}, None),
         ({"lr": 0.1, "training_loss": 1.5, "agreement": FASTER}, None),  # crops may cost so much
         ({"lr": 0.001, "training_loss": 2.2, "agreement": FASTER}, "the fast protocol is 5.00 points better"),

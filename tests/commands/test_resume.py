@@ -56,7 +56,7 @@ def test_another_command_is_refused(tmp_path: Path, resumed: list[tuple[str, Any
     """In one line that names the file; nothing is run."""
     values = {**json.loads(to_json(CONFIGS["pretrain"])), "command": name}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(BadInputError, match=r"config\.json: a run of .*: expected one of pretrain or transfer"):
+    with pytest.raises(BadInputError, match=r"config\.json: a run of .*: only runs of pretrain and transfer"):
         resume(ResumeConfig(tmp_path))
     assert resumed == []
 

@@ -126,7 +126,7 @@ def test_tiny_images_are_not_trained_on_without_a_word(
     """It says that they are enlarged, and to what."""
     monkeypatch.setattr(scene, "load", lambda *_: {"train": Listing(8, side)})
     scene.open_scene(AutoConfig("tiny", Path("run"), device="cpu"), {}, Budget(60.0, 0.0))
-    assert ("is 6 pixels in the median: they are enlarged to 16" in capsys.readouterr().err) == warned
+    assert ("is 6 pixels: moco enlarges them to 16" in capsys.readouterr().err) == warned
 
 
 def test_a_small_set_is_decoded_once(prepared: list[Images], monkeypatch: pytest.MonkeyPatch) -> None:

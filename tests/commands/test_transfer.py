@@ -19,9 +19,12 @@ from moco.cli import main
 from moco.commands import transfer as command
 from moco.commands.resume import run as resume
 from moco.commands.transfer import run as transfer
+from moco.core.encoder import EncoderPlan, encoder_tensors
+from moco.data.forms import Form
 from moco.errors import BadInputError, DivergedError
+from moco.interop.checkpoints import random_weights
 from moco.pretraining.config import ResumeConfig
-from moco.runtime.checkpoint import checkpoint_path, load_tensors
+from moco.runtime.checkpoint import checkpoint_path, load_tensors, save_tensors
 from moco.runtime.run import Run
 from moco.transfer import evaluation, evaluator
 from moco.transfer.config import TransferConfig
@@ -40,6 +43,16 @@ SMALL: dict[str, Any] = {
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was found in images is kept elsewhere than a user keeps it."""
     monkeypatch.setenv("MOCO_DATA", str(tmp_path / "kept"))
+
+
+def test_weights_of_channels_are_refused(tmp_path: Path) -> None:
+    """Tasks read RGB: in one line, before anything is written."""
+    form = Form(4, "uint16", (1.0,) * 4, (2.0,) * 4)
+    weights = random_weights(EncoderPlan("resnet18-w4", channels=4), 0, form.mean, form.std, form=form)
+    save_tensors(tmp_path / "e.safetensors", encoder_tensors(weights.encoder), weights.metadata)
+    with pytest.raises(BadInputError, match="take 4 channels of uint16, and moco transfer reads all images as bytes"):
+        transfer(config(tmp_path, weights=str(tmp_path / "e.safetensors")))
+    assert not (tmp_path / "run").exists()
 
 
 def config(folder: Path, task: str = "voc-dc5", out: str = "run", **more: Any) -> TransferConfig:

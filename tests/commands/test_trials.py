@@ -61,13 +61,13 @@ def test_a_run_goes_on_from_its_trial_bit_for_bit(place: Path, capsys: pytest.Ca
     assert main([*COMMAND, "--for", goal]) == 0
     out, err = capsys.readouterr()
     ways = {f"a small network taught by {NET}", "from scratch"} | (
-        {f"{NET} trained on" if goal == "accurate" else f"{NET} taught to see small images"}
+        {f"continued training of {NET}" if goal == "accurate" else f"{NET} adapted to small images"}
     )
     assert set(tried()) == ways
     assert {one["steps"] for one in tried().values()} == {12}
-    assert err.count("<- taken") == 2
-    assert "auto: the run goes on from step 12" in err
-    assert "tried for 12 steps it gets" in out
+    assert err.count("<- chosen") == 2
+    assert "auto: continuing the chosen run from step 12" in err
+    assert "after 12 trial steps it classifies" in out
     events = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in events if line.get("event") == "resume"] == [12]
     path = Path("run/config.json")
@@ -105,7 +105,7 @@ def test_weights_that_training_harms_are_judged_as_they_are(monkeypatch: pytest.
     monkeypatch.setattr(trials, "judge_weights", lambda *more: torch.zeros_like(judge_weights(*more)))
     assert main([*COMMAND, "--for", "accurate"]) == 0
     compared = {one["name"]: one["top1"] for one in json.loads(Path("run/auto.json").read_text())["compared"]}
-    assert tried()[f"{NET} trained on"]["top1"] == compared[NET] > 0
+    assert tried()[f"continued training of {NET}"]["top1"] == compared[NET] > 0
     assert json.loads(Path("run/config.json").read_text())["init_weights"] == NET
 
 

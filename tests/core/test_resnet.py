@@ -11,7 +11,7 @@ from torchvision.models.resnet import BasicBlock
 
 from moco.core.encoder import parameter_count
 from moco.core.networks import build_backbone
-from moco.core.resnet import RESNETS, NarrowConv, ResNet, ResNetPlan, resnet_plan
+from moco.core.resnet import RESNETS, NarrowConv, PaddedConv, ResNet, ResNetPlan, resnet_plan
 from moco.core.stems import Stem
 from tests import oracles
 
@@ -54,6 +54,36 @@ def test_narrow_convolution_equals_the_strided_one(side: int, memory: torch.memo
     assert conv.weight.grad is not None
     np.testing.assert_allclose(conv.weight.grad[:, :, 0, 0].numpy(), np.tile(pixels.sum((0, 2, 3)), (5, 1)), atol=1e-12)
     assert int((x.grad != 0).sum()) == 2 * 3 * 4 * 4  # every second row and column
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_a_convolution_of_single_pixels_is_the_same(side: int) -> None:
+    """Values and gradients are those of torch's convolution; taps that meet only padding get a gradient of zero."""
+    torch.manual_seed(0)
+    conv, plain = (
+        PaddedConv(4, 5, 3, padding=1, bias=False).double(),
+        nn.Conv2d(4, 5, 3, padding=1, bias=False).double(),
+    )
+    plain.load_state_dict(conv.state_dict())
+    ours, theirs = (torch.randn(2, 4, side, side, dtype=torch.float64).requires_grad_() for _ in range(2))
+    theirs.data.copy_(ours.data)
+    y, expected = conv(ours), plain(theirs)
+    (y * torch.arange(y.numel()).view_as(y)).sum().backward()
+    (expected * torch.arange(y.numel()).view_as(y)).sum().backward()
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    torch.testing.assert_close(conv.weight.grad, plain.weight.grad)
+
+
+def test_the_last_stage_has_them_and_draws_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many random numbers are drawn, in the same order, as for plain convolutions."""
+    torch.manual_seed(3)
+    ours = ResNet(RESNETS["resnet18"], "imagenet")
+    assert sum(isinstance(module, PaddedConv) for module in ours.modules()) == 3
+    monkeypatch.setattr("moco.core.resnet._pad_no_pixels", lambda blocks: None)
+    torch.manual_seed(3)
+    for own, plain in zip(ours.parameters(), ResNet(RESNETS["resnet18"], "imagenet").parameters(), strict=True):
+        assert torch.equal(own, plain)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])

@@ -1,21 +1,70 @@
 """Processes that make items ahead: they end with their parent and with the loader, and say what they cannot do."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from moco.data.ahead import load_ahead
+from moco.errors import BadInputError
 
 
 def test_what_cannot_be_handed_over_ends_the_wait() -> None:
     """As with too little shared memory: the process answers with what to set, and nobody waits for ever."""
-    with pytest.raises(ChildProcessError, match=r"cannot hand them over .*--shm-size 2g.*TMPDIR"):
+    with pytest.raises(ChildProcessError, match=r"cannot pass on its images .*--shm-size 2g.*TMPDIR"):
         next(load_ahead(lambda item: lambda: item, [1, 2], workers=1))
+
+
+def refuse(item: int) -> int:
+    """Raise what an image that cannot be read raises."""
+    raise BadInputError(f"{item} cannot be read")
+
+
+def break_off() -> None:
+    """Let an error come out of the loading, of which one of two processes has nothing to do."""
+    with pytest.raises(BadInputError, match="1 cannot be read"):
+        list(load_ahead(refuse, [1], workers=2))
+
+
+def abandon() -> None:
+    """Leave the loading in its middle to an error that is in a cycle with the frame that loads."""
+    loaded = load_ahead(abs, [1, 2, 3], workers=2)
+    try:
+        raise ValueError(f"{next(loaded)} is enough")
+    except ValueError as error:
+        kept = error
+    assert kept.__traceback__ is not None
+
+
+@pytest.mark.parametrize("leave", [break_off, abandon])
+def test_nothing_is_closed_twice(
+    leave: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where an error ends the loading: the collector would close the pipes, and then the loader, that is other files.
+
+    It printed a traceback for each image that could not be read, and files opened later were closed.
+    """
+    failed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: failed.append(found.exc_value))
+    monkeypatch.setattr(threading, "excepthook", lambda found: failed.append(found.exc_value))
+    gc.collect()
+    before = os.listdir("/proc/self/fd")
+    for _ in range(2):
+        leave()
+        gc.collect()
+    until = time.monotonic() + 10
+    while len(os.listdir("/proc/self/fd")) > len(before) and time.monotonic() < until:  # torch's threads close them
+        time.sleep(0.01)
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
+    assert failed == []
+    assert "Traceback" not in capfd.readouterr().err
 
 
 STUCK = """

@@ -34,7 +34,12 @@ WRAPPERS: dict[str, Callable[[Images], Images]] = {
 COMPOSITIONS = [names for depth in range(3) for names in itertools.product(WRAPPERS, repeat=depth)]
 """No wrapper, each, and each around each."""
 BASES = ("files", "shards", "array", "damaged files", "damaged array")
-MODULES = [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in Path(moco.__file__).parent.rglob("*.py")]
+
+
+@pytest.fixture(scope="module")
+def modules() -> list[tuple[Path, ast.Module]]:
+    """The syntax of every module of the package."""
+    return [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in Path(moco.__file__).parent.rglob("*.py")]
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +145,13 @@ def test_a_wrapper_loses_nothing(bases: dict[str, Images], base: str, wrappers: 
     assert np.array_equal(found.times, expected.times)
 
 
-def test_every_wrapper_is_tested() -> None:
+def test_every_wrapper_is_tested(modules: list[tuple[Path, ast.Module]]) -> None:
     """Those of these modules are all that there are: no other class of the package hands on another set's images."""
     classes = [value for home in (module, kept) for value in vars(home).values() if isinstance(value, type)]
     own = {value.__name__ for value in classes if value.__module__ in (module.__name__, kept.__name__)}
     assert own == set(WRAPPERS)
     found = set()
-    for _, tree in MODULES:
+    for _, tree in modules:
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
@@ -155,11 +160,11 @@ def test_every_wrapper_is_tested() -> None:
     assert found == own | {"Images", "FileImages", "ArrayImages", "ShardImages", "Documents"}
 
 
-def test_nobody_asks_for_the_kind_of_a_set() -> None:
+def test_nobody_asks_for_the_kind_of_a_set(modules: list[tuple[Path, ast.Module]]) -> None:
     """What a set can do is asked of the set: no isinstance outside the module of the class."""
     home = {"FileImages": "images", "ArrayImages": "images", "ShardImages": "shards", "Named": "images"}
     home |= dict.fromkeys(WRAPPERS, "derived") | {"KeptImages": "kept"}
-    for path, tree in MODULES:
+    for path, tree in modules:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
                 asked = {part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)}

@@ -34,9 +34,9 @@ def test_a_folder_with_classes_and_splits(tmp_path: Path, capsys: pytest.Capture
     assert test.labels is not None
     assert test.labels.tolist() == [1]
     said = capsys.readouterr().err
-    assert "1 file(s) that are no text (a/x)" in said
+    assert "1 file(s) that are not text (a/x)" in said
     assert "1 empty document(s) (a/empty)" in said
-    with pytest.raises(BadInputError, match="a/1: is a document, and this wants images"):
+    with pytest.raises(BadInputError, match="a/1: is a document, expected an image"):
         train[0]
 
 
@@ -69,7 +69,7 @@ def test_what_is_no_set_of_documents(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no such folder or file"):
         open_documents(str(tmp_path / "none"))
     write(tmp_path, bin__x=b"\0\0", **{"bad.tsv": "no tab\n"}, train__a__1="one", test__c__2="two")
-    with pytest.raises(BadInputError, match=r"no document in train \(left out: 1 file\(s\) that are no text"):
+    with pytest.raises(BadInputError, match=r"no document in train \(left out: 1 file\(s\) that are not text"):
         open_documents(str(tmp_path / "bin"))
     with pytest.raises(BadInputError, match="line 1 has no tab"):
         open_documents(str(tmp_path / "bad.tsv"))

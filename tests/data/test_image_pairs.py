@@ -1,16 +1,15 @@
 """Masked views, neighbours in a series, and pairs of files, against what they say of themselves."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 import torch
 
 from moco.data.augment import AUGMENTATIONS
-from moco.data.image_pairs import Hidden, ImagePairs, Series, match_names
+from moco.data.image_pairs import Hidden, ImagePairs, match_names
 from moco.data.images import ArrayImages, PathTable
 from moco.data.pairs import PairBatches
 from moco.data.replacement import ChosenImages
+from moco.data.series import Series, group_by_folder
 from moco.data.views import Look, make_views
 from moco.errors import BadInputError
 from moco.runtime.randomness import Stream
@@ -26,6 +25,7 @@ def images(names: list[str], seed: int = 0) -> ArrayImages:
 
 
 FRAMES = ["b/f2.png", "b/f10.png", "a/1.png", "b/f1.png", "a/2.png", "c/0.png"]
+SERIES = Series(group_by_folder(FRAMES), len(FRAMES), 1)
 
 
 def test_the_query_hides_patches_and_the_key_none() -> None:
@@ -42,28 +42,12 @@ def test_the_query_hides_patches_and_the_key_none() -> None:
     assert odd.shape == (4, 3, 8, 8)
 
 
-@pytest.mark.parametrize("within", [1, 2])
-def test_neighbours_are_other_frames_of_the_series(within: int) -> None:
-    """In the order of their numbers, as an oracle counts them; each that is near enough is drawn alike."""
-    series = Series(FRAMES, within)
-    assert series.count == 3
-    ordered = [["a/1.png", "a/2.png"], ["b/f1.png", "b/f2.png", "b/f10.png"], ["c/0.png"]]
-    epochs = np.arange(300)
-    for index, name in enumerate(FRAMES):
-        own = next(one for one in ordered if name in one)
-        place = own.index(name)
-        expected = {own[other] for other in range(len(own)) if 0 < abs(other - place) <= within} or {name}
-        drawn = Counter(FRAMES[row] for row in series(np.full(300, index), epochs, 0))
-        assert drawn.keys() == expected
-        assert min(drawn.values()) > 300 / len(expected) * 0.7
-
-
 def test_the_key_is_a_view_of_the_neighbour() -> None:
     """With the neighbour's own crop, and the batch is the same by its parts."""
-    pairs = ImagePairs(LOOK, Series(FRAMES, 1))
+    pairs = ImagePairs(LOOK, SERIES)
     batches = PairBatches(images(FRAMES), pairs, 3, 8, seed=4)
     batch = batches[1]
-    other = Series(FRAMES, 1)(batch.index.numpy(), np.zeros(3, np.int64), 4)
+    other = SERIES(batch.index.numpy(), np.zeros(3, np.int64), 4)
     (expected,) = make_views(ChosenImages(images(FRAMES), other, 0, 4), (Stream.VIEW_KEY,), LOOK)
     assert batch.x_k is not None
     assert torch.equal(batch.x_k, expected)
@@ -76,7 +60,7 @@ def test_a_neighbour_that_cannot_be_read_is_replaced_by_the_frame_itself() -> No
     found = images(FRAMES)
     found.unreadable = {4: "a/2.png: is damaged"}
     chosen = ChosenImages(found, np.array([2]), 0, 0)
-    x_k = ImagePairs(LOOK, Series(FRAMES, 1))(chosen, (Stream.VIEW_KEY,))[0]
+    x_k = ImagePairs(LOOK, SERIES)(chosen, (Stream.VIEW_KEY,))[0]
     (expected,) = make_views(ChosenImages(found, np.array([2]), 0, 0), (Stream.VIEW_KEY,), LOOK)
     assert torch.equal(x_k, expected)
     assert [(one.name, one.by) for one in chosen.replaced()] == [("a/2.png", "a/1.png")]

@@ -1,5 +1,6 @@
 """A pack holds the images that went into it, in their order, and is there whole or not at all."""
 
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image as PillowImage
 
@@ -24,6 +26,7 @@ from moco.data.catalog import load
 from moco.data.config import PackConfig
 from moco.data.images import ArrayImages, Images, Split, hold
 from moco.data.loader import ViewBatches
+from moco.data.settling import Asked
 from moco.data.shards import ShardImages
 from moco.errors import BadInputError
 
@@ -226,6 +229,99 @@ def test_images_are_brought_to_a_size(photos: Path, tmp_path: Path) -> None:
 def test_a_size_for_shards_is_refused(tmp_path: Path) -> None:
     """They hold the files as they are."""
     assert "--image-size" in refusal("digits", tmp_path / "out" / "p", format="shards", image_size=8)
+
+
+# --- other channels than RGB ----------------------------------------------------------------------------------------
+
+
+def bands(root: Path, count: int = 6, channels: int = 4, side: int = 12, ending: str = "tif") -> str:
+    """Images of four channels and 16 bits, in two classes."""
+    rng = np.random.default_rng(3)
+    for i in range(count):
+        path = root / "ab"[i % 2] / f"{i}.{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = rng.integers(0, 60000, (channels, side, side)).astype(np.uint16)
+        if ending == "npy":
+            np.save(path, values)
+        else:
+            tifffile.imwrite(path, values, photometric="minisblack", planarconfig="separate")
+    return str(root)
+
+
+def read(data: Path | str, **asked: Any) -> dict[Split, Images]:
+    """The images of a set as pretrain reads them."""
+    return load(str(data), form=Asked(**{"channels": "auto", **asked}))
+
+
+@pytest.mark.parametrize("ending", ["tif", "npy"])
+@pytest.mark.parametrize("form", ["arrays", "shards", "auto"])
+def test_channels_keep_their_depth(tmp_path: Path, form: Literal["arrays", "shards", "auto"], ending: str) -> None:
+    """A pack gives what the files give, value for value, with their mean and deviation; arrays suit small ones."""
+    expected = read(bands(tmp_path / "x", ending=ending))
+    run(PackConfig(str(tmp_path / "x"), tmp_path / "p", format=form))
+    found = read(tmp_path / "p")
+    check_same(found, expected)
+    assert isinstance(found["train"], ShardImages if form == "shards" else ArrayImages)
+    assert found["train"].form == expected["train"].form
+    again = PackConfig(str(tmp_path / "p"), tmp_path / "q", format="shards" if form == "arrays" else "arrays")
+    run(again)
+    back = read(tmp_path / "q")["train"]
+    assert all(torch.equal(back[row], expected["train"][row]) for row in range(6))
+
+
+def test_views_of_packed_channels(tmp_path: Path) -> None:
+    """They are those of the files, bit for bit."""
+    direct = hold(read(bands(tmp_path / "x"))["train"])
+    run(PackConfig(str(tmp_path / "x"), tmp_path / "p"))
+    assert direct.form is not None
+    look = AUGMENTATIONS["v2"], 8, direct.form.mean, direct.form.std, 4
+    a, b = (ViewBatches(images, *look)[1] for images in (direct, read(tmp_path / "p")["train"]))
+    assert torch.equal(a.x_q, b.x_q)
+
+
+def test_a_file_for_each_band(tmp_path: Path) -> None:
+    """They become one TIFF, which knows the value that stands for none."""
+    for i, ending in itertools.product(range(4), ("_1.tif", "_2.tif")):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        values = np.random.default_rng(i).integers(0, 900, (7, 5)).astype(np.int16)
+        values[2, 2] = -9999
+        tags = [(42113, 2, 6, "-9999", True)]
+        tifffile.imwrite(tmp_path / "x" / f"{i}{ending}", values + np.int16(i), extratags=tags if i == 0 else [])
+    expected = read(tmp_path / "x", bands=("_1", "_2"), no_data="-9999")["train"]
+    for form in ("arrays", "shards"):
+        run(PackConfig(str(tmp_path / "x"), tmp_path / form, format=form, bands=("_1", "_2"), no_data="-9999"))
+        found = read(tmp_path / form)["train"]
+        assert found.form is not None
+        assert (found.form.channels, found.form.no_data) == (2, "-9999")
+        assert all(torch.equal(found[row], expected[row]) for row in range(4))
+        given = read(tmp_path / form, bands=("_1", "_2"), no_data="-9999")["train"]  # as a run resumed on the pack asks
+        assert torch.equal(given[0], found[0])
+
+
+def test_channels_are_resized_as_they_are(tmp_path: Path) -> None:
+    """Without rounding: the mean of each channel stays."""
+    expected = read(bands(tmp_path / "x", side=16))["train"]
+    run(PackConfig(str(tmp_path / "x"), tmp_path / "p", image_size=8))
+    found = read(tmp_path / "p")["train"][0]
+    assert found.shape == (4, 8, 8)
+    torch.testing.assert_close(found.mean((1, 2)), expected[0].mean((1, 2)), rtol=0.05, atol=0)
+    assert not torch.equal(found, found.round())
+
+
+def test_packed_channels_that_are_not_wanted(tmp_path: Path) -> None:
+    """What reads RGB says what the pack is; --channels rgb packs bytes."""
+    run(PackConfig(bands(tmp_path / "x"), tmp_path / "p"))
+    for asked in (None, Asked("rgb"), Asked("3"), Asked("auto", no_data="7")):
+        with pytest.raises(BadInputError, match=r"p.*(pack the files again|4 channels of uint16, as it was packed)"):
+            load(str(tmp_path / "p"), form=asked)
+    facts = json.loads((tmp_path / "p" / "pack.json").read_text())
+    for bad in ({"channels": 5}, {"mean": "abc"}, {"std": [0.0] * 4}, {"depth": "x"}, {"more": 1}):
+        (tmp_path / "p" / "pack.json").write_text(json.dumps({**facts, "form": {**facts["form"], **bad}}))
+        with pytest.raises(BadInputError, match=r"pack\.json is not that of a pack"):
+            read(tmp_path / "p")
+    odd = tmp_path / "x" / "b" / "5.tif"
+    tifffile.imwrite(odd, np.zeros((3, 12, 12), np.uint16), photometric="minisblack", planarconfig="separate")
+    assert "5.tif is 3 channels of uint16, expected 4" in refusal(tmp_path / "x", tmp_path / "out" / "p")
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------

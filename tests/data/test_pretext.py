@@ -75,10 +75,10 @@ def test_short_spans_are_padded_with_zeros() -> None:
 BYTES = torch.ones(3, dtype=torch.uint8)
 WRONG: list[tuple[Any, torch.Tensor, str]] = [
     (lambda *_: PAIR, PAIR, "gives Tensor: expected a pair"),
-    (lambda *_: (PAIR, PAIR, PAIR), PAIR, "gives 3 values: expected a pair"),
+    (lambda *_: (PAIR, PAIR, PAIR), PAIR, "gives a tuple of 3: expected a pair"),
     (lambda *_: (PAIR, PAIR[:, :3]), PAIR, r"x_k of item #2 has shape \(3, 3, 4\).*expected \(3, 4, 4\) of float32"),
     (lambda *_: (PAIR.double(), PAIR), PAIR, "x_q .* type float64: expected .* of float32"),
-    (lambda *_: (PAIR, PAIR * torch.nan), PAIR, "x_k of item #2 has 48 numbers that are not finite"),
+    (lambda *_: (PAIR, PAIR * torch.nan), PAIR, "x_k of item #2 has 48 numbers that are not finite: expected finite"),
     (lambda *_: (BYTES, BYTES[:0]), SPAN, r"x_k of item #2 has shape \(0,\) \(empty\).*expected \(1 to 8,\) of uint8"),
     (lambda *_: (BYTES.repeat(3), BYTES), SPAN, r"x_q of item #2 has shape \(9,\).*expected \(1 to 8,\)"),
     (lambda *_: ("a", "b"), PAIR, "x_q of item #2 is str: expected a tensor"),

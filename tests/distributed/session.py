@@ -37,6 +37,8 @@ SMALL: dict[str, Any] = {
     "precision": "fp32", "device": "cpu", "augment": "cifar", "lr": 0.02, "feature_dim": 8, "timeout": 60.0,
     "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip
+FEWER, HALF = 20, 10
+"""Steps of the other dictionaries and half of them: their images or batches come by four times."""
 SHARDED, RESUMED, WRONG_GROUPS, FP32 = "memory-bank-sharded", "memory-bank-resumed", "queue-of-2-groups", "queue-fp32"
 IN_PARTS: dict[str, Any] = {
     "dictionary": "queue", "batch_size": 2 * BATCH, "bn_groups": 8, "symmetric": True, "accumulate": 2, "max_steps": 2,
@@ -49,12 +51,13 @@ V3: dict[str, Any] = {
     "schedule": "cosine-after-warmup", "batch_size": 2 * BATCH, "max_steps": 6,
 }  # fmt: skip
 """MoCo v3, with four images in a group: of two, batch normalisation leaves the heads only their signs."""
+SHORT: dict[str, Any] = {"max_steps": FEWER, "checkpoint_every": HALF}
 CASES: dict[str, dict[str, Any]] = {
     "queue": {"dictionary": "queue"},
-    "queue-symmetric": {"dictionary": "queue", "symmetric": True},
-    "memory-bank": {"dictionary": "memory-bank"},
-    SHARDED: {"dictionary": "memory-bank"},
-    "in-batch": {"dictionary": "in-batch"},
+    "queue-symmetric": {"dictionary": "queue", "symmetric": True, **SHORT},
+    "memory-bank": {"dictionary": "memory-bank", **SHORT},
+    SHARDED: {"dictionary": "memory-bank", **SHORT},
+    "in-batch": {"dictionary": "in-batch", **SHORT},
 }
 """What is compared in float64, with the same config on any number of processes."""
 
@@ -115,9 +118,9 @@ def train(config: PretrainConfig, batches: list[Batch], dtype: torch.dtype, *, s
 
 def take_up(run: Path, earlier: Path) -> None:
     """Make a run folder of what an earlier run had left in the middle of it."""
-    middle = checkpoint_path(run, MIDDLE)
+    middle = checkpoint_path(run, HALF)
     middle.parent.mkdir(parents=True)
-    shutil.copy(checkpoint_path(earlier, MIDDLE), middle)
+    shutil.copy(checkpoint_path(earlier, HALF), middle)
     shutil.copy(earlier / "config.json", run)
     shutil.copy(earlier / "metrics.jsonl", run)
 

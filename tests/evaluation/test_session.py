@@ -115,5 +115,5 @@ def test_a_loading_process_that_dies(
     command = ["knn", "--weights", str(tiny_run), "--data", "digits", "--device", "cpu", "--workers", "1"]
     assert main(command) == 1
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("moco: error: a process that loads images is lost: DataLoader worker")
+    assert message.startswith("moco: error: a loading process was lost: DataLoader worker")
     assert message.endswith("give fewer --workers. Then give the command again")

@@ -118,7 +118,7 @@ def test_the_message_says_what_to_do(
     """One line, at once, while the third batch is made."""
     at_batch(3, terminate)
     assert main([*COMMANDS["linear-paper"], "--weights", str(run), *CPU]) == 75
-    said = "moco: error: linear-paper: stopped after step 2 of 10, saved: go on with the same command"
+    said = "moco: error: linear-paper: stopped after step 2 of 10, saved: continue with the same command"
     assert said in capsys.readouterr().err.splitlines()
 
 
@@ -176,7 +176,7 @@ def test_what_is_of_something_else_is_not_taken_up(
     assert main(command) == 0
     out, err = capsys.readouterr()
     assert ("not a sound safetensors file" if change == "damage" else "other settings, weights or images") in err
-    assert err.count("starts again") == 1
+    assert err.count("starting over") == 1
     assert main(command) == 0
     anew, whole = (figures(json.loads(one)) for one in (out, capsys.readouterr().out))
     assert anew == whole

@@ -315,7 +315,7 @@ def test_the_same_images_are_no_change(tmp_path: Path) -> None:
     assert events(run, "data_changed") == []
 
 
-@pytest.mark.filterwarnings("default:.*taken for a copy")
+@pytest.mark.filterwarnings("default:.*treated as a copy")
 def test_a_copy_is_taken_for_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every time of change is another, names and sizes are not: a warning, as on a machine they were copied to."""
     data, run = halted(tmp_path)
@@ -324,7 +324,7 @@ def test_a_copy_is_taken_for_the_same(tmp_path: Path, capsys: pytest.CaptureFixt
     for path in (tmp_path / "old").iterdir():
         (data / path.name).write_bytes(path.read_bytes())
     assert main(["resume", str(run)]) == 0
-    assert "taken for a copy" in capsys.readouterr().err
+    assert "treated as a copy" in capsys.readouterr().err
 
 
 def test_a_fingerprint_that_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

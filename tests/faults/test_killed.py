@@ -92,7 +92,7 @@ def test_a_stopped_rank(tmp_path: Path, whole: Whole) -> None:
     assert training.processes[0].exitcode == 1
     stalled = f"1 (process {training.processes[1].pid} on {os.uname().nodename})"
     said = training.text().splitlines()[-1]
-    assert said.startswith("moco: error: process 0 of 2 got no answer from the others; without a pulse: ")
+    assert said.startswith("moco: error: process 0 of 2 got no answer from the others; no heartbeat from ")
     assert stalled in said
     assert "0 (process" not in said
     training.kill()
@@ -111,7 +111,7 @@ def test_a_stopped_rank_under_torchrun(tmp_path: Path) -> None:
     reached(run, 3)
     first = job.rank(0)
     os.kill(first, signal.SIGSTOP)
-    named = f"moco: error: process 1 of 2 got no answer from the others; without a pulse: 0 (process {first} on "
+    named = f"moco: error: process 1 of 2 got no answer from the others; no heartbeat from 0 (process {first} on "
     until(lambda: named in job.text(), "the error", seconds=30)
     assert job.process.wait(60) == 1
 
@@ -123,7 +123,7 @@ def test_a_killed_rank(tmp_path: Path) -> None:
     place.wait()
     training.send(signal.SIGKILL, 1)
     assert training.exit_codes(seconds=30) == [1, -signal.SIGKILL]
-    assert f"without a pulse: 1 (process {training.processes[1].pid} on " in training.text().splitlines()[-1]
+    assert f"no heartbeat from 1 (process {training.processes[1].pid} on " in training.text().splitlines()[-1]
 
 
 def test_a_rank_that_never_comes(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_killed_loading_process(tmp_path: Path, whole: Whole) -> None:
     os.kill(loaders[0], signal.SIGKILL)
     assert training.exit_codes() == [1]
     said = training.text().splitlines()[-1]
-    assert said.startswith(f"moco: error: a process that loads images is lost: DataLoader worker (pid {loaders[0]})")
+    assert said.startswith(f"moco: error: a loading process was lost: DataLoader worker (pid {loaders[0]})")
     assert "Traceback" not in training.text()
     assert saved_steps(run)[0] == 4
     load_tensors(run / "checkpoints" / "000000004.safetensors")

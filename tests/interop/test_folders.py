@@ -43,7 +43,7 @@ def write_json(path: Path, content: Any) -> None:
 def antialiased(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """A narrow ResNet of timm with average pooling in place of strides, which its tensors do not show."""
 
-    def test_resnet_aa(pretrained: bool = False, **options: Any) -> nn.Module:
+    def make_resnet_aa(pretrained: bool = False, **options: Any) -> nn.Module:
         classes = options.get("num_classes", 1000)
         net = ResNet(
             cast("Any", BasicBlock),
@@ -56,9 +56,9 @@ def antialiased(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
         net.pretrained_cfg = timm.get_pretrained_cfg("test_resnet").to_dict()  # type: ignore[union-attr]
         return net
 
-    monkeypatch.setitem(timm.models._registry._model_entrypoints, "resnetaa50", test_resnet_aa)
+    monkeypatch.setitem(timm.models._registry._model_entrypoints, "resnetaa50", make_resnet_aa)
     torch.manual_seed(0)
-    return test_resnet_aa(num_classes=3).eval()
+    return make_resnet_aa(num_classes=3).eval()
 
 
 def timm_features(net: nn.Module, images: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def test_any_network_of_timm_in_a_folder(tmp_path: Path, images: Tensor) -> None
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architecture": "resnet18", "model_args": {"block_args": {}}}, "options of its own .block_args"),
+        ({"architecture": "resnet18", "model_args": {"block_args": {}}}, "options .block_args"),
         ({"architecture": "test_vit", "global_pool": "max"}, "pools its features by 'max'"),
         ({"architecture": "resnet18", "pretrained_cfg": {"mean": [math.nan, 0, 0]}}, "three finite numbers"),
         ({"architecture": "resnet18", "pretrained_cfg": {"std": [10**400, 1, 1]}}, "three finite numbers"),

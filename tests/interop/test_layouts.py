@@ -147,7 +147,8 @@ def test_prefixes_and_containers(tmp_path: Path, images: Tensor, name: str) -> N
     """Whatever stands before the names, and beside the backbone."""
     q, k = resnet18(1), resnet18(2)
     torch.save(PREFIXES[name](q, k), tmp_path / "weights.pth")
-    check(tmp_path / "weights.pth", q, images)
+    weights = check(tmp_path / "weights.pth", q, images)
+    assert weights.encoder.plan.arch == "resnet18-w16"
 
 
 def test_what_stands_beside_is_listed(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     for file, messages in (
         ("gone.safetensors", "there is no file"), ("", "there is no file"), ("text.pth", "a text file, not weights"),
-        ("ours.safetensors", f"give such a one alone, --weights {tmp_path / 'ours.safetensors'}"),
+        ("ours.safetensors", f"without the network's name, --weights {tmp_path / 'ours.safetensors'}"),
         ("net/model.safetensors", "is damaged"),
     ):  # fmt: skip
         check_refused(f"timm:test_resnet@{tmp_path / file}", messages)

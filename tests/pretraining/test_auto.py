@@ -46,7 +46,7 @@ def values(
             tried.append(settings)
         view = settings.get("view_size") or settings["image_size"]
         work = (view / (1 if settings["stem"] == "cifar" else 4)) ** 2 / 256
-        rate = 500 / work / {"resnet18-w16": 1, "resnet18": 14}.get(settings["arch"], 60)
+        rate = 500 / work / {"resnet18-w16": 1, "resnet18-w32": 4, "resnet18": 14}.get(settings["arch"], 60)
         return StepTime(settings["batch_size"] / rate, 1.0)
 
     situation = Situation(count, side, "cpu", TRAINING_SHARE * 60 * minutes, given)
@@ -59,16 +59,17 @@ def values(
 def test_small_images_for_minutes_are_the_quick_recipe() -> None:
     """CIFAR-10 in ten minutes: the settings of `quick`."""
     found = values(50_000, 32, 10)
-    wanted = {"arch": "resnet18-w16", "view_size": 16, "image_size": 32, "dictionary": "in-batch", "batch_size": 128,
+    wanted = {"arch": "resnet18-w16", "view_size": 16, "image_size": 24, "dictionary": "in-batch", "batch_size": 128,
               "bn_groups": 4}  # fmt: skip
     assert {name: found[name] for name in wanted} == wanted
     assert "head" not in found  # as in the recipe
 
 
-def test_more_time_buys_larger_views_a_longer_run_and_the_queue() -> None:
-    """An hour: views of the whole size; two days: the full width, K a quarter of the images at most, MLP head."""
-    hour, days = values(50_000, 32, 60), values(50_000, 32, 48 * 60)
-    assert (hour["view_size"], hour["arch"]) == (32, "resnet18-w16")
+def test_more_time_buys_width_larger_views_a_longer_run_and_the_queue() -> None:
+    """An hour: twice the width; four days: full width, views of the whole size, K a quarter of the images, MLP head."""
+    hour, days = values(50_000, 32, 60), values(50_000, 32, 96 * 60)
+    assert (hour["view_size"], hour["image_size"], hour["arch"]) == (16, 24, "resnet18-w32")
+    assert (days["view_size"], days["image_size"]) == (32, 32)
     assert (days["arch"], days["dictionary"], days["head"], days["temperature"]) == ("resnet18", "queue", "mlp", 0.2)
     assert days["queue_size"] == 8192
     assert 0.99 <= days["key_momentum"] <= 0.999
@@ -129,6 +130,15 @@ def test_trained_on_weights_have_their_own_network() -> None:
     assert (config.init_weights, config.image_size, config.arch, config.keep) == ("net.pth", 128, None, "best")
 
 
+def test_no_speed_is_measured_that_cannot_matter(tried: list[Mapping[str, Any]]) -> None:
+    """Where the time does not suffice for one network, it does not for a larger one."""
+    assert values(50_000, 32, 0.3, tried=tried)["arch"] == "resnet18-w16"
+    assert len(tried) == 1
+    tried.clear()
+    assert values(50_000, 32, 10, tried=tried)["arch"] == "resnet18-w16"
+    assert [one["arch"] for one in tried] == ["resnet18-w16", "resnet18-w32"]
+
+
 def test_a_network_that_does_not_fit_into_memory_is_left_out() -> None:
     """The one before it is taken; where there is none, the run is refused."""
     answers = iter([StepTime(1e-4, 1.0), None])
@@ -136,7 +146,7 @@ def test_a_network_that_does_not_fit_into_memory_is_left_out() -> None:
     found = settle(SCRATCH, Situation(3000, 300, "cpu", 500.0, {}), lambda _: next(answers), said.append)
     assert found["image_size"][0] == 64
     assert said == ["auto: resnet18-w16 with views of 64 pixels: 1280000 images/s",
-                    "auto: resnet18-w16 with views of 96 pixels: too large for the memory"]  # fmt: skip
+                    "auto: resnet18-w16 with views of 96 pixels: out of memory"]  # fmt: skip
     with pytest.raises(BadInputError, match="out of memory"):
         settle(SCRATCH, Situation(3000, 300, "cpu", 500.0, {}), lambda _: None, said.append)
 

@@ -139,7 +139,7 @@ def test_without_a_judge_the_last_is_kept(tmp_path: Path, digits: Images, capsys
     for name, monitor in (("another", lambda encoder: {"alignment": 1.0}), ("none", None)):
         pretrain(small(tmp_path / name), digits, monitor)
         said = capsys.readouterr().out
-        assert said.count("--keep best: no monitor compares looks, so the last encoder is kept") == 1
+        assert said.count("--keep best needs a monitor, and there is none: the run keeps the last encoder") == 1
         assert load_weights(str(tmp_path / name)).step == 4
         assert not (tmp_path / name / BEST).exists()
 
@@ -205,7 +205,7 @@ def test_a_best_encoder_that_is_gone_is_named(
     with pytest.raises(RuntimeError, match="the machine fails"):
         pretrain(small(tmp_path), digits, Scripted([60, 70, 70, 70], fails_at=4))
     harm(tmp_path / BEST)
-    with pytest.raises(BadInputError, match=f"{BEST}: {said}.* cannot go on without it: give the same command with"):
+    with pytest.raises(BadInputError, match=f"{BEST}: {said}.* cannot continue without it: give the same command with"):
         pretrain(small(tmp_path), digits, Scripted([60]))
     assert pretrain(small(tmp_path, keep="last"), digits, Scripted([60]))["step"] == 4
     assert load_weights(str(tmp_path)).step == 4
@@ -215,7 +215,7 @@ def test_other_images_cannot_be_compared(tmp_path: Path, digits: Images) -> None
     """As after images were added, which was accepted."""
     with pytest.raises(RuntimeError, match="the machine fails"):
         pretrain(small(tmp_path), digits, Scripted([60, 70, 70, 70], fails_at=4))
-    with pytest.raises(BadInputError, match="the first was at 100, this one is at 101: give the same command with"):
+    with pytest.raises(BadInputError, match="the first had 100, this one has 101: give the same command with"):
         pretrain(small(tmp_path), digits, Scripted([60], images=101))
 
 
@@ -248,7 +248,7 @@ def test_two_processes_keep_what_one_keeps(tmp_path: Path, tiny_run: Path, monke
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ({"keep": "best", "knn-every": "0"}, "--knn-every 0 allows none: give another, or --keep last"),
+        ({"keep": "best", "knn-every": "0"}, "--knn-every 0 turns it off: give another --knn-every, or --keep last"),
         (
             {"bn": "keep"},
             "--init-weights is not given, and --bn keep keeps the statistics of these weights: give --init",

@@ -136,7 +136,7 @@ def test_a_queue_with_random_keys_is_filling() -> None:
     """The sentence says until when; nothing is said of a loss against random keys."""
     figures: dict[str, Any] = {"filled": 25.0, "loss": CHANCE, "contrast_accuracy": 100.0}
     assert (names(4, **figures), means(4, **figures)) == (["filling"], "undecided")
-    assert "75% of the queue's 4096 keys are still the random ones" in text(4, **figures)
+    assert "75% of the queue's 4096 keys are still the initial random ones" in text(4, **figures)
     assert "before step 16. Wait." in text(4, **figures)
     assert names(16, filled=99.99) == ["filling"]
     assert "1% of the queue's" in text(16, filled=99.99)
@@ -183,7 +183,7 @@ def test_a_loss_at_chance(loss: float) -> None:
     """Early it is normal, and the sentence says until when; later nothing is learned."""
     assert "log(K+1) = 8.32. That is normal in the first 200 steps. Wait." in text(100, loss=loss)
     assert means(100, loss=loss) == "undecided"
-    assert "log(K+1) = 8.32, after 200 steps. The task teaches the encoder nothing." in text(200, loss=loss)
+    assert "log(K+1) = 8.32, after 200 steps. The encoder learns nothing from the task." in text(200, loss=loss)
     assert "(now 0.06)" in text(200, loss=loss)
     assert means(200, loss=loss) == "failed"
     assert names(200, loss=0.98 * CHANCE) == []

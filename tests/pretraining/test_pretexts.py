@@ -12,9 +12,10 @@ from moco.commands import embed, knn, linear, pretrain, resume
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, KnnConfig, LinearConfig
 from moco.pretraining.config import PretrainConfig, ResumeConfig
-from moco.pretraining.pretexts import OWN, load_own_pretext
+from moco.pretraining.pretexts import load_own_pretext
 from moco.pretraining.recipes import recipe
 from moco.runtime.configfile import to_json
+from moco.runtime.owncode import OWN
 
 OWN_CODE = """
 import torch.nn.functional as F
@@ -155,5 +156,11 @@ def test_the_pretexts_of_images_train(tmp_path: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr().err
     for text in ("masked, 50% of the query's patches", "at most 2 frames apart", f"pretext paired with {partner}"):
         assert text in said
+    (tmp_path / "list.txt").write_text("0/0.png\t1/9.png\n")
+    given = {**small, "data": data, "series": str(tmp_path / "list.txt")}
+    assert pretrain.run(recipe("quick", out=tmp_path / "list", **given, pretext="neighbours"))["step"] == 2
+    assert f"in the series of {tmp_path}/list.txt" in capsys.readouterr().err
+    with pytest.raises(BadInputError, match="--series is for --pretext neighbours, and it is masked"):
+        pretrain.run(recipe("quick", out=tmp_path / "none", **given, pretext="masked"))
     with pytest.raises(BadInputError, match="expected --pretext paired with --partner D"):
         pretrain.run(recipe("quick", out=tmp_path / "none", **{**small, "data": data, "pretext": "paired"}))

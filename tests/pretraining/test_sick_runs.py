@@ -126,7 +126,7 @@ def test_a_queue_that_the_run_does_not_fill(tmp_path: Path, digits: Images) -> N
     for line in examined(small(tmp_path, queue_size=4096, max_steps=4, knn_every=2), digits):
         assert line["findings"] == ["short", "filling"]
     assert (line["step"], line["filled"]) == (4, pytest.approx(100 * 128 / 4096, abs=0.01))
-    assert "97% of the queue's 4096 keys are still the random ones of the start" in line["health"]
+    assert "97% of the queue's 4096 keys are still the initial random ones" in line["health"]
     assert "--queue-size 32 or less, or more --epochs" in line["health"]
 
 
@@ -147,7 +147,7 @@ def test_a_rate_of_nothing(tmp_path: Path, digits: Images, monkeypatch: pytest.M
     early, late = examined(small(tmp_path, lr=1e-12, max_steps=40, knn_every=20, log_every=5, **values), digits)
     assert early["findings"] == late["findings"] == ["chance"]
     assert early["health"].endswith("log(K+1) = 3.50. That is normal in the first 40 steps. Wait.")
-    assert "after 40 steps. The task teaches the encoder nothing." in late["health"]
+    assert "after 40 steps. The encoder learns nothing from the task." in late["health"]
     assert "(now 1e-12)" in late["health"]
     assert (early["conditions"], late["conditions"]) == (["undecided"], ["failed"])
 

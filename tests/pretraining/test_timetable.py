@@ -207,7 +207,7 @@ def test_a_run_that_is_planned_again_is_a_function_of_its_config(
     assert result["step"] == own.max_steps
     assert result["step"] < 30
     out = capsys.readouterr().out
-    assert f"planned again, to end in time: at {8 / 0.24:.0f} images/s" in out
+    assert f"length adjusted to end in time: at {8 / 0.24:.0f} images/s," in out
     events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     turns = [(one["step"], one["was"]) for one in events if one.get("event") == "planned_again"]
     assert turns == list(map(tuple, own.earlier_lengths))

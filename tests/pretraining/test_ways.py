@@ -43,7 +43,7 @@ def test_better_published_weights_are_taken_at_their_best_size() -> None:
     assert (way.recipe, way.weights, way.image_size) == ("continued", "W", 224)
     assert choose_way(["taught"], "W", "", published, RIVALS, size=None, given=False).recipe == "taught"
     table = tabulate([*RIVALS, *published], way)
-    assert [line.endswith("<- taken") for line in table] == [False, False, False, False, True]
+    assert [line.endswith("<- chosen") for line in table] == [False, False, False, False, True]
     assert "400 of your images" in table[0]
     assert "85.0%" in table[-1]
 
@@ -54,10 +54,10 @@ def test_weights_that_do_not_suit_the_images_are_left(right: int) -> None:
     published = [compared("W", right, 128)]
     way = choose_way(["continued"], "W", "", published, RIVALS, size=None, given=False)
     assert (way.recipe, way.weights) == ("quick", None)
-    assert "does not suit your images" in way.why
+    assert "is not clearly better on your images than the baselines" in way.why
     given = choose_way(["continued"], "W", "", published, RIVALS, size=None, given=True)
     assert (given.recipe, given.weights) == ("continued", "W")
-    assert "as given" in given.why
+    assert "because you gave these weights" in given.why
 
 
 def test_without_labels_the_rule_decides_and_says_so() -> None:
@@ -110,12 +110,13 @@ def test_the_rule_gives_way_to_what_is_clearly_better(rights: tuple[int, int, in
     kept = choose_tried(tried)
     assert kept.way.recipe == taken
     assert (
-        f"tried for 30 steps it gets {max(rights) / 4 if taken != 'continued' else rights[0] / 4:.1f}%" in kept.way.why
+        f"after 30 trial steps it classifies {max(rights) / 4 if taken != 'continued' else rights[0] / 4:.1f}%"
+        in kept.way.why
     )
-    assert ("no other way is clearly better" in kept.way.why) == (taken == "continued")
+    assert ("no other method is clearly better" in kept.way.why) == (taken == "continued")
     table = tabulate_trials(tried, kept)
-    assert [line.endswith("<- taken") for line in table[1:4]] == [one.way.recipe == taken for one in tried]
-    assert table[-1] == "auto: the run goes on from step 30; what the other trials took is lost, 80 s"
+    assert [line.endswith("<- chosen") for line in table[1:4]] == [one.way.recipe == taken for one in tried]
+    assert table[-1] == "auto: continuing the chosen run from step 30; the other trials cost 80 s"
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_the_reasons_of_auto_are_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("lengths", "said"),
-    [([[30, 400]], "planned again once"), ([[30, 400], [60, 200]], "again 2 times"), ([], ""), ([[]], ""), (7, "")],
+    [([[30, 400]], "adjusted once"), ([[30, 400], [60, 200]], "adjusted 2 times"), ([], ""), ([[]], ""), (7, "")],
 )
 def test_a_length_that_was_planned_again_is_said(tmp_path: Path, lengths: Any, said: str) -> None:
     """With the first length and the last; what is no list of turns says nothing."""

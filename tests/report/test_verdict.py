@@ -45,7 +45,7 @@ def flat(loss: float, knn: tuple[float, ...], **more: Any) -> list[dict[str, Any
             "mixed",
             "It learned the task, but does not beat the network before its first",
         ),
-        (CHANCE / 2, (20.0, 15.0, 12.0), "mixed", f"It is in doubt: {CAUSES['worse']}"),
+        (CHANCE / 2, (20.0, 15.0, 12.0), "mixed", f"Its results are doubtful: {CAUSES['worse']}"),
         (CHANCE, (20.0, 20.0, 20.5), "bad", f"It did not learn: {CAUSES['chance']}"),
         (CHANCE * 1.1, (), "bad", f"It did not learn: {CAUSES['chance']}"),
         (CHANCE, (20.0, 30.0, 45.0), "mixed", "It beats the network before its first step, but its loss is at chance"),
@@ -63,10 +63,10 @@ def test_the_figures_in_words(tmp_path: Path) -> None:
     said = judged(tmp_path / "run", flat(2.0, (26.8, 40.0, 50.95)))[2]
     assert "2.00" in said
     assert "guessing gives 4.85" in said
-    assert f"among 128 keys the right one gets a probability of {100 * math.exp(-2):.3g}%" in said
-    assert "guessing it would be 0.78%" in said
+    assert f"Among 128 keys the encoder gives the right one a probability of {100 * math.exp(-2):.3g}%" in said
+    assert "guessing gives 0.78%" in said
     assert "from 26.80% before the first step to 50.95%" in said
-    assert "It took 50 s, with 910 images per second" in said
+    assert "It took 50 s, at a median of 910 images per second" in said
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_the_course_of_knn(tmp_path: Path, knn: tuple[float, ...], course: str) 
     [
         (
             {"step": 60, "last_step": 100, "images": 1550, "top1": 86.1, "first_top1": 83.7, "last_top1": 85.9},
-            "It kept the encoder of step 60: 86.10% of 1\u2009550 images are classified rightly by their neighbours, "
+            "It kept the encoder of step 60: 86.10% of 1\u2009550 images are classified correctly by their neighbours, "
             "83.70% by the first encoder and 85.90% by the last.",
         ),
         (
             {"step": 0, "last_step": 100, "images": 1550, "top1": 83.7, "first_top1": 83.7, "last_top1": 81.2},
-            "It kept the encoder that it began with, as no look was clearly better: 83.70% of 1\u2009550 images",
+            "It kept the encoder that it began with, as no later one was clearly better: 83.70% of 1\u2009550 images",
         ),
         ({"step": 60, "images": 1550, "top1": "<b>", "first_top1": 83.7, "last_top1": 85.9}, None),
         ({"step": None}, None),
@@ -118,8 +118,8 @@ def test_pace(tmp_path: Path) -> None:
         line.update({name: 700.0 if number < 10 else 200.0 for name in line if name == "images_per_second"})
     lines += [{"event": "resume", "step": 200, "time": 1.0}] * 2
     said = judged(tmp_path / "run", lines)[2]
-    assert "became slower, from 700 to 200" in said
-    assert "went on 2 times" in said
+    assert "Throughput fell from 700 to 200" in said
+    assert "resumed 2 times" in said
 
 
 # --- baselines ------------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_what_the_run_stored_is_repeated(tmp_path: Path) -> None:
         {"step": 400, "health": "So. And so.", "findings": ["early", "new"], "conditions": ["undecided", "doubtful"]},
     ]
     found = judged(tmp_path / "run", flat(CHANCE, ()) + stored)
-    assert found[:2] == ("mixed", "It is in doubt: new")
+    assert found[:2] == ("mixed", "Its results are doubtful: new")
     assert "Health at step 400: So. And so." in found[2]
     assert "Old." not in found[2]
 
@@ -281,7 +281,7 @@ def test_a_queue_that_is_not_full_is_no_ground_for_a_verdict(tmp_path: Path) -> 
     queue = {"dictionary": "queue", "queue_size": 65536}
     mood, headline, said = judged(tmp_path / "run", flat(2.0, ()), **queue)
     assert (mood, headline) == ("open", f"It cannot be judged: {CAUSES['filling']}")
-    assert "22% of the queue's 65536 keys are still the random ones" in said
+    assert "22% of the queue's 65536 keys are still the initial random ones" in said
 
 
 @pytest.mark.parametrize("loss", [1.0, CHANCE])

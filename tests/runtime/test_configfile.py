@@ -154,6 +154,16 @@ def test_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("name", "value"), [
+    ("pretext", "my.py:pairs"), ("pretext", "os:system"), ("logger", ["wandb", "my.py:connect"]), ("logger", ["./w"]),
+])  # fmt: skip
+def test_code_in_a_config_is_refused(name: str, value: Any) -> None:
+    """What a command line would run is never run because a file names it; what a run stored of it names no file."""
+    assert f"{WHERE}: {name} is " in refusal(changed(**{name: value}))
+    stored = from_json(PretrainConfig, changed(pretext="own:pairs@sha256:0", logger=["wandb", "own:connect@0"]), WHERE)
+    assert stored.logger == ("wandb", "own:connect@0")
+
+
 @pytest.mark.parametrize(("before", "now"), [(True, "on"), (False, "off"), ("auto", "auto")])
 def test_a_value_that_older_files_wrote_otherwise_is_read(before: object, now: str) -> None:
     """--compile was a switch; a number that is equal to one is none."""

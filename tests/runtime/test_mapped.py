@@ -44,7 +44,7 @@ def test_a_file_that_is_cut_is_named(cut: Column, tmp_path: Path, read: Callable
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     assert said.read_text() == (
-        f"{tmp_path}/pixels.npy: cut off, or its disk failed, while it was read: get it again whole"
+        f"{tmp_path}/pixels.npy: truncated, or its disk failed, while it was read: restore the complete file"
     )
 
 

@@ -295,7 +295,7 @@ def remove_and_write(folder: Path, write_more: Callable[[Run], None]) -> None:
 def test_a_run_folder_that_is_removed(tmp_path: Path, write_more: Callable[[Run], None]) -> None:
     """The next write says so; it makes no folder in which the rest of the run is missing."""
     folder = tmp_path / "run"
-    with pytest.raises(FileNotFoundError, match="was removed or moved while the run went on"):
+    with pytest.raises(FileNotFoundError, match="was removed or moved during the run"):
         remove_and_write(folder, write_more)
     assert not folder.exists()
 

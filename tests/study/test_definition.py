@@ -102,14 +102,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"about": "x", "arms": [ARM], "over_time": ["<b>"]}, "over_time names '<b>'"),
     ({"about": "x", "arms": [ARM], "run": "rm"}, "unknown key 'run'"),
     ({"about": "x", "arms": [{**ARM, "values": {"out": "/etc"}}]}, "--out, which the study sets itself"),
-    ({"about": "x", "arms": [{**ARM, "values": {"nonsense": 1}}]}, "--nonsense, which is no flag"),
+    ({"about": "x", "arms": [{**ARM, "values": {"nonsense": 1}}]}, "--nonsense, which is not a flag"),
     ({"about": "x", "arms": [{**ARM, "values": {"queue_size": "many"}}]}, "--queue-size is 'many', expected int"),
     ({"about": "x", "arms": [{**ARM, "values": {"queue_size": -1}}]}, "--queue-size is -1"),
     ({"about": "x", "arms": [ARM], "recipe": "v9"}, "'v9' is not a recipe"),
     ({"about": "x", "arms": [ARM], "evaluate": {"knn": "pretrain v1"}}, "expected one of knn, linear"),
     ({"about": "x", "arms": [ARM], "evaluate": {"knn": "knn --weights x"}}, "--weights, which the study sets itself"),
     ({"about": "x", "arms": [ARM], "evaluate": {"../k": "knn"}}, "is not a name"),
-    ({"about": "x", "arms": [ARM], "claims": [{"text": "t", "better": "a", "worse": "z"}]}, "'z', which is no arm"),
+    ({"about": "x", "arms": [ARM], "claims": [{"text": "t", "better": "a", "worse": "z"}]}, "'z', which is not an arm"),
     ({"about": "x", "grid": {"lr": 3}}, "expected flags, each with a list"),
     ({"about": "x", "arms": [{**ARM, "paper": "high"}]}, "paper is 'high', expected float"),
     ({"about": "x", "arms": [{**ARM, "paper": math.nan}]}, "paper is nan, expected a finite number"),
@@ -137,6 +137,15 @@ def test_a_wrong_study_is_refused(table: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInputError, match="file") as caught:
         build_study({"name": "mine", **table}, "file")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [{"pretext": "my.py:pairs"}, {"logger": ["my.py:connect"]}])
+def test_a_study_that_names_code_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
+    """A file never names code that would be run."""
+    for table in ({"values": values, "arms": [ARM]}, {"arms": [{**ARM, "values": values}]}):
+        (tmp_path / "mine.json").write_text(json.dumps({"about": "x", **table}), encoding="utf-8")
+        with pytest.raises(BadInputError, match="only a command line names such"):
+            read_study(tmp_path / "mine.json")
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:

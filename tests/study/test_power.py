@@ -33,7 +33,7 @@ def test_resolve_chooses_the_seeds() -> None:
     config = dataclasses.replace(CONFIG, resolve=1.5)
     settled = settle_seeds(STUDY, config, [], 3)
     assert settled.seeds == seeds_to_resolve(1.5, 1.0, 3, 100)
-    assert "For 1.5 points on other images of this kind, 3415 test images" in describe_power(
+    assert "To find 1.5 points on other images of this kind, the study needs 3415 test images" in describe_power(
         STUDY, settled, [], 3, {"tested": 400}
     )
     assert settle_seeds(STUDY, CONFIG, [], 3) is CONFIG

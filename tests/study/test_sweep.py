@@ -34,7 +34,7 @@ def test_flags_with_values_are_a_grid() -> None:
     ({}, "0 --flag and 0 --values, expected one --values behind each --flag"),
     ({"flag": ("lr",)}, "1 --flag and 0 --values"),
     ({"flag": ("lr", "lr"), "values": (("1",), ("2",))}, "--flag lr comes twice"),
-    ({"flag": ("nonsense",), "values": (("1",),)}, "gives --nonsense, which is no flag of moco pretrain"),
+    ({"flag": ("nonsense",), "values": (("1",),)}, "gives --nonsense, which is not a flag of moco pretrain"),
     ({"flag": ("seed",), "values": (("1",),)}, "gives --seed, which the study sets itself"),
     ({"flag": ("lr",), "values": (("high",),)}, "--lr"),
     ({"flag": ("lr",), "values": (("-1",),)}, "--lr is -1"),

@@ -21,19 +21,19 @@ def test_the_paragraph_follows_the_numbers() -> None:
     ]
     some = list_rows(study, arms, results)
     text = write_verdict(study, some, agreement(some), judge_claims(study, some), 15.0)
-    assert "over 2 seeds c did best, 30.50 ± 0.71, clearly before b" in text
+    assert "over 2 seeds c did best, 30.50 ± 0.71, clearly ahead of b" in text
     assert "Not above random weights (15.00%): a." in text
-    assert "is the paper's in the main (Kendall's tau 1.00" in text
+    assert "mostly agrees with the paper's (Kendall's tau 1.00" in text
     assert "More is better. Here that holds (c minus a: +20.00" in text
-    assert "nothing to say" in write_verdict(study, list_rows(study, arms, []), None, [], None)
+    assert "No cell is finished yet" in write_verdict(study, list_rows(study, arms, []), None, [], None)
 
 
 @pytest.mark.parametrize(
     ("order", "said"),
     [
-        ([1, 2, 3, 4], "is the paper's in the main"),
-        ([3, 1, 2, 4], "leans towards the paper's (Kendall's tau 0.33"),
-        ([4, 3, 2, 1], "is rather the reverse of the paper's"),
+        ([1, 2, 3, 4], "mostly agrees with the paper's"),
+        ([3, 1, 2, 4], "rather agrees with the paper's (Kendall's tau 0.33"),
+        ([4, 3, 2, 1], "rather reverses the paper's"),
     ],
 )
 def test_a_weak_agreement_is_not_called_a_strong_one(order: list[float], said: str) -> None:

@@ -104,11 +104,13 @@ FAULTS = {
     r"annotation 1 has neither bbox nor segmentation": lambda whole: whole["annotations"][0].update(
         bbox=[], segmentation=None
     ),
-    r"annotation 1 has a polygon with a corner that is no number": first("segmentation", [[2, 3, 6, NAN, 6, 8, 2, 8]]),
-    r"annotation 1 has a polygon with a corner that is no number: correct": first(
+    r"annotation 1 has a polygon with a corner that is not a number": first(
+        "segmentation", [[2, 3, 6, NAN, 6, 8, 2, 8]]
+    ),
+    r"annotation 1 has a polygon with a corner that is not a number: correct": first(
         "segmentation", [[2, 3, 6, 3, 6, 8, 2, -INF]]
     ),
-    r"annotation 1 has a polygon that is no list": first("segmentation", [[2, 3, 6, 10**400, 6, 8, 2, 8]]),
+    r"annotation 1 has a polygon that is not a list": first("segmentation", [[2, 3, 6, 10**400, 6, 8, 2, 8]]),
     r"annotation 1 has run lengths of which one has more than 32 bits": first(
         "segmentation", {"size": [12, 16], "counts": "o" * 10_000}
     ),
@@ -192,7 +194,7 @@ NOTHING: dict[str, Any] = {
 def test_objects_without_an_outline_are_counted(tmp_path: Path, form: str) -> None:
     """What cannot be drawn stays as a box, is said, and is never a mask that is true."""
     with pytest.warns(
-        UserWarning, match=r"1 of 3 objects have no outline that can be drawn, the first is annotation 1"
+        UserWarning, match=r"1 of 3 objects have no outline that can be drawn \(the first: annotation 1\)"
     ):
         examples = opened(tmp_path, edited(first("segmentation", NOTHING[form])))
     target = examples[1][1]

@@ -134,7 +134,7 @@ def test_annotations_without_outlines_teach_boxes_alone(tmp_path: Path) -> None:
     losses = model.train()(*move_batch(batches.at(0), "cpu"))
     assert "loss_mask" not in losses
     assert bool(torch.isfinite(sum(losses.values())))
-    assert "boxes alone" in describe_transfer(config, weights, model, norms, batches, batches.examples)
+    assert "boxes only" in describe_transfer(config, weights, model, norms, batches, batches.examples)
 
 
 def test_the_anchors_are_those_of_the_benchmark(tmp_path: Path) -> None:
