@@ -45,6 +45,7 @@ from moco.runtime.helptext import WIDE, explain, flatten_error, set_environment
 from moco.runtime.mapped import explain_failed_reads
 from moco.runtime.phases import say_if_slow
 from moco.runtime.signals import EXIT_CODE
+from moco.runtime.streams import forgive, open_closed_streams, why_lost
 from moco.study.config import StudyConfig
 from moco.transfer.config import TRANSFER_GROUPS, CompareConfig, TransferConfig
 from moco.transfer.recipes import TASKS, transfer_config
@@ -87,10 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 bad input, 3 diverged, 75 saved after a signal."""
     warnings.showwarning, threading.excepthook = _show_warning, _show_failed_thread
     explain_failed_reads(lambda why: print(f"moco: error: {one_line(why)}", file=sys.stderr, flush=True))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # an accented name must not end a run on an ASCII terminal, and a pipe must not keep lines back for minutes
-            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+    open_closed_streams()
+    sys.stdout, sys.stderr = forgive(sys.stdout), forgive(sys.stderr)
     try:
         config, function = parse(list(sys.argv[1:] if arguments is None else arguments))
         with contextlib.redirect_stdout(sys.stderr) if config.json else contextlib.nullcontext():
@@ -114,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if config.json and (alone or os.environ.get("RANK", "0") == "0"):  # of torchrun's processes one speaks
         said = {name: value for name, value in result.items() if name != "table"}  # as long as the set; --out has it
         print(json.dumps(drop_nonfinite(said), allow_nan=False))
+    if why := why_lost(sys.stdout):
+        return _fail(OSError(f"standard output cannot be written ({why}): what was printed is lost"), 1)
     return int(result.get("exit_code", 0))
 
 

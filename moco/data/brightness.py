@@ -116,9 +116,7 @@ def measure_brightest(images: Images) -> int | None:
 def warn_of_dark(images: Images, data: str) -> None:
     """Warn where a set uses less than a quarter of its range all the same: dark pictures, or 16 bits of colour."""
     brightest = measure_brightest(images)
-    if brightest == 0:
-        warnings.warn(f"--data {data}: {SAMPLED} images are black altogether: look at the images", stacklevel=2)
-    elif brightest is not None and brightest < QUARTER:
+    if brightest is not None and 0 < brightest < QUARTER:
         warnings.warn(
             f"--data {data}: the brightest value of {SAMPLED} images is {brightest} of 255, so all are nearly black "
             f"(10, 12 or 14 bits of colour stored in 16?): scale them to the full range first, by one factor for the "

@@ -22,6 +22,9 @@ URGE_EVERY = 0.5
 """Seconds between two attempts to end a wait that goes on after a request."""
 
 
+_asked = threading.Event()
+
+
 class WaitEnded(BaseException):
     """A request to stop ended a wait, of which nothing needs to be kept.
 
@@ -40,7 +43,7 @@ class StopRequest:
     can be saved, the first one does what it always did too.
     """
 
-    WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGXCPU") if hasattr(signal, name))
+    WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2", "SIGXCPU") if hasattr(signal, name))
     SIGNALS = (
         signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []), *WARNINGS,
     )  # fmt: skip
@@ -52,6 +55,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         self.noted = False
+        _asked.clear()
         self._left.clear()
         main = threading.current_thread() is threading.main_thread()  # no other may handle signals
         handlers = {number: signal.getsignal(number) for number in self.SIGNALS if main and self._active}
@@ -103,6 +107,7 @@ class StopRequest:
             self._urged = False
         elif not self.noted:
             self.noted, self._since = True, time.monotonic()
+            _asked.set()
             if sys.platform != "win32":
                 threading.Thread(target=self._urge, args=[number], daemon=True).start()
         elif number not in self.WARNINGS and time.monotonic() - self._since > SAME_REQUEST:
@@ -110,6 +115,11 @@ class StopRequest:
                 signal.signal(known, handler)
             signal.raise_signal(number)
         self._end_wait()
+
+
+def is_asked_to_stop() -> bool:
+    """Tell whether the latest StopRequest noted a signal, also after it was left."""
+    return _asked.is_set()
 
 
 @contextmanager

@@ -130,11 +130,6 @@ def test_photographs_among_them_stay(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="nearly black"):
         open_splits(str(tmp_path / "dark"))
     assert measure_brightest(load(str(tmp_path / "dark"))["train"]) == 40
-    (tmp_path / "black").mkdir()
-    for number in range(6):
-        PillowImage.new("RGB", (8 + number, 8)).save(tmp_path / "black" / f"{number}.png")
-    with pytest.warns(UserWarning, match="8 images are black altogether"):
-        open_splits(str(tmp_path / "black"))
 
 
 def test_every_kind_of_set(tmp_path: Path) -> None:

@@ -33,12 +33,13 @@ def test_an_inherited_ignore_is_honoured() -> None:
             assert not request.noted
 
 
-def test_a_scheduler_may_warn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGXCPU comes with every further second of computing."""
+@pytest.mark.parametrize("number", [signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_scheduler_may_warn_again(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """SIGXCPU comes with every further second of computing; Grid Engine and LSF send SIGUSR2 before they kill."""
     monkeypatch.setattr(signals, "SAME_REQUEST", 0.0)
     with StopRequest() as request:
         for _ in range(3):
-            signal.raise_signal(signal.SIGXCPU)
+            signal.raise_signal(number)
         assert request.noted
 
 
