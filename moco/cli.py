@@ -37,7 +37,7 @@ from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
 from moco.pretraining.config import AutoConfig, PretrainConfig, ResumeConfig
 from moco.pretraining.flaggroups import PRETRAIN_GROUPS
-from moco.pretraining.recipes import RECIPES, recipe_values
+from moco.pretraining.recipes import RECIPES, fit_groups, recipe_values
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.fields import check, flag
@@ -157,6 +157,8 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
         else:
             default = transfer_config(name, weights=tyro.MISSING, data=tyro.MISSING, out=tyro.MISSING)
     config = _flags(kind, rest, prog, default)
+    if isinstance(config, PretrainConfig):
+        config = fit_groups(config, _given(rest))
     check(config)
     return config, _runner(command)
 

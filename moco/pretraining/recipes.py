@@ -1,7 +1,8 @@
 """Named configs: the papers' own, and one for a CPU in minutes."""
 
+import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from moco.errors import BadInputError
@@ -130,7 +131,20 @@ def recipe(name: str, **given: Any) -> PretrainConfig:
     if name not in RECIPES:
         raise BadInputError(f"{name!r} is not a recipe: expected one of {', '.join(RECIPES)}")
     values = recipe_values(name, {field for field, value in given.items() if value is not None})
-    return PretrainConfig(**{**values, **given})
+    return fit_groups(PretrainConfig(**{**values, **given}), given)
+
+
+def fit_groups(config: PretrainConfig, given: Collection[str]) -> PretrainConfig:
+    """Leave the number of BN groups open where the recipe's does not fit the batch; one that is given stays.
+
+    What is open becomes the nearest number of groups of two and more images, for each process and part of the batch.
+    """
+    groups, processes = config.bn_groups, os.environ.get("WORLD_SIZE", "1")
+    if groups is None or "bn_groups" in given:
+        return config
+    shares = config.accumulate * (int(processes) if processes.isdecimal() else 1)
+    fits = config.batch_size % groups == 0 and groups % shares == 0 and config.batch_size >= 2 * groups
+    return config if fits else replace(config, bn_groups=None)
 
 
 def recipe_values(name: str, given: Collection[str]) -> dict[str, Any]:

@@ -185,3 +185,18 @@ def test_a_recipe_that_is_none() -> None:
         match="'quik' is not a recipe: expected one of v1, v2, v3, cifar10, taught, reduced, continued, v3-small",
     ):
         recipe("quik", data="d")
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("batch", [4, 6, 9, 10, 11, 12, 24, 96, 128, 250])
+def test_a_recipes_groups_give_way_to_the_batch(
+    batch: int, processes: int, accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that can be divided into groups of two and more is never refused for the recipe's number of them."""
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    shares = accumulate * processes
+    config = recipe("quick", data="digits", out=Path("run"), batch_size=batch, accumulate=accumulate)
+    fitting = [groups for groups in range(1, batch // 2 + 1) if batch % groups == 0 and groups % shares == 0]
+    assert config.bn_groups == (4 if 4 in fitting else None)
+    assert recipe("quick", data="d", out=Path("run"), batch_size=batch, bn_groups=4).bn_groups == 4
