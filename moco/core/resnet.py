@@ -12,6 +12,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from moco.core.batchnorm import mark_recomputation
 from moco.core.stems import STEMS, Stem
+from moco.errors import BadInputError
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class ResNetPlan:
     width: int = 64
 
 
+WIDEST = 1024
+"""Base width, 16 times that of the papers: 2.9 billion parameters in a ResNet-18."""
 NARROW = 16
 """Channels below which a strided 1x1 convolution is not left to oneDNN."""
 
@@ -46,7 +49,7 @@ RESNETS = {
 def resnet_plan(arch: str) -> ResNetPlan | None:
     """Read an architecture name: `resnet50`, `resnet50-2x` (full width twice), `resnet18-w16` (base width 16).
 
-    None where the name is not that of a ResNet.
+    None where the name is not that of a ResNet. Raises BadInputError for a width that no machine trains.
     """
     if arch in RESNETS:
         return RESNETS[arch]
@@ -55,6 +58,8 @@ def resnet_plan(arch: str) -> ResNetPlan | None:
         return None
     plan = RESNETS[match[1]]
     width = int(match["width"]) if match["width"] else plan.width * int(match["times"])
+    if width > WIDEST:
+        raise BadInputError(f"--arch {arch} has a base width of {width}: expected at most {WIDEST}")
     return ResNetPlan(plan.block, plan.layers, plan.groups, plan.width_per_group, width)
 
 

@@ -237,7 +237,7 @@ def test_a_huge_net_is_not_built_for_small_weights() -> None:
     tensors = encoder_tensors(Encoder(TINY))
     filled = encoder_tensors(build_filled_encoder(TINY, tensors))
     assert all(torch.equal(filled[name], tensors[name]) for name in tensors)
-    with pytest.raises(BadInputError, match=r"weights for resnet152-w9999: bn1.bias expected \(9999,\), found \(4,\)"):
-        build_filled_encoder(EncoderPlan(arch="resnet152-w9999"), tensors)
+    with pytest.raises(BadInputError, match=r"weights for resnet152-w1024: bn1.bias expected \(1024,\), found \(4,\)"):
+        build_filled_encoder(EncoderPlan(arch="resnet152-w1024"), tensors)
     with pytest.raises(BadInputError, match=r"weights for timm:vit_giant_patch14_224: .* found nothing"):
         build_filled_encoder(EncoderPlan(arch="timm:vit_giant_patch14_224"), tensors)

@@ -13,6 +13,7 @@ from moco.core.encoder import parameter_count
 from moco.core.networks import build_backbone
 from moco.core.resnet import RESNETS, NarrowConv, PaddedConv, ResNet, ResNetPlan, resnet_plan
 from moco.core.stems import Stem
+from moco.errors import BadInputError
 from tests import oracles
 
 LAYERS = {
@@ -204,3 +205,13 @@ def test_convolutions_by_pytorch_are_uniform_with_a_third_of_one_over_fan_in() -
             assert float(weight.var()) * 3 * fan_in == pytest.approx(1, abs=4 / math.sqrt(weight.numel()))
     for name, value in before.items():
         torch.testing.assert_close(net.state_dict()[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("arch", ["resnet18-w1025", "resnet18-w9999", "resnet50-17x", "resnet50-99x"])
+def test_widths_beyond_every_machine_are_refused(arch: str) -> None:
+    """Before memory is taken; 1024 is the last."""
+    with pytest.raises(BadInputError, match=f"--arch {arch} has a base width of .*: expected at most 1024"):
+        resnet_plan(arch)
+    last = resnet_plan("resnet50-16x")
+    assert last is not None
+    assert last.width == 1024
