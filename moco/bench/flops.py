@@ -6,18 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from moco.core.encoder import Encoder
+from moco.core.resnet import PaddedConv
 
 
 def layer_flops(encoder: Encoder) -> list[int]:
     """Operations of each convolution and linear layer for one image, in the order of their execution.
 
     A convolution takes 2 C_out H_out W_out (C_in / groups) k_h k_w, a linear layer 2 in out; a multiplication and an
-    addition count as two. What lies between them (normalisation, ReLU, pooling) is left out, as is usual.
+    addition count as two. Of a 3x3 convolution on a single pixel only the centre is computed. What lies between them
+    (normalisation, ReLU, pooling) is left out, as is usual.
     """
     found: list[int] = []
 
     def note(layer: nn.Module, _: Any, y: Tensor) -> None:
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, PaddedConv) and y.shape[2:] == (1, 1):
+            found.append(2 * y[0].numel() * layer.in_channels)
+        elif isinstance(layer, nn.Conv2d):
             found.append(2 * y[0].numel() * layer.weight[0].numel())
         elif isinstance(layer, nn.Linear):
             found.append(2 * layer.weight.numel())

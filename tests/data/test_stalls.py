@@ -49,7 +49,7 @@ def test_a_process_that_loads_images_gives_up(monkeypatch: pytest.MonkeyPatch) -
     """The run ends by an error that names the file."""
     monkeypatch.setattr(stalls, "GIVE_UP_AFTER", 0.1)
     with (
-        pytest.raises(ChildProcessError, match=r"is lost: far/away.jpg: has been read for .* file system"),
+        pytest.raises(ChildProcessError, match=r"was lost: far/away.jpg: has been read for .* file system"),
         watch_loading(),
     ):
         list(load_ahead(wait_for_ever, [0, 1], workers=1))

@@ -163,7 +163,7 @@ def test_reads_that_would_not_end(tmp_path: Path) -> None:
     assert read_bounded(Path("/proc/self/comm"))  # its size is said to be 0
     with pytest.raises(FileNotFoundError):
         read_bounded(tmp_path / "missing")
-    with pytest.raises(BadInputError, match="no regular file"):
+    with pytest.raises(BadInputError, match="that is not a regular file"):
         require_file_name("--out", pipe)
 
 
