@@ -1,13 +1,9 @@
 """A zip or compressed tar file -> an uncompressed tar file in the cache, made once, which is read by offset."""
 
 import bz2
-import contextlib
 import gzip
-import hashlib
 import lzma
 import os
-import shutil
-import sys
 import tarfile
 import zipfile
 import zlib
@@ -15,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from moco.data.conversion import convert_once, identify_file
 from moco.data.kinds import is_system, read_head, sniff
-from moco.data.named import data_home
 from moco.errors import BadInputError
 
 FOLDER = "archives"
@@ -35,36 +31,21 @@ def open_archive(path: Path) -> Path:
     It belongs to the archive's place, size and time of change. Raises BadInputError where the archive is damaged,
     encrypted, of a kind that is not read, too large for the disk, or holds no tar file.
     """
-    status = path.stat()
-    facts = f"{os.path.realpath(path)} {status.st_size} {status.st_mtime_ns}"
-    key = hashlib.sha256(os.fsencode(facts)).hexdigest()[:16]
-    target = data_home() / FOLDER / key / f"{path.name.partition('.')[0]}.tar"
-    if target.is_file():
-        return target
     kind = sniff(read_head(os.fspath(path))) or ""
     advice = "unpack it, and give the folder as --data"
     if kind not in ("zip", *STREAMS):
         raise BadInputError(f"--data {path}: an archive of {kind}, which is not read: {advice}")
-    print(f"--data {path}: unpacking it once into {target}", file=sys.stderr, flush=True)
-    limit = max(LEAST_LIMIT, LARGEST_RATIO * status.st_size)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        limit = min(limit, shutil.disk_usage(target.parent).free)
-        with partial.open("xb") as file:
-            (_convert_zip if kind == "zip" else _decompress)(path, kind, file, limit)
-        partial.replace(target)
-    except BROKEN as error:
-        raise BadInputError(f"--data {path}: cannot be unpacked ({error}): get it again, or {advice}") from error
-    except OSError as error:
-        raise BadInputError(
-            f"--data {path}: cannot be unpacked into {target.parent} ({error.strerror or error}): set MOCO_DATA to a "
-            f"folder with more room, or {advice}"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-    return target
+    largest = max(LEAST_LIMIT, LARGEST_RATIO * path.stat().st_size)
+
+    def write(partial: Path, room: int) -> None:
+        try:
+            with partial.open("wb") as file:
+                (_convert_zip if kind == "zip" else _decompress)(path, kind, file, min(largest, room))
+        except BROKEN as error:
+            raise BadInputError(f"--data {path}: cannot be unpacked ({error}): get it again, or {advice}") from error
+
+    name = f"{path.name.partition('.')[0]}.tar"
+    return convert_once(path, FOLDER, name, [identify_file(path)], "unpacking it", "cannot be unpacked", write)
 
 
 def require_room(path: Path, size: int, limit: int) -> None:

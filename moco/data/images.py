@@ -35,7 +35,7 @@ MEMORY_BUDGET = 2 << 30
 MOST_UNREADABLE = 100
 """At most these, and one in a hundred, may be unreadable."""
 NONE_KNOWN: Mapping[int, str] = MappingProxyType({})
-"""The unreadable images of a set that has not looked."""
+"""Stands for the unreadable images of a set that was not searched for them."""
 
 Labels = npt.NDArray[np.int64]
 Split = Literal["train", "val", "test", "unlabeled"]

@@ -1,20 +1,14 @@
 """A Parquet file -> an Arrow file of its images and classes in the cache, made once, which is read by offset."""
 
-import contextlib
-import hashlib
 import importlib
-import os
-import shutil
-import sys
 from pathlib import Path
 
 from moco.data.archives import LARGEST_RATIO, LEAST_LIMIT, require_room
 from moco.data.arrow import first_bytes, naming_damage, require_pyarrow
-from moco.data.named import data_home
+from moco.data.conversion import convert_once, identify_file
 from moco.data.notes import Notes
 from moco.data.roles import find_roles
-from moco.errors import BadInputError
-from moco.runtime.files import require_regular, written_aside
+from moco.runtime.files import require_regular
 
 FOLDER = "tables"
 """Below the folder of the named data sets."""
@@ -30,30 +24,14 @@ def convert_parquet(path: Path) -> Path:
     """
     require_pyarrow(path)
     require_regular(path)
-    status = path.stat()
-    facts = f"{os.path.realpath(path)} {status.st_size} {status.st_mtime_ns}"
-    key = hashlib.sha256(os.fsencode(facts)).hexdigest()[:16]
-    target = data_home() / FOLDER / key / f"{path.stem}.arrow"
-    if target.is_file():
-        return target
-    print(f"--data {path}: converting it once into {target}", file=sys.stderr, flush=True)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        room = shutil.disk_usage(target.parent).free
-        with written_aside(target) as partial:
-            with naming_damage(path):
-                _convert(path, partial, min(room, max(LEAST_LIMIT, LARGEST_RATIO * status.st_size)))
-            partial.replace(target)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            target.parent.rmdir()
-        if isinstance(error, OSError):
-            raise BadInputError(
-                f"--data {path}: cannot be converted into {target.parent} ({error.strerror or error}): set MOCO_DATA "
-                f"to a folder with more room"
-            ) from error
-        raise
-    return target
+    size = path.stat().st_size
+
+    def write(partial: Path, room: int) -> None:
+        with naming_damage(path):
+            _convert(path, partial, min(room, max(LEAST_LIMIT, LARGEST_RATIO * size)))
+
+    facts = [identify_file(path)]
+    return convert_once(path, FOLDER, f"{path.stem}.arrow", facts, "converting it", "cannot be converted", write)
 
 
 def _convert(path: Path, target: Path, limit: int) -> None:

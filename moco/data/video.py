@@ -1,12 +1,9 @@
 """Video files -> a tar file of their frames in the cache, made once, which is read by offset as images are."""
 
 import contextlib
-import hashlib
 import importlib
 import io
 import os
-import shutil
-import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -16,18 +13,17 @@ from typing import Any
 from PIL import Image as PillowImage
 
 from moco.data.archives import require_room
+from moco.data.conversion import convert_once
 from moco.data.images import Images
 from moco.data.kinds import Exclude, has_image_ending, is_system
-from moco.data.named import data_home
 from moco.errors import BadInputError, one_line
-from moco.runtime.files import written_aside
 from moco.runtime.progress import show_progress
 
 FOLDER = "frames"
 """Below the folder of the named data sets."""
 ENDINGS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 QUALITY = 95
-"""Of the JPEG files that frames become, with full colour."""
+"""Quality of the JPEG files that frames become, with full colour."""
 MOST_FRAMES = 10_000_000
 MOST_LOOKED_AT = 20_000
 
@@ -63,25 +59,14 @@ def open_videos(root: Path, names: Sequence[str], every: int | None, data: str) 
     for name in names:
         status = (root / name).stat()
         facts.append(f"{name} {status.st_size} {status.st_mtime_ns}")
-    key = hashlib.sha256(os.fsencode("\n".join(facts))).hexdigest()[:16]
-    target = data_home() / FOLDER / key / f"{root.stem or 'videos'}.tar"
-    if target.is_file():
-        return target
-    print(f"--data {data}: writing the frames of {len(names)} videos once into {target}", file=sys.stderr, flush=True)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        limit = shutil.disk_usage(target.parent).free
-        with written_aside(target) as partial:
-            with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as tar:
-                for name in show_progress(names, "writing frames", len(names)):
-                    _add_frames(tar, root / name, os.path.splitext(name)[0], every, limit)
-            partial.replace(target)
-    except OSError as error:
-        raise BadInputError(
-            f"--data {data}: frames cannot be written into {target.parent} ({error.strerror or error}): set MOCO_DATA "
-            f"to a folder with more room"
-        ) from error
-    return target
+
+    def write(partial: Path, room: int) -> None:
+        with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as tar:
+            for name in show_progress(names, "writing frames", len(names)):
+                _add_frames(tar, root / name, os.path.splitext(name)[0], every, room)
+
+    doing, failed = f"writing the frames of {len(names)} videos", "frames cannot be written"
+    return convert_once(data, FOLDER, f"{root.stem or 'videos'}.tar", facts, doing, failed, write)
 
 
 def drop_clips(images: Images, names: Sequence[str]) -> Images:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from moco.data.images import Labels
@@ -144,7 +145,8 @@ def solve(problem: Problem, penalty: float, start: AxisWeights | None = None) ->
         "gtol": GRADIENT,
         "ftol": DECREASE,
     }
-    found = minimize(objective, point, jac=True, method="L-BFGS-B", options=options)
+    with threadpool_limits(1, user_api="blas"):  # scipy's own threads would wait in a loop, on the cores of torch's
+        found = minimize(objective, point, jac=True, method="L-BFGS-B", options=options)
     if found.status == OUT_OF_ITERATIONS:
         left = float(np.abs(found.jac).max())
         warnings.warn(

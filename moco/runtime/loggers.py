@@ -84,7 +84,7 @@ class Outlets:
 
     folder: Path
     names: Sequence[str]
-    """As `settle_loggers` gives them."""
+    """The loggers' names, as `settle_loggers` returns them."""
     _outlets: list["_Outlet"] = field(default_factory=list, init=False)
     _writing: threading.Lock = field(default_factory=threading.Lock, init=False)
 

@@ -52,7 +52,7 @@ def table(count: int, first: int = 0) -> Any:
     return datasets.Dataset.from_dict({"image": content, "label": [i % 3 for i in range(count)]}, features=FEATURES)
 
 
-def same_as(images: Images, rows: Any) -> None:
+def assert_same_images(images: Images, rows: Any) -> None:
     """The images and labels are those that `datasets` reads."""
     assert len(images) == len(rows)
     assert images.labels is not None
@@ -83,29 +83,29 @@ def test_a_saved_dataset_dict(tmp_path: Path) -> None:
     splits = load(str(tmp_path / "set"))
     assert list(splits) == ["train", "val", "test"]
     for split, name in (("train", "train"), ("val", "validation"), ("test", "test")):
-        same_as(splits[split], rows[name])  # type: ignore[index]
+        assert_same_images(splits[split], rows[name])  # type: ignore[index]
     assert splits["train"].name(5) == "data-00001-of-00002/0000001-5.png"
     assert not (tmp_path / "home").exists()
     assert isinstance(splits["train"], ShardImages)
     assert splits["train"].identify(np.arange(2)).contents.tolist() == [zlib.crc32(picture(i)) for i in range(2)]
     index = tmp_path / "set" / "train" / ".moco-index" / "train" / "index.json"
     before = index.stat().st_mtime_ns
-    same_as(load(str(tmp_path / "set"))["train"], rows["train"])
+    assert_same_images(load(str(tmp_path / "set"))["train"], rows["train"])
     assert index.stat().st_mtime_ns == before
-    same_as(load(str(tmp_path / "set" / "test"))["train"], rows["test"])
+    assert_same_images(load(str(tmp_path / "set" / "test"))["train"], rows["test"])
 
 
 def test_what_datasets_makes_of_a_set(tmp_path: Path) -> None:
     """Shuffled, selected, of images in files of their own: saved, all of it lies in the Arrow files."""
     rows = table(9).shuffle(seed=1).select(range(5))
     rows.save_to_disk(tmp_path / "selected")
-    same_as(load(str(tmp_path / "selected"))["train"], rows)
+    assert_same_images(load(str(tmp_path / "selected"))["train"], rows)
     for name in ("a", "b"):
         (tmp_path / "files" / name).mkdir(parents=True)
         (tmp_path / "files" / name / "1.jpg").write_bytes(picture(3, "jpeg"))
     folder = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "files"), cache_dir=str(tmp_path / "hf"))
     folder.save_to_disk(tmp_path / "saved")
-    same_as(load(str(tmp_path / "saved"))["train"], folder["train"])
+    assert_same_images(load(str(tmp_path / "saved"))["train"], folder["train"])
 
 
 def test_a_cached_dataset(tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_a_cached_dataset(tmp_path: Path) -> None:
     rows = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "hf"))
     folder = Path(rows["train"].cache_files[0]["filename"]).parent
     splits = load(str(folder))
-    same_as(splits["train"], rows["train"])
-    same_as(splits["test"], rows["test"])
+    assert_same_images(splits["train"], rows["train"])
+    assert_same_images(splits["test"], rows["test"])
 
 
 @pytest.mark.parametrize("names", [
@@ -133,10 +133,10 @@ def test_parquet_files(tmp_path: Path, home: Path, names: tuple[str, ...], capsy
         part.to_parquet(tmp_path / "set" / name)
     splits = load(str(tmp_path / "set"))
     assert "converting it once" in capsys.readouterr().err
-    same_as(splits["train"], datasets.concatenate_datasets(parts[:2]))
-    same_as(splits["test"], parts[2])
+    assert_same_images(splits["train"], datasets.concatenate_datasets(parts[:2]))
+    assert_same_images(splits["test"], parts[2])
     assert len(list(home.glob("tables/*/*.arrow"))) == 3
-    same_as(load(str(tmp_path / "set"))["train"], datasets.concatenate_datasets(parts[:2]))
+    assert_same_images(load(str(tmp_path / "set"))["train"], datasets.concatenate_datasets(parts[:2]))
     assert "converting" not in capsys.readouterr().err
 
 

@@ -1,13 +1,15 @@
 """Logistic regression equals scikit-learn's, has no gradient left at its solution, and takes any features."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor
 
 from moco.data.images import Labels
@@ -187,3 +189,19 @@ def test_what_has_not_converged_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(module, "ITERATIONS", 1)
     with pytest.warns(UserWarning, match=r"penalty 0\.001: not converged after 1 iterations"):
         fitted(features, labels, 0.001)
+
+
+def test_scipy_has_no_threads_beside_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its BLAS would wait in a loop on the cores of torch's threads; afterwards it has as many as before."""
+    found = list[int]()
+
+    def look(*given: Any, **named: Any) -> Any:
+        found.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return minimize(*given, **named)
+
+    monkeypatch.setattr(module, "minimize", look)
+    features = torch.randn(1, 30, 3, generator=torch.Generator().manual_seed(0))
+    with threadpool_limits(2, user_api="blas"):
+        solve(pose(features, np.arange(30) % 2, 2, np.arange(30)), 0.1)
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {2}
+    assert set(found) == {1}
