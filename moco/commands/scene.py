@@ -131,7 +131,9 @@ def begin_with(scene: Scene) -> tuple[Goal, str | None, str, bool]:
             print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
             return sys.stdin.readline().strip().lower() in ("y", "yes")
 
-    weights, reason = find_weights(scene.config, scene.side, ask if there else None, scene.say)
+    weights, reason = find_weights(
+        scene.config, scene.side, ask if there else None, scene.say, labelled=scene.is_labelled
+    )
     if weights is not None:
         with scene.budget.paused():
             load_weights(weights)

@@ -52,5 +52,5 @@ def test_the_example_runs(
     config = json.loads((tmp_path / "x" / "seed-0" / "config.json").read_text())
     assert config["channels"] == "4"
     assert set(figures["0"]) == {"run", "random", "pixels"}
-    assert all(0 < accuracy <= 100 for accuracy in figures["0"].values())  # four steps teach nothing
+    assert figures["0"]["pixels"] > 30  # of ten classes; four steps teach nothing, but the images are told apart
     assert "| 0 | " in capsys.readouterr().out

@@ -120,7 +120,15 @@ def test_the_rule_gives_way_to_what_is_clearly_better(rights: tuple[int, int, in
 
 
 @pytest.mark.parametrize(
-    ("native", "side", "sizes"), [(224, 375, (128, 224)), (224, 100, (128, 224)), (224, 48, (96,)), (96, 400, (96,))]
+    ("native", "side", "sizes"),
+    [
+        (224, 375, (128, 224)),
+        (224, 100, (128, 224)),
+        (224, 48, (128, 192)),
+        (224, 32, (128,)),
+        (224, 8, (96,)),
+        (96, 400, (96,)),
+    ],  # fmt: skip
 )
 def test_sizes_that_are_tried(native: int, side: int, sizes: tuple[int, ...]) -> None:
     """Not above the network's own, nor far above that of the images."""
@@ -155,16 +163,19 @@ def test_nothing_is_downloaded_unasked(
         return bool(answer)
 
     ask: Callable[[str], bool] | None = None if answer is None else reply
-    weights, why = find_weights(asked_for(download), 300, ask, said.append)
+    weights, why = find_weights(asked_for(download), 300, ask, said.append, labelled=False)
     assert weights == (PREFERRED[0] if found else None)
     assert "19 MB" in " ".join([*said, why])
 
 
-def test_small_images_are_unlike_photographs(empty: Path) -> None:
-    """Nothing is looked for."""
-    weights, why = find_weights(asked_for("yes"), 32, None, print)
+def test_small_images_may_be_unlike_photographs(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without labels nothing is looked for; with them published weights are, for they can be compared."""
+    weights, why = find_weights(asked_for("yes"), 32, None, print, labelled=False)
     assert weights is None
     assert "32 pixels" in why
+    monkeypatch.setattr(module, "is_on_this_machine", lambda name: True)
+    assert find_weights(asked_for("no"), 32, None, print, labelled=True)[0] == PREFERRED[0]
+    assert find_weights(asked_for("no"), 33, None, print, labelled=False)[0] == PREFERRED[0]
 
 
 def test_weights_in_a_cache_are_found(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,9 +184,9 @@ def test_weights_in_a_cache_are_found(empty: Path, monkeypatch: pytest.MonkeyPat
     place = downloads.place_of_url("https://download.pytorch.org/models/resnet18-f37072fd.pth")
     place.parent.mkdir(parents=True)
     place.touch()
-    assert find_weights(asked_for("no"), 300, None, print)[0] == "torchvision:resnet18"
+    assert find_weights(asked_for("no"), 300, None, print, labelled=False)[0] == "torchvision:resnet18"
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, *_, **__: str(place))
-    assert find_weights(asked_for("no"), 300, None, print)[0] == PREFERRED[0]
+    assert find_weights(asked_for("no"), 300, None, print, labelled=False)[0] == PREFERRED[0]
     assert module.QUICK_SIZE in sizes_to_try(224, 300)
 
 
