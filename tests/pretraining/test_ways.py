@@ -128,7 +128,7 @@ def test_the_rule_gives_way_to_what_is_clearly_better(rights: tuple[int, int, in
         (224, 32, (128,)),
         (224, 8, (96,)),
         (96, 400, (96,)),
-    ],  # fmt: skip
+    ],
 )
 def test_sizes_that_are_tried(native: int, side: int, sizes: tuple[int, ...]) -> None:
     """Not above the network's own, nor far above that of the images."""
