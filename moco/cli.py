@@ -9,13 +9,11 @@ import json
 import os
 import re
 import sys
-import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib.metadata import version
-from typing import Any, TextIO
+from typing import Any
 
 import tyro
 
@@ -29,6 +27,7 @@ from moco.errors import (
     StalledError,
     StoppedError,
     VoidError,
+    explain_open_files,
     explain_torch,
     one_line,
 )
@@ -45,7 +44,7 @@ from moco.runtime.helptext import WIDE, explain, flatten_error, set_environment
 from moco.runtime.mapped import explain_failed_reads
 from moco.runtime.phases import say_if_slow
 from moco.runtime.signals import EXIT_CODE
-from moco.runtime.streams import forgive, open_closed_streams, why_lost
+from moco.runtime.streams import forgive, open_closed_streams, speak_in_lines, why_lost
 from moco.study.config import StudyConfig
 from moco.transfer.config import TRANSFER_GROUPS, CompareConfig, TransferConfig
 from moco.transfer.recipes import TASKS, transfer_config
@@ -86,7 +85,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 bad input, 3 diverged, 75 saved after a signal."""
-    warnings.showwarning, threading.excepthook = _show_warning, _show_failed_thread
+    speak_in_lines()
     explain_failed_reads(lambda why: print(f"moco: error: {one_line(why)}", file=sys.stderr, flush=True))
     open_closed_streams()
     sys.stdout, sys.stderr = forgive(sys.stdout), forgive(sys.stderr)
@@ -270,20 +269,5 @@ def _tasks() -> str:
 
 
 def _fail(error: BaseException, code: int) -> int:
-    print(f"moco: error: {one_line(error)}", file=sys.stderr)
+    print(f"moco: error: {one_line(explain_open_files(error) or error)}", file=sys.stderr)
     return code
-
-
-def _show_failed_thread(failed: threading.ExceptHookArgs) -> None:
-    """Tell in one line what ended a library's thread; what the run needs of it fails where it is needed."""
-    library = type(failed.thread).__module__.partition(".")[0]
-    named = failed.thread.name if failed.thread and library == "threading" else f"a thread of {library}"
-    reason = one_line(failed.exc_value or failed.exc_type.__name__)
-    print(f"moco: warning: {named} ended: {reason}", file=sys.stderr)
-
-
-def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
-    line: str | None = None,
-) -> None:  # fmt: skip
-    print(f"moco: warning: {one_line(message)}", file=sys.stderr)

@@ -1,7 +1,12 @@
 """The failures that a caller can act on; `cli` turns each into its exit code."""
 
+import errno
 import re
 
+TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
+"""The numbers of the errors that say that descriptors are short: nothing is wrong with the file."""
+NONE_RECEIVED = "items of ancdata"
+"""Part of what Python raises where a loading process passes a descriptor on and there is no room for it."""
 NO_MEMORY = re.compile("MemoryError|OutOfMemoryError|can't allocate memory|not enough memory")
 """Matches what torch and numpy raise when memory is short."""
 COMPILERS = ("torch._dynamo.", "torch._inductor.")
@@ -17,6 +22,8 @@ def one_line(message: object) -> str:
 def explain_torch(error: BaseException) -> str | None:
     """Say in one line what torch or numpy could not do on this machine, and what to do; None for any other error."""
     first = str(error).strip().partition("\n")[0]
+    if NONE_RECEIVED in str(error):
+        return first
     if NO_MEMORY.search(f"{type(error).__name__}: {error}"):
         return f"out of memory ({first}): give a smaller size, number or batch"
     if type(error).__module__.startswith(COMPILERS):
@@ -25,6 +32,13 @@ def explain_torch(error: BaseException) -> str | None:
             f"C++ compiler or a folder that can be written (TORCHINDUCTOR_CACHE_DIR)"
         )
     return None
+
+
+def explain_open_files(error: BaseException) -> str | None:
+    """Say what to do where there are too many open files; None for any other error."""
+    if getattr(error, "errno", None) not in TOO_MANY_OPEN and NONE_RECEIVED not in str(error):
+        return None
+    return f"too many open files ({one_line(error)}): raise the limit (ulimit -n), or give fewer --workers"
 
 
 class BadInputError(ValueError):

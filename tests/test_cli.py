@@ -526,6 +526,19 @@ def test_what_cannot_be_compiled_is_one_line(
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), RuntimeError("received 0 items of ancdata")], ids=str
+)
+def test_too_many_open_files_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether this process cannot open a file or cannot receive one from a loading process: what to raise is said."""
+    command_that(monkeypatch, error)
+    assert main([]) == 1
+    said = capsys.readouterr().err
+    assert said == f"moco: error: too many open files ({error}): raise the limit (ulimit -n), or give fewer --workers\n"
+
+
 def test_json_has_no_number_that_is_not_finite(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

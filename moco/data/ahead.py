@@ -37,7 +37,7 @@ def load_ahead(
     """Yield what `make` gives for each item, in order, made ahead by `workers` processes (0: in this one).
 
     With `pinned` tensors come in memory from which a GPU reads by itself: what is made has `pin_memory`.
-    Raises the BadInputError that `make` raises, wherever it did.
+    Raises the BadInputError or OSError that `make` raises, wherever it did.
     """
     own = torch.Generator()  # the loader draws a seed for its processes: not from what models draw from
     with _loading_ended() as (begin, loading):
@@ -49,7 +49,7 @@ def load_ahead(
         loading.made_ahead = iter(loader)
         loading.processes.extend(set(multiprocessing.active_children()) - others)
         for one in loading.made_ahead:
-            if isinstance(one, BadInputError | ChildProcessError):
+            if isinstance(one, BadInputError | OSError):
                 raise one
             yield ForkingPickler.loads(one.content) if isinstance(one, _Packed) else one
 
@@ -103,7 +103,7 @@ class _ErrorsAsItems(Dataset[Any]):
     def __getitem__(self, item: Any) -> Any:
         try:
             made = self.make(item)
-        except BadInputError as error:
+        except (BadInputError, OSError) as error:
             return error
         return made if get_worker_info() is None else _pack_made(made)
 

@@ -1,12 +1,11 @@
 """Image files on disk: only regular ones are opened, none is read without a bound, and other formats are named."""
 
-import errno
 import os
 import stat
 from io import BufferedReader, BytesIO
 
 from moco.data.stalls import watch_read
-from moco.errors import BadInputError
+from moco.errors import TOO_MANY_OPEN, BadInputError
 
 BinaryFile = BytesIO | BufferedReader
 
@@ -24,8 +23,6 @@ MOST_HELD = read_limit(MOST_HELD_SETTING, 256 << 20)
 """Bytes of a file that are read into memory at once. No JPEG of the largest size that is decoded has so many."""
 HEAD = 132
 """Bytes by which a format is known."""
-TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
-"""Nothing is wrong with an image that cannot be opened for want of descriptors."""
 NOT_REGULAR = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from moco.data.foldernames import find_annotations, find_masks, find_mixed_splits
 from moco.data.kinds import Exclude, has_image_ending, is_system, why_no_image
 from moco.data.notes import Notes
-from moco.errors import BadInputError
+from moco.errors import TOO_MANY_OPEN, BadInputError
 
 TICK = 20_000_000
 """Nanoseconds within which two changes of a folder may get the same time stamp: Linux counts steps of up to 10 ms."""
@@ -154,7 +154,7 @@ def _is_image(search: Search, below: bytes, entry: "os.DirEntry[bytes]") -> bool
         path = os.path.join(search.top, below, entry.name)
         reason = why_no_image(path, entry.name, search.exclude.arrays) if entry.is_file() else "special"
     except OSError as error:  # it may be opened to see what it is
-        if error.errno in (errno.EMFILE, errno.ENFILE):
+        if error.errno in TOO_MANY_OPEN:
             raise
         reason = "without permission to read"
     if reason == "special":
@@ -183,7 +183,7 @@ def _remark(search: Search, below: bytes, folders: list[bytes], files: list[byte
 
 def _pass_over(search: Search, below: bytes, error: OSError) -> None:
     """Count a folder that cannot be read. Raises BadInputError where it is the top."""
-    if error.errno in (errno.EMFILE, errno.ENFILE):
+    if error.errno in TOO_MANY_OPEN:
         raise error
     if not below:
         raise BadInputError(

@@ -1,6 +1,5 @@
 """Images in uncompressed tar shards (WebDataset layout): read by offset through an index of flat arrays."""
 
-import errno
 import os
 import weakref
 import zlib
@@ -19,7 +18,7 @@ from moco.data.forms import Form
 from moco.data.images import NONE_KNOWN, Labels, Marks, PathTable
 from moco.data.opening import MOST_HELD, MOST_HELD_SETTING
 from moco.data.stalls import watch_read
-from moco.errors import BadInputError
+from moco.errors import TOO_MANY_OPEN, BadInputError
 from moco.runtime.randomness import Integers
 from moco.shapes import Image
 
@@ -41,7 +40,6 @@ KEPT_OPEN = 256
 """So many shards stay open: opening one costs a round trip on network file systems, and descriptors are limited."""
 SHARE_KEPT = 4
 """Never more than one in so many of the descriptors that the process may have."""
-TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass
@@ -151,9 +149,8 @@ class ShardImages:
                 if self._open.get(shard) != descriptor:
                     os.close(descriptor)
         except OSError as error:
-            if error.errno in TOO_MANY:  # nothing is wrong with the image
-                message = f"too many open files: raise the limit (ulimit -n, now {open_limit()})"
-                raise OSError(error.errno, message) from error
+            if error.errno in TOO_MANY_OPEN:  # nothing is wrong with the image
+                raise
             raise BadInputError(f"{self._describe(index)}: cannot be read ({error.strerror})") from error
 
     def _open_shard(self, shard: int) -> int:
@@ -162,7 +159,7 @@ class ShardImages:
         try:
             return os.open(self.paths[shard], flags)
         except OSError as error:
-            if error.errno not in TOO_MANY or not self._open:
+            if error.errno not in TOO_MANY_OPEN or not self._open:
                 raise
             while self._open:
                 os.close(self._open.popitem()[1])

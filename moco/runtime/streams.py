@@ -1,12 +1,15 @@
-"""Standard output and error that cannot be written to: what is printed is dropped, and the work goes on."""
+"""What is printed: one line each of warnings and failures; where nothing can be written it is dropped."""
 
 import errno
 import io
 import os
 import select
 import sys
-from typing import TYPE_CHECKING, Any
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any, TextIO
 
+from moco.errors import one_line
 from moco.runtime.signals import is_asked_to_stop
 
 if TYPE_CHECKING:
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
 
 PIECE = select.PIPE_BUF if hasattr(select, "PIPE_BUF") else 512
 """Bytes that a pipe takes at once where it takes any."""
+LOADER = "torch.utils.data.dataloader"
+"""The module whose objects fail to end where they half began."""
 LOOK_EVERY = 0.5
 """Seconds between two looks whether the process is asked to end while nobody reads what it prints."""
 
@@ -96,3 +101,34 @@ def why_lost(stream: object) -> str:
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
     number = raw.lost if isinstance(raw, Forgiving) else 0
     return "" if number in (0, errno.EPIPE) else os.strerror(number)
+
+
+def speak_in_lines() -> None:
+    """Print warnings, and what fails in a library's thread or while an object is removed, as one line each."""
+    warnings.showwarning, threading.excepthook = _show_warning, _show_failed_thread
+    sys.unraisablehook = _show_failed_end
+
+
+def _show_failed_end(failed: "sys.UnraisableHookArgs") -> None:
+    """Tell in one line what failed while an object was removed; nothing where torch half began its loading.
+
+    That has ended the command by another error, which says why.
+    """
+    if getattr(failed.object, "__module__", "") != LOADER:
+        said = one_line(failed.exc_value or failed.exc_type.__name__)
+        print(f"moco: warning: {failed.err_msg or 'ignored'}: {said}", file=sys.stderr)
+
+
+def _show_failed_thread(failed: threading.ExceptHookArgs) -> None:
+    """Tell in one line what ended a library's thread; what the run needs of it fails where it is needed."""
+    library = type(failed.thread).__module__.partition(".")[0]
+    named = failed.thread.name if failed.thread and library == "threading" else f"a thread of {library}"
+    reason = one_line(failed.exc_value or failed.exc_type.__name__)
+    print(f"moco: warning: {named} ended: {reason}", file=sys.stderr)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    line: str | None = None,
+) -> None:  # fmt: skip
+    print(f"moco: warning: {one_line(message)}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Processes that make items ahead: they end with their parent and with the loader, and say what they cannot do."""
 
+import errno
 import gc
 import os
 import signal
@@ -42,6 +43,18 @@ def abandon() -> None:
     except ValueError as error:
         kept = error
     assert kept.__traceback__ is not None
+
+
+def open_too_many(item: int) -> int:
+    """Fail as where a process may open no further file."""
+    raise OSError(errno.EMFILE, "Too many open files", str(item))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_system_is_raised_as_it_is(workers: int) -> None:
+    """Not as the traceback of a loading process."""
+    with pytest.raises(OSError, match=r"^\[Errno 24\] Too many open files: '7'$"):
+        next(load_ahead(open_too_many, [7], workers=workers))
 
 
 @pytest.mark.parametrize("leave", [break_off, abandon])

@@ -1,12 +1,14 @@
 """Standard output and error that cannot be written to: what is printed is dropped, and the work goes on."""
 
 import contextlib
+import gc
 import io
 import os
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 
 from moco.cli import main
 from moco.runtime.signals import StopRequest
-from moco.runtime.streams import forgive, why_lost
+from moco.runtime.streams import LOADER, forgive, speak_in_lines, why_lost
 
 
 def stream(number: int) -> io.TextIOWrapper:
@@ -94,3 +96,28 @@ def test_streams_that_are_closed() -> None:
     )
     closed = f'exec {sys.executable} -c "$1" <&- >&- 2>&-'
     assert subprocess.run(["sh", "-c", closed, "sh", program], check=False).returncode == 0
+
+
+def test_what_fails_while_it_is_removed_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is said of a loader of torch that half began: the error that stopped it ends the command."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    speak_in_lines()
+
+    class Held:
+        def __del__(self) -> None:
+            raise AttributeError("no attribute 'x'")
+
+    Held()
+    gc.collect()
+    said = capsys.readouterr().err
+    assert said.startswith("moco: warning: ")
+    assert said.endswith(": no attribute 'x'\n")
+    assert said.count("\n") == 1
+    monkeypatch.setattr(Held.__del__, "__module__", LOADER)
+    Held()
+    gc.collect()
+    assert capsys.readouterr().err == ""
