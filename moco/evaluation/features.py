@@ -21,6 +21,7 @@ from moco.data.spans import cut_whole, read_document
 from moco.data.views import Look, make_views
 from moco.errors import BadInputError
 from moco.evaluation.feeding import DrawnCrops, PreparedBytes, feed_drawn, feed_prepared
+from moco.runtime.allocation import keep_freed_memory
 from moco.runtime.device import autocast
 from moco.runtime.distributed import gather, rank, world_size
 from moco.runtime.fields import Precision
@@ -37,6 +38,8 @@ SMALL = 64
 LONGEST = 16
 """Times its shorter side, beyond which a larger image's longer side is cut first: of a line of pixels, resized, the
 memory could not hold the rest."""
+PLACES = 1 << 20
+"""Pixels, or bytes of documents, that a CPU encodes at a time: larger batches are no faster, and take more memory."""
 ROWS_AT_A_TIME = 8192
 """Rows that the ranks exchange at a time, which bounds the memory."""
 
@@ -117,6 +120,10 @@ def outputs(
     """`encode` with any module that gives `width` numbers for each image; `device` is that of its parameters."""
     _require_channels(images, how)
     device = device or next(module.parameters()).device
+    at_a_time = how.batch_size
+    if device.type == "cpu":
+        keep_freed_memory()
+        at_a_time = max(1, PLACES // how.image_size**2)
     own = math.ceil(len(images) / world_size())  # images of this rank, the last ranks perhaps fewer
     first, last = (min(place * own, len(images)) for place in (rank(), rank() + 1))
     kind = torch.float16 if how.stored == "fp16" else torch.float32
@@ -128,7 +135,7 @@ def outputs(
         batches = zip(starts, _batches(images, how, views, first + done, last, device.type), strict=True)
         for start, batch in show_progress(batches, title, len(starts)):
             with autocast(how.precision, device.type):
-                features = module(batch.to(device)).float()
+                features = torch.cat([module(part).float() for part in torch.split(batch.to(device), at_a_time)])
             end = start - first + len(batch)
             fetcher.fetch(F.normalize(features) if how.unit else features, block[start - first : end])
             if earlier is not None and end - kept >= earlier.at_a_time:
