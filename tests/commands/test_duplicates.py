@@ -14,6 +14,7 @@ import moco
 from moco.cli import main
 from moco.commands import curate, duplicates
 from moco.commands.duplicates import run
+from moco.curation import neighbours
 from moco.curation.config import DuplicatesConfig
 from moco.curation.facts import Facts, measure_image
 from moco.data.catalog import load
@@ -104,6 +105,19 @@ def test_an_interrupted_command_goes_on(tiny_run: Path, folder: Path, monkeypatc
     monkeypatch.setenv("MOCO_DATA", f"{folder.parent}/elsewhere")
     with pytest.warns(UserWarning, match="cannot be read"):
         assert run(config) == later
+
+
+def test_an_index_of_many_images(
+    tiny_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Takes the place of comparing all with all, and says how good it is; here it looks at all lists."""
+    pytest.importorskip("faiss")
+    (folder / "broken.png").unlink()
+    config = DuplicatesConfig(str(tiny_run), str(folder), baseline=False, threshold=0.99, **CPU)
+    exact = run(config)
+    monkeypatch.setattr(neighbours, "EXACT_UP_TO", 5)
+    assert run(config) == exact
+    assert "of the 10 nearest (16 lists searched)" in capsys.readouterr().out
 
 
 def test_a_threshold_that_finds_hardly_anything(
