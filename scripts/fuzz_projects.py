@@ -184,7 +184,7 @@ def read_annotations(seeds: Seeds, work: Path, rng: np.random.Generator, damage:
     files = [path for path in files if path.suffix != ".jpg"] if rng.random() < 0.8 else files
     path = files[int(rng.integers(0, len(files)))]
     path.write_bytes(_damage(path.read_bytes(), path.name, rng, damage))
-    train, test = (open_examples(layout, work, split) for split in ("train", "test"))  # type: ignore[arg-type]
+    train, test = (open_examples(layout, work, split) for split in ("train", "test"))
     check_examples(str(work), train, test, files_of(work, train, test))
     for examples in (train, test):
         for index in range(len(examples)):

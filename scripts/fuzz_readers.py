@@ -29,7 +29,8 @@ from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import load_tensors, newest_checkpoint, save_tensors
 from moco.runtime.configfile import from_json, to_json
 from moco.runtime.fields import check
-from moco.runtime.runlog import read_events, read_status
+from moco.runtime.folder import read_status
+from moco.runtime.runlog import read_events
 
 Damage = Callable[[bytes, bytes, np.random.Generator], bytes]
 Reader = Callable[["Seeds", Path, np.random.Generator, Damage], None]
@@ -84,7 +85,7 @@ class Seeds:
             for i in range(4):
                 (place / f"{i}.png").write_bytes(images(PillowImage.fromarray(pixels[:16, :16] ^ i))["rgb.png"])
         for form in ("arrays", "shards"):
-            pack(PackConfig(str(self.root / "folder"), self.root / form, format=form))  # type: ignore[arg-type]
+            pack(PackConfig(str(self.root / "folder"), self.root / form, format=form))
         self._tars()
         (self.root / "list").mkdir()
         (self.root / "list" / "list.txt").write_bytes(

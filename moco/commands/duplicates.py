@@ -20,6 +20,8 @@ from moco.shapes import Features
 VIEWED, COMPARED = 256, 1024
 """Images of which two views are made, and which are compared with each other, to calibrate."""
 AUGMENTATION = "mild"
+SEARCHED = 10
+"""Nearest images by which an index is judged."""
 COLUMNS = {
     "threshold": "similarity from", "views_found": "of two mild views found, %",
     "false_pairs": "pairs expected to be false", "groups": "groups", "drop": "images to drop",
@@ -35,7 +37,9 @@ def run(config: DuplicatesConfig) -> dict[str, Any]:
         for name, subject in subjects.items():
             z = found.encode(name)
             known = _calibrated(found, subject, z, name)
-            groups = group_duplicates(z, found.facts, known.threshold)
+            groups = group_duplicates(
+                z, found.facts, known.threshold, f"{name}: comparing {len(z)} images", found.index(name, z, SEARCHED)
+            )
             own = [choose_kept(group, z, found.facts, known.threshold, config.keep) for group in groups]
             drop = sum(member.instead is not None for group in own for member in group)
             figures[name] = {**dataclasses.asdict(known), "groups": len(own), "drop": drop}

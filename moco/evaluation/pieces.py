@@ -46,14 +46,14 @@ class Pieces:
         return len(self.unreadable)
 
     def append(self, features: Floats, unreadable: Mapping[int, str]) -> None:
-        """Add a piece (n, width). Raises OSError where it cannot be written."""
+        """Add a piece (n, width). Raises BadInputError where it cannot be written."""
         content = np.ascontiguousarray(features, np.float32).tobytes()
-        with (self.folder / NUMBERS).open("ab") as file:
-            _write_through(file.fileno(), content)
         left_out = {str(row): reason for row, reason in unreadable.items()}
         line = json.dumps({"rows": len(features), "crc": zlib.crc32(content), "unreadable": left_out})
-        with (self.folder / LIST).open("ab") as file:
-            _write_through(file.fileno(), line.encode() + b"\n")
+        with _explained(self.folder):
+            for name, added in ((NUMBERS, content), (LIST, line.encode() + b"\n")):
+                with (self.folder / name).open("ab") as file:
+                    _write_through(file.fileno(), added)
         self.unreadable.append(dict(unreadable))
         self.rows += len(features)
 
@@ -75,13 +75,22 @@ def opened_pieces(out: Path, about: Mapping[str, Any], width: int) -> Iterator[P
     Raises BadInputError where another process holds them, or they cannot be written.
     """
     folder = out.with_name(out.name + ENDING)
+    with contextlib.ExitStack() as held:
+        with _explained(folder):
+            held.enter_context(lock(folder))
+            found = _find_sound(folder, about, width)
+        yield found
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Say what to do where the pieces cannot be written; the caller's own errors, such as of loading, pass outside."""
     try:
-        with lock(folder):
-            yield _find_sound(folder, about, width)
+        yield
     except OSError as error:
         raise BadInputError(
-            f"--out {out}: cannot be written ({error.strerror}): make room and run the command again, which "
-            f"continues from {folder}"
+            f"--out {folder.with_name(folder.name.removesuffix(ENDING))}: cannot be written "
+            f"({error.strerror or error}): make room and run the command again, which continues from {folder}"
         ) from error
 
 

@@ -12,10 +12,13 @@ from PIL import Image as PillowImage
 
 import moco
 from moco.cli import main
+from moco.commands import curate
 from moco.commands.duplicates import run
 from moco.curation.config import DuplicatesConfig
+from moco.curation.facts import Facts, measure_image
 from moco.data.catalog import load
 from moco.errors import BadInputError
+from moco.shapes import Image
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0}
 HOSTILE = "<img src=x onerror=alert(1)>.png"
@@ -77,6 +80,30 @@ def test_features_are_kept(
     assert later["unreadable"] == []
     assert ["05.png", "broken.png"] in later["groups"]
     assert len(recwarn) == 2
+
+
+def test_an_interrupted_command_goes_on(tiny_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured is not measured again, and what could not be read is still named."""
+    (folder / "broken.png").rename(folder / "0.png")  # the first
+    monkeypatch.setattr(curate, "MEASURED_AT_A_TIME", 2)
+    monkeypatch.setattr(curate, "IMAGES_IN_A_PART", 8)
+    config, measured = DuplicatesConfig(str(tiny_run), str(folder), baseline=False, **CPU), list[int]()
+
+    def measure(image: Image, content: bytes | None) -> Facts:
+        measured.append(1)
+        if len(measured) == 20:
+            raise KeyboardInterrupt
+        return measure_image(image, content)
+
+    monkeypatch.setattr(curate, "measure_image", measure)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    with pytest.warns(UserWarning, match=r"1 images cannot be read and are left out: 0\.png"):
+        later = run(config)
+    assert len(measured) == 20 + 28 - 16
+    monkeypatch.setenv("MOCO_DATA", f"{folder.parent}/elsewhere")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert run(config) == later
 
 
 def test_from_the_command_line_and_from_python(

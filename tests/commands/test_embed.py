@@ -126,6 +126,30 @@ def test_a_full_disk_leaves_the_old_file(tiny_run: Path, tmp_path: Path, monkeyp
     assert len(read(out)["features"]) == 360
 
 
+def test_a_full_disk_under_the_pieces(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named, with where the command goes on."""
+
+    def full(descriptor: int, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pieces, "_write_through", full)
+    with pytest.raises(BadInputError, match=r"f.npz: cannot be written \(No space left.* continues from .*unfinished"):
+        run(EmbedConfig(str(tiny_run), "digits", tmp_path / "f.npz", split="test", **CPU))
+
+
+def test_a_lost_loading_process_is_no_full_disk(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small /dev/shm or a long TMPDIR: what loading says is kept."""
+
+    def lost(*_: object, **__: object) -> None:
+        raise ChildProcessError("a loading process cannot pass on its images")
+
+    monkeypatch.setattr(embed, "outputs", lost)
+    with pytest.raises(ChildProcessError, match="cannot pass on its images"):
+        run(EmbedConfig(str(tiny_run), "digits", tmp_path / "f.npz", split="test", **CPU))
+
+
 def test_from_the_command_line(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line for people, one object for programs."""
     flags = ["--weights", str(tiny_run), "--data", "digits", "--out", str(tmp_path / "f.npz"), "--split", "test"]

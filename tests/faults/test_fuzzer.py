@@ -1,0 +1,21 @@
+"""The fuzzer itself: it makes its files, damages them and reads them back."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from scripts import fuzz
+from scripts.fuzz_readers import Seeds
+
+
+def test_a_case_of_every_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reader opens a damaged file, and succeeds or refuses it in one line."""
+    for name in ("MOCO_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "kept"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seeds = Seeds(tmp_path)
+        seeds.make()
+        outcomes = {name: fuzz.run_case(reader, seeds, name, 0, 0, tmp_path) for name, reader in fuzz.READERS.items()}
+    assert not {name: found for name, found in outcomes.items() if found[0] not in ("read", "refused")}
