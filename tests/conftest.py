@@ -44,6 +44,12 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moco.runtime.phases.PATIENCE", 3600.0)
 
 
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command without --threads takes one: the threads of several workers would wait in a loop for their cores."""
+    monkeypatch.setattr("moco.runtime.device.cores", lambda: 1)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Pixels are bit-equal where operations are not split over threads; loading processes have one each."""
