@@ -38,8 +38,10 @@ from moco.runtime.runlog import RunLog
 from moco.transfer.config import TransferConfig
 from moco.transfer.recipes import TASKS
 
-RANDOM = ["knn", "--weights", "random", "--arch", "resnet18-w16", "--stem", "cifar", "--image-size", "16"]
+RANDOM = ["knn", "--weights", "random", "--arch", "resnet18-w8", "--stem", "cifar", "--image-size", "16"]
 SMALL = [
+    "--arch",
+    "resnet18-w8",
     "--dictionary",
     "queue",
     "--image-size",
@@ -593,7 +595,7 @@ def test_commands_from_python(tmp_path: Path) -> None:
     }
     result = moco.run("pretrain", "quick", data="digits", out=out, max_steps=2, dictionary="in-batch", **small)
     assert math.isfinite(result["loss"])
-    found = moco.run("linear", weights=out, data="digits", penalties=[0.1, 1e-2], views=1, baseline=False)
+    found = moco.run("linear", weights=out, data="digits", penalties=[0.1, 1e-2], views=1, baseline=False, threads=1)
     assert set(found) >= {"top1", "penalty"}
     assert found["penalty"] in (0.1, 0.01)
     found = moco.run("knn", weights=out, data="digits", baseline=[out, out / "encoder.safetensors"], threads=1)

@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 
 import moco
 from moco.cli import main
-from moco.commands import curate
+from moco.commands import curate, duplicates
 from moco.commands.duplicates import run
 from moco.curation.config import DuplicatesConfig
 from moco.curation.facts import Facts, measure_image
@@ -104,6 +104,17 @@ def test_an_interrupted_command_goes_on(tiny_run: Path, folder: Path, monkeypatc
     monkeypatch.setenv("MOCO_DATA", f"{folder.parent}/elsewhere")
     with pytest.warns(UserWarning, match="cannot be read"):
         assert run(config) == later
+
+
+def test_a_threshold_that_finds_hardly_anything(
+    tiny_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Is said with what to do, unless it was given."""
+    (folder / "broken.png").unlink()
+    monkeypatch.setattr(duplicates, "FEW", 101)
+    for threshold, said in [(None, True), (0.9, False)]:
+        run(DuplicatesConfig(str(tiny_run), str(folder), baseline=False, threshold=threshold, false_pairs=2.0, **CPU))
+        assert ("give --false-pairs 200" in capsys.readouterr().out) is said
 
 
 def test_from_the_command_line_and_from_python(
