@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling
 
-from the root of the repository prints the tables of docs/distributed.md. Nothing is measured here. The payloads are
+from the root of the repository prints the tables of docs/scaling.md. Nothing is measured here. The payloads are
 those that the collectives of a real run are given (tests/distributed/test_equality.py counts them), and what a rank
 sends for them is that of the usual algorithms: a ring for all_reduce and all_gather, and for all_to_all one message to
 each other rank.
@@ -138,7 +138,7 @@ def memory_table(counts: Sequence[int]) -> Iterator[str]:
 
 
 def tables() -> dict[str, list[str]]:
-    """The figures of docs/distributed.md: lines of each table."""
+    """The figures of docs/scaling.md: lines of each table."""
     growing = [Job(ranks, 32 * ranks) for ranks in (8, 64, 512)]
     return {
         "the paper's batch": list(wire_table([Job(ranks, 256) for ranks in (8, 16, 64, 128)])),

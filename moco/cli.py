@@ -32,6 +32,7 @@ from moco.errors import (
     one_line,
 )
 from moco.evaluation.config import GONE, REPEATED, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
+from moco.evaluation.flaggroups import group_flags
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
 from moco.pretraining.config import AutoConfig, PretrainConfig, ResumeConfig
@@ -40,6 +41,7 @@ from moco.pretraining.recipes import RECIPES, fit_groups, recipe_values
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.fields import check, flag
+from moco.runtime.flagerrors import explain_mistake
 from moco.runtime.helptext import WIDE, explain, flatten_error, set_environment
 from moco.runtime.mapped import explain_failed_reads
 from moco.runtime.phases import say_if_slow
@@ -49,30 +51,26 @@ from moco.study.config import StudyConfig
 from moco.transfer.config import TRANSFER_GROUPS, CompareConfig, TransferConfig
 from moco.transfer.recipes import TASKS, transfer_config
 
-COMMANDS: dict[str, type[Any]] = {
-    "pretrain": PretrainConfig,
-    "resume": ResumeConfig,
-    "knn": KnnConfig,
-    "linear": LinearConfig,
-    "lowshot": LowshotConfig,
-    "finetune": FinetuneConfig,
-    "transfer": TransferConfig,
-    "embed": EmbedConfig,
-    "export": ExportConfig,
-    "pack": PackConfig,
-    "check": CheckConfig,
-    "bench": BenchConfig,
-    "report": ReportConfig,
-    "study": StudyConfig,
-    "explore": ExploreConfig,
-    "duplicates": DuplicatesConfig,
-    "outliers": OutliersConfig,
-    "select": SelectConfig,
-    "search": SearchConfig,
-    "groups": GroupsConfig,
-}
-"""A command -> its config; `run` of the module of its name in `moco.commands` runs it, and is imported only then."""
-GROUPS = {PretrainConfig: PRETRAIN_GROUPS, TransferConfig: TRANSFER_GROUPS}
+SECTIONS: dict[str, dict[str, type[Any]]] = {
+    "Train": {"pretrain": PretrainConfig, "resume": ResumeConfig},
+    "Look at a run": {"report": ReportConfig, "explore": ExploreConfig},
+    "Measure an encoder": {
+        "knn": KnnConfig, "linear": LinearConfig, "lowshot": LowshotConfig, "finetune": FinetuneConfig,
+        "transfer": TransferConfig,
+    },
+    "Use an encoder": {"embed": EmbedConfig, "export": ExportConfig},
+    "Curate a folder of images": {
+        "duplicates": DuplicatesConfig, "outliers": OutliersConfig, "select": SelectConfig, "search": SearchConfig,
+        "groups": GroupsConfig,
+    },
+    "Prepare images": {"check": CheckConfig, "pack": PackConfig},
+    "Compare settings, measure speed": {"study": StudyConfig, "bench": BenchConfig},
+}  # fmt: skip
+"""Title -> command -> its config. `run` of its module in `moco.commands` runs it, and is imported only then."""
+COMMANDS = {name: kind for commands in SECTIONS.values() for name, kind in commands.items()}
+GROUPS = {kind: group_flags(kind) for kind in COMMANDS.values() if hasattr(kind, "like")} | {
+    PretrainConfig: PRETRAIN_GROUPS, TransferConfig: TRANSFER_GROUPS,
+}  # fmt: skip
 """Where a command has many flags: in which order --help-all lists them; --help lists the first group."""
 HELP = ("-h", "--help", "--help-all")
 AUTO = "auto"
@@ -137,7 +135,7 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
         if not rest or rest[0] in HELP:
             print(_recipes())
             raise SystemExit(0)
-        name = _known(rest.pop(0), (*RECIPES, AUTO), "recipe", "moco pretrain --help")
+        name = _known(rest.pop(0), (AUTO, *RECIPES), "recipe", "moco pretrain --help; auto picks the settings")
         if name == AUTO:
             return _auto(rest) if not set(rest) & set(HELP) else _flags(AutoConfig, rest, f"{prog} {AUTO}", default)
         given, needs = _given(rest), RECIPES[name].needs
@@ -224,7 +222,7 @@ def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how
         with contextlib.redirect_stderr(box), set_environment(COLUMNS=WIDE):
             return tyro.cli(kind, args=arguments, prog=prog, default=default, **how)
     except SystemExit:
-        raise BadInputError(f"{flatten_error(box.getvalue())} (see {prog} --help)") from None
+        raise BadInputError(f"{explain_mistake(flatten_error(box.getvalue()), prog)} (see {prog} --help)") from None
 
 
 def _require_words(arguments: Sequence[str]) -> None:
@@ -244,8 +242,16 @@ def _known(given: str, names: Sequence[str] | dict[str, Any], what: str, where: 
 
 
 def _overview() -> str:
-    lines = [f"  {name:<10} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
-    return "usage: moco COMMAND [flags]\n\n" + "\n".join(lines) + "\n\nmoco COMMAND --help lists its flags."
+    lines = ["usage: moco COMMAND [flags]", "", "To begin: moco pretrain auto --data FOLDER --out RUN --minutes 30", ""]
+    for title, commands in SECTIONS.items():
+        lines += [
+            f"{title}:",
+            *(f"  {name:<11} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in commands.items()),
+            "",
+        ]
+    return "\n".join(
+        [*lines, "moco COMMAND --help lists the flags of a command; if they are many, --help-all lists all of them."]
+    )
 
 
 def _recipes() -> str:

@@ -4,6 +4,7 @@ import gc
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,21 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moco.runtime.phases.PATIENCE", 3600.0)
 
 
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command without --threads takes one: the threads of several workers would wait in a loop for their cores."""
+    monkeypatch.setattr("moco.runtime.device.cores", lambda: 1)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Pixels are bit-equal where operations are not split over threads; loading processes have one each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def cifar10() -> Path:
     """CIFAR-10 as image folders, from $MOCO_DATA; what needs it is skipped elsewhere."""
@@ -60,6 +76,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("runs") / "tiny"
     small = {
+        "arch": "resnet18-w8",
         "dictionary": "queue",
         "image_size": 16,
         "max_steps": 2,

@@ -21,7 +21,7 @@ Key = tuple[int, int]
 
 def _dot(a: Array, b: Array) -> float:
     """Return the inner product of two vectors, correctly rounded over its products."""
-    return math.fsum(float(x) * float(y) for x, y in zip(a, b, strict=True))
+    return math.fsum((a * b).tolist())
 
 
 def _normalise(vector: Array) -> Array:

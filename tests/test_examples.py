@@ -9,7 +9,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {
     "text.py": ["--epochs", "1", "--most", "40"],
-    "neighbours.py": ["--epochs", "1", "--sequences", "8", "--frames", "40"],
+    "neighbours.py": ["--source", "digits", "--epochs", "1", "--garments", "64", "--pretexts", "neighbours", "paired"],
 }
 
 

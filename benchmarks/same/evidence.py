@@ -17,7 +17,9 @@ Part = dict[str, str]
 """The name of each tensor or number -> its value; a tensor's is its type, shape and SHA-256."""
 MEASURED = re.compile(r"^time$|second|memory|^waiting_for_data$")
 """Keys of figures that differ from run to run."""
-UNKNOWN = re.compile(r"moco: error: .*(Unrecognized options|invalid choice|is not a (command|recipe|task))")
+UNKNOWN = re.compile(
+    r"moco: error: .*(Unrecognized options|invalid choice|: expected one of|is not a (command|recipe|task|flag))"
+)
 """What a command line says to a word that it does not know."""
 GOOD = ("same", "not there before")
 

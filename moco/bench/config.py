@@ -7,7 +7,7 @@ from moco.runtime.fields import Device, JsonOutput, Precision, Seconds, Seed, Th
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Measure how fast this machine trains, which share of its peak that is, and what holds it back."""
+    """Measure how fast this machine trains, and what limits it."""
 
     only: str | None = None
     """Measurements to run, separated by commas: peak (always of fp32 and bf16), step, end-to-end, views (always on the

@@ -32,14 +32,14 @@ from moco.data.replacement import list_names
 from moco.errors import BadInputError, one_line
 from moco.evaluation.config import RANDOM, EmbedConfig
 from moco.evaluation.features import Encoding
-from moco.evaluation.once import Kept, compute_once, encode_once
+from moco.evaluation.once import IMAGES_IN_A_PART, Kept, Parts, compute_in_parts, compute_once, encode_once
 from moco.evaluation.session import Subject, all_splits, at_random, say, session, workers_for
 from moco.explore.gallery import thumbnail
 from moco.runtime import distributed
 from moco.runtime.checkpoint import digest
 from moco.runtime.fields import check
 from moco.runtime.files import expand_home, replace_file, takes_files
-from moco.runtime.progress import show_progress
+from moco.runtime.progress import name_phase, show_progress
 from moco.shapes import Features
 
 THUMBNAIL_SIDE, QUALITY = 96, 80
@@ -80,7 +80,8 @@ class Collected:
         if not needs_index(len(z)):
             return None
         about = {"kind": "index", "version": INDEX_VERSION, "features": digest({"z": z}, {}), "k": k}
-        index = unpack_index(*compute_once(about, lambda: pack_index(build_index(z, k))))
+        with name_phase(f"{name}: building an index of {len(z)} images"):
+            index = unpack_index(*compute_once(about, lambda: pack_index(build_index(z, k))))
         say(f"{name}: approximate search finds {index.recall:.1%} of the {k} nearest ({index.lists} lists searched)")
         return index
 
@@ -179,15 +180,24 @@ def measure_images(images: Images, workers: int) -> tuple[Facts, dict[int, str]]
         "white_level": images.white_level,
     } | ({} if images.form is None else {"form": describe_digest(images.form)})  # fmt: skip
 
-    def compute() -> Kept:
+    def compute(parts: Parts) -> Kept:
+        found = parts.read()
+        done = sum(len(tensors["height"]) for tensors, _ in found)
         ranges = [range(start, min(start + MEASURED_AT_A_TIME, len(images)))
-                  for start in range(0, len(images), MEASURED_AT_A_TIME)]  # fmt: skip
-        made = load_ahead(partial(_measure_rows, images), ranges, workers)
-        parts = list(show_progress(made, f"measuring {len(images)} images", len(ranges)))
-        reasons = {str(row): reason for part in parts for row, reason in part[1].items()}
-        return Facts.stack([part[0] for part in parts]).to_tensors(), {"unreadable": reasons}
+                  for start in range(done, len(images), MEASURED_AT_A_TIME)]  # fmt: skip
+        made = show_progress(
+            load_ahead(partial(_measure_rows, images), ranges, workers), f"measuring {len(images)} images", len(ranges)
+        )
+        new = list[tuple[Facts, dict[int, str]]]()
+        for one in made:
+            new.append(one)
+            if len(new) * MEASURED_AT_A_TIME >= IMAGES_IN_A_PART:
+                found.append(_join(new))
+                parts.write(len(found) - 1, *found[-1])
+                new.clear()
+        return _join([*((Facts.from_tensors(tensors), more["unreadable"]) for tensors, more in found), *new])
 
-    tensors, more = compute_once(about, compute)
+    tensors, more = compute_in_parts(about, compute)
     facts, unreadable = Facts.from_tensors(tensors), dict[int, str]()
     for row in map(int, more["unreadable"]):
         found, reason = _measure_rows(images, range(row, row + 1))
@@ -195,6 +205,12 @@ def measure_images(images: Images, workers: int) -> tuple[Facts, dict[int, str]]
             getattr(facts, column)[row] = value.numpy()[0]
         unreadable |= reason
     return facts, unreadable
+
+
+def _join(measured: Sequence[tuple[Facts, Mapping[Any, str]]]) -> Kept:
+    """Give facts, and why some images have none, as they are kept."""
+    reasons = {str(row): reason for _, own in measured for row, reason in own.items()}
+    return Facts.stack([facts for facts, _ in measured]).to_tensors(), {"unreadable": reasons}
 
 
 def _measure_rows(images: Images, rows: range) -> tuple[Facts, dict[int, str]]:

@@ -20,6 +20,10 @@ from moco.shapes import Features
 VIEWED, COMPARED = 256, 1024
 """Images of which two views are made, and which are compared with each other, to calibrate."""
 AUGMENTATION = "mild"
+SEARCHED = 10
+"""Nearest images by which an index is judged."""
+FEW = 10
+"""Percentage of the pairs of views, below which a threshold finds hardly any near duplicates."""
 COLUMNS = {
     "threshold": "similarity from", "views_found": "of two mild views found, %",
     "false_pairs": "pairs expected to be false", "groups": "groups", "drop": "images to drop",
@@ -35,7 +39,9 @@ def run(config: DuplicatesConfig) -> dict[str, Any]:
         for name, subject in subjects.items():
             z = found.encode(name)
             known = _calibrated(found, subject, z, name)
-            groups = group_duplicates(z, found.facts, known.threshold)
+            groups = group_duplicates(
+                z, found.facts, known.threshold, f"{name}: comparing {len(z)} images", found.index(name, z, SEARCHED)
+            )
             own = [choose_kept(group, z, found.facts, known.threshold, config.keep) for group in groups]
             drop = sum(member.instead is not None for group in own for member in group)
             figures[name] = {**dataclasses.asdict(known), "groups": len(own), "drop": drop}
@@ -43,6 +49,11 @@ def run(config: DuplicatesConfig) -> dict[str, Any]:
         own_figures = figures[config.weights]
         for name in figures:
             say(_describe(name, figures[name], len(found.names)))
+        if config.threshold is None and own_figures["views_found"] < FEW:
+            say(
+                f"this threshold finds little but equal images: near duplicates among {len(found.names)} images need "
+                f"better weights, or give --false-pairs {100 * config.false_pairs:g} and look through a longer list"
+            )
         dropped = [member.row for group in members for member in group if member.instead is not None]
         written = _write(found, members, dropped, figures)
     return {

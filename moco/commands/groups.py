@@ -21,7 +21,7 @@ def run(config: GroupsConfig) -> dict[str, Any]:
         groups, figures = list[Group](), dict[str, dict[str, Any]]()
         for name in (config.weights, *found.baselines):
             z = found.encode(name)
-            numbers, silhouette = divide_images(z, k)
+            numbers, silhouette = divide_images(z, k, f"{name}: dividing {len(z)} images into groups")
             own = describe_groups(z, numbers, found.labels)
             purity = mean_share(own)
             figures[name] = {

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from moco.commands.curate import Collected, collect_images, write_results
@@ -12,6 +11,7 @@ from moco.curation.outliers import Outlier, Suspicion, expect_labels, rank_outli
 from moco.curation.page import Strip, Tile, render_figures, render_strips
 from moco.evaluation.session import say
 from moco.explore.embed_run import clusters
+from moco.runtime.progress import name_phase
 
 BESIDE = 6
 """Neighbours that the page shows."""
@@ -45,14 +45,15 @@ def _look(found: Collected, name: str) -> tuple[list[Outlier], list[Suspicion], 
     config = found.config
     assert isinstance(config, OutliersConfig)
     z = found.encode(name)
-    similarity, rows = find_others(z, config.k, found.index(name, z, config.k))
+    similarity, rows = find_others(z, config.k, found.index(name, z, config.k), f"{name}: comparing {len(z)} images")
     count = min(MOST_CLUSTERS, max(2, len(z) // IMAGES_IN_A_CLUSTER))
-    groups = clusters(z.numpy().astype(np.float64), count)
-    images = rank_outliers(z, similarity, groups, found.facts)[: config.top]
+    with name_phase(f"{name}: ranking {len(z)} images in {count} clusters"):
+        images = rank_outliers(z, similarity, clusters(z.numpy(), count), found.facts)[: config.top]
     labelled = len(found.classes) > 1
     if not labelled:
         return images, [], rows
-    expected = expect_labels(z, similarity, rows, found.labels, len(found.classes))
+    with name_phase(f"{name}: learning the labels of {len(z)} images"):
+        expected = expect_labels(z, similarity, rows, found.labels, len(found.classes))
     labels = suspect_labels(similarity, rows, found.labels, len(found.classes), expected)
     return images, labels[: config.top], rows
 

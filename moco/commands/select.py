@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moco.commands.curate import Collected, collect_images, write_results
 from moco.curation.config import SelectConfig
 from moco.curation.page import Strip, Tile, render_figures, render_strips
@@ -20,6 +18,7 @@ from moco.evaluation.session import say
 from moco.explore.embed_run import clusters
 from moco.runtime.fields import check
 from moco.runtime.files import read_bounded
+from moco.runtime.progress import name_phase
 from moco.shapes import Features
 
 IN_A_STRIP = 12
@@ -36,9 +35,9 @@ def run(config: SelectConfig) -> dict[str, Any]:
         if len(labelled) >= len(found.names):
             raise BadInputError(f"--labelled {config.labelled}: names all {len(found.names)} images: none is left")
         choices, z = dict[str, list[int]](), found.encode(config.weights)
-        choices[config.weights] = _choose(config, z, labelled)
+        choices[config.weights] = _choose(config, z, labelled, config.weights)
         for name in found.baselines:
-            choices[f"{name} weights"] = _choose(config, found.encode(name), labelled)
+            choices[f"{name} weights"] = _choose(config, found.encode(name), labelled, name)
         if config.baseline and config.method != "random":
             choices["random choice"] = choose_random(len(z), config.n, config.seed, labelled)
         figures = {name: _figures(found, z, rows, labelled) for name, rows in choices.items()}
@@ -56,13 +55,14 @@ def run(config: SelectConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _choose(config: SelectConfig, z: Features, labelled: list[int]) -> list[int]:
+def _choose(config: SelectConfig, z: Features, labelled: list[int], title: str) -> list[int]:
     if config.method == "random":
         return choose_random(len(z), config.n, config.seed, labelled)
     if config.method == "spread":
-        return choose_spread(z, config.n, labelled)
+        return choose_spread(z, config.n, labelled, f"{title}: choosing {config.n} images")
     count = min(len(labelled) + config.n, MOST_CLUSTERS, len(z))
-    return choose_typical(z, clusters(z.numpy().astype(np.float64), count), config.n, labelled)
+    with name_phase(f"{title}: choosing {config.n} images by {count} clusters of {len(z)}"):
+        return choose_typical(z, clusters(z.numpy(), count), config.n, labelled)
 
 
 def read_labelled(found: Collected, path: Path | None) -> list[int]:

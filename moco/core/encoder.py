@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.core.batchnorm import GroupedBatchNorm, group_batch_norms, record_together
+from moco.core.depthwise import quicken_depthwise
 from moco.core.networks import REFUSALS, TIMM, build_backbone, example_input, is_timms, reason
 from moco.core.precision import at_least_fp32
 from moco.core.resnet import ResNet, resnet_plan
@@ -67,6 +68,7 @@ class Encoder(nn.Module):
         self.backbone, self.num_features = backbone or build_backbone(
             plan.arch, plan.stem, plan.image_size, plan.channels
         )
+        quicken_depthwise(self.backbone)
         self._norms: list[GroupedBatchNorm] = []
         hidden = plan.hidden_dim or self.num_features
         self.head: nn.Module

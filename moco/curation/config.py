@@ -68,7 +68,7 @@ class DuplicatesConfig:
 
 @dataclass(frozen=True)
 class OutliersConfig:
-    """Rank images that are unlike the others, each with its reasons, and labels that the neighbours contradict."""
+    """List unusual images, each with the reasons, and labels that are probably wrong."""
 
     weights: NamedWeights
     data: AnyImages

@@ -1,6 +1,7 @@
 """Duplicates among images by their features and digests: a calibrated threshold, groups, and which image to keep."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 
 from moco.curation.config import KeepRule
 from moco.curation.facts import Facts
+from moco.curation.neighbours import Index
+from moco.runtime.progress import show_progress
 from moco.shapes import Bank, Features
 
 Rows = npt.NDArray[np.int64]
@@ -19,7 +22,8 @@ FOUND = 0.95
 """Share of the pairs of views that a threshold need not exceed: below it lie pictures less alike than two views."""
 LARGEST_THRESHOLD = 1 - 1e-6
 """Beyond it fp32 no longer tells similarities of the same image from 1."""
-ROWS_AT_A_TIME = 256
+ROWS_AT_A_TIME, SIMILARITIES_AT_A_TIME = 256, 1 << 26
+"""Images that are compared with all others at a time, and similarities that exist at a time: 0.27 GB."""
 EDGES_HELD = 4_000_000
 """Pairs that are held before they are joined."""
 
@@ -90,26 +94,58 @@ def _tail(distance: torch.Tensor) -> Callable[[float], float]:
 # --- groups ---------------------------------------------------------------------------------------------------------
 
 
-def group_duplicates(z: Features, facts: Facts, threshold: float) -> list[Rows]:
+def group_duplicates(
+    z: Features, facts: Facts, threshold: float, title: str | None = None, index: Index | None = None
+) -> list[Rows]:
     """Group images (N,) that the same pixels or a similarity of at least `threshold` connect, directly or not.
 
-    Groups have two images and more, in order, and begin in the order of their first. Features (N, C) have unit length;
-    they are compared in blocks.
+    Groups have two images and more, in order, and begin in the order of their first. Features (N, C) have unit length.
+    All are compared, in blocks, or with an index those that it finds. With a title, a bar shows progress.
     """
     _, first, same = np.unique(facts.pixels, axis=0, return_index=True, return_inverse=True)
-    group = connect_similar(z[torch.from_numpy(first)], threshold)[same.ravel()]
+    if index is None:
+        group = connect_similar(z[torch.from_numpy(first)], threshold, title)[same.ravel()]
+    else:
+        twins = np.stack([first[same.ravel()], np.arange(len(z))], 1)
+        group = _connect(itertools.chain([twins], _pairs_of_index(z, threshold, index, title)), len(z))
     order = np.argsort(group, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
     return sorted((part for part in parts if len(part) > 1), key=lambda part: int(part[0]))
 
 
-def connect_similar(z: Features, threshold: float) -> Rows:
+def connect_similar(z: Features, threshold: float, title: str | None = None) -> Rows:
     """Number the connected components (N,) of the graph whose edges are pairs of similarity >= `threshold`."""
-    edges, held, count = list[Rows](), 0, len(z)
-    for start in range(0, count, ROWS_AT_A_TIME):
-        similar = z[start : start + ROWS_AT_A_TIME] @ z[start:].T >= threshold
+    return _connect(_all_pairs(z, threshold, title), len(z))
+
+
+def _all_pairs(z: Features, threshold: float, title: str | None) -> Iterator[Rows]:
+    """Compare all with all, and give the similar pairs (n, 2) a block at a time."""
+    parts = _parts(len(z))
+    for part in show_progress(parts, title, len(parts)):
+        similar = z[part.start : part.stop] @ z[part.start :].T >= threshold
         pairs: Rows = similar.nonzero().numpy()
-        pairs = pairs[pairs[:, 1] > pairs[:, 0]] + start
+        yield pairs[pairs[:, 1] > pairs[:, 0]] + part.start
+
+
+def _pairs_of_index(z: Features, threshold: float, index: Index, title: str | None) -> Iterator[Rows]:
+    """Give the similar pairs (n, 2) that an index finds, a block at a time."""
+    radius = float(np.nextafter(np.float32(threshold), np.float32(-1)))  # it finds what is more similar than this
+    parts = _parts(len(z))
+    for part in show_progress(parts, title, len(parts)):
+        ends, _, found = index.faiss.range_search(z[part.start : part.stop].numpy(), radius)
+        pairs = np.stack([np.repeat(np.array(part), np.diff(ends.astype(np.int64))), found], 1)
+        yield pairs[pairs[:, 0] != pairs[:, 1]]
+
+
+def _parts(count: int) -> list[range]:
+    rows = min(ROWS_AT_A_TIME, max(1, SIMILARITIES_AT_A_TIME // max(1, count)))
+    return [range(start, min(start + rows, count)) for start in range(0, count, rows)]
+
+
+def _connect(parts: Iterable[Rows], count: int) -> Rows:
+    """Number the connected components (N,) of pairs that come in parts."""
+    edges, held = list[Rows](), 0
+    for pairs in parts:
         edges.append(pairs)
         held += len(pairs)
         if held > EDGES_HELD:

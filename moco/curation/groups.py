@@ -8,7 +8,8 @@ import numpy.typing as npt
 import torch
 
 from moco.data.images import Labels
-from moco.explore.embed_run import clusters
+from moco.explore.embed_run import divide_reduced, reduce_features
+from moco.runtime.progress import show_progress
 from moco.shapes import Features
 
 Rows = npt.NDArray[np.int64]
@@ -33,15 +34,17 @@ class Group:
     """Share of its labelled images that have it."""
 
 
-def divide_images(z: Features, k: int | None) -> tuple[Rows, float]:
+def divide_images(z: Features, k: int | None, title: str | None = None) -> tuple[Rows, float]:
     """Divide images into k groups by k-means, or into as many as have the largest silhouette; numbers (N,) and that.
 
     The silhouette (Rousseeuw, 1987) is the mean of (b - a) / max(a, b), with a an image's mean distance to its own
-    group and b that to the nearest other one. It is computed on at most 2,000 images, spread evenly.
+    group and b that to the nearest other one. It is computed on at most 2,000 images, spread evenly. With a
+    title, a bar shows progress.
     """
-    points = z.numpy().astype(np.float64)
+    reduced = reduce_features(z.numpy())
     tried = [k] if k is not None else [one for one in TRIED if one * FEWEST_IMAGES <= len(z)] or [2]
-    found = [(compute_silhouette(z, numbers), numbers) for numbers in (clusters(points, one) for one in tried)]
+    divided = (divide_reduced(reduced, one) for one in show_progress(tried, title, len(tried)))
+    found = [(compute_silhouette(z, numbers), numbers) for numbers in divided]
     silhouette, numbers = max(found, key=lambda own: own[0])
     return numbers, silhouette
 

@@ -31,11 +31,11 @@ def list_outliers(z: Features, facts: Facts) -> Lists:
     """List the 100 most unusual images, the most unusual first, as one group."""
     similarity, _ = find_others(z, NEIGHBOURS)
     count = min(MOST_GROUPS, max(2, len(z) // IMAGES_IN_A_CLUSTER))
-    ranked = rank_outliers(z, similarity, clusters(z.numpy().astype(np.float64), count), facts)
+    ranked = rank_outliers(z, similarity, clusters(z.numpy(), count), facts)
     return [[one.row for one in ranked[:LISTED]]]
 
 
 def list_selection(z: Features) -> Lists:
     """List the 100 images to label first, as one group."""
     count = min(LISTED, MOST_CLUSTERS, len(z))
-    return [choose_typical(z, clusters(z.numpy().astype(np.float64), count), LISTED)]
+    return [choose_typical(z, clusters(z.numpy(), count), LISTED)]

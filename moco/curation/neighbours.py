@@ -16,6 +16,7 @@ from torch import Tensor
 
 from moco.evaluation.knn import QUERIES_AT_A_TIME, nearest, nearest_others
 from moco.runtime.checkpoint import Metadata
+from moco.runtime.progress import show_progress
 from moco.shapes import Bank, Features
 
 EXACT_UP_TO = 100_000
@@ -40,15 +41,17 @@ class Index:
     """Lists that are looked at."""
 
 
-def find_others(z: Features, k: int, index: Index | None = None) -> tuple[Tensor, Tensor]:
+def find_others(z: Features, k: int, index: Index | None = None, title: str | None = None) -> tuple[Tensor, Tensor]:
     """Find similarities and rows (N, k) of the k other images most similar to each, nearest first.
 
     Features (N, C) have unit length. Of fewer than k others all are found. Without an index all are compared.
+    With a title, a bar shows progress.
     """
-    rows = torch.arange(len(z))
-    if index is not None:
-        return _search_others(z, rows, k, index.faiss)
-    found = [nearest_others(z, part, k) for part in torch.split(rows, QUERIES_AT_A_TIME)]
+    parts = torch.split(torch.arange(len(z)), QUERIES_AT_A_TIME)
+    found = [
+        nearest_others(z, part, k) if index is None else _search_others(z, part, k, index.faiss)
+        for part in show_progress(parts, title, len(parts))
+    ]
     return torch.cat([similarity for similarity, _ in found]), torch.cat([row for _, row in found])
 
 

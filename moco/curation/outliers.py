@@ -31,8 +31,10 @@ RARE = 0.05
 """Share of grey images, or of those in colour, below which they are the exception."""
 TINY = 4
 """Times by which an image's shorter side is smaller than the median one."""
-SMALL_GROUP = 0.01
-"""Share of the images up to which a cluster is small."""
+SMALL_GROUP, LARGEST_SMALL_GROUP = 0.01, 1000
+"""Share of the images up to which a cluster is small, and images from which none is."""
+SIMILARITIES_AT_A_TIME = 1 << 26
+"""Similarities that exist at a time: 0.27 GB."""
 CONSTANT_STRENGTH, COLOUR_STRENGTH = 10.0, 2.0
 TEMPERATURE = 0.1
 """t in the weight of a vote on a label, exp(similarity / t)."""
@@ -119,12 +121,14 @@ def deviations(values: Scores) -> Scores:
 def _isolation(z: Features, clusters: Rows, distance: Scores) -> Scores:
     """Measure how far the images of small clusters are from all images outside, as a deviation of `distance`."""
     size = np.bincount(clusters)
-    small = np.flatnonzero((size > 0) & (size <= max(FAR, SMALL_GROUP * len(z))))
+    small = np.flatnonzero((size > 0) & (size <= max(FAR, min(SMALL_GROUP * len(z), LARGEST_SMALL_GROUP))))
     gap = np.full(len(z), np.median(distance))
-    for cluster in small:
-        inside = torch.from_numpy(clusters == cluster)
-        if bool((~inside).any()):
-            gap[inside.numpy()] = 1 - (z[inside] @ z[~inside].T).amax(1).double().numpy()
+    for cluster in small[size[small] < len(z)]:
+        inside = torch.from_numpy(np.flatnonzero(clusters == cluster))
+        for rows in torch.split(inside, max(1, SIMILARITIES_AT_A_TIME // len(z))):
+            similarity = z[rows] @ z.T
+            similarity[:, inside] = -torch.inf
+            gap[rows.numpy()] = 1 - similarity.amax(1).double().numpy()
     spread = DEVIATION * np.median(np.abs(distance - np.median(distance)))
     return (gap - np.median(distance)) / spread if spread > 0 else np.zeros_like(gap)
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from moco.curation.neighbours import find_others
+from moco.runtime.progress import show_progress
 from moco.shapes import Features
 
 Rows = npt.NDArray[np.int64]
@@ -19,12 +20,12 @@ SMALLEST_CLUSTER = 5
 """Images up to which a cluster is passed over as long as there are larger ones."""
 
 
-def choose_spread(z: Features, count: int, labelled: Sequence[int] = ()) -> list[int]:
+def choose_spread(z: Features, count: int, labelled: Sequence[int] = (), title: str | None = None) -> list[int]:
     """Choose `count` images so that every image has a chosen or labelled one near it: greedy k-centre.
 
     Each is the image that is farthest from all chosen and labelled ones before it (Sener and Savarese,
     arXiv:1708.00489, algorithm 1); the first, without labelled ones, is the one nearest to the mean. Features (N, C)
-    have unit length.
+    have unit length. With a title, a bar shows progress.
     """
     chosen = list[int]()
     nearest = torch.full((len(z),), -2.0)  # similarity with the nearest chosen one
@@ -32,7 +33,8 @@ def choose_spread(z: Features, count: int, labelled: Sequence[int] = ()) -> list
         nearest = torch.maximum(nearest, z @ z[row])
     taken = torch.zeros(len(z), dtype=torch.bool)
     taken[list(labelled)] = True
-    while len(chosen) < min(count, len(z) - len(labelled)):
+    wanted = min(count, len(z) - len(labelled))
+    for _ in show_progress(range(wanted), title, wanted):
         first = not chosen and not len(labelled)
         score = -(z @ z.mean(0)) if first else nearest
         row = int(torch.where(taken, torch.inf, score).argmin())

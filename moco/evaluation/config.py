@@ -95,7 +95,7 @@ Penalties = Annotated[
 
 @dataclass(frozen=True)
 class KnnConfig:
-    """Classify images by an encoder's features and their weighted k nearest neighbours (InstDisc)."""
+    """Classify images by the k nearest neighbours of their features, weighted by similarity (arXiv:1805.01978)."""
 
     weights: NamedWeights
     data: LabelledData
@@ -124,7 +124,7 @@ class KnnConfig:
 
 @dataclass(frozen=True)
 class LinearConfig:
-    """Train a linear classifier on the features of the frozen backbone, by the papers' protocol or a fast one."""
+    """Train a linear classifier on frozen features, by a fast protocol or the papers'."""
 
     weights: NamedWeights
     data: LabelledData
@@ -160,7 +160,7 @@ class LinearConfig:
 
 @dataclass(frozen=True)
 class LowshotConfig:
-    """Train with few labels, over several draws: a linear classifier on features, and the whole network."""
+    """Train a linear classifier, and the whole network, with few labels that are drawn several times."""
 
     weights: NamedWeights
     data: LabelledData

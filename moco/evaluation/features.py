@@ -1,7 +1,7 @@
 """A frozen encoder and images -> features."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,7 @@ from moco.data.spans import cut_whole, read_document
 from moco.data.views import Look, make_views
 from moco.errors import BadInputError
 from moco.evaluation.feeding import DrawnCrops, PreparedBytes, feed_drawn, feed_prepared
+from moco.runtime.allocation import keep_freed_memory
 from moco.runtime.device import autocast
 from moco.runtime.distributed import gather, rank, world_size
 from moco.runtime.fields import Precision
@@ -37,6 +38,8 @@ SMALL = 64
 LONGEST = 16
 """Times its shorter side, beyond which a larger image's longer side is cut first: of a line of pixels, resized, the
 memory could not hold the rest."""
+PLACES = 1 << 20
+"""Pixels, or bytes of documents, that a CPU encodes at a time: larger batches are no faster, and take more memory."""
 ROWS_AT_A_TIME = 8192
 """Rows that the ranks exchange at a time, which bounds the memory."""
 
@@ -73,18 +76,34 @@ class RandomViews:
     number: int
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """Features of the first images that an interrupted call left, and what keeps the next ones in its place."""
+
+    features: Sequence[Features]
+    """(n, C) each, of whole batches."""
+    keep: Callable[[Features], None]
+    """Gets the next (n, C), of whole batches and at least `at_a_time` rows."""
+    at_a_time: int
+
+
 def encode(
-    encoder: Encoder, images: Images, how: Encoding, views: RandomViews | None = None, title: str | None = None
+    encoder: Encoder,
+    images: Images,
+    how: Encoding,
+    views: RandomViews | None = None,
+    title: str | None = None,
+    earlier: Earlier | None = None,
 ) -> Features:
     """Encode all images: features on the CPU, in fp32 and of unit length unless `how` says otherwise.
 
     What is encoded of an image is its whole or its centre (`prepare_image`), or with `views` a random view. The encoder
     is left in the mode it was in. Several ranks share the images out, and each gets all the features. With a title, a
-    bar shows progress.
+    bar shows progress. With `earlier` one process goes on behind the features that it holds.
     """
     module: nn.Module = encoder if how.output == "head" else encoder.backbone
     device = next(encoder.parameters()).device
-    return outputs(module, encoder.width(how.output), images, how, views, title, device)
+    return outputs(module, encoder.width(how.output), images, how, views, title, device, earlier)
 
 
 @torch.no_grad()
@@ -96,23 +115,33 @@ def outputs(
     views: RandomViews | None = None,
     title: str | None = None,
     device: torch.device | None = None,
+    earlier: Earlier | None = None,
 ) -> Features:
     """`encode` with any module that gives `width` numbers for each image; `device` is that of its parameters."""
     _require_channels(images, how)
     device = device or next(module.parameters()).device
+    at_a_time = how.batch_size
+    if device.type == "cpu":
+        keep_freed_memory()
+        at_a_time = max(1, PLACES // how.image_size**2)
     own = math.ceil(len(images) / world_size())  # images of this rank, the last ranks perhaps fewer
     first, last = (min(place * own, len(images)) for place in (rank(), rank() + 1))
     kind = torch.float16 if how.stored == "fp16" else torch.float32
     block = torch.zeros(own, width, dtype=kind)
-    starts = range(first, last, how.batch_size)
+    done = kept = _restore(block, earlier)
+    starts = range(first + done, last, how.batch_size)
     fetcher = Fetcher(device.type)
     with use_evaluation_mode(module):
-        batches = zip(starts, _batches(images, how, views, first, last, device.type), strict=True)
+        batches = zip(starts, _batches(images, how, views, first + done, last, device.type), strict=True)
         for start, batch in show_progress(batches, title, len(starts)):
             with autocast(how.precision, device.type):
-                features = module(batch.to(device)).float()
-            rows = block[start - first : start - first + len(batch)]
-            fetcher.fetch(F.normalize(features) if how.unit else features, rows)
+                features = torch.cat([module(part).float() for part in torch.split(batch.to(device), at_a_time)])
+            end = start - first + len(batch)
+            fetcher.fetch(F.normalize(features) if how.unit else features, block[start - first : end])
+            if earlier is not None and end - kept >= earlier.at_a_time:
+                fetcher.finish()
+                earlier.keep(block[kept:end])
+                kept = end
     fetcher.finish()
     if world_size() == 1:
         return _finite(block[: len(images)], images)
@@ -121,6 +150,15 @@ def outputs(
         part = block[start : start + ROWS_AT_A_TIME]
         whole[:, start : start + len(part)] = gather(part.to(device)).cpu().view(world_size(), len(part), width)
     return _finite(whole.view(-1, width)[: len(images)], images)
+
+
+def _restore(block: Features, earlier: Earlier | None) -> int:
+    """Write earlier features into the first rows of a block (N, C), and count them."""
+    done = 0
+    for part in () if earlier is None else earlier.features:
+        block[done : done + len(part)] = part
+        done += len(part)
+    return done
 
 
 def _require_channels(images: Images, how: Encoding) -> None:

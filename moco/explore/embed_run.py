@@ -57,7 +57,7 @@ def embed_run(run: Path, subject: Subject, images: Images, digest: str, scope: S
         z = encode(subject.encoder, images, how, title=f"{run}: encoding {len(images)} images")
     say(f"{run}: placing {len(images)} images on a map: up to {scope.map_seconds:g} s")
     places, method = place_in_square(z, scope.map_seconds)
-    made = Embedding(name, z.numpy(), places, clusters(z.numpy().astype(np.float64), scope.clusters), method)
+    made = Embedding(name, z.numpy(), places, clusters(z.numpy(), scope.clusters), method)
     tensors = {"features": z, "places": torch.from_numpy(places), "clusters": torch.from_numpy(made.clusters)}
     try:
         save_tensors(run / FILE, tensors, {"asked": asked, "method": method})
@@ -84,12 +84,25 @@ def place_in_square(z: Features, seconds: float) -> tuple[Floats, str]:
     return scaled.astype(np.float32), method
 
 
-def clusters(z: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
+def clusters(z: npt.NDArray[np.float32] | npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
     """Groups (N,) of features (N, C) by k-means on their principal components, numbered from the largest."""
+    return divide_reduced(reduce_features(z), count)
+
+
+def reduce_features(z: npt.NDArray[np.float32] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Project features (N, C) on at most 50 principal components."""
+    return principal_components(z, min(COMPONENTS, *z.shape))
+
+
+def divide_reduced(reduced: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
+    """Groups (N,) of rows (N, C) by k-means, at most `count` and at most one for each different row."""
     from sklearn.cluster import MiniBatchKMeans
 
-    reduced = principal_components(z, min(COMPONENTS, *z.shape))
-    means = MiniBatchKMeans(min(count, len(np.unique(reduced, axis=0))), random_state=0, n_init=3, batch_size=4096)
+    some = reduced[:: max(1, len(reduced) // (4 * count))]  # sorting all rows takes long
+    distinct = len(np.unique(some, axis=0))
+    if distinct < count:
+        distinct = len(np.unique(reduced, axis=0))
+    means = MiniBatchKMeans(min(count, distinct), random_state=0, n_init=3, batch_size=4096)
     found = means.fit_predict(reduced)
     rank = np.argsort(np.argsort(-np.bincount(found, minlength=count), kind="stable"))
     return np.asarray(rank[found], np.int64)

@@ -17,6 +17,8 @@ PERPLEXITY = 30.0
 COMPONENTS = 50
 LARGEST_DIRECT, LANDMARKS = 10_000, 3_000
 """Images beyond which some are placed first and the others start beside the most similar of them, and how many."""
+MOST_FITTED = 100_000
+"""Rows from which principal components are computed, at most; each then takes 8 bytes a number."""
 BESIDE = 5
 """Landmarks that an image starts between."""
 
@@ -84,9 +86,15 @@ def _from_landmarks(reduced: Places, seconds: float) -> tuple[Places, str]:
     return places, f"{method}, on {reduced.shape[1]} principal components"
 
 
-def principal_components(z: Places, count: int) -> Places:
-    """Project rows z (N, C) on their `count` directions of largest variance."""
+def principal_components(z: Places | npt.NDArray[np.float32], count: int) -> Places:
+    """Project rows z (N, C) on their `count` directions of largest variance, at most those of 100,000 rows."""
     from sklearn.decomposition import PCA
 
+    components = PCA(count, random_state=0)
     with np.errstate(invalid="ignore"):  # the share of a variance of 0, which nobody reads
-        return np.asarray(PCA(count, random_state=0).fit_transform(z), np.float64)
+        if len(z) <= MOST_FITTED:
+            return np.asarray(components.fit_transform(z.astype(np.float64, copy=False)), np.float64)
+        components.fit(z[np.linspace(0, len(z) - 1, MOST_FITTED).astype(np.int64)].astype(np.float64))
+    starts = range(0, len(z), MOST_FITTED)
+    parts = [components.transform(z[start : start + MOST_FITTED].astype(np.float64)) for start in starts]
+    return np.asarray(np.concatenate(parts), np.float64)

@@ -29,6 +29,7 @@ async function start() {
   document.title = data.runs.map((run) => run.name).join(" and ") + " · " + data.data;
   find("title").textContent = document.title;
   find("drop").hidden = Boolean(stored);
+  if (stored) find("hint").textContent = "Choose a point of the map.";
   if (!data.labels) {
     find("colour").querySelector("[value=labels]").remove();
   }

@@ -8,7 +8,7 @@ import numpy as np
 
 from moco.explore.embedding import Collection, Embedding, describe_maps
 from moco.explore.neighbours import distances, find_neighbours
-from moco.report.markup import data_block, element, escape
+from moco.report.markup import Base64, data_block, element, escape
 from moco.report.page import document
 
 STATIC_NEIGHBOURS = 12
@@ -34,7 +34,8 @@ def static_page(collection: Collection, embeddings: Sequence[Embedding], sheet: 
     each; `made` says by what and when.
     """
     found = [_neighbours(embedding) for embedding in embeddings]
-    content = {**describe_maps(collection, embeddings), "stored": {"found": found, **sheet}}
+    stored = {"found": found, **sheet, "picture": Base64(sheet["picture"])}
+    content = {**describe_maps(collection, embeddings), "stored": stored}
     style = files("moco.report").joinpath("page.css").read_text(encoding="utf-8") + _part("explore.css")
     note = f"{escape(made)} This page holds everything it shows, thumbnails and names of images among it."
     body = _part("page.html") + element("footer", element("p", note)) + data_block("data", content)

@@ -11,7 +11,7 @@ Format = Literal["torchvision", "timm", "detectron2", "onnx", "safetensors", "re
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write an encoder for another project, and check there that its features are the same."""
+    """Convert an encoder for another library, and check that its features are the same there."""
 
     weights: str
     """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), timm:NAME,

@@ -36,6 +36,7 @@ from moco.pretraining.prepare import (
 )
 from moco.pretraining.timetable import Timetable, follow_lengths
 from moco.runtime import distributed
+from moco.runtime.allocation import keep_freed_memory
 from moco.runtime.device import autocast, deterministic_algorithms, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
 from moco.runtime.finite import FiniteCheck
@@ -95,6 +96,7 @@ def pretrain(
             with request.waiting():
                 watch.begin(start)
             run.log.say(describe_run(config, f_q, images) + origin)
+            keep_freed_memory()
             settle_compilation(config, pair, run, start)
             pair.f_q = distributed.wrap(f_q)
             return train(config, pair, dictionary, batches, run, watch, request, start)

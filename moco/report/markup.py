@@ -17,6 +17,12 @@ _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
+class Base64(str):
+    """A picture in base64, which is no name and is never cut."""
+
+    __slots__ = ()
+
+
 def to_plain_text(value: object, longest: int = LONGEST_NAME) -> str:
     """Return a value as text of one line: controls are spelled out, lone surrogates replaced, long ones cut."""
     text = str(value).encode("utf-8", "replace").decode("utf-8")
@@ -57,6 +63,8 @@ def data_block(name: str, values: Any) -> str:
 
 
 def _plain_values(values: Any) -> Any:
+    if isinstance(values, Base64) and _BASE64.fullmatch(values):
+        return str(values)
     if isinstance(values, str):
         return to_plain_text(values)
     if isinstance(values, Mapping):

@@ -11,12 +11,14 @@ from moco.report.markup import duration, element, escape, escape_whole, number, 
 from moco.report.pictures import render_confusion, render_filters, render_neighbours, render_views
 from moco.report.runs import Run
 from moco.report.setup import render_reasons, render_settings, render_summary
-from moco.report.training import render_curves
+from moco.report.training import render_curves, render_loss
 from moco.report.transfer import is_transfer, transfer_sections
 from moco.report.verdict import judge
 
 SMALL_VIEW = 64
 """Views up to this size are shown with their pixels as squares."""
+FIRST_NEIGHBOURS = (3, 4)
+"""Images on the first screen, and neighbours of each."""
 
 
 def page(runs: Sequence[Run], made: str) -> str:
@@ -96,7 +98,11 @@ def _of_training(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
     places = {id(run): place for place, run in enumerate(runs)}
     charts = render_curves(runs)
     return [
-        ("verdict", "Verdict", element("div", "".join(map(_card, runs)), class_="cards")),
+        (
+            "verdict",
+            "Verdict",
+            element("div", "".join(_card(run, alone=len(runs) == 1) for run in runs), class_="cards"),
+        ),
         ("setup", "What was run", _describe_setup(runs)),
         ("training", "Training", element("div", charts, class_="charts") if charts else ""),
         ("evaluations", "Evaluations", render_tables(runs)),
@@ -122,7 +128,8 @@ def _each(runs: Sequence[Run], part: Callable[[Run], str]) -> str:
     return element("div", blocks, class_="single" if len(found) == 1 else "side wide")
 
 
-def _card(run: Run) -> str:
+def _card(run: Run, *, alone: bool) -> str:
+    """The verdict with its figures; of a run that is alone on the page with its loss and some neighbours beside."""
     verdict = judge(run)
     knn, loss, chance = run.last("knn_top1"), run.last("loss"), run.last("chance_loss")
     linear = next((c.get("top1") for name, c in run.evaluations.items() if name.startswith("linear")), None)
@@ -139,9 +146,11 @@ def _card(run: Run) -> str:
     )
     sign = {"good": "✓", "mixed": "◐", "bad": "✗", "open": "…"}[verdict.mood]
     content = element("h3", escape(run.name)) + element("p", f"{sign} {escape(verdict.headline)}", class_="headline")
-    content += element("dl", terms) if terms else ""
+    content = element("div", content + (element("dl", terms) if terms else ""))
+    beside = render_loss(run) + render_neighbours(run, *FIRST_NEIGHBOURS) if alone else ""
+    content += element("div", beside, class_="beside") if beside else ""
     content += element("ul", "".join(element("li", escape_whole(sentence)) for sentence in verdict.sentences))
-    return element("div", content, class_=f"card {verdict.mood}")
+    return element("div", content, class_=f"card {verdict.mood}{' first' if beside else ''}")
 
 
 def _notes(runs: Sequence[Run]) -> str:

@@ -58,12 +58,12 @@ def render_views(run: Run) -> str:
     return element("p", text, class_="note") + table(["image", *map(escape, titles)], body, label="Views")
 
 
-def render_neighbours(run: Run) -> str:
-    """Return some images that are not searched, and the most similar training images."""
+def render_neighbours(run: Run, most: int | None = None, nearest: int | None = None) -> str:
+    """Return images that are not searched, at most `most`, and the `nearest` training images of each."""
     classes, body = run.gallery.get("classes"), []
-    for row in rows_of(run.gallery.get("neighbours")):
+    for row in rows_of(run.gallery.get("neighbours"))[:most]:
         own = row.get("class")
-        tiles = "".join(_tile(found, classes, own) for found in rows_of(row.get("found")))
+        tiles = "".join(_tile(found, classes, own) for found in rows_of(row.get("found"))[:nearest])
         query = element(
             "div",
             picture(row.get("image"), f"image {_named(row, classes)}", class_="thumb") + _caption(row, classes),

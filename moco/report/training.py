@@ -35,6 +35,14 @@ AGES = 4
 """Groups of keys by age (`evaluation.vitals`)."""
 
 
+def render_loss(run: Run) -> str:
+    """Render the loss of a run as a small chart for the top of its page."""
+    chance = run.last("chance_loss")
+    levels = [] if chance is None else [Level(f"chance: {chance:.2f}", chance)]
+    shown = [Curve(run.name, run.series("loss"), 0)]
+    return chart("first-loss", "Contrastive loss, and chance", shown, Axes("step", "loss", digits=3), levels)
+
+
 def render_curves(runs: Sequence[Run]) -> str:
     """Render every chart for which there are figures, the runs together in each."""
     chances = {

@@ -1,6 +1,5 @@
 """A verdict on a run in plain words: what its health found, and what its evaluations and its pace add to that."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -10,7 +9,7 @@ from moco.pretraining.health import HEALTHY, Condition
 from moco.report.findings import Health, health_of
 from moco.report.gains import Gain, course, describe_evaluations, describe_kept, describe_monitor
 from moco.report.markup import duration, number, show
-from moco.report.runs import LARGEST_POWER, Run
+from moco.report.runs import Run
 
 Mood = Literal["good", "mixed", "bad", "open"]
 
@@ -92,15 +91,15 @@ def _unfinished(run: Run) -> str:
 
 
 def _loss(run: Run) -> list[str]:
-    """The last loss beside guessing, and the probabilities that both mean."""
-    loss, chance, others = run.last("loss"), run.last("chance_loss"), run.choices
+    """The last loss, and how often a view found the other view of its image, each beside guessing."""
+    loss, chance, others, found = run.last("loss"), run.last("chance_loss"), run.choices, run.last("contrast_accuracy")
     if loss is None or not chance or not others:
         return []
-    right = 100 * math.exp(min(-loss, LARGEST_POWER))
-    return [
-        f"The loss ended at {show(loss)}; guessing gives {show(chance)}. Among {others} keys the encoder gives the "
-        f"right one a probability of {right:.3g}% (geometric mean); guessing gives {100 / others:.2g}%."
-    ]
+    said = f"The loss ended at {show(loss)}; guessing gives {show(chance)}."
+    if found is not None:
+        said += f" A view found the other view of its image among {others} in {found:.3g}% of cases; guessing finds "
+        said += f"{100 / others:.2g}%."
+    return [said]
 
 
 def _pace(run: Run) -> list[str]:

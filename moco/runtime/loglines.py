@@ -6,8 +6,11 @@ from datetime import timedelta
 
 LONGEST = 120
 """Characters of a line."""
-LOOK = {"knn_top1": "kNN accuracy", "knn_pixels": "raw pixels", "judged_top1": "judged accuracy"}
+KEPT_BY = "judged_top1"
+LOOK = {"knn_top1": "kNN accuracy", "knn_pixels": "raw pixels", KEPT_BY: "all monitored images"}
 """Percentages of a monitor, and their names; of its further figures a line has no room."""
+UNLABELLED = {KEPT_BY: "retrieval"}
+"""The same of a monitor without labels."""
 
 
 def describe_step(step: int, steps: int, values: Mapping[str, float], left: float | None) -> str:
@@ -22,7 +25,8 @@ def describe_bar(values: Mapping[str, float]) -> str:
 
 def describe_look(step: int, steps: int, values: Mapping[str, float]) -> str:
     """Describe what an evaluation in the middle of a run found."""
-    named = [f"{name} {_percent(values[key])}" for key, name in LOOK.items() if key in values]
+    names = LOOK if "knn_top1" in values else UNLABELLED
+    named = [f"{name} {_percent(values[key])}" for key, name in names.items() if key in values]
     others = [f"{name} {_rounded(value)}" for name, value in values.items()]
     return _join([f"step {step}/{steps}", *(named or others)])
 

@@ -1,7 +1,9 @@
 """How far a long work has got: a bar on a terminal, a line now and then in a log; of the first process only."""
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -35,6 +37,29 @@ def show_progress(
             for item in items:
                 yield item
                 progress.advance(task)
+
+
+@contextmanager
+def name_phase(title: str, console: Console | None = None) -> Iterator[None]:
+    """Print `title` on standard error where what follows takes more than five seconds, and again every minute."""
+    console, ended, start = console or Console(stderr=True), threading.Event(), time.monotonic()
+
+    def report() -> None:
+        wait = FIRST_LINE
+        while not ended.wait(wait):
+            spent = timedelta(seconds=round(time.monotonic() - start))
+            console.print(f"{title}: {spent} so far", markup=False, highlight=False, soft_wrap=True)
+            wait = LINE_EVERY
+
+    thread = threading.Thread(target=report, daemon=True)
+    if distributed.rank() == 0:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if thread.is_alive():
+            thread.join()
 
 
 def _in_lines(items: Iterable[Item], title: str, total: int, console: Console) -> Iterator[Item]:

@@ -83,7 +83,7 @@ def forgive(stream: Any) -> Any:
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.reconfigure(errors="backslashreplace", line_buffering=True)
-    raw = getattr(stream.buffer, "raw", None)
+    raw = getattr(stream.buffer, "raw", stream.buffer)  # itself with PYTHONUNBUFFERED
     if not isinstance(raw, io.FileIO):
         return stream
     own = io.TextIOWrapper(
@@ -92,7 +92,7 @@ def forgive(stream: Any) -> Any:
         errors="backslashreplace",
         line_buffering=True,
     )
-    vars(own)["mode"] = stream.mode  # as open() leaves it
+    vars(own)["mode"] = getattr(stream, "mode", "w")  # as open() leaves it
     return own
 
 

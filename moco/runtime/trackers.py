@@ -48,7 +48,7 @@ class WandbRun:
         )  # fmt: skip
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
-        self.place = self._run.url or f"offline, in {self._run.dir}"
+        self.place = f"offline, in {self._run.dir}" if self._run.offline else self._run.url
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Log figures of a step."""
@@ -64,6 +64,7 @@ class MlflowRun:
 
     def __init__(self, run: LoggedRun) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # its lines would stand in ours
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells each step of making its tables
         entities, tracking = importlib.import_module("mlflow.entities"), importlib.import_module("mlflow.tracking")
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.folder.absolute() / 'mlflow.db'}"

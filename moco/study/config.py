@@ -14,7 +14,7 @@ from moco.runtime.fields import Count, Device, JsonOutput, Minutes, Precision, R
 class StudyConfig:
     """Re-run a table or figure of the papers, or a study of your own, with everything else held equal."""
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY")]
     """mechanisms, momentum, shuffling-bn, temperature, v2, simclr, cost, supervised, hard-negatives; sweep, with --flag
     and --values; or a .toml or .json file with a study of your own (docs/studies.md)."""
     data: str

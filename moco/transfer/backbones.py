@@ -145,5 +145,5 @@ def with_synchronised_norms(model: nn.Module, device: str, ranks: int) -> tuple[
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted, f"BN synchronised over {ranks} processes"
     if ranks > 1:
-        return model, f"plain BN on each of {ranks} processes: torch synchronises it on GPUs only"
-    return model, "plain BN: one process"
+        return model, f"batch normalisation in each of {ranks} processes by itself: torch synchronises it on GPUs only"
+    return model, "batch normalisation over the images of one process"

@@ -57,7 +57,7 @@ TRANSFER_GROUPS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class TransferConfig:
-    """Fine-tune an encoder for detection, segmentation or keypoints, and measure the result (v1, 4.2)."""
+    """Fine-tune an encoder for detection, segmentation or keypoints, and measure the result (arXiv:1911.05722, 4.2)."""
 
     task: tyro.conf.Suppress[tyro.conf.Fixed[str]]
     """What is learned, by which model: one of moco.transfer.recipes.TASKS."""

@@ -100,7 +100,7 @@ def test_a_new_figure_beside_others_is_no_difference(tmp_path: Path) -> None:
 def test_a_word_that_one_side_does_not_know(tmp_path: Path) -> None:
     """A new flag is no failure, a lost one is, and one that nobody knows is a wrong case."""
     ran = outcome(tmp_path / "run")
-    unknown = Outcome(error="exit code 2 in place of 0: moco: error: Unrecognized options: --new (see --help)")
+    unknown = Outcome(error="exit code 2 in place of 0: moco: error: --new is not a flag of moco knn (see --help)")
     other = Outcome(error="exit code 1 in place of 0: Segmentation fault")
     assert verdict(unknown, ran)[0] == "not there before"
     assert verdict(ran, unknown)[0] == "not there now"

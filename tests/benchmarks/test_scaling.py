@@ -14,7 +14,7 @@ from benchmarks.scaling import NIC, PARAMETERS, PER_NODE, Job
 from moco.core.dictionary import MemoryBank, Queue
 from moco.core.encoder import Encoder, EncoderPlan, parameter_count
 
-PAGE = Path(__file__).parents[2] / "docs" / "distributed.md"
+PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 
 
 @pytest.mark.parametrize("title", scaling.tables())

@@ -12,10 +12,14 @@ from PIL import Image as PillowImage
 
 import moco
 from moco.cli import main
+from moco.commands import curate, duplicates
 from moco.commands.duplicates import run
+from moco.curation import neighbours
 from moco.curation.config import DuplicatesConfig
+from moco.curation.facts import Facts, measure_image
 from moco.data.catalog import load
 from moco.errors import BadInputError
+from moco.shapes import Image
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0}
 HOSTILE = "<img src=x onerror=alert(1)>.png"
@@ -77,6 +81,54 @@ def test_features_are_kept(
     assert later["unreadable"] == []
     assert ["05.png", "broken.png"] in later["groups"]
     assert len(recwarn) == 2
+
+
+def test_an_interrupted_command_goes_on(tiny_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured is not measured again, and what could not be read is still named."""
+    (folder / "broken.png").rename(folder / "0.png")  # the first
+    monkeypatch.setattr(curate, "MEASURED_AT_A_TIME", 2)
+    monkeypatch.setattr(curate, "IMAGES_IN_A_PART", 8)
+    config, measured = DuplicatesConfig(str(tiny_run), str(folder), baseline=False, **CPU), list[int]()
+
+    def measure(image: Image, content: bytes | None) -> Facts:
+        measured.append(1)
+        if len(measured) == 20:
+            raise KeyboardInterrupt
+        return measure_image(image, content)
+
+    monkeypatch.setattr(curate, "measure_image", measure)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    with pytest.warns(UserWarning, match=r"1 images cannot be read and are left out: 0\.png"):
+        later = run(config)
+    assert len(measured) == 20 + 28 - 16
+    monkeypatch.setenv("MOCO_DATA", f"{folder.parent}/elsewhere")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert run(config) == later
+
+
+def test_an_index_of_many_images(
+    tiny_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Takes the place of comparing all with all, and says how good it is; here it looks at all lists."""
+    pytest.importorskip("faiss")
+    (folder / "broken.png").unlink()
+    config = DuplicatesConfig(str(tiny_run), str(folder), baseline=False, threshold=0.99, **CPU)
+    exact = run(config)
+    monkeypatch.setattr(neighbours, "EXACT_UP_TO", 5)
+    assert run(config) == exact
+    assert "of the 10 nearest (16 lists searched)" in capsys.readouterr().out
+
+
+def test_a_threshold_that_finds_hardly_anything(
+    tiny_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Is said with what to do, unless it was given."""
+    (folder / "broken.png").unlink()
+    monkeypatch.setattr(duplicates, "FEW", 101)
+    for threshold, said in [(None, True), (0.9, False)]:
+        run(DuplicatesConfig(str(tiny_run), str(folder), baseline=False, threshold=threshold, false_pairs=2.0, **CPU))
+        assert ("give --false-pairs 200" in capsys.readouterr().out) is said
 
 
 def test_from_the_command_line_and_from_python(

@@ -39,7 +39,7 @@ def test_both_splits_of_the_digits(tiny_run: Path, tmp_path: Path) -> None:
     assert result["images"] == 1797
     found, digits, weights = read(tmp_path / "f.npz"), moco.load("digits"), moco.load_weights(str(tiny_run))
     assert found.keys() == {"features", "labels", "paths", "splits", "classes"}
-    assert (found["features"].shape, found["features"].dtype) == ((1797, 128), np.float32)
+    assert (found["features"].shape, found["features"].dtype) == ((1797, 64), np.float32)
     how = Encoding(16, weights.mean, weights.std, unit=False)
     expected = torch.cat([encode(weights.encoder, digits[name], how) for name in ("train", "test")])
     assert np.allclose(found["features"], expected.numpy(), atol=1e-5)
@@ -155,8 +155,8 @@ def test_from_the_command_line(tiny_run: Path, tmp_path: Path, capsys: pytest.Ca
     flags = ["--weights", str(tiny_run), "--data", "digits", "--out", str(tmp_path / "f.npz"), "--split", "test"]
     assert main(["embed", *flags, "--device", "cpu", "--threads", "1", "--json"]) == 0
     last, message = capsys.readouterr()
-    assert "360 features of 128 numbers (test)" in message
-    assert json.loads(last)["width"] == 128
+    assert "360 features of 64 numbers (test)" in message
+    assert json.loads(last)["width"] == 64
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -214,7 +214,7 @@ def test_pieces_of_other_settings(tiny_run: Path, tmp_path: Path, monkeypatch: p
     leave_pieces()
     numbers = tmp_path / "f.npz.unfinished" / pieces.NUMBERS
     content = bytearray(numbers.read_bytes())
-    content[128 * 128 * 4 + 7] ^= 1  # in the second piece
+    content[128 * 64 * 4 + 7] ^= 1  # in the second piece
     numbers.write_bytes(content)
     assert run(EmbedConfig(str(tiny_run), "digits", out, split="test", batch_size=128, **CPU))["encoded"] == 232
 
@@ -325,10 +325,10 @@ def test_feature_maps(tiny_run: Path, photos: Path, tmp_path: Path, ending: str)
     result = run(EmbedConfig(str(tiny_run), str(photos), out, features="map", **CPU))
     run(EmbedConfig(str(tiny_run), str(photos), pooled, **CPU))
     found = read_back(out)
-    assert result["shape"] == [128, *result["shape"][1:]]
+    assert result["shape"] == [64, *result["shape"][1:]]
     assert len(result["shape"]) == 3
     assert ending == "parquet" or list(found.shape[1:]) == result["shape"]
-    assert np.allclose(found.reshape(6, 128, -1).mean(2), np.load(pooled), atol=1e-5)
+    assert np.allclose(found.reshape(6, 64, -1).mean(2), np.load(pooled), atol=1e-5)
 
 
 def test_a_parquet_file(tiny_run: Path, tmp_path: Path) -> None:

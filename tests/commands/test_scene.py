@@ -104,6 +104,8 @@ COMMAND = [
     "cpu",
     "--workers",
     "0",
+    "--arch",
+    "resnet18-w4",
 ]
 
 

@@ -346,6 +346,6 @@ def test_two_processes_train_together(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "moco"]
     done = subprocess.run([*command, "transfer", *arguments], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert "plain BN on each of 2 processes" in done.stdout
+    assert "batch normalisation in each of 2 processes by itself" in done.stdout
     content = json.loads((own.out / "evaluations" / "transfer.json").read_text())
     assert set(TASKS["coco-fpn"].figures) <= content.keys()

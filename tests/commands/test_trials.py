@@ -28,19 +28,26 @@ NET = "timm:test_efficientnet@net.safetensors"
 COMMAND = [
     "pretrain", "auto", "--data", "photos", "--out", "run", "--minutes", "60", "--max-steps", "24",
     "--init-weights", NET, "--device", "cpu", "--threads", "1", "--precision", "fp32", "--workers", "0",
+    "--knn-every", "8",
 ]  # fmt: skip
+
+
+def is_small(config: PretrainConfig) -> bool:
+    """Whether it is the published network or the narrowest of ours."""
+    return config.arch is None or config.arch.startswith(("timm:", "resnet18-w16"))
 
 
 @pytest.fixture(autouse=True)
 def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Forty photographs of two classes and a tiny published network, in the current folder; a fast machine."""
+    """Forty photographs of two classes and a tiny published network, in the current folder; small nets are fast."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     monkeypatch.setenv("MOCO_DATA", str(tmp_path / "cache"))
-    monkeypatch.setattr(readiness, "time_step", lambda *_: StepTime(0.05, 0.1))
+    monkeypatch.setattr(readiness, "time_step", lambda config, *_: StepTime(0.05 if is_small(config) else 1e6, 0.1))
+    monkeypatch.setattr(readiness, "_seconds", lambda _: 0.02)
     rng = np.random.default_rng(0)
     for i in range(40):
         (tmp_path / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 200, (80, 80, 3), dtype=np.uint8) + np.uint8(50 * (i % 2))
+        pixels = rng.integers(0, 200, (40, 40, 3), dtype=np.uint8) + np.uint8(50 * (i % 2))
         PillowImage.fromarray(pixels).save(tmp_path / "photos" / "ab"[i % 2] / f"{i:02}.jpg")
     torch.manual_seed(0)
     save_file(timm.create_model("test_efficientnet").state_dict(), tmp_path / "net.safetensors")

@@ -9,6 +9,7 @@ from moco.curation import duplicates
 from moco.curation.config import KeepRule
 from moco.curation.duplicates import calibrate, choose_kept, connect_similar, group_duplicates
 from moco.curation.facts import Facts, measure_image
+from moco.curation.neighbours import build_index
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -114,3 +115,17 @@ def test_images_that_are_all_the_same() -> None:
     known = calibrate(z, z, z, 6, false_pairs=1.0, threshold=None)
     assert known.threshold < 1
     assert len(group_duplicates(z, facts_of([(4, 4)] * 6, list(range(6))), known.threshold)) == 1
+
+
+def test_an_index_finds_the_same_groups() -> None:
+    """Where it looks at all lists."""
+    pytest.importorskip("faiss")
+    centres = unit(40, 16)
+    z = F.normalize(centres[torch.arange(200) % 40] + 0.05 * unit(200, 16, seed=1))
+    z[198:] = z[:2]
+    facts = facts_of([(4, 4)] * 200, [*range(198), 0, 1])
+    index = build_index(z, 5)
+    index.faiss.nprobe = index.faiss.nlist
+    exact, found = (group_duplicates(z, facts, 0.98, None, own) for own in (None, index))
+    assert [group.tolist() for group in found] == [group.tolist() for group in exact]
+    assert 20 < len(exact) < 100

@@ -105,3 +105,26 @@ def test_a_classifier_that_did_not_see_the_label() -> None:
         model.fit((raw[train] - raw[train].mean(0)) / scale, labels[train])
         theirs = model.predict_proba((raw[left_out] - raw[train].mean(0)) / scale)
         assert np.allclose(expected[torch.from_numpy(left_out)].numpy(), theirs, atol=2e-3)
+
+
+def test_small_groups_are_compared_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gap of an image is the distance to the nearest one outside its group, and no block is larger than said."""
+    z, groups = crowd(60), np.repeat(np.arange(30), 2)
+    distance = np.random.default_rng(0).random(60)
+    monkeypatch.setattr(outliers, "SIMILARITIES_AT_A_TIME", 60)
+    found = outliers._isolation(z, groups, distance)
+    expected = [1 - max(float(z[row] @ z[other]) for other in range(60) if groups[other] != groups[row])
+                for row in range(60)]  # fmt: skip
+    middle = np.median(distance)
+    spread = 1.4826 * np.median(np.abs(distance - middle))
+    assert np.allclose(found, (np.array(expected) - middle) / spread, atol=1e-4)
+
+
+def test_a_group_of_more_than_a_thousand_is_not_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever share of a large set it is."""
+    monkeypatch.setattr(outliers, "LARGEST_SMALL_GROUP", 4)
+    groups = np.zeros(1000, np.int64)
+    groups[:4], groups[4:9] = 1, 2
+    gaps = outliers._isolation(crowd(1000), groups, np.random.default_rng(0).random(1000))
+    assert not gaps[4:].any()
+    assert gaps[:4].all()

@@ -1,7 +1,6 @@
 """Views that are finished on a device are those of the CPU to a rounding of their crops, and nobody waits for them."""
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import jaxtyping
@@ -36,13 +35,7 @@ STREAMS = (Stream.VIEW_QUERY, Stream.VIEW_KEY)
 ALL = {**AUGMENTATIONS, "linear": CROP_AND_FLIP}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As loading processes have."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -37,8 +37,8 @@ SMALL: dict[str, Any] = {
     "precision": "fp32", "device": "cpu", "augment": "cifar", "lr": 0.02, "feature_dim": 8, "timeout": 60.0,
     "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip
-FEWER, HALF = 20, 10
-"""Steps of the other dictionaries and half of them: their images or batches come by four times."""
+FEWER, HALF = 12, 6
+"""Steps of the other dictionaries and half of them: their images or batches come by twice and more."""
 SHARDED, RESUMED, WRONG_GROUPS, FP32 = "memory-bank-sharded", "memory-bank-resumed", "queue-of-2-groups", "queue-fp32"
 IN_PARTS: dict[str, Any] = {
     "dictionary": "queue", "batch_size": 2 * BATCH, "bn_groups": 8, "symmetric": True, "accumulate": 2, "max_steps": 2,

@@ -120,6 +120,20 @@ def test_features_do_not_depend_on_the_batch_size(encoder: Encoder, images: Imag
     assert torch.allclose(found, expected, atol=2e-6, rtol=0)
 
 
+@pytest.mark.parametrize("at_a_time", [1, 5, 32])
+def test_features_do_not_depend_on_how_many_are_encoded_at_a_time(
+    encoder: Encoder, images: Images, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU cuts a batch into parts by the pixels of an image."""
+    expected, sizes = encode(encoder, images, HOW), set[int]()
+    monkeypatch.setattr(module, "PLACES", at_a_time * 16 * 16 + 3)
+    hook = encoder.backbone.register_forward_pre_hook(lambda _, inputs: sizes.add(len(inputs[0])))
+    found = encode(encoder, images, HOW)
+    hook.remove()
+    assert max(sizes) == at_a_time
+    assert torch.allclose(found, expected, atol=2e-6, rtol=0)
+
+
 def modes(encoder: Encoder) -> list[bool]:
     """Whether each module is in training mode."""
     return [module.training for module in encoder.modules()]

@@ -1,7 +1,6 @@
 """Images that are handed over as bytes give the features of those that are not, to a rounding; they are read once."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,13 +18,7 @@ FED = dataclasses.replace(HOW, feed=True)
 ROUNDING = 0.5 / 255 / min(HOW.std) + 1e-5
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As loading processes have."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def look(images: Images, how: Encoding, views: RandomViews | None = None) -> Tensor:

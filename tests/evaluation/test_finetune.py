@@ -128,7 +128,7 @@ def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "fine-tuned: top-1" in output
     assert "supervised from scratch: top-1" in output
     tensors, metadata = load_tensors(save)
-    assert tensors["fc.weight"].shape == (10, 128)
+    assert tensors["fc.weight"].shape == (10, 64)
     assert metadata["classes"] == [str(digit) for digit in range(10)]
     with pytest.raises(BadInputError, match=r"ends in \.safetensors"):
         run(dataclasses.replace(config, save=tmp_path / "tuned.pth"))

@@ -232,13 +232,13 @@ def test_both_protocols_and_their_difference(
 ) -> None:
     """Each leaves its file in the run; the second tells the paired interval on the same test images."""
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    quick = result_of(capsys, ["--weights", str(run), "--supervised-epochs", "1"])
+    quick = result_of(capsys, ["--weights", str(run), "--supervised-epochs", "1", "--penalties", "0.1", "0.01"])
     assert (quick["protocol"], quick["test"], quick["train"]) == ("fast", 360, 1437)
     assert quick["penalty"] in [tried["penalty"] for tried in quick["path"]]
-    assert 80 < quick["top1"] <= quick["top5"] <= 100
+    assert 70 < quick["top1"] <= quick["top5"] <= 100
     assert quick["seconds"] > 0
     random = quick["baselines"]["random"]
-    assert random["top1"] > 80  # chance is 10
+    assert random["top1"] > 70  # chance is 10
     assert random["difference"] == pytest.approx(quick["top1"] - random["top1"], abs=2e-3)
     assert random["low"] <= random["difference"] <= random["high"]
     assert quick["baselines"]["supervised"]["epochs"] == 1

@@ -77,7 +77,20 @@ def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     """Mean and spread of both ways, for the run and for baselines; the file in the run."""
     copy = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     flags = ["--weights", str(copy), "--data", "digits", "--labels", labels, "--draws", "2", "--finetune-steps", "3"]
-    flags += ["--views", "1", "--device", "cpu", "--threads", "1", "--batch-size", "16", "--json"]
+    flags += [
+        "--views",
+        "1",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--batch-size",
+        "16",
+        "--json",
+        "--penalties",
+        "0.1",
+        "0.01",
+    ]
     assert main(["lowshot", *flags]) == 0
     last, err = capsys.readouterr()
     result, lines = json.loads(last), err.splitlines()
@@ -90,7 +103,7 @@ def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
             assert found[way]["deviation"] == pytest.approx(np.std(found[way]["each"], ddof=1), abs=1e-3)
     assert result["baselines"]["pixels"].keys() >= {"linear"}
     assert "finetune" not in result["baselines"]["pixels"]
-    assert result["linear"]["mean"] > (20 if labels == "1" else 60)  # chance is 10
+    assert result["linear"]["mean"] > (20 if labels == "1" else 50)  # chance is 10
     assert all(penalty in PENALTIES for penalty in result["linear"]["penalty"])
     name = "lowshot-1.json" if labels == "1" else "lowshot-5pct.json"
     stored = json.loads((copy / "evaluations" / name).read_text())

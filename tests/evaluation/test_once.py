@@ -5,8 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from moco.core.encoder import EncoderPlan
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
+from moco.data.images import ArrayImages
 from moco.errors import BadInputError
-from moco.evaluation.once import FOLDER, Kept, compute_once
+from moco.evaluation import once
+from moco.evaluation.features import Encoding
+from moco.evaluation.once import FOLDER, Kept, compute_once, encode_once
+from moco.interop.checkpoints import random_weights
 
 
 def test_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +41,37 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MOCO_DATA", str(tmp_path / "file"))
     with pytest.raises(BadInputError, match="cannot be written, and features are kept there"):
         compute_once({}, lambda: pytest.fail("computed"))
+
+
+class Interrupted(ArrayImages):
+    """Images of which only so many are read before Ctrl-C."""
+
+    left = 10**6
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return super().__getitem__(index)
+
+
+def test_an_interrupted_encoding_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was encoded is not encoded again; features are the same to the last bit, and no part is left behind."""
+    monkeypatch.setattr(once, "IMAGES_IN_A_PART", 6)
+    images = Interrupted(torch.randint(256, (38, 3, 8, 8), dtype=torch.uint8))
+    weights = random_weights(EncoderPlan("resnet18-w4", "cifar", image_size=8), 0, IMAGENET_MEAN, IMAGENET_STD)
+    how = Encoding(8, weights.mean, weights.std, batch_size=4)
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "at once"))
+    whole = encode_once(weights, images, how, "encoding")
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "in parts"))
+    for left, parts in [(19, 2), (7, 2), (9, 3)]:
+        images.left = left
+        with pytest.raises(KeyboardInterrupt):
+            encode_once(weights, images, how, "encoding")
+        assert len(list((tmp_path / "in parts" / FOLDER).iterdir())) == parts
+    damaged = sorted((tmp_path / "in parts" / FOLDER).iterdir())[1]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    images.left = 38 - 8
+    assert torch.equal(encode_once(weights, images, how, "encoding"), whole)
+    assert images.left == 0
+    assert len(list((tmp_path / "in parts" / FOLDER).iterdir())) == 1

@@ -58,3 +58,12 @@ def test_principal_components(shape: tuple[int, int]) -> None:
     scores = principal_components(z, 3)
     largest = np.sort(np.linalg.eigvalsh(np.cov(z.T)))[::-1][:3]
     assert np.cov(scores.T) == pytest.approx(np.diag(largest), abs=1e-9)
+
+
+def test_principal_components_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of some rows, spread evenly, on which all are projected."""
+    monkeypatch.setattr(embedding_map, "MOST_FITTED", 50)
+    z = np.random.default_rng(0).normal(size=(120, 6)).astype(np.float32) * np.linspace(5, 1, 6, dtype=np.float32)
+    some = z[np.linspace(0, 119, 50).astype(int)].astype(float)
+    directions = np.linalg.svd(some - some.mean(0))[2][:3]
+    assert np.abs(principal_components(z, 3)) == pytest.approx(np.abs((z - some.mean(0)) @ directions.T), abs=1e-5)

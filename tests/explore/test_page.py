@@ -15,7 +15,7 @@ from tests.report.folders import Parsed
 def test_the_page_to_send_on(tmp_path: Path) -> None:
     """Asks for nothing; holds the neighbours among its images; names cannot end its data."""
     shown = collection(classes=(HOSTILE, "dog"), names=[HOSTILE])
-    picture = {"picture": "AAAA", "tile": 8, "columns": 8}
+    picture = {"picture": "AAAA" * 1000, "tile": 8, "columns": 8}
     page = static_page(shown, [embedding()], picture, "Made today.")
     found = Parsed(page)
     assert found.trouble == []
@@ -28,3 +28,4 @@ def test_the_page_to_send_on(tmp_path: Path) -> None:
     order = [other for other in np.argsort(-(z @ z[5])) if other != 5][:12]
     assert data["stored"]["found"][0][5]["rows"] == order
     assert data["classes"][0].startswith("</script>")
+    assert data["stored"]["picture"] == picture["picture"]  # names are cut, the thumbnails are not

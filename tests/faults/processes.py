@@ -47,12 +47,11 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "moco.commands.pretrain",
-        "moco.data.compiled_crop",
-        "moco.data.compiled_finish",
         "pytest",
         "sklearn.datasets",
         "torch.utils.tensorboard.writer",
         "tests.faults.injections",
+        "tests.faults.warm",
     ]
 )
 _running: list["Training | Torchrun"] = []

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,15 +30,32 @@ from tests.faults.processes import (
     until,
 )
 
+Killed = Callable[..., None]
+"""(step, run, checkpoint_every=N): put the folder of a run there that was killed before a step."""
 
-def killed_before(step: int, run: Path, *, checkpoint_every: int) -> None:
-    """A run that was killed before a step, everything due until then being written."""
-    place = gate(run.parent / f"gate-{run.name}")
-    inject = functools.partial(pause_before, place, step)
-    training = start(command(run, checkpoint_every=checkpoint_every), run.parent, inject=inject)
-    place.wait()
-    written(run, step - step % checkpoint_every)
-    training.kill()
+
+@pytest.fixture(scope="module")
+def killed_before(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    """Runs that were killed when everything due until then was written; each is made once, and copied."""
+    made: dict[tuple[int, int], Path] = {}
+
+    def kill(step: int, checkpoint_every: int) -> Path:
+        run = tmp_path_factory.mktemp("killed") / "run"
+        place = gate(run.parent / "gate")
+        inject = functools.partial(pause_before, place, step)
+        training = start(command(run, checkpoint_every=checkpoint_every), run.parent, inject=inject)
+        place.wait()
+        written(run, step - step % checkpoint_every)
+        training.kill()
+        return run
+
+    def put(step: int, run: Path, *, checkpoint_every: int) -> None:
+        key = (step, checkpoint_every)
+        if key not in made:
+            made[key] = kill(*key)
+        shutil.copytree(made[key], run)
+
+    return put
 
 
 def written(run: Path, step: int) -> None:
@@ -73,7 +90,7 @@ def assert_not_written(said: str, path: Path, reason: str, size: int) -> None:
     assert abs(written - size) < 1000
 
 
-def test_a_file_that_may_not_grow(tmp_path: Path, whole: Whole) -> None:
+def test_a_file_that_may_not_grow(tmp_path: Path, whole: Whole, killed_before: Killed) -> None:
     """Row 13: exit code 1, a message with path and bytes; the old checkpoint stays, and the run can go on from it."""
     run = tmp_path / "run"
     killed_before(3, run, checkpoint_every=2)
@@ -90,7 +107,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path, whole: Whole) -> None:
     assert_same_end(run, whole())
 
 
-def test_a_full_disk(tmp_path: Path, small_disk: Path, whole: Whole) -> None:
+def test_a_full_disk(tmp_path: Path, small_disk: Path, whole: Whole, killed_before: Killed) -> None:
     """Row 13: the same where the disk has room for the lines of metrics, but not for another checkpoint."""
     run, filler = small_disk / "run", small_disk / "filler"
     killed_before(3, run, checkpoint_every=2)
@@ -109,7 +126,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path, whole: Whole) -> None:
     assert_same_end(run, whole())
 
 
-def test_a_disk_without_any_room(tmp_path: Path, small_disk: Path, whole: Whole) -> None:
+def test_a_disk_without_any_room(tmp_path: Path, small_disk: Path, whole: Whole, killed_before: Killed) -> None:
     """Row 13: where not even a line of metrics can be written, the file is named too, and nothing is lost."""
     run, filler = small_disk / "run", small_disk / "filler"
     killed_before(3, run, checkpoint_every=2)
@@ -160,7 +177,7 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "reason"), [(truncate, "not a sound safetensors file"), (flip, "digest")])
-def test_a_damaged_checkpoint(tmp_path: Path, whole: Whole, damage: object, reason: str) -> None:
+def test_a_damaged_checkpoint(tmp_path: Path, whole: Whole, killed_before: Killed, damage: object, reason: str) -> None:
     """Rows 15 and 16: it is refused by its digest, the run goes on from the one before and says so."""
     assert callable(damage)
     run, flags = tmp_path / "run", {"checkpoint_every": 3}
@@ -176,7 +193,7 @@ def test_a_damaged_checkpoint(tmp_path: Path, whole: Whole, damage: object, reas
     assert_same_end(run, whole())
 
 
-def test_every_checkpoint_damaged(tmp_path: Path) -> None:
+def test_every_checkpoint_damaged(tmp_path: Path, killed_before: Killed) -> None:
     """Days of work are not started over in silence: the error says what to remove; exit code 2."""
     run, flags = tmp_path / "run", {"checkpoint_every": 3}
     killed_before(7, run, checkpoint_every=3)
@@ -232,7 +249,7 @@ def test_the_lock_of_a_killed_run(tmp_path: Path, whole: Whole) -> None:
     assert_same_end(run, whole())
 
 
-def test_an_old_checkpoint_that_cannot_be_removed(tmp_path: Path, whole: Whole) -> None:
+def test_an_old_checkpoint_that_cannot_be_removed(tmp_path: Path, whole: Whole, killed_before: Killed) -> None:
     """Row 20: the run warns and goes on; half-written ones go, and the two newest sound ones stay."""
     run, flags = tmp_path / "run", {"checkpoint_every": 3}
     killed_before(7, run, checkpoint_every=3)
@@ -248,7 +265,7 @@ def test_an_old_checkpoint_that_cannot_be_removed(tmp_path: Path, whole: Whole) 
     assert_same_end(run, whole())
 
 
-def test_a_stuck_checkpoint_does_not_count_as_sound(tmp_path: Path) -> None:
+def test_a_stuck_checkpoint_does_not_count_as_sound(tmp_path: Path, killed_before: Killed) -> None:
     """Row 20: what cannot be read and not be removed takes no sound one's place."""
     run, flags = tmp_path / "run", {"checkpoint_every": 3}
     killed_before(7, run, checkpoint_every=3)

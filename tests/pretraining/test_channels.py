@@ -123,7 +123,7 @@ def test_weights_of_rgb_begin_a_run(trained: tuple[str, Path], tiny_run: Path, t
     pretrain.run(dataclasses.replace(config, mean=None, std=None, view_size=None))
     found = load_weights(str(tmp_path / "run"))
     assert found.form == load_weights(str(run)).form
-    assert found.encoder.plan.arch == "resnet18-w16"
+    assert found.encoder.plan.arch == "resnet18-w8"
 
 
 @pytest.mark.parametrize("arch", ["timm:convnext_atto", "mobilenet_v3_small", "timm:vit_tiny_patch16_224"])

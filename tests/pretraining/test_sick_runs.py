@@ -17,13 +17,20 @@ from moco.pretraining.loop import pretrain as train
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from moco.runtime.fields import flag
+from tests.distributed.session import shallow_nets
 from tests.faults.processes import finish
 
 SMALL: dict[str, Any] = {
-    "arch": "resnet18-w16", "image_size": 8, "view_size": None, "dictionary": "queue", "batch_size": 32,
+    "arch": "resnet10-w16", "image_size": 8, "view_size": None, "dictionary": "queue", "batch_size": 32,
     "queue_size": 64, "max_steps": 60, "bn_groups": 4, "lr": 0.06, "log_every": 10, "knn_every": 60, "knn_images": 100,
     "checkpoint_every": 0, "threads": 1, "precision": "fp32", "device": "cpu", "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nets of half the depth."""
+    shallow_nets(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +111,7 @@ def test_a_run_that_goes_on_knows_how_it_began(tmp_path: Path, digits: Images, m
 def test_two_processes_say_what_one_says(tmp_path: Path, digits: Images) -> None:
     """Each encodes half of the views: the figures of the first look agree within fp32's rounding after three steps."""
     values = {**SMALL, "max_steps": 3, "knn_every": 3, "base_lr": 0.03, "augment": "cifar"}
+    values["arch"] = "resnet18-w4"  # the other processes know no other
     values["view_size"] = values["image_size"]  # a flag cannot take back what the recipe says
     arguments = ["pretrain", "quick", "--data", "digits", "--out", str(tmp_path / "two")]
     for name, value in values.items():

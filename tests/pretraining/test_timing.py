@@ -17,7 +17,8 @@ from moco.pretraining import timing
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.prepare import build_batches, resolve_config
 from moco.pretraining.recipes import recipe
-from moco.pretraining.timing import LEAST, ReadyBatches, measure_throughput, time_training
+from moco.pretraining.timing import LEAST, ReadyBatches, measure_throughput, time_step, time_training
+from moco.runtime.trackers import TRACKERS
 
 SMALL: dict[str, Any] = {
     "arch": "resnet18-w16", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 64, "bn_groups": 4,
@@ -71,6 +72,16 @@ def test_the_real_loop_is_timed_and_left(tmp_path: Path) -> None:
         assert LEAST <= found["steps"] < 1000
         assert found["images_per_second"] == pytest.approx(32 * found["steps"] / found["seconds"], rel=0.2)
     assert not list(tmp_path.iterdir())  # its run folder was another, and is gone
+
+
+def test_nothing_is_logged_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is only timed is no run, so a logger of the run that follows hears nothing of it."""
+    images, config = load("digits")["train"], dataclasses.replace(small(tmp_path), logger=("mlflow",))
+    begun = list[object]()
+    monkeypatch.setitem(TRACKERS, "mlflow", begun.append)
+    time_training(config, images, seconds=0.0)
+    time_step(config, images, seconds=0.0)
+    assert not begun
 
 
 def test_the_speed_is_that_of_a_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moco.report.markup import NOTHING
-from moco.report.page import page
+from moco.report.page import FIRST_NEIGHBOURS, page
 from moco.report.runs import Run, distinct_names, read_run
 from tests.report.folders import CHANCE, Parsed, gallery, metrics, webp, write_run
 
@@ -310,3 +310,15 @@ def test_ten_thousand_images_take_little_beside_their_thumbnails(tmp_path: Path)
     content = page([run], "")
     assert len(content.encode()) < 2_000_000
     assert content.count("automobile/some_photograph_09999.jpeg") == 1
+
+
+def test_the_first_screen_has_the_loss_and_some_neighbours(tmp_path: Path) -> None:
+    """Beside the verdict of a single run; several runs are compared below, in charts that they share."""
+    stored = {"gallery": gallery(["cats/1.png", "dogs/2.png"], ["cat", "dog"])}
+    folder = write_run(tmp_path / "run", lines=metrics(400), evaluations=stored)
+    alone = page([read_run(folder)], "Made today.")
+    verdict = alone.partition('id="verdict"')[2].partition("</section>")[0]
+    assert verdict.count("<svg") == 1
+    assert 1 <= verdict.count('class="tile query"') <= FIRST_NEIGHBOURS[0]
+    both = page(distinct_names([read_run(folder), read_run(folder)]), "Made today.")
+    assert "<svg" not in both.partition('id="verdict"')[2].partition("</section>")[0]

@@ -1,7 +1,6 @@
 """Two writers of one file never meet, what a killed one left goes, and a read ends."""
 
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -16,6 +15,7 @@ from moco.errors import BadInputError
 from moco.evaluation.tables import Table, write_features
 from moco.runtime import files
 from moco.runtime.files import read_bounded, replace_file, require_file_name, written_aside
+from tests.faults.processes import CONTEXT
 
 WRITES = 20
 LENGTH = 50_000
@@ -55,8 +55,7 @@ def test_two_writers_of_one_file(
     """No write fails, a reader always finds the whole of one, and nothing is left beside it."""
     path = tmp_path / "result.npz"
     write(path, 0)
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=write_often, args=(write, path, value)) for value in (0, 1)]
+    writers = [CONTEXT.Process(target=write_often, args=(write, path, value)) for value in (0, 1)]
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):
@@ -117,7 +116,7 @@ def fail_while_writing(path: Path, folder: bool) -> None:
 def test_what_a_killed_writer_left(tmp_path: Path, folder: bool) -> None:
     """It stays as long as its writer lives, and goes with the next write after that."""
     path = tmp_path / "result.json"
-    writer = multiprocessing.get_context("spawn").Process(target=hang_while_writing, args=(path, folder))
+    writer = CONTEXT.Process(target=hang_while_writing, args=(path, folder))
     writer.start()
     while not list(tmp_path.glob("*.part/half" if folder else "*.part")):
         time.sleep(0.01)

@@ -2,11 +2,12 @@
 
 import io
 import itertools
+import threading
 
 import pytest
 from rich.console import Console
 
-from moco.runtime.progress import show_progress
+from moco.runtime.progress import name_phase, show_progress
 
 
 def consoles() -> tuple[io.StringIO, Console, Console]:
@@ -39,3 +40,22 @@ def test_elsewhere_nothing_is_written() -> None:
     assert list(show_progress(range(3), "encoding", 3, plain)) == [0, 1, 2]
     assert list(show_progress(range(3), None, 3, terminal)) == [0, 1, 2]
     assert file.getvalue() == ""
+
+
+def test_a_long_phase_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it lasts; a short one is not."""
+    file, _, plain = consoles()
+    written = threading.Event()
+
+    def write(text: str, **how: object) -> None:
+        file.write(f"{text}\n")
+        written.set()
+
+    with name_phase("grouping", plain):
+        pass
+    assert file.getvalue() == ""
+    monkeypatch.setattr("moco.runtime.progress.FIRST_LINE", 0.001)
+    monkeypatch.setattr(plain, "print", write)
+    with name_phase("grouping [9] images", plain):
+        assert written.wait(30)
+    assert file.getvalue() == "grouping [9] images: 0:00:00 so far\n"

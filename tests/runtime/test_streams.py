@@ -19,9 +19,11 @@ from moco.runtime.signals import StopRequest
 from moco.runtime.streams import LOADER, forgive, speak_in_lines, why_lost
 
 
-def stream(number: int) -> io.TextIOWrapper:
-    """As Python opens standard output."""
-    return open(number, "w", encoding="ascii", closefd=False)
+def stream(number: int, *, buffered: bool = True) -> io.TextIOWrapper:
+    """As Python opens standard output, also with PYTHONUNBUFFERED, which containers often set."""
+    if buffered:
+        return open(number, "w", encoding="ascii", closefd=False)
+    return io.TextIOWrapper(io.FileIO(number, "w", closefd=False), encoding="ascii", write_through=True)
 
 
 @pytest.fixture
@@ -48,10 +50,11 @@ def test_what_is_printed_comes_whole_and_at_once(pipe: tuple[int, int]) -> None:
     assert why_lost(out) == ""
 
 
-def test_a_reader_that_leaves(pipe: tuple[int, int]) -> None:
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_leaves(pipe: tuple[int, int], buffered: bool) -> None:
     """It wants no more, which is no fault."""
     os.close(pipe[0])
-    out = forgive(stream(pipe[1]))
+    out = forgive(stream(pipe[1], buffered=buffered))
     for _ in range(3):
         print("hello", file=out)
     assert why_lost(out) == ""
@@ -81,9 +84,9 @@ def test_nobody_reads(pipe: tuple[int, int]) -> None:
         print("hello", file=out)
         done.set()
 
-    threading.Thread(target=talk, daemon=True).start()
-    assert not done.wait(0.7)
-    with StopRequest():
+    with StopRequest():  # a request of an earlier test is forgotten
+        threading.Thread(target=talk, daemon=True).start()
+        assert not done.wait(0.7)
         signal.raise_signal(signal.SIGTERM)
     assert done.wait(10)
 

@@ -47,8 +47,11 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = tmp_path / "run"
     first = log_a_part(run, "wandb", 0, "stopped")
-    assert "logging to wandb: offline, in " in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "logging to wandb: offline, in " in said.out
+    assert "wandb: WARNING" not in said.err
     assert log_a_part(run, "wandb", 1, "done") == first
+    importlib.import_module("wandb").teardown()  # its own process has written the last record then
     files = sorted((run / "wandb").glob(f"offline-run-*/run-{first}.wandb"))
     found, settings, codes = list[Any](), dict[str, Any](), list[int]()
     for path in files:
@@ -78,6 +81,15 @@ def test_wandb_without_an_account(
     said = [line for line in capsys.readouterr().out.splitlines() if "--logger wandb" in line]
     assert len(said) == 1
     assert "not logged in: run wandb login, or set WANDB_MODE=offline" in said[0]
+
+
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+def test_mlflow_prints_nothing_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lines about a run on a server have two emojis, and would stand in what --json prints."""
+    monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    log_a_part(tmp_path / "run", "mlflow", 0, "done")
+    assert importlib.import_module("mlflow.environment_variables").MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.get()
 
 
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")

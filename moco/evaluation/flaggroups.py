@@ -1,0 +1,23 @@
+"""In which groups `moco knn --help-all` and its like list their flags; `--help` lists the first group."""
+
+from dataclasses import fields
+from typing import Any
+
+SELDOM: dict[str, tuple[str, ...]] = {
+    "With --weights random": ("like", "arch", "stem", "seed"),
+    "Method": (
+        "knn_temperature", "penalties", "views", "warmup_epochs", "weight_decay", "finetune_steps", "finetune_lr",
+        "supervised_epochs",
+    ),
+    "Images and machine": (
+        "exclude", "white_level", "batch_size", "bank", "precision", "device", "workers", "threads",
+    ),
+}  # fmt: skip
+"""Title -> fields that few people set."""
+
+
+def group_flags(kind: type[Any]) -> dict[str, tuple[str, ...]]:
+    """Group the flags of a command that takes weights: the common ones first, then those that few people set."""
+    seldom = {name for names in SELDOM.values() for name in names}
+    common = tuple(field.name for field in fields(kind) if field.name not in seldom)
+    return {"Common": (*common, "no_baseline"), **SELDOM}
