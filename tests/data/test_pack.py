@@ -523,7 +523,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ("flags", "message"),
     [
         (["--data", "gone"], "--data gone"),
-        (["--data", "digits", "--format", "zip"], "'zip'"),
+        (["--data", "digits", "--format", "zip"], "--format is zip"),
         (["--data", "digits", "--shard-bytes", "0"], "--shard-bytes is 0"),
         (["--data", "digits", "--image-size", "-3"], "--image-size is -3"),
     ],

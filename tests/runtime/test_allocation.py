@@ -21,5 +21,6 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.g
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
 def test_later_steps_ask_the_system_for_nothing() -> None:
     """Once the memory is there, twenty more tensors of 40 MiB touch no new page."""
-    run = subprocess.run([sys.executable, "-c", STEPS, "kept"], capture_output=True, text=True, check=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", STEPS, "kept"], capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 0, run.stderr
     assert int(run.stdout) < 40, run.stdout
