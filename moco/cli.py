@@ -37,7 +37,7 @@ from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
 from moco.pretraining.config import AutoConfig, PretrainConfig, ResumeConfig
 from moco.pretraining.flaggroups import PRETRAIN_GROUPS
-from moco.pretraining.recipes import RECIPES, fit_groups, recipe_values
+from moco.pretraining.recipes import RECIPES, fit_recipe, recipe_values
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.fields import check, flag
@@ -155,7 +155,7 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
             default = transfer_config(name, weights=tyro.MISSING, data=tyro.MISSING, out=tyro.MISSING)
     config = _flags(kind, rest, prog, default)
     if isinstance(config, PretrainConfig):
-        config = fit_groups(config, _given(rest))
+        config = fit_recipe(config, _given(rest))
     check(config)
     return config, _runner(command)
 

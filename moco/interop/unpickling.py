@@ -110,7 +110,10 @@ def load_pickle(path: Path) -> object:
         stubs: list[Any] = [(_stub(name), name) for name in sorted(names) if _is_foreign(name)]
         with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(stubs):
             warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)  # by content: a path's suffix can mislead
+            content = torch.load(file, map_location="cpu", weights_only=True)  # by content: a path's suffix can mislead
+        if content is None:
+            raise BadInputError(f"{path}: holds nothing, as torch.save(None) writes it: expected weights by name")
+        return content
     except BadInputError:
         raise
     except UNREADABLE as error:

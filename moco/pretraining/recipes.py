@@ -1,6 +1,7 @@
 """Named configs: the papers' own, and one for a CPU in minutes."""
 
 import os
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
 
+RESNETS_BEGIN = ("resnet", "resnext", "wide_resnet")
+"""How the names of the networks begin that have a choice of stems; others have colons, or other words, in front."""
 TEACHERS_OWN = "teacher"
 """What --init-weights says to start from the weights of --teacher."""
 
@@ -131,10 +134,26 @@ def recipe(name: str, **given: Any) -> PretrainConfig:
     if name not in RECIPES:
         raise BadInputError(f"{name!r} is not a recipe: expected one of {', '.join(RECIPES)}")
     values = recipe_values(name, {field for field, value in given.items() if value is not None})
-    return fit_groups(PretrainConfig(**{**values, **given}), given)
+    return fit_recipe(PretrainConfig(**{**values, **given}), given)
 
 
-def fit_groups(config: PretrainConfig, given: Collection[str]) -> PretrainConfig:
+def fit_recipe(config: PretrainConfig, given: Collection[str]) -> PretrainConfig:
+    """Let the recipe's stem and number of BN groups give way where they do not fit what is given beside them."""
+    return _fit_groups(_fit_stem(config, given), given)
+
+
+def _fit_stem(config: PretrainConfig, given: Collection[str]) -> PretrainConfig:
+    """Leave the recipe's stem to ResNets, and say so where it gives way; one that is given stays."""
+    if config.stem in (None, "imagenet") or "stem" in given or "arch" not in given or config.arch is None:
+        return config
+    if config.arch.startswith(RESNETS_BEGIN):
+        return config
+    if os.environ.get("RANK", "0") == "0":
+        warnings.warn(f"--stem {config.stem} is for ResNets: {config.arch} keeps its own first layers", stacklevel=2)
+    return replace(config, stem="imagenet")
+
+
+def _fit_groups(config: PretrainConfig, given: Collection[str]) -> PretrainConfig:
     """Leave the number of BN groups open where the recipe's does not fit the batch; one that is given stays.
 
     What is open becomes the nearest number of groups of two and more images, for each process and part of the batch.

@@ -621,3 +621,10 @@ def test_a_truncated_file(tmp_path: Path, share: float, legacy: bool) -> None:
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(BadInputError, match=r"w\.pth"):
         load_weights(str(path))
+
+
+def test_nothing_is_no_checkpoint(tmp_path: Path) -> None:
+    """It was taken for a damaged file of safetensors."""
+    torch.save(None, tmp_path / "none.pth")
+    with pytest.raises(BadInputError, match=r"none.pth: holds nothing, as torch.save\(None\) writes it"):
+        load_weights(str(tmp_path / "none.pth"))

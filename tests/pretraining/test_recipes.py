@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from moco.core.encoder import Encoder
+from moco.core.resnet import RESNETS
 from moco.data.augment import AUGMENTATIONS, Augmentation
 from moco.data.images import ArrayImages
 from moco.errors import BadInputError
@@ -200,3 +201,19 @@ def test_a_recipes_groups_give_way_to_the_batch(
     fitting = [groups for groups in range(1, batch // 2 + 1) if batch % groups == 0 and groups % shares == 0]
     assert config.bn_groups == (4 if 4 in fitting else None)
     assert recipe("quick", data="d", out=Path("run"), batch_size=batch, bn_groups=4).bn_groups == 4
+
+
+@pytest.mark.parametrize("arch", ["convnext_tiny", "timm:resnet18", "vit-tiny-4"])
+@pytest.mark.parametrize("name", ["quick", "cifar10"])
+def test_a_recipes_stem_gives_way_to_the_network(name: str, arch: str) -> None:
+    """Only our ResNets have a choice of stems: any other network needs no further flag, and a line says so."""
+    with pytest.warns(UserWarning, match=f"--stem cifar is for ResNets: {arch} keeps its own first layers"):
+        config = recipe(name, data="digits", out=Path("run"), arch=arch)
+    assert config.stem == "imagenet"
+    assert recipe(name, data="digits", out=Path("run"), arch=arch, stem="cifar").stem == "cifar"
+
+
+@pytest.mark.parametrize("arch", [*RESNETS, "resnet18-w16", "resnet50-2x"])
+def test_resnets_keep_a_recipes_stem(arch: str) -> None:
+    """Whatever their width."""
+    assert recipe("quick", data="digits", out=Path("run"), arch=arch).stem == "cifar"
