@@ -39,7 +39,8 @@ class StopRequest:
     several processes (`together`) waits on for some seconds first.
 
     Those of a scheduler, that time is nearly up, may come again and again, and stay one request. A signal that the
-    process was started to ignore (nohup, a shell's background job) stays ignored. With `active` false, where nothing
+    process was started to ignore (nohup, a shell's background job) stays ignored; one that it was started to block is
+    let through while this lasts. With `active` false, where nothing
     can be saved, the first one does what it always did too.
     """
 
@@ -62,6 +63,8 @@ class StopRequest:
         self._before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
         for number in self._before:
             signal.signal(number, self._note)
+        if sys.platform != "win32":  # a launcher may have left them blocked
+            self._blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._before)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -69,6 +72,8 @@ class StopRequest:
             self._left.set()
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._blocked & set(self._before))
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -177,3 +177,15 @@ def test_several_processes_wait_on_for_a_while(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(WaitEnded), request.waiting():
             time.sleep(30)
         assert time.monotonic() - began < 20
+
+
+def test_a_signal_that_was_blocked_is_noted() -> None:
+    """As by a launcher that blocks it, waits for it in a thread of its own, and starts a process meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.noted
+        assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
