@@ -46,8 +46,8 @@ class Short:
     ({"dictionary": "in-batch"}, 1, ["own negatives"], []),
     ({"recompute": True, "precision": "bf16"}, 1, [], ["--recompute", "--precision"]),
     ({"arch": "squeezenet1_1", "stem": "imagenet", "image_size": 32}, 1, [], ["--recompute"]),
-    ({"arch": "squeezenet1_1", "stem": "imagenet", "image_size": 32, "precision": "bf16", "batch_size": 8, "accumulate": 4}, 1,
-     ["--view-size", "--arch"], ["--batch-size"]),
+    ({"arch": "squeezenet1_1", "stem": "imagenet", "image_size": 32, "precision": "bf16", "batch_size": 8,
+      "accumulate": 4}, 1, ["--view-size", "--arch"], ["--batch-size"]),
 ])  # fmt: skip
 def test_what_helps_is_named(
     tmp_path: Path, values: dict[str, Any], ranks: int, named: list[str], unnamed: list[str]
