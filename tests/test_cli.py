@@ -167,7 +167,7 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], command: list
         if (kind, field.name) == (TransferConfig, "task"):  # said by its place
             continue
         name = {"baseline": "no_baseline", "baselines": "baseline W"}.get(field.name, field.name)
-        assert ("PATH" if name in ("run", "runs") else flag(name)) in text
+        assert ("RUN" if name in ("run", "runs") else flag(name)) in text
     words = " ".join(text.split())
     assert "End with one JSON object on standard output." in words
 
