@@ -216,7 +216,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["pretrain", "v1", "--data", "d", "--out", "run", "more"], ["more is not expected here"]),
         (["pretrain", "v1", "--data", "digits"], ["--out"]),
         (["pretrain", "v1", "--out", "run"], ["--data"]),
-        (["resume"], ["moco resume needs PATH"]),
+        (["resume"], ["moco resume needs RUN"]),
         (["knn"], ["moco knn needs --weights and --data"]),
         (["knn", "--weigths", "random", "--data", "digits"], ["--weigths is not", "did you mean --weights?"]),
         (["knn", "--weights", "", "--data", "digits"], ["after --weights is empty"]),
