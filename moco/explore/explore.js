@@ -133,7 +133,7 @@ async function start() {
     if (spoken && row >= 0) tell(`${said(row)} ${data.names[row]}`.trim());
   };
   const mark = () => maps.forEach((map, place) => map.mark({ ...state, found: found ? found[place].rows : [] }));
-  const tips = [], maps = data.runs.map((run, place) => {
+  const tips = [], pictures = [], maps = data.runs.map((run, place) => {
     const frame = made("div", { className: "frame", tabIndex: 0 }), tip = made("div", { className: "tip", hidden: true });
     frame.setAttribute("role", "application");
     frame.setAttribute("aria-label", `Map of ${count} images by ${run.name}`);
@@ -141,7 +141,10 @@ async function start() {
     const places = new Float32Array(2 * count);
     for (let i = 0; i < count; i++) [places[2 * i], places[2 * i + 1]] = [run.x[i] / 65535, run.y[i] / 65535];
     find("maps").append(made("figure", { className: "map" }, frame, made("figcaption", { className: "note", textContent: data.runs.length > 1 ? `${run.name}: ${run.method}` : run.method })));
-    const map = createMap(frame, places, { point: point(place), choose: (row) => choose(row), back: () => back() });
+    const map = createMap(frame, places, {
+      point: point(place), choose: (row) => choose(row), back: () => back(), drawn: (how) => pictures[place].follow(how),
+    });
+    pictures.push(createPictures(frame, places, thumbnail));
     frame.append(tip);
     tips.push(tip);
     return map;
@@ -228,6 +231,10 @@ async function start() {
     if (event.key === "Enter" && first >= 0) choose(first);
   });
   find("colour").addEventListener("change", () => { legend(); recolour(); });
+  find("pictures").addEventListener("change", (event) => {
+    pictures.forEach((own) => own.want(event.target.checked));
+    maps.forEach((map) => map.redraw());
+  });
   find("whole").addEventListener("click", () => maps.forEach((map) => map.showWhole()));
   find("back").addEventListener("click", back);
   find("file").addEventListener("change", (event) => { dropped(event.target.files[0]); event.target.value = ""; });

@@ -31,7 +31,7 @@ function createPainter(canvas) {
   };
 }
 
-// `places` (2N) lie in [0, 1]; `on` holds the callbacks point(row, spoken), choose(row), back().
+// `places` (2N) lie in [0, 1]; `on` holds the callbacks point(row, spoken), choose(row), back(), drawn(how).
 function createMap(frame, places, on) {
   const [points, marks] = ["points", "marks"].map((name) => {
     const canvas = document.createElement("canvas");
@@ -77,6 +77,7 @@ function createMap(frame, places, on) {
     for (const row of marked.found) around(row, size() / 2 + 2.5, 1.5);
     if (marked.chosen >= 0) around(marked.chosen, size() / 2 + 5, 3);
     if (marked.pointed >= 0) around(marked.pointed, size() / 2 + 3, 2);
+    on.drawn({ view: { ...view }, width, height, visible });
   };
   const redraw = () => { if (!due) { due = true; requestAnimationFrame(draw); } };
   const clamp = () => {

@@ -23,7 +23,7 @@ def live_page() -> str:
         '<link rel="icon" href="data:,"><title>Embedding</title>'
         '<link rel="stylesheet" href="page.css"><link rel="stylesheet" href="explore.css">'
     )
-    scripts = '<script src="map.js"></script><script src="tray.js"></script><script src="explore.js"></script>'
+    scripts = "".join(f'<script src="{name}.js"></script>' for name in ("map", "pictures", "tray", "explore"))
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}{scripts}</body></html>\n'
 
 
@@ -39,7 +39,7 @@ def static_page(collection: Collection, embeddings: Sequence[Embedding], sheet: 
     style = files("moco.report").joinpath("page.css").read_text(encoding="utf-8") + _part("explore.css")
     note = f"{escape(made)} This page holds everything it shows, thumbnails and names of images among it."
     body = _part("page.html") + element("footer", element("p", note)) + data_block("data", content)
-    return document("Embedding", body, style, _part("map.js") + _part("explore.js"))
+    return document("Embedding", body, style, _part("map.js") + _part("pictures.js") + _part("explore.js"))
 
 
 def _neighbours(embedding: Embedding) -> list[dict[str, Any]]:

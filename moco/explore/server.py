@@ -31,6 +31,7 @@ WAITING_UPLOADS = 8
 ASSETS = {
     "page.css": ("moco.report", "text/css"), "explore.css": ("moco.explore", "text/css"),
     "map.js": ("moco.explore", "text/javascript"), "tray.js": ("moco.explore", "text/javascript"),
+    "pictures.js": ("moco.explore", "text/javascript"),
     "explore.js": ("moco.explore", "text/javascript"),
 }  # fmt: skip
 NOT_KEPT = {"Cache-Control": "no-store"}

@@ -3,11 +3,13 @@
 import asyncio
 import io
 import json
+import math
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,25 @@ def test_a_dropped_image(browser: Browser, address: str, tmp_path: Path) -> None
     assert browser.evaluate(ROWS)[:24] == [21, *expected(21)[:23]]
     browser.drop(tmp_path / "text.png", 300, 400)
     browser.until("document.getElementById('status').textContent.includes('not an image')")
+
+
+def test_pictures_on_the_map(browser: Browser, address: str) -> None:
+    """Each lies on its point and none on another; they follow the filters, and can be put away."""
+    opened(browser, address)
+    layer = "[...document.querySelector('.frame .pictures').children]"
+    browser.until(f"{layer}.length")
+    found = browser.evaluate(
+        f"{layer}.map(p => [Number(p.src.match(/thumbnail.([0-9]+)/)[1]), p.getBoundingClientRect()])"
+        ".map(([row, box]) => [row, box.left + box.width / 2, box.top + box.height / 2])"
+    )
+    assert all(math.dist((x, y), where(browser, row, embedding())) < 1.5 for row, x, y in found)
+    assert all(math.dist(one[1:], other[1:]) > 40 for one, other in combinations(found, 2))
+    browser.evaluate("document.querySelectorAll('#legend button')[1].click()")  # none
+    browser.until(f"{layer}.length === 0")
+    browser.evaluate("document.querySelectorAll('#legend button')[0].click()")
+    browser.until(f"{layer}.length === {len(found)}")
+    browser.evaluate("document.getElementById('pictures').click()")
+    browser.until(f"{layer}.length === 0")
 
 
 def test_the_filters(browser: Browser, address: str) -> None:
