@@ -167,7 +167,7 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], command: list
         if (kind, field.name) == (TransferConfig, "task"):  # said by its place
             continue
         name = {"baseline": "no_baseline", "baselines": "baseline W"}.get(field.name, field.name)
-        assert ("PATH" if name in ("run", "runs") else flag(name)) in text
+        assert ("RUN" if name in ("run", "runs") else flag(name)) in text
     words = " ".join(text.split())
     assert "End with one JSON object on standard output." in words
 
@@ -216,7 +216,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["pretrain", "v1", "--data", "d", "--out", "run", "more"], ["more is not expected here"]),
         (["pretrain", "v1", "--data", "digits"], ["--out"]),
         (["pretrain", "v1", "--out", "run"], ["--data"]),
-        (["resume"], ["moco resume needs PATH"]),
+        (["resume"], ["moco resume needs RUN"]),
         (["knn"], ["moco knn needs --weights and --data"]),
         (["knn", "--weigths", "random", "--data", "digits"], ["--weigths is not", "did you mean --weights?"]),
         (["knn", "--weights", "", "--data", "digits"], ["after --weights is empty"]),

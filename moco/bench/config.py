@@ -10,8 +10,8 @@ class BenchConfig:
     """Measure how fast this machine trains, and what limits it."""
 
     only: str | None = None
-    """Measurements to run, separated by commas: peak (always of fp32 and bf16), step, end-to-end, views (always on the
-    CPU), dictionary. By default all of them."""
+    """Measurements to run, separated by commas: peak (matrix products in fp32 and bf16), step, end-to-end, views (on
+    the CPU), dictionary. By default all of them."""
     seconds: Seconds = 5.0
     """Shortest duration of a measurement in seconds. There are 13, and each takes a few seconds more to start."""
     seed: Seed = 0

@@ -64,7 +64,9 @@ def run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[st
     Raises BadInputError where several processes ask, which would measure different speeds.
     """
     if distributed.world_size() > 1:
-        raise BadInputError("moco pretrain auto is for one process: start it so once, then give torchrun its values")
+        raise BadInputError(
+            "moco pretrain auto runs in one process: run it once, then give torchrun the values that it chose"
+        )
     check(config)
     there = config.out / "config.json"
     if there.is_file():

@@ -51,8 +51,8 @@ def run(config: DuplicatesConfig) -> dict[str, Any]:
             say(_describe(name, figures[name], len(found.names)))
         if config.threshold is None and own_figures["views_found"] < FEW:
             say(
-                f"this threshold finds little but equal images: near duplicates among {len(found.names)} images need "
-                f"better weights, or give --false-pairs {100 * config.false_pairs:g} and look through a longer list"
+                f"this threshold finds hardly more than equal images: to find near duplicates among {len(found.names)} "
+                f"images, give better weights, or --false-pairs {100 * config.false_pairs:g} for a longer list to check"
             )
         dropped = [member.row for group in members for member in group if member.instead is not None]
         written = _write(found, members, dropped, figures)

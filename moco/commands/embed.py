@@ -98,7 +98,9 @@ def _require_out(config: EmbedConfig) -> None:
     require_file_name("--out", config.out)
     if config.features == "map" and (config.unit or config.out.suffix == ".csv"):
         what = "--unit scales vectors" if config.unit else f"--out {config.out}: a table has a column for each number"
-        raise BadInputError(f"--features map: {what}, and a map is none: leave --unit out, and write .npy or .parquet")
+        raise BadInputError(
+            f"--features map: {what}, but a map is not a vector: leave --unit out, and write .npy or .parquet"
+        )
 
 
 def _read_off(config: EmbedConfig, subject: Subject) -> Reading:

@@ -75,7 +75,9 @@ def _check(config: ExploreConfig) -> None:
         if not (run / "encoder.safetensors").is_file():
             raise BadInputError(f"{run}: expected a run folder with an encoder.safetensors")
         if not takes_files(run / "evaluations"):
-            raise BadInputError(f"{run / 'evaluations'}: cannot be written, and there the map is kept: allow it")
+            raise BadInputError(
+                f"{run / 'evaluations'}: cannot be written, and the map is stored there: make the folder writable"
+            )
     missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
     if missing:
         raise BadInputError(f"moco explore needs {' and '.join(missing)}: pip install 'momentum-contrast[explore]'")

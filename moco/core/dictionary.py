@@ -77,7 +77,9 @@ class Queue(nn.Module):
         assert k is not None
         k, index = gather(at_least_fp32(k.detach())), gather(index)
         if len(k) > self.size:
-            raise BadInputError(f"a batch of {len(k)} keys does not fit a queue of {self.size}: give --queue-size more")
+            raise BadInputError(
+                f"a batch of {len(k)} keys does not fit into a queue of {self.size}: give a larger --queue-size"
+            )
         start, fitting = self.oldest, min(len(k), self.size - self.oldest)
         for first, rows in ((start, slice(fitting)), (0, slice(fitting, None))):
             block = slice(first, first + len(k[rows]))

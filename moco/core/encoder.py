@@ -48,7 +48,9 @@ class EncoderPlan:
     def __post_init__(self) -> None:
         """Raise BadInputError for a value that no encoder has: a plan may come from a file."""
         if not isinstance(self.arch, str) or self.stem not in get_args(Stem) or self.head not in get_args(Head):
-            raise BadInputError(f"an encoder of arch {self.arch!r}, stem {self.stem!r} and head {self.head!r}: no such")
+            raise BadInputError(
+                f"there is no encoder with arch {self.arch!r}, stem {self.stem!r} and head {self.head!r}"
+            )
         for name in ("feature_dim", "hidden_dim", "image_size", "channels"):
             value = getattr(self, name)
             if (value is not None or name != "hidden_dim") and (type(value) is not int or not 0 < value <= LARGEST):

@@ -21,7 +21,7 @@ from moco.runtime.fields import Device, JsonOutput, Positive, Precision, Range, 
 KeepRule = Literal["largest", "sharpest", "first"]
 SelectionMethod = Literal["typical", "spread", "random"]
 
-AnyImages = Annotated[str, arg(help="Images, as for pretrain, with labels or without.")]
+AnyImages = Annotated[str, arg(metavar="D", help="Images, as for pretrain, with labels or without.")]
 ChosenSplit = Annotated[Literal["all", "train", "val", "test", "unlabeled"], arg(help="Split to use.")]
 ResultFolder = Annotated[
     Path | None, arg(help="Folder for lists, a table and a page with pictures; by default the command only prints.")

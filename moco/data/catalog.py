@@ -58,7 +58,7 @@ def load(
         require_files(first, form, data)
     if form is None and first.form is not None:
         raise BadInputError(
-            f"--data {data}: a pack of {first.form.kind}, and bytes of RGB are wanted here: pack the files again with "
+            f"--data {data}: a pack of {first.form.kind}, but this command takes 8-bit RGB: pack the files again with "
             f"--channels rgb"
         )
     if form is not None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from moco.runtime.fields import JsonOutput, Range, Side
+from moco.runtime.fields import D, JsonOutput, Range, Side
 
 Excluded = Annotated[
     tuple[str, ...],
@@ -60,7 +60,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class PackConfig:
     """Pack images into memory-mapped arrays or tar shards with an index, which load faster than many files."""
 
-    data: str
+    data: Annotated[str, D]
     """Images, as for pretrain; all splits are packed, in order."""
     out: Path
     """New folder for the pack; give it to other commands as --data."""
@@ -84,7 +84,7 @@ class PackConfig:
 class CheckConfig:
     """Read every image of a set, without training, and list those that cannot be read."""
 
-    data: str
+    data: Annotated[str, D]
     """Images, as for pretrain; all splits are read."""
     out: Path | None = None
     """File to write the list to, as CSV: split, path, reason."""

@@ -117,7 +117,7 @@ class _Found:
             self.size += len(text)
             if self.size > MEMORY_BUDGET:
                 raise BadInputError(
-                    f"the documents have more than {MEMORY_BUDGET >> 30} GiB, and all are held in memory: give a part"
+                    f"the documents have more than {MEMORY_BUDGET >> 30} GiB, and all must fit in memory: give fewer"
                 )
             yield Document(name, label, text.replace(BINARY, b""))
 

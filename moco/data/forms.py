@@ -43,7 +43,7 @@ class Form:
         """Raise BadInputError for values that no set has: a form may come from a file."""
         numbers = (*self.mean, *self.std)
         if type(self.channels) is not int or not 0 < self.channels <= MOST_CHANNELS or self.depth not in DEPTHS:
-            raise BadInputError(f"images of {self.channels!r} channels of {self.depth!r}: no such")
+            raise BadInputError(f"there are no images with {self.channels!r} channels of {self.depth!r}")
         if not len(self.mean) == len(self.std) == self.channels or not all(map(math.isfinite, numbers)):
             raise BadInputError(
                 f"mean and std of {len(self.mean)} and {len(self.std)} numbers: expected {self.channels}"

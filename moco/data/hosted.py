@@ -93,7 +93,7 @@ def _list_files(address: Address, place: Path) -> tuple[str, list[str]]:
             f"a script that loads a data set is not run"
         )
     if distributed.rank() == 0:
-        print(f"{FLAG} {address.text}: {len(files)} files of commit {commit[:12]}, which is kept to from now on")
+        print(f"{FLAG} {address.text}: {len(files)} files of commit {commit[:12]}; later commands use this commit too")
     replace_file(place, json.dumps({"commit": commit, "files": files}).encode())
     return commit, files
 

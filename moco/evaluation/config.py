@@ -13,6 +13,7 @@ from moco.runtime.fields import (
     BatchSize,
     Count,
     CountOrZero,
+    D,
     Device,
     JsonOutput,
     KnnNeighbours,
@@ -40,16 +41,18 @@ PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5,
 NamedWeights = Annotated[
     str,
     arg(
+        metavar="W",
         help="A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), "
         "timm:NAME, timm:NAME@FILE or torchvision:NAME (published weights), hf://OWNER/NAME (the Hugging Face hub), or "
-        "random (with --like RUN or --arch)."
+        "random (with --like RUN or --arch).",
     ),
 ]
 LabelledData = Annotated[
     str,
     arg(
+        metavar="D",
         help="Labelled images, as for pretrain. Accuracy is measured on the test split; without one on the validation "
-        "split; without that on a tenth of train."
+        "split; without that on a tenth of train.",
     ),
 ]
 LikeRun = Annotated[
@@ -235,7 +238,7 @@ class EmbedConfig:
     """Write the features of images to a file, with their labels and paths."""
 
     weights: NamedWeights
-    data: str
+    data: Annotated[str, D]
     """Images, as for pretrain, with labels or without."""
     out: Path
     """File to write: NAME.npz with the arrays features, labels, paths, splits and classes; NAME.csv or NAME.parquet

@@ -170,7 +170,9 @@ def _require_channels(images: Images, how: Encoding) -> None:
     if how.rgb != (form is None) or (form is not None and len(how.mean) != form.channels):
         takes = "bytes of RGB" if how.rgb else f"images of {len(how.mean)} channels"
         kind = "bytes of RGB" if form is None else form.kind
-        raise BadInputError(f"the encoder takes {takes}, and these are {kind}: give weights that were trained on such")
+        raise BadInputError(
+            f"the encoder takes {takes}, but the images are {kind}: give weights that were trained on these"
+        )
 
 
 def _finite(features: Features, images: Images) -> Features:

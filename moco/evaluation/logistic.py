@@ -7,8 +7,8 @@ Of N scaled features x it finds the weights W and biases b of
 This is scikit-learn's objective with C = 1 / (N penalty). It is strictly convex in W, so the result depends on no
 learning rate, schedule, order or seed.
 
-Features are scaled by the square root of their deviation (docs/evaluation.md has the comparison with features that are
-left as they are and with those divided by their deviation).
+Features are scaled by the square root of their deviation (docs/measurements.md compares it with features that are left
+as they are and with those divided by their deviation).
 """
 
 import warnings

@@ -86,7 +86,7 @@ def fit(
 ) -> Fit:
     """Choose the penalty with the lowest cross-entropy on the parts' held-out images, and fit all images with it.
 
-    Accuracy would choose worse: it counts few images (docs/evaluation.md).
+    Accuracy would choose worse: it counts few images (docs/measurements.md).
     """
     path = try_penalties(features, labels, classes, penalties, parts, device, title) if len(penalties) > 1 else []
     if path:

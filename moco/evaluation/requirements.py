@@ -27,6 +27,6 @@ def require_place(config: EvaluationConfig) -> None:
     folder = evaluations_folder(config)
     if folder is not None and not takes_files(folder):
         raise BadInputError(
-            f"{folder}: cannot be written, and there the result is kept: allow it, or give the file in the run "
-            f"(--weights {folder.parent / 'encoder.safetensors'}), whose result is only printed"
+            f"{folder}: cannot be written, and the result is stored there: make it writable, or give "
+            f"--weights {folder.parent / 'encoder.safetensors'}, whose result is only printed"
         )

@@ -51,7 +51,7 @@ def score_votes(votes: Tensor, labels: Labels) -> Scores:
     where a vote is not finite.
     """
     if not bool(torch.isfinite(votes).all()):
-        raise DivergedError("the neighbours' votes are not finite numbers: the weights give features that are none")
+        raise DivergedError("the neighbours' votes are not finite numbers, because the features are not")
     ranking = votes.sort(dim=1, descending=True, stable=True).indices[:, :5]
     named = votes.gather(1, ranking) > 0
     return _score_ranking(ranking, named & (ranking == torch.from_numpy(labels)[:, None]))

@@ -8,7 +8,7 @@ import tyro
 
 from moco.data.config import Excluded
 from moco.evaluation.config import EncodedAtOnce
-from moco.runtime.fields import Device, JsonOutput, Range, Seconds, ShownChannels, Threads, Workers
+from moco.runtime.fields import RUNS, D, Device, JsonOutput, Range, Seconds, ShownChannels, Threads, Workers
 
 FEWEST_IMAGES = 2
 """Fewest images on a map."""
@@ -18,9 +18,9 @@ FEWEST_IMAGES = 2
 class ExploreConfig:
     """Serve a local page with a map of the images and the neighbours of any image."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], RUNS]
     """A run folder, or two to compare."""
-    data: str | None = None
+    data: Annotated[str | None, D] = None
     """Images, as for pretrain, with labels or without; by default those of the (first) run."""
     split: Literal["train", "val", "test", "unlabeled"] | None = None
     """Split to show; by default train."""

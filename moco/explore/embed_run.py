@@ -62,7 +62,9 @@ def embed_run(run: Path, subject: Subject, images: Images, digest: str, scope: S
     try:
         save_tensors(run / FILE, tensors, {"asked": asked, "method": method})
     except OSError as error:
-        raise BadInputError(f"{run / FILE}: cannot be written ({error.strerror}): make room, or allow it") from error
+        raise BadInputError(
+            f"{run / FILE}: cannot be written ({error.strerror}): free some space, or make it writable"
+        ) from error
     return made
 
 

@@ -56,7 +56,9 @@ class Tray:
         try:
             replace_file(self.path, json.dumps({"steps": steps}).encode())
         except OSError as error:
-            raise BadInputError(f"{self.path}: cannot be written ({error.strerror}): make room, or allow it") from error
+            raise BadInputError(
+                f"{self.path}: cannot be written ({error.strerror}): free some space, or make it writable"
+            ) from error
         self.steps = steps
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from moco.runtime.fields import JsonOutput
+from moco.runtime.fields import JsonOutput, W
 
 Format = Literal["torchvision", "timm", "detectron2", "onnx", "safetensors", "reference"]
 
@@ -13,7 +13,7 @@ Format = Literal["torchvision", "timm", "detectron2", "onnx", "safetensors", "re
 class ExportConfig:
     """Convert an encoder for another library, and check that its features are the same there."""
 
-    weights: str
+    weights: Annotated[str, W]
     """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), timm:NAME,
     timm:NAME@FILE or torchvision:NAME (published weights), or hf://OWNER/NAME (a repository of huggingface.co)."""
     format: Format

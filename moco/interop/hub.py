@@ -39,7 +39,9 @@ def _fetch_beside(address: Address, start: str, found: Path) -> None:
     if found.name.endswith(INDEX):
         for piece in read_pieces(found):
             if fetch_hub_file(address, start + piece, FLAG) is None:
-                raise BadInputError(f"{FLAG} {address.text}: its index names {piece}, which the repository has not")
+                raise BadInputError(
+                    f"{FLAG} {address.text}: its index names {piece}, which the repository does not have"
+                )
 
 
 def require_repository(name: str) -> None:

@@ -10,10 +10,12 @@ from moco.core.stems import Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, NoData, WhiteLevel
 from moco.data.pairconfig import HiddenShare, OwnPretextAgain, PartnerData, PatchSide, PretextName, SeriesList, Within
 from moco.runtime.fields import (
+    RUN,
     AcceptChangedData,
     BatchSize,
     Count,
     CountOrZero,
+    D,
     Device,
     Earlier,
     Finite,
@@ -35,6 +37,7 @@ from moco.runtime.fields import (
     Side,
     Threads,
     Timeout,
+    W,
     WarmupEpochs,
     WeightDecay,
     Width,
@@ -46,7 +49,7 @@ from moco.runtime.fields import (
 class PretrainConfig:
     """Pre-train an encoder on unlabelled images by momentum contrast."""
 
-    data: str
+    data: Annotated[str, D]
     """Images: a folder (flat, with class folders, or with train/ and val/ or test/ of either), a text list of paths,
     tar shards, an archive, Parquet files, a saved Hugging Face data set, hf://datasets/OWNER/NAME, videos, or one of
     cifar10, fashion-mnist, digits (docs/data.md). Only the kNN monitor uses labels. The images of a folder unlabeled/
@@ -72,11 +75,11 @@ class PretrainConfig:
     """C: length of the vectors that the loss contrasts."""
     hidden_dim: Width | None = None
     """Width of the MLP heads' inner layers; by default that of the backbone's features (2048 for resnet50)."""
-    init_weights: str | None = None
-    """Weights to start from: a run, a checkpoint, an encoder.safetensors, another project's checkpoint, or published
-    ones, timm:NAME, timm:NAME@FILE, torchvision:NAME or hf://OWNER/NAME (docs/interop.md), or teacher, those of
-    --teacher. They also set --arch, --stem, --image-size, --mean and --std unless given. f_k and the queue are loaded
-    too where the file has them and they fit."""
+    init_weights: Annotated[str | None, W] = None
+    """Weights to start from: a run, a checkpoint, an encoder.safetensors, another project's checkpoint, published
+    weights (timm:NAME, timm:NAME@FILE, torchvision:NAME or hf://OWNER/NAME; docs/interop.md), or the word teacher for
+    those of --teacher. They also set --arch, --stem, --image-size, --mean and --std unless you give these. If the file
+    also has a key encoder and a queue that fit, they are loaded too."""
     freeze_patches: bool = False
     """Leave a transformer's patch projection at its initial weights, which keeps its training stable (v3)."""
     init: Literal["kaiming", "torch", "whitened"] = "kaiming"
@@ -84,7 +87,7 @@ class PretrainConfig:
     smaller uniform ones, with which the first epochs learn more), or whitened (as torch, with a first convolution that
     whitens the images' patches; the first epochs learn most)."""
 
-    teacher: str | None = None
+    teacher: Annotated[str | None, W] = None
     """Weights of a frozen teacher that makes the keys (SEED, arXiv:2101.04731): as for --init-weights, of any
     architecture. The student learns to compare images as the teacher does."""
     teacher_views: Literal["cached", "live"] = "cached"
@@ -264,7 +267,7 @@ class AutoConfig:
 
     minutes: Minutes = field(default=10.0, kw_only=True)
     """Total time: start, measurements, training, the monitor's evaluations, the final evaluation."""
-    data: str
+    data: Annotated[str, D]
     """Images, as for pretrain."""
     out: RunFolder
     goal: Annotated[Literal["accurate", "small"] | None, tyro.conf.arg(name="for")] = None
@@ -282,9 +285,9 @@ class AutoConfig:
 class ResumeConfig:
     """Continue an interrupted run from its newest sound checkpoint."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], RUN]
     """Run folder."""
-    data: str | None = None
+    data: Annotated[str | None, D] = None
     """New place of the images, if they were moved; the images must be the same."""
     pretext: OwnPretextAgain = None
     logger: Loggers = ()

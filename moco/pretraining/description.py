@@ -13,21 +13,24 @@ from moco.pretraining.optimizer import inner_kernels
 from moco.pretraining.pretexts import describe_pretext
 from moco.runtime.device import describe_precision
 
+SOURCES = {"queue": "the queue", "memory-bank": "the memory bank", "in-batch": "its own batch"}
+"""Dictionary -> where it takes the keys from, in a sentence."""
+
 
 def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> str:
     """Describe what a person should know before the first step."""
     chance, mixed = math.log(negatives(config) + 1), config.mix + config.mix_query
     count = negatives(config) + 1 if mixed else "K+1"
     more = f" and {mixed} mixed of the hardest {config.hard_negatives}" if mixed else ""
-    keys = config.dictionary if config.teacher is None else f"{config.teacher_views} keys of {config.teacher}"
-    keys += " and keys of the batch" if config.batch_keys else ""
+    keys = SOURCES[config.dictionary] if config.teacher is None else f"{config.teacher_views} keys of {config.teacher}"
+    keys += " and its own batch" if config.batch_keys else ""
     return (
         f"{len(images)} images, {config.max_steps} steps of {config.batch_size}; {config.arch} with "
-        f"{parameter_count(encoder.backbone) / 1e6:.1f} M parameters, views of {config.view_size} pixels"
+        f"{parameter_count(encoder.backbone) / 1e6:.1f} million parameters, views of {config.view_size} pixels"
         f"{describe_pretext(config)}\n"
-        f"{keys}, K = {shared_negatives(config)}{more}: chance loss log({count}) "
-        f"= {chance:.2f} (may rise at first)\n"
-        f"lr {config.lr:g}{_optimizer(config, encoder)}, {_norms(config, encoder)}, "
+        f"each query has K = {shared_negatives(config)} negatives from {keys}{more}; guessing gives a loss of "
+        f"log({count}) = {chance:.2f}, and the loss may exceed that at first\n"
+        f"learning rate {config.lr:g}{_optimizer(config, encoder)}, {_norms(config, encoder)}, "
         f"{describe_precision(config.precision, config.device)} with {config.threads} threads and {config.workers} "
         f"loading processes{describe_form(images.form)}\n"
         f"in the log: accuracy = how often a query finds its own key (guessing gives "

@@ -1,7 +1,7 @@
 """The one judge of a run: settings and figures -> findings, each with what was found, why it matters and what to do.
 
-A run stores what is found here, and reports repeat it (docs/health.md has every threshold with its reason). This module
-imports no torch, since reports do not.
+A run stores what is found here, and reports repeat it (docs/measurements.md has every threshold with its reason). This
+module imports no torch, since reports do not.
 """
 
 import math

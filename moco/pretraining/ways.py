@@ -25,7 +25,7 @@ QUICK_SIZE = 128
 """Pixels at which a published network takes a third of the time that it takes at 224."""
 ENLARGED = 4
 """Times its own side, at most, that an image is enlarged for a published network. It pays: EfficientNet-Lite0 has 65.0%
-on CIFAR-10's 32 pixels at 64 and 76.9% at 128, and 84.0% on hands of 100 pixels at 128, 87.1% at 224 (docs/auto.md)."""
+on CIFAR-10's 32 pixels at 64 and 76.9% at 128 (docs/measurements.md)."""
 LEAST_SIZE = 96
 SMALL_NETWORK = 6_000_000
 """Parameters up to which a published network is small enough for `--for small` as it is: 24 MB in fp32."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from moco.runtime.fields import Device, JsonOutput, Range, Seconds, ShownChannels, Threads
+from moco.runtime.fields import RUNS, D, Device, JsonOutput, Range, Seconds, ShownChannels, Threads
 
 MOST_POINTS = 10_000
 """Most images on a map."""
@@ -16,11 +16,11 @@ MOST_POINTS = 10_000
 class ReportConfig:
     """Write one HTML page about one or several runs, with thumbnails of the images, to view offline or to share."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], RUNS]
     """Run folders; several are shown side by side."""
     out: Path | None = None
     """File to write; by default report.html in the first run's folder."""
-    data: str | None = None
+    data: Annotated[str | None, D] = None
     """Images for the views, neighbours and the map, as for pretrain; by default each run's own. Without images the page
     leaves these parts out."""
     gallery: bool = True

@@ -105,6 +105,11 @@ Timeout = Annotated[
     Seconds,
     arg(help="Seconds that a process waits for the others before it gives up and names the one that stalls."),
 ]
+D = arg(metavar="D")
+"""How --help writes a set of images, W weights, and RUN a run folder: as the pages do."""
+W = arg(metavar="W")
+RUN = arg(metavar="RUN")
+RUNS = arg(metavar="RUN...")
 RunFolder = Annotated[
     Path,
     arg(
@@ -131,7 +136,7 @@ KnnNeighbours = Annotated[
         "best (leave-one-out)."
     ),
 ]
-KnnTemperature = Annotated[Positive, arg(help="Weight of a vote: exp(similarity / this).")]
+KnnTemperature = Annotated[Positive, arg(help="A neighbour votes with weight exp(similarity / this temperature).")]
 AcceptChangedData = Annotated[
     bool, arg(help="Continue a run even if its images or annotations have changed since it began.")
 ]

@@ -19,6 +19,8 @@ RULERS = re.compile("─{2,}|-{3,}")
 """Matches the rules in tyro's boxes, drawn in ASCII where the terminal knows no others."""
 PYTHON_TYPES = re.compile(r"\.? Got errors: .*?$| into tuple type .*?$")
 """Matches types as Python writes them, behind those that --help shows."""
+SEVERAL = re.compile(r"[{\[]*\b(\w+(?: \w+)*) \[\1 \.\.\.[\]}]+")
+"""Matches several values as tyro writes them, `[PATH [PATH ...]]`; a person writes `PATH...`."""
 REPEATS = ("For full helptext", "Argument helptext")
 """How sections of a box begin that say nothing of the mistake."""
 MOST_WIDTH = 100
@@ -50,7 +52,7 @@ class Flag:
 def explain(kind: type[Any], prog: str, default: Any, groups: Mapping[str, Sequence[str]], *, everything: bool) -> str:
     """Explain the flags of a config, with the values of `default`; `groups` and `everything` as for `render_help`."""
     flags = list_flags(kind, default)
-    needed = " ".join(one.written for one in flags if "(required)" in one.text)
+    needed = " ".join(one.written for one in flags if "(required)" in one.text or not one.written.startswith("-"))
     return render_help(
         f"{prog} {needed} [flags]".replace("  ", " "), " ".join((kind.__doc__ or "").split()), flags, groups,
         everything=everything,
@@ -85,7 +87,7 @@ def parse_flags(box: str) -> list[Flag]:
 def _read_flag(written: str, text: str) -> Flag:
     found = re.fullmatch(r"(.*?)\s*\(default: (.*)\)", text)
     text, default = (found[1], found[2]) if found else (text, "")
-    written = written.replace("{None}|", "").replace("{None,", "{")
+    written = SEVERAL.sub(r"\1...", written.replace("{None}|", "").replace("{None,", "{"))
     return Flag(written, text, "" if default == "None" else default)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from moco.data.config import Excluded
-from moco.runtime.fields import Count, Device, JsonOutput, Minutes, Precision, Range, Repetitions, Threads
+from moco.runtime.fields import Count, D, Device, JsonOutput, Minutes, Precision, Range, Repetitions, Threads
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class StudyConfig:
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY")]
     """mechanisms, momentum, shuffling-bn, temperature, v2, simclr, cost, supervised, hard-negatives; sweep, with --flag
     and --values; or a .toml or .json file with a study of your own (docs/studies.md)."""
-    data: str
+    data: Annotated[str, D]
     """Images with labels, as for pretrain: the arms are compared by kNN accuracy."""
     out: Path
     """Folder of the study: cells/ (ordinary runs), results/, study.json, study.csv, study.html. An existing

@@ -10,10 +10,12 @@ from moco.data.config import WhiteLevel
 from moco.errors import BadInputError
 from moco.evaluation.config import LikeRun, RandomArch, RandomStem
 from moco.runtime.fields import (
+    RUNS,
     AcceptChangedData,
     BatchSize,
     Count,
     CountOrZero,
+    D,
     Device,
     Earlier,
     JsonOutput,
@@ -31,6 +33,7 @@ from moco.runtime.fields import (
     Side,
     Threads,
     Timeout,
+    W,
     WeightDecay,
     Width,
     Workers,
@@ -61,10 +64,10 @@ class TransferConfig:
 
     task: tyro.conf.Suppress[tyro.conf.Fixed[str]]
     """What is learned, by which model: one of moco.transfer.recipes.TASKS."""
-    weights: str
+    weights: Annotated[str, W]
     """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md),
     torchvision:NAME (published weights of a ResNet), or random (with --like RUN or --arch)."""
-    data: str
+    data: Annotated[str, D]
     """Images with boxes, masks, keypoints or labelled pixels, in the layout of the task (docs/transfer-data.md)."""
     out: RunFolder
     like: LikeRun = None
@@ -160,7 +163,7 @@ class TransferConfig:
 class CompareConfig:
     """Print the results of transfer runs side by side, as the papers' tables do."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], RUNS]
     """Run folders of moco transfer, in any order: random, supervised, pre-trained here."""
     json: JsonOutput = False
 

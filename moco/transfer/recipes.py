@@ -49,13 +49,14 @@ TASKS = {
         {"random": "64.4* 37.9* 38.6*", "supervised": "81.4* 54.0* 59.1*", "moco": "81.1* 54.6* 59.9*"},
     ),
     "coco-fpn": Task(
-        "Mask R-CNN R50-FPN, COCO, 1x; 2x is --max-steps 180000 (v1, Table 5)", "coco", "fpn", "mask", COCO,
-        BOX_AND_MASK,
+        "Mask R-CNN R50-FPN, COCO, 90k steps; the 2x schedule is --max-steps 180000 (v1, Table 5)",
+        "coco", "fpn", "mask", COCO, BOX_AND_MASK,
         {"random": "31.0* 28.5*", "supervised": "38.9 35.4*", "moco": "38.5 35.1*",
          "random 2x": "36.7 33.7", "supervised 2x": "40.6 36.8", "moco 2x": "40.8 36.9"},
     ),
     "coco-c4": Task(
-        "Mask R-CNN R50-C4, COCO, 1x; 2x is --max-steps 180000 (v1, Table 5)", "coco", "c4", "mask", COCO, BOX_AND_MASK,
+        "Mask R-CNN R50-C4, COCO, 90k steps; the 2x schedule is --max-steps 180000 (v1, Table 5)",
+        "coco", "c4", "mask", COCO, BOX_AND_MASK,
         {"supervised": "38.2 33.3", "moco": "38.5 33.6",
          "random 2x": "35.6 31.4", "supervised 2x": "40.0 34.7", "moco 2x": "40.7 35.4"},
     ),

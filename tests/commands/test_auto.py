@@ -270,7 +270,7 @@ def test_several_processes_are_refused(
     """They would measure different speeds."""
     monkeypatch.setattr("moco.runtime.distributed.world_size", lambda: 2)
     assert main(start()) == 2
-    assert "is for one process" in capsys.readouterr().err
+    assert "runs in one process" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("measured")

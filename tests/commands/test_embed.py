@@ -94,8 +94,8 @@ def test_a_table_and_plain_numbers(tiny_run: Path, tmp_path: Path) -> None:
     [
         ({"split": "val"}, "--split val: --data digits has no such split, expected one of train, test"),
         ({"out": Path("f.txt")}, r"--out f\.txt: expected a name that ends in \.npz, \.csv, \.npy, \.parquet"),
-        ({"features": "map", "unit": True}, "--features map: --unit scales vectors, and a map is none"),
-        ({"features": "map", "out": Path("f.csv")}, "a table has a column for each number, and a map is none"),
+        ({"features": "map", "unit": True}, "--features map: --unit scales vectors, but a map is not a vector"),
+        ({"features": "map", "out": Path("f.csv")}, "a table has a column for each number, but a map is not a vector"),
         ({"add": True}, r"--add: there is no file .*f\.npz: leave --add out"),
         ({"out": Path("gone/f.npz")}, "there is no folder gone"),
     ],

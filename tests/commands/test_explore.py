@@ -140,7 +140,7 @@ def test_a_run_that_cannot_keep_the_map(run: Path, capsys: pytest.CaptureFixture
     assert main(["explore", str(run), *SHORT, "--static", str(run / "page.html")]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "evaluations: cannot be written, and there the map is kept" in err
+    assert "evaluations: cannot be written, and the map is stored there" in err
 
 
 def test_the_trays_lists(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,9 @@ def test_a_batch_larger_than_the_queue_is_refused() -> None:
     """The error names both sizes, and the queue stays what it was."""
     queue = Queue(4, DIM)
     before = {name: value.clone() for name, value in queue.state_dict().items()}
-    with pytest.raises(BadInputError, match="a batch of 5 keys does not fit a queue of 4: give --queue-size more"):
+    with pytest.raises(
+        BadInputError, match="a batch of 5 keys does not fit into a queue of 4: give a larger --queue-size"
+    ):
         queue.write(units(5), units(5), torch.arange(5))
     assert all(torch.equal(value, before[name]) for name, value in queue.state_dict().items())
 

@@ -185,7 +185,7 @@ def test_the_command(
     few = ["--max-steps", "2", "--batch-size", "16", "--queue-size", "32", "--knn-every", "1", "--knn-images", "100"]
     assert main(["pretrain", "continued", "--init-weights", str(tiny_run), *words, *few, "--precision", "fp32"]) == 0
     said = capsys.readouterr().out
-    assert "lr 0.00025 (0.06 for the head), BN statistics of the weights, fp32 on cpu" in said
+    assert "learning rate 0.00025 (0.06 for the head), BN statistics of the weights, fp32 on cpu" in said
     assert "kept the encoder that the run began with" in said
     looked = lines(tmp_path, "judged_top1")
     assert [line["step"] for line in looked] == [0, 1, 2]

@@ -20,7 +20,10 @@ SMALL: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"arch": "timm:test_vit"}, ["queue and keys of the batch, K = 7: chance loss log(K+1) = 2.08"]),
+        (
+            {"arch": "timm:test_vit"},
+            ["K = 7 negatives from the queue and its own batch; guessing gives a loss of log(K+1) = 2."],
+        ),
         (
             {"arch": "timm:test_vit"},
             [" by adamw, patch projection frozen, ", "2 BN groups in the heads (no batch norm"],

@@ -114,7 +114,7 @@ def test_a_run_says_and_keeps_what_it_took(tmp_path: Path, lite: str, capsys: py
     said = capsys.readouterr().out
     assert f"f_q is that of {lite} (timm), its head is new; network, image size, mean and std come from " in said
     assert "come from these weights, except --image-size\n" in said
-    assert "timm:test_efficientnet_gn with 0.1 M parameters, views of 32 pixels" in said
+    assert "timm:test_efficientnet_gn with 0.1 million parameters, views of 32 pixels" in said
     assert "no batch normalisation (--bn and --bn-groups have no effect)" in said
     kept = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert kept["arch"] == "timm:test_efficientnet_gn"

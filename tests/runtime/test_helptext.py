@@ -25,9 +25,9 @@ class Config:
 
 
 def test_flags_are_read_as_they_are_declared() -> None:
-    """Sentences that a docstring breaks are whole again; a default of None is none."""
+    """Sentences that a docstring breaks are whole again; a default of None is none; several values have no brackets."""
     assert list_flags(Config, Config(data=tyro.MISSING)) == [
-        Flag("[[STR [STR ...]]]", "Runs to compare."),
+        Flag("STR...", "Runs to compare."),
         Flag("--data STR", "Where the images lie, in one folder. (required)"),
         Flag("--colour-that-comes-first {red,blue}", "The first one (not the last)."),
         Flag("--fast, --no-fast", "Hurry.", "False"),
