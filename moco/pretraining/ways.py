@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from moco.interop.published import download_bytes, is_on_this_machine
+from moco.interop.published import download_bytes, is_on_this_machine, short_name
 from moco.pretraining.best import is_clearly_better
 from moco.pretraining.config import AutoConfig
 from moco.pretraining.recipes import REDUCED
@@ -61,9 +61,10 @@ class Way:
     @property
     def name(self) -> str:
         """What the way is, in a few words."""
+        weights = short_name(self.weights or "")
         return {
-            "quick": "from scratch", "taught": f"a small network taught by {self.weights}",
-            "reduced": f"{self.weights} adapted to small images", "continued": f"continued training of {self.weights}",
+            "quick": "from scratch", "taught": f"a small network taught by {weights}",
+            "reduced": f"{weights} adapted to small images", "continued": f"continued training of {weights}",
         }[self.recipe]  # fmt: skip
 
 
@@ -125,12 +126,12 @@ def choose_way(
     best = max(published, key=lambda one: one.top1)
     figures = ", ".join(f"{one.name} {one.top1:.1f}%" for one in rivals)
     if all(is_clearly_better(best.right, rival.right) for rival in rivals):
-        return Way(recipe, weights, best.image_size, f"{done}: without training, {weights} classifies {best.top1:.1f}% "
+        return Way(recipe, weights, best.image_size, f"{done}: without training it classifies {best.top1:.1f}% "
                    f"of your images correctly by kNN ({figures})")  # fmt: skip
     if given:
         return Way(recipe, weights, best.image_size, f"{done}, because you gave these weights, although without "
                    f"training they are not clearly better than baselines: {best.top1:.1f}% ({figures})")  # fmt: skip
-    return Way("quick", None, None, f"from scratch, because {weights} is not clearly better on your images "
+    return Way("quick", None, None, f"from scratch, because {short_name(weights)} is not clearly better on your images "
                f"than the baselines: {best.top1:.1f}% ({figures})")  # fmt: skip
 
 
