@@ -64,7 +64,7 @@ def chart(
     if len(curves) > 1:
         content += element("ul", legend, class_="legend")
     if note:
-        content += element("p", escape(note), class_="note")
+        content += element("p", escape_whole(note), class_="note")
     return element("figure", content + _figures(title, curves, axes), class_="chart")
 
 

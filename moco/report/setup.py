@@ -27,6 +27,8 @@ NOT_THE_RECIPE_S = {
     "end_after", "end_spare", "earlier_lengths",
 }  # fmt: skip
 """Settings that no recipe gives, or that follow from others."""
+OPEN = (None, "auto")
+"""Values of a recipe that leave a setting to the run, which stores what it took."""
 NO_FLAGS = ("version", "command", "json", "out")
 """Keys of a config that are not shown as settings."""
 STATES = {
@@ -42,7 +44,7 @@ def closest_recipe(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         values = dataclasses.asdict(PretrainConfig(**{"data": "", "out": Path(), **recipe.values}))
         departures = {
             key: value for key, value in values.items()
-            if key not in NOT_THE_RECIPE_S and key in config and value is not None and not _equal(value, config[key])
+            if key not in NOT_THE_RECIPE_S and key in config and value not in OPEN and not _equal(value, config[key])
         }  # fmt: skip
         if best is None or len(departures) < best[0]:
             best = len(departures), name, departures

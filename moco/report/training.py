@@ -6,30 +6,30 @@ from moco.report.charts import Axes, Curve, Level, chart
 from moco.report.runs import Run
 
 CHANCE_NOTE = (
-    "Guessing gives the dashed line. A loss may rise at first, while the dictionary fills; losses at different K or "
-    "temperature cannot be compared."
+    "The dashed line is the loss of guessing. The loss may rise at first, while the dictionary fills. Do not compare "
+    "losses of different K or temperature."
 )
 KNN_NOTE = (
-    "Share of the monitor's images whose nearest neighbours vote for the right class: of the validation split, or of a "
-    "tenth of the training images where there is none. Those were trained on, without their labels. The first point "
-    "is the network before its first step."
+    "Share of the monitor's images whose nearest neighbours vote for the right class. These images are the validation "
+    "split or, without one, a tenth of the training images, which the run trains on without their labels. The first "
+    "point is the network before its first step."
 )
 CONTRAST_NOTE = (
-    "How often the right key is the most similar one. It is no measure of the features' worth, and close to 100% it is "
-    "suspicious."
+    "How often the right key is the most similar one. It does not measure how good the features are, and close to 100% "
+    "it is suspicious."
 )
 EFFECTIVE_NOTE = (
-    "How many of the negatives push a query: exp of the entropy of their weights in the gradient. Far below K, most "
-    "are easy and teach nothing."
+    "How many negatives push a query: exp of the entropy of their weights in the gradient. If it is far below K, most "
+    "negatives are too easy to teach anything."
 )
-HARDEST_NOTE = "Share of the gradient's weight that the hardest hundredth of the negatives has; 1% where all are equal."
+HARDEST_NOTE = "Share of the gradient that comes from the hardest hundredth of the negatives; 1% if all are equal."
 FALSE_NOTE = (
-    "Negatives that are of the query's own class, by number and by their weight in the gradient: the loss pushes away "
-    "what should be near. Labels are only counted here, never trained on."
+    "Negatives of the query's own class, by number and by their weight in the gradient: the loss pushes away what "
+    "should be near. The labels serve only for this figure and are never trained on."
 )
 AGE_NOTE = (
-    "Cosine of a stored key with its own view as f_k sees it now, at the last evaluation. Where it falls with "
-    "age the dictionary is not consistent: --key-momentum nearer to 1, or a smaller --queue-size."
+    "Cosine between a stored key and the same view encoded now, at the last evaluation. If it falls with age, the "
+    "dictionary is not consistent: give a --key-momentum nearer to 1, or a smaller --queue-size."
 )
 AGES = 4
 """Groups of keys by age (`evaluation.vitals`)."""

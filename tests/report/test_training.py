@@ -8,7 +8,15 @@ import pytest
 
 from moco.report.page import page
 from moco.report.runs import read_run
+from moco.report.training import KNN_NOTE
 from tests.report.folders import Parsed, metrics, write_run
+
+
+def test_what_a_curve_means_is_said_to_the_end(tmp_path: Path) -> None:
+    """Only names are cut, however long the sentence below a curve is."""
+    text = Parsed(page([read_run(write_run(tmp_path / "run"))], "")).text
+    assert KNN_NOTE in " ".join(text.split())
+    assert "\u2026" not in text
 
 
 @pytest.mark.parametrize("loss", [1e9, -1e9, 10**400])
