@@ -18,7 +18,6 @@ from moco.errors import BadInputError
 from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding
 from moco.evaluation.session import place_weights
 from moco.interop.checkpoints import load_weights, random_weights
-from moco.interop.published import short_name
 from moco.pretraining.auto import FEWEST_IMAGES, LEAST_SIDE, SAMPLE, candidates, typical_side
 from moco.pretraining.channels import asked_of
 from moco.pretraining.config import AutoConfig, PretrainConfig
@@ -174,8 +173,8 @@ def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compa
     )
     scene.judged = bank, queries
     scene.say(
-        f"auto: comparing on {len(bank) + len(queries)} images, without training: {short_name(weights)}{adapted}, "
-        f"random weights, raw pixels"
+        f"auto: comparing on {len(bank) + len(queries)} images, without training: {weights}{adapted}, random weights, "
+        f"raw pixels"
     )
     cheapest = candidates(scene.side, len(scene.images))[0]
     form = bank.form
@@ -189,7 +188,7 @@ def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compa
         Compared("raw pixels", 16, judge_pixels(bank, queries)),
     ]
     return rivals + [
-        Compared(short_name(weights), size, judge_weights(published, size, bank, queries, scene.precision), costs[size])
+        Compared(weights, size, judge_weights(published, size, bank, queries, scene.precision), costs[size])
         for size in sizes
     ]
 

@@ -61,11 +61,15 @@ class Way:
     @property
     def name(self) -> str:
         """What the way is, in a few words."""
-        weights = short_name(self.weights or "")
         return {
-            "quick": "from scratch", "taught": f"a small network taught by {weights}",
-            "reduced": f"{weights} adapted to small images", "continued": f"continued training of {weights}",
+            "quick": "from scratch", "taught": f"a small network taught by {self.weights}",
+            "reduced": f"{self.weights} adapted to small images", "continued": f"continued training of {self.weights}",
         }[self.recipe]  # fmt: skip
+
+    @property
+    def title(self) -> str:
+        """The name without the weights' file."""
+        return self.name if self.weights is None else self.name.replace(self.weights, short_name(self.weights))
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def choose_way(
     if weights is None:
         return Way("quick", None, None, f"from scratch, because {reason}")
     recipe = recipes[0]
-    done = Way(recipe, weights, size, "").name
+    done = Way(recipe, weights, size, "").title
     if not published:
         said = "your images have no labels to compare methods by, so this is the default for photographs"
         return Way(recipe, weights, size, f"{done}: {said}")
@@ -165,10 +169,10 @@ def choose_tried(tried: Sequence[Tried]) -> Tried:
     first = tried[0]
     better = [one for one in tried[1:] if is_clearly_better(one.compared.right, first.compared.right)]
     kept = max(better, key=lambda one: one.compared.top1) if better else first
-    others = ", ".join(f"{one.way.name} {one.compared.top1:.1f}%" for one in tried if one is not kept)
+    others = ", ".join(f"{one.way.title} {one.compared.top1:.1f}%" for one in tried if one is not kept)
     said = "" if better else "; no other method is clearly better"
     why = (
-        f"{kept.way.name}: after {kept.steps} trial steps it classifies {kept.compared.top1:.1f}% of your images "
+        f"{kept.way.title}: after {kept.steps} trial steps it classifies {kept.compared.top1:.1f}% of your images "
         f"correctly by kNN ({others}){said}"
     )
     return replace(kept, way=replace(kept.way, why=why))
@@ -176,12 +180,12 @@ def choose_tried(tried: Sequence[Tried]) -> Tried:
 
 def tabulate_trials(tried: Sequence[Tried], kept: Tried) -> list[str]:
     """Write what was tried as lines of a small table, the way that was taken marked, and what the trials cost."""
-    width = max(len(one.way.name) for one in tried)
+    width = max(len(one.way.title) for one in tried)
     lost = sum(one.seconds for one in tried if one.way.recipe != kept.way.recipe)
     return [
         f"auto: kNN accuracy on {len(kept.compared.right)} of your images after the first steps of each method",
         *(
-            f"  {one.way.name:<{width}}  {one.compared.top1:5.1f}%  after {one.steps} steps, {one.seconds:.0f} s"
+            f"  {one.way.title:<{width}}  {one.compared.top1:5.1f}%  after {one.steps} steps, {one.seconds:.0f} s"
             + ("  <- chosen" if one.way.recipe == kept.way.recipe else "") for one in tried
         ),
         f"auto: continuing the chosen run from step {kept.steps}; the other trials cost {lost:.0f} s",
@@ -192,7 +196,7 @@ def tabulate(compared: Sequence[Compared], way: Way) -> list[str]:
     """Write what was compared as lines of a small table, the one that was taken marked."""
     if not compared:
         return []
-    names = [f"{one.name}, {one.image_size} pixels" for one in compared]
+    names = [f"{short_name(one.name)}, {one.image_size} pixels" for one in compared]
     width = max(map(len, names))
 
     def mark(one: Compared) -> str:
