@@ -569,6 +569,19 @@ def test_what_cannot_be_compiled_is_one_line(
     assert said.count("\n") == 1
 
 
+def test_the_compiler_s_own_words_are_repeated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What torch says first is only that there was an error; the reason stands below the command line."""
+    output = "In file included from /x.cpp:2:\n/x.h:16:10: fatal error: Python.h: Permission denied\n   16 | #include"
+    torchs = f"CppCompileError: C++ compile error\n\nCommand:\ng++ /x.cpp -o /x.so\n\nOutput:\n{output}\n"
+    command_that(monkeypatch, TorchDynamoException(torchs))
+    assert main([]) == 1
+    said = capsys.readouterr().err
+    assert "(CppCompileError: C++ compile error: /x.h:16:10: fatal error: Python.h: Permission denied): leave" in said
+    assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "error", [OSError(errno.EMFILE, "Too many open files"), RuntimeError("received 0 items of ancdata")], ids=str
 )
