@@ -142,7 +142,7 @@ def _as_number(tag: str) -> str:
         number = parse_no_data(tag.replace(",", "."))
     except BadInputError:
         return "nan"
-    return f"{number:.9g}"
+    return str(int(number)) if number.is_integer() and abs(number) < 1 << 53 else repr(number)
 
 
 def _measure(images: Images, channels: int, no_data: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
