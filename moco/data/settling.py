@@ -141,6 +141,8 @@ def _as_number(tag: str) -> str:
     try:
         number = parse_no_data(tag.replace(",", "."))
     except BadInputError:
+        number = None
+    if number is None:
         return "nan"
     return str(int(number)) if number.is_integer() and abs(number) < 1 << 53 else repr(number)
 
