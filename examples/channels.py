@@ -13,6 +13,7 @@ Fashion-MNIST is downloaded once, or taken from Debian's package dataset-fashion
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,10 @@ def write_set(source: str, folder: Path, train: int, test: int) -> None:
     if folder.is_dir():
         return
     splits = moco.load(source)
-    held = splits.get("test", splits["train"])
-    write_split(splits["train"], folder / "train", train, 0)
-    write_split(held, folder / "test", test, 1)
+    held, part = splits.get("test", splits["train"]), folder.with_name("images.part")
+    write_split(splits["train"], part / "train", train, 0)
+    write_split(held, part / "test", test, 1)
+    part.rename(folder)  # a set of which only a part was written is written again
 
 
 def measure(data: str, out: Path, seed: int, settings: dict[str, Any]) -> dict[str, float]:
@@ -107,4 +109,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except moco.StoppedError as stopped:  # Ctrl-C or a scheduler: all is saved, and the same command goes on
+        print(stopped, file=sys.stderr)
+        sys.exit(75)

@@ -11,6 +11,7 @@ Fashion-MNIST is downloaded once, or taken from Debian's package dataset-fashion
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,11 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     given = parser.parse_args(arguments)
     if not (given.out / "frames").is_dir():
         splits = moco.load(given.source)
-        film(splits["train"], given.out, "train", given.garments, given.frames)
-        film(splits.get("test", splits["train"]), given.out, "test", given.garments, 1)
+        part = given.out / "part"  # a set of which only a part was written is written again
+        film(splits["train"], part, "train", given.garments, given.frames)
+        film(splits.get("test", splits["train"]), part, "test", given.garments, 1)
+        for name in ("drawings", "frames"):
+            (part / name).rename(given.out / name)
     found = {}
     for seed in given.seeds:
         for pretext in given.pretexts:
@@ -130,4 +134,8 @@ def retrieve(out: Path, trained: Path, weights: dict[str, Any]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except moco.StoppedError as stopped:  # Ctrl-C or a scheduler: all is saved, and the same command goes on
+        print(stopped, file=sys.stderr)
+        sys.exit(75)

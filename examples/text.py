@@ -8,6 +8,7 @@ import argparse
 import ast
 import contextlib
 import hashlib
+import sys
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.neighbors import KNeighborsClassifier
 
-from moco import run
+from moco import StoppedError, run
 
 PACKAGES = (
     "numpy",
@@ -39,7 +40,7 @@ NEIGHBOURS = 10
 def main() -> None:
     """Write the documents, train, and say what each way of comparing them reaches."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("out", type=Path, help="Folder for the documents and the run; it must not be there yet.")
+    arguments.add_argument("out", type=Path, help="Folder for the documents and the run.")
     arguments.add_argument("--epochs", type=int, default=10)
     arguments.add_argument("--most", type=int, default=MOST, help="Docstrings of each package.")
     arguments.add_argument("--seed", type=int, default=0)
@@ -59,7 +60,8 @@ def write_docstrings(package: str, data: Path, most: int) -> None:
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
         folder = data / ("test" if int(name, 16) % 5 == 0 else "train") / package
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+        if not (folder / f"{name}.txt").exists():  # by an earlier call, whose run goes on with the same files
+            (folder / f"{name}.txt").write_text(text, encoding="utf-8")
 
 
 def find_docstrings(package: str) -> Iterator[str]:
@@ -95,4 +97,8 @@ def classify_by_words(data: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except StoppedError as stopped:  # Ctrl-C or a scheduler: all is saved, and the same command goes on
+        print(stopped, file=sys.stderr)
+        sys.exit(75)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moco.core.pair import EncoderPair
     from moco.curation.frame import frame
     from moco.data.catalog import load
-    from moco.errors import BadInputError, DivergedError
+    from moco.errors import BadInputError, DivergedError, StoppedError
     from moco.evaluation.config import EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
     from moco.evaluation.features import Encoding, encode
     from moco.evaluation.frozen import FrozenEncoder, load_encoder
@@ -44,6 +44,7 @@ __all__ = [
     "MemoryBank",
     "PretrainConfig",
     "Queue",
+    "StoppedError",
     "Weights",
     "encode",
     "frame",
@@ -64,7 +65,7 @@ _HOMES = {
     "moco.core.pair": ("EncoderPair",),
     "moco.curation.frame": ("frame",),
     "moco.data.catalog": ("load",),
-    "moco.errors": ("BadInputError", "DivergedError"),
+    "moco.errors": ("BadInputError", "DivergedError", "StoppedError"),
     "moco.evaluation.config": ("EmbedConfig", "FinetuneConfig", "KnnConfig", "LinearConfig", "LowshotConfig"),
     "moco.evaluation.features": ("Encoding", "encode"),
     "moco.evaluation.frozen": ("FrozenEncoder", "load_encoder"),

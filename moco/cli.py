@@ -75,7 +75,7 @@ GROUPS = {kind: group_flags(kind) for kind in COMMANDS.values() if hasattr(kind,
 HELP = ("-h", "--help", "--help-all")
 AUTO = "auto"
 """The recipe that is made for the images and the time: `moco.commands.auto`."""
-HOME = re.compile(r"^(|--[\w-]+=|[\w.:-]+@|--[\w-]+=[\w.:-]+@)~(?=/|$)")
+HOME = re.compile(r"^(|--[\w-]+=|[\w.:=,-]+@|--[\w-]+=[\w.:=,-]+@)~(?=/|$)")
 """Matches the home folder where a shell leaves it as it is: in quotes, behind = and behind @."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C where there is nothing to save, or a second one."""
@@ -171,7 +171,9 @@ def _runner(command: str) -> Callable[..., dict[str, Any]]:
 def run(*words: object, **flags: object) -> dict[str, Any]:
     """Run a command from Python and return its figures: `run("pretrain", "quick", data="photos", out="runs/first")`.
 
-    Flags are those of the command line, with underscores; several values are a list or a tuple. Raises BadInputError.
+    Flags are those of the command line, with underscores; several values are a list or a tuple. Raises BadInputError,
+    DivergedError, and StoppedError where a signal (Ctrl-C, a scheduler's) ended the command: all is saved, and the same
+    call goes on.
     """
     arguments = [str(word) for word in words]
     for name, value in flags.items():
@@ -185,7 +187,11 @@ def run(*words: object, **flags: object) -> dict[str, Any]:
         else:
             arguments += [f"--{dashed}", str(value)]
     config, function = parse(arguments)
-    return function(config)
+    result = function(config)
+    if result.get("exit_code") == EXIT_CODE:  # what the caller does next would take it for finished
+        done = f" after step {result['step']}" if "step" in result else ""
+        raise StoppedError(f"{' '.join(arguments[:2])}: stopped by a signal{done}, and saved: the same call goes on")
+    return result
 
 
 def _auto(arguments: list[str]) -> tuple[AutoConfig, Callable[[Any], dict[str, Any]]]:

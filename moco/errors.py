@@ -12,6 +12,11 @@ NO_MEMORY = re.compile("MemoryError|OutOfMemoryError|can't allocate memory|not e
 COMPILERS = ("torch._dynamo.", "torch._inductor.")
 """The modules of the errors that torch raises where a network cannot be compiled."""
 
+COMPILER_ERROR = re.compile(r"^.*\berror: .+$", re.MULTILINE)
+"""Matches the line in which a C++ compiler says what is wrong."""
+MOST_OF_COMPILER = 300
+"""Characters of such a line that are repeated."""
+
 
 def one_line(message: object) -> str:
     """Make a message one line that a terminal only shows: names of files may hold anything."""
@@ -27,8 +32,10 @@ def explain_torch(error: BaseException) -> str | None:
     if NO_MEMORY.search(f"{type(error).__name__}: {error}"):
         return f"out of memory ({first}): give a smaller size, number or batch"
     if type(error).__module__.startswith(COMPILERS):
+        told = COMPILER_ERROR.search(str(error).strip().partition("\n")[2])  # behind the whole command line
+        reason = first if told is None else f"{first.rstrip(': ')}: {told[0].strip()[:MOST_OF_COMPILER]}"
         return (
-            f"the encoders cannot be compiled here ({first}): leave --compile out, or give what is missing, such as a "
+            f"the encoders cannot be compiled here ({reason}): leave --compile out, or give what is missing, such as a "
             f"C++ compiler or a folder that can be written (TORCHINDUCTOR_CACHE_DIR)"
         )
     return None

@@ -254,7 +254,8 @@ PUBLIC = {
     "RECIPES", "BadInputError", "Contrast", "DivergedError", "Encoder", "EncoderPair", "EncoderPlan", "Encoding",
     "InBatch", "Keys", "KnnConfig", "MemoryBank", "PretrainConfig", "Queue", "Weights", "encode", "frame", "info_nce",
     "load", "load_weights", "recipe", "weighted_knn",
-    "EmbedConfig", "FinetuneConfig", "FrozenEncoder", "LinearConfig", "LowshotConfig", "load_encoder", "run",
+    "EmbedConfig", "FinetuneConfig", "FrozenEncoder", "LinearConfig", "LowshotConfig", "StoppedError", "load_encoder",
+    "run",
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -28,7 +29,7 @@ from moco import cli
 from moco.bench.config import BenchConfig
 from moco.cli import COMMANDS, main
 from moco.data.config import PackConfig
-from moco.errors import BadInputError, DivergedError, VoidError
+from moco.errors import BadInputError, DivergedError, StoppedError, VoidError
 from moco.evaluation.config import KnnConfig
 from moco.pretraining.config import PretrainConfig, ResumeConfig
 from moco.pretraining.recipes import RECIPES
@@ -404,6 +405,31 @@ def command_that(monkeypatch: pytest.MonkeyPatch, outcome: Exception | Warning |
     monkeypatch.setattr(cli, "parse", lambda arguments: (ResumeConfig(Path("run")), function))
 
 
+@pytest.mark.parametrize(("outcome", "told"), [({"step": 7}, " after step 7,"), ({}, ",")])
+def test_a_command_that_was_stopped_gives_python_no_figures(
+    monkeypatch: pytest.MonkeyPatch, outcome: dict[str, Any], told: str
+) -> None:
+    """What follows in a script would take them for those of a finished run: an exception says how to go on."""
+    command_that(monkeypatch, {**outcome, "exit_code": 75})
+    with pytest.raises(moco.StoppedError, match=f"^resume run: stopped by a signal{told} and saved: the same call"):
+        moco.run("resume", "run", workers=0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process for SIGTERM")
+def test_a_script_ends_where_its_training_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By SIGTERM before the first step, which is honoured after it; the same call then trains to the end."""
+    call: dict[str, Any] = {
+        "data": "digits", "out": tmp_path / "run", "arch": "resnet18-w4", "image_size": 12, "batch_size": 16,
+        "queue_size": 32, "max_steps": 2, "knn_every": 0, "device": "cpu", "threads": 1,
+    }  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr("moco.pretraining.loop.keep_freed_memory", lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(StoppedError, match="pretrain quick: stopped by a signal"):
+            moco.run("pretrain", "quick", **call)
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
+    assert moco.run("pretrain", "quick", **call)["step"] == 2
+
+
 def test_an_ascii_terminal_shows_any_name() -> None:
     """Of what it cannot show it gets the code."""
     program = (
@@ -432,7 +458,10 @@ def test_a_library_s_thread_ends_in_one_line(
     assert last == "moco: warning: writer ended: [Errno 28] No space left on device: 'events'"
 
 
-FORMS = ("--{flag} ~/x", "--{flag}=~/x", "--{flag} timm:resnet18@~/x", "--{flag}=timm:resnet18@~/x")
+FORMS = (
+    "--{flag} ~/x", "--{flag}=~/x", "--{flag} timm:resnet18@~/x", "--{flag}=timm:resnet18@~/x",
+    "--{flag} stem=cifar,part=q@~/x", "--{flag}=stem=cifar@~/x", "--{flag} every=5@~/x",
+)  # fmt: skip
 """How a shell leaves a ~ in an argument: in quotes, behind = and behind @."""
 
 
@@ -537,6 +566,19 @@ def test_what_cannot_be_compiled_is_one_line(
     assert main([]) == 1
     said = capsys.readouterr().err
     assert said.startswith("moco: error: the encoders cannot be compiled here (PermissionError: '/x'): leave --compile")
+    assert said.count("\n") == 1
+
+
+def test_the_compiler_s_own_words_are_repeated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What torch says first is only that there was an error; the reason stands below the command line."""
+    output = "In file included from /x.cpp:2:\n/x.h:16:10: fatal error: Python.h: Permission denied\n   16 | #include"
+    torchs = f"CppCompileError: C++ compile error\n\nCommand:\ng++ /x.cpp -o /x.so\n\nOutput:\n{output}\n"
+    command_that(monkeypatch, TorchDynamoException(torchs))
+    assert main([]) == 1
+    said = capsys.readouterr().err
+    assert "(CppCompileError: C++ compile error: /x.h:16:10: fatal error: Python.h: Permission denied): leave" in said
     assert said.count("\n") == 1
 
 

@@ -74,7 +74,7 @@ def make_ready_all(scene: Scene, ways: Sequence[Way], compared: Sequence[Compare
         try:
             ready.append(make_ready(scene, way, compared, spared, len(ways)))
         except BadInputError as error:
-            scene.say(f"auto: not tried: {way.name}: {error}")
+            scene.say(f"auto: not tried: {way.title}: {error}")
     return ready
 
 
@@ -86,7 +86,7 @@ def make_ready(scene: Scene, way: Way, compared: Sequence[Compared], spared: flo
     chosen = next((one for one in compared if (one.name, one.image_size) == (way.weights, way.image_size)), None)
     given = dict(scene.given)
     teacher = open_teacher(scene, way, chosen, given)
-    scene.say(f"auto: measuring how fast this machine trains on these images ({way.name})")
+    scene.say(f"auto: measuring how fast this machine trains on these images ({way.title})")
     every = teacher is not None and teacher.features is not None  # its keys are numbered as all images are
     some = scene.images if every else take_evenly(scene.images, TRIAL_IMAGES)
 

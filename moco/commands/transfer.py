@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import statistics
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from moco.data.named import absolute_data
@@ -22,7 +24,7 @@ from moco.runtime.device import (
 )
 from moco.runtime.fields import flag
 from moco.runtime.files import read_bounded
-from moco.runtime.folder import read_status
+from moco.runtime.folder import lock, read_status
 from moco.runtime.loggers import settle_loggers
 from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, read_earlier, repeat_result
 from moco.runtime.runlog import write_text
@@ -73,32 +75,32 @@ def _run(config: TransferConfig) -> dict[str, Any]:
 
 def trials(config: TransferConfig, train: Examples, test: Examples, request: StopRequest) -> dict[str, Any]:
     """Mean and standard deviation of the task's figures over the trials; stops in one, or between two of them."""
-    distributed.from_first(lambda: _begin(config, train, test))
     results: list[dict[str, Any]] = []
-    for number in range(config.trials):
-        result = _trial(config, number, train, test, request)
-        more = number + 1 < config.trials
-        if more and distributed.on_any_rank(request.noted)[0]:  # maybe while it was evaluated
-            result = {**result, "exit_code": EXIT_CODE}
-        if result.get("exit_code"):
-            _status(config, "stopped", exit_code=result["exit_code"])
-            return result
-        results.append(result)
-    names = [name for name in TASKS[config.task].figures if all(name in result for result in results)]
-    columns = {name: [float(result[name]) for result in results] for name in names}
-    means = {name: statistics.fmean(values) for name, values in columns.items()}
-    deviation = {name: statistics.stdev(values) for name, values in columns.items()}
-    seconds = round(sum(result["seconds"] for result in results), 1)
-    summary = {
-        "run": str(config.out), "task": config.task, **means, "deviation": deviation, "trials": columns,
-        "seconds": seconds, "step": config.max_steps,
-    }  # fmt: skip
-    if distributed.rank() == 0:
-        keep_transfer_result(config, summary)
-        _status(config, "done", exit_code=0, result=summary)
-        if not config.json:
-            print("  ".join(f"{name} {means[name]:.2f} ± {deviation[name]:.2f}" for name in names), flush=True)
-    return summary
+    with _held_folder(config, train, test):
+        for number in range(config.trials):
+            result = _trial(config, number, train, test, request)
+            more = number + 1 < config.trials
+            if more and distributed.on_any_rank(request.noted)[0]:  # maybe while it was evaluated
+                result = {**result, "exit_code": EXIT_CODE}
+            if result.get("exit_code"):
+                _status(config, "stopped", exit_code=result["exit_code"])
+                return result
+            results.append(result)
+        names = [name for name in TASKS[config.task].figures if all(name in result for result in results)]
+        columns = {name: [float(result[name]) for result in results] for name in names}
+        means = {name: statistics.fmean(values) for name, values in columns.items()}
+        deviation = {name: statistics.stdev(values) for name, values in columns.items()}
+        seconds = round(sum(result["seconds"] for result in results), 1)
+        summary = {
+            "run": str(config.out), "task": config.task, **means, "deviation": deviation, "trials": columns,
+            "seconds": seconds, "step": config.max_steps,
+        }  # fmt: skip
+        if distributed.rank() == 0:
+            keep_transfer_result(config, summary)
+            _status(config, "done", exit_code=0, result=summary)
+            if not config.json:
+                print("  ".join(f"{name} {means[name]:.2f} ± {deviation[name]:.2f}" for name in names), flush=True)
+        return summary
 
 
 def resolve_transfer(config: TransferConfig) -> TransferConfig:
@@ -195,9 +197,23 @@ def _trial(
         raise
 
 
-def _begin(config: TransferConfig, train: Examples, test: Examples) -> None:
+@contextmanager
+def _held_folder(config: TransferConfig, train: Examples, test: Examples) -> Iterator[None]:
+    """Hold the folder of all trials, whose status says where an error ended them."""
+    with ExitStack() as held:
+        distributed.from_first(lambda: _begin(config, train, test, held))
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, DivergedError):  # which the status says already
+                with suppress(OSError):
+                    _status(config, "failed", exit_code=2 if isinstance(error, BadInputError) else 1)
+            raise
+
+
+def _begin(config: TransferConfig, train: Examples, test: Examples, held: ExitStack) -> None:
     """The folder of all trials: what they are, and of which files."""
-    config.out.mkdir(parents=True, exist_ok=True)
+    held.enter_context(lock(config.out))
     write_text(config.out / "config.json", to_json(config, "transfer"))
     keep_file_fingerprint(config, train, test)
     _status(config, "running")

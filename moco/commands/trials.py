@@ -81,7 +81,7 @@ def try_way(scene: Scene, ready: Ready, steps: int, folder: Path, as_it_is: Comp
     `as_it_is`. One that diverges has no image right. Raises KeyboardInterrupt where a signal came.
     """
     bank, queries = require(scene.judged)
-    scene.say(f"auto: trial of {steps} steps: {ready.way.name}, about {steps * ready.costs.step:.0f} s")
+    scene.say(f"auto: trial of {steps} steps: {ready.way.title}, about {steps * ready.costs.step:.0f} s")
     begun, right = time.monotonic(), torch.zeros(len(bank) + len(queries), dtype=torch.bool)
     try:
         _begin(scene, ready, steps, folder)

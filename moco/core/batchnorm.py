@@ -257,7 +257,7 @@ def keep_statistics(module: nn.Module, *, affine: bool) -> None:
 
 def _grouped(norm: _BatchNorm) -> GroupedBatchNorm:
     """A GroupedBatchNorm that holds the very parameters and buffers of `norm`, and what follows it inside `norm`."""
-    if not norm.affine or norm.running_mean is None or not (type(norm) in PLAIN or _is_fused(norm)):
+    if not norm.affine or norm.running_mean is None or not (type(norm) in PLAIN or is_fused(norm)):
         raise BadInputError(
             f"the network normalises by {type(norm).__name__}({norm.num_features}), which --bn-groups cannot divide: "
             f"give another --arch"
@@ -270,7 +270,7 @@ def _grouped(norm: _BatchNorm) -> GroupedBatchNorm:
     return grouped
 
 
-def _is_fused(norm: nn.Module) -> bool:
+def is_fused(norm: nn.Module) -> bool:
     """Whether it is timm's BatchNorm2d with a dropout and an activation behind it."""
     from timm.layers.norm_act import BatchNormAct2d  # here, since only networks of timm have other kinds than torch's
 

@@ -14,13 +14,13 @@ BY_X, BY_WEIGHT = (True, False, False), (False, True, False)
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution without bias: x (N, C, H, W), weight (C, 1, k, l) -> y (N, C, H', W')."""
+    """A depthwise convolution: x (N, C, H, W), weight (C, 1, k, l), bias (C,) or None -> y (N, C, H', W')."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding = stride, padding
-        return F.conv2d(x, weight, None, stride, padding, 1, x.shape[1])
+        return F.conv2d(x, weight, bias, stride, padding, 1, x.shape[1])
 
     @staticmethod
     @once_differentiable
@@ -28,7 +28,8 @@ class _Depthwise(torch.autograd.Function):
         (x, weight), stride, padding = ctx.saved_tensors, ctx.stride, ctx.padding
         grad_x = _input_gradient(grad_y, x, weight, stride, padding) if ctx.needs_input_grad[0] else None
         grad_weight = _weight_gradient(grad_y, x, weight, stride, padding) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_weight, None, None
+        grad_bias = grad_y.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return grad_x, grad_weight, grad_bias, None, None
 
 
 def _input_gradient(grad_y: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
@@ -92,8 +93,9 @@ class DepthwiseConv(nn.Conv2d):
         if not _computes_in_bf16(x):
             return super().forward(x)
         dtype = torch.bfloat16
-        y: Tensor = _Depthwise.apply(x.to(dtype), self.weight.to(dtype), self.stride, self.padding)
-        return y if self.bias is None else y + self.bias.to(dtype).view(-1, 1, 1)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        y: Tensor = _Depthwise.apply(x.to(dtype), self.weight.to(dtype), bias, self.stride, self.padding)
+        return y
 
 
 def _computes_in_bf16(x: Tensor) -> bool:
@@ -133,4 +135,9 @@ def _is_known(conv: nn.Conv2d) -> bool:
         return conv.padding_mode == "zeros" and all(
             isinstance(pad, int) and pad < k for pad, k in zip(conv.padding, conv.kernel_size, strict=False)
         )
+    return is_padded_same(conv)
+
+
+def is_padded_same(conv: nn.Module) -> bool:
+    """Whether it is timm's convolution whose padding follows from the size of x."""
     return type(conv).__name__ == "Conv2dSame" and type(conv).__module__ == "timm.layers.conv2d_same"

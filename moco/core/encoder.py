@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from moco.core.batchnorm import GroupedBatchNorm, group_batch_norms, record_together
 from moco.core.depthwise import quicken_depthwise
+from moco.core.folding import Foldable, find_foldable, fold_norms
 from moco.core.networks import REFUSALS, TIMM, build_backbone, example_input, is_timms, reason
 from moco.core.precision import at_least_fp32
 from moco.core.resnet import ResNet, resnet_plan
@@ -72,6 +73,7 @@ class Encoder(nn.Module):
         )
         quicken_depthwise(self.backbone)
         self._norms: list[GroupedBatchNorm] = []
+        self._foldable: list[Foldable] = []
         hidden = plan.hidden_dim or self.num_features
         self.head: nn.Module
         if plan.head == "linear":
@@ -92,7 +94,8 @@ class Encoder(nn.Module):
         if self.plan.arch.startswith(TIMM):  # some of its networks cut an image into windows or tokens first
             for norm in self._norms:
                 norm.images = len(x)
-        with record_together(self._norms):
+        foldable = self._foldable if self.training and not torch.compiler.is_compiling() else []
+        with record_together(self._norms), fold_norms(foldable):
             z = self.predictor(self.head(self.backbone(x)))
         return F.normalize(at_least_fp32(z))
 
@@ -116,6 +119,11 @@ class Encoder(nn.Module):
         count = group_batch_norms(self, size)
         self._norms = _grouped_norms(self)
         return count
+
+    def fold_kept_norms(self) -> None:
+        """Compute batch normalisation by kept statistics (--bn keep, frozen) inside the convolutions of training."""
+        with use_evaluation_mode(self.backbone):
+            self._foldable = find_foldable(self.backbone, self._blank(self.plan.image_size))
 
     def width(self, output: Output) -> int:
         """Return how many numbers an output has."""

@@ -73,7 +73,7 @@ class NarrowConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x (N, C, H, W)."""
         (step, _), layout = self.stride, torch.channels_last
-        return F.conv2d(x[:, :, ::step, ::step].contiguous(memory_format=layout), self.weight)
+        return F.conv2d(x[:, :, ::step, ::step].contiguous(memory_format=layout), self.weight, self.bias)
 
 
 class PaddedConv(nn.Conv2d):
@@ -84,7 +84,9 @@ class PaddedConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x (N, C, H, W)."""
-        return F.conv2d(x, self.weight[:, :, 1:2, 1:2]) if x.shape[2:] == (1, 1) else super().forward(x)
+        if x.shape[2:] == (1, 1):
+            return F.conv2d(x, self.weight[:, :, 1:2, 1:2], self.bias)
+        return super().forward(x)
 
 
 def _pad_no_pixels(blocks: nn.Module) -> None:

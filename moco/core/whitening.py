@@ -31,10 +31,10 @@ def whiten(conv: nn.Conv2d, views: Views) -> None:
     """
     size = conv.weight[0].numel()
     first, second, count = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64), 0
-    for some in torch.split(views.cpu().float(), 16):
-        patches = _cut_patches(conv, some)
-        first += patches.sum(0).double()
-        second += (patches.T @ patches).double()
+    for some in torch.split(views.cpu(), 16):
+        patches = _cut_patches(conv, some.double())
+        first += patches.sum(0)
+        second += patches.T @ patches
         count += len(patches)
     mean = first / count
     variances, components = torch.linalg.eigh(second / count - torch.outer(mean, mean))  # ascending, by columns

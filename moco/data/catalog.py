@@ -135,7 +135,11 @@ def _open_file(path: Path, exclude: Exclude, notes: Notes) -> dict[Split, Images
     if path.suffix.lower() == ".tar" or is_tar(path):
         return _open_tar(path, exclude, notes)
     if is_archive(kind) and path.suffix.lower() not in (".npz", ".docx", ".xlsx", ".pptx", ".pt", ".pth", ".jar"):
-        return _open_tar(open_archive(path), exclude, notes)
+        made = open_archive(path)
+        try:
+            return _open_tar(made, exclude, notes)
+        except BadInputError as error:  # a user knows the archive, and not what was made of it
+            raise BadInputError(str(error).replace(os.fspath(made.parent), os.fspath(path))) from error
     if is_readable(kind):
         raise BadInputError(
             f"--data {path}: one image ({kind}), expected a folder of images, a text list of paths, or a tar file: "

@@ -59,7 +59,7 @@ def read_channels(content: bytes, name: str, channels: int | None = None) -> Val
     elif content.startswith(TIFF) and find_spec("tifffile") is not None:
         values = _read_tiff(content, name)
     elif is_deep_colour(content) and find_spec("imagecodecs") is not None:
-        values = Values(_read_png(content, name))
+        values = Values(_read_png(content, name, channels))
     else:
         values = Values(use_picture(content, name, _read_picture))
     array = values.array
@@ -109,9 +109,9 @@ def mask_missing(values: Values, no_data: str | None, name: str) -> npt.NDArray[
     with np.errstate(over="ignore"):
         pixels = array.astype(np.float32)
     if missing is not None:
-        gone = np.isnan(array) if math.isnan(missing) else array == array.dtype.type(missing)
-        if array.dtype.kind == "f" and not math.isnan(missing):
-            gone |= pixels == np.float32(missing)
+        gone = _find(array, missing)
+        if array.dtype.kind == "f":
+            gone |= _find(pixels, missing)
         pixels[gone] = np.nan
     else:
         gone = np.zeros(1, bool)
@@ -124,6 +124,19 @@ def mask_missing(values: Values, no_data: str | None, name: str) -> npt.NDArray[
             f"becomes its channel's mean, or repair the file"
         )
     return pixels
+
+
+def _find(array: Array, value: float) -> npt.NDArray[np.bool_]:
+    """Tell where an array is `value`: nowhere where its type has no such number, as -9999 among unsigned ones."""
+    if math.isnan(value):
+        return np.asarray(np.isnan(array))
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            known = math.isinf(value) or bool(np.isfinite(array.dtype.type(value)))
+    else:
+        kind = np.iinfo(array.dtype)
+        known = value.is_integer() and kind.min <= value <= kind.max
+    return np.asarray(array == array.dtype.type(value)) if known else np.zeros(array.shape, bool)
 
 
 def is_deep(content: bytes, name: str) -> bool:
@@ -255,7 +268,8 @@ def _colour(index: Array, colormap: Array) -> Array:
     return np.moveaxis(colormap[:, index], 0, -1)
 
 
-def _read_png(content: bytes, name: str) -> Array:
+def _read_png(content: bytes, name: str, channels: int | None) -> Array:
+    """Read 16-bit colours; what is transparent lies on white, unless as many `channels` are asked for as are there."""
     import imagecodecs
 
     with PillowImage.open(io.BytesIO(content), formats=("PNG",)) as image:
@@ -264,7 +278,15 @@ def _read_png(content: bytes, name: str) -> Array:
         array = imagecodecs.png_decode(content)
     except Exception as error:  # a decoder fails as it likes on a damaged file
         raise BadInputError(f"{name}: cannot be read ({str(error)[:150]}): remove or replace it") from error
-    return np.moveaxis(array, -1, 0)
+    array = np.moveaxis(array, -1, 0)
+    return array if len(array) % 2 or len(array) == channels else _lay_on_white(array)
+
+
+def _lay_on_white(array: Array) -> Array:
+    """Composite 16-bit grey or colours (C, H, W), of which the last is opacity, on white: (C - 1, H, W)."""
+    white = np.uint32(np.iinfo(np.uint16).max)
+    values, opacity = array[:-1].astype(np.uint32), array[-1:].astype(np.uint32)
+    return np.asarray((values * opacity + white * (white - opacity) + white // 2) // white).astype(np.uint16)
 
 
 def _read_picture(image: PillowImage.Image, name: str) -> Array:

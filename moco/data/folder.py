@@ -97,6 +97,18 @@ def _describe_exclude(exclude: Exclude, prefix: bytes) -> list[str]:
     return [os.fsdecode(prefix), *exclude.patterns, *more] if exclude.patterns or more else []
 
 
+def _find_common(paths: PathTable, start: bytes) -> list[bytes]:
+    """List the folders that every class folder holds and nothing else, as folds and sites of a study do; or none."""
+    found: dict[bytes, set[bytes]] = {}
+    for index in range(len(paths)):
+        own, *inside = paths[index][len(start) :].split(b"/")
+        if len(inside) < 2:
+            return []
+        found.setdefault(own, set()).add(inside[0])
+    first = next(iter(found.values()), set())
+    return sorted(first) if len(first) > 1 and all(names == first for names in found.values()) else []
+
+
 def _search(root: Path, search: Search) -> FileImages:
     paths = PathTable(search.paths())
     if not len(paths):
@@ -117,4 +129,10 @@ def _search(root: Path, search: Search) -> FileImages:
             f"others out with --exclude"
         )
     classes = () if labels is None else tuple(os.fsdecode(name) for name in names)
+    if len(classes) > 1 and len(paths) <= LARGE and (inside := _find_common(paths, search.start)):
+        few = [f"{os.fsdecode(name)}/" for name in inside[:3]] + (["..."] if len(inside) > 3 else [])
+        search.notes.remark(
+            f"{classes[0]}/, {classes[1]}/{', ...' if len(classes) > 2 else ''} are its classes, and each holds "
+            f"{', '.join(few)}: if those are the classes, bring the images of each into one folder"
+        )
     return FileImages(search.top, paths, labels, classes)

@@ -4,6 +4,7 @@ import csv
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ LABEL_NAMES = word_set(
 SEPARATORS = ("\t", ",", ";", "|", " ")
 BLANK = " \t\n\r\x0b\x0c"
 NO_LABEL = -1
+UTF_16, UTF_32 = (b"\xff\xfe", b"\xfe\xff"), (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
+"""Marks at the beginning of a text."""
 
 
 class Row(NamedTuple):
@@ -70,7 +73,7 @@ def open_list(path: Path, exclude: Exclude, notes: Notes) -> FileImages:
 
 
 def read_list(path: Path) -> str:
-    """Read a list as text: UTF-8, UTF-16, or bytes that stand for names as they are.
+    """Read a list as text: UTF-8, UTF-16, UTF-32, or bytes that stand for names as they are.
 
     Raises BadInputError where it is no text.
     """
@@ -79,12 +82,14 @@ def read_list(path: Path) -> str:
     except OSError as error:
         raise BadInputError(f"--data {path}: cannot be read ({error.strerror})") from error
     head = content[:4096]
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or head.count(b"\0") >= len(head) // 3 > 0:
-        wide = "utf-16" if content[:1] in (b"\xff", b"\xfe") else ("utf-16-be" if head[:1] == b"\0" else "utf-16-le")
-        try:
-            return content.decode(wide)
-        except UnicodeDecodeError:
-            pass
+    wide = "utf-32" if content.startswith(UTF_32) else "utf-16" if content.startswith(UTF_16) else ""
+    if not wide and head.count(b"\0") >= len(head) // 3 > 0:
+        wide = "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
+    if wide:
+        with suppress(UnicodeDecodeError):
+            text = content.decode(wide)
+            if "\0" not in text:
+                return text
     if b"\0" in head:
         raise BadInputError(
             f"--data {path}: a binary file of a kind that is not known, expected a folder of images, a text list of "
@@ -97,6 +102,8 @@ def _read_rows(path: Path, lines: Sequence[str], finder: Finder, notes: Notes) -
     """Yield what each line means that names an image; a line with the heads of columns comes first, if there is one."""
     heads: list[str] = []
     otherwise, first = 0, ""
+    if len(lines) == 1:
+        _require_one_path(path, lines[0], finder)
     for number, line in enumerate(lines):
         if number == 0:
             heads = _read_heads(line) if finder.find(line) is None else []
@@ -117,6 +124,15 @@ def _read_rows(path: Path, lines: Sequence[str], finder: Finder, notes: Notes) -
         yield row
     if otherwise:
         notes.remark(f"{otherwise} of its paths are written otherwise than on disk, and were found ({first})")
+
+
+def _require_one_path(path: Path, line: str, finder: Finder) -> None:
+    """Raise BadInputError where the only line of a list names several files, of which one would be read."""
+    for separator in () if _is_there(finder, line) else SEPARATORS:
+        columns = [column.strip(BLANK) for column in _columns(line, separator)]
+        named = [column for column in columns if os.path.splitext(column)[1] and finder.find(column)]
+        if len(named) > 1:
+            raise BadInputError(f"--data {path}: one line that names {len(named)} files, expected a line for each")
 
 
 def _is_there(finder: Finder, line: str) -> bool:

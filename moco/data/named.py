@@ -8,6 +8,7 @@ import tarfile
 import urllib.request
 import zlib
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +178,7 @@ def _download(name: str, url: str, target: Path, md5: str) -> None:
             if digest.hexdigest() != md5:
                 raise BadInputError(f"--data {name}: {url} gave a file with another checksum than {md5}: try again")
             partial.replace(target)
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise BadInputError(
             f"--data {name}: not in {target.parent}, and {url} cannot be reached ({error}): "
             f"put it there, or set MOCO_DATA to where it lies"

@@ -141,8 +141,10 @@ def _as_number(tag: str) -> str:
     try:
         number = parse_no_data(tag.replace(",", "."))
     except BadInputError:
+        number = None
+    if number is None:
         return "nan"
-    return f"{number:.9g}"
+    return str(int(number)) if number.is_integer() and abs(number) < 1 << 53 else repr(number)
 
 
 def _measure(images: Images, channels: int, no_data: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -12,6 +12,7 @@ from moco.evaluation.pixels import build_raw_pixels
 from moco.evaluation.scores import Scores, compare_scores
 from moco.evaluation.session import Subject, at_random, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
+from moco.interop.published import short_name
 
 PIXELS, SUPERVISED = "pixels", "supervised"
 TAKEN = (RANDOM, PIXELS, SUPERVISED)
@@ -51,8 +52,9 @@ def load_baselines(config: KnnConfig | LinearConfig | LowshotConfig, subject: Su
 
 def say_gain(name: str, own: Scores, setting: str, gain: dict[str, Any]) -> str:
     """Say for people what a baseline reached, and how much better the encoder is."""
+    size = f" at {gain['image_size']} pixels" if "weights" in gain else ""
     return (
-        f"  against {name}, {own.top1:.2f}% ({setting}): {gain['difference']:+.2f} points, "
+        f"  against {short_name(name)}{size}, {own.top1:.2f}% ({setting}): {gain['difference']:+.2f} points, "
         f"95% interval {gain['low']:+.2f} to {gain['high']:+.2f}"
     )
 

@@ -47,14 +47,9 @@ NamedWeights = Annotated[
         "random (with --like RUN or --arch).",
     ),
 ]
-LabelledData = Annotated[
-    str,
-    arg(
-        metavar="D",
-        help="Labelled images, as for pretrain. Accuracy is measured on the test split; without one on the validation "
-        "split; without that on a tenth of train.",
-    ),
-]
+LABELLED = """Labelled images, as for pretrain. Accuracy is measured on the test split; without one on the validation
+split; without that on a tenth of train."""
+LabelledData = Annotated[str, arg(metavar="D", help=LABELLED)]
 LikeRun = Annotated[
     Path | None, arg(help="For random weights: copy architecture, image size, mean and std from this run.")
 ]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.core.encoder import Encoder, Output, use_evaluation_mode
+from moco.core.folding import folded_copy
 from moco.data.ahead import load_ahead
 from moco.data.augment import Augmentation, normalize
 from moco.data.forms import to_unit
@@ -132,10 +133,12 @@ def outputs(
     starts = range(first + done, last, how.batch_size)
     fetcher = Fetcher(device.type)
     with use_evaluation_mode(module):
+        blank = torch.zeros(1, len(how.mean), how.image_size, how.image_size, device=device)
+        network = folded_copy(module, blank)
         batches = zip(starts, _batches(images, how, views, first + done, last, device.type), strict=True)
         for start, batch in show_progress(batches, title, len(starts)):
             with autocast(how.precision, device.type):
-                features = torch.cat([module(part).float() for part in torch.split(batch.to(device), at_a_time)])
+                features = torch.cat([network(part).float() for part in torch.split(batch.to(device), at_a_time)])
             end = start - first + len(batch)
             fetcher.fetch(F.normalize(features) if how.unit else features, block[start - first : end])
             if earlier is not None and end - kept >= earlier.at_a_time:

@@ -91,6 +91,11 @@ def is_published(weights: str) -> bool:
     )
 
 
+def short_name(weights: str) -> str:
+    """Return what people call these weights: of timm:NAME@FILE the network's name, else all of it."""
+    return weights.partition("@")[0] if weights.startswith(TIMM) else weights
+
+
 def load_published(weights: str) -> Published:
     """Load the weights of a name, from the file that is given, from a cache, or downloaded.
 

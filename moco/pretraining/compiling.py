@@ -1,5 +1,6 @@
 """Whether the encoders of a run are compiled: as `--compile` says, or as a timed comparison on this GPU does."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -9,9 +10,10 @@ from typing import NamedTuple
 import torch
 import torch._functorch.config as functorch
 from torch import Tensor, nn
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from moco.core.pair import EncoderPair
-from moco.errors import one_line
+from moco.errors import BadInputError, one_line
 from moco.pretraining.config import PretrainConfig
 from moco.runtime import distributed
 from moco.runtime.device import HALVES, autocast
@@ -87,7 +89,21 @@ def settle_compilation(config: PretrainConfig, pair: EncoderPair, run: Run, star
 
 
 def compile_encoders(pair: EncoderPair) -> None:
-    """Compile what the loop calls; evaluations, at other sizes, call the backbone as it is."""
+    """Compile what the loop calls; evaluations, at other sizes, call the backbone as it is.
+
+    Raises BadInputError where there is no folder for compiled code.
+    """
+    try:
+        folder = cache_dir()
+    except OSError as error:
+        folder, reason = str(error.filename), error.strerror
+    else:
+        reason = None if os.access(folder, os.W_OK | os.X_OK) else "no files can be made in it"
+    if reason is not None:
+        raise BadInputError(
+            f"--compile needs a folder for compiled code, and {folder} is none ({reason}): set TORCHINDUCTOR_CACHE_DIR "
+            f"to one that can be written, or leave --compile out"
+        )
     for encoder in _encoders(pair):
         encoder.compile()
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moco.interop.published import short_name
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.health import EARLY_STEPS, JUDGED, TO_BEAT, accuracy_gain
 from moco.pretraining.pace import Pace
@@ -84,7 +85,9 @@ def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool =
 
     Published weights that the run kept `unchanged` are not compared with themselves.
     """
-    where, published = f"{baseline} ({gain['top1']:.1f}%)", baseline not in TO_BEAT.values()
+    published = baseline not in TO_BEAT.values()
+    size = f" at {gain['image_size']} pixels" if published and "image_size" in gain else ""
+    where = f"{short_name(baseline)}{size} ({gain['top1']:.1f}%)"
     if gain["low"] > 0:
         return f"auto: the encoder is clearly better than {where}: {gain['difference']:+.1f} points"
     interval = f"{gain['difference']:+.1f} points, 95% interval {gain['low']:+.1f} to {gain['high']:+.1f}"

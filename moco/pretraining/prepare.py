@@ -215,6 +215,8 @@ def build_encoder(config: PretrainConfig) -> Encoder:
     encoder.set_bn_group_size(config.batch_size // require(config.bn_groups))
     if config.bn != "train":
         keep_statistics(encoder.backbone, affine=config.bn == "keep")
+        if not config.recompute:  # which computes a block once more after the forward pass
+            encoder.fold_kept_norms()
     projection = patch_projection(encoder.backbone) if config.freeze_patches else None
     if projection is not None:
         projection.requires_grad_(False)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from moco.interop.published import download_bytes, is_on_this_machine
+from moco.interop.published import download_bytes, is_on_this_machine, short_name
 from moco.pretraining.best import is_clearly_better
 from moco.pretraining.config import AutoConfig
 from moco.pretraining.recipes import REDUCED
@@ -66,6 +66,11 @@ class Way:
             "reduced": f"{self.weights} adapted to small images", "continued": f"continued training of {self.weights}",
         }[self.recipe]  # fmt: skip
 
+    @property
+    def title(self) -> str:
+        """The name without the weights' file."""
+        return self.name if self.weights is None else self.name.replace(self.weights, short_name(self.weights))
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -118,19 +123,19 @@ def choose_way(
     if weights is None:
         return Way("quick", None, None, f"from scratch, because {reason}")
     recipe = recipes[0]
-    done = Way(recipe, weights, size, "").name
+    done = Way(recipe, weights, size, "").title
     if not published:
         said = "your images have no labels to compare methods by, so this is the default for photographs"
         return Way(recipe, weights, size, f"{done}: {said}")
     best = max(published, key=lambda one: one.top1)
     figures = ", ".join(f"{one.name} {one.top1:.1f}%" for one in rivals)
     if all(is_clearly_better(best.right, rival.right) for rival in rivals):
-        return Way(recipe, weights, best.image_size, f"{done}: without training, {weights} classifies {best.top1:.1f}% "
+        return Way(recipe, weights, best.image_size, f"{done}: without training it classifies {best.top1:.1f}% "
                    f"of your images correctly by kNN ({figures})")  # fmt: skip
     if given:
         return Way(recipe, weights, best.image_size, f"{done}, because you gave these weights, although without "
                    f"training they are not clearly better than baselines: {best.top1:.1f}% ({figures})")  # fmt: skip
-    return Way("quick", None, None, f"from scratch, because {weights} is not clearly better on your images "
+    return Way("quick", None, None, f"from scratch, because {short_name(weights)} is not clearly better on your images "
                f"than the baselines: {best.top1:.1f}% ({figures})")  # fmt: skip
 
 
@@ -164,10 +169,10 @@ def choose_tried(tried: Sequence[Tried]) -> Tried:
     first = tried[0]
     better = [one for one in tried[1:] if is_clearly_better(one.compared.right, first.compared.right)]
     kept = max(better, key=lambda one: one.compared.top1) if better else first
-    others = ", ".join(f"{one.way.name} {one.compared.top1:.1f}%" for one in tried if one is not kept)
+    others = ", ".join(f"{one.way.title} {one.compared.top1:.1f}%" for one in tried if one is not kept)
     said = "" if better else "; no other method is clearly better"
     why = (
-        f"{kept.way.name}: after {kept.steps} trial steps it classifies {kept.compared.top1:.1f}% of your images "
+        f"{kept.way.title}: after {kept.steps} trial steps it classifies {kept.compared.top1:.1f}% of your images "
         f"correctly by kNN ({others}){said}"
     )
     return replace(kept, way=replace(kept.way, why=why))
@@ -175,12 +180,12 @@ def choose_tried(tried: Sequence[Tried]) -> Tried:
 
 def tabulate_trials(tried: Sequence[Tried], kept: Tried) -> list[str]:
     """Write what was tried as lines of a small table, the way that was taken marked, and what the trials cost."""
-    width = max(len(one.way.name) for one in tried)
+    width = max(len(one.way.title) for one in tried)
     lost = sum(one.seconds for one in tried if one.way.recipe != kept.way.recipe)
     return [
         f"auto: kNN accuracy on {len(kept.compared.right)} of your images after the first steps of each method",
         *(
-            f"  {one.way.name:<{width}}  {one.compared.top1:5.1f}%  after {one.steps} steps, {one.seconds:.0f} s"
+            f"  {one.way.title:<{width}}  {one.compared.top1:5.1f}%  after {one.steps} steps, {one.seconds:.0f} s"
             + ("  <- chosen" if one.way.recipe == kept.way.recipe else "") for one in tried
         ),
         f"auto: continuing the chosen run from step {kept.steps}; the other trials cost {lost:.0f} s",
@@ -191,7 +196,7 @@ def tabulate(compared: Sequence[Compared], way: Way) -> list[str]:
     """Write what was compared as lines of a small table, the one that was taken marked."""
     if not compared:
         return []
-    names = [f"{one.name}, {one.image_size} pixels" for one in compared]
+    names = [f"{short_name(one.name)}, {one.image_size} pixels" for one in compared]
     width = max(map(len, names))
 
     def mark(one: Compared) -> str:

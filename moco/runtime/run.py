@@ -84,6 +84,8 @@ class Run:
             if error is None:
                 raise
         finally:
+            if isinstance(error, Exception):  # such as a full disk, on which there is room again for a word
+                self.log.give_up(self._step, 2 if isinstance(error, BadInputError) else 1)
             self.log.__exit__(kind, error, trace)
 
     def restore(self, remembered: Collection[str] = ()) -> int:

@@ -19,7 +19,7 @@ from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.files import replace_file
-from moco.runtime.folder import lock, require_run_folder
+from moco.runtime.folder import RUNNING, lock, require_run_folder
 from moco.runtime.loggers import Outlets
 from moco.runtime.loglines import describe_bar, describe_look, describe_step
 from moco.runtime.machine import machine
@@ -42,7 +42,7 @@ class RunLog:
         self, run: Path, steps: int, loggers: Sequence[str] = (), *, active: bool = True, stdout: bool = True
     ) -> None:
         self.run, self.steps, self.active = run, steps, active
-        self._outlets, self._state = Outlets(run, loggers if active else ()), "failed"
+        self._outlets, self._state = Outlets(run, loggers if active else ()), ""
         self.console = Console(stderr=not stdout)
         self._lock: TextIO | None = None
         self._metrics: TextIO = io.StringIO()
@@ -80,7 +80,7 @@ class RunLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._progress:
             self._progress.stop()
-        self._outlets.close(self._state)
+        self._outlets.close("failed" if self._state in ("", RUNNING) else self._state)
         try:
             self._metrics.close()
             self._events.close()
@@ -116,7 +116,7 @@ class RunLog:
 
     def begin(self, step: int, config: str | None) -> None:
         """Note that the run of these settings (JSON) goes on after so many steps, here and at loggers elsewhere."""
-        self.status("running", step=step)
+        self.status(RUNNING, step=step)
         self._outlets.connect(step, json.loads(config or "{}"), self.say)
 
     def event(self, name: str, **values: Any) -> None:
@@ -171,11 +171,17 @@ class RunLog:
 
     def status(self, state: str, **values: Any) -> None:
         """Replace `status.json`; it also holds the latest word on the run's health."""
-        self._state = "failed" if state == "running" else state
+        self._state = state
         if self.active:
             require_run_folder(self.run)
             content = {"state": state, "pid": os.getpid(), **self._health, **values}
             write_text(self.run / "status.json", json.dumps(content) + "\n")
+
+    def give_up(self, step: int, exit_code: int) -> None:
+        """Say that the run failed where its status says that it is running, if that can still be written."""
+        if self._state == RUNNING:
+            with contextlib.suppress(OSError):
+                self.status("failed", step=step, exit_code=exit_code)
 
     def _draw(self, step: int, values: Metrics) -> None:
         """Let TensorBoard and other loggers draw figures of `step`."""

@@ -113,6 +113,10 @@ def read_coco(
     outlined = found is None and any(packed)
     if outlined:
         _warn_of_missing(packed, boxes, crowd, annotations, path)
+    elif found is None and annotations and not federated:
+        warnings.warn(
+            f"{path}: no object has an outline that can be drawn: boxes alone are learned and measured", stacklevel=3
+        )
     return ObjectTable(
         rules="lvis" if federated else "coco",
         kind="keypoints" if found else "instance" if outlined else "detection",

@@ -131,7 +131,8 @@ def test_published_weights_are_a_baseline(data: Path, capsys: pytest.CaptureFixt
     knn = json.loads(out)["knn"]
     assert set(knn["baselines"]) == {"random", "pixels", NET}
     line = (
-        f"better than {NET} ({knn['baselines'][NET]['top1']:.1f}%): {knn['baselines'][NET]['difference']:+.1f} points"
+        f"better than {NET.partition('@')[0]} at {knn['baselines'][NET]['image_size']} pixels "
+        f"({knn['baselines'][NET]['top1']:.1f}%): {knn['baselines'][NET]['difference']:+.1f} points"
     )
     assert line in err
     assert f"auto: the encoder's kNN accuracy is {knn['top1']:.1f}% on {knn['queries']} images" in err

@@ -128,7 +128,7 @@ def test_a_threshold_that_finds_hardly_anything(
     monkeypatch.setattr(duplicates, "FEW", 101)
     for threshold, said in [(None, True), (0.9, False)]:
         run(DuplicatesConfig(str(tiny_run), str(folder), baseline=False, threshold=threshold, false_pairs=2.0, **CPU))
-        assert ("give --false-pairs 200" in capsys.readouterr().out) is said
+        assert ("--false-pairs 200" in capsys.readouterr().out) is said
 
 
 def test_from_the_command_line_and_from_python(

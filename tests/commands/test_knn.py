@@ -80,7 +80,7 @@ def test_other_weights_at_their_own_size(run: Path, tmp_path: Path, capsys: pyte
     }  # fmt: skip
     assert (own["image_size"], itself["image_size"]) == (12, 16)
     assert (itself["difference"], itself["low"], itself["high"]) == (0, 0, 0)
-    assert f"against {other}, {own['top1']:.2f}%" in said
+    assert f"against {other} at {own['image_size']} pixels, {own['top1']:.2f}%" in said
     truth = load("digits")["test"].labels
     ours, theirs = (100.0 * (predicted(folder) == truth) for folder in (run, other))
     reach = 1.96 * (ours - theirs).std() / 360**0.5

@@ -25,6 +25,7 @@ from moco.errors import BadInputError, DivergedError
 from moco.interop.checkpoints import random_weights
 from moco.pretraining.config import ResumeConfig
 from moco.runtime.checkpoint import checkpoint_path, load_tensors, save_tensors
+from moco.runtime.folder import read_status
 from moco.runtime.run import Run
 from moco.transfer import evaluation, evaluator
 from moco.transfer.config import TransferConfig
@@ -202,6 +203,27 @@ def test_a_trial_that_diverges_ends_them_all(tmp_path: Path) -> None:
     assert (status["state"], status["exit_code"]) == ("diverged", 3)
     with pytest.raises(DivergedError, match=f"run diverged at step {status['step']}"):
         transfer(own)
+
+
+@pytest.mark.parametrize(("error", "state"), [(OSError(28, "full"), "failed"), (KeyboardInterrupt(), "killed")])
+def test_trials_that_end_by_an_error_are_not_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, state: str
+) -> None:
+    """Nor are those that were killed: while they go on, their folder is held as a run's is."""
+    own = config(tmp_path, "voc-semantic", trials=2)
+
+    def fail(run: Run, step: int) -> None:
+        assert read_status(own.out)["state"] == "running"
+        with pytest.raises(BadInputError, match=f"process {os.getpid()} on .* is writing it"):
+            transfer(own)
+        raise error
+
+    monkeypatch.setattr(Run, "advance", fail)
+    with pytest.raises(type(error)):
+        transfer(own)
+    assert read_status(own.out)["state"] == state
+    monkeypatch.undo()
+    assert len(transfer(own)["trials"]["mIoU"]) == 2
 
 
 @pytest.mark.parametrize("trials", [1, 2])

@@ -40,8 +40,8 @@ def test_filters_are_the_scaled_principal_components_and_their_negatives(
     for i in range(n):
         expected = vectors[:, -1 - i] / np.sqrt(variances[-1 - i] + NOISE)
         expected *= np.sign(expected[np.abs(expected).argmax()])
-        np.testing.assert_allclose(found[i], expected, atol=1e-4)
-        np.testing.assert_allclose(found[n + i], -expected, atol=1e-4)
+        np.testing.assert_allclose(found[i], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found[n + i], -expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(conv.weight.detach().numpy()[2 * n :], before[2 * n :])
 
 

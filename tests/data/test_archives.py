@@ -65,6 +65,16 @@ def test_an_archive_is_unpacked_once(tmp_path: Path, home: Path, name: str, caps
     assert [file.name for file in home.rglob("*.tar") if file.is_file()] == ["x.tar"]
 
 
+def test_an_archive_without_images(tmp_path: Path, home: Path) -> None:
+    """The line names what was given, and not what was made of it."""
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as out:
+        out.writestr("inner.zip", b"")
+    with pytest.raises(BadInputError, match="no image in its tar files") as caught:
+        load(str(tmp_path / "x.zip"))
+    assert str(tmp_path / "x.zip") in str(caught.value)
+    assert str(home) not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
 def test_a_damaged_archive(tmp_path: Path, home: Path, name: str) -> None:
     """One line, and nothing stays behind."""

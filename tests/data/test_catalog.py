@@ -1,14 +1,17 @@
 """Folders, lists and names become the images of their splits, or one message that a person can act on."""
 
+import contextlib
 import gzip
 import hashlib
 import io
 import os
+import socket
 import struct
 import sys
 import tarfile
+import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.error import URLError
 
@@ -22,6 +25,8 @@ from moco.data import named
 from moco.data.catalog import load
 from moco.data.images import ArrayImages, Images, Split
 from moco.errors import BadInputError
+
+OPEN = urllib.request.urlopen
 
 
 @pytest.fixture(autouse=True)
@@ -445,6 +450,55 @@ def test_two_processes_that_download_the_same(home: Path, monkeypatch: pytest.Mo
     assert Slow.begun
     assert target.read_bytes() == content
     assert [path.name for path in home.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def answer() -> Iterator[Callable[[bytes], str]]:
+    """A server that answers every request with these bytes, and hangs up."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    content = [b""]
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with listening.accept()[0] as connection:
+                    connection.recv(4096)
+                    connection.sendall(content[0])
+
+    def given(what: bytes) -> str:
+        content[0] = what
+        return f"http://127.0.0.1:{listening.getsockname()[1]}/file"
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield given
+    listening.shutdown(socket.SHUT_RDWR)
+    listening.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"hello\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n50\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nhello",
+        b"HTTP/1.1 302 Found\r\nLocation: http:///\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:x y/\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n",
+        b"HTTP/1.1 500 No\r\n\r\n",
+    ],
+    ids=lambda said: said[:60].decode().replace("\r\n", " ") or "nothing",
+)
+def test_a_server_that_answers_oddly(
+    home: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[bytes], str], said: bytes
+) -> None:
+    """One line that names the address, and nothing is kept."""
+    monkeypatch.setattr(urllib.request, "urlopen", OPEN)
+    with pytest.raises(BadInputError, match=r"--data x: .*http://127\.0\.0\.1:\d+/file"):
+        named._download("x", answer(said), home / "file", md5(b""))
+    assert list(home.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["cifar10", pytest.param("fashion-mnist", marks=not_installed)])

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image as PillowImage
 
-from moco.data.channels import combine, is_deep, read_channels, to_channels
+from moco.data.channels import Values, combine, is_deep, mask_missing, read_channels, to_channels
 from moco.data.forms import Form
 from moco.errors import BadInputError
 
@@ -97,7 +97,24 @@ def test_png_of_16_bits(shape: tuple[int, ...]) -> None:
     """Grey and colours; Pillow alone would read the upper eight bits of these."""
     array = numbers("u2", *shape)
     wanted = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
-    np.testing.assert_array_equal(read_channels(bytes(imagecodecs.png_encode(array)), "x.png").array, wanted)
+    content = bytes(imagecodecs.png_encode(array))
+    np.testing.assert_array_equal(read_channels(content, "x.png", len(wanted)).array, wanted)
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize("asked", [None, "colours"])
+def test_opacity_of_a_png_is_no_channel(colours: int, asked: str | None) -> None:
+    """What is transparent lies on white, as in PNGs of 8 bits; PNG knows no other meaning of that band."""
+    array = numbers("u2", 6, 7, colours + 1)
+    array[0, :2, -1] = 0, 65535
+    found = read_channels(bytes(imagecodecs.png_encode(array)), "x.png", colours if asked else None).array
+    opacity = array[..., -1:].astype(np.float64) / 65535
+    wanted = array[..., :-1] * opacity + 65535 * (1 - opacity)
+    assert found.dtype == np.uint16
+    assert found.shape == (colours, 6, 7)
+    np.testing.assert_allclose(found, np.moveaxis(wanted, -1, 0), rtol=0, atol=0.5001)
+    assert (found[:, 0, 0] == 65535).all()
+    np.testing.assert_array_equal(found[:, 0, 1], array[0, 1, :-1])
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -179,6 +196,21 @@ def test_no_data_becomes_the_mean(kind: str, none: str) -> None:
     empty = values._replace(array=np.full((2, 4, 4), array[1, 0, 0]))
     with pytest.raises(BadInputError, match="every value is"):
         to_channels(empty, form, "x.tif")
+
+
+@pytest.mark.parametrize(
+    ("kind", "none", "found"),
+    [
+        ("u1", "-9999", 0), ("u2", "-9999", 0), ("u2", "65536", 0), ("i2", "1e20", 0), ("u2", "0.5", 0),
+        ("u2", "nan", 0), ("u2", "inf", 0), ("f2", "1e20", 0), ("f2", "-9999", 0), ("i4", "-2147483648", 1),
+        ("u4", "4294967295", 1),
+    ],
+)  # fmt: skip
+def test_no_data_that_the_type_cannot_hold(kind: str, none: str, found: int) -> None:
+    """Is in no image, as GDAL's usual -9999 in unsigned ones; the largest numbers of a type are."""
+    array = np.full((1, 4, 4), 5, kind)
+    array[0, 0, 0] = int(none) if found else 7
+    assert int(np.isnan(mask_missing(Values(array), none, "x")).sum()) == found
 
 
 def test_bands_of_several_files_must_fit() -> None:

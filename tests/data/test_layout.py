@@ -155,6 +155,17 @@ def test_splits_in_class_folders_are_said(tmp_path: Path, capsys: pytest.Capture
     assert len(load(str(tmp_path / "d"), ["*/test"])["train"]) == 2
 
 
+def test_classes_inside_of_classes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folds, sites or years above the classes are not understood: they are its classes then."""
+    make(tmp_path / "d", *(f"fold{i}/{c}/1.png" for i in (1, 2, 3) for c in ("cat", "dog")))
+    assert set(classes(load(str(tmp_path / "d"))["train"])) == {"fold1", "fold2", "fold3"}
+    said = capsys.readouterr().err
+    assert "fold1/, fold2/, ... are its classes, and each holds cat/, dog/: if those are the classes" in said
+    for name, other in {"one": "b/x/1.png", "others": "b/z/1.png", "loose": "b/1.png"}.items():
+        load(str(make(tmp_path / name, "a/x/1.png", "a/y/1.png", "b/y/1.png", other, "c/x/1.png")))
+    assert capsys.readouterr().err == ""
+
+
 def test_two_folders_of_one_split(tmp_path: Path) -> None:
     """Nobody can know which is meant."""
     with pytest.raises(BadInputError, match="both train2014/ and train2017/"):

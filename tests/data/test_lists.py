@@ -34,7 +34,8 @@ def opened(folder: Path, content: str | bytes, name: str = "list.txt") -> tuple[
     "content",
     [
         "\ufeff1.png\n2.png\n", "\ufeff1.png\n2.png\n".encode("utf-16-le"), "\ufeff1.png\n2.png\n".encode("utf-16-be"),
-        "1.png\n2.png\n".encode("utf-16-le"), '"1.png"\n"2.png"\n', "'1.png'\r\n'2.png'\r\n", ".\\1.png\r2.png\r",
+        "1.png\n2.png\n".encode("utf-16-le"), "1.png\n2.png\n".encode("utf-32"),
+        '"1.png"\n"2.png"\n', "'1.png'\r\n'2.png'\r\n", ".\\1.png\r2.png\r",
         "1.png,\n2.png,\n", "file\n1.png\n2.png\n", "1.PNG\n2.Png\n", "1\n2\n", "d/1.png\nd/2.png",
         "C:\\data\\1.png\n/gone/2.png\n",
     ],
@@ -102,6 +103,28 @@ def test_what_is_not_found_is_named(folder: Path, content: str) -> None:
         opened(folder, content)
     assert str(caught.value).startswith("--data ")
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["1.png,2.png", '"1.png"; "2.png"', "1.png\t2.png\n", "1.png 2.png", "d/1.png|d/2.png"]
+)
+def test_one_line_for_all(folder: Path, line: str) -> None:
+    """Is refused: only its first image would be read."""
+    with pytest.raises(BadInputError, match=r"list\.txt: one line that names 2 files, expected a line for each"):
+        opened(folder, line)
+
+
+def test_one_line_with_a_label(folder: Path) -> None:
+    """Also with one that is called as a file is, without its ending."""
+    assert opened(folder, "1.png 2") == (["1.png"], ["2"])
+
+
+@pytest.mark.parametrize("content", [b"\0" * 40_000, b"1.png\0" + b"2.png\0", b"1.png\n2.png\n" * 400 + b"\0"])
+def test_bytes_that_are_no_text(folder: Path, content: bytes) -> None:
+    """A line that a person can read, and not the bytes themselves."""
+    with pytest.raises(BadInputError) as caught:
+        opened(folder, content)
+    assert len(str(caught.value)) < 400
 
 
 def test_a_line_without_a_label(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,6 +135,25 @@ def test_missing_values_are_not_measured(tmp_path: Path) -> None:
     assert given.no_data == "13"
 
 
+@pytest.mark.parametrize(
+    ("kind", "tag", "told"),
+    [(np.uint16, "-9999", "-9999"), (np.int32, "-2147483648", "-2147483648"), (np.uint32, "4294967295", "4294967295"),
+     (np.float32, "-3.4028234663852886e+38", "-3.4028234663852886e+38"), (np.int16, "-1.0", "-1")],
+)  # fmt: skip
+def test_tags_of_missing_values(tmp_path: Path, kind: type[np.generic], tag: str, told: str) -> None:
+    """To the last digit; in unsigned images -9999, which GDAL writes there too, is nowhere."""
+    (tmp_path / "x").mkdir()
+    for number in range(4):
+        image = np.full((1, 6, 6), 10 + number, kind)
+        image[0, 0, 0] = 0 if kind == np.uint16 else float(tag)
+        where = [(42113, "s", 0, tag, True)]
+        tifffile.imwrite(tmp_path / "x" / f"{number}.tif", image, photometric="minisblack", extratags=where)
+    images = opened(tmp_path / "x")
+    assert images.form is not None
+    assert images.form.no_data == told
+    assert float(images[0][0, 0, 0]) == (0 if kind == np.uint16 else pytest.approx(11.5))
+
+
 def test_nan_without_a_flag(tmp_path: Path) -> None:
     """All images have some: the line says what to give."""
     (tmp_path / "x").mkdir()

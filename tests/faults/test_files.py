@@ -101,6 +101,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path, whole: Whole, killed_before: K
     assert_not_written(training.text(), checkpoint_path(run, 4), "File too large", size)
     assert saved_steps(run) == [2]
     assert not list(run.rglob("*.part"))
+    assert (status(run)["state"], status(run)["exit_code"]) == ("failed", 1)
     load_tensors(checkpoint_path(run, 2))
     finish(command(run, checkpoint_every=2), tmp_path)
     assert resumed(run) == [2, 2]
@@ -118,6 +119,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path, whole: Whole, killed_befo
     training = start(command(run, checkpoint_every=2), tmp_path)
     assert training.exit_codes() == [1]
     assert_not_written(training.text(), checkpoint_path(run, 4), "No space left on device", size)
+    assert status(run)["state"] == "failed"
     assert saved_steps(run) == [2]
     load_tensors(checkpoint_path(run, 2))
     filler.unlink()

@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 
 from moco.core import batchnorm
 from moco.data.catalog import load
+from moco.errors import BadInputError
 from moco.pretraining.loop import pretrain
 from moco.pretraining.recipes import recipe
 from tests import oracles
@@ -115,3 +116,13 @@ def logged(run: Path) -> list[float]:
     """The loss of every step."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.mark.parametrize("place", ["file", "file/x"])
+def test_a_folder_for_code_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Is named with its setting before the first step; --compile auto would do without."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / place))
+    config = recipe("quick", data="digits", out=tmp_path / "run", compile="on", **SMALL)
+    with pytest.raises(BadInputError, match=r"--compile needs a folder .*/file.* is none \(.+\): set TORCHINDUCTOR"):
+        pretrain(config, load("digits")["train"])

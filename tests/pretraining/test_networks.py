@@ -99,5 +99,5 @@ def test_groups_are_said_to_have_no_effect(tmp_path: Path, digits: Images, capsy
         ("timm:test_resnet", "no kernels for muon, 4 BN groups"),
     ):
         pretrain(settings(tmp_path / arch[5:], arch, 32), digits)
-        assert f"lr 0.00375, {wording}, fp32" in capsys.readouterr().out
+        assert f"learning rate 0.00375, {wording}, fp32" in capsys.readouterr().out
         assert json.loads((tmp_path / arch[5:] / "config.json").read_text())["arch"] == arch

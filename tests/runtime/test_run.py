@@ -3,6 +3,8 @@
 The loops differ here in nothing but how they are begun.
 """
 
+import errno
+import os
 import re
 import shutil
 import signal
@@ -19,14 +21,14 @@ from torch import Tensor
 
 from moco.commands import finetune, linear, pretrain, transfer
 from moco.data.ahead import _ErrorsAsItems
-from moco.errors import DivergedError, StoppedError
+from moco.errors import BadInputError, DivergedError, StoppedError
 from moco.evaluation.config import FinetuneConfig, LinearConfig
 from moco.pretraining.recipes import recipe
 from moco.runtime import run as module
 from moco.runtime import scaling
 from moco.runtime.checkpoint import Checkpoints, checkpoint_path, load_tensors, snapshot
 from moco.runtime.files import replace_file
-from moco.runtime.folder import lock
+from moco.runtime.folder import lock, read_status
 from moco.runtime.run import Run
 from moco.runtime.runlog import RunLog
 from moco.runtime.state import state_tensors
@@ -267,6 +269,42 @@ def test_a_write_does_not_outlast_the_lock(tmp_path: Path, monkeypatch: pytest.M
         save_and_fail(tiny(tmp_path))
     assert load_tensors(checkpoint_path(tmp_path, 1))[1]["step"] == 1
     lock(tmp_path).close()
+
+
+def fail_after(run: Run, step: int, error: BaseException) -> None:
+    """End a run by an error."""
+    with run:
+        run.restore()
+        run.advance(step)
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ArithmeticError(), 1), (OSError(28, "full"), 1), (BadInputError("so"), 2)], ids=repr
+)
+def test_an_error_leaves_no_run_that_says_it_is_running(tmp_path: Path, error: Exception, code: int) -> None:
+    """Whatever ends it: the status has the step, and what the process returns."""
+    with pytest.raises(type(error)):
+        fail_after(tiny(tmp_path), 2, error)
+    assert read_status(tmp_path) == {"state": "failed", "pid": os.getpid(), "step": 2, "exit_code": code}
+
+
+def test_a_status_that_cannot_be_written_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk without any room the status stays; it is read as that of a killed run."""
+    run = tiny(tmp_path)
+    begin = run.log.begin
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    def fill(*more: Any) -> None:
+        begin(*more)
+        monkeypatch.setattr("moco.runtime.runlog.write_text", refuse)
+
+    monkeypatch.setattr(run.log, "begin", fill)
+    with pytest.raises(ArithmeticError):
+        fail_after(run, 2, ArithmeticError())
+    assert read_status(tmp_path)["state"] == "killed"
 
 
 def test_a_write_that_fails_hides_no_other_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,7 @@ def test_ids_become_labels(tmp_path: Path) -> None:
     assert len(for_training(target)["masks"]) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*no object has an outline")
 def test_boxes_alone(tmp_path: Path) -> None:
     """Where no object has an outline there are boxes only; folders may be train2017 and the like."""
     without = content()
@@ -200,6 +201,17 @@ def test_objects_without_an_outline_are_counted(tmp_path: Path, form: str) -> No
     target = examples[1][1]
     assert (examples.kind, target["boxes"][0].tolist()) == ("instance", [2, 3, 6, 8])
     assert target["masks"].flatten(1).any(1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("outline", [*NOTHING.values(), None], ids=str)
+def test_a_file_without_any_outline_is_told(tmp_path: Path, outline: Any) -> None:
+    """A task of masks learns boxes then, which its name does not say."""
+    whole = content()
+    for annotation in whole["annotations"]:
+        annotation.pop("segmentation")
+        annotation |= {} if outline is None else {"segmentation": outline}
+    with pytest.warns(UserWarning, match="no object has an outline that can be drawn: boxes alone are learned"):
+        assert opened(tmp_path, whole).kind == "detection"
 
 
 def test_the_task_decides_what_is_learned(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def crowded(images: int, objects: int) -> dict[str, Any]:
     return {"images": files, "annotations": annotations, "categories": [{"id": 1, "name": "cell"}]}
 
 
+@pytest.mark.filterwarnings("ignore:.*no object has an outline")
 def test_many_objects_as_pycocotools(tmp_path: Path) -> None:
     """Where images hold hundreds of objects only the 100 best detections count, or more where that is asked for."""
     content = crowded(images=2, objects=170)

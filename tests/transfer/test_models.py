@@ -116,6 +116,7 @@ def test_values_of_the_models_are_flags(tmp_path: Path) -> None:
     assert detector.get_submodule("roi_heads").nms_thresh == 0.25
 
 
+@pytest.mark.filterwarnings("ignore:.*no object has an outline")
 def test_annotations_without_outlines_teach_boxes_alone(tmp_path: Path) -> None:
     """COCO's files may have none: the mask branch is left out, and a training step works."""
     data = write("coco", tmp_path / "data", 2, (96, 64))
