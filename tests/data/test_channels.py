@@ -110,7 +110,8 @@ def test_opacity_of_a_png_is_no_channel(colours: int, asked: str | None) -> None
     found = read_channels(bytes(imagecodecs.png_encode(array)), "x.png", colours if asked else None).array
     opacity = array[..., -1:].astype(np.float64) / 65535
     wanted = array[..., :-1] * opacity + 65535 * (1 - opacity)
-    assert (found.dtype, found.shape) == (np.uint16, (colours, 6, 7))
+    assert found.dtype == np.uint16
+    assert found.shape == (colours, 6, 7)
     np.testing.assert_allclose(found, np.moveaxis(wanted, -1, 0), rtol=0, atol=0.5001)
     assert (found[:, 0, 0] == 65535).all()
     np.testing.assert_array_equal(found[:, 0, 1], array[0, 1, :-1])
