@@ -10,7 +10,7 @@ import numpy as np
 
 from moco.data.channels import EXTRA, Values, is_deep, is_deep_colour, mask_missing
 from moco.data.derived import take_evenly
-from moco.data.forms import AUTO, RGB, Depth, Form, describe_kind, parse_channels, parse_no_data
+from moco.data.forms import AUTO, RGB, Depth, Form, describe_kind, parse_channels
 from moco.data.images import Images
 from moco.data.notes import Notes
 from moco.errors import BadInputError
@@ -137,12 +137,10 @@ def _require_alike(found: Sequence[_Found], channels: int, depth: str, data: str
 
 
 def _as_number(tag: str) -> str:
-    """Return what a file's tag says in the form of `--no-data`."""
+    """Return what a file's tag says in the form of `--no-data`, to the last digit."""
     try:
-        number = parse_no_data(tag.replace(",", "."))
-    except BadInputError:
-        number = None
-    if number is None:
+        number = float(tag.replace(",", "."))
+    except ValueError:
         return "nan"
     return str(int(number)) if number.is_integer() and abs(number) < 1 << 53 else repr(number)
 

@@ -123,6 +123,6 @@ def test_a_folder_for_code_that_is_none(tmp_path: Path, monkeypatch: pytest.Monk
     """Is named with its setting before the first step; --compile auto would do without."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / place))
-    config = recipe("quick", data="digits", out=tmp_path / "run", compile="on", **SMALL)
+    config = recipe("quick", data="digits", out=tmp_path / "run", compile="on", **{**SMALL, "arch": "resnet18-w4"})
     with pytest.raises(BadInputError, match=r"--compile needs a folder .*/file.* is none \(.+\): set TORCHINDUCTOR"):
         pretrain(config, load("digits")["train"])
