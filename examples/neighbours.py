@@ -3,8 +3,8 @@
 `python examples/neighbours.py OUT` films garments of Fashion-MNIST. Each garment is one series: from frame to frame it
 turns, moves and changes its distance, while the light goes round it. `neighbours` pairs two frames of a garment (as
 Sermanet et al., arXiv:1704.06888); `views` and `masked` know one frame at a time. A second camera stands elsewhere and
-draws the edges: `paired` pairs each frame with that drawing. All train for the same number of steps. Garments in the
-test set are in no series.
+draws the edges: `paired` pairs each frame with that drawing, and `paired-own` has an encoder for each camera. All train
+for the same number of steps. Garments in the test set are in no series.
 
 Fashion-MNIST is downloaded once, or taken from Debian's package dataset-fashion-mnist; --source digits needs neither.
 """
@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="Folder for the frames and the runs.")
     parser.add_argument("--source", default="fashion-mnist", help="A name or folder that moco takes as --data.")
-    parser.add_argument("--pretexts", nargs="+", default=["neighbours"], help="views, masked, neighbours, paired.")
+    parser.add_argument(
+        "--pretexts", nargs="+", default=["neighbours"], help="views, masked, neighbours, paired, paired-own."
+    )
     parser.add_argument("--garments", type=int, default=500, help="Series to train on; as many frames to test on.")
     parser.add_argument("--frames", type=int, default=4, help="Frames of a series.")
     parser.add_argument("--epochs", type=int, default=10)
@@ -110,21 +112,26 @@ def write(path: Path, pixels: Pixels, rng: np.random.Generator) -> None:
 def measure(out: Path, pretext: str, seed: int, epochs: int) -> dict[str, float]:
     """Train, and compare with random weights: kNN by class and, for `paired`, how often a frame finds its drawing."""
     trained, frames = out / f"{pretext}-{seed}", str(out / "frames")
-    more: dict[str, Any] = {"partner": str(out / "drawings"), "symmetric": True} if pretext == "paired" else {}
-    moco.run("pretrain", "quick", data=frames, out=trained, pretext=pretext, seed=seed, epochs=epochs, threads=1,
-             knn_every=0, **more)  # fmt: skip
+    more: dict[str, Any] = {}
+    if pretext.startswith("paired"):
+        encoder = "own" if pretext == "paired-own" else "shared"
+        more = {"partner": str(out / "drawings"), "symmetric": True, "partner_encoder": encoder}
+    moco.run("pretrain", "quick", data=frames, out=trained, pretext=pretext.removesuffix("-own"), seed=seed,
+             epochs=epochs, threads=1, knn_every=0, **more)  # fmt: skip
     found = moco.run("knn", weights=trained, data=frames, seed=seed, threads=1, workers=0)
     figures = {"trained": found["top1"], **{name: own["top1"] for name, own in found["baselines"].items()}}
-    if pretext == "paired":
-        figures["finds"] = retrieve(out, trained, {"weights": trained})
-        figures["random finds"] = retrieve(out, trained, {"weights": "random", "like": trained, "seed": seed})
+    if pretext.startswith("paired"):
+        draws = trained / "encoder-partner.safetensors"
+        encoders = [{"weights": trained}, {"weights": draws if draws.is_file() else trained}]
+        figures["finds"] = retrieve(out, trained, encoders)
+        figures["random finds"] = retrieve(out, trained, [{"weights": "random", "like": trained, "seed": seed}] * 2)
     return {name: round(figure, 1) for name, figure in figures.items()}
 
 
-def retrieve(out: Path, trained: Path, weights: dict[str, Any]) -> float:
+def retrieve(out: Path, trained: Path, encoders: list[dict[str, Any]]) -> float:
     """Say how often a test frame's nearest drawing is its own: percent. Each camera's mean feature is taken off."""
     sides = []
-    for camera in ("frames", "drawings"):
+    for camera, weights in zip(("frames", "drawings"), encoders, strict=True):
         file = trained / f"{camera}-{weights['weights'] == 'random'}.npz"
         moco.run("embed", **weights, data=str(out / camera), split="test", out=file, threads=1, workers=0)
         features = np.load(file)["features"]

@@ -72,6 +72,11 @@ CASES = (
     case("v2", f"pretrain v2 {DIGITS} --warmup-epochs 0.2"),
     case("files", f"pretrain quick --dictionary queue --data {INPUTS}/photos {FILES}"),
     case("files-two-ranks", f"pretrain v2 --data {INPUTS}/photos {FILES} --workers 1 --max-steps 20", ranks=2),
+    case(
+        "paired-own",
+        f"pretrain quick --dictionary queue --data {INPUTS}/photos --partner {INPUTS}/photos --pretext paired "
+        f"--partner-encoder own --symmetric {FILES}",
+    ),
     case("unreadable-file", f"pretrain quick --dictionary memory-bank --data {INPUTS}/damaged {FILES}"),
     case("shards", f"pretrain quick --dictionary in-batch --data {INPUTS}/shards {FILES}"),
     case("stop-resume", with_dictionary("queue", "--symmetric"), stop_after=7),

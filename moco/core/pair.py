@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from moco.core.dictionary import Mechanism
+from moco.core.dictionary import Dictionary, Mechanism
 from moco.core.encoder import Encoder
 from moco.runtime.distributed import gather_with_gradient, local_block, unwrap, world_size
 from moco.runtime.exchange import exchange, send
@@ -70,14 +71,21 @@ class EncoderPair(nn.Module):
         return exchange(self.f_k(exchange(x_k, order)), inverse)
 
     def forward(
-        self, x_q: Inputs, x_k: Inputs | None, k: Features | None, step: int
+        self, x_q: Inputs, x_k: Inputs | None, k: Features | None, step: int, of_keys: nn.Module | None = None
     ) -> tuple[Features, Features | None]:
-        """Encode the query views x_q (N, 3, H, W) by f_q, and x_k too where the keys carry gradient: q, k (N, C)."""
+        """Encode the query views x_q (N, 3, H, W) by f_q, and x_k too where the keys carry gradient: q, k (N, C).
+
+        Such keys are by the encoder `of_keys`, where the key views have one of their own.
+        """
         if self.mechanism != "in-batch" or self.teacher is not None:
             return self.f_q(x_q), k
         assert x_k is not None
         order, inverse = self._shuffle(len(x_k), step)
-        q, shuffled = self.f_q(torch.cat([x_q, exchange(x_k, order)])).chunk(2)
+        x_k = exchange(x_k, order)
+        if of_keys is None or of_keys is self.f_q:
+            q, shuffled = self.f_q(torch.cat([x_q, x_k])).chunk(2)
+        else:
+            q, shuffled = self.f_q(x_q), of_keys(x_k)
         return q, gather_with_gradient(shuffled)[send(local_block(inverse), q.device)]
 
     @torch.no_grad()
@@ -96,3 +104,14 @@ class EncoderPair(nn.Module):
         size = n * world_size()
         order = torch.from_numpy(permute(range(size), size, seed=self.seed, stream=Stream.SHUFFLE, epoch=step))
         return order, torch.argsort(order)
+
+
+class Side(NamedTuple):
+    """One side of the pairs: the encoders of its views, and the dictionary of its keys.
+
+    Query and key views are mostly of one side. With an encoder each there are two, and the queries of one are compared
+    with the keys of the other.
+    """
+
+    pair: EncoderPair
+    dictionary: Dictionary

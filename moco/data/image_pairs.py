@@ -46,6 +46,8 @@ class ImagePairs:
     keys: Images | None = None
     """The set of the keys' images; by default that of the queries."""
     hidden: Hidden | None = None
+    key_look: Look | None = None
+    """What the keys' views have in common; by default what those of the queries have."""
 
     def __call__(self, chosen: ChosenImages, streams: Sequence[Stream]) -> list[Tensor]:
         """Make x_q and x_k of every row, as far as `streams` ask for them."""
@@ -71,7 +73,7 @@ class ImagePairs:
             instead=instead,
             stand_ins=instead is not None,
         )
-        view = make_views(others, (stream,), self.look)[0]
+        view = make_views(others, (stream,), self.key_look or self.look)[0]
         chosen.absorb(others)
         return view
 

@@ -43,6 +43,7 @@ def vitals(
 ) -> dict[str, float]:
     """Measure what `health.diagnose` needs of the encoder f_q, and of `dictionary` and f_k if that is a queue.
 
+    Where key views have encoders of their own, these are g_q, and g_k and `g_dictionary`.
     Two views are drawn of each of 256 images. Of the first ones, where they are views
     of images: `blank_views` and `dark_views`, in percent. Of the
     head's vectors: `effective_rank`, `head_alignment`, `head_uniformity`. With a queue: `key_figures`.
@@ -50,21 +51,24 @@ def vitals(
     Nothing of the run is changed.
     """
     f_q, f_k, queue = (modules.get(name) for name in ("f_q", "f_k", "dictionary"))
+    g_q, g_k, queue = (modules.get(f"g_{name}", own) for name, own in (("q", f_q), ("k", f_k), ("dictionary", queue)))
+    symmetric = symmetric and g_q is f_q  # else a queue has the keys of one direction
     assert isinstance(f_q, Encoder)
+    assert isinstance(g_q, Encoder)
     images = np.linspace(0, len(batches.images) - 1, min(IMAGES, len(batches.images))).astype(np.int64)
 
     extremes = dict[Stream, list[Tensor]]()
 
-    def views(stream: Stream) -> Features:
+    def views(stream: Stream, encoder: Encoder) -> Features:
         def draw(rows: Integers) -> Inputs:
             x = batches.make_views(images[rows], EPOCH, (stream,))[0]
             if batches.mean:
                 extremes.setdefault(stream, []).append(torch.stack([x.amin((2, 3)), x.amax((2, 3))], 1))
             return x
 
-        return _encode(f_q, draw, len(images), precision)
+        return _encode(encoder, draw, len(images), precision)
 
-    z_1, z_2 = views(Stream.VIEW_QUERY), views(Stream.VIEW_KEY)
+    z_1, z_2 = views(Stream.VIEW_QUERY, f_q), views(Stream.VIEW_KEY, g_q)
     figures = dict[str, float]()
     if batches.mean:
         seen = gather(torch.cat(extremes[Stream.VIEW_QUERY]).to(next(f_q.parameters()).device))[: len(images)].cpu()
@@ -74,8 +78,8 @@ def vitals(
         "head_alignment": alignment(z_1, z_2),
         "head_uniformity": uniformity(z_1),
     }
-    if isinstance(queue, Queue) and isinstance(f_k, Encoder):
-        figures |= key_figures(f_k, queue, batches, symmetric=symmetric, precision=precision)
+    if isinstance(queue, Queue) and isinstance(g_k, Encoder):
+        figures |= key_figures(g_k, queue, batches, symmetric=symmetric, precision=precision)
     return {name: round(value, 4) for name, value in figures.items()}
 
 
@@ -125,6 +129,8 @@ def key_figures(
     def views(rows: Integers) -> Inputs:
         """Return each key's own view: with a symmetric loss, the second write of a step is of the query views."""
         x_q, x_k = batches.make_views(index[rows], epoch[rows], (Stream.VIEW_QUERY, Stream.VIEW_KEY))
+        if not symmetric:  # and x_q may be of another shape
+            return x_k
         return torch.where(torch.from_numpy(second[rows]).to(x_q.device).view(-1, *[1] * (x_q.ndim - 1)), x_q, x_k)
 
     now, stored = _encode(f_k, views, len(entries), precision), queue.keys.cpu()[entries]

@@ -8,7 +8,16 @@ import tyro
 
 from moco.core.stems import Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, NoData, WhiteLevel
-from moco.data.pairconfig import HiddenShare, OwnPretextAgain, PartnerData, PatchSide, PretextName, SeriesList, Within
+from moco.data.pairconfig import (
+    HiddenShare,
+    OwnPretextAgain,
+    PartnerData,
+    PartnerEncoder,
+    PatchSide,
+    PretextName,
+    SeriesList,
+    Within,
+)
 from moco.runtime.fields import (
     RUN,
     AcceptChangedData,
@@ -146,6 +155,7 @@ class PretrainConfig:
     hidden: HiddenShare = 0.5
     patch: PatchSide = 4
     partner: PartnerData = None
+    partner_encoder: PartnerEncoder = "shared"
     augment: Literal["v1", "v2", "cifar", "mild"] = "v1"
     """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
     crops with little colour change, for --teacher)."""

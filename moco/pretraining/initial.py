@@ -112,6 +112,7 @@ def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Di
     origin = f"\nf_q is that of {config.init_weights} ({weights.origin})" + ("" if same_head else ", its head is new")
     origin += "; network, image size, mean and std come from these weights"
     origin += f", except {', '.join(given)}" if given else ""
+    origin += "; the encoder of --partner starts as f_q does" if config.partner_encoder == "own" else ""
     if not same_channels:
         channels = pair.encoder.plan.channels
         how = "the sum of its three channels" if channels == 1 else (

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from moco.core.blending import blend_views
-from moco.core.dictionary import Dictionary, add_batch_keys, gather_batch_keys
+from moco.core.dictionary import add_batch_keys, gather_batch_keys
 from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
-from moco.core.pair import EncoderPair, Teacher
+from moco.core.pair import Side, Teacher
 from moco.data import fingerprint
 from moco.data.ahead import watch_loading
 from moco.data.images import Images
@@ -22,17 +22,17 @@ from moco.pretraining.config import PretrainConfig
 from moco.pretraining.description import describe_run
 from moco.pretraining.initial import load_f_k_and_queue
 from moco.pretraining.limits import advise_less_memory
-from moco.pretraining.monitor import TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
+from moco.pretraining.monitor import ENCODERS, TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
 from moco.pretraining.optimizer import build_optimizer, set_rate, take_step
 from moco.pretraining.prepare import (
     build_batches,
-    build_dictionary,
-    build_encoder,
     build_key_momentum,
     build_loss,
     build_schedule,
+    build_sides,
+    list_sides,
+    name_modules,
     resolve_config,
-    whiten_first_layer,
 )
 from moco.pretraining.timetable import Timetable, follow_lengths
 from moco.runtime import distributed
@@ -72,20 +72,17 @@ def pretrain(
 
         torch.manual_seed(config.seed)
         with say_if_slow("building the network"):
-            f_q = build_encoder(config)
-            if config.init == "whitened" and config.init_weights is None:
-                whiten_first_layer(f_q, build_batches(config, images, own))
-        f_q = f_q.to(config.device).to(memory_format=torch.channels_last)
-        pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
-        dictionary = build_dictionary(config, len(images), teacher).to(config.device)
-        origin = load_f_k_and_queue(config, pair, dictionary)
-        trained = {"f_q": f_q, "dictionary": dictionary} | ({"f_k": pair.f_k} if pair.f_k is not None else {})
+            sides = build_sides(config, images, teacher, own)
+        origin, encoders = load_f_k_and_queue(config, *sides[0]), [side.pair.encoder for side in sides]
+        f_q = encoders[0]
         described = encoder_metadata(
             f_q.plan, require(config.mean), require(config.std), 0, config.white_level, images.form
         )
         described |= {} if teacher is None else {TEACHER: teacher.digest}
-        run = open_run(config, "pretrain", trained, build_optimizer(config, f_q), require(config.max_steps), described)
-        run.beside = lambda step: [pack_encoder(config, f_q, step, images.form)]
+        optimizer, steps = build_optimizer(config, *encoders), require(config.max_steps)
+        run = open_run(config, "pretrain", name_modules(sides), optimizer, steps, described)
+        packed = list(zip(list_sides(config, images), encoders, ENCODERS, strict=False))
+        run.beside = lambda step: [pack_encoder(how, own, step, of.form, name) for (how, of), own, name in packed]
         run.less_memory = advise_less_memory(config, distributed.world_size())
         run.result |= {} if teacher is None else {"teacher_digest": teacher.digest}
         watch = Watch(config, run, images, monitor, checkup)
@@ -97,9 +94,10 @@ def pretrain(
                 watch.begin(start)
             run.log.say(describe_run(config, f_q, images) + origin)
             keep_freed_memory()
-            settle_compilation(config, pair, run, start)
-            pair.f_q = distributed.wrap(f_q)
-            return train(config, pair, dictionary, batches, run, watch, request, start)
+            for side in sides:
+                settle_compilation(config, side.pair, run, start)
+                side.pair.f_q = distributed.wrap(side.pair.encoder)
+            return train(config, sides, batches, run, watch, request, start)
 
         how = (keep_less(config.recompute), deterministic_algorithms(config.deterministic))
         with run, StopRequest(together=distributed.world_size() > 1) as request, watch_loading(), how[0], how[1]:
@@ -107,8 +105,8 @@ def pretrain(
 
 
 def train(
-    config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary, batches: Batches, run: Run, watch: Watch,
-    request: StopRequest, start: int,
+    config: PretrainConfig, sides: Sequence[Side], batches: Batches, run: Run, watch: Watch, request: StopRequest,
+    start: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Make the steps of a run from `start` on: Algorithm 1, and what is logged and saved between two steps."""
     device, precision, scale = config.device, config.precision, 2 * config.temperature if config.scale_loss else 1.0
@@ -124,26 +122,28 @@ def train(
             with recent.paused(), timetable.looking(), request.waiting():
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, schedule.steps)
-        lr, directions = set_rate(run.optimizer, schedule(step)), pair_views(batch, symmetric=config.symmetric)
+        lr, directions = set_rate(run.optimizer, schedule(step)), pair_views(batch, sides, symmetric=config.symmetric)
         losses, written, shares = list[Tensor](), [], dict[str, float]()
-        for x_q, x_k in directions:  # (N, 3, H, W) each
+        for here, there, x_q, x_k in directions:  # (N, 3, H, W) each; the queries' side and the keys', mostly one
             with autocast(precision, device):
-                k = pair.keys(x_k, step, batch.index)  # (N, C) by f_k: shuffled, without gradient
+                k = there.pair.keys(x_k, step, batch.index)  # (N, C) by f_k: shuffled, without gradient
             beside = gather_batch_keys(require(k), batch.index) if config.batch_keys else None
             parts = cut(config.accumulate, x_q, x_k, k, batch.index)
             for x_q, x_k, k, index in parts:
-                distributed.average_gradients(pair.f_q, now=len(losses) + 1 == len(directions) * config.accumulate)
+                last = (len(losses) + 1) % (len(directions) * config.accumulate // len(sides)) == 0
+                distributed.average_gradients(here.pair.f_q, there.pair.f_q, now=last)
                 if config.blend:
                     place = len(losses) * distributed.world_size() + distributed.rank()
                     x_q, partner, own = blend_views(x_q, seed=config.seed, step=step, place=place)
                 with autocast(precision, device):
-                    q, k = pair(x_q, x_k, k, step)  # (N, C) each
-                keys = add_batch_keys(dictionary.read(k, index), index, beside)  # positive (N, C), negative (K, C)
+                    q, k = here.pair(x_q, x_k, k, step, there.pair.f_q)  # (N, C) each
+                keys = there.dictionary.read(k, index)  # positive (N, C), negative (K, C)
+                keys = add_batch_keys(keys, index, beside)
                 if config.hard_negatives:
                     keys = mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
                 loss, accuracy = contrast(q, keys)
                 if config.blend:
-                    other = dictionary.read(None if k is None else k[partner], index[partner])
+                    other = there.dictionary.read(None if k is None else k[partner], index[partner])
                     loss = own * loss + (1 - own) * contrast(q, add_batch_keys(other, index[partner], beside)).loss
                 torch.autograd.backward(run.scaler.scale(scale * loss / config.accumulate))
                 written.append((q.detach(), k, index))
@@ -152,16 +152,18 @@ def train(
                 if logged:
                     shares = negative_figures(q, keys, config.temperature, index, watch.images.labels)
 
-        norm, overflowed = measure_norm(run.scaler, run.optimizer, pair.encoder.parameters())
+        weights = [theta for side in sides for theta in side.pair.encoder.parameters()]
+        norm, overflowed = measure_norm(run.scaler, run.optimizer, weights)
         saved = step + 1 == schedule.steps or is_due(step + 1, require(config.checkpoint_every))
         due = logged or saved or is_due(step + 1, require(config.knn_every))
         check.note(step, losses, torch.zeros_like(norm) if overflowed else norm)
         stopping = agree(step, check, watch, request, batch, now=due)
         step_unless(overflowed, run.scaler, lambda: take_step(run.optimizer))
         run.optimizer.zero_grad()
-        pair.update(m(step))  # f_k <- m f_k + (1 - m) f_q
-        for q, k, index in join(written, config.accumulate):
-            dictionary.write(q, k, index)  # newest in, oldest out
+        for side in sides:
+            side.pair.update(m(step))  # f_k <- m f_k + (1 - m) f_q
+        for (_, there, *_), (q, k, index) in zip(directions, join(written, config.accumulate), strict=True):
+            there.dictionary.write(q, k, index)  # newest in, oldest out
 
         if logged:
             watch.log(step + 1, recent, {"lr": lr, "gradient_norm": float(norm)}, shares)
@@ -190,10 +192,16 @@ def agree(step: int, check: FiniteCheck, watch: Watch, request: StopRequest, bat
     return stopping
 
 
-def pair_views(batch: Batch, *, symmetric: bool) -> list[tuple[Tensor, Tensor | None]]:
-    """Pair the views of a batch as (x_q, x_k), and where the loss is symmetric also with their roles exchanged."""
-    x_q, x_k = batch.x_q, batch.x_k
-    return [(x_q, x_k), (x_k, x_q)] if symmetric and x_k is not None else [(x_q, x_k)]
+def pair_views(
+    batch: Batch, sides: Sequence[Side], *, symmetric: bool
+) -> list[tuple[Side, Side, Tensor, Tensor | None]]:
+    """Pair the views of a batch as (x_q, x_k), and where the loss is symmetric also with their roles exchanged.
+
+    Before them stand the sides of x_q and x_k.
+    """
+    here, there, x_q, x_k = sides[0], sides[-1], batch.x_q, batch.x_k
+    both = [(here, there, x_q, x_k)]
+    return [*both, (there, here, x_k, x_q)] if symmetric and x_k is not None else both
 
 
 def cut(count: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:

@@ -35,6 +35,8 @@ Monitor = Callable[[Encoder], Mapping[str, float]]
 Checkup = Callable[[Mapping[str, nn.Module]], Mapping[str, float]]
 """What is trained, by name (f_q, f_k, dictionary) -> figures for `health.diagnose`."""
 
+ENCODERS = ("encoder.safetensors", "encoder-partner.safetensors")
+"""The files of a run's encoder, and of the second one where each side of the pairs has its own."""
 SHOWN_IMAGES = 8
 """How many images of each rank's share of the first batch are logged."""
 TRAINING = ("loss", "chance_loss", "contrast_accuracy")
@@ -210,7 +212,9 @@ def log_ranks(run: Run, step: int, index: Tensor) -> None:
     run.log.event("ranks", step=step, ranks=distributed.gather_values(own))
 
 
-def pack_encoder(config: PretrainConfig, f_q: Encoder, step: int, form: Form | None = None) -> File:
-    """Pack the run's encoder as a file of its own."""
+def pack_encoder(
+    config: PretrainConfig, f_q: Encoder, step: int, form: Form | None = None, name: str = ENCODERS[0]
+) -> File:
+    """Pack an encoder of the run as a file of its own."""
     described = encoder_metadata(f_q.plan, require(config.mean), require(config.std), step, config.white_level, form)
-    return File(config.out / "encoder.safetensors", encoder_tensors(f_q), {**described, "kind": "encoder"})
+    return File(config.out / name, encoder_tensors(f_q), {**described, "kind": "encoder"})

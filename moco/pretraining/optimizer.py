@@ -20,19 +20,19 @@ TRUST = 0.001
 """LARS's trust coefficient (arXiv:1708.03888; SimCLR and MoCo v3 take this value)."""
 
 
-def build_optimizer(config: PretrainConfig, f_q: Encoder) -> torch.optim.Optimizer:
-    """SGD or AdamW over all of f_q in fused calls, with the heads' rate as a multiple (`ratio`) of the backbone's.
+def build_optimizer(config: PretrainConfig, *encoders: Encoder) -> torch.optim.Optimizer:
+    """SGD or AdamW over all of the encoders in fused calls, the heads' rate a multiple (`ratio`) of the backbones'.
 
     With `--optimizer muon` the inner kernels are a group of their own, marked `kernels`, without momentum or decay:
     `take_step` replaces their gradients, as it does those of the groups marked `trust` with `--optimizer lars`. AdamW
     and LARS spare biases and norms the decay.
     """
     momentum, decay, lr = config.sgd_momentum, config.weight_decay, require(config.lr)
-    kernels = inner_kernels(config, f_q)
+    kernels = [kernel for f_q in encoders for kernel in inner_kernels(config, f_q)]
     inner = {id(kernel) for kernel in kernels}
-    heads = [*f_q.head.parameters(), *f_q.predictor.parameters()]
+    heads = [p for f_q in encoders for head in (f_q.head, f_q.predictor) for p in head.parameters()]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in f_q.backbone.parameters() if id(p) not in inner], "ratio": 1.0},
+        {"params": [p for f_q in encoders for p in f_q.backbone.parameters() if id(p) not in inner], "ratio": 1.0},
         {"params": heads, "ratio": (config.head_lr or lr) / lr},
     ]
     if config.optimizer in ("adamw", "lars"):

@@ -1,22 +1,26 @@
 """What is paired: the pretexts by name, and a user's own from a Python file that is named on the command line."""
 
+import dataclasses
 import functools
 
 from moco.core.bytes import TRANSFORMERS
 from moco.core.networks import example_input, reads_bytes
 from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import load
-from moco.data.forms import Form
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
+from moco.data.forms import AUTO, Form
 from moco.data.image_pairs import Hidden, ImagePairs, match_names
 from moco.data.images import Images, hold
 from moco.data.pairconfig import PRETEXTS
 from moco.data.pairs import PairBatches
 from moco.data.pretext import EachItem, Pairing
 from moco.data.series import Series, group_by_folder, read_series
+from moco.data.settling import Asked
 from moco.data.spans import draw_spans, read_document
 from moco.data.splits import training_images
 from moco.data.views import Look
 from moco.errors import BadInputError
+from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig
 from moco.runtime import distributed
 from moco.runtime.fields import require
@@ -43,16 +47,12 @@ def load_own_pretext(given: str) -> OwnCode | None:
 
 def require_pretext(config: PretrainConfig) -> None:
     """Raise BadInputError where the pretext does not go with the network, or with other settings."""
-    if config.pretext == "views" and config.partner is config.series is None and not reads_bytes(require(config.arch)):
+    _require_partner(config)
+    if config.pretext == "views" and config.series is None and not reads_bytes(require(config.arch)):
         return
     if config.pretext in ("views", *OF_IMAGES) and reads_bytes(require(config.arch)):
         raise BadInputError(
             f"--arch {config.arch} takes documents, and --pretext {config.pretext} pairs images: give --pretext text"
-        )
-    if (config.pretext == "paired") != (config.partner is not None):
-        raise BadInputError(
-            f"--pretext is {config.pretext}, and --partner {config.partner}: expected --pretext paired with "
-            f"--partner D, the images that belong to those of --data"
         )
     if config.series is not None and config.pretext != "neighbours":
         raise BadInputError(f"--series is for --pretext neighbours, and it is {config.pretext}: leave one out")
@@ -69,6 +69,28 @@ def require_pretext(config: PretrainConfig) -> None:
         raise BadInputError(f"--blend mixes views of images, and --arch {config.arch} takes documents: leave one out")
 
 
+def _require_partner(config: PretrainConfig) -> None:
+    """Raise BadInputError where one of the settings for pairs of two sets lacks another, or does not go with it."""
+    if (config.pretext == "paired") != (config.partner is not None):
+        raise BadInputError(
+            f"--pretext is {config.pretext}, and --partner {config.partner}: expected --pretext paired with "
+            f"--partner D, the images that belong to those of --data"
+        )
+    if config.partner_encoder == "shared":
+        return
+    if config.partner is None:
+        raise BadInputError(f"--partner-encoder own is for --pretext paired, and it is {config.pretext}: leave one out")
+    if not config.symmetric:
+        raise BadInputError(
+            "--partner-encoder own trains two encoders, one by the loss of each direction: give --symmetric too"
+        )
+    if config.keep == "best":
+        raise BadInputError(
+            "--keep best chooses by the encoder of --data alone, and --partner-encoder own trains a second one that "
+            "belongs to it: leave one out"
+        )
+
+
 def build_pairs(config: PretrainConfig, images: Images, own: OwnCode | None) -> PairBatches:
     """Build the batches of this rank by any pretext but `views`."""
     of_images = config.pretext in OF_IMAGES
@@ -83,18 +105,16 @@ def build_pairing(config: PretrainConfig, images: Images, own: OwnCode | None) -
     """Build what pairs the items of a batch."""
     size = require(config.view_size or config.image_size)
     if config.pretext in OF_IMAGES:
-        look = Look(
-            AUGMENTATIONS[config.augment], size, require(config.mean), require(config.std), config.decode == "scaled"
-        )
+        look = _look(config)
         if config.pretext == "masked":
             return ImagePairs(look, hidden=Hidden(config.hidden, config.patch))
         if config.pretext == "neighbours":
             names = [images.name(row) for row in range(len(images))]
             groups = group_by_folder(names) if config.series is None else read_series(config.series, names)
             return ImagePairs(look, Series(groups, len(names), config.within))
-        keys = open_partner(require(config.partner), images.form)
+        keys, partner = open_partner(config, images)
         rows = match_names(images, keys, require(config.partner))
-        return ImagePairs(look, lambda index, epochs, seed: rows[index], keys)
+        return ImagePairs(look, lambda index, epochs, seed: rows[index], keys, key_look=_look(partner))
     like = example_input(require(config.arch), size, len(require(config.mean)))[0]
     if config.pretext == "text":
         return EachItem(functools.partial(draw_spans, length=size), read_document, like, "--pretext text")
@@ -104,9 +124,26 @@ def build_pairing(config: PretrainConfig, images: Images, own: OwnCode | None) -
     return EachItem(own.function, read, like, f"--pretext {name_own(own.stored)}")
 
 
+def _look(config: PretrainConfig) -> Look:
+    size, mean, std = require(config.view_size or config.image_size), require(config.mean), require(config.std)
+    return Look(AUGMENTATIONS[config.augment], size, mean, std, config.decode == "scaled")
+
+
+def open_partner(config: PretrainConfig, images: Images) -> tuple[Images, PretrainConfig]:
+    """Open the images that belong to those of `--data`, and say how their encoder sees them.
+
+    They are read as those of `--data` are or, where they have an encoder of their own, as their files are.
+    """
+    if config.partner_encoder == "shared":
+        return _open_held(require(config.partner), images.form), config
+    mean, std = (config.mean, config.std) if images.form is None else (IMAGENET_MEAN, IMAGENET_STD)
+    keys = _open_held(require(config.partner), Asked(AUTO))
+    left_open = dataclasses.replace(config, channels=AUTO, bands=(), no_data=None, mean=mean, std=std, white_level=None)
+    return keys, with_form(left_open, keys)
+
+
 @functools.cache
-def open_partner(data: str, form: Form | None) -> Images:
-    """Open the images that belong to those of `--data`, read as these are; small ones are held in memory."""
+def _open_held(data: str, form: Form | Asked | None) -> Images:
     return hold(training_images(load(data, form=form)))
 
 
@@ -124,7 +161,8 @@ def describe_pretext(config: PretrainConfig) -> str:
         "masked": f", {config.hidden:.0%} of the query's patches of {config.patch} pixels hidden",
         "neighbours": f", query and key at most {config.within} frames apart"
         + ("" if config.series is None else f" in the series of {config.series}"),
-        "paired": f" with {config.partner}",
+        "paired": f" with {config.partner}"
+        + (", each with its own encoder" if config.partner_encoder == "own" else ""),
         "text": ", two spans of each document",
     }
     return f"\npretext {config.pretext}{more[config.pretext]}" if config.pretext in more else ""

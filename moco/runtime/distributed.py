@@ -102,10 +102,11 @@ def wrap(module: nn.Module) -> nn.Module:
         return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def average_gradients(module: nn.Module, *, now: bool) -> None:
+def average_gradients(*modules: nn.Module, now: bool) -> None:
     """Let what `wrap` gave average gradients after the next forward pass; where it is not `now`, only add them up."""
-    if isinstance(module, DistributedDataParallel):
-        module.require_backward_grad_sync = now  # as its no_sync() does, without a block of its own
+    for module in modules:
+        if isinstance(module, DistributedDataParallel):
+            module.require_backward_grad_sync = now  # as its no_sync() does, without a block of its own
 
 
 def unwrap(module: nn.Module) -> nn.Module:

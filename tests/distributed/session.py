@@ -51,6 +51,8 @@ V3: dict[str, Any] = {
     "schedule": "cosine-after-warmup", "batch_size": 2 * BATCH, "max_steps": 6,
 }  # fmt: skip
 """MoCo v3, with four images in a group: of two, batch normalisation leaves the heads only their signs."""
+OWN: dict[str, Any] = {"pretext": "paired", "partner": "digits", "partner_encoder": "own", "symmetric": True}
+"""An encoder for each side; the pairs are views that are given."""
 SHORT: dict[str, Any] = {"max_steps": FEWER, "checkpoint_every": HALF}
 CASES: dict[str, dict[str, Any]] = {
     "queue": {"dictionary": "queue"},
@@ -58,6 +60,8 @@ CASES: dict[str, dict[str, Any]] = {
     "memory-bank": {"dictionary": "memory-bank", **SHORT},
     SHARDED: {"dictionary": "memory-bank", **SHORT},
     "in-batch": {"dictionary": "in-batch", **SHORT},
+    "queue-own": {"dictionary": "queue", **OWN, **SHORT},
+    "in-batch-own": {"dictionary": "in-batch", **OWN, **SHORT},
 }
 """What is compared in float64, with the same config on any number of processes."""
 

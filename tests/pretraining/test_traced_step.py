@@ -123,9 +123,10 @@ def test_no_step_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: 
     config = small(tmp_path, arch="resnet18-w4", batch_size=16, queue_size=32, max_steps=3, log_every=0, **values)
     train = loop.train
 
-    def train_known(config: Any, pair: Any, dictionary: Any, *others: Any) -> dict[str, Any]:
+    def train_known(config: Any, sides: Any, *others: Any) -> dict[str, Any]:
+        ((pair, dictionary),) = sides
         waits.take(*pair.parameters(), *pair.buffers(), *dictionary.buffers())
-        return train(config, pair, dictionary, *others)
+        return train(config, sides, *others)
 
     monkeypatch.setattr(loop, "train", train_known)
     traced = Traced(build_batches(resolve_config(config, images), images)[0], waits)
