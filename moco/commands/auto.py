@@ -28,6 +28,8 @@ from moco.pretraining.ways import (
     Tried,
     choose_tried,
     choose_way,
+    find_untrained,
+    is_known,
     list_ways,
     open_recipes,
     sizes_to_try,
@@ -107,7 +109,7 @@ def _choose(scene: Scene) -> Chosen:
         return Chosen(_by_rule(scene, make_ready(scene, first, compared)), weights, compared, ())
     ready = make_ready_all(scene, ways, compared)
     for count in range(len(ready), 1, -1):
-        planned = plan_trials(scene, ready[:count])
+        planned = plan_trials(scene, ready[:count], known=is_known(ways[0], compared))
         if planned:
             return _try(scene, planned, weights, compared)
     short = (
@@ -131,13 +133,20 @@ def _try(
         for number, (ready, steps) in enumerate(planned):
             size = ready.config.image_size
             as_it_is = next((one for one in compared if (one.name, one.image_size) == (weights, size)), None)
+            if not steps:
+                tried.append(
+                    Tried(ready.way, replace(require(find_untrained(ready.way, compared)), name=ready.way.name), 0, 0.0)
+                )
+                continue
             if number:
-                note_images(Path(folder, str(number)), Path(folder, "0"))
+                note_images(Path(folder, str(number)), Path(folder, str(number - 1)))
             tried.append(try_way(scene, ready, steps, Path(folder, str(number)), as_it_is))
         kept = choose_tried(tried)
         for line in tabulate_trials(tried, kept):
             scene.say(line)
         number = next(number for number, one in enumerate(tried) if one.way.recipe == kept.way.recipe)
+        if not kept.steps:
+            return Chosen(_by_rule(scene, replace(planned[number][0], way=kept.way)), weights, compared, tried)
         begun = measure_trial(Path(folder, str(number)))
         ready = set_end(scene, replace(planned[number][0], way=kept.way), begun)
         take_over(Path(folder, str(number)), ready.config)

@@ -23,7 +23,7 @@ from moco.pretraining.monitor import Checkup, Monitor
 from moco.pretraining.pace import RESERVE, Costs, Evaluation, Pace, plan_evaluation, plan_pace, plan_trial
 from moco.pretraining.prepare import build_encoder, resolve_config
 from moco.pretraining.timing import StepTime, time_step
-from moco.pretraining.ways import Compared, Way
+from moco.pretraining.ways import Compared, Way, find_untrained, is_known
 from moco.runtime.fields import check, require
 from moco.runtime.phases import say_if_slow
 
@@ -63,12 +63,15 @@ class Ready:
 
 def make_ready_all(scene: Scene, ways: Sequence[Way], compared: Sequence[Compared]) -> list[Ready]:
     """Make every way ready that can be tried; the first one alone where the time is too short to try it."""
-    seconds = scene.trial_seconds(len(ways))
+    known = is_known(ways[0], compared)
+    seconds = scene.trial_seconds(max(1, len(ways) - known))
     if len(ways) == 1 or seconds < LEAST_SECONDS:
         return [make_ready(scene, ways[0], compared)]
     spared = (len(ways) - 1) * seconds
     ready = [make_ready(scene, ways[0], compared, spared, len(ways))]
-    if not plan_trial(seconds, ready[0].costs, require(set_pace(scene, ready[0], scene.budget.left).pace).max_steps):
+    if not known and not plan_trial(
+        seconds, ready[0].costs, require(set_pace(scene, ready[0], scene.budget.left).pace).max_steps
+    ):
         return ready
     for way in ways[1:]:
         try:
@@ -83,7 +86,7 @@ def make_ready(scene: Scene, way: Way, compared: Sequence[Compared], spared: flo
 
     `spared` seconds of what is left are for something else, and the time for measuring is shared by so many `ways`.
     """
-    chosen = next((one for one in compared if (one.name, one.image_size) == (way.weights, way.image_size)), None)
+    chosen = find_untrained(way, compared)
     given = dict(scene.given)
     teacher = open_teacher(scene, way, chosen, given)
     scene.say(f"auto: measuring how fast this machine trains on these images ({way.title})")

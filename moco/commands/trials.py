@@ -56,15 +56,23 @@ class FirstBatches:
         raise _TrialIsOverError
 
 
-def plan_trials(scene: Scene, ready: Sequence[Ready]) -> list[tuple[Ready, int]]:
+def plan_trials(scene: Scene, ready: Sequence[Ready], *, known: bool) -> list[tuple[Ready, int]]:
     """Plan the ways' runs and how many of their first steps are tried; nothing where the time is too short for that.
 
-    Whichever way is kept, its trial is a part of its run: what it has less are the trials of the others.
+    The weights of the first may be `known` as they are: it needs no trial. Whichever way is kept, its trial is a part
+    of its run: what it has less are the trials of the others.
     """
-    seconds = scene.trial_seconds(len(ready))
-    paced = [set_pace(scene, one, scene.budget.left - (len(ready) - 1) * seconds) for one in ready]
-    steps = [plan_trial(seconds, one.costs, require(one.pace).max_steps) for one in paced]
-    return list(zip(paced, steps, strict=True)) if all(steps) else []
+    trials = len(ready) - known
+    seconds = scene.trial_seconds(trials)
+    planned = []
+    for number, one in enumerate(ready):
+        tried = number >= known
+        paced = set_pace(scene, one, scene.budget.left - (trials - tried) * seconds)
+        steps = plan_trial(seconds, one.costs, require(paced.pace).max_steps) if tried else 0
+        if tried and not steps:
+            return []
+        planned.append((paced, steps))
+    return planned
 
 
 def note_images(folder: Path, other: Path) -> None:

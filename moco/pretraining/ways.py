@@ -27,6 +27,9 @@ ENLARGED = 4
 """Times its own side, at most, that an image is enlarged for a published network. It pays: EfficientNet-Lite0 has 65.0%
 on CIFAR-10's 32 pixels at 64 and 76.9% at 128 (docs/measurements.md)."""
 LEAST_SIZE = 96
+ERROR_LEFT: dict[str, float] = {"continued": 0.75, "quick": 0.55}
+"""What the rest of a run leaves of the kNN error that published weights have as they are, and that a run from scratch
+has after its trial (docs/measurements.md). Other ways are taken to gain nothing more."""
 SMALL_NETWORK = 6_000_000
 """Parameters up to which a published network is small enough for `--for small` as it is: 24 MB in fp32."""
 
@@ -74,13 +77,23 @@ class Way:
 
 @dataclass(frozen=True)
 class Tried:
-    """A way whose run has made its first steps."""
+    """A way whose run has made its first steps; none where its weights were judged as they are."""
 
     way: Way
     compared: Compared
     """What the images' neighbours say of the encoder after these."""
     steps: int
     seconds: float
+
+    @property
+    def expected(self) -> float:
+        """The percentage of images that the run is expected to classify rightly at its end."""
+        return 100 - ERROR_LEFT.get(self.way.recipe, 1.0) * (100 - self.compared.top1)
+
+    @property
+    def when(self) -> str:
+        """At which point of its run it was judged."""
+        return f"after {self.steps} steps, {self.seconds:.0f} s" if self.steps else "before training"
 
 
 def find_weights(
@@ -161,34 +174,54 @@ def list_ways(first: Way, recipes: Sequence[WayRecipe], weights: str | None, siz
     )]  # fmt: skip
 
 
-def choose_tried(tried: Sequence[Tried]) -> Tried:
-    """Choose the first, which is the rule's, unless another is clearly better (McNemar's test on the same images).
+def find_untrained(way: Way, compared: Sequence[Compared]) -> Compared | None:
+    """Find what was said of the weights that a way goes on with, as they are."""
+    return next((one for one in compared if (one.name, one.image_size) == (way.weights, way.image_size)), None)
 
-    Of several that are the one with most images right is chosen. Its way then says what was found.
+
+def is_known(way: Way, compared: Sequence[Compared]) -> bool:
+    """Tell whether a way needs no trial: it never ends worse than its weights are, and these were compared."""
+    return way.recipe == "continued" and find_untrained(way, compared) is not None
+
+
+def choose_tried(tried: Sequence[Tried]) -> Tried:
+    """Choose the first, which is the rule's, unless another is better. The chosen one's way then says what was found.
+
+    Where all have made steps, another must be clearly better (McNemar's test on the same images); of several that are
+    the one with most images right is chosen. Published weights that were judged as they are have not learned yet what
+    they will, nor has a run after a short trial: there the accuracies that are expected at the end decide.
     """
     first = tried[0]
-    better = [one for one in tried[1:] if is_clearly_better(one.compared.right, first.compared.right)]
-    kept = max(better, key=lambda one: one.compared.top1) if better else first
-    others = ", ".join(f"{one.way.title} {one.compared.top1:.1f}%" for one in tried if one is not kept)
-    said = "" if better else "; no other method is clearly better"
-    why = (
-        f"{kept.way.title}: after {kept.steps} trial steps it classifies {kept.compared.top1:.1f}% of your images "
-        f"correctly by kNN ({others}){said}"
-    )
+    if first.steps:
+        better = [one for one in tried[1:] if is_clearly_better(one.compared.right, first.compared.right)]
+        kept = max(better, key=lambda one: one.compared.top1) if better else first
+    else:
+        kept = max(tried, key=lambda one: one.expected)
+    others = ", ".join(f"{one.way.title} {_judged(one)}" for one in tried if one is not kept)
+    said = "" if kept is not first else "; no other method is clearly better" if first.steps else ""
+    point = f"after {kept.steps} trial steps" if kept.steps else "before training"
+    why = f"{kept.way.title}: {point} it classifies {_judged(kept)} of your images correctly by kNN ({others}){said}"
+    if not first.steps:
+        why += f". At its end {kept.expected:.0f}% are expected, by how runs on other images went on"
     return replace(kept, way=replace(kept.way, why=why))
+
+
+def _judged(one: Tried) -> str:
+    return f"{one.compared.top1:.1f}%"
 
 
 def tabulate_trials(tried: Sequence[Tried], kept: Tried) -> list[str]:
     """Write what was tried as lines of a small table, the way that was taken marked, and what the trials cost."""
     width = max(len(one.way.title) for one in tried)
     lost = sum(one.seconds for one in tried if one.way.recipe != kept.way.recipe)
+    next_step = f"continuing the chosen run from step {kept.steps}; the other trials" if kept.steps else "the trials"
     return [
         f"auto: kNN accuracy on {len(kept.compared.right)} of your images after the first steps of each method",
         *(
-            f"  {one.way.title:<{width}}  {one.compared.top1:5.1f}%  after {one.steps} steps, {one.seconds:.0f} s"
+            f"  {one.way.title:<{width}}  {one.compared.top1:5.1f}%  {one.when}"
             + ("  <- chosen" if one.way.recipe == kept.way.recipe else "") for one in tried
         ),
-        f"auto: continuing the chosen run from step {kept.steps}; the other trials cost {lost:.0f} s",
+        f"auto: {next_step} cost {lost:.0f} s",
     ]  # fmt: skip
 
 
