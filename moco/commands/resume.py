@@ -11,7 +11,7 @@ from moco.pretraining.config import PretrainConfig, ResumeConfig
 from moco.runtime.configfile import from_json, read_command
 from moco.runtime.fields import check
 from moco.runtime.files import expand_home, read_bounded
-from moco.runtime.folder import KILLED, read_status
+from moco.runtime.folder import BROKEN_OFF, read_status
 from moco.runtime.loggers import add_loggers, settle_loggers
 from moco.runtime.owncode import OWN
 from moco.transfer.config import TransferConfig
@@ -35,8 +35,8 @@ def run(config: ResumeConfig) -> dict[str, Any]:
     if config.data is not None:
         now["data"] = config.data
     status = read_status(config.run)
-    if status.get("state") == KILLED:
-        print(f"{config.run}: was killed (or its machine failed) after step {status.get('step')} or later: continuing")
+    if said := BROKEN_OFF.get(status.get("state", "")):
+        print(f"{config.run}: {said} after step {status.get('step')} or later: continuing")
     if command == "pretrain":
         own = _find_images(_with_pretext(_with_loggers(from_json(PretrainConfig, content, path), config), config, now))
         return auto.conclude(own, pretrain.run(own), own.data)

@@ -24,7 +24,7 @@ from moco.runtime.device import (
 )
 from moco.runtime.fields import flag
 from moco.runtime.files import read_bounded
-from moco.runtime.folder import lock, read_status
+from moco.runtime.folder import FAILED, lock, read_status
 from moco.runtime.loggers import settle_loggers
 from moco.runtime.run import HOW_NOT_WHAT, OF_EACH_PROCESS, read_earlier, repeat_result
 from moco.runtime.runlog import write_text
@@ -207,7 +207,7 @@ def _held_folder(config: TransferConfig, train: Examples, test: Examples) -> Ite
         except Exception as error:
             if not isinstance(error, DivergedError):  # which the status says already
                 with suppress(OSError):
-                    _status(config, "failed", exit_code=2 if isinstance(error, BadInputError) else 1)
+                    _status(config, FAILED, exit_code=2 if isinstance(error, BadInputError) else 1)
             raise
 
 

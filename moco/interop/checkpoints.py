@@ -42,7 +42,7 @@ from moco.interop.published import (
     torchvision_file,
 )
 from moco.runtime.checkpoint import Metadata, load_tensors
-from moco.runtime.folder import KILLED, read_status
+from moco.runtime.folder import BROKEN_OFF, read_status
 from moco.runtime.hub import HUB
 from moco.shapes import require_same_shapes
 
@@ -122,8 +122,9 @@ def load_weights(weights: str) -> Weights:
             )
     _require_numbers(found.encoder, weights)
     run = find_run(weights)
-    if run is not None and read_status(run).get("state") == KILLED:
-        note = f"{run}: was killed (or its machine failed): using the weights that it saved last"
+    said = None if run is None else BROKEN_OFF.get(read_status(run).get("state", ""))
+    if said is not None:
+        note = f"{run}: {said}: using the weights that it saved last"
         found = dataclasses.replace(found, notes=(*found.notes, note))
     return found
 

@@ -18,7 +18,9 @@ from moco.runtime.records import read_records
 if sys.platform != "win32":
     import fcntl
 
-RUNNING, KILLED = "running", "killed"
+RUNNING, KILLED, FAILED = "running", "killed", "failed"
+BROKEN_OFF = {KILLED: "was killed (or its machine failed)", FAILED: "failed"}
+"""What is said of a run that did not come to its end, by its state."""
 LOCK = ".lock"
 TRIES, PAUSE = 3, 0.1
 """How often, and after how many seconds, the lock is tried: a reader that looks who has it holds it for an instant."""

@@ -20,7 +20,7 @@ from moco.runtime.configfile import from_json, read_command, to_json
 from moco.runtime.device import peak_memory
 from moco.runtime.fields import flag
 from moco.runtime.files import read_bounded, replace_file
-from moco.runtime.folder import read_status, require_run_folder
+from moco.runtime.folder import FAILED, read_status, require_run_folder
 from moco.runtime.runlog import RunLog, write_text
 from moco.runtime.scaling import IDLE, build_scaler
 from moco.runtime.shortage import describe_shortage
@@ -84,8 +84,6 @@ class Run:
             if error is None:
                 raise
         finally:
-            if isinstance(error, Exception):  # such as a full disk, on which there is room again for a word
-                self.log.give_up(self._step, 2 if isinstance(error, BadInputError) else 1)
             self.log.__exit__(kind, error, trace)
 
     def restore(self, remembered: Collection[str] = ()) -> int:
@@ -213,7 +211,7 @@ class Run:
     def fail(self, step: int, exit_code: int = 2) -> None:
         """End at `step` because of bad input or too little memory, for which the caller raises the error."""
         self.wait()
-        self.log.status("failed", step=step, exit_code=exit_code)
+        self.log.status(FAILED, step=step, exit_code=exit_code)
 
     def diverge(self, step: int, losses: Sequence[Tensor], gradient_norm: Tensor, advice: str) -> DivergedError:
         """End at `step` before a NaN or an infinity spreads; nothing is overwritten. Returns the error to raise."""

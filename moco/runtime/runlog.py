@@ -19,7 +19,7 @@ from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.files import replace_file
-from moco.runtime.folder import RUNNING, lock, require_run_folder
+from moco.runtime.folder import FAILED, RUNNING, lock, require_run_folder
 from moco.runtime.loggers import Outlets
 from moco.runtime.loglines import describe_bar, describe_look, describe_step
 from moco.runtime.machine import machine
@@ -51,6 +51,7 @@ class RunLog:
         self._latest, self._health = "", dict[str, str]()
         self._found: dict[str, str] | None = None
         self._moved: tuple[int, float] | None = None
+        self._reached = 0
         self.earlier = 0.0
         """Seconds that the parts of the run before this one took."""
         self._started = time.monotonic()
@@ -80,7 +81,8 @@ class RunLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._progress:
             self._progress.stop()
-        self._outlets.close("failed" if self._state in ("", RUNNING) else self._state)
+        self._give_up(error)
+        self._outlets.close(FAILED if self._state in ("", RUNNING) else self._state)
         try:
             self._metrics.close()
             self._events.close()
@@ -116,6 +118,7 @@ class RunLog:
 
     def begin(self, step: int, config: str | None) -> None:
         """Note that the run of these settings (JSON) goes on after so many steps, here and at loggers elsewhere."""
+        self._reached = step
         self.status(RUNNING, step=step)
         self._outlets.connect(step, json.loads(config or "{}"), self.say)
 
@@ -151,6 +154,7 @@ class RunLog:
 
     def progress(self, step: int) -> None:
         """Note that training has come to `step`, and move the progress bar."""
+        self._reached = step
         if self._moved is None:
             self._moved = step, time.monotonic()
         if self._progress:
@@ -177,11 +181,11 @@ class RunLog:
             content = {"state": state, "pid": os.getpid(), **self._health, **values}
             write_text(self.run / "status.json", json.dumps(content) + "\n")
 
-    def give_up(self, step: int, exit_code: int) -> None:
-        """Say that the run failed where its status says that it is running, if that can still be written."""
-        if self._state == RUNNING:
+    def _give_up(self, error: BaseException | None) -> None:
+        """Say that the run failed where an error ends it and its status says that it is running, if there is room."""
+        if self._state == RUNNING and isinstance(error, Exception):
             with contextlib.suppress(OSError):
-                self.status("failed", step=step, exit_code=exit_code)
+                self.status(FAILED, step=self._reached, exit_code=2 if isinstance(error, BadInputError) else 1)
 
     def _draw(self, step: int, values: Metrics) -> None:
         """Let TensorBoard and other loggers draw figures of `step`."""

@@ -152,7 +152,7 @@ def test_a_killed_loading_process(tmp_path: Path, whole: Whole) -> None:
     assert "Traceback" not in training.text()
     assert saved_steps(run)[0] == 4
     load_tensors(run / "checkpoints" / "000000004.safetensors")
-    assert status(run)["state"] == "running"
+    assert status(run)["state"] == "failed"
     finish(command(run, **flags), tmp_path)
     assert resumed(run) == [4]
     assert_same_end(run, whole())

@@ -1,5 +1,6 @@
 """Weights are found by a run, a checkpoint or an encoder file, whole and of the right shapes, or refused."""
 
+import json
 import math
 import os
 import pickle
@@ -255,3 +256,15 @@ def test_a_normalisation_that_gives_no_numbers(encoder_file: Path, changed: dict
     tensors, metadata = load_tensors(encoder_file)
     save_tensors(encoder_file, tensors, {**metadata, **changed})
     check_refused(encoder_file, "does not describe an encoder")
+
+
+@pytest.mark.parametrize(("state", "said"), [("failed", "failed"), ("running", "was killed"), ("done", None)])
+def test_a_run_that_did_not_come_to_its_end_is_told(
+    tiny_run: Path, tmp_path: Path, state: str, said: str | None
+) -> None:
+    """Whoever evaluates its weights reads that they are those saved last."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / "status.json").write_text(json.dumps({"state": state, "step": 1}))
+    notes = [note for note in load_weights(str(run)).notes if "the weights that it saved last" in note]
+    assert [note.partition(" (")[0].partition(": using")[0] for note in notes] == ([f"{run}: {said}"] if said else [])
