@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import jaxtyping
@@ -82,6 +83,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def few_digits(tiny_run: Path) -> Iterator[None]:
+    """A third of the digits under their name, for commands that say nothing more of all of them; `tiny_run` saw all."""
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    few = SimpleNamespace(images=digits.images[:600], target=digits.target[:600], target_names=digits.target_names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load_digits", lambda: few)
+        yield
 
 
 @pytest.fixture(scope="session")
