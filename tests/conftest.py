@@ -1,16 +1,21 @@
 """Checks every annotated shape while testing; fixtures that several tests need."""
 
 import gc
+import inspect
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
 
+import jaxtyping
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from jaxtyping import AbstractArray, install_import_hook, jaxtyped
 
+gc.set_threshold(20_000, 20, 100)  # by default a twentieth of all time goes into looking for cycles
 if not torch.cuda.is_available():  # before anything imports Triton: its kernels are then run by numpy
     os.environ["TRITON_INTERPRET"] = "1"
 
@@ -26,6 +31,27 @@ def modules_with_shapes() -> list[str]:
     ]
 
 
+def has_shapes(annotation: object) -> bool:
+    """Whether a shape is anywhere in an annotation; one that is not known yet may have some."""
+    if isinstance(annotation, list):  # the arguments of a Callable
+        return any(map(has_shapes, annotation))
+    if inspect.isclass(annotation) and not get_args(annotation):
+        return issubclass(annotation, AbstractArray)
+    return isinstance(annotation, str) or any(map(has_shapes, get_args(annotation)))
+
+
+def checked_where_shaped(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
+    """What is written before each function and class of those modules: only calls with shapes are worth a check."""
+
+    def decorate(part: Any) -> Any:
+        annotations = inspect.get_annotations(part.__init__ if inspect.isclass(part) else part)
+        is_shaped = any(map(has_shapes, annotations.values()))
+        return jaxtyped(part, typechecker=typechecker) if is_shaped else part
+
+    return decorate
+
+
+pytest.MonkeyPatch().setattr(jaxtyping, "jaxtyped", checked_where_shaped)
 hook = install_import_hook(modules_with_shapes(), "beartype.beartype")
 hook.__enter__()
 for ignored in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
@@ -57,6 +83,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def few_digits(tiny_run: Path) -> Iterator[None]:
+    """A third of the digits under their name, for commands that say nothing more of all of them; `tiny_run` saw all."""
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    few = SimpleNamespace(images=digits.images[:600], target=digits.target[:600], target_names=digits.target_names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load_digits", lambda: few)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -128,9 +128,9 @@ def require_timm_name(given: str, what: str, *, tags: bool = False) -> None:
 
     name = given.removeprefix(TIMM)
     network = name.partition(".")[0]
-    if name in timm.list_models() or (tags and name in timm.list_models(include_tags=True)):
+    if name in timm.list_models(name) or (tags and name in timm.list_models(name, include_tags=True)):
         return
-    if network in timm.list_models() and not tags:
+    if network in timm.list_models(network) and not tags:
         raise BadInputError(f"{what} {given}: .{name.partition('.')[2]} names weights: give {TIMM}{network}")
     among = timm.list_models(f"{network}.*", include_tags=True) or timm.list_models()
     similar = [TIMM + other for other in get_close_matches(name, among, n=3, cutoff=0.5)]
@@ -148,7 +148,7 @@ def is_known_name(name: str) -> bool:
         return True
     import timm
 
-    return name in timm.list_models()
+    return name in timm.list_models(name)  # all of them would be sorted
 
 
 def timm_pooling(arch: str) -> str | None:
@@ -200,6 +200,7 @@ def timm_options(arch: str, image_size: int) -> dict[str, Any]:
         return {"img_size": image_size}
 
 
+@cache
 def timm_tensors(arch: str) -> frozenset[str]:
     """Return the names of all tensors of a network of timm, its classifier's among them."""
     return frozenset(_on_meta(arch, num_classes=2).state_dict())

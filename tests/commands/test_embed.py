@@ -168,13 +168,14 @@ class KilledError(BaseException):
     """Nothing catches it."""
 
 
-def test_killed_at_any_write(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_any_write(tiny_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given again it goes on behind the last whole piece, and writes the bytes of a call that was never killed."""
-    monkeypatch.setattr(pieces, "IMAGES_IN_A_PIECE", 128)
+    monkeypatch.setattr(pieces, "IMAGES_IN_A_PIECE", 2)
+    (photos / "10.png").unlink()
     write, whole, encoded = pieces._write_through, tmp_path / "whole", []
     whole.mkdir()
-    flags: dict[str, Any] = {"split": "test", "batch_size": 64, **CPU}
-    run(EmbedConfig(str(tiny_run), "digits", whole / "f.npy", **flags))
+    flags: dict[str, Any] = {"batch_size": 1, **CPU}
+    run(EmbedConfig(str(tiny_run), str(photos), whole / "f.npy", **flags))
     for last in range(7):  # the list's first line, and numbers and line of three pieces
         folder, count = tmp_path / str(last), 0
         folder.mkdir()
@@ -188,11 +189,11 @@ def test_killed_at_any_write(tiny_run: Path, tmp_path: Path, monkeypatch: pytest
 
         monkeypatch.setattr(pieces, "_write_through", stop)
         with pytest.raises(KilledError):
-            run(EmbedConfig(str(tiny_run), "digits", folder / "f.npy", **flags))
+            run(EmbedConfig(str(tiny_run), str(photos), folder / "f.npy", **flags))
         monkeypatch.setattr(pieces, "_write_through", write)
-        encoded.append(run(EmbedConfig(str(tiny_run), "digits", folder / "f.npy", **flags))["encoded"])
+        encoded.append(run(EmbedConfig(str(tiny_run), str(photos), folder / "f.npy", **flags))["encoded"])
         assert written(folder) == written(whole)
-    assert encoded == [360, 360, 360, 232, 232, 104, 104]
+    assert encoded == [5, 5, 5, 3, 3, 1, 1]
 
 
 def test_pieces_of_other_settings(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

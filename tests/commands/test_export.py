@@ -4,6 +4,8 @@ import json
 import pickle
 import shutil
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +56,20 @@ def saved(path: Path, plan: EncoderPlan) -> Path:
     return path
 
 
+Nets = Callable[[EncoderPlan], Path]
+"""The encoder file of a network with random weights."""
+
+
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nets(tmp_path_factory: pytest.TempPathFactory) -> Nets:
+    """Encoder files; each is made once."""
+    return cache(lambda plan: saved(tmp_path_factory.mktemp("weights") / "encoder.safetensors", plan))
+
+
+@pytest.fixture(scope="module")
+def weights(nets: Nets) -> Path:
     """A ResNet-18 with torchvision's stem."""
-    return saved(tmp_path_factory.mktemp("weights") / "encoder.safetensors", PLAN)
+    return nets(PLAN)
 
 
 @pytest.fixture(scope="module")
@@ -107,16 +119,16 @@ def test_torchvision(weights: Path, tmp_path: Path, images: Tensor, capsys: pyte
 
 
 @pytest.mark.parametrize("arch", ["resnext50-32x8d", "mobilenet_v2", "mnasnet0_5"])
-def test_other_nets_that_torchvision_has(tmp_path: Path, arch: str) -> None:
+def test_other_nets_that_torchvision_has(nets: Nets, tmp_path: Path, arch: str) -> None:
     """By its class where it has no name for it; and what is no ResNet."""
-    path = saved(tmp_path / "encoder.safetensors", EncoderPlan(arch, image_size=32))
+    path = nets(EncoderPlan(arch, image_size=32))
     assert export(path, "torchvision", tmp_path / "net.pth")["largest_difference"] <= TOLERANCE
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnext50-32x8d"])
-def test_timm(tmp_path: Path, images: Tensor, arch: str) -> None:
+def test_timm(nets: Nets, tmp_path: Path, images: Tensor, arch: str) -> None:
     """Loads strictly into timm's own model, which it names."""
-    path = saved(tmp_path / "encoder.safetensors", EncoderPlan(arch, image_size=32))
+    path = nets(EncoderPlan(arch, image_size=32))
     result = export(path, "timm", tmp_path / "net.pth")
     name = {"resnet18": "resnet18", "resnext50-32x8d": "resnext50_32x4d"}[arch]
     more: dict[str, Any] = {"base_width": 8} if arch == "resnext50-32x8d" else {}
@@ -346,9 +358,9 @@ def test_detectron2s_settings(arch: str, message: str) -> None:
         ("resnet18-w16", "cifar-padded", "safetensors"), ("resnet18-w16", "cifar-linear", "safetensors"),
     ],
 )  # fmt: skip
-def test_what_is_written_is_read_back(tmp_path: Path, arch: str, stem: Any, kind: Format) -> None:
+def test_what_is_written_is_read_back(nets: Nets, tmp_path: Path, arch: str, stem: Any, kind: Format) -> None:
     """By its name alone, with mean and deviation: what other libraries do not look at is in the file."""
-    before = saved(tmp_path / "encoder.safetensors", EncoderPlan(arch, stem, image_size=48))
+    before = nets(EncoderPlan(arch, stem, image_size=48))
     export(before, kind, tmp_path / "net")
     one, other = load_weights(str(before)), load_weights(str(tmp_path / "net"))
     assert (other.encoder.plan.arch, other.encoder.plan.stem, other.encoder.plan.image_size) == (arch, stem, 48)
@@ -380,15 +392,15 @@ def test_features_that_explode_are_not_exported(tmp_path: Path) -> None:
     ("arch", "stem", "message"), [("resnet18", "cifar", "3x3 stem"), ("resnet18-w16", "imagenet", "base width 16")]
 )
 def test_nets_that_the_target_does_not_have(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, arch: str, stem: Any, message: str
+    nets: Nets, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, arch: str, stem: Any, message: str
 ) -> None:
     """Exit code 2, and what to give instead; nothing is written."""
-    path, out = saved(tmp_path / "encoder.safetensors", EncoderPlan(arch, stem, image_size=32)), tmp_path / "net"
+    path, out = nets(EncoderPlan(arch, stem, image_size=32)), tmp_path / "net"
     assert main(["export", "--weights", str(path), "--format", kind, "--out", str(out)]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "onnx or safetensors" in error
-    assert [file.name for file in tmp_path.iterdir()] == ["encoder.safetensors"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_head_that_the_reference_does_not_have(tmp_path: Path) -> None:
@@ -399,9 +411,9 @@ def test_a_head_that_the_reference_does_not_have(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["timm", "detectron2"])
-def test_what_is_no_resnet(tmp_path: Path, kind: Format) -> None:
+def test_what_is_no_resnet(nets: Nets, tmp_path: Path, kind: Format) -> None:
     """Timm names the tensors of other nets in its own way."""
-    path = saved(tmp_path / "encoder.safetensors", EncoderPlan("mobilenet_v2", image_size=64))
+    path = nets(EncoderPlan("mobilenet_v2", image_size=32))
     with pytest.raises(BadInputError, match=r"for ResNets.*mobilenet_v2.*onnx"):
         export(path, kind, tmp_path / "net")
 

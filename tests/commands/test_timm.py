@@ -24,6 +24,8 @@ from moco.transfer.backbones import resnet_of
 CPU = ["--device", "cpu", "--threads", "1", "--precision", "fp32"]
 RUN = ["--data", "digits", "--max-steps", "2", "--batch-size", "16", "--knn-every", "0", "--workers", "0", *CPU]
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 
 @pytest.fixture(autouse=True)
 def as_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +43,7 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, lite: str) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, lite: str, few_digits: None) -> Path:
     """A run of two steps that continued them."""
     out = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -110,7 +112,7 @@ def test_embed(run: Path, lite: str, tmp_path: Path, capsys: pytest.CaptureFixtu
         out = tmp_path / f"{width}.npz"
         command = ["embed", "--weights", weights, "--data", "digits", "--image-size", "32", "--split", "test"]
         assert run_json([*command, "--features", output, "--out", str(out), *CPU], capsys)["width"] == width
-        assert np.load(out)["features"].shape == (360, width)
+        assert np.load(out)["features"].shape == (120, width)
     error = refused(
         ["embed", "--weights", lite, "--data", "digits", "--features", "head", "--out", str(out), *CPU], capsys
     )
