@@ -131,11 +131,9 @@ def _find(array: Array, value: float) -> npt.NDArray[np.bool_]:
     if math.isnan(value):
         return np.asarray(np.isnan(array))
     if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            known = math.isinf(value) or bool(np.isfinite(array.dtype.type(value)))
+        known = math.isinf(value) or abs(value) <= float(np.finfo(array.dtype).max)
     else:
-        kind = np.iinfo(array.dtype)
-        known = value.is_integer() and kind.min <= value <= kind.max
+        known = value.is_integer() and np.iinfo(array.dtype).min <= value <= np.iinfo(array.dtype).max
     return np.asarray(array == array.dtype.type(value)) if known else np.zeros(array.shape, bool)
 
 
@@ -275,10 +273,9 @@ def _read_png(content: bytes, name: str, channels: int | None) -> Array:
     with PillowImage.open(io.BytesIO(content), formats=("PNG",)) as image:
         _require_size(math.prod(image.size) * 4, 2, len(content), name)
     try:
-        array = imagecodecs.png_decode(content)
+        array = np.moveaxis(imagecodecs.png_decode(content), -1, 0)
     except Exception as error:  # a decoder fails as it likes on a damaged file
         raise BadInputError(f"{name}: cannot be read ({str(error)[:150]}): remove or replace it") from error
-    array = np.moveaxis(array, -1, 0)
     return array if len(array) % 2 or len(array) == channels else _lay_on_white(array)
 
 
