@@ -1,6 +1,6 @@
 """The query encoder f_q and what makes the keys: the momentum encoder f_k, f_q itself, or nothing (v1, 3.2-3.3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -115,3 +115,7 @@ class Side(NamedTuple):
 
     pair: EncoderPair
     dictionary: Dictionary
+
+
+Sides = Sequence[Side]
+"""That of x_q first, that of x_k last: one, or two."""

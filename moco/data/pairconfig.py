@@ -1,6 +1,6 @@
 """Settings of what is paired."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import arg
 
@@ -34,13 +34,6 @@ SeriesList = Annotated[
 ]
 HiddenShare = Annotated[Share, arg(help="Share of the query's patches that --pretext masked sets to the mean.")]
 PatchSide = Annotated[Side, arg(help="Side of the patches of --pretext masked, in pixels.")]
-PartnerEncoder = Annotated[
-    Literal["shared", "own"],
-    arg(
-        help="Which encoder takes the images of --partner: shared, that of --data; or own, a second one, for other "
-        "channels too. Queries of each side are then compared with keys of the other; it needs --symmetric."
-    ),
-]
 PartnerData = Annotated[
     str | None, arg(help="Images for the keys of --pretext paired, with the same names as those of --data.")
 ]

@@ -8,16 +8,7 @@ import tyro
 
 from moco.core.stems import Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, NoData, WhiteLevel
-from moco.data.pairconfig import (
-    HiddenShare,
-    OwnPretextAgain,
-    PartnerData,
-    PartnerEncoder,
-    PatchSide,
-    PretextName,
-    SeriesList,
-    Within,
-)
+from moco.data.pairconfig import HiddenShare, OwnPretextAgain, PartnerData, PatchSide, PretextName, SeriesList, Within
 from moco.runtime.fields import (
     RUN,
     AcceptChangedData,
@@ -155,7 +146,9 @@ class PretrainConfig:
     hidden: HiddenShare = 0.5
     patch: PatchSide = 4
     partner: PartnerData = None
-    partner_encoder: PartnerEncoder = "shared"
+    partner_encoder: Literal["shared", "own"] = "shared"
+    """Which encoder takes the images of --partner: shared, that of --data; or own, a second one, for other channels
+    too. Queries of each side are then compared with keys of the other; it needs --symmetric."""
     augment: Literal["v1", "v2", "cifar", "mild"] = "v1"
     """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
     crops with little colour change, for --teacher)."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from moco.core.blending import blend_views
 from moco.core.dictionary import add_batch_keys, gather_batch_keys
 from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
-from moco.core.pair import Side, Teacher
+from moco.core.pair import Side, Sides, Teacher
 from moco.data import fingerprint
 from moco.data.ahead import watch_loading
 from moco.data.images import Images
@@ -29,11 +29,9 @@ from moco.pretraining.prepare import (
     build_key_momentum,
     build_loss,
     build_schedule,
-    build_sides,
-    list_sides,
-    name_modules,
     resolve_config,
 )
+from moco.pretraining.sides import build_sides, list_sides, name_modules, trained_parameters, update
 from moco.pretraining.timetable import Timetable, follow_lengths
 from moco.runtime import distributed
 from moco.runtime.allocation import keep_freed_memory
@@ -105,8 +103,7 @@ def pretrain(
 
 
 def train(
-    config: PretrainConfig, sides: Sequence[Side], batches: Batches, run: Run, watch: Watch, request: StopRequest,
-    start: int,
+    config: PretrainConfig, sides: Sides, batches: Batches, run: Run, watch: Watch, request: StopRequest, start: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Make the steps of a run from `start` on: Algorithm 1, and what is logged and saved between two steps."""
     device, precision, scale = config.device, config.precision, 2 * config.temperature if config.scale_loss else 1.0
@@ -137,8 +134,7 @@ def train(
                     x_q, partner, own = blend_views(x_q, seed=config.seed, step=step, place=place)
                 with autocast(precision, device):
                     q, k = here.pair(x_q, x_k, k, step, there.pair.f_q)  # (N, C) each
-                keys = there.dictionary.read(k, index)  # positive (N, C), negative (K, C)
-                keys = add_batch_keys(keys, index, beside)
+                keys = add_batch_keys(there.dictionary.read(k, index), index, beside)  # positives (N, C), K negatives
                 if config.hard_negatives:
                     keys = mix_hard_negatives(q, keys, hardness, seed=config.seed, step=step)
                 loss, accuracy = contrast(q, keys)
@@ -152,16 +148,14 @@ def train(
                 if logged:
                     shares = negative_figures(q, keys, config.temperature, index, watch.images.labels)
 
-        weights = [theta for side in sides for theta in side.pair.encoder.parameters()]
-        norm, overflowed = measure_norm(run.scaler, run.optimizer, weights)
+        norm, overflowed = measure_norm(run.scaler, run.optimizer, trained_parameters(sides))
         saved = step + 1 == schedule.steps or is_due(step + 1, require(config.checkpoint_every))
         due = logged or saved or is_due(step + 1, require(config.knn_every))
         check.note(step, losses, torch.zeros_like(norm) if overflowed else norm)
         stopping = agree(step, check, watch, request, batch, now=due)
         step_unless(overflowed, run.scaler, lambda: take_step(run.optimizer))
         run.optimizer.zero_grad()
-        for side in sides:
-            side.pair.update(m(step))  # f_k <- m f_k + (1 - m) f_q
+        update(sides, m(step))  # f_k <- m f_k + (1 - m) f_q
         for (_, there, *_), (q, k, index) in zip(directions, join(written, config.accumulate), strict=True):
             there.dictionary.write(q, k, index)  # newest in, oldest out
 
@@ -192,9 +186,7 @@ def agree(step: int, check: FiniteCheck, watch: Watch, request: StopRequest, bat
     return stopping
 
 
-def pair_views(
-    batch: Batch, sides: Sequence[Side], *, symmetric: bool
-) -> list[tuple[Side, Side, Tensor, Tensor | None]]:
+def pair_views(batch: Batch, sides: Sides, *, symmetric: bool) -> list[tuple[Side, Side, Tensor, Tensor | None]]:
     """Pair the views of a batch as (x_q, x_k), and where the loss is symmetric also with their roles exchanged.
 
     Before them stand the sides of x_q and x_k.

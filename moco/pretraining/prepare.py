@@ -3,19 +3,17 @@
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from moco.core.batchnorm import fitting_groups, keep_statistics, nearest_groups
 from moco.core.dictionary import Dictionary, InBatch, Keys, MemoryBank, Queue, TeacherKeys
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.core.loss import Contrast, info_nce, match_teacher
-from moco.core.pair import EncoderPair, Side, Teacher
+from moco.core.pair import Teacher
 from moco.core.resnet import ResNet
 from moco.core.transformers import patch_projection
-from moco.core.whitening import views_to_whiten, whiten
 from moco.data.augment import AUGMENTATIONS
 from moco.data.images import Images
 from moco.data.loader import ViewBatches, choose_workers
@@ -25,13 +23,12 @@ from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.counts import shared_negatives
 from moco.pretraining.initial import fill, with_weights
-from moco.pretraining.pretexts import build_pairs, open_partner, require_pretext
+from moco.pretraining.pretexts import build_pairs, require_pretext
 from moco.pretraining.timetable import require_lengths
 from moco.runtime import distributed
 from moco.runtime.device import resolve_device, resolve_precision, set_precision, set_threads
 from moco.runtime.fields import check, flag, require
 from moco.runtime.owncode import OwnCode
-from moco.runtime.randomness import Stream, permute
 from moco.runtime.run import OF_EACH_PROCESS
 from moco.runtime.schedule import Schedule, planned_step, raise_to_one
 from moco.shapes import Features
@@ -223,53 +220,6 @@ def build_encoder(config: PretrainConfig) -> Encoder:
         projection.requires_grad_(False)
     encoder.set_recompute(config.recompute)
     return encoder
-
-
-def whiten_first_layer(
-    encoder: Encoder, batches: ViewBatches | PairBatches, stream: Stream = Stream.VIEW_QUERY
-) -> None:
-    """Let the first convolution of a ResNet whiten the patches of the views of the first images (--init whitened).
-
-    They are the views of `stream`. Every rank takes the same images.
-    """
-    if isinstance(encoder.backbone, ResNet):
-        count = min(views_to_whiten(encoder.backbone.conv1, batches.view_size), len(batches.images))
-        first = permute(range(count), len(batches.images), seed=batches.seed, stream=Stream.ORDER, epoch=0)
-        (views,) = batches.make_views(first, 0, [stream])
-        whiten(encoder.backbone.conv1, views)
-
-
-def list_sides(config: PretrainConfig, images: Images) -> list[tuple[PretrainConfig, Images]]:
-    """List how each encoder of a run is set, and its images: that of `--data`, and one of `--partner`'s own."""
-    sides = [(config, images)]
-    if config.partner_encoder == "own":
-        keys, partner = open_partner(config, images)
-        sides.append((partner, keys))
-    return sides
-
-
-def build_sides(
-    config: PretrainConfig, images: Images, teacher: Teacher | None = None, own: OwnCode | None = None
-) -> list[Side]:
-    """Build the encoders of a run and their dictionaries, on its device."""
-    sides = []
-    streams = (Stream.VIEW_QUERY, Stream.VIEW_KEY)
-    for (settings, _), stream in zip(list_sides(config, images), streams, strict=False):
-        f_q = build_encoder(settings)
-        if config.init == "whitened" and config.init_weights is None:
-            whiten_first_layer(f_q, build_batches(config, images, own), stream)
-        f_q = f_q.to(config.device).to(memory_format=torch.channels_last)
-        pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
-        sides.append(Side(pair, build_dictionary(config, len(images), teacher).to(config.device)))
-    return sides
-
-
-def name_modules(sides: Sequence[Side]) -> dict[str, nn.Module]:
-    """Name what is trained, as checkpoints do: f_q, dictionary and f_k; g_q, g_dictionary and g_k of a second side."""
-    names = (("f_q", "dictionary", "f_k"), ("g_q", "g_dictionary", "g_k"))
-    modules = [(side.pair.encoder, side.dictionary, side.pair.f_k) for side in sides]
-    named = (pair for own in zip(names, modules, strict=False) for pair in zip(*own, strict=True))
-    return {name: module for name, module in named if module is not None}
 
 
 def build_dictionary(config: PretrainConfig, images: int, teacher: Teacher | None = None) -> Dictionary:

@@ -21,8 +21,9 @@ from moco.interop.checkpoints import load_weights
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain as train
 from moco.pretraining.monitor import ENCODERS
-from moco.pretraining.prepare import build_batches, encoder_plan, list_sides, resolve_config
+from moco.pretraining.prepare import build_batches, encoder_plan, resolve_config
 from moco.pretraining.recipes import recipe
+from moco.pretraining.sides import list_sides
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from tests.distributed.session import Shares, shallow_nets
 from tests.pretraining.algorithm_1 import Weights, info_nce, named, on_one_device
