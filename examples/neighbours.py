@@ -123,20 +123,23 @@ def measure(out: Path, pretext: str, seed: int, epochs: int) -> dict[str, float]
     if pretext.startswith("paired"):
         draws = trained / "encoder-partner.safetensors"
         encoders = [{"weights": trained}, {"weights": draws if draws.is_file() else trained}]
-        figures["finds"] = retrieve(out, trained, encoders)
-        figures["random finds"] = retrieve(out, trained, [{"weights": "random", "like": trained, "seed": seed}] * 2)
+        features = "head" if draws.is_file() else "backbone"  # two encoders have only the heads' space in common
+        figures["finds"] = retrieve(out, trained, encoders, features)
+        random = {"weights": "random", "like": trained, "seed": seed}
+        figures["random finds"] = retrieve(out, trained, [random, random], features)
     return {name: round(figure, 1) for name, figure in figures.items()}
 
 
-def retrieve(out: Path, trained: Path, encoders: list[dict[str, Any]]) -> float:
+def retrieve(out: Path, trained: Path, encoders: list[dict[str, Any]], features: str) -> float:
     """Say how often a test frame's nearest drawing is its own: percent. Each camera's mean feature is taken off."""
     sides = []
     for camera, weights in zip(("frames", "drawings"), encoders, strict=True):
         file = trained / f"{camera}-{weights['weights'] == 'random'}.npz"
-        moco.run("embed", **weights, data=str(out / camera), split="test", out=file, threads=1, workers=0)
-        features = np.load(file)["features"]
-        features -= features.mean(0)
-        sides.append(features / np.linalg.norm(features, axis=1, keepdims=True))
+        moco.run("embed", **weights, data=str(out / camera), split="test", out=file, features=features, threads=1,
+                 workers=0)  # fmt: skip
+        found = np.load(file)["features"]
+        found -= found.mean(0)
+        sides.append(found / np.linalg.norm(found, axis=1, keepdims=True))
     return 100 * float(np.mean((sides[0] @ sides[1].T).argmax(1) == np.arange(len(sides[0]))))
 
 
