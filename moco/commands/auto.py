@@ -134,9 +134,8 @@ def _try(
             size = ready.config.image_size
             as_it_is = next((one for one in compared if (one.name, one.image_size) == (weights, size)), None)
             if not steps:
-                tried.append(
-                    Tried(ready.way, replace(require(find_untrained(ready.way, compared)), name=ready.way.name), 0, 0.0)
-                )
+                untrained = replace(require(find_untrained(ready.way, compared)), name=ready.way.name)
+                tried.append(Tried(ready.way, untrained, 0, 0.0, require(ready.pace).max_steps))
                 continue
             if number:
                 note_images(Path(folder, str(number)), Path(folder, str(number - 1)))

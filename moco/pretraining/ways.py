@@ -29,7 +29,9 @@ on CIFAR-10's 32 pixels at 64 and 76.9% at 128 (docs/measurements.md)."""
 LEAST_SIZE = 96
 ERROR_LEFT: dict[str, float] = {"continued": 0.75, "quick": 0.55}
 """What the rest of a run leaves of the kNN error that published weights have as they are, and that a run from scratch
-has after its trial (docs/measurements.md). Other ways are taken to gain nothing more."""
+has after its trial (docs/measurements.md). Other ways are taken to gain nothing more ..."""
+STEPS_TO_GAIN = 200
+"""... and published weights in proportion less in fewer steps than these."""
 SMALL_NETWORK = 6_000_000
 """Parameters up to which a published network is small enough for `--for small` as it is: 24 MB in fp32."""
 
@@ -84,11 +86,16 @@ class Tried:
     """What the images' neighbours say of the encoder after these."""
     steps: int
     seconds: float
+    length: int = STEPS_TO_GAIN
+    """Steps of the whole run."""
 
     @property
     def expected(self) -> float:
         """The percentage of images that the run is expected to classify rightly at its end."""
-        return 100 - ERROR_LEFT.get(self.way.recipe, 1.0) * (100 - self.compared.top1)
+        gain = 1 - ERROR_LEFT.get(self.way.recipe, 1.0)
+        if not self.steps:
+            gain *= min(1.0, self.length / STEPS_TO_GAIN)
+        return 100 - (1 - gain) * (100 - self.compared.top1)
 
     @property
     def when(self) -> str:

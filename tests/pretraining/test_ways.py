@@ -1,5 +1,6 @@
 """Which way auto takes: by weights that are there, by what the images' neighbours say, by what the user gave."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -145,6 +146,17 @@ def test_weights_as_they_are_against_short_trials(rights: tuple[int, int, int], 
         "auto: the trials cost 80 s" if taken == "continued"
         else "auto: continuing the chosen run from step 30; the other trials cost 40 s"
     )  # fmt: skip
+
+
+def test_a_run_too_short_to_gain_is_expected_to_gain_little() -> None:
+    """Of 64 wrong images 30 of 200 steps take 0.25 * 0.15; from scratch 103 wrong ones become 57."""
+    tried = [
+        Tried(CONTINUED, compared("weights", 336), 0, 0.0, 30),
+        Tried(SCRATCH, compared("scratch", 297), 76, 37.0),
+    ]
+    assert tried[0].expected == pytest.approx(100 - 16 * (1 - 0.25 * 0.15))
+    assert choose_tried(tried).way.recipe == "quick"
+    assert choose_tried([dataclasses.replace(tried[0], length=200), tried[1]]).way.recipe == "continued"
 
 
 @pytest.mark.parametrize(
