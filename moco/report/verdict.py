@@ -104,7 +104,10 @@ def _loss(run: Run) -> list[str]:
 
 def _pace(run: Run) -> list[str]:
     sentences = []
-    resumed = sum(line.get("event") == "resume" for line in run.metrics)
+    resumes = [line.get("step") for line in run.metrics if line.get("event") == "resume"]
+    tried = run.chosen.get("tried")
+    trials = [one.get("steps") for one in tried if isinstance(one, dict)] if isinstance(tried, list) else []
+    resumed = len(resumes) - (resumes[:1] != [] and resumes[0] in trials)  # auto's run goes on from its own trial
     if resumed:
         sentences.append(f"It was interrupted and resumed {resumed} time{'s' if resumed > 1 else ''}.")
     replaced = sum(line.get("event") == "replaced" for line in run.metrics)

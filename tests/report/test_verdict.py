@@ -121,6 +121,18 @@ def test_pace(tmp_path: Path) -> None:
     assert "resumed 2 times" in said
 
 
+@pytest.mark.parametrize(
+    ("tried", "told"),
+    [([{"steps": 66}, {"steps": 0}], "resumed 1 time."), ([{"steps": 9}], "resumed 2 times"), ({"a": 1}, "2 times")],
+)
+def test_a_trial_is_no_interruption(tmp_path: Path, tried: Any, told: str) -> None:
+    """The run that auto begins goes on once from its trial."""
+    lines = [*flat(2.0, ()), *({"event": "resume", "step": step, "time": 1.0} for step in (66, 90))]
+    write_run(tmp_path / "run", lines=lines)
+    (tmp_path / "run" / "auto.json").write_text(json.dumps({"tried": tried}), encoding="utf-8")
+    assert told in " ".join(judge(read_run(tmp_path / "run")).sentences)
+
+
 # --- baselines ------------------------------------------------------------------------------------------------------
 
 
