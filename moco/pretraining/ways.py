@@ -99,7 +99,7 @@ class Tried:
 
     @property
     def when(self) -> str:
-        """At which point of its run it was judged."""
+        """Say at which point of its run it was judged."""
         return f"after {self.steps} steps, {self.seconds:.0f} s" if self.steps else "before training"
 
 
