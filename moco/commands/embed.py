@@ -5,7 +5,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -105,8 +105,7 @@ def _require_out(config: EmbedConfig) -> None:
 
 def _read_off(config: EmbedConfig, subject: Subject) -> Reading:
     encoder, how = subject.encoder, dataclasses.replace(subject.how, unit=config.unit)
-    module: nn.Module = encoder if how.output == "head" else encoder.backbone
-    shape: tuple[int, ...] = (encoder.width(how.output),)
+    module, shape = encoder.reading(how.output), cast(tuple[int, ...], (encoder.width(how.output),))
     if config.features == "map":
         module, shape = find_map(encoder, how.image_size)
     settings = {

@@ -13,7 +13,7 @@ from moco.errors import BadInputError, VoidError
 from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.config import ExportConfig
 from moco.interop.hub import push, require_repository
-from moco.interop.targets import TARGETS
+from moco.interop.targets import TARGETS, Target
 from moco.runtime.files import require_file_name, written_aside
 from moco.shapes import SquareViews
 
@@ -45,7 +45,7 @@ def run(config: ExportConfig) -> dict[str, Any]:
     with written_aside(config.out, folder=True) as folder:
         partial = folder / "export"
         target.write(weights, partial, config.weights)
-        figures = _compared(target.features, weights, partial) if target.features is not None else {}
+        figures = _compared(target, weights, partial)
         if config.out.exists():
             raise BadInputError(f"--out {config.out}: another export wrote it meanwhile: give another name")
         partial.replace(config.out)
@@ -56,6 +56,9 @@ def run(config: ExportConfig) -> dict[str, Any]:
         "" if difference is None else f"; largest difference {difference:.1e}, features up to {figures['largest']:.3g}"
     )
     usage = target.usage(weights)
+    if weights.encoder.whitens and target.output == "plain":
+        usage += (f"\n--format {config.format} cannot whiten features: its kNN accuracy is that of moco knn --features "
+                  f"plain. --format onnx can")  # fmt: skip
     print(f"{config.out}: {config.format}; checked with {checked}{said}\n{usage}")
     result = {
         "weights": config.weights, "origin": weights.origin, "format": config.format, "out": str(config.out),
@@ -67,13 +70,15 @@ def run(config: ExportConfig) -> dict[str, Any]:
     return result
 
 
-def _compared(features: Any, weights: Weights, path: Path) -> dict[str, float]:
+def _compared(target: Target, weights: Weights, path: Path) -> dict[str, float]:
     """The largest difference between our features and the target's, over photographs, one at a time and together."""
+    if target.features is None:
+        return {}
     views = photographs(weights)
     with torch.no_grad():
-        ours = weights.encoder.backbone.eval()(views)
-        theirs = features(path, weights, views)
-        alone = features(path, weights, views[:1])
+        ours = weights.encoder.reading(target.output).eval()(views)
+        theirs = target.features(path, weights, views)
+        alone = target.features(path, weights, views[:1])
     largest = float(ours.abs().max())
     if not largest <= LARGEST_FEATURE:
         raise BadInputError(

@@ -5,7 +5,8 @@ import time
 from typing import Any
 
 from moco.evaluation.baselines import load_baselines, say_gain
-from moco.evaluation.config import KnnConfig
+from moco.evaluation.config import RANDOM, KnnConfig
+from moco.evaluation.feature_whitening import choose_whitening
 from moco.evaluation.knn import knn_scores
 from moco.evaluation.origin import describe_origin
 from moco.evaluation.scores import Scores, describe_predictions
@@ -20,11 +21,11 @@ def run(config: KnnConfig) -> dict[str, Any]:
         images = load_labelled(config.data, config.exclude, weights.white_level, weights.form, text=subject.how.text)
         workers = workers_for(config, images.train)
 
-        def evaluate(subject: Subject, title: str) -> tuple[Scores, int]:
+        def evaluate(subject: Subject, title: str, whiten: bool = config.whiten) -> tuple[Scores, int]:
             how = dataclasses.replace(subject.how, stored=config.bank, workers=workers)
             return knn_scores(
                 subject.encoder, images.train, images.test, how, k=config.knn_k, temperature=config.knn_temperature,
-                title=title,
+                title=title, adapt=choose_whitening if whiten else None,
             )  # fmt: skip
 
         started = time.monotonic()
@@ -34,6 +35,7 @@ def run(config: KnnConfig) -> dict[str, Any]:
         result: dict[str, Any] = {
             **found.figures, "weights": config.weights, "data": config.data, "bank": bank, "queries": queries,
             "k": k, "k_chosen": config.knn_k is None, "seconds": round(seconds, 2),
+            "whitened": config.whiten or subject.whitens,
             **describe_origin(config.weights, images, "bank", "queries"), "baselines": {},
         }  # fmt: skip
         chosen = ", chosen by leave-one-out on the bank" if config.knn_k is None else ""
@@ -42,7 +44,8 @@ def run(config: KnnConfig) -> dict[str, Any]:
             f"of {result['measured_on']}; {bank} images in the bank)"
         )
         for baseline in baselines:
-            own, own_k = evaluate(baseline.subject, f"kNN, {baseline.name}")
+            alike = baseline.key == RANDOM and subject.whitens  # else a gain of the whitening would pass for learning
+            own, own_k = evaluate(baseline.subject, f"kNN, {baseline.name}", config.whiten or alike)
             gain = baseline.compare(found, own, labels_of(images.test), k=own_k)
             result["baselines"][baseline.key] = gain
             say(say_gain(baseline.name, own, f"k {own_k}", gain))

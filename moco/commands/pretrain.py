@@ -28,6 +28,7 @@ from moco.data.spans import pair_documents
 from moco.data.splits import monitor_source, monitor_split, training_images
 from moco.errors import one_line
 from moco.evaluation.alignment import EPOCH, draw_pairs
+from moco.evaluation.feature_whitening import FeatureWhitener
 from moco.evaluation.features import Encoding
 from moco.evaluation.judge import KnnJudge, ViewJudge
 from moco.evaluation.knn import knn_scores
@@ -41,7 +42,7 @@ from moco.pretraining.config import PretrainConfig
 from moco.pretraining.ending import describe_reached
 from moco.pretraining.initial import with_weights
 from moco.pretraining.loop import pretrain
-from moco.pretraining.monitor import Checkup, Monitor
+from moco.pretraining.monitor import Checkup, Monitor, Whitener
 from moco.pretraining.prepare import build_batches
 from moco.pretraining.pretexts import load_own_pretext, require_pretext
 from moco.runtime import distributed
@@ -113,7 +114,8 @@ def train_prepared(
         config = dataclasses.replace(config, feature_dim=teacher.width)
     images = training_images(splits)
     checkup = build_checkup(config, images, own)
-    result = pretrain(config, images, monitor, checkup=checkup, teacher=teacher, own=own)
+    whitener = build_whitener(config, images) if config.whiten else None
+    result = pretrain(config, images, monitor, checkup=checkup, teacher=teacher, own=own, whitener=whitener)
     distributed.leave_processes()
     return result
 
@@ -191,6 +193,18 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         return name_figures(found.figures, k)
 
     return monitor
+
+
+def build_whitener(config: PretrainConfig, images: Images) -> Whitener:
+    """Build what whitens the features at the end of a run, on `config.whiten` of the images."""
+    device = resolve_device(config.device)
+    how = Encoding(
+        require(config.image_size), require(config.mean), require(config.std),
+        precision=resolve_precision(config.precision, device), rgb=images.form is None,
+        workers=choose_workers(images) if config.workers is None else config.workers,
+        text=reads_bytes(require(config.arch)),
+    )  # fmt: skip
+    return FeatureWhitener.build(images, config.whiten, how, config.knn_temperature)
 
 
 def _remember(draw: Callable[[], Drawn], size: int) -> Callable[[], Drawn]:

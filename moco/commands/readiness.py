@@ -14,6 +14,7 @@ from moco.data.derived import make_readable, take_evenly
 from moco.data.splits import final_split
 from moco.errors import BadInputError
 from moco.evaluation.comparison import measure_encoding
+from moco.evaluation.feature_whitening import LEAST_SHARE
 from moco.interop.checkpoints import Weights
 from moco.pretraining.auto import TRIAL_IMAGES, Reasons, Situation, complete, settle
 from moco.pretraining.channels import with_form
@@ -32,6 +33,8 @@ LEAST_SECONDS = 10.0
 ONE_LOOK = 0.02
 """Share of the time that a look by the monitor may take; it looks at fewer images otherwise."""
 FEWEST_WATCHED = 200
+WHITENING = 0.05
+"""Share of the time that encoding images may take at the end, by which the features are whitened."""
 EVALUATING = 0.12
 """Share of the time that the evaluation at the end may take; it leaves out published and random weights, or all,
 otherwise."""
@@ -161,6 +164,10 @@ def _measure_looks(
     if "knn_images" not in scene.given and watched < MOST_WATCHED:
         reasons["knn_images"] = (watched, f"an evaluation by the monitor takes at most {ONE_LOOK:.0%} of the time")
         config = dataclasses.replace(config, knn_images=watched)
+    whitened = plan_whitening(config.whiten, len(scene.images), encoder.num_features, image, scene.budget.seconds)
+    if "whiten" not in scene.given and whitened != config.whiten:
+        reasons["whiten"] = (whitened, f"whitening the features takes at most {WHITENING:.0%} of the time")
+        config = dataclasses.replace(config, whiten=whitened)
     monitor = pretrain.build_monitor(config, scene.splits)
     checkup = pretrain.build_checkup(resolved, scene.images)
     look = 0.0 if config.knn_every == 0 else _seconds(lambda: monitor(encoder))
@@ -171,9 +178,19 @@ def _measure_looks(
     limit = EVALUATING * scene.budget.seconds if scene.is_labelled else 0.0
     asked = sum(len(images) for images in final_split(scene.splits))
     evaluation = plan_evaluation(limit, asked * image, asked * scene.native_seconds)
-    costs = Costs(speed.step, speed.start, look, save, evaluation.seconds)
+    ending = evaluation.seconds + min(config.whiten, len(scene.images)) * image
+    costs = Costs(speed.step, speed.start, look, save, ending)
     length = config.max_steps or (resolved.max_steps if "epochs" in scene.given else None)
     return Ready(way, config, monitor, checkup, teacher, reasons, costs, length, evaluation)
+
+
+def plan_whitening(most: int, images: int, features: int, each: float, seconds: float) -> int:
+    """Plan by how many images the features are whitened; 0 where too few for them can be encoded in time.
+
+    Encoding takes `each` seconds an image, of `seconds` in all.
+    """
+    count = min(most, images, int(WHITENING * seconds / each))
+    return 0 if count < LEAST_SHARE * features else most if count == images else count
 
 
 def _seconds_to_encode(scene: Scene, config: PretrainConfig, encoder: Encoder) -> float:

@@ -22,10 +22,13 @@ from moco.errors import BadInputError
 from moco.shapes import Features, Inputs, require_same_shapes
 
 Head = Literal["linear", "mlp", "mlp-bn"]
-Output = Literal["backbone", "head"]
-"""What features are read off: the backbone's, or the head's unit vectors."""
+Output = Literal["backbone", "plain", "head"]
+"""What features are read off: the backbone's, whitened where the encoder holds a whitening; the same before that; or
+the head's unit vectors."""
 PREDICTOR = "predictor."
 """Stands before the names of the prediction head's tensors, which no file but a checkpoint has."""
+WHITENING = "whitening."
+"""Stands before the names of the tensors that whiten the backbone's features."""
 LARGEST = 1 << 16
 """Largest size in a plan."""
 REACH = 32
@@ -85,6 +88,7 @@ class Encoder(nn.Module):
         else:
             self.head = _normalised_mlp(self.num_features, hidden, hidden, plan.feature_dim)
         self.predictor: nn.Module = nn.Identity()
+        self.whitening: nn.Module = nn.Identity()
 
     def forward(self, x: Inputs) -> Features:
         """Encode x, views (N, 3, H, W) or what else the backbone takes, into unit vectors.
@@ -124,6 +128,21 @@ class Encoder(nn.Module):
         """Compute batch normalisation by kept statistics (--bn keep, frozen) inside the convolutions of training."""
         with use_evaluation_mode(self.backbone):
             self._foldable = find_foldable(self.backbone, self._blank(self.plan.image_size))
+
+    def add_whitening(self) -> None:
+        """Let an affine map follow the backbone wherever features are compared; the head and training do without."""
+        self.whitening = nn.Linear(self.num_features, self.num_features).requires_grad_(False)
+
+    @property
+    def whitens(self) -> bool:
+        """Whether it holds a whitening."""
+        return isinstance(self.whitening, nn.Linear)
+
+    def reading(self, output: Output) -> nn.Module:
+        """Return the module that turns images into an output."""
+        if output == "head":
+            return self
+        return nn.Sequential(self.backbone, self.whitening) if output == "backbone" and self.whitens else self.backbone
 
     def width(self, output: Output) -> int:
         """Return how many numbers an output has."""
@@ -216,12 +235,20 @@ def load_encoder_tensors(encoder: Encoder, tensors: Mapping[str, Tensor]) -> Non
 
     Raises BadInputError naming the first tensor that is missing, unexpected or of another shape.
     """
+    add_own_whitening(encoder, tensors)
     own = encoder_tensors(encoder)
     require_same_shapes(own, tensors, f"weights for {encoder.plan.arch}")
     state = encoder.state_dict()  # with the versions of its modules, which some refuse to be loaded without
     filled = (name for name in state if not name.startswith(PREDICTOR))
     state.update(zip(tuple(filled), (tensors[name] for name in own), strict=True))
     encoder.load_state_dict(state)
+
+
+def add_own_whitening(encoder: Encoder, tensors: Mapping[str, Tensor]) -> None:
+    """Let an encoder have a whitening if these tensors of it have one, and none otherwise."""
+    encoder.whitening = nn.Identity()
+    if any(name.startswith(WHITENING) for name in tensors):
+        encoder.add_whitening()
 
 
 def build_filled_encoder(plan: EncoderPlan, tensors: Mapping[str, Tensor]) -> Encoder:
@@ -231,7 +258,9 @@ def build_filled_encoder(plan: EncoderPlan, tensors: Mapping[str, Tensor]) -> En
     """
     if resnet_plan(plan.arch) is not None or is_timms(plan.arch):
         with torch.device("meta"):
-            require_same_shapes(encoder_tensors(Encoder(plan)), tensors, f"weights for {plan.arch}")
+            hollow = Encoder(plan)
+            add_own_whitening(hollow, tensors)
+            require_same_shapes(encoder_tensors(hollow), tensors, f"weights for {plan.arch}")
     encoder = Encoder(plan)
     load_encoder_tensors(encoder, tensors)
     return encoder

@@ -80,7 +80,7 @@ def _named(name: str, subject: Subject) -> Subject:
         image_size=weights.encoder.plan.image_size,
         mean=weights.mean,
         std=weights.std,
-        output="backbone",
+        output="backbone" if subject.how.output == "head" else subject.how.output,
         rgb=weights.form is None,
     )
     return Subject(weights, how)

@@ -58,8 +58,8 @@ RandomStem = Annotated[Stem, arg(help="For random weights: first layers of a Res
 EncodedSide = Annotated[Side | None, arg(help="Side of the images in pixels; by default as in training.")]
 EncodedAtOnce = Annotated[BatchSize, arg(help="Images encoded at a time.")]
 EncoderOutput = Annotated[
-    Literal["backbone", "head"],
-    arg(help="Features to use: the backbone's pooled ones, or the head's vectors, which have unit length."),
+    Literal["backbone", "plain", "head"],
+    arg(help="Features: the backbone's, whitened if the weights whiten; plain ones; or the head's unit vectors."),
 ]
 NoBaseline = Annotated[
     bool,
@@ -102,6 +102,8 @@ class KnnConfig:
     stem: RandomStem = "imagenet"
     image_size: EncodedSide = None
     features: EncoderOutput = "backbone"
+    whiten: bool = False
+    """Whiten the features on the images of the bank, also those of --baseline W (docs/whitening.md)."""
     knn_k: KnnNeighbours = None
     knn_temperature: KnnTemperature = 0.1
     bank: Literal["fp32", "fp16"] = "fp32"
@@ -244,10 +246,10 @@ class EmbedConfig:
     split: Literal["all", "train", "val", "test", "unlabeled"] = "all"
     """Split to encode."""
     features: Annotated[
-        Literal["backbone", "head", "map"],
+        Literal["backbone", "plain", "head", "map"],
         arg(
-            help="Features to write: the backbone's pooled ones, the head's vectors, which have unit length, or the "
-            "backbone's last feature map (channels, rows, columns)."
+            help="Features to write: the backbone's, whitened if the weights whiten; plain ones; the head's unit "
+            "vectors; or the backbone's last feature map (channels, rows, columns)."
         ),
     ] = "backbone"
     unit: bool = False

@@ -102,9 +102,8 @@ def encode(
     is left in the mode it was in. Several ranks share the images out, and each gets all the features. With a title, a
     bar shows progress. With `earlier` one process goes on behind the features that it holds.
     """
-    module: nn.Module = encoder if how.output == "head" else encoder.backbone
     device = next(encoder.parameters()).device
-    return outputs(module, encoder.width(how.output), images, how, views, title, device, earlier)
+    return outputs(encoder.reading(how.output), encoder.width(how.output), images, how, views, title, device, earlier)
 
 
 @torch.no_grad()

@@ -89,7 +89,8 @@ def to_image(image: Picture, white_level: int = WHITEST) -> Image:
 def load_encoder(weights: str | Path, *, features: Output = "backbone", image_size: int | None = None) -> FrozenEncoder:
     """Load the encoder of a run, checkpoint or encoder file, in eval mode, without gradients; `.to(device)` moves it.
 
-    `features` are the backbone's, or the head's unit vectors. Images are brought to `image_size`, by default that of
+    `features` are the backbone's, whitened where the encoder holds a whitening; plain ones; or the head's unit vectors.
+    Images are brought to `image_size`, by default that of
     the training. Raises BadInputError where there is no such encoder.
     """
     if image_size is not None and image_size < 1:
@@ -99,5 +100,5 @@ def load_encoder(weights: str | Path, *, features: Output = "backbone", image_si
     found = load_weights(str(weights))
     encoder = found.encoder
     encoder.require_size(image_size or encoder.plan.image_size, "image_size")
-    module: nn.Module = encoder if features == "head" else encoder.backbone
-    return FrozenEncoder(module, image_size or encoder.plan.image_size, found.mean, found.std, found.white_level)
+    size = image_size or encoder.plan.image_size
+    return FrozenEncoder(encoder.reading(features), size, found.mean, found.std, found.white_level)

@@ -1,10 +1,11 @@
 """Weighted k-nearest-neighbour classification (InstDisc, arXiv:1805.01978)."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from moco.core.encoder import Encoder
@@ -83,20 +84,27 @@ def choose_k(
     At most `LEFT_OUT` images, spread evenly over the bank, are left out in turn. Of equal numbers the largest is
     chosen, and none that is larger than B - 1. The queries take no part.
     """
+    right, _ = count_right(bank, bank_labels, temperature=temperature, classes=classes, device=device, tries=tries)
+    return max(right, key=lambda k: (right[k], k), default=1)
+
+
+def count_right(
+    bank: Bank, bank_labels: Labels, *, temperature: float, classes: int, device: str = "cpu",
+    tries: Sequence[int] = K_TO_TRY,
+) -> tuple[dict[int, int], int]:  # fmt: skip
+    """Count by k how many images of the bank (B, C) the others classify right, and of how many; see `choose_k`."""
     tries = [k for k in tries if k < len(bank)]
-    if not tries:
-        return 1
+    right = dict.fromkeys(tries, 0)
     labels = torch.from_numpy(bank_labels).to(device)
     rows = torch.from_numpy(np.linspace(0, len(bank) - 1, min(len(bank), LEFT_OUT)).astype(np.int64))
-    right = dict.fromkeys(tries, 0)
-    for part in torch.split(rows, QUERIES_IN_FLIGHT):
+    for part in torch.split(rows, QUERIES_IN_FLIGHT) if tries else ():
         own = part.to(device)
         similarity, neighbour = nearest_others(bank, own, max(tries))
         label = labels[neighbour]
         for k in tries:
             votes = count_votes(similarity[:, :k], label[:, :k], temperature=temperature, classes=classes)
             right[k] += int((votes.argmax(1) == labels[own]).sum())
-    return max(tries, key=lambda k: (right[k], k))
+    return right, len(rows)
 
 
 def nearest(queries: Features, bank: Bank, k: int) -> tuple[Tensor, Tensor]:
@@ -139,19 +147,24 @@ def knn_scores(
     k: int | None,
     temperature: float,
     title: str | None = None,
+    adapt: Callable[[Features, Labels, int], Callable[[Features], Features] | None] | None = None,
 ) -> tuple[Scores, int]:
     """Classify the queries by the bank's features; the scores, and the k that was given or, where none is, chosen.
 
-    With a title, bars show progress. Raises BadInputError where either has no labels.
+    With a title, bars show progress. `adapt` sees features, labels and the number of classes of the bank, and returns
+    what is done to all features. Raises BadInputError where either has no labels.
     """
     if bank.labels is None or queries.labels is None or len(bank.classes) < 2:
         raise BadInputError(f"kNN {NEEDS_LABELS}")
-    how = dataclasses.replace(how, unit=True)
+    how = dataclasses.replace(how, unit=adapt is None)
     features = [
         encode(encoder, images, how, title=title and f"{title}: encoding {len(images)} images")
         for images in (bank, queries)
     ]
     labels, classes, device = labels_of(bank), len(bank.classes), str(next(encoder.parameters()).device)
+    if adapt is not None:
+        adapted = adapt(features[0], labels, classes)
+        features = [F.normalize(z if adapted is None else adapted(z)) for z in features]
     if k is None:
         k = choose_k(features[0], labels, temperature=temperature, classes=classes, device=device)
     votes = knn_votes(features[0], labels, features[1], k=k, temperature=temperature, classes=classes, device=device)

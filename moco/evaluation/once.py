@@ -131,7 +131,7 @@ def encode_once(weights: Weights, images: Images, how: Encoding, title: str) -> 
 
 
 def digest_encoder(encoder: Encoder, output: Output) -> str:
-    """Compute the SHA-256 of the tensors that an output depends on: the backbone's, or all."""
-    if output == "backbone":
+    """Compute the SHA-256 of the tensors that an output depends on: the backbone's and its whitening's, or all."""
+    if output != "head":
         return backbone_digest(encoder)
     return digest({name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}, {})

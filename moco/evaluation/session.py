@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
-from moco.core.encoder import Encoder, EncoderPlan, Output
+from moco.core.encoder import WHITENING, Encoder, EncoderPlan, Output
 from moco.core.networks import reads_bytes
 from moco.core.stems import Stem
 from moco.data.ahead import watch_loading
@@ -58,6 +58,11 @@ class Subject:
         """f_q, or random weights."""
         return self.weights.encoder
 
+    @property
+    def whitens(self) -> bool:
+        """Whether the features that are read off are whitened."""
+        return self.encoder.whitens and self.how.output == "backbone"
+
 
 @contextmanager
 def session(config: EvaluationConfig) -> Iterator[Subject]:
@@ -79,7 +84,8 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
             named = named_weights(config.weights, config.like, config.arch, config.stem, config.image_size, config.seed)
             level = named.white_level if config.white_level is None else config.white_level
             weights = dataclasses.replace(place_weights(named, device), white_level=level)
-            output: Output = "head" if getattr(config, "features", "backbone") == "head" else "backbone"
+            asked: Any = getattr(config, "features", "plain")  # a classifier that is trained finds its own affine map
+            output: Output = asked if asked in get_args(Output) else "plain"
             how = Encoding(
                 config.image_size or weights.encoder.plan.image_size, weights.mean, weights.std, output,
                 config.batch_size, precision, unit=False, rgb=weights.form is None,
@@ -241,8 +247,9 @@ def all_splits(
 
 
 def backbone_digest(encoder: Encoder) -> str:
-    """SHA-256 of the backbone's tensors, running statistics among them."""
-    return digest({name: tensor.detach().cpu() for name, tensor in encoder.backbone.state_dict().items()}, {})
+    """SHA-256 of the backbone's tensors, running statistics and whitening among them."""
+    tensors = {**encoder.backbone.state_dict(), **encoder.whitening.state_dict(prefix=WHITENING)}
+    return digest({name: tensor.detach().cpu() for name, tensor in tensors.items()}, {})
 
 
 def say(text: str) -> None:

@@ -41,7 +41,7 @@ def load_teacher(
     weights.encoder.eval().requires_grad_(False)
     size = size or weights.encoder.plan.image_size
     weights.encoder.require_size(size, "--teacher-size")
-    how = dataclasses.replace(student, image_size=size, mean=weights.mean, std=weights.std, unit=False)
+    how = dataclasses.replace(student, image_size=size, mean=weights.mean, std=weights.std, output="plain", unit=False)
     try:
         some = images if cached else take_evenly(images, CENTRED_BY)
         features = encode_once(weights, some, how, title=f"teacher: encoding {len(some)} images")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
-from moco.core.encoder import EncoderPlan
+from moco.core.encoder import EncoderPlan, Output
 from moco.core.networks import build_backbone, is_timms, timm_network, widen_first_convolution
 from moco.core.resnet import resnet_plan
 from moco.core.stems import STEMS, Stem
@@ -48,6 +48,8 @@ class Target:
     """How the file is used."""
     otherwise: str | None = None
     """What it is checked with where timm does not have the net."""
+    output: Output = "plain"
+    """Which features its file gives: whitened ones where it can express that."""
 
     def checked_with(self, weights: Weights) -> str:
         """Return what the file of this net is checked with."""
@@ -200,7 +202,7 @@ def _write_onnx(weights: Weights, path: Path, _: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                weights.encoder.backbone.eval(),
+                weights.encoder.reading("backbone").eval(),
                 (torch.zeros(2, weights.encoder.plan.channels, size, size),),
                 input_names=["images"],
                 output_names=["features"],
@@ -289,7 +291,7 @@ TARGETS: dict[str, Target] = {
     ),
     "onnx": Target(
         "onnxruntime", ("onnx", "onnxscript", "onnxruntime"), lambda weights, name: None, _write_onnx, _in_onnxruntime,
-        _describe_normalisation,
+        _describe_normalisation, output="backbone",
     ),
     "safetensors": Target(
         "timm", (), lambda weights, name: None, _write_folder, _in_folder, model_card.describe_folder, otherwise="moco",

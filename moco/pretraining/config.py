@@ -240,7 +240,6 @@ class PretrainConfig:
     timeout: Timeout = 600.0
     threads: Threads = None
     workers: Workers = None
-
     log_every: LogEvery = 20
     logger: Loggers = ()
     checkpoint_every: CountOrZero | None = None
@@ -254,6 +253,8 @@ class PretrainConfig:
     keep: Literal["best", "last"] = "last"
     """Which encoder the run ends with: the last one, or the best of the monitor's evaluations. best is the initial one
     unless another classifies clearly more images correctly; encoder-last.safetensors then holds the last one."""
+    whiten: CountOrZero = 0
+    """Training images on which the encoder learns to whiten its features at the end of the run (docs/whitening.md)."""
     exclude: Excluded = ()
     white_level: Annotated[WhiteLevel, Earlier(65535)] = None
     accept_changed_data: AcceptChangedData = False

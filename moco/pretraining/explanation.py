@@ -46,11 +46,17 @@ def describe_result(result: Mapping[str, Any], found: Mapping[str, Any], *, taug
             f"auto: training improved the weights: {kept['first_top1']:.1f}% of {kept['images']} images {judged} "
             f"before it, {kept['top1']:.1f}% after {kept['step']} steps"
         )
+    whitened = result.get("whitened")
+    unchanged = kept is not None and kept["step"] == 0 and whitened is None
+    if whitened is not None:
+        gain = f": kNN accuracy on them rose from {whitened['plain_top1']:.1f}% to {whitened['top1']:.1f}%"
+        lines.append(f"auto: the encoder whitens its features, as it learned from {whitened['images']} training images"
+                     + (gain if "top1" in whitened else ""))  # fmt: skip
     if "top1" in found:
         lines.append(f"auto: the encoder's kNN accuracy is {found['top1']:.1f}% on {found['queries']} images of "
                      f"{found['measured_on']}")  # fmt: skip
     for key, gain in found.get("baselines", {}).items():
-        lines.append(describe_gain(TO_BEAT.get(key, key), gain, unchanged=kept is not None and kept["step"] == 0))
+        lines.append(describe_gain(TO_BEAT.get(key, key), gain, unchanged=unchanged))
     if "retrieval" in result:
         return [*lines, *describe_views(result, taught=taught, kept=kept is not None)]
     if lines:

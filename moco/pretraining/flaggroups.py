@@ -3,7 +3,7 @@
 PRETRAIN_GROUPS: dict[str, tuple[str, ...]] = {
     "Common": (
         "data", "out", "epochs", "batch_size", "image_size", "arch", "init_weights", "teacher", "queue_size", "lr",
-        "seed", "device", "workers", "keep", "json",
+        "seed", "device", "workers", "keep", "whiten", "json",
     ),
     "Method": (),
     "Data": (

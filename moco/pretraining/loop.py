@@ -22,7 +22,7 @@ from moco.pretraining.config import PretrainConfig
 from moco.pretraining.description import describe_run
 from moco.pretraining.initial import load_f_k_and_queue
 from moco.pretraining.limits import advise_less_memory
-from moco.pretraining.monitor import ENCODERS, TRAINING, Checkup, Monitor, Watch, log_ranks, pack_encoder
+from moco.pretraining.monitor import ENCODERS, TRAINING, Checkup, Monitor, Watch, Whitener, log_ranks, pack_encoder
 from moco.pretraining.optimizer import build_optimizer, set_rate, take_step
 from moco.pretraining.prepare import (
     build_batches,
@@ -50,13 +50,15 @@ from moco.runtime.signals import StopRequest
 def pretrain(
     config: PretrainConfig, images: Images, monitor: Monitor | None = None, batches: Batches | None = None,
     checkup: Checkup | None = None, teacher: Teacher | None = None, own: OwnCode | None = None,
+    whitener: Whitener | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train an encoder on images by momentum contrast (v1, Algorithm 1) and return the run's figures.
 
     `batches` are given where the loop is timed without loading; else they are views of the images. A `teacher` is given
-    where `config` names one, and the user's `own` pretext where it names that. A run of the same config in `config.out`
-    is continued. The caller's random state and number of threads stay as they are. Raises BadInputError for a config
-    that does not fit the images or the machine, and DivergedError where the loss or the gradient is no longer finite.
+    where `config` names one, the user's `own` pretext where it names that, and a `whitener` where the run is to end by
+    whitening its features. A run of the same config in `config.out` is continued. The caller's random state and number
+    of threads stay as they are. Raises BadInputError for a config that does not fit the images or the machine, and
+    DivergedError where the loss or the gradient is no longer finite.
     """
     distributed.join_processes(resolve_device(config.device), config.timeout)
     with preserve_torch_state(resolve_device(config.device)):
@@ -83,7 +85,7 @@ def pretrain(
         run.beside = lambda step: [pack_encoder(how, own, step, of.form, name) for (how, of), own, name in packed]
         run.less_memory = advise_less_memory(config, distributed.world_size())
         run.result |= {} if teacher is None else {"teacher_digest": teacher.digest}
-        watch = Watch(config, run, images, monitor, checkup)
+        watch = Watch(config, run, images, monitor, checkup, whitener)
         batches = build_batches(config, images, own) if batches is None else batches
 
         def begin() -> dict[str, Any]:
@@ -171,6 +173,7 @@ def train(
     with request.waiting():
         watch.look(schedule.steps)
     watch.keep_best(schedule.steps)
+    watch.whiten()
     return run.finish(schedule.steps, device)
 
 

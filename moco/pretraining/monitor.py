@@ -1,5 +1,6 @@
 """What pre-training looks at beside its step: a monitor's figures, the run's health, its negatives, damaged images."""
 
+import copy
 import math
 import os
 import socket
@@ -11,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from moco.core.dictionary import MemoryBank, Queue
-from moco.core.encoder import Encoder, encoder_tensors
+from moco.core.encoder import WHITENING, Encoder, encoder_tensors, load_encoder_tensors
 from moco.data import fingerprint
 from moco.data.forms import Form
 from moco.data.images import Images
@@ -23,7 +24,7 @@ from moco.pretraining.config import PretrainConfig
 from moco.pretraining.counts import negatives
 from moco.pretraining.health import describe_findings, diagnose
 from moco.runtime import distributed
-from moco.runtime.checkpoint import File
+from moco.runtime.checkpoint import File, load_tensors, save_tensors
 from moco.runtime.fields import require
 from moco.runtime.phases import say_if_slow
 from moco.runtime.recent import Recent
@@ -54,6 +55,25 @@ class Judge(Protocol):
     """What says so, of `health.JUDGED`."""
 
 
+class Whitening(Protocol):
+    """What whitens the features of an encoder."""
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """What it is and does, for a result."""
+
+    @property
+    def sentence(self) -> str:
+        """The same for people."""
+
+    def add_to(self, encoder: Encoder) -> None:
+        """Let the encoder whiten its features."""
+
+
+Whitener = Callable[[Encoder], Whitening | None]
+"""A frozen encoder -> what whitens its features; None where that does not pay."""
+
+
 @dataclass
 class Watch:
     """Looks at a run beside its step and logs what it finds; every rank looks, since they share the images out."""
@@ -63,6 +83,7 @@ class Watch:
     images: Images
     monitor: Monitor | None
     checkup: Checkup | None
+    whitener: Whitener | None = None
 
     def __post_init__(self) -> None:
         self.damage = Damage(len(self.images), self.config.batch_size)
@@ -161,6 +182,24 @@ class Watch:
         by = self.monitor.by if isinstance(self.monitor, Judge) else "neighbours"
         self.run.log.say(best.describe(step, by))
         self.run.result["kept"] = {**best.figures(step), "by": by}
+
+    def whiten(self) -> None:
+        """Let the encoder that the run ends with whiten its features, where that pays."""
+        if self.whitener is None:
+            return
+        self.run.wait()
+        path = self.config.out / ENCODERS[0]
+        tensors, metadata = distributed.from_first(lambda: load_tensors(path))
+        encoder = copy.deepcopy(self.run.modules["f_q"])
+        assert isinstance(encoder, Encoder)
+        load_encoder_tensors(encoder, {name: x for name, x in tensors.items() if not name.startswith(WHITENING)})
+        with say_if_slow("whitening the features"):
+            found = self.whitener(encoder)
+        if found is not None:
+            found.add_to(encoder)
+            distributed.from_first(lambda: save_tensors(path, encoder_tensors(encoder), metadata))
+            self.run.log.say(found.sentence)
+            self.run.result["whitened"] = found.figures
 
     def _examine(self, step: int) -> None:
         """Say in plain words how the run does; where no monitor looks, its modules are not examined either."""

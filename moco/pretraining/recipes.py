@@ -25,6 +25,8 @@ class Recipe:
     """The field that has to be given, beside data and out."""
 
 
+WHITEN = 4096
+"""Images by which features are whitened: at least twice as many as most networks have features."""
 V2: dict[str, Any] = {"head": "mlp", "temperature": 0.2, "augment": "v2", "schedule": "cosine"}
 CIFAR10: dict[str, Any] = {
     "arch": "resnet18",
@@ -56,6 +58,7 @@ QUICK: dict[str, Any] = {
     "init": "whitened",
     "optimizer": "muon",
     "knn_k": None,
+    "whiten": WHITEN,
 }
 """In its first few thousand steps an encoder changes so fast that it can distinguish a queue's keys by their age, and
 keys of the batch itself teach more. Views of 16 pixels show things smaller than images of 32 do: evaluations shrink
@@ -63,19 +66,19 @@ these to 24 pixels (docs/results.md). It is small images' fastest start, not the
 TAUGHT: dict[str, Any] = {
     "arch": "resnet18-w32", "stem": "imagenet-unpooled", "head": "mlp", "image_size": 64, "augment": "mild",
     "temperature": 0.2, "schedule": "cosine", "batch_size": 64, "bn_groups": 1, "base_lr": 0.2, "warmup_epochs": 5.0,
-    "epochs": 120, "init": "whitened", "optimizer": "muon", "muon_lr": 0.03, "blend": True,
+    "epochs": 120, "init": "whitened", "optimizer": "muon", "muon_lr": 0.03, "blend": True, "whiten": WHITEN,
 }  # fmt: skip
 """What taught a small network most in ten minutes on two sets of photographs (docs/teacher.md)."""
 REDUCED: dict[str, Any] = {
     "init_weights": TEACHERS_OWN, **dict.fromkeys(("arch", "stem", "mean", "std")), "image_size": 64, "bn": "keep",
     "head": "mlp", "augment": "mild", "temperature": 0.2, "schedule": "cosine", "batch_size": 64, "base_lr": 0.04,
-    "head_lr": 0.08, "warmup_epochs": 5.0, "epochs": 40, "blend": True,
+    "head_lr": 0.08, "warmup_epochs": 5.0, "epochs": 40, "blend": True, "whiten": WHITEN,
 }  # fmt: skip
 """Published weights lose much of what they know where images are smaller than those that they were trained on. With
 small steps towards their own features of the whole image they learn it again (docs/reduced.md)."""
 CONTINUED: dict[str, Any] = {
     **V2, "bn": "keep", "batch_size": 64, "queue_size": 1024, "key_momentum": 0.99, "mask_own_keys": True,
-    "base_lr": 0.004, "head_lr": 0.06, "epochs": 10, "keep": "best",
+    "base_lr": 0.004, "head_lr": 0.06, "epochs": 10, "keep": "best", "whiten": WHITEN,
 }  # fmt: skip
 """Small steps for the published network, large ones for its new head (docs/continued.md). Sets for which that pays are
 often hardly larger than the queue, so an image's own older keys are masked."""
