@@ -25,8 +25,7 @@ from moco.interop.checkpoints import Weights
 from moco.interop.folders import OWN
 from moco.runtime.files import replace_file
 
-STANDARD_WIDTH = 64
-CLASSIFIER = {"fc.weight", "fc.bias"}
+STANDARD_WIDTH, CLASSIFIER = 64, {"fc.weight", "fc.bias"}
 ANY_NET = "give --format onnx or safetensors, which take any network"
 
 
@@ -48,8 +47,7 @@ class Target:
     """How the file is used."""
     otherwise: str | None = None
     """What it is checked with where timm does not have the net."""
-    output: Output = "plain"
-    """Which features its file gives: whitened ones where it can express that."""
+    output: Output = "plain"  # features that its file gives
 
     def checked_with(self, weights: Weights) -> str:
         """Return what the file of this net is checked with."""

@@ -49,9 +49,9 @@ def describe_result(result: Mapping[str, Any], found: Mapping[str, Any], *, taug
     whitened = result.get("whitened")
     unchanged = kept is not None and kept["step"] == 0 and whitened is None
     if whitened is not None:
-        gain = f": kNN accuracy on them rose from {whitened['plain_top1']:.1f}% to {whitened['top1']:.1f}%"
-        lines.append(f"auto: the encoder whitens its features, as it learned from {whitened['images']} training images"
-                     + (gain if "top1" in whitened else ""))  # fmt: skip
+        rose = "top1" in whitened
+        gain = f": kNN accuracy rose from {whitened['plain_top1']:.1f}% to {whitened['top1']:.1f}%" if rose else ""
+        lines.append(f"auto: whitened the features on {whitened['images']} training images{gain}")
     if "top1" in found:
         lines.append(f"auto: the encoder's kNN accuracy is {found['top1']:.1f}% on {found['queries']} images of "
                      f"{found['measured_on']}")  # fmt: skip

@@ -172,8 +172,7 @@ def train(
             schedule, m = build_schedule(watch.config, batches.steps_per_epoch), build_key_momentum(watch.config)
     with request.waiting():
         watch.look(schedule.steps)
-    watch.keep_best(schedule.steps)
-    watch.whiten()
+    watch.end(schedule.steps)
     return run.finish(schedule.steps, device)
 
 

@@ -170,7 +170,12 @@ class Watch:
         self.best = distributed.from_first(compare)
         return round(100 * float(right.float().mean()), 3)
 
-    def keep_best(self, step: int) -> None:
+    def end(self, step: int) -> None:
+        """Let the run end with the encoder that it should, after `step` steps."""
+        self._keep_best(step)
+        self._whiten()
+
+    def _keep_best(self, step: int) -> None:
         """Let the run end with the encoder of its best look; the one after `step` steps, the last, lies beside it."""
         best, encoder = self.best, self.run.modules["f_q"]
         if self.config.keep != "best" or best is None:
@@ -183,7 +188,7 @@ class Watch:
         self.run.log.say(best.describe(step, by))
         self.run.result["kept"] = {**best.figures(step), "by": by}
 
-    def whiten(self) -> None:
+    def _whiten(self) -> None:
         """Let the encoder that the run ends with whiten its features, where that pays."""
         if self.whitener is None:
             return

@@ -243,6 +243,6 @@ def tabulate(compared: Sequence[Compared], way: Way) -> list[str]:
         return "  <- chosen" if (one.name, one.image_size) == (way.weights, way.image_size) else ""
 
     return [
-        f"auto: kNN accuracy on {len(compared[0].right)} of your images, each classified by its 20 nearest neighbours",
+        f"auto: kNN accuracy on {len(compared[0].right)} of your images, with whitened features",
         *(f"  {name:<{width}}  {one.top1:5.1f}%{mark(one)}" for name, one in zip(names, compared, strict=True)),
     ]

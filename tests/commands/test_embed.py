@@ -324,7 +324,7 @@ def test_feature_maps(tiny_run: Path, photos: Path, tmp_path: Path, ending: str)
         pytest.importorskip("pyarrow")
     out, pooled = tmp_path / f"m.{ending}", tmp_path / "f.npy"
     result = run(EmbedConfig(str(tiny_run), str(photos), out, features="map", **CPU))
-    run(EmbedConfig(str(tiny_run), str(photos), pooled, **CPU))
+    run(EmbedConfig(str(tiny_run), str(photos), pooled, features="plain", **CPU))
     found = read_back(out)
     assert result["shape"] == [64, *result["shape"][1:]]
     assert len(result["shape"]) == 3

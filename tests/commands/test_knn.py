@@ -53,10 +53,10 @@ def test_the_gain_over_random_weights_and_raw_pixels(run: Path, capsys: pytest.C
 
 def test_a_k_that_is_given_is_taken(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By the baselines too; one that is chosen says so."""
-    chosen, said = told(capsys, run)
+    chosen, said = told(capsys, run, "--features", "plain")
     assert chosen["k_chosen"] is True
     assert f"(k {chosen['k']}, chosen by leave-one-out on the bank; 360 queries of the test split" in said
-    given, said = told(capsys, run, "--knn-k", "200")
+    given, said = told(capsys, run, "--features", "plain", "--knn-k", "200")
     assert (given["k"], given["k_chosen"]) == (200, False)
     assert {own["k"] for own in given["baselines"].values()} == {200}
     assert "(k 200; 360 queries of the test split, held out from training; 1437 images in the bank)" in said

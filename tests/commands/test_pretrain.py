@@ -11,6 +11,7 @@ import torch
 import torchvision.transforms.functional as reference
 from PIL import Image as PillowImage
 
+from moco.cli import main
 from moco.commands.embed import run as embed
 from moco.commands.export import run as export
 from moco.commands.pretrain import build_monitor
@@ -21,10 +22,12 @@ from moco.data.derived import take_evenly
 from moco.data.images import Images, Split
 from moco.data.splits import monitor_split
 from moco.evaluation.config import EmbedConfig
+from moco.evaluation.feature_whitening import choose_whitening
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.frozen import load_encoder
 from moco.evaluation.knn import choose_k
 from moco.evaluation.session import labels_of
+from moco.interop.checkpoints import load_weights
 from moco.interop.config import ExportConfig
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import recipe
@@ -114,11 +117,12 @@ def test_the_white_level_goes_with_the_run(tmp_path: Path, capsys: pytest.Captur
     found = {}
     for weights in (config.out, config.out / "checkpoints", tmp_path / "exported"):
         for data in (config.data, same):
-            embed(EmbedConfig(str(weights), data, tmp_path / "x.npz", device="cpu", precision="fp32", threads=1))
+            out = tmp_path / "x.npz"
+            embed(EmbedConfig(str(weights), data, out, features="plain", device="cpu", precision="fp32", threads=1))
             found[weights.name, data] = np.load(tmp_path / "x.npz")["features"]
     first = found["run", same]
     assert all(np.abs(features - first).max() < 1e-5 for features in found.values())
-    frozen = load_encoder(config.out)
+    frozen = load_encoder(config.out, features="plain")
     assert np.abs(frozen.embed([tmp_path / "x" / "a" / "00.png"]).numpy() - first[:1]).max() < 1e-5
     assert pretrain(dataclasses.replace(config))["already_done"]
     more = dataclasses.replace(config, data=same, out=tmp_path / "more", init_weights=str(config.out))
@@ -132,3 +136,101 @@ def test_runs_from_before_keep_the_full_range(tmp_path: Path) -> None:
     values = json.loads(text)
     del values["white_level"]
     assert from_json(PretrainConfig, json.dumps(values), tmp_path).white_level == 65535
+
+
+def whitening(out: Path, **more: Any) -> PretrainConfig:
+    """A run of a step or two that ends by whitening the features of its images."""
+    small = {"arch": "resnet18-w4", "image_size": 16, "batch_size": 16, "max_steps": 2, "knn_every": 0, "workers": 0}
+    return recipe("quick", data="digits", out=out, threads=1, device="cpu", precision="fp32", **small, **more)
+
+
+def test_a_run_ends_with_whitened_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run's encoder, by the images asked for, is that of a run without, followed by the map that suits these."""
+    plain, config = whitening(tmp_path / "plain", whiten=0), whitening(tmp_path / "run", whiten=200)
+    pretrain(plain)
+    result = pretrain(config)
+    said = capsys.readouterr().out
+    assert "the encoder whitens its features, as it learned from 200 training images: kNN accuracy on them rose" in said
+    before, after = (load_weights(str(one.out)).encoder for one in (plain, config))
+    assert not before.whitens
+    assert after.whitens
+    digits = take_evenly(load("digits")["train"], 200)
+    how = Encoding(16, require(config.mean), require(config.std), unit=False)
+    expected = choose_whitening(encode(before, digits, how), labels_of(digits), 10)
+    assert expected is not None
+    assert torch.allclose(after.whitening.get_parameter("weight"), expected.weight, atol=1e-5)
+    assert result["whitened"] == {**expected.figures, "ridge": result["whitened"]["ridge"]}
+    assert torch.equal(encode(after, digits, dataclasses.replace(how, output="plain")), encode(before, digits, how))
+    assert pretrain(config)["already_done"]  # a finished run is not changed
+    again = dataclasses.replace(config, out=tmp_path / "more", init_weights=str(config.out), whiten=0)
+    pretrain(again)  # whose whitening is that of other features
+    assert not load_weights(str(again.out)).encoder.whitens
+
+
+def test_a_run_that_is_broken_off_while_it_whitens_does_so_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Byte for byte, before and after the file is written."""
+    whole = whitening(tmp_path / "whole")
+    pretrain(whole)
+    for place in ("moco.evaluation.feature_whitening.choose_whitening", "moco.runtime.run.Run.finish"):
+        broken = dataclasses.replace(whole, out=tmp_path / place)
+        with monkeypatch.context() as patch:
+            patch.setattr(place, fail)
+            with pytest.raises(RuntimeError, match="the machine fails"):
+                pretrain(broken)
+        pretrain(broken)
+        name = "encoder.safetensors"
+        assert (broken.out / name).read_bytes() == (whole.out / name).read_bytes()
+
+
+def fail(*_: Any, **__: Any) -> None:
+    """As a machine does."""
+    raise RuntimeError("the machine fails")
+
+
+def test_only_neighbours_see_whitened_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not `moco linear`; random weights are whitened where the run's are, and no others unless it is asked for."""
+    run, plain = (whitening(tmp_path / name, whiten=whiten) for name, whiten in (("run", 400), ("plain", 0)))
+    for config in (run, plain):
+        pretrain(config)
+    common = ["--data", "digits", "--device", "cpu", "--threads", "1", "--precision", "fp32", "--json"]
+
+    def told(command: str, *words: str) -> dict[str, Any]:
+        capsys.readouterr()
+        assert main([command, *words, *common]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    assert told("linear", "--weights", str(run.out), "--no-baseline")["top1"] == (
+        told("linear", "--weights", str(plain.out), "--no-baseline")["top1"])  # fmt: skip
+    whitened = told("knn", "--weights", str(run.out), "--baseline", str(plain.out))
+    kept = told("knn", "--weights", str(plain.out))
+    assert whitened["whitened"] is True
+    assert kept["whitened"] is False
+    assert whitened["baselines"][str(plain.out)]["top1"] == kept["top1"] < whitened["top1"]
+    assert told("knn", "--weights", str(run.out), "--features", "plain")["top1"] == kept["top1"]
+    asked = told("knn", "--weights", str(plain.out), "--whiten")
+    assert asked["whitened"] is True
+    assert asked["top1"] > kept["top1"]
+    assert asked["baselines"]["random"] == {**whitened["baselines"]["random"], **{
+        name: asked["baselines"]["random"][name] for name in ("difference", "low", "high")}}  # fmt: skip
+    assert kept["baselines"]["random"]["top1"] < asked["baselines"]["random"]["top1"]
+
+
+def test_exports_say_where_they_cannot_whiten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other libraries' formats have no place for it, which is said; ONNX, checked by its own runtime, has."""
+    pytest.importorskip("onnxscript")
+    config = whitening(tmp_path / "run", stem="imagenet")
+    pretrain(config)
+    capsys.readouterr()
+    export(ExportConfig(str(config.out), "safetensors", tmp_path / "folder"))
+    said = "cannot whiten features: its kNN accuracy is that of moco knn --features plain. --format onnx can"
+    assert said in capsys.readouterr().out
+    export(ExportConfig(str(config.out), "onnx", tmp_path / "net.onnx"))
+    assert "cannot whiten" not in capsys.readouterr().out
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    x = torch.rand(2, 3, 16, 16)
+    expected = load_encoder(config.out)(x)
+    assert np.abs(session.run(["features"], {"images": x.numpy()})[0] - expected.numpy()).max() < 1e-3

@@ -4,13 +4,16 @@ import dataclasses
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier
 
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.catalog import load
 from moco.data.derived import Subset
 from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding
+from moco.evaluation.feature_whitening import choose_whitening
 from moco.evaluation.features import Encoding, encode
+from moco.evaluation.knn import choose_k
 from moco.interop.checkpoints import Weights
 from moco.runtime.fields import Precision
 
@@ -18,28 +21,32 @@ FP32: Precision = "fp32"
 
 
 def test_weights_and_pixels_are_judged_on_the_same_images() -> None:
-    """By scikit-learn, of which the bank's images are left out one by one; pixels tell digits apart."""
+    """By scikit-learn, each image of the bank left out in turn, with the whitening and the k that suit the bank."""
     images = load("digits")["train"]
-    bank, queries = Subset(images, np.arange(60)), Subset(images, np.arange(60, 90))
+    bank, queries = Subset(images, np.arange(80)), Subset(images, np.arange(80, 110))
     torch.manual_seed(0)
     weights = Weights(Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=8)), (0.5,) * 3, (0.5,) * 3)
     found = judge_weights(weights, 8, bank, queries, FP32)
-    how = Encoding(8, weights.mean, weights.std)
-    known, asked = (encode(weights.encoder, part, how).numpy() for part in (bank, queries))
+    how = Encoding(8, weights.mean, weights.std, unit=False)
+    plain = [encode(weights.encoder, part, how) for part in (bank, queries)]
     assert bank.labels is not None
+    whitening = choose_whitening(plain[0], bank.labels, 10)
+    assert whitening is not None
+    known, asked = (F.normalize(whitening(z)).numpy() for z in plain)
+    k = choose_k(torch.from_numpy(known), bank.labels, temperature=0.1, classes=10)
     assert queries.labels is not None
 
     def vote(rows: "np.ndarray[tuple[int], np.dtype[np.int64]]", x: "np.ndarray[tuple[int, int], np.dtype[np.float32]]",
              truth: int) -> bool:  # fmt: skip
-        judge = KNeighborsClassifier(20, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1))
+        judge = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1))
         assert bank.labels is not None
         return bool(judge.fit(known[rows], bank.labels[rows]).predict(x)[0] == truth)
 
-    everyone = np.arange(60)
-    expected = [vote(np.delete(everyone, i), known[[i]], int(bank.labels[i])) for i in range(60)]
+    everyone = np.arange(80)
+    expected = [vote(np.delete(everyone, i), known[[i]], int(bank.labels[i])) for i in range(80)]
     expected += [vote(everyone, asked[[i]], int(queries.labels[i])) for i in range(30)]
     assert (found != torch.tensor(expected)).sum() <= 1  # a tie may fall either way
     pixels = judge_pixels(bank, queries)
-    assert len(pixels) == len(found) == 90
+    assert len(pixels) == len(found) == 110
     assert float(pixels.float().mean()) > 0.5
     assert measure_encoding(dataclasses.replace(weights), queries, 8, FP32) > 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
-from torch import Tensor
+from torch import Tensor, nn
 
 import moco
 from moco.data.augment import normalize
@@ -43,10 +43,10 @@ def test_paths_pillow_images_and_tensors_give_the_same(tiny_run: Path, files: li
     assert torch.equal(encoder.embed([decode(path) for path in files]), of_paths)
     assert torch.equal(encoder.embed([PillowImage.open(path) for path in files]), of_paths)
     weights = moco.load_weights(str(tiny_run))
-    backbone = weights.encoder.backbone.eval()
+    whitened = nn.Sequential(weights.encoder.backbone, weights.encoder.whitening).eval()
     for row, path in enumerate(files):
         with torch.no_grad():
-            expected = backbone(normalize(prepare_image(decode(path), 16)[None], weights.mean, weights.std))[0]
+            expected = whitened(normalize(prepare_image(decode(path), 16)[None], weights.mean, weights.std))[0]
         assert torch.allclose(of_paths[row], expected, atol=1e-5, rtol=1e-5)
     assert torch.allclose(encoder.embed(files, batch_size=3), of_paths, atol=1e-5, rtol=1e-5)
 
@@ -119,7 +119,7 @@ def test_weights_that_are_not_there(tmp_path: Path) -> None:
 def test_arguments_that_make_no_sense(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Are refused, and not taken for others, where nothing checks types."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    with pytest.raises(BadInputError, match="features is 'haed': expected one of backbone, head"):
+    with pytest.raises(BadInputError, match="features is 'haed': expected one of backbone, plain, head"):
         moco.load_encoder(tiny_run, features="haed")  # type: ignore[arg-type]
     with pytest.raises(BadInputError, match="batch_size is 0"):
         moco.load_encoder(tiny_run).embed([torch.zeros(3, 8, 8, dtype=torch.uint8)], batch_size=0)

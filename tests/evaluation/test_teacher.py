@@ -49,7 +49,7 @@ def test_cached_keys_are_the_centred_features_of_whole_images(tiny_run: Path, im
     """Of unit length; read back from the cache, which a damaged file does not break; other images have another."""
     teacher = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=True)
     weights = load_weights(str(tiny_run))
-    h = encode(weights.encoder, images, Encoding(16, weights.mean, weights.std, unit=False))
+    h = encode(weights.encoder, images, Encoding(16, weights.mean, weights.std, "plain", unit=False))
     assert teacher.features is not None
     assert torch.allclose(teacher.features, F.normalize(h - h.mean(0)), atol=1e-6)
     assert teacher.width == h.shape[1]

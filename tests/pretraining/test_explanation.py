@@ -88,3 +88,16 @@ def test_the_next_commands_can_be_typed_as_they_stand(labelled: bool) -> None:
     if not labelled:
         second = ["moco", "embed", "--weights", run, "--data", data, "--out", "features.npz"]
     assert commands == [["moco", "report", run], second, ["moco", "explore", run, "--data", data]]
+
+
+def test_what_whitening_did() -> None:
+    """Its gain where labels tell it; weights that are whitened are not those that can be downloaded."""
+    kept = {"step": 0, "images": 100, "first_top1": 80.0, "last_top1": 70.0, "top1": 80.0, "by": "neighbours"}
+    gain = {"difference": 0.0, "low": -1.0, "high": 1.0, "top1": 80.0, "image_size": 128}
+    found = {"top1": 80.0, "queries": 50, "measured_on": "the test split", "baselines": {"timm:x": gain}}
+    with_labels = describe_result({"kept": kept, "whitened": {"images": 90, "top1": 84.0, "plain_top1": 80.0}}, found)
+    assert "auto: whitened the features on 90 training images: kNN accuracy rose from 80.0% to 84.0%" in with_labels
+    assert "The run kept these weights" not in with_labels[-1]
+    without = describe_result({"kept": kept, "whitened": {"images": 90}}, {})
+    assert "auto: whitened the features on 90 training images" in without
+    assert "The run kept these weights" in describe_result({"kept": kept}, found)[-1]
