@@ -186,7 +186,9 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         return {f"knn_{name}": value for name, value in {**figures, **more}.items()}
 
     if config.keep == "best":
-        return KnnJudge(bank, queries, how, config.knn_k, config.knn_temperature, name_figures)
+        return KnnJudge(
+            bank, queries, how, config.knn_k, config.knn_temperature, name_figures, whitens=config.whiten > 0
+        )
 
     def monitor(encoder: Encoder) -> dict[str, float]:
         found, k = look(encoder, how)

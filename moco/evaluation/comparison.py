@@ -3,15 +3,12 @@
 import time
 from dataclasses import replace
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from moco.core.encoder import Encoder
 from moco.data.images import Images
-from moco.evaluation.feature_whitening import choose_whitening
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.judge import classify_by_neighbours
-from moco.evaluation.knn import choose_k
+from moco.evaluation.judge import classify_whitened
 from moco.evaluation.pixels import SIDE, build_raw_pixels
 from moco.evaluation.session import labels_of
 from moco.interop.checkpoints import Weights
@@ -43,16 +40,12 @@ def judge_pixels(bank: Images, queries: Images) -> Tensor:
 
 
 def _judge(encoder: Encoder, how: Encoding, bank: Images, queries: Images) -> Tensor:
-    """Judge an encoder as a run would end with it: its features are whitened where that pays, and k suits them."""
-    plain = replace(how, unit=False)
-    known, asked = (encode(encoder, images, plain) for images in (bank, queries))
-    labels, classes, device = labels_of(bank), len(bank.classes), str(next(encoder.parameters()).device)
-    whitening = choose_whitening(known, labels, classes, temperature=TEMPERATURE)
-    known, asked = (F.normalize(z if whitening is None else whitening(z)) for z in (known, asked))
-    k = choose_k(known, labels, temperature=TEMPERATURE, classes=classes, device=device)
-    return classify_by_neighbours(
-        known, labels, asked, labels_of(queries), k=k, temperature=TEMPERATURE, classes=classes, device=device
-    )
+    known, asked = (encode(encoder, images, replace(how, unit=False)) for images in (bank, queries))
+    device = str(next(encoder.parameters()).device)
+    return classify_whitened(
+        known, labels_of(bank), asked, labels_of(queries), temperature=TEMPERATURE, classes=len(bank.classes),
+        device=device,
+    )  # fmt: skip
 
 
 def _encoding(weights: Weights, size: int, precision: Precision) -> Encoding:

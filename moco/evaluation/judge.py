@@ -3,14 +3,17 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from moco.core.encoder import Encoder
 from moco.data.images import Images, Labels
 from moco.evaluation.alignment import align_uniform, find_own_views
+from moco.evaluation.feature_whitening import choose_whitening
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.knn import QUERIES_IN_FLIGHT, choose_k, count_votes, knn_votes, nearest_others
 from moco.evaluation.scores import score_votes
@@ -37,19 +40,23 @@ class KnnJudge:
     temperature: float
     name_figures: Callable[[Mapping[str, float], int], dict[str, float]]
     """Turns the accuracies, and the k by which they were found, into the figures that a monitor logs."""
+    whitens: bool = False
+    """Whether the run ends by whitening its features: then encoders are judged with whitened ones."""
     right: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
     """Which images the encoder of the last look had right, (bank + queries,)."""
     by: str = "neighbours"
 
     def __call__(self, encoder: Encoder) -> dict[str, float]:
         """Encode all images, remember which are classified rightly, and return the figures."""
-        how, classes, device = dataclasses.replace(self.how, unit=True), len(self.bank.classes), _device(encoder)
-        bank, queries = (encode(encoder, images, how) for images in (self.bank, self.queries))
+        how, classes, device = dataclasses.replace(self.how, unit=False), len(self.bank.classes), _device(encoder)
+        features = [encode(encoder, images, how) for images in (self.bank, self.queries)]
         labels = labels_of(self.bank), labels_of(self.queries)
-        self.right = classify_by_neighbours(
-            bank, labels[0], queries, labels[1], k=NEIGHBOURS, temperature=self.temperature, classes=classes,
-            device=device,
-        )  # fmt: skip
+        common: dict[str, Any] = {"temperature": self.temperature, "classes": classes, "device": device}
+        bank, queries = (F.normalize(z) for z in features)
+        if self.whitens:
+            self.right = classify_whitened(features[0], labels[0], features[1], labels[1], **common)
+        else:
+            self.right = classify_by_neighbours(bank, labels[0], queries, labels[1], k=NEIGHBOURS, **common)
         k = self.k
         if k is None:
             k = choose_k(bank, labels[0], temperature=self.temperature, classes=classes, device=device)
@@ -100,6 +107,21 @@ def classify_by_neighbours(
     votes.append(knn_votes(bank, bank_labels, queries, k=k, temperature=temperature, classes=classes, device=device))
     truth = np.concatenate([bank_labels, query_labels])
     return torch.from_numpy(score_votes(torch.cat(votes), truth).predicted == truth)
+
+
+def classify_whitened(
+    bank: Bank, bank_labels: Labels, queries: Features, query_labels: Labels, *, temperature: float, classes: int,
+    device: str = "cpu",
+) -> Tensor:  # fmt: skip
+    """Do as `classify_by_neighbours` with features as a run would end with them: whitened where that pays.
+
+    The bank (B, C), of any length, chooses the whitening and k.
+    """
+    found = choose_whitening(bank, bank_labels, classes, temperature=temperature)
+    bank, queries = (F.normalize(z if found is None else found(z)) for z in (bank, queries))
+    common: dict[str, Any] = {"temperature": temperature, "classes": classes, "device": device}
+    k = choose_k(bank, bank_labels, **common)
+    return classify_by_neighbours(bank, bank_labels, queries, query_labels, k=k, **common)
 
 
 def _device(encoder: Encoder) -> str:

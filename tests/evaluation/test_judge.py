@@ -1,5 +1,7 @@
 """The judge asks every image by its neighbours, never by itself, and gives the figures of the usual monitor."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,10 @@ from moco.data.catalog import load
 from moco.data.derived import take_evenly
 from moco.evaluation import judge as module
 from moco.evaluation.alignment import align_uniform, draw_pairs
+from moco.evaluation.feature_whitening import choose_whitening
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.judge import KnnJudge, ViewJudge, classify_by_neighbours
-from moco.evaluation.knn import knn_scores
+from moco.evaluation.knn import choose_k, knn_scores
 from moco.evaluation.session import labels_of
 from tests import oracles
 
@@ -65,6 +68,28 @@ def test_the_figures_are_the_monitors() -> None:
     )
     assert torch.equal(judge.right, right)
     assert 0 < int(right.sum()) < len(right) == 85
+
+
+def test_a_run_that_whitens_is_judged_whitened() -> None:
+    """By loops: with the whitening and the k that suit the bank; the monitor's figures stay those of plain features."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderPlan("resnet18-w4", "cifar", image_size=8))
+    images = load("digits")["train"]
+    bank, queries, how = take_evenly(images, 60), take_evenly(images, 25), Encoding(8, (0.5,) * 3, (0.5,) * 3)
+    plain, judge = (
+        KnnJudge(bank, queries, how, 7, 0.1, lambda found, k: {**found, "k": k}, whitens=whitens)
+        for whitens in (False, True)
+    )
+    assert judge(encoder) == plain(encoder)
+    assert not torch.equal(judge.right, plain.right)
+    features = [encode(encoder, part, replace(how, unit=False)) for part in (bank, queries)]
+    found = choose_whitening(features[0], labels_of(bank), 10)
+    assert found is not None
+    z = [F.normalize(found(x)) for x in features]
+    k = choose_k(z[0], labels_of(bank), temperature=0.1, classes=10)
+    expected = classify_by_neighbours(z[0], labels_of(bank), z[1], labels_of(queries), k=k, temperature=0.1, classes=10)
+    assert torch.equal(judge.right, expected)
+    assert 100 * float(judge.right[:60].float().mean()) == pytest.approx(found.top1)
 
 
 def test_views_are_found_among_all_others() -> None:
