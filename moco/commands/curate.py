@@ -87,18 +87,18 @@ class Collected:
 
     @property
     def how(self) -> Encoding:
-        """How they are encoded."""
+        """Return how images are encoded."""
         workers = workers_for(self.config_of_session, self.images)
         return dataclasses.replace(self.subject.how, unit=True, workers=workers)
 
     @property
     def config_of_session(self) -> EmbedConfig:
-        """The settings that evaluations share."""
+        """Return the settings that evaluations share."""
         return _session_config(self.config)
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """Weights to compute the same with."""
+        """Return the weights to compare with."""
         return (RANDOM,) if self.config.baseline and self.config.weights != RANDOM else ()
 
     def picture(self, row: int) -> str:

@@ -47,7 +47,7 @@ class Reading:
 
     @property
     def width(self) -> int:
-        """Numbers of an image."""
+        """Count the numbers of one image."""
         return int(np.prod(self.shape))
 
 

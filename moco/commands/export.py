@@ -89,7 +89,7 @@ def _compared(features: Any, weights: Weights, path: Path) -> dict[str, float]:
 
 
 def photographs(weights: Weights) -> SquareViews:
-    """Scikit-learn's two photographs, each whole and its four quarters, at the encoder's size, normalised for it.
+    """Return scikit-learn's two photographs, whole and in quarters, at the encoder's size and normalised.
 
     For an encoder of other channels red, green and blue are repeated in turn.
     """

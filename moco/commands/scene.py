@@ -59,12 +59,12 @@ class Scene:
 
     @functools.cached_property
     def images(self) -> Images:
-        """The training images."""
+        """Return the training images."""
         return training_images(self.splits)
 
     @property
     def is_labelled(self) -> bool:
-        """Whether the images have labels of at least two classes."""
+        """Return whether the images have labels of at least two classes."""
         return self.images.labels is not None and len(self.images.classes) > 1
 
     def share(self, share: float, bounds: tuple[float, float]) -> float:

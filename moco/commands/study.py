@@ -47,7 +47,7 @@ FINETUNING = 3.0
 
 
 def run(config: StudyConfig) -> dict[str, Any]:
-    """Do what is left of a study, and return what its study.json holds; exit code 75 where it was asked to stop."""
+    """Run the cells that are left, and return the content of study.json; exit code 75 after a signal."""
     check(config)
     study = settle_study(config)
     recipe_of(study, config)

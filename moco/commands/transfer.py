@@ -42,7 +42,7 @@ FREE = HOW_NOT_WHAT | {"evaluate_every", "shown_images"}
 
 
 def run(config: TransferConfig) -> dict[str, Any]:
-    """Fine-tune and measure; with trials, each in a folder of its own, `trial-0` and on."""
+    """Fine-tune and measure; with trials, each in its own folder, `trial-0` and on."""
     check_transfer(config)
     config = dataclasses.replace(config, logger=settle_loggers(config.logger))
     distributed.join_processes(resolve_device(config.device), config.timeout)

@@ -47,7 +47,7 @@ class FirstBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """That of the run."""
+        """Return the run's steps per epoch."""
         return self.batches.steps_per_epoch
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:

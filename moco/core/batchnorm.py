@@ -20,7 +20,7 @@ _recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
 
 @contextmanager
 def mark_recomputation() -> Iterator[None]:
-    """While a forward pass is done over for its gradient: its statistics were recorded the first time."""
+    """Mark a repeated forward pass, whose statistics were recorded the first time."""
     before = _recomputing.set(True)
     try:
         yield
@@ -271,7 +271,7 @@ def _grouped(norm: _BatchNorm) -> GroupedBatchNorm:
 
 
 def is_fused(norm: nn.Module) -> bool:
-    """Whether it is timm's BatchNorm2d with a dropout and an activation behind it."""
+    """Return whether it is timm's BatchNorm2d with a dropout and an activation behind it."""
     from timm.layers.norm_act import BatchNormAct2d  # here, since only networks of timm have other kinds than torch's
 
     return type(norm) is BatchNormAct2d

@@ -139,5 +139,5 @@ def _is_known(conv: nn.Conv2d) -> bool:
 
 
 def is_padded_same(conv: nn.Module) -> bool:
-    """Whether it is timm's convolution whose padding follows from the size of x."""
+    """Return whether it is timm's convolution that derives its padding from the size of x."""
     return type(conv).__name__ == "Conv2dSame" and type(conv).__module__ == "timm.layers.conv2d_same"

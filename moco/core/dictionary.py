@@ -215,7 +215,7 @@ class InBatch(nn.Module):
         return Keys(positive=k, negative=every_k, mask=index[:, None] == every_index[None], images=every_index)
 
     def write(self, q: Features, k: Features | None, index: Index) -> None:
-        """Nothing outlives the batch."""
+        """Do nothing: in-batch keys last for one step."""
 
 
 class TeacherKeys(nn.Module):
@@ -239,7 +239,7 @@ class TeacherKeys(nn.Module):
         return Keys(self.features[index], self.features, mask=mask, images=self.images)
 
     def write(self, q: Features, k: Features | None, index: Index) -> None:
-        """Nothing changes."""
+        """Do nothing: the teacher's keys do not change."""
 
 
 Dictionary = Queue | MemoryBank | InBatch | TeacherKeys

@@ -105,7 +105,7 @@ class Encoder(nn.Module):
         self.predictor = _normalised_mlp(size, self.plan.hidden_dim or self.num_features, size)
 
     def momentum_copy(self) -> "Encoder":
-        """f_k at the start: the same weights, neither trained by gradient nor with a prediction head."""
+        """Return f_k as it starts: a copy of the weights, without gradient and without the prediction head."""
         f_k = copy.deepcopy(self).requires_grad_(False)
         f_k.predictor = nn.Identity()
         f_k._norms = _grouped_norms(f_k)

@@ -90,7 +90,7 @@ def find_foldable(network: nn.Module, x: Tensor) -> list[Foldable]:
 
 @contextmanager
 def fold_norms(pairs: Sequence[Foldable]) -> Iterator[None]:
-    """Inside the block each convolution normalises its own output, and the norm behind it only passes it on.
+    """Let each convolution normalise its own output inside the block, and its norm pass that on.
 
     The network computes the same function with one pass less over each output; gradients reach the weights, scales and
     shifts as they do without. What a norm has behind its normalisation (timm's dropout and activation) still follows.

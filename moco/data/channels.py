@@ -42,7 +42,7 @@ class Values(NamedTuple):
 
     @property
     def depth(self) -> str:
-        """The kind of numbers, as `Form` names it."""
+        """Return the number type, as `Form` names it."""
         return "float" if self.array.dtype.kind == "f" else self.array.dtype.name
 
 

@@ -55,7 +55,7 @@ class Documents:
 
     @property
     def name_table(self) -> PathTable:
-        """The names."""
+        """Return the names."""
         return self.names
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ class Documents:
         return self.texts[index]
 
     def stack(self, index: Integers) -> None:
-        """None: documents may have any length."""
+        """Return None: documents may have any length."""
 
     def read_values(self, index: int, channels: int | None = None) -> Values:
         """Raise BadInputError: a document has no channels."""

@@ -54,7 +54,7 @@ class Form:
 
     @property
     def kind(self) -> str:
-        """Channels and numbers in words."""
+        """Describe channels and number type in words."""
         return describe_kind(self.channels, self.depth)
 
     def show(self, image: Channels) -> Image:
@@ -66,7 +66,7 @@ class Form:
 
     @property
     def seen(self) -> tuple[int, ...]:
-        """The channels that people see: the chosen ones, else the first three, or the first of fewer."""
+        """Return the channels to display: the chosen ones, else the first three, or the first of fewer."""
         return self.shown or ((1, 2, 3) if self.channels > 2 else (1,))
 
     def with_shown(self, chosen: Sequence[int]) -> "Form":

@@ -173,7 +173,7 @@ def _find_runs(rows: Rows, splits: dict[Split, bytes]) -> list[tuple[Split, int,
 
 
 def part_shards(images: ShardImages, parts: Parts) -> dict[Split, Images]:
-    """Part the images of shards into the splits that their members lie in; all is `train` without parts."""
+    """Divide the images of shards into their splits; without splits all are `train`."""
     runs: dict[Split, list[tuple[int, int]]] = {}
     for split, start, stop, _ in parts:
         runs.setdefault(split, []).append((start, stop))

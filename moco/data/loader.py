@@ -47,7 +47,7 @@ class Batches(Protocol):
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of batches in one pass over the images."""
+        """Count the batches in one pass over the images."""
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """Yield the batches of steps start..stop-1, in order."""
@@ -91,7 +91,7 @@ class ViewBatches(Dataset[Batch]):
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of full batches in one pass over the images."""
+        """Count the full batches in one pass over the images."""
         return len(self.images) // self.batch_size
 
     def plan(self, step: int) -> Integers:
@@ -121,7 +121,7 @@ class ViewBatches(Dataset[Batch]):
 
     @property
     def look(self) -> Look:
-        """What the views have in common."""
+        """Return what the views have in common."""
         scaled = self.decode == "scaled"
         return Look(self.augmentation, self.view_size, self.mean, self.std, scaled)
 

@@ -33,7 +33,7 @@ def data_home() -> Path:
 
 
 def part_choice(data: str) -> tuple[int | None, str]:
-    """Part `every=N@PATH` into N and the path; without a choice N is None. Raises BadInputError where N is 0."""
+    """Split `every=N@PATH` into N and the path; N is None if not given. Raises BadInputError if N is 0."""
     found = CHOICE.fullmatch(data)
     if found is None:
         return None, data

@@ -46,7 +46,7 @@ class Notes:
 
     @property
     def left_out(self) -> str:
-        """What is left out, in words; empty where nothing is."""
+        """Describe what is left out; empty if nothing is."""
         ranked = sorted(self.skipped.items(), key=lambda item: (-item[1], item[0]))
         shown = [
             f"{count} {reason}" + (f" ({self.first[reason]})" if reason in self.first else "")

@@ -32,7 +32,7 @@ class Replaced:
 
     @property
     def sentence(self) -> str:
-        """The replacement in words, on one line."""
+        """Describe the replacement on one line."""
         return one_line(f"{self.by} stands in for {self.reason}")
 
 

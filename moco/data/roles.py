@@ -36,7 +36,7 @@ class Roles:
 
     @property
     def columns(self) -> list[str]:
-        """All of them."""
+        """Return all columns."""
         return [self.image] if self.label is None else [self.image, self.label]
 
 

@@ -118,7 +118,7 @@ def outputs(
     device: torch.device | None = None,
     earlier: Earlier | None = None,
 ) -> Features:
-    """`encode` with any module that gives `width` numbers for each image; `device` is that of its parameters."""
+    """Encode as `encode` does, by any module that gives `width` numbers per image, on its own `device`."""
     _require_channels(images, how)
     device = device or next(module.parameters()).device
     at_a_time = how.batch_size

@@ -38,7 +38,7 @@ def weighted_knn(
     temperature: float,
     classes: int,
 ) -> dict[str, float]:
-    """Percentages top1 and top5 of queries whose class gets most of the votes of the k most similar features.
+    """Compute top1 and top5 (percent) of queries by the weighted votes of the k most similar features.
 
     A neighbour's vote weighs exp(similarity / t). bank is (B, C) and queries (N, C), all of unit length. A bank of
     fewer than k features votes as a whole. Features in fp16 are multiplied in fp32.

@@ -86,7 +86,7 @@ def compute_once(about: Metadata, compute: Callable[[], Kept]) -> Kept:
 
 
 def compute_in_parts(about: Metadata, compute: Callable[[Parts], Kept]) -> Kept:
-    """Do as `compute_once`; `compute` writes parts, finds those of an interrupted call, and gives the whole."""
+    """Compute as `compute_once` does, in parts: `compute` continues those of an interrupted call."""
     parts = Parts(_file_of(about))
     kept = compute_once(about, lambda: compute(parts))
     if distributed.rank() == 0:

@@ -55,13 +55,13 @@ class Subject:
 
     @property
     def encoder(self) -> Encoder:
-        """f_q, or random weights."""
+        """Return f_q, or random weights."""
         return self.weights.encoder
 
 
 @contextmanager
 def session(config: EvaluationConfig) -> Iterator[Subject]:
-    """The subject of an evaluation command; several processes are together as long as it lasts.
+    """Yield the subject of an evaluation command, with its processes joined for that time.
 
     Raises BadInputError for values out of range, weights that are not there, or a device that is not.
     """
@@ -139,7 +139,7 @@ class Labelled:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names."""
+        """Return the class names."""
         return self.train.classes
 
 
@@ -241,7 +241,7 @@ def all_splits(
 
 
 def backbone_digest(encoder: Encoder) -> str:
-    """SHA-256 of the backbone's tensors, running statistics among them."""
+    """Compute the SHA-256 of the backbone's tensors, including running statistics."""
     return digest({name: tensor.detach().cpu() for name, tensor in encoder.backbone.state_dict().items()}, {})
 
 

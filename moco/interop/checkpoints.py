@@ -83,7 +83,7 @@ class Weights:
 
     @property
     def metadata(self) -> Metadata:
-        """What our own files say of it."""
+        """Return the metadata of moco's own files."""
         return encoder_metadata(self.encoder.plan, self.mean, self.std, self.step, self.white_level, self.form)
 
 

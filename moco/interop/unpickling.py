@@ -73,7 +73,7 @@ class StubMapping:
     """Stands for a foreign dict: what is made in its place is a plain one."""
 
     def __new__(cls, *_: object) -> Any:
-        """An empty dict, which the unpickler may fill."""
+        """Return an empty dict, which the unpickler may fill."""
         return OrderedDict()
 
 

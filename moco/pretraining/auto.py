@@ -123,7 +123,7 @@ def settle_taught(way: Way, situation: Situation, measure: Measure, say: Callabl
 
 
 def settle_reduced(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
-    """`way.weights` taught by themselves to see images of 64 pixels: the recipe, for the time that there is."""
+    """Settle a run in which `way.weights` teach themselves images of 64 pixels, within the time."""
     size = min(REDUCED["image_size"], max(32, situation.side // 4 * 4))
     recipe = "the recipe reduced (docs/reduced.md)"
     return _settle_teaching(REDUCED, recipe, [{"image_size": size}], way, situation, measure, say)[1]
@@ -151,7 +151,7 @@ def _settle_teaching(
 
 
 def settle_continued(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
-    """`way.weights` trained on: the recipe, at the size at which they do best as they are."""
+    """Settle a run that trains `way.weights` further, at the size at which they do best untrained."""
     n = situation.n
     batch = situation.given.get("batch_size") or min(CONTINUED["batch_size"], batch_for(n, situation.device))
     queue = min(CONTINUED["queue_size"], 1 << max(2, int(math.log2(max(4, n // 2)))))

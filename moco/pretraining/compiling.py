@@ -46,7 +46,7 @@ class Comparison(NamedTuple):
 
     @property
     def faster(self) -> bool:
-        """Whether compiled encoders are clearly faster."""
+        """Return whether compiled encoders are clearly faster."""
         return self.compiled is not None and self.compiled < GAIN * self.plain
 
     def describe(self) -> str:

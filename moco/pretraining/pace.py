@@ -33,12 +33,12 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Seconds since the start, without pauses."""
+        """Return the seconds since the start, without pauses."""
         return time.monotonic() - self._started
 
     @property
     def left(self) -> float:
-        """Seconds that are left; negative when the time is over."""
+        """Return the seconds left; negative when the time is over."""
         return self.seconds - self.spent
 
     def describe(self) -> str:
@@ -47,7 +47,7 @@ class Budget:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count what happens inside: a person thinks about a question, or a file is downloaded."""
+        """Exclude the time inside: a person answers a question, or a file is downloaded."""
         begun = time.monotonic()
         try:
             yield

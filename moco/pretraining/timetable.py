@@ -42,7 +42,7 @@ class Timetable:
 
     @property
     def latest(self) -> int:
-        """The number of steps after which the run ends at the latest."""
+        """Return the number of steps after which the run ends at the latest."""
         return ENDLESS if self._watch.config.end_after else require(self._watch.config.max_steps)
 
     def steps(self, start: int) -> Iterator[int]:

@@ -77,7 +77,7 @@ def render_summary(runs: Sequence[Run]) -> str:
 
 
 def render_settings(runs: Sequence[Run]) -> str:
-    """Settings in which a run departs from its recipe or from the other runs; all of them below."""
+    """Show the settings that differ from the recipe or from the other runs, and all of them below."""
     recipes = [closest_recipe(run.config) for run in runs]
     names = list(dict.fromkeys(name for run in runs for name in run.config if name not in NO_FLAGS))
     differing = [

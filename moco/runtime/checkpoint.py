@@ -109,7 +109,7 @@ class StateFile:
         return self.file
 
     def keep(self, path: Path) -> None:
-        """Do nothing: the state before is overwritten."""
+        """Do nothing: the next state overwrites this one."""
 
 
 class Writer:
@@ -137,7 +137,7 @@ class Writer:
 
 
 def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU, which later steps do not change."""
+    """Copy tensors to the CPU, where later steps do not change them."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
@@ -147,7 +147,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) 
 
 
 def serialize(tensors: Mapping[str, Tensor], metadata: Metadata) -> bytes:
-    """Tensors, metadata (JSON) and their digest as the bytes of a safetensors file."""
+    """Write tensors, metadata (JSON) and their digest as the bytes of a safetensors file."""
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({**metadata, "sha256": digest(own, metadata)}, sort_keys=True)
     return save(own, {"moco": text})
@@ -174,7 +174,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Metadata) -> str:
-    """SHA-256 over metadata, and over the names, types, shapes and bytes of tensors, in the order of their names."""
+    """Compute the SHA-256 of metadata and of tensors (name, type, shape, bytes) in the order of their names."""
     sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

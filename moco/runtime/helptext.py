@@ -40,12 +40,12 @@ class Flag:
 
     @property
     def field(self) -> str:
-        """The name of its field; a positional argument has the name of its values."""
+        """Return the name of its field; a positional argument has the name of its values."""
         return self.written.split()[0].removeprefix("--").replace("-", "_").rstrip(",")
 
     @property
     def meaning(self) -> str:
-        """Its text with its default."""
+        """Return its text with its default."""
         return f"{self.text} (default: {self.default})" if self.default else self.text
 
 

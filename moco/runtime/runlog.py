@@ -251,7 +251,7 @@ class _NoEvents:
         """Keep nothing."""
 
     def close(self) -> None:
-        """Have nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 def _events(run: Path, purge_step: int | None = None) -> Any:

@@ -34,15 +34,15 @@ class Forgiving(io.RawIOBase):
         """The error number of the first failure."""
 
     def writable(self) -> bool:
-        """It takes whatever comes."""
+        """Return True: it takes whatever comes."""
         return True
 
     def fileno(self) -> int:
-        """The stream's own number."""
+        """Return the stream's own number."""
         return self._raw.fileno()
 
     def isatty(self) -> bool:
-        """Whether a person reads it."""
+        """Return whether a person reads it."""
         return self._raw.isatty()
 
     def write(self, content: "ReadableBuffer", /) -> int:

@@ -40,12 +40,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
+        """Return the name of its folder."""
         return self.run.name
 
     @property
     def line(self) -> str:
-        """The cell as one line of shell."""
+        """Write the cell as one line of shell."""
         return " && ".join(shlex.join(("moco", *command)) for command in self.commands)
 
 

@@ -76,7 +76,7 @@ class ObjectTable:
         return int(self.image_ids[index])
 
     def size(self, index: int) -> tuple[int, int]:
-        """Height and width of the image, as annotated."""
+        """Return height and width of the image, as annotated."""
         height, width = self.sizes[index].tolist()
         return height, width
 
