@@ -1,4 +1,4 @@
-"""What is measured: the networks, the views and the dictionaries. Imports no torch, for the process that waits."""
+"""The measured networks, views and dictionaries. Imports no torch, because the waiting process needs none."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the commands on a set itself begin and end with: images that can be read, facts, features; files and a page."""
+"""Shared start and end of the curation commands: readable images, facts and features; tables, lists and a page."""
 
 import base64
 import csv

@@ -68,7 +68,7 @@ def run(config: ExportConfig) -> dict[str, Any]:
 
 
 def _compared(features: Any, weights: Weights, path: Path) -> dict[str, float]:
-    """The largest difference between our features and the target's, over photographs, one at a time and together."""
+    """Compute the largest difference of moco's and the target's features, for photographs alone and together."""
     views = photographs(weights)
     with torch.no_grad():
         ours = weights.encoder.backbone.eval()(views)

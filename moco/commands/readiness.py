@@ -153,7 +153,7 @@ def set_end(scene: Scene, ready: Ready, begun: float = 0.0) -> Ready:
 def _measure_looks(
     scene: Scene, way: Way, reasons: Reasons, config: PretrainConfig, teacher: Teacher | None, speed: StepTime
 ) -> Ready:
-    """Measure what a look and the evaluation at the end cost."""
+    """Measure the time of one evaluation during the run and of the final one."""
     resolved = resolve_config(config, scene.images)
     encoder = build_encoder(resolved).to(scene.device)
     image = _seconds_to_encode(scene, config, encoder)

@@ -1,4 +1,4 @@
-"""`moco study`: plans, runs what is not run yet, and writes the result after every cell. Imports no torch."""
+"""`moco study`: plans, runs the missing cells, and writes the result after every cell. Imports no torch."""
 
 import csv
 import dataclasses
@@ -113,7 +113,7 @@ def settle_plan(study: Study, config: StudyConfig) -> dict[str, Any]:
 
 
 def _seconds(study: Study, config: StudyConfig, arm: Arm, images: int, survey: dict[str, Any]) -> float:
-    """What a cell takes, by estimate: training, and what its evaluations encode and fine-tune."""
+    """Estimate the seconds of a cell: training and evaluations."""
     cell = next(iter(cells(study, dataclasses.replace(config, seeds=1), images, [arm])))
     batch, steps = cell.training.batch_size, cell.training.max_steps or 0
     seconds = START + survey["loading"] + steps * batch / survey["rates"][arm.name]

@@ -185,7 +185,7 @@ def _earlier_trials(config: TransferConfig) -> int | None:
 def _trial(
     config: TransferConfig, number: int, train: Examples, test: Examples, request: StopRequest
 ) -> dict[str, Any]:
-    """The result of a trial, which is run where it is not done yet."""
+    """Return the result of a trial, after running it if it is not done yet."""
     own = dataclasses.replace(config, trials=1, seed=config.seed + number, out=config.out / f"trial-{number}")
     try:
         earlier = read_earlier(own, FREE, lambda: True)  # the files are those of all trials

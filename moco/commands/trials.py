@@ -40,7 +40,7 @@ class _TrialIsOverError(Exception):
 
 @dataclass(frozen=True)
 class FirstBatches:
-    """The first batches of a run; who asks for more leaves the loop, whose last step is saved by then."""
+    """The first batches of a run; asking for more leaves the loop, which has saved its last step by then."""
 
     batches: Batches
     steps: int

@@ -134,7 +134,7 @@ class GroupedBatchNorm(nn.BatchNorm2d):
         return y
 
     def _as_one(self, x: Tensor) -> Tensor:
-        """The whole batch by torch's own kernel, cuDNN's where it is fit, which moves the running statistics too."""
+        """Normalise the whole batch by torch's own kernel (cuDNN's if it fits), and move the running statistics."""
         record = not _recomputing.get()
         running = (self.running_mean, self.running_var) if record else (None, None)
         if record:

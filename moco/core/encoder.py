@@ -34,7 +34,7 @@ REACH = 32
 
 @dataclass(frozen=True)
 class EncoderPlan:
-    """What is needed to build an encoder; stored beside its weights."""
+    """The settings that build an encoder; stored beside its weights."""
 
     arch: str = "resnet50"
     stem: Stem = "imagenet"
@@ -156,7 +156,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def _refusal(self, size: int) -> str | None:
-        """Why the backbone does not take an image of that size; None where it does."""
+        """Return why the backbone does not take an image of that size; None if it does."""
         try:
             with use_evaluation_mode(self.backbone):
                 y = self.backbone(self._blank(size))

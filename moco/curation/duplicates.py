@@ -30,7 +30,7 @@ EDGES_HELD = 4_000_000
 
 @dataclass(frozen=True)
 class Calibration:
-    """From which similarity on two images are taken for the same, and how often that is wrong."""
+    """The similarity from which two images count as near duplicates, and how often that is wrong."""
 
     threshold: float
     views_found: float

@@ -18,7 +18,7 @@ Mark = Literal["same", "other"]
 
 @dataclass(frozen=True)
 class Tile:
-    """An image on the page with what is said below it."""
+    """An image on the page, with the text below it."""
 
     row: int
     """Its number."""

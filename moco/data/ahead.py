@@ -1,4 +1,4 @@
-"""Items that other processes make ahead: how these begin, how they end, and what is said where one is lost."""
+"""Loads items ahead in other processes: how these start and end, and what the user reads if one is lost."""
 
 import atexit
 import ctypes
@@ -155,7 +155,7 @@ def watch_loading(
 
 @functools.cache
 def _last_words() -> tuple[Connection, Connection]:
-    """Make the pipe by which a process that gives up says why."""
+    """Make the pipe through which a process that gives up says why."""
     return multiprocessing.Pipe(duplex=False)
 
 

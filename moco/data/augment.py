@@ -1,4 +1,4 @@
-"""The views of v1, v2 and the authors' CIFAR-10 notebook, batched, each image with parameters of its own.
+"""The views of v1, v2 and the authors' CIFAR-10 notebook, in batches, with parameters for each image.
 
 Every operation equals torchvision's tensor function in float32 for the same parameters (tests state the largest
 difference). The parameters are a pure function of (seed, epoch, index, view).

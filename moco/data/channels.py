@@ -267,7 +267,7 @@ def _colour(index: Array, colormap: Array) -> Array:
 
 
 def _read_png(content: bytes, name: str, channels: int | None) -> Array:
-    """Read 16-bit colours; what is transparent lies on white, unless as many `channels` are asked for as are there."""
+    """Read 16-bit colours; transparent parts lie on white, unless `channels` counts opacity."""
     import imagecodecs
 
     with PillowImage.open(io.BytesIO(content), formats=("PNG",)) as image:

@@ -1,4 +1,4 @@
-"""What the images of a set are where they are more than bytes of RGB: channels, their numbers, what stands for none."""
+"""The form of images that are not RGB bytes: their channels, number type, and the value for missing data."""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ Depth = Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float"]
 
 @dataclass(frozen=True)
 class Form:
-    """Images of so many channels at full depth, float32 (channels, H, W) in the files' own units."""
+    """Images with N channels at full depth: float32 (channels, H, W) in the files' own units."""
 
     channels: int
     depth: Depth

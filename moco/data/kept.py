@@ -14,7 +14,7 @@ KEPT_BYTES = 1 << 30
 
 
 class KeptImages:
-    """A set that keeps what is made of its images until `limit` bytes are full; what comes later is made every time.
+    """A set that keeps processed images until `limit` bytes are full, and processes later ones each time.
 
     A monitor goes through its images in the same order at each look, so whatever was kept first is the best to keep.
     """

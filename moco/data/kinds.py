@@ -1,4 +1,4 @@
-"""What a file or folder is, by its name and first bytes: an image, something else, or the system's own."""
+"""Recognises a file or folder by its name and first bytes: an image, something else, or the system's own."""
 
 import fnmatch
 import os

@@ -1,4 +1,4 @@
-"""What a person is told about a set of images: how many files are left out, for which reasons, and what is doubtful."""
+"""What the user reads about a set: how many files are left out and why, and what is doubtful."""
 
 import sys
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Settings of what is paired."""
+"""Settings of the pairs."""
 
 from typing import Annotated
 

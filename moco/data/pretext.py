@@ -1,4 +1,4 @@
-"""A pretext: an item and its random numbers -> a pair (x_q, x_k), that of which two things belong together."""
+"""A pretext: maps an item and its random numbers to the pair (x_q, x_k) that belongs together."""
 
 import traceback
 from collections.abc import Callable, Sequence

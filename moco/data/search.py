@@ -1,4 +1,4 @@
-"""The search of a folder: its images in the order of their paths' bytes, and what is left out on the way."""
+"""Searches a folder: its images in the byte order of their paths, and what is left out on the way."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What the images of a set are, by what is asked for and by what its files hold: bytes of RGB, or channels in full."""
+"""Decides how a set is read, from the flags and its files: as RGB bytes, or all channels at full depth."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ FLAT = 1e-7
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command asks of the images of `--data`."""
+    """What the flags of a command say about the images of `--data`."""
 
     channels: str = RGB
     bands: tuple[str, ...] = ()

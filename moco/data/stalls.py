@@ -1,4 +1,4 @@
-"""Names the file that a read waits for where that takes long, as on a network file system whose server is gone."""
+"""Names the file that a read has waited for too long, for example on a network server that is gone."""
 
 import os
 import sys

@@ -139,7 +139,7 @@ def _read_name(name: str) -> tuple[Split | None, str]:
 
 
 def _split_of_words(text: str) -> Split | None:
-    """The split that the words of a name mean, of which others may stand beside it; None where they mean none."""
+    """Return the split that the words of a name mean, among other words; None if they mean none."""
     words = re.findall(r"[a-z]+", text.lower())
     exact, wider = ({table[word] for word in words if word in table} for table in (EXACT, SPLIT_WORDS))
     found = exact or wider
@@ -164,5 +164,5 @@ def _choose(root: Path, named: Mapping[Split | None, list[Path]]) -> Tables:
 
 
 def _is_name(name: object) -> bool:
-    """Tell whether a name from a file is that of an entry of its folder."""
+    """Return whether a name from a file is the name of an entry of its folder."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")

@@ -47,7 +47,7 @@ ROWS_AT_A_TIME = 8192
 
 @dataclass(frozen=True)
 class Encoding:
-    """How images are brought to an encoder and what is read off."""
+    """How images are prepared for an encoder, and which output is used."""
 
     image_size: int
     mean: Sequence[float]

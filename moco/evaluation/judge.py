@@ -1,4 +1,4 @@
-"""Monitors by whose looks two encoders can be compared, image by image: with labels, and without."""
+"""Monitors that compare two encoders image by image, with labels and without."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

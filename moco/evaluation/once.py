@@ -36,7 +36,7 @@ Kept = tuple[dict[str, Tensor], Metadata]
 
 @dataclass(frozen=True)
 class Parts:
-    """What an interrupted computation left of a file, in the files PATH-0000 and so on in its place."""
+    """The finished parts of an interrupted computation of a file, as PATH-0000 and so on."""
 
     path: Path
 

@@ -1,4 +1,4 @@
-"""Features on disk that grow in pieces: what a killed command had encoded is there when it is given again."""
+"""Features on disk in pieces, so that a killed command keeps what it has encoded."""
 
 import contextlib
 import json

@@ -21,7 +21,7 @@ CONFUSION_UP_TO = 200
 
 @dataclass(frozen=True)
 class Scores:
-    """Percentages, and the class that each image was taken for."""
+    """Accuracies in percent, and the predicted class of each image."""
 
     top1: float
     top5: float

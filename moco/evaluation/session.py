@@ -47,7 +47,7 @@ NEEDS_LABELS = (
 
 @dataclass(frozen=True)
 class Subject:
-    """An encoder that is evaluated, where it computes, and how images are brought to it."""
+    """The evaluated encoder, its device, and how images are prepared for it."""
 
     weights: Weights
     """Its encoder is on the device."""

@@ -1,4 +1,4 @@
-"""What a file of features was made of, kept beside it, so that new images can be added to it."""
+"""Records how a file of features was made, so that new images can be added to it."""
 
 import csv
 import importlib
@@ -31,7 +31,7 @@ COPIED = 1 << 20
 
 @dataclass(frozen=True)
 class Origin:
-    """What a file of features was made of: the images and the encoder."""
+    """The images and the encoder that a file of features was made from."""
 
     settings: Mapping[str, Any]
     """All that a feature depends on but its image."""

@@ -1,4 +1,4 @@
-"""Encodes images by a frozen teacher, whose features are the keys that a student is trained with (SEED)."""
+"""Encodes images by a frozen teacher; its features are the keys of a student (SEED)."""
 
 import dataclasses
 from collections.abc import Sequence

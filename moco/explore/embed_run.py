@@ -69,7 +69,7 @@ def embed_run(run: Path, subject: Subject, images: Images, digest: str, scope: S
 
 
 def _stored(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-    """What an earlier call kept; None where there is nothing sound."""
+    """Read the result of an earlier call; None if there is no intact one."""
     if not path.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a person marks in the explorer, keep or reject: kept in the run's folder step by step, with the way back."""
+"""The user's marks in the explorer, keep or reject, stored in the run's folder step by step for undo."""
 
 import json
 import os

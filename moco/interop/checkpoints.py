@@ -88,7 +88,7 @@ class Weights:
 
 
 class NoHead(nn.Module):
-    """Stands where an encoder file has no projection head, so that no random one is mistaken for a trained one."""
+    """Stands for a missing projection head, so that no random one is mistaken for a trained one."""
 
     def forward(self, _: Tensor) -> Tensor:
         """Raises BadInputError."""
@@ -199,7 +199,7 @@ def _choice(weights: str) -> tuple[dict[str, str], str]:
 
 
 def _own(path: Path) -> Weights:
-    """What a file of ours holds."""
+    """Read a file of moco's own."""
     tensors, metadata = load_tensors(path)
     if metadata.get("kind") != "checkpoint":
         return _described(path, tensors, metadata)
@@ -238,7 +238,7 @@ def _published(found: Published) -> Weights:
 
 
 def _notes(where: str, beside: Sequence[str]) -> tuple[str, ...]:
-    """What is left aside, in words."""
+    """Describe what is not used."""
     return (
         (f"{where}: {len(beside)} tensors beside the backbone are not used ({first_names(beside)})",) if beside else ()
     )

@@ -1,4 +1,4 @@
-"""How many negatives there are: K of the settings, and what is added to it."""
+"""Counts negatives: K of the settings, and what is added to it."""
 
 from moco.pretraining.config import PretrainConfig
 

@@ -29,7 +29,7 @@ ENDLESS = 10**9
 
 
 class Timetable:
-    """Measures what a run's steps and looks take, and plans its length again by it: `watch.config` has the latest.
+    """Measures the steps and evaluations of a run, and plans its length again; `watch.config` has the latest.
 
     A decision is logged, and lies in config.json as --max-steps and --earlier-lengths, before anything depends on it.
     So a run is a function of its config as any other, and goes on bit for bit wherever it is interrupted.
