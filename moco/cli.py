@@ -190,7 +190,7 @@ def run(*words: object, **flags: object) -> dict[str, Any]:
     result = function(config)
     if result.get("exit_code") == EXIT_CODE:  # what the caller does next would take it for finished
         done = f" after step {result['step']}" if "step" in result else ""
-        raise StoppedError(f"{' '.join(arguments[:2])}: stopped by a signal{done}, and saved: the same call goes on")
+        raise StoppedError(f"{' '.join(arguments[:2])}: stopped by a signal{done}, and saved: the same call continues")
     return result
 
 

@@ -136,7 +136,7 @@ def _keep_as_is(one: Made) -> Made:
 
 @contextmanager
 def watch_loading(
-    after: str = "The last checkpoint is sound: run the same command to continue from it",
+    after: str = "The last checkpoint is valid: run the same command to continue from it",
 ) -> Iterator[None]:
     """Raise ChildProcessError, in one clear line, where a loading process dies: torch says so amidst a step."""
     try:

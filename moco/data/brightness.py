@@ -82,8 +82,7 @@ def _measure(deep: Sequence[Deep]) -> tuple[int, str]:
         brighter = sum(value > level for value in bright)
         more = f"; of {len(bright)} images {brighter} have brighter values, which become white" if brighter else ""
         return level, (
-            f"its 16-bit images use {bits} bits: {level} is taken for white (--white-level {WHITEST} leaves them dark)"
-            f"{more}"
+            f"its 16-bit images use {bits} bits: {level} becomes white (--white-level {WHITEST} leaves them dark){more}"
         )
     dark = sum(value < 1 << 12 for value in bright)
     if 4 * dark >= len(bright):

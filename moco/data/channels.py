@@ -97,7 +97,7 @@ def to_channels(values: Values, form: Form, name: str) -> Channels:
     missing = np.isnan(pixels)
     if missing.any():
         if missing.all():
-            raise BadInputError(f"{name}: every value is {form.no_data}, which means that there is none: remove it")
+            raise BadInputError(f"{name}: every value is {form.no_data}, which means missing data: remove it")
         mean = np.array(form.mean, np.float32)[:, None, None]
         pixels = np.where(missing, mean, pixels)
     return torch.from_numpy(np.ascontiguousarray(pixels))
@@ -187,7 +187,7 @@ def _read_numpy(content: bytes, name: str, channels: int | None) -> Array:
     except BadInputError:
         raise
     except Exception as error:  # numpy fails as it likes on a damaged header
-        raise BadInputError(f"{name}: not a sound numpy array ({error}): remove or replace it") from error
+        raise BadInputError(f"{name}: not a valid NumPy array ({error}): remove or replace it") from error
     array = array.astype(array.dtype.newbyteorder("="))
     if array.ndim == 2:
         return array[None]

@@ -181,5 +181,5 @@ def _download(name: str, url: str, target: Path, md5: str) -> None:
     except (OSError, HTTPException) as error:
         raise BadInputError(
             f"--data {name}: not in {target.parent}, and {url} cannot be reached ({error}): "
-            f"put it there, or set MOCO_DATA to where it lies"
+            f"put it there, or set MOCO_DATA to where it is"
         ) from error

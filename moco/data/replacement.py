@@ -33,7 +33,7 @@ class Replaced:
     @property
     def sentence(self) -> str:
         """Describe the replacement on one line."""
-        return one_line(f"{self.by} stands in for {self.reason}")
+        return one_line(f"{self.by} replaces {self.reason}")
 
 
 class ChosenImages:

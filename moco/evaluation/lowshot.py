@@ -42,7 +42,7 @@ def draw_rows(labels: Labels, classes: tuple[str, ...], wanted: LabelShare, seed
             count = math.floor(wanted.share / 100 * len(members) + 0.5)
             if count == 0:
                 raise BadInputError(
-                    f"--labels {wanted.share:g}%: that is none of the {len(members)} training images of class "
+                    f"--labels {wanted.share:g}%: that leaves none of the {len(members)} training images of class "
                     f"{name!r}: give a larger share, or a number for each class"
                 )
         epoch = 1 + draw * len(classes) + number  # 0 is the monitor's split

@@ -122,8 +122,7 @@ def find_stored(out: Path, was: Origin, parts: Mapping[Any, Images], settings: M
     ]
     if said:
         raise BadInputError(
-            f"--add: {out} is older than its images, of which since then were {' and '.join(said)}: leave --add out, "
-            f"which encodes all images"
+            f"--add: since {out} was written, images were {' and '.join(said)}: leave --add out to encode all images"
         )
     ends = np.cumsum([len(images) for images in parts.values()])[:-1]
     return dict(zip(parts, np.split(row, ends), strict=True))

@@ -249,7 +249,7 @@ def _foreign_weights(found: Found, about: Description, chosen: str | None, where
     arch, base = infer(found.backbone, where)
     stem = cast(Stem, chosen) if chosen is not None else found.stem or base
     if STEMS[stem].kernel != STEMS[base].kernel:
-        raise BadInputError(f"--weights stem={stem}@{where}: its first convolution is that of {base}: give such a stem")
+        raise BadInputError(f"--weights stem={stem}@{where}: its first convolution is of the stem {base}: give that")
     kind, feature_dim, hidden_dim = _head(found.head) or ("linear", EncoderPlan.feature_dim, None)
     plan = EncoderPlan(arch, stem, kind, feature_dim, hidden_dim, about.image_size or IMAGE_SIZES[STEMS[stem].kernel])
     with torch.device("meta"):

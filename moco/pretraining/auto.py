@@ -98,14 +98,14 @@ def settle_scratch(way: Way, situation: Situation, measure: Measure, say: Callab
         tries = [{**one, "image_size": size, "view_size": min(size, one["view_size"])} for one in tries]
     chosen, step = choose_candidate(tries, {**QUICK, **fixed}, situation, measure, say, LEAST_STEPS)
     steps = situation.steps(batch, step)
-    why = f"the largest of those tried with which the time suffices for {LEAST_STEPS} steps and {LEAST_PASSES} passes"
+    why = f"the largest one tried for which the time allows {LEAST_STEPS} steps and {LEAST_PASSES} passes"
     return {
         "image_size": (chosen["image_size"], f"{n} images, their shorter side {situation.side} pixels in the median"),
         "view_size": (chosen["view_size"], why),
         "arch": (chosen["arch"], why),
-        "stem": (chosen["stem"], "a small one up to 64 pixels, else the usual one"),
-        "batch_size": (batch, f"a power of two, many to a pass over {n} images, on {situation.device}"),
-        "bn_groups": (fixed["bn_groups"], "groups of about 32 images, or as it fits"),
+        "stem": (chosen["stem"], "cifar (3x3) for images of up to 64 pixels, else imagenet (7x7)"),
+        "batch_size": (batch, f"a power of two: at most an eighth of {n} images, and 128 on a CPU or 256 elsewhere"),
+        "bn_groups": (fixed["bn_groups"], "groups of about 32 images"),
     } | method_for(n, steps)
 
 
@@ -118,7 +118,7 @@ def settle_taught(way: Way, situation: Situation, measure: Measure, say: Callabl
     chosen, reasons = _settle_teaching(TAUGHT, recipe, tries, way, situation, measure, say)
     return {
         "arch": (chosen["arch"], f"{recipe}; narrower where the time is less than {LEAST_PASSES} passes"),
-        "stem": (chosen["stem"], "a small one up to 48 pixels, else the usual one without pooling"),
+        "stem": (chosen["stem"], "cifar (3x3) for images of up to 48 pixels, else imagenet (7x7) without pooling"),
     } | reasons
 
 
@@ -169,15 +169,18 @@ def method_for(n: int, steps: int) -> Reasons:
     keys = min(65536, 1 << int(math.log2(max(4, n // 4))))
     momentum = round(min(0.999, max(0.99, 1 - 100 / steps)), 5)
     common: Reasons = {
-        "augment": (QUICK["augment"], "v2's views were better here too (docs/results.md)"),
+        "augment": (QUICK["augment"], "v2's views were better in our trials, too (docs/results.md)"),
         "weight_decay": (QUICK["weight_decay"], "the authors' for small sets"),
-        "queue_size": (keys, "K: a power of two, at most a quarter of the images (not used with keys of the batch)"),
+        "queue_size": (keys, "K: a power of two, at most a quarter of the images (not used with in-batch keys)"),
         "key_momentum": (momentum, f"m: 1 - 100 / {steps} steps, between 0.99 and 0.999"),
     }
     if steps <= FEW_STEPS:
         quick = "as in the recipe quick (docs/results.md)"
         return common | {
-            "dictionary": (QUICK["dictionary"], f"in {steps} steps keys of the batch taught more than a queue"),
+            "dictionary": (
+                QUICK["dictionary"],
+                f"in so short a run ({steps} steps) in-batch keys were better than a queue",
+            ),
             "temperature": (QUICK["temperature"], f"tau: {quick}"),
             "base_lr": (QUICK["base_lr"], quick),
         }
@@ -260,5 +263,5 @@ def typical_side(images: Images) -> int:
         except BadInputError:
             continue
     if not sides:
-        raise BadInputError("none of the images that were looked at can be read")
+        raise BadInputError("none of the inspected images can be read")
     return int(statistics.median(sides))

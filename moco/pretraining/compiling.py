@@ -101,8 +101,8 @@ def compile_encoders(pair: EncoderPair) -> None:
         reason = None if os.access(folder, os.W_OK | os.X_OK) else "no files can be made in it"
     if reason is not None:
         raise BadInputError(
-            f"--compile needs a folder for compiled code, and {folder} is none ({reason}): set TORCHINDUCTOR_CACHE_DIR "
-            f"to one that can be written, or leave --compile out"
+            f"--compile needs a folder for compiled code and cannot use {folder} ({reason}): set "
+            f"TORCHINDUCTOR_CACHE_DIR to one that can be written, or leave --compile out"
         )
     for encoder in _encoders(pair):
         encoder.compile()

@@ -286,7 +286,7 @@ class AutoConfig:
 
 @dataclass(frozen=True)
 class ResumeConfig:
-    """Continue an interrupted run from its newest sound checkpoint."""
+    """Continue an interrupted run from its newest valid checkpoint."""
 
     run: Annotated[tyro.conf.Positional[Path], RUN]
     """Run folder."""

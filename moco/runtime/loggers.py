@@ -95,7 +95,7 @@ class Outlets:
             short = name_own(name)
             connect = TRACKERS.get(name, _own.get(name))
             if connect is None:
-                say(f"--logger: this run was also logged by your own {short}: to go on there, give it again")
+                say(f"--logger: this run was also logged by your own {short}: to continue there, give it again")
                 continue
             run = LoggedRun(self.folder, config, step, identities.get(short))
             self._outlets.append(_Outlet(short, connect, run, say, self._keep))

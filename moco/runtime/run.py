@@ -87,7 +87,7 @@ class Run:
             self.log.__exit__(kind, error, trace)
 
     def restore(self, remembered: Collection[str] = ()) -> int:
-        """Load the newest sound state and return its step, 0 where there is none; cut the log back to that step.
+        """Load the newest valid state and return its step, 0 where there is none; cut the log back to that step.
 
         What the last line with a loss says under the `remembered` names goes into the result. Writes config.json where
         there is none yet.
@@ -103,7 +103,7 @@ class Run:
         newest, step, seconds = distributed.from_first(read), 0, 0.0
         if newest is not None:
             for reason in newest.refused:
-                self.log.say(f"passed over: {reason}")
+                self.log.say(f"skipped: {reason}")
             self._require_same_teacher(newest)
             load_state_tensors({**newest.tensors, **whole}, self.modules, self.optimizer, self.scaler, str(newest.path))
             step, seconds = int(newest.metadata["step"]), float(newest.metadata["seconds"])

@@ -156,7 +156,7 @@ def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
         theirs = asked, plan["study"], plan["images"], plan["survey"]["images"], dict(plan["cost"])
         plan["survey"]["rates"], plan["extrapolation"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadInputError(f"--out {config.out}: no sound plan.json beside its cells: give another folder") from error
+        raise BadInputError(f"--out {config.out}: no valid plan.json beside its cells: give another folder") from error
     asked = collect_fixed_flags(config)
     for name, value in asked.items():
         if theirs[0].get(name) != value and not (name in ("images", "minutes") and asked["images"] is asked["minutes"]):
