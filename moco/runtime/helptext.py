@@ -49,12 +49,17 @@ class Flag:
         return f"{self.text} (default: {self.default})" if self.default else self.text
 
 
-def explain(kind: type[Any], prog: str, default: Any, groups: Mapping[str, Sequence[str]], *, everything: bool) -> str:
-    """Explain the flags of a config, with the values of `default`; `groups` and `everything` as for `render_help`."""
+def explain(
+    kind: type[Any], prog: str, default: Any, groups: Mapping[str, Sequence[str]], *, everything: bool, about: str = ""
+) -> str:
+    """Explain the flags of a config, with the values of `default`; `groups` and `everything` as for `render_help`.
+
+    `about` follows the sentence about the command.
+    """
     flags = list_flags(kind, default)
     needed = " ".join(one.written for one in flags if "(required)" in one.text or not one.written.startswith("-"))
     return render_help(
-        f"{prog} {needed} [flags]".replace("  ", " "), " ".join((kind.__doc__ or "").split()), flags, groups,
+        f"{prog} {needed} [flags]".replace("  ", " "), " ".join(f"{kind.__doc__ or ''} {about}".split()), flags, groups,
         everything=everything,
     )  # fmt: skip
 
