@@ -83,7 +83,7 @@ def _check(config: ExploreConfig) -> None:
         raise BadInputError(f"moco explore needs {' and '.join(missing)}: pip install 'momentum-contrast[explore]'")
 
 
-# --- what is shown --------------------------------------------------------------------------------------------------
+# --- the page ----------------------------------------------------------------------------------------------------
 
 
 def _computed(config: ExploreConfig) -> Sight:

@@ -193,7 +193,7 @@ def _run_all(
                 continue
             done = collect_result(study, cell)
             started = time.monotonic()
-            if done is None or done["state"] not in FINISHED:  # else it was run by hand, or elsewhere
+            if done is None or done["state"] not in FINISHED:  # otherwise it was run by hand or elsewhere
                 done = collect_result(study, cell, run_cell(cell, request))
             log = config.out / "logs" / f"{cell.name}.txt"
             if done is None:

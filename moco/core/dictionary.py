@@ -179,7 +179,7 @@ class MemoryBank(nn.Module):
         if len(self.rows):
             place, held = self._places(index)
             moved = F.normalize(self.features[place].lerp(q, 1 - self.momentum))
-            if held is not None:  # what others hold repeats what is written anyway: a GPU is not asked how much that is
+            if held is not None:  # rows of others repeat written ones, so the GPU need not be asked how many
                 first = held.int().argmax(0, keepdim=True)
                 place, moved = torch.where(held, place, place[first]), torch.where(held[:, None], moved, moved[first])
                 moved = torch.where(held.any(), moved, self.features[place])

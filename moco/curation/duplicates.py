@@ -129,7 +129,7 @@ def _all_pairs(z: Features, threshold: float, title: str | None) -> Iterator[Row
 
 def _pairs_of_index(z: Features, threshold: float, index: Index, title: str | None) -> Iterator[Rows]:
     """Give the similar pairs (n, 2) that an index finds, a block at a time."""
-    radius = float(np.nextafter(np.float32(threshold), np.float32(-1)))  # it finds what is more similar than this
+    radius = float(np.nextafter(np.float32(threshold), np.float32(-1)))  # the search is exclusive
     parts = _parts(len(z))
     for part in show_progress(parts, title, len(parts)):
         ends, _, found = index.faiss.range_search(z[part.start : part.stop].numpy(), radius)

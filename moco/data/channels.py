@@ -54,7 +54,7 @@ def read_channels(content: bytes, name: str, channels: int | None = None) -> Val
     """
     if content.startswith(NUMPY):
         values = Values(_read_numpy(content, name, channels))
-    elif is_dicom(content):  # before TIFF, for what stands before its mark may be the beginning of one
+    elif is_dicom(content):  # before TIFF: its preamble may look like one
         values = Values(read_dicom(content, name))
     elif content.startswith(TIFF) and find_spec("tifffile") is not None:
         values = _read_tiff(content, name)
@@ -208,7 +208,7 @@ def _require_size(count: int, itemsize: int, held: int, name: str) -> None:
 def _read_tiff(content: bytes, name: str) -> Values:
     import tifffile
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said below
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # errors are raised below
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             first, page = file.series[0], file.pages[0]
@@ -222,7 +222,7 @@ def _read_tiff(content: bytes, name: str) -> Values:
                 offset + length for part in parts for own in part.pages if own is not None
                 for offset, length in zip(own.dataoffsets, own.databytecounts, strict=False)
             )  # fmt: skip
-            if max(ends, default=0) > len(content):  # what is cut off would be read as zeros
+            if max(ends, default=0) > len(content):  # missing bytes would be read as zeros
                 raise ValueError("its pixels are cut off")
             tag = page.tags.get(NO_DATA_TAG) if isinstance(page, tifffile.TiffPage) else None
             array = np.stack([part.asarray() for part in parts]) if len(parts) > 1 else first.asarray()
@@ -232,7 +232,7 @@ def _read_tiff(content: bytes, name: str) -> Values:
             inverted = isinstance(page, tifffile.TiffPage) and page.photometric == 0 and array.dtype.kind == "u"
     except BadInputError:
         raise
-    except Exception as error:  # a decoder fails as it likes on a damaged file, and for want of another package
+    except Exception as error:  # decoders raise anything on damaged files or missing packages
         what = describe_tiff(io.BytesIO(content)) or "a TIFF"
         hint = f": {EXTRA}" if find_spec("imagecodecs") is None else ": convert it, or remove it"
         raise BadInputError(f"{name}: cannot be read (it is {what}; {str(error)[:150]}){hint}") from error

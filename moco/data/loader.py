@@ -127,11 +127,11 @@ class ViewBatches(Dataset[Batch]):
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """Yield the batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
-        can_compile()  # before there are several processes, each of which would say where it cannot
+        can_compile()  # warn once, before there are several processes
         steps, views = range(start, stop), 1 + self.key_views
         pixels = len(self.plan(0)) * views * len(self.mean) * self.view_size**2
         fed = self.device != "cpu" if self.feed is None else self.feed
-        if not fed or self.images.form is not None:  # what is finished on a device is RGB
+        if not fed or self.images.form is not None:  # only RGB is finished on a device
             require_shared_memory(4 * pixels, workers, len(steps))
             return load_ahead(self.__getitem__, steps, workers)
         feed = Feed(self.images, self.look, self.device, self.dtype, self.compiled)

@@ -28,7 +28,7 @@ CHOICE = re.compile(r"every=(\d{1,6})@(.+)", re.DOTALL)
 
 def data_home() -> Path:
     """Return the folder of the named data sets: $MOCO_DATA, else ~/.cache/moco."""
-    place = os.environ.get("MOCO_DATA")  # a container's settings leave ~ as it is
+    place = os.environ.get("MOCO_DATA")  # containers do not expand ~
     return expand_home(place) if place else home_folder() / ".cache" / "moco"
 
 

@@ -157,7 +157,7 @@ def _measure(images: Images, channels: int, no_data: str | None) -> tuple[tuple[
             continue
         if len(pixels) != channels:
             continue
-        if offset is None:  # so that nothing is lost where the mean is much larger than the deviation
+        if offset is None:  # keeps digits if the mean is much larger than the deviation
             offset = np.array([row[~np.isnan(row)].mean() if (~np.isnan(row)).any() else 0.0 for row in pixels])
         there = ~np.isnan(pixels)
         centred = np.where(there, pixels - offset[:, None], 0)

@@ -176,7 +176,7 @@ def open_limit() -> int:
     """Return how many files this process may have open."""
     try:
         import resource
-    except ImportError:  # there is none on Windows
+    except ImportError:  # not on Windows
         return KEPT_OPEN * SHARE_KEPT
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return KEPT_OPEN * SHARE_KEPT if limit == resource.RLIM_INFINITY else limit

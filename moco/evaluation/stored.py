@@ -88,7 +88,7 @@ def read_origin(out: Path) -> Origin:
         raise BadInputError(f"{path}: cannot be read ({error}): leave --add out, which encodes all images") from error
 
 
-# --- what is still true ---------------------------------------------------------------------------------------------
+# --- comparing with the stored file -----------------------------------------------------------------------------------
 
 
 def find_stored(out: Path, was: Origin, parts: Mapping[Any, Images], settings: Mapping[str, Any]) -> dict[Any, Labels]:

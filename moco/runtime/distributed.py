@@ -47,7 +47,7 @@ def join_processes(device: str, timeout: float = 600.0) -> None:
     if started_processes() > 1 and not dist.is_initialized():
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        # small objects and what is saved travel by gloo, also between GPUs
+        # gloo carries small objects and checkpoints, also between GPUs
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         limit = timedelta(seconds=timeout)
         try:

@@ -150,7 +150,7 @@ ShownChannels = Annotated[
 JsonOutput = Annotated[bool, arg(help="End with one JSON object on standard output.")]
 
 
-# --- what is done with fields ---------------------------------------------------------------------------------------
+# --- checking fields --------------------------------------------------------------------------------------------------
 
 
 def check(config: Any) -> None:

@@ -115,7 +115,7 @@ def _claim(path: Path, *, folder: bool) -> tuple[Path, int | None]:
             descriptor = _lock(partial)
         except _NoLocksError:  # nobody removes what others left
             return partial, None
-        if descriptor is None:  # another writer takes it for left over, and removes it
+        if descriptor is None:  # another writer removed it as a left-over
             continue
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(partial.stat(), os.fstat(descriptor)):

@@ -134,7 +134,7 @@ class Run:
         if self.store is None:
             return
         self._saved, self._saved_step = time.monotonic(), step
-        of_ranks = rank_tensors(self.modules)  # before they are averaged: each rank goes on with its own
+        of_ranks = rank_tensors(self.modules)  # before averaging: each rank continues with its own
         with distributed.average_statistics(*self.modules.values()):
             if distributed.rank() != 0:
                 return

@@ -58,7 +58,7 @@ class RunLog:
 
     def __enter__(self) -> "RunLog":
         try:
-            distributed.from_first(self._open)  # where it cannot be opened, no rank goes on
+            distributed.from_first(self._open)  # if it cannot be opened, no rank continues
         except BaseException as error:
             self.__exit__(type(error), error, None)
             raise

@@ -30,7 +30,7 @@ class Forgiving(io.RawIOBase):
     """
 
     def __init__(self, raw: io.FileIO, owner: object) -> None:
-        self._raw, self._owner, self.lost = raw, owner, 0  # the owner closes it where it is forgotten
+        self._raw, self._owner, self.lost = raw, owner, 0  # the owner closes it
         """The error number of the first failure."""
 
     def writable(self) -> bool:
