@@ -17,7 +17,7 @@ from moco.runtime.device import resolve_device
 
 PATCH_COUNT, PATCH_SIZE = 8192, 32
 JPEG_COUNT, JPEG_COUNT_ON_GPU, JPEG_SIZE, JPEG_QUALITY = 64, 512, (500, 375), 90
-"""Width and height are those of most of ImageNet's photographs."""
+"""The width and height of most of ImageNet's photographs."""
 
 
 def write_photographs(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:

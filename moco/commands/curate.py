@@ -45,7 +45,7 @@ from moco.shapes import Features
 THUMBNAIL_SIDE, QUALITY = 96, 80
 MEASURED_AT_A_TIME = 64
 FACTS_VERSION = INDEX_VERSION = 1
-"""Change with what is measured, and with how an index is built."""
+"""Increase these when the measurements change, or the way an index is built."""
 FEWEST = 2
 
 
@@ -61,7 +61,7 @@ class Collected:
     files: Sequence[str] | None
     """Absolute paths, where each image is a file."""
     labels: npt.NDArray[np.int64]
-    """The class of each; -1 where it has none."""
+    """The class of each; -1 without one."""
     classes: Sequence[str]
     facts: Facts
     unreadable: Sequence[Mapping[str, str]]

@@ -54,7 +54,7 @@ from moco.runtime.phases import say_if_slow
 Drawn = TypeVar("Drawn")
 
 UNLABELLED_IMAGES = 2048
-"""Images that the monitor without labels looks at."""
+"""Number of images that the monitor without labels evaluates."""
 RETRIEVED = 512
 """Images of these that are to find their own second view."""
 

@@ -30,7 +30,7 @@ from moco.runtime.phases import say_if_slow
 LEAST_SECONDS = 10.0
 """Seconds of a trial; where the time allows less, no way is tried."""
 ONE_LOOK = 0.02
-"""Share of the time that a look by the monitor may take; it looks at fewer images otherwise."""
+"""Largest share of the time for one evaluation by the monitor; otherwise it evaluates fewer images."""
 FEWEST_WATCHED = 200
 EVALUATING = 0.12
 """Share of the time that the evaluation at the end may take; it leaves out published and random weights, or all,

@@ -38,7 +38,7 @@ from moco.transfer.recipes import TASKS
 from moco.transfer.sampling import build_passes
 
 FREE = HOW_NOT_WHAT | {"evaluate_every", "shown_images"}
-"""Fields that do not change what a run computes: a run goes on where only these differ."""
+"""Fields that do not change what a run computes: a run continues if only these differ."""
 
 
 def run(config: TransferConfig) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class GroupedBatchNorm(nn.BatchNorm2d):
     images: int = 0
     """N; 0: each row of x is an image."""
     pending: "list[Recorded] | None" = None
-    """Where statistics wait to be recorded with those of other layers; None: they are recorded at once."""
+    """Collects statistics that are recorded with those of other layers; None: they are recorded at once."""
     drop: nn.Module | None
     act: nn.Module | None
 

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 Pair = tuple[int, int]
 TILE = 3
-"""Side of the kernels whose weight's gradient oneDNN computes by fast code in bf16."""
+"""Side of the kernels for which oneDNN computes the weight's gradient by fast code in bf16."""
 BY_X, BY_WEIGHT = (True, False, False), (False, True, False)
 
 

@@ -19,7 +19,7 @@ Mechanism = Literal["queue", "memory-bank", "in-batch"]
 SHARD_FROM = 1 << 30
 """Bytes from which on a memory bank is cut over the ranks: 2 million features of 128 fp32 numbers."""
 CHUNK = 1 << 16
-"""Rows of a memory bank whose first features are drawn together."""
+"""Rows of a memory bank that are drawn together at its start."""
 
 
 class Keys(NamedTuple):
@@ -153,7 +153,7 @@ class MemoryBank(nn.Module):
         self.images, self.negatives, self.momentum, self.seed = images, negatives, momentum, seed
         large = images * feature_dim * torch.get_default_dtype().itemsize >= shard_from
         self.sharded = {"features": images} if large and world_size() > 1 else {}
-        """The buffers of which each rank has its share of the rows, and how many rows they have in all."""
+        """Maps buffers that are divided by rows over the ranks to their total number of rows."""
         self.rows = share(images) if self.sharded else range(images)
         self.register_buffer("features", torch.empty(len(self.rows), feature_dim))
         for place, drawn in _random_rows(self.rows, images, feature_dim, seed):

@@ -25,7 +25,7 @@ Head = Literal["linear", "mlp", "mlp-bn"]
 Output = Literal["backbone", "head"]
 """What features are read off: the backbone's, or the head's unit vectors."""
 PREDICTOR = "predictor."
-"""Stands before the names of the prediction head's tensors, which no file but a checkpoint has."""
+"""Prefix of the prediction head's tensors, which only checkpoints have."""
 LARGEST = 1 << 16
 """Largest size in a plan."""
 REACH = 32
@@ -43,7 +43,7 @@ class EncoderPlan:
     hidden_dim: int | None = None
     image_size: int = 224
     channels: int = 3
-    """Channels of the images; 3 are red, green and blue, unless what lies beside the weights says otherwise."""
+    """Channels of the images; 3 are red, green and blue, unless the weights' metadata says otherwise."""
 
     def __post_init__(self) -> None:
         """Raise BadInputError for a value that no encoder has: a plan may come from a file."""

@@ -16,7 +16,7 @@ from moco.core.depthwise import DepthwiseConv, is_padded_same
 from moco.core.resnet import NarrowConv, PaddedConv
 
 CONVOLUTIONS = (nn.Conv2d, DepthwiseConv, NarrowConv, PaddedConv)
-"""Kinds whose output is linear in the weight and has the bias added. Others may change the weight first."""
+"""Layers with an output linear in the weight, plus the bias. Others may change the weight first."""
 
 
 class Foldable(NamedTuple):

@@ -118,4 +118,4 @@ class Side(NamedTuple):
 
 
 Sides = Sequence[Side]
-"""That of x_q first, that of x_k last: one, or two."""
+"""The side of x_q first, the side of x_k last: one side, or two."""

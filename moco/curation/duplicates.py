@@ -17,7 +17,7 @@ from moco.shapes import Bank, Features
 Rows = npt.NDArray[np.int64]
 
 TAIL, FEWEST_PAIRS = 0.001, 20
-"""Share of the pairs of different images, the most similar ones, by which the tail is described; at least so many."""
+"""Share of the most similar pairs of different images that describe the tail, and their minimum number."""
 FOUND = 0.95
 """Share of the pairs of views that a threshold need not exceed: below it lie pictures less alike than two views."""
 LARGEST_THRESHOLD = 1 - 1e-6

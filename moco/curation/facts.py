@@ -25,7 +25,7 @@ class Facts:
     """Measurements of N images, one row each."""
 
     content: npt.NDArray[np.uint8]
-    """(N, 16): the digest of the file; zeros where there is none."""
+    """(N, 16): the digest of the file; zeros without one."""
     pixels: npt.NDArray[np.uint8]
     """(N, 16): the digest of the decoded pixels and their size."""
     height: npt.NDArray[np.int64]

@@ -62,7 +62,7 @@ keys were encoded whole (docs/teacher.md)."""
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 ORDERS = np.array([[a, b, c, d] for a in range(4) for b in range(4) for c in range(4) for d in range(4)
                    if len({a, b, c, d}) == 4])  # fmt: skip
-"""The 24 orders in which the four colour operations can be done."""
+"""The 24 possible orders of the four colour operations."""
 CROP_TRIES = 10
 
 

@@ -17,9 +17,9 @@ from moco.data.notes import Notes
 from moco.errors import BadInputError
 
 LOOKED_AT = 32
-"""Images whose depth is looked at, evenly spread over the set."""
+"""Number of inspected images, spread evenly over the set."""
 SAMPLED = 8
-"""Decoded images by whose brightest value a set is called nearly black."""
+"""Number of decoded images that decide whether a set is called nearly black."""
 FEWEST = 4
 """A set of fewer images is not judged."""
 MOST_VALUES = 1 << 18

@@ -26,7 +26,7 @@ MOST_VALUES = 1 << 29
 NUMPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """How files begin."""
 NO_DATA_TAG = 42113
-"""GDAL's tag of the value that means that there is none."""
+"""GDAL's tag of the no-data value."""
 EXTRA = "pip install 'momentum-contrast[bands]'"
 
 Array = npt.NDArray[Any]
@@ -38,7 +38,7 @@ class Values(NamedTuple):
     array: Array
     """(channels, H, W)"""
     no_data: str | None = None
-    """The value that the file says means that there is none."""
+    """The file's own no-data value."""
 
     @property
     def depth(self) -> str:

@@ -22,11 +22,11 @@ from moco.runtime.randomness import Integers
 from moco.shapes import Image
 
 SHORTEST = 2
-"""Bytes of the shortest document of which there are two spans."""
+"""Bytes of the shortest document that gives two spans."""
 BINARY = b"\0"
 """A byte that marks a file as binary: no text has it."""
 LOOKED_AT = 4096
-"""Bytes at the beginning of a file by which it is taken for text."""
+"""Bytes at the beginning of a file that decide whether it is text."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 

@@ -12,7 +12,7 @@ from moco.data.crops import FLIP, GREY, MEAN, OWN, SHARE, SHIFT, SIGMA
 from moco.shapes import AnyPixels, Drawn, PerColour, PerImage, PerImageFactor, Pixels, Rendered, SquareViews
 
 NO_BLUR = 0.01
-"""Standard deviation in pixels whose kernel is 1 in the middle and 0 elsewhere, in fp32."""
+"""Standard deviation in pixels with a kernel of 1 in the middle and 0 elsewhere, in fp32."""
 
 
 def finish_views(

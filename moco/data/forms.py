@@ -33,9 +33,9 @@ class Form:
     """The mean of each channel; a missing value becomes its channel's mean."""
     std: tuple[float, ...]
     bands: tuple[str, ...] = ()
-    """Endings of the files that one image lies in, a channel each; empty where it lies in one file."""
+    """Endings of the files of one image, one per channel; empty if an image is one file."""
     no_data: str | None = None
-    """The value that means that there is none, such as "-9999" or "nan"."""
+    """The no-data value, such as "-9999" or "nan"."""
     shown: tuple[int, ...] = ()
     """The channels that people see as red, green and blue, or one as grey, from 1 on; empty for the first."""
 

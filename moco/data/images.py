@@ -26,7 +26,7 @@ EXTENSIONS = (
     ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pgm", ".pjp", ".pjpeg", ".png", ".pnm", ".ppm", ".tif", ".tiff",
     ".webp",
 )  # fmt: skip
-"""Endings of the files that are taken for images, in any case."""
+"""Endings of image files, in any case."""
 
 SMALL_IMAGE = 96
 """Images of one size are held in memory where no side is longer than this."""
@@ -35,7 +35,7 @@ MEMORY_BUDGET = 2 << 30
 MOST_UNREADABLE = 100
 """At most these, and one in a hundred, may be unreadable."""
 NONE_KNOWN: Mapping[int, str] = MappingProxyType({})
-"""Stands for the unreadable images of a set that was not searched for them."""
+"""Marks a set that was not searched for unreadable images."""
 
 Labels = npt.NDArray[np.int64]
 Split = Literal["train", "val", "test", "unlabeled"]
@@ -46,7 +46,7 @@ class Marks(NamedTuple):
     """What tells n images from others without decoding them; a changed image has another content or time."""
 
     kind: str
-    """The kind of set in which the images lie: marks of two kinds cannot be compared."""
+    """The kind of set; fingerprints of two kinds cannot be compared."""
     contents: Words
     """(n,): CRC-32 of a file's size, of the bytes in a shard, or of the pixels in memory."""
     times: Words

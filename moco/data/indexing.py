@@ -27,7 +27,7 @@ from moco.runtime.progress import show_progress
 INDEX_FOLDER = ".moco-index"
 """The folder beside shards that others made."""
 RULES = 2
-"""The version of the rules by which members are images and classes; an index by others is made anew."""
+"""The version of the rules for images and classes; an index by another version is rebuilt."""
 Parts = list[tuple[Split, int, int, bool]]
 """A split, its first row, the one behind its last, and whether they are labelled, for each run of rows of a split."""
 Indexed = tuple[Rows, Labels | None, tuple[str, ...], Parts, Notes]

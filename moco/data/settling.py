@@ -16,7 +16,7 @@ from moco.data.notes import Notes
 from moco.errors import BadInputError
 
 LOOKED_AT = 16
-"""Images whose channels are looked at, evenly spread over the set."""
+"""Number of images inspected for their channels, spread evenly over the set."""
 MEASURED = 64
 """Images that mean and standard deviation are measured of."""
 FLAT = 1e-7
@@ -33,7 +33,7 @@ class Asked:
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """Mean and standard deviation of each channel, where they are known already."""
     alike: bool = True
-    """Refuse a set of which some images have other channels than most; else only these are refused, when read."""
+    """Refuse a set if some images have other channels than most; otherwise refuse only these, when read."""
 
 
 class _Found(NamedTuple):

@@ -20,9 +20,9 @@ SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
 """Files that `datasets` writes beside a data set, and beside the folders of its splits."""
 ARROW, PARQUET = ".arrow", ".parquet"
 DEEPEST = 3
-"""Folders below --data in which tables are looked for."""
+"""Number of folder levels below --data that are searched for tables."""
 MOST_LOOKED_AT = 20_000
-"""Files and folders that are looked at before a folder is taken for one without tables."""
+"""Number of files and folders that are inspected before a folder counts as one without tables."""
 
 Tables = dict[Split, list[Path]]
 

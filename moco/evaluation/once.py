@@ -26,10 +26,10 @@ from moco.runtime.files import takes_files
 from moco.shapes import Features
 
 FOLDER = "features"
-"""Where they lie in $MOCO_DATA."""
+"""Their folder in $MOCO_DATA."""
 DO = "make room, or give MOCO_DATA another folder"
 IMAGES_IN_A_PART = 8192
-"""Images whose results a kill costs, about."""
+"""Approximate number of images that a kill costs."""
 
 Kept = tuple[dict[str, Tensor], Metadata]
 

@@ -10,7 +10,7 @@ from moco.evaluation.features import Encoding
 from moco.shapes import Features, Views
 
 SIDE = 16
-"""Pixels along one side, to which the whole picture is resized."""
+"""Side in pixels that the whole picture is resized to."""
 
 
 class RawPixels(nn.Module):

@@ -25,7 +25,7 @@ from moco.runtime.files import LARGEST_LIST, open_bounded
 from moco.runtime.randomness import Words
 
 ENDING = ".origin.safetensors"
-"""Stands behind the name of the file of features."""
+"""Suffix of the file that describes a file of features."""
 COPIED = 1 << 20
 
 

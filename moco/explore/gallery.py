@@ -38,9 +38,9 @@ from moco.shapes import Features
 VERSION = 1
 """Version of the file's format."""
 VIEWED, EPOCHS = 8, 3
-"""Images whose views are shown, and the epochs of which they are."""
+"""Number of images shown with their views, and of epochs."""
 QUERIES, FOUND = 12, 8
-"""Images whose neighbours are shown, and how many of these."""
+"""Number of images shown with their neighbours, and of these."""
 VIEW_SIDE, THUMBNAIL_SIDE, TILE_SIDE = 112, 96, 32
 """Largest sides in pixels of views, of single images, and of the tiles of the map."""
 SHEET_QUALITY = 60

@@ -25,7 +25,7 @@ class Tray:
     steps: list[tuple[str, Mark | None]]
     """What was marked, in order; None takes a mark away."""
     root: str = ""
-    """The folder of the files that the names are; empty where they are none."""
+    """The folder of the named files; empty if the images are not files."""
 
     def marks(self) -> dict[str, Mark]:
         """Give the mark of each name that has one."""

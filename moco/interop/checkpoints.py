@@ -47,7 +47,7 @@ from moco.runtime.hub import HUB
 from moco.shapes import require_same_shapes
 
 IMAGE_SIZES = {7: 224, 3: 32}
-"""Image size of other projects' encoders, whose files do not say it, by the kernel of their first convolution."""
+"""Image size of other projects' encoders without a description, by the kernel of their first convolution."""
 COMPLETE = ("MoCo", "MoCo's notebook")
 """Projects whose files hold all that moco knows: f_q, f_k and the queue."""
 UNSAID = ("torchvision", "a module with ")
@@ -75,7 +75,7 @@ class Weights:
     step: int = 0
     """Steps that it was trained for, where one of ours says so."""
     white_level: int | None = None
-    """The value of 16-bit files that was white to it; None where it has seen none."""
+    """The value of 16-bit files that was white in training; None without such files."""
     form: Form | None = None
     """What its images are where they are no bytes of RGB."""
     notes: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ SAMPLE = 48
 TRIAL_IMAGES = 512
 """Images on which speeds are measured."""
 LEAST_SIDE = 16
-"""Pixels to which smaller images are enlarged."""
+"""Smaller images are enlarged to this size."""
 FEWEST_IMAGES = 4
 """In a batch of two BN groups."""
 LEAST_STEPS, LEAST_PASSES = 1500, 5
@@ -56,7 +56,7 @@ class Situation:
     seconds: float
     """Time for the steps, about."""
     given: Mapping[str, Any]
-    """Fields whose values the user has given."""
+    """Fields that the user has given."""
 
     def steps(self, batch: int, step: float) -> int:
         """Compute how many steps the time suffices for, or that are given."""

@@ -16,7 +16,7 @@ from moco.runtime.checkpoint import File, load_tensors, save_tensors
 
 BEST, LAST = "encoder-best.safetensors", "encoder-last.safetensors"
 ERRORS = 2.0
-"""Standard errors by which a look must be better than the first: by luck alone one look in 44 is."""
+"""Standard errors by which an evaluation must beat the first: by luck alone one in 44 does."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from moco.runtime.run import Run
 from moco.runtime.runlog import read_events
 
 EVENT = "compile"
-"""The event of metrics.jsonl by which a run that goes on knows what was chosen."""
+"""The event of metrics.jsonl that tells a resumed run what was chosen."""
 LEAST_STEPS = 5000
 """Steps from which on a minute of compiling is made good by steps that are some ten milliseconds shorter."""
 WARM_UP, TIMED = 3, 10

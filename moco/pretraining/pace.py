@@ -9,8 +9,7 @@ from dataclasses import dataclass
 RESERVE = 0.04
 """Share of the time left that is not planned for: a speed that was measured for seconds is off by a few percent."""
 SHARE_OF_LOOKS = 0.05
-"""Share of the time left that the monitor's looks may take; two are always made, before the first and after the last
-step."""
+"""Share of the time left for the monitor's evaluations; two always happen, before the first and after the last step."""
 MOST_LOOKS = 20
 SHARE_OF_SAVES = 0.02
 """Share of training that writing checkpoints may take."""

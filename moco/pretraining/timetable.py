@@ -18,7 +18,7 @@ PARTS = 20
 """The length is planned again at each twentieth of the time: a machine that becomes 2.4 times slower just after the
 last of them, at 95%, is 7% late."""
 LEAST_STEPS = 3
-"""Steps by which a speed is measured, at least."""
+"""Minimum number of steps to measure a speed."""
 SLACK = 0.03
 """Share of the time by which a run may be early or late without being planned again: a speed is not known better."""
 TAIL = 0.05

@@ -33,7 +33,7 @@ has after its trial (docs/measurements.md). Other ways are taken to gain nothing
 STEPS_TO_GAIN = 200
 """... and published weights in proportion less in fewer steps than these."""
 SMALL_NETWORK = 6_000_000
-"""Parameters up to which a published network is small enough for `--for small` as it is: 24 MB in fp32."""
+"""Largest number of parameters of a published network for `--for small`: 24 MB in fp32."""
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ class Run:
     metrics: list[dict[str, Any]]
     """The lines of metrics.jsonl, in their order."""
     evaluations: dict[str, dict[str, Any]]
-    """What lies in evaluations/, by the name of the file, without the gallery."""
+    """The content of evaluations/, by file name, without the gallery."""
     gallery: dict[str, Any] = field(default_factory=dict)
-    """Empty where there is none."""
+    """Empty if there is none."""
     notes: tuple[str, ...] = ()
     """What could not be read, or was left out and why."""
     chosen: dict[str, Any] = field(default_factory=dict)

@@ -21,7 +21,7 @@ UNSOUND: dict[Condition, tuple[Mood, str]] = {
     "doubtful": ("mixed", "Its results are doubtful"),
     "undecided": ("open", "It cannot be judged"),
 }
-"""What the headline says of a run in which health found something."""
+"""The headline of a run with a finding, by its condition."""
 
 
 @dataclass(frozen=True)

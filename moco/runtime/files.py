@@ -23,9 +23,9 @@ LONGEST_START = 200
 """Bytes of a name that are kept in it: a file system takes 255."""
 PIECE = 1 << 20
 LARGEST_TEXT = 64 << 20
-"""Bytes of a file of settings or figures beyond which it is none of ours."""
+"""Largest size in bytes of a file of settings or figures."""
 LARGEST_LIST = 4 << 30
-"""Bytes of a list of files: those of some ten million images have one."""
+"""Largest size in bytes of a list of files, enough for some ten million images."""
 
 
 def home_folder() -> Path:

@@ -36,7 +36,7 @@ class Flag:
     written: str
     text: str
     default: str = ""
-    """Empty where there is none."""
+    """Empty if there is none."""
 
     @property
     def field(self) -> str:

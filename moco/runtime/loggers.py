@@ -21,7 +21,7 @@ from moco.runtime.records import read_object
 from moco.runtime.trackers import TRACKERS, LoggedRun
 
 IDENTITIES = "loggers.json"
-"""In the run folder: a logger's name -> what it calls this run, by which a resumed run goes on there."""
+"""The file in the run folder with each logger's name for this run, which a resumed run continues."""
 PATIENCE = 30.0
 """Seconds that a run waits for a logger to begin; figures wait for it longer."""
 LAST_PATIENCE = 60.0

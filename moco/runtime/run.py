@@ -33,7 +33,7 @@ HOW_NOT_WHAT = frozenset({
     "out", "json", "workers", "threads", "log_every", "logger", "checkpoint_every", "knn_every", "knn_k", "timeout",
     "accept_changed_data", "keep", "end_after", "end_spare",
 })  # fmt: skip
-"""Fields that do not change what a run computes: a run goes on where only these differ."""
+"""Fields that do not change what a run computes: a run continues if only these differ."""
 SAID = ("loss", "knn_top1", "alignment", "uniformity", "mIoU", "AP", "AP50")
 """Figures that are named of a run that is finished already."""
 TEACHER = "teacher"
@@ -49,7 +49,7 @@ class Run:
     """
 
     name: str
-    """What errors call it: its folder, where it has one."""
+    """The name in errors: its folder, if it has one."""
     modules: Mapping[str, nn.Module]
     optimizer: torch.optim.Optimizer
     log: RunLog

@@ -22,7 +22,7 @@ LINES = 50
 PAPERS_K = 200
 """Neighbours that vote in the arms' kNN where a study does not say it: with one number the arms stay comparable."""
 LOOKS = 8
-"""Looks of the kNN monitor, where its figure is drawn over time."""
+"""Number of kNN evaluations if a figure is drawn over time."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Examples(Dataset[tuple[Tensor, Target]]):
         self.ids = [annotations.image_id(index) for index in range(len(annotations))]
         """The image_id of each image."""
         self.white_level: int | None = None
-        """The value of 16-bit files that becomes white; None where it is the largest."""
+        """The value of 16-bit files that becomes white; None: the largest."""
 
     @property
     def classes(self) -> tuple[str, ...]:
