@@ -190,7 +190,7 @@ def run(*words: object, **flags: object) -> dict[str, Any]:
     result = function(config)
     if result.get("exit_code") == EXIT_CODE:  # what the caller does next would take it for finished
         done = f" after step {result['step']}" if "step" in result else ""
-        raise StoppedError(f"{' '.join(arguments[:2])}: stopped by a signal{done}, and saved: the same call goes on")
+        raise StoppedError(f"{' '.join(arguments[:2])}: stopped by a signal{done}, and saved: the same call continues")
     return result
 
 
@@ -217,7 +217,8 @@ def _given(arguments: Sequence[str]) -> set[str]:
 def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how: Any) -> Any:
     """Read the flags of a config; what tyro says in a box of several lines becomes one line."""
     if set(arguments) & set(HELP):
-        print(explain(kind, prog, default, GROUPS.get(kind, {}), everything="--help-all" in arguments))
+        everything, about = "--help-all" in arguments, _about(kind, prog.rpartition(" ")[2])
+        print(explain(kind, prog, default, GROUPS.get(kind, {}), everything=everything, about=about))
         raise SystemExit(0)
     for word in arguments:
         instead = GONE.get(kind, {}).get(word.partition("=")[0])
@@ -229,6 +230,13 @@ def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how
             return tyro.cli(kind, args=arguments, prog=prog, default=default, **how)
     except SystemExit:
         raise BadInputError(f"{explain_mistake(flatten_error(box.getvalue()), prog)} (see {prog} --help)") from None
+
+
+def _about(kind: type[Any], name: str) -> str:
+    """Describe the recipe or task whose flags are explained; empty for other commands."""
+    if kind is PretrainConfig:
+        return f"Recipe {name}: {RECIPES[name].about}."
+    return f"Task {name}: {TASKS[name].about}." if kind is TransferConfig else ""
 
 
 def _require_words(arguments: Sequence[str]) -> None:

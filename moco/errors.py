@@ -13,7 +13,7 @@ COMPILERS = ("torch._dynamo.", "torch._inductor.")
 """The modules of the errors that torch raises where a network cannot be compiled."""
 
 COMPILER_ERROR = re.compile(r"^.*\berror: .+$", re.MULTILINE)
-"""Matches the line in which a C++ compiler says what is wrong."""
+"""Matches a C++ compiler's line with the error."""
 MOST_OF_COMPILER = 300
 """Characters of such a line that are repeated."""
 

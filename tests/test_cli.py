@@ -178,6 +178,7 @@ def test_help_shows_the_symbol_and_the_recipe_s_value(capsys: pytest.CaptureFixt
     words = " ".join(help_of(capsys, "pretrain", "v2", "--help-all").split())
     assert "tau: divides the similarities in the loss. (default: 0.2)" in words
     assert "theta_k <- m theta_k + (1 - m) theta_q" in words
+    assert "Recipe v2: MoCo v2 (arXiv:2003.04297)" in words
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

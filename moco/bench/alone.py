@@ -1,4 +1,4 @@
-"""A measurement in a process of its own."""
+"""Runs a measurement in its own process."""
 
 import importlib
 import multiprocessing

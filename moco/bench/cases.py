@@ -1,4 +1,4 @@
-"""What is measured: the networks, the views and the dictionaries. Imports no torch, for the process that waits."""
+"""The measured networks, views and dictionaries. Imports no torch, because the waiting process needs none."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from moco.pretraining.recipes import RECIPES
 
 CIFAR10, V2 = RECIPES["cifar10"].values, RECIPES["v2"].values
 PATCHES, JPEGS = "patches.npy", "jpeg"
-"""Where the images of a measurement lie in its folder: (n, 32, 32, 3) bytes, and files of 500 x 375 pixels."""
+"""The files with a measurement's images in its folder: (n, 32, 32, 3) bytes, and files of 500 x 375 pixels."""
 
 TRAININGS: dict[str, dict[str, Any]] = {
     "resnet18-3x3-stem-32": {**CIFAR10, "batch_size": 128, "bn_groups": 8},
     "resnet18-usual-stem-32": {**CIFAR10, **V2, "stem": "imagenet", "batch_size": 256, "bn_groups": 8},
     "resnet50-224": {**V2, "arch": "resnet50", "batch_size": 16, "bn_groups": 4},
 }
-"""Configs of the loop, by name. At 224 pixels the images are JPEG files, else they lie in memory."""
+"""Configs of the loop, by name. At 224 pixels the images are JPEG files, otherwise they are in memory."""
 ON_GPU: dict[str, dict[str, Any]] = {
     "resnet18-3x3-stem-32": {"batch_size": 512},
     "resnet18-usual-stem-32": {"batch_size": 512},

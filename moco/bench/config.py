@@ -13,7 +13,7 @@ class BenchConfig:
     """Measurements to run, separated by commas: peak (matrix products in fp32 and bf16), step, end-to-end, views (on
     the CPU), dictionary. By default all of them."""
     seconds: Seconds = 5.0
-    """Shortest duration of a measurement in seconds. There are 13, and each takes a few seconds more to start."""
+    """Minimum duration of each of the 13 measurements, in seconds. Starting one takes a few seconds more."""
     seed: Seed = 0
     """Seed of everything random."""
     precision: Precision = "auto"

@@ -21,7 +21,7 @@ LEAST = 3
 
 
 def measure_dictionary(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
-    """Milliseconds (median) of read, loss, backward into q, and write, for each K; after one that does not count."""
+    """Measure the median milliseconds of read, loss, backward into q, and write for each K, after a warm-up."""
     set_threads(config.threads)
     device, n = resolve_device(config.device), DICTIONARIES[case]
     torch.manual_seed(config.seed)

@@ -10,7 +10,7 @@ from moco.core.resnet import PaddedConv
 
 
 def layer_flops(encoder: Encoder) -> list[int]:
-    """Operations of each convolution and linear layer for one image, in the order of their execution.
+    """Count the operations of each convolution and linear layer for one image, in execution order.
 
     A convolution takes 2 C_out H_out W_out (C_in / groups) k_h k_w, a linear layer 2 in out; a multiplication and an
     addition count as two. Of a 3x3 convolution on a single pixel only the centre is computed. What lies between them
@@ -39,7 +39,7 @@ def layer_flops(encoder: Encoder) -> list[int]:
 
 
 def step_flops(encoder: Encoder) -> int:
-    """Operations of a step with a queue, for one image: forward and backward of f_q, forward of f_k.
+    """Count the operations per image of a step with a queue: forward and backward of f_q, forward of f_k.
 
     The backward pass takes twice the forward pass (gradients of inputs and of weights), but the first layer needs no
     gradient of its input: 4 F - F_1.

@@ -16,7 +16,7 @@ LEAST = 3
 
 
 def measure_peak(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
-    """GFLOP/s of the best of several timed products of square matrices, over those sizes that the time suffices for."""
+    """Return the highest GFLOP/s of several timed square matrix products, over the sizes that time allows."""
     threads, device = set_threads(config.threads), resolve_device(config.device)
     best, best_size, end = 0.0, 0, time.perf_counter() + config.seconds
     for size in SIZES:
@@ -44,6 +44,6 @@ def _times(a: torch.Tensor, b: torch.Tensor, seconds: float) -> list[float]:
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done what it was given; a CPU always has."""
+    """Wait until the device has finished its work; a CPU always has."""
     if device != "cpu":
         torch.accelerator.synchronize()

@@ -17,7 +17,7 @@ from moco.runtime.device import resolve_device
 
 PATCH_COUNT, PATCH_SIZE = 8192, 32
 JPEG_COUNT, JPEG_COUNT_ON_GPU, JPEG_SIZE, JPEG_QUALITY = 64, 512, (500, 375), 90
-"""Width and height are those of most of ImageNet's photographs."""
+"""The width and height of most of ImageNet's photographs."""
 
 
 def write_photographs(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def write_photographs(config: BenchConfig, folder: Path, case: str) -> dict[str,
 
 
 def patches(rng: np.random.Generator, count: int) -> npt.NDArray[np.uint8]:
-    """`count` windows of 24 to 96 pixels of the photographs, resized to 32 x 32: (count, 32, 32, 3)."""
+    """Cut `count` windows of 24 to 96 pixels from the photographs, resized to 32 x 32: (count, 32, 32, 3)."""
     photographs = _photographs()
     cut = (_window(rng, photographs, int(rng.integers(24, 97)), 1.0) for _ in range(count))
     return np.stack([np.asarray(window.resize((PATCH_SIZE, PATCH_SIZE))) for window in cut])

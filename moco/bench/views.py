@@ -14,7 +14,7 @@ from moco.runtime.fields import require
 
 
 def measure_views(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
-    """Views per second of the loop's own batches, in one process with one thread, after one batch of warming up."""
+    """Measure views per second of the loop's own batches, in one process and thread, after a warm-up batch."""
     set_threads(1)
     training = PretrainConfig(data="", out=folder, seed=config.seed, device="cpu", **VIEWS[case])
     batches = build_batches(training, images_in(folder, require(training.image_size)))

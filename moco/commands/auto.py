@@ -214,7 +214,7 @@ def conclude(
 
 
 def _read_chosen(run: Path) -> dict[str, Any] | None:
-    """Read what auto.json says of a run; None where there is none, or it is damaged or of an older version."""
+    """Read a run's auto.json; return None if it is missing, damaged or of an older version."""
     with contextlib.suppress(OSError, ValueError, BadInputError, KeyError, TypeError):
         told: dict[str, Any] = json.loads(read_bounded(run / CHOSEN))
         _ = told["way"]["recipe"], told["weights"], told["labelled"], told["evaluation"]["seconds"]

@@ -73,7 +73,7 @@ def read(run: Path) -> dict[str, Any]:
 
 
 def kind_of(weights: str) -> str:
-    """`random`, `supervised` or `moco`: the row of the papers' tables that weights belong to."""
+    """Return the row of the papers' tables that weights belong to: `random`, `supervised` or `moco`."""
     if weights == RANDOM:
         return "random"
     return "supervised" if weights.startswith(TORCHVISION) else "moco"

@@ -1,4 +1,4 @@
-"""What the commands on a set itself begin and end with: images that can be read, facts, features; files and a page."""
+"""Shared start and end of the curation commands: readable images, facts and features; tables, lists and a page."""
 
 import base64
 import csv
@@ -45,7 +45,7 @@ from moco.shapes import Features
 THUMBNAIL_SIDE, QUALITY = 96, 80
 MEASURED_AT_A_TIME = 64
 FACTS_VERSION = INDEX_VERSION = 1
-"""Change with what is measured, and with how an index is built."""
+"""Increase these when the measurements change, or the way an index is built."""
 FEWEST = 2
 
 
@@ -61,7 +61,7 @@ class Collected:
     files: Sequence[str] | None
     """Absolute paths, where each image is a file."""
     labels: npt.NDArray[np.int64]
-    """The class of each; -1 where it has none."""
+    """The class of each; -1 without one."""
     classes: Sequence[str]
     facts: Facts
     unreadable: Sequence[Mapping[str, str]]
@@ -87,18 +87,18 @@ class Collected:
 
     @property
     def how(self) -> Encoding:
-        """How they are encoded."""
+        """Return how images are encoded."""
         workers = workers_for(self.config_of_session, self.images)
         return dataclasses.replace(self.subject.how, unit=True, workers=workers)
 
     @property
     def config_of_session(self) -> EmbedConfig:
-        """The settings that evaluations share."""
+        """Return the settings that evaluations share."""
         return _session_config(self.config)
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """Weights to compute the same with."""
+        """Return the weights to compare with."""
         return (RANDOM,) if self.config.baseline and self.config.weights != RANDOM else ()
 
     def picture(self, row: int) -> str:

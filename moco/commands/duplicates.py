@@ -18,10 +18,10 @@ from moco.report.markup import element
 from moco.shapes import Features
 
 VIEWED, COMPARED = 256, 1024
-"""Images of which two views are made, and which are compared with each other, to calibrate."""
+"""Number of images that calibrate the threshold: those with two views, and those compared with each other."""
 AUGMENTATION = "mild"
 SEARCHED = 10
-"""Nearest images by which an index is judged."""
+"""Number of nearest images that judge an index."""
 FEW = 10
 """Percentage of the pairs of views, below which a threshold finds hardly any near duplicates."""
 COLUMNS = {

@@ -1,4 +1,4 @@
-"""`moco embed`: writes the features of images to a file, in pieces, so that a killed command goes on."""
+"""`moco embed`: writes the features of images to a file, in pieces, so that a killed command can continue."""
 
 import contextlib
 import dataclasses
@@ -47,7 +47,7 @@ class Reading:
 
     @property
     def width(self) -> int:
-        """Numbers of an image."""
+        """Count the numbers of one image."""
         return int(np.prod(self.shape))
 
 
@@ -124,7 +124,7 @@ def _read_off(config: EmbedConfig, subject: Subject) -> Reading:
 def _encode_pieces(
     config: EmbedConfig, parts: Parts, reading: Reading, pieces: Pieces | None, was: Origin | None, stored: Rows | None
 ) -> tuple[dict[Split, dict[int, str]], int]:
-    """Encode what is not in a sound piece and not stored: why some images could not be read, and how many were."""
+    """Encode the images that no intact piece and no earlier file has; return unreadable ones and a count."""
     names, total = list(parts), sum(map(len, parts.values()))
     plan = plan_pieces([len(images) for images in parts.values()], reading.how.batch_size, reading.width)
     earlier = distributed.from_first(lambda: [] if pieces is None else list(pieces.unreadable))[: len(plan)]

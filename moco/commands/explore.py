@@ -1,4 +1,4 @@
-"""`moco explore`: has features, map and clusters computed where they are missing, and serves or writes the page."""
+"""`moco explore`: computes missing features, map and clusters, and serves or writes the page."""
 
 import asyncio
 import dataclasses
@@ -83,7 +83,7 @@ def _check(config: ExploreConfig) -> None:
         raise BadInputError(f"moco explore needs {' and '.join(missing)}: pip install 'momentum-contrast[explore]'")
 
 
-# --- what is shown --------------------------------------------------------------------------------------------------
+# --- the page ----------------------------------------------------------------------------------------------------
 
 
 def _computed(config: ExploreConfig) -> Sight:
@@ -129,7 +129,7 @@ def _data_of(run: Path) -> str:
 
 
 def _excluded_by(run: Path) -> tuple[str, ...]:
-    """What a run left out; nothing where only its encoder is there."""
+    """Return what a run left out; nothing if there is only its encoder."""
     from moco.report.runs import read_run
 
     patterns = read_run(run).config.get("exclude") if (run / "config.json").is_file() else ()

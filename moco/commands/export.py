@@ -71,7 +71,7 @@ def run(config: ExportConfig) -> dict[str, Any]:
 
 
 def _compared(target: Target, weights: Weights, path: Path) -> dict[str, float]:
-    """The largest difference between our features and the target's, over photographs, one at a time and together."""
+    """Compute the largest difference of moco's and the target's features, for photographs alone and together."""
     if target.features is None:
         return {}
     views = photographs(weights)
@@ -94,7 +94,7 @@ def _compared(target: Target, weights: Weights, path: Path) -> dict[str, float]:
 
 
 def photographs(weights: Weights) -> SquareViews:
-    """Scikit-learn's two photographs, each whole and its four quarters, at the encoder's size, normalised for it.
+    """Return scikit-learn's two photographs, whole and in quarters, at the encoder's size and normalised.
 
     For an encoder of other channels red, green and blue are repeated in turn.
     """

@@ -66,7 +66,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def _save(config: FinetuneConfig, subject: Subject, model: nn.Module, images: Labelled) -> None:
-    """The network under its library's names, and what is needed to use it."""
+    """Save the network under its library's names, with what is needed to use it."""
     assert config.save is not None
     tensors = {name.removeprefix("backbone."): tensor for name, tensor in model.state_dict().items()}
     metadata = {

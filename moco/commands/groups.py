@@ -1,4 +1,4 @@
-"""`moco groups`: divides images into groups of similar ones and shows what stands for each."""
+"""`moco groups`: divides images into groups of similar ones and shows typical images of each."""
 
 from typing import Any
 

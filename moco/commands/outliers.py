@@ -16,7 +16,7 @@ from moco.runtime.progress import name_phase
 BESIDE = 6
 """Neighbours that the page shows."""
 IMAGES_IN_A_CLUSTER, MOST_CLUSTERS = 50, 100
-"""Images in a cluster on average, by which their number is chosen, and the most of them."""
+"""Average number of images in a cluster, which sets the number of clusters, and its maximum."""
 
 
 def run(config: OutliersConfig) -> dict[str, Any]:

@@ -55,7 +55,7 @@ from moco.runtime.phases import say_if_slow
 Drawn = TypeVar("Drawn")
 
 UNLABELLED_IMAGES = 2048
-"""Images that the monitor without labels looks at."""
+"""Number of images that the monitor without labels evaluates."""
 RETRIEVED = 512
 """Images of these that are to find their own second view."""
 
@@ -139,7 +139,7 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
 
 
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:
-    """KNN accuracy where there are labels; what views say, and the reason, where there are none.
+    """Build the kNN monitor if the images have labels; otherwise one that compares views, and say why.
 
     Beside the accuracies stand the k by which they were found, how many queries there were, the percentage of these
     that is trained on, and the accuracy of raw pixels, which is computed once.

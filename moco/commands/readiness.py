@@ -31,7 +31,7 @@ from moco.runtime.phases import say_if_slow
 LEAST_SECONDS = 10.0
 """Seconds of a trial; where the time allows less, no way is tried."""
 ONE_LOOK = 0.02
-"""Share of the time that a look by the monitor may take; it looks at fewer images otherwise."""
+"""Largest share of the time for one evaluation by the monitor; otherwise it evaluates fewer images."""
 FEWEST_WATCHED = 200
 WHITENING = 0.05
 """Share of the time that encoding images may take at the end, by which the features are whitened."""
@@ -156,7 +156,7 @@ def set_end(scene: Scene, ready: Ready, begun: float = 0.0) -> Ready:
 def _measure_looks(
     scene: Scene, way: Way, reasons: Reasons, config: PretrainConfig, teacher: Teacher | None, speed: StepTime
 ) -> Ready:
-    """Measure what a look and the evaluation at the end cost."""
+    """Measure the time of one evaluation during the run and of the final one."""
     resolved = resolve_config(config, scene.images)
     encoder = build_encoder(resolved).to(scene.device)
     image = _seconds_to_encode(scene, config, encoder)

@@ -1,4 +1,4 @@
-"""`moco report`: computes what the page shows of encoders and images, where it is missing, and writes the page."""
+"""`moco report`: computes the missing parts of the page (views, neighbours, map), and writes it."""
 
 import json
 from collections.abc import Callable

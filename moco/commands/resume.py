@@ -59,7 +59,7 @@ def _with_pretext(before: PretrainConfig, config: ResumeConfig, now: dict[str, A
 
 
 def _find_images(config: Config) -> Config:
-    """Return the config of a run whose images are there. Raises BadInputError where they are not."""
+    """Return the config of a run after checking that its images are there. Raises BadInputError if not."""
     place = part_choice(config.data)[1]
     if not (place in CATALOG or is_hosted(place) or expand_home(place).exists()):
         raise BadInputError(

@@ -36,7 +36,7 @@ HOLDING = 0.05
 COMPARING = 0.12
 """Share of the time that comparing encoders as they are may take."""
 PROBED, LEAST_COMPARED = 16, 300
-"""Images by which encoding is timed; fewer than so many are not compared at the larger of two sizes."""
+"""Number of images to time encoding, and the fewest images for a comparison at the larger of two sizes."""
 ENCODED_BY_TEACHER = 0.25
 """Share of the time that a teacher's encoding of all images may take; if it takes more, keys are made at each step."""
 
@@ -55,16 +55,16 @@ class Scene:
     judged: tuple[Images, Images] | None = None
     """Bank and queries on which encoders are compared, kept as they are prepared."""
     native_seconds: float = 0.0
-    """What the published weights take for an image of their own size; 0 where there are none, or it is not known."""
+    """Seconds per image of the published weights at their own size; 0 if there are none, or unknown."""
 
     @functools.cached_property
     def images(self) -> Images:
-        """The training images."""
+        """Return the training images."""
         return training_images(self.splits)
 
     @property
     def is_labelled(self) -> bool:
-        """Whether the images have labels of at least two classes."""
+        """Return whether the images have labels of at least two classes."""
         return self.images.labels is not None and len(self.images.classes) > 1
 
     def share(self, share: float, bounds: tuple[float, float]) -> float:

@@ -64,7 +64,7 @@ def _require_one_query(config: SearchConfig) -> tuple[Path, ...]:
 
 
 def _encode_files(found: Collected, files: tuple[Path, ...], name: str) -> Features:
-    """Give the feature (1, C) of files: the mean of theirs, of unit length."""
+    """Compute the mean feature (1, C) of files, at unit length."""
     subject = at_random(found.config_of_session, found.subject) if name == RANDOM else found.subject
     how = dataclasses.replace(found.how, workers=0)
     features: list[Tensor] = [encode(subject.encoder, _read_one(path, found.images), how) for path in files]

@@ -1,4 +1,4 @@
-"""`moco study`: plans, runs what is not run yet, and writes the result after every cell. Imports no torch."""
+"""`moco study`: plans, runs the missing cells, and writes the result after every cell. Imports no torch."""
 
 import csv
 import dataclasses
@@ -47,7 +47,7 @@ FINETUNING = 3.0
 
 
 def run(config: StudyConfig) -> dict[str, Any]:
-    """Do what is left of a study, and return what its study.json holds; exit code 75 where it was asked to stop."""
+    """Run the cells that are left, and return the content of study.json; exit code 75 after a signal."""
     check(config)
     study = settle_study(config)
     recipe_of(study, config)
@@ -113,7 +113,7 @@ def settle_plan(study: Study, config: StudyConfig) -> dict[str, Any]:
 
 
 def _seconds(study: Study, config: StudyConfig, arm: Arm, images: int, survey: dict[str, Any]) -> float:
-    """What a cell takes, by estimate: training, and what its evaluations encode and fine-tune."""
+    """Estimate the seconds of a cell: training and evaluations."""
     cell = next(iter(cells(study, dataclasses.replace(config, seeds=1), images, [arm])))
     batch, steps = cell.training.batch_size, cell.training.max_steps or 0
     seconds = START + survey["loading"] + steps * batch / survey["rates"][arm.name]
@@ -193,7 +193,7 @@ def _run_all(
                 continue
             done = collect_result(study, cell)
             started = time.monotonic()
-            if done is None or done["state"] not in FINISHED:  # else it was run by hand, or elsewhere
+            if done is None or done["state"] not in FINISHED:  # otherwise it was run by hand or elsewhere
                 done = collect_result(study, cell, run_cell(cell, request))
             log = config.out / "logs" / f"{cell.name}.txt"
             if done is None:

@@ -38,11 +38,11 @@ from moco.transfer.recipes import TASKS
 from moco.transfer.sampling import build_passes
 
 FREE = HOW_NOT_WHAT | {"evaluate_every", "shown_images"}
-"""Fields that do not change what a run computes: a run goes on where only these differ."""
+"""Fields that do not change what a run computes: a run continues if only these differ."""
 
 
 def run(config: TransferConfig) -> dict[str, Any]:
-    """Fine-tune and measure; with trials, each in a folder of its own, `trial-0` and on."""
+    """Fine-tune and measure; with trials, each in its own folder, `trial-0` and on."""
     check_transfer(config)
     config = dataclasses.replace(config, logger=settle_loggers(config.logger))
     distributed.join_processes(resolve_device(config.device), config.timeout)
@@ -185,7 +185,7 @@ def _earlier_trials(config: TransferConfig) -> int | None:
 def _trial(
     config: TransferConfig, number: int, train: Examples, test: Examples, request: StopRequest
 ) -> dict[str, Any]:
-    """The result of a trial, which is run where it is not done yet."""
+    """Return the result of a trial, after running it if it is not done yet."""
     own = dataclasses.replace(config, trials=1, seed=config.seed + number, out=config.out / f"trial-{number}")
     try:
         earlier = read_earlier(own, FREE, lambda: True)  # the files are those of all trials

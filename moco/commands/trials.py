@@ -40,14 +40,14 @@ class _TrialIsOverError(Exception):
 
 @dataclass(frozen=True)
 class FirstBatches:
-    """The first batches of a run; who asks for more leaves the loop, whose last step is saved by then."""
+    """The first batches of a run; asking for more leaves the loop, which has saved its last step by then."""
 
     batches: Batches
     steps: int
 
     @property
     def steps_per_epoch(self) -> int:
-        """That of the run."""
+        """Return the run's steps per epoch."""
         return self.batches.steps_per_epoch
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:

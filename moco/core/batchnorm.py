@@ -20,7 +20,7 @@ _recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
 
 @contextmanager
 def mark_recomputation() -> Iterator[None]:
-    """While a forward pass is done over for its gradient: its statistics were recorded the first time."""
+    """Mark a repeated forward pass, whose statistics were recorded the first time."""
     before = _recomputing.set(True)
     try:
         yield
@@ -88,7 +88,7 @@ class GroupedBatchNorm(nn.BatchNorm2d):
     images: int = 0
     """N; 0: each row of x is an image."""
     pending: "list[Recorded] | None" = None
-    """Where statistics wait to be recorded with those of other layers; None: they are recorded at once."""
+    """Collects statistics that are recorded with those of other layers; None: they are recorded at once."""
     drop: nn.Module | None
     act: nn.Module | None
 
@@ -134,7 +134,7 @@ class GroupedBatchNorm(nn.BatchNorm2d):
         return y
 
     def _as_one(self, x: Tensor) -> Tensor:
-        """The whole batch by torch's own kernel, cuDNN's where it is fit, which moves the running statistics too."""
+        """Normalise the whole batch by torch's own kernel (cuDNN's if it fits), and move the running statistics."""
         record = not _recomputing.get()
         running = (self.running_mean, self.running_var) if record else (None, None)
         if record:
@@ -271,7 +271,7 @@ def _grouped(norm: _BatchNorm) -> GroupedBatchNorm:
 
 
 def is_fused(norm: nn.Module) -> bool:
-    """Whether it is timm's BatchNorm2d with a dropout and an activation behind it."""
+    """Return whether it is timm's BatchNorm2d with a dropout and an activation behind it."""
     from timm.layers.norm_act import BatchNormAct2d  # here, since only networks of timm have other kinds than torch's
 
     return type(norm) is BatchNormAct2d

@@ -93,7 +93,7 @@ class ByteTransformer(nn.Module):
 
 
 def positions(count: int, width: int) -> Tensor:
-    """Sines and cosines (count, width) of positions 0..count-1, with wavelengths from 2 pi to 10,000 x 2 pi."""
+    """Return sines and cosines (count, width) of positions 0..count-1, wavelengths 2 pi to 10,000 x 2 pi."""
     rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
     angle = torch.arange(count)[:, None] * rate
     return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)

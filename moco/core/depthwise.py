@@ -1,4 +1,4 @@
-"""Depthwise convolutions whose gradients avoid oneDNN's reference code, which is slow in bf16."""
+"""Depthwise convolutions with fast bf16 gradients on a CPU, instead of oneDNN's slow reference code."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 Pair = tuple[int, int]
 TILE = 3
-"""Side of the kernels whose weight's gradient oneDNN computes by fast code in bf16."""
+"""Side of the kernels for which oneDNN computes the weight's gradient by fast code in bf16."""
 BY_X, BY_WEIGHT = (True, False, False), (False, True, False)
 
 
@@ -46,7 +46,7 @@ def _input_gradient(grad_y: Tensor, x: Tensor, weight: Tensor, stride: Pair, pad
 
 
 def _weight_gradient(grad_y: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """A kernel larger than 3x3 is cut into tiles of 3x3, each that of a convolution of a shifted x."""
+    """Compute a kernel's gradient in tiles of 3x3, each as the gradient of a convolution of a shifted x."""
     kernel = weight.shape[2:]
     if max(kernel) <= TILE:
         return _gradients(grad_y, x, weight, stride, padding, BY_WEIGHT)[1]
@@ -75,7 +75,7 @@ def _gradients(
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A depthwise convolution whose gradients in bf16 take a fraction of the time on a CPU.
+    """A depthwise convolution with bf16 gradients that take a fraction of torch's time on a CPU.
 
     In bf16, oneDNN leaves the gradient of x under strides, and that of kernels above 3x3, to its reference code. Both
     are computed here by convolutions for which it has fast code. With `pad_same` the padding follows from the size of
@@ -130,7 +130,7 @@ def quicken_depthwise(network: nn.Module) -> int:
 
 
 def _is_known(conv: nn.Conv2d) -> bool:
-    """Whether it is torch's own with a narrow margin of zeros, or timm's whose padding follows from the size."""
+    """Return whether it is torch's own with a narrow zero padding, or timm's that pads by the size of x."""
     if type(conv) is nn.Conv2d:
         return conv.padding_mode == "zeros" and all(
             isinstance(pad, int) and pad < k for pad, k in zip(conv.padding, conv.kernel_size, strict=False)
@@ -139,5 +139,5 @@ def _is_known(conv: nn.Conv2d) -> bool:
 
 
 def is_padded_same(conv: nn.Module) -> bool:
-    """Whether it is timm's convolution whose padding follows from the size of x."""
+    """Return whether it is timm's convolution that derives its padding from the size of x."""
     return type(conv).__name__ == "Conv2dSame" and type(conv).__module__ == "timm.layers.conv2d_same"

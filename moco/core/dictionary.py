@@ -19,7 +19,7 @@ Mechanism = Literal["queue", "memory-bank", "in-batch"]
 SHARD_FROM = 1 << 30
 """Bytes from which on a memory bank is cut over the ranks: 2 million features of 128 fp32 numbers."""
 CHUNK = 1 << 16
-"""Rows of a memory bank whose first features are drawn together."""
+"""Rows of a memory bank that are drawn together at its start."""
 
 
 class Keys(NamedTuple):
@@ -153,7 +153,7 @@ class MemoryBank(nn.Module):
         self.images, self.negatives, self.momentum, self.seed = images, negatives, momentum, seed
         large = images * feature_dim * torch.get_default_dtype().itemsize >= shard_from
         self.sharded = {"features": images} if large and world_size() > 1 else {}
-        """The buffers of which each rank has its share of the rows, and how many rows they have in all."""
+        """Maps buffers that are divided by rows over the ranks to their total number of rows."""
         self.rows = share(images) if self.sharded else range(images)
         self.register_buffer("features", torch.empty(len(self.rows), feature_dim))
         for place, drawn in _random_rows(self.rows, images, feature_dim, seed):
@@ -179,7 +179,7 @@ class MemoryBank(nn.Module):
         if len(self.rows):
             place, held = self._places(index)
             moved = F.normalize(self.features[place].lerp(q, 1 - self.momentum))
-            if held is not None:  # what others hold repeats what is written anyway: a GPU is not asked how much that is
+            if held is not None:  # rows of others repeat written ones, so the GPU need not be asked how many
                 first = held.int().argmax(0, keepdim=True)
                 place, moved = torch.where(held, place, place[first]), torch.where(held[:, None], moved, moved[first])
                 moved = torch.where(held.any(), moved, self.features[place])
@@ -215,7 +215,7 @@ class InBatch(nn.Module):
         return Keys(positive=k, negative=every_k, mask=index[:, None] == every_index[None], images=every_index)
 
     def write(self, q: Features, k: Features | None, index: Index) -> None:
-        """Nothing outlives the batch."""
+        """Do nothing: in-batch keys last for one step."""
 
 
 class TeacherKeys(nn.Module):
@@ -239,7 +239,7 @@ class TeacherKeys(nn.Module):
         return Keys(self.features[index], self.features, mask=mask, images=self.images)
 
     def write(self, q: Features, k: Features | None, index: Index) -> None:
-        """Nothing changes."""
+        """Do nothing: the teacher's keys do not change."""
 
 
 Dictionary = Queue | MemoryBank | InBatch | TeacherKeys

@@ -23,12 +23,12 @@ from moco.shapes import Features, Inputs, require_same_shapes
 
 Head = Literal["linear", "mlp", "mlp-bn"]
 Output = Literal["backbone", "plain", "head"]
-"""What features are read off: the backbone's, whitened where the encoder holds a whitening; the same before that; or
-the head's unit vectors."""
+"""Which features to use: the backbone's, whitened if the encoder whitens; the plain ones before that; or the head's
+unit vectors."""
 PREDICTOR = "predictor."
-"""Stands before the names of the prediction head's tensors, which no file but a checkpoint has."""
+"""Prefix of the prediction head's tensors, which only checkpoints have."""
 WHITENING = "whitening."
-"""Stands before the names of the tensors that whiten the backbone's features."""
+"""Prefix of the tensors that whiten the backbone's features."""
 LARGEST = 1 << 16
 """Largest size in a plan."""
 REACH = 32
@@ -37,7 +37,7 @@ REACH = 32
 
 @dataclass(frozen=True)
 class EncoderPlan:
-    """What is needed to build an encoder; stored beside its weights."""
+    """The settings that build an encoder; stored beside its weights."""
 
     arch: str = "resnet50"
     stem: Stem = "imagenet"
@@ -46,7 +46,7 @@ class EncoderPlan:
     hidden_dim: int | None = None
     image_size: int = 224
     channels: int = 3
-    """Channels of the images; 3 are red, green and blue, unless what lies beside the weights says otherwise."""
+    """Channels of the images; 3 are red, green and blue, unless the weights' metadata says otherwise."""
 
     def __post_init__(self) -> None:
         """Raise BadInputError for a value that no encoder has: a plan may come from a file."""
@@ -109,7 +109,7 @@ class Encoder(nn.Module):
         self.predictor = _normalised_mlp(size, self.plan.hidden_dim or self.num_features, size)
 
     def momentum_copy(self) -> "Encoder":
-        """f_k at the start: the same weights, neither trained by gradient nor with a prediction head."""
+        """Return f_k as it starts: a copy of the weights, without gradient and without the prediction head."""
         f_k = copy.deepcopy(self).requires_grad_(False)
         f_k.predictor = nn.Identity()
         f_k._norms = _grouped_norms(f_k)
@@ -135,7 +135,7 @@ class Encoder(nn.Module):
 
     @property
     def whitens(self) -> bool:
-        """Whether it holds a whitening."""
+        """Tell whether it whitens its features."""
         return isinstance(self.whitening, nn.Linear)
 
     def reading(self, output: Output) -> nn.Module:
@@ -175,7 +175,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def _refusal(self, size: int) -> str | None:
-        """Why the backbone does not take an image of that size; None where it does."""
+        """Return why the backbone does not take an image of that size; None if it does."""
         try:
             with use_evaluation_mode(self.backbone):
                 y = self.backbone(self._blank(size))

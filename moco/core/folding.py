@@ -16,7 +16,7 @@ from moco.core.depthwise import DepthwiseConv, is_padded_same
 from moco.core.resnet import NarrowConv, PaddedConv
 
 CONVOLUTIONS = (nn.Conv2d, DepthwiseConv, NarrowConv, PaddedConv)
-"""Kinds whose output is linear in the weight and has the bias added. Others may change the weight first."""
+"""Layers with an output linear in the weight, plus the bias. Others may change the weight first."""
 
 
 class Foldable(NamedTuple):
@@ -90,7 +90,7 @@ def find_foldable(network: nn.Module, x: Tensor) -> list[Foldable]:
 
 @contextmanager
 def fold_norms(pairs: Sequence[Foldable]) -> Iterator[None]:
-    """Inside the block each convolution normalises its own output, and the norm behind it only passes it on.
+    """Let each convolution normalise its own output inside the block, and its norm pass that on.
 
     The network computes the same function with one pass less over each output; gradients reach the weights, scales and
     shifts as they do without. What a norm has behind its normalisation (timm's dropout and activation) still follows.

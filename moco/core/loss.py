@@ -10,7 +10,7 @@ from moco.shapes import Features, Logits, PerImage, Scalar
 
 
 class Contrast(NamedTuple):
-    """What a batch of queries achieved: the loss and how many found their key before all others."""
+    """The result of a batch of queries: the loss, and the share of queries that found their key first."""
 
     loss: Scalar
     """The mean InfoNCE; log(K + 1) is chance."""

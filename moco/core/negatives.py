@@ -21,7 +21,7 @@ QUERIES = 16
 
 
 class Hardness(NamedTuple):
-    """What is made of the N hardest shared negatives of each query (MoCHi, arXiv:2010.01028)."""
+    """How harder negatives are mixed from the N hardest shared ones of each query (MoCHi, arXiv:2010.01028)."""
 
     hardest: int
     """N: how many are taken; 0 for no mixing."""

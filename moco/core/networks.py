@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
 TIMM = "timm:"
-"""Stands before timm's names of networks."""
+"""Prefix of timm's network names."""
 REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError)
 """What networks raise for a size that they do not take."""
 

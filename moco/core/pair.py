@@ -51,7 +51,7 @@ class EncoderPair(nn.Module):
 
     @property
     def encoder(self) -> Encoder:
-        """f_q itself, also where it is wrapped for several processes."""
+        """Return f_q itself, unwrapped if several processes train."""
         encoder = unwrap(self.f_q)
         assert isinstance(encoder, Encoder)
         return encoder
@@ -118,4 +118,4 @@ class Side(NamedTuple):
 
 
 Sides = Sequence[Side]
-"""That of x_q first, that of x_k last: one, or two."""
+"""The side of x_q first, the side of x_k last: one side, or two."""

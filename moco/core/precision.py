@@ -1,4 +1,4 @@
-"""What is computed in full precision whatever the rest is computed in."""
+"""Keeps sensitive operations in full precision, whatever the precision of the rest."""
 
 import torch
 from torch import Tensor

@@ -45,9 +45,9 @@ class DuplicatesConfig:
     """Which image of a group to keep: the largest (pixels, then bytes), the sharpest (variance of the Laplacian), or
     the first by its path."""
     threshold: Share | None = None
-    """Cosine similarity from which two images are near duplicates; by default calibrated on your images."""
+    """Minimum cosine similarity of near duplicates; by default calibrated on your images."""
     false_pairs: Positive = 1.0
-    """Expected number of false pairs in the whole set, to which the threshold is calibrated."""
+    """Calibrate the threshold so that this many false pairs are expected in the whole set."""
     split: ChosenSplit = "all"
     features: EncoderOutput = "backbone"
     baseline: RandomBeside = True

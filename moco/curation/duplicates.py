@@ -17,7 +17,7 @@ from moco.shapes import Bank, Features
 Rows = npt.NDArray[np.int64]
 
 TAIL, FEWEST_PAIRS = 0.001, 20
-"""Share of the pairs of different images, the most similar ones, by which the tail is described; at least so many."""
+"""Share of the most similar pairs of different images that describe the tail, and their minimum number."""
 FOUND = 0.95
 """Share of the pairs of views that a threshold need not exceed: below it lie pictures less alike than two views."""
 LARGEST_THRESHOLD = 1 - 1e-6
@@ -30,7 +30,7 @@ EDGES_HELD = 4_000_000
 
 @dataclass(frozen=True)
 class Calibration:
-    """From which similarity on two images are taken for the same, and how often that is wrong."""
+    """The similarity from which two images count as near duplicates, and how often that is wrong."""
 
     threshold: float
     views_found: float
@@ -129,7 +129,7 @@ def _all_pairs(z: Features, threshold: float, title: str | None) -> Iterator[Row
 
 def _pairs_of_index(z: Features, threshold: float, index: Index, title: str | None) -> Iterator[Rows]:
     """Give the similar pairs (n, 2) that an index finds, a block at a time."""
-    radius = float(np.nextafter(np.float32(threshold), np.float32(-1)))  # it finds what is more similar than this
+    radius = float(np.nextafter(np.float32(threshold), np.float32(-1)))  # the search is exclusive
     parts = _parts(len(z))
     for part in show_progress(parts, title, len(parts)):
         ends, _, found = index.faiss.range_search(z[part.start : part.stop].numpy(), radius)

@@ -22,10 +22,10 @@ GREY = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 
 @dataclass(frozen=True)
 class Facts:
-    """What is measured of N images, a row each."""
+    """Measurements of N images, one row each."""
 
     content: npt.NDArray[np.uint8]
-    """(N, 16): the digest of the file; zeros where there is none."""
+    """(N, 16): the digest of the file; zeros without one."""
     pixels: npt.NDArray[np.uint8]
     """(N, 16): the digest of the decoded pixels and their size."""
     height: npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""What a command on a set found, as a data frame."""
+"""Converts the result of a curation command to a data frame."""
 
 import importlib
 from collections.abc import Mapping

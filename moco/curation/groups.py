@@ -19,7 +19,7 @@ TRIED = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)
 FEWEST_IMAGES = 4
 """Images in a group on average, below which no number is tried."""
 JUDGED = 2000
-"""Images by which the silhouette is computed, at most."""
+"""Maximum number of images for the silhouette."""
 
 
 @dataclass(frozen=True)

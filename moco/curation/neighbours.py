@@ -22,7 +22,7 @@ from moco.shapes import Bank, Features
 EXACT_UP_TO = 100_000
 """Images among which all are compared."""
 WANTED, ASKED = 0.98, 256
-"""Recall from which no more lists are looked at, and images by which it is measured."""
+"""The wanted recall, and the number of images that measure it."""
 LISTS_LOOKED_AT = (16, 32, 64, 128, 256)
 LEARNED_FROM, ROUNDS = 64, 10
 """Images for each centre, at most, and rounds of k-means."""

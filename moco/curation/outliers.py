@@ -30,9 +30,9 @@ GREY = 0.002
 RARE = 0.05
 """Share of grey images, or of those in colour, below which they are the exception."""
 TINY = 4
-"""Times by which an image's shorter side is smaller than the median one."""
+"""An image is tiny if its shorter side is smaller than the median one by this factor."""
 SMALL_GROUP, LARGEST_SMALL_GROUP = 0.01, 1000
-"""Share of the images up to which a cluster is small, and images from which none is."""
+"""Largest share of the images in a small cluster, and the size from which no cluster is small."""
 SIMILARITIES_AT_A_TIME = 1 << 26
 """Similarities that exist at a time: 0.27 GB."""
 CONSTANT_STRENGTH, COLOUR_STRENGTH = 10.0, 2.0
@@ -66,7 +66,7 @@ class Suspicion:
     share: float
     """The classifier's probability of what it expects."""
     own_share: float
-    """That of the image's own label."""
+    """The probability of the image's own label."""
 
 
 def rank_outliers(z: Features, similarity: Tensor, clusters: Rows, facts: Facts) -> list[Outlier]:

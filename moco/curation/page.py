@@ -18,7 +18,7 @@ Mark = Literal["same", "other"]
 
 @dataclass(frozen=True)
 class Tile:
-    """An image on the page with what is said below it."""
+    """An image on the page, with the text below it."""
 
     row: int
     """Its number."""
@@ -34,11 +34,11 @@ class Strip:
     query: Tile | None
     tiles: Sequence[Tile]
     text: str = ""
-    """What is said of them, above."""
+    """The text above them."""
 
 
 Thumbnails = Callable[[int], str]
-"""An image's number -> its picture, WebP in base64; an empty text where it cannot be read."""
+"""Maps an image's number to its picture, WebP in base64; empty if it cannot be read."""
 
 
 def render_strips(strips: Sequence[Strip], thumbnails: Thumbnails) -> str:

@@ -15,9 +15,9 @@ Rows = npt.NDArray[np.int64]
 MOST_CLUSTERS = 500
 """Clusters of the typical choice, at most (arXiv:2202.02794, appendix F)."""
 NEIGHBOURS = 20
-"""Nearest images of the same cluster by which an image is typical (section 3.2)."""
+"""Number of nearest images in the cluster that define how typical an image is (section 3.2)."""
 SMALLEST_CLUSTER = 5
-"""Images up to which a cluster is passed over as long as there are larger ones."""
+"""Smaller clusters are skipped as long as there are larger ones."""
 
 
 def choose_spread(z: Features, count: int, labelled: Sequence[int] = (), title: str | None = None) -> list[int]:

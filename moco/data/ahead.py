@@ -1,4 +1,4 @@
-"""Items that other processes make ahead: how these begin, how they end, and what is said where one is lost."""
+"""Loads items ahead in other processes: how these start and end, and what the user reads if one is lost."""
 
 import atexit
 import ctypes
@@ -136,7 +136,7 @@ def _keep_as_is(one: Made) -> Made:
 
 @contextmanager
 def watch_loading(
-    after: str = "The last checkpoint is sound: run the same command to continue from it",
+    after: str = "The last checkpoint is valid: run the same command to continue from it",
 ) -> Iterator[None]:
     """Raise ChildProcessError, in one clear line, where a loading process dies: torch says so amidst a step."""
     try:
@@ -155,7 +155,7 @@ def watch_loading(
 
 @functools.cache
 def _last_words() -> tuple[Connection, Connection]:
-    """Make the pipe by which a process that gives up says why."""
+    """Make the pipe through which a process that gives up says why."""
     return multiprocessing.Pipe(duplex=False)
 
 

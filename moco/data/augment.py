@@ -1,4 +1,4 @@
-"""The views of v1, v2 and the authors' CIFAR-10 notebook, batched, each image with parameters of its own.
+"""The views of v1, v2 and the authors' CIFAR-10 notebook, in batches, with parameters for each image.
 
 Every operation equals torchvision's tensor function in float32 for the same parameters (tests state the largest
 difference). The parameters are a pure function of (seed, epoch, index, view).
@@ -62,7 +62,7 @@ keys were encoded whole (docs/teacher.md)."""
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 ORDERS = np.array([[a, b, c, d] for a in range(4) for b in range(4) for c in range(4) for d in range(4)
                    if len({a, b, c, d}) == 4])  # fmt: skip
-"""The 24 orders in which the four colour operations can be done."""
+"""The 24 possible orders of the four colour operations."""
 CROP_TRIES = 10
 
 
@@ -147,7 +147,7 @@ def render(
 
 
 def finish(pixels: Rendered, parameters: ViewParameters, augmentation: Augmentation) -> Rendered:
-    """Do all that follows the crop, in place: colours, blur, noise where there are channels, flip."""
+    """Apply all that follows the crop, in place: colours, blur, noise (other channels only), flip."""
     bands = parameters.bands
     pixels = change_colours(pixels, parameters, augmentation) if bands is None else adjust_bands(pixels, bands)
     blurred = np.flatnonzero(parameters.sigma)
@@ -162,7 +162,7 @@ def finish(pixels: Rendered, parameters: ViewParameters, augmentation: Augmentat
 
 
 def change_colours(pixels: Rendered, parameters: ViewParameters, augmentation: Augmentation) -> Rendered:
-    """Do what is defined for RGB, in place: brightness, contrast, saturation, hue and grey."""
+    """Apply the RGB colour operations in place: brightness, contrast, saturation, hue and grey."""
     grey = torch.from_numpy(np.flatnonzero(parameters.grey)).to(pixels.device)
     if augmentation.grey_first:
         pixels[grey] = to_grey(pixels[grey])
@@ -186,7 +186,7 @@ def crop_one(image: Image, window: Sequence[int], size: int) -> Square:
 
 
 def crop_fraction(image: Image, window: Sequence[float], size: int) -> Square:
-    """Do `crop_one` for a window that need not begin and end with a pixel; a pixel is inside if its centre is."""
+    """Crop as `crop_one` does, from a window with fractional borders; a pixel is inside if its centre is."""
     top, left, height, width = window
     maps, cut = [], image
     for axis, (start, length) in enumerate(((top, height), (left, width)), 1):
@@ -198,12 +198,12 @@ def crop_fraction(image: Image, window: Sequence[float], size: int) -> Square:
 
 
 def crop_batch(images: Bytes, windows: Integers, size: int) -> Rendered:
-    """Do `crop_one` for a batch of images of one size, as two matrix products."""
+    """Crop as `crop_one` does, a batch of images of one size, by two matrix products."""
     return crop_windows(images, torch.from_numpy(windows).to(images.device, torch.float32), size)
 
 
 def crop_windows(images: Bytes, window: Windows, size: int) -> Rendered:
-    """Do `crop_batch` with windows that are where the images are."""
+    """Crop as `crop_batch` does, with windows that are on the images' device."""
     n, channels, height, width = images.shape
     rows = resampling_matrix(window[:, 0], window[:, 2], height, size)  # (N, S, H)
     rows = rows / 255 if images.dtype == torch.uint8 else rows
@@ -236,7 +236,7 @@ def luminance(pixels: Pixels) -> Grey:
 
 
 def jitter(pixels: Pixels, order: Integers, factors: ColourFactors) -> None:
-    """Do the colour operations on each image, in place, in its own order, with its own factors."""
+    """Apply the colour operations to each image, in place, in its own order and with its own factors."""
     for position in range(4):
         for operation, function in enumerate((adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)):
             chosen = np.flatnonzero(order[:, position] == operation)

@@ -17,9 +17,9 @@ from moco.data.notes import Notes
 from moco.errors import BadInputError
 
 LOOKED_AT = 32
-"""Images whose depth is looked at, evenly spread over the set."""
+"""Number of inspected images, spread evenly over the set."""
 SAMPLED = 8
-"""Decoded images by whose brightest value a set is called nearly black."""
+"""Number of decoded images that decide whether a set is called nearly black."""
 FEWEST = 4
 """A set of fewer images is not judged."""
 MOST_VALUES = 1 << 18
@@ -82,8 +82,7 @@ def _measure(deep: Sequence[Deep]) -> tuple[int, str]:
         brighter = sum(value > level for value in bright)
         more = f"; of {len(bright)} images {brighter} have brighter values, which become white" if brighter else ""
         return level, (
-            f"its 16-bit images use {bits} bits: {level} is taken for white (--white-level {WHITEST} leaves them dark)"
-            f"{more}"
+            f"its 16-bit images use {bits} bits: {level} becomes white (--white-level {WHITEST} leaves them dark){more}"
         )
     dark = sum(value < 1 << 12 for value in bright)
     if 4 * dark >= len(bright):

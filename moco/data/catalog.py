@@ -124,7 +124,7 @@ def _describe_special(path: Path) -> str:
 
 
 def _open_file(path: Path, exclude: Exclude, notes: Notes) -> dict[Split, Images]:
-    """Open what a single file means, by its content. Raises BadInputError, with what it is, where that is none."""
+    """Open a single file by its content. Raises BadInputError, naming what it is, if it holds no images."""
     try:
         head = read_head(os.fspath(path))
     except OSError as error:

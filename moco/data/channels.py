@@ -26,7 +26,7 @@ MOST_VALUES = 1 << 29
 NUMPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """How files begin."""
 NO_DATA_TAG = 42113
-"""GDAL's tag of the value that means that there is none."""
+"""GDAL's tag of the no-data value."""
 EXTRA = "pip install 'momentum-contrast[bands]'"
 
 Array = npt.NDArray[Any]
@@ -38,11 +38,11 @@ class Values(NamedTuple):
     array: Array
     """(channels, H, W)"""
     no_data: str | None = None
-    """The value that the file says means that there is none."""
+    """The file's own no-data value."""
 
     @property
     def depth(self) -> str:
-        """The kind of numbers, as `Form` names it."""
+        """Return the number type, as `Form` names it."""
         return "float" if self.array.dtype.kind == "f" else self.array.dtype.name
 
 
@@ -54,7 +54,7 @@ def read_channels(content: bytes, name: str, channels: int | None = None) -> Val
     """
     if content.startswith(NUMPY):
         values = Values(_read_numpy(content, name, channels))
-    elif is_dicom(content):  # before TIFF, for what stands before its mark may be the beginning of one
+    elif is_dicom(content):  # before TIFF: its preamble may look like one
         values = Values(read_dicom(content, name))
     elif content.startswith(TIFF) and find_spec("tifffile") is not None:
         values = _read_tiff(content, name)
@@ -97,7 +97,7 @@ def to_channels(values: Values, form: Form, name: str) -> Channels:
     missing = np.isnan(pixels)
     if missing.any():
         if missing.all():
-            raise BadInputError(f"{name}: every value is {form.no_data}, which means that there is none: remove it")
+            raise BadInputError(f"{name}: every value is {form.no_data}, which means missing data: remove it")
         mean = np.array(form.mean, np.float32)[:, None, None]
         pixels = np.where(missing, mean, pixels)
     return torch.from_numpy(np.ascontiguousarray(pixels))
@@ -187,7 +187,7 @@ def _read_numpy(content: bytes, name: str, channels: int | None) -> Array:
     except BadInputError:
         raise
     except Exception as error:  # numpy fails as it likes on a damaged header
-        raise BadInputError(f"{name}: not a sound numpy array ({error}): remove or replace it") from error
+        raise BadInputError(f"{name}: not a valid NumPy array ({error}): remove or replace it") from error
     array = array.astype(array.dtype.newbyteorder("="))
     if array.ndim == 2:
         return array[None]
@@ -208,7 +208,7 @@ def _require_size(count: int, itemsize: int, held: int, name: str) -> None:
 def _read_tiff(content: bytes, name: str) -> Values:
     import tifffile
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said below
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # errors are raised below
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             first, page = file.series[0], file.pages[0]
@@ -222,7 +222,7 @@ def _read_tiff(content: bytes, name: str) -> Values:
                 offset + length for part in parts for own in part.pages if own is not None
                 for offset, length in zip(own.dataoffsets, own.databytecounts, strict=False)
             )  # fmt: skip
-            if max(ends, default=0) > len(content):  # what is cut off would be read as zeros
+            if max(ends, default=0) > len(content):  # missing bytes would be read as zeros
                 raise ValueError("its pixels are cut off")
             tag = page.tags.get(NO_DATA_TAG) if isinstance(page, tifffile.TiffPage) else None
             array = np.stack([part.asarray() for part in parts]) if len(parts) > 1 else first.asarray()
@@ -232,7 +232,7 @@ def _read_tiff(content: bytes, name: str) -> Values:
             inverted = isinstance(page, tifffile.TiffPage) and page.photometric == 0 and array.dtype.kind == "u"
     except BadInputError:
         raise
-    except Exception as error:  # a decoder fails as it likes on a damaged file, and for want of another package
+    except Exception as error:  # decoders raise anything on damaged files or missing packages
         what = describe_tiff(io.BytesIO(content)) or "a TIFF"
         hint = f": {EXTRA}" if find_spec("imagecodecs") is None else ": convert it, or remove it"
         raise BadInputError(f"{name}: cannot be read (it is {what}; {str(error)[:150]}){hint}") from error
@@ -267,7 +267,7 @@ def _colour(index: Array, colormap: Array) -> Array:
 
 
 def _read_png(content: bytes, name: str, channels: int | None) -> Array:
-    """Read 16-bit colours; what is transparent lies on white, unless as many `channels` are asked for as are there."""
+    """Read 16-bit colours; transparent parts lie on white, unless `channels` counts opacity."""
     import imagecodecs
 
     with PillowImage.open(io.BytesIO(content), formats=("PNG",)) as image:

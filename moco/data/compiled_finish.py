@@ -66,7 +66,7 @@ def finish_into(
 def colour(
     flat: Reals, order: Positions, factors: Reals, mean: Real, grey_first: bool, grey_last: bool, sum_up: bool
 ) -> float:
-    """Do the operations of `order` on an image (3, S S); with `sum_up` return the sum of its luminance after them.
+    """Apply the operations of `order` to an image (3, S S); with `sum_up` return the sum of its luminance.
 
     `mean` is (1 - the factor of contrast) times the image's mean luminance.
     """
@@ -213,7 +213,7 @@ def add_two(source: Reals, before: np.uintp, after: np.uintp, weight: Real, line
 
 @compile_function
 def add_four(source: Reals, near: Pair, far: Pair, weight: Real, far_weight: Real, line: Reals) -> None:
-    """Do `add_two` twice, with half as many visits to `line`."""
+    """Add as two calls of `add_two` do, with half as many visits to `line`."""
     for i in range(line.size):
         at = np.uintp(i)
         nearer = weight * (source[near[0] + at] + source[near[1] + at])

@@ -21,8 +21,8 @@ Excluded = Annotated[
 WhiteLevel = Annotated[
     Annotated[int, Range(1, 65535)] | None,
     arg(
-        help="Value of 16-bit grey files that becomes white (65535: their full range); by default that of the weights, "
-        "otherwise the range that the images use."
+        help="Value of 16-bit grey files that becomes white (65535: their full range); by default that stored with "
+        "the weights, otherwise the range that the images use."
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""What is converted once into one file in the cache, beside the named data sets."""
+"""Converts data once into one file in the cache, beside the named data sets."""
 
 import contextlib
 import hashlib

@@ -28,7 +28,7 @@ COLUMNS = 26
 
 
 class Crops(NamedTuple):
-    """What is to be finished of a batch of n images with v views of each."""
+    """The crops of a batch of n images with v views each, and the random numbers that finish them."""
 
     pixels: Tensor | None
     """(v, n, 3, S, S) bytes: crops; or (n, 3, H, W): images to be cropped; None where these are on the device."""

@@ -65,7 +65,7 @@ def decode(path: bytes | str | Path, white_level: int = WHITEST, *, upright: boo
 
 
 def decode_bytes(content: bytes, name: str, white_level: int = WHITEST) -> Image:
-    """`decode` the content of an image file; errors call it `name`."""
+    """Decode the content of an image file as `decode` does; errors call it `name`."""
     return _use(io.BytesIO(content), name, lambda image, name: from_pillow(image, name, white_level))
 
 
@@ -160,7 +160,7 @@ def warn_of_size(width: int, height: int, name: str) -> None:
 
 
 def from_pillow(image: PillowImage.Image, name: str, white_level: int = WHITEST, *, upright: bool = True) -> Image:
-    """Do what `decode` does with a file that Pillow has opened; errors call it `name`."""
+    """Decode a file that Pillow has opened as `decode` does; errors call it `name`."""
     check_bands(image, name)
     turned = ImageOps.exif_transpose(image) if upright else image
     rgb = _to_rgb(turned, name, _Numbers.of(image), white_level)

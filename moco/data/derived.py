@@ -31,34 +31,34 @@ class Subset:
 
     @property
     def in_memory(self) -> bool:
-        """A part is in memory where the whole set is."""
+        """Return whether the whole set is in memory."""
         return self.images.in_memory
 
     @cached_property
     def unreadable(self) -> Mapping[int, str]:
-        """The unreadable images of the whole set, by their numbers here."""
+        """Return the unreadable images of the whole set, by their numbers in this part."""
         known = self.images.unreadable
         here = np.flatnonzero(np.isin(self.rows, list(known))) if known else ()
         return {int(place): known[int(self.rows[place])] for place in here}
 
     @property
     def root(self) -> bytes | None:
-        """That of the whole set."""
+        """Return the root of the whole set."""
         return self.images.root
 
     @property
     def name_table(self) -> None:
-        """None: the table of the whole set has other names too."""
+        """Return None: the table of the whole set has other names too."""
         return None
 
     @property
     def form(self) -> Form | None:
-        """That of the whole set."""
+        """Return the form of the whole set."""
         return self.images.form
 
     @property
     def white_level(self) -> int | None:
-        """That of the whole set."""
+        """Return the white level of the whole set."""
         return self.images.white_level
 
     def __len__(self) -> int:
@@ -112,23 +112,23 @@ class Joined:
 
     @cached_property
     def in_memory(self) -> bool:
-        """Joined sets are in memory where all are, and have images of one size."""
+        """Return whether all sets are in memory with images of one size."""
         return all(part.in_memory for part in self.parts) and len({part[0].shape for part in self.parts}) == 1
 
     @property
     def unreadable(self) -> Mapping[int, str]:
-        """The unreadable images of all sets, by their numbers here."""
+        """Return the unreadable images of all sets, by their numbers in the joined set."""
         parts = zip(self._starts.tolist(), self.parts, strict=False)
         return {start + index: reason for start, part in parts for index, reason in part.unreadable.items()}
 
     @property
     def form(self) -> Form | None:
-        """That of the first set."""
+        """Return the form of the first set."""
         return self.parts[0].form
 
     @property
     def white_level(self) -> int | None:
-        """That of the first set."""
+        """Return the white level of the first set."""
         return self.parts[0].white_level
 
     def __len__(self) -> int:
@@ -207,27 +207,27 @@ class Readable:
 
     @property
     def in_memory(self) -> bool:
-        """It is in memory where the set is."""
+        """Return whether the set is in memory."""
         return self.images.in_memory
 
     @property
     def root(self) -> bytes | None:
-        """That of the set."""
+        """Return the set's root."""
         return self.images.root
 
     @property
     def name_table(self) -> PathTable | None:
-        """The table of the set."""
+        """Return the set's table of names."""
         return self.images.name_table
 
     @property
     def form(self) -> Form | None:
-        """That of the set."""
+        """Return the set's form."""
         return self.images.form
 
     @property
     def white_level(self) -> int | None:
-        """That of the set."""
+        """Return the set's white level."""
         return self.images.white_level
 
     def __len__(self) -> int:
@@ -276,7 +276,7 @@ class Readable:
                 tried.append(str(error))
                 if other not in self._warned:
                     self._warned.add(other)
-                    warnings.warn(f"{error}; in the monitor the next image of its class stands in for it", stacklevel=3)
+                    warnings.warn(f"{error}; the monitor takes the next image of its class instead", stacklevel=3)
         raise BadInputError(f"none of {len(tried)} images of a class can be read; the first: {tried[0]}")
 
     def _follow(self, index: int) -> Iterator[int]:

@@ -33,7 +33,7 @@ def read_dicom(content: bytes, name: str) -> npt.NDArray[Any]:
     import pydicom
     from pydicom.pixels.processing import apply_modality_lut, convert_color_space
 
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # what is wrong with a file is said below
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # errors are raised below
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     try:
         found = pydicom.dcmread(io.BytesIO(content))

@@ -22,11 +22,11 @@ from moco.runtime.randomness import Integers
 from moco.shapes import Image
 
 SHORTEST = 2
-"""Bytes of the shortest document of which there are two spans."""
+"""Bytes of the shortest document that gives two spans."""
 BINARY = b"\0"
 """A byte that marks a file as binary: no text has it."""
 LOOKED_AT = 4096
-"""Bytes at the beginning of a file by which it is taken for text."""
+"""Bytes at the beginning of a file that decide whether it is text."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -55,7 +55,7 @@ class Documents:
 
     @property
     def name_table(self) -> PathTable:
-        """The names."""
+        """Return the names."""
         return self.names
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ class Documents:
         return self.texts[index]
 
     def stack(self, index: Integers) -> None:
-        """None: documents may have any length."""
+        """Return None: documents may have any length."""
 
     def read_values(self, index: int, channels: int | None = None) -> Values:
         """Raise BadInputError: a document has no channels."""

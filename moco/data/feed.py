@@ -21,7 +21,7 @@ from moco.runtime.transfers import Sender, Sent, free_memory, start_ahead
 from moco.shapes import Bytes, SquareViews
 
 SHARE_OF_MEMORY = 4
-"""A set in memory lives on a GPU where it takes no more than one of so many parts of what is free there."""
+"""A set in memory is kept on the GPU if it takes at most this part (1 / n) of the free memory there."""
 
 Finished = tuple[list[SquareViews], Tensor, tuple[Replaced, ...]]
 """The views of each stream, the images' numbers on the device, and which images were replaced."""
@@ -39,7 +39,7 @@ class Feed:
     compiled: bool = False
     """Compile what finishes them; where that fails a warning says why, and they are finished as without it."""
     held: Bytes | None = field(init=False)
-    """All images (n, 3, H, W) on the device, where they lie in memory and fit."""
+    """All images (n, 3, H, W) on the device, if they are in memory and fit."""
 
     def __post_init__(self) -> None:
         self.sender = Sender(self.device)

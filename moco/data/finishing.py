@@ -12,13 +12,13 @@ from moco.data.crops import FLIP, GREY, MEAN, OWN, SHARE, SHIFT, SIGMA
 from moco.shapes import AnyPixels, Drawn, PerColour, PerImage, PerImageFactor, Pixels, Rendered, SquareViews
 
 NO_BLUR = 0.01
-"""Standard deviation in pixels whose kernel is 1 in the middle and 0 elsewhere, in fp32."""
+"""Standard deviation in pixels with a kernel of 1 in the middle and 0 elsewhere, in fp32."""
 
 
 def finish_views(
     pixels: AnyPixels, drawn: Drawn, mean: PerColour, std: PerColour, augmentation: Augmentation, dtype: torch.dtype
 ) -> SquareViews:
-    """Do all that follows the crop: flip, colours, blur, normalisation; stored as `dtype`, colours innermost.
+    """Apply flip, colours, blur and normalisation to crops; the result is of `dtype`, colours innermost.
 
     Bytes are taken for values in [0, 1] times 255. Everything but the result is fp32.
     """
@@ -54,7 +54,7 @@ def grey_some(pixels: Pixels, chosen: PerImageFactor) -> Pixels:
 
 
 def blur_squares(pixels: Rendered, sigma: PerImage) -> Rendered:
-    """Do `augment.blur`, where sigma is 0 too, as two products of large matrices; the result has colours innermost."""
+    """Blur as `augment.blur` does, also for sigma 0, by two large matrix products; colours innermost."""
     n, channels, size, _ = pixels.shape
     matrix: Tensor = blur_matrix(sigma.clamp(min=NO_BLUR), size, blur_kernel_size(size))  # (n, S, S)
     along = pixels.reshape(n, channels * size, size) @ matrix.transpose(1, 2)

@@ -18,7 +18,7 @@ from moco.errors import BadInputError
 LARGE = 50_000
 """The index of a folder with more images than this is kept; others are searched anew every time."""
 RULES = 2
-"""The version of the rules by which files are images and folders are classes; an index by others is made anew."""
+"""The version of the rules for images and class folders; an index by another version is rebuilt."""
 COLUMNS = {"names": "u1", "name_ends": "i8", "labels": "i8", "folders": "u1", "folder_ends": "i8", "times": "i8"}
 ALL = Exclude()
 

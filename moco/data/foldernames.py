@@ -15,7 +15,7 @@ SPLIT_WORDS: dict[str, Split] = {
     "evaluation": "val", "testing": "test", "testset": "test", "tst": "test", "imagests": "test",
     "unlabeled": "unlabeled", "unlabelled": "unlabeled", "unsupervised": "unlabeled", "unsup": "unlabeled",
 }  # fmt: skip
-"""Words of which one in a name means a split, where the other words of the name are about images or sets."""
+"""Words in a name that mean a split, if the other words of the name are about images or sets."""
 IMAGE_WORDS = word_set(
     "image images img imgs jpeg jpegs jpg jpegimages png pngs photo photos picture pictures frame frames rgb color "
     "colour leftimg bit original originals input inputs scan scans"

@@ -1,4 +1,4 @@
-"""What the images of a set are where they are more than bytes of RGB: channels, their numbers, what stands for none."""
+"""The form of images that are not RGB bytes: their channels, number type, and the value for missing data."""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ Depth = Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float"]
 
 @dataclass(frozen=True)
 class Form:
-    """Images of so many channels at full depth, float32 (channels, H, W) in the files' own units."""
+    """Images with N channels at full depth: float32 (channels, H, W) in the files' own units."""
 
     channels: int
     depth: Depth
@@ -33,9 +33,9 @@ class Form:
     """The mean of each channel; a missing value becomes its channel's mean."""
     std: tuple[float, ...]
     bands: tuple[str, ...] = ()
-    """Endings of the files that one image lies in, a channel each; empty where it lies in one file."""
+    """Endings of the files of one image, one per channel; empty if an image is one file."""
     no_data: str | None = None
-    """The value that means that there is none, such as "-9999" or "nan"."""
+    """The no-data value, such as "-9999" or "nan"."""
     shown: tuple[int, ...] = ()
     """The channels that people see as red, green and blue, or one as grey, from 1 on; empty for the first."""
 
@@ -54,7 +54,7 @@ class Form:
 
     @property
     def kind(self) -> str:
-        """Channels and numbers in words."""
+        """Describe channels and number type in words."""
         return describe_kind(self.channels, self.depth)
 
     def show(self, image: Channels) -> Image:
@@ -66,7 +66,7 @@ class Form:
 
     @property
     def seen(self) -> tuple[int, ...]:
-        """The channels that people see: the chosen ones, else the first three, or the first of fewer."""
+        """Return the channels to display: the chosen ones, else the first three, or the first of fewer."""
         return self.shown or ((1, 2, 3) if self.channels > 2 else (1,))
 
     def with_shown(self, chosen: Sequence[int]) -> "Form":

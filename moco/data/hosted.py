@@ -112,5 +112,5 @@ def _choose(names: Sequence[str], path: str) -> list[str]:
 
 
 def _is_inside(name: object) -> bool:
-    """Tell whether a name from the hub is that of a file in its repository."""
+    """Return whether a name from the hub is that of a file inside its repository."""
     return isinstance(name, str) and bool(name) and not {"", ".", ".."} & set(name.split("/")) and "\0" not in name

@@ -44,7 +44,7 @@ class ImagePairs:
     look: Look
     partner: Partner | None = None
     keys: Images | None = None
-    """The set of the keys' images; by default that of the queries."""
+    """The images of the keys; by default the queries' own."""
     hidden: Hidden | None = None
     key_look: Look | None = None
     """What the keys' views have in common; by default what those of the queries have."""

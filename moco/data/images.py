@@ -26,7 +26,7 @@ EXTENSIONS = (
     ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pgm", ".pjp", ".pjpeg", ".png", ".pnm", ".ppm", ".tif", ".tiff",
     ".webp",
 )  # fmt: skip
-"""Endings of the files that are taken for images, in any case."""
+"""Endings of image files, in any case."""
 
 SMALL_IMAGE = 96
 """Images of one size are held in memory where no side is longer than this."""
@@ -35,7 +35,7 @@ MEMORY_BUDGET = 2 << 30
 MOST_UNREADABLE = 100
 """At most these, and one in a hundred, may be unreadable."""
 NONE_KNOWN: Mapping[int, str] = MappingProxyType({})
-"""Stands for the unreadable images of a set that was not searched for them."""
+"""Marks a set that was not searched for unreadable images."""
 
 Labels = npt.NDArray[np.int64]
 Split = Literal["train", "val", "test", "unlabeled"]
@@ -46,7 +46,7 @@ class Marks(NamedTuple):
     """What tells n images from others without decoding them; a changed image has another content or time."""
 
     kind: str
-    """The kind of set in which the images lie: marks of two kinds cannot be compared."""
+    """The kind of set; fingerprints of two kinds cannot be compared."""
     contents: Words
     """(n,): CRC-32 of a file's size, of the bytes in a shard, or of the pixels in memory."""
     times: Words
@@ -67,23 +67,23 @@ class Images(Named, Protocol):
 
     @property
     def in_memory(self) -> bool:
-        """Whether the pixels of all images lie in memory, or in a file that is mapped into it, and have one size."""
+        """Return whether all pixels are in memory (or a mapped file) and all images have one size."""
 
     @property
     def white_level(self) -> int | None:
-        """The value of 16-bit files that became white; None where none was settled, and it is the largest."""
+        """Return the value of 16-bit files that became white; None if none was chosen: then the largest is."""
 
     @property
     def form(self) -> Form | None:
-        """What the images are where they are no bytes of RGB, but channels at full depth."""
+        """Return the form of images with channels at full depth; None for RGB bytes."""
 
     @property
     def root(self) -> bytes | None:
-        """The folder below which the names are paths of files; None where they are no files of one folder."""
+        """Return the folder that the names are relative to; None if the images are not files of one folder."""
 
     @property
     def unreadable(self) -> Mapping[int, str]:
-        """The images that are already known to be unreadable, and why; reading may add to what is known."""
+        """Return the images known to be unreadable, and why; reading may find more."""
 
     def __len__(self) -> int: ...
 
@@ -130,7 +130,7 @@ class FileImages:
 
     @property
     def name_table(self) -> PathTable:
-        """The paths below the root."""
+        """Return the paths below the root."""
         return self.paths
 
     def __len__(self) -> int:
@@ -168,7 +168,7 @@ class FileImages:
         return self.paths.name(index)
 
     def stack(self, index: Integers) -> None:
-        """None: files may have any size."""
+        """Return None: files may have any size."""
 
     def with_white_level(self, level: int) -> "FileImages":
         """Return the set with another white level."""
@@ -220,7 +220,7 @@ class ArrayImages:
 
     @property
     def name_table(self) -> PathTable | None:
-        """The table of `names`."""
+        """Return the table of `names`."""
         return None if self.names is None else self.names.name_table
 
     def __len__(self) -> int:
@@ -236,7 +236,7 @@ class ArrayImages:
         return self.names.name(index) if self.names is not None else f"#{index}"
 
     def encoded(self, index: int) -> None:
-        """None: there are only pixels."""
+        """Return None: there are only pixels."""
 
     def read_values(self, index: int, channels: int | None = None) -> Values:
         """Raise BadInputError: there are only pixels."""

@@ -27,7 +27,7 @@ from moco.runtime.progress import show_progress
 INDEX_FOLDER = ".moco-index"
 """The folder beside shards that others made."""
 RULES = 2
-"""The version of the rules by which members are images and classes; an index by others is made anew."""
+"""The version of the rules for images and classes; an index by another version is rebuilt."""
 Parts = list[tuple[Split, int, int, bool]]
 """A split, its first row, the one behind its last, and whether they are labelled, for each run of rows of a split."""
 Indexed = tuple[Rows, Labels | None, tuple[str, ...], Parts, Notes]
@@ -173,7 +173,7 @@ def _find_runs(rows: Rows, splits: dict[Split, bytes]) -> list[tuple[Split, int,
 
 
 def part_shards(images: ShardImages, parts: Parts) -> dict[Split, Images]:
-    """Part the images of shards into the splits that their members lie in; all is `train` without parts."""
+    """Divide the images of shards into their splits; without splits all are `train`."""
     runs: dict[Split, list[tuple[int, int]]] = {}
     for split, start, stop, _ in parts:
         runs.setdefault(split, []).append((start, stop))

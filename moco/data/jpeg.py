@@ -29,7 +29,7 @@ def read_plain_size(content: bytes) -> tuple[int, int] | None:
     """Read height and width of a plain JPEG; None where the content is anything else, damaged or too large."""
     if not content.startswith(b"\xff\xd8\xff"):
         return None
-    with suppress(Exception):  # decoding.decode is to say what is wrong
+    with suppress(Exception):  # decoding.decode raises the error
         file = PillowImage.open(io.BytesIO(content), formats=FORMATS)
         upright = file.getexif().get(ORIENTATION, 1) == 1
         if file.format == "JPEG" and file.mode in ("RGB", "L") and upright:

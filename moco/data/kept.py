@@ -14,7 +14,7 @@ KEPT_BYTES = 1 << 30
 
 
 class KeptImages:
-    """A set that keeps what is made of its images until `limit` bytes are full; what comes later is made every time.
+    """A set that keeps processed images until `limit` bytes are full, and processes later ones each time.
 
     A monitor goes through its images in the same order at each look, so whatever was kept first is the best to keep.
     """
@@ -51,32 +51,32 @@ class KeptImages:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the decoded images are."""
+        """Return whether the decoded images are in memory."""
         return self.images.in_memory
 
     @property
     def unreadable(self) -> Mapping[int, str]:
-        """The unreadable images of the set."""
+        """Return the set's unreadable images."""
         return self.images.unreadable
 
     @property
     def root(self) -> bytes | None:
-        """That of the set."""
+        """Return the set's root."""
         return self.images.root
 
     @property
     def name_table(self) -> PathTable | None:
-        """The table of the set."""
+        """Return the set's table of names."""
         return self.images.name_table
 
     @property
     def form(self) -> Form | None:
-        """That of the set."""
+        """Return the set's form."""
         return self.images.form
 
     @property
     def white_level(self) -> int | None:
-        """That of the set."""
+        """Return the set's white level."""
         return self.images.white_level
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What a file or folder is, by its name and first bytes: an image, something else, or the system's own."""
+"""Recognises a file or folder by its name and first bytes: an image, something else, or the system's own."""
 
 import fnmatch
 import os
@@ -37,7 +37,7 @@ SYSTEM_NAMES = word_set(
 RESCUED = re.compile(rb"found\.\d{3}")
 """Folders of what Windows found when it repaired a disk."""
 HEAD = 132
-"""Bytes by which a file's content is known."""
+"""Bytes that identify a file's content."""
 CONTENTS = (
     (rb"\xff\xd8\xff", "JPEG"), (rb"\x89PNG\r\n\x1a\n", "PNG"), (rb"GIF8[79]a", "GIF"),
     (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "TIFF"), (rb"RIFF....WEBP", "WEBP"), (rb"....ftypavi[fs]", "AVIF"),

@@ -144,7 +144,7 @@ def _explain(finder: Finder, line: str) -> str:
 
 
 def _read_heads(line: str) -> list[str]:
-    """The heads of the columns, in small letters; nothing where none of them is that of a column of paths."""
+    """Read the column names in lower case; nothing if none names a column of paths."""
     for separator in SEPARATORS:
         heads = [head.strip(BLANK).lower().replace(" ", "_") for head in _columns(line, separator)]
         if PATH_NAMES & set(heads):
@@ -181,14 +181,14 @@ def _split(line: str, heads: list[str], finder: Finder) -> Row | None:
 
 
 def _places_of_paths(columns: list[str], heads: list[str]) -> list[int]:
-    """The columns that may hold the path: those whose head says so, else the first, or the one behind a number."""
+    """Find the columns that may hold the path: by name, else the first, or the one after a number."""
     named = [i for i, head in enumerate(heads[: len(columns)]) if head in PATH_NAMES]
     numbered = len(columns) > 1 and columns[0].isdigit()
     return named or ([1] if numbered else [0][: len(columns)])
 
 
 def _label(columns: list[str], heads: list[str], path: int) -> str | None:
-    """The label in a line: the column whose head says so, or the only other one."""
+    """Return the label in a line, from the column with such a name, or the only other one."""
     if heads:
         named = [i for i, head in enumerate(heads[: len(columns)]) if head in LABEL_NAMES and i != path]
         return columns[named[0]] if named and columns[named[0]] else None

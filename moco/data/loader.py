@@ -47,7 +47,7 @@ class Batches(Protocol):
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of batches in one pass over the images."""
+        """Count the batches in one pass over the images."""
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """Yield the batches of steps start..stop-1, in order."""
@@ -91,7 +91,7 @@ class ViewBatches(Dataset[Batch]):
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of full batches in one pass over the images."""
+        """Count the full batches in one pass over the images."""
         return len(self.images) // self.batch_size
 
     def plan(self, step: int) -> Integers:
@@ -121,17 +121,17 @@ class ViewBatches(Dataset[Batch]):
 
     @property
     def look(self) -> Look:
-        """What the views have in common."""
+        """Return what the views have in common."""
         scaled = self.decode == "scaled"
         return Look(self.augmentation, self.view_size, self.mean, self.std, scaled)
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """Yield the batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""
-        can_compile()  # before there are several processes, each of which would say where it cannot
+        can_compile()  # warn once, before there are several processes
         steps, views = range(start, stop), 1 + self.key_views
         pixels = len(self.plan(0)) * views * len(self.mean) * self.view_size**2
         fed = self.device != "cpu" if self.feed is None else self.feed
-        if not fed or self.images.form is not None:  # what is finished on a device is RGB
+        if not fed or self.images.form is not None:  # only RGB is finished on a device
             require_shared_memory(4 * pixels, workers, len(steps))
             return load_ahead(self.__getitem__, steps, workers)
         feed = Feed(self.images, self.look, self.device, self.dtype, self.compiled)

@@ -10,7 +10,7 @@ from moco.data.kinds import has_image_ending
 MOST_TAILS = 12
 """Folders that may be missing at the front of a path."""
 PARENTS = 3
-"""So many folders above that of a list are tried as the one that its paths begin in."""
+"""Number of folders above a list that may be the start of its paths."""
 
 
 def fold_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Image files whose pixels are whole though something else is not: metadata of a PNG, the end marker of a JPEG."""
+"""Repairs image files that have all their pixels but damaged PNG metadata or no JPEG end marker."""
 
 import io
 import zlib

@@ -28,12 +28,12 @@ CHOICE = re.compile(r"every=(\d{1,6})@(.+)", re.DOTALL)
 
 def data_home() -> Path:
     """Return the folder of the named data sets: $MOCO_DATA, else ~/.cache/moco."""
-    place = os.environ.get("MOCO_DATA")  # a container's settings leave ~ as it is
+    place = os.environ.get("MOCO_DATA")  # containers do not expand ~
     return expand_home(place) if place else home_folder() / ".cache" / "moco"
 
 
 def part_choice(data: str) -> tuple[int | None, str]:
-    """Part `every=N@PATH` into N and the path; without a choice N is None. Raises BadInputError where N is 0."""
+    """Split `every=N@PATH` into N and the path; N is None if not given. Raises BadInputError if N is 0."""
     found = CHOICE.fullmatch(data)
     if found is None:
         return None, data
@@ -181,5 +181,5 @@ def _download(name: str, url: str, target: Path, md5: str) -> None:
     except (OSError, HTTPException) as error:
         raise BadInputError(
             f"--data {name}: not in {target.parent}, and {url} cannot be reached ({error}): "
-            f"put it there, or set MOCO_DATA to where it lies"
+            f"put it there, or set MOCO_DATA to where it is"
         ) from error

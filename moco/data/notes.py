@@ -1,4 +1,4 @@
-"""What a person is told about a set of images: how many files are left out, for which reasons, and what is doubtful."""
+"""What the user reads about a set: how many files are left out and why, and what is doubtful."""
 
 import sys
 from collections import Counter
@@ -46,7 +46,7 @@ class Notes:
 
     @property
     def left_out(self) -> str:
-        """What is left out, in words; empty where nothing is."""
+        """Describe what is left out; empty if nothing is."""
         ranked = sorted(self.skipped.items(), key=lambda item: (-item[1], item[0]))
         shown = [
             f"{count} {reason}" + (f" ({self.first[reason]})" if reason in self.first else "")

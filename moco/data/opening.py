@@ -22,7 +22,7 @@ MOST_HELD_SETTING = "MOCO_MOST_BYTES"
 MOST_HELD = read_limit(MOST_HELD_SETTING, 256 << 20)
 """Bytes of a file that are read into memory at once. No JPEG of the largest size that is decoded has so many."""
 HEAD = 132
-"""Bytes by which a format is known."""
+"""Bytes that identify a format."""
 NOT_REGULAR = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",

@@ -1,4 +1,4 @@
-"""Settings of what is paired."""
+"""Settings of the pairs."""
 
 from typing import Annotated
 
@@ -21,7 +21,9 @@ PretextName = Annotated[
 ]
 OwnPretextAgain = Annotated[
     str | None,
-    arg(help="FILE.py:FUNCTION again, if your own code makes the run's pairs; the file must be unchanged."),
+    arg(
+        help="The same FILE.py:FUNCTION as before, if your own code makes the run's pairs; the file must be unchanged."
+    ),
 ]
 Within = Annotated[Count, arg(help="Largest distance in frames between query and key, with --pretext neighbours.")]
 SeriesList = Annotated[

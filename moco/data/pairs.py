@@ -45,7 +45,7 @@ class PairBatches(Dataset[Batch]):
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of full batches in one pass over the items."""
+        """Count the full batches in one pass over the items."""
         return len(self.images) // self.batch_size
 
     def __getitem__(self, step: int) -> Batch:

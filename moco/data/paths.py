@@ -15,7 +15,7 @@ class Named(Protocol):
 
     @property
     def name_table(self) -> "PathTable | None":
-        """All names as one table; None where they do not lie in one."""
+        """Return all names as one table; None if they are not in one."""
 
     def name(self, index: int) -> str:
         """Return what a person calls it."""
@@ -48,7 +48,7 @@ class PathTable:
 
     @property
     def name_table(self) -> "PathTable":
-        """The table itself."""
+        """Return the table itself."""
         return self
 
     def name(self, index: int) -> str:

@@ -1,4 +1,4 @@
-"""A pretext: an item and its random numbers -> a pair (x_q, x_k), that of which two things belong together."""
+"""A pretext: maps an item and its random numbers to the pair (x_q, x_k) that belongs together."""
 
 import traceback
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ Pairing = Callable[[ChosenImages, Sequence[Stream]], list[Tensor]]
 Items that cannot be read are replaced in what is chosen.
 """
 Read = Callable[[Images, int], Any]
-"""A set and a number -> the item. Raises BadInputError where it cannot be read."""
+"""Maps a set and a number to the item. Raises BadInputError if it cannot be read."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Images that cannot be read while a run goes on: which ones take their place, and when there are too many of them."""
+"""Replaces images that cannot be read during a run, and ends the run if there are too many."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ class Replaced:
 
     @property
     def sentence(self) -> str:
-        """The replacement in words, on one line."""
-        return one_line(f"{self.by} stands in for {self.reason}")
+        """Describe the replacement on one line."""
+        return one_line(f"{self.by} replaces {self.reason}")
 
 
 class ChosenImages:

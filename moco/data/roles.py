@@ -22,7 +22,7 @@ PATHS = re.compile(r"(large_)?string|struct<.*path: (large_)?string.*>")
 NUMBERS = re.compile(r"u?int\d+|bool")
 TEXTS = re.compile(r"(large_)?string|dictionary<values=(large_)?string.*>")
 First = Callable[[str], bytes]
-"""A column -> the bytes of its first image, nothing where it has none."""
+"""Maps a column to the bytes of its first image; nothing if it has none."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Roles:
     image: str
     label: str | None = None
     classes: tuple[str, ...] | None = None
-    """The names of the classes whose numbers `label` holds; None where it holds texts or any numbers."""
+    """The names of the classes that `label` numbers; None if it holds text or other numbers."""
 
     @property
     def columns(self) -> list[str]:
-        """All of them."""
+        """Return all columns."""
         return [self.image] if self.label is None else [self.image, self.label]
 
 

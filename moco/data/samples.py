@@ -21,12 +21,12 @@ from moco.runtime.files import open_bounded
 
 CLASS_ENDING, JSON_ENDING = b"cls", b"json"
 JSON_LABELS = ("label", "cls", "class", "target", "class_id", "label_id", "category", "class_name", "label_name")
-"""Keys of a member KEY.json whose value is the class; the first that is there is taken."""
+"""Keys of a member KEY.json that may hold the class; the first one found counts."""
 LONGEST_LABEL, LONGEST_JSON = 256, 1 << 16
 PIECE = 1 << 20
 LARGEST_MEMBER = 2**32 - 1
 LARGEST_SHARD = 2**63 - 1
-"""Bytes of a shard, of which a member is read at a time."""
+"""Bytes read at a time; the largest sizes of a member and of a shard."""
 NO_CODE = -1
 
 

@@ -1,4 +1,4 @@
-"""The search of a folder: its images in the order of their paths' bytes, and what is left out on the way."""
+"""Searches a folder: its images in the byte order of their paths, and what is left out on the way."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ class Search:
     prefix: bytes = b""
     """The path of `top` below `--data`, which patterns are compared with, and a slash; empty for `--data` itself."""
     start: bytes = b""
-    """The folder in which the class folders lie, and a slash; empty for `top` itself."""
+    """The folder of the class folders, with a slash; empty for `top` itself."""
     notes: Notes = field(default_factory=Notes)
     folders: list[bytes] = field(default_factory=list)
     """Every folder that was looked into."""
@@ -42,7 +42,7 @@ class Search:
     counts: list[int] = field(default_factory=list)
     """... and how many."""
     loose: int = 0
-    """Images that lie in none."""
+    """Images outside of class folders."""
 
     def paths(self) -> Iterator[bytes]:
         """Yield the images' paths, and count their class folders on the way."""

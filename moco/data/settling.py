@@ -1,4 +1,4 @@
-"""What the images of a set are, by what is asked for and by what its files hold: bytes of RGB, or channels in full."""
+"""Decides how a set is read, from the flags and its files: as RGB bytes, or all channels at full depth."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from moco.data.notes import Notes
 from moco.errors import BadInputError
 
 LOOKED_AT = 16
-"""Images whose channels are looked at, evenly spread over the set."""
+"""Number of images inspected for their channels, spread evenly over the set."""
 MEASURED = 64
 """Images that mean and standard deviation are measured of."""
 FLAT = 1e-7
@@ -25,7 +25,7 @@ FLAT = 1e-7
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command asks of the images of `--data`."""
+    """What the flags of a command say about the images of `--data`."""
 
     channels: str = RGB
     bands: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Asked:
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """Mean and standard deviation of each channel, where they are known already."""
     alike: bool = True
-    """Refuse a set of which some images have other channels than most; else only these are refused, when read."""
+    """Refuse a set if some images have other channels than most; otherwise refuse only these, when read."""
 
 
 class _Found(NamedTuple):
@@ -157,7 +157,7 @@ def _measure(images: Images, channels: int, no_data: str | None) -> tuple[tuple[
             continue
         if len(pixels) != channels:
             continue
-        if offset is None:  # so that nothing is lost where the mean is much larger than the deviation
+        if offset is None:  # keeps digits if the mean is much larger than the deviation
             offset = np.array([row[~np.isnan(row)].mean() if (~np.isnan(row)).any() else 0.0 for row in pixels])
         there = ~np.isnan(pixels)
         centred = np.where(there, pixels - offset[:, None], 0)

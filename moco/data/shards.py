@@ -82,7 +82,7 @@ class ShardImages:
 
     @property
     def name_table(self) -> PathTable:
-        """The names in the index."""
+        """Return the names in the index."""
         return self.names
 
     def name(self, index: int) -> str:
@@ -112,7 +112,7 @@ class ShardImages:
         return content
 
     def stack(self, index: Integers) -> None:
-        """None: the files may have any size."""
+        """Return None: the files may have any size."""
 
     def with_white_level(self, level: int) -> "ShardImages":
         """Return the set with another white level."""
@@ -176,7 +176,7 @@ def open_limit() -> int:
     """Return how many files this process may have open."""
     try:
         import resource
-    except ImportError:  # there is none on Windows
+    except ImportError:  # not on Windows
         return KEPT_OPEN * SHARE_KEPT
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return KEPT_OPEN * SHARE_KEPT if limit == resource.RLIM_INFINITY else limit

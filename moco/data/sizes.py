@@ -1,4 +1,4 @@
-"""How large the images of a set are, and a warning where that is too small for what is made of them."""
+"""Measures the size of a set's images, and warns if they are too small for the views."""
 
 import warnings
 from contextlib import suppress

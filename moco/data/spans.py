@@ -12,7 +12,7 @@ from moco.data.pretext import Draw
 from moco.errors import BadInputError
 
 SPANS = 8
-"""Spans by which a whole document is encoded, at most; its features are their mean."""
+"""Maximum number of spans that encode a whole document; its features are their mean."""
 
 
 def draw_spans(text: bytes, draw: Draw, *, length: int) -> tuple[Tensor, Tensor]:

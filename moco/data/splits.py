@@ -49,7 +49,7 @@ def training_images(splits: dict[Split, Images]) -> Images:
 
 
 def hold_out_tenth(count: int) -> tuple[Integers, Integers]:
-    """Part the rows of a set into nine tenths and the tenth that is held out, a pure function of their number."""
+    """Split the rows of a set into nine tenths and a held-out tenth, a pure function of their number."""
     order = permute(range(count), count, seed=0, stream=Stream.SPLIT, epoch=0)
     held_out = max(1, count // 10)
     return np.sort(order[held_out:]), np.sort(order[:held_out])

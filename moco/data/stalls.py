@@ -1,4 +1,4 @@
-"""Names the file that a read waits for where that takes long, as on a network file system whose server is gone."""
+"""Names the file that a read has waited for too long, for example on a network server that is gone."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from moco.errors import one_line
 
 SAY_AFTER = 60.0
-"""Seconds of reading one file after which a person is told."""
+"""Seconds of reading one file before the user is told."""
 GIVE_UP_AFTER = 600.0
 """Seconds of reading one file after which a process that loads images gives up: servers that fail over take minutes."""
 

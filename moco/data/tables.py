@@ -20,9 +20,9 @@ SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
 """Files that `datasets` writes beside a data set, and beside the folders of its splits."""
 ARROW, PARQUET = ".arrow", ".parquet"
 DEEPEST = 3
-"""Folders below --data in which tables are looked for."""
+"""Number of folder levels below --data that are searched for tables."""
 MOST_LOOKED_AT = 20_000
-"""Files and folders that are looked at before a folder is taken for one without tables."""
+"""Number of files and folders that are inspected before a folder counts as one without tables."""
 
 Tables = dict[Split, list[Path]]
 
@@ -139,7 +139,7 @@ def _read_name(name: str) -> tuple[Split | None, str]:
 
 
 def _split_of_words(text: str) -> Split | None:
-    """The split that the words of a name mean, of which others may stand beside it; None where they mean none."""
+    """Return the split that the words of a name mean, among other words; None if they mean none."""
     words = re.findall(r"[a-z]+", text.lower())
     exact, wider = ({table[word] for word in words if word in table} for table in (EXACT, SPLIT_WORDS))
     found = exact or wider
@@ -164,5 +164,5 @@ def _choose(root: Path, named: Mapping[Split | None, list[Path]]) -> Tables:
 
 
 def _is_name(name: object) -> bool:
-    """Tell whether a name from a file is that of an entry of its folder."""
+    """Return whether a name from a file is the name of an entry of its folder."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")

@@ -1,4 +1,4 @@
-"""What a TIFF holds: its bands and their numbers, by its tags, also where Pillow cannot read it."""
+"""Reads the bands of a TIFF and their number types from its tags, also if Pillow cannot read it."""
 
 from contextlib import suppress
 from typing import Any

@@ -15,7 +15,7 @@ SHARD = b".tar"
 
 @dataclass
 class Listing:
-    """What a folder holds, as far as names tell."""
+    """The content of a folder, as far as names show it."""
 
     folders: list[bytes] = field(default_factory=list)
     """Sub-folders except those of masks and annotations; sorted."""

@@ -16,7 +16,7 @@ EPOCH = 2**32 - 1
 
 
 def alignment(z_1: Features, z_2: Features) -> float:
-    """E |z_1 - z_2|^2 over the positive pairs, rows of (N, C) each; 0 is best."""
+    """Compute E |z_1 - z_2|^2 over the positive pairs, rows of (N, C) each; 0 is best."""
     return float((z_1 - z_2).pow(2).sum(1).mean())
 
 
@@ -26,7 +26,7 @@ def uniformity(z: Features) -> float:
 
 
 def effective_rank(z: Features) -> float:
-    """In how many directions the rows of z (N, C) lie: exp of the entropy of the singular values, divided by their sum.
+    """Compute exp of the entropy of the normalised singular values of z (N, C): how many directions it has.
 
     From 1, all rows being multiples of one vector, to min(N, C), all directions alike (Roy and Vetterli, EUSIPCO 2007;
     RankMe, arXiv:2210.02885). Nothing is centred: rows that are all equal have rank 1.

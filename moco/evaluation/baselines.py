@@ -1,4 +1,4 @@
-"""What an encoder is compared with on the same images: random weights, raw pixels, and weights that the user names."""
+"""The baselines of an encoder on the same images: random weights, raw pixels, and weights that the user names."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ TAKEN = (RANDOM, PIXELS, SUPERVISED)
 
 @dataclass(frozen=True)
 class Baseline:
-    """What an encoder is compared with."""
+    """One baseline of an encoder."""
 
     key: str
     """Its name in the result."""

@@ -1,4 +1,4 @@
-"""A linear classifier that SGD trains: how it starts, by which momentum and schedule it moves."""
+"""A linear classifier trained by SGD: its initial weights, momentum and schedule."""
 
 import torch
 from torch import Tensor, nn

@@ -32,7 +32,7 @@ from moco.runtime.fields import (
 
 Protocol = Literal["fast", "paper"]
 RANDOM = "random"
-"""The name of weights that are none."""
+"""The name for random weights."""
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 """A factor of about 3 between two. The largest leaves little but guesses, and the smallest hardly counts."""
 
@@ -289,7 +289,7 @@ REPEATED = ("baseline", "exclude")
 KEPT: dict[str, type[KeptConfig]] = {
     "knn": KnnConfig, "linear": LinearConfig, "lowshot": LowshotConfig, "finetune": FinetuneConfig,
 }  # fmt: skip
-"""The evaluations whose results stay with a run, by their commands."""
+"""The evaluations that store their results with a run, by their commands."""
 
 
 def result_name(config: KeptConfig) -> str:

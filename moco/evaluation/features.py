@@ -47,7 +47,7 @@ ROWS_AT_A_TIME = 8192
 
 @dataclass(frozen=True)
 class Encoding:
-    """How images are brought to an encoder and what is read off."""
+    """How images are prepared for an encoder, and which output is used."""
 
     image_size: int
     mean: Sequence[float]
@@ -117,7 +117,7 @@ def outputs(
     device: torch.device | None = None,
     earlier: Earlier | None = None,
 ) -> Features:
-    """`encode` with any module that gives `width` numbers for each image; `device` is that of its parameters."""
+    """Encode as `encode` does, by any module that gives `width` numbers per image, on its own `device`."""
     _require_channels(images, how)
     device = device or next(module.parameters()).device
     at_a_time = how.batch_size

@@ -64,7 +64,7 @@ def finetune_and_score(
 
 
 def score_network(model: nn.Module, subject: Subject, test: Images, title: str | None = None) -> Scores:
-    """Score a network on the test images, which are brought to it as to the subject."""
+    """Score a network on the test images, prepared as for the subject."""
     title = title and f"{title}: testing"
     return score_logits(outputs(model, len(test.classes), test, subject.how, title=title), labels_of(test))
 

@@ -40,13 +40,13 @@ class FrozenEncoder(nn.Module):
         self.eval()
 
     def forward(self, x: Views) -> Features:
-        """Features of images that are already prepared and normalised."""
+        """Encode images that are prepared and normalised."""
         features: Tensor = self.module(x)
         return features
 
     @torch.no_grad()
     def embed(self, images: Iterable[Picture], *, unit: bool = False, batch_size: int = 256) -> Features:
-        """Features (N, C) in fp32 on the CPU, a row for each image, in order; with `unit` of unit length, as for kNN.
+        """Encode images to features (N, C) in fp32 on the CPU, in order; `unit` scales them to unit length.
 
         Images may be of any and of different sizes; they are resized, cut and normalised as evaluations do. Raises
         BadInputError for what is not an image.

@@ -1,4 +1,4 @@
-"""Monitors by whose looks two encoders can be compared, image by image: with labels, and without."""
+"""Monitors that compare two encoders image by image, with labels and without."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -36,7 +36,7 @@ class KnnJudge:
     queries: Images
     how: Encoding
     k: int | None
-    """Neighbours that vote in the figures; chosen by leave-one-out where there is none."""
+    """Neighbours that vote in the figures; None: chosen by leave-one-out."""
     temperature: float
     name_figures: Callable[[Mapping[str, float], int], dict[str, float]]
     """Turns the accuracies, and the k by which they were found, into the figures that a monitor logs."""

@@ -20,11 +20,11 @@ QUERIES_AT_A_TIME = 1024
 BANK_AT_A_TIME = 65536
 """Similarities that exist at a time are these two multiplied, in fp32: 0.27 GB."""
 QUERIES_IN_FLIGHT = 32768
-"""Queries whose neighbours are kept while the bank goes by, once for all of them."""
+"""Number of queries whose neighbours are kept while the bank is read once for all of them."""
 COLDEST = 1e-30
 """Temperature below which only the nearest count; fp32 would make much smaller ones 0."""
 K_TO_TRY = (1, 3, 5, 10, 20, 50, 100, 200)
-"""Numbers of neighbours to choose from; 200 is that of the papers."""
+"""Candidates for k; the papers use 200."""
 LEFT_OUT = 4000
 """Images of the bank that are classified for that choice, at most: the accuracies are then known to a point."""
 
@@ -39,7 +39,7 @@ def weighted_knn(
     temperature: float,
     classes: int,
 ) -> dict[str, float]:
-    """Percentages top1 and top5 of queries whose class gets most of the votes of the k most similar features.
+    """Compute top1 and top5 (percent) of queries by the weighted votes of the k most similar features.
 
     A neighbour's vote weighs exp(similarity / t). bank is (B, C) and queries (N, C), all of unit length. A bank of
     fewer than k features votes as a whole. Features in fp16 are multiplied in fp32.

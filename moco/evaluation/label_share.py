@@ -15,7 +15,7 @@ class LabelShare:
 
     @property
     def name(self) -> str:
-        """The name in file names."""
+        """Return the name for files."""
         return f"{self.share:g}pct" if self.share is not None else str(self.number)
 
 

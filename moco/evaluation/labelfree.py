@@ -20,7 +20,7 @@ NEIGHBOURS = 10
 CLUSTERS = 10
 """Groups into which images are parted."""
 STARTS = 3
-"""Random beginnings of k-means, of which the best is taken."""
+"""Random starts of k-means; the best one counts."""
 
 
 def measure_features(z: Features, z_1: Features, z_2: Features) -> dict[str, float]:

@@ -140,7 +140,7 @@ def run_paper_protocol(subject: Subject, images: Labelled, config: LinearConfig,
 
 
 def suit_rate(squared_norm: float, classes: int) -> float:
-    """Half of the largest rate at which SGD on features of this mean squared norm is stable, to one digit.
+    """Return half of the largest stable SGD rate for features of this mean squared norm, to one digit.
 
     At weights of 0 the Hessian of the loss is (I / K - 1 / K^2) (x) E[h h^T], so its norm is at most E|h|^2 / K.
     Gradient descent with momentum m is stable up to the rate 2 (1 + m) / that norm.

@@ -42,7 +42,7 @@ def draw_rows(labels: Labels, classes: tuple[str, ...], wanted: LabelShare, seed
             count = math.floor(wanted.share / 100 * len(members) + 0.5)
             if count == 0:
                 raise BadInputError(
-                    f"--labels {wanted.share:g}%: that is none of the {len(members)} training images of class "
+                    f"--labels {wanted.share:g}%: that leaves none of the {len(members)} training images of class "
                     f"{name!r}: give a larger share, or a number for each class"
                 )
         epoch = 1 + draw * len(classes) + number  # 0 is the monitor's split
@@ -54,7 +54,7 @@ def draw_rows(labels: Labels, classes: tuple[str, ...], wanted: LabelShare, seed
 def fit_few(
     subject: Subject, images: Images, test: Features, test_labels: Labels, config: LowshotConfig, seed: int
 ) -> tuple[Scores, float]:
-    """Score the linear classifier of a draw, and give its penalty, chosen by cross-validation within the draw."""
+    """Score the linear classifier of a draw, and return its penalty, chosen by cross-validation in the draw."""
     labels, device = labels_of(images), str(next(subject.encoder.parameters()).device)
     features = encode_random_views(subject.encoder, images, subject.how, config.views, seed)
     parts = divide(labels, features[0])

@@ -26,17 +26,17 @@ from moco.runtime.files import takes_files
 from moco.shapes import Features
 
 FOLDER = "features"
-"""Where they lie in $MOCO_DATA."""
+"""Their folder in $MOCO_DATA."""
 DO = "make room, or give MOCO_DATA another folder"
 IMAGES_IN_A_PART = 8192
-"""Images whose results a kill costs, about."""
+"""Approximate number of images that a kill costs."""
 
 Kept = tuple[dict[str, Tensor], Metadata]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What an interrupted computation left of a file, in the files PATH-0000 and so on in its place."""
+    """The finished parts of an interrupted computation of a file, as PATH-0000 and so on."""
 
     path: Path
 
@@ -86,7 +86,7 @@ def compute_once(about: Metadata, compute: Callable[[], Kept]) -> Kept:
 
 
 def compute_in_parts(about: Metadata, compute: Callable[[Parts], Kept]) -> Kept:
-    """Do as `compute_once`; `compute` writes parts, finds those of an interrupted call, and gives the whole."""
+    """Compute as `compute_once` does, in parts: `compute` continues those of an interrupted call."""
     parts = Parts(_file_of(about))
     kept = compute_once(about, lambda: compute(parts))
     if distributed.rank() == 0:

@@ -1,4 +1,4 @@
-"""Features on disk that grow in pieces: what a killed command had encoded is there when it is given again."""
+"""Features on disk in pieces, so that a killed command keeps what it has encoded."""
 
 import contextlib
 import json
@@ -19,11 +19,11 @@ from moco.runtime.files import open_bounded
 from moco.runtime.folder import lock
 
 ENDING = ".unfinished"
-"""Stands behind the name of the file that is made of them."""
+"""Suffix of the file name for pieces."""
 NUMBERS, LIST = "features.f32", "pieces.jsonl"
 LARGEST_LIST = 1 << 30
 IMAGES_IN_A_PIECE, BYTES_IN_A_PIECE = 4096, 64 << 20
-"""What a kill costs, at most, and what is held in memory."""
+"""Images and bytes of a piece, at most: what a kill costs, and what is held in memory."""
 READ_AT_A_TIME = 16 << 20
 Floats = npt.NDArray[np.float32]
 

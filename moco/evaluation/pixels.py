@@ -1,4 +1,4 @@
-"""Raw pixels as features: what a picture's colours alone say of its class, which an encoder must beat."""
+"""Raw pixels as features: the accuracy that colours alone give, which an encoder must beat."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from moco.evaluation.features import Encoding
 from moco.shapes import Features, Views
 
 SIDE = 16
-"""Pixels along one side, to which the whole picture is resized."""
+"""Side in pixels that the whole picture is resized to."""
 
 
 class RawPixels(nn.Module):

@@ -21,7 +21,7 @@ CONFUSION_UP_TO = 200
 
 @dataclass(frozen=True)
 class Scores:
-    """Percentages, and the class that each image was taken for."""
+    """Accuracies in percent, and the predicted class of each image."""
 
     top1: float
     top5: float
@@ -29,12 +29,12 @@ class Scores:
 
     @property
     def figures(self) -> dict[str, float]:
-        """The figures for the JSON result."""
+        """Return the figures for the JSON result."""
         return {"top1": self.top1, "top5": self.top5}
 
 
 def score_logits(logits: Tensor, labels: Labels) -> Scores:
-    """Score logits (N, classes); equal ones count for the class of the lower number.
+    """Score logits (N, classes); of equal ones the lower class number wins.
 
     Raises DivergedError where one is not finite: sorted they would give a figure all the same.
     """
@@ -73,7 +73,7 @@ class Interval:
 
 
 def paired_interval(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> Interval:
-    """Accuracy of a minus that of b, with the 95% interval that follows from the images on which only one is right.
+    """Return the accuracy of a minus that of b, with its paired 95% interval.
 
     With p and q the shares of images that only a, or only b, gets right, the difference is p - q and its variance is
     (p + q - (p - q)^2) / n (the normal interval that belongs to McNemar's test). Raises BadInputError where the two

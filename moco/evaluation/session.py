@@ -47,7 +47,7 @@ NEEDS_LABELS = (
 
 @dataclass(frozen=True)
 class Subject:
-    """An encoder that is evaluated, where it computes, and how images are brought to it."""
+    """The evaluated encoder, its device, and how images are prepared for it."""
 
     weights: Weights
     """Its encoder is on the device."""
@@ -55,18 +55,18 @@ class Subject:
 
     @property
     def encoder(self) -> Encoder:
-        """f_q, or random weights."""
+        """Return f_q, or random weights."""
         return self.weights.encoder
 
     @property
     def whitens(self) -> bool:
-        """Whether the features that are read off are whitened."""
+        """Tell whether the features are whitened."""
         return self.encoder.whitens and self.how.output == "backbone"
 
 
 @contextmanager
 def session(config: EvaluationConfig) -> Iterator[Subject]:
-    """The subject of an evaluation command; several processes are together as long as it lasts.
+    """Yield the subject of an evaluation command, with its processes joined for that time.
 
     Raises BadInputError for values out of range, weights that are not there, or a device that is not.
     """
@@ -145,7 +145,7 @@ class Labelled:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names."""
+        """Return the class names."""
         return self.train.classes
 
 
@@ -247,7 +247,7 @@ def all_splits(
 
 
 def backbone_digest(encoder: Encoder) -> str:
-    """SHA-256 of the backbone's tensors, running statistics and whitening among them."""
+    """Compute the SHA-256 of the backbone's tensors, including running statistics and whitening."""
     tensors = {**encoder.backbone.state_dict(), **encoder.whitening.state_dict(prefix=WHITENING)}
     return digest({name: tensor.detach().cpu() for name, tensor in tensors.items()}, {})
 

@@ -28,7 +28,7 @@ ENDING = ".unfinished.safetensors"
 SAVE_EVERY = 600.0
 """Seconds between two saves: what a crash can cost."""
 FREE = frozenset({"weights", "data", "like", "baseline", "supervised_epochs", "save", "workers", "threads", "json"})
-"""Settings that may be others when a training goes on; weights and images are known by what they hold."""
+"""Settings that may change when a training continues; weights and images are identified by content."""
 
 
 def locate_state(

@@ -1,4 +1,4 @@
-"""What a file of features was made of, kept beside it, so that new images can be added to it."""
+"""Records how a file of features was made, so that new images can be added to it."""
 
 import csv
 import importlib
@@ -25,13 +25,13 @@ from moco.runtime.files import LARGEST_LIST, open_bounded
 from moco.runtime.randomness import Words
 
 ENDING = ".origin.safetensors"
-"""Stands behind the name of the file of features."""
+"""Suffix of the file that describes a file of features."""
 COPIED = 1 << 20
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a file of features was made of: the images and the encoder."""
+    """The images and the encoder that a file of features was made from."""
 
     settings: Mapping[str, Any]
     """All that a feature depends on but its image."""
@@ -88,7 +88,7 @@ def read_origin(out: Path) -> Origin:
         raise BadInputError(f"{path}: cannot be read ({error}): leave --add out, which encodes all images") from error
 
 
-# --- what is still true ---------------------------------------------------------------------------------------------
+# --- comparing with the stored file -----------------------------------------------------------------------------------
 
 
 def find_stored(out: Path, was: Origin, parts: Mapping[Any, Images], settings: Mapping[str, Any]) -> dict[Any, Labels]:
@@ -122,8 +122,7 @@ def find_stored(out: Path, was: Origin, parts: Mapping[Any, Images], settings: M
     ]
     if said:
         raise BadInputError(
-            f"--add: {out} is older than its images, of which since then were {' and '.join(said)}: leave --add out, "
-            f"which encodes all images"
+            f"--add: since {out} was written, images were {' and '.join(said)}: leave --add out to encode all images"
         )
     ends = np.cumsum([len(images) for images in parts.values()])[:-1]
     return dict(zip(parts, np.split(row, ends), strict=True))

@@ -33,7 +33,7 @@ class Table:
     paths: Sequence[str]
     splits: Sequence[str]
     labels: Labels
-    """-1 where there is none."""
+    """-1 without one."""
     classes: tuple[str, ...]
 
     def label(self, row: int) -> str:

@@ -1,4 +1,4 @@
-"""Encodes images by a frozen teacher, whose features are the keys that a student is trained with (SEED)."""
+"""Encodes images by a frozen teacher; its features are the keys of a student (SEED)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from moco.runtime.device import autocast
 from moco.shapes import Features, Index, Views
 
 CENTRED_BY = 4096
-"""Images whose mean feature is the centre where keys are encoded at each step."""
+"""Number of images for the mean feature that centres keys encoded at each step."""
 
 
 def load_teacher(

@@ -1,4 +1,4 @@
-"""How the views, the features and the queue of a run are, measured on a few of its own images and keys."""
+"""Measures views, features and queue of a run on a few of its own images and keys."""
 
 from collections.abc import Callable, Mapping
 

@@ -69,7 +69,7 @@ def embed_run(run: Path, subject: Subject, images: Images, digest: str, scope: S
 
 
 def _stored(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-    """What an earlier call kept; None where there is nothing sound."""
+    """Read the result of an earlier call; None if there is no intact one."""
     if not path.is_file():
         return None
     try:
@@ -87,7 +87,7 @@ def place_in_square(z: Features, seconds: float) -> tuple[Floats, str]:
 
 
 def clusters(z: npt.NDArray[np.float32] | npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
-    """Groups (N,) of features (N, C) by k-means on their principal components, numbered from the largest."""
+    """Group features (N, C) by k-means on their principal components: group numbers (N,), largest first."""
     return divide_reduced(reduce_features(z), count)
 
 
@@ -97,7 +97,7 @@ def reduce_features(z: npt.NDArray[np.float32] | npt.NDArray[np.float64]) -> npt
 
 
 def divide_reduced(reduced: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
-    """Groups (N,) of rows (N, C) by k-means, at most `count` and at most one for each different row."""
+    """Group rows (N, C) by k-means into at most `count` groups, no more than different rows: (N,)."""
     from sklearn.cluster import MiniBatchKMeans
 
     some = reduced[:: max(1, len(reduced) // (4 * count))]  # sorting all rows takes long

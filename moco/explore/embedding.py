@@ -14,7 +14,7 @@ from moco.report.markup import to_plain_text
 FULL = 65535
 """Places are sent as integers from 0 to this."""
 SHORTEST_PIXELS = 64
-"""Sides up to which the pixels of images are shown as squares."""
+"""Largest side at which pixels are shown as squares."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Collection:
     classes: tuple[str, ...]
     image_size: int
     thumbnail: Callable[[int], bytes]
-    """The WebP picture of an image. Raises BadInputError where it cannot be read."""
+    """Makes the WebP picture of an image. Raises BadInputError if it cannot be read."""
     encode: Callable[[bytes], list[Floats]]
-    """An image file's feature (C,) by each encoder. Raises BadInputError where it is none."""
+    """Computes an image file's feature (C,) by each encoder. Raises BadInputError if it is not an image."""
 
 
 def describe_maps(collection: Collection, embeddings: Sequence[Embedding]) -> dict[str, Any]:

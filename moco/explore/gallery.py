@@ -38,9 +38,9 @@ from moco.shapes import Features
 VERSION = 1
 """Version of the file's format."""
 VIEWED, EPOCHS = 8, 3
-"""Images whose views are shown, and the epochs of which they are."""
+"""Number of images shown with their views, and of epochs."""
 QUERIES, FOUND = 12, 8
-"""Images whose neighbours are shown, and how many of these."""
+"""Number of images shown with their neighbours, and of these."""
 VIEW_SIDE, THUMBNAIL_SIDE, TILE_SIDE = 112, 96, 32
 """Largest sides in pixels of views, of single images, and of the tiles of the map."""
 SHEET_QUALITY = 60
@@ -63,7 +63,7 @@ class Scope:
 def gallery(
     encoder: Encoder, splits: dict[Split, Images], config: PretrainConfig, how: Encoding, scope: Scope
 ) -> dict[str, Any]:
-    """Everything that the report shows of an encoder and images, ready for JSON; pictures are WebP in base64.
+    """Build all that the report shows of an encoder and images, ready for JSON; pictures are WebP in base64.
 
     Queries come from the test split, else validation, else a tenth of train, and their neighbours from train.
     """
@@ -108,7 +108,7 @@ def is_here(data: str) -> bool:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file of weights: a gallery belongs to these weights only."""
+    """Compute the SHA-256 of a file of weights: a gallery belongs to these weights only."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

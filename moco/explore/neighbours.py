@@ -24,7 +24,7 @@ def find_neighbours(features: Floats, queries: Floats, k: int) -> tuple[Rows, Fl
 
 
 def distances(similarity: Floats) -> list[float]:
-    """Cosine distances of similarities, as they are sent."""
+    """Convert similarities to the cosine distances that the page gets."""
     return [round(max(0.0, 1 - float(value)), 4) for value in similarity]
 
 
@@ -40,7 +40,7 @@ class Search:
         self._work: asyncio.Task[None] | None = None
 
     async def nearest(self, query: Floats) -> tuple[Rows, Floats]:
-        """Rows and similarities (k,) of the images most similar to a feature (C,)."""
+        """Find the images most similar to a feature (C,): rows and similarities (k,)."""
         answer: asyncio.Future[tuple[Rows, Floats]] = asyncio.get_running_loop().create_future()
         self._waiting.append((query, answer))
         if self._work is None or self._work.done():
@@ -48,7 +48,7 @@ class Search:
         return await answer
 
     async def beside(self, row: int) -> tuple[Rows, Floats]:
-        """Rows and similarities (k - 1,) of the images most similar to one of them, without itself."""
+        """Find the images most similar to one of them, without itself: rows and similarities (k - 1,)."""
         rows, similarity = await self.nearest(self.features[row])
         others = np.flatnonzero(rows != row)[: self.k - 1]
         return rows[others], similarity[others]

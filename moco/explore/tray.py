@@ -1,4 +1,4 @@
-"""What a person marks in the explorer, keep or reject: kept in the run's folder step by step, with the way back."""
+"""The user's marks in the explorer, keep or reject, stored in the run's folder step by step for undo."""
 
 import json
 import os
@@ -25,7 +25,7 @@ class Tray:
     steps: list[tuple[str, Mark | None]]
     """What was marked, in order; None takes a mark away."""
     root: str = ""
-    """The folder of the files that the names are; empty where they are none."""
+    """The folder of the named files; empty if the images are not files."""
 
     def marks(self) -> dict[str, Mark]:
         """Give the mark of each name that has one."""

@@ -68,7 +68,7 @@ def note_antialiased(arch: str, stem: Stem, where: str) -> tuple[str, ...]:
     others = ANTIALIASED.get(arch, ()) if stem == "imagenet" else ()
     given = " or ".join(f"{TIMM}{other}@{where}" for other in others)
     said = (
-        f"{where}: read as a plain {arch}, whose tensors {' and '.join(others)} have too: give {given} where it is one"
+        f"{where}: read as a plain {arch}, but {' and '.join(others)} have the same tensors: give {given} if it is one"
     )
     return (said,) if others else ()
 

@@ -47,7 +47,7 @@ from moco.runtime.hub import HUB
 from moco.shapes import require_same_shapes
 
 IMAGE_SIZES = {7: 224, 3: 32}
-"""Image size of other projects' encoders, whose files do not say it, by the kernel of their first convolution."""
+"""Image size of other projects' encoders without a description, by the kernel of their first convolution."""
 COMPLETE = ("MoCo", "MoCo's notebook")
 """Projects whose files hold all that moco knows: f_q, f_k and the queue."""
 UNSAID = ("torchvision", "a module with ")
@@ -75,7 +75,7 @@ class Weights:
     step: int = 0
     """Steps that it was trained for, where one of ours says so."""
     white_level: int | None = None
-    """The value of 16-bit files that was white to it; None where it has seen none."""
+    """The value of 16-bit files that was white in training; None without such files."""
     form: Form | None = None
     """What its images are where they are no bytes of RGB."""
     notes: tuple[str, ...] = ()
@@ -83,12 +83,12 @@ class Weights:
 
     @property
     def metadata(self) -> Metadata:
-        """What our own files say of it."""
+        """Return the metadata of moco's own files."""
         return encoder_metadata(self.encoder.plan, self.mean, self.std, self.step, self.white_level, self.form)
 
 
 class NoHead(nn.Module):
-    """Stands where an encoder file has no projection head, so that no random one is mistaken for a trained one."""
+    """Stands for a missing projection head, so that no random one is mistaken for a trained one."""
 
     def forward(self, _: Tensor) -> Tensor:
         """Raises BadInputError."""
@@ -199,7 +199,7 @@ def _choice(weights: str) -> tuple[dict[str, str], str]:
 
 
 def _own(path: Path) -> Weights:
-    """What a file of ours holds."""
+    """Read a file of moco's own."""
     tensors, metadata = load_tensors(path)
     if metadata.get("kind") != "checkpoint":
         return _described(path, tensors, metadata)
@@ -238,7 +238,7 @@ def _published(found: Published) -> Weights:
 
 
 def _notes(where: str, beside: Sequence[str]) -> tuple[str, ...]:
-    """What is left aside, in words."""
+    """Describe what is not used."""
     return (
         (f"{where}: {len(beside)} tensors beside the backbone are not used ({first_names(beside)})",) if beside else ()
     )
@@ -249,7 +249,7 @@ def _foreign_weights(found: Found, about: Description, chosen: str | None, where
     arch, base = infer(found.backbone, where)
     stem = cast(Stem, chosen) if chosen is not None else found.stem or base
     if STEMS[stem].kernel != STEMS[base].kernel:
-        raise BadInputError(f"--weights stem={stem}@{where}: its first convolution is that of {base}: give such a stem")
+        raise BadInputError(f"--weights stem={stem}@{where}: its first convolution is of the stem {base}: give that")
     kind, feature_dim, hidden_dim = _head(found.head) or ("linear", EncoderPlan.feature_dim, None)
     plan = EncoderPlan(arch, stem, kind, feature_dim, hidden_dim, about.image_size or IMAGE_SIZES[STEMS[stem].kernel])
     with torch.device("meta"):

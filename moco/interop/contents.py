@@ -1,4 +1,4 @@
-"""What a checkpoint holds: its tensors under their whole names, containers included, and which encoder is the one."""
+"""The content of a checkpoint: its tensors under their full names, and which encoder to use."""
 
 import itertools
 import re

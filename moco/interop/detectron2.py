@@ -45,7 +45,7 @@ def describe_settings(weights: Weights) -> str:
     plan = resnet_plan(weights.encoder.plan.arch)
     assert plan is not None
     alike = (name for name, known in RESNETS.items() if (known.block, known.layers) == (plan.block, plan.layers))
-    depth = next(alike).removeprefix("resnet")  # the plain one stands first
+    depth = next(alike).removeprefix("resnet")  # the plain one comes first
     values = {
         "MODEL.RESNETS.DEPTH": depth,
         "MODEL.RESNETS.NUM_GROUPS": plan.groups,

@@ -53,7 +53,7 @@ class Description:
 
 
 def find_file(folder: Path) -> Path:
-    """Find the weights of a folder: our encoder's file, Hugging Face's, a run's newest sound checkpoint, a lone file.
+    """Find the weights of a folder: our encoder's file, Hugging Face's, a run's newest valid checkpoint, a lone file.
 
     Raises BadInputError where there are none, or several of which none has a known name.
     """
@@ -68,7 +68,7 @@ def find_file(folder: Path) -> Path:
         return alone[0]
     found = f", and with {len(alone)} other files of weights: give one of them" if alone else ""
     raise BadInputError(
-        f"--weights {folder}: a folder without encoder.safetensors and without a sound checkpoint{found}"
+        f"--weights {folder}: a folder without encoder.safetensors and without a valid checkpoint{found}"
     )
 
 
@@ -83,7 +83,7 @@ def load_pieces(path: Path) -> object | None:
             raise BadInputError(f"{path}: its piece {name} is missing: get it again")
         piece = load_foreign(path.parent / name)
         if not isinstance(piece, dict):
-            raise BadInputError(f"{path.parent / name}: not a sound piece of {path.name}")
+            raise BadInputError(f"{path.parent / name}: not a valid part of {path.name}")
         tensors |= piece
     return tensors
 

@@ -47,7 +47,7 @@ def write_folder(
 
 
 def read_folder(folder: Path, images: Tensor) -> Tensor:
-    """Features by our own loader, for nets that no other library has."""
+    """Compute features by moco's own loader, for networks that no other library has."""
     features: Tensor = load_weights(str(folder)).encoder.backbone.eval()(images)
     return features
 

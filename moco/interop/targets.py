@@ -88,7 +88,7 @@ def require_detectron2(weights: Weights, name: str) -> None:
 
 
 def require_reference(weights: Weights, name: str) -> None:
-    """ResNets that torchvision has: the authors' scripts build the net by its name there."""
+    """Require a ResNet of torchvision: the authors' scripts build the network by its name there."""
     _require_resnet(weights, name, rgb=True)
     require_torchvision(weights, name)
     if not _has_name(weights.encoder.plan.arch):
@@ -118,7 +118,7 @@ def backbone_tensors(weights: Weights) -> dict[str, Tensor]:
 
 
 def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images: Tensor) -> Tensor:
-    """Features by torchvision's own model, loaded as its users do: only the classifier may be missing."""
+    """Compute features by torchvision's model, loaded as its users do: only the classifier may be missing."""
     resnet = resnet_plan(plan.arch)
     if resnet is None:
         model, _ = build_backbone(
@@ -143,7 +143,7 @@ def torchvision_features(state: Mapping[str, Tensor], plan: EncoderPlan, images:
 
 
 def timm_name(plan: EncoderPlan) -> tuple[str, dict[str, Any]]:
-    """Timm's name for one of its own nets or a ResNet of standard width, and what to give it beside."""
+    """Return timm's name of its network or of a ResNet of standard width, and the options to build it."""
     more: dict[str, Any] = {} if plan.channels == 3 else {"in_chans": plan.channels}
     if is_timms(plan.arch):
         name, options = timm_network(plan.arch, plan.image_size)

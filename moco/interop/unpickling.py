@@ -73,7 +73,7 @@ class StubMapping:
     """Stands for a foreign dict: what is made in its place is a plain one."""
 
     def __new__(cls, *_: object) -> Any:
-        """An empty dict, which the unpickler may fill."""
+        """Return an empty dict, which the unpickler may fill."""
         return OrderedDict()
 
 
@@ -122,7 +122,7 @@ def load_pickle(path: Path) -> object:
         if refused is not None:
             raise BadInputError(_refusal(path, refused[1])) from error
         reason = " ".join(message.split())[:200] or type(error).__name__
-        raise BadInputError(f"{path}: not a sound checkpoint of torch.save ({reason})") from error
+        raise BadInputError(f"{path}: not a valid checkpoint of torch.save ({reason})") from error
 
 
 def _refusal(path: Path, name: str) -> str:

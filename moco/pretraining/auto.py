@@ -22,7 +22,7 @@ SAMPLE = 48
 TRIAL_IMAGES = 512
 """Images on which speeds are measured."""
 LEAST_SIDE = 16
-"""Pixels to which smaller images are enlarged."""
+"""Smaller images are enlarged to this size."""
 FEWEST_IMAGES = 4
 """In a batch of two BN groups."""
 LEAST_STEPS, LEAST_PASSES = 1500, 5
@@ -56,7 +56,7 @@ class Situation:
     seconds: float
     """Time for the steps, about."""
     given: Mapping[str, Any]
-    """Fields whose values the user has given."""
+    """Fields that the user has given."""
 
     def steps(self, batch: int, step: float) -> int:
         """Compute how many steps the time suffices for, or that are given."""
@@ -98,14 +98,14 @@ def settle_scratch(way: Way, situation: Situation, measure: Measure, say: Callab
         tries = [{**one, "image_size": size, "view_size": min(size, one["view_size"])} for one in tries]
     chosen, step = choose_candidate(tries, {**QUICK, **fixed}, situation, measure, say, LEAST_STEPS)
     steps = situation.steps(batch, step)
-    why = f"the largest of those tried with which the time suffices for {LEAST_STEPS} steps and {LEAST_PASSES} passes"
+    why = f"the largest one tried for which the time allows {LEAST_STEPS} steps and {LEAST_PASSES} passes"
     return {
         "image_size": (chosen["image_size"], f"{n} images, their shorter side {situation.side} pixels in the median"),
         "view_size": (chosen["view_size"], why),
         "arch": (chosen["arch"], why),
-        "stem": (chosen["stem"], "a small one up to 64 pixels, else the usual one"),
-        "batch_size": (batch, f"a power of two, many to a pass over {n} images, on {situation.device}"),
-        "bn_groups": (fixed["bn_groups"], "groups of about 32 images, or as it fits"),
+        "stem": (chosen["stem"], "cifar (3x3) for images of up to 64 pixels, else imagenet (7x7)"),
+        "batch_size": (batch, f"a power of two: at most an eighth of {n} images, and 128 on a CPU or 256 elsewhere"),
+        "bn_groups": (fixed["bn_groups"], "groups of about 32 images"),
     } | method_for(n, steps)
 
 
@@ -118,12 +118,12 @@ def settle_taught(way: Way, situation: Situation, measure: Measure, say: Callabl
     chosen, reasons = _settle_teaching(TAUGHT, recipe, tries, way, situation, measure, say)
     return {
         "arch": (chosen["arch"], f"{recipe}; narrower where the time is less than {LEAST_PASSES} passes"),
-        "stem": (chosen["stem"], "a small one up to 48 pixels, else the usual one without pooling"),
+        "stem": (chosen["stem"], "cifar (3x3) for images of up to 48 pixels, else imagenet (7x7) without pooling"),
     } | reasons
 
 
 def settle_reduced(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
-    """`way.weights` taught by themselves to see images of 64 pixels: the recipe, for the time that there is."""
+    """Settle a run in which `way.weights` teach themselves images of 64 pixels, within the time."""
     size = min(REDUCED["image_size"], max(32, situation.side // 4 * 4))
     recipe = "the recipe reduced (docs/reduced.md)"
     return _settle_teaching(REDUCED, recipe, [{"image_size": size}], way, situation, measure, say)[1]
@@ -151,7 +151,7 @@ def _settle_teaching(
 
 
 def settle_continued(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
-    """`way.weights` trained on: the recipe, at the size at which they do best as they are."""
+    """Settle a run that trains `way.weights` further, at the size at which they do best untrained."""
     n = situation.n
     batch = situation.given.get("batch_size") or min(CONTINUED["batch_size"], batch_for(n, situation.device))
     queue = min(CONTINUED["queue_size"], 1 << max(2, int(math.log2(max(4, n // 2)))))
@@ -169,15 +169,18 @@ def method_for(n: int, steps: int) -> Reasons:
     keys = min(65536, 1 << int(math.log2(max(4, n // 4))))
     momentum = round(min(0.999, max(0.99, 1 - 100 / steps)), 5)
     common: Reasons = {
-        "augment": (QUICK["augment"], "v2's views were better here too (docs/results.md)"),
+        "augment": (QUICK["augment"], "v2's views were better in our trials, too (docs/results.md)"),
         "weight_decay": (QUICK["weight_decay"], "the authors' for small sets"),
-        "queue_size": (keys, "K: a power of two, at most a quarter of the images (not used with keys of the batch)"),
+        "queue_size": (keys, "K: a power of two, at most a quarter of the images (not used with in-batch keys)"),
         "key_momentum": (momentum, f"m: 1 - 100 / {steps} steps, between 0.99 and 0.999"),
     }
     if steps <= FEW_STEPS:
         quick = "as in the recipe quick (docs/results.md)"
         return common | {
-            "dictionary": (QUICK["dictionary"], f"in {steps} steps keys of the batch taught more than a queue"),
+            "dictionary": (
+                QUICK["dictionary"],
+                f"in so short a run ({steps} steps) in-batch keys were better than a queue",
+            ),
             "temperature": (QUICK["temperature"], f"tau: {quick}"),
             "base_lr": (QUICK["base_lr"], quick),
         }
@@ -260,5 +263,5 @@ def typical_side(images: Images) -> int:
         except BadInputError:
             continue
     if not sides:
-        raise BadInputError("none of the images that were looked at can be read")
+        raise BadInputError("none of the inspected images can be read")
     return int(statistics.median(sides))

@@ -1,4 +1,4 @@
-"""Which encoder a run ends with where it keeps the best (--keep best): the first unless another is clearly better."""
+"""Chooses the encoder that a run with --keep best ends with: the first unless another is clearly better."""
 
 import dataclasses
 import math
@@ -16,12 +16,12 @@ from moco.runtime.checkpoint import File, load_tensors, save_tensors
 
 BEST, LAST = "encoder-best.safetensors", "encoder-last.safetensors"
 ERRORS = 2.0
-"""Standard errors by which a look must be better than the first: by luck alone one look in 44 is."""
+"""Standard errors by which an evaluation must beat the first: by luck alone one in 44 does."""
 
 
 @dataclass(frozen=True)
 class BestLook:
-    """The best look until now, whose encoder lies in the run folder; `first` and `latest` are what it stands beside.
+    """The best evaluation so far, with its encoder in the run folder, and the first and latest to compare.
 
     Looks are compared by the same images, each of which an encoder classifies rightly or not. A look can be kept if it
     is right about b images where the first is wrong, wrong about c where the first is right, and b - c is more than two

@@ -1,4 +1,4 @@
-"""What a run's images are: what its settings ask for, and what they become once the images are open."""
+"""Settles the channels of a run's images, from its settings and from the opened images."""
 
 import dataclasses
 

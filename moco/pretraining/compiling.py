@@ -22,7 +22,7 @@ from moco.runtime.run import Run
 from moco.runtime.runlog import read_events
 
 EVENT = "compile"
-"""The event of metrics.jsonl by which a run that goes on knows what was chosen."""
+"""The event of metrics.jsonl that tells a resumed run what was chosen."""
 LEAST_STEPS = 5000
 """Steps from which on a minute of compiling is made good by steps that are some ten milliseconds shorter."""
 WARM_UP, TIMED = 3, 10
@@ -46,7 +46,7 @@ class Comparison(NamedTuple):
 
     @property
     def faster(self) -> bool:
-        """Whether compiled encoders are clearly faster."""
+        """Return whether compiled encoders are clearly faster."""
         return self.compiled is not None and self.compiled < GAIN * self.plain
 
     def describe(self) -> str:
@@ -101,8 +101,8 @@ def compile_encoders(pair: EncoderPair) -> None:
         reason = None if os.access(folder, os.W_OK | os.X_OK) else "no files can be made in it"
     if reason is not None:
         raise BadInputError(
-            f"--compile needs a folder for compiled code, and {folder} is none ({reason}): set TORCHINDUCTOR_CACHE_DIR "
-            f"to one that can be written, or leave --compile out"
+            f"--compile needs a folder for compiled code and cannot use {folder} ({reason}): set "
+            f"TORCHINDUCTOR_CACHE_DIR to one that can be written, or leave --compile out"
         )
     for encoder in _encoders(pair):
         encoder.compile()

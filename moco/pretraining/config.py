@@ -78,8 +78,8 @@ class PretrainConfig:
     init_weights: Annotated[str | None, W] = None
     """Weights to start from: a run, a checkpoint, an encoder.safetensors, another project's checkpoint, published
     weights (timm:NAME, timm:NAME@FILE, torchvision:NAME or hf://OWNER/NAME; docs/interop.md), or the word teacher for
-    those of --teacher. They also set --arch, --stem, --image-size, --mean and --std unless you give these. If the file
-    also has a key encoder and a queue that fit, they are loaded too."""
+    the weights of --teacher. They also set --arch, --stem, --image-size, --mean and --std unless you give these. A key
+    encoder and a queue in the file are loaded, too, if they fit."""
     freeze_patches: bool = False
     """Leave a transformer's patch projection at its initial weights, which keeps its training stable (v3)."""
     init: Literal["kaiming", "torch", "whitened"] = "kaiming"
@@ -287,7 +287,7 @@ class AutoConfig:
 
 @dataclass(frozen=True)
 class ResumeConfig:
-    """Continue an interrupted run from its newest sound checkpoint."""
+    """Continue an interrupted run from its newest valid checkpoint."""
 
     run: Annotated[tyro.conf.Positional[Path], RUN]
     """Run folder."""

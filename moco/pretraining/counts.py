@@ -1,4 +1,4 @@
-"""How many negatives there are: K of the settings, and what is added to it."""
+"""Counts negatives: K of the settings, and what is added to it."""
 
 from moco.pretraining.config import PretrainConfig
 
@@ -9,7 +9,7 @@ def negatives(config: PretrainConfig) -> int:
 
 
 def shared_negatives(config: PretrainConfig) -> int:
-    """K: how many keys there are for all queries."""
+    """Return K: how many keys all queries share."""
     if config.dictionary == "in-batch":
         return config.batch_size // config.accumulate - 1
     return config.queue_size + (config.batch_size - 1 if config.batch_keys else 0)

@@ -1,4 +1,4 @@
-"""What a person should know of a run before its first step."""
+"""The first lines of a run, printed before its first step."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Initial weights: what a run takes from --init-weights, and what these settle where the flags leave it open."""
+"""Initial weights from --init-weights, and the settings that they decide unless flags do."""
 
 import dataclasses
 from collections.abc import Mapping

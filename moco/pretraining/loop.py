@@ -177,7 +177,7 @@ def train(
 
 
 def agree(step: int, check: FiniteCheck, watch: Watch, request: StopRequest, batch: Batch, *, now: bool) -> bool:
-    """Agree over all ranks whether to stop after a step, which is to be known finite `now` or a step later."""
+    """Agree over all ranks whether to stop after a step, whose loss must be known finite `now` or a step later."""
     failed = check.failed(now=now or request.noted)
     diverged, stopping, damaged = distributed.on_any_rank(failed, request.noted, bool(batch.replaced))
     if damaged:

@@ -21,7 +21,7 @@ TRUST = 0.001
 
 
 def build_optimizer(config: PretrainConfig, *encoders: Encoder) -> torch.optim.Optimizer:
-    """SGD or AdamW over all of the encoders in fused calls, the heads' rate a multiple (`ratio`) of the backbones'.
+    """Build SGD or AdamW over all encoders, fused; heads learn at `ratio` times the backbones' rate.
 
     With `--optimizer muon` the inner kernels are a group of their own, marked `kernels`, without momentum or decay:
     `take_step` replaces their gradients, as it does those of the groups marked `trust` with `--optimizer lars`. AdamW

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 RESERVE = 0.04
 """Share of the time left that is not planned for: a speed that was measured for seconds is off by a few percent."""
 SHARE_OF_LOOKS = 0.05
-"""Share of the time left that the monitor's looks may take; two are always made, before the first and after the last
-step."""
+"""Share of the time left for the monitor's evaluations; two always happen, before the first and after the last step."""
 MOST_LOOKS = 20
 SHARE_OF_SAVES = 0.02
 """Share of training that writing checkpoints may take."""
@@ -33,12 +32,12 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Seconds since the start, without pauses."""
+        """Return the seconds since the start, without pauses."""
         return time.monotonic() - self._started
 
     @property
     def left(self) -> float:
-        """Seconds that are left; negative when the time is over."""
+        """Return the seconds left; negative when the time is over."""
         return self.seconds - self.spent
 
     def describe(self) -> str:
@@ -47,7 +46,7 @@ class Budget:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count what happens inside: a person thinks about a question, or a file is downloaded."""
+        """Exclude the time inside: a person answers a question, or a file is downloaded."""
         begun = time.monotonic()
         try:
             yield

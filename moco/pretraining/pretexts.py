@@ -1,4 +1,4 @@
-"""What is paired: the pretexts by name, and a user's own from a Python file that is named on the command line."""
+"""The pretexts by name, and a user's own from a Python file named on the command line."""
 
 import dataclasses
 import functools

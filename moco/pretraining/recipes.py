@@ -17,7 +17,7 @@ TEACHERS_OWN = "teacher"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named config: what it is, and where it differs from v1, the defaults of PretrainConfig."""
+    """A named config: its description, and its differences from v1, the defaults of PretrainConfig."""
 
     about: str
     values: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What a run trains: the encoders and the dictionary of each side of its pairs, mostly of one for both."""
+"""The trained encoders, and the dictionary of each side of the pairs; mostly one encoder for both."""
 
 from collections.abc import Iterator
 

@@ -18,7 +18,7 @@ PARTS = 20
 """The length is planned again at each twentieth of the time: a machine that becomes 2.4 times slower just after the
 last of them, at 95%, is 7% late."""
 LEAST_STEPS = 3
-"""Steps by which a speed is measured, at least."""
+"""Minimum number of steps to measure a speed."""
 SLACK = 0.03
 """Share of the time by which a run may be early or late without being planned again: a speed is not known better."""
 TAIL = 0.05
@@ -29,7 +29,7 @@ ENDLESS = 10**9
 
 
 class Timetable:
-    """Measures what a run's steps and looks take, and plans its length again by it: `watch.config` has the latest.
+    """Measures the steps and evaluations of a run, and plans its length again; `watch.config` has the latest.
 
     A decision is logged, and lies in config.json as --max-steps and --earlier-lengths, before anything depends on it.
     So a run is a function of its config as any other, and goes on bit for bit wherever it is interrupted.
@@ -42,7 +42,7 @@ class Timetable:
 
     @property
     def latest(self) -> int:
-        """The number of steps after which the run ends at the latest."""
+        """Return the number of steps after which the run ends at the latest."""
         return ENDLESS if self._watch.config.end_after else require(self._watch.config.max_steps)
 
     def steps(self, start: int) -> Iterator[int]:

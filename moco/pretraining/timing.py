@@ -42,7 +42,7 @@ class _TimeIsOverError(Exception):
 
 @dataclass(frozen=True)
 class ReadyBatches:
-    """One batch, again and again: what a step costs when nothing is loaded."""
+    """One batch again and again, to time a step without loading."""
 
     batch: Batch
     steps_per_epoch: int = ENDLESS
@@ -66,7 +66,7 @@ def time_training(
 
 @dataclass(frozen=True)
 class StepTime:
-    """What a step takes, and what comes before the first one, in seconds."""
+    """The seconds of a step, and of everything before the first."""
 
     step: float
     start: float

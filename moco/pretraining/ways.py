@@ -33,7 +33,7 @@ has after its trial (docs/measurements.md). Other ways are taken to gain nothing
 STEPS_TO_GAIN = 200
 """... and published weights in proportion less in fewer steps than these."""
 SMALL_NETWORK = 6_000_000
-"""Parameters up to which a published network is small enough for `--for small` as it is: 24 MB in fp32."""
+"""Largest number of parameters of a published network for `--for small`: 24 MB in fp32."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Compared:
 
     @property
     def top1(self) -> float:
-        """The percentage of images that are classified rightly."""
+        """Return the percentage of correctly classified images."""
         return 100 * float(self.right.float().mean())
 
 
@@ -65,7 +65,7 @@ class Way:
 
     @property
     def name(self) -> str:
-        """What the way is, in a few words."""
+        """Name the way in a few words."""
         return {
             "quick": "from scratch", "taught": f"a small network taught by {self.weights}",
             "reduced": f"{self.weights} adapted to small images", "continued": f"continued training of {self.weights}",
@@ -73,7 +73,7 @@ class Way:
 
     @property
     def title(self) -> str:
-        """The name without the weights' file."""
+        """Return the name without the weights' file."""
         return self.name if self.weights is None else self.name.replace(self.weights, short_name(self.weights))
 
 
@@ -91,7 +91,7 @@ class Tried:
 
     @property
     def expected(self) -> float:
-        """The percentage of images that the run is expected to classify rightly at its end."""
+        """Return the kNN accuracy that the run is expected to reach, in percent."""
         gain = 1 - ERROR_LEFT.get(self.way.recipe, 1.0)
         if not self.steps:
             gain *= min(1.0, self.length / STEPS_TO_GAIN)
@@ -126,7 +126,7 @@ def find_weights(
 
 
 def sizes_to_try(native: int, side: int) -> tuple[int, ...]:
-    """Sizes at which a published network for `native` pixels is tried on images of that shorter side, ascending."""
+    """Return the sizes at which to try a network for `native` pixels on images of that shorter side, ascending."""
     largest = min(native, max(LEAST_SIZE, int(ENLARGED * side) // 32 * 32))
     return tuple(sorted({min(QUICK_SIZE, largest), largest}))
 

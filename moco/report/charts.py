@@ -129,7 +129,7 @@ def _drawn(curve: Curve, plane: _Plane, axes: Axes) -> str:
 
 
 def _ends(curve: Curve) -> list[tuple[float, float]]:
-    """Each point's figure, with what is to be added to it to have the ends of its bar."""
+    """Add to each point's figure the ends of its error bar."""
     there = [(value, 0.0) for _, value in curve.points if value is not None]
     bars = zip(curve.points, curve.errors, strict=False)
     return there + [

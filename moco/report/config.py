@@ -21,10 +21,11 @@ class ReportConfig:
     out: Path | None = None
     """File to write; by default report.html in the first run's folder."""
     data: Annotated[str | None, D] = None
-    """Images for the views, neighbours and the map, as for pretrain; by default each run's own. Without images the page
-    leaves these parts out."""
+    """Images for the views, the neighbours and the map, as for pretrain; by default each run's own. Without images the
+    page leaves these parts out."""
     gallery: bool = True
-    """Compute these parts if they are missing or belong to other weights. --no-gallery shows only what is stored."""
+    """Compute views, neighbours and map if they are missing or belong to other weights. --no-gallery shows only what is
+    stored."""
     show_channels: ShownChannels = ()
     map_images: Annotated[int, Range(1, MOST_POINTS)] = 2000
     """Images on the map, at most 10,000: of the test split, otherwise validation, otherwise a tenth of train."""

@@ -38,12 +38,12 @@ class Health:
 
     @property
     def condition(self) -> Condition:
-        """The worst of them; "healthy" where nothing was found."""
+        """Return the worst condition; "healthy" if nothing was found."""
         return max(self.conditions.values(), key=SEVERITY.index, default=HEALTHY)
 
     @property
     def cause(self) -> str:
-        """The first of the worst, as a clause; a name that this version does not know stands for itself."""
+        """Return the first of the worst as a clause; an unknown name stands for itself."""
         name = next((name for name, own in self.conditions.items() if own == self.condition), HEALTHY)
         return CAUSES.get(name, to_plain_text(name))
 

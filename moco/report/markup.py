@@ -55,7 +55,7 @@ def element(tag: str, content: str = "", **attributes: object) -> str:
 
 
 def data_block(name: str, values: Any) -> str:
-    """Data for the page's script, in an element that is not executed and that no name can close."""
+    """Put data for the page's script into an element that is not executed and that no name can close."""
     text = json.dumps(_plain_values(values), separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -98,7 +98,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, label: str, n
 
 
 def make_scrollable(content: str, label: str) -> str:
-    """Content that may be wider than the page."""
+    """Wrap content that may be wider than the page."""
     return element("div", content, class_="scroll", role="region", tabindex="0", aria_label=label)
 
 
@@ -141,7 +141,7 @@ def percent(value: object) -> str:
 
 
 def duration(seconds: object) -> str:
-    """Seconds as a person says them."""
+    """Write seconds as a person says them."""
     found = number(seconds)
     if found is None or found < 0:
         return NOTHING

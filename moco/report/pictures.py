@@ -72,10 +72,10 @@ def render_neighbours(run: Run, most: int | None = None, nearest: int | None = N
         body.append(element("li", query + element("div", tiles, class_="found")))
     if not body:
         return ""
-    marked = " ✓ is of the same class, ✗ of another." if isinstance(classes, list) else ""
+    marked = " ✓ same class, ✗ another class." if isinstance(classes, list) else ""
     text = (
-        f"Left an image of {_searched_for(run)}; right of it the training images with the most similar features, of "
-        f"{show(run.gallery.get('bank'), 0)}, with the cosine similarity.{marked}"
+        f"Left: an image of {_searched_for(run)}. Right: the most similar of {show(run.gallery.get('bank'), 0)} "
+        f"training images, with the cosine similarity.{marked}"
     )
     return element("p", text, class_="note") + element("ul", "".join(body), class_="neighbours")
 
@@ -129,7 +129,7 @@ def render_confusion(run: Run) -> str:
     right, total = sum(row[i] for i, row in enumerate(counts)), sum(map(sum, counts))
     said = (
         f"{source}: {percent(100 * right / max(1, total))} of {show(total, 0)} images get the right class. Each row "
-        f"is a true class, each column what it was taken for, in percent of the row."
+        f"is a true class, each column a predicted one, in percent of the row."
     )
     text = element("p", said, class_="note")
     if len(counts) > LARGEST_MATRIX:
@@ -143,7 +143,7 @@ def render_confusion(run: Run) -> str:
             kind = f"c{min(SHADES, round(share / 100 * SHADES + 0.35))}{' right' if i == j else ''}"
             cells += element("td", f"{share:.0f}" if count else "·", class_=kind)
         body += f'<tr><th scope="row">{escape(classes[i])}</th>{cells}</tr>'
-    corner = '<td class="corner">true ↓ taken for →</td>'
+    corner = '<td class="corner">true ↓ predicted →</td>'
     matrix = element("table", f"<thead><tr>{corner}{head}</tr></thead><tbody>{body}</tbody>", class_="confusion")
     return text + make_scrollable(matrix, "Confusions")
 

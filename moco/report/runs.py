@@ -36,9 +36,9 @@ class Run:
     metrics: list[dict[str, Any]]
     """The lines of metrics.jsonl, in their order."""
     evaluations: dict[str, dict[str, Any]]
-    """What lies in evaluations/, by the name of the file, without the gallery."""
+    """The content of evaluations/, by file name, without the gallery."""
     gallery: dict[str, Any] = field(default_factory=dict)
-    """Empty where there is none."""
+    """Empty if there is none."""
     notes: tuple[str, ...] = ()
     """What could not be read, or was left out and why."""
     chosen: dict[str, Any] = field(default_factory=dict)
@@ -60,19 +60,19 @@ class Run:
 
     @property
     def state(self) -> str:
-        """`done`, `running`, `killed`, `stopped`, `failed`, `diverged` or `unknown`."""
+        """Return `done`, `running`, `killed`, `stopped`, `failed`, `diverged` or `unknown`."""
         state = self.status.get("state")
         return state if state in ("done", "running", "killed", "stopped", "failed", "diverged") else "unknown"
 
     @property
     def step(self) -> int:
-        """The last step that is known of."""
+        """Return the last known step."""
         steps = [number(self.status.get("step"))] + [number(line.get("step")) for line in self.metrics[-5:]]
         return int(max((step for step in steps if step is not None), default=0))
 
     @property
     def steps(self) -> int | None:
-        """The length of the run that was asked for."""
+        """Return the length that the run was asked for."""
         steps = number(self.config.get("max_steps"))
         return None if steps is None else int(steps)
 
@@ -89,18 +89,18 @@ class Run:
 
     @property
     def choices(self) -> int | None:
-        """Keys among which each query is to find its own, as they follow from the chance loss."""
+        """Return how many keys a query chooses from, by the chance loss."""
         chance = self.last("chance_loss")
         return None if chance is None else round(math.exp(min(chance, LARGEST_POWER)))
 
     @property
     def mixed(self) -> int:
-        """How many of them are mixed of others for each query (hard negatives)."""
+        """Return how many of these keys are mixed from others for each query (hard negatives)."""
         return sum(int(number(self.config.get(name)) or 0) for name in ("mix", "mix_query"))
 
     @property
     def images(self) -> int | None:
-        """Training images, as they follow from step, batch and epoch (rounded to three digits in a short run)."""
+        """Return the number of training images by step, batch and epoch (rounded to three digits in a short run)."""
         splits = self.gallery.get("splits")
         stored = number(splits.get("train")) if isinstance(splits, dict) else None
         if stored is not None and self.gallery.get("data") == self.config.get("data"):
@@ -120,12 +120,12 @@ class Run:
 
     @property
     def knn_before(self) -> float | None:
-        """The kNN accuracy before the first step, where that was measured, and again later."""
+        """Return the kNN accuracy before the first step, if it was measured then and later."""
         return self.knn[0][1] if len(self.knn) > 1 and self.knn[0][0] == 0 else None
 
     @property
     def queries(self) -> int | None:
-        """How many images the monitor classified; in an older run, as many as its settings and splits give."""
+        """Return how many images the monitor classified; in an older run, as its settings and splits say."""
         stored = self.last("knn_queries")
         if stored is not None:
             return max(1, int(stored))

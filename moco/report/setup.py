@@ -13,6 +13,7 @@ from moco.report.markup import (
     duration,
     element,
     escape,
+    escape_whole,
     number,
     show,
     show_setting,
@@ -27,6 +28,8 @@ NOT_THE_RECIPE_S = {
     "end_after", "end_spare", "earlier_lengths",
 }  # fmt: skip
 """Settings that no recipe gives, or that follow from others."""
+LONGEST_REASON = 1000
+"""Characters of a reason that are shown."""
 OPEN = (None, "auto")
 """Values of a recipe that leave a setting to the run, which stores what it took."""
 NO_FLAGS = ("version", "command", "json", "out")
@@ -77,7 +80,7 @@ def render_summary(runs: Sequence[Run]) -> str:
 
 
 def render_settings(runs: Sequence[Run]) -> str:
-    """Settings in which a run departs from its recipe or from the other runs; all of them below."""
+    """Show the settings that differ from the recipe or from the other runs, and all of them below."""
     recipes = [closest_recipe(run.config) for run in runs]
     names = list(dict.fromkeys(name for run in runs for name in run.config if name not in NO_FLAGS))
     differing = [
@@ -105,7 +108,7 @@ def render_settings(runs: Sequence[Run]) -> str:
         content += table(header, [row(name) for name in differing], label="Settings that differ")
         content += element("p", "In bold: where a run departs from the recipe that is closest to it.", class_="note")
     else:
-        content += element("p", f"Every setting is that of the recipe {escape(recipes[0][0])}.")
+        content += element("p", f"All settings are those of the recipe {escape(recipes[0][0])}.")
     everything = table(header[:-1], [row(name)[:-1] for name in names], label="All settings")
     return content + element("details", element("summary", f"all {len(names)} settings") + everything)
 
@@ -119,13 +122,18 @@ def render_reasons(runs: Sequence[Run]) -> str:
             continue
         rows = [
             [escape("--" + str(name).replace("_", "-")), escape(show_setting(entry.get("value"))),
-             escape(to_plain_text(str(entry.get("reason"))))]
+             _reason(entry.get("reason"))]
             for name, entry in chosen.items() if isinstance(entry, dict)
         ]  # fmt: skip
         content += element("h3", f"Why these settings: {escape(run.name)}")
-        content += element("p", escape(to_plain_text(str(way.get("why"))))) + _replanned(run)
+        content += element("p", _reason(way.get("why"))) + _replanned(run)
         content += table(["setting", "value", "reason"], rows, label="Why these settings")
     return content
+
+
+def _reason(text: object) -> str:
+    """Return a reason whole, as HTML: it may be longer than a name."""
+    return escape_whole(to_plain_text(text, LONGEST_REASON))
 
 
 def _replanned(run: Run) -> str:

@@ -68,7 +68,7 @@ def render_details(runs: Sequence[Run]) -> str:
 
 
 def render_transfer_curves(runs: Sequence[Run]) -> str:
-    """Losses, figures over the run, and the learning rate."""
+    """Draw losses, figures over the run, and the learning rate."""
     parts = [
         *(
             (name, title, Axes("step", "loss", digits=3))

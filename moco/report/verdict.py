@@ -21,7 +21,7 @@ UNSOUND: dict[Condition, tuple[Mood, str]] = {
     "doubtful": ("mixed", "Its results are doubtful"),
     "undecided": ("open", "It cannot be judged"),
 }
-"""What the headline says of a run in which health found something."""
+"""The headline of a run with a finding, by its condition."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _pace(run: Run) -> list[str]:
     resumes = [line.get("step") for line in run.metrics if line.get("event") == "resume"]
     tried = run.chosen.get("tried")
     trials = [one.get("steps") for one in tried if isinstance(one, dict)] if isinstance(tried, list) else []
-    resumed = len(resumes) - (resumes[:1] != [] and resumes[0] in trials)  # auto's run goes on from its own trial
+    resumed = len(resumes) - (resumes[:1] != [] and resumes[0] in trials)  # auto continues its own trial
     if resumed:
         sentences.append(f"It was interrupted and resumed {resumed} time{'s' if resumed > 1 else ''}.")
     replaced = sum(line.get("event") == "replaced" for line in run.metrics)

@@ -34,7 +34,7 @@ class File(NamedTuple):
 
 
 class Newest(NamedTuple):
-    """The newest sound state of a training."""
+    """The newest valid state of a training."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -48,7 +48,7 @@ class Store(Protocol):
     """Where the state of a training lies."""
 
     def newest(self) -> Newest | None:
-        """Return the newest sound state; None where there is none to go on from."""
+        """Return the newest valid state; None where there is none to go on from."""
 
     def path(self, step: int) -> Path:
         """Return the file for the state after `step` steps."""
@@ -66,7 +66,7 @@ class Checkpoints:
     """Oldest first."""
 
     def newest(self) -> Newest | None:
-        """Return the newest sound one. Raises BadInputError where there are some and all are damaged."""
+        """Return the newest valid one. Raises BadInputError where there are some and all are damaged."""
         found = newest_checkpoint(self.run)
         self._sound = [] if found is None else [found.path]
         return found
@@ -109,7 +109,7 @@ class StateFile:
         return self.file
 
     def keep(self, path: Path) -> None:
-        """Do nothing: the state before is overwritten."""
+        """Do nothing: the next state overwrites this one."""
 
 
 class Writer:
@@ -137,7 +137,7 @@ class Writer:
 
 
 def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU, which later steps do not change."""
+    """Copy tensors to the CPU, where later steps do not change them."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
@@ -147,7 +147,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) 
 
 
 def serialize(tensors: Mapping[str, Tensor], metadata: Metadata) -> bytes:
-    """Tensors, metadata (JSON) and their digest as the bytes of a safetensors file."""
+    """Write tensors, metadata (JSON) and their digest as the bytes of a safetensors file."""
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({**metadata, "sha256": digest(own, metadata)}, sort_keys=True)
     return save(own, {"moco": text})
@@ -161,7 +161,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
             text = (file.metadata() or {}).get("moco")
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
     except (SafetensorError, OSError) as error:
-        raise BadInputError(f"{path}: not a sound safetensors file ({error})") from error
+        raise BadInputError(f"{path}: not a valid safetensors file ({error})") from error
     if text is None:
         raise BadInputError(f"{path}: a safetensors file, but not one of moco's (no moco metadata)")
     try:
@@ -174,7 +174,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Metadata) -> str:
-    """SHA-256 over metadata, and over the names, types, shapes and bytes of tensors, in the order of their names."""
+    """Compute the SHA-256 of metadata and of tensors (name, type, shape, bytes) in the order of their names."""
     sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -194,7 +194,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def newest_checkpoint(run: Path) -> Newest | None:
-    """Find the newest sound checkpoint of a run, and what was wrong with each newer one; None if there is none.
+    """Find the newest valid checkpoint of a run, and what was wrong with each newer one; None if there is none.
 
     Raises BadInputError where there are some and all are damaged: to start over is not for the machine to decide.
     """
@@ -206,7 +206,7 @@ def newest_checkpoint(run: Path) -> Newest | None:
             refused.append(str(error))
     if refused:
         raise BadInputError(
-            f"{run}: none of its {len(refused)} checkpoints is sound (the newest: {refused[0]}): "
+            f"{run}: none of its {len(refused)} checkpoints is valid (the newest: {refused[0]}): "
             f"remove the folder {run / 'checkpoints'} to start over"
         )
     return None

@@ -29,7 +29,7 @@ PIECE_BYTES = 1 << 27
 
 
 def rank() -> int:
-    """This process's number, 0 where there is only one."""
+    """Return this process's number, 0 if it is the only one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -47,7 +47,7 @@ def join_processes(device: str, timeout: float = 600.0) -> None:
     if started_processes() > 1 and not dist.is_initialized():
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        # small objects and what is saved travel by gloo, also between GPUs
+        # gloo carries small objects and checkpoints, also between GPUs
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         limit = timedelta(seconds=timeout)
         try:
@@ -115,7 +115,7 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 def local_block(x: Tensor) -> Tensor:
-    """This rank's contiguous share of the rows of x; every rank has one of the same length."""
+    """Return this rank's contiguous share of the rows of x; all shares have one length."""
     return x.chunk(world_size())[rank()] if world_size() > 1 else x
 
 
@@ -142,7 +142,7 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_with_gradient(x: Tensor) -> Tensor:
-    """`gather` through which the gradient of every rank's loss flows back to the rank that owns the row."""
+    """Gather as `gather` does, and send gradients of every rank's loss back to the owner of a row."""
     return _Gather.apply(x) if world_size() > 1 else x
 
 
@@ -179,7 +179,7 @@ def _fill(tensors: list[Tensor], numbers: Tensor) -> None:
 
 
 def on_any_rank(*flags: bool) -> list[bool]:
-    """For each flag, whether it is set on some rank: every rank gets the same answers, by one collective.
+    """Return for each flag whether it is set on any rank: the same answers everywhere, by one collective.
 
     It goes between the hosts, where none waits for its GPU, and so fails by the time-out, before NCCL ends the process.
     """
@@ -228,14 +228,14 @@ def require_same_values(values: Mapping[str, object]) -> None:
 
 
 def share(count: int) -> range:
-    """This rank's contiguous share of a table of `count` rows; the last ranks' may be shorter, or empty."""
+    """Return this rank's contiguous share of `count` rows; the last ranks' may be shorter, or empty."""
     size = -(-count // world_size())
     return range(min(rank() * size, count), min((rank() + 1) * size, count))
 
 
 @torch.no_grad()
 def fetch(own: Tensor, rows: range, wanted: Tensor) -> Tensor:
-    """Rows `wanted` (n,) of a table whose `rows` this rank holds as `own`; every rank wants the same: one all_reduce.
+    """Fetch rows `wanted` (n,), the same on all ranks, of a table whose `rows` this rank holds as `own`.
 
     Exact: all ranks but the owner add zeros. The host does not ask a GPU which rows are held.
     """

@@ -37,7 +37,7 @@ def plan_route(permutation: Tensor, rank: int, ranks: int) -> Route:
 
 @torch.no_grad()
 def exchange(x: Tensor, permutation: Tensor) -> Tensor:
-    """Rows `permutation` of the global batch: this rank sends each row to where it goes, and gets its own block.
+    """Return this rank's block of rows `permutation` of the global batch; each rank sends its rows there.
 
     x is (n, ...), this rank's block of the global batch; permutation (ranks n,) is the same on every rank, and lies on
     the host.

@@ -33,7 +33,7 @@ class Range:
         return self.least <= number <= self.most and self.above < number < math.inf
 
     def __str__(self) -> str:
-        """What an error says after "expected"."""
+        """Return what an error says after "expected"."""
         bounded = self.most < math.inf
         if not bounded and max(self.least, self.above) == -math.inf:
             return "a finite number"
@@ -150,7 +150,7 @@ ShownChannels = Annotated[
 JsonOutput = Annotated[bool, arg(help="End with one JSON object on standard output.")]
 
 
-# --- what is done with fields ---------------------------------------------------------------------------------------
+# --- checking fields --------------------------------------------------------------------------------------------------
 
 
 def check(config: Any) -> None:

@@ -23,9 +23,9 @@ LONGEST_START = 200
 """Bytes of a name that are kept in it: a file system takes 255."""
 PIECE = 1 << 20
 LARGEST_TEXT = 64 << 20
-"""Bytes of a file of settings or figures beyond which it is none of ours."""
+"""Largest size in bytes of a file of settings or figures."""
 LARGEST_LIST = 4 << 30
-"""Bytes of a list of files: those of some ten million images have one."""
+"""Largest size in bytes of a list of files, enough for some ten million images."""
 
 
 def home_folder() -> Path:
@@ -115,7 +115,7 @@ def _claim(path: Path, *, folder: bool) -> tuple[Path, int | None]:
             descriptor = _lock(partial)
         except _NoLocksError:  # nobody removes what others left
             return partial, None
-        if descriptor is None:  # another writer takes it for left over, and removes it
+        if descriptor is None:  # another writer removed it as a left-over
             continue
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(partial.stat(), os.fstat(descriptor)):

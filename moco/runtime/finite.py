@@ -33,7 +33,7 @@ class FiniteCheck:
 
     @property
     def failure(self) -> Note:
-        """The first step that failed, or where it failed on another rank only, the last one read."""
+        """Return the first step that failed; if it failed on another rank only, the last one read."""
         assert self._read is not None
         return self._read
 

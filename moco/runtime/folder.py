@@ -20,7 +20,7 @@ if sys.platform != "win32":
 
 RUNNING, KILLED, FAILED = "running", "killed", "failed"
 BROKEN_OFF = {KILLED: "was killed (or its machine failed)", FAILED: "failed"}
-"""What is said of a run that did not come to its end, by its state."""
+"""How a run that did not finish is described, by its state."""
 LOCK = ".lock"
 TRIES, PAUSE = 3, 0.1
 """How often, and after how many seconds, the lock is tried: a reader that looks who has it holds it for an instant."""

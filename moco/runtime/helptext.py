@@ -36,25 +36,30 @@ class Flag:
     written: str
     text: str
     default: str = ""
-    """Empty where there is none."""
+    """Empty if there is none."""
 
     @property
     def field(self) -> str:
-        """The name of its field; a positional argument has the name of its values."""
+        """Return the name of its field; a positional argument has the name of its values."""
         return self.written.split()[0].removeprefix("--").replace("-", "_").rstrip(",")
 
     @property
     def meaning(self) -> str:
-        """Its text with its default."""
+        """Return its text with its default."""
         return f"{self.text} (default: {self.default})" if self.default else self.text
 
 
-def explain(kind: type[Any], prog: str, default: Any, groups: Mapping[str, Sequence[str]], *, everything: bool) -> str:
-    """Explain the flags of a config, with the values of `default`; `groups` and `everything` as for `render_help`."""
+def explain(
+    kind: type[Any], prog: str, default: Any, groups: Mapping[str, Sequence[str]], *, everything: bool, about: str = ""
+) -> str:
+    """Explain the flags of a config, with the values of `default`; `groups` and `everything` as for `render_help`.
+
+    `about` follows the sentence about the command.
+    """
     flags = list_flags(kind, default)
     needed = " ".join(one.written for one in flags if "(required)" in one.text or not one.written.startswith("-"))
     return render_help(
-        f"{prog} {needed} [flags]".replace("  ", " "), " ".join((kind.__doc__ or "").split()), flags, groups,
+        f"{prog} {needed} [flags]".replace("  ", " "), " ".join(f"{kind.__doc__ or ''} {about}".split()), flags, groups,
         everything=everything,
     )  # fmt: skip
 

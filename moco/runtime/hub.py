@@ -58,7 +58,7 @@ def fetch_hub_file(address: Address, file: str, flag: str, *, optional: bool = F
     cached = huggingface_hub.try_to_load_from_cache(address.repository, file, **how)
     if isinstance(cached, str):
         return require_sound(Path(cached), f"{flag} {address.text}")
-    if cached is not None:  # it is known that there is none
+    if cached is not None:  # the cache knows that it does not exist
         return None
     if said and not optional and distributed.rank() == 0:
         print(f"fetching {file} from huggingface.co/{address.repository}")

@@ -21,7 +21,7 @@ from moco.runtime.records import read_object
 from moco.runtime.trackers import TRACKERS, LoggedRun
 
 IDENTITIES = "loggers.json"
-"""In the run folder: a logger's name -> what it calls this run, by which a resumed run goes on there."""
+"""The file in the run folder with each logger's name for this run, which a resumed run continues."""
 PATIENCE = 30.0
 """Seconds that a run waits for a logger to begin; figures wait for it longer."""
 LAST_PATIENCE = 60.0
@@ -95,7 +95,7 @@ class Outlets:
             short = name_own(name)
             connect = TRACKERS.get(name, _own.get(name))
             if connect is None:
-                say(f"--logger: this run was also logged by your own {short}: to go on there, give it again")
+                say(f"--logger: this run was also logged by your own {short}: to continue there, give it again")
                 continue
             run = LoggedRun(self.folder, config, step, identities.get(short))
             self._outlets.append(_Outlet(short, connect, run, say, self._keep))

@@ -12,7 +12,7 @@ from datetime import timedelta
 PATIENCE = 5.0
 """Seconds that may pass in silence."""
 AGAIN = 60.0
-"""Seconds after which the same is said again."""
+"""Seconds after which the same line is repeated."""
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def watch_collectives(rank: int, ranks: int) -> Iterator[None]:
         who = ", ".join(silent) if silent else "none: is one much slower, or the network down?"
         raise StalledError(
             f"process {rank} of {ranks} got no answer from the others; no heartbeat from {who} ({_first_line(error)}). "
-            f"The last checkpoint is sound: start all processes again to continue"
+            f"The last checkpoint is valid: start all processes again to continue"
         ) from error
 
 

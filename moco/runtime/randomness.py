@@ -38,7 +38,7 @@ class Stream(IntEnum):
 
 
 def philox(counter: tuple[IntegersLike, ...], seed: int) -> tuple[Words, ...]:
-    """Philox4x32-10: four words of 32 random bits for each counter of four words (Salmon et al., SC 2011).
+    """Map each counter of four words to four words of 32 random bits: Philox4x32-10 (Salmon et al., SC 2011).
 
     The words of `counter` broadcast against each other; `seed` is the key (64 bits).
     """
@@ -57,7 +57,7 @@ def philox(counter: tuple[IntegersLike, ...], seed: int) -> tuple[Words, ...]:
 
 
 def uniforms(count: int, *, seed: int, stream: Stream, epoch: IntegersLike, index: IntegersLike) -> Reals:
-    """`count` numbers in (0, 1) for each index: (n, count)."""
+    """Draw `count` numbers in (0, 1) for each index: (n, count)."""
     blocks = np.arange((count + 3) // 4)
     index, epoch = np.broadcast_arrays(np.atleast_1d(index), np.atleast_1d(epoch))
     words = philox((index[:, None], epoch[:, None], int(stream), blocks[None]), seed)

@@ -42,7 +42,7 @@ class Recent:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the time inside."""
+        """Exclude the time inside."""
         started = time.monotonic()
         yield
         self._since += time.monotonic() - started

@@ -12,7 +12,7 @@ from moco.errors import BadInputError, one_line
 from moco.runtime.files import open_bounded, read_bounded
 
 LARGEST_LOG = 512 << 20
-"""Bytes of a log beyond which it is none of ours: a line takes some 400, and a long run has 100,000."""
+"""Largest size of a log in bytes: a line takes some 400, and a long run has 100,000."""
 MOST_LINES = 1_000_000
 LONGEST_LINE = 1 << 20
 """Bytes of a line of a log."""

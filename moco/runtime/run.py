@@ -33,7 +33,7 @@ HOW_NOT_WHAT = frozenset({
     "out", "json", "workers", "threads", "log_every", "logger", "checkpoint_every", "knn_every", "knn_k", "timeout",
     "accept_changed_data", "keep", "end_after", "end_spare",
 })  # fmt: skip
-"""Fields that do not change what a run computes: a run goes on where only these differ."""
+"""Fields that do not change what a run computes: a run continues if only these differ."""
 SAID = ("loss", "knn_top1", "alignment", "uniformity", "mIoU", "AP", "AP50")
 """Figures that are named of a run that is finished already."""
 TEACHER = "teacher"
@@ -49,7 +49,7 @@ class Run:
     """
 
     name: str
-    """What errors call it: its folder, where it has one."""
+    """The name in errors: its folder, if it has one."""
     modules: Mapping[str, nn.Module]
     optimizer: torch.optim.Optimizer
     log: RunLog
@@ -87,7 +87,7 @@ class Run:
             self.log.__exit__(kind, error, trace)
 
     def restore(self, remembered: Collection[str] = ()) -> int:
-        """Load the newest sound state and return its step, 0 where there is none; cut the log back to that step.
+        """Load the newest valid state and return its step, 0 where there is none; cut the log back to that step.
 
         What the last line with a loss says under the `remembered` names goes into the result. Writes config.json where
         there is none yet.
@@ -103,7 +103,7 @@ class Run:
         newest, step, seconds = distributed.from_first(read), 0, 0.0
         if newest is not None:
             for reason in newest.refused:
-                self.log.say(f"passed over: {reason}")
+                self.log.say(f"skipped: {reason}")
             self._require_same_teacher(newest)
             load_state_tensors({**newest.tensors, **whole}, self.modules, self.optimizer, self.scaler, str(newest.path))
             step, seconds = int(newest.metadata["step"]), float(newest.metadata["seconds"])
@@ -134,7 +134,7 @@ class Run:
         if self.store is None:
             return
         self._saved, self._saved_step = time.monotonic(), step
-        of_ranks = rank_tensors(self.modules)  # before they are averaged: each rank goes on with its own
+        of_ranks = rank_tensors(self.modules)  # before averaging: each rank continues with its own
         with distributed.average_statistics(*self.modules.values()):
             if distributed.rank() != 0:
                 return

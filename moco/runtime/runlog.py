@@ -58,7 +58,7 @@ class RunLog:
 
     def __enter__(self) -> "RunLog":
         try:
-            distributed.from_first(self._open)  # where it cannot be opened, no rank goes on
+            distributed.from_first(self._open)  # if it cannot be opened, no rank continues
         except BaseException as error:
             self.__exit__(type(error), error, None)
             raise
@@ -251,7 +251,7 @@ class _NoEvents:
         """Keep nothing."""
 
     def close(self) -> None:
-        """Have nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 def _events(run: Path, purge_step: int | None = None) -> Any:

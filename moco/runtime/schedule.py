@@ -31,7 +31,7 @@ class Schedule:
     """Earlier lengths of the run, in order; `warmup_steps` and `drops` are steps of the first."""
 
     def __call__(self, step: int) -> float:
-        """The rate of `step` (from 0)."""
+        """Return the rate of `step` (from 0)."""
         steps = self.earlier[0][1] if self.earlier else self.steps
         planned = planned_step(step, self.steps, self.earlier)
         if planned < self.warmup_steps:

@@ -17,9 +17,9 @@ SAME_REQUEST = 1.0
 """Seconds in which further signals are the first one's echo: a scheduler signals torchrun and every process, and
 torchrun hands its own on to them."""
 PATIENCE = 5.0
-"""Seconds after a request for which one of several processes goes on waiting: they would rather stop together."""
+"""Seconds that one of several processes waits after a request, so that all can stop together."""
 URGE_EVERY = 0.5
-"""Seconds between two attempts to end a wait that goes on after a request."""
+"""Seconds between two attempts to end a wait after a request."""
 
 
 _asked = threading.Event()

@@ -30,19 +30,19 @@ class Forgiving(io.RawIOBase):
     """
 
     def __init__(self, raw: io.FileIO, owner: object) -> None:
-        self._raw, self._owner, self.lost = raw, owner, 0  # the owner closes it where it is forgotten
+        self._raw, self._owner, self.lost = raw, owner, 0  # the owner closes it
         """The error number of the first failure."""
 
     def writable(self) -> bool:
-        """It takes whatever comes."""
+        """Return True: it takes whatever comes."""
         return True
 
     def fileno(self) -> int:
-        """The stream's own number."""
+        """Return the stream's own number."""
         return self._raw.fileno()
 
     def isatty(self) -> bool:
-        """Whether a person reads it."""
+        """Return whether a person reads it."""
         return self._raw.isatty()
 
     def write(self, content: "ReadableBuffer", /) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = "moco"
-"""The project, or experiment, of runs whose environment names none."""
+"""The default project or experiment."""
 IDENTITY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MLFLOW_STATES = {"done": "FINISHED", "stopped": "KILLED"}
 LONGEST_PARAM = 500
@@ -29,7 +29,7 @@ class LoggedRun:
     step: int
     """Steps that the run has made already."""
     identity: str | None = None
-    """What the logger called the run before it was interrupted; None where it begins."""
+    """The logger's name for the run before it was interrupted; None at its start."""
 
 
 class WandbRun:

@@ -23,9 +23,9 @@ class StudyConfig:
     """Folder of the study: cells/ (ordinary runs), results/, study.json, study.csv, study.html. An existing
     study continues."""
     images: Count | None = None
-    """Images that each cell trains on, counting repetitions; by default one pass over the set."""
+    """Images that each run trains on, with repetitions; by default one pass over the set."""
     minutes: Minutes | None = None
-    """Minutes that a cell trains for, on average over the arms, instead of --images; a short trial measures how many
+    """Minutes that each run trains for, on average over the arms, instead of --images; a short trial measures how many
     images that is."""
     seeds: Repetitions = 3
     """Repetitions of each arm, with seeds 0, 1, ..."""
@@ -34,20 +34,21 @@ class StudyConfig:
     0.8, instead of --seeds."""
     skip_settled: bool = False
     """Train no further seeds of an arm once every claim about it is settled. Intervals are then wider, so that all
-    looks together are wrong in 5% (docs/studies.md)."""
+    tests together are wrong in at most 5% (docs/studies.md)."""
     flag: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """sweep: a flag of moco pretrain to vary; may be repeated, each time followed by --values."""
     values: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """sweep: the values of the --flag before it."""
     halving: bool = False
-    """sweep: train all arms on a part of the images first, and only the better half goes on with twice as many, down to
-    two arms."""
+    """sweep: train all arms on a part of the images first, then only the better half with twice as many, down to two
+    arms."""
     recipe: str = "quick"
-    """Recipe that the arms depart from, unless the study names another."""
+    """Recipe that the arms start from, unless the study names another."""
     plan: bool = False
     """Only print the runs that would be made, with an estimate of the time."""
     commands: bool = False
-    """Only print one line of shell for each cell, for example for a job array. The same study then collects them."""
+    """Only print one line of shell for each run, for example for a job array. The same study then collects the
+    results."""
     exclude: Excluded = ()
     precision: Precision = "fp32"
     device: Device = "auto"

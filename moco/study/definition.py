@@ -30,7 +30,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,-]{0,59}")
 LARGEST_STUDY = 1 << 20
 """Bytes of a user's file."""
 MOST_ARMS = 1000
-"""Arms of a study, each of which is a training; a grid multiplies quickly."""
+"""Maximum number of arms of a study, each of which is a training; a grid multiplies quickly."""
 OWN_FLAGS = frozenset({
     "data", "out", "seed", "epochs", "max_steps", "json", "log_every", "knn_every", "init_weights", "precision",
     "device", "threads", "accept_changed_data", "exclude",
@@ -91,7 +91,7 @@ class Study:
     values: Values = field(default_factory=dict)
     axis: Literal["log", "linear", "categories"] = "categories"
     x: str = ""
-    """What stands at the x axis."""
+    """The label of the x axis."""
     outcomes: tuple[Outcome, ...] = (Outcome("kNN top-1 (%)", "knn.top1"),)
     evaluate: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"knn": ("knn", "--no-baseline")})
     """Evaluations of each cell: the name of the file in the run's evaluations/ -> the command and its flags."""

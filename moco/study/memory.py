@@ -24,7 +24,7 @@ DIM = 128
 
 
 def saved_bytes(encoder: nn.Module, x: Tensor) -> int:
-    """Bytes that autograd keeps of a forward pass, parameters and the input left out; each storage counts once."""
+    """Count the bytes that autograd keeps of a forward pass, without parameters and input."""
     own = {parameter.untyped_storage().data_ptr() for parameter in [*encoder.parameters(), *encoder.buffers(), x]}
     kept: dict[int, int] = {}
 

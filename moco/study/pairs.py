@@ -88,7 +88,7 @@ def seeds_to_resolve(difference: float, deviation: float, arms: int, most: int) 
 
 
 def sampling_error(images: int) -> float:
-    """Points by which the choice of the test images alone moves a difference of two arms, 95%: McNemar's interval."""
+    """Return by how many points (95%, McNemar) the choice of test images moves a difference of two arms."""
     return 100 * 1.96 * math.sqrt(DISCORDANT / images)
 
 

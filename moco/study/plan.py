@@ -22,7 +22,7 @@ LINES = 50
 PAPERS_K = 200
 """Neighbours that vote in the arms' kNN where a study does not say it: with one number the arms stay comparable."""
 LOOKS = 8
-"""Looks of the kNN monitor, where its figure is drawn over time."""
+"""Number of kNN evaluations if a figure is drawn over time."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
+        """Return the name of its folder."""
         return self.run.name
 
     @property
     def line(self) -> str:
-        """The cell as one line of shell."""
+        """Write the cell as one line of shell."""
         return " && ".join(shlex.join(("moco", *command)) for command in self.commands)
 
 
@@ -156,7 +156,7 @@ def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
         theirs = asked, plan["study"], plan["images"], plan["survey"]["images"], dict(plan["cost"])
         plan["survey"]["rates"], plan["extrapolation"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadInputError(f"--out {config.out}: no sound plan.json beside its cells: give another folder") from error
+        raise BadInputError(f"--out {config.out}: no valid plan.json beside its cells: give another folder") from error
     asked = collect_fixed_flags(config)
     for name, value in asked.items():
         if theirs[0].get(name) != value and not (name in ("images", "minutes") and asked["images"] is asked["minutes"]):

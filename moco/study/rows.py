@@ -24,12 +24,12 @@ class Row:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seed of each value."""
+        """Return the seed of each value."""
         return self.of_seeds or tuple(range(len(self.values)))
 
     @property
     def mean(self) -> float | None:
-        """The mean over seeds; None if no seed finished."""
+        """Return the mean over seeds; None if no seed finished."""
         return float(np.mean(self.values)) if self.values else None
 
     @property
@@ -39,17 +39,17 @@ class Row:
 
     @property
     def paper(self) -> float | None:
-        """The paper's number for it."""
+        """Return the paper's number."""
         return self.outcome.paper if self.outcome.paper is not None else self.arm.paper
 
     @property
     def series(self) -> str:
-        """The curve that it belongs to."""
+        """Return the curve that it belongs to."""
         return self.outcome.series or self.arm.series
 
     @property
     def x(self) -> float | str:
-        """Its place on the x axis."""
+        """Return its place on the x axis."""
         own = self.outcome.x if self.outcome.x is not None else self.arm.x
         return self.arm.name if own is None else own
 

@@ -21,7 +21,7 @@ from moco.study.plan import Cell
 
 Result = dict[str, Any]
 POLL = 0.2
-"""Seconds between two looks whether a process has ended."""
+"""Seconds between two checks whether a process has ended."""
 RESULT_KEYS = {"cell", "arm", "seed", "state", "command", "figures", "random", "over_time", "machine"}
 """Keys of a cell's kept result; one without them is of another version, or damaged, and is collected anew."""
 FINISHED = ("done", "diverged")

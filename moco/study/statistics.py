@@ -50,7 +50,7 @@ class Judged:
 
 
 def standard_errors(some: Sequence[Row]) -> dict[str, float]:
-    """Standard error of each row's mean: the deviation pooled over its outcome's rows, over the root of its seeds.
+    """Return each row's standard error of the mean, by the deviation pooled over its outcome's rows.
 
     With a single seed, where nothing can be pooled: of a percentage, that over TEST_IMAGES images; of anything else,
     the figure itself.

@@ -22,7 +22,7 @@ def voc_figures(
     classes: tuple[str, ...],
     rule: ApRule,
 ) -> dict[str, float]:
-    """AP50, AP and AP75 in percent, and AP50 of each class, over images.
+    """Compute AP50, AP and AP75 in percent, and AP50 of each class, over images.
 
     `truths` are boxes (n, 4), labels (n,) and difficult (n,) of each image, `found` boxes (m, 4), labels and scores.
     A difficult object counts neither as found nor as missed, and what finds it is left out. A class without any other
@@ -94,6 +94,6 @@ def _judge(overlapping: Flags, best: Integers, ignored: Flags, score: Floats) ->
 
 
 def box_overlaps(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> Floats:
-    """Intersection over union (m, n) of boxes (m, 4) and (n, 4); 0 where both are empty."""
+    """Compute intersection over union (m, n) of boxes (m, 4) and (n, 4); 0 if both are empty."""
     found = box_iou(*(torch.from_numpy(boxes.astype(np.float64)) for boxes in (first, second)))
     return np.asarray(found.nan_to_num(0.0).numpy())

@@ -86,7 +86,7 @@ class OneMap(nn.Module):
         self.neck = neck if neck is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Features under the name of their stage."""
+        """Return features under the name of their stage."""
         name, features = list(self.body(x).items())[-1]
         return OrderedDict({name: self.neck(features)})
 
@@ -101,7 +101,7 @@ class Pyramid(nn.Module):
         self.fpn = FeaturePyramidNetwork(widths, channels, LastLevelMaxPool(), nn.BatchNorm2d)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Features of layer1 to layer4, and of `pool`."""
+        """Return the features of layer1 to layer4, and of `pool`."""
         features: dict[str, Tensor] = self.fpn(self.body(x))
         return features
 

@@ -32,7 +32,7 @@ class TrainingBatches:
 
     @cached_property
     def passes(self) -> Passes:
-        """The passes over the images that the run makes."""
+        """Return how many passes over the images the run makes."""
         config = self.config
         return build_passes(self.examples.annotations, config.repeat_threshold, config.skip_empty, config.seed)
 
@@ -74,5 +74,5 @@ def move_batch(batch: Batch, device: str) -> Batch:
 
 
 def pixels(image: Tensor, device: str) -> Tensor:
-    """Bytes as numbers in [0, 1], on the device."""
+    """Convert bytes to numbers in [0, 1], on the device."""
     return image.to(device).float() / 255

@@ -103,8 +103,8 @@ def _check_sizes(data: str, split: str, examples: Examples) -> list[str]:
         )
     if stored:
         return [
-            f"{data}: {len(stored)} {split} images are read as they are stored and not as their EXIF tag turns them, "
-            f"since their annotations have that size, the first is {examples.name(stored[0])}"
+            f"{data}: {len(stored)} {split} images are read as they are stored although their EXIF tag turns them, "
+            f"because their annotations have the stored size, the first is {examples.name(stored[0])}"
         ]
     if not doubtful:
         return []

@@ -84,7 +84,7 @@ def _truth(table: ObjectTable, images: Sequence[int], kind: str) -> dict[str, An
             if kind == "segm" and table.outlines is not None:
                 packed = table.outlines[row]
                 entry["segmentation"] = coco_outline(packed or pack_rectangle([x1, y1, x2, y2]), size)
-                if not packed:  # of what is found there, nobody knows whether it is right
+                if not packed:  # detections there can be neither right nor wrong
                     entry["iscrowd"] = 1
             if kind == "keypoints" and table.keypoints is not None:
                 entry["keypoints"] = _as_annotated(table.keypoints[row])

@@ -63,7 +63,7 @@ class TransferConfig:
     """Fine-tune an encoder for detection, segmentation or keypoints, and measure the result (arXiv:1911.05722, 4.2)."""
 
     task: tyro.conf.Suppress[tyro.conf.Fixed[str]]
-    """What is learned, by which model: one of moco.transfer.recipes.TASKS."""
+    """The task, one of moco.transfer.recipes.TASKS."""
     weights: Annotated[str, W]
     """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md),
     torchvision:NAME (published weights of a ResNet), or random (with --like RUN or --arch)."""

@@ -19,7 +19,7 @@ def count_confusions(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int
 
 
 def semantic_figures(images: Iterable[Cells], classes: tuple[str, ...]) -> dict[str, float]:
-    """mIoU, pixel accuracy and the IoU of each class, in percent, over the pixels of all images.
+    """Compute mIoU, pixel accuracy and the IoU of each class, in percent, over the pixels of all images.
 
     IoU = true / (true + false + missed). A class that is neither there nor predicted has none, and is not in the mean.
     """

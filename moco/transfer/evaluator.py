@@ -70,7 +70,7 @@ class Evaluator:
         count = min(config.precise_bn, config.max_steps)
         self.run.log.say(f"evaluating on {min(config.test_images or len(self.test), len(self.test))} images")
         with self.request.waiting(), torch.random.fork_rng(devices=[]):
-            # the regions behind precise statistics: not from what came before, which a run that goes on has not drawn
+            # draw the regions for precise statistics independently of earlier draws, which a resumed run has not made
             drawn_from = seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=0, index=1 + distributed.rank())
             torch.manual_seed(drawn_from)
             batches = self.batches.run(0, count, config.workers or 0)

@@ -42,26 +42,26 @@ class Examples(Dataset[tuple[Tensor, Target]]):
         self.ids = [annotations.image_id(index) for index in range(len(annotations))]
         """The image_id of each image."""
         self.white_level: int | None = None
-        """The value of 16-bit files that becomes white; None where it is the largest."""
+        """The value of 16-bit files that becomes white; None: the largest."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes: label k is classes[k - 1], in label maps classes[k]."""
+        """Return the class names: label k is classes[k - 1], in label maps classes[k]."""
         return self.annotations.classes
 
     @property
     def kind(self) -> Kind:
-        """What is known of each image."""
+        """Return what is known of each image."""
         return self.annotations.kind
 
     @property
     def rules(self) -> Rules:
-        """The benchmark by whose rules predictions are scored."""
+        """Return the benchmark that defines how predictions are scored."""
         return self.annotations.rules
 
     @property
     def keypoints(self) -> Skeleton | None:
-        """Names and pairs of the keypoints."""
+        """Return names and pairs of the keypoints."""
         return self.annotations.skeleton
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class Examples(Dataset[tuple[Tensor, Target]]):
         return self.annotations.target(index)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Height and width of an image, as annotated."""
+        """Return height and width of an image, as annotated."""
         return self.annotations.size(index)
 
     def name(self, index: int) -> str:

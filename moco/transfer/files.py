@@ -169,7 +169,7 @@ class Folder:
             for entry in entries:
                 if entry.is_dir():
                     listing.folders.add(entry.name)
-                elif entry.is_file():  # no pipe or device, whose end would be waited for
+                elif entry.is_file():  # not a pipe or device, which could block
                     listing.files.add(entry.name)
                 listing.alike.setdefault(_fold(entry.name), []).append(entry.name)
             self._listed[place] = listing

@@ -23,7 +23,7 @@ class Header:
 
     @property
     def stored(self) -> tuple[int, int]:
-        """The size without that tag."""
+        """Return the size without that tag."""
         return self.size[::-1] if self.orientation >= FIRST_TURNED else self.size
 
 

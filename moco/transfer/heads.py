@@ -64,7 +64,7 @@ class OutlinedHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: Targets | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Losses in training, detections in evaluation."""
+        """Return losses in training, detections in evaluation."""
         if not self.training:
             found: list[dict[str, Tensor]] = super().forward(features, proposals, image_shapes)[0]
             return found, {}
@@ -98,7 +98,7 @@ class Conv5Heads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: Targets | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Losses in training, detections in evaluation."""
+        """Return losses in training, detections in evaluation."""
         if self.training:
             proposals, matched, labels, corrections = self.select_training_samples(proposals, targets)
         regions = self.box_head(self.box_roi_pool(features, proposals, image_shapes))

@@ -56,7 +56,7 @@ def measure_overlaps(values: Values, masks: npt.NDArray[np.bool_], labels: Integ
 
 
 def cityscapes_figures(images: Sequence[Overlaps]) -> dict[str, float]:
-    """mask_AP and mask_AP50 in percent, and mask_AP of each class, by the benchmark's rule.
+    """Compute mask_AP and mask_AP50 in percent, and mask_AP of each class, by the benchmark's rule.
 
     It differs from COCO's: overlaps must exceed the threshold; a mask that fits no object is left out if more of it
     than the threshold lies on void, groups and objects of fewer than 100 pixels; of several masks that fit one object

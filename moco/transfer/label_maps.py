@@ -37,7 +37,7 @@ def classes_of(path: str, index: int, *, label_of: Values, classes: int, colours
 def label_maps(
     classes: tuple[str, ...], paths: PathTable, maps: PathTable, label_of: Values, colours: Colours | None = None
 ) -> MappedImages:
-    """Images whose second images have a class in every pixel."""
+    """Return images whose second images have a class in every pixel."""
     read = partial(classes_of, label_of=label_of, classes=len(classes), colours=colours)
     return MappedImages(paths, maps, classes, "semantic", "semantic", read, colours=colours)
 
@@ -118,7 +118,7 @@ def _read_label_map(path: Path) -> tuple[tuple[str, ...], Colours]:
 
 
 def voc_colour(number: int) -> tuple[int, int, int]:
-    """VOC's colour of a class: bits 0, 3, 6 ... of its number fill red from the top, 1, 4 ... green, 2, 5 ... blue."""
+    """Return VOC's colour of a class: its bits 0, 3, 6 ... fill red from the top, 1, 4 ... green, 2, 5 ... blue."""
     red, green, blue = (
         sum((number >> 3 * place + channel & 1) << 7 - place for place in range(8)) for channel in range(3)
     )

@@ -44,7 +44,7 @@ def fine_tune(
         start = run.restore()
         evaluator.begin(start)
         run.log.say(describe_transfer(config, weights, model, norms, batches, test))
-        if 0 < start < config.max_steps and is_due(start, config.evaluate_every):  # that of the last time is cut off
+        if 0 < start < config.max_steps and is_due(start, config.evaluate_every):  # resuming cut the last one off
             evaluator.evaluate(start)
         return _train(config, model, batches, run, evaluator, schedule, request, start)
 

@@ -49,7 +49,7 @@ def heads_for(task: Task, train: Examples) -> Heads:
 
 
 def build_transfer_optimizer(config: TransferConfig, model: nn.Module) -> torch.optim.SGD:
-    """SGD over all that is trained; BN's parameters have a weight decay of their own."""
+    """Build SGD over all that is trained; BN's parameters have their own weight decay."""
     norms = {id(p) for module in model.modules() if isinstance(module, _BatchNorm) for p in module.parameters()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [

@@ -21,7 +21,7 @@ Flags = npt.NDArray[np.bool_]
 MOST_SIDE = 10**6
 """Pixels of the longest side of an image that can be annotated, and of a box's distance from it."""
 ROUNDING = 2.0
-"""Pixels by which a box may reach beyond its image without a warning."""
+"""Pixels that a box may reach beyond its image without a warning."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ObjectTable:
     ignore: Flags
     area: Floats
     outlines: PathTable | None = None
-    """A string of bytes for each object, as `pack_outline` made it: empty where it has no outline."""
+    """One string of bytes per object, made by `pack_outline`; empty without an outline."""
     keypoints: Floats | None = None
     """(N, P, 3): x, y from 0 to the image's size, and 0 not annotated, 1 hidden, 2 visible."""
     skeleton: Skeleton | None = None
@@ -76,7 +76,7 @@ class ObjectTable:
         return int(self.image_ids[index])
 
     def size(self, index: int) -> tuple[int, int]:
-        """Height and width of the image, as annotated."""
+        """Return height and width of the image, as annotated."""
         height, width = self.sizes[index].tolist()
         return height, width
 

@@ -31,7 +31,7 @@ class Task:
     heads: Literal["box", "mask", "keypoints", "pixels"]
     values: dict[str, Any]
     figures: tuple[str, ...]
-    """The names of what is measured, in the papers' order."""
+    """The names of the figures, in the papers' order."""
     paper: dict[str, str] = field(default_factory=dict)
     """The papers' figures of ResNet-50 in their order, by the weights: `random`, `supervised`, `moco` (IN-1M); those
     of `moco 2x` and its kind at the longer schedule. What ends in * was recalled, and not checked against the text."""

@@ -36,7 +36,7 @@ class Scorer:
         self._records = dict[int, Any]()
 
     def __len__(self) -> int:
-        """Images that were added."""
+        """Count the images that were added."""
         return len(self._records)
 
     def add(self, index: int, prediction: Prediction) -> None:

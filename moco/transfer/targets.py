@@ -47,7 +47,7 @@ class Annotations(Protocol):
 
     @property
     def sources(self) -> PathTable:
-        """The files that were read, or will be, beside the images."""
+        """Return the files that were read, or will be, beside the images."""
 
     def __len__(self) -> int: ...
 
@@ -58,7 +58,7 @@ class Annotations(Protocol):
         """Return the image's number in the annotations, or its place in the list."""
 
     def size(self, index: int) -> tuple[int, int]:
-        """Height and width of the image, as annotated."""
+        """Return height and width of the image, as annotated."""
 
     def target(self, index: int) -> Target:
         """Return what is known of the image."""

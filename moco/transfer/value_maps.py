@@ -37,7 +37,7 @@ class MappedImages:
 
     @property
     def sources(self) -> PathTable:
-        """The files that will be read, beside the images."""
+        """Return the files that will be read, beside the images."""
         return self.maps
 
     def path(self, index: int) -> str:
@@ -49,7 +49,7 @@ class MappedImages:
         return index
 
     def size(self, index: int) -> tuple[int, int]:
-        """Height and width of the map, from its header."""
+        """Return height and width of the map, from its header."""
         return read_header(self.maps.name(index)).size
 
     def values(self, index: int) -> Values:

@@ -25,7 +25,7 @@ class _Annotated:
     """What an XML file says."""
 
     size: tuple[float, float] | None
-    """Height and width of the image, where it says so."""
+    """Height and width of the image, if the file has them."""
     names: list[str] = field(default_factory=list)
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
     difficult: list[bool] = field(default_factory=list)

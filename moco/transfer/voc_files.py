@@ -27,7 +27,7 @@ class VocList:
 
     @property
     def root(self) -> Path:
-        """The folder that holds ImageSets."""
+        """Return the folder that holds ImageSets."""
         return self.path.parents[2]
 
     def lines(self, split: str) -> list[str]:

@@ -107,7 +107,7 @@ def test_the_white_level_goes_with_the_run(tmp_path: Path, capsys: pytest.Captur
         channels="rgb",
     )  # fmt: skip
     pretrain(config)
-    assert "use 12 bits: 4095 is taken for white" in capsys.readouterr().err
+    assert "use 12 bits: 4095 becomes white" in capsys.readouterr().err
     assert json.loads((config.out / "config.json").read_text())["white_level"] == 4095
     same = deep_images(tmp_path / "8 bits", 16)
     for path in Path(same).glob("*/*.png"):

@@ -186,7 +186,7 @@ def test_a_plan_that_is_damaged(tmp_path: Path, machine: Machine, content: str) 
     """Is refused: what the cells have in common is not known."""
     run(study(tmp_path, seeds=1))
     (tmp_path / "S" / "plan.json").write_text(content, encoding="utf-8")
-    with pytest.raises(BadInputError, match=r"no sound plan\.json"):
+    with pytest.raises(BadInputError, match=r"no valid plan\.json"):
         run(study(tmp_path, seeds=1))
 
 

@@ -269,7 +269,7 @@ def test_images_of_16_bits_are_scaled(tmp_path: Path, capfd: pytest.CaptureFixtu
             grey = np.asarray(image.convert("L")).astype(np.uint16) * 16
         PillowImage.fromarray(grey).save(path, "PNG")
     own = interrupted(first, 1)
-    assert "4095 is taken for white" in capfd.readouterr().err
+    assert "4095 becomes white" in capfd.readouterr().err
     assert json.loads((own.out / "config.json").read_text())["white_level"] == 4095
     assert transfer(first)["step"] == 4
     with pytest.raises(BadInputError, match="--white-level 4095, and now it is 65535"):

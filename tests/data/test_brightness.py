@@ -57,7 +57,7 @@ def test_few_bits_in_sixteen_are_scaled(
     for splits in (open_splits(data), all_splits(data, "all")):
         check_scaled(splits["train"], data, level)
         assert splits["train"].white_level == level
-    assert f"use {bits} bits: {level} is taken for white" in capsys.readouterr().err
+    assert f"use {bits} bits: {level} becomes white" in capsys.readouterr().err
     assert not recwarn.list
 
 

@@ -137,9 +137,9 @@ def test_numpy(kind: str, order: Any) -> None:
         (npy(np.zeros((4, 0, 3))), ("shape (3, 4, 0)",)),
         (npy(np.zeros((4, 4), complex)), ("complex128", "expected whole numbers")),
         (npy(np.array([[None]])), ("Python objects",)),
-        (npy(np.zeros((4, 4)))[:-1], ("not a sound numpy array",)),
+        (npy(np.zeros((4, 4)))[:-1], ("not a valid NumPy array",)),
         (npy(np.zeros((4, 4))).replace(b"(4, 4)", b"(9999999, 99999)"), ("values, expected at most",)),
-        (b"\x93NUMPY\1\0\x10\0" + b"__import__('os')", ("not a sound numpy array",)),
+        (b"\x93NUMPY\1\0\x10\0" + b"__import__('os')", ("not a valid NumPy array",)),
         (
             tiff(numbers("u2", 4, 6, 7), photometric="minisblack", planarconfig="separate")[:-9],
             ("cannot be read", "16-bit unsigned integers"),

@@ -112,5 +112,5 @@ def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_a_share_that_leaves_a_class_empty(tiny_run: Path) -> None:
     """Is reported before anything is trained."""
-    with pytest.raises(BadInputError, match=r"--labels 0\.1%: that is none of the"):
+    with pytest.raises(BadInputError, match=r"--labels 0\.1%: that leaves none of the"):
         run(LowshotConfig(str(tiny_run), "digits", labels="0.1%", **CPU))

@@ -92,7 +92,7 @@ def test_images_that_others_stand_in_for_are_told_once() -> None:
     """In a training with labels the label is that of the other."""
     batches, damage = ViewBatches(some(), CROP_AND_FLIP, 8, HALVES, HALVES, 4, 0, key_views=False), Damage(4, 4)
     loaded = list(batches.run(0, 3, 0))
-    with pytest.warns(UserWarning, match=r"stands in for b\.png: broken") as caught:
+    with pytest.warns(UserWarning, match=r"replaces b\.png: broken") as caught:
         warn_of_damage(damage, [one for batch in loaded for one in batch.replaced])
     for batch in loaded:
         warn_of_damage(damage, batch.replaced)  # warnings are errors here

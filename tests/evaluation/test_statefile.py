@@ -175,7 +175,7 @@ def test_what_is_of_something_else_is_not_taken_up(
     capsys.readouterr()
     assert main(command) == 0
     out, err = capsys.readouterr()
-    assert ("not a sound safetensors file" if change == "damage" else "other settings, weights or images") in err
+    assert ("not a valid safetensors file" if change == "damage" else "other settings, weights or images") in err
     assert err.count("starting over") == 1
     assert main(command) == 0
     anew, whole = (figures(json.loads(one)) for one in (out, capsys.readouterr().out))

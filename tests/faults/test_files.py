@@ -178,7 +178,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(("damage", "reason"), [(truncate, "not a sound safetensors file"), (flip, "digest")])
+@pytest.mark.parametrize(("damage", "reason"), [(truncate, "not a valid safetensors file"), (flip, "digest")])
 def test_a_damaged_checkpoint(tmp_path: Path, whole: Whole, killed_before: Killed, damage: object, reason: str) -> None:
     """Rows 15 and 16: it is refused by its digest, the run goes on from the one before and says so."""
     assert callable(damage)
@@ -189,7 +189,7 @@ def test_a_damaged_checkpoint(tmp_path: Path, whole: Whole, killed_before: Kille
     with pytest.raises(BadInputError, match=reason):
         load_tensors(checkpoint_path(run, 6))
     training = finish(command(run, **flags), tmp_path)
-    assert f"passed over: {checkpoint_path(run, 6)}: " in training.text()
+    assert f"skipped: {checkpoint_path(run, 6)}: " in training.text()
     assert reason in training.text()
     assert resumed(run) == [3]
     assert_same_end(run, whole())
@@ -204,7 +204,7 @@ def test_every_checkpoint_damaged(tmp_path: Path, killed_before: Killed) -> None
     training = start(command(run, **flags), tmp_path)
     assert training.exit_codes() == [2]
     last = training.text().splitlines()[-1]
-    assert last.startswith(f"moco: error: {run}: none of its 2 checkpoints is sound")
+    assert last.startswith(f"moco: error: {run}: none of its 2 checkpoints is valid")
     assert saved_steps(run) == [6, 3]
 
 
@@ -252,7 +252,7 @@ def test_the_lock_of_a_killed_run(tmp_path: Path, whole: Whole) -> None:
 
 
 def test_an_old_checkpoint_that_cannot_be_removed(tmp_path: Path, whole: Whole, killed_before: Killed) -> None:
-    """Row 20: the run warns and goes on; half-written ones go, and the two newest sound ones stay."""
+    """Row 20: the run warns and goes on; half-written ones go, and the two newest valid ones stay."""
     run, flags = tmp_path / "run", {"checkpoint_every": 3}
     killed_before(7, run, checkpoint_every=3)
     stuck = checkpoint_path(run, 1)
@@ -273,7 +273,7 @@ def test_a_stuck_checkpoint_does_not_count_as_sound(tmp_path: Path, killed_befor
     killed_before(7, run, checkpoint_every=3)
     (checkpoint_path(run, 8) / "inside").mkdir(parents=True)
     training = finish(command(run, **flags), tmp_path)
-    assert "passed over" in training.text()
+    assert "skipped" in training.text()
     assert saved_steps(run) == [12, 9, 8]
     for step in (12, 9):
         load_tensors(checkpoint_path(run, step))

@@ -79,7 +79,7 @@ def test_bad_images_are_replaced_and_named(some_bad: Path, tmp_path: Path, capsy
     assert all((some_bad / event["by"]).read_bytes() in map(jpeg, range(53)) for event in found)
     said = capsys.readouterr().out.splitlines()
     for event in found:
-        (notice,) = [line for line in said if f"stands in for {some_bad / event['path']}: cannot be read" in line]
+        (notice,) = [line for line in said if f"replaces {some_bad / event['path']}: cannot be read" in line]
         assert notice.startswith(f"step {event['step']}: {event['by']} ")
 
 
@@ -451,7 +451,7 @@ def test_a_pickle_as_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[
     capsys.readouterr()
     assert main(["resume", str(run)]) == 0
     out = capsys.readouterr().out
-    assert all(f"{number}.safetensors: not a sound safetensors file" in out for number in ("000000006", "000000007"))
+    assert all(f"{number}.safetensors: not a valid safetensors file" in out for number in ("000000006", "000000007"))
     assert [event["step"] for event in events(run, "resume")] == [4]
     assert not (tmp_path / "sprung").exists()
 

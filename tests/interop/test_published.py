@@ -208,7 +208,7 @@ def test_a_pickle_that_runs_is_refused(tmp_path: Path) -> None:
     """Whatever it is called, and nothing in it is run."""
     for name in ("net.pth", "net.safetensors"):
         (tmp_path / name).write_bytes(pickle.dumps({"conv": Trap(tmp_path / "sprung")}))
-        check_refused(f"timm:test_resnet@{tmp_path / name}", "not a sound checkpoint of torch.save")
+        check_refused(f"timm:test_resnet@{tmp_path / name}", "not a valid checkpoint of torch.save")
         torch.save({"conv": Trap(tmp_path / "sprung")}, tmp_path / name)
         check_refused(f"timm:test_resnet@{tmp_path / name}", "refused")
     assert not (tmp_path / "sprung").exists()

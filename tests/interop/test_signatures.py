@@ -36,7 +36,7 @@ def refused(path: Path) -> str:
         ),
         (b"", "empty, not weights: expected a run folder"),
         (b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(64), "an image (JPEG), not weights"),
-        (b"(dp0\nVmodel\n", "not a sound checkpoint"),
+        (b"(dp0\nVmodel\n", "not a valid checkpoint"),
         (b"\x08\x0a\x12\x07pytorch" + bytes(64), "an ONNX network"),
         (pickle.dumps({"model": {}, "__author__": "MOCO", "matching_heuristics": True}), "detectron2"),
     ],

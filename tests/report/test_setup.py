@@ -19,7 +19,7 @@ def test_settings_against_the_recipe(tmp_path: Path) -> None:
     assert listed == {"--temperature": ["0.25", "0.1 (quick)"], "--epochs": ["7", "5 (quick)"]}
     assert len(found.tables[3]) > 40  # all of them
     unchanged = parsed(read_run(write_run(tmp_path / "same", channels="rgb")))  # what a run takes for auto
-    assert "Every setting is that of the recipe quick." in unchanged.text
+    assert "All settings are those of the recipe quick." in unchanged.text
 
 
 CHOSEN: dict[str, Any] = {
@@ -41,6 +41,15 @@ def test_the_reasons_of_auto_are_shown(tmp_path: Path) -> None:
     assert table[1][1:] == ["400", "2.5 steps/s were measured"]
     assert "Why these settings: run" in found.text
     assert "W trained on: tried for 30 steps <b>it</b> gets 84.1%" in found.text
+
+
+def test_a_long_reason_is_whole(tmp_path: Path) -> None:
+    """It is a sentence, which is not cut as a name is."""
+    folder = write_run(tmp_path / "run")
+    (folder / "auto.json").write_text(
+        json.dumps({**CHOSEN, "way": {**CHOSEN["way"], "why": "a word " * 60 + "the end"}})
+    )
+    assert "a word the end" in parsed(read_run(folder)).text
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
     save_tensors(path, {"weight": torch.zeros(500)}, METADATA)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(BadInputError, match="file: not a sound safetensors file"):
+    with pytest.raises(BadInputError, match="file: not a valid safetensors file"):
         load_tensors(path)
 
 
@@ -172,7 +172,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
         torch.save(Trap(marker), path)
     else:
         path.write_bytes(pickle.dumps(Trap(marker)))
-    with pytest.raises(BadInputError, match="not a sound safetensors file"):
+    with pytest.raises(BadInputError, match="not a valid safetensors file"):
         load_tensors(path)
     assert not marker.exists()
 
@@ -189,7 +189,7 @@ def test_foreign_safetensors_are_refused(tmp_path: Path, metadata: dict[str, str
 @pytest.mark.parametrize("name", ["missing", "."])
 def test_what_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
     """A path that leads nowhere, or to a folder, is bad input."""
-    with pytest.raises(BadInputError, match=r"not a sound safetensors file|expected a regular file"):
+    with pytest.raises(BadInputError, match=r"not a valid safetensors file|expected a regular file"):
         load_tensors(tmp_path / name)
 
 
@@ -251,7 +251,7 @@ def test_newest_checkpoint_falls_back(tmp_path: Path) -> None:
     assert path == checkpoint_path(tmp_path, 1)
     assert metadata == {"step": 1}
     assert [reason.split(": ")[0] for reason in refused] == [str(truncated), str(flipped)]
-    assert "not a sound safetensors file" in refused[0]
+    assert "not a valid safetensors file" in refused[0]
     assert "digest" in refused[1]
 
 
@@ -266,7 +266,7 @@ def test_none_is_sound(tmp_path: Path) -> None:
     for step in (1, 2):
         checkpoint_path(tmp_path, step).write_bytes(b"")
     message = (
-        r"none of its 2 checkpoints is sound \(the newest: .*000000002.*\): remove the folder .*checkpoints to start"
+        r"none of its 2 checkpoints is valid \(the newest: .*000000002.*\): remove the folder .*checkpoints to start"
     )
     with pytest.raises(BadInputError, match=message):
         newest_checkpoint(tmp_path)

@@ -142,7 +142,7 @@ def test_code_that_a_file_names_is_not_run(tmp_path: Path, own: Path, capsys: py
     """What a run's config says of own code is not loaded, and is said; given again, it takes the place of that."""
     stored = "own:never@sha256:0"
     log_two_steps(tmp_path / "run", [stored])
-    assert "this run was also logged by your own never: to go on there, give it again" in capsys.readouterr().out
+    assert "this run was also logged by your own never: to continue there, give it again" in capsys.readouterr().out
     given = settle_loggers([f"{own}:connect"])
     assert add_loggers(("wandb", "own:connect@sha256:1"), given) == (*given, "wandb")
 

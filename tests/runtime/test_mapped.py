@@ -56,7 +56,7 @@ def sum_rows(mapped: Column, item: int) -> int:
 def test_a_loading_process_names_it(cut: Column) -> None:
     """The run ends with what the process said."""
     with (
-        pytest.raises(ChildProcessError, match=r"was lost: .*/pixels.npy: truncated, .* checkpoint is sound"),
+        pytest.raises(ChildProcessError, match=r"was lost: .*/pixels.npy: truncated, .* checkpoint is valid"),
         watch_loading(),
     ):
         list(load_ahead(functools.partial(sum_rows, cut), [0, 60], workers=1))
