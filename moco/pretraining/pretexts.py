@@ -142,6 +142,11 @@ def open_partner(config: PretrainConfig, images: Images) -> tuple[Images, Pretra
     return keys, with_form(left_open, keys)
 
 
+def forget_partners() -> None:
+    """Open the images of `--partner` anew: since an earlier run of this process they may have changed."""
+    _open_held.cache_clear()
+
+
 @functools.cache
 def _open_held(data: str, form: Form | Asked | None) -> Images:
     return hold(training_images(load(data, form=form)))
