@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 from moco.core.bytes import TRANSFORMERS
 from moco.core.networks import example_input, reads_bytes
@@ -149,7 +150,10 @@ def forget_partners() -> None:
 
 @functools.cache
 def _open_held(data: str, form: Form | Asked | None) -> Images:
-    return hold(training_images(load(data, form=form)))
+    try:
+        return hold(training_images(load(data, form=form)))
+    except BadInputError as error:
+        raise BadInputError(re.sub("^--data ", "--partner ", str(error))) from error
 
 
 def read_image(images: Images, index: int) -> object:
