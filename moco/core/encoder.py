@@ -33,6 +33,8 @@ LARGEST = 1 << 16
 """Largest size in a plan."""
 REACH = 32
 """Pixels up and down from a size that does not fit, among which one is looked for that does: patches are no larger."""
+FURTHER = range(64, 385, 32)
+"""Sizes that are tried where none within reach fits: the smallest that a network of timm takes is 256."""
 
 
 @dataclass(frozen=True)
@@ -156,15 +158,16 @@ class Encoder(nn.Module):
             raise BadInputError(f"--recompute is for ResNets, and --arch is {self.plan.arch}: leave it out")
 
     def require_size(self, size: int, flag: str) -> None:
-        """Raise BadInputError, with the nearest size that fits, where the backbone takes no square images of this one.
+        """Raise BadInputError, with a near size that fits, where the backbone takes no square images of this one.
 
         One image is encoded to find out, but by our ResNets, which take any.
         """
         why = None if isinstance(self.backbone, ResNet) else self._refusal(size)
         if why is None:
             return
-        near = sorted(range(max(1, size - REACH), size + REACH + 1), key=lambda other: abs(other - size))
-        fitting = next((other for other in (*near, self.plan.image_size) if self._refusal(other) is None), None)
+        sizes = (range(max(1, size - REACH), size + REACH + 1), (self.plan.image_size, *FURTHER))
+        tried = (other for some in sizes for other in sorted(some, key=lambda other: abs(other - size)))
+        fitting = next((other for other in tried if self._refusal(other) is None), None)
         hint = "give another" if fitting is None else f"give {flag} {fitting}"
         raise BadInputError(f"{flag} {size}: {self.plan.arch} does not take such images ({why}): {hint}")
 

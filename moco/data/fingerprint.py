@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +43,16 @@ class Fingerprint:
     """The contents of `Marks`."""
     times: Words
     """The times of `Marks`."""
+
+
+class Source(NamedTuple):
+    """What a run reads and has to find unchanged when it goes on."""
+
+    images: Images
+    noun: str = "images"
+    """What errors call them."""
+    file: str = FILE
+    """Where the run keeps their marks."""
 
 
 def fingerprint(images: Images) -> Fingerprint:
@@ -94,12 +105,12 @@ def is_copy(was: Fingerprint, now: Fingerprint) -> bool:
     )
 
 
-def require_same_images(run: Path, images: Images, *, accept: bool, noun: str = "images") -> bool:
+def require_same_images(run: Path, images: Images, *, accept: bool, noun: str = "images", file: str = FILE) -> bool:
     """Raise BadInputError, saying what changed, where a run began with other images, unless that is accepted.
 
     Returns whether the images are the run's, or accepted: not where the run does not know its images.
     """
-    was = None if accept else read_fingerprint(run)
+    was = None if accept else read_fingerprint(run, file)
     if was is None:
         return accept
     now = fingerprint(images)
@@ -135,28 +146,28 @@ def measure_known_share(known: Fingerprint, images: Images, *, copies: bool) -> 
     return round(100 * sum(marks in kept for marks in own) / len(rows), 1)
 
 
-def keep_fingerprint(run: Path, images: Images, *, accept: bool, noun: str = "images") -> str:
+def keep_fingerprint(run: Path, images: Images, *, accept: bool, noun: str = "images", file: str = FILE) -> str:
     """Store what the images are where it is not known yet, or is no longer true; returns what changed, in words."""
-    if (run / FILE).is_file() and not accept:
+    if (run / file).is_file() and not accept:
         return ""
     now, found = fingerprint(images), ""
     try:
-        was = read_fingerprint(run)
+        was = read_fingerprint(run, file)
         found = "" if was is None else describe_changes(was, now, images, noun)
     except BadInputError as error:
         found = str(error)
     columns = {"names": now.names, "contents": now.contents, "times": now.times}
     tensors = {name: torch.from_numpy(column.view(np.int32)) for name, column in columns.items()}
-    save_tensors(run / FILE, tensors, {"kind": now.kind, "images": now.images, "block": now.block})
+    save_tensors(run / file, tensors, {"kind": now.kind, "images": now.images, "block": now.block})
     return found
 
 
-def read_fingerprint(run: Path) -> Fingerprint | None:
+def read_fingerprint(run: Path, file: str = FILE) -> Fingerprint | None:
     """Read what a run knows of its images; None where it knows nothing.
 
     Raises BadInputError where that is damaged: it can be accepted anew.
     """
-    path = run / FILE
+    path = run / file
     if not path.is_file():
         return None
     try:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -63,20 +63,24 @@ def group_by_folder(names: Sequence[str]) -> list[list[int]]:
     return [list(rows) for _, rows in groupby(ordered, lambda row: os.path.split(names[row])[0])]
 
 
+def read_series_lines(path: str) -> Iterator[tuple[int, str]]:
+    """Read the lines of a list that count, with their numbers. Raises BadInputError where it cannot be read."""
+    try:
+        text = read_bounded(Path(path), LARGEST_LIST).decode("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise BadInputError(f"--series {path}: cannot be read ({error.strerror})") from error
+    lines = enumerate(text.splitlines(), 1)
+    return ((number, line) for number, line in lines if line.strip() and not line.startswith("#"))
+
+
 def read_series(path: str, names: Sequence[str]) -> list[list[int]]:
     """Read a list of series: on each line the names of two or more images, in their order, with tabs between them.
 
     A line without a tab has commas; empty lines and those that begin with # do not count. Raises BadInputError for a
     line with fewer names, with one twice, or with one that is not in `names`, and for a file without a series.
     """
-    try:
-        text = read_bounded(Path(path), LARGEST_LIST).decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
-        raise BadInputError(f"--series {path}: cannot be read ({error.strerror})") from error
     rows, groups = {name: row for row, name in enumerate(names)}, list[list[int]]()
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
+    for number, line in read_series_lines(path):
         where = f"--series {path}, line {number}"
         found = [name.strip() for name in line.split("\t" if "\t" in line else ",")]
         unknown = next((name for name in found if name not in rows), None)

@@ -12,7 +12,6 @@ from moco.core.blending import blend_views
 from moco.core.dictionary import add_batch_keys, gather_batch_keys
 from moco.core.negatives import Hardness, mix_hard_negatives, negative_figures
 from moco.core.pair import Side, Sides, Teacher
-from moco.data import fingerprint
 from moco.data.ahead import watch_loading
 from moco.data.images import Images
 from moco.data.loader import Batch, Batches
@@ -31,7 +30,9 @@ from moco.pretraining.prepare import (
     build_schedule,
     resolve_config,
 )
+from moco.pretraining.pretexts import forget_partners
 from moco.pretraining.sides import build_sides, list_sides, name_modules, trained_parameters, update
+from moco.pretraining.sources import require_same_sources
 from moco.pretraining.timetable import Timetable, follow_lengths
 from moco.runtime import distributed
 from moco.runtime.allocation import keep_freed_memory
@@ -63,10 +64,8 @@ def pretrain(
     distributed.join_processes(resolve_device(config.device), config.timeout)
     with preserve_torch_state(resolve_device(config.device)):
         config = follow_lengths(resolve_config(config, images))
-        same_images = functools.partial(
-            fingerprint.require_same_images, config.out, images, accept=config.accept_changed_data
-        )
-        earlier = read_earlier(config, HOW_NOT_WHAT, same_images)
+        forget_partners()
+        earlier = read_earlier(config, HOW_NOT_WHAT, functools.partial(require_same_sources, config, images))
         if earlier.get("state") == "done":
             return repeat_result(config, earlier)
 

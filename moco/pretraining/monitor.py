@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from moco.core.dictionary import MemoryBank, Queue
 from moco.core.encoder import WHITENING, Encoder, encoder_tensors, load_encoder_tensors
-from moco.data import fingerprint
 from moco.data.forms import Form
 from moco.data.images import Images
 from moco.data.replacement import Damage, Replaced
@@ -23,6 +22,7 @@ from moco.pretraining.best import BestLook
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.counts import negatives
 from moco.pretraining.health import describe_findings, diagnose
+from moco.pretraining.sources import keep_sources
 from moco.runtime import distributed
 from moco.runtime.checkpoint import File, load_tensors, save_tensors
 from moco.runtime.fields import require
@@ -94,8 +94,7 @@ class Watch:
         config = self.config
 
         def read() -> tuple[str, list[dict[str, Any]], dict[str, float]]:
-            changed = fingerprint.keep_fingerprint(config.out, self.images, accept=config.accept_changed_data)
-            return changed, read_events(config.out, "replaced"), read_first_look(config.out)
+            return keep_sources(config, self.images), read_events(config.out, "replaced"), read_first_look(config.out)
 
         changed, events, before = distributed.from_first(read)
         if step and before:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 from moco.core.bytes import TRANSFORMERS
 from moco.core.networks import example_input, reads_bytes
@@ -142,9 +143,17 @@ def open_partner(config: PretrainConfig, images: Images) -> tuple[Images, Pretra
     return keys, with_form(left_open, keys)
 
 
+def forget_partners() -> None:
+    """Open the images of `--partner` anew: since an earlier run of this process they may have changed."""
+    _open_held.cache_clear()
+
+
 @functools.cache
 def _open_held(data: str, form: Form | Asked | None) -> Images:
-    return hold(training_images(load(data, form=form)))
+    try:
+        return hold(training_images(load(data, form=form)))
+    except BadInputError as error:
+        raise BadInputError(re.sub("^--data ", "--partner ", str(error))) from error
 
 
 def read_image(images: Images, index: int) -> object:

@@ -50,6 +50,24 @@ def test_sizes_of_transformers(arch: str, built: int, asked: int, fitting: int) 
     encoder.require_size(fitting, "--image-size")
 
 
+class Deep(nn.Linear):
+    """A network that takes images of 96 pixels and more, as the Inceptions do."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return features of the mean of each colour."""
+        if input.shape[-1] < 96:
+            raise ValueError("too small")
+        return super().forward(input.mean((2, 3)))
+
+
+def test_a_size_far_away_is_found() -> None:
+    """A network for large images only, built for small ones, is refused with a multiple of 32 that it takes."""
+    encoder = Encoder(EncoderPlan("alexnet", image_size=24))
+    encoder.backbone, encoder.num_features = Deep(3, 5), 5
+    with pytest.raises(BadInputError, match=r"--view-size 16: alexnet .*: give --view-size 96$"):
+        encoder.require_size(16, "--view-size")
+
+
 def test_linear_head() -> None:
     """v1: one layer to C = 128."""
     with torch.device("meta"):

@@ -107,6 +107,13 @@ def test_what_does_not_go_together(own: str, tmp_path: Path) -> None:
         pretrain.run(config(tmp_path / "run", arch="bytes-tiny", stem="imagenet"))
 
 
+def test_a_partner_that_is_not_there(tmp_path: Path) -> None:
+    """The flag that names it is the one in the error."""
+    wrong = config(tmp_path / "run", pretext="paired", partner=str(tmp_path / "none"), knn_every=0)
+    with pytest.raises(BadInputError, match=r"^--partner \S+none: no such folder or file"):
+        pretrain.run(wrong)
+
+
 def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Documents of two alphabets: a run, kNN, linear and features by it; the same with a queue, without labels."""
     drawn = np.random.default_rng(0)
