@@ -28,7 +28,8 @@ unit vectors."""
 PREDICTOR = "predictor."
 """Prefix of the prediction head's tensors, which only checkpoints have."""
 WHITENING = "whitening."
-"""Prefix of the tensors that whiten the backbone's features."""
+"""Prefix of the tensors that whiten the backbone's features; in files it stands behind that of the head, which all who
+read only the backbone pass over."""
 LARGEST = 1 << 16
 """Largest size in a plan."""
 REACH = 32
@@ -225,12 +226,13 @@ def encoder_tensors(encoder: Encoder) -> dict[str, Tensor]:
 
 def file_names(tensors: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
     """Return the tensors of an encoder's state, or of as much of it as there is, as files name them."""
-    prefix = head_prefix(arch)
-    return {
-        prefix + name.removeprefix("head.") if name.startswith("head.") else name.removeprefix("backbone."): value
-        for name, value in tensors.items()
-        if not name.startswith(PREDICTOR)
-    }
+    prefixes = {"head.": head_prefix(arch), WHITENING: head_prefix(arch) + WHITENING, "backbone.": ""}
+    named = {}
+    for name, value in tensors.items():
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        if not name.startswith(PREDICTOR):
+            named[prefixes.get(prefix, "") + name.removeprefix(prefix)] = value
+    return named
 
 
 def load_encoder_tensors(encoder: Encoder, tensors: Mapping[str, Tensor]) -> None:
@@ -250,7 +252,7 @@ def load_encoder_tensors(encoder: Encoder, tensors: Mapping[str, Tensor]) -> Non
 def add_own_whitening(encoder: Encoder, tensors: Mapping[str, Tensor]) -> None:
     """Let an encoder have a whitening if these tensors of it have one, and none otherwise."""
     encoder.whitening = nn.Identity()
-    if any(name.startswith(WHITENING) for name in tensors):
+    if any(name.startswith(head_prefix(encoder.plan.arch) + WHITENING) for name in tensors):
         encoder.add_whitening()
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from moco.core.dictionary import MemoryBank, Queue
-from moco.core.encoder import WHITENING, Encoder, encoder_tensors, load_encoder_tensors
+from moco.core.encoder import Encoder, encoder_tensors, load_encoder_tensors
 from moco.data.forms import Form
 from moco.data.images import Images
 from moco.data.replacement import Damage, Replaced
@@ -196,7 +196,8 @@ class Watch:
         tensors, metadata = distributed.from_first(lambda: load_tensors(path))
         encoder = copy.deepcopy(self.run.modules["f_q"])
         assert isinstance(encoder, Encoder)
-        load_encoder_tensors(encoder, {name: x for name, x in tensors.items() if not name.startswith(WHITENING)})
+        load_encoder_tensors(encoder, tensors)
+        encoder.whitening = nn.Identity()  # of an earlier call, which was broken off here
         with say_if_slow("whitening the features"):
             found = self.whitener(encoder)
         if found is not None:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moco.cli import main
-from moco.core.encoder import WHITENING
 from moco.data.catalog import load
 from moco.data.images import Images
 from moco.errors import BadInputError
@@ -47,7 +46,7 @@ def small(out: Path, weights: Path, **values: Any) -> PretrainConfig:
 def f_q(run: Path) -> dict[str, Tensor]:
     """The encoder that a run left, without what whitens its features."""
     tensors = load_tensors(run / "encoder.safetensors")[0]
-    return {name: value for name, value in tensors.items() if not name.startswith(WHITENING)}
+    return {name: value for name, value in tensors.items() if "whitening." not in name}
 
 
 def changed(run: Path, first: Path) -> set[str]:
