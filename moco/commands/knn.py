@@ -4,7 +4,7 @@ import dataclasses
 import time
 from typing import Any
 
-from moco.evaluation.baselines import load_baselines, say_gain
+from moco.evaluation.baselines import PIXELS, load_baselines, say_gain
 from moco.evaluation.config import RANDOM, KnnConfig
 from moco.evaluation.feature_whitening import choose_whitening
 from moco.evaluation.knn import knn_scores
@@ -44,7 +44,7 @@ def run(config: KnnConfig) -> dict[str, Any]:
             f"of {result['measured_on']}; {bank} images in the bank)"
         )
         for baseline in baselines:
-            alike = baseline.key == RANDOM and subject.whitens  # else a gain of the whitening would pass for learning
+            alike = baseline.key in (RANDOM, PIXELS) and subject.whitens  # else whitening would pass for learning
             own, own_k = evaluate(baseline.subject, f"kNN, {baseline.name}", config.whiten or alike)
             gain = baseline.compare(found, own, labels_of(images.test), k=own_k)
             result["baselines"][baseline.key] = gain

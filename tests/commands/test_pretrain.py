@@ -190,7 +190,7 @@ def fail(*_: Any, **__: Any) -> None:
 
 
 def test_only_neighbours_see_whitened_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not `moco linear`; random weights are whitened where the run's are, and no others unless it is asked for."""
+    """Not `moco linear`; random weights and pixels are whitened where the run is, and others if it is asked for."""
     run, plain = (whitening(tmp_path / name, whiten=whiten) for name, whiten in (("run", 400), ("plain", 0)))
     for config in (run, plain):
         pretrain(config)
@@ -215,6 +215,8 @@ def test_only_neighbours_see_whitened_features(tmp_path: Path, capsys: pytest.Ca
     assert asked["top1"] > kept["top1"]
     assert asked["baselines"]["random"] == {**whitened["baselines"]["random"], **{
         name: asked["baselines"]["random"][name] for name in ("difference", "low", "high")}}  # fmt: skip
+    pixels = [found["baselines"]["pixels"]["top1"] for found in (kept, asked, whitened)]
+    assert pixels[0] < pixels[1] == pixels[2]
     assert kept["baselines"]["random"]["top1"] < asked["baselines"]["random"]["top1"]
 
 
