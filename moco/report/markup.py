@@ -78,7 +78,7 @@ def picture(content: object, alt: str, **attributes: object) -> str:
     """Return a WebP picture that is stored as base64; a word where it is something else."""
     if not isinstance(content, str) or not _BASE64.fullmatch(content):
         return element("span", "no picture", class_="missing")
-    fields = {"alt": to_plain_text(alt), "loading": "lazy", **attributes}
+    fields = {"alt": to_plain_text(alt), "decoding": "async", **attributes}
     rest = "".join(f' {name.rstrip("_")}="{escape(value)}"' for name, value in fields.items())
     return f'<img src="data:image/webp;base64,{content}"{rest}>'
 
