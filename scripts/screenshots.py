@@ -44,7 +44,7 @@ def photograph_explorer(browser: Browser, run: Path, target: Path, flags: list[s
             browser.until(READY)
             browser.until(f"{PICTURES}.length && {PICTURES}.every(picture => picture.complete)")
             x, y = browser.evaluate(
-                f"(boxes => boxes.at(-3))({PICTURES}.map(picture => picture.getBoundingClientRect())"
+                f"(boxes => boxes[boxes.length * 3 >> 2])({PICTURES}.map(picture => picture.getBoundingClientRect())"
                 ".sort((a, b) => a.left - b.left).map(box => [box.left + box.width / 2, box.top + box.height / 2]))"
             )
             browser.click(x, y)
