@@ -4,7 +4,7 @@
 usage: PYTHONPATH=. .venv/bin/python scripts/screenshots.py explore RUN OUT.png [FLAG...]   (flags of `moco explore`)
        PYTHONPATH=. .venv/bin/python scripts/screenshots.py page FILE.html FOLDER   (light, dark, phone and print)
 
-docs/explore.png is `explore RUN docs/explore.png --images 10000`, with a run on CIFAR-10.
+docs/explore.png is `explore RUN docs/explore.png --images 2000`, with a run on CIFAR-10.
 """
 
 import base64
@@ -34,7 +34,7 @@ def main(kind: str, source: Path, target: Path, flags: list[str]) -> None:
 
 
 def photograph_explorer(browser: Browser, run: Path, target: Path, flags: list[str]) -> None:
-    """Serve the run, choose the picture in the middle of the map, and photograph the window."""
+    """Serve the run, choose a picture on the right of the map, and photograph the window."""
     command = [sys.executable, "-m", "moco", "explore", str(run), "--port", "0", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -44,7 +44,7 @@ def photograph_explorer(browser: Browser, run: Path, target: Path, flags: list[s
             browser.until(READY)
             browser.until(f"{PICTURES}.length && {PICTURES}.every(picture => picture.complete)")
             x, y = browser.evaluate(
-                f"(boxes => boxes[boxes.length >> 1])({PICTURES}.map(picture => picture.getBoundingClientRect())"
+                f"(boxes => boxes[boxes.length * 3 >> 2])({PICTURES}.map(picture => picture.getBoundingClientRect())"
                 ".sort((a, b) => a.left - b.left).map(box => [box.left + box.width / 2, box.top + box.height / 2]))"
             )
             browser.click(x, y)

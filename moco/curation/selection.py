@@ -17,7 +17,7 @@ MOST_CLUSTERS = 500
 NEIGHBOURS = 20
 """Number of nearest images in the cluster that define how typical an image is (section 3.2)."""
 SMALLEST_CLUSTER = 5
-"""Smaller clusters are skipped as long as there are larger ones."""
+"""Clusters of at most this size are skipped as long as there are larger ones."""
 
 
 def choose_spread(z: Features, count: int, labelled: Sequence[int] = (), title: str | None = None) -> list[int]:

@@ -209,7 +209,7 @@ def choose_tried(tried: Sequence[Tried]) -> Tried:
     point = f"after {kept.steps} trial steps" if kept.steps else "before training"
     why = f"{kept.way.title}: {point} it classifies {_judged(kept)} of your images correctly by kNN ({others}){said}"
     if not first.steps:
-        why += f". At its end {kept.expected:.0f}% are expected, by how runs on other images went on"
+        why += f". Judging by runs on other images, it should end at {kept.expected:.0f}%"
     return replace(kept, way=replace(kept.way, why=why))
 
 

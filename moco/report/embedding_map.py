@@ -89,7 +89,7 @@ def _colour(label: int) -> str:
 
 
 def _legend(classes: list[str], counts: Counter[int], labels: list[int], predicted: list[int]) -> str:
-    """A button for each class that shows or hides it, with the share of it that the neighbours guess right."""
+    """A button for each class that shows or hides it, with the share that the neighbours classify correctly."""
     right = Counter(label for label, guess in zip(labels, predicted, strict=True) if label == guess)
     guessed = any(guess >= 0 for guess in predicted)
     buttons = []
@@ -101,7 +101,7 @@ def _legend(classes: list[str], counts: Counter[int], labels: list[int], predict
         buttons.append(element("button", text, type="button", aria_pressed="true", data_label=label))
     if not buttons:
         return ""
-    head = "images of each class" + (", and how many of them their neighbours guess right" if guessed else "")
+    head = "images of each class" + (", and the share that their neighbours classify correctly" if guessed else "")
     more = (
         ""
         if len(counts) <= MOST_BUTTONS

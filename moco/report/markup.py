@@ -37,7 +37,7 @@ def escape(value: object) -> str:
 
 def escape_whole(text: str) -> str:
     """Return a sentence of ours as HTML, however long: only the names in it are cut."""
-    return " ".join(escape(word) for word in text.split())
+    return " ".join(escape(word) for word in text.split(" "))
 
 
 def element(tag: str, content: str = "", **attributes: object) -> str:
@@ -78,7 +78,7 @@ def picture(content: object, alt: str, **attributes: object) -> str:
     """Return a WebP picture that is stored as base64; a word where it is something else."""
     if not isinstance(content, str) or not _BASE64.fullmatch(content):
         return element("span", "no picture", class_="missing")
-    fields = {"alt": to_plain_text(alt), "loading": "lazy", **attributes}
+    fields = {"alt": to_plain_text(alt), **attributes}
     rest = "".join(f' {name.rstrip("_")}="{escape(value)}"' for name, value in fields.items())
     return f'<img src="data:image/webp;base64,{content}"{rest}>'
 
@@ -119,11 +119,11 @@ def number(value: object) -> float | None:
 
 
 def show(value: object, digits: int = 2) -> str:
-    """Show a number with so many digits behind the point, large ones with a thin space between thousands; or a dash."""
+    """Show a number with so many digits after the point and narrow no-break spaces between thousands; or a dash."""
     found = number(value)
     if found is None:
         return NOTHING
-    return f"{found:,.{digits}f}".replace(",", "\u2009").replace("-", "\u2212")
+    return f"{found:,.{digits}f}".replace(",", "\u202f").replace("-", "\u2212")
 
 
 def show_setting(value: Any) -> str:

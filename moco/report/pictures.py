@@ -52,7 +52,7 @@ def render_views(run: Run) -> str:
         ]
         body.append(cells)
     text = (
-        f"Left the image, then what the model was given of it: views of {escape(content.get('size'))} pixels, "
+        f"Left: the image. Then the views of it that the model saw: {escape(content.get('size'))} pixels, "
         f"augmentation {escape(content.get('augment'))}. Query and key of one epoch are a positive pair."
     )
     return element("p", text, class_="note") + table(["image", *map(escape, titles)], body, label="Views")
@@ -117,7 +117,7 @@ def render_filters(run: Run) -> str:
     said = f"{show(content.get('count'), 0)} filters of {side} {TIMES} {side} pixels"
     more = "" if len(images) == content.get("count") else f", the first {len(images)} of them"
     text = f"Layer {escape(content.get('layer'))}: {said}{more}, each scaled to its own largest weight; grey is zero."
-    text += " Edges and colours show that it learned; noise that it did not, or that so few pixels hold little."
+    text += " Edges and colours show that it learned; noise shows that it did not, or that filters are small."
     return element("p", text, class_="note") + element("div", tiles, class_="filters")
 
 

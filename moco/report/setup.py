@@ -106,7 +106,7 @@ def render_settings(runs: Sequence[Run]) -> str:
     content = ""
     if differing:
         content += table(header, [row(name) for name in differing], label="Settings that differ")
-        content += element("p", "In bold: where a run departs from the recipe that is closest to it.", class_="note")
+        content += element("p", "Bold settings differ from the closest recipe.", class_="note")
     else:
         content += element("p", f"All settings are those of the recipe {escape(recipes[0][0])}.")
     everything = table(header[:-1], [row(name)[:-1] for name in names], label="All settings")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moco.report.markup import NOTHING
+from moco.report.markup import NOTHING, escape_whole, show
 from moco.report.page import FIRST_NEIGHBOURS, page
 from moco.report.runs import Run, distinct_names, read_run
 from tests.report.folders import CHANCE, Parsed, gallery, metrics, webp, write_run
@@ -40,7 +40,7 @@ TAGS = {
 ATTRIBUTES = {
     "charset", "http-equiv", "content", "name", "rel", "href", "class", "id", "lang", "aria-label",
     "aria-labelledby", "aria-hidden", "aria-pressed", "role", "tabindex", "scope", "viewbox", "x", "y", "x1", "x2",
-    "y1", "y2", "cx", "cy", "r", "d", "text-anchor", "src", "alt", "loading", "title", "width", "height", "hidden",
+    "y1", "y2", "cx", "cy", "r", "d", "text-anchor", "src", "alt", "title", "width", "height", "hidden",
     "type", "data-label", "visibility", "stroke",
 }  # fmt: skip
 
@@ -160,7 +160,7 @@ def test_figures_are_those_of_the_run_folder(full: Run) -> None:
     assert [full.name, "20", "0.06000"] in rows
     by_name = {row[0]: row[1:] for row in rows}
     none = [NOTHING] * 4
-    conditions = "cifar10, 10\u2009000 queries of the test split, held out from training, k 50"
+    conditions = "cifar10, 10\u202f000 queries of the test split, held out from training, k 50"
     assert by_name["kNN"] == ["53.99%", "94.73%", "31.19%", "35.50%", "78.25%", NOTHING, conditions]
     assert by_name["linear, fast protocol"][:6] == ["61.25%", "96.50%", "40.50%", NOTHING, NOTHING, "70.75%"]
     assert by_name["1% of the labels, linear"][:6] == ["41.50 ± 0.75%", NOTHING, *none]
@@ -322,3 +322,8 @@ def test_the_first_screen_has_the_loss_and_some_neighbours(tmp_path: Path) -> No
     assert 1 <= verdict.count('class="tile query"') <= FIRST_NEIGHBOURS[0]
     both = page(distinct_names([read_run(folder), read_run(folder)]), "Made today.")
     assert "<svg" not in both.partition('id="verdict"')[2].partition("</section>")[0]
+
+
+def test_a_sentence_keeps_the_spaces_of_its_numbers() -> None:
+    """Else a line may break in the middle of 1 550; only names are cut."""
+    assert escape_whole(f"of {show(1550, 0)} <images>") == "of 1\u202f550 &lt;images&gt;"

@@ -34,4 +34,4 @@ def test_the_chance_line_with_mixed_negatives(tmp_path: Path) -> None:
     text = Parsed(page([read_run(write_run(tmp_path / "run", lines=lines, **mixed))], "")).text
     assert "chance: log(1009) = 6.92" in text
     assert "K+1" not in text
-    assert "K = 1\u2009000 and 8 mixed" in text
+    assert "K = 1\u202f000 and 8 mixed" in text

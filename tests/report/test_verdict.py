@@ -89,12 +89,12 @@ def test_the_course_of_knn(tmp_path: Path, knn: tuple[float, ...], course: str) 
     [
         (
             {"step": 60, "last_step": 100, "images": 1550, "top1": 86.1, "first_top1": 83.7, "last_top1": 85.9},
-            "It kept the encoder of step 60: 86.10% of 1\u2009550 images are classified correctly by their neighbours, "
+            "It kept the encoder of step 60: 86.10% of 1\u202f550 images are classified correctly by their neighbours, "
             "83.70% by the first encoder and 85.90% by the last.",
         ),
         (
             {"step": 0, "last_step": 100, "images": 1550, "top1": 83.7, "first_top1": 83.7, "last_top1": 81.2},
-            "It kept the encoder that it began with, as no later one was clearly better: 83.70% of 1\u2009550 images",
+            "It kept the encoder that it began with, as no later one was clearly better: 83.70% of 1\u202f550 images",
         ),
         ({"step": 60, "images": 1550, "top1": "<b>", "first_top1": 83.7, "last_top1": 85.9}, None),
         ({"step": None}, None),
@@ -141,7 +141,7 @@ def test_the_linear_evaluation_is_shown_with_its_baselines(tmp_path: Path) -> No
     linear = {"top1": 61.25, "test": 1000, "baselines": {"random": {"top1": 40.5}, "supervised": {"top1": 70.75}}}
     mood, headline, said = judged(tmp_path / "run", flat(2.0, ()), evaluations={"linear-fast": linear})
     assert (mood, headline) == ("good", "It learned")
-    assert "61.25% of 1\u2009000 images; random weights for 40.50% (+20.75 points, 95% interval +16" in said
+    assert "61.25% of 1\u202f000 images; random weights for 40.50% (+20.75 points, 95% interval +16" in said
     assert "the same network trained with labels for 70.75%." in said
 
 
@@ -201,9 +201,9 @@ def test_other_weights_are_shown_and_need_not_be_beaten(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "share", "headline", "words"),
     [
-        (41.0, 100.0, "It learned", "2\u2009000 images, which it was trained on); raw pixels are right for 41.00%"),
+        (41.0, 100.0, "It learned", "2\u202f000 images, which it was trained on); raw pixels are right for 41.00%"),
         (44.0, 0.0, "It learned the task, but does not beat raw pixels", "images, held out from training); raw pixels"),
-        (None, None, "It learned", "; 2\u2009000 images)."),
+        (None, None, "It learned", "; 2\u202f000 images)."),
     ],
 )
 def test_the_monitor_looks_at_raw_pixels_too(
