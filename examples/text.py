@@ -1,7 +1,8 @@
 """Documents with known sources: which package is a docstring from? Compared with random weights and TF-IDF.
 
 `python examples/text.py OUT` takes the docstrings of packages that are installed with moco, trains on them without
-their labels, and classifies those that it has not seen by their nearest neighbours. It needs no network.
+their labels, and classifies those that it has not seen by their nearest neighbours. Then it cuts these in two, and lets
+each first half find the second half of the same docstring. It needs no network.
 """
 
 import argparse
@@ -13,9 +14,12 @@ import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
 
 from moco import StoppedError, run
@@ -50,6 +54,8 @@ def main() -> None:
         write_docstrings(package, data, given.most)
     run("pretrain", "text", data=data, out=trained, epochs=given.epochs, seed=given.seed)
     figures = run("knn", weights=trained, data=data, knn_k=NEIGHBOURS)
+    found = find_halves(data / "test", given.out / "halves", trained)
+    print("first halves that find their second half: " + ", ".join(f"{by} {share:.1f}%" for by, share in found.items()))
     print(f"trained {figures['top1']:.1f}%, random weights {figures['baselines']['random']['top1']:.1f}%, ", end="")
     print(f"TF-IDF, which counts words, {classify_by_words(data):.1f}%, guessing {100 / len(PACKAGES):.0f}%")
 
@@ -94,6 +100,38 @@ def classify_by_words(data: Path) -> float:
     bank = words.fit_transform(texts["train"])
     found = KNeighborsClassifier(NEIGHBOURS, weights="distance", metric="cosine").fit(bank, labels["train"])
     return 100 * float(np.mean(found.predict(words.transform(texts["test"])) == labels["test"]))
+
+
+def find_halves(documents: Path, out: Path, trained: Path) -> dict[str, float]:
+    """Say how often the first half of a document is nearest to its own second half: percent, for each way."""
+    sides, texts = (out / "first", out / "second"), list[list[str]]()
+    paths = sorted(documents.rglob("*.txt"), key=lambda path: path.name)  # the order of a folder without classes
+    whole = {path.name: path.read_text(encoding="utf-8") for path in paths}
+    for second, side in enumerate(sides):
+        side.mkdir(parents=True, exist_ok=True)
+        texts.append([text[len(text) // 2 :] if second else text[: len(text) // 2] for text in whole.values()])
+        for name, text in zip(whole, texts[-1], strict=True):
+            (side / name).write_text(text, encoding="utf-8")
+    ways: dict[str, dict[str, Any]] = {
+        "trained": {"weights": trained},
+        "random weights": {"weights": "random", "like": trained},
+    }
+    found = {}
+    for by, weights in ways.items():
+        features = []
+        for side in sides:
+            run("embed", **weights, data=side, out=out / "features.npz")
+            with np.load(out / "features.npz") as file:
+                features.append(file["features"])
+        found[by] = match(*(side - side.mean(0) for side in features))
+    words = TfidfVectorizer(sublinear_tf=True).fit([*texts[0], *texts[1]])
+    return {**found, "TF-IDF": match(*(words.transform(side).toarray() for side in texts))}
+
+
+def match(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> float:
+    """Say how many rows of `first` are nearest, by cosine, to the same row of `second`: percent."""
+    nearest = cosine_similarity(first, second).argmax(1)
+    return 100 * float(np.mean(nearest == np.arange(len(first))))
 
 
 if __name__ == "__main__":

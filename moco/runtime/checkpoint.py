@@ -148,7 +148,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) 
 
 def serialize(tensors: Mapping[str, Tensor], metadata: Metadata) -> bytes:
     """Write tensors, metadata (JSON) and their digest as the bytes of a safetensors file."""
-    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    own, storages = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        storage = value.untyped_storage().data_ptr()
+        own[name] = value.clone() if storage in storages else value  # the format refuses memory that tensors share
+        storages.add(storage)
     text = json.dumps({**metadata, "sha256": digest(own, metadata)}, sort_keys=True)
     return save(own, {"moco": text})
 

@@ -71,6 +71,16 @@ def test_round_trip(tmp_path: Path) -> None:
         assert bits(tensors[name]) == bits(tensor)
 
 
+def test_tensors_that_share_memory(tmp_path: Path) -> None:
+    """As those of a network that uses one layer at several places (timm's coat): each name has its values."""
+    shared = torch.arange(4.0)
+    save_tensors(tmp_path / "x.safetensors", {"a": shared, "b": shared, "c": shared[1:]}, {})
+    found = load_tensors(tmp_path / "x.safetensors")[0]
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "a": [0, 1, 2, 3], "b": [0, 1, 2, 3], "c": [1, 2, 3],
+    }  # fmt: skip
+
+
 def test_round_trip_of_other_memory_layouts(tmp_path: Path) -> None:
     """Tensors that lie otherwise in memory, and parameters, are saved as what they contain."""
     images = torch.randn(2, 3, 4, 5)
