@@ -267,7 +267,7 @@ def _foreign_weights(found: Found, about: Description, chosen: str | None, where
     momentum = None if found.momentum is None else _checked(encoder, found.momentum, where)[0]
     queue = None if found.queue is None or len(found.queue) != feature_dim else found.queue.float().T.contiguous()
     pointer = 0 if queue is None or not len(queue) else found.pointer % len(queue)
-    unsaid = about.arch is about.project is about.pooled is None and found.project.startswith(UNSAID)
+    unsaid = (about.arch, about.project, about.pooled) == (None, None, None) and found.project.startswith(UNSAID)
     notes = (*found.notes, *(note_plain(arch, base, where) if unsaid else ())) if chosen is None else ()
     if found.project not in COMPLETE:
         notes += _notes(where, (*beside, *found.beside))
