@@ -63,14 +63,17 @@ def _plan(tensors: Mapping[str, Tensor], width: int) -> ResNetPlan:
     return ResNetPlan(Bottleneck, layers, channels // per_group, per_group * STANDARD_WIDTH // width, width)
 
 
-def note_antialiased(arch: str, stem: Stem, where: str) -> tuple[str, ...]:
-    """Say that a plain ResNet was assumed, where networks of timm have the same tensors."""
-    others = ANTIALIASED.get(arch, ()) if stem == "imagenet" else ()
-    given = " or ".join(f"{TIMM}{other}@{where}" for other in others)
-    said = (
-        f"{where}: read as a plain {arch}, but {' and '.join(others)} have the same tensors: give {given} if it is one"
+def note_plain(arch: str, stem: Stem, where: str) -> tuple[str, ...]:
+    """Say that torchvision's own ResNet was assumed, where others have the same tensors."""
+    if stem != "imagenet":
+        return ()
+    others = ANTIALIASED.get(arch, ())
+    given = "".join(f"{TIMM}{other}@{where} or " for other in others)
+    said = f"tensors {' and '.join(others)} and one without it have" if others else "tensors one without it has"
+    return (
+        f"{where}: read as a plain {arch} with max-pooling, whose {said} too: give {given}stem=imagenet-unpooled@"
+        f"{where} where it is one",
     )
-    return (said,) if others else ()
 
 
 def complete_tensors(

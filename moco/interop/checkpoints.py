@@ -27,9 +27,10 @@ from moco.core.stems import STEMS, Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.forms import Form
 from moco.errors import BadInputError
-from moco.interop.architecture import complete_tensors, infer, note_antialiased
+from moco.interop.architecture import complete_tensors, infer, note_plain
 from moco.interop.contents import first_names, flatten
-from moco.interop.folders import Description, exported_metadata, find_file, load_pieces, read_description
+from moco.interop.descriptions import Description, require_torchvisions
+from moco.interop.folders import exported_metadata, find_file, load_pieces, read_description
 from moco.interop.hub import fetch_weights
 from moco.interop.layouts import Found, recognise
 from moco.interop.metadata import encoder_metadata, read_metadata
@@ -39,6 +40,7 @@ from moco.interop.published import (
     describe_timm,
     is_published,
     load_published,
+    require_pooling,
     torchvision_file,
 )
 from moco.runtime.checkpoint import Metadata, load_tensors
@@ -179,7 +181,8 @@ def _read(weights: str) -> Weights:
         return dataclasses.replace(read, notes=(note, *read.notes)) if about.by_name else read
     if name.startswith(TORCHVISION):
         about = dataclasses.replace(about, project="torchvision")
-    found = recognise(content, str(path), choice.get("part"), about.project)
+    require_pooling(about, "avg", path)
+    found = recognise(content, str(path), choice.get("part"), about)
     return _foreign_weights(found, about, choice.get("stem"), str(path))
 
 
@@ -250,6 +253,8 @@ def _foreign_weights(found: Found, about: Description, chosen: str | None, where
     stem = cast(Stem, chosen) if chosen is not None else found.stem or base
     if STEMS[stem].kernel != STEMS[base].kernel:
         raise BadInputError(f"--weights stem={stem}@{where}: its first convolution is of the stem {base}: give that")
+    if chosen is None:
+        require_torchvisions(about.form or found.form, found.backbone, stem, where)
     kind, feature_dim, hidden_dim = _head(found.head) or ("linear", EncoderPlan.feature_dim, None)
     plan = EncoderPlan(arch, stem, kind, feature_dim, hidden_dim, about.image_size or IMAGE_SIZES[STEMS[stem].kernel])
     with torch.device("meta"):
@@ -262,11 +267,14 @@ def _foreign_weights(found: Found, about: Description, chosen: str | None, where
     momentum = None if found.momentum is None else _checked(encoder, found.momentum, where)[0]
     queue = None if found.queue is None or len(found.queue) != feature_dim else found.queue.float().T.contiguous()
     pointer = 0 if queue is None or not len(queue) else found.pointer % len(queue)
-    unsaid = about.arch is about.project is None and found.project.startswith(UNSAID)
-    notes = (*found.notes, *(note_antialiased(arch, base, where) if unsaid else ())) if chosen is None else ()
+    unsaid = (about.arch, about.project, about.pooled) == (None, None, None) and found.project.startswith(UNSAID)
+    notes = (*found.notes, *(note_plain(arch, base, where) if unsaid else ())) if chosen is None else ()
     if found.project not in COMPLETE:
         notes += _notes(where, (*beside, *found.beside))
     mean, std = about.mean or IMAGENET_MEAN, about.std or IMAGENET_STD
+    if about.mean is None and found.colours is not None:
+        name, mean, std = found.colours
+        notes += (f"{where}: images are normalised by the mean and deviation in the network ({name})",)
     return Weights(
         encoder, mean, std, found.project, momentum, queue, pointer, white_level=about.white_level, notes=notes
     )

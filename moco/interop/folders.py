@@ -1,15 +1,21 @@
 """Weights in a folder: which file, in how many pieces, and what other files of the folder say of it."""
 
+import dataclasses
 import json
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moco.core.networks import TIMM, is_known_name
-from moco.data.decoding import WHITEST
 from moco.errors import BadInputError
-from moco.interop.unpickling import Record, load_foreign
+from moco.interop.descriptions import (
+    DILATED,
+    OWN,
+    Description,
+    describe_content,
+    read_colours,
+    read_side,
+    require_plain,
+)
+from moco.interop.unpickling import load_foreign
 from moco.interop.vits import NETWORKS, name_network
 from moco.runtime.checkpoint import Metadata, newest_checkpoint
 from moco.runtime.files import require_regular
@@ -21,35 +27,10 @@ NAMES = (
 """Ours, and Hugging Face's: a file, or an index of its pieces."""
 OTHERS = (".ckpt", ".pth", ".pt", ".tar", ".bin", ".safetensors")
 INDEX = ".index.json"
-LARGEST_COLOUR = 1e6
 VITS = "transformers' vision transformers"
 """The project of these, whose tensors get timm's names."""
-OWN = "moco"
-"""Where we leave our own description in files of another form."""
 LARGEST_TEXT = 1 << 24
 """Bytes of a description: an index of the pieces of a large model has some hundred kilobytes."""
-IGNORED_OPTIONS = frozenset({"img_size", "dynamic_img_size", "global_pool", "num_classes", "in_chans", "pretrained"})
-"""Options of timm's networks that our own building settles."""
-DOWNLOAD = re.compile(r"(resnet(?:aa|blur)\d+[a-z]*)[-_.]")
-"""The beginning of the file names of timm's anti-aliased ResNets, whose tensors are those of plain ones."""
-
-
-@dataclass(frozen=True)
-class Description:
-    """What the files beside weights say of them; None: nothing."""
-
-    arch: str | None = None
-    """timm's name of the network."""
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    image_size: int | None = None
-    project: str | None = None
-    pooling: str | None = None
-    """How timm's network pools its features."""
-    white_level: int | None = None
-    """The value of 16-bit files that was white to it."""
-    by_name: bool = False
-    """Whether the file's name alone says which network it is."""
 
 
 def find_file(folder: Path) -> Path:
@@ -125,50 +106,23 @@ def read_description(path: Path, content: object) -> Description:
     if config.get("model_type") in tuple(NETWORKS):
         mean, std, _ = _images_of_transformers(path.parent)
         name = name_network(config, str(path.parent / "config.json"))
-        return Description(name, mean, std, _side(config.get("image_size")), project=VITS)
+        return Description(name, mean, std, read_side(config.get("image_size")), project=VITS)
     inner = config.get("pretrained_cfg")
     arch = config.get("architecture")
     if not isinstance(arch, str):
-        return _of_content(content, path)
+        found = describe_content(content, path)
+        return dataclasses.replace(found, form=DILATED) if config.get("dilation") is True else found
     given = config.get("model_args")
     options = given if isinstance(given, dict) else {}
-    unknown = sorted(set(options) - IGNORED_OPTIONS)
-    if unknown:
-        raise BadInputError(
-            f"{path.parent / 'config.json'}: a {arch} with options ({', '.join(map(str, unknown))}) that a network's "
-            f"name cannot express: export it from timm as an ONNX file, or train --arch {TIMM}{arch}"
-        )
+    require_plain(list(options), arch, path.parent / "config.json")
     images = inner if isinstance(inner, dict) else config
     size = images.get("input_size")
     pool = options.get("global_pool", config.get("global_pool"))
     return Description(
-        arch.partition(".")[0], _colours(images.get("mean"), path), _colours(images.get("std"), path, 0.0),
-        _side(size[-1] if isinstance(size, list) and size else None),
+        arch.partition(".")[0], read_colours(images.get("mean"), path), read_colours(images.get("std"), path, 0.0),
+        read_side(size[-1] if isinstance(size, list) and size else None),
         pooling=pool if isinstance(pool, str) else None,
     )  # fmt: skip
-
-
-def _of_content(content: object, path: Path) -> Description:
-    """The `arch` that a training script keeps beside the tensors or in its arguments, where it is a known one."""
-    own = content if isinstance(content, dict) else {}
-    kept = own.get("args", own.get("opt"))
-    args = kept.values if isinstance(kept, Record) else kept if isinstance(kept, dict) else {}
-    arch = next(
-        (name for name in (own.get("arch"), args.get("model"), args.get("arch")) if isinstance(name, str)), None
-    )
-    images = own.get(OWN)
-    if isinstance(images, dict):  # the reference's layout, as we write it
-        plan = images.get("encoder")
-        size = _side(plan.get("image_size")) if isinstance(plan, dict) else None
-        level = images.get("white_level")
-        return Description(
-            mean=_colours(images.get("mean"), path), std=_colours(images.get("std"), path, 0.0), image_size=size,
-            white_level=level if type(level) is int and 0 < level <= WHITEST else None,
-        )  # fmt: skip
-    called = DOWNLOAD.match(path.name)
-    if arch is None and called is not None and is_known_name(called[1]):
-        return Description(called[1], by_name=True)
-    return Description(arch if arch is not None and is_known_name(arch) else None)
 
 
 def _of_transformers(config: dict[str, Any], folder: Path) -> Description:
@@ -193,27 +147,8 @@ def _images_of_transformers(folder: Path) -> tuple[tuple[float, ...] | None, tup
         if isinstance(size, dict)
         else size
     )
-    mean, std = _colours(images.get("image_mean"), folder), _colours(images.get("image_std"), folder, 0.0)
-    return mean, std, _side(side)
-
-
-def _side(value: object) -> int | None:
-    return value if type(value) is int and 0 < value < 1 << 14 else None
-
-
-def _colours(values: object, path: Path, above: float = -LARGEST_COLOUR) -> tuple[float, ...] | None:
-    """Three finite numbers; None where there are none."""
-    if values is None:
-        return None
-    numbers = values if isinstance(values, list) else []
-    if len(numbers) != 3 or not all(
-        type(value) in (int, float) and above < value < LARGEST_COLOUR for value in numbers
-    ):
-        raise BadInputError(
-            f"{path}: its description gives {str(values)[:60]} as mean or std: expected three finite numbers, std "
-            f"above 0"
-        )
-    return tuple(float(value) for value in numbers)
+    mean, std = read_colours(images.get("image_mean"), folder), read_colours(images.get("image_std"), folder, 0.0)
+    return mean, std, read_side(side)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from moco.core.stems import Stem
 from moco.errors import BadInputError
 from moco.interop.contents import below, choose_encoder, first_names, flatten
+from moco.interop.descriptions import Colours, Description, find_colours, find_form
 
 WRAPPER = re.compile(r"(?:(?:module|_orig_mod|model|base_model|net|network|state_dict|model_state_dict)\.)*")
 """What says nothing of the project: containers, DataParallel, torch.compile, and modules that hold the model."""
@@ -28,6 +29,11 @@ GAPS: dict[int, tuple[Stem, Stem]] = {
     4: ("cifar", "imagenet"),
 }
 """Number of the first stage in a Sequential: 3x3 and 7x7 stem. From 2 on stand ReLU and max-pooling, or neither."""
+POOLED: dict[tuple[int, bool], Stem] = {
+    (3, True): "cifar-pooled", (3, False): "cifar", (7, True): "imagenet", (7, False): "imagenet-unpooled",
+}  # fmt: skip
+"""By the first convolution's kernel and whether max-pooling follows, where the file says so."""
+UNSAID = Description()
 TRANSFORMERS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"embedder\.embedder\.convolution\."), "conv1."),
     (re.compile(r"embedder\.embedder\.normalization\."), "bn1."),
@@ -59,12 +65,16 @@ class Found:
     """Tensors elsewhere in the file."""
     notes: tuple[str, ...] = ()
     """What was assumed where the file does not say, and how to say otherwise."""
+    form: str | None = None
+    """How the backbone differs from torchvision's, where what stands beside it tells so."""
+    colours: tuple[str, Colours, Colours] | None = None
+    """The mean and deviation by which the network normalises images itself, and the mean's name."""
 
 
-def recognise(content: object, where: str, part: str | None = None, project: str | None = None) -> Found:
+def recognise(content: object, where: str, part: str | None = None, about: Description = UNSAID) -> Found:
     """Find the encoder among a checkpoint's tensors by their names, or below `part` of these.
 
-    `project` is whose file it is, where another file says so. Raises BadInputError where there are no tensors, none
+    `about` is what the file says of itself, such as whose it is. Raises BadInputError where there are no tensors, none
     that look like a ResNet's, or several encoders of equal right.
     """
     tensors = _with_known_names(flatten(content, where))
@@ -74,16 +84,17 @@ def recognise(content: object, where: str, part: str | None = None, project: str
         raise _refusal(part, prefixes, tensors, where)
     prefix, others = choose_encoder(wanted, tensors, where)
     own, stage = _as_torchvision(below(prefix, tensors))
-    project = project or _project(prefix, stage, tensors, content)
-    stem, notes = _stem(project, own, stage, where)
+    project = about.project or _project(prefix, stage, tensors, content)
+    stem, notes = _stem(project, own, stage, where, about.pooled)
     if others and not REFERENCE.fullmatch(prefix):
         other = f"part={others[0].rstrip('.') or '.'}@{where}"
         notes += (f"{where} holds {1 + len(others)} encoders, {prefix}* is read: {other} is another",)
-    beside = tuple(name for name in tensors if not name.startswith(prefix))
+    beside = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
     if not REFERENCE.fullmatch(prefix):
-        return Found(project, own, stem, beside=beside, notes=notes)
+        form, colours = find_form(beside), find_colours(beside)
+        return Found(project, own, stem, beside=tuple(beside), notes=notes, form=form, colours=colours)
     backbone, head = _split_head(own)
-    found = Found(project, backbone, stem, head, beside=beside, notes=notes)
+    found = Found(project, backbone, stem, head, beside=tuple(beside), notes=notes)
     return _with_momentum(found, prefix.replace("encoder_q.", "encoder_k."), tensors)
 
 
@@ -189,7 +200,7 @@ def _is_lightnings(content: object) -> bool:
 
 
 def _stem(
-    project: str, tensors: Mapping[str, Tensor], stage: int | None, where: str
+    project: str, tensors: Mapping[str, Tensor], stage: int | None, where: str, pooled: bool | None
 ) -> tuple[Stem | None, tuple[str, ...]]:
     """The first layers, and what was assumed of them."""
     kernel = tensors["conv1.weight"].shape[2]
@@ -200,6 +211,8 @@ def _stem(
         raise BadInputError(
             f"{where}: in its Sequential the first stage has number {stage}: expected {', '.join(map(str, GAPS))}"
         )
+    if stage is None and pooled is not None:
+        return POOLED[kernel, pooled], ()
     stem: Stem = GAPS[stage or 4][0 if small else 1]
     why = "the file says neither how the 3x3 convolution pads nor whether max-pooling follows"
     if small and project == "solo-learn":

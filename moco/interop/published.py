@@ -27,10 +27,11 @@ from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.errors import BadInputError
 from moco.interop.architecture import match_tensors
 from moco.interop.contents import find_named, flatten
+from moco.interop.descriptions import Description
 from moco.interop.downloads import find_in_hub_cache, from_hub, from_url, place_of_url
-from moco.interop.folders import VITS, Description
+from moco.interop.folders import VITS
 from moco.interop.unpickling import load_foreign
-from moco.interop.vits import rename_tensors
+from moco.interop.vits import rename_tensors, require_heads
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -134,14 +135,21 @@ def describe_timm(about: Description, path: Path, content: object) -> Published:
             expected, _ = build_backbone(arch, "imagenet", about.image_size or 224)
         tensors = find_named(expected.state_dict(), own, str(path))
         if expected.state_dict().keys() <= tensors.keys():
+            require_pooling(about, "avg", path)
             plan = EncoderPlan(arch, image_size=about.image_size or 224)
             mean, std = about.mean or IMAGENET_MEAN, about.std or IMAGENET_STD
             return Published(plan, tensors, _is_classifiers, mean, std, "torchvision", str(path))
     require_timm_name(TIMM + arch, f"{path}:")
-    pooling = timm_pooling(TIMM + arch)
-    if about.pooling and pooling and about.pooling != pooling:
-        raise BadInputError(f"{path}: a {arch} that pools its features by {about.pooling!r}: expected {pooling!r}")
+    require_pooling(about, timm_pooling(TIMM + arch), path)
     return _with_timms_names(about, path, content)
+
+
+def require_pooling(about: Description, pooling: str | None, path: Path) -> None:
+    """Raise BadInputError where features are pooled otherwise than by `pooling`, if that is known."""
+    if about.pooling and pooling and about.pooling != pooling:
+        raise BadInputError(
+            f"{path}: a {about.arch} that pools its features by {about.pooling!r}: expected {pooling!r}"
+        )
 
 
 def _flatten(about: Description, path: Path, content: object) -> dict[str, Tensor]:
@@ -153,6 +161,7 @@ def _with_timms_names(about: Description, path: Path, content: object) -> Publis
     name = f"{TIMM}{about.arch}"
     whole, config = timm_tensors(name), timm_config(name)
     tensors = find_named(whole, _flatten(about, path, content), str(path))
+    require_heads(tensors, path)
     plan = EncoderPlan(name, image_size=about.image_size or config.input_size[-1])
     mean, std = about.mean or tuple(config.mean), about.std or tuple(config.std)
     origin = "transformers" if about.project == VITS else "timm"

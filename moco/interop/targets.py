@@ -22,7 +22,7 @@ from moco.core.stems import STEMS, Stem
 from moco.errors import BadInputError, VoidError, one_line
 from moco.interop import detectron2, model_card, reference
 from moco.interop.checkpoints import Weights
-from moco.interop.folders import OWN
+from moco.interop.descriptions import OWN
 from moco.runtime.files import replace_file
 
 STANDARD_WIDTH, CLASSIFIER = 64, {"fc.weight", "fc.bias"}

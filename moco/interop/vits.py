@@ -14,6 +14,8 @@ SIZES = {
     (192, 12, 3): "tiny", (384, 12, 6): "small", (768, 12, 12): "base", (1024, 24, 16): "large", (1280, 32, 16): "huge",
 }  # fmt: skip
 """Width, depth and heads, and what timm calls a network with these."""
+NARROW = {192: 3, 384: 6}
+"""Heads of timm's networks by width, where MoCo v3 has 12."""
 NETWORKS = {
     "vit": "vit_{size}_patch{patch}_{side}", "deit": "deit_{size}_distilled_patch{patch}_{side}",
     "dinov2": "vit_{size}_patch{patch}_dinov2",
@@ -78,6 +80,26 @@ def name_network(config: Mapping[str, Any], where: str) -> str:
             f"{str(values['image_size'])[:20]} pixels, which is no network of timm: expected {among}, as published"
         )
     return name
+
+
+def require_heads(tensors: Mapping[str, Tensor], where: object) -> None:
+    """Raise BadInputError for MoCo v3's narrow transformers, which have more heads than timm's of the same tensors.
+
+    Their fixed places show them: sines and cosines, first of the rows (MAE's are first of the columns).
+    """
+    places = tensors.get("pos_embed")
+    if places is None or places.dim() != 3 or places.shape[1] < 3 or places.shape[2] not in NARROW:
+        return
+    quarter = places.shape[2] // 4
+    omega = 1 / 10000 ** (torch.arange(quarter) / quarter)
+    second = places[0, 2].float()  # patch of the first row
+    row, column = second[: 2 * quarter], second[2 * quarter :]
+    expected = torch.cat([omega.sin(), omega.cos()])
+    if not bool(places[0, 0].any()) and not bool(row[:quarter].any()) and torch.allclose(column, expected, atol=1e-2):
+        raise BadInputError(
+            f"{where}: a transformer of MoCo v3, with 12 heads at a width of {places.shape[2]}, where timm's have "
+            f"{NARROW[places.shape[2]]}: no network of timm has its features; its ViT-Base and larger are timm's"
+        )
 
 
 def rename_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

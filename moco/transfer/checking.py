@@ -125,6 +125,8 @@ def _tells_turned(header: Header) -> bool:
 
 def _check_classes(data: str, split: str, examples: Examples) -> list[str]:
     """Raise BadInputError where fewer than two classes have pixels; name those that have none."""
+    if not len(examples):
+        raise BadInputError(f"{data}: no {split} images, expected at least one: correct the list of the split")
     counts: Any = sum(
         _in_parallel(
             lambda row: np.bincount(examples.target(row).flatten().numpy(), minlength=VOID + 1), range(len(examples))

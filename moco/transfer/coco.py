@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from moco.data.images import PathTable
-from moco.errors import BadInputError
+from moco.errors import BadInputError, one_line
 from moco.transfer.coco_files import find_coco, first_file, image_folder
 from moco.transfer.files import Folder, hold_out
 from moco.transfer.headers import read_header
@@ -95,6 +95,7 @@ def read_coco(
         )
         ids, class_of, classes = Ids(images, path, "images", "image_id"), *_classes(categories, path)
         place = ids.places(annotations, "image_id")
+        _warn_of_repeated(images, path)
         if part is not None:
             chosen = hold_out(len(images), part)
             images, annotations, place = _choose(chosen, images, annotations, place)
@@ -136,6 +137,26 @@ def read_coco(
         federation=federation,
         sources=PathTable([os.fsencode(path)]),
     )
+
+
+def _warn_of_repeated(images: Records, path: Path) -> None:
+    """Warn of images that name a file which another names too, as where files of single classes were joined."""
+    first, repeated = dict[str, Any](), list[tuple[str, Any, Any]]()
+    for image in images:
+        name = str(image.get("coco_url") or image.get("file_name"))
+        if name in first:
+            repeated.append((name, first[name], image.get("id")))
+        first.setdefault(name, image.get("id"))
+    if repeated:
+        name, one, other = repeated[0]
+        warnings.warn(
+            one_line(
+                f"{path}: {len(repeated)} of {len(images)} images name a file that another names too (the first: "
+                f"{name}, ids {one} and {other}): each is learned and measured with its own objects only: join their "
+                f"annotations under one id"
+            ),
+            stacklevel=3,
+        )
 
 
 def _choose(

@@ -116,7 +116,8 @@ def test_a_plain_resnet_may_hide_another(tmp_path: Path, monkeypatch: pytest.Mon
     torch.save(resnet18(1).state_dict(), tmp_path / "weights.pth")
     note = load_weights(str(tmp_path / "weights.pth")).notes[0]
     assert note.startswith(f"{tmp_path / 'weights.pth'}: read as a plain resnet18-w16")
-    assert note.endswith(f"give timm:resnetblur18@{tmp_path / 'weights.pth'} if it is one")
+    path = tmp_path / "weights.pth"
+    assert note.endswith(f"give timm:resnetblur18@{path} or stem=imagenet-unpooled@{path} where it is one")
     torch.save(prefixed("module.encoder_q.", resnet18(1).state_dict()), tmp_path / "moco.pth")
     assert load_weights(str(tmp_path / "moco.pth")).notes == ()
     chosen = load_weights(f"stem=imagenet@{tmp_path / 'weights.pth'}").notes

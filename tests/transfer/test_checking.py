@@ -141,3 +141,12 @@ def test_a_folder_that_cannot_be_written_to(coco: Path, tmp_path: Path) -> None:
     """Nothing is kept then."""
     (tmp_path / "kept").write_text("a file")
     assert check("coco", coco) == []
+
+
+def test_a_split_without_images(tmp_path: Path) -> None:
+    """Refused in one line: there are no shares of no pixels."""
+    write_semantic(tmp_path, np.arange(48).reshape(6, 8) % 2, "ground\nlesion\n")
+    for split in ("val", "test"):
+        (tmp_path / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("", encoding="utf-8")
+    with pytest.raises(BadInputError, match="no test images"):
+        check("voc-semantic", tmp_path)

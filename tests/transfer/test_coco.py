@@ -214,6 +214,14 @@ def test_a_file_without_any_outline_is_told(tmp_path: Path, outline: Any) -> Non
         assert opened(tmp_path, whole).kind == "detection"
 
 
+def test_a_file_of_two_images_is_told(tmp_path: Path) -> None:
+    """Each has its own objects only, so those of the other would be mistakes of the detector."""
+    whole = content()
+    whole["images"].append({**whole["images"][0], "id": 999})
+    with pytest.warns(UserWarning, match=r"1 of \d images name a file that another names too .*, ids \d+ and 999"):
+        opened(tmp_path, whole)
+
+
 def test_the_task_decides_what_is_learned(tmp_path: Path) -> None:
     """Masks of a file whose categories have keypoints, too."""
     whole = edited(first("keypoints", ["nose", "tail"], "categories"))
