@@ -276,7 +276,7 @@ class Readable:
                 tried.append(str(error))
                 if other not in self._warned:
                     self._warned.add(other)
-                    warnings.warn(f"{error}; the monitor takes the next image of its class instead", stacklevel=3)
+                    warnings.warn(f"{error}; in the monitor the next image of its class replaces it", stacklevel=3)
         raise BadInputError(f"none of {len(tried)} images of a class can be read; the first: {tried[0]}")
 
     def _follow(self, index: int) -> Iterator[int]:

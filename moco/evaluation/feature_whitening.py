@@ -1,5 +1,6 @@
 """Whitens an encoder's features on the user's own images, so that their neighbours share a class more often."""
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -135,6 +136,8 @@ class FeatureWhitener:
 
     def __call__(self, encoder: Encoder) -> Whitening | None:
         """Encode the images and choose; every rank gets the same answer, from the first's labels."""
-        z = encode(encoder, self.images, self.how, title=f"whitening: encoding {len(self.images)} images")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # training has named the images that cannot be read
+            z = encode(encoder, self.images, self.how, title=f"whitening: encoding {len(self.images)} images")
         labels = None if self.images.labels is None else labels_of(self.images)
         return choose_whitening(z, labels, len(self.images.classes), temperature=self.temperature)

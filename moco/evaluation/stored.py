@@ -122,7 +122,7 @@ def find_stored(out: Path, was: Origin, parts: Mapping[Any, Images], settings: M
     ]
     if said:
         raise BadInputError(
-            f"--add: since {out} was written, images were {' and '.join(said)}: leave --add out to encode all images"
+            f"--add: {out} is older than its images ({' and '.join(said)}): leave --add out to encode all images"
         )
     ends = np.cumsum([len(images) for images in parts.values()])[:-1]
     return dict(zip(parts, np.split(row, ends), strict=True))

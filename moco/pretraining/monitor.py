@@ -172,7 +172,7 @@ class Watch:
     def end(self, step: int) -> None:
         """Let the run end with the encoder that it should, after `step` steps."""
         self._keep_best(step)
-        self._whiten()
+        self._whiten(step)
 
     def _keep_best(self, step: int) -> None:
         """Let the run end with the encoder of its best look; the one after `step` steps, the last, lies beside it."""
@@ -187,22 +187,25 @@ class Watch:
         self.run.log.say(best.describe(step, by))
         self.run.result["kept"] = {**best.figures(step), "by": by}
 
-    def _whiten(self) -> None:
+    def _whiten(self, step: int) -> None:
         """Let the encoder that the run ends with whiten its features, where that pays."""
         if self.whitener is None:
             return
         self.run.wait()
-        path = self.config.out / ENCODERS[0]
-        tensors, metadata = distributed.from_first(lambda: load_tensors(path))
-        encoder = copy.deepcopy(self.run.modules["f_q"])
+        encoder = self.run.modules["f_q"]
         assert isinstance(encoder, Encoder)
-        load_encoder_tensors(encoder, tensors)
-        encoder.whitening = nn.Identity()  # of an earlier call, which was broken off here
-        with say_if_slow("whitening the features"):
-            found = self.whitener(encoder)
+        with distributed.average_statistics(encoder), say_if_slow("whitening the features"):
+            file = pack_encoder(self.config, encoder, step, self.images.form)
+            ended = copy.deepcopy(encoder)
+            if self.best is not None:
+                tensors, metadata = distributed.from_first(lambda: load_tensors(file.path))
+                load_encoder_tensors(ended, tensors)
+                file = file._replace(metadata=metadata)
+            ended.whitening = nn.Identity()  # of an earlier call, which was interrupted here
+            found = self.whitener(ended)
         if found is not None:
-            found.add_to(encoder)
-            distributed.from_first(lambda: save_tensors(path, encoder_tensors(encoder), metadata))
+            found.add_to(ended)
+            distributed.from_first(lambda: save_tensors(file.path, encoder_tensors(ended), file.metadata))
             self.run.log.say(found.sentence)
             self.run.result["whitened"] = found.figures
 

@@ -173,7 +173,9 @@ def test_the_monitor_passes_over_bad_images(tmp_path: Path, capsys: pytest.Captu
     assert train(tmp_path / "data", tmp_path / "run", knn_every=2, epochs=1) == 0
     key = "knn_top1" if labelled else "uniformity"
     assert len(lines(tmp_path / "run", key)) >= 2
-    warned = [line for line in capsys.readouterr().err.splitlines() if "takes the next image of its class" in line]
+    warned = [
+        line for line in capsys.readouterr().err.splitlines() if "in the monitor the next image of its class" in line
+    ]
     assert len(warned) == len(set(warned)) == (4 if labelled else 1)
     assert all("007.jpg: cannot be read" in line for line in warned)
 

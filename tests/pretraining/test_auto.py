@@ -166,7 +166,7 @@ def test_what_cannot_be_read_has_no_size() -> None:
     """The median of the others."""
     mixed = ArrayImages(torch.zeros(4, 3, 20, 30, dtype=torch.uint8), unreadable={0: "broken"})
     assert module.typical_side(mixed) == 20
-    with pytest.raises(BadInputError, match="none of the images"):
+    with pytest.raises(BadInputError, match="none of the inspected images"):
         module.typical_side(ArrayImages(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), unreadable={0: "broken"}))
 
 
