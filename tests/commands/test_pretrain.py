@@ -189,6 +189,7 @@ def fail(*_: Any, **__: Any) -> None:
     raise RuntimeError("the machine fails")
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_only_neighbours_see_whitened_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not `moco linear`; random weights and pixels are whitened where the run is, and others if it is asked for."""
     run, plain = (whitening(tmp_path / name, whiten=whiten) for name, whiten in (("run", 400), ("plain", 0)))
