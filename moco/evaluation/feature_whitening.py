@@ -73,10 +73,10 @@ def fit_whitening(features: Features, ridges: tuple[float, ...] = RIDGES[:1]) ->
 
     With their mean m and the eigenvalues l_1 >= l_2 >= ... and eigenvectors U of their covariance, x becomes
     U diag(sqrt((l_1 + r l_1) / (l_i + r l_1))) U^T (x - m). The direction of the largest variance stays as it is, and
-    the others are enlarged, at most by sqrt((1 + r) / r). No map is nearer to the plain features. The list is empty
-    where all features are equal.
+    the others are enlarged, at most by sqrt((1 + r) / r). Of the maps to this covariance none stays nearer to the plain
+    features. The list is empty where all features are equal.
 
-    Source: arXiv:1512.00809 (ZCA), with a ridge as in arXiv:2103.15316.
+    Source: arXiv:1512.00809 (ZCA); the ridge is ours.
     """
     x = features.double()
     mean = x.mean(0)
@@ -135,7 +135,7 @@ class FeatureWhitener:
         return cls(make_readable(take_evenly(images, most)), how, temperature)
 
     def __call__(self, encoder: Encoder) -> Whitening | None:
-        """Encode the images and choose; every rank gets the same answer, from the first's labels."""
+        """Encode the images and choose; every rank has all features, and chooses the same."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # training has named the images that cannot be read
             z = encode(encoder, self.images, self.how, title=f"whitening: encoding {len(self.images)} images")
