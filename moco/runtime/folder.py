@@ -22,8 +22,11 @@ RUNNING, KILLED, FAILED = "running", "killed", "failed"
 BROKEN_OFF = {KILLED: "was killed (or its machine failed)", FAILED: "failed"}
 """How a run that did not finish is described, by its state."""
 LOCK = ".lock"
-TRIES, PAUSE = 3, 0.1
-"""How often, and after how many seconds, the lock is tried: a reader that looks who has it holds it for an instant."""
+TRIES, PAUSE = 40, 0.02
+"""How often, and after how many seconds, the lock is tried: a reader that looks who has it holds it for an instant.
+
+Many short waits find a free instant even beside a reader that looks without pause; three longer ones did not always.
+"""
 
 
 def lock(run: Path) -> TextIO:
