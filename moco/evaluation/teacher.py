@@ -35,9 +35,11 @@ def load_teacher(
     """
     weights = place_weights(load_weights(name), device)
     say_notes(weights)
-    own, other = ("bytes of RGB" if form is None else form.kind for form in (weights.form, images.form))
-    if own != other:
-        raise BadInputError(f"--teacher {name}: takes {own}, and the images are {other}: give another teacher")
+    other = "bytes of RGB" if images.form is None else images.form.kind
+    if weights.takes != other:
+        raise BadInputError(
+            f"--teacher {name}: takes {weights.takes}, and the images are {other}: give another teacher"
+        )
     weights.encoder.eval().requires_grad_(False)
     size = size or weights.encoder.plan.image_size
     weights.encoder.require_size(size, "--teacher-size")

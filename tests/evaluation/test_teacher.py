@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from moco.cli import main
 from moco.core.dictionary import TeacherKeys
+from moco.core.encoder import EncoderPlan
 from moco.data.catalog import load
 from moco.data.derived import take_evenly
 from moco.data.images import Images
@@ -18,7 +19,7 @@ from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.session import backbone_digest
 from moco.evaluation.teacher import load_teacher
-from moco.interop.checkpoints import load_weights
+from moco.interop.checkpoints import load_weights, random_weights
 from moco.pretraining.prepare import build_dictionary
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors, save_tensors
@@ -94,6 +95,14 @@ def test_weights_that_give_no_numbers_teach_nothing(
         next(weights.encoder.backbone.parameters()).fill_(torch.nan)
     monkeypatch.setattr("moco.evaluation.teacher.load_weights", lambda name: weights)
     with pytest.raises(BadInputError, match=r"--teacher W: .*features of .* are not finite"):
+        load_teacher("W", images, STUDENT, "cpu", size=None, cached=True)
+
+
+def test_documents_teach_nothing_about_images(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line."""
+    weights = random_weights(EncoderPlan("bytes-tiny", image_size=16), 0, (0.0,) * 3, (1.0,) * 3)
+    monkeypatch.setattr("moco.evaluation.teacher.load_weights", lambda name: weights)
+    with pytest.raises(BadInputError, match="--teacher W: takes documents, and the images are bytes of RGB"):
         load_teacher("W", images, STUDENT, "cpu", size=None, cached=True)
 
 
