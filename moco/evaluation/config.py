@@ -57,13 +57,9 @@ RandomArch = Annotated[str | None, arg(help="For random weights: the backbone.")
 RandomStem = Annotated[Stem, arg(help="For random weights: first layers of a ResNet.")]
 EncodedSide = Annotated[Side | None, arg(help="Side of the images in pixels; by default as in training.")]
 EncodedAtOnce = Annotated[BatchSize, arg(help="Images encoded at a time.")]
-EncoderOutput = Annotated[
-    Literal["backbone", "plain", "head"],
-    arg(
-        help="backbone: the backbone's features, whitened if the run ended so (docs/whitening.md). plain: never "
-        "whitened. head: the projection head's output, of unit length."
-    ),
-]
+OUTPUTS = """backbone: the backbone's features, whitened if the run ended so (docs/whitening.md). plain: never whitened.
+head: the projection head's output, of unit length."""
+EncoderOutput = Annotated[Literal["backbone", "plain", "head"], arg(help=OUTPUTS)]
 NoBaseline = Annotated[
     bool,
     FlagCreatePairsOff,
@@ -250,11 +246,7 @@ class EmbedConfig:
     """Split to encode."""
     features: Annotated[
         Literal["backbone", "plain", "head", "map"],
-        arg(
-            help="backbone: the backbone's features, whitened if the run ended so (docs/whitening.md). plain: never "
-            "whitened. head: the projection head's output, of unit length. map: the backbone's last feature map "
-            "(channels, rows, columns)."
-        ),
+        arg(help=f"{OUTPUTS} map: the backbone's last feature map (channels, rows, columns)."),
     ] = "backbone"
     unit: bool = False
     """Scale the features to unit length, as kNN compares them."""

@@ -254,8 +254,7 @@ class PretrainConfig:
     """Which encoder the run ends with: the last one, or the best of the monitor's evaluations. best is the initial one
     unless another classifies clearly more images correctly; encoder-last.safetensors then holds the last one."""
     whiten: CountOrZero = 0
-    """Whiten the features of the finished encoder by this many training images, which raises kNN accuracy in most cases
-    (docs/whitening.md; 0: do not)."""
+    """Whiten the finished encoder's features by this many training images (docs/whitening.md; 0: do not)."""
     exclude: Excluded = ()
     white_level: Annotated[WhiteLevel, Earlier(65535)] = None
     accept_changed_data: AcceptChangedData = False
