@@ -64,7 +64,7 @@ def _find_sources(before: Config, config: ResumeConfig) -> Config:
 
     Raises BadInputError if not, or where the run does not have what is given.
     """
-    places = {}
+    places: dict[str, Any] = {}
     for name, noun in SOURCES.items():
         was, now = getattr(before, name, None), getattr(config, name)
         if was is None and now is not None:

@@ -94,10 +94,10 @@ def test_sources_that_were_moved(two_folders: tuple[Path, Path], tmp_path: Path,
         place.rename(moved)
         with pytest.raises(BadInputError, match=rf"are not in {place}, where they were: give --{name} with where"):
             resume.run(ResumeConfig(run))
-        now = {name: str(moved)}
+        now: dict[str, Any] = {name: str(moved)}
         if command == "resume":
             with pytest.raises(BadInputError, match=rf"not in {place}: give --{name}"):
-                resume.run(ResumeConfig(run, **{name: str(place)}))
+                resume.run(ResumeConfig(run, **{**now, name: str(place)}))
             assert resume.run(ResumeConfig(run, **now))["step"] == 4
         else:
             assert pretrain.run(dataclasses.replace(config, **now))["step"] == 4
