@@ -21,6 +21,7 @@ from moco.explore.config import FEWEST_IMAGES, ExploreConfig
 from moco.explore.tray import open_tray
 from moco.runtime.fields import check
 from moco.runtime.files import replace_file, require_file_name, takes_files
+from moco.runtime.phases import say_if_slow
 
 if TYPE_CHECKING:
     from moco.curation.facts import Facts
@@ -60,7 +61,8 @@ def run(config: ExploreConfig) -> dict[str, Any]:
         if listening is not None:
             listening.close()
     assert config.static is not None
-    return _write(sight, config.static)
+    with say_if_slow(f"writing {config.static}"):
+        return _write(sight, config.static)
 
 
 def _check(config: ExploreConfig) -> None:

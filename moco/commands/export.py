@@ -15,6 +15,7 @@ from moco.interop.config import ExportConfig
 from moco.interop.hub import push, require_repository
 from moco.interop.targets import TARGETS, Target
 from moco.runtime.files import require_file_name, written_aside
+from moco.runtime.phases import say_if_slow
 from moco.shapes import SquareViews
 
 TOLERANCE = 1e-4
@@ -46,8 +47,9 @@ def run(config: ExportConfig) -> dict[str, Any]:
     config.out.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(config.out, folder=True) as folder:
         partial = folder / "export"
-        target.write(weights, partial, config.weights)
-        figures = _compared(target, weights, partial)
+        with say_if_slow(f"writing {config.format}, and encoding photographs with it and with the encoder"):
+            target.write(weights, partial, config.weights)
+            figures = _compared(target, weights, partial)
         if config.out.exists():
             raise BadInputError(f"--out {config.out}: another export wrote it meanwhile: give another name")
         partial.replace(config.out)

@@ -35,7 +35,7 @@ ONE_LOOK = 0.02
 FEWEST_WATCHED = 200
 WHITENING = 0.05
 """Share of the time that encoding images may take at the end, by which the features are whitened."""
-EVALUATING = 0.12
+EVALUATING = 0.15
 """Share of the time that the evaluation at the end may take; it leaves out published and random weights, or all,
 otherwise."""
 TIMING = (0.5, 2.0)

@@ -1,5 +1,6 @@
 """Batch normalisation in groups: one process computes what G devices would (v1, 3.3)."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -272,6 +273,5 @@ def _grouped(norm: _BatchNorm) -> GroupedBatchNorm:
 
 def is_fused(norm: nn.Module) -> bool:
     """Return whether it is timm's BatchNorm2d with a dropout and an activation behind it."""
-    from timm.layers.norm_act import BatchNormAct2d  # here, since only networks of timm have other kinds than torch's
-
-    return type(norm) is BatchNormAct2d
+    timm = sys.modules.get("timm.layers.norm_act")  # without it there is no network of timm, and importing takes long
+    return timm is not None and type(norm) is timm.BatchNormAct2d

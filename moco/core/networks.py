@@ -5,10 +5,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torchvision
 from torch import nn
 
 from moco.core.bytes import PADDING, TRANSFORMERS, ByteTransformer
+from moco.core.lean_imports import torchvision
 from moco.core.resnet import RESNETS, ResNet, resnet_plan
 from moco.core.stems import Stem
 from moco.core.transformers import NAME, fix_sine_positions, vit_options

@@ -8,6 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from moco.core import lean_imports  # noqa: F401  before torchvision
+
+# isort: split
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from moco.core.batchnorm import mark_recomputation
@@ -125,7 +129,7 @@ class ResNet(nn.Module):
         self.recompute = False
         """Keep only what goes into each block, and compute the rest once more for the gradient: saves memory."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # there it imports torch's compiler
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def reset_convolutions(self) -> None:

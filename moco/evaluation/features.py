@@ -118,11 +118,14 @@ def outputs(
     images: Images,
     how: Encoding,
     views: RandomViews | None = None,
-    title: str | None = None,
+    title: str | Iterator[int] | None = None,
     device: torch.device | None = None,
     earlier: Earlier | None = None,
 ) -> Features:
-    """Encode as `encode` does, by any module that gives `width` numbers per image, on its own `device`."""
+    """Encode as `encode` does, by any module that gives `width` numbers per image, on its own `device`.
+
+    An iterator as title shows the progress of a larger work: a value of it is taken after every batch.
+    """
     _require_channels(images, how)
     device = device or next(module.parameters()).device
     at_a_time = how.batch_size
@@ -140,7 +143,8 @@ def outputs(
         blank = torch.zeros(1, len(how.mean), how.image_size, how.image_size, device=device)
         network = folded_copy(module, blank)
         batches = zip(starts, _batches(images, how, views, first + done, last, device.type), strict=True)
-        for start, batch in show_progress(batches, title, len(starts)):
+        shown = show_progress(batches, None if isinstance(title, Iterator) else title, len(starts))
+        for start, batch in shown:
             with autocast(how.precision, device.type):
                 features = torch.cat([network(part).float() for part in torch.split(batch.to(device), at_a_time)])
             end = start - first + len(batch)
@@ -149,6 +153,8 @@ def outputs(
                 fetcher.finish()
                 earlier.keep(block[kept:end])
                 kept = end
+            if isinstance(title, Iterator):
+                next(title)
     fetcher.finish()
     if world_size() == 1:
         return _finite(block[: len(images)], images)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from moco.core.encoder import EncoderPlan
+from moco.core.lean_imports import torchvision
 from moco.core.networks import (
     TIMM,
     build_backbone,

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 import torch._functorch.config as functorch
 from torch import Tensor, nn
-from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from moco.core.pair import EncoderPair
 from moco.errors import BadInputError, one_line
@@ -93,6 +92,8 @@ def compile_encoders(pair: EncoderPair) -> None:
 
     Raises BadInputError where there is no folder for compiled code.
     """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir  # here, since importing the compiler takes seconds
+
     try:
         folder = cache_dir()
     except OSError as error:
