@@ -21,7 +21,7 @@ from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.files import replace_file
 from moco.runtime.folder import FAILED, RUNNING, lock, require_run_folder
 from moco.runtime.loggers import Outlets
-from moco.runtime.loglines import describe_bar, describe_look, describe_step
+from moco.runtime.loglines import describe_bar, describe_look, describe_place, describe_step
 from moco.runtime.machine import machine
 from moco.runtime.progress import columns
 from moco.runtime.records import read_records
@@ -31,6 +31,8 @@ Metrics = dict[str, float]
 METRICS, EVENTS = "metrics.jsonl", "events.out.tfevents"
 MOST_EVENTS = 1000
 """So many may wait to be written; one more waits, too. A line of the log has some ten."""
+SILENCE = 60.0
+"""Seconds without a line, after which one says how far the training is."""
 
 
 class RunLog:
@@ -56,7 +58,7 @@ class RunLog:
         self._reached = 0
         self.earlier = 0.0
         """Seconds that the parts of the run before this one took."""
-        self._started = time.monotonic()
+        self._started = self._said = time.monotonic()
 
     def __enter__(self) -> "RunLog":
         try:
@@ -157,12 +159,14 @@ class RunLog:
         self._found = dict(findings)
 
     def progress(self, step: int) -> None:
-        """Note that training has come to `step`, and move the progress bar."""
+        """Note that training has come to `step`, and move the progress bar, or say so after a long silence."""
         self._reached = step
         if self._moved is None:
             self._moved = step, time.monotonic()
         if self._progress:
             self._progress.update(self._task, completed=step, description=self._latest)
+        elif time.monotonic() - self._said > SILENCE:
+            self.say(describe_place(step, self.steps, self._seconds_left(step)))
 
     def set_length(self, steps: int) -> None:
         """Show another number of steps as the run's length from now on."""
@@ -172,6 +176,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Tell a person."""
+        self._said = time.monotonic()
         if self.active:
             shown = "\n".join(one_line(line) for line in text.split("\n"))
             with contextlib.suppress(SystemExit):  # where the reader is gone (| head), rich says no more, and would end
