@@ -78,6 +78,17 @@ def test_live_keys_are_those_of_the_views(tiny_run: Path, images: Images) -> Non
     assert torch.allclose(found, expected, atol=2e-2)  # resized pixels are rounded to bytes, or not
 
 
+def test_live_keys_send_no_numbers_at_each_step(
+    tiny_run: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Means and deviations go to the device once: a host that sends numbers to a GPU waits for it."""
+    live = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=False)
+    x, index = torch.rand(2, 3, 16, 16), torch.arange(2)
+    first = live.keys(x, index)
+    monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("numbers were sent"))
+    assert torch.equal(live.keys(x, index), first)
+
+
 def test_all_keys_or_a_queue_of_them(tiny_run: Path, images: Images) -> None:
     """Where K holds the keys of all other images they are the dictionary; else the last K are."""
     teacher = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=True)
