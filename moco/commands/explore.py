@@ -93,6 +93,7 @@ def _computed(config: ExploreConfig) -> Sight:
     from moco.data.fingerprint import digest_images
     from moco.evaluation.session import session, workers_for
     from moco.explore.embed_run import Scope, embed_run
+    from moco.interop.metadata import describe_input
 
     data = config.data or _data_of(config.runs[0])
     whole = _split(config, data)
@@ -104,7 +105,7 @@ def _computed(config: ExploreConfig) -> Sight:
     for run, name in zip(config.runs, _names(config.runs), strict=True):
         asked = _evaluation(config, run, data)
         with session(asked) as subject:
-            taken = subject.weights.takes
+            taken = describe_input(subject.encoder.plan, subject.weights.form)
             if taken != kind:
                 raise BadInputError(f"{run}: takes {taken}, and the images are {kind}: give runs of the same kind")
             how = dataclasses.replace(subject.how, unit=True, workers=workers_for(asked, images))

@@ -10,9 +10,10 @@ from sklearn.datasets import load_sample_images
 
 from moco.data.augment import normalize
 from moco.errors import BadInputError, VoidError
-from moco.interop.checkpoints import DOCUMENTS, Weights, load_weights
+from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.config import ExportConfig
 from moco.interop.hub import push, require_repository
+from moco.interop.metadata import DOCUMENTS, describe_input
 from moco.interop.targets import TARGETS, Target
 from moco.runtime.files import require_file_name, written_aside
 from moco.runtime.phases import say_if_slow
@@ -39,7 +40,7 @@ def run(config: ExportConfig) -> dict[str, Any]:
     if config.push is not None:
         require_repository(config.push)
     weights = load_weights(config.weights)
-    if weights.takes == DOCUMENTS:
+    if describe_input(weights.encoder.plan, weights.form) == DOCUMENTS:
         raise BadInputError(f"--weights {config.weights}: takes documents, and moco export is for encoders of images")
     for note in weights.notes:
         print(note)

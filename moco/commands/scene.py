@@ -17,7 +17,8 @@ from moco.data.splits import monitor_split, training_images
 from moco.errors import BadInputError
 from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding
 from moco.evaluation.session import place_weights
-from moco.interop.checkpoints import DOCUMENTS, load_weights, random_weights
+from moco.interop.checkpoints import load_weights, random_weights
+from moco.interop.metadata import DOCUMENTS, describe_input
 from moco.pretraining.auto import FEWEST_IMAGES, LEAST_SIDE, SAMPLE, candidates, typical_side
 from moco.pretraining.channels import asked_of
 from moco.pretraining.config import AutoConfig, PretrainConfig
@@ -87,7 +88,7 @@ def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Sce
                             "taught takes both")  # fmt: skip
     named = given.get("init_weights") or given.get("teacher")
     weights = None if named is None else load_weights(named)
-    if weights is not None and weights.takes == DOCUMENTS:
+    if weights is not None and describe_input(weights.encoder.plan, weights.form) == DOCUMENTS:
         name = flag("init_weights" if given.get("init_weights") else "teacher")
         raise BadInputError(f"{name} {named}: takes documents, and moco pretrain auto trains on images: for documents "
                             f"give moco pretrain text")  # fmt: skip

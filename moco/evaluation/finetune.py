@@ -79,7 +79,6 @@ def train_network(
     gradient are no longer finite, StoppedError after a signal, and BadInputError for batches of one image.
     """
     encoder, how = subject.encoder, subject.how
-    how.require_images("only moco knn, linear --protocol fast and lowshot --finetune-steps 0 measure them")
     device = next(encoder.parameters()).device
     batch_size = limit_batch_size(recipe.batch_size, len(train))
     if batch_size < 2 * distributed.world_size():
@@ -143,7 +142,11 @@ def train_network(
 
 
 def with_classifier(subject: Subject, classes: int, seed: int) -> nn.Module:
-    """Return a copy of the backbone and a new classifier of small random weights."""
+    """Return a copy of the backbone and a new classifier of small random weights.
+
+    Raises BadInputError where the backbone takes documents, which have no crops to train on.
+    """
     encoder = subject.encoder
+    subject.how.require_images("only moco knn, linear --protocol fast and lowshot --finetune-steps 0 measure them")
     fc = new_classifier(encoder.num_features, classes, seed).to(next(encoder.parameters()).device)
     return nn.Sequential(OrderedDict(backbone=copy.deepcopy(encoder.backbone), fc=fc))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moco.errors import BadInputError
-from moco.runtime.files import open_bounded
+from moco.runtime.files import open_bounded, require_regular
 from moco.runtime.folder import lock
 
 ENDING = ".unfinished"
@@ -98,6 +98,7 @@ def _find_sound(folder: Path, about: Mapping[str, Any], width: int) -> Pieces:
     """Read the list as far as it and the numbers are whole, and cut both off there."""
     found, kept, size = Pieces(folder, width), _as_line(about), 0
     for path in (folder / NUMBERS, folder / LIST):
+        require_regular(path)
         path.touch()
     with open_bounded(folder / LIST, LARGEST_LIST) as lines, (folder / NUMBERS).open("rb") as numbers:
         if lines.readline() != kept:

@@ -15,6 +15,7 @@ from moco.evaluation.features import Encoding
 from moco.evaluation.once import encode_once
 from moco.evaluation.session import backbone_digest, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
+from moco.interop.metadata import describe_input
 from moco.runtime.device import autocast
 from moco.shapes import Features, Index, Views
 
@@ -36,10 +37,9 @@ def load_teacher(
     weights = place_weights(load_weights(name), device)
     say_notes(weights)
     other = "bytes of RGB" if images.form is None else images.form.kind
-    if weights.takes != other:
-        raise BadInputError(
-            f"--teacher {name}: takes {weights.takes}, and the images are {other}: give another teacher"
-        )
+    own = describe_input(weights.encoder.plan, weights.form)
+    if own != other:
+        raise BadInputError(f"--teacher {name}: takes {own}, and the images are {other}: give another teacher")
     weights.encoder.eval().requires_grad_(False)
     size = size or weights.encoder.plan.image_size
     weights.encoder.require_size(size, "--teacher-size")

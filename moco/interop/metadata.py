@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from moco.core.encoder import EncoderPlan
+from moco.core.networks import reads_bytes
 from moco.data.decoding import WHITEST
 from moco.data.forms import Form
 from moco.errors import BadInputError
 from moco.runtime.checkpoint import Metadata
 
 LARGEST_COLOUR = 1e6
+DOCUMENTS = "documents"
+"""What an encoder of bytes takes."""
 
 
 def encoder_metadata(
@@ -65,3 +68,10 @@ def _colours(values: object, channels: int, deep: bool) -> tuple[float, ...]:
     if not all(abs(value) < (math.inf if deep else LARGEST_COLOUR) for value in values):  # false for nan too
         raise ValueError(f"{str(values)[:60]}, expected finite numbers")
     return tuple(float(value) for value in values)
+
+
+def describe_input(plan: EncoderPlan, form: Form | None) -> str:
+    """Describe in words what an encoder takes: documents, bytes of RGB, or other channels."""
+    if reads_bytes(plan.arch):
+        return DOCUMENTS
+    return "bytes of RGB" if form is None else form.kind

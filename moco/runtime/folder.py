@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from moco.errors import BadInputError
-from moco.runtime.files import open_bounded, read_bounded
+from moco.runtime.files import open_bounded, read_bounded, require_regular
 from moco.runtime.records import read_records
 
 if sys.platform != "win32":
@@ -30,9 +30,13 @@ Many short waits find a free instant even beside a reader that looks without pau
 
 
 def lock(run: Path) -> TextIO:
-    """Hold the run folder until the file is closed. Raises BadInputError naming the process that holds it."""
+    """Hold the run folder until the file is closed. Raises BadInputError naming the process that holds it.
+
+    It raises one too where the lock, or its folder, cannot be made or is no regular file.
+    """
     try:
         run.mkdir(parents=True, exist_ok=True)
+        require_regular(run / LOCK)
         file = (run / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise BadInputError(f"--out {run}: cannot be written ({error.strerror}): give a folder that can") from error

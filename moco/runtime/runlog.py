@@ -210,7 +210,7 @@ class RunLog:
 
         TensorBoard opens the file for each write: its thread would wait for ever, and with it who waits for the thread.
         """
-        if all(path.is_file() for path in self.run.glob(f"{EVENTS}*")):
+        if isinstance(self._events, _NoEvents) or all(path.is_file() for path in self.run.glob(f"{EVENTS}*")):
             return
         self._events = _NoEvents()  # the other is not closed: that waits for its thread
         warnings.warn(f"{self.run / EVENTS}*: no regular file any more: no events are written", stacklevel=2)

@@ -196,6 +196,19 @@ def test_killed_at_any_write(tiny_run: Path, photos: Path, tmp_path: Path, monke
     assert encoded == [5, 5, 5, 3, 3, 1, 1]
 
 
+@pytest.mark.parametrize("name", [pieces.NUMBERS, pieces.LIST])
+def test_a_pipe_among_the_pieces(tmp_path: Path, name: str) -> None:
+    """It is named; nothing waits for it."""
+    folder = tmp_path / f"f.npy{pieces.ENDING}"
+    folder.mkdir()
+    os.mkfifo(folder / name)
+    with (
+        pytest.raises(BadInputError, match=f"{name}: expected a regular file"),
+        pieces.opened_pieces(tmp_path / "f.npy", {}, 1),
+    ):
+        pass
+
+
 def test_one_progress_over_all_pieces(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

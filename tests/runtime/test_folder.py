@@ -1,14 +1,16 @@
 """Who holds a run folder, and what its status says, whatever became of the process that wrote it."""
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from moco.errors import BadInputError
 from moco.report.runs import read_run
-from moco.runtime.folder import is_abandoned, lock, read_status
+from moco.runtime.folder import LOCK, is_abandoned, lock, read_status
 
 ODD = ["NaN", "1e400", "-Infinity", "1" + "0" * 400]
 """Numbers that are none."""
@@ -75,3 +77,10 @@ def test_a_damaged_status_hides_no_divergence(tmp_path: Path, content: bytes) ->
     assert read_status(tmp_path) == {"state": "diverged", "step": 7}
     log.write_text('{"event": "diverged", "step": 7}\n{"event": "resume", "step": 5}\n')
     assert read_status(tmp_path) == {}
+
+
+def test_a_lock_that_is_a_pipe(tmp_path: Path) -> None:
+    """It is named; nothing waits for it."""
+    os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(BadInputError, match=r"\.lock: expected a regular file"):
+        lock(tmp_path)
