@@ -16,6 +16,8 @@ from moco.runtime.loggers import add_loggers, settle_loggers
 from moco.runtime.owncode import OWN
 from moco.transfer.config import TransferConfig
 
+SOURCES = {"data": "images", "partner": "images of --partner", "series": "lines of --series"}
+"""What lies in the place that each of these fields names."""
 Config = TypeVar("Config", PretrainConfig, TransferConfig)
 
 
@@ -32,17 +34,16 @@ def run(config: ResumeConfig) -> dict[str, Any]:
         now["workers"] = config.workers
     content = read_bounded(path)
     command = read_command(content, path)
-    if config.data is not None:
-        now["data"] = config.data
     status = read_status(config.run)
     if said := BROKEN_OFF.get(status.get("state", "")):
         print(f"{config.run}: {said} after step {status.get('step')} or later: continuing")
     if command == "pretrain":
-        own = _find_images(_with_pretext(_with_loggers(from_json(PretrainConfig, content, path), config), config, now))
+        before = _with_pretext(_with_loggers(from_json(PretrainConfig, content, path), config), config, now)
+        own = _find_sources(before, config)
         return auto.conclude(own, pretrain.run(own), own.data)
     if command == "transfer":
-        before = _with_loggers(from_json(TransferConfig, content, path), config)
-        return transfer.run(_find_images(dataclasses.replace(before, **now)))
+        stored = _with_loggers(from_json(TransferConfig, content, path), config)
+        return transfer.run(_find_sources(dataclasses.replace(stored, **now), config))
     raise BadInputError(f"{path}: a run of {command!r}: only runs of pretrain and transfer can be resumed")
 
 
@@ -58,11 +59,24 @@ def _with_pretext(before: PretrainConfig, config: ResumeConfig, now: dict[str, A
     return dataclasses.replace(before, pretext=config.pretext or before.pretext, **now)
 
 
-def _find_images(config: Config) -> Config:
-    """Return the config of a run after checking that its images are there. Raises BadInputError if not."""
-    place = part_choice(config.data)[1]
-    if not (place in CATALOG or is_hosted(place) or expand_home(place).exists()):
-        raise BadInputError(
-            f"{config.out}: its images are not in {config.data}, where they were: give --data with where they are now"
-        )
-    return dataclasses.replace(config, data=absolute_data(config.data))
+def _find_sources(before: Config, config: ResumeConfig) -> Config:
+    """Return the config of a run with the places of now, after checking that its data are there.
+
+    Raises BadInputError if not, or where the run does not have what is given.
+    """
+    places: dict[str, Any] = {}
+    for name, noun in SOURCES.items():
+        was, now = getattr(before, name, None), getattr(config, name)
+        if was is None and now is not None:
+            raise BadInputError(f"{config.run}: the run has no --{name}: leave it out")
+        data = now or was
+        if data is None:
+            continue
+        place = part_choice(data)[1]
+        if not (place in CATALOG or is_hosted(place) or expand_home(place).exists()):
+            raise BadInputError(
+                f"{config.run}: its {noun} are not in {data}{', where they were' if now is None else ''}: give "
+                f"--{name} with where they are now"
+            )
+        places[name] = absolute_data(data)
+    return dataclasses.replace(before, **places)

@@ -293,6 +293,10 @@ class ResumeConfig:
     """Run folder."""
     data: Annotated[str | None, D] = None
     """New place of the images, if they were moved; the images must be the same."""
+    partner: Annotated[str | None, D] = None
+    """New place of the images of --partner, if they were moved; the images must be the same."""
+    series: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """New place of the list of --series, if it was moved; its lines must be the same."""
     pretext: OwnPretextAgain = None
     logger: Loggers = ()
     workers: Annotated[Workers, tyro.conf.arg(help="Processes that load images; by default as many as before.")] = None

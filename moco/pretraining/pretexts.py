@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+from contextlib import suppress
 
 from moco.core.bytes import TRANSFORMERS
 from moco.core.networks import example_input, reads_bytes
@@ -151,9 +152,36 @@ def forget_partners() -> None:
 @functools.cache
 def _open_held(data: str, form: Form | Asked | None) -> Images:
     try:
-        return hold(training_images(load(data, form=form)))
+        images = hold(training_images(load(data, form=form)))
     except BadInputError as error:
         raise BadInputError(re.sub("^--data ", "--partner ", str(error))) from error
+    if not isinstance(form, Asked):
+        _require_form(images, form, data)
+    return images
+
+
+def _require_form(images: Images, form: Form | None, data: str) -> None:
+    """Raise BadInputError where the images of `--partner` have other channels than those of `--data`."""
+    try:
+        images[0]
+    except BadInputError as error:
+        kind = _describe_form(_settle_form(data))
+        if kind == _describe_form(form):
+            return  # an image that is not readable, which is told, or replaced, where it is drawn
+        raise BadInputError(
+            f"--partner {data}: {kind}, and the images of --data are {_describe_form(form)}: give --partner-encoder "
+            f"own --symmetric, for an encoder of each side, or bring all images to one form"
+        ) from error
+
+
+def _settle_form(data: str) -> Form | None:
+    with suppress(BadInputError):
+        return training_images(load(data, form=Asked(AUTO))).form
+    return None
+
+
+def _describe_form(form: Form | None) -> str:
+    return "bytes of RGB" if form is None else form.kind
 
 
 def read_image(images: Images, index: int) -> object:

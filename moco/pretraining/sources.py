@@ -28,14 +28,14 @@ def list_sources(config: PretrainConfig, images: Images) -> list[Source]:
 def require_same_sources(config: PretrainConfig, images: Images) -> bool:
     """Raise BadInputError, saying what changed, where a run began with other sources, unless that is accepted.
 
-    Returns what `require_same_images` does of the images themselves.
+    Returns whether all of them are the run's, or accepted: not where the run does not know one of them.
     """
     accept = config.accept_changed_data
     known = [
         require_same_images(config.out, source.images, accept=accept, noun=source.noun, file=source.file)
         for source in list_sources(config, images)
     ]
-    return known[0]
+    return all(known)
 
 
 def keep_sources(config: PretrainConfig, images: Images) -> str:

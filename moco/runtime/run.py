@@ -27,7 +27,9 @@ from moco.runtime.shortage import describe_shortage
 from moco.runtime.signals import EXIT_CODE, StopRequest, WaitEnded
 from moco.runtime.state import load_state_tensors, rank_tensors, state_tensors, withhold
 
-OF_EACH_PROCESS = frozenset({"data", "out", "threads", "workers", "json"})
+PLACES = ("data", "partner", "series")
+"""Fields that say where the data of a run lie."""
+OF_EACH_PROCESS = frozenset({*PLACES, "out", "threads", "workers", "json"})
 """Fields that may differ between the processes of a run, say because their machines do."""
 HOW_NOT_WHAT = frozenset({
     "out", "json", "workers", "threads", "log_every", "logger", "checkpoint_every", "knn_every", "knn_k", "timeout",
@@ -268,11 +270,12 @@ def _read_earlier(config: Any, free: Collection[str], require_same_data: Callabl
     theirs, status = from_json(type(config), read_bounded(path), path), read_status(config.out)
     if status.get("state") == "done" and not isinstance(status.get("result"), dict):  # damaged
         status = {}
-    moved, same = os.path.abspath(config.data) != os.path.abspath(theirs.data), False
+    places = {name for name in PLACES if None not in (getattr(config, name, None), getattr(theirs, name, None))}
+    moved = {name for name in places if len({os.path.abspath(getattr(own, name)) for own in (config, theirs)}) > 1}
+    same = False
     if require_same_data is not None and (moved or status.get("state") != "done"):
         same = require_same_data()
-    if same or not moved:
-        free = {*free, "data"}
+    free = {*free, *(places if same else places - moved)}
     for name, value in vars(config).items():
         if name not in free and value != getattr(theirs, name):
             raise BadInputError(
@@ -283,8 +286,9 @@ def _read_earlier(config: Any, free: Collection[str], require_same_data: Callabl
         raise DivergedError(
             f"{config.out} diverged at step {status.get('step')}: give another --out and a smaller --lr"
         )
-    if moved:  # the same images in another place
-        write_text(path, to_json(dataclasses.replace(theirs, data=config.data), read_command(read_bounded(path), path)))
+    if moved:  # the same data in another place
+        now = dataclasses.replace(theirs, **{name: getattr(config, name) for name in moved})
+        write_text(path, to_json(now, read_command(read_bounded(path), path)))
     return status or {"state": "running"}
 
 

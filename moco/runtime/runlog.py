@@ -28,7 +28,9 @@ from moco.runtime.records import read_records
 
 Metrics = dict[str, float]
 
-METRICS = "metrics.jsonl"
+METRICS, EVENTS = "metrics.jsonl", "events.out.tfevents"
+MOST_EVENTS = 1000
+"""So many may wait to be written; one more waits, too. A line of the log has some ten."""
 SILENCE = 60.0
 """Seconds without a line, after which one says how far the training is."""
 
@@ -87,6 +89,7 @@ class RunLog:
         self._outlets.close(FAILED if self._state in ("", RUNNING) else self._state)
         try:
             self._metrics.close()
+            self._leave_lost_events()
             self._events.close()
         except OSError:  # on a full disk; where that ended the run, its error says so
             if error is None:
@@ -113,6 +116,7 @@ class RunLog:
         self._metrics.close()
         write_text(path, "".join(json.dumps(values) + "\n" for values in lines))
         self._metrics = path.open("a", encoding="utf-8")
+        self._leave_lost_events()
         self._events.close()
         self._events = _events(self.run, purge_step=step + 1)
         self.event("resume", step=step)
@@ -196,9 +200,20 @@ class RunLog:
         """Let TensorBoard and other loggers draw figures of `step`."""
         self._outlets.log(step, values)
         if self.active:
-            with _naming(self.run / "events.out.tfevents"):
+            self._leave_lost_events()
+            with _naming(self.run / EVENTS):
                 for name, value in values.items():
                     self._events.add_scalar(name, value, step)
+
+    def _leave_lost_events(self) -> None:
+        """Write no more events where a pipe or a device has taken the place of their file.
+
+        TensorBoard opens the file for each write: its thread would wait for ever, and with it who waits for the thread.
+        """
+        if all(path.is_file() for path in self.run.glob(f"{EVENTS}*")):
+            return
+        self._events = _NoEvents()  # the other is not closed: that waits for its thread
+        warnings.warn(f"{self.run / EVENTS}*: no regular file any more: no events are written", stacklevel=2)
 
     def _seconds_left(self, step: int) -> float | None:
         """Estimate how long the steps after `step` take, by all since the first of this part of the run."""
@@ -264,8 +279,8 @@ def _events(run: Path, purge_step: int | None = None) -> Any:
     from torch.utils.tensorboard.writer import SummaryWriter
 
     try:
-        with _naming(run / "events.out.tfevents"):
-            return SummaryWriter(str(run), purge_step=purge_step)
+        with _naming(run / EVENTS):
+            return SummaryWriter(str(run), purge_step=purge_step, max_queue=MOST_EVENTS)
     except UnicodeEncodeError:
         warnings.warn(f"{run}: not UTF-8, so TensorBoard cannot write there: no events are written", stacklevel=2)
         return _NoEvents()

@@ -49,6 +49,7 @@ CONTEXT.set_forkserver_preload(
         "moco.commands.pretrain",
         "pytest",
         "sklearn.datasets",
+        "torch._dynamo",
         "torch.utils.tensorboard.writer",
         "tests.faults.injections",
         "tests.faults.warm",

@@ -185,6 +185,20 @@ def test_from_the_command_to_features_of_both_cameras(
         pretrain.run(begun)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_one_encoder_for_other_channels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cameras: Cameras, turned: bool
+) -> None:
+    """Says what both sides are, and which flag takes them, before the first step."""
+    shallow_nets(monkeypatch)
+    left, right = reversed(cameras) if turned else cameras
+    kinds = "bytes of RGB", "2 channels of uint16"
+    mine, theirs = reversed(kinds) if turned else kinds
+    config = small(tmp_path / "run", (left, right), partner_encoder="shared")
+    with pytest.raises(BadInputError, match=f"--partner {right}: {theirs}, .* are {mine}: give --partner-encoder own"):
+        pretrain.run(config)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -1,5 +1,7 @@
 """A run goes on only with what it began with: the images of its partner, and its list of series."""
 
+import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +78,44 @@ def test_a_changed_partner_is_noticed(
     assert what.removeprefix("the images of --partner are not those that it began with (").removesuffix(")") in logged
     unfinished(run)
     assert resume.run(ResumeConfig(run))["step"] == 4
+
+
+@pytest.mark.parametrize("command", ["resume", "pretrain"])
+def test_sources_that_were_moved(two_folders: tuple[Path, Path], tmp_path: Path, command: str) -> None:
+    """The run says where it looked, goes on with what is the same in another place, and keeps that one."""
+    data, partner = two_folders
+    series = tmp_path / "series.txt"
+    series.write_text("00.png\t01.png\n")
+    for name, pretext, place in (("partner", "paired", partner), ("series", "neighbours", series)):
+        run, moved = tmp_path / name, place.with_name(f"moved-{place.name}")
+        config = recipe("quick", data=str(data), out=run, pretext=pretext, **{name: str(place)}, **SMALL)
+        pretrain.run(config)
+        unfinished(run)
+        place.rename(moved)
+        with pytest.raises(BadInputError, match=rf"are not in {place}, where they were: give --{name} with where"):
+            resume.run(ResumeConfig(run))
+        now: dict[str, Any] = {name: str(moved)}
+        if command == "resume":
+            with pytest.raises(BadInputError, match=rf"not in {place}: give --{name}"):
+                resume.run(ResumeConfig(run, **{**now, name: str(place)}))
+            assert resume.run(ResumeConfig(run, **now))["step"] == 4
+        else:
+            assert pretrain.run(dataclasses.replace(config, **now))["step"] == 4
+        assert json.loads((run / "config.json").read_text())[name] == str(moved)
+
+
+def test_a_source_that_a_run_does_not_have(two_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Is refused in one line, and so are images that are not the same."""
+    data, partner = map(str, two_folders)
+    config = recipe("quick", data=data, out=tmp_path / "run", pretext="paired", partner=partner, **SMALL)
+    pretrain.run(config)
+    unfinished(config.out)
+    with pytest.raises(BadInputError, match="the run has no --series: leave it out"):
+        resume.run(ResumeConfig(config.out, series=data))
+    with pytest.raises(BadInputError, match=r"images of --partner are not those .*12 changed, the first 00\.png"):
+        resume.run(ResumeConfig(config.out, partner=data))
+    with pytest.raises(BadInputError, match="--pretext paired, and now it is views"):
+        pretrain.run(dataclasses.replace(config, pretext="views", partner=None))
 
 
 def test_a_changed_list_of_series_is_noticed(two_folders: tuple[Path, Path], tmp_path: Path) -> None:
