@@ -100,9 +100,13 @@ def _computed(config: ExploreConfig) -> Sight:
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(f"--data {data}: there is one image, expected {FEWEST_IMAGES} or more")
     embeddings, subjects = [], []
+    kind = "bytes of RGB" if images.form is None else images.form.kind
     for run, name in zip(config.runs, _names(config.runs), strict=True):
         asked = _evaluation(config, run, data)
         with session(asked) as subject:
+            taken = subject.weights.takes
+            if taken != kind:
+                raise BadInputError(f"{run}: takes {taken}, and the images are {kind}: give runs of the same kind")
             how = dataclasses.replace(subject.how, unit=True, workers=workers_for(asked, images))
             subject = dataclasses.replace(subject, how=how)
             scope = Scope(config.map_seconds, config.clusters)

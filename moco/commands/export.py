@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 
 from moco.data.augment import normalize
 from moco.errors import BadInputError, VoidError
-from moco.interop.checkpoints import Weights, load_weights
+from moco.interop.checkpoints import DOCUMENTS, Weights, load_weights
 from moco.interop.config import ExportConfig
 from moco.interop.hub import push, require_repository
 from moco.interop.targets import TARGETS, Target
@@ -39,6 +39,8 @@ def run(config: ExportConfig) -> dict[str, Any]:
     if config.push is not None:
         require_repository(config.push)
     weights = load_weights(config.weights)
+    if weights.takes == DOCUMENTS:
+        raise BadInputError(f"--weights {config.weights}: takes documents, and moco export is for encoders of images")
     for note in weights.notes:
         print(note)
     target.require(weights, config.format)

@@ -31,7 +31,9 @@ class Draw:
         return drawn[0, first:]
 
     def integer(self, below: int) -> int:
-        """Draw a whole number from 0 to below - 1, each with the same chance."""
+        """Draw a whole number from 0 to below - 1, each with the same chance. Raises ValueError if there is none."""
+        if below < 1:
+            raise ValueError(f"{below}: expected 1 or more")
         return min(int(self.uniforms(1)[0] * below), below - 1)
 
 
@@ -79,7 +81,7 @@ class EachItem:
         """Call the pretext. Raises BadInputError naming the item where it fails, or returns no pair."""
         try:
             pair = self.pretext(item, draw)
-        except Exception as error:  # the user's own code may raise anything
+        except (Exception, SystemExit) as error:  # the user's own code may raise anything
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"line {last.lineno} of {last.name}"
             raise BadInputError(

@@ -67,6 +67,11 @@ class Encoding:
     feed: bool | None = None
     """Hand images over as bytes and normalise them where the encoder is; by default where that is not the CPU."""
 
+    def require_images(self, otherwise: str) -> None:
+        """Raise BadInputError, with what to do `otherwise`, where the encoder takes documents: these have no crops."""
+        if self.text:
+            raise BadInputError(f"random crops are of images, and these are documents: {otherwise}")
+
 
 @dataclass(frozen=True)
 class RandomViews:
@@ -196,8 +201,8 @@ def _batches(
 ) -> Iterator[Tensor]:
     """The images first..last-1 in order, normalised, `how.batch_size` at a time."""
     ranges = [range(start, min(start + how.batch_size, last)) for start in range(first, last, how.batch_size)]
-    if how.text and views is not None:
-        raise BadInputError("random crops are of images, and these are documents: give --views 0")
+    if views is not None:
+        how.require_images("give --views 0")
     fed = (device != "cpu" if how.feed is None else how.feed) and images.form is None and not how.text
     require_shared_memory(
         how.batch_size * len(how.mean) * how.image_size**2 * (1 if fed else 4), how.workers, len(ranges)

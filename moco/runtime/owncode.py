@@ -60,7 +60,7 @@ def load_own_code(flag: str, given: str, known: tuple[str, ...], call: str) -> O
     sys.modules[spec.name] = module  # where loading processes that are not forked look for the function
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise BadInputError(f"{flag} {given}: {path} fails: {type(error).__name__}: {one_line(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):

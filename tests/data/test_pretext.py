@@ -1,5 +1,6 @@
 """A pretext of single items: its random numbers, its batches, and what a wrong one is told."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -83,6 +84,8 @@ WRONG: list[tuple[Any, torch.Tensor, str]] = [
     (lambda *_: (BYTES.repeat(3), BYTES), SPAN, r"x_q of item #2 has shape \(9,\).*expected \(1 to 8,\)"),
     (lambda *_: ("a", "b"), PAIR, "x_q of item #2 is str: expected a tensor"),
     (lambda *_: 1 / 0, PAIR, r"ZeroDivisionError for item #2 \(line \d+ of <lambda>: division by zero\)"),
+    (lambda *_: sys.exit(0), PAIR, r"SystemExit for item #2 \(line \d+ of <lambda>: 0\)"),
+    (lambda _, draw: draw.integer(0), PAIR, r"ValueError for item #2 \(line \d+ of integer: 0: expected 1 or more\)"),
 ]
 
 

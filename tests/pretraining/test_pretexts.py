@@ -78,12 +78,14 @@ def test_resume_of_a_run_of_views_runs_no_code(own: str, tmp_path: Path) -> None
         ("{}/none.py:pairs", "cannot be read"),
         ("{}/my.py:others", "has no function others"),
         ("{}/broken.py:pairs", "broken.py fails: ZeroDivisionError"),
+        ("{}/exits.py:pairs", "exits.py fails: SystemExit: 0"),
         ("own:pairs@sha256:00", "give --pretext FILE:FUNCTION again"),
     ],
 )
 def test_what_is_no_pretext(given: str, message: str, own: str, tmp_path: Path) -> None:
     """One line each."""
     (tmp_path / "broken.py").write_text("1 / 0", encoding="utf-8")
+    (tmp_path / "exits.py").write_text("raise SystemExit(0)", encoding="utf-8")
     with pytest.raises(BadInputError, match=message):
         load_own_pretext(given.format(tmp_path))
 
