@@ -102,12 +102,15 @@ def violations(browser: Browser, address: Path | str, prepare: str, width: int, 
     return found
 
 
-WAYS = [pytest.param(1280, False, id="light"), pytest.param(360, True, id="phone-dark")]
+LIGHT, DARK = (1280, False), (360, True)
+"""A wide window in light colours, and a phone in dark ones; what differs between them is the style alone."""
 
 
-@pytest.mark.parametrize(("width", "dark"), WAYS)
-@pytest.mark.parametrize("kind", ["report", "reports", "study", "curation", "map"])
-def test_a_file_is_accessible(browser: Browser, tmp_path: Path, kind: str, width: int, dark: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [("report", LIGHT), ("reports", DARK), ("study", LIGHT), ("study", DARK), ("curation", LIGHT), ("map", DARK)],
+)
+def test_a_file_is_accessible(browser: Browser, tmp_path: Path, kind: str, way: tuple[int, bool]) -> None:
     """A report on one run and on two, a study, a page of curation, and a map to send on: axe finds nothing."""
     made: dict[str, Callable[[], str]] = {
         "report": lambda: a_report(tmp_path, 1), "reports": lambda: a_report(tmp_path, 2),
@@ -115,16 +118,16 @@ def test_a_file_is_accessible(browser: Browser, tmp_path: Path, kind: str, width
     }  # fmt: skip
     file = tmp_path / "page.html"
     file.write_text(made[kind](), encoding="utf-8")
-    assert violations(browser, file, CHOSEN if kind == "map" else SEVERAL, width, dark) == []
+    assert violations(browser, file, CHOSEN if kind == "map" else SEVERAL, *way) == []
 
 
-@pytest.mark.parametrize(("width", "dark"), WAYS)
-def test_the_explorer_is_accessible(browser: Browser, tmp_path: Path, width: int, dark: bool) -> None:
+@pytest.mark.parametrize("way", [LIGHT, DARK])
+def test_the_explorer_is_accessible(browser: Browser, tmp_path: Path, way: tuple[int, bool]) -> None:
     """Served, with two maps, a tray and an image chosen."""
     shown = collection()
     marking = Marking(open_tray(tmp_path, shown.names), {"duplicates": lambda: [[3, 4], [7, 8, 9]]})
     with served(shown, [embedding(), embedding(seed=1, name="other")], marking) as address:
-        assert violations(browser, address, CHOSEN, width, dark) == []
+        assert violations(browser, address, CHOSEN, *way) == []
 
 
 def test_axe_notices(browser: Browser, tmp_path: Path) -> None:
