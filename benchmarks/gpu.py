@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpuchecks.rows import Row, Setting, write_row
+from moco.errors import BadInputError
+from moco.runtime.device import resolve_device
 
 PARTS = {
     "machine": ("machine:describe", 20),
@@ -38,6 +40,11 @@ COLUMNS = ("part", "measure", "predicted", "found", "")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts that were asked for, print their rows and the table, and return the exit code."""
     given = _parse(arguments)
+    try:
+        resolve_device(given.device)  # before anything computes there: it also makes ready for deterministic products
+    except BadInputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     rows: list[tuple[str, Row]] = []
     with tempfile.TemporaryDirectory(prefix="moco-gpu-") as folder:
         setting = Setting(given.device, given.small, Path(folder))

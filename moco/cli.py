@@ -217,8 +217,10 @@ def _given(arguments: Sequence[str]) -> set[str]:
 def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how: Any) -> Any:
     """Read the flags of a config; what tyro says in a box of several lines becomes one line."""
     if set(arguments) & set(HELP):
-        everything, about = "--help-all" in arguments, _about(kind, prog.rpartition(" ")[2])
-        print(explain(kind, prog, default, GROUPS.get(kind, {}), everything=everything, about=about))
+        everything, name = "--help-all" in arguments, prog.rpartition(" ")[2]
+        needs = RECIPES[name].needs if kind is PretrainConfig else None
+        groups = GROUPS.get(kind, {})
+        print(explain(kind, prog, default, groups, everything=everything, about=_about(kind, name), needs=needs))
         raise SystemExit(0)
     for word in arguments:
         instead = GONE.get(kind, {}).get(word.partition("=")[0])
@@ -235,7 +237,7 @@ def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how
 def _about(kind: type[Any], name: str) -> str:
     """Describe the recipe or task whose flags are explained; empty for other commands."""
     if kind is PretrainConfig:
-        return f"Recipe {name}: {RECIPES[name].about}."
+        return f"Recipe {name}: {RECIPES[name].about}. docs/glossary.md explains the terms."
     return f"Task {name}: {TASKS[name].about}." if kind is TransferConfig else ""
 
 

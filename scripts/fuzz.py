@@ -3,9 +3,10 @@
 
     python scripts/fuzz.py --seconds 600 --seed 0 [--only tar,images] [--case images:1234]
 
-Anything else counts: another exception, a crash of the process, a case of more than 20 s or 3 GiB (an image of the
-most pixels that are accepted takes up to 2.6). A case is a pure function of (seed, reader, number), so that it can be
-repeated. The exit code is 1 where something was found. One process at a time does the work, with one thread.
+Anything else counts: another exception, a crash of the process, a case of more than 20 s (longer on a busy machine) or
+3 GiB (an image of the most pixels that are accepted takes up to 2.6). A case is a pure function of (seed, reader,
+number), so that it can be repeated. The exit code is 1 where something was found. One process at a time does the work,
+with one thread.
 """
 
 import argparse
@@ -150,8 +151,9 @@ def batch(name: str, seed: int, first: int, last: int, folder: Path, tally: Tall
     its.close()
     number, begun = first - 1, False
     while True:
-        if not mine.poll(CASE_SECONDS):
-            outcome, details = "found", f"hang at {name}: more than {CASE_SECONDS:g} s"
+        seconds = CASE_SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        if not mine.poll(seconds):
+            outcome, details = "found", f"hang at {name}: more than {seconds:.0f} s"
         else:
             try:
                 outcome, number, details = mine.recv()

@@ -4,7 +4,7 @@
 usage: PYTHONPATH=. .venv/bin/python scripts/screenshots.py explore RUN OUT.png [FLAG...]   (flags of `moco explore`)
        PYTHONPATH=. .venv/bin/python scripts/screenshots.py page FILE.html FOLDER   (light, dark, phone and print)
 
-docs/explore.png is `explore RUN docs/explore.png --images 2000`, with a run on CIFAR-10.
+docs/explore.png is `explore RUN docs/explore.png --images 1000`, with a run of `continued` on cats-dogs.
 """
 
 import base64

@@ -164,6 +164,8 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], command: list
     text = help_of(capsys, *command, "--help-all")
     assert f"usage: moco {' '.join(command)}" in text
     assert help_of(capsys, *command, "-h").splitlines()[0] == text.splitlines()[0]
+    needed = RECIPES[command[1]].needs if kind is PretrainConfig else None
+    assert needed is None or f"{flag(needed)} W" in text.splitlines()[0]
     for field in dataclasses.fields(kind):
         if (kind, field.name) == (TransferConfig, "task"):  # said by its place
             continue

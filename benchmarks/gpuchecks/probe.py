@@ -5,7 +5,7 @@ import statistics
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -88,17 +88,23 @@ class Probe:
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
             yield self.batch
             self._finish()
-        kernels = [event for event in seen.events() or () if event.device_type == DeviceType.CUDA]
-        took = Counter[str]()
-        for event in kernels:
-            took[event.name[:60]] += event.time_range.elapsed_us()
-        self.found["kernels"] = len(kernels)
+        count, took = count_kernels(seen.events() or ())
+        self.found["kernels"] = count
         self.found["busy_ms"] = round(sum(took.values()) / 1000, 2)
         self.found["top"] = {name: round(us / 1000, 2) for name, us in took.most_common(TOP)}
 
     def _finish(self) -> None:
         if self.on_gpu:
             torch.cuda.synchronize()
+
+
+def count_kernels(events: Iterable[Any]) -> tuple[int, Counter[str]]:
+    """Count what ran on the GPU, and the microseconds by name; spans that only name others' time are none of it."""
+    ran = [one for one in events if one.device_type == DeviceType.CUDA and not one.is_user_annotation]
+    took = Counter[str]()
+    for one in ran:
+        took[one.name[:60]] += one.time_range.elapsed_us()
+    return len(ran), took
 
 
 @contextlib.contextmanager

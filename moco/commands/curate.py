@@ -39,7 +39,8 @@ from moco.runtime import distributed
 from moco.runtime.checkpoint import digest
 from moco.runtime.fields import check
 from moco.runtime.files import expand_home, replace_file, takes_files
-from moco.runtime.progress import name_phase, show_progress
+from moco.runtime.phases import say_if_slow
+from moco.runtime.progress import show_progress
 from moco.shapes import Features
 
 THUMBNAIL_SIDE, QUALITY = 96, 80
@@ -80,7 +81,7 @@ class Collected:
         if not needs_index(len(z)):
             return None
         about = {"kind": "index", "version": INDEX_VERSION, "features": digest({"z": z}, {}), "k": k}
-        with name_phase(f"{name}: building an index of {len(z)} images"):
+        with say_if_slow(f"{name}: building an index of {len(z)} images"):
             index = unpack_index(*compute_once(about, lambda: pack_index(build_index(z, k))))
         say(f"{name}: approximate search finds {index.recall:.1%} of the {k} nearest ({index.lists} lists searched)")
         return index
@@ -145,8 +146,10 @@ def collect_images(config: CurationConfig) -> Iterator[Collected]:
         if len(rows) < FEWEST:
             raise BadInputError(f"--data {config.data}: {len(rows)} images can be read, expected {FEWEST} or more")
         kept = [names[row] for row in rows]
+        with say_if_slow(f"looking for the files of {len(kept)} images"):
+            files = _files(config.data, kept)
         yield Collected(
-            config, subject, Subset(whole, rows), kept, _files(config.data, kept), labels[rows],
+            config, subject, Subset(whole, rows), kept, files, labels[rows],
             classes, facts.take(rows), unreadable,
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from moco.evaluation.tables import Table, require_writer, write_features
 from moco.runtime import distributed
 from moco.runtime.fields import check
 from moco.runtime.files import require_file_name
+from moco.runtime.phases import say_if_slow
+from moco.runtime.progress import show_progress
 
 UNLABELLED = -1
 Parts = Mapping[Split, Images]
@@ -74,8 +77,9 @@ def run(config: EmbedConfig) -> dict[str, Any]:
                 pieces = held.enter_context(opened_pieces(config.out, about, reading.width))
             unreadable, encoded = _encode_pieces(config, parts, reading, pieces, was, stored)
             if pieces is not None:
-                _write(config, parts, reading, pieces, unreadable)
-                pieces.remove()
+                with say_if_slow(f"writing {config.out}"):
+                    _write(config, parts, reading, pieces, unreadable)
+                    pieces.remove()
         names = [{"path": parts[split].name(row), "reason": one_line(unreadable[split][row])}
                  for split in parts for row in sorted(unreadable[split])]  # fmt: skip
         count = sum(map(len, parts.values())) - len(names)
@@ -136,14 +140,16 @@ def _encode_pieces(
     old: Floats | None = None
     if pieces is not None and was is not None and len(earlier) < len(plan):
         old = map_stored(config.out, was, reading.width, pieces.folder)
-    encoded = 0
-    for number, rows in plan[len(earlier) :]:
-        split = names[number]
+    work = [(names[number], rows) for number, rows in plan[len(earlier) :]]
+    at_once, encoded = reading.how.batch_size * distributed.world_size(), 0
+    batches = sum(-(-int((_stored_rows(stored, *one) < 0).sum()) // at_once) for one in work)
+    ticks = show_progress(itertools.count(), f"encoding {total} images", batches)
+    next(ticks)
+    for split, rows in work:
+        places = _stored_rows(stored, split, rows)
         images, wanted = parts[split], np.arange(rows.start, rows.stop)
-        places = np.full(len(rows), -1) if stored is None else stored[split][rows.start : rows.stop]
         how = dataclasses.replace(reading.how, workers=workers_for(config, images))
-        title = f"encoding images {rows.start + 1} to {rows.stop} of {len(images)} of {split}"
-        made, kept, reasons = _encode_readable(reading, how, images, wanted[places < 0], title)
+        made, kept, reasons = _encode_readable(reading, how, images, wanted[places < 0], ticks)
         unreadable[split] |= reasons
         encoded += len(kept)
         if pieces is not None:
@@ -156,8 +162,13 @@ def _encode_pieces(
     return unreadable, encoded
 
 
+def _stored_rows(stored: Rows | None, split: Split, rows: range) -> Labels:
+    """Return where an earlier file has these images; -1 where it has not."""
+    return np.full(len(rows), -1) if stored is None else stored[split][rows.start : rows.stop]
+
+
 def _encode_readable(
-    reading: Reading, how: Encoding, images: Images, rows: Labels, title: str
+    reading: Reading, how: Encoding, images: Images, rows: Labels, ticks: Iterator[int]
 ) -> tuple[Floats, Labels, dict[int, str]]:
     """Encode those of the rows that can be read: features, which rows they are of, and why the others cannot.
 
@@ -168,13 +179,13 @@ def _encode_readable(
         return np.zeros((0, reading.width), np.float32), rows, {}
     device = torch.device(next(reading.module.parameters()).device)
     try:
-        made = outputs(reading.module, reading.width, Subset(images, rows), how, title=title, device=device)
+        made = outputs(reading.module, reading.width, Subset(images, rows), how, title=ticks, device=device)
     except BadInputError:
         reasons = dict[int, str]() if distributed.world_size() > 1 else dict(_unreadable(images, rows))
         if not reasons:
             raise
         rest = rows[np.isin(rows, list(reasons), invert=True)]
-        made_of_rest, kept, _ = _encode_readable(reading, how, images, rest, title)
+        made_of_rest, kept, _ = _encode_readable(reading, how, images, rest, ticks)
         return made_of_rest, kept, reasons
     return made.numpy(), rows, {}
 

@@ -21,6 +21,7 @@ from moco.explore.config import FEWEST_IMAGES, ExploreConfig
 from moco.explore.tray import open_tray
 from moco.runtime.fields import check
 from moco.runtime.files import replace_file, require_file_name, takes_files
+from moco.runtime.phases import say_if_slow
 
 if TYPE_CHECKING:
     from moco.curation.facts import Facts
@@ -60,7 +61,8 @@ def run(config: ExploreConfig) -> dict[str, Any]:
         if listening is not None:
             listening.close()
     assert config.static is not None
-    return _write(sight, config.static)
+    with say_if_slow(f"writing {config.static}"):
+        return _write(sight, config.static)
 
 
 def _check(config: ExploreConfig) -> None:
@@ -98,9 +100,13 @@ def _computed(config: ExploreConfig) -> Sight:
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(f"--data {data}: there is one image, expected {FEWEST_IMAGES} or more")
     embeddings, subjects = [], []
+    kind = "bytes of RGB" if images.form is None else images.form.kind
     for run, name in zip(config.runs, _names(config.runs), strict=True):
         asked = _evaluation(config, run, data)
         with session(asked) as subject:
+            taken = subject.weights.takes
+            if taken != kind:
+                raise BadInputError(f"{run}: takes {taken}, and the images are {kind}: give runs of the same kind")
             how = dataclasses.replace(subject.how, unit=True, workers=workers_for(asked, images))
             subject = dataclasses.replace(subject, how=how)
             scope = Scope(config.map_seconds, config.clusters)

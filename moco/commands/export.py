@@ -10,11 +10,12 @@ from sklearn.datasets import load_sample_images
 
 from moco.data.augment import normalize
 from moco.errors import BadInputError, VoidError
-from moco.interop.checkpoints import Weights, load_weights
+from moco.interop.checkpoints import DOCUMENTS, Weights, load_weights
 from moco.interop.config import ExportConfig
 from moco.interop.hub import push, require_repository
 from moco.interop.targets import TARGETS, Target
 from moco.runtime.files import require_file_name, written_aside
+from moco.runtime.phases import say_if_slow
 from moco.shapes import SquareViews
 
 TOLERANCE = 1e-4
@@ -38,14 +39,17 @@ def run(config: ExportConfig) -> dict[str, Any]:
     if config.push is not None:
         require_repository(config.push)
     weights = load_weights(config.weights)
+    if weights.takes == DOCUMENTS:
+        raise BadInputError(f"--weights {config.weights}: takes documents, and moco export is for encoders of images")
     for note in weights.notes:
         print(note)
     target.require(weights, config.format)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(config.out, folder=True) as folder:
         partial = folder / "export"
-        target.write(weights, partial, config.weights)
-        figures = _compared(target, weights, partial)
+        with say_if_slow(f"writing {config.format}, and encoding photographs with it and with the encoder"):
+            target.write(weights, partial, config.weights)
+            figures = _compared(target, weights, partial)
         if config.out.exists():
             raise BadInputError(f"--out {config.out}: another export wrote it meanwhile: give another name")
         partial.replace(config.out)

@@ -34,7 +34,8 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             raise BadInputError(f"--save {config.save}: expected a name that ends in .safetensors")
         require_file_name("--save", config.save)
     with session(config) as subject:
-        images = load_labelled(config.data, config.exclude, subject.weights.white_level, subject.weights.form)
+        images = load_labelled(config.data, config.exclude, subject.weights.white_level, subject.weights.form,
+                               text=subject.how.text)  # fmt: skip
         subject = with_workers(config, subject, images.train)
         per_epoch = max(1, len(images.train) // config.batch_size)
         recipe = Finetuning(

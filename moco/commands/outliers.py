@@ -11,7 +11,7 @@ from moco.curation.outliers import Outlier, Suspicion, expect_labels, rank_outli
 from moco.curation.page import Strip, Tile, render_figures, render_strips
 from moco.evaluation.session import say
 from moco.explore.embed_run import clusters
-from moco.runtime.progress import name_phase
+from moco.runtime.phases import say_if_slow
 
 BESIDE = 6
 """Neighbours that the page shows."""
@@ -47,12 +47,12 @@ def _look(found: Collected, name: str) -> tuple[list[Outlier], list[Suspicion], 
     z = found.encode(name)
     similarity, rows = find_others(z, config.k, found.index(name, z, config.k), f"{name}: comparing {len(z)} images")
     count = min(MOST_CLUSTERS, max(2, len(z) // IMAGES_IN_A_CLUSTER))
-    with name_phase(f"{name}: ranking {len(z)} images in {count} clusters"):
+    with say_if_slow(f"{name}: ranking {len(z)} images in {count} clusters"):
         images = rank_outliers(z, similarity, clusters(z.numpy(), count), found.facts)[: config.top]
     labelled = len(found.classes) > 1
     if not labelled:
         return images, [], rows
-    with name_phase(f"{name}: learning the labels of {len(z)} images"):
+    with say_if_slow(f"{name}: learning the labels of {len(z)} images"):
         expected = expect_labels(z, similarity, rows, found.labels, len(found.classes))
     labels = suspect_labels(similarity, rows, found.labels, len(found.classes), expected)
     return images, labels[: config.top], rows

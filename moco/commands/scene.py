@@ -17,7 +17,7 @@ from moco.data.splits import monitor_split, training_images
 from moco.errors import BadInputError
 from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding
 from moco.evaluation.session import place_weights
-from moco.interop.checkpoints import load_weights, random_weights
+from moco.interop.checkpoints import DOCUMENTS, load_weights, random_weights
 from moco.pretraining.auto import FEWEST_IMAGES, LEAST_SIDE, SAMPLE, candidates, typical_side
 from moco.pretraining.channels import asked_of
 from moco.pretraining.config import AutoConfig, PretrainConfig
@@ -26,7 +26,7 @@ from moco.pretraining.pace import TRYING, Budget
 from moco.pretraining.recipes import QUICK
 from moco.pretraining.ways import Compared, Goal, Way, find_weights, sizes_to_try
 from moco.runtime.device import resolve_device, resolve_precision
-from moco.runtime.fields import Precision, require
+from moco.runtime.fields import Precision, flag, require
 from moco.runtime.phases import say_if_slow
 
 MOST_WATCHED = 10_000
@@ -87,6 +87,10 @@ def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Sce
                             "taught takes both")  # fmt: skip
     named = given.get("init_weights") or given.get("teacher")
     weights = None if named is None else load_weights(named)
+    if weights is not None and weights.takes == DOCUMENTS:
+        name = flag("init_weights" if given.get("init_weights") else "teacher")
+        raise BadInputError(f"{name} {named}: takes documents, and moco pretrain auto trains on images: for documents "
+                            f"give moco pretrain text")  # fmt: skip
     level = given.get("white_level") or (None if weights is None else weights.white_level)
     asked = asked_of(PretrainConfig(config.data, config.out, **given), weights)
     splits = load(config.data, given.get("exclude", ()), level, asked)

@@ -18,7 +18,7 @@ from moco.evaluation.session import say
 from moco.explore.embed_run import clusters
 from moco.runtime.fields import check
 from moco.runtime.files import read_bounded
-from moco.runtime.progress import name_phase
+from moco.runtime.phases import say_if_slow
 from moco.shapes import Features
 
 IN_A_STRIP = 12
@@ -61,7 +61,7 @@ def _choose(config: SelectConfig, z: Features, labelled: list[int], title: str) 
     if config.method == "spread":
         return choose_spread(z, config.n, labelled, f"{title}: choosing {config.n} images")
     count = min(len(labelled) + config.n, MOST_CLUSTERS, len(z))
-    with name_phase(f"{title}: choosing {config.n} images by {count} clusters of {len(z)}"):
+    with say_if_slow(f"{title}: choosing {config.n} images by {count} clusters of {len(z)}"):
         return choose_typical(z, clusters(z.numpy(), count), config.n, labelled)
 
 

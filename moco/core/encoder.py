@@ -134,7 +134,8 @@ class Encoder(nn.Module):
 
     def add_whitening(self) -> None:
         """Let an affine map follow the backbone wherever features are compared; the head and training do without."""
-        self.whitening = nn.Linear(self.num_features, self.num_features).requires_grad_(False)
+        device = next(self.head.parameters()).device
+        self.whitening = nn.Linear(self.num_features, self.num_features, device=device).requires_grad_(False)
 
     @property
     def whitens(self) -> bool:

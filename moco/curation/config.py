@@ -21,7 +21,7 @@ from moco.runtime.fields import Device, JsonOutput, Positive, Precision, Range, 
 KeepRule = Literal["largest", "sharpest", "first"]
 SelectionMethod = Literal["typical", "spread", "random"]
 
-AnyImages = Annotated[str, arg(metavar="D", help="Images, as for pretrain, with labels or without.")]
+AnyImages = Annotated[str, arg(metavar="D", help="Images, with labels or without (docs/data.md).")]
 ChosenSplit = Annotated[Literal["all", "train", "val", "test", "unlabeled"], arg(help="Split to use.")]
 ResultFolder = Annotated[
     Path | None, arg(help="Folder for lists, a table and a page with pictures; by default the command only prints.")
@@ -168,7 +168,8 @@ class GroupsConfig:
     data: AnyImages
     out: ResultFolder = None
     k: str = "auto"
-    """Number of groups; auto chooses the number from 2 to 50 with the largest silhouette."""
+    """Number of groups; auto chooses the number from 2 to 50 with the largest
+    silhouette (how clearly the groups are apart)."""
     representatives: Annotated[int, Range(1, 1000)] = 8
     """Number of typical images to show for each group."""
     split: ChosenSplit = "all"

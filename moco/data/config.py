@@ -61,7 +61,7 @@ class PackConfig:
     """Pack images into memory-mapped arrays or tar shards with an index, which load faster than many files."""
 
     data: Annotated[str, D]
-    """Images, as for pretrain; all splits are packed, in order."""
+    """Images (docs/data.md); all splits are packed, in their order."""
     out: Path
     """New folder for the pack; give it to other commands as --data."""
     format: Literal["auto", "arrays", "shards"] = "auto"
@@ -85,7 +85,7 @@ class CheckConfig:
     """Read every image of a set, without training, and list those that cannot be read."""
 
     data: Annotated[str, D]
-    """Images, as for pretrain; all splits are read."""
+    """Images (docs/data.md); all splits are read."""
     out: Path | None = None
     """File to write the list to, as CSV: split, path, reason."""
     exclude: Excluded = ()

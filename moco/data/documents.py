@@ -1,5 +1,6 @@
 """Documents instead of images: text files in folders, or one on each line of a file -> the documents of its splits."""
 
+import contextlib
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +14,14 @@ from moco.data.channels import Values
 from moco.data.foldernames import EXACT
 from moco.data.forms import Form
 from moco.data.images import MEMORY_BUDGET, NONE_KNOWN, Images, Labels, Marks, PathTable, Split
-from moco.data.kinds import Exclude, is_system
+from moco.data.kinds import Exclude, is_archive, sniff
 from moco.data.notes import Notes
 from moco.data.opening import read_whole
+from moco.data.search import Search, walk
 from moco.errors import BadInputError
 from moco.runtime.files import expand_home
 from moco.runtime.randomness import Integers
+from moco.runtime.records import parse_json
 from moco.shapes import Image
 
 SHORTEST = 2
@@ -27,6 +30,8 @@ BINARY = b"\0"
 """A byte that marks a file as binary: no text has it."""
 LOOKED_AT = 4096
 """Bytes at the beginning of a file that decide whether it is text."""
+WIDE = (b"\xff\xfe", b"\xfe\xff")
+"""UTF-16 begins so, whose lines do not end in a byte."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -109,7 +114,7 @@ class _Found:
         text = text.strip()
         if self.exclude.patterns and self.exclude.fits_any_part(name):
             self.notes.skip("by --exclude")
-        elif BINARY in text[:LOOKED_AT]:
+        elif _name_other_kind(text) is not None:
             self.notes.skip("file(s) that are not text", os.fsdecode(name))
         elif len(text) < SHORTEST:
             self.notes.skip("empty document(s)", os.fsdecode(name))
@@ -127,19 +132,21 @@ def open_documents(data: str, exclude: Sequence[str] = ()) -> dict[Split, Images
 
     A folder may have train/, val/ and test/; where all files of a set lie in folders, the first one's name is the
     class. Files that hold no text are left out. In a file `.tsv` each line is a class, a tab and a document; in any
-    other it is a document, or the path of one where the first line is that of a file. Raises BadInputError where there
-    is no document.
+    other it is a document, or the path of one where the first line is that of a file; JSON and tables are refused.
+    Raises BadInputError where there is no document.
     """
     path, found = expand_home(data), _Found(Exclude(exclude))
     sets: dict[Split, list[Document]]
     if path.is_dir():
         folders = {EXACT[name.lower()]: name for name in sorted(os.listdir(path)) if name.lower() in EXACT}
         if "train" in folders:
-            sets = {split: list(_read_folder(path / folders[split], found)) for split in SPLITS if split in folders}
+            sets = {split: list(_read_folder(path, folders[split], found)) for split in SPLITS if split in folders}
         else:
-            sets = {"train": list(_read_folder(path, found))}
+            sets = {"train": list(_read_folder(path, "", found))}
     elif path.is_file():
         sets = {"train": list(_read_lines(path, found))}
+    elif path.exists():
+        raise BadInputError(f"--data {data}: a pipe, socket or device, expected text files or documents on lines")
     else:
         raise BadInputError(f"--data {data}: no such folder or file, expected text files or documents on lines")
     empty = [split for split, documents in sets.items() if not documents]
@@ -167,16 +174,10 @@ def _collect(documents: Sequence[Document], classes: Sequence[bytes], where: str
     )
 
 
-def _read_folder(root: Path, found: _Found) -> Iterator[Document]:
-    """Read the files below a folder in the order of their paths' bytes."""
-    top = os.fsencode(root)
-    paths = list[bytes]()
-    for folder, inner, files in os.walk(top):
-        inner[:] = [name for name in inner if not is_system(name) and not name.startswith(b".")]
-        below = os.path.relpath(folder, top)
-        kept = [name for name in files if not is_system(name) and not name.startswith(b".")]
-        paths += [name if below == b"." else os.path.join(below, name) for name in kept]
-    for path in sorted(paths):
+def _read_folder(root: Path, split: str, found: _Found) -> Iterator[Document]:
+    """Read the files below a folder, or below its folder of a split, in the order of their paths' bytes."""
+    top, prefix = os.fsencode(root / split), os.fsencode(f"{split}/" if split else "")
+    for path in walk(Search(top, found.exclude, prefix, notes=found.notes, any_kind=True)):
         label, inside, _ = path.partition(b"/")
         yield from _read_file(top, path, label if inside else None, found)
 
@@ -193,8 +194,8 @@ def _read_file(top: bytes, path: bytes, label: bytes | None, found: _Found) -> I
 
 
 def _read_lines(path: Path, found: _Found) -> Iterator[Document]:
-    content = read_whole(os.fspath(path), MEMORY_BUDGET)
-    lines = [line for line in (content or b"").splitlines() if line.strip()]
+    content = _read_text(path)
+    lines = [line for line in content.splitlines() if line.strip()]
     if path.suffix.lower() == ".tsv":
         for number, line in enumerate(lines, 1):
             label, tab, text = line.partition(b"\t")
@@ -207,3 +208,42 @@ def _read_lines(path: Path, found: _Found) -> Iterator[Document]:
     else:
         for number, line in enumerate(lines, 1):
             yield from found.take(b"line %d" % number, None, line)
+
+
+def _read_text(path: Path) -> bytes:
+    """Read a file of lines. Raises BadInputError where it is too large, or of a form whose lines are no documents."""
+    content = read_whole(os.fspath(path), MEMORY_BUDGET)
+    if content is None:
+        size = path.stat().st_size
+        raise BadInputError(
+            f"--data {path}: has {size} bytes, and all documents must fit in {MEMORY_BUDGET >> 30} GiB: give fewer"
+        )
+    kind = _name_other_kind(content)
+    if kind is not None:
+        raise BadInputError(f"--data {path}: {kind}, expected text in UTF-8: convert or unpack it")
+    if _is_json(content):
+        raise BadInputError(f"--data {path}: JSON, expected a document on each line: write the texts alone")
+    if path.suffix.lower() == ".csv":
+        raise BadInputError(
+            f"--data {path}: a table, expected a document on each line, or a .tsv of a class, a tab and a document"
+        )
+    return content
+
+
+def _name_other_kind(content: bytes) -> str | None:
+    """Say what a file is that is no text of bytes; None where it is text."""
+    head = content[:LOOKED_AT]
+    if head.startswith(WIDE):
+        return "UTF-16"
+    kind = sniff(head)
+    return kind or "a binary file" if BINARY in head or is_archive(kind) else None
+
+
+def _is_json(content: bytes) -> bool:
+    """Tell whether a file, or its first line, is an object or a list of JSON."""
+    text = content.strip()
+    for part in (text.split(b"\n", 1)[0], text) if text.startswith((b"{", b"[")) else ():
+        with contextlib.suppress(ValueError):
+            parse_json(part)
+            return True
+    return False

@@ -19,6 +19,7 @@ import torch
 from moco.data.images import Images
 from moco.errors import BadInputError, one_line
 from moco.runtime.checkpoint import load_tensors, save_tensors
+from moco.runtime.phases import say_if_slow
 from moco.runtime.randomness import Words
 
 FILE = "data.safetensors"
@@ -62,8 +63,9 @@ def fingerprint(images: Images) -> Fingerprint:
     if first is not None:
         block = max(block, -(-first.nbytes * count // PIXEL_BUDGET))
     rows = range(0, count, block)
-    kind, contents, times = images.identify(np.array(rows, np.int64))
-    return Fingerprint(kind, count, block, _checksum_names(images, rows), contents, times)
+    with say_if_slow(f"looking up the sizes and dates of {count} images"):
+        kind, contents, times = images.identify(np.array(rows, np.int64))
+        return Fingerprint(kind, count, block, _checksum_names(images, rows), contents, times)
 
 
 def describe_changes(was: Fingerprint, now: Fingerprint, images: Images, noun: str = "images") -> str:

@@ -22,7 +22,8 @@ PretextName = Annotated[
 OwnPretextAgain = Annotated[
     str | None,
     arg(
-        help="The same FILE.py:FUNCTION as before, if your own code makes the run's pairs; the file must be unchanged."
+        help="The same FILE.py:FUNCTION as before, if your own code makes the run's pairs of query and key; the file "
+        "must be unchanged."
     ),
 ]
 Within = Annotated[Count, arg(help="Largest distance in frames between query and key, with --pretext neighbours.")]

@@ -24,7 +24,7 @@ UNREADABLE = {
 
 @dataclass
 class Search:
-    """A search below `top`: what is asked for, and what it finds besides the images."""
+    """A search below `top`: what is asked for, and what it finds besides the images (or files of any kind)."""
 
     top: bytes
     exclude: Exclude = field(default_factory=Exclude)
@@ -33,6 +33,8 @@ class Search:
     start: bytes = b""
     """The folder of the class folders, with a slash; empty for `top` itself."""
     notes: Notes = field(default_factory=Notes)
+    any_kind: bool = False
+    """Whether all files are meant; otherwise images, but none in folders of masks or annotations."""
     folders: list[bytes] = field(default_factory=list)
     """Every folder that was looked into."""
     times: list[list[int]] = field(default_factory=list)
@@ -113,8 +115,9 @@ def _look_into(
                 folders.append(entry.name)
             elif _is_image(search, below, entry):
                 files.append(entry.name)
-    _remark(search, below, folders, files)
-    for name in find_annotations(folders):
+    if not search.any_kind:
+        _remark(search, below, folders, files)
+    for name in find_annotations(folders) if not search.any_kind else ():
         search.notes.skip("folder(s) of masks or annotations", os.fsdecode(search.prefix + below + name))
         folders.remove(name)
     names = [below + name for name in files] + [below + name + b"/" for name in folders]
@@ -152,7 +155,7 @@ def _is_image(search: Search, below: bytes, entry: "os.DirEntry[bytes]") -> bool
     reason: str | None
     try:
         path = os.path.join(search.top, below, entry.name)
-        reason = why_no_image(path, entry.name, search.exclude.arrays) if entry.is_file() else "special"
+        reason = "special" if not entry.is_file() else _why_not(search, path, entry.name)
     except OSError as error:  # it may be opened to see what it is
         if error.errno in TOO_MANY_OPEN:
             raise
@@ -164,6 +167,10 @@ def _is_image(search: Search, below: bytes, entry: "os.DirEntry[bytes]") -> bool
     elif reason is not None:
         search.notes.skip(reason)
     return reason is None
+
+
+def _why_not(search: Search, path: bytes, name: bytes) -> str | None:
+    return None if search.any_kind else why_no_image(path, name, search.exclude.arrays)
 
 
 def _remark(search: Search, below: bytes, folders: list[bytes], files: list[bytes]) -> None:

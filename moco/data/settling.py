@@ -10,7 +10,7 @@ import numpy as np
 
 from moco.data.channels import EXTRA, Values, is_deep, is_deep_colour, mask_missing
 from moco.data.derived import take_evenly
-from moco.data.forms import AUTO, RGB, Depth, Form, describe_kind, parse_channels
+from moco.data.forms import AUTO, RGB, Depth, Form, describe_kind, parse_channels, parse_no_data
 from moco.data.images import Images
 from moco.data.notes import Notes
 from moco.errors import BadInputError
@@ -52,12 +52,12 @@ def settle_form(images: Images, asked: Asked, notes: Notes, data: str) -> Form |
     if asked.bands and number is None:
         number = len(asked.bands)
     if asked.channels == RGB and not asked.bands:
-        return None
+        return _keep_bytes(asked, notes)
     if images.in_memory:
-        return _keep_form(images.form, number, asked, data)
+        return _keep_form(images.form, number, asked, notes, data)
     deep = _count_deep(images, notes)
     if (number is None and deep <= 0.5) or (number == 3 and not deep and not asked.bands):
-        return None
+        return _keep_bytes(asked, notes)
     found = list(_read_some(images, LOOKED_AT, number))
     if not found:
         return None  # whatever else reads them says why they cannot be read
@@ -87,18 +87,25 @@ def require_files(images: Images, form: Form, data: str) -> None:
         raise BadInputError(f"--data {data}: {found}, expected images of {form.kind}, as the weights take")
 
 
-def _keep_form(form: Form | None, number: int | None, asked: Asked, data: str) -> Form | None:
+def _keep_form(form: Form | None, number: int | None, asked: Asked, notes: Notes, data: str) -> Form | None:
     """Return what images in memory are, as they were packed. Raises BadInputError where something else is asked for."""
     if number not in (None, 3 if form is None else form.channels):
         found = "bytes of RGB in memory" if form is None else f"{form.kind}, as it was packed"
         raise BadInputError(f"--channels {number}: --data {data} has {found}: leave it out")
     if form is None:
-        return None
+        return _keep_bytes(asked, notes)
     if asked.no_data not in (None, form.no_data):
         raise BadInputError(
             f"--no-data {asked.no_data}: --data {data} was packed with {form.no_data or 'none'}: pack the files again"
         )
     return form if asked.moments is None else replace(form, mean=asked.moments[0], std=asked.moments[1])
+
+
+def _keep_bytes(asked: Asked, notes: Notes) -> Form | None:
+    """Return None, which means bytes of RGB; where a value is to mean missing data, say that in them none does."""
+    if parse_no_data(asked.no_data) is not None:
+        notes.remark(f"--no-data {asked.no_data} has no effect: its images are read as bytes of RGB")
+    return None
 
 
 def _read_some(images: Images, count: int, channels: int | None) -> Iterator[_Found]:

@@ -47,8 +47,8 @@ NamedWeights = Annotated[
         "random (with --like RUN or --arch).",
     ),
 ]
-LABELLED = """Labelled images, as for pretrain. Accuracy is measured on the test split; without one on the validation
-split; without that on a tenth of train."""
+LABELLED = """Labelled images, with one folder per class (docs/data.md). Accuracy is measured on the test split; without
+one on the validation split; without that on a tenth of train."""
 LabelledData = Annotated[str, arg(metavar="D", help=LABELLED)]
 LikeRun = Annotated[
     Path | None, arg(help="For random weights: copy architecture, image size, mean and std from this run.")
@@ -57,10 +57,9 @@ RandomArch = Annotated[str | None, arg(help="For random weights: the backbone.")
 RandomStem = Annotated[Stem, arg(help="For random weights: first layers of a ResNet.")]
 EncodedSide = Annotated[Side | None, arg(help="Side of the images in pixels; by default as in training.")]
 EncodedAtOnce = Annotated[BatchSize, arg(help="Images encoded at a time.")]
-EncoderOutput = Annotated[
-    Literal["backbone", "plain", "head"],
-    arg(help="Features: the backbone's, whitened if the weights whiten; plain ones; or the head's unit vectors."),
-]
+OUTPUTS = """backbone: the backbone's features, whitened if the run ended so (docs/whitening.md). plain: never whitened.
+head: the projection head's output, of unit length."""
+EncoderOutput = Annotated[Literal["backbone", "plain", "head"], arg(help=OUTPUTS)]
 NoBaseline = Annotated[
     bool,
     FlagCreatePairsOff,
@@ -130,7 +129,7 @@ class LinearConfig:
     data: LabelledData
     protocol: Protocol = "fast"
     """fast: encodes the images once and fits a regularised classifier to the features. paper: trains by SGD on random
-    crops and flips, which go through the frozen backbone in every epoch (v1, 4.1)."""
+    crops and flips, which go through the frozen backbone in every epoch (MoCo v1, section 4.1)."""
     penalties: Penalties = PENALTIES
     views: ExtraViews = 0
     epochs: Count = 100
@@ -160,7 +159,7 @@ class LinearConfig:
 
 @dataclass(frozen=True)
 class LowshotConfig:
-    """Train a linear classifier, and the whole network, with few labels that are drawn several times."""
+    """Train a linear classifier, and fine-tune the whole network, on a few labelled images, drawn several times."""
 
     weights: NamedWeights
     data: LabelledData
@@ -236,7 +235,7 @@ class EmbedConfig:
 
     weights: NamedWeights
     data: Annotated[str, D]
-    """Images, as for pretrain, with labels or without."""
+    """Images, with labels or without (docs/data.md)."""
     out: Path
     """File to write: NAME.npz with the arrays features, labels, paths, splits and classes; NAME.csv or NAME.parquet
     with one row per image; or NAME.npy with the features only, and NAME.index.csv beside it with one row per image."""
@@ -247,10 +246,7 @@ class EmbedConfig:
     """Split to encode."""
     features: Annotated[
         Literal["backbone", "plain", "head", "map"],
-        arg(
-            help="Features to write: the backbone's, whitened if the weights whiten; plain ones; the head's unit "
-            "vectors; or the backbone's last feature map (channels, rows, columns)."
-        ),
+        arg(help=f"{OUTPUTS} map: the backbone's last feature map (channels, rows, columns)."),
     ] = "backbone"
     unit: bool = False
     """Scale the features to unit length, as kNN compares them."""

@@ -67,6 +67,11 @@ class Encoding:
     feed: bool | None = None
     """Hand images over as bytes and normalise them where the encoder is; by default where that is not the CPU."""
 
+    def require_images(self, otherwise: str) -> None:
+        """Raise BadInputError, with what to do `otherwise`, where the encoder takes documents: these have no crops."""
+        if self.text:
+            raise BadInputError(f"random crops are of images, and these are documents: {otherwise}")
+
 
 @dataclass(frozen=True)
 class RandomViews:
@@ -113,11 +118,14 @@ def outputs(
     images: Images,
     how: Encoding,
     views: RandomViews | None = None,
-    title: str | None = None,
+    title: str | Iterator[int] | None = None,
     device: torch.device | None = None,
     earlier: Earlier | None = None,
 ) -> Features:
-    """Encode as `encode` does, by any module that gives `width` numbers per image, on its own `device`."""
+    """Encode as `encode` does, by any module that gives `width` numbers per image, on its own `device`.
+
+    An iterator as title shows the progress of a larger work: a value of it is taken after every batch.
+    """
     _require_channels(images, how)
     device = device or next(module.parameters()).device
     at_a_time = how.batch_size
@@ -135,7 +143,8 @@ def outputs(
         blank = torch.zeros(1, len(how.mean), how.image_size, how.image_size, device=device)
         network = folded_copy(module, blank)
         batches = zip(starts, _batches(images, how, views, first + done, last, device.type), strict=True)
-        for start, batch in show_progress(batches, title, len(starts)):
+        shown = show_progress(batches, None if isinstance(title, Iterator) else title, len(starts))
+        for start, batch in shown:
             with autocast(how.precision, device.type):
                 features = torch.cat([network(part).float() for part in torch.split(batch.to(device), at_a_time)])
             end = start - first + len(batch)
@@ -144,6 +153,8 @@ def outputs(
                 fetcher.finish()
                 earlier.keep(block[kept:end])
                 kept = end
+            if isinstance(title, Iterator):
+                next(title)
     fetcher.finish()
     if world_size() == 1:
         return _finite(block[: len(images)], images)
@@ -190,8 +201,8 @@ def _batches(
 ) -> Iterator[Tensor]:
     """The images first..last-1 in order, normalised, `how.batch_size` at a time."""
     ranges = [range(start, min(start + how.batch_size, last)) for start in range(first, last, how.batch_size)]
-    if how.text and views is not None:
-        raise BadInputError("random crops are of images, and these are documents: give --views 0")
+    if views is not None:
+        how.require_images("give --views 0")
     fed = (device != "cpu" if how.feed is None else how.feed) and images.form is None and not how.text
     require_shared_memory(
         how.batch_size * len(how.mean) * how.image_size**2 * (1 if fed else 4), how.workers, len(ranges)

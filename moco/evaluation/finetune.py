@@ -79,6 +79,7 @@ def train_network(
     gradient are no longer finite, StoppedError after a signal, and BadInputError for batches of one image.
     """
     encoder, how = subject.encoder, subject.how
+    how.require_images("only moco knn, linear --protocol fast and lowshot --finetune-steps 0 measure them")
     device = next(encoder.parameters()).device
     batch_size = limit_batch_size(recipe.batch_size, len(train))
     if batch_size < 2 * distributed.world_size():

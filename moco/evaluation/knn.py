@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.scores import Scores, score_votes
 from moco.evaluation.session import NEEDS_LABELS, labels_of
+from moco.runtime.phases import say_if_slow
 from moco.shapes import Bank, Features
 
 QUERIES_AT_A_TIME = 1024
@@ -162,10 +165,11 @@ def knn_scores(
         for images in (bank, queries)
     ]
     labels, classes, device = labels_of(bank), len(bank.classes), str(next(encoder.parameters()).device)
-    if adapt is not None:
-        adapted = adapt(features[0], labels, classes)
-        features = [F.normalize(z if adapted is None else adapted(z)) for z in features]
-    if k is None:
-        k = choose_k(features[0], labels, temperature=temperature, classes=classes, device=device)
-    votes = knn_votes(features[0], labels, features[1], k=k, temperature=temperature, classes=classes, device=device)
+    with say_if_slow(f"{title}: comparing {len(queries)} images with {len(bank)}") if title else nullcontext():
+        if adapt is not None:
+            adapted = adapt(features[0], labels, classes)
+            features = [F.normalize(z if adapted is None else adapted(z)) for z in features]
+        asked: dict[str, Any] = {"temperature": temperature, "classes": classes, "device": device}
+        k = choose_k(features[0], labels, **asked) if k is None else k
+        votes = knn_votes(features[0], labels, features[1], k=k, **asked)
     return score_votes(votes, labels_of(queries)), k

@@ -80,6 +80,7 @@ def encode_random_views(
 def run_paper_protocol(subject: Subject, images: Labelled, config: LinearConfig, title: str) -> Evaluated:
     """Run the papers' protocol: new random crops and flips of each image every epoch, through the frozen backbone."""
     encoder, how, train = subject.encoder, subject.how, images.train
+    how.require_images("give --protocol fast")
     device = next(encoder.parameters()).device
     batch_size = limit_batch_size(config.batch_size, len(train))
     batches = ViewBatches(

@@ -1,7 +1,7 @@
 """Encodes images by a frozen teacher; its features are the keys of a student (SEED)."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
 
 import torch
 import torch.nn.functional as F
@@ -35,9 +35,11 @@ def load_teacher(
     """
     weights = place_weights(load_weights(name), device)
     say_notes(weights)
-    own, other = ("bytes of RGB" if form is None else form.kind for form in (weights.form, images.form))
-    if own != other:
-        raise BadInputError(f"--teacher {name}: takes {own}, and the images are {other}: give another teacher")
+    other = "bytes of RGB" if images.form is None else images.form.kind
+    if weights.takes != other:
+        raise BadInputError(
+            f"--teacher {name}: takes {weights.takes}, and the images are {other}: give another teacher"
+        )
     weights.encoder.eval().requires_grad_(False)
     size = size or weights.encoder.plan.image_size
     weights.encoder.require_size(size, "--teacher-size")
@@ -59,17 +61,17 @@ def load_teacher(
 def encode_views(weights: Weights, centre: Tensor, student: Encoding) -> KeySource:
     """Make keys of the views of each step, which are normalised for the student."""
 
+    @functools.cache  # a host that sends numbers to a GPU waits for it
+    def column(values: tuple[float, ...]) -> Tensor:
+        return torch.tensor(values, device=centre.device).view(1, -1, 1, 1)
+
     @torch.no_grad()
     def keys(x_k: Views | None, index: Index) -> Features:
         assert x_k is not None
-        pixels = x_k * _column(student.std, x_k) + _column(student.mean, x_k)  # in [0, 1]
-        x = (pixels - _column(weights.mean, x_k)) / _column(weights.std, x_k)
+        pixels = x_k * column(tuple(student.std)) + column(tuple(student.mean))  # in [0, 1]
+        x = (pixels - column(tuple(weights.mean))) / column(tuple(weights.std))
         with autocast(student.precision, x_k.device.type):
             h = weights.encoder.backbone(x)
         return F.normalize(h.float() - centre)
 
     return keys
-
-
-def _column(values: Sequence[float], x: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=x.dtype, device=x.device).view(1, -1, 1, 1)

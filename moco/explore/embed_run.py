@@ -17,6 +17,7 @@ from moco.explore.embedding import Embedding
 from moco.explore.embedding_map import COMPONENTS, flat_map, principal_components
 from moco.explore.neighbours import Floats
 from moco.runtime.checkpoint import load_tensors, save_tensors
+from moco.runtime.phases import say_if_slow
 from moco.shapes import Features
 
 FILE = Path("evaluations") / "explore.safetensors"
@@ -57,7 +58,8 @@ def embed_run(run: Path, subject: Subject, images: Images, digest: str, scope: S
         z = encode(subject.encoder, images, how, title=f"{run}: encoding {len(images)} images")
     say(f"{run}: placing {len(images)} images on a map: up to {scope.map_seconds:g} s")
     places, method = place_in_square(z, scope.map_seconds)
-    made = Embedding(name, z.numpy(), places, clusters(z.numpy(), scope.clusters), method)
+    with say_if_slow(f"{run}: dividing {len(images)} images into {scope.clusters} clusters"):
+        made = Embedding(name, z.numpy(), places, clusters(z.numpy(), scope.clusters), method)
     tensors = {"features": z, "places": torch.from_numpy(places), "clusters": torch.from_numpy(made.clusters)}
     try:
         save_tensors(run / FILE, tensors, {"asked": asked, "method": method})

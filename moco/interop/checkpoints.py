@@ -59,6 +59,10 @@ LINEAR_HEAD = ("weight", "bias")
 MLP_HEAD = ("0.weight", "0.bias", "2.weight", "2.bias")
 
 
+DOCUMENTS = "documents"
+"""What an encoder of bytes takes."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """An encoder (f_q), what images must look like for it, and what else its file held to train on from."""
@@ -82,6 +86,13 @@ class Weights:
     """What its images are where they are no bytes of RGB."""
     notes: tuple[str, ...] = ()
     """What was assumed or left aside, a line each, where the file does not say all."""
+
+    @property
+    def takes(self) -> str:
+        """Describe in words what its encoder takes: documents, bytes of RGB, or other channels."""
+        if reads_bytes(self.encoder.plan.arch):
+            return DOCUMENTS
+        return "bytes of RGB" if self.form is None else self.form.kind
 
     @property
     def metadata(self) -> Metadata:

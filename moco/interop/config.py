@@ -23,6 +23,6 @@ class ExportConfig:
     out: Path
     """New file to write, or for safetensors a new folder."""
     push: str | None = None
-    """OWNER/NAME: a repository on huggingface.co that the export is sent to as well. One that is not there is made, and
-    is private."""
+    """OWNER/NAME: a repository on huggingface.co that the export is also sent to. If it does not exist, it is created
+    as a private one."""
     json: JsonOutput = False

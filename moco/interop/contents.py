@@ -22,8 +22,11 @@ BESIDE = re.compile(r"(?:^|_)(?:momentum|target|key|k|m|student)(?:_|$)|^ema_sta
 """In the name of a part: a copy beside the encoder that its project evaluates. In `ema_state_dict` mmengine keeps the
 weights that are no mean."""
 CONTAINERS = ("state_dict_ema.", "model_ema.", "state_dict.", "model_state_dict.")
-WRAPPERS = ("model.", "module.", "_orig_mod.", "base_model.")
+WRAPPERS = ("model.", "module.", "base_model.")
 """Before every name, also of a network whose tensors had other names once."""
+INSERTED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What torch puts into the names of a network or of some of its modules that are compiled, cut over processes, or
+computed again in the backward pass."""
 SHOWN = 3
 """Names that a message gives of each kind."""
 
@@ -31,7 +34,7 @@ SHOWN = 3
 def flatten(content: object, where: str) -> dict[str, Tensor]:
     """Return the tensors of all containers, each under the names of its containers and its own, joined by dots.
 
-    Raises BadInputError where there are none.
+    What torch's wrappers put into names is left out. Raises BadInputError where there are none.
     """
     looked_at = itertools.count(1)
     tensors = dict(_walk(content, "", DEPTH, lambda: next(looked_at) > MOST_ENTRIES))
@@ -39,7 +42,8 @@ def flatten(content: object, where: str) -> dict[str, Tensor]:
         raise BadInputError(f"{where}: has more than {MOST_ENTRIES} entries, so it is not a checkpoint of a network")
     if not tensors:
         raise BadInputError(f"{where}: holds no tensors by name, expected a checkpoint with a state_dict")
-    return tensors
+    plain = {INSERTED.sub("", name): value for name, value in tensors.items()}
+    return plain if len(plain) == len(tensors) else tensors  # with and without a wrapper, they are not the same
 
 
 def _walk(node: object, prefix: str, depth: int, is_enough: Callable[[], bool]) -> Iterator[tuple[str, Tensor]]:

@@ -13,8 +13,8 @@ from moco.errors import BadInputError
 from moco.interop.contents import below, choose_encoder, first_names, flatten
 from moco.interop.descriptions import Colours, Description, find_colours, find_form
 
-WRAPPER = re.compile(r"(?:(?:module|_orig_mod|model|base_model|net|network|state_dict|model_state_dict)\.)*")
-"""What says nothing of the project: containers, DataParallel, torch.compile, and modules that hold the model."""
+WRAPPER = re.compile(r"(?:(?:module|model|base_model|net|network|state_dict|model_state_dict)\.)*")
+"""What says nothing of the project: containers, DataParallel, and modules that hold the model."""
 FIRST = re.compile(r"((?:.*\.)?)(?:conv1|0)\.weight")
 """The first convolution, torchvision's or that of a Sequential of its children, and what stands before it."""
 DEEP = re.compile(r"((?:.*\.)?)(?:conv1|stem)\.0\.weight")

@@ -52,14 +52,14 @@ class PretrainConfig:
     data: Annotated[str, D]
     """Images: a folder (flat, with class folders, or with train/ and val/ or test/ of either), a text list of paths,
     tar shards, an archive, Parquet files, a saved Hugging Face data set, hf://datasets/OWNER/NAME, videos, or one of
-    cifar10, fashion-mnist, digits (docs/data.md). Only the kNN monitor uses labels. The images of a folder unlabeled/
-    are trained on, too."""
+    cifar10, fashion-mnist, digits (docs/data.md). Training uses no labels; they only serve to measure kNN
+    accuracy. The images of a folder unlabeled/ are trained on, too."""
     out: RunFolder
 
     arch: str | None = "resnet50"
-    """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (full width twice), resnext50-32x8d,
+    """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (twice the width), resnext50-32x8d,
     vit-tiny-4 (a transformer on patches of 4 pixels; also small and base, 8 and 16), any other classification model of
-    torchvision by its name, timm:NAME, any network of timm that gives pooled features (docs/encoders.md), or for
+    torchvision by its name, timm:NAME (any network of timm that gives pooled features; docs/encoders.md), or for
     documents bytes-tiny or bytes-small. --init-weights sets it unless you give it."""
     stem: Stem | None = "imagenet"
     """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels
@@ -183,7 +183,7 @@ class PretrainConfig:
     """STEP LENGTH pairs that --end-after has written: until STEP the run was planned for LENGTH steps. With them and
     the last --max-steps a run can be repeated bit for bit on a machine of another speed."""
     batch_size: BatchSize = 256
-    """N: images per step, over all processes and parts."""
+    """N: images per step, over all processes and all parts of --accumulate."""
     accumulate: BatchSize = 1
     """Parts in which a batch is processed one after the other, to save memory. With a queue or a bank the result is the
     same if the parts hold whole BN groups; with in-batch keys each part has only its own negatives."""
@@ -254,7 +254,7 @@ class PretrainConfig:
     """Which encoder the run ends with: the last one, or the best of the monitor's evaluations. best is the initial one
     unless another classifies clearly more images correctly; encoder-last.safetensors then holds the last one."""
     whiten: CountOrZero = 0
-    """Training images on which the encoder learns to whiten its features at the end of the run (docs/whitening.md)."""
+    """Whiten the finished encoder's features by this many training images (docs/whitening.md; 0: do not)."""
     exclude: Excluded = ()
     white_level: Annotated[WhiteLevel, Earlier(65535)] = None
     accept_changed_data: AcceptChangedData = False
@@ -272,7 +272,7 @@ class AutoConfig:
     minutes: Minutes = field(default=10.0, kw_only=True)
     """Total time: start, measurements, training, the monitor's evaluations, the final evaluation."""
     data: Annotated[str, D]
-    """Images, as for pretrain."""
+    """Images: a folder, with subfolders or without, or one of many other forms (docs/data.md)."""
     out: RunFolder
     goal: Annotated[Literal["accurate", "small"] | None, tyro.conf.arg(name="for")] = None
     """accurate: continues the training of published weights, for the best features. small: makes a small, fast network;

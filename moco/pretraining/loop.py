@@ -36,7 +36,7 @@ from moco.pretraining.sources import require_same_sources
 from moco.pretraining.timetable import Timetable, follow_lengths
 from moco.runtime import distributed
 from moco.runtime.allocation import keep_freed_memory
-from moco.runtime.device import autocast, deterministic_algorithms, preserve_torch_state, resolve_device
+from moco.runtime.device import autocast, choose_algorithms, preserve_torch_state, resolve_device
 from moco.runtime.fields import require
 from moco.runtime.finite import FiniteCheck
 from moco.runtime.owncode import OwnCode
@@ -98,7 +98,7 @@ def pretrain(
                 side.pair.f_q = distributed.wrap(side.pair.encoder)
             return train(config, sides, batches, run, watch, request, start)
 
-        how = (keep_less(config.recompute), deterministic_algorithms(config.deterministic))
+        how = (keep_less(config.recompute), choose_algorithms(deterministic=config.deterministic))
         with run, StopRequest(together=distributed.world_size() > 1) as request, watch_loading(), how[0], how[1]:
             return run.until_stopped(request, begin)
 

@@ -102,15 +102,20 @@ V3_SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 RECIPES = {
-    "v1": Recipe("MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; 60.6% linear on ImageNet (paper)", {}),
-    "v2": Recipe("MoCo v2 (arXiv:2003.04297): MLP head, more augmentation, cosine; 67.5% linear (paper)", V2),
-    "v3": Recipe("MoCo v3 (arXiv:2104.02057): ViT-S without a queue, 224 pixels, 300 epochs; 73.2% linear (paper)", V3),
-    "cifar10": Recipe("the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; their kNN 82.6%", CIFAR10),
+    "v1": Recipe(
+        "MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; its features classify 60.6% of ImageNet",
+        {},
+    ),
+    "v2": Recipe("MoCo v2 (arXiv:2003.04297): MLP head, more augmentation, cosine; 67.5%", V2),
+    "v3": Recipe("MoCo v3 (arXiv:2104.02057): ViT-S without a queue, 224 pixels, 300 epochs; 73.2%", V3),
+    "cifar10": Recipe(
+        "the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; they report 82.6% by kNN", CIFAR10
+    ),
     "taught": Recipe(
         "trains a small, fast network in minutes to imitate a larger encoder, --teacher W", TAUGHT, "teacher"
     ),
     "reduced": Recipe(
-        "makes published weights fast: adapts them to images of 64 pixels, --teacher W",
+        "makes published weights fast by adapting them to images of 64 pixels, --teacher W",
         REDUCED,
         "teacher",
     ),

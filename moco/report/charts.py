@@ -9,6 +9,8 @@ from moco.report.runs import Point
 
 WIDTH, HEIGHT = 480.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 14.0, 40.0
+GLYPH = 8.4
+"""Width of a letter of the text at an axis, on a phone, where it is largest."""
 MOST_POINTS = 500
 """Points of a curve; of more, the lowest and the highest of each stretch are kept, so that no peak is lost."""
 MARKED = 40
@@ -96,7 +98,9 @@ def _svg(name: str, title: str, curves: Sequence[Curve], axes: Axes, levels: Seq
     for tick, text in y_ticks:
         parts.append(_horizontal("grid", plane.y(tick)) + _text(LEFT - 6, plane.y(tick) + 4, text, "end"))
     for tick, text in x_ticks:
-        parts.append(_text(plane.x(tick), HEIGHT - BOTTOM + 18, escape(text)))
+        reach = GLYPH * len(text) / 2
+        x = min(max(plane.x(tick), reach), WIDTH - reach)  # a long text at either end would be cut off
+        parts.append(_text(x, HEIGHT - BOTTOM + 18, escape(text)))
     parts.append(_horizontal("axis", HEIGHT - BOTTOM))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, escape(axes.x)))
     for level in levels:

@@ -99,7 +99,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, label: str, n
 
 def make_scrollable(content: str, label: str) -> str:
     """Wrap content that may be wider than the page."""
-    return element("div", content, class_="scroll", role="region", tabindex="0", aria_label=label)
+    return element("div", content, class_="scroll", role="group", tabindex="0", aria_label=label)
 
 
 def as_list(value: object) -> list[Any]:

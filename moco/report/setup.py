@@ -75,7 +75,7 @@ def render_summary(runs: Sequence[Run]) -> str:
         ("seed", [str(run.config.get("seed", NOTHING)) for run in runs]),
     ]  # fmt: skip
     cells = [[escape(name), *(escape(value) for value in values)] for name, values in rows if set(values) != {NOTHING}]
-    header = ["", *(escape(run.name) for run in runs)]
+    header = ["run", *(escape(run.name) for run in runs)]
     return table(header, cells, label="What was run")
 
 

@@ -5,8 +5,10 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
+import torch.utils.deterministic
 
 from moco.errors import BadInputError
 from moco.runtime.fields import Device, Precision
@@ -15,6 +17,8 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Number formats of 16 bits."""
 BF16_FROM, TENSOR_CORES_FROM = (8, 0), (7, 0)
 """Compute capabilities of NVIDIA's GPUs: bf16 and TF32 from Ampere on, fast products of fp16 from Volta on."""
+WORKSPACE, SAME_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+"""What makes cuBLAS deterministic: torch reads it at the first product of a process, and never again."""
 
 
 def resolve_device(device: Device) -> Device:
@@ -25,10 +29,12 @@ def resolve_device(device: Device) -> Device:
         "cpu": True,
     }
     if device == "auto":
-        return next(name for name, there in available.items() if there)
+        device = next(name for name, there in available.items() if there)
     if not available[device]:
         here = ", ".join(name for name, there in available.items() if there)
         raise BadInputError(f"--device {device}: not available here, expected one of {here}")
+    if device == "cuda":
+        os.environ.setdefault(WORKSPACE, SAME_WORKSPACE)  # a teacher may compute before --deterministic is looked at
     return device
 
 
@@ -76,27 +82,45 @@ def _allow_tf32(convolutions: bool, products: bool) -> None:
 
 
 @contextmanager
-def deterministic_algorithms(wanted: bool) -> Iterator[None]:
-    """Let a GPU take algorithms that give the same bits every time, as long as it lasts.
+def choose_algorithms(*, deterministic: bool) -> Iterator[None]:
+    """Let a GPU take its fastest convolutions, or algorithms that give the same bits every time, as long as it lasts.
 
-    Raises BadInputError naming the operation that has no such algorithm.
+    The fastest ones are timed for each shape (cuDNN's benchmark), so that they may differ between two runs.
+    Raises BadInputError naming the operation that has no deterministic algorithm.
     """
-    before = torch.are_deterministic_algorithms_enabled()
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
-        torch.use_deterministic_algorithms(True)
+    cudnn = torch.backends.cudnn
+    memory: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, memory.fill_uninitialized_memory
+    same = deterministic or before[0]
+    torch.use_deterministic_algorithms(same)
+    cudnn.benchmark = not same
+    memory.fill_uninitialized_memory = False  # a pass over every new tensor, which only debugging needs
     try:
         yield
     except RuntimeError as error:
-        operation, found, _ = str(error).partition(" does not have a deterministic implementation")
-        if not (wanted and found):
+        why = _explain_missing_algorithm(str(error)) if deterministic else None
+        if why is None:
             raise
-        raise BadInputError(
-            f"--deterministic: {operation.split()[-1]} has no algorithm that gives the same bits every time on this "
-            f"device: give another --arch, or leave --deterministic out"
-        ) from error
+        raise BadInputError(f"--deterministic: {why}") from error
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before[0])
+        cudnn.benchmark, memory.fill_uninitialized_memory = before[1:]
+
+
+def _explain_missing_algorithm(said: str) -> str | None:
+    """Say what to do where torch's error is that an operation has no deterministic algorithm; None for other errors."""
+    operation, found, _ = said.partition(" does not have a deterministic implementation")
+    if found:
+        return (
+            f"{operation.split()[-1]} has no algorithm that gives the same bits every time on this device: give "
+            f"another --arch, or leave --deterministic out"
+        )
+    if "CuBLAS" in said:
+        return (
+            f"the first matrix product of this process found {WORKSPACE} at {os.environ.get(WORKSPACE)!r} or missing, "
+            f"expected {SAME_WORKSPACE} (or :16:8): set it before the process starts"
+        )
+    return None
 
 
 def autocast(precision: Precision, device: str) -> AbstractContextManager[object]:

@@ -295,6 +295,6 @@ def deal(whole: Tensor | None, own: Tensor, count: int) -> None:
 
 
 def barrier() -> None:
-    """Wait for every rank."""
+    """Wait for every rank: the hosts meet, and leave their GPUs alone."""
     if world_size() > 1:
-        dist.barrier()
+        dist.barrier(group=_hosts)

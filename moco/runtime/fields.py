@@ -122,8 +122,8 @@ Loggers = Annotated[
     NamesCode(tuple(TRACKERS)),
     arg(
         metavar="wandb|mlflow|FILE.py:FUNCTION",
-        help="Where the run's figures are sent too: Weights & Biases, MLflow, or a function of your own, which is run "
-        "with your rights (docs/logging.md). May be given several times.",
+        help="Where to send the run's figures as well: Weights & Biases, MLflow, or a function of your own, which is "
+        "run with your rights (docs/logging.md). May be given several times.",
     ),
 ]
 LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]

@@ -7,7 +7,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tyro
@@ -50,13 +50,22 @@ class Flag:
 
 
 def explain(
-    kind: type[Any], prog: str, default: Any, groups: Mapping[str, Sequence[str]], *, everything: bool, about: str = ""
+    kind: type[Any],
+    prog: str,
+    default: Any,
+    groups: Mapping[str, Sequence[str]],
+    *,
+    everything: bool,
+    about: str = "",
+    needs: str | None = None,
 ) -> str:
     """Explain the flags of a config, with the values of `default`; `groups` and `everything` as for `render_help`.
 
-    `about` follows the sentence about the command.
+    `about` follows the sentence about the command, and the field `needs` has to be given although it has a default.
     """
-    flags = list_flags(kind, default)
+    flags = [
+        replace(one, text=f"{one.text} (required)") if one.field == needs else one for one in list_flags(kind, default)
+    ]
     needed = " ".join(one.written for one in flags if "(required)" in one.text or not one.written.startswith("-"))
     return render_help(
         f"{prog} {needed} [flags]".replace("  ", " "), " ".join(f"{kind.__doc__ or ''} {about}".split()), flags, groups,

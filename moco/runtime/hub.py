@@ -16,7 +16,9 @@ from moco.runtime import distributed
 
 HUB = "hf://"
 DATASETS = "hf://datasets/"
-ADDRESS = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<path>[^\0\\]+))?")
+ADDRESS = re.compile(r"(?P<repository>\b[\w.-]+\b/\b[\w.-]{1,96}\b)(?:@(?P<revision>[\w.-]+))?(?:/(?P<path>[^\0\\]+))?")
+FORBIDDEN = re.compile(r"--|\.\.|\.git$")
+"""In the name of a repository."""
 SHA256, GIT = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{40}")
 """How the cache names a file's content: large ones by SHA-256, others as git does, by SHA-1 behind a head."""
 
@@ -39,7 +41,8 @@ def parse_address(text: str, flag: str) -> Address:
     kind = "dataset" if text.startswith(DATASETS) else "model"
     found = ADDRESS.fullmatch(text.removeprefix(DATASETS if kind == "dataset" else HUB))
     path = (found["path"] or "").strip("/") if found else ""
-    if found is None or any(part in ("", ".", "..") for part in path.split("/") if path):
+    named = found is not None and not FORBIDDEN.search(found["repository"])
+    if found is None or not named or any(part in ("", ".", "..") for part in path.split("/") if path):
         example = f"{DATASETS if flag == '--data' else HUB}OWNER/NAME, with @REVISION and /PATH behind it where needed"
         raise BadInputError(f"{flag} {text}: expected {example}")
     return Address(text, found["repository"], found["revision"], path, kind)

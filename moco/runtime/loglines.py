@@ -18,6 +18,11 @@ def describe_step(step: int, steps: int, values: Mapping[str, float], left: floa
     return _join([f"step {step}/{steps}", *_describe_training(values, left)])
 
 
+def describe_place(step: int, steps: int, left: float | None) -> str:
+    """Describe how far the training is where its next figures are not due yet."""
+    return _join([f"step {step}/{steps}", *_describe_left(left)])
+
+
 def describe_bar(values: Mapping[str, float]) -> str:
     """Describe the training beside a progress bar, which says the step and the time by itself."""
     return "  ".join(_describe_training(values, None))
@@ -40,10 +45,14 @@ def _describe_training(values: Mapping[str, float], left: float | None) -> Itera
         yield f"accuracy {_percent(values['contrast_accuracy'])}"
     if "images_per_second" in values:
         yield f"{_rounded(values['images_per_second'])} images/s"
-    if left is not None and math.isfinite(left):
-        yield f"{timedelta(seconds=round(left))} left"
+    yield from _describe_left(left)
     if "waiting_for_data" in values:
         yield f"data wait {values['waiting_for_data']:.0f}%"
+
+
+def _describe_left(left: float | None) -> Iterable[str]:
+    if left is not None and math.isfinite(left):
+        yield f"{timedelta(seconds=round(left))} left"
 
 
 def _join(parts: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.errors import BadInputError, one_line
+from moco.runtime.files import read_bounded
 
 OWN = "own:"
 """Stands before the name and digest of a user's own function, which is never loaded by them."""
@@ -47,9 +48,11 @@ def load_own_code(flag: str, given: str, known: tuple[str, ...], call: str) -> O
     if not colon or path.suffix != ".py" or not name.isidentifier():
         raise BadInputError(f"{flag} {given}: expected one of {', '.join(known)}, or FILE.py:FUNCTION")
     try:
-        content = path.read_bytes()
+        content = read_bounded(path)
     except OSError as error:
         raise BadInputError(f"{flag} {given}: {path} cannot be read ({error.strerror})") from error
+    except BadInputError as error:
+        raise BadInputError(f"{flag} {given}: {error}") from error
     spec = importlib.util.spec_from_file_location(f"moco_{flag.strip('-')}_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None

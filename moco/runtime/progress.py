@@ -1,9 +1,8 @@
 """How far a long work has got: a bar on a terminal, a line now and then in a log; of the first process only."""
 
-import threading
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -11,10 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from moco.runtime import distributed
+from moco.runtime.phases import PATIENCE, say_if_slow
 
 Item = TypeVar("Item")
-FIRST_LINE, LINE_EVERY = 5.0, 60.0
-"""Seconds before the first line of a log, and between two lines."""
+LINE_EVERY = 60.0
+"""Seconds between two lines of a log."""
 
 
 def columns() -> tuple[ProgressColumn, ...]:
@@ -39,37 +39,18 @@ def show_progress(
                 progress.advance(task)
 
 
-@contextmanager
-def name_phase(title: str, console: Console | None = None) -> Iterator[None]:
-    """Print `title` on standard error where what follows takes more than five seconds, and again every minute."""
-    console, ended, start = console or Console(stderr=True), threading.Event(), time.monotonic()
-
-    def report() -> None:
-        wait = FIRST_LINE
-        while not ended.wait(wait):
-            spent = timedelta(seconds=round(time.monotonic() - start))
-            console.print(f"{title}: {spent} so far", markup=False, highlight=False, soft_wrap=True)
-            wait = LINE_EVERY
-
-    thread = threading.Thread(target=report, daemon=True)
-    if distributed.rank() == 0:
-        thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        if thread.is_alive():
-            thread.join()
-
-
 def _in_lines(items: Iterable[Item], title: str, total: int, console: Console) -> Iterator[Item]:
-    """The items; what takes only seconds stays without a line."""
+    """The items; what takes only seconds stays without a line, and a slow first item has one of its own."""
     start = time.monotonic()
-    next_line = start + FIRST_LINE
-    for done, item in enumerate(items):
-        now = time.monotonic()
-        if done and now >= next_line:
-            left = timedelta(seconds=round((now - start) / done * (total - done)))
-            console.print(f"{title}: {done}/{total}, {left} left", markup=False, highlight=False, soft_wrap=True)
-            next_line = now + LINE_EVERY
-        yield item
+    next_line = start + PATIENCE
+    with contextlib.ExitStack() as first:
+        first.enter_context(say_if_slow(title))
+        for done, item in enumerate(items):
+            now = time.monotonic()
+            if done == 1:
+                first.close()
+            if done and now >= next_line:
+                left = timedelta(seconds=round((now - start) / done * max(0, total - done)))
+                console.print(f"{title}: {done}/{total}, {left} left", markup=False, highlight=False, soft_wrap=True)
+                next_line = now + LINE_EVERY
+            yield item

@@ -21,14 +21,18 @@ from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.files import replace_file
 from moco.runtime.folder import FAILED, RUNNING, lock, require_run_folder
 from moco.runtime.loggers import Outlets
-from moco.runtime.loglines import describe_bar, describe_look, describe_step
+from moco.runtime.loglines import describe_bar, describe_look, describe_place, describe_step
 from moco.runtime.machine import machine
 from moco.runtime.progress import columns
 from moco.runtime.records import read_records
 
 Metrics = dict[str, float]
 
-METRICS = "metrics.jsonl"
+METRICS, EVENTS = "metrics.jsonl", "events.out.tfevents"
+MOST_EVENTS = 1000
+"""So many may wait to be written; one more waits, too. A line of the log has some ten."""
+SILENCE = 60.0
+"""Seconds without a line, after which one says how far the training is."""
 
 
 class RunLog:
@@ -54,7 +58,7 @@ class RunLog:
         self._reached = 0
         self.earlier = 0.0
         """Seconds that the parts of the run before this one took."""
-        self._started = time.monotonic()
+        self._started = self._said = time.monotonic()
 
     def __enter__(self) -> "RunLog":
         try:
@@ -85,6 +89,7 @@ class RunLog:
         self._outlets.close(FAILED if self._state in ("", RUNNING) else self._state)
         try:
             self._metrics.close()
+            self._leave_lost_events()
             self._events.close()
         except OSError:  # on a full disk; where that ended the run, its error says so
             if error is None:
@@ -111,6 +116,7 @@ class RunLog:
         self._metrics.close()
         write_text(path, "".join(json.dumps(values) + "\n" for values in lines))
         self._metrics = path.open("a", encoding="utf-8")
+        self._leave_lost_events()
         self._events.close()
         self._events = _events(self.run, purge_step=step + 1)
         self.event("resume", step=step)
@@ -153,12 +159,14 @@ class RunLog:
         self._found = dict(findings)
 
     def progress(self, step: int) -> None:
-        """Note that training has come to `step`, and move the progress bar."""
+        """Note that training has come to `step`, and move the progress bar, or say so after a long silence."""
         self._reached = step
         if self._moved is None:
             self._moved = step, time.monotonic()
         if self._progress:
             self._progress.update(self._task, completed=step, description=self._latest)
+        elif time.monotonic() - self._said > SILENCE:
+            self.say(describe_place(step, self.steps, self._seconds_left(step)))
 
     def set_length(self, steps: int) -> None:
         """Show another number of steps as the run's length from now on."""
@@ -168,6 +176,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Tell a person."""
+        self._said = time.monotonic()
         if self.active:
             shown = "\n".join(one_line(line) for line in text.split("\n"))
             with contextlib.suppress(SystemExit):  # where the reader is gone (| head), rich says no more, and would end
@@ -191,9 +200,20 @@ class RunLog:
         """Let TensorBoard and other loggers draw figures of `step`."""
         self._outlets.log(step, values)
         if self.active:
-            with _naming(self.run / "events.out.tfevents"):
+            self._leave_lost_events()
+            with _naming(self.run / EVENTS):
                 for name, value in values.items():
                     self._events.add_scalar(name, value, step)
+
+    def _leave_lost_events(self) -> None:
+        """Write no more events where a pipe or a device has taken the place of their file.
+
+        TensorBoard opens the file for each write: its thread would wait for ever, and with it who waits for the thread.
+        """
+        if all(path.is_file() for path in self.run.glob(f"{EVENTS}*")):
+            return
+        self._events = _NoEvents()  # the other is not closed: that waits for its thread
+        warnings.warn(f"{self.run / EVENTS}*: no regular file any more: no events are written", stacklevel=2)
 
     def _seconds_left(self, step: int) -> float | None:
         """Estimate how long the steps after `step` take, by all since the first of this part of the run."""
@@ -259,8 +279,8 @@ def _events(run: Path, purge_step: int | None = None) -> Any:
     from torch.utils.tensorboard.writer import SummaryWriter
 
     try:
-        with _naming(run / "events.out.tfevents"):
-            return SummaryWriter(str(run), purge_step=purge_step)
+        with _naming(run / EVENTS):
+            return SummaryWriter(str(run), purge_step=purge_step, max_queue=MOST_EVENTS)
     except UnicodeEncodeError:
         warnings.warn(f"{run}: not UTF-8, so TensorBoard cannot write there: no events are written", stacklevel=2)
         return _NoEvents()

@@ -18,7 +18,7 @@ class StudyConfig:
     """mechanisms, momentum, shuffling-bn, temperature, v2, simclr, cost, supervised, hard-negatives; sweep, with --flag
     and --values; or a .toml or .json file with a study of your own (docs/studies.md)."""
     data: Annotated[str, D]
-    """Images with labels, as for pretrain: the arms are compared by kNN accuracy."""
+    """Images with labels (docs/data.md): the arms are compared by kNN accuracy."""
     out: Path
     """Folder of the study: cells/ (ordinary runs), results/, study.json, study.csv, study.html. An existing
     study continues."""

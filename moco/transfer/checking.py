@@ -16,6 +16,7 @@ from moco.data.named import data_home
 from moco.errors import BadInputError
 from moco.runtime.device import cores
 from moco.runtime.files import read_bounded, replace_file
+from moco.runtime.phases import say_if_slow
 from moco.transfer.examples import Examples, describe_size
 from moco.transfer.headers import FIRST_TURNED, Header, read_header
 from moco.transfer.targets import VOID
@@ -34,7 +35,8 @@ def check_examples(data: str, train: Examples, test: Examples, files: FileImages
     kept = data_home() / "checked" / f"{_digest(data, files, train, test)}.json"
     found = _read_kept(kept)
     if found is None:
-        found = [*_check(data, "training", train), *_check(data, "test", test)]
+        with say_if_slow(f"comparing {len(train) + len(test)} images with their annotations"):
+            found = [*_check(data, "training", train), *_check(data, "test", test)]
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
             replace_file(kept, json.dumps(found).encode())

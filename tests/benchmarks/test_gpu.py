@@ -3,13 +3,15 @@
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 
 from benchmarks import gpu
-from benchmarks.gpuchecks.probe import watch_waits
+from benchmarks.gpuchecks.probe import count_kernels, watch_waits
 from benchmarks.gpuchecks.rows import Row
 from tests.faults.processes import ended_well, start_program
 
@@ -63,6 +65,29 @@ def test_an_unknown_part_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         gpu.main(["--only", "steps"])
     assert "--only steps: expected some of machine, groups" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, with exit code 2."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert gpu.main(["--only", "groups"]) == 2
+    assert capsys.readouterr().err == "error: --device cuda: not available here, expected one of cpu\n"
+
+
+def test_spans_that_name_others_time_are_no_kernels() -> None:
+    """As the profiler gives them for an optimiser's step: the same microseconds would count twice."""
+
+    def event(name: str, took: float, *, gpu: bool = True, span: bool = False) -> SimpleNamespace:
+        time = SimpleNamespace(elapsed_us=lambda: took)
+        kind = DeviceType.CUDA if gpu else DeviceType.CPU
+        return SimpleNamespace(name=name, device_type=kind, is_user_annotation=span, time_range=time)
+
+    events = [
+        event("copy", 2.0), event("fused", 5.0), event("Optimizer.step#SGD.step", 7.0, span=True), event("copy", 1.0),
+        event("aten::copy_", 9.0, gpu=False),
+    ]  # fmt: skip
+    assert count_kernels(events) == (3, {"copy": 3.0, "fused": 5.0})
 
 
 def test_host_waits_are_those_that_torch_warns_of(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,6 +196,18 @@ def test_killed_at_any_write(tiny_run: Path, photos: Path, tmp_path: Path, monke
     assert encoded == [5, 5, 5, 3, 3, 1, 1]
 
 
+def test_one_progress_over_all_pieces(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Quick pieces of a long list were encoded without a word: each had a progress of its own."""
+    monkeypatch.setattr(pieces, "IMAGES_IN_A_PIECE", 128)
+    monkeypatch.setattr("moco.runtime.progress.PATIENCE", 0.0)
+    monkeypatch.setattr("moco.runtime.progress.LINE_EVERY", 0.0)
+    run(EmbedConfig(str(tiny_run), "digits", tmp_path / "f.npy", split="test", batch_size=64, **CPU))
+    told = [line.split(",")[0] for line in capsys.readouterr().err.splitlines() if " left" in line]
+    assert told == [f"encoding 360 images: {done}/6" for done in range(1, 7)]
+
+
 def test_pieces_of_other_settings(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Are not taken, nor are those whose bytes were damaged."""
     monkeypatch.setattr(pieces, "IMAGES_IN_A_PIECE", 128)

@@ -25,6 +25,14 @@ from moco.errors import BadInputError
 TINY = EncoderPlan(arch="resnet18-w4", stem="cifar", feature_dim=8, image_size=16)
 
 
+def test_whitening_is_added_where_the_encoder_is() -> None:
+    """Its tensors lie on the encoder's device, also where they are added to an encoder that was moved."""
+    with torch.device("meta"):
+        encoder = Encoder(TINY)
+    encoder.add_whitening()
+    assert {value.device.type for value in encoder.state_dict().values()} == {"meta"}
+
+
 def test_images_that_a_network_does_not_take() -> None:
     """A net that halves them too often is refused with the nearest size that it takes; ResNets take any."""
     small = Encoder(EncoderPlan("alexnet", image_size=63)).train()

@@ -1,5 +1,8 @@
 """Documents from folders and files: what is one, what it is called, and to which class it belongs."""
 
+import gzip
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +80,63 @@ def test_what_is_no_set_of_documents(tmp_path: Path) -> None:
         open_documents(str(tmp_path))
     with pytest.raises(BadInputError, match="no document in train"):
         open_documents(str(tmp_path / "train"), ["a"])
+
+
+def test_folders_that_are_hard_to_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As among images: links lead to further documents, and what cannot be read is counted."""
+    write(tmp_path, data__a__1="one", data__masks__2="two", data__b__empty="", other__3="three")
+    data, here = tmp_path / "data", os.getcwd()
+    (data / "c").symlink_to("../other")
+    (data / "again").symlink_to(".")
+    os.mkfifo(data / "pipe")
+    try:
+        os.chdir(data / "b")
+        for _ in range(1100):
+            os.mkdir("deep")
+            os.chdir("deep")
+        Path("4").write_text("four")
+    finally:
+        os.chdir(here)
+    train = open_documents(str(data))["train"]
+    names = [train.name(row) for row in range(len(train))]
+    subprocess.run(["rm", "-rf", "b"], cwd=data, check=True)  # Python's own removal is recursive
+    assert [name for name in names if not name.startswith("b")] == ["a/1", "c/3", "masks/2"]
+    said = capsys.readouterr().err
+    assert ("nested too deep" in said) != (len(names) == 4)
+    for reason in ("1 link(s) to a folder above (again)", "1 pipe(s), socket(s) or device(s) (pipe)"):
+        assert reason in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.txt.gz", gzip.compress(b"one\ntwo\n" * 99, mtime=1 << 29 | 0x01010101), "gzip, expected text"),
+        ("x.bin", b"one\ntwo\n\0\nthree\n", "a binary file, expected text"),
+        ("wide.txt", "one\ntwo\n".encode("utf-16"), "UTF-16, expected text in UTF-8"),
+        ("x.jsonl", b'{"text": "one", "label": 1}\n{"text": "two", "label": 0}\n', "JSON, expected a document on each"),
+        ("x", b'\n["one",\n "two"]\n', "JSON, expected a document on each"),
+        ("x.csv", b"text,label\none,1\n", r"a table, expected a document on each line, or a \.tsv of a class, a tab"),
+    ],
+)
+def test_files_of_other_forms(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    """Refused by what they are: their lines are no documents."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInputError, match=f"{name}: {message}"):
+        open_documents(str(tmp_path / name))
+
+
+def test_files_without_end(tmp_path: Path) -> None:
+    """Neither is read."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInputError, match="pipe: a pipe, socket or device, expected text files"):
+        open_documents(str(tmp_path / "pipe"))
+    (tmp_path / "long").touch()
+    os.truncate(tmp_path / "long", 1 << 40)
+    with pytest.raises(BadInputError, match="long: has 1099511627776 bytes, and all documents must fit in"):
+        open_documents(str(tmp_path / "long"))
+
+
+def test_braces_are_no_json(tmp_path: Path) -> None:
+    """A document may begin as JSON does."""
+    (tmp_path / "x").write_text("{curly} words\n[1] a note\n")
+    assert len(open_documents(str(tmp_path / "x"))["train"]) == 2

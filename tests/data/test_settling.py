@@ -77,6 +77,17 @@ def test_pictures_of_bytes_stay_as_they_are(tmp_path: Path, mode: str) -> None:
         assert (form.channels, form.depth) == (channels, "uint8")
 
 
+@pytest.mark.parametrize("channels", ["auto", "rgb", "3"])
+def test_no_value_of_pictures_means_none(tmp_path: Path, channels: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A flag without effect is said, and one that is no number is refused as ever."""
+    for number in range(5):
+        PillowImage.fromarray(RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+    assert opened(tmp_path, channels, (), "0").form is None
+    assert "--no-data 0 has no effect: its images are read as bytes of RGB" in capsys.readouterr().err
+    with pytest.raises(BadInputError, match=r"--no-data 'x\.txt': expected a number, or nan"):
+        opened(tmp_path, channels, (), "x.txt")
+
+
 def test_grey_of_16_bits_is_one_channel(tmp_path: Path) -> None:
     """It is no longer made 8 bits, unless RGB is asked for, or a white level is given."""
     values = RNG.integers(0, 4096, (5, 8, 8)).astype(np.uint16)

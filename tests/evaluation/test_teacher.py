@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from moco.cli import main
 from moco.core.dictionary import TeacherKeys
+from moco.core.encoder import EncoderPlan
 from moco.data.catalog import load
 from moco.data.derived import take_evenly
 from moco.data.images import Images
@@ -18,7 +19,7 @@ from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.session import backbone_digest
 from moco.evaluation.teacher import load_teacher
-from moco.interop.checkpoints import load_weights
+from moco.interop.checkpoints import load_weights, random_weights
 from moco.pretraining.prepare import build_dictionary
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors, save_tensors
@@ -77,6 +78,17 @@ def test_live_keys_are_those_of_the_views(tiny_run: Path, images: Images) -> Non
     assert torch.allclose(found, expected, atol=2e-2)  # resized pixels are rounded to bytes, or not
 
 
+def test_live_keys_send_no_numbers_at_each_step(
+    tiny_run: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Means and deviations go to the device once: a host that sends numbers to a GPU waits for it."""
+    live = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=False)
+    x, index = torch.rand(2, 3, 16, 16), torch.arange(2)
+    first = live.keys(x, index)
+    monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("numbers were sent"))
+    assert torch.equal(live.keys(x, index), first)
+
+
 def test_all_keys_or_a_queue_of_them(tiny_run: Path, images: Images) -> None:
     """Where K holds the keys of all other images they are the dictionary; else the last K are."""
     teacher = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=True)
@@ -94,6 +106,14 @@ def test_weights_that_give_no_numbers_teach_nothing(
         next(weights.encoder.backbone.parameters()).fill_(torch.nan)
     monkeypatch.setattr("moco.evaluation.teacher.load_weights", lambda name: weights)
     with pytest.raises(BadInputError, match=r"--teacher W: .*features of .* are not finite"):
+        load_teacher("W", images, STUDENT, "cpu", size=None, cached=True)
+
+
+def test_documents_teach_nothing_about_images(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line."""
+    weights = random_weights(EncoderPlan("bytes-tiny", image_size=16), 0, (0.0,) * 3, (1.0,) * 3)
+    monkeypatch.setattr("moco.evaluation.teacher.load_weights", lambda name: weights)
+    with pytest.raises(BadInputError, match="--teacher W: takes documents, and the images are bytes of RGB"):
         load_teacher("W", images, STUDENT, "cpu", size=None, cached=True)
 
 

@@ -1,6 +1,7 @@
 """An environment is not assumed: a user without a name and a home, names that are no text, a plain locale."""
 
 import functools
+import importlib
 import os
 import shutil
 import sys
@@ -14,7 +15,12 @@ from moco.data.columns import cache_place
 from moco.data.named import data_home
 from moco.runtime.files import expand_home, home_folder
 from tests.faults.processes import command, finish, start, status
+from tests.transfer import scenes
 
+SMALL = (
+    "--weights random --arch resnet18-w4 --max-steps 1 --batch-size 2 --crop-size 16 --head-channels 4 --precise-bn 0 "
+    "--shown-images 0 --threads 1 --workers 0 --device cpu"
+)
 NOBODY = 54321
 """A number that no user has."""
 needs_root = pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can become another")
@@ -49,6 +55,23 @@ def test_a_user_without_a_home(open_folder: Path, home: str | None) -> None:
     finish(command(run, max_steps=2, whiten=0), open_folder, inject=functools.partial(become_nobody, home))
     assert status(run)["state"] == "done"
     assert (run / "encoder.safetensors").stat().st_uid == NOBODY
+
+
+def know_transfer_and_become_nobody() -> None:
+    """Import what a task needs first: this machine's Python may lie where nobody else may read."""
+    for name in ("commands.transfer", "transfer.checking", "transfer.evaluation", "transfer.label_maps"):
+        importlib.import_module(f"moco.{name}")
+    "".encode("utf-8-sig")
+    become_nobody(None)
+
+
+@needs_root
+def test_a_task_for_a_user_without_a_home(open_folder: Path) -> None:
+    """It trains, although what was found in its annotations can be kept nowhere."""
+    data, run = scenes.write("voc-semantic", open_folder / "data", 2, (32, 24)), open_folder / "run"
+    arguments = ["transfer", "voc-semantic", "--data", str(data), "--out", str(run), *SMALL.split()]
+    finish(arguments, open_folder, inject=know_transfer_and_become_nobody)
+    assert status(run)["state"] == "done"
 
 
 @needs_root

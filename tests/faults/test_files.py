@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from tests.faults.conftest import Whole
 from tests.faults.injections import gate, limit_files, pause_before
 from tests.faults.processes import (
+    PATIENCE,
     STEPS,
     assert_same_end,
     children,
@@ -285,3 +286,29 @@ def test_retention_keeps_two(whole: Whole) -> None:
     assert saved_steps(run) == [12, 9]
     assert len(lines(run, "loss")) == STEPS
     assert final_state(run)
+
+
+# --- files that become pipes ----------------------------------------------------------------------------------------
+
+
+def become_pipes(folder: Path, skipped: Sequence[str] = ()) -> None:
+    """Put a pipe that nobody writes to in the place of every file."""
+    for path in [path for path in folder.rglob("*") if path.is_file() and path.name not in skipped]:
+        path.unlink()
+        os.mkfifo(path)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_run_folder_of_pipes(tmp_path: Path, stopped: bool) -> None:
+    """In mid-run: what is written takes their place, nothing waits for them, and SIGTERM is heard."""
+    run, place = tmp_path / "run", gate(tmp_path / "gate")
+    training = start(command(run, checkpoint_every=2), tmp_path, inject=functools.partial(pause_before, place, 3))
+    place.wait()
+    written(run, 2)
+    become_pipes(run)
+    if stopped:
+        training.send(signal.SIGTERM)
+    place.open()
+    assert training.exit_codes(PATIENCE) == [75 if stopped else 0], training.text()
+    assert status(run)["state"] == ("stopped" if stopped else "done")
+    assert saved_steps(run)[0] == (4 if stopped else STEPS)

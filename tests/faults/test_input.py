@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 import tarfile
@@ -20,8 +21,10 @@ import torch
 from torch import Tensor
 
 from moco.cli import main
+from moco.core.encoder import EncoderPlan, encoder_tensors
 from moco.data.replacement import MOST_NAMED, TOLERATED, TRIES
-from moco.runtime.checkpoint import checkpoints, load_tensors
+from moco.interop.checkpoints import random_weights
+from moco.runtime.checkpoint import checkpoints, load_tensors, save_tensors
 from tests.faults.malformed import UNREADABLE, events, flags, folder_of, jpeg, lines, train, write
 from tests.faults.processes import finish, start
 
@@ -478,3 +481,49 @@ def test_a_config_that_is_none(
     path = run / "config.json"
     path.write_text(damage(path.read_text()))
     assert message in refusal(capsys, ["resume", str(run)])
+
+
+# --- weights for another kind of input ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the encoder of a run on documents, and with documents of two classes in `data`."""
+    folder = tmp_path_factory.mktemp("documents")
+    made = random_weights(EncoderPlan("bytes-tiny", image_size=16), 0, (0.0,) * 3, (1.0,) * 3)
+    save_tensors(folder / "encoder.safetensors", encoder_tensors(made.encoder), made.metadata)
+    for place in (folder / "data" / split / name for split in ("train", "test") for name in "ab"):
+        place.mkdir(parents=True)
+        for number in range(6):
+            (place / f"{number}.txt").write_text(f"{place} {number} " * 9)
+    return folder
+
+
+OF_IMAGES = ["--data", "digits", "--out", "OUT"]
+WEIGHTS = ["--weights", "RUN", "--data", "RUN/data"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain", "auto", *OF_IMAGES, "--teacher", "RUN"], "--teacher .* takes documents, and .* on images"),
+        (["pretrain", "auto", *OF_IMAGES, "--init-weights", "RUN"], "--init-weights .* takes documents"),
+        (["pretrain", "continued", *OF_IMAGES, "--init-weights", "RUN"], "bytes-tiny takes documents"),
+        (["explore", "RUN", "--data", "digits", "--static", "OUT"], "takes documents, and the images are bytes"),
+        (["knn", "--weights", "random", "--like", "RUN", "--data", "digits"], "no such folder or file"),
+        (["export", "--weights", "RUN", "--format", "safetensors", "--out", "OUT"], "takes documents"),
+        (["export", "--weights", "RUN", "--format", "onnx", "--out", "OUT"], "takes documents"),
+        (["linear", *WEIGHTS, "--protocol", "paper"], "these are documents: give --protocol fast"),
+        (["finetune", *WEIGHTS], "these are documents: .* linear --protocol fast and lowshot --finetune-steps 0"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_weights_of_documents(
+    documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    """They are refused by what they take, in whatever place something else is meant."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "kept"))
+    words = [word.replace("RUN", str(documents)).replace("OUT", str(tmp_path / "out")) for word in arguments]
+    device = [] if "export" in words else ["--device", "cpu", "--threads", "1"]
+    assert re.search(message, refusal(capsys, [*words, *device]))

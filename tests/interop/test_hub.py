@@ -92,7 +92,10 @@ def test_what_cannot_be_had(tmp_path: Path, hub: FakeHub, monkeypatch: pytest.Mo
     hub.shutdown()
     hub.server_close()
     assert "is there a network?" in refusal("hf://a/c")
-    for address in ("hf://", "hf://a", "hf://a/b/../c", "hf://a/b@"):
+    for address in (
+        "hf://", "hf://a", "hf://a/b/../c", "hf://a/b@", "hf://../..", "hf://-a/b", "hf://a/b-", "hf://a/b.git",
+        "hf://a--b/c", "hf://a..b/c", f"hf://a/{'b' * 97}",
+    ):  # fmt: skip
         with pytest.raises(BadInputError, match="expected hf://OWNER/NAME"):
             parse_address(address, "--weights")
     assert "a data set: give it as --data" in refusal("hf://datasets/a/b")

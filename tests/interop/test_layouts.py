@@ -85,6 +85,16 @@ def alone(prefix: str, *beside: str, container: str | None = None) -> Build:
     return build
 
 
+def inserted(module: str, wrapper: str, prefix: str) -> Build:
+    """One encoder of which a module is wrapped by torch, behind a prefix."""
+
+    def build(q: nn.Module, _: nn.Module) -> State:
+        state = {name.replace(f"{module}.", f"{module}.{wrapper}."): value for name, value in without_fc(q).items()}
+        return prefixed(prefix, state)
+
+    return build
+
+
 def transformers(q: nn.Module, k: nn.Module) -> State:
     """Hugging Face's ResNetForImageClassification."""
     renamed = {}
@@ -112,6 +122,9 @@ PREFIXES: dict[str, Build] = {
     "SupContrast": alone("encoder.module.", "head.0", container="model"),
     "torch.compile inside": alone("backbone._orig_mod.", "projection_head", container="state_dict"),
     "torch.compile outside": alone("_orig_mod.module."),
+    "torch.compile of one stage": inserted("layer2", "_orig_mod", "encoder."),
+    "FSDP of blocks": inserted("layer3.0", "_fsdp_wrapped_module", "_fsdp_wrapped_module."),
+    "blocks computed again": inserted("layer1.1", "_checkpoint_wrapped_module", "module.backbone."),
     "n_averaged": lambda q, k: {"n_averaged": torch.tensor(3), **prefixed("module.", q.state_dict())},
     "a loss's buffers": alone("model.", "criterion.prototypes", container="state_dict"),
     "SwAV": alone("module.", "module.projection_head.0", "module.prototypes", container="state_dict"),

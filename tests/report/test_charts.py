@@ -77,6 +77,15 @@ def test_a_line_runs_through_its_points() -> None:
     assert len(found.all("circle")) == 4
 
 
+def test_a_long_text_at_an_end_of_the_axis_is_whole() -> None:
+    """Half of a name at the right end of a study's chart lay outside the picture."""
+    ends = ((0.0, "normalised in 4 groups"), (1.0, "over the whole batch"))
+    drawn = chart("x", "T", [Curve("a", [(0.0, 1.0), (1.0, 2.0)])], Axes("arm", "%", ticks=ends))
+    for _, text in ends:
+        (x,) = re.findall(rf'x="([\d.]+)"[^>]*>{text}<', drawn)
+        assert 4 * len(text) <= float(x) <= WIDTH - 4 * len(text)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_thinning_loses_no_extreme(seed: int) -> None:
     """Ends and extremes stay, in order; not many more than MOST_POINTS are left. Some figures are missing."""

@@ -215,7 +215,7 @@ def test_several_runs(tmp_path: Path) -> None:
     ]
     found = parsed(*distinct_names(runs))
     names = ["run (1)", "run (2)", "third"]
-    assert found.tables[0][0] == ["", *names]
+    assert found.tables[0][0] == ["run", *names]
     listed = {row[0]: row[1:] for row in found.tables[1][1:]}
     assert listed["--seed"][:3] == ["1", "2", "3"]
     assert listed["--key-momentum"] == ["0.99", "0.99", "0.5", "0.99 (cifar10)"]

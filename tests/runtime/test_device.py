@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ import torch
 from moco.errors import BadInputError
 from moco.runtime.device import (
     autocast,
+    choose_algorithms,
     cores,
     describe_precision,
-    deterministic_algorithms,
     peak_memory,
     preserve_torch_state,
     resolve_device,
@@ -20,6 +21,7 @@ from moco.runtime.device import (
     set_threads,
     started_processes,
 )
+from moco.runtime.fields import Device
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> None:
@@ -199,29 +201,57 @@ def test_cores_of_a_broken_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         cores()
 
 
-def test_deterministic_algorithms_last_as_long_as_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CuBLAS is told before it is first used; what the user set for it stays."""
+def algorithms() -> tuple[bool, bool, bool]:
+    """Whether a GPU gives the same bits every time, takes the fastest convolutions, and fills new tensors."""
+    memory: Any = torch.utils.deterministic
+    cudnn = torch.backends.cudnn
+    return torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, memory.fill_uninitialized_memory
+
+
+def test_algorithms_are_chosen_as_long_as_it_lasts() -> None:
+    """The fastest convolutions, or the same bits; never a pass over every new tensor, which torch adds by itself."""
+    before = algorithms()
+    assert before == (False, False, True)
+    with choose_algorithms(deterministic=False):
+        assert algorithms() == (False, True, False)
+    with choose_algorithms(deterministic=True):
+        assert algorithms() == (True, False, False)
+        with choose_algorithms(deterministic=False):  # a caller's own choice stays
+            assert algorithms() == (True, False, False)
+    assert algorithms() == before
+
+
+def test_cublas_is_told_before_a_process_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whatever asks for the GPU first, since torch reads it once; what the user set stays."""
+    pretend(monkeypatch, cuda=True, mps=False)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    with deterministic_algorithms(False):
-        assert not torch.are_deterministic_algorithms_enabled()
+    resolve_device("cpu")
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-    with deterministic_algorithms(True):
-        assert torch.are_deterministic_algorithms_enabled()
+    devices: tuple[Device, ...] = ("auto", "cuda")
+    for device in devices:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+        assert resolve_device(device) == "cuda"
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    assert not torch.are_deterministic_algorithms_enabled()
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    with deterministic_algorithms(True):
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    resolve_device("cuda")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
-def test_an_operation_without_such_an_algorithm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("said", "named"), [
+    ("adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set ...",
+     "--deterministic: adaptive_avg_pool2d_backward_cuda has no algorithm"),
+    ("Deterministic behavior was enabled with ..., but this operation is not deterministic because it uses CuBLAS and "
+     "you have CUDA >= 10.2. To enable deterministic behavior in this case, you must set an environment variable ...",
+     "--deterministic: the first matrix product of this process found CUBLAS_WORKSPACE_CONFIG at ':0:0' or missing"),
+])  # fmt: skip
+def test_an_operation_without_such_an_algorithm_is_named(
+    monkeypatch: pytest.MonkeyPatch, said: str, named: str
+) -> None:
     """What torch raises becomes bad input; any other error, and the same one where it was not wanted, stays."""
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    said = "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set ..."
-    named = "--deterministic: adaptive_avg_pool2d_backward_cuda has no algorithm"
-    with pytest.raises(BadInputError, match=named), deterministic_algorithms(True):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(BadInputError, match=named), choose_algorithms(deterministic=True):
         raise RuntimeError(said)
-    for wanted, error in ((False, said), (True, "another")):
-        with pytest.raises(RuntimeError, match=error[:7]), deterministic_algorithms(wanted):
+    for deterministic, error in ((False, said), (True, "another")):
+        with pytest.raises(RuntimeError, match=error[:7]), choose_algorithms(deterministic=deterministic):
             raise RuntimeError(error)
     assert not torch.are_deterministic_algorithms_enabled()

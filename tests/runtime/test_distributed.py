@@ -283,3 +283,13 @@ def test_rows_that_others_hold_are_zeros(rows: range) -> None:
     table, wanted = torch.randn(10, 2, 3), torch.tensor([9, 3, 0, 6, 3])
     expected = torch.stack([table[row] if row in rows else torch.zeros(2, 3) for row in wanted.tolist()])
     assert torch.equal(distributed.fetch(table[rows.start : rows.stop], rows, wanted), expected)
+
+
+def test_the_hosts_meet_without_their_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A barrier goes where the flags of the hosts go: NCCL's would wait for the GPU, and warn that it guesses which."""
+    met = list[object]()
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "_hosts", "the hosts' group")
+    monkeypatch.setattr(torch.distributed, "barrier", lambda group=None: met.append(group))
+    distributed.barrier()
+    assert met == ["the hosts' group"]

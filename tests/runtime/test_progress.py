@@ -1,13 +1,15 @@
 """A bar is for people at a terminal; whatever is shown, the items are the same."""
 
+import contextlib
 import io
 import itertools
-import threading
+import time
+from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
 
-from moco.runtime.progress import name_phase, show_progress
+from moco.runtime.progress import show_progress
 
 
 def consoles() -> tuple[io.StringIO, Console, Console]:
@@ -27,6 +29,7 @@ def test_on_a_terminal_the_title_is_seen() -> None:
 def test_a_log_has_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first after five seconds, the next after a minute: what is done, of how many, and the time that is left."""
     clock = itertools.chain([100.0], itertools.count(100.0, 20.0))  # at the start, and before each item, of 20 seconds
+    monkeypatch.setattr("moco.runtime.progress.say_if_slow", lambda title: contextlib.nullcontext())
     monkeypatch.setattr("moco.runtime.progress.time.monotonic", lambda: next(clock))
     file, _, plain = consoles()
     assert list(show_progress(range(9), "encoding [9] images", 9, plain)) == list(range(9))
@@ -42,20 +45,17 @@ def test_elsewhere_nothing_is_written() -> None:
     assert file.getvalue() == ""
 
 
-def test_a_long_phase_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it lasts; a short one is not."""
-    file, _, plain = consoles()
-    written = threading.Event()
+def test_a_slow_first_item_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """While it lasts: nothing is done yet, so there is no time left to tell."""
+    monkeypatch.setattr("moco.runtime.phases.PATIENCE", 0.001)
+    said, end = "", time.monotonic() + 30
 
-    def write(text: str, **how: object) -> None:
-        file.write(f"{text}\n")
-        written.set()
+    def items() -> Iterator[int]:
+        nonlocal said
+        while not said and time.monotonic() < end:
+            time.sleep(0.005)
+            said += capsys.readouterr().err
+        yield 0
 
-    with name_phase("grouping", plain):
-        pass
-    assert file.getvalue() == ""
-    monkeypatch.setattr("moco.runtime.progress.FIRST_LINE", 0.001)
-    monkeypatch.setattr(plain, "print", write)
-    with name_phase("grouping [9] images", plain):
-        assert written.wait(30)
-    assert file.getvalue() == "grouping [9] images: 0:00:00 so far\n"
+    assert list(show_progress(items(), "encoding [9] images", 1, consoles()[2])) == [0]
+    assert said == "encoding [9] images ...\n"

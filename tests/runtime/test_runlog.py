@@ -163,6 +163,24 @@ def test_status(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_slow_steps_are_not_silent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first figures may be due after an hour; until then a line a minute says how far the training is."""
+    now = 0.0
+    monkeypatch.setattr("moco.runtime.runlog.time.monotonic", lambda: now)
+    with RunLog(tmp_path, 10) as log:
+        for step in range(8):
+            now = 25.0 * step
+            log.progress(step)
+        log.metrics(8, {"loss": 1.0})
+        now += 50.0
+        log.progress(9)
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == ["step 3/10  0:02:55 left", "step 6/10  0:01:40 left"]
+    assert [line.split()[1] for line in told] == ["3/10", "6/10", "8/10"]
+
+
 def test_health(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A line of metrics with the words, what was found and its figures, kept in every later status.
 
