@@ -80,7 +80,8 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     result = train_prepared(config, splits, build_monitor(config, splits), teacher, own)
     if not result.get("exit_code") and "already_done" not in result and distributed.rank() == 0:
         labelled = splits["train"].labels is not None and len(splits["train"].classes) > 1
-        print("\n".join(describe_reached(result, config.out, config.data, labelled=labelled)))
+        documents = reads_bytes(require(config.arch))
+        print("\n".join(describe_reached(result, config.out, config.data, labelled=labelled, documents=documents)))
     return result
 
 

@@ -1,5 +1,6 @@
 """Pretexts of images, whole batches at a time: query and key of different images, or a query that shows less."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,12 +28,18 @@ class Hidden:
     patch: int
     """Pixels along a side of a patch."""
 
+    def count(self, size: int) -> tuple[int, int]:
+        """Count the hidden patches of a view of `size` pixels, and all of them."""
+        patches = (-(-size // self.patch)) ** 2
+        return round(self.share * patches), patches
+
     def hide(self, x: SquareViews, index: Integers, epochs: Integers, seed: int) -> SquareViews:
         """Hide patches of views x (n, 3, S, S): the same number in each, at places drawn for its image and epoch."""
-        side = -(-x.shape[-1] // self.patch)
-        drawn = uniforms(side * side, seed=seed, stream=Stream.PRETEXT, epoch=epochs, index=index)
+        hidden, patches = self.count(x.shape[-1])
+        side = math.isqrt(patches)
+        drawn = uniforms(patches, seed=seed, stream=Stream.PRETEXT, epoch=epochs, index=index)
         rank = drawn.argsort(1).argsort(1)
-        shown = torch.from_numpy(rank >= round(self.share * side * side)).view(-1, 1, side, side)
+        shown = torch.from_numpy(rank >= hidden).view(-1, 1, side, side)
         grid = shown.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
         return x * grid[..., : x.shape[2], : x.shape[3]]
 

@@ -4,6 +4,7 @@ import math
 
 from moco.core.batchnorm import GroupedBatchNorm
 from moco.core.encoder import Encoder, parameter_count
+from moco.core.networks import reads_bytes
 from moco.core.transformers import patch_projection
 from moco.data.images import Images
 from moco.pretraining.channels import describe_form
@@ -12,6 +13,7 @@ from moco.pretraining.counts import negatives, shared_negatives
 from moco.pretraining.optimizer import inner_kernels
 from moco.pretraining.pretexts import describe_pretext
 from moco.runtime.device import describe_precision
+from moco.runtime.fields import require
 
 SOURCES = {"queue": "the queue", "memory-bank": "the memory bank", "in-batch": "its own batch"}
 """Dictionary -> where it takes the keys from, in a sentence."""
@@ -24,9 +26,12 @@ def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> st
     more = f" and {mixed} mixed of the hardest {config.hard_negatives}" if mixed else ""
     keys = SOURCES[config.dictionary] if config.teacher is None else f"{config.teacher_views} keys of {config.teacher}"
     keys += " and its own batch" if config.batch_keys else ""
+    documents = reads_bytes(require(config.arch))
+    items, views = ("documents", "spans") if documents else ("images", "views")
     return (
-        f"{len(images)} images, {config.max_steps} steps of {config.batch_size}; {config.arch} with "
-        f"{parameter_count(encoder.backbone) / 1e6:.1f} million parameters, views of {config.view_size} pixels"
+        f"{len(images)} {items}, {config.max_steps} steps of {config.batch_size}; {config.arch} with "
+        f"{parameter_count(encoder.backbone) / 1e6:.1f} million parameters, {views} of {config.view_size} "
+        f"{'bytes' if documents else 'pixels'}"
         f"{describe_pretext(config)}\n"
         f"each query has K = {shared_negatives(config)} negatives from {keys}{more}; guessing gives a loss of "
         f"log({count}) = {chance:.2f}, and the loss may exceed that at first\n"

@@ -9,7 +9,9 @@ from moco.pretraining.explanation import describe_next
 from moco.pretraining.health import CAUSES, TO_BEAT, accuracy_gain
 
 
-def describe_reached(result: Mapping[str, Any], run: Path, data: str, *, labelled: bool) -> list[str]:
+def describe_reached(
+    result: Mapping[str, Any], run: Path, data: str, *, labelled: bool, documents: bool = False
+) -> list[str]:
     """Describe the result of a run that is finished, a line each."""
     lines = [f"done: {result['step']} steps in {timedelta(seconds=round(result['seconds']))}"]
     if "kept" in result:
@@ -22,7 +24,7 @@ def describe_reached(result: Mapping[str, Any], run: Path, data: str, *, labelle
         lines.append(f"  loss {result['loss']:.2f}, where guessing gives {result['chance_loss']:.2f}")
     if result.get("findings"):
         lines.append(f"  but {' and '.join(CAUSES[name] for name in result['findings'])} (see health above)")
-    return [*lines, *describe_next(run, data, labelled=labelled, speaker="")]
+    return [*lines, *describe_next(run, data, labelled=labelled, documents=documents, speaker="")]
 
 
 def _describe_accuracy(result: Mapping[str, Any]) -> list[str]:

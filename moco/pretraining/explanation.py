@@ -108,8 +108,10 @@ def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool =
     return f"auto: the encoder is NOT clearly better than {where}: {interval}. {do}"
 
 
-def describe_next(run: Path, data: str, *, labelled: bool, speaker: str = "auto: ") -> list[str]:
-    """Say where the encoder is, and the next three commands, which a shell takes as they stand."""
+def describe_next(
+    run: Path, data: str, *, labelled: bool, documents: bool = False, speaker: str = "auto: "
+) -> list[str]:
+    """Say where the encoder is, and the next commands, which a shell takes as they stand: documents have no page."""
     place, images = shlex.quote(str(run)), shlex.quote(data)
     second = f"linear --weights {place} --data {images}" if labelled else (
         f"embed --weights {place} --data {images} --out features.npz")  # fmt: skip
@@ -117,5 +119,5 @@ def describe_next(run: Path, data: str, *, labelled: bool, speaker: str = "auto:
         f"{speaker}the encoder is {run / 'encoder.safetensors'}. Next:",
         f"  moco report {place}",
         f"  moco {second}",
-        f"  moco explore {place} --data {images}",
+        *([] if documents else [f"  moco explore {place} --data {images}"]),
     ]

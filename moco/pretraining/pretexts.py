@@ -50,6 +50,8 @@ def load_own_pretext(given: str) -> OwnCode | None:
 def require_pretext(config: PretrainConfig) -> None:
     """Raise BadInputError where the pretext does not go with the network, or with other settings."""
     _require_partner(config)
+    if config.pretext == "masked":
+        _require_patches(Hidden(config.hidden, config.patch), require(config.view_size or config.image_size))
     if config.pretext == "views" and config.series is None and not reads_bytes(require(config.arch)):
         return
     if config.pretext in ("views", *OF_IMAGES) and reads_bytes(require(config.arch)):
@@ -69,6 +71,16 @@ def require_pretext(config: PretrainConfig) -> None:
         raise BadInputError(f"--teacher is for --pretext views, and it is {config.pretext}: leave one out")
     if config.blend and reads_bytes(require(config.arch)):
         raise BadInputError(f"--blend mixes views of images, and --arch {config.arch} takes documents: leave one out")
+
+
+def _require_patches(hidden: Hidden, size: int) -> None:
+    """Raise BadInputError where nothing of a view is left to see, or a share is to be hidden and comes to no patch."""
+    count, of = hidden.count(size)
+    if count == of or (hidden.share and not count):
+        raise BadInputError(
+            f"--hidden {hidden.share} hides {count} of {of} patches of --patch {hidden.patch} pixels in a view of "
+            f"{size}: expected at least one hidden and one shown"
+        )
 
 
 def _require_partner(config: PretrainConfig) -> None:

@@ -1,5 +1,6 @@
 """Pretexts by name, and a user's own: a run by it, how it goes on, and what is never run."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from moco.commands import embed, knn, linear, pretrain, resume
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, KnnConfig, LinearConfig
 from moco.pretraining.config import PretrainConfig, ResumeConfig
-from moco.pretraining.pretexts import load_own_pretext
+from moco.pretraining.pretexts import load_own_pretext, require_pretext
 from moco.pretraining.recipes import recipe
 from moco.runtime.configfile import to_json
 from moco.runtime.owncode import OWN
@@ -173,3 +174,12 @@ def test_the_pretexts_of_images_train(tmp_path: Path, capsys: pytest.CaptureFixt
         pretrain.run(recipe("quick", out=tmp_path / "none", **given, pretext="masked"))
     with pytest.raises(BadInputError, match="expected --pretext paired with --partner D"):
         pretrain.run(recipe("quick", out=tmp_path / "none", **{**small, "data": data, "pretext": "paired"}))
+
+
+@pytest.mark.parametrize(("hidden", "patch", "count"), [(1.0, 4, "9 of 9"), (0.95, 4, "9 of 9"), (0.4, 12, "0 of 1")])
+def test_a_share_of_patches_that_hides_all_or_none(tmp_path: Path, hidden: float, patch: int, count: str) -> None:
+    """Is told with how many there are."""
+    config = recipe("quick", data="digits", out=tmp_path, image_size=12, view_size=None, pretext="masked")
+    with pytest.raises(BadInputError, match=f"--hidden {hidden} hides {count} patches of --patch {patch} pixels in a"):
+        require_pretext(dataclasses.replace(config, hidden=hidden, patch=patch))
+    require_pretext(dataclasses.replace(config, hidden=0.0))
