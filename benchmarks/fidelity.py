@@ -47,9 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parse(arguments)
     torch.set_num_threads(1)
     settings, splits = Settings(epochs=given.epochs, size=given.size, width=given.width), load(given.data)
-    train, test = (
-        draw(splits[name], count, given.size) for name, count in (("train", given.images), ("test", given.test))
-    )
+    train, test = draw(splits["train"], given.images, given.size), draw(splits["test"], given.test, given.size)
     for seed in range(given.seeds):
         for loop in LOOPS:
             if (loop, seed) not in read(given.out):

@@ -153,4 +153,4 @@ def classify(
 
 def _features(backbone: nn.Module, images: Tensor) -> Tensor:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return torch.cat([F.normalize(backbone((part / 255 - mean) / std)) for part in images.split(128)])
+    return torch.cat([F.normalize(backbone((part / 255 - mean) / std)) for part in torch.split(images, 128)])

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from moco.core.dictionary import Keys
-from moco.core.precision import at_least_fp32
+from moco.core.precision import at_least_fp32, exact_products
 from moco.shapes import Features, Logits, PerImage, Scalar
 
 
@@ -49,6 +49,7 @@ def match_teacher(q: Features, keys: Keys, temperature: float, teacher_temperatu
         return Contrast(loss, _accuracy(l_pos, l_neg))
 
 
+@exact_products()
 def _similarities(q: Features, keys: Keys) -> tuple[PerImage, Logits]:
     """The products of each query with its positive (N,), and with its negatives (N, K + S): -inf where masked."""
     l_pos = (q * at_least_fp32(keys.positive)).sum(1)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moco.core.precision import exact_products
 from moco.data.augment import crop_windows
 from moco.data.crops import WINDOW, Crops
 from moco.data.finishing import finish_views
@@ -64,6 +65,7 @@ class Feed:
         return self.finish(pixels, drawn, index), index, replaced
 
     @torch.no_grad()
+    @exact_products()
     def finish(self, pixels: Tensor | None, drawn: Tensor, index: Tensor) -> list[SquareViews]:
         """Finish the views of the parts of `Crops`, which are on the device: (n, 3, S, S) for each stream."""
         views, flat = len(drawn), drawn.flatten(0, 1)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moco.core.encoder import Encoder
+from moco.core.precision import exact_products
 from moco.data.images import Images, Labels
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode
@@ -110,6 +111,7 @@ def count_right(
     return right, len(rows)
 
 
+@exact_products()
 def nearest(queries: Features, bank: Bank, k: int) -> tuple[Tensor, Tensor]:
     """Return the similarities and rows (N, k) of the k features of the bank that are most similar to each query.
 

@@ -22,6 +22,7 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from moco.core.precision import exact_products
 from moco.data.images import Labels
 from moco.errors import DivergedError
 from moco.runtime.randomness import Reals
@@ -89,6 +90,7 @@ class Problem:
         return Classifier(self.mean.float(), weight.float(), weights[:, -1].float())
 
 
+@exact_products()
 def pose(features: ViewFeatures, labels: Labels, classes: int, rows: Labels, device: str = "cpu") -> Problem:
     """Prepare the features of all views of the images in `rows`; `labels` are those of all images.
 
@@ -155,6 +157,7 @@ def solve(problem: Problem, penalty: float, start: AxisWeights | None = None) ->
     return torch.from_numpy(found.x).view(classes, columns) * scale
 
 
+@exact_products()
 def cross_entropy(problem: Problem, weights: AxisWeights) -> tuple[float, AxisWeights]:
     """Mean cross-entropy over all rows, and its gradient p - y times x (fp64, on the CPU)."""
     total, gradient = 0.0, torch.zeros_like(weights)
