@@ -116,7 +116,6 @@ def train_network(
             loss = F.cross_entropy(logits.float(), truth[index])
             optimizer.zero_grad()
             torch.autograd.backward(scaler.scale(loss))
-
             norm, overflowed, finite = measure_gradient(scaler, optimizer, model.parameters(), loss)
             flags = not finite, request.noted, is_save_due(run), bool(replaced)
             diverged, stopping, due, damaged = distributed.on_any_rank(*flags)

@@ -88,8 +88,7 @@ class PretrainConfig:
     whitens the images' patches; the first epochs learn most)."""
 
     teacher: Annotated[str | None, W] = None
-    """Weights of a frozen teacher that makes the keys (SEED, arXiv:2101.04731): as for --init-weights, of any
-    architecture. The student learns to compare images as the teacher does."""
+    """Weights of a frozen teacher, of any architecture, that makes the keys (SEED, arXiv:2101.04731)."""
     teacher_views: Literal["cached", "live"] = "cached"
     """When the teacher makes the keys: cached encodes every whole image once before the first step and keeps the
     features in $MOCO_DATA/features; live encodes the key view at every step."""
@@ -265,8 +264,7 @@ class PretrainConfig:
 class AutoConfig:
     """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
 
-    You can also give any flag of moco pretrain (moco pretrain quick --help-all): auto then keeps your value.
-    --init-weights W or --teacher W name weights to start from.
+    auto keeps your value of any flag of moco pretrain (moco pretrain quick --help-all), such as --init-weights W.
     """
 
     minutes: Minutes = field(default=10.0, kw_only=True)
@@ -279,8 +277,7 @@ class AutoConfig:
     published weights are adapted to images of 64 pixels or, if their network is large, teach a small one. Without such
     weights, or if they do not suit the images, both train from scratch. Default: accurate; small with --teacher."""
     download: Literal["ask", "yes", "no"] = "ask"
-    """Whether to download published weights if this machine has none. ask asks on a terminal and states the size;
-    without a terminal it downloads nothing."""
+    """Download published weights if this machine has none; ask asks on a terminal, and elsewhere downloads nothing."""
     device: Device = "auto"
     json: JsonOutput = False
 
@@ -295,8 +292,7 @@ class ResumeConfig:
     """New place of the images, if they were moved; the images must be the same."""
     partner: Annotated[str | None, D] = None
     """New place of the images of --partner, if they were moved; the images must be the same."""
-    series: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """New place of the list of --series, if it was moved; its lines must be the same."""
+    series: Annotated[str | None, tyro.conf.arg(metavar="FILE", help="New place of the list of --series.")] = None
     pretext: OwnPretextAgain = None
     logger: Loggers = ()
     workers: Annotated[Workers, tyro.conf.arg(help="Processes that load images; by default as many as before.")] = None

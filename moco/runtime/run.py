@@ -272,9 +272,7 @@ def _read_earlier(config: Any, free: Collection[str], require_same_data: Callabl
         status = {}
     places = {name for name in PLACES if None not in (getattr(config, name, None), getattr(theirs, name, None))}
     moved = {name for name in places if len({os.path.abspath(getattr(own, name)) for own in (config, theirs)}) > 1}
-    same = False
-    if require_same_data is not None and (moved or status.get("state") != "done"):
-        same = require_same_data()
+    same = require_same_data is not None and bool(moved or status.get("state") != "done") and require_same_data()
     free = {*free, *(places if same else places - moved)}
     for name, value in vars(config).items():
         if name not in free and value != getattr(theirs, name):
@@ -283,9 +281,7 @@ def _read_earlier(config: Any, free: Collection[str], require_same_data: Callabl
                 f"give another folder, or the same flags to continue"
             )
     if status.get("state") == "diverged":
-        raise DivergedError(
-            f"{config.out} diverged at step {status.get('step')}: give another --out and a smaller --lr"
-        )
+        raise DivergedError(f"{config.out} diverged at step {status.get('step')}: give another --out, a smaller --lr")
     if moved:  # the same data in another place
         now = dataclasses.replace(theirs, **{name: getattr(config, name) for name in moved})
         write_text(path, to_json(now, read_command(read_bounded(path), path)))
