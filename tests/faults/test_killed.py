@@ -85,7 +85,7 @@ def test_a_stopped_rank(tmp_path: Path, whole: Whole) -> None:
     """Row 11: after the time-out the other rank names it, with its process and machine; the run can go on."""
     run, place = tmp_path / "run", gate(tmp_path / "gate")
     inject = functools.partial(pause_before, place, 5, 1)
-    training = start(command(run, checkpoint_every=2, timeout=5), tmp_path, ranks=2, inject=inject)
+    training = start(command(run, checkpoint_every=2, timeout=10), tmp_path, ranks=2, inject=inject)
     place.wait()
     training.send(signal.SIGSTOP, 1)
     training.processes[0].join(30)
