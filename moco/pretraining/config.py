@@ -264,7 +264,7 @@ class PretrainConfig:
 class AutoConfig:
     """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
 
-    auto keeps your value of any flag of moco pretrain (moco pretrain quick --help-all), such as --init-weights W.
+    You can also give any flag of moco pretrain (moco pretrain quick --help-all), which auto keeps.
     """
 
     minutes: Minutes = field(default=10.0, kw_only=True)
