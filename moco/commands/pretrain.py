@@ -15,6 +15,7 @@ from moco.core.pair import Teacher
 from moco.data.augment import AUGMENTATIONS
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
+from moco.data.decoding import limit_pixels
 from moco.data.derived import make_readable, take_evenly
 from moco.data.documents import open_documents
 from moco.data.forms import Form
@@ -63,6 +64,11 @@ RETRIEVED = 512
 def run(config: PretrainConfig) -> dict[str, Any]:
     """`moco pretrain`: train on the images of `config.data`, with a monitor that suits them."""
     check(config)
+    with limit_pixels(config.most_pixels):
+        return _run(config)
+
+
+def _run(config: PretrainConfig) -> dict[str, Any]:
     own = load_own_pretext(config.pretext)
     config = dataclasses.replace(config, logger=settle_loggers(config.logger))
     config = with_weights(config if own is None else dataclasses.replace(config, pretext=own.stored))
