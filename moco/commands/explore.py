@@ -168,7 +168,7 @@ def _split(config: ExploreConfig, data: str) -> "Images":
 
     first = config.runs[0]
     exclude = config.exclude or _excluded_by(first)
-    weights = load_weights(str(first))
+    weights = load_weights(str(first), "")
     form = with_shown(weights.form, config.show_channels)
     splits = all_splits(data, config.split or "all", exclude, weights.white_level, form)
     return next(iter(splits.values()))  # train comes first

@@ -41,7 +41,7 @@ from moco.interop.checkpoints import load_weights
 from moco.pretraining.channels import asked_of, with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.ending import describe_reached
-from moco.pretraining.initial import with_weights
+from moco.pretraining.initial import flag_of, with_weights
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor, Whitener
 from moco.pretraining.prepare import build_batches
@@ -74,7 +74,7 @@ def _run(config: PretrainConfig) -> dict[str, Any]:
     config = with_weights(config if own is None else dataclasses.replace(config, pretext=own.stored))
     require_pretext(config)
     given = config.init_weights or config.teacher
-    weights = None if given is None else load_weights(given)
+    weights = None if given is None else load_weights(given, flag_of(config))
     level = config.white_level if weights is None or config.white_level else weights.white_level
     if reads_bytes(require(config.arch)):
         splits = open_documents(config.data, config.exclude)

@@ -81,7 +81,7 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
         raise BadInputError(f"its images ({data}) are no longer there: give --data")
     say(f"{folder}: computing views, neighbours and map of {data}")
     device = resolve_device(config.device)
-    weights = load_weights(str(folder))
+    weights = load_weights(str(folder), "")
     how = Encoding(
         weights.encoder.plan.image_size,
         weights.mean,

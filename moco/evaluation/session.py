@@ -124,7 +124,7 @@ def named_weights(
         say_notes(found)
         return found
     if like is not None:
-        other = load_weights(str(like))
+        other = load_weights(str(like), "--like")
         return random_weights(other.encoder.plan, seed, other.mean, other.std, other.white_level, other.form)
     if arch is None or image_size is None:
         raise BadInputError("--weights random: give --like RUN, or --arch and --image-size")

@@ -26,7 +26,7 @@ BETWEEN = 32
 BLANK = 4 / 255
 """A view is blank where no channel varies by more than this, in [0, 1]: noise of JPEG on one colour stays below."""
 SPECKS = 100
-"""One value in so many, at either end, may be of a hot pixel or of dust: it makes no view bright, nor one of content."""
+"""One value in so many, at either end, may be of a hot pixel or dust: it makes no view bright or full."""
 MOST_VALUES = 4096
 """Values of a channel that are sorted, about."""
 DARK = 0.1
