@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from moco.core.stems import Stem
-from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, NoData, WhiteLevel
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, MostPixels, NoData, WhiteLevel
 from moco.data.pairconfig import HiddenShare, OwnPretextAgain, PartnerData, PatchSide, PretextName, SeriesList, Within
 from moco.runtime.fields import (
     RUN,
@@ -234,8 +234,7 @@ class PretrainConfig:
     recompute: bool = False
     """Recompute a ResNet's activations for the gradient: much less memory, a third more time."""
     deterministic: bool = False
-    """Let a GPU repeat a run bit for bit, by slower algorithms that always add up in the same order (docs/gpu.md).
-    A CPU does so anyway."""
+    """Let a GPU repeat a run bit for bit, by slower algorithms (docs/gpu.md). A CPU does so anyway."""
     timeout: Timeout = 600.0
     threads: Threads = None
     workers: Workers = None
@@ -256,6 +255,7 @@ class PretrainConfig:
     """Whiten the finished encoder's features by this many training images (docs/whitening.md; 0: do not)."""
     exclude: Excluded = ()
     white_level: Annotated[WhiteLevel, Earlier(65535)] = None
+    most_pixels: MostPixels = None
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False
 
