@@ -16,6 +16,7 @@ from moco.interop.descriptions import (
     read_side,
     require_plain,
 )
+from moco.interop.signatures import require_no_folder_of_tensorflow
 from moco.interop.unpickling import load_foreign
 from moco.interop.vits import NETWORKS, name_network
 from moco.runtime.checkpoint import Metadata, newest_checkpoint
@@ -45,6 +46,7 @@ def find_file(folder: Path) -> Path:
     newest = None if named is not None else newest_checkpoint(folder)
     if named is not None or newest is not None:
         return named or newest.path  # type: ignore[union-attr]
+    require_no_folder_of_tensorflow(folder)
     alone = sorted(path for path in folder.iterdir() if path.suffix in OTHERS and path.is_file())
     if len(alone) == 1:
         return alone[0]
