@@ -243,7 +243,7 @@ def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how
 def _about(kind: type[Any], name: str) -> str:
     """Describe the recipe or task whose flags are explained; empty for other commands."""
     if kind is PretrainConfig:
-        return f"Recipe {name}: {RECIPES[name].about}. docs/glossary.md explains the terms."
+        return f"Recipe {name}: {RECIPES[name].about}."
     return f"Task {name}: {TASKS[name].about}." if kind is TransferConfig else ""
 
 

@@ -469,6 +469,16 @@ FORMS = (
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_no_page_that_an_installed_package_lacks(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The pages of docs/ come with the repository only."""
+    first = {"pretrain": ["quick"], "transfer": ["voc-c4"]}.get(command, [])
+    for words in (first, ["auto"] if command == "pretrain" else first):
+        with pytest.raises(SystemExit):
+            main([command, *words, "--help-all"])
+    assert "docs/" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_home_is_found_in_every_path(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever command and flag: what is read is the path below the user's home folder."""
     seen: list[str] = []

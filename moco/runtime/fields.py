@@ -123,7 +123,7 @@ Loggers = Annotated[
     arg(
         metavar="wandb|mlflow|FILE.py:FUNCTION",
         help="Where to send the run's figures as well: Weights & Biases, MLflow, or a function of your own, which is "
-        "run with your rights (docs/logging.md). May be given several times.",
+        "run with your rights and returns what takes each line of figures. May be given several times.",
     ),
 ]
 LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]
