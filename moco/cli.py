@@ -30,6 +30,7 @@ from moco.errors import (
     explain_open_files,
     explain_torch,
     one_line,
+    shorten,
 )
 from moco.evaluation.config import GONE, REPEATED, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.evaluation.flaggroups import group_flags
@@ -260,7 +261,7 @@ def _known(given: str, names: Sequence[str] | dict[str, Any], what: str, where: 
         return given
     similar = [] if given.startswith("-") else get_close_matches(given, names, n=1, cutoff=0.6)
     hint = f"did you mean {similar[0]}?" if similar else f"expected one of {', '.join(names)}"
-    raise BadInputError(f"{given} is not a {what}: {hint} (see {where})")
+    raise BadInputError(f"{shorten(given)} is not a {what}: {hint} (see {where})")
 
 
 def _overview() -> str:

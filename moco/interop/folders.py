@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 from moco.interop.calling import call
 from moco.interop.descriptions import (
     DILATED,
@@ -134,7 +134,9 @@ def _of_transformers(config: dict[str, Any], folder: Path) -> Description:
         ("downsample_in_bottleneck", False),
     ):
         if config.get(name, expected) != expected:
-            raise BadInputError(f"{folder / 'config.json'}: {name} is {config[name]!r}: expected {expected!r}")
+            raise BadInputError(
+                f"{folder / 'config.json'}: {name} is {quote(config[name])}: expected {quote(expected)}"
+            )
     mean, std, side = _images_of_transformers(folder)
     return Description(mean=mean, std=std, image_size=side, project="transformers")
 
