@@ -471,7 +471,7 @@ FORMS = (
 @pytest.mark.parametrize(
     "words",
     [
-        ["embed", "--weights", "random", "--data", "LIST", "--out", "x.npz", "--arch", "resnet18", "--image-size", "32"],
+        ["embed", "--weights", "random", "--data", "LIST", "--out", "x.npz"],
         ["check", "--data", "LIST"], ["knn", "--weights", "W", "--data", "D", "--workers", "9" * 3000], ["x" * 3000],
         ["pretrain", "x" * 3000], ["pretrain", "quick", "--data", "D", "--out", "R", "--augment", "x" * 3000],
         ["check", "--data", "D", "x" * 3000], ["check", "--data", "D", "--" + "x" * 3000],

@@ -208,6 +208,6 @@ def _require_one_line_each(path: Path, rows: Sequence[Row]) -> None:
 
 def _refuse_two(path: Path, line: str, row: Row) -> None:
     raise BadInputError(
-        f"--data {path}: lists {quote(line)} and {quote(row.line or row.path)}, and only {quote(row.path)} is there: expected "
-        f"paths that are absolute or begin in {path.parent}"
+        f"--data {path}: lists {quote(line)} and {quote(row.line or row.path)}, and only {quote(row.path)} is there: "
+        f"expected paths that are absolute or begin in {path.parent}"
     )
