@@ -30,19 +30,23 @@ from moco.errors import (
     explain_open_files,
     explain_torch,
     one_line,
+    shorten,
 )
 from moco.evaluation.config import GONE, REPEATED, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.evaluation.flaggroups import group_flags
+from moco.evaluation.idle import IDLE_IN_LINEAR
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
 from moco.pretraining.config import AutoConfig, PretrainConfig, ResumeConfig
 from moco.pretraining.flaggroups import PRETRAIN_GROUPS
+from moco.pretraining.idle import IDLE as IDLE_IN_PRETRAINING
 from moco.pretraining.recipes import RECIPES, fit_recipe, recipe_values
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.fields import check, flag
 from moco.runtime.flagerrors import explain_mistake
 from moco.runtime.helptext import WIDE, explain, flatten_error, set_environment
+from moco.runtime.idle import warn_of_idle
 from moco.runtime.mapped import explain_failed_reads
 from moco.runtime.phases import say_if_slow
 from moco.runtime.signals import EXIT_CODE
@@ -72,6 +76,8 @@ GROUPS = {kind: group_flags(kind) for kind in COMMANDS.values() if hasattr(kind,
     PretrainConfig: PRETRAIN_GROUPS, TransferConfig: TRANSFER_GROUPS,
 }  # fmt: skip
 """Where a command has many flags: in which order --help-all lists them; --help lists the first group."""
+IDLE = {PretrainConfig: IDLE_IN_PRETRAINING, LinearConfig: IDLE_IN_LINEAR}
+"""Which flags of a command have no effect with which others."""
 HELP = ("-h", "--help", "--help-all")
 AUTO = "auto"
 """The recipe that is made for the images and the time: `moco.commands.auto`."""
@@ -157,6 +163,7 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
     if isinstance(config, PretrainConfig):
         config = fit_recipe(config, _given(rest))
     check(config)
+    warn_of_idle(config, _given(rest), IDLE.get(kind, ()))
     return config, _runner(command)
 
 
@@ -237,7 +244,7 @@ def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how
 def _about(kind: type[Any], name: str) -> str:
     """Describe the recipe or task whose flags are explained; empty for other commands."""
     if kind is PretrainConfig:
-        return f"Recipe {name}: {RECIPES[name].about}. docs/glossary.md explains the terms."
+        return f"Recipe {name}: {RECIPES[name].about}."
     return f"Task {name}: {TASKS[name].about}." if kind is TransferConfig else ""
 
 
@@ -254,7 +261,7 @@ def _known(given: str, names: Sequence[str] | dict[str, Any], what: str, where: 
         return given
     similar = [] if given.startswith("-") else get_close_matches(given, names, n=1, cutoff=0.6)
     hint = f"did you mean {similar[0]}?" if similar else f"expected one of {', '.join(names)}"
-    raise BadInputError(f"{given} is not a {what}: {hint} (see {where})")
+    raise BadInputError(f"{shorten(given)} is not a {what}: {hint} (see {where})")
 
 
 def _overview() -> str:

@@ -24,6 +24,20 @@ def one_line(message: object) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
+LONGEST_QUOTE = 100
+"""Characters of a value that a message repeats; of a longer one both ends are told."""
+
+
+def shorten(text: str) -> str:
+    """Leave out the middle of a long text that a message repeats."""
+    return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 33]}...{text[-30:]}"
+
+
+def quote(value: object) -> str:
+    """Write a value as a message repeats it: in quotes where it is text, and not too long."""
+    return shorten(repr(value))
+
+
 def explain_torch(error: BaseException) -> str | None:
     """Say in one line what torch or numpy could not do on this machine, and what to do; None for any other error."""
     first = str(error).strip().partition("\n")[0]

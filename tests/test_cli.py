@@ -469,6 +469,37 @@ FORMS = (
 """How a shell leaves a ~ in an argument: in quotes, behind = and behind @."""
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["embed", "--weights", "random", "--data", "LIST", "--out", "x.npz"],
+        ["check", "--data", "LIST"], ["knn", "--weights", "W", "--data", "D", "--workers", "9" * 3000], ["x" * 3000],
+        ["pretrain", "x" * 3000], ["pretrain", "quick", "--data", "D", "--out", "R", "--augment", "x" * 3000],
+        ["check", "--data", "D", "x" * 3000], ["check", "--data", "D", "--" + "x" * 3000],
+        ["check", "--data", "D", "--no-data", "x" * 3000, "--workers", "y" * 3000],
+    ],
+)  # fmt: skip
+def test_no_error_repeats_a_long_value(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of text that is taken for a list of paths, a paste in place of a number: both ends are told."""
+    monkeypatch.chdir(tmp_path)
+    Path("LIST").write_text("These are words of a page, and no paths, however long they may be. " * 40 + "\n")
+    assert main(words) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_no_page_that_an_installed_package_lacks(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The pages of docs/ come with the repository only."""
+    first = {"pretrain": ["quick"], "transfer": ["voc-c4"]}.get(command, [])
+    for words in (first, ["auto"] if command == "pretrain" else first):
+        with pytest.raises(SystemExit):
+            main([command, *words, "--help-all"])
+    assert "docs/" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_home_is_found_in_every_path(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever command and flag: what is read is the path below the user's home folder."""

@@ -21,7 +21,9 @@ from moco.runtime.fields import Device, JsonOutput, Positive, Precision, Range, 
 KeepRule = Literal["largest", "sharpest", "first"]
 SelectionMethod = Literal["typical", "spread", "random"]
 
-AnyImages = Annotated[str, arg(metavar="D", help="Images, with labels or without (docs/data.md).")]
+AnyImages = Annotated[
+    str, arg(metavar="D", help="Images, with labels or without, in any form that moco pretrain quick --help lists.")
+]
 ChosenSplit = Annotated[Literal["all", "train", "val", "test", "unlabeled"], arg(help="Split to use.")]
 ResultFolder = Annotated[
     Path | None, arg(help="Folder for lists, a table and a page with pictures; by default the command only prints.")

@@ -28,7 +28,7 @@ from moco.data.settling import Asked, require_files, settle_form
 from moco.data.tables import ARROW, PARQUET, find_tables, open_tables
 from moco.data.tree import DiskTree
 from moco.data.video import ENDINGS, drop_clips, find_videos, open_videos
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 from moco.runtime.files import expand_home
 from moco.runtime.phases import say_if_slow
 
@@ -241,8 +241,8 @@ def _number_as(images: Images, known: tuple[str, ...], where: Path) -> Images:
         few = ", ".join(map(repr, known[:5])) + (", ..." if len(known) > 5 else "")
         unknown = images.classes[places.index(-1)]
         raise BadInputError(
-            f"--data {where}: class {unknown!r} is not in the train split, which has {few}: leave {where.name}/ out "
-            f"with --exclude {where.name}, or give the training split's folder as --data"
+            f"--data {where}: class {quote(unknown)} is not in the train split, which has {few}: leave {where.name}/ "
+            f"out with --exclude {where.name}, or give the training split's folder as --data"
         )
     labels = np.array(places, np.int64)[images.labels]
     images.labels, images.classes = labels, known

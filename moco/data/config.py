@@ -40,7 +40,7 @@ ChannelCount = Annotated[
         metavar="auto|rgb|N",
         help="Channels of the images. auto: RGB for files of 8 bits of grey or colour, otherwise the files' channels "
         "at full depth. rgb: 8 bits of red, green and blue, whatever the files have. N: N channels (1 to 64) at full "
-        "depth (docs/channels.md).",
+        "depth.",
     ),
 ]
 
@@ -69,7 +69,7 @@ class PackConfig:
     """Pack images into memory-mapped arrays or tar shards with an index, which load faster than many files."""
 
     data: Annotated[str, D]
-    """Images (docs/data.md); all splits are packed, in their order."""
+    """Images, in any form that moco pretrain quick --help lists; all splits are packed, in their order."""
     out: Path
     """New folder for the pack; give it to other commands as --data."""
     format: Literal["auto", "arrays", "shards"] = "auto"
@@ -94,7 +94,7 @@ class CheckConfig:
     """Read every image of a set, without training, and list those that cannot be read."""
 
     data: Annotated[str, D]
-    """Images (docs/data.md); all splits are read."""
+    """Images, in any form that moco pretrain quick --help lists; all splits are read."""
     out: Path | None = None
     """File to write the list to, as CSV: split, path, reason."""
     exclude: Excluded = ()

@@ -18,7 +18,7 @@ from moco.data.kinds import Exclude, is_archive, sniff
 from moco.data.notes import Notes
 from moco.data.opening import read_whole
 from moco.data.search import Search, walk
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 from moco.runtime.files import expand_home
 from moco.runtime.randomness import Integers
 from moco.runtime.records import parse_json
@@ -163,7 +163,7 @@ def _collect(documents: Sequence[Document], classes: Sequence[bytes], where: str
     number = {name: i for i, name in enumerate(classes)}
     unknown = next((one for one in documents if one.label is not None and one.label not in number), None)
     if unknown is not None and unknown.label is not None:
-        raise BadInputError(f"--data {where}: class {os.fsdecode(unknown.label)!r} is not in the train split")
+        raise BadInputError(f"--data {where}: class {quote(os.fsdecode(unknown.label))} is not in the train split")
     labels = [number[one.label] for one in documents if one.label is not None]
     whole = len(labels) == len(documents)
     return Documents(

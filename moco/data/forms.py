@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 from moco.shapes import Channels, Image
 
 MOST_CHANNELS = 64
@@ -43,13 +43,13 @@ class Form:
         """Raise BadInputError for values that no set has: a form may come from a file."""
         numbers = (*self.mean, *self.std)
         if type(self.channels) is not int or not 0 < self.channels <= MOST_CHANNELS or self.depth not in DEPTHS:
-            raise BadInputError(f"there are no images with {self.channels!r} channels of {self.depth!r}")
+            raise BadInputError(f"there are no images with {quote(self.channels)} channels of {quote(self.depth)}")
         if not len(self.mean) == len(self.std) == self.channels or not all(map(math.isfinite, numbers)):
             raise BadInputError(
                 f"mean and std of {len(self.mean)} and {len(self.std)} numbers: expected {self.channels}"
             )
         if min(self.std) <= 0 or not all(isinstance(ending, str) and ending for ending in self.bands):
-            raise BadInputError(f"std {min(self.std)} and bands {self.bands!r}: expected more than 0, and endings")
+            raise BadInputError(f"std {min(self.std)} and bands {quote(self.bands)}: expected more than 0, and endings")
         parse_no_data(self.no_data)
 
     @property
@@ -108,7 +108,7 @@ def parse_no_data(text: str | None) -> float | None:
     try:
         return float(text)
     except (TypeError, ValueError) as error:
-        raise BadInputError(f"--no-data {text!r}: expected a number, or nan") from error
+        raise BadInputError(f"--no-data {quote(text)}: expected a number, or nan") from error
 
 
 def parse_channels(text: str) -> int | None:

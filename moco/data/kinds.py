@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from moco.data.decoding import HEIC_READER
 from moco.data.dicom import is_dicom
 from moco.data.images import EXTENSIONS
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 
 
 def word_set(text: str) -> frozenset[str]:
@@ -148,7 +148,7 @@ class Exclude:
     def _clean(pattern: str) -> str:
         cleaned = unicodedata.normalize("NFC", pattern.removeprefix("./").rstrip("/"))
         if not cleaned:
-            raise BadInputError(f"--exclude {pattern!r}: expected a pattern such as 'masks' or '*_mask.png'")
+            raise BadInputError(f"--exclude {quote(pattern)}: expected a pattern such as 'masks' or '*_mask.png'")
         return cleaned
 
     def fits(self, path: bytes) -> bool:

@@ -15,7 +15,7 @@ from moco.data.kinds import Exclude, word_set
 from moco.data.labels import number_classes
 from moco.data.lookup import Finder
 from moco.data.notes import Notes
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 from moco.runtime.files import LARGEST_LIST, read_bounded
 
 PATH_NAMES = word_set(
@@ -115,11 +115,11 @@ def _read_rows(path: Path, lines: Sequence[str], finder: Finder, notes: Notes) -
         row = Row(found, None, 1) if found is not None else _split(line, heads, finder)
         if row is None:
             raise BadInputError(
-                f"--data {path}: lists {line!r}, which is not a file{_explain(finder, line)}: expected paths that are "
-                f"absolute or begin in {path.parent}"
+                f"--data {path}: lists {quote(line)}, which is not a file{_explain(finder, line)}: expected paths that "
+                f"are absolute or begin in {path.parent}"
             )
         if not re.search(r"(?<![\w./\\])" + re.escape(row.path), line):
-            otherwise, first = otherwise + 1, first or f"{line!r} is {row.path!r}"
+            otherwise, first = otherwise + 1, first or f"{quote(line)} is {quote(row.path)}"
             row = row._replace(line=line)
         yield row
     if otherwise:
@@ -208,6 +208,6 @@ def _require_one_line_each(path: Path, rows: Sequence[Row]) -> None:
 
 def _refuse_two(path: Path, line: str, row: Row) -> None:
     raise BadInputError(
-        f"--data {path}: lists {line!r} and {row.line or row.path!r}, and only {row.path!r} is there: expected paths "
-        f"that are absolute or begin in {path.parent}"
+        f"--data {path}: lists {quote(line)} and {quote(row.line or row.path)}, and only {quote(row.path)} is there: "
+        f"expected paths that are absolute or begin in {path.parent}"
     )

@@ -5,7 +5,7 @@ import stat
 from io import BufferedReader, BytesIO
 
 from moco.data.stalls import watch_read
-from moco.errors import TOO_MANY_OPEN, BadInputError
+from moco.errors import TOO_MANY_OPEN, BadInputError, quote
 
 BinaryFile = BytesIO | BufferedReader
 
@@ -14,7 +14,7 @@ def read_limit(name: str, default: int) -> int:
     """Return the limit that the environment sets, else the default. Raises BadInputError for what is no such number."""
     text = os.environ.get(name) or str(default)
     if not (text.isascii() and text.isdigit() and int(text[:19]) > 0 and len(text) < 19):
-        raise BadInputError(f"{name} is {text[:40]!r} in the environment: expected a whole number, such as {default}")
+        raise BadInputError(f"{name} is {quote(text)} in the environment: expected a whole number, such as {default}")
     return int(text)
 
 

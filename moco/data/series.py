@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moco.errors import BadInputError, one_line
+from moco.errors import BadInputError, one_line, quote
 from moco.runtime.files import LARGEST_LIST, read_bounded
 from moco.runtime.randomness import Integers, Stream, uniforms
 
@@ -90,12 +90,11 @@ def read_series(path: str, names: Sequence[str]) -> list[list[int]]:
             )
         if unknown is not None:
             raise BadInputError(
-                f"{where}: no image {one_line(unknown)[:80]!r} in --data: expected a path below it, such as "
-                f"{one_line(names[0])!r}"
+                f"{where}: no image {quote(unknown)} in --data: expected a path below it, such as {quote(names[0])}"
             )
         if len(set(found)) < len(found):
             twice = next(name for name in found if found.count(name) > 1)
-            raise BadInputError(f"{where}: {one_line(twice)[:80]!r} is there twice: expected different images")
+            raise BadInputError(f"{where}: {quote(twice)} is there twice: expected different images")
         groups.append([rows[name] for name in found])
     if not groups:
         raise BadInputError(f"--series {path}: no series in it, expected two or more names on each line")

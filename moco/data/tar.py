@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from moco.data.notes import Notes
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 
 BLOCK = 512
 REGULAR = (b"0", b"\0", b"7")
@@ -69,14 +69,16 @@ def read_members(descriptor: int, shard: str, notes: Notes | None = None) -> Ite
             length = 0
         if start + length > size:
             raise BadInputError(
-                f"{where}: {os.fsdecode(name)!r} has {length} bytes, and the file ends after {size - start} of them: "
-                f"it is cut off or damaged, get it again"
+                f"{where}: {quote(os.fsdecode(name))} has {length} bytes, and the file ends after {size - start} of "
+                f"them: it is cut off or damaged, get it again"
             )
         if kind in (LONG_NAME, LONG_LINK, *PAX):
             extended |= _parse_extension(kind, _read_extension(descriptor, start, length, where), where)
         elif kind != PAX_OF_ALL:
             if kind == SPARSE or b"GNU.sparse.major" in extended or b"GNU.sparse.size" in extended:
-                raise BadInputError(f"{where}: {os.fsdecode(name)!r} is stored sparsely: write it without --sparse")
+                raise BadInputError(
+                    f"{where}: {quote(os.fsdecode(name))} is stored sparsely: write it without --sparse"
+                )
             if kind in REGULAR and not name.endswith(b"/"):
                 yield Member(name, start, length)
             elif kind not in REGULAR and kind != DIRECTORY:
@@ -124,7 +126,7 @@ def _parse_number(field: bytes, where: str) -> int:
         return int.from_bytes(field[1:], "big")
     digits = re.fullmatch(rb"[ \0]*([0-7]*)[ \0]*", field)
     if digits is None:
-        raise BadInputError(f"{where}: the size of a member is {field!r}, expected a number: the file is damaged")
+        raise BadInputError(f"{where}: the size of a member is {quote(field)}, expected a number: the file is damaged")
     return int(digits[1] or b"0", 8)
 
 
@@ -154,5 +156,5 @@ def _parse_extension(kind: bytes, content: bytes, where: str) -> dict[bytes, byt
         values[head[2]] = content[head.end() : stop - 1]
         place = stop
     if not re.fullmatch(rb"\d{0,18}", values.get(b"size", b"")):
-        raise BadInputError(f"{where}: the size of a member is {values[b'size']!r}, expected a number")
+        raise BadInputError(f"{where}: the size of a member is {quote(values[b'size'])}, expected a number")
     return values

@@ -42,13 +42,13 @@ NamedWeights = Annotated[
     str,
     arg(
         metavar="W",
-        help="A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), "
+        help="A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint, "
         "timm:NAME, timm:NAME@FILE or torchvision:NAME (published weights), hf://OWNER/NAME (the Hugging Face hub), or "
         "random (with --like RUN or --arch).",
     ),
 ]
-LABELLED = """Labelled images, with one folder per class (docs/data.md). Accuracy is measured on the test split; without
-one on the validation split; without that on a tenth of train."""
+LABELLED = """Labelled images, with one folder per class. Accuracy is measured on the test split; without one on the
+validation split; without that on a tenth of train."""
 LabelledData = Annotated[str, arg(metavar="D", help=LABELLED)]
 LikeRun = Annotated[
     Path | None, arg(help="For random weights: copy architecture, image size, mean and std from this run.")
@@ -57,7 +57,7 @@ RandomArch = Annotated[str | None, arg(help="For random weights: the backbone.")
 RandomStem = Annotated[Stem, arg(help="For random weights: first layers of a ResNet.")]
 EncodedSide = Annotated[Side | None, arg(help="Side of the images in pixels; by default as in training.")]
 EncodedAtOnce = Annotated[BatchSize, arg(help="Images encoded at a time.")]
-OUTPUTS = """backbone: the backbone's features, whitened if the run ended so (docs/whitening.md). plain: never whitened.
+OUTPUTS = """backbone: the backbone's features, whitened if the run ended so (--whiten). plain: never whitened.
 head: the projection head's output, of unit length."""
 EncoderOutput = Annotated[Literal["backbone", "plain", "head"], arg(help=OUTPUTS)]
 NoBaseline = Annotated[
@@ -102,7 +102,7 @@ class KnnConfig:
     image_size: EncodedSide = None
     features: EncoderOutput = "backbone"
     whiten: bool = False
-    """Whiten the features on the images of the bank, also those of --baseline W (docs/whitening.md)."""
+    """Whiten the features on the images of the bank, also those of --baseline W."""
     knn_k: KnnNeighbours = None
     knn_temperature: KnnTemperature = 0.1
     bank: Literal["fp32", "fp16"] = "fp32"
@@ -238,7 +238,7 @@ class EmbedConfig:
 
     weights: NamedWeights
     data: Annotated[str, D]
-    """Images, with labels or without (docs/data.md)."""
+    """Images, with labels or without, in any form that moco pretrain quick --help lists."""
     out: Path
     """File to write: NAME.npz with the arrays features, labels, paths, splits and classes; NAME.csv or NAME.parquet
     with one row per image; or NAME.npy with the features only, and NAME.index.csv beside it with one row per image."""

@@ -21,7 +21,7 @@ class ExploreConfig:
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], RUNS]
     """A run folder, or two to compare."""
     data: Annotated[str | None, D] = None
-    """Images, with labels or without (docs/data.md); by default those of the first run."""
+    """Images, with labels or without; by default those of the first run."""
     split: Literal["train", "val", "test", "unlabeled"] | None = None
     """Split to show; by default train."""
     images: Annotated[int, Range(FEWEST_IMAGES, 200_000)] = 50_000

@@ -14,7 +14,7 @@ class ExportConfig:
     """Convert an encoder for another library, and check that its features are the same there."""
 
     weights: Annotated[str, W]
-    """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md), timm:NAME,
+    """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint, timm:NAME,
     timm:NAME@FILE or torchvision:NAME (published weights), or hf://OWNER/NAME (a repository of huggingface.co)."""
     format: Format
     """torchvision and timm: a state dict, without classifier; detectron2: a .pkl; onnx: a network from images to

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 from moco.interop.calling import call
 from moco.interop.descriptions import (
     DILATED,
@@ -16,6 +16,7 @@ from moco.interop.descriptions import (
     read_side,
     require_plain,
 )
+from moco.interop.signatures import require_no_folder_of_tensorflow
 from moco.interop.unpickling import load_foreign
 from moco.interop.vits import NETWORKS, name_network
 from moco.runtime.checkpoint import Metadata, newest_checkpoint
@@ -45,6 +46,7 @@ def find_file(folder: Path) -> Path:
     newest = None if named is not None else newest_checkpoint(folder)
     if named is not None or newest is not None:
         return named or newest.path  # type: ignore[union-attr]
+    require_no_folder_of_tensorflow(folder)
     alone = sorted(path for path in folder.iterdir() if path.suffix in OTHERS and path.is_file())
     if len(alone) == 1:
         return alone[0]
@@ -132,7 +134,9 @@ def _of_transformers(config: dict[str, Any], folder: Path) -> Description:
         ("downsample_in_bottleneck", False),
     ):
         if config.get(name, expected) != expected:
-            raise BadInputError(f"{folder / 'config.json'}: {name} is {config[name]!r}: expected {expected!r}")
+            raise BadInputError(
+                f"{folder / 'config.json'}: {name} is {quote(config[name])}: expected {quote(expected)}"
+            )
     mean, std, side = _images_of_transformers(folder)
     return Description(mean=mean, std=std, image_size=side, project="transformers")
 

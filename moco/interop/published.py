@@ -24,7 +24,7 @@ from moco.core.networks import (
 )
 from moco.core.resnet import RESNETS
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 from moco.interop.architecture import match_tensors
 from moco.interop.calling import call, given_flag
 from moco.interop.contents import find_named, flatten
@@ -149,7 +149,7 @@ def require_pooling(about: Description, pooling: str | None, path: Path) -> None
     """Raise BadInputError where features are pooled otherwise than by `pooling`, if that is known."""
     if about.pooling and pooling and about.pooling != pooling:
         raise BadInputError(
-            f"{path}: a {about.arch} that pools its features by {about.pooling!r}: expected {pooling!r}"
+            f"{path}: a {about.arch} that pools its features by {quote(about.pooling)}: expected {quote(pooling)}"
         )
 
 

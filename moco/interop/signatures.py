@@ -8,11 +8,12 @@ from moco.data.kinds import is_readable, sniff
 from moco.errors import BadInputError
 
 SOURCE = "give the run, the encoder.safetensors or the checkpoint that it was made from"
+CONVERT = "convert it to PyTorch with the library that wrote it, and give its checkpoint or safetensors"
 BEGINNINGS = (
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself: fetch it, git lfs pull"),
     (b"<!doctype", "a web page, not the file itself: download it again"),
     (b"<html", "a web page, not the file itself: download it again"),
-    (b"\x89hdf\r\n", f"an HDF5 file, as Keras writes: {SOURCE}"),
+    (b"\x89hdf\r\n", f"an HDF5 file, as Keras and TensorFlow write: {CONVERT}"),
     (b"\x93numpy", "an array of NumPy, not weights by name: give a checkpoint of torch.save or safetensors"),
     (b"gguf", f"a GGUF file: {SOURCE}"),
     (b"\x1f\x8b", "compressed by gzip: unpack it first"),
@@ -20,6 +21,7 @@ BEGINNINGS = (
 )
 """In lower case."""
 PROGRAMS = (
+    ("model.weights.h5", f"a network of Keras (.keras): {CONVERT}"),
     ("constants.pkl", f"a TorchScript program (torch.jit.save), not weights by name: {SOURCE}"),
     ("serialized_exported_program.json", f"a program of torch.export, not weights by name: {SOURCE}"),
     ("models/model.json", f"a program of torch.export, not weights by name: {SOURCE}"),
@@ -30,6 +32,12 @@ WANTED = "expected a run folder, an encoder.safetensors, a checkpoint, or timm:N
 TEXT_PICKLE = re.compile(rb"\(|[}\]]|c[\w.]+\r?\n\w+\r?\n")
 """Matches the beginning of a pickle of protocol 0, which is text too."""
 DETECTRON2 = b"matching_heuristics"
+SAVED_MODEL = "saved_model.pb"
+TF_LITE, TF_INDEX, TF_SAVED = b"TFL3", bytes.fromhex("57fb808b247547db"), b"\x08\x01\x12"
+"""Behind the first four bytes, at the end of the file, and at its beginning."""
+TF_DATA = re.compile(r"\.data-\d+-of-\d+$")
+MSGPACK = re.compile(rb"(?:[\x81-\x8f]|\xde..)(?:[\xa1-\xbf]|\xd9.)[\w/.:-]", re.DOTALL)
+"""Matches the beginning of a map in MessagePack whose first name is text."""
 NEAR = 4096
 """Bytes at the beginning and at the end that are looked at."""
 
@@ -43,6 +51,8 @@ def require_weights(path: Path) -> None:
     what = next((what for start, what in BEGINNINGS if head.lstrip().lower().startswith(start)), None)
     if what is None and head.startswith(b"PK\x03\x04"):
         what = _program(path)
+    if what is None:
+        what = _other_framework(path, head, tail)
     if what is None and (path.suffix == ".onnx" or _is_onnx(head)):
         what = f"an ONNX network, not weights by name: {SOURCE}"
     if what is None and head.startswith(b"\x80") and DETECTRON2 in head + tail:
@@ -55,6 +65,26 @@ def require_weights(path: Path) -> None:
         what = f"a text file, not weights: {WANTED}"
     if what is not None:
         raise BadInputError(f"{path}: {what}")
+
+
+def require_no_folder_of_tensorflow(folder: Path) -> None:
+    """Raise BadInputError for a folder that is a network of TensorFlow or JAX."""
+    for name, what in ((SAVED_MODEL, "a SavedModel of TensorFlow"), ("_METADATA", "a checkpoint of JAX (Orbax)")):
+        if (folder / name).is_file():
+            raise BadInputError(f"{folder}: {what}, not weights by name: {CONVERT}")
+
+
+def _other_framework(path: Path, head: bytes, tail: bytes) -> str | None:
+    """Name a file of TensorFlow or JAX."""
+    if head[4:8] == TF_LITE:
+        return f"a network of TensorFlow Lite, not weights by name: {SOURCE}"
+    if head.startswith(TF_SAVED) or path.suffix == ".pb":
+        return f"a network of TensorFlow (.pb): {CONVERT}"
+    if tail.endswith(TF_INDEX) or TF_DATA.search(path.name):
+        return f"a part of a checkpoint of TensorFlow: {CONVERT}"
+    if (MSGPACK.match(head) and head[8:9] != b"{") or path.suffix == ".msgpack":
+        return f"weights of Flax (MessagePack): {CONVERT}"
+    return None
 
 
 def _program(path: Path) -> str | None:

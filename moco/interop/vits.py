@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from moco.core.networks import is_known_name
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 
 SIZES = {
     (192, 12, 3): "tiny", (384, 12, 6): "small", (768, 12, 12): "base", (1024, 24, 16): "large", (1280, 32, 16): "huge",
@@ -62,7 +62,7 @@ def name_network(config: Mapping[str, Any], where: str) -> str:
     """
     for key, expected in EXPECTED.items():
         if config.get(key, expected) != expected:
-            raise BadInputError(f"{where}: {key} is {repr(config[key])[:40]}: expected {expected!r}")
+            raise BadInputError(f"{where}: {key} is {quote(config[key])}: expected {quote(expected)}")
     epsilon = config.get("layer_norm_eps", 0)
     if type(epsilon) not in (int, float) or not 0 <= epsilon <= LARGEST_EPSILON:
         raise BadInputError(f"{where}: layer_norm_eps is {str(epsilon)[:40]}: expected at most {LARGEST_EPSILON}")

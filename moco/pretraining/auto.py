@@ -114,7 +114,7 @@ def settle_taught(way: Way, situation: Situation, measure: Measure, say: Callabl
     size = min(64, max(32, situation.side // 4 * 4))
     common = {"image_size": size, "stem": TAUGHT["stem"] if size > 48 else "cifar", "view_size": None}
     tries = [{**common, "arch": arch} for arch in ("resnet18-w16", TAUGHT["arch"])]
-    recipe = "the recipe taught (docs/teacher.md)"
+    recipe = "the recipe taught"
     chosen, reasons = _settle_teaching(TAUGHT, recipe, tries, way, situation, measure, say)
     return {
         "arch": (chosen["arch"], f"{recipe}; narrower where the time is less than {LEAST_PASSES} passes"),
@@ -125,7 +125,7 @@ def settle_taught(way: Way, situation: Situation, measure: Measure, say: Callabl
 def settle_reduced(way: Way, situation: Situation, measure: Measure, say: Callable[[str], None]) -> Reasons:
     """Settle a run in which `way.weights` teach themselves images of 64 pixels, within the time."""
     size = min(REDUCED["image_size"], max(32, situation.side // 4 * 4))
-    recipe = "the recipe reduced (docs/reduced.md)"
+    recipe = "the recipe reduced"
     return _settle_teaching(REDUCED, recipe, [{"image_size": size}], way, situation, measure, say)[1]
 
 
@@ -155,7 +155,7 @@ def settle_continued(way: Way, situation: Situation, measure: Measure, say: Call
     n = situation.n
     batch = situation.given.get("batch_size") or min(CONTINUED["batch_size"], batch_for(n, situation.device))
     queue = min(CONTINUED["queue_size"], 1 << max(2, int(math.log2(max(4, n // 2)))))
-    recipe = "the recipe continued (docs/continued.md)"
+    recipe = "the recipe continued"
     return {
         "init_weights": (way.weights, way.why),
         "image_size": (way.image_size, "the size at which they did best on your images, or the recipe's"),
@@ -169,13 +169,13 @@ def method_for(n: int, steps: int) -> Reasons:
     keys = min(65536, 1 << int(math.log2(max(4, n // 4))))
     momentum = round(min(0.999, max(0.99, 1 - 100 / steps)), 5)
     common: Reasons = {
-        "augment": (QUICK["augment"], "v2's views were better in our trials, too (docs/results.md)"),
+        "augment": (QUICK["augment"], "v2's views were better in our trials, too"),
         "weight_decay": (QUICK["weight_decay"], "the authors' for small sets"),
         "queue_size": (keys, "K: a power of two, at most a quarter of the images (not used with in-batch keys)"),
         "key_momentum": (momentum, f"m: 1 - 100 / {steps} steps, between 0.99 and 0.999"),
     }
     if steps <= FEW_STEPS:
-        quick = "as in the recipe quick (docs/results.md)"
+        quick = "as in the recipe quick"
         return common | {
             "dictionary": (
                 QUICK["dictionary"],

@@ -52,15 +52,15 @@ class PretrainConfig:
     data: Annotated[str, D]
     """Images: a folder (flat, with class folders, or with train/ and val/ or test/ of either), a text list of paths,
     tar shards, an archive, Parquet files, a saved Hugging Face data set, hf://datasets/OWNER/NAME, videos, or one of
-    cifar10, fashion-mnist, digits (docs/data.md). Training uses no labels; they only serve to measure kNN
+    cifar10, fashion-mnist, digits. Training uses no labels; they only serve to measure kNN
     accuracy. The images of a folder unlabeled/ are trained on, too."""
     out: RunFolder
 
     arch: str | None = "resnet50"
     """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (twice the width), resnext50-32x8d,
     vit-tiny-4 (a transformer on patches of 4 pixels; also small and base, 8 and 16), any other classification model of
-    torchvision by its name, timm:NAME (any network of timm that gives pooled features; docs/encoders.md), or for
-    documents bytes-ngrams, bytes-tiny or bytes-small. --init-weights sets it unless you give it."""
+    torchvision by its name, timm:NAME (any network of timm that gives pooled features), or for documents bytes-ngrams,
+    bytes-tiny or bytes-small. --init-weights sets it unless you give it."""
     stem: Stem | None = "imagenet"
     """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels
     (-padded: it pads by 2; -pooled: with max-pooling; -linear: without a ReLU after it, as other projects build them).
@@ -77,7 +77,7 @@ class PretrainConfig:
     """Width of the MLP heads' inner layers; by default that of the backbone's features (2048 for resnet50)."""
     init_weights: Annotated[str | None, W] = None
     """Weights to start from: a run, a checkpoint, an encoder.safetensors, another project's checkpoint, published
-    weights (timm:NAME, timm:NAME@FILE, torchvision:NAME or hf://OWNER/NAME; docs/interop.md), or the word teacher for
+    weights (timm:NAME, timm:NAME@FILE, torchvision:NAME or hf://OWNER/NAME), or the word teacher for
     the weights of --teacher. They also set --arch, --stem, --image-size, --mean and --std unless you give these. A key
     encoder and a queue in the file are loaded, too, if they fit."""
     freeze_patches: bool = False
@@ -158,7 +158,7 @@ class PretrainConfig:
     decode: Annotated[Literal["exact", "scaled"], Earlier("exact")] = "scaled"
     """How JPEG photographs are decoded: exact decodes every pixel; scaled decodes at a half, a quarter or an eighth of
     the size if every crop still has at least as many pixels as a view. scaled is faster for large photographs and
-    changes a view by 0.3 of 255 on average (docs/views.md)."""
+    changes a view by 0.3 of 255 on average."""
     mean: tuple[Finite, ...] | None = IMAGENET_MEAN
     """Mean of red, green and blue (in [0, 1]), which is subtracted from every image. --init-weights sets it unless you
     give it. The mean of other channels is measured."""
@@ -205,7 +205,7 @@ class PretrainConfig:
     optimizer: Literal["sgd", "muon", "adamw", "lars"] = "sgd"
     """sgd; muon for the inner kernels of a ResNet, whose steps it makes equally large in every direction, and sgd for
     the rest and for other networks; adamw, for transformers; or lars, sgd with steps in proportion to each layer's
-    weights, for batches of thousands. With muon the first epochs learn much more (docs/design.md)."""
+    weights, for batches of thousands. With muon the first epochs learn much more."""
     muon_lr: Positive = 0.05
     """Learning rate of muon: the share of its norm by which a step moves a kernel. It follows --schedule."""
     muon_momentum: Share = 0.9
@@ -230,11 +230,11 @@ class PretrainConfig:
     compile: Annotated[Literal["auto", "on", "off"], Earlier("off", ((True, "on"), (False, "off")))] = "auto"
     """Whether to compile the encoders. on does so before the first step, which takes a minute or more. auto does so on
     an NVIDIA GPU in runs of 5,000 steps or more, after timing both ways, where the compiled ones are faster; elsewhere
-    it is off (docs/gpu.md)."""
+    it is off."""
     recompute: bool = False
     """Recompute a ResNet's activations for the gradient: much less memory, a third more time."""
     deterministic: bool = False
-    """Let a GPU repeat a run bit for bit, by slower algorithms (docs/gpu.md). A CPU does so anyway."""
+    """Let a GPU repeat a run bit for bit, by slower algorithms. A CPU does so anyway."""
     timeout: Timeout = 600.0
     threads: Threads = None
     workers: Workers = None
@@ -252,7 +252,7 @@ class PretrainConfig:
     """Which encoder the run ends with: the last one, or the best of the monitor's evaluations. best is the initial one
     unless another classifies clearly more images correctly; encoder-last.safetensors then holds the last one."""
     whiten: CountOrZero = 0
-    """Whiten the finished encoder's features by this many training images (docs/whitening.md; 0: do not)."""
+    """Whiten the finished encoder's features by this many training images (0: do not)."""
     exclude: Excluded = ()
     white_level: Annotated[WhiteLevel, Earlier(65535)] = None
     most_pixels: MostPixels = None
@@ -270,7 +270,7 @@ class AutoConfig:
     minutes: Minutes = field(default=10.0, kw_only=True)
     """Total time: start, measurements, training, the monitor's evaluations, the final evaluation."""
     data: Annotated[str, D]
-    """Images: a folder, with subfolders or without, or one of many other forms (docs/data.md)."""
+    """Images: a folder, with subfolders or without, or any other form that moco pretrain quick --help lists."""
     out: RunFolder
     goal: Annotated[Literal["accurate", "small"] | None, tyro.conf.arg(name="for")] = None
     """accurate: continues the training of published weights, for the best features. small: makes a small, fast network;

@@ -21,7 +21,7 @@ class ReportConfig:
     out: Path | None = None
     """File to write; by default report.html in the first run's folder."""
     data: Annotated[str | None, D] = None
-    """Images for the views, the neighbours and the map (docs/data.md); by default each run's own. Without images the
+    """Images for the views, the neighbours and the map; by default each run's own. Without images the
     page leaves these parts out."""
     gallery: bool = True
     """Compute views, neighbours and map if they are missing or belong to other weights. --no-gallery shows only what is

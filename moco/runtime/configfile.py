@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 from moco.runtime.fields import Earlier
 from moco.runtime.owncode import NamesCode
 from moco.runtime.records import require_numbers
@@ -47,7 +47,7 @@ def from_json(kind: type[Config], text: str | bytes, where: Path) -> Config:
     for name, words in _earlier_words(kind).items():
         values[name] = next((now for before, now in words if values[name] is before), values[name])
     for name in sorted(values.keys() ^ hints.keys()):
-        raise BadInputError(f"{where}: {'unknown' if name in values else 'missing'} key {name!r}")
+        raise BadInputError(f"{where}: {'unknown' if name in values else 'missing'} key {quote(name)}")
     for name, hint in hints.items():
         values[name] = convert_value(hint, values[name], f"{where}: {name}")
     require_no_code(kind, values, str(where))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.utils.deterministic
 
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 from moco.runtime.fields import Device, Precision
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -117,8 +117,8 @@ def _explain_missing_algorithm(said: str) -> str | None:
         )
     if "CuBLAS" in said:
         return (
-            f"the first matrix product of this process found {WORKSPACE} at {os.environ.get(WORKSPACE)!r} or missing, "
-            f"expected {SAME_WORKSPACE} (or :16:8): set it before the process starts"
+            f"the first matrix product of this process found {WORKSPACE} at {quote(os.environ.get(WORKSPACE))} or "
+            f"missing, expected {SAME_WORKSPACE} (or :16:8): set it before the process starts"
         )
     return None
 
@@ -177,7 +177,9 @@ def started_processes() -> int:
 def _whole_number(name: str, *, least: int = 1) -> int:
     given = os.environ.get(name, "1")
     if not (given.isascii() and given.isdecimal() and least <= int(given) < 10**6):
-        raise BadInputError(f"{name} is {given!r} in the environment, expected a whole number from {least}: unset it")
+        raise BadInputError(
+            f"{name} is {quote(given)} in the environment, expected a whole number from {least}: unset it"
+        )
     return int(given)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from tyro.conf import UseAppendAction, arg
 
-from moco.errors import BadInputError
+from moco.errors import BadInputError, shorten
 from moco.runtime.owncode import NamesCode
 from moco.runtime.trackers import TRACKERS
 
@@ -123,7 +123,7 @@ Loggers = Annotated[
     arg(
         metavar="wandb|mlflow|FILE.py:FUNCTION",
         help="Where to send the run's figures as well: Weights & Biases, MLflow, or a function of your own, which is "
-        "run with your rights (docs/logging.md). May be given several times.",
+        "run with your rights and returns what takes each line of figures. May be given several times.",
     ),
 ]
 LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]
@@ -158,7 +158,7 @@ def check(config: Any) -> None:
     for name, kind in typing.get_type_hints(type(config), include_extras=True).items():
         for number, allowed in find_ranges(kind, getattr(config, name)):
             if number not in allowed:
-                raise BadInputError(f"{flag(name)} is {number}: expected {allowed}")
+                raise BadInputError(f"{flag(name)} is {shorten(str(number))}: expected {allowed}")
 
 
 def find_ranges(kind: Any, value: Any) -> Iterator[tuple[int | float, Range]]:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from difflib import get_close_matches
 
+from moco.errors import shorten
+
 KINDS = {"INT": "a whole number", "FLOAT": "a number"}
 """How --help writes a type -> what a person calls it."""
 NUMBERS = {"invalid literal for int()": "a whole number", "could not convert string to float": "a number"}
@@ -37,7 +39,7 @@ def _without_value(found: re.Match[str], prog: str) -> str:
 
 
 def _wrong_choice(found: re.Match[str], prog: str) -> str:
-    return f"{found[2]} is {found[1]}: expected one of {', '.join(QUOTED.findall(found[3]))}"
+    return f"{found[2]} is {shorten(found[1])}: expected one of {', '.join(QUOTED.findall(found[3]))}"
 
 
 def _wrong_value(found: re.Match[str], prog: str) -> str:
@@ -45,11 +47,15 @@ def _wrong_value(found: re.Match[str], prog: str) -> str:
     given = " ".join(QUOTED.findall(why))
     for beginning, expected in NUMBERS.items():
         if why.startswith(beginning):
-            return f"{flag} is {given}: expected {expected}"
+            return f"{flag} is {shorten(given)}: expected {expected}"
     if kind := re.match(r"no type matching (?:\{None\}\|)?(INT|FLOAT) could be", why):
-        return f"{flag} is {given}: expected {KINDS[kind[1]]}"
+        return f"{flag} is {shorten(given)}: expected {KINDS[kind[1]]}"
     if why.startswith(("no type matching", *UNREAD)):
-        return f"{flag} is {given}: expected numbers" if "FLOAT" in why or "INT" in why else f"{flag} cannot be {given}"
+        return (
+            f"{flag} is {shorten(given)}: expected numbers"
+            if "FLOAT" in why or "INT" in why
+            else f"{flag} cannot be {shorten(given)}"
+        )
     return f"{flag}: {why}"
 
 
@@ -58,7 +64,11 @@ def _unknown(found: re.Match[str], prog: str) -> str:
     flags = [word for word in words if word.startswith("-")]
     similar = re.findall(r"(--[\w-]+)", (found[2] or "").partition("Perhaps you meant:")[2])
     hint = f": did you mean {_list(similar, 'or')}?" if similar else ""
-    return f"{flags[0]} is not a flag of {prog}{hint}" if flags else f"{words[0]} is not expected here{hint}"
+    return (
+        f"{shorten(flags[0])} is not a flag of {prog}{hint}"
+        if flags
+        else f"{shorten(words[0])} is not expected here{hint}"
+    )
 
 
 def _list(words: list[str], last: str) -> str:

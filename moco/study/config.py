@@ -16,9 +16,9 @@ class StudyConfig:
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY")]
     """mechanisms, momentum, shuffling-bn, temperature, v2, simclr, cost, supervised, hard-negatives; sweep, with --flag
-    and --values; or a .toml or .json file with a study of your own (docs/studies.md)."""
+    and --values; or a .toml or .json file with a study of your own."""
     data: Annotated[str, D]
-    """Images with labels (docs/data.md): the arms are compared by kNN accuracy."""
+    """Images with labels, in class folders: the arms are compared by kNN accuracy."""
     out: Path
     """Folder of the study: cells/ (ordinary runs), results/, study.json, study.csv, study.html. An existing
     study continues."""
@@ -34,7 +34,7 @@ class StudyConfig:
     0.8, instead of --seeds."""
     skip_settled: bool = False
     """Train no further seeds of an arm once every claim about it is settled. Intervals are then wider, so that all
-    tests together are wrong in at most 5% (docs/studies.md)."""
+    tests together are wrong in at most 5%."""
     flag: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """sweep: a flag of moco pretrain to vary; may be repeated, each time followed by --values."""
     values: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()

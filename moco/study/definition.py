@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 from moco.evaluation.config import KEPT, result_name
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import RECIPES
@@ -164,18 +164,18 @@ def build_study(table: dict[str, Any], where: str) -> Study:
 def _mapping(table: Values, key: str, where: str, kind: type) -> Any:
     value = table.get(key, kind())
     if not isinstance(value, kind):
-        raise BadInputError(f"{where}: {key} is {value!r}, expected a {kind.__name__}")
+        raise BadInputError(f"{where}: {key} is {quote(value)}, expected a {kind.__name__}")
     return value
 
 
 def _built(kind: Any, table: Any, where: str) -> Any:
     """A dataclass of a table's values."""
     if not isinstance(table, dict):
-        raise BadInputError(f"{where}: expected a table, found {table!r}")
+        raise BadInputError(f"{where}: expected a table, found {quote(table)}")
     hints = typing.get_type_hints(kind)
     needed = {f.name for f in dataclasses.fields(kind) if (f.default, f.default_factory) == (dataclasses.MISSING,) * 2}
     for name in sorted((table.keys() - hints.keys()) | (needed - table.keys())):
-        raise BadInputError(f"{where}: {'unknown' if name in table else 'missing'} key {name!r}")
+        raise BadInputError(f"{where}: {'unknown' if name in table else 'missing'} key {quote(name)}")
     given = {}
     for name, value in table.items():
         if name in ("values", "arms", "claims", "outcomes", "evaluate"):
@@ -199,7 +199,7 @@ def _grid(grid: Any, x: Any, where: str) -> list[dict[str, Any]]:
         or not grid
         or not all(isinstance(column, list) and column for column in grid.values())
     ):
-        raise BadInputError(f"{where}: grid is {grid!r}, expected flags, each with a list of values")
+        raise BadInputError(f"{where}: grid is {quote(grid)}, expected flags, each with a list of values")
     _require_few(math.prod(len(column) for column in grid.values()), "arms", where)
     arms = []
     for combination in itertools.product(*grid.values()):
@@ -218,9 +218,9 @@ def _command(name: str, line: Any, where: str) -> tuple[str, ...]:
     try:
         words = tuple(shlex.split(line)) if isinstance(line, str) else ()
     except ValueError as error:
-        raise BadInputError(f"{where}: evaluate {name} is {line!r}: {error}") from None
+        raise BadInputError(f"{where}: evaluate {name} is {quote(line)}: {error}") from None
     if not words or words[0] not in KEPT:
-        raise BadInputError(f"{where}: evaluate {name} is {line!r}, expected one of {', '.join(KEPT)} and flags")
+        raise BadInputError(f"{where}: evaluate {name} is {quote(line)}, expected one of {', '.join(KEPT)} and flags")
     _require_name(name, where)
     taken = {"--weights", "--data", "--save", "--seed"} & {word.split("=")[0] for word in words}
     if taken:
@@ -228,16 +228,16 @@ def _command(name: str, line: Any, where: str) -> tuple[str, ...]:
     try:
         left = result_name(evaluation(words))
     except BadInputError as error:
-        raise BadInputError(f"{where}: evaluate {name} is {line!r}: {error}") from None
+        raise BadInputError(f"{where}: evaluate {name} is {quote(line)}: {error}") from None
     if name != left:
-        raise BadInputError(f"{where}: evaluate {name} is {line!r}, whose result is called {left}: call it so")
+        raise BadInputError(f"{where}: evaluate {name} is {quote(line)}, whose result is called {left}: call it so")
     return words
 
 
 def _require_name(name: str, where: str) -> None:
     """Raise BadInputError for what cannot be the name of a file."""
     if not NAME.fullmatch(name) or ".." in name:
-        raise BadInputError(f"{where}: {name!r} is not a name: expected letters, digits and . _ = , -")
+        raise BadInputError(f"{where}: {quote(name)} is not a name: expected letters, digits and . _ = , -")
 
 
 def _require_sound(study: Study, where: str) -> None:
@@ -249,28 +249,30 @@ def _require_sound(study: Study, where: str) -> None:
         _require_name(name, where)
     for name in study.over_time:
         if not re.fullmatch(r"[a-z0-9_]{1,40}", name):
-            raise BadInputError(f"{where}: over_time names {name!r}, expected a figure of metrics.jsonl")
+            raise BadInputError(f"{where}: over_time names {quote(name)}, expected a figure of metrics.jsonl")
     figures = [outcome.name for outcome in study.outcomes]
     for kind, some in (("arms", names), ("outcomes", figures)):
         folded = [name.casefold() for name in some]  # they name folders, and not every file system tells a from A
         twice = next((name for name in some if folded.count(name.casefold()) > 1), None)
         if twice is not None:
-            raise BadInputError(f"{where}: two {kind} are called {twice!r}")
+            raise BadInputError(f"{where}: two {kind} are called {quote(twice)}")
     if study.steps is not None and study.steps < 1:
         raise BadInputError(f"{where}: steps is {study.steps}, expected 1 or more")
     for outcome in study.outcomes:
         if outcome.key.split(".")[0] not in {"run", *study.evaluate} or "." not in outcome.key:
             known = ", ".join(f"{name}.NAME" for name in ("run", *study.evaluate))
-            raise BadInputError(f"{where}: outcome {outcome.name!r} has the key {outcome.key!r}, expected {known}")
+            raise BadInputError(
+                f"{where}: outcome {quote(outcome.name)} has the key {quote(outcome.key)}, expected {known}"
+            )
     if study.recipe is not None and study.recipe not in RECIPES:
-        raise BadInputError(f"{where}: {study.recipe!r} is not a recipe: expected one of {', '.join(RECIPES)}")
+        raise BadInputError(f"{where}: {quote(study.recipe)} is not a recipe: expected one of {', '.join(RECIPES)}")
     for arm in study.arms:
         arm_values(study, arm, study.recipe or "quick", where)
     rows = {row_name(study, arm, outcome) for arm in study.arms for outcome in study.outcomes}
     for claim in study.claims:
         for name in (claim.better, claim.worse):
             if name not in {*names, *rows}:
-                raise BadInputError(f"{where}: a claim is about {name!r}, which is not an arm")
+                raise BadInputError(f"{where}: a claim is about {quote(name)}, which is not an arm")
 
 
 def arm_values(study: Study, arm: Arm, recipe: str, where: str = "") -> dict[str, Any]:

@@ -65,10 +65,10 @@ class TransferConfig:
     task: tyro.conf.Suppress[tyro.conf.Fixed[str]]
     """The task, one of moco.transfer.recipes.TASKS."""
     weights: Annotated[str, W]
-    """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint (docs/interop.md),
+    """A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint,
     torchvision:NAME (published weights of a ResNet), or random (with --like RUN or --arch)."""
     data: Annotated[str, D]
-    """Images with boxes, masks, keypoints or labelled pixels, in the layout of the task (docs/transfer-data.md)."""
+    """Images with boxes, masks, keypoints or labelled pixels, laid out as in COCO, VOC or Cityscapes (by task)."""
     out: RunFolder
     like: LikeRun = None
     arch: RandomArch = None

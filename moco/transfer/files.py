@@ -10,7 +10,7 @@ from pathlib import Path
 
 from moco.data.images import EXTENSIONS
 from moco.data.kinds import is_system
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 from moco.runtime.files import LARGEST_LIST, read_bounded
 
 REFUSED = {"Cc", "Cs", "Zl", "Zp"}
@@ -141,7 +141,7 @@ class Folder:
         """The path, unless names that begin with different folders lead to it."""
         if self._dropped.setdefault(found, dropped) != dropped:
             raise BadInputError(
-                f"{source}: file name {name!r} and one from another folder both match {found}: expected one file "
+                f"{source}: file name {quote(name)} and one from another folder both match {found}: expected one file "
                 f"for each: correct them"
             )
         return found
@@ -182,4 +182,4 @@ def _fold(name: str) -> str:
 
 
 def _leads_out(name: object, source: Path) -> BadInputError:
-    return BadInputError(f"{source}: file name {name!r}, expected one inside the folder of images: correct it")
+    return BadInputError(f"{source}: file name {quote(name)}, expected one inside the folder of images: correct it")

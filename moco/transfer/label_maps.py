@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from moco.data.images import PathTable
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 from moco.transfer.files import Folder, is_system_name, is_system_path, read_lines
 from moco.transfer.targets import VOID, LabelMap
 from moco.transfer.value_maps import Colours, MappedImages, Values, read_values
@@ -111,7 +111,7 @@ def _read_label_map(path: Path) -> tuple[tuple[str, ...], Colours]:
         text = row[1].strip() if len(row) > 1 else ""
         numbers = [part.strip() for part in text.split(",")] if text else list(map(str, voc_colour(number)))
         if len(numbers) != 3 or not all(part.isascii() and part.isdigit() and int(part[:4]) <= 255 for part in numbers):
-            raise BadInputError(f"{path}: {row[0]} has colour {text!r}, expected RED,GREEN,BLUE from 0 to 255")
+            raise BadInputError(f"{path}: {row[0]} has colour {quote(text)}, expected RED,GREEN,BLUE from 0 to 255")
         red, green, blue = (int(part) for part in numbers)
         colours[red, green, blue] = number
     return tuple(row[0].strip() for row in rows), colours

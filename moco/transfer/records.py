@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 from moco.runtime.files import read_bounded
 from moco.transfer.objects import Flags, Floats, Integers
 
@@ -33,7 +33,7 @@ def list_records(content: dict[str, Any], path: Path, key: str) -> Records:
     """Take a list of objects out of the content."""
     records = content.pop(key, None)
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise BadInputError(f"{path}: no list of objects under {key!r}, expected COCO's format")
+        raise BadInputError(f"{path}: no list of objects under {quote(key)}, expected COCO's format")
     return records
 
 

@@ -11,7 +11,7 @@ from xml.parsers import expat
 import numpy as np
 
 from moco.data.images import PathTable
-from moco.errors import BadInputError
+from moco.errors import BadInputError, quote
 from moco.runtime.files import read_bounded
 from moco.transfer.headers import read_header
 from moco.transfer.objects import ObjectTable, check_boxes, check_sizes, number_names
@@ -136,7 +136,7 @@ def _number(text: str | None, path: Path, what: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise BadInputError(f"{path}: {what} is {text!r}, expected a number")
+        raise BadInputError(f"{path}: {what} is {quote(text)}, expected a number")
     return value
 
 

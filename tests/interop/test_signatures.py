@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,39 @@ def test_by_how_they_begin(tmp_path: Path, content: bytes, message: str) -> None
     """Whatever their name is."""
     (tmp_path / "weights.pth").write_bytes(content)
     assert message in refused(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("flax_model.msgpack", b"\x82\xa6params\x81\xa4conv" + bytes(64), "Flax"),
+        ("checkpoint_7", b"\xde\x00\x11\xd9\x28vision_model" + bytes(64), "Flax"),
+        ("net.tflite", b"\x1c\0\0\0TFL3" + bytes(64), "TensorFlow Lite"),
+        ("saved_model.pb", b"\x08\x01\x12\xe0\x08\x0a" + bytes(64), r"TensorFlow (.pb)"),
+        ("frozen.pb", b"\x0a\x2f\x0a\x05input\x12\x0bPlaceholder" + bytes(64), r"TensorFlow (.pb)"),
+        ("net.h5", b"\x89HDF\r\n\x1a\n" + bytes(8), "Keras and TensorFlow"),
+        ("net.ckpt.index", bytes(64) + bytes.fromhex("57fb808b247547db"), "a part of a checkpoint of TensorFlow"),
+        ("net.ckpt.data-00000-of-00001", bytes(range(7, 107)), "a part of a checkpoint of TensorFlow"),
+    ],
+)
+def test_files_of_other_frameworks(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    """Named, with what to do."""
+    (tmp_path / name).write_bytes(content)
+    said = refused(tmp_path / name)
+    assert message in said
+    assert "convert it to PyTorch" in said or "was made from" in said
+
+
+def test_folders_of_other_frameworks(tmp_path: Path) -> None:
+    """A SavedModel, Orbax's, and Keras' archive."""
+    for name, message in (("saved_model.pb", "a SavedModel of TensorFlow"), ("_METADATA", "JAX")):
+        (tmp_path / name).write_bytes(b"{}")
+        assert message in refused(tmp_path)
+        (tmp_path / name).unlink()
+    with zipfile.ZipFile(tmp_path / "net.keras", "w") as archive:
+        for member in ("metadata.json", "config.json", "model.weights.h5"):
+            archive.writestr(member, "{}")
+    assert "Keras" in refused(tmp_path / "net.keras")
 
 
 def test_a_torchscript_program(tmp_path: Path) -> None:
