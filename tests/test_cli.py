@@ -485,6 +485,14 @@ def test_a_home_is_found_in_every_path(command: str, monkeypatch: pytest.MonkeyP
     assert seen == [*(word.replace("~", "/home/me") for word in words), "/home/me", "/home/me/y", "a~/b", "~other/c"]
 
 
+@pytest.mark.parametrize(
+    "command", [name for name, kind in COMMANDS.items() if hasattr(kind, "exclude")] + ["transfer"]
+)
+def test_every_command_of_images_takes_their_largest_number_of_pixels(command: str) -> None:
+    """With one default, the environment's."""
+    assert COMMANDS[command].most_pixels is None
+
+
 def log_figures(run: Path) -> None:
     """Log as a training does, until something fails."""
     with RunLog(run, 1000) as log:

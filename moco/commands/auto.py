@@ -17,6 +17,7 @@ from moco.commands.readiness import Ready, make_ready, make_ready_all, set_end, 
 from moco.commands.scene import Scene, begin_with, can_teach, compare_weights, open_scene
 from moco.commands.trials import measure_trial, note_images, plan_trials, take_over, try_way
 from moco.core.encoder import Encoder, EncoderPlan, parameter_count
+from moco.data.decoding import limit_pixels
 from moco.errors import BadInputError
 from moco.evaluation.config import KnnConfig
 from moco.interop.checkpoints import load_weights
@@ -70,6 +71,11 @@ def run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[st
             "moco pretrain auto runs in one process: run it once, then give torchrun the values that it chose"
         )
     check(config)
+    with limit_pixels(given.get("most_pixels")):
+        return _run(config, given, started)
+
+
+def _run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[str, Any]:
     there = config.out / "config.json"
     if there.is_file():
         print(f"auto: {config.out} already holds a run: keeping its settings", file=sys.stderr)
@@ -202,7 +208,8 @@ def conclude(
         print("auto: evaluating the encoder and its baselines", file=sys.stderr, flush=True)
         found["knn"] = knn.run(KnnConfig(
             str(config.out), data, baseline=told["evaluation"]["random"], baselines=named, device=config.device,
-            precision=config.precision, threads=config.threads, workers=config.workers,
+            precision=config.precision, threads=config.threads, workers=config.workers, exclude=config.exclude,
+            most_pixels=config.most_pixels,
         ))  # fmt: skip
     for line in describe_result(result, found.get("knn", {}), taught=config.teacher is not None):
         print(line)

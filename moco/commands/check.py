@@ -9,6 +9,7 @@ from typing import Any
 
 from moco.data.catalog import load
 from moco.data.config import CheckConfig
+from moco.data.decoding import limit_pixels
 from moco.data.images import Images
 from moco.data.settling import Asked
 from moco.errors import BadInputError, one_line
@@ -29,12 +30,13 @@ def run(config: CheckConfig) -> dict[str, Any]:
     if config.out is not None:
         require_file_name("--out", config.out)
     asked = Asked(config.channels, config.bands, config.no_data, alike=False)
-    splits = load(config.data, config.exclude, form=asked)
-    found = [
-        dict(zip(COLUMNS, (split, images.name(index), reason), strict=True))
-        for split, images in splits.items()
-        for index, reason in find_unreadable(images, config.workers or cores(), f"reading {len(images)} of {split}")
-    ]
+    with limit_pixels(config.most_pixels):
+        splits = load(config.data, config.exclude, form=asked)
+        found = [
+            dict(zip(COLUMNS, (split, images.name(index), reason), strict=True))
+            for split, images in splits.items()
+            for index, reason in find_unreadable(images, config.workers or cores(), f"reading {len(images)} of {split}")
+        ]
     count = sum(map(len, splits.values()))
     for one in found[:MOST_PRINTED]:
         print(one_line(f"{one['split']}: {one['path']}: {one['reason']}"))

@@ -50,7 +50,14 @@ class Sight:
 
 def run(config: ExploreConfig) -> dict[str, Any]:
     """Serve the page until it is interrupted, or write it."""
+    from moco.data.decoding import limit_pixels
+
     _check(config)
+    with limit_pixels(config.most_pixels or _most_pixels_of(config.runs[0])):
+        return _show(config)
+
+
+def _show(config: ExploreConfig) -> dict[str, Any]:
     listening = None if config.static is not None else _listen(config.port)
     try:
         sight = _computed(config)
@@ -137,10 +144,20 @@ def _data_of(run: Path) -> str:
 
 def _excluded_by(run: Path) -> tuple[str, ...]:
     """Return what a run left out; nothing if there is only its encoder."""
+    patterns = _setting_of(run, "exclude")
+    return tuple(map(str, patterns)) if isinstance(patterns, list) else ()
+
+
+def _most_pixels_of(run: Path) -> int | None:
+    """Return how many pixels the images of a run might have; None if that was left open."""
+    most = _setting_of(run, "most_pixels")
+    return most if isinstance(most, int) and most > 0 else None
+
+
+def _setting_of(run: Path, name: str) -> Any:
     from moco.report.runs import read_run
 
-    patterns = read_run(run).config.get("exclude") if (run / "config.json").is_file() else ()
-    return tuple(map(str, patterns)) if isinstance(patterns, list) else ()
+    return read_run(run).config.get(name) if (run / "config.json").is_file() else None
 
 
 def _split(config: ExploreConfig, data: str) -> "Images":
@@ -151,7 +168,7 @@ def _split(config: ExploreConfig, data: str) -> "Images":
 
     first = config.runs[0]
     exclude = config.exclude or _excluded_by(first)
-    weights = load_weights(str(first))
+    weights = load_weights(str(first), "")
     form = with_shown(weights.form, config.show_channels)
     splits = all_splits(data, config.split or "all", exclude, weights.white_level, form)
     return next(iter(splits.values()))  # train comes first

@@ -7,6 +7,7 @@ from typing import Any
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import load
 from moco.data.config import PackConfig
+from moco.data.decoding import limit_pixels
 from moco.data.pack import LOCK, write, write_aside
 from moco.data.packed import PACK, VERSION, describe_packed
 from moco.data.settling import Asked
@@ -21,8 +22,8 @@ def run(config: PackConfig) -> dict[str, Any]:
         raise BadInputError("--image-size is for --format arrays: shards hold the files as they are; leave one out")
     started = time.monotonic()
     asked = Asked(config.channels, config.bands, config.no_data)
-    splits = load(config.data, config.exclude, config.white_level, asked)
-    with write_aside(config.out) as folder:
+    with limit_pixels(config.most_pixels), write_aside(config.out) as folder:
+        splits = load(config.data, config.exclude, config.white_level, asked)
         written = write(splits, folder, config)
         facts: dict[str, Any] = {"moco_pack": VERSION, "format": written, "splits": list(splits), "data": config.data}
         if written == "arrays":  # shards hold the files as they are, of any depth

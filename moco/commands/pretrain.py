@@ -15,6 +15,7 @@ from moco.core.pair import Teacher
 from moco.data.augment import AUGMENTATIONS
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
+from moco.data.decoding import limit_pixels
 from moco.data.derived import make_readable, take_evenly
 from moco.data.documents import open_documents
 from moco.data.forms import Form
@@ -40,7 +41,7 @@ from moco.interop.checkpoints import load_weights
 from moco.pretraining.channels import asked_of, with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.ending import describe_reached
-from moco.pretraining.initial import with_weights
+from moco.pretraining.initial import flag_of, with_weights
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor, Whitener
 from moco.pretraining.prepare import build_batches
@@ -63,12 +64,17 @@ RETRIEVED = 512
 def run(config: PretrainConfig) -> dict[str, Any]:
     """`moco pretrain`: train on the images of `config.data`, with a monitor that suits them."""
     check(config)
+    with limit_pixels(config.most_pixels):
+        return _run(config)
+
+
+def _run(config: PretrainConfig) -> dict[str, Any]:
     own = load_own_pretext(config.pretext)
     config = dataclasses.replace(config, logger=settle_loggers(config.logger))
     config = with_weights(config if own is None else dataclasses.replace(config, pretext=own.stored))
     require_pretext(config)
     given = config.init_weights or config.teacher
-    weights = None if given is None else load_weights(given)
+    weights = None if given is None else load_weights(given, flag_of(config))
     level = config.white_level if weights is None or config.white_level else weights.white_level
     if reads_bytes(require(config.arch)):
         splits = open_documents(config.data, config.exclude)

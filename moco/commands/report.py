@@ -60,6 +60,7 @@ def _trials(folder: Path) -> list[Path]:
 
 def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> tuple[str, ...]:
     from moco.data.catalog import load
+    from moco.data.decoding import limit_pixels
     from moco.data.forms import with_shown
     from moco.evaluation.features import Encoding
     from moco.explore.gallery import Scope, file_digest, gallery, is_here
@@ -80,8 +81,7 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
         raise BadInputError(f"its images ({data}) are no longer there: give --data")
     say(f"{folder}: computing views, neighbours and map of {data}")
     device = resolve_device(config.device)
-    weights = load_weights(str(folder))
-    splits = load(data, trained.exclude, weights.white_level, with_shown(weights.form, config.show_channels))
+    weights = load_weights(str(folder), "")
     how = Encoding(
         weights.encoder.plan.image_size,
         weights.mean,
@@ -90,7 +90,8 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
         rgb=weights.form is None,
     )
     scope = Scope(config.map_images, map_seconds=config.map_seconds)
-    with preserve_torch_state(device):
+    with preserve_torch_state(device), limit_pixels(trained.most_pixels):
+        splits = load(data, trained.exclude, weights.white_level, with_shown(weights.form, config.show_channels))
         set_threads(config.threads)
         content = gallery(weights.encoder.to(device), splits, trained, how, scope)
     _write(path, json.dumps({**content, "of": {**key, "map_images": config.map_images}}) + "\n")

@@ -87,11 +87,11 @@ def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Sce
         raise BadInputError("--init-weights and --teacher are both given: auto begins with one of them; moco pretrain "
                             "taught takes both")  # fmt: skip
     named = given.get("init_weights") or given.get("teacher")
-    weights = None if named is None else load_weights(named)
+    flag_given = flag("init_weights" if given.get("init_weights") else "teacher")
+    weights = None if named is None else load_weights(named, flag_given)
     if weights is not None and describe_input(weights.encoder.plan, weights.form) == DOCUMENTS:
-        name = flag("init_weights" if given.get("init_weights") else "teacher")
-        raise BadInputError(f"{name} {named}: takes documents, and moco pretrain auto trains on images: for documents "
-                            f"give moco pretrain text")  # fmt: skip
+        raise BadInputError(f"{flag_given} {named}: takes documents, and moco pretrain auto trains on images: for "
+                            f"documents give moco pretrain text")  # fmt: skip
     level = given.get("white_level") or (None if weights is None else weights.white_level)
     asked = asked_of(PretrainConfig(config.data, config.out, **given), weights)
     splits = load(config.data, given.get("exclude", ()), level, asked)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+from moco.data.decoding import limit_pixels
 from moco.data.named import absolute_data
 from moco.errors import BadInputError, DivergedError
 from moco.evaluation.session import named_weights
@@ -47,7 +48,7 @@ def run(config: TransferConfig) -> dict[str, Any]:
     config = dataclasses.replace(config, logger=settle_loggers(config.logger))
     distributed.join_processes(resolve_device(config.device), config.timeout)
     try:
-        with preserve_torch_state(resolve_device(config.device)):
+        with preserve_torch_state(resolve_device(config.device)), limit_pixels(config.most_pixels):
             config = dataclasses.replace(config, data=absolute_data(config.data))
             return _run(resolve_transfer(config))
     finally:

@@ -93,7 +93,7 @@ def try_way(scene: Scene, ready: Ready, steps: int, folder: Path, as_it_is: Comp
     begun, right = time.monotonic(), torch.zeros(len(bank) + len(queries), dtype=torch.bool)
     try:
         _begin(scene, ready, steps, folder)
-        found = place_weights(load_weights(str(folder / "encoder.safetensors")), scene.device)
+        found = place_weights(load_weights(str(folder / "encoder.safetensors"), ""), scene.device)
         right = judge_weights(found, require(ready.config.image_size), bank, queries, scene.precision)
     except DivergedError:
         pass

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from moco.data.config import Excluded, WhiteLevel
+from moco.data.config import Excluded, MostPixels, WhiteLevel
 from moco.evaluation.config import (
     EncodedAtOnce,
     EncodedSide,
@@ -63,6 +63,7 @@ class DuplicatesConfig:
     threads: Threads = None
     exclude: Excluded = ()
     white_level: WhiteLevel = None
+    most_pixels: MostPixels = None
     json: JsonOutput = False
 
 
@@ -92,6 +93,7 @@ class OutliersConfig:
     threads: Threads = None
     exclude: Excluded = ()
     white_level: WhiteLevel = None
+    most_pixels: MostPixels = None
     json: JsonOutput = False
 
 
@@ -124,6 +126,7 @@ class SelectConfig:
     threads: Threads = None
     exclude: Excluded = ()
     white_level: WhiteLevel = None
+    most_pixels: MostPixels = None
     json: JsonOutput = False
 
 
@@ -157,6 +160,7 @@ class SearchConfig:
     threads: Threads = None
     exclude: Excluded = ()
     white_level: WhiteLevel = None
+    most_pixels: MostPixels = None
     json: JsonOutput = False
 
 
@@ -187,6 +191,7 @@ class GroupsConfig:
     threads: Threads = None
     exclude: Excluded = ()
     white_level: WhiteLevel = None
+    most_pixels: MostPixels = None
     json: JsonOutput = False
 
 

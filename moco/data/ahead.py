@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from moco.data.decoding import most_pixels, set_most_pixels
 from moco.data.stalls import give_up_by
 from moco.errors import BadInputError, one_line
 from moco.runtime.mapped import explain_failed_reads
@@ -86,7 +87,7 @@ def _loading_ended() -> Iterator[tuple[Callable[[int], None], _Loading]]:
 
     atexit.register(end)  # before multiprocessing waits for its processes
     try:
-        yield functools.partial(_begin_loading, ended, held, _last_words()[1]), loading
+        yield functools.partial(_begin_loading, ended, held, _last_words()[1], most_pixels()), loading
     finally:
         end()
         loading.close()
@@ -159,7 +160,7 @@ def _last_words() -> tuple[Connection, Connection]:
     return multiprocessing.Pipe(duplex=False)
 
 
-def _begin_loading(ended: Connection, held: Connection, last_words: Connection, worker: int) -> None:
+def _begin_loading(ended: Connection, held: Connection, last_words: Connection, most: int, worker: int) -> None:
     """Let a loading process go on until the training ends, also where torchrun or a terminal signals all of a group.
 
     It ends at once where the other side of `ended` is closed, or its parent is killed, whatever it waits for.
@@ -169,6 +170,7 @@ def _begin_loading(ended: Connection, held: Connection, last_words: Connection, 
     if sys.platform == "linux":  # one that is stopped cannot see that its parent is gone
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     held.close()
+    set_most_pixels(most)  # a process that was not forked knows the default
 
     def give_up(why: str) -> None:
         last_words.send(why)

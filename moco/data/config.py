@@ -26,6 +26,14 @@ WhiteLevel = Annotated[
     ),
 ]
 
+MostPixels = Annotated[
+    Annotated[int, Range(1, 10**11)] | None,
+    arg(
+        help="Largest number of pixels of an image; larger ones count as unreadable. By default "
+        "MOCO_MOST_PIXELS in the environment, otherwise 178956970."
+    ),
+]
+
 ChannelCount = Annotated[
     str,
     arg(
@@ -74,6 +82,7 @@ class PackConfig:
     """Size in bytes at which a new shard begins."""
     exclude: Excluded = ()
     white_level: WhiteLevel = None
+    most_pixels: MostPixels = None
     channels: ChannelCount = "auto"
     bands: Bands = ()
     no_data: NoData = None
@@ -89,6 +98,7 @@ class CheckConfig:
     out: Path | None = None
     """File to write the list to, as CSV: split, path, reason."""
     exclude: Excluded = ()
+    most_pixels: MostPixels = None
     channels: ChannelCount = "auto"
     bands: Bands = ()
     no_data: NoData = None

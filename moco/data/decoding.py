@@ -37,9 +37,9 @@ LONGEST_SIDE = 300_000
 """Pixels on a side beyond which an image is refused: resized, a line of more pixels would not fit into memory."""
 
 MOST_PIXELS_SETTING = "MOCO_MOST_PIXELS"
-PillowImage.MAX_IMAGE_PIXELS = read_limit(MOST_PIXELS_SETTING, 178_956_970) // 2
-"""From so many pixels on there is a warning; Pillow refuses twice as many."""
-warnings.filterwarnings("ignore", category=PillowImage.DecompressionBombWarning)  # `warn_of_size` names the file
+MOST_PIXELS = read_limit(MOST_PIXELS_SETTING, 178_956_970)
+"""Pixels of an image beyond which it is refused, unless `limit_pixels` says otherwise."""
+warnings.filterwarnings("ignore", category=PillowImage.DecompressionBombWarning)  # `check_size` names the file
 
 WHITEST = 65535
 """The largest value of 16 bits."""
@@ -48,6 +48,33 @@ Deep = npt.NDArray[np.uint32]
 
 T = TypeVar("T")
 _named_as_large = set[str]()
+_most_pixels = MOST_PIXELS
+
+
+def most_pixels() -> int:
+    """Return the most pixels that an image may have now."""
+    return _most_pixels
+
+
+def set_most_pixels(most: int) -> None:
+    """Refuse images of more pixels in this process, in Pillow too, and warn of those of more than half as many."""
+    global _most_pixels
+    _most_pixels = most
+    PillowImage.MAX_IMAGE_PIXELS = (most + 1) // 2  # Pillow refuses twice as many
+
+
+set_most_pixels(MOST_PIXELS)
+
+
+@contextmanager
+def limit_pixels(most: int | None) -> Iterator[None]:
+    """Refuse images of more pixels meanwhile, in loading processes too; None leaves the limit as it is."""
+    before = most_pixels()
+    set_most_pixels(before if most is None else most)
+    try:
+        yield
+    finally:
+        set_most_pixels(before)
 
 
 def decode(path: bytes | str | Path, white_level: int = WHITEST, *, upright: bool = True) -> Image:
@@ -59,9 +86,7 @@ def decode(path: bytes | str | Path, white_level: int = WHITEST, *, upright: boo
     Raises BadInputError naming the file for anything else: other bands, floating point, not an image, no regular file,
     or more pixels than Pillow takes for honest (refused from the header).
     """
-    name = os.fsdecode(path)
-    with watch_read(name), open_regular(name) as file:
-        return _use(file, name, lambda image, name: from_pillow(image, name, white_level, upright=upright))
+    return use_file(os.fsdecode(path), lambda image, name: from_pillow(image, name, white_level, upright=upright))
 
 
 def decode_bytes(content: bytes, name: str, white_level: int = WHITEST) -> Image:
@@ -77,6 +102,12 @@ def decode_deep(content: bytes, name: str) -> Deep | None:
         return _read_deep(image, name, _Numbers.of(image)) if image.mode.startswith("I") else None
 
     return _use(io.BytesIO(content), name, read)
+
+
+def use_file(name: str, use: Callable[[PillowImage.Image, str], T]) -> T:
+    """Return what `use` makes of the image in a file on disk. Raises BadInputError as `decode` does."""
+    with watch_read(name), open_regular(name) as file:
+        return _use(file, name, use)
 
 
 def use_picture(content: bytes, name: str, use: Callable[[PillowImage.Image, str], T]) -> T:
@@ -108,10 +139,12 @@ def _open(file: BinaryFile, name: str) -> Iterator[PillowImage.Image]:
         file.seek(0)
         formats = (*FORMATS, "HEIF") if _can_read_heif(file) else FORMATS
         with PillowImage.open(file, formats=formats) as image:
-            _check_size(image, name)
+            check_size(*image.size, name)
             yield image
     except BadInputError:
         raise
+    except PillowImage.DecompressionBombError as error:
+        raise too_large(name) from error
     except Exception as error:  # a decoder fails as it likes on a damaged file
         reason = str(error).replace(repr(file), repr(name))  # else an address in memory, another one each time
         raise BadInputError(_explain(file, name, reason)) from error
@@ -143,20 +176,24 @@ def _can_read_heif(file: BinaryFile) -> bool:
     return True
 
 
-def _check_size(image: PillowImage.Image, name: str) -> None:
-    width, height = image.size
+def check_size(width: int, height: int, name: str) -> None:
+    """Raise BadInputError for an image that is too large, and warn, once in a process, of one that nearly is."""
     if max(width, height) > LONGEST_SIDE:
         raise BadInputError(
             f"{name}: {width} x {height} pixels, expected at most {LONGEST_SIDE} on a side: cut it into pieces"
         )
-    warn_of_size(width, height, name)
-
-
-def warn_of_size(width: int, height: int, name: str) -> None:
-    """Warn, once in a process, of an image that is nearly too large to be taken for honest."""
+    if width * height > most_pixels():
+        raise too_large(name)
     if width * height > (PillowImage.MAX_IMAGE_PIXELS or math.inf) and name not in _named_as_large:
         _named_as_large.add(name)
         warnings.warn(f"{name}: {width} x {height} pixels take much time and memory: make it smaller", stacklevel=2)
+
+
+def too_large(name: str) -> BadInputError:
+    """Return the error for an image of more pixels than it may have."""
+    return BadInputError(
+        f"{name}: more than {most_pixels()} pixels: make it smaller or remove it, or give a larger --most-pixels"
+    )
 
 
 def from_pillow(image: PillowImage.Image, name: str, white_level: int = WHITEST, *, upright: bool = True) -> Image:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from moco.data.decoding import warn_of_size
+from moco.data.decoding import check_size
 from moco.data.images import Images
 from moco.data.jpeg import decode_plain, read_plain_size
 from moco.data.replacement import ChosenImages
@@ -38,7 +38,7 @@ def _read(images: Images, index: int) -> Photo:
     content = images.encoded(index) if images.form is None else None
     size = None if content is None else read_plain_size(content)
     if content is not None and size is not None:
-        warn_of_size(size[1], size[0], images.name(index))
+        check_size(size[1], size[0], images.name(index))
         return Photo(index, size, content, None)
     image = images[index]
     return Photo(index, (image.shape[1], image.shape[2]), b"", image)

@@ -67,10 +67,7 @@ def _pixels(subject: Subject) -> Subject:
 def _named(name: str, subject: Subject) -> Subject:
     if name in TAKEN:
         raise BadInputError(f"--baseline {name}: a baseline of that name is there already; for a folder give ./{name}")
-    try:
-        weights = place_weights(load_weights(name), str(next(subject.encoder.parameters()).device))
-    except BadInputError as error:
-        raise BadInputError(f"--baseline {name}: {str(error).removeprefix(f'--weights {name}: ')}") from error
+    weights = place_weights(load_weights(name, "--baseline"), str(next(subject.encoder.parameters()).device))
     if reads_bytes(weights.encoder.plan.arch) != subject.how.text:
         kinds = ("documents", "images") if subject.how.text else ("images", "documents")
         raise BadInputError(f"--baseline {name}: takes {kinds[1]}, and the data are {kinds[0]}: give other weights")

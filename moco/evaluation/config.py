@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 from moco.core.stems import Stem
-from moco.data.config import Excluded, WhiteLevel
+from moco.data.config import Excluded, MostPixels, WhiteLevel
 from moco.evaluation.label_share import read_label_share
 from moco.runtime.fields import (
     BatchSize,
@@ -118,6 +118,7 @@ class KnnConfig:
     threads: Threads = None
     exclude: Excluded = ()
     white_level: WhiteLevel = None
+    most_pixels: MostPixels = None
     json: JsonOutput = False
 
 
@@ -154,6 +155,7 @@ class LinearConfig:
     threads: Threads = None
     exclude: Excluded = ()
     white_level: WhiteLevel = None
+    most_pixels: MostPixels = None
     json: JsonOutput = False
 
 
@@ -176,8 +178,7 @@ class LowshotConfig:
     batch_size: BatchSize = 128
     """Images per step, over all processes; fewer if fewer are labelled."""
     baseline: bool = True
-    """Also evaluate raw pixels, and random weights of the same network: fine-tuned, these are supervised training from
-    scratch."""
+    """Also evaluate raw pixels, and random weights of the same network, which fine-tuning trains from scratch."""
     like: LikeRun = None
     arch: RandomArch = None
     stem: RandomStem = "imagenet"
@@ -190,6 +191,7 @@ class LowshotConfig:
     threads: Threads = None
     exclude: Excluded = ()
     white_level: WhiteLevel = None
+    most_pixels: MostPixels = None
     json: JsonOutput = False
 
 
@@ -226,6 +228,7 @@ class FinetuneConfig:
     threads: Threads = None
     exclude: Excluded = ()
     white_level: WhiteLevel = None
+    most_pixels: MostPixels = None
     json: JsonOutput = False
 
 
@@ -263,6 +266,7 @@ class EmbedConfig:
     threads: Threads = None
     exclude: Excluded = ()
     white_level: WhiteLevel = None
+    most_pixels: MostPixels = None
     json: JsonOutput = False
 
 

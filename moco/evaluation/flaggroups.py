@@ -10,7 +10,7 @@ SELDOM: dict[str, tuple[str, ...]] = {
         "supervised_epochs",
     ),
     "Images and machine": (
-        "exclude", "white_level", "batch_size", "bank", "precision", "device", "workers", "threads",
+        "exclude", "white_level", "most_pixels", "batch_size", "bank", "precision", "device", "workers", "threads",
     ),
 }  # fmt: skip
 """Title -> fields that few people set."""

@@ -19,6 +19,7 @@ from moco.data.ahead import watch_loading
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
+from moco.data.decoding import limit_pixels
 from moco.data.documents import open_documents
 from moco.data.forms import Form
 from moco.data.images import Images, Labels, hold
@@ -77,7 +78,10 @@ def session(config: EvaluationConfig) -> Iterator[Subject]:
     together = distributed.world_size() > 1  # by the program that called this
     distributed.join_processes(device)
     try:
-        with preserve_torch_state(device), watch_loading("Then give the command again"):
+        with (
+            preserve_torch_state(device), watch_loading("Then give the command again"),
+            limit_pixels(config.most_pixels),
+        ):  # fmt: skip
             set_threads(config.threads)
             precision = resolve_precision(config.precision, device)
             set_precision(precision)
@@ -120,7 +124,7 @@ def named_weights(
         say_notes(found)
         return found
     if like is not None:
-        other = load_weights(str(like))
+        other = load_weights(str(like), "--like")
         return random_weights(other.encoder.plan, seed, other.mean, other.std, other.white_level, other.form)
     if arch is None or image_size is None:
         raise BadInputError("--weights random: give --like RUN, or --arch and --image-size")

@@ -34,7 +34,7 @@ def load_teacher(
     images and size. Raises BadInputError where the weights cannot be had or give features that are no numbers, or where
     the file cannot be written.
     """
-    weights = place_weights(load_weights(name), device)
+    weights = place_weights(load_weights(name, "--teacher"), device)
     say_notes(weights)
     other = "bytes of RGB" if images.form is None else images.form.kind
     own = describe_input(weights.encoder.plan, weights.form)

@@ -25,6 +25,10 @@ BETWEEN = 32
 """Keys of a third and of two thirds of the greatest age, each."""
 BLANK = 4 / 255
 """A view is blank where no channel varies by more than this, in [0, 1]: noise of JPEG on one colour stays below."""
+SPECKS = 100
+"""One value in so many, at either end, may be of a hot pixel or dust: it makes no view bright or full."""
+MOST_VALUES = 4096
+"""Values of a channel that are sorted, about."""
 DARK = 0.1
 """A view is dark where no value is above this; 12 bits stored in 16 end at 0.06."""
 AT_A_TIME = 64
@@ -63,7 +67,7 @@ def vitals(
         def draw(rows: Integers) -> Inputs:
             x = batches.make_views(images[rows], EPOCH, (stream,))[0]
             if batches.mean:
-                extremes.setdefault(stream, []).append(torch.stack([x.amin((2, 3)), x.amax((2, 3))], 1))
+                extremes.setdefault(stream, []).append(_find_extremes(x))
             return x
 
         return _encode(encoder, draw, len(images), precision)
@@ -81,6 +85,14 @@ def vitals(
     if isinstance(queue, Queue) and isinstance(g_k, Encoder):
         figures |= key_figures(g_k, queue, batches, symmetric=symmetric, precision=precision)
     return {name: round(value, 4) for name, value in figures.items()}
+
+
+def _find_extremes(x: Tensor) -> Tensor:
+    """Find the lowest and the highest value (n, 2, C) of each channel of views (n, C, H, W), without specks."""
+    values = x.flatten(2)
+    values = values[..., :: 1 + values.shape[2] // MOST_VALUES].sort(2).values
+    aside = values.shape[2] // SPECKS
+    return torch.stack([values[..., aside], values[..., -1 - aside]], 1)
 
 
 def _share_of_empty(seen: Tensor, batches: ViewBatches | PairBatches) -> dict[str, float]:

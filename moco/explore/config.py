@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from moco.data.config import Excluded
+from moco.data.config import Excluded, MostPixels
 from moco.evaluation.config import EncodedAtOnce
 from moco.runtime.fields import RUNS, D, Device, JsonOutput, Range, Seconds, ShownChannels, Threads, Workers
 
@@ -37,6 +37,7 @@ class ExploreConfig:
     """Write one self-contained HTML page of at most 3,000 of the images to this file, and serve nothing."""
     show_channels: ShownChannels = ()
     exclude: Excluded = ()
+    most_pixels: MostPixels = None
     device: Device = "auto"
     batch_size: EncodedAtOnce = 256
     workers: Workers = None

@@ -28,6 +28,7 @@ from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.forms import Form
 from moco.errors import BadInputError
 from moco.interop.architecture import complete_tensors, infer, note_plain
+from moco.interop.calling import WEIGHTS, call, given_by
 from moco.interop.contents import first_names, flatten
 from moco.interop.descriptions import Description, require_torchvisions
 from moco.interop.folders import exported_metadata, find_file, load_pieces, read_description
@@ -107,19 +108,25 @@ def random_weights(
         return Weights(Encoder(plan), mean, std, white_level=white_level, form=form)
 
 
-def load_weights(weights: str) -> Weights:
+def load_weights(weights: str, flag: str = WEIGHTS) -> Weights:
     """Read an encoder (f_q) from a run, a checkpoint, an encoder.safetensors, or another project's checkpoint.
 
     Other projects' are known by their tensors' names (docs/interop.md); stem=NAME@FILE and part=NAME@FILE say what such
     a file does not. timm:NAME, timm:NAME@FILE and torchvision:NAME are published weights. Raises BadInputError where
-    there is none, where it is damaged, where it does not fit its own description, where any part of its backbone is
+    there is none, naming the `flag` by which it was given,
+    where it is damaged, where it does not fit its own description, where any part of its backbone is
     missing or left over, or where a number in it is not finite.
     """
+    with given_by(flag, weights):
+        return _load(weights)
+
+
+def _load(weights: str) -> Weights:
     found = _read(weights)
     for name, value in encoder_tensors(found.encoder).items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise BadInputError(
-                f"--weights {weights}: {name} has numbers that are not finite, as after a diverged training: give "
+                f"{call(weights)}: {name} has numbers that are not finite, as after a diverged training: give "
                 f"an earlier checkpoint"
             )
     _require_numbers(found.encoder, weights)
@@ -142,7 +149,7 @@ def _require_numbers(encoder: Encoder, weights: str) -> None:
         finite = bool(encoder.backbone(ramp).isfinite().all())
     if not finite:
         raise BadInputError(
-            f"--weights {weights}: its features of an image are not finite, as after a diverged training: give an "
+            f"{call(weights)}: its features of an image are not finite, as after a diverged training: give an "
             f"earlier checkpoint"
         )
 
@@ -164,7 +171,7 @@ def _read(weights: str) -> Weights:
         path = find_file(path)
     if not path.exists():
         raise BadInputError(
-            f"--weights {weights}: no such run or file, expected a run folder, a checkpoint, an encoder.safetensors, "
+            f"{call(weights)}: no such run or file, expected a run folder, a checkpoint, an encoder.safetensors, "
             f"another project's checkpoint, hf://OWNER/NAME, timm:NAME, timm:NAME@FILE or torchvision:NAME (and for "
             f"evaluations random)"
         )
@@ -195,7 +202,7 @@ def _choice(weights: str) -> tuple[dict[str, str], str]:
     stem = choice.get("stem", "cifar")
     if not choice.keys() <= {"stem", "part"} or stem not in STEMS:
         raise BadInputError(
-            f"--weights {weights}: expected stem=NAME@FILE, part=NAME@FILE or stem=NAME,part=NAME@FILE; stems are "
+            f"{call(weights)}: expected stem=NAME@FILE, part=NAME@FILE or stem=NAME,part=NAME@FILE; stems are "
             f"{', '.join(STEMS)}"
         )
     return choice, match[2]

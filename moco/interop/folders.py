@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.errors import BadInputError
+from moco.interop.calling import call
 from moco.interop.descriptions import (
     DILATED,
     OWN,
@@ -48,9 +49,7 @@ def find_file(folder: Path) -> Path:
     if len(alone) == 1:
         return alone[0]
     found = f", and with {len(alone)} other files of weights: give one of them" if alone else ""
-    raise BadInputError(
-        f"--weights {folder}: a folder without encoder.safetensors and without a valid checkpoint{found}"
-    )
+    raise BadInputError(f"{call(folder)}: a folder without encoder.safetensors and without a valid checkpoint{found}")
 
 
 def load_pieces(path: Path) -> object | None:

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 from moco.errors import BadInputError, VoidError, one_line
+from moco.interop.calling import call, given_flag
 from moco.interop.folders import INDEX, NAMES, read_pieces
 from moco.runtime.hub import Address, digest_file, fetch_hub_file, hub_errors, parse_address, quiet
 
-FLAG = "--weights"
 BESIDE = ("config.json", "preprocessor_config.json")
 """Files that say what the weights in the same folder are."""
 REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
@@ -19,28 +19,28 @@ def fetch_weights(weights: str) -> Path:
     Without a FILE it is the first of the usual names that the repository has; of an index all pieces are fetched.
     Raises BadInputError where there is none, or it cannot be fetched.
     """
-    address = parse_address(weights, FLAG)
+    address = parse_address(weights, given_flag())
     if address.kind != "model":
-        raise BadInputError(f"{FLAG} {weights}: a data set: give it as --data")
+        raise BadInputError(f"{call(weights)}: a data set: give it as --data")
     folder, _, name = address.path.rpartition("/")
     start = f"{folder}/" if folder else ""
     for file in (name,) if name else NAMES:
-        found = fetch_hub_file(address, start + file, FLAG)
+        found = fetch_hub_file(address, start + file, given_flag())
         if found is not None:
             _fetch_beside(address, start, found)
             return found
     lacking = f"file {address.path}" if name else f"file called {', '.join(NAMES)}: name it, {weights}/FILE"
-    raise BadInputError(f"{FLAG} {weights}: the repository has no {lacking}")
+    raise BadInputError(f"{call(weights)}: the repository has no {lacking}")
 
 
 def _fetch_beside(address: Address, start: str, found: Path) -> None:
     for file in BESIDE:
-        fetch_hub_file(address, start + file, FLAG, optional=True)
+        fetch_hub_file(address, start + file, given_flag(), optional=True)
     if found.name.endswith(INDEX):
         for piece in read_pieces(found):
-            if fetch_hub_file(address, start + piece, FLAG) is None:
+            if fetch_hub_file(address, start + piece, given_flag()) is None:
                 raise BadInputError(
-                    f"{FLAG} {address.text}: its index names {piece}, which the repository does not have"
+                    f"{call(address.text)}: its index names {piece}, which the repository does not have"
                 )
 
 

@@ -26,6 +26,7 @@ from moco.core.resnet import RESNETS
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.errors import BadInputError
 from moco.interop.architecture import match_tensors
+from moco.interop.calling import call, given_flag
 from moco.interop.contents import find_named, flatten
 from moco.interop.descriptions import Description
 from moco.interop.downloads import find_in_hub_cache, from_hub, from_url, place_of_url
@@ -107,16 +108,16 @@ def load_published(weights: str) -> Published:
 
 def _of_timm(weights: str) -> Published:
     name, at, file = weights.partition("@")
-    require_timm_name(name, "--weights", tags=True)
+    require_timm_name(name, given_flag(), tags=True)
     config = timm_config(name)
     path = Path(file) if at else _timm_file(name)
     if not path.is_file():
-        raise BadInputError(f"--weights {weights}: there is no file {path}: expected a .safetensors or .pth of {name}")
+        raise BadInputError(f"{call(weights)}: there is no file {path}: expected a .safetensors or .pth of {name}")
     content = load_foreign(path)
     if content is None:
         raise BadInputError(
-            f"--weights {weights}: {path} is damaged, or one of moco's own files: give one of moco's without the "
-            f"network's name, --weights {path}"
+            f"{call(weights)}: {path} is damaged, or one of moco's own files: give one of moco's without the "
+            f"network's name, {call(path)}"
         )
     arch = name.partition(".")[0]
     about = Description(arch.removeprefix(TIMM), tuple(config.mean), tuple(config.std), config.input_size[-1])
@@ -171,7 +172,7 @@ def _with_timms_names(about: Description, path: Path, content: object) -> Publis
 def _timm_file(name: str) -> Path:
     """Return the file of timm's weights of a network."""
     config = timm_config(name)
-    what, otherwise = f"--weights {name}", f"{name}@FILE"
+    what, otherwise = call(name), f"{name}@FILE"
     if config.hf_hub_id:
         return from_hub(*_place_in_hub(config), what, otherwise)
     if isinstance(config.url, str) and config.url:
@@ -204,7 +205,7 @@ def download_bytes(weights: str) -> int:
 
 def torchvision_file(weights: str) -> Path:
     """Find or download the file of `torchvision:ARCH`. Raises BadInputError if there is none, or it cannot be had."""
-    return from_url(str(_entry(weights).url), f"--weights {weights}")
+    return from_url(str(_entry(weights).url), call(weights))
 
 
 def _of_torchvision(weights: str) -> Published:
@@ -230,6 +231,6 @@ def _entry(weights: str) -> Any:
     if arch not in known:
         similar = [TORCHVISION + name for name in get_close_matches(arch, known, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(similar)}?" if similar else "expected torchvision:resnet50 or its like"
-        raise BadInputError(f"--weights {weights}: torchvision has no weights of that name: {hint}")
+        raise BadInputError(f"{call(weights)}: torchvision has no weights of that name: {hint}")
     entries = torchvision.models.get_model_weights(arch)
     return entries.__members__.get(FIRST_RELEASE, entries.DEFAULT)

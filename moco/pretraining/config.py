@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from moco.core.stems import Stem
-from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, NoData, WhiteLevel
+from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, MostPixels, NoData, WhiteLevel
 from moco.data.pairconfig import HiddenShare, OwnPretextAgain, PartnerData, PatchSide, PretextName, SeriesList, Within
 from moco.runtime.fields import (
     RUN,
@@ -60,7 +60,7 @@ class PretrainConfig:
     """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (twice the width), resnext50-32x8d,
     vit-tiny-4 (a transformer on patches of 4 pixels; also small and base, 8 and 16), any other classification model of
     torchvision by its name, timm:NAME (any network of timm that gives pooled features; docs/encoders.md), or for
-    documents bytes-tiny or bytes-small. --init-weights sets it unless you give it."""
+    documents bytes-ngrams, bytes-tiny or bytes-small. --init-weights sets it unless you give it."""
     stem: Stem | None = "imagenet"
     """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels
     (-padded: it pads by 2; -pooled: with max-pooling; -linear: without a ReLU after it, as other projects build them).
@@ -234,8 +234,7 @@ class PretrainConfig:
     recompute: bool = False
     """Recompute a ResNet's activations for the gradient: much less memory, a third more time."""
     deterministic: bool = False
-    """Let a GPU repeat a run bit for bit, by slower algorithms that always add up in the same order (docs/gpu.md).
-    A CPU does so anyway."""
+    """Let a GPU repeat a run bit for bit, by slower algorithms (docs/gpu.md). A CPU does so anyway."""
     timeout: Timeout = 600.0
     threads: Threads = None
     workers: Workers = None
@@ -256,6 +255,7 @@ class PretrainConfig:
     """Whiten the finished encoder's features by this many training images (docs/whitening.md; 0: do not)."""
     exclude: Excluded = ()
     white_level: Annotated[WhiteLevel, Earlier(65535)] = None
+    most_pixels: MostPixels = None
     accept_changed_data: AcceptChangedData = False
     json: JsonOutput = False
 

@@ -32,8 +32,13 @@ def with_weights(config: PretrainConfig) -> PretrainConfig:
         return config
     if config.init_weights is None:
         raise BadInputError(f"{flag(left_open[0])} is left open: give a value, or --init-weights, which have one")
-    weights = load_weights(config.init_weights)
+    weights = load_weights(config.init_weights, flag_of(config))
     return dataclasses.replace(config, **{name: _own(weights)[name] for name in left_open})
+
+
+def flag_of(config: PretrainConfig) -> str:
+    """Return the flag that names the weights to start from, else those of a teacher."""
+    return flag("teacher" if config.init_weights in (None, config.teacher) else "init_weights")
 
 
 def _own(weights: Weights) -> dict[str, Any]:
@@ -44,7 +49,7 @@ def _own(weights: Weights) -> dict[str, Any]:
 
 def fill(encoder: Encoder, init_weights: str) -> None:
     """Give an encoder the backbone of these weights, which must fit in full, and their head where it fits too."""
-    weights, plan = load_weights(init_weights), encoder.plan
+    weights, plan = load_weights(init_weights, flag("init_weights")), encoder.plan
     given = weights.encoder
     tensors = given.backbone.state_dict()
     if given.plan.channels != plan.channels:
@@ -105,7 +110,7 @@ def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Di
     """Take f_k and the queue of `init_weights` too, where its file has them and they fit; say where each comes from."""
     if config.init_weights is None:
         return ""
-    weights = load_weights(config.init_weights)
+    weights = load_weights(config.init_weights, flag_of(config))
     same_head = _same_head(pair.encoder, weights.encoder)
     same_channels = pair.encoder.plan.channels == weights.encoder.plan.channels
     given = [flag(name) for name, value in _own(weights).items() if getattr(config, name) != value]

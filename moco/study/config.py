@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from moco.data.config import Excluded
+from moco.data.config import Excluded, MostPixels
 from moco.runtime.fields import Count, D, Device, JsonOutput, Minutes, Precision, Range, Repetitions, Threads
 
 
@@ -50,6 +50,7 @@ class StudyConfig:
     """Only print one line of shell for each run, for example for a job array. The same study then collects the
     results."""
     exclude: Excluded = ()
+    most_pixels: MostPixels = None
     precision: Precision = "fp32"
     device: Device = "auto"
     threads: Threads = None

@@ -33,7 +33,7 @@ MOST_ARMS = 1000
 """Maximum number of arms of a study, each of which is a training; a grid multiplies quickly."""
 OWN_FLAGS = frozenset({
     "data", "out", "seed", "epochs", "max_steps", "json", "log_every", "knn_every", "init_weights", "precision",
-    "device", "threads", "accept_changed_data", "exclude",
+    "device", "threads", "accept_changed_data", "exclude", "most_pixels",
 })  # fmt: skip
 """Flags that the study sets itself, so that arms stay comparable."""
 

@@ -65,7 +65,7 @@ def build_training(
         "data": config.data, "out": folder, "seed": seed, "max_steps": steps,
         "log_every": 1 if study.steps else max(1, steps // LINES), "knn_every": every, "precision": config.precision,
         "device": config.device, "threads": config.threads, "knn_k": values.get("knn_k") or PAPERS_K,
-        "exclude": config.exclude,
+        "exclude": config.exclude, "most_pixels": config.most_pixels,
     }  # fmt: skip
     return PretrainConfig(**{**values, **own})
 
@@ -109,7 +109,8 @@ def _flags(study: Study, arm: Arm, config: StudyConfig, trained: PretrainConfig)
 def _common_flags(config: StudyConfig) -> tuple[str, ...]:
     threads = () if config.threads is None else ("--threads", str(config.threads))
     excluded = tuple(word for pattern in config.exclude for word in ("--exclude", pattern))
-    return ("--precision", config.precision, "--device", config.device, *threads, *excluded)
+    most = () if config.most_pixels is None else ("--most-pixels", str(config.most_pixels))
+    return ("--precision", config.precision, "--device", config.device, *threads, *excluded, *most)
 
 
 def select_arms(study: Study, config: StudyConfig, images: int) -> tuple[list[Arm], list[str]]:
@@ -152,7 +153,7 @@ def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
         return {}
     try:
         plan = read_object(config.out / "plan.json")
-        asked = {"exclude": [], "halving": False, **plan["asked"]}
+        asked = {"exclude": [], "most_pixels": None, "halving": False, **plan["asked"]}
         theirs = asked, plan["study"], plan["images"], plan["survey"]["images"], dict(plan["cost"])
         plan["survey"]["rates"], plan["extrapolation"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -171,5 +172,5 @@ def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
 
 def collect_fixed_flags(config: StudyConfig) -> dict[str, Any]:
     """Return the flags that must not change when a study continues; more seeds may be added."""
-    names = ("data", "images", "minutes", "recipe", "precision", "halving")
+    names = ("data", "images", "minutes", "recipe", "precision", "halving", "most_pixels")
     return {**{name: getattr(config, name) for name in names}, "exclude": list(config.exclude)}

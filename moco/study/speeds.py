@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.data.catalog import load
+from moco.data.decoding import limit_pixels
 from moco.data.derived import take_evenly
 from moco.data.images import Images, hold
 from moco.data.splits import final_split
@@ -37,6 +38,11 @@ ENDLESS = 1_000_000
 
 def measure_speeds(config: StudyConfig, folder: Path, case: str) -> dict[str, Any]:
     """Images in all splits, seconds to read them, and images per second: of each arm's training, and encoded."""
+    with limit_pixels(config.most_pixels):
+        return _measure_speeds(config)
+
+
+def _measure_speeds(config: StudyConfig) -> dict[str, Any]:
     study, started = settle_study(config), time.monotonic()
     splits = load(config.data, config.exclude)
     bank, queries = final_split(splits)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from moco.data.config import WhiteLevel
+from moco.data.config import MostPixels, WhiteLevel
 from moco.errors import BadInputError
 from moco.evaluation.config import LikeRun, RandomArch, RandomStem
 from moco.runtime.fields import (
@@ -50,7 +50,7 @@ TRANSFER_GROUPS: dict[str, tuple[str, ...]] = {
                "json"),
     "Model and schedule": (),
     "Images": ("flip", "train_sizes", "test_size", "longest_side", "crop_size", "crop_scales", "white_level",
-               "accept_changed_data", "skip_empty", "repeat_threshold"),
+               "most_pixels", "accept_changed_data", "skip_empty", "repeat_threshold"),
     "Evaluation": ("detections", "score_threshold", "nms_threshold", "precise_bn", "evaluate_every", "test_images",
                    "voc_rule", "shown_images"),
     "Machine and logging": ("precision", "timeout", "threads", "log_every", "logger", "checkpoint_every"),
@@ -153,6 +153,7 @@ class TransferConfig:
     checkpoint_every: CountOrZero = 1000
     """Steps between two checkpoints (0: only at the end)."""
     white_level: Annotated[WhiteLevel, Earlier(65535)] = None
+    most_pixels: MostPixels = None
     accept_changed_data: AcceptChangedData = False
     shown_images: Annotated[int, Range(0, 1000)] = 6
     """Test images that are kept for the report, with what was found and what is true."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image as PillowImage
 
-from moco.data.decoding import FORMATS
+from moco.data.decoding import use_file
 from moco.errors import BadInputError
 
 ORIENTATION = 0x0112
@@ -31,11 +31,10 @@ def read_header(path: str) -> Header:
     """Read an image's header. Raises BadInputError where it cannot be read, or is no regular file."""
     if not os.path.isfile(path):
         raise BadInputError(f"{path}: no such file, or not a regular file: remove or replace it")
-    try:
-        with PillowImage.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception as error:  # a decoder fails as it likes on a damaged file
-        raise BadInputError(f"{path}: cannot be read as an image ({error}): remove or replace it") from error
+    width, height, orientation = use_file(path, _look)
     orientation = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
     return Header((width, height) if orientation >= FIRST_TURNED else (height, width), orientation)
+
+
+def _look(image: PillowImage.Image, name: str) -> tuple[int, int, object]:
+    return *image.size, image.getexif().get(ORIENTATION, 1)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 
+from moco.data.decoding import check_size, too_large
 from moco.data.images import PathTable
 from moco.data.opening import open_regular
 from moco.errors import BadInputError
@@ -68,9 +69,12 @@ def read_values(path: str, colours: Colours | None = None) -> Values:
     """
     try:
         with open_regular(path) as file, PillowImage.open(file, formats=("PNG",)) as image:
+            check_size(*image.size, path)
             image.load()
     except BadInputError:
         raise
+    except PillowImage.DecompressionBombError as error:
+        raise too_large(path) from error
     except Exception as error:  # a decoder fails as it likes on a damaged file
         raise BadInputError(f"{path}: cannot be read as a PNG ({error}): replace it") from error
     if image.mode in ("1", "L", "LA") or image.mode.startswith("I"):

@@ -45,6 +45,16 @@ def test_a_sound_set(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 images checked, 0 cannot be read" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_most_pixels_are_a_flag(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Larger images are listed, and the line names the flag."""
+    PillowImage.new("RGB", (9, 9)).save(photos / "test" / "2.png")
+    assert main(["check", "--data", str(photos / "test"), "--most-pixels", "80", "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["unreadable"]
+    assert one["path"] == "2.png"
+    assert one["reason"].endswith("more than 80 pixels: make it smaller or remove it, or give a larger --most-pixels")
+
+
 def test_images_of_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Bands at full depth are read as pretrain reads them; those of other channels or without a number are listed."""
     rng = np.random.default_rng(0)

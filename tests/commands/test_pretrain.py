@@ -14,6 +14,7 @@ from PIL import Image as PillowImage
 from moco.cli import main
 from moco.commands.embed import run as embed
 from moco.commands.export import run as export
+from moco.commands.knn import run as knn
 from moco.commands.pretrain import build_monitor
 from moco.commands.pretrain import run as pretrain
 from moco.core.encoder import Encoder, EncoderPlan
@@ -21,7 +22,8 @@ from moco.data.catalog import load
 from moco.data.derived import take_evenly
 from moco.data.images import Images, Split
 from moco.data.splits import monitor_split
-from moco.evaluation.config import EmbedConfig
+from moco.errors import BadInputError
+from moco.evaluation.config import EmbedConfig, KnnConfig
 from moco.evaluation.feature_whitening import choose_whitening
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.frozen import load_encoder
@@ -129,6 +131,22 @@ def test_the_white_level_goes_with_the_run(tmp_path: Path, capsys: pytest.Captur
     more = dataclasses.replace(config, data=same, out=tmp_path / "more", init_weights=str(config.out))
     pretrain(more)
     assert json.loads((more.out / "config.json").read_text())["white_level"] == 4095
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning", "ignore:.*take much time")
+def test_the_most_pixels_go_with_the_run(tmp_path: Path) -> None:
+    """The run stores them; images of more are replaced, in evaluations refused."""
+    config = recipe(
+        "quick", data=deep_images(tmp_path / "x", 256), out=tmp_path / "run", arch="resnet18-w4", image_size=16,
+        batch_size=16, queue_size=32, max_steps=1, knn_every=0, workers=0, threads=1, device="cpu", init="kaiming",
+        channels="rgb", most_pixels=256,
+    )  # fmt: skip
+    pretrain(config)
+    assert json.loads((config.out / "config.json").read_text())["most_pixels"] == 256
+    with pytest.raises(BadInputError, match="more than 255 pixels"):
+        pretrain(dataclasses.replace(config, out=tmp_path / "other", most_pixels=255))
+    with pytest.raises(BadInputError, match="more than 255 pixels"):
+        knn(KnnConfig(str(config.out), config.data, device="cpu", threads=1, workers=0, most_pixels=255))
 
 
 def test_runs_from_before_keep_the_full_range(tmp_path: Path) -> None:

@@ -276,6 +276,13 @@ def test_images_of_16_bits_are_scaled(tmp_path: Path, capfd: pytest.CaptureFixtu
         transfer(replace(first, white_level=65535))
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_images_of_too_many_pixels_are_named(tmp_path: Path) -> None:
+    """Before the first step, with the flag that lets them in."""
+    with pytest.raises(BadInputError, match=r"\.(jpg|png): more than 50 pixels: .*--most-pixels"):
+        transfer(replace(config(tmp_path, "voc-semantic"), most_pixels=50))
+
+
 @pytest.fixture
 def as_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the checks of types: tyro marks what must be given by values of its own."""

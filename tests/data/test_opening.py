@@ -14,7 +14,8 @@ import torch
 from PIL import Image as PillowImage
 
 from moco.data import decoding
-from moco.data.decoding import decode
+from moco.data.ahead import load_ahead
+from moco.data.decoding import decode, limit_pixels, most_pixels
 from moco.data.images import FileImages, PathTable
 from moco.data.opening import name_format, read_limit, read_whole
 from moco.data.photos import read_photo
@@ -93,10 +94,43 @@ def decode_with(most: str, path: Path) -> None:
 def test_the_most_pixels_are_a_setting(tmp_path: Path) -> None:
     """MOCO_MOST_PIXELS lets larger images in, or refuses smaller ones from their header."""
     path = picture(tmp_path / "x.jpg")
-    for most, said in (("99", "exceeds limit of 98 pixels"), ("400", "torch.Size([3, 10, 10])")):
+    for most, said in (("99", "x.jpg: more than 99 pixels"), ("100", "torch.Size([3, 10, 10])")):
         training = start_program(functools.partial(decode_with, most, path), tmp_path, ranks=1)
         assert training.exit_codes() == [int(most == "99")]
         assert said in training.text()
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning", "ignore:.*take much time")
+def test_the_most_pixels_are_a_flag(tmp_path: Path) -> None:
+    """Exact, for plain JPEGs and others, up to twice the limit and beyond; the default holds again afterwards."""
+    for name in ("x.jpg", "x.png"):
+        images, path = files(tmp_path, name), picture(tmp_path / name)
+        for most in (100, 1000):
+            with limit_pixels(most):
+                assert decode(path).shape == (3, 10, 10)
+                assert read_photo(choose(images), 0).size == (10, 10)
+        for most in (1, 50, 51, 99):
+            with limit_pixels(most), pytest.raises(BadInputError, match=f"more than {most} pixels.*--most-pixels"):
+                decode(path)
+            with limit_pixels(most), pytest.raises(BadInputError, match="--most-pixels"):
+                read_photo(choose(images), 0)
+    assert decode(path).shape == (3, 10, 10)
+
+
+def choose(images: FileImages) -> ChosenImages:
+    """The only image of a set, without others in its place."""
+    return ChosenImages(images, np.array([0]), 0, 0, stand_ins=False)
+
+
+def tell_most(_: int) -> int:
+    """Tell what holds in a loading process."""
+    return most_pixels()
+
+
+def test_loading_processes_have_the_limit() -> None:
+    """It is handed to them."""
+    with limit_pixels(77):
+        assert list(load_ahead(tell_most, [0], 1)) == [77]
 
 
 def test_the_bound_is_exact(tmp_path: Path) -> None:

@@ -189,6 +189,21 @@ def test_blank_and_dark_views_are_counted() -> None:
     assert (found["blank_views"], found["dark_views"]) == (30.0, 30.0)
 
 
+def test_specks_hide_no_blank_or_dark_view() -> None:
+    """Hot pixels of a camera, dust on paper: one pixel in a thousand; a white margin around half a picture is none."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (10, 3, 160, 160))
+    pixels[:4] = np.array([[[255]], [[255]], [[0]], [[0]]])[:, None]
+    pixels[4:7] //= 16
+    specks = generator.integers(0, 160, (2, 26))
+    pixels[:7, :, specks[0], specks[1]] = np.array([0] * 2 + [255] * 5).reshape(7, 1, 1)
+    pixels[7:, :, :, :80] = 255
+    crops = dataclasses.replace(AUGMENTATIONS["cifar"], jitter_probability=0.0)
+    batches = ViewBatches(ArrayImages(torch.from_numpy(pixels).to(torch.uint8)), crops, 80, MEAN, STD, BATCH)
+    found = vitals({"f_q": encoder(0)}, batches)
+    assert (found["blank_views"], found["dark_views"]) == (40.0, 50.0)
+
+
 def modules_with(dictionary: nn.Module) -> dict[str, nn.Module]:
     """What a run trains."""
     f_q = encoder(0)

@@ -118,7 +118,7 @@ def test_a_partner_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Documents of two alphabets: a run, kNN, linear and features by it; the same with a queue, without labels."""
+    """Documents of two alphabets: a run, kNN, linear and features by it; the recipe's own network, without labels."""
     drawn = np.random.default_rng(0)
     for name, letters in (("low", b"abcdefgh "), ("high", b"stuvwxyz ")):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -127,7 +127,7 @@ def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.Captu
             (tmp_path / "data" / name / f"{number}.txt").write_bytes(text)
     data, out = str(tmp_path / "data"), tmp_path / "run"
     small = {**SMALL, "arch": "bytes-tiny", "image_size": 16, "batch_size": 8, "optimizer": "muon"}
-    result = pretrain.run(recipe("text", data=data, out=out, **{**small, "max_steps": 3}))
+    result = pretrain.run(recipe("text", data=data, out=out, **{**small, "muon_lr": 0.03, "max_steps": 3}))
     assert result["knn_queries"] == 4
     assert "knn_pixels" not in result
     assert "muon 0.03 for 16 kernels" in capsys.readouterr().err
@@ -143,8 +143,8 @@ def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.Captu
     ):
         pretrain.run(recipe("text", data=data, out=tmp_path / "other", **{**small, "arch": "resnet18"}))
     (tmp_path / "data.txt").write_bytes(b"\n".join(path.read_bytes() for path in (tmp_path / "data").rglob("*.txt")))
-    queue = {**small, "dictionary": "queue", "queue_size": 16, "max_steps": 2, "knn_every": 1}
-    found = pretrain.run(recipe("text", data=str(tmp_path / "data.txt"), out=tmp_path / "lines", **queue))
+    bag = {**small, "arch": "bytes-ngrams", "optimizer": "adamw", "max_steps": 2, "knn_every": 1}
+    found = pretrain.run(recipe("text", data=str(tmp_path / "data.txt"), out=tmp_path / "lines", **bag))
     assert found["uniformity"] < 0
     assert "blank_views" not in found
 
