@@ -14,7 +14,6 @@ from moco.data.catalog import load
 from moco.pretraining.health import accuracy_gain
 from moco.pretraining.recipes import recipe
 
-pytestmark = pytest.mark.usefixtures("few_digits")
 CPU = ["--data", "digits", "--device", "cpu", "--threads", "1", "--json"]
 
 
@@ -56,13 +55,13 @@ def test_a_k_that_is_given_is_taken(run: Path, capsys: pytest.CaptureFixture[str
     """By the baselines too; one that is chosen says so."""
     chosen, said = told(capsys, run, "--features", "plain")
     assert chosen["k_chosen"] is True
-    assert f"(k {chosen['k']}, chosen by leave-one-out on the bank; 120 queries of the test split" in said
+    assert f"(k {chosen['k']}, chosen by leave-one-out on the bank; 360 queries of the test split" in said
     given, said = told(capsys, run, "--features", "plain", "--knn-k", "200")
     assert (given["k"], given["k_chosen"]) == (200, False)
     assert {own["k"] for own in given["baselines"].values()} == {200}
-    assert "(k 200; 120 queries of the test split, held out from training; 480 images in the bank)" in said
+    assert "(k 200; 360 queries of the test split, held out from training; 1437 images in the bank)" in said
     assert chosen["k"] < 200
-    assert chosen["top1"] > given["top1"]  # of the 48 images for each class
+    assert chosen["top1"] > given["top1"]  # of the digits' 180 images for each class
 
 
 def test_other_weights_at_their_own_size(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +83,7 @@ def test_other_weights_at_their_own_size(run: Path, tmp_path: Path, capsys: pyte
     assert f"against {other} at {own['image_size']} pixels, {own['top1']:.2f}%" in said
     truth = load("digits")["test"].labels
     ours, theirs = (100.0 * (predicted(folder) == truth) for folder in (run, other))
-    reach = 1.96 * (ours - theirs).std() / 120**0.5
+    reach = 1.96 * (ours - theirs).std() / 360**0.5
     assert own["difference"] == pytest.approx((ours - theirs).mean(), abs=1e-3)
     assert own["high"] - own["low"] == pytest.approx(2 * reach, rel=1e-3)
 
