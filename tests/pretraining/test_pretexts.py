@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco.commands import embed, knn, linear, pretrain, resume
+from moco.commands import embed, knn, linear, pretrain, report, resume
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, KnnConfig, LinearConfig
 from moco.pretraining.config import PretrainConfig, ResumeConfig
 from moco.pretraining.pretexts import load_own_pretext, require_pretext
 from moco.pretraining.recipes import recipe
+from moco.report.config import ReportConfig
 from moco.runtime.configfile import to_json
 from moco.runtime.owncode import OWN
 
@@ -147,6 +148,8 @@ def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.Captu
     found = pretrain.run(recipe("text", data=str(tmp_path / "data.txt"), out=tmp_path / "lines", **bag))
     assert found["uniformity"] < 0
     assert "blank_views" not in found
+    assert report.run(ReportConfig((out,)))["runs"] == ["run"]
+    assert "map are left out: they show images, and this run learned from documents" in capsys.readouterr().out
 
 
 def test_the_pretexts_of_images_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
