@@ -104,7 +104,7 @@ def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
             assert found[way]["deviation"] == pytest.approx(np.std(found[way]["each"], ddof=1), abs=1e-3)
     assert result["baselines"]["pixels"].keys() >= {"linear"}
     assert "finetune" not in result["baselines"]["pixels"]
-    assert result["linear"]["mean"] > (20 if labels == "1" else 50)  # chance is 10
+    assert result["linear"]["mean"] > (20 if labels == "1" else 35)  # chance is 10
     assert all(penalty in PENALTIES for penalty in result["linear"]["penalty"])
     name = "lowshot-1.json" if labels == "1" else "lowshot-15pct.json"
     stored = json.loads((copy / "evaluations" / name).read_text())

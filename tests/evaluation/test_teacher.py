@@ -104,7 +104,7 @@ def test_weights_that_give_no_numbers_teach_nothing(
     weights = load_weights(str(tiny_run))
     with torch.no_grad():
         next(weights.encoder.backbone.parameters()).fill_(torch.nan)
-    monkeypatch.setattr("moco.evaluation.teacher.load_weights", lambda name: weights)
+    monkeypatch.setattr("moco.evaluation.teacher.load_weights", lambda *_: weights)
     with pytest.raises(BadInputError, match=r"--teacher W: .*features of .* are not finite"):
         load_teacher("W", images, STUDENT, "cpu", size=None, cached=True)
 
@@ -112,7 +112,7 @@ def test_weights_that_give_no_numbers_teach_nothing(
 def test_documents_teach_nothing_about_images(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one line."""
     weights = random_weights(EncoderPlan("bytes-tiny", image_size=16), 0, (0.0,) * 3, (1.0,) * 3)
-    monkeypatch.setattr("moco.evaluation.teacher.load_weights", lambda name: weights)
+    monkeypatch.setattr("moco.evaluation.teacher.load_weights", lambda *_: weights)
     with pytest.raises(BadInputError, match="--teacher W: takes documents, and the images are bytes of RGB"):
         load_teacher("W", images, STUDENT, "cpu", size=None, cached=True)
 
