@@ -7,7 +7,8 @@ demo: .venv/installed  ## pre-train on real images, and show in numbers that the
 	@scripts/demo
 
 test: .venv/installed-dev  ## every test but the slowest
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow" -n auto --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow" -n auto --dist loadfile \
+		--no-loadscope-reorder
 
 test-slow: .venv/installed-dev  ## the slowest: killed in every phase of a save, restarts by torchrun, every detector learns
 	.venv/bin/python -m pytest -m slow $(PART)

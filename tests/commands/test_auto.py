@@ -30,7 +30,7 @@ SECONDS = 12.0
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """A machine with a step in four seconds and a look in 0.3, without published weights; types are not checked."""
+    """A machine whose steps, looks and images take their time, without published weights; types are not checked."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     monkeypatch.setenv("MOCO_DATA", str(tmp_path / "cache"))
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
@@ -38,6 +38,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fix
     if "measured" not in request.fixturenames:
         monkeypatch.setattr(readiness, "time_step", lambda *_: StepTime(4.0, 0.5))
         monkeypatch.setattr(readiness, "_seconds", lambda _: 0.3)
+        monkeypatch.setattr(readiness, "measure_encoding", lambda *_: 0.002)
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ members = st.lists(st.tuples(folders, keys, endings).map(lambda part: f"{part[0]
 
 
 @given(st.lists(members, min_size=1, max_size=3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_members(tmp_path_factory: pytest.TempPathFactory, shards: list[list[str]]) -> None:
     """Which are images, which class they have and where they lie: as WebDataset's own pattern splits their names.
 

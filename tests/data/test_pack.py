@@ -30,6 +30,8 @@ from moco.data.shards import ShardImages
 from moco.errors import BadInputError
 from tests.faults.processes import start_program, until
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,13 +87,13 @@ def refusal(data: Path | str, out: Path, **flags: Any) -> str:
 
 @pytest.mark.parametrize("form", ["arrays", "shards"])
 def test_the_digits(tmp_path: Path, form: str) -> None:
-    """Both formats give back 1,437 + 360 images; many shards make no difference."""
+    """Both formats give back 480 + 120 images; many shards make no difference."""
     found = packed("digits", tmp_path / "p", format=form, shard_bytes=100_000)
     expected = load("digits")
     check_same(found, expected)
     kind = ArrayImages if form == "arrays" else ShardImages
     assert all(isinstance(images, kind) for images in found.values())
-    assert (len(list((tmp_path / "p").rglob("*.tar"))) > 20) == (form == "shards")
+    assert (len(list((tmp_path / "p").rglob("*.tar"))) > 10) == (form == "shards")
 
 
 def test_photographs(photos: Path, tmp_path: Path) -> None:
@@ -328,20 +330,20 @@ def test_packed_channels_that_are_not_wanted(tmp_path: Path) -> None:
 
 
 def test_arrays_are_mapped(tmp_path: Path) -> None:
-    """Opening a pack of 8 GB takes no memory, and a batch reads its own rows only."""
+    """Opening a pack of 3 GB takes no memory, and a batch reads its own rows only."""
     run(PackConfig("digits", tmp_path / "p"))
-    path, count, shape = tmp_path / "p" / "train" / "pixels.npy", 1437, (3, 1400, 1400)
+    path, count, shape = tmp_path / "p" / "train" / "pixels.npy", 480, (3, 1400, 1400)
     with path.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
         np.lib.format.write_array_header_1_0(file, header)
         start = file.tell()
         file.truncate(start + count * 3 * 1400 * 1400)  # holes
-        file.seek(start + 1436 * 3 * 1400 * 1400)
+        file.seek(start + 479 * 3 * 1400 * 1400)
         file.write(b"\x07")
     images = load(str(tmp_path / "p"))["train"]
     assert isinstance(images, ArrayImages)
-    assert images.pixels[1436, 0, 0, 0] == 7
-    batch = images.pixels[torch.tensor([1436, 3])]
+    assert images.pixels[479, 0, 0, 0] == 7
+    batch = images.pixels[torch.tensor([479, 3])]
     assert batch[0, 0, 0, 0] == 7
     assert int(batch.sum()) == 7
 
@@ -369,7 +371,7 @@ def test_nothing_is_overwritten(tmp_path: Path, there: str) -> None:
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     """Made beforehand, it is as good as none."""
     (tmp_path / "p").mkdir()
-    assert len(packed("digits", tmp_path / "p")["test"]) == 360
+    assert len(packed("digits", tmp_path / "p")["test"]) == 120
 
 
 def test_a_bad_image_leaves_nothing(photos: Path, tmp_path: Path) -> None:
@@ -442,7 +444,7 @@ def test_a_killed_one_is_begun_anew(tmp_path: Path) -> None:
     assert (own / ".p.moco-partial" / "train" / "rest.tar").exists()
     other.kill()
     assert (own / ".p.moco-partial").exists()
-    assert len(packed("digits", own / "p")["train"]) == 1437
+    assert len(packed("digits", own / "p")["train"]) == 480
     assert [path.name for path in own.iterdir()] == ["p"]
     assert not list((own / "p").rglob("rest.tar"))
 
@@ -488,7 +490,7 @@ def test_a_pack_of_something_else(tmp_path: Path, facts: Any) -> None:
 def test_pixels_of_another_kind(tmp_path: Path) -> None:
     """Floats, or another order of the axes."""
     run(PackConfig("digits", tmp_path / "p"))
-    for array in (np.zeros((1437, 3, 8, 8), np.float32), np.zeros((1437, 8, 8, 3), np.uint8), np.zeros(3, np.uint8)):
+    for array in (np.zeros((480, 3, 8, 8), np.float32), np.zeros((480, 8, 8, 3), np.uint8), np.zeros(3, np.uint8)):
         np.save(tmp_path / "p" / "train" / "pixels.npy", array)
         with pytest.raises(BadInputError, match="expected bytes"):
             load(str(tmp_path / "p"))
@@ -512,11 +514,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["pack", "--data", "digits", "--out", str(tmp_path / "p"), "--json"]) == 0
     line, message = capsys.readouterr()
     result = json.loads(line)
-    assert result["images"] == {"train": 1437, "test": 360}
+    assert result["images"] == {"train": 480, "test": 120}
     assert result["format"] == "arrays"
     assert result["bytes"] == sum(path.stat().st_size for path in (tmp_path / "p").rglob("*") if path.is_file())
     assert 0 < result["seconds"] <= time.monotonic() - started + 0.001
-    assert "1437 train, 360 test images as arrays" in message
+    assert "480 train, 120 test images as arrays" in message
 
 
 @pytest.mark.parametrize(

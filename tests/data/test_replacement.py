@@ -53,9 +53,9 @@ def test_a_stand_in_depends_on_seed_epoch_and_image_only() -> None:
 
 def test_stand_ins_are_spread_over_the_set() -> None:
     """At every try they are a permutation: no two images get the same one, and all take part."""
-    for epoch in range(3):
+    for epoch in range(2):
         chosen = stand_ins(list(range(COUNT)), epoch)
-        for _ in range(3):
+        for _ in range(2):
             found = [chosen.replace(row, ERROR) for row in range(COUNT)]
             assert sorted(found) == list(range(COUNT))
             assert sum(a == b for a, b in enumerate(found)) < 10  # one in a thousand on average

@@ -70,7 +70,7 @@ contents = st.lists(st.tuples(names, st.binary(max_size=1100)), max_size=6)
 
 
 @given(contents, st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_names_and_contents(content: Content, form: int) -> None:
     """Long names and others than ASCII, in GNU and PAX headers: the same places as the standard library."""
     tar = packed(content, form)
@@ -171,7 +171,7 @@ def test_a_file_that_is_cut_off(form: int) -> None:
 
 
 @given(st.integers(0, BLOCK - 1), st.integers(0, 7))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_one_wrong_bit_in_a_header(byte: int, bit: int) -> None:
     """Refused wherever it stands, but where the checksum keeps its value: a blank for its first 0, what follows it."""
     tar = bytearray(packed([("cat.jpg", b"1")], tarfile.USTAR_FORMAT))

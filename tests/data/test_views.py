@@ -38,6 +38,8 @@ LARGEST_SCALED, MEAN_SCALED = 0.25, 0.003
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 PLAIN = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
+WAYS = (False, True) if COMPILED else (False,)
+"""By torch, and by the compiled kernels where numba is installed."""
 needs_numba = pytest.mark.skipif(not COMPILED, reason="numba is not installed")
 both_ways = pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_numba)], ids=["torch", "numba"])
 
@@ -71,33 +73,34 @@ def make_pair(images: Images, index: list[int], look: Look) -> list[Tensor]:
     return make_views(ChosenImages(images, np.array(index), 0, 0, stand_ins=False), STREAMS, look)
 
 
-@both_ways
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("size", [224, 32])
-def test_views_of_photographs_equal_torchvision(name: str, size: int, compiled: bool) -> None:
+def test_views_of_photographs_equal_torchvision(name: str, size: int) -> None:
     """Fifteen views, in which every operation and most orders occur."""
     n = 15
     parameters = drawn(name, n, (427, 640), seed=5)
     images = [photographs()[i % 3] for i in range(n)]
-    found = render_array(torch.stack(images), parameters, Look(AUGMENTATIONS[name], size, *PLAIN, compiled=compiled))
     expected = torch.stack([reference_view(image, name, parameters, i, size) for i, image in enumerate(images)])
-    assert found.shape == (n, 3, size, size)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    assert (found - expected).abs().max() <= LARGEST_PHOTOGRAPH
+    for compiled in WAYS:
+        look = Look(AUGMENTATIONS[name], size, *PLAIN, compiled=compiled)
+        found = render_array(torch.stack(images), parameters, look)
+        assert found.shape == (n, 3, size, size)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert (found - expected).abs().max() <= LARGEST_PHOTOGRAPH, compiled
 
 
-@both_ways
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_views_of_small_images_equal_torchvision_in_all_orders(name: str, compiled: bool) -> None:
+def test_views_of_small_images_equal_torchvision_in_all_orders(name: str) -> None:
     """A few hundred views from 32 and from 8 pixels, normalised."""
-    look = Look(AUGMENTATIONS[name], 32, MEAN, STD, compiled=compiled)
     patches = torch.stack([photographs()[i % 3][:, i : i + 32, i : i + 32] for i in range(200)])
     for images in (patches, digits().repeat(25, 1, 1, 1)):
         parameters = drawn(name, 200, (images.shape[2], images.shape[3]))
         assert len({tuple(order) for order in parameters.order.tolist()}) >= 24
         expected = torch.stack([reference_view(image, name, parameters, i, 32) for i, image in enumerate(images)])
-        found = render_array(images, parameters, look)
-        assert (found - reference.normalize(expected, list(MEAN), list(STD))).abs().max() <= LARGEST_SMALL / min(STD)
+        normal = reference.normalize(expected, list(MEAN), list(STD))
+        for compiled in WAYS:
+            found = render_array(images, parameters, Look(AUGMENTATIONS[name], 32, MEAN, STD, compiled=compiled))
+            assert (found - normal).abs().max() <= LARGEST_SMALL / min(STD), compiled
 
 
 @needs_numba

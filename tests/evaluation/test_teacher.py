@@ -104,7 +104,7 @@ def test_weights_that_give_no_numbers_teach_nothing(
     weights = load_weights(str(tiny_run))
     with torch.no_grad():
         next(weights.encoder.backbone.parameters()).fill_(torch.nan)
-    monkeypatch.setattr("moco.evaluation.teacher.load_weights", lambda name: weights)
+    monkeypatch.setattr("moco.evaluation.teacher.load_weights", lambda *_: weights)
     with pytest.raises(BadInputError, match=r"--teacher W: .*features of .* are not finite"):
         load_teacher("W", images, STUDENT, "cpu", size=None, cached=True)
 
@@ -112,7 +112,7 @@ def test_weights_that_give_no_numbers_teach_nothing(
 def test_documents_teach_nothing_about_images(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one line."""
     weights = random_weights(EncoderPlan("bytes-tiny", image_size=16), 0, (0.0,) * 3, (1.0,) * 3)
-    monkeypatch.setattr("moco.evaluation.teacher.load_weights", lambda name: weights)
+    monkeypatch.setattr("moco.evaluation.teacher.load_weights", lambda *_: weights)
     with pytest.raises(BadInputError, match="--teacher W: takes documents, and the images are bytes of RGB"):
         load_teacher("W", images, STUDENT, "cpu", size=None, cached=True)
 
@@ -166,7 +166,8 @@ def test_two_ranks_are_taught_as_one(tiny_run: Path, tmp_path: Path) -> None:
         for ranks in (1, 2):
             run = tmp_path / f"{views}-{ranks}"
             command = ["pretrain", "taught", "--teacher", str(tiny_run), *SMALL, *more, "--teacher-views", views]
-            command += ["--bn-groups", "2", "--workers", "0", "--log-every", "1", "--no-blend", "--out", str(run)]
+            settings = "--bn-groups 2 --workers 0 --log-every 1 --no-blend --whiten 0"
+            command += [*settings.split(), "--out", str(run)]
             finish(command, tmp_path, ranks=ranks, inject=functools.partial(keep_in, str(tmp_path / f"home-{ranks}")))
             found.append([line["loss"] for line in lines(run, "loss")])
         assert len(found[0]) == 6

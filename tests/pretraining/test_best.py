@@ -25,7 +25,7 @@ from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from tests.faults.processes import command, finish
 
 SMALL: dict[str, Any] = {
-    "arch": "resnet18-w4", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 80, "max_steps": 4,
+    "arch": "resnet10-w4", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 80, "max_steps": 4,
     "bn_groups": 4, "log_every": 1, "checkpoint_every": 2, "knn_every": 1, "threads": 1, "precision": "fp32",
     "device": "cpu", "base_lr": 0.06, "dictionary": "queue", "keep": "best",
 }  # fmt: skip

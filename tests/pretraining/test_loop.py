@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from moco.pretraining.loop import pretrain
 from moco.pretraining.prepare import build_batches, resolve_config
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, checkpoints, load_tensors
-from tests.distributed.session import shallow_nets
 from tests.pretraining.algorithm_1 import algorithm_1
 
 SMALL: dict[str, Any] = {
@@ -31,14 +30,6 @@ SMALL: dict[str, Any] = {
     "device": "cpu", "augment": "cifar", "base_lr": 0.06, "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip
 MECHANISMS = ["queue", "memory-bank", "in-batch"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _shallow() -> Iterator[None]:
-    """Nets of one block in each stage."""
-    with pytest.MonkeyPatch.context() as patch:
-        shallow_nets(patch)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def pairs(item, draw):
     return side(), side()
 """
 SMALL: dict[str, Any] = {
-    "image_size": 12, "view_size": None, "batch_size": 32, "max_steps": 4, "arch": "resnet18-w4", "log_every": 1,
+    "image_size": 12, "view_size": None, "batch_size": 32, "max_steps": 4, "arch": "resnet10-w4", "log_every": 1,
     "checkpoint_every": 2, "knn_every": 4, "knn_images": 40, "threads": 1, "device": "cpu", "precision": "fp32",
     "workers": 0, "init": "kaiming", "optimizer": "sgd", "json": True,
 }  # fmt: skip

@@ -17,7 +17,7 @@ from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 
 SMALL: dict[str, Any] = {
-    "arch": "resnet18-w4", "image_size": 12, "view_size": None, "batch_size": 16, "queue_size": 40, "max_steps": 2,
+    "arch": "resnet10-w4", "image_size": 12, "view_size": None, "batch_size": 16, "queue_size": 40, "max_steps": 2,
     "bn_groups": 4, "log_every": 1, "checkpoint_every": 0, "knn_every": 0, "threads": 1, "precision": "fp32",
     "device": "cpu", "augment": "cifar",
 }  # fmt: skip

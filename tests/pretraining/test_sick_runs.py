@@ -113,7 +113,7 @@ def test_two_processes_say_what_one_says(tmp_path: Path, digits: Images) -> None
     values = {**SMALL, "max_steps": 3, "knn_every": 3, "base_lr": 0.03, "augment": "cifar"}
     values["arch"] = "resnet18-w4"  # the other processes know no other
     values["view_size"] = values["image_size"]  # a flag cannot take back what the recipe says
-    arguments = ["pretrain", "quick", "--data", "digits", "--out", str(tmp_path / "two")]
+    arguments = ["pretrain", "quick", "--data", "digits", "--out", str(tmp_path / "two"), "--whiten", "0"]
     for name, value in values.items():
         arguments += [flag(name), str(value)] if value is not None else []
     said = finish(arguments, tmp_path, ranks=2)

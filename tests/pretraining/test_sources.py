@@ -17,7 +17,7 @@ from moco.pretraining.config import ResumeConfig
 from moco.pretraining.recipes import recipe
 
 SMALL: dict[str, Any] = {
-    "image_size": 12, "view_size": None, "batch_size": 4, "max_steps": 4, "arch": "resnet18-w4", "log_every": 1,
+    "image_size": 12, "view_size": None, "batch_size": 4, "max_steps": 4, "arch": "resnet10-w4", "log_every": 1,
     "checkpoint_every": 2, "knn_every": 0, "bn_groups": 2, "threads": 1, "device": "cpu", "precision": "fp32",
     "workers": 0, "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip

@@ -29,7 +29,7 @@ def test_numbers_that_are_none(shape: str, number: str) -> None:
         parse_json(shape.format(number))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.recursive(st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(-1e308, 1e308) | st.text(),
                     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
 def test_everything_else_is_read(value: Any) -> None:
