@@ -7,13 +7,18 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import jaxtyping
 import pytest
 import torch
 from jaxtyping import AbstractArray, install_import_hook, jaxtyped
+
+from tests.digits import use_few_digits
+
+if TYPE_CHECKING:
+    from moco.data.images import Images
+    from moco.evaluation.features import Encoding
 
 gc.set_threshold(20_000, 20, 100)  # by default a twentieth of all time goes into looking for cycles
 if not torch.cuda.is_available():  # before anything imports Triton: its kernels are then run by numpy
@@ -59,6 +64,16 @@ for ignored in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
         signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
 
 
+LAST = ("data", "core", "explore", "transfer", "study", "curation", "bench", "examples")
+"""Folders of many quick files, which fill the time of the worker that has the last long file of the others."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of which one takes long, as the Makefile lets files be given out in this order."""
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(tests).parts[0] in LAST)
+
+
 def pytest_collection_finish() -> None:
     """Keep what the libraries and the collected tests left out of every later garbage collection."""
     gc.freeze()
@@ -76,6 +91,21 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moco.runtime.device.cores", lambda: 1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def few_to_whiten_by() -> Iterator[None]:
+    """A run whitens its features by a few images: to encode all of the digits takes as long as its steps."""
+    from moco.evaluation.feature_whitening import FeatureWhitener
+
+    build = FeatureWhitener.build
+
+    def build_of_few(images: "Images", most: int, how: "Encoding", temperature: float) -> FeatureWhitener:
+        return build(images, min(most, 200), how, temperature)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureWhitener, "build", build_of_few)
+        yield
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Pixels are bit-equal where operations are not split over threads; loading processes have one each."""
@@ -88,12 +118,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def few_digits(tiny_run: Path) -> Iterator[None]:
     """A third of the digits under their name, for commands that say nothing more of all of them; `tiny_run` saw all."""
-    from sklearn import datasets
-
-    digits = datasets.load_digits()
-    few = SimpleNamespace(images=digits.images[:600], target=digits.target[:600], target_names=digits.target_names)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "load_digits", lambda: few)
+        use_few_digits(patch)
         yield
 
 

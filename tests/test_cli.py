@@ -39,6 +39,7 @@ from moco.runtime.runlog import RunLog
 from moco.transfer.config import TransferConfig
 from moco.transfer.recipes import TASKS
 
+pytestmark = pytest.mark.usefixtures("few_digits")
 RANDOM = ["knn", "--weights", "random", "--arch", "resnet18-w8", "--stem", "cifar", "--image-size", "16"]
 SMALL = [
     "--arch",
@@ -335,7 +336,7 @@ def test_knn_ends_with_one_json_object(
     like = ["--like", str(run)] if source == "random" else []
     assert main(["knn", "--weights", str(weights), *like, "--data", "digits", "--json", *CPU]) == 0
     result = last_line(capsys)
-    assert (result["bank"], result["queries"]) == (1437, 360)
+    assert (result["bank"], result["queries"]) == (480, 120)
     assert result["weights"] == str(weights)
     assert 10 < result["top1"] <= result["top5"] <= 100
     kept = run / "evaluations" / "knn.json"
@@ -351,7 +352,7 @@ def test_knn_without_json_ends_for_people(capsys: pytest.CaptureFixture[str], ti
     assert main(["knn", "--weights", str(tiny_run / "encoder.safetensors"), "--data", "digits", *CPU]) == 0
     line, *beside = capsys.readouterr().out.splitlines()
     assert "kNN top-1" in line
-    assert "chosen by leave-one-out on the bank; 360 queries" in line
+    assert "chosen by leave-one-out on the bank; 120 queries" in line
     assert [said.split(",")[0] for said in beside] == ["  against random weights", "  against raw pixels"]
 
 

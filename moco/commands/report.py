@@ -59,6 +59,7 @@ def _trials(folder: Path) -> list[Path]:
 
 
 def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> tuple[str, ...]:
+    from moco.core.networks import OF_BYTES
     from moco.data.catalog import load
     from moco.data.decoding import limit_pixels
     from moco.data.forms import with_shown
@@ -77,6 +78,8 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
     key |= {"show_channels": list(config.show_channels)} if config.show_channels else {}
     if _stored(path) == key:
         return ()
+    if trained.arch in OF_BYTES:
+        raise BadInputError("they show images, and this run learned from documents")
     if config.data is None and not is_here(data):
         raise BadInputError(f"its images ({data}) are no longer there: give --data")
     say(f"{folder}: computing views, neighbours and map of {data}")

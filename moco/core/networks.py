@@ -9,6 +9,7 @@ from torch import nn
 
 from moco.core.bytes import PADDING, TRANSFORMERS, ByteTransformer
 from moco.core.lean_imports import torchvision
+from moco.core.ngrams import BAGS, NgramBag
 from moco.core.resnet import RESNETS, ResNet, resnet_plan
 from moco.core.stems import Stem
 from moco.core.transformers import NAME, fix_sine_positions, vit_options
@@ -18,6 +19,8 @@ from moco.shapes import Inputs
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
+OF_BYTES = (*BAGS, *TRANSFORMERS)
+"""The networks that take documents."""
 TIMM = "timm:"
 """Prefix of timm's network names."""
 REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError)
@@ -27,7 +30,7 @@ REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, Zer
 def build_backbone(arch: str, stem: Stem, image_size: int, channels: int = 3) -> tuple[nn.Module, int]:
     """Build a backbone without its classifier and say how many features it gives.
 
-    Known are the ResNets of `resnet_plan`, the transformers of `vit_options`, those over bytes, every classification
+    Known are the ResNets of `resnet_plan`, the transformers of `vit_options`, `OF_BYTES`, every classification
     model of torchvision, and as timm:NAME every network of timm. Raises BadInputError for another name, or a small stem
     for a network that is not one of our ResNets.
     """
@@ -44,8 +47,8 @@ def build_backbone(arch: str, stem: Stem, image_size: int, channels: int = 3) ->
     if is_timms(arch):
         return _timm_backbone(arch, image_size, channels)
     if reads_bytes(arch):
-        transformer = ByteTransformer(TRANSFORMERS[arch])
-        return transformer, transformer.num_features
+        of_bytes = NgramBag(BAGS[arch]) if arch in BAGS else ByteTransformer(TRANSFORMERS[arch])
+        return of_bytes, of_bytes.num_features
     model, width = _torchvision_backbone(arch, image_size)
     if channels != 3:
         widen_first_convolution(model, channels, arch)
@@ -76,7 +79,7 @@ def widen_first_convolution(model: nn.Module, channels: int, arch: str) -> None:
 
 def reads_bytes(arch: str) -> bool:
     """Return whether a network takes bytes of documents (N, L), and not images."""
-    return arch in TRANSFORMERS
+    return arch in OF_BYTES
 
 
 def example_input(arch: str, size: int, channels: int = 3) -> Inputs:
@@ -89,7 +92,7 @@ def example_input(arch: str, size: int, channels: int = 3) -> Inputs:
 def _require_torchvision_name(arch: str) -> None:
     known = torchvision.models.list_models(module=torchvision.models)
     if arch not in known:
-        similar = get_close_matches(arch, list(dict.fromkeys((*RESNETS, *TRANSFORMERS, *known))), n=3, cutoff=0.5)
+        similar = get_close_matches(arch, list(dict.fromkeys((*RESNETS, *OF_BYTES, *known))), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(similar)}?" if similar else "give a ResNet or another torchvision model"
         raise BadInputError(f"--arch {arch} is not known: {hint} (widths: resnet18-w16, resnet50-2x)")
 

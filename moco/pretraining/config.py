@@ -59,8 +59,8 @@ class PretrainConfig:
     arch: str | None = "resnet50"
     """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (twice the width), resnext50-32x8d,
     vit-tiny-4 (a transformer on patches of 4 pixels; also small and base, 8 and 16), any other classification model of
-    torchvision by its name, timm:NAME (any network of timm that gives pooled features), or for
-    documents bytes-tiny or bytes-small. --init-weights sets it unless you give it."""
+    torchvision by its name, timm:NAME (any network of timm that gives pooled features), or for documents bytes-ngrams,
+    bytes-tiny or bytes-small. --init-weights sets it unless you give it."""
     stem: Stem | None = "imagenet"
     """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels
     (-padded: it pads by 2; -pooled: with max-pooling; -linear: without a ReLU after it, as other projects build them).

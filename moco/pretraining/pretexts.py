@@ -5,8 +5,7 @@ import functools
 import re
 from contextlib import suppress
 
-from moco.core.bytes import TRANSFORMERS
-from moco.core.networks import example_input, reads_bytes
+from moco.core.networks import OF_BYTES, example_input, reads_bytes
 from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import load
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
@@ -62,7 +61,7 @@ def require_pretext(config: PretrainConfig) -> None:
         raise BadInputError(f"--series is for --pretext neighbours, and it is {config.pretext}: leave one out")
     if config.pretext == "text" and not reads_bytes(require(config.arch)):
         raise BadInputError(f"--pretext text pairs spans of documents, and --arch {config.arch} takes images: give "
-                            f"--arch {' or '.join(TRANSFORMERS)}")  # fmt: skip
+                            f"--arch {' or '.join(OF_BYTES)}")  # fmt: skip
     if config.dictionary == "memory-bank":
         raise BadInputError(
             f"--dictionary memory-bank makes no key of x_k, so --pretext {config.pretext} has no pairs: give another"

@@ -83,9 +83,9 @@ CONTINUED: dict[str, Any] = {
 """Small steps for the published network, large ones for its new head (docs/continued.md). Sets for which that pays are
 often hardly larger than the queue, so an image's own older keys are masked."""
 TEXT: dict[str, Any] = {
-    "pretext": "text", "arch": "bytes-tiny", "head": "mlp", "image_size": 256,
-    "dictionary": "in-batch", "batch_size": 64, "temperature": 0.1, "schedule": "cosine", "base_lr": 0.2,
-    "warmup_epochs": 1.0, "optimizer": "muon", "muon_lr": 0.03, "epochs": 5,
+    "pretext": "text", "arch": "bytes-ngrams", "head": "linear", "image_size": 256, "batch_keys": True,
+    "queue_size": 1024, "mask_own_keys": True, "key_momentum": 0.99, "symmetric": True, "batch_size": 64,
+    "temperature": 0.1, "schedule": "cosine", "optimizer": "adamw", "base_lr": 0.04, "warmup_epochs": 1.0, "epochs": 10,
 }  # fmt: skip
 """Spans of 256 bytes are about 40 words."""
 V3: dict[str, Any] = {

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from moco.bench.alone import run_alone
+from moco.bench.config import BenchConfig
 from moco.errors import BadInputError
-from tests.commands.test_bench import TINY
+
+CONFIG = BenchConfig(device="cpu")
+"""Each process imports this module, so nothing here imports torch."""
 
 
 def test_the_waiting_process_imports_no_torch() -> None:
@@ -40,10 +43,10 @@ def end(config: Any, folder: Path, case: str) -> dict[str, Any]:
 def test_a_process_that_dies_says_how(case: str, how: str) -> None:
     """Only of SIGKILL it may be for want of memory; what a library said last is repeated."""
     with pytest.raises(OSError, match=rf"measuring .*:end {case}: its process {how}; it said: library: .*x1b lost$"):
-        run_alone("tests.bench.test_alone:end", TINY, Path(), case)
+        run_alone("tests.bench.test_alone:end", CONFIG, Path(), case)
 
 
 def test_what_a_measurement_raises_is_raised() -> None:
     """As if it were called here."""
     with pytest.raises(BadInputError, match="--lr is odd"):
-        run_alone("tests.bench.test_alone:end", TINY, Path(), "refuse")
+        run_alone("tests.bench.test_alone:end", CONFIG, Path(), "refuse")

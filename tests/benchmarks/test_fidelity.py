@@ -1,5 +1,6 @@
 """Ours and an independent plain loop are trained and compared, with everything tiny."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -7,13 +8,17 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import fidelity
-from benchmarks.plain_loop import SplitNorm
+from benchmarks.plain_loop import Settings, SplitNorm
 
 
-def test_both_loops_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_loops_run_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Each seed leaves a line for each epoch and loop; what is there is not run again."""
+    few = functools.partial(Settings, batch=32, queue=64, neighbours=5)
+    monkeypatch.setattr(fidelity, "Settings", few)
     out = tmp_path / "found.csv"
-    tiny = ["digits", str(out), "--images", "128", "--test", "20", "--epochs", "1", "--size", "8", "--width", "4"]
+    tiny = ["digits", str(out), "--images", "64", "--test", "20", "--epochs", "1", "--size", "8", "--width", "4"]
     fidelity.main([*tiny, "--seeds", "2"])
     found = fidelity.read(out)
     assert set(found) == {(loop, seed) for loop in fidelity.LOOPS for seed in range(2)}

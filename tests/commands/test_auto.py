@@ -30,13 +30,14 @@ SECONDS = 12.0
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """A machine that makes a step in four seconds, without published weights; types are not checked."""
+    """A machine with a step in four seconds and a look in 0.3, without published weights; types are not checked."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     monkeypatch.setenv("MOCO_DATA", str(tmp_path / "cache"))
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     if "measured" not in request.fixturenames:
         monkeypatch.setattr(readiness, "time_step", lambda *_: StepTime(4.0, 0.5))
+        monkeypatch.setattr(readiness, "_seconds", lambda _: 0.3)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ EPS = 1e-3
 SHAPES = {
     "image": (8, 3, 5, 4),
     "more channels than a tile": (4, 70, 3, 1),
-    "more rows than a tile": (4, 5, 33, 29),
+    "more rows than a tile": (4, 5, 27, 23),
     "rows": (16, 6),
     "sequences": (8, 6, 5),
 }
@@ -30,7 +30,11 @@ EXACT = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 0.05}
 """The rounding of values up to 4: of sums over 5,000 of them, and of bf16's 8 bits."""
 
 every_type = pytest.mark.parametrize("dtype", EXACT, ids=str)
-every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+every_layout = pytest.mark.parametrize(
+    ("shape", "last"),
+    [pytest.param(shape, last, id=f"{name}-channels_last" if last else name)
+     for name, shape in SHAPES.items() for last in (False, True) if len(shape) == 4 or not last],
+)  # fmt: skip
 
 
 def batch(shape: tuple[int, ...], dtype: torch.dtype, groups: int) -> tuple[GroupedBatchNorm, Tensor, Tensor]:
@@ -51,14 +55,13 @@ def _kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batchnorm, "_GroupedNormalize", group_kernels.GroupedNormalize)
 
 
-@every_shape
+@every_layout
 @every_type
-@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("groups", [1, 4])
 def test_values_gradients_and_statistics(shape: tuple[int, ...], dtype: torch.dtype, last: bool, groups: int) -> None:
     """Each block is normalised by its own statistics, whatever lies how in memory."""
     layer, x, grad_y = batch(shape, dtype, groups)
-    if last and x.dim() == 4:
+    if last:
         x, grad_y = (value.contiguous(memory_format=torch.channels_last) for value in (x, grad_y))
     images, gradient = (value.cpu().double().reshape(*shape, *(1,) * (4 - x.dim())).numpy() for value in (x, grad_y))
     weight, bias = (value.detach().cpu().double().numpy() for value in (layer.weight, layer.bias))

@@ -37,6 +37,7 @@ from moco.evaluation.scores import score_logits
 from moco.evaluation.session import Labelled, Subject, limit_batch_size, load_labelled, require_labels
 from moco.interop.checkpoints import Weights
 
+pytestmark = pytest.mark.usefixtures("few_digits")
 HALVES = (0.5, 0.5, 0.5)
 CPU = ["--device", "cpu", "--precision", "fp32", "--threads", "1"]
 
@@ -233,12 +234,12 @@ def test_both_protocols_and_their_difference(
     """Each leaves its file in the run; the second tells the paired interval on the same test images."""
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     quick = result_of(capsys, ["--weights", str(run), "--supervised-epochs", "1", "--penalties", "0.1", "0.01"])
-    assert (quick["protocol"], quick["test"], quick["train"]) == ("fast", 360, 1437)
+    assert (quick["protocol"], quick["test"], quick["train"]) == ("fast", 120, 480)
     assert quick["penalty"] in [tried["penalty"] for tried in quick["path"]]
-    assert 70 < quick["top1"] <= quick["top5"] <= 100
+    assert 50 < quick["top1"] <= quick["top5"] <= 100
     assert quick["seconds"] > 0
     random = quick["baselines"]["random"]
-    assert random["top1"] > 70  # chance is 10
+    assert random["top1"] > 50  # chance is 10
     assert random["difference"] == pytest.approx(quick["top1"] - random["top1"], abs=2e-3)
     assert random["low"] <= random["difference"] <= random["high"]
     assert quick["baselines"]["supervised"]["epochs"] == 1
@@ -251,7 +252,7 @@ def test_both_protocols_and_their_difference(
     stored = {name: json.loads((run / "evaluations" / f"linear-{name}.json").read_text()) for name in ("fast", "paper")}
     for name, result in (("fast", quick), ("paper", slow)):
         assert {key: stored[name][key] for key in result} == result
-        assert np.array(stored[name]["confusion"]).sum() == 360
+        assert np.array(stored[name]["confusion"]).sum() == 120
     truth = load("digits")["test"].labels
     hits = {name: np.array(stored[name]["predicted"]) == truth for name in stored}
     difference = 100 * (hits["paper"].mean() - hits["fast"].mean())

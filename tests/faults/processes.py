@@ -41,6 +41,7 @@ FLAGS: dict[str, Any] = {
     "arch": "resnet18-w4", "dictionary": "queue", "image-size": 12, "view-size": 12, "batch-size": 32, "queue-size": 80,
     "max-steps": STEPS, "bn-groups": 4, "log-every": 1, "checkpoint-every": 0, "knn-every": 0, "threads": 1,
     "precision": "fp32", "device": "cpu", "augment": "cifar", "base-lr": 0.06,
+    "whiten": 160,
 }  # fmt: skip
 
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -283,21 +283,33 @@ CHANGES = pytest.mark.parametrize(
 )
 
 
-def halted(tmp_path: Path) -> tuple[Path, Path]:
-    """A folder of 40 images, and a run on it that ended after four of eight steps."""
-    data, run = folder_of(tmp_path / "data", 40), tmp_path / "run"
-    assert train(data, run, checkpoint_every=4) == 0
-    checkpoints(run)[0].unlink()
-    (run / "status.json").unlink()
+@pytest.fixture(scope="module")
+def halted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 images, `data`, and a run on it, `run`, that ended after four of eight steps."""
+    folder = tmp_path_factory.mktemp("halted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        assert train(folder_of(folder / "data", 40), folder / "run", checkpoint_every=4) == 0
+    checkpoints(folder / "run")[0].unlink()
+    (folder / "run" / "status.json").unlink()
+    return folder
+
+
+@pytest.fixture
+def halted(halted_once: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of both, as if they had always been there."""
+    data, run = (Path(shutil.copytree(halted_once / name, tmp_path / name)) for name in ("data", "run"))
+    config = (run / "config.json").read_text()
+    (run / "config.json").write_text(config.replace(str(halted_once), str(tmp_path)))
     return data, run
 
 
 @CHANGES
 def test_other_images_than_before(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: Change, parts: tuple[str, ...]
+    halted: tuple[Path, Path], capsys: pytest.CaptureFixture[str], what: Change, parts: tuple[str, ...]
 ) -> None:
     """The run does not go on, and says what changed and how to accept it; once accepted, it is as with the new ones."""
-    data, run = halted(tmp_path)
+    data, run = halted
     kept = (run / "config.json").read_bytes()
     what(data)
     for arguments in (["resume", str(run)], flags(data, run, checkpoint_every=4)):
@@ -313,17 +325,19 @@ def test_other_images_than_before(
     assert main(["resume", str(run)]) == 0  # what was accepted is what is expected now
 
 
-def test_the_same_images_are_no_change(tmp_path: Path) -> None:
+def test_the_same_images_are_no_change(halted: tuple[Path, Path]) -> None:
     """The run goes on as it did before there were fingerprints."""
-    _, run = halted(tmp_path)
+    _, run = halted
     assert main(["resume", str(run)]) == 0
     assert events(run, "data_changed") == []
 
 
 @pytest.mark.filterwarnings("default:.*treated as a copy")
-def test_a_copy_is_taken_for_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_copy_is_taken_for_the_same(
+    halted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Every time of change is another, names and sizes are not: a warning, as on a machine they were copied to."""
-    data, run = halted(tmp_path)
+    data, run = halted
     shutil.move(data, tmp_path / "old")
     data.mkdir()
     for path in (tmp_path / "old").iterdir():
@@ -332,9 +346,9 @@ def test_a_copy_is_taken_for_the_same(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "treated as a copy" in capsys.readouterr().err
 
 
-def test_a_fingerprint_that_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fingerprint_that_is_damaged(halted: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     """It is an error too, with the same way out; a run from before there were any gets one."""
-    _, run = halted(tmp_path)
+    _, run = halted
     path = run / "data.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert "--accept-changed-data" in refusal(capsys, ["resume", str(run)])
@@ -447,10 +461,11 @@ class Trap:
         return os.mkdir, (str(self.folder),)
 
 
-def test_a_pickle_as_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pickle_as_a_checkpoint(
+    halted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The run passes it over, says so, and goes on from the one before it; nothing is run."""
-    data, run = halted(tmp_path)
-    del data
+    _, run = halted
     (run / "checkpoints" / "000000007.safetensors").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
     torch.save({"state_dict": Trap(tmp_path / "sprung")}, run / "checkpoints" / "000000006.safetensors")
     capsys.readouterr()
@@ -474,10 +489,10 @@ def test_a_pickle_as_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[
     ids=["type", "key", "version", "nested", "digits", "code"],
 )
 def test_a_config_that_is_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[str], str], message: str
+    halted: tuple[Path, Path], capsys: pytest.CaptureFixture[str], damage: Callable[[str], str], message: str
 ) -> None:
     """What is wrong is named."""
-    _, run = halted(tmp_path)
+    _, run = halted
     path = run / "config.json"
     path.write_text(damage(path.read_text()))
     assert message in refusal(capsys, ["resume", str(run)])

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,19 @@ from tests.distributed.session import shallow_nets
 from tests.pretraining.algorithm_1 import algorithm_1
 
 SMALL: dict[str, Any] = {
-    "arch": "resnet18-w4", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 80, "max_steps": 6,
+    "arch": "resnet10-w4", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 80, "max_steps": 6,
     "bn_groups": 4, "log_every": 1, "checkpoint_every": 0, "knn_every": 0, "threads": 1, "precision": "fp32",
     "device": "cpu", "augment": "cifar", "base_lr": 0.06, "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip
 MECHANISMS = ["queue", "memory-bank", "in-batch"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shallow() -> Iterator[None]:
+    """Nets of one block in each stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        shallow_nets(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +148,7 @@ LEARNING: dict[str, Any] = {
 
 def last_line(out: Path, images: Images, **values: Any) -> dict[str, Any]:
     """The figures of the last of eighty steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        shallow_nets(patch)
-        pretrain(small(out, **{"max_steps": 80, "queue_size": 128, **LEARNING, **values}), images)
+    pretrain(small(out, **{"max_steps": 80, "queue_size": 128, **LEARNING, **values}), images)
     return lines(out, "loss")[-1]
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco.commands import embed, knn, linear, pretrain, resume
+from moco.commands import embed, knn, linear, pretrain, report, resume
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, KnnConfig, LinearConfig
 from moco.pretraining.config import PretrainConfig, ResumeConfig
 from moco.pretraining.pretexts import load_own_pretext, require_pretext
 from moco.pretraining.recipes import recipe
+from moco.report.config import ReportConfig
 from moco.runtime.configfile import to_json
 from moco.runtime.owncode import OWN
 
@@ -118,7 +119,7 @@ def test_a_partner_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Documents of two alphabets: a run, kNN, linear and features by it; the same with a queue, without labels."""
+    """Documents of two alphabets: a run, kNN, linear and features by it; the recipe's own network, without labels."""
     drawn = np.random.default_rng(0)
     for name, letters in (("low", b"abcdefgh "), ("high", b"stuvwxyz ")):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -127,7 +128,7 @@ def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.Captu
             (tmp_path / "data" / name / f"{number}.txt").write_bytes(text)
     data, out = str(tmp_path / "data"), tmp_path / "run"
     small = {**SMALL, "arch": "bytes-tiny", "image_size": 16, "batch_size": 8, "optimizer": "muon"}
-    result = pretrain.run(recipe("text", data=data, out=out, **{**small, "max_steps": 3}))
+    result = pretrain.run(recipe("text", data=data, out=out, **{**small, "muon_lr": 0.03, "max_steps": 3}))
     assert result["knn_queries"] == 4
     assert "knn_pixels" not in result
     assert "muon 0.03 for 16 kernels" in capsys.readouterr().err
@@ -143,10 +144,12 @@ def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.Captu
     ):
         pretrain.run(recipe("text", data=data, out=tmp_path / "other", **{**small, "arch": "resnet18"}))
     (tmp_path / "data.txt").write_bytes(b"\n".join(path.read_bytes() for path in (tmp_path / "data").rglob("*.txt")))
-    queue = {**small, "dictionary": "queue", "queue_size": 16, "max_steps": 2, "knn_every": 1}
-    found = pretrain.run(recipe("text", data=str(tmp_path / "data.txt"), out=tmp_path / "lines", **queue))
+    bag = {**small, "arch": "bytes-ngrams", "optimizer": "adamw", "max_steps": 2, "knn_every": 1}
+    found = pretrain.run(recipe("text", data=str(tmp_path / "data.txt"), out=tmp_path / "lines", **bag))
     assert found["uniformity"] < 0
     assert "blank_views" not in found
+    assert report.run(ReportConfig((out,)))["runs"] == ["run"]
+    assert "map are left out: they show images, and this run learned from documents" in capsys.readouterr().out
 
 
 def test_the_pretexts_of_images_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
