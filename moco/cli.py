@@ -34,7 +34,7 @@ from moco.errors import (
 )
 from moco.evaluation.config import GONE, REPEATED, EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.evaluation.flaggroups import group_flags
-from moco.evaluation.idle import IDLE_IN_LINEAR
+from moco.evaluation.requirements import IDLE_IN_LINEAR
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
 from moco.pretraining.config import AutoConfig, PretrainConfig, ResumeConfig
@@ -77,7 +77,6 @@ GROUPS = {kind: group_flags(kind) for kind in COMMANDS.values() if hasattr(kind,
 }  # fmt: skip
 """Where a command has many flags: in which order --help-all lists them; --help lists the first group."""
 IDLE = {PretrainConfig: IDLE_IN_PRETRAINING, LinearConfig: IDLE_IN_LINEAR}
-"""Which flags of a command have no effect with which others."""
 HELP = ("-h", "--help", "--help-all")
 AUTO = "auto"
 """The recipe that is made for the images and the time: `moco.commands.auto`."""
@@ -272,9 +271,8 @@ def _overview() -> str:
             *(f"  {name:<11} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in commands.items()),
             "",
         ]
-    return "\n".join(
-        [*lines, "moco COMMAND --help lists the flags of a command; if they are many, --help-all lists all of them."]
-    )
+    lines.append("moco COMMAND --help lists the flags of a command; if they are many, --help-all lists all of them.")
+    return "\n".join(lines)
 
 
 def _recipes() -> str:

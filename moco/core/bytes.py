@@ -13,6 +13,10 @@ PADDING = 0
 """The byte that fills a span up to the length of its batch; it is in no text."""
 STRIDE = 4
 """Bytes that become one token."""
+LONGEST_SPAN = 4096
+"""Bytes of a span; the time that attention takes grows with their square."""
+AT_ONCE = 1 << 19
+"""Bytes of spans that documents of several spans are encoded by at once: they take about half a GiB."""
 BYTE_WIDTH = 32
 """Numbers that stand for one byte."""
 
@@ -75,7 +79,9 @@ class ByteTransformer(nn.Module):
             return self._encode(x)
         filled = (x != PADDING).any(2)  # (N, spans)
         filled[:, 0] = True
-        h = self._encode(x[filled])
+        spans = x[filled]
+        parts = [spans] if spans.numel() <= AT_ONCE else torch.split(spans, max(1, AT_ONCE // spans.shape[1]))
+        h = torch.cat([self._encode(part) for part in parts])
         total = h.new_zeros(len(x), self.num_features).index_add_(0, filled.nonzero()[:, 0], h)
         return total / filled.sum(1, keepdim=True)
 

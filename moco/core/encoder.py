@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.core.batchnorm import GroupedBatchNorm, group_batch_norms, record_together
+from moco.core.bytes import LONGEST_SPAN, TRANSFORMERS
 from moco.core.depthwise import quicken_depthwise
 from moco.core.folding import Foldable, find_foldable, fold_norms
 from moco.core.networks import REFUSALS, TIMM, build_backbone, example_input, is_timms, reason
@@ -164,6 +165,8 @@ class Encoder(nn.Module):
 
         One image is encoded to find out, but by our ResNets, which take any.
         """
+        if self.plan.arch in TRANSFORMERS and size > LONGEST_SPAN:
+            raise BadInputError(f"{flag} {size}: {self.plan.arch} takes spans of at most {LONGEST_SPAN} bytes")
         why = None if isinstance(self.backbone, ResNet) else self._refusal(size)
         if why is None:
             return

@@ -5,6 +5,13 @@ from pathlib import Path
 from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, EmbedConfig, EvaluationConfig
 from moco.runtime.files import takes_files
+from moco.runtime.idle import Idle
+
+IDLE_IN_LINEAR = (
+    Idle(("lr", "epochs"), lambda own: "" if own.protocol == "paper" else "it is for --protocol paper"),
+    Idle(("penalties", "views"), lambda own: "" if own.protocol == "fast" else "it is for --protocol fast"),
+)
+"""Flags of `moco linear` that have no effect with others."""
 
 
 def require_own_flags(config: EvaluationConfig) -> None:

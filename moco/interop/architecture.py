@@ -1,5 +1,6 @@
-"""Which ResNet a set of tensors is, from their names and shapes alone, and whether it is all of it."""
+"""Which ResNet a set of tensors is, from their names and shapes alone, whether it is all of it, and of use."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from moco.core.networks import TIMM
+from moco.core.encoder import Encoder, use_evaluation_mode
+from moco.core.networks import REFUSALS, TIMM, example_input, reads_bytes
 from moco.core.resnet import RESNETS, ResNet, ResNetPlan, resnet_plan
 from moco.core.stems import Stem
 from moco.errors import BadInputError
@@ -128,3 +130,19 @@ def match_tensors(
         for name, value in expected.items()
     }
     return matched, extra
+
+
+@torch.no_grad()
+def require_finite_features(encoder: Encoder, called: str) -> None:
+    """Raise BadInputError where finite weights give features that are not: statistics that explode."""
+    side, finite = encoder.plan.image_size, True
+    ramp = torch.linspace(-2, 2, side).expand(1, encoder.plan.channels, side, side)
+    if reads_bytes(encoder.plan.arch):
+        ramp = example_input(encoder.plan.arch, side)
+    with use_evaluation_mode(encoder.backbone), contextlib.suppress(*REFUSALS):  # a size that it refuses is told later
+        finite = bool(encoder.backbone(ramp).isfinite().all())
+    if not finite:
+        raise BadInputError(
+            f"{called}: its features of an image are not finite, as after a diverged training: give an earlier "
+            f"checkpoint"
+        )

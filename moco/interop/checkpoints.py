@@ -1,6 +1,5 @@
 """Weights by name: a run, a checkpoint, an encoder file, another project's -> an encoder and its images' form."""
 
-import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -19,15 +18,13 @@ from moco.core.encoder import (
     encoder_tensors,
     file_names,
     load_encoder_tensors,
-    use_evaluation_mode,
 )
-from moco.core.networks import REFUSALS, example_input, reads_bytes
 from moco.core.resnet import resnet_plan
 from moco.core.stems import STEMS, Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.forms import Form
 from moco.errors import BadInputError
-from moco.interop.architecture import complete_tensors, infer, note_plain
+from moco.interop.architecture import complete_tensors, infer, note_plain, require_finite_features
 from moco.interop.calling import WEIGHTS, call, given_by
 from moco.interop.contents import first_names, flatten
 from moco.interop.descriptions import Description, require_torchvisions
@@ -129,29 +126,13 @@ def _load(weights: str) -> Weights:
                 f"{call(weights)}: {name} has numbers that are not finite, as after a diverged training: give "
                 f"an earlier checkpoint"
             )
-    _require_numbers(found.encoder, weights)
+    require_finite_features(found.encoder, call(weights))
     run = find_run(weights)
     said = None if run is None else BROKEN_OFF.get(read_status(run).get("state", ""))
     if said is not None:
         note = f"{run}: {said}: using the weights that it saved last"
         found = dataclasses.replace(found, notes=(*found.notes, note))
     return found
-
-
-@torch.no_grad()
-def _require_numbers(encoder: Encoder, weights: str) -> None:
-    """Raise BadInputError where finite weights give features that are not: statistics that explode."""
-    side, finite = encoder.plan.image_size, True
-    ramp = torch.linspace(-2, 2, side).expand(1, encoder.plan.channels, side, side)
-    if reads_bytes(encoder.plan.arch):
-        ramp = example_input(encoder.plan.arch, side)
-    with use_evaluation_mode(encoder.backbone), contextlib.suppress(*REFUSALS):  # a size that it refuses is told later
-        finite = bool(encoder.backbone(ramp).isfinite().all())
-    if not finite:
-        raise BadInputError(
-            f"{call(weights)}: its features of an image are not finite, as after a diverged training: give an "
-            f"earlier checkpoint"
-        )
 
 
 def find_run(weights: str) -> Path | None:

@@ -1,7 +1,7 @@
 """Flags that are given and change nothing, because of other settings: they are said, in one line for each reason."""
 
 import os
-import warnings
+import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -25,4 +25,4 @@ def warn_of_idle(config: Any, given: Collection[str], rules: Sequence[Idle]) -> 
         reason = why(config) if flags else ""
         if reason:
             have = "has" if len(flags) == 1 else "have"
-            warnings.warn(f"{', '.join(flags)} {have} no effect: {reason}", stacklevel=2)
+            print(f"moco: warning: {', '.join(flags)} {have} no effect: {reason}", file=sys.stderr)

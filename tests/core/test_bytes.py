@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moco.core.bytes import PADDING, STRIDE, Block, ByteTransformer, ByteTransformerPlan, positions
+from moco.core import bytes as module
+from moco.core.bytes import LONGEST_SPAN, PADDING, STRIDE, Block, ByteTransformer, ByteTransformerPlan, positions
 from moco.core.encoder import Encoder, EncoderPlan
+from moco.errors import BadInputError
 
 TINY = ByteTransformerPlan(width=16, depth=2, heads=2)
 
@@ -23,6 +25,32 @@ def spans(*lengths: int, to: int) -> Tensor:
     for row, length in enumerate(lengths):
         x[row, :length] = torch.randint(1, 256, (length,), generator=drawn, dtype=torch.uint8)
     return x
+
+
+def test_many_long_documents_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their spans are encoded in parts, with the same result."""
+    net, x = network(), torch.stack([spans(*[40] * 3, *[0] * row, to=40)[:3] for row in range(5)])
+    x[1, 2], x[4, 1:] = PADDING, PADDING
+    expected, seen = net(x), list[int]()
+    own = net._encode
+    monkeypatch.setattr(module, "AT_ONCE", 100)
+
+    def encode(part: Tensor) -> Tensor:
+        seen.append(part.numel())
+        return own(part)
+
+    monkeypatch.setattr(net, "_encode", encode)
+    assert torch.allclose(net(x), expected, atol=1e-6)
+    assert max(seen) <= 100
+    assert sum(seen) == 12 * 40
+
+
+def test_spans_that_take_minutes_are_refused() -> None:
+    """The time grows with the square of their length."""
+    encoder = Encoder(EncoderPlan("bytes-tiny", image_size=256))
+    encoder.require_size(LONGEST_SPAN, "--image-size")
+    with pytest.raises(BadInputError, match=f"--image-size 16384: bytes-tiny takes spans of at most {LONGEST_SPAN}"):
+        encoder.require_size(16384, "--image-size")
 
 
 def test_a_block_equals_torchs_own() -> None:
