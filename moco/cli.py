@@ -162,7 +162,7 @@ def parse(arguments: list[str]) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
     if isinstance(config, PretrainConfig):
         config = fit_recipe(config, _given(rest))
     check(config)
-    warn_of_idle(config, _given(rest), IDLE.get(kind, ()))
+    warn_of_idle(config, _given(rest), IDLE.get(type(config), ()))
     return config, _runner(command)
 
 

@@ -22,7 +22,8 @@ def _no_f_k(config: PretrainConfig) -> str:
 
 
 def _no_queue(config: PretrainConfig) -> str:
-    return "with --dictionary in-batch it is the batch size - 1" if config.dictionary == "in-batch" else ""
+    unused = config.dictionary == "in-batch" and config.queue_size  # none at all is refused
+    return "with --dictionary in-batch it is the batch size - 1" if unused else ""
 
 
 IDLE = (
