@@ -6,6 +6,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
+from moco.data import folder
 from scripts import fuzz
 from scripts.fuzz_readers import Seeds
 
@@ -16,6 +17,7 @@ def test_a_case_of_every_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(name, str(tmp_path / "kept"))
     monkeypatch.chdir(tmp_path)  # command lines are run in a folder of their own, without checks of shapes
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr(folder, "LARGE", 0)  # so that the index of a small folder is kept, and then damaged
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         seeds = Seeds(tmp_path)
