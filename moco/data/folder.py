@@ -54,6 +54,8 @@ def open_kept(root: Path, exclude: Exclude = ALL, notes: Notes | None = None, pr
     if stored is None:
         return None
     arrays, facts = stored
+    if not (arrays["names"].all() and arrays["folders"].all()):  # a NUL, which no path has
+        return None
     top, folders = os.fsencode(root), PathTable.from_arrays(arrays["folders"], arrays["folder_ends"])
     if facts.get("root") != os.path.realpath(root) or arrays["times"].shape != (len(folders), 2):
         return None

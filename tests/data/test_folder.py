@@ -230,6 +230,17 @@ def invented(search: searching.Search) -> object:
     return (b"%06d/%09d.jpg" % (i // 1000, i) for i in range(300_000))
 
 
+@pytest.mark.parametrize("column", ["names", "folders"])
+def test_an_index_with_a_path_that_no_file_has(large: Path, cache: Path, column: str) -> None:
+    """Found by fuzzing: a NUL in it. The folder is searched again."""
+    expected = names(open_folder(large))
+    (path,) = cache.rglob(f"{column}.npy")
+    stored = np.load(path)
+    stored[-1] = 0
+    np.save(path, stored)
+    assert names(open_folder(large)) == expected
+
+
 def test_the_index_is_flat_arrays(large: Path, cache: Path) -> None:
     """Any numpy reads them."""
     open_folder(large)
