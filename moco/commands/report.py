@@ -59,7 +59,7 @@ def _trials(folder: Path) -> list[Path]:
 
 
 def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> tuple[str, ...]:
-    from moco.core.networks import OF_BYTES
+    from moco.core.networks import reads_bytes
     from moco.data.catalog import load
     from moco.data.decoding import limit_pixels
     from moco.data.forms import with_shown
@@ -67,6 +67,7 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
     from moco.explore.gallery import Scope, file_digest, gallery, is_here
     from moco.interop.checkpoints import load_weights
     from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
+    from moco.runtime.fields import require
 
     weights_file = folder / "encoder.safetensors"
     if not weights_file.is_file():
@@ -78,7 +79,7 @@ def _compute(folder: Path, config: ReportConfig, say: Callable[[str], None]) -> 
     key |= {"show_channels": list(config.show_channels)} if config.show_channels else {}
     if _stored(path) == key:
         return ()
-    if trained.arch in OF_BYTES:
+    if reads_bytes(require(trained.arch)):
         raise BadInputError("they show images, and this run learned from documents")
     if config.data is None and not is_here(data):
         raise BadInputError(f"its images ({data}) are no longer there: give --data")

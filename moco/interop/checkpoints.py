@@ -110,9 +110,8 @@ def load_weights(weights: str, flag: str = WEIGHTS) -> Weights:
 
     Other projects' are known by their tensors' names (docs/interop.md); stem=NAME@FILE and part=NAME@FILE say what such
     a file does not. timm:NAME, timm:NAME@FILE and torchvision:NAME are published weights. Raises BadInputError where
-    there is none, naming the `flag` by which it was given,
-    where it is damaged, where it does not fit its own description, where any part of its backbone is
-    missing or left over, or where a number in it is not finite.
+    there is none, where it is damaged, where it does not fit its own description, where any part of its backbone is
+    missing or left over, or where a number in it is not finite; the error names the `flag` that was given.
     """
     with given_by(flag, weights):
         return _load(weights)

@@ -18,9 +18,11 @@ from PIL import Image as PillowImage
 from safetensors.torch import save_file
 
 from moco.cli import main
-from moco.commands import readiness
+from moco.commands import auto, knn, readiness
+from moco.evaluation.config import KnnConfig
 from moco.interop.checkpoints import load_weights
 from moco.pretraining import timing
+from moco.pretraining.config import PretrainConfig
 from moco.pretraining.timetable import Timetable
 from moco.pretraining.timing import StepTime
 
@@ -300,3 +302,22 @@ def test_measuring_can_be_interrupted(
     assert capsys.readouterr().err.endswith("moco: error: interrupted\n")
     assert not Path("run").exists()
     assert list(temporary.iterdir()) == []
+
+
+def test_the_last_evaluation_is_of_the_images_that_were_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What --exclude and --most-pixels leave out of one, they leave out of the other."""
+    asked = list[KnnConfig]()
+    told = {"way": {"recipe": "quick"}, "evaluation": {"seconds": 1.0, "random": True, "published": False},
+            "weights": None, "labelled": True}  # fmt: skip
+    monkeypatch.setattr(auto, "_read_chosen", lambda _: told)
+    monkeypatch.setattr(auto, "describe_result", lambda *_, **__: ())
+
+    def evaluate(given: KnnConfig) -> dict[str, Any]:
+        asked.append(given)
+        return {}
+
+    monkeypatch.setattr(knn, "run", evaluate)
+    auto.conclude(PretrainConfig("D", tmp_path, exclude=("masks",), most_pixels=900), {}, "D")
+    assert [(one.exclude, one.most_pixels) for one in asked] == [(("masks",), 900)]

@@ -30,7 +30,7 @@ from moco.pretraining.recipes import recipe
 from moco.runtime import distributed
 from moco.runtime.checkpoint import checkpoint_path
 
-STEPS, MIDDLE, BATCH, IMAGES, QUEUE = 24, 12, 8, 40, 36
+STEPS, MIDDLE, BATCH, IMAGES, QUEUE = 50, 25, 8, 40, 36
 SMALL: dict[str, Any] = {
     "arch": "resnet10-w4", "image_size": 12, "view_size": None, "batch_size": BATCH, "queue_size": QUEUE,
     "max_steps": STEPS, "bn_groups": 4, "log_every": 1, "checkpoint_every": MIDDLE, "knn_every": 0, "threads": 1,
@@ -79,7 +79,7 @@ def config_of(out: Path, **values: Any) -> PretrainConfig:
 
 
 def images() -> Subset:
-    """So few that the runs pass over them several times."""
+    """So few that the runs pass over them ten times."""
     return Subset(load("digits")["train"], np.arange(IMAGES))
 
 
