@@ -148,7 +148,7 @@ def open_partner(config: PretrainConfig, images: Images) -> tuple[Images, Pretra
     They are read as those of `--data` are or, where they have an encoder of their own, as their files are.
     """
     if config.partner_encoder == "shared":
-        return _open_held(require(config.partner), images.form), config
+        return _open_held(require(config.partner), images.form, config.white_level), config
     mean, std = (config.mean, config.std) if images.form is None else (IMAGENET_MEAN, IMAGENET_STD)
     keys = _open_held(require(config.partner), Asked(AUTO))
     left_open = dataclasses.replace(config, channels=AUTO, bands=(), no_data=None, mean=mean, std=std, white_level=None)
@@ -161,13 +161,14 @@ def forget_partners() -> None:
 
 
 @functools.cache
-def _open_held(data: str, form: Form | Asked | None) -> Images:
+def _open_held(data: str, form: Form | Asked | None, white_level: int | None = None) -> Images:
     try:
-        images = hold(training_images(load(data, form=form)))
+        images = hold(training_images(load(data, white_level=white_level, form=form)))
     except BadInputError as error:
         raise BadInputError(re.sub("^--data ", "--partner ", str(error))) from error
     if not isinstance(form, Asked):
         _require_form(images, form, data)
+        _require_bytes(images, form, white_level, data)
     return images
 
 
@@ -183,6 +184,16 @@ def _require_form(images: Images, form: Form | None, data: str) -> None:
             f"--partner {data}: {kind}, and the images of --data are {_describe_form(form)}: give --partner-encoder "
             f"own --symmetric, for an encoder of each side, or bring all images to one form"
         ) from error
+
+
+def _require_bytes(images: Images, form: Form | None, white_level: int | None, data: str) -> None:
+    """Raise BadInputError where 16-bit images of `--partner` would be scaled to go with bytes of RGB, unasked."""
+    if form is None and white_level is None and images.white_level is not None:
+        raise BadInputError(
+            f"--partner {data}: 16-bit images, and those of --data are bytes of RGB: give --partner-encoder own "
+            f"--symmetric, for an encoder of each side at full depth, or --white-level {images.white_level} to scale "
+            f"the partner's images to bytes"
+        )
 
 
 def _settle_form(data: str) -> Form | None:

@@ -1,5 +1,6 @@
 """An encoder for each side of the pairs: against a plain loop, interrupted, its files, and what is refused."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain as train
 from moco.pretraining.monitor import ENCODERS
 from moco.pretraining.prepare import build_batches, encoder_plan, resolve_config
+from moco.pretraining.pretexts import open_partner
 from moco.pretraining.recipes import recipe
 from moco.pretraining.sides import list_sides
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
@@ -197,6 +199,25 @@ def test_one_encoder_for_other_channels(
     config = small(tmp_path / "run", (left, right), partner_encoder="shared")
     with pytest.raises(BadInputError, match=f"--partner {right}: {theirs}, .* are {mine}: give --partner-encoder own"):
         pretrain.run(config)
+
+
+def test_deep_grey_beside_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is not scaled to bytes unless that is asked for, and then by the level that was given."""
+    shallow_nets(monkeypatch)
+    pixels = np.random.default_rng(0).integers(0, 3000, (16, 12, 12)).astype(np.uint16)
+    for name in ("colour", "deep"):
+        (tmp_path / name).mkdir()
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "deep" / f"{number}.png")
+        Image.fromarray((image // 12).astype(np.uint8)).convert("RGB").save(tmp_path / "colour" / f"{number}.png")
+    sets = str(tmp_path / "colour"), str(tmp_path / "deep")
+    config = small(tmp_path / "run", sets, partner_encoder="shared")
+    with pytest.raises(BadInputError, match=f"--partner {sets[1]}: 16-bit images, .* of RGB: .*--white-level 4095 "):
+        pretrain.run(config)
+    scaled = dataclasses.replace(config, white_level=2000)
+    keys, _ = open_partner(scaled, load(sets[0], white_level=2000)["train"])
+    expected = np.floor(np.minimum(pixels[0], 2000) * (255 / 2000) + 0.5)
+    assert np.array_equal(keys[0].numpy(), np.broadcast_to(expected, (3, 12, 12)))
 
 
 @pytest.mark.parametrize(
