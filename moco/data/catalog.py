@@ -22,7 +22,7 @@ from moco.data.kinds import Exclude, is_archive, is_readable, is_tar, read_head,
 from moco.data.layout import find_splits
 from moco.data.lists import open_list
 from moco.data.named import CATALOG, data_home, part_choice
-from moco.data.notes import Notes
+from moco.data.notes import DATA, Notes
 from moco.data.packed import is_pack, open_pack
 from moco.data.settling import Asked, require_files, settle_form
 from moco.data.tables import ARROW, PARQUET, find_tables, open_tables
@@ -34,8 +34,9 @@ from moco.runtime.phases import say_if_slow
 
 
 def load(
-    data: str, exclude: Sequence[str] = (), white_level: int | None = None, form: Form | Asked | None = None
-) -> dict[Split, Images]:
+    data: str, exclude: Sequence[str] = (), white_level: int | None = None, form: Form | Asked | None = None,
+    flag: str = DATA,
+) -> dict[Split, Images]:  # fmt: skip
     """Open the splits of a catalogue name, a folder (flat, class folders, or splits of either), a list, or shards.
 
     Shards are a folder of tar files in WebDataset layout, splits of such, or a single one; a folder may also be what
@@ -43,7 +44,8 @@ def load(
     left out. Files of 16 bits are scaled so that `white_level` becomes white, by default the range that they use.
     With a `form`, that of weights or as it is asked for, they are channels at full depth where they are more than bytes
     of RGB, and NumPy and DICOM files are images too.
-    What is left out, and how folders are understood where that is not plain, is printed to standard error.
+    What is left out, and how folders are understood where that is not plain, is printed to standard error, with the
+    `flag` that named the set.
     Raises BadInputError where there is no such thing, or no image in it.
     """
     notes, patterns = Notes(), Exclude(exclude)
@@ -62,10 +64,10 @@ def load(
             f"--channels rgb"
         )
     if form is not None:
-        notes.print(data, {split: len(images) for split, images in splits.items()})
+        notes.print(data, {split: len(images) for split, images in splits.items()}, flag)
         return {split: images.with_form(form) for split, images in splits.items()}
     level = settle_white_level(first, white_level, notes)
-    notes.print(data, {split: len(images) for split, images in splits.items()})
+    notes.print(data, {split: len(images) for split, images in splits.items()}, flag)
     return {split: images if level is None else images.with_white_level(level) for split, images in splits.items()}
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from moco.errors import one_line
 from moco.runtime import distributed
 
+DATA = "--data"
+"""The flag that gives a set, unless another one does."""
 MOST_REASONS = 8
 """A line names the most frequent reasons; the others are counted together."""
 MOST_REMARKS = 8
@@ -73,8 +75,8 @@ class Notes:
                 notes.remarks = [str(text) for text in remarks]
         return notes
 
-    def print(self, data: str, counts: dict[str, int]) -> None:
-        """Print the remarks, a line each, and one line of what is left out; each line once in a process."""
+    def print(self, data: str, counts: dict[str, int], flag: str = DATA) -> None:
+        """Print the remarks, a line each, and one line of what is left out of the set that `flag` names; each once."""
         found = ", ".join(f"{count} {split}" for split, count in counts.items())
         lines = self.remarks[:MOST_REMARKS]
         if len(self.remarks) > MOST_REMARKS:
@@ -82,7 +84,7 @@ class Notes:
         if self.skipped:
             lines = [*lines, f"{found} images; left out: {self.left_out}"]
         for line in lines:
-            text = one_line(f"--data {data}: {line}")
+            text = one_line(f"{flag} {data}: {line}")
             if text not in _printed and distributed.rank() == 0:
                 _printed.add(text)
                 print(text, file=sys.stderr, flush=True)

@@ -29,6 +29,7 @@ from moco.runtime.owncode import OWN, OwnCode, load_own_code, name_own
 
 OF_IMAGES = ("masked", "neighbours", "paired")
 """The pretexts that are made of views."""
+PARTNER = "--partner"
 
 
 def load_own_pretext(given: str) -> OwnCode | None:
@@ -163,9 +164,9 @@ def forget_partners() -> None:
 @functools.cache
 def _open_held(data: str, form: Form | Asked | None, white_level: int | None = None) -> Images:
     try:
-        images = hold(training_images(load(data, white_level=white_level, form=form)))
+        images = hold(training_images(load(data, white_level=white_level, form=form, flag=PARTNER)))
     except BadInputError as error:
-        raise BadInputError(re.sub("^--data ", "--partner ", str(error))) from error
+        raise BadInputError(re.sub("^--data ", f"{PARTNER} ", str(error))) from error
     if not isinstance(form, Asked):
         _require_form(images, form, data)
         _require_bytes(images, form, white_level, data)
@@ -198,7 +199,7 @@ def _require_bytes(images: Images, form: Form | None, white_level: int | None, d
 
 def _settle_form(data: str) -> Form | None:
     with suppress(BadInputError):
-        return training_images(load(data, form=Asked(AUTO))).form
+        return training_images(load(data, form=Asked(AUTO), flag=PARTNER)).form
     return None
 
 

@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from moco.commands import embed, knn, linear, pretrain, report, resume
+from moco.data.catalog import load
+from moco.data.splits import training_images
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, KnnConfig, LinearConfig
 from moco.pretraining.config import PretrainConfig, ResumeConfig
-from moco.pretraining.pretexts import load_own_pretext, require_pretext
+from moco.pretraining.pretexts import load_own_pretext, open_partner, require_pretext
 from moco.pretraining.recipes import recipe
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import to_json
@@ -116,6 +118,21 @@ def test_a_partner_that_is_not_there(tmp_path: Path) -> None:
     wrong = config(tmp_path / "run", pretext="paired", partner=str(tmp_path / "none"), knn_every=0)
     with pytest.raises(BadInputError, match=r"^--partner \S+none: no such folder or file"):
         pretrain.run(wrong)
+
+
+def test_notes_of_a_partner_name_its_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is no image is left out of the folder of --partner, and the line says of which."""
+    for folder in ("one", "other"):
+        for number in range(4):
+            path = tmp_path / folder / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (12, 12), (number, 40, 90)).save(path)
+    (tmp_path / "other" / "notes.md").write_text("none", encoding="utf-8")
+    data, partner = str(tmp_path / "one"), str(tmp_path / "other")
+    paired = recipe("quick", data=data, out=tmp_path / "run", pretext="paired", partner=partner)
+    open_partner(paired, training_images(load(data)))
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert [line.partition(":")[0] for line in said] == [f"--partner {partner}"]
 
 
 def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
