@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moco.errors import BadInputError, DivergedError, StoppedError
     from moco.evaluation.config import EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
     from moco.evaluation.features import Encoding, encode
-    from moco.evaluation.frozen import FrozenEncoder, load_encoder
+    from moco.evaluation.frozen import Classifier, FrozenEncoder, load_classifier, load_encoder
     from moco.evaluation.knn import weighted_knn
     from moco.interop.checkpoints import Weights, load_weights
     from moco.pretraining.config import PretrainConfig
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RECIPES",
     "BadInputError",
+    "Classifier",
     "Contrast",
     "DivergedError",
     "EmbedConfig",
@@ -50,6 +51,7 @@ __all__ = [
     "frame",
     "info_nce",
     "load",
+    "load_classifier",
     "load_encoder",
     "load_weights",
     "recipe",
@@ -68,7 +70,7 @@ _HOMES = {
     "moco.errors": ("BadInputError", "DivergedError", "StoppedError"),
     "moco.evaluation.config": ("EmbedConfig", "FinetuneConfig", "KnnConfig", "LinearConfig", "LowshotConfig"),
     "moco.evaluation.features": ("Encoding", "encode"),
-    "moco.evaluation.frozen": ("FrozenEncoder", "load_encoder"),
+    "moco.evaluation.frozen": ("Classifier", "FrozenEncoder", "load_classifier", "load_encoder"),
     "moco.evaluation.knn": ("weighted_knn",),
     "moco.interop.checkpoints": ("Weights", "load_weights"),
     "moco.pretraining.config": ("PretrainConfig",),

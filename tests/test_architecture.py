@@ -255,7 +255,7 @@ PUBLIC = {
     "InBatch", "Keys", "KnnConfig", "MemoryBank", "PretrainConfig", "Queue", "Weights", "encode", "frame", "info_nce",
     "load", "load_weights", "recipe", "weighted_knn",
     "EmbedConfig", "FinetuneConfig", "FrozenEncoder", "LinearConfig", "LowshotConfig", "StoppedError", "load_encoder",
-    "run",
+    "Classifier", "load_classifier", "run",
 }  # fmt: skip
 
 

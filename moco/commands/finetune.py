@@ -22,6 +22,7 @@ from moco.evaluation.session import (
     with_workers,
 )
 from moco.evaluation.statefile import locate_state
+from moco.interop.metadata import CLASSIFIER
 from moco.runtime import distributed
 from moco.runtime.checkpoint import save_tensors
 from moco.runtime.files import require_file_name
@@ -70,8 +71,7 @@ def _save(config: FinetuneConfig, subject: Subject, model: nn.Module, images: La
     """Save the network under its library's names, with what is needed to use it."""
     assert config.save is not None
     tensors = {name.removeprefix("backbone."): tensor for name, tensor in model.state_dict().items()}
-    metadata = {
-        "kind": "classifier", "encoder": dataclasses.asdict(subject.encoder.plan), "mean": list(subject.weights.mean),
-        "std": list(subject.weights.std), "white_level": images.white_level, "classes": list(images.classes),
-    }  # fmt: skip
+    weights = dataclasses.replace(subject.weights, white_level=images.white_level)
+    classes = list(images.classes)
+    metadata = {**weights.metadata, "kind": CLASSIFIER, "image_size": subject.how.image_size, "classes": classes}
     save_tensors(config.save, tensors, metadata)

@@ -1,6 +1,8 @@
 """An encoder for other programs: images in, features out, with the preparation that it was evaluated with."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -9,12 +11,14 @@ import torch.nn.functional as F
 from PIL import Image as PillowImage
 from torch import Tensor, nn
 
-from moco.core.encoder import Output, use_evaluation_mode
+from moco.core.encoder import Output, build_filled_encoder, head_prefix, use_evaluation_mode
 from moco.data.augment import normalize
 from moco.data.decoding import WHITEST, decode, from_pillow
 from moco.errors import BadInputError
 from moco.evaluation.features import prepare_image
 from moco.interop.checkpoints import load_weights
+from moco.interop.metadata import CLASSIFIER, read_metadata
+from moco.runtime.checkpoint import load_tensors
 from moco.shapes import Features, Image, Views
 
 Picture = PillowImage.Image | Tensor | str | Path
@@ -102,3 +106,39 @@ def load_encoder(weights: str | Path, *, features: Output = "backbone", image_si
     encoder.require_size(image_size or encoder.plan.image_size, "image_size")
     size = image_size or encoder.plan.image_size
     return FrozenEncoder(encoder.reading(features), size, found.mean, found.std, found.white_level)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network that `moco finetune --save` wrote."""
+
+    network: FrozenEncoder
+    """It gives one number per class, before the softmax, in place of features."""
+    classes: tuple[str, ...]
+
+    def predict(self, images: Iterable[Picture], *, batch_size: int = 256) -> Features:
+        """Return the probability of each class for each image, (N, classes), as `FrozenEncoder.embed` takes images."""
+        return self.network.embed(images, batch_size=batch_size).softmax(1)
+
+
+def load_classifier(path: str | Path) -> Classifier:
+    """Load the file that `moco finetune --save` wrote: a network and the names of its classes, in their order.
+
+    Raises BadInputError where the file is no such classifier, is damaged, or was trained on other images than RGB.
+    """
+    path = Path(path)
+    tensors, metadata = load_tensors(path)
+    classes, size = metadata.get("classes"), metadata.get("image_size")
+    if metadata.get("kind") != CLASSIFIER or not isinstance(classes, list) or type(size) is not int or size < 1:
+        raise BadInputError(f"{path}: expected a file that moco finetune --save wrote")
+    plan, about = read_metadata(path, metadata)
+    if about["form"] is not None:
+        raise BadInputError(f"{path}: it classifies {about['form'].kind}, and only RGB images can be predicted here")
+    plan = dataclasses.replace(plan, head="linear", feature_dim=len(classes))  # whose layer is the classifier
+    head = head_prefix(plan.arch)
+    named = {head + name.removeprefix("fc.") if name.startswith("fc.") else name: value
+             for name, value in tensors.items()}  # fmt: skip
+    encoder = build_filled_encoder(plan, named)
+    network = nn.Sequential(encoder.backbone, encoder.head)
+    images = size, about["mean"], about["std"], about["white_level"]
+    return Classifier(FrozenEncoder(network, *images), tuple(map(str, classes)))

@@ -31,7 +31,7 @@ from moco.interop.descriptions import Description, require_torchvisions
 from moco.interop.folders import exported_metadata, find_file, load_pieces, read_description
 from moco.interop.hub import fetch_weights
 from moco.interop.layouts import Found, recognise
-from moco.interop.metadata import encoder_metadata, read_metadata
+from moco.interop.metadata import CLASSIFIER, encoder_metadata, read_metadata
 from moco.interop.published import (
     TORCHVISION,
     Published,
@@ -203,6 +203,10 @@ def _own(path: Path) -> Weights:
 
 def _described(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> Weights:
     """An encoder, or a backbone alone, with our own description."""
+    if metadata.get("kind") == CLASSIFIER:
+        raise BadInputError(
+            f"{path}: a classifier of moco finetune --save, expected an encoder: moco.load_classifier reads it"
+        )
     plan, about = read_metadata(path, metadata)
     if metadata.get("kind") != "backbone":
         return Weights(build_filled_encoder(plan, tensors), **about)

@@ -13,6 +13,8 @@ from moco.errors import BadInputError
 from moco.runtime.checkpoint import Metadata
 
 LARGEST_COLOUR = 1e6
+CLASSIFIER = "classifier"
+"""The kind of a file of `moco finetune --save`."""
 DOCUMENTS = "documents"
 """What an encoder of bytes takes."""
 

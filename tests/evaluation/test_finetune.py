@@ -1,18 +1,22 @@
 """Fine-tuning trains a copy of the whole network, the same way every time, and says when it fails."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
 
+import moco
 from moco.commands.finetune import run
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.catalog import load
+from moco.data.forms import Form
 from moco.data.images import ArrayImages, Images
 from moco.data.loader import ViewBatches
 from moco.errors import BadInputError, DivergedError
@@ -21,8 +25,9 @@ from moco.evaluation.features import Encoding
 from moco.evaluation.finetune import CROP_AND_FLIP, Finetuning, finetune_and_score, train_network, with_classifier
 from moco.evaluation.session import Subject, backbone_digest
 from moco.interop.checkpoints import Weights
+from moco.interop.metadata import encoder_metadata
 from moco.runtime import scaling
-from moco.runtime.checkpoint import load_tensors
+from moco.runtime.checkpoint import load_tensors, save_tensors
 
 HALVES = (0.5, 0.5, 0.5)
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
@@ -127,25 +132,54 @@ def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     output = capsys.readouterr().out
     assert "fine-tuned: top-1" in output
     assert "supervised from scratch: top-1" in output
-    tensors, metadata = load_tensors(save)
-    assert tensors["fc.weight"].shape == (10, 64)
-    assert metadata["classes"] == [str(digit) for digit in range(10)]
+    assert load_tensors(save)[0]["fc.weight"].shape == (10, 64)
+    classifier = moco.load_classifier(save)
+    assert classifier.classes == tuple(str(digit) for digit in range(10))
+    test = load("digits")["test"]
+    chosen = classifier.predict(test[row] for row in range(len(test))).argmax(1)
+    assert chosen.tolist() == json.loads((copy / "evaluations" / "finetune.json").read_text())["predicted"]
     with pytest.raises(BadInputError, match=r"ends in \.safetensors"):
         run(dataclasses.replace(config, save=tmp_path / "tuned.pth"))
 
 
-def test_a_saved_network_is_torchvision_s(tmp_path: Path) -> None:
-    """Names and shapes of a whole ResNet-18 with as many classes."""
+@pytest.mark.parametrize("arch", ["resnet18", "timm:mobilenetv3_small_050"])
+def test_a_saved_network_is_its_library_s(arch: str, tmp_path: Path) -> None:
+    """The whole network with as many classes loads the file, and predicts the same as `moco.load_classifier`."""
     save = tmp_path / "tuned.safetensors"
-    config = FinetuneConfig(
-        "random", "digits", arch="resnet18", image_size=32, max_steps=1, batch_size=8, save=save, **CPU
-    )
-    run(config)
-    model = torchvision.models.get_model("resnet18", weights=None, num_classes=10)
-    tensors, _ = load_tensors(save)
-    assert {name: value.shape for name, value in tensors.items()} == {
-        name: value.shape for name, value in model.state_dict().items()
-    }
+    run(FinetuneConfig("random", "digits", arch=arch, image_size=32, max_steps=1, batch_size=8, save=save, **CPU))
+    tensors, metadata = load_tensors(save)
+    timm_name = arch.partition("timm:")[2]
+    if timm_name:
+        model = timm.create_model(timm_name, num_classes=10)
+        tensors = {name.replace("fc.", "classifier."): value for name, value in tensors.items()}
+    else:
+        model = torchvision.models.get_model(arch, weights=None, num_classes=10)
+    model.load_state_dict(tensors)
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(metadata[name])[:, None, None] for name in ("mean", "std"))
+    with torch.no_grad():
+        expected = model.eval()(((image / 255 - mean) / std)[None]).softmax(1)
+    assert torch.allclose(moco.load_classifier(save).predict([image]), expected, atol=1e-5)
+
+
+def test_what_is_no_classifier_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    """An encoder, a network of other channels, and tensors that lack the last layer; and `--weights` takes none."""
+    with pytest.raises(BadInputError, match="expected a file that moco finetune --save wrote"):
+        moco.load_classifier(tiny_run / "encoder.safetensors")
+    with pytest.raises(BadInputError, match="not a valid safetensors file"):
+        moco.load_classifier(tmp_path / "gone.safetensors")
+    plan, save = EncoderPlan("resnet18-w4", "cifar", image_size=8), tmp_path / "tuned.safetensors"
+    more = {"kind": "classifier", "image_size": 8, "classes": ["cat", "dog"]}
+    backbone = Encoder(plan).backbone.state_dict()
+    save_tensors(save, backbone, encoder_metadata(plan, HALVES, HALVES, 0) | more)
+    with pytest.raises(BadInputError, match=r"head\.bias expected"):
+        moco.load_classifier(save)
+    with pytest.raises(BadInputError, match=r"a classifier of moco finetune --save, .* moco\.load_classifier reads it"):
+        moco.load_weights(str(save))
+    form = Form(3, "uint16", HALVES, HALVES)
+    save_tensors(save, backbone, encoder_metadata(plan, HALVES, HALVES, 0, form=form) | more)
+    with pytest.raises(BadInputError, match="only RGB images"):
+        moco.load_classifier(save)
 
 
 def test_batches_of_one_image_are_refused(subject: Subject) -> None:
