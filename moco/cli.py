@@ -18,7 +18,7 @@ from typing import Any
 import tyro
 
 from moco.bench.config import BenchConfig
-from moco.curation.config import DuplicatesConfig, GroupsConfig, OutliersConfig, SearchConfig, SelectConfig
+from moco.curation.config import ONE_OF, DuplicatesConfig, GroupsConfig, OutliersConfig, SearchConfig, SelectConfig
 from moco.data.config import CheckConfig, PackConfig
 from moco.errors import (
     BadInputError,
@@ -223,10 +223,10 @@ def _given(arguments: Sequence[str]) -> set[str]:
 def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how: Any) -> Any:
     """Read the flags of a config; what tyro says in a box of several lines becomes one line."""
     if set(arguments) & set(HELP):
-        everything, name = "--help-all" in arguments, prog.rpartition(" ")[2]
-        needs = RECIPES[name].needs if kind is PretrainConfig else None
-        groups = GROUPS.get(kind, {})
-        print(explain(kind, prog, default, groups, everything=everything, about=_about(kind, name), needs=needs))
+        whole, name = "--help-all" in arguments, prog.rpartition(" ")[2]
+        needs, about = RECIPES[name].needs if kind is PretrainConfig else None, _about(kind, name)
+        groups, one_of = GROUPS.get(kind, {}), ONE_OF.get(kind, ())
+        print(explain(kind, prog, default, groups, everything=whole, about=about, needs=needs, one_of=one_of))
         raise SystemExit(0)
     for word in arguments:
         instead = GONE.get(kind, {}).get(word.partition("=")[0])
@@ -278,11 +278,11 @@ def _overview() -> str:
 def _recipes() -> str:
     lines = [f"  {name:<10} {recipe.about}" for name, recipe in RECIPES.items()]
     lines.insert(0, f"  {AUTO:<10} picks settings for your images, machine and time (--minutes), and explains each")
-    return (
-        "usage: moco pretrain RECIPE --data D --out RUN [flags]\n\n"
-        + "\n".join(lines)
-        + "\n\nPhotographs: auto. Images of 32 to 96 pixels on a CPU: quick. A GPU and plenty of time: v2."
-        + "\n\nmoco pretrain RECIPE --help lists the common flags with the recipe's values, --help-all every flag."
+    lines.insert(0, "usage: moco pretrain RECIPE --data D --out RUN [flags]\n")
+    return "\n".join(lines) + (
+        "\n\nPhotographs: auto. Images of 32 to 96 pixels on a CPU: quick. A GPU and plenty of time: v2."
+        "\nW: a run, a checkpoint or published weights, such as timm:tf_efficientnet_lite0."
+        "\n\nmoco pretrain RECIPE --help lists the common flags with the recipe's values, --help-all every flag."
     )
 
 

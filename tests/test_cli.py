@@ -176,6 +176,12 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], command: list
     assert "End with one JSON object on standard output." in words
 
 
+def test_help_shows_of_which_flags_one_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the usage, behind those that are always needed."""
+    usage = help_of(capsys, "search", "--help").splitlines()[0]
+    assert usage == "usage: moco search --weights W --data D (--image PATH | --index INT | --near PATH...) [flags]"
+
+
 def test_help_shows_the_symbol_and_the_recipe_s_value(capsys: pytest.CaptureFixture[str]) -> None:
     """The help of a recipe shows what that recipe does."""
     words = " ".join(help_of(capsys, "pretrain", "v2", "--help-all").split())

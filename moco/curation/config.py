@@ -142,7 +142,7 @@ class SearchConfig:
     image: Path | None = None
     """Image file to search by; it need not be in --data."""
     index: Annotated[int, Range(0, 10**9)] | None = None
-    """Number of the image to search by, among those of --data that can be read, from 0."""
+    """Row of the image to search by in the file that moco embed writes of the same --data and --split, from 0."""
     near: tuple[Path, ...] = ()
     """Image files to search by together, by the mean of their features."""
     k: Annotated[int, Range(1, 10**6)] = 10
@@ -197,5 +197,7 @@ class GroupsConfig:
     json: JsonOutput = False
 
 
+ONE_OF: dict[type, tuple[str, ...]] = {SearchConfig: ("image", "index", "near")}
+"""A command -> fields of which exactly one has to be given."""
 CurationConfig = DuplicatesConfig | OutliersConfig | SelectConfig | SearchConfig | GroupsConfig
 """Any of these commands' settings; what they share has one name."""

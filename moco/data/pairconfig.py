@@ -16,7 +16,7 @@ PretextName = Annotated[
         help="What query and key are. views: two random views of an image; masked: the same, with patches of the query "
         "hidden; neighbours: views of two frames of one folder; paired: views of two files of the same name, in --data "
         "and --partner; text: two spans of a document, for --arch bytes-ngrams, bytes-tiny or bytes-small; "
-        "FILE.py:FUNCTION: the pairs that your own function returns for (item, draw), which runs with your rights."
+        "FILE.py:FUNCTION: the pairs that your own function returns for (item, draw); it runs with your permissions."
     ),
 ]
 OwnPretextAgain = Annotated[

@@ -57,7 +57,7 @@ RandomArch = Annotated[str | None, arg(help="For random weights: the backbone.")
 RandomStem = Annotated[Stem, arg(help="For random weights: first layers of a ResNet.")]
 EncodedSide = Annotated[Side | None, arg(help="Side of the images in pixels; by default as in training.")]
 EncodedAtOnce = Annotated[BatchSize, arg(help="Images encoded at a time.")]
-OUTPUTS = """backbone: the backbone's features, whitened if the run ended so (--whiten). plain: never whitened.
+OUTPUTS = """backbone: the backbone's features, whitened if training ended with whitening. plain: never whitened.
 head: the projection head's output, of unit length."""
 EncoderOutput = Annotated[Literal["backbone", "plain", "head"], arg(help=OUTPUTS)]
 NoBaseline = Annotated[
@@ -102,11 +102,11 @@ class KnnConfig:
     image_size: EncodedSide = None
     features: EncoderOutput = "backbone"
     whiten: bool = False
-    """Whiten the features on the images of the bank, also those of --baseline W."""
+    """Whiten the features on the training images, also those of --baseline W."""
     knn_k: KnnNeighbours = None
     knn_temperature: KnnTemperature = 0.1
     bank: Literal["fp32", "fp16"] = "fp32"
-    """Number format of the stored features: 1.28 million of 2048 numbers take 10.5 GB in fp32, half of that in fp16."""
+    """Number format of the voting features: 1.28 million of 2048 numbers take 10.5 GB in fp32, half of that in fp16."""
     baseline: NoBaseline = True
     baselines: OtherWeights = ()
     batch_size: EncodedAtOnce = 256
@@ -215,7 +215,7 @@ class FinetuneConfig:
     baseline: bool = False
     """Also train the network from random weights in the same way (supervised from scratch)."""
     save: Path | None = None
-    """Also write the backbone (under its library's names) and the classifier (fc.*) to this .safetensors file."""
+    """Also write the network to this .safetensors file, for moco.load_classifier; the new classifier is fc.*."""
     like: LikeRun = None
     arch: RandomArch = None
     stem: RandomStem = "imagenet"

@@ -50,17 +50,17 @@ class PretrainConfig:
     """Pre-train an encoder on unlabelled images by momentum contrast."""
 
     data: Annotated[str, D]
-    """Images: a folder (flat, with class folders, or with train/ and val/ or test/ of either), a text list of paths,
-    tar shards, an archive, Parquet files, a saved Hugging Face data set, hf://datasets/OWNER/NAME, videos, or one of
-    cifar10, fashion-mnist, digits. Training uses no labels; they only serve to measure kNN
-    accuracy. The images of a folder unlabeled/ are trained on, too."""
+    """Images: a folder (flat, with one folder per class, or with train/, val/ and test/, each flat or by class), a text
+    list of paths, tar shards, an archive, Parquet files, a saved Hugging Face data set, hf://datasets/OWNER/NAME,
+    videos, or one of cifar10, fashion-mnist, digits. Training uses train/ and unlabeled/, never val/ or test/, and no
+    labels; they only serve to measure kNN accuracy."""
     out: RunFolder
 
     arch: str | None = "resnet50"
     """Backbone: resnet18, resnet18-w16 (base width 16), resnet50, resnet50-2x (twice the width), resnext50-32x8d,
-    vit-tiny-4 (a transformer on patches of 4 pixels; also small and base, 8 and 16), any other classification model of
-    torchvision by its name, timm:NAME (any network of timm that gives pooled features), or for documents bytes-ngrams,
-    bytes-tiny or bytes-small. --init-weights sets it unless you give it."""
+    vit-SIZE-PATCH (a transformer: tiny, small or base, on patches of 2, 4, 8 or 16 pixels), any other classification
+    model of torchvision by its name, timm:NAME (any network of timm that gives pooled features), or for documents
+    bytes-ngrams, bytes-tiny or bytes-small. --init-weights sets it unless you give it."""
     stem: Stem | None = "imagenet"
     """First layers of a ResNet: cifar is a 3x3 convolution without max-pooling, for images of up to about 64 pixels
     (-padded: it pads by 2; -pooled: with max-pooling; -linear: without a ReLU after it, as other projects build them).
@@ -102,7 +102,7 @@ class PretrainConfig:
     (InstDisc), or the batch itself with gradient to both sides (end-to-end)."""
     queue_size: KeyCountOrZero = 65536
     """K: negative keys that each query is compared with, best well below the number of images. A memory bank draws K of
-    its entries. With --dictionary in-batch K is always the batch size - 1. With --batch-keys it may be 0."""
+    its entries. With --batch-keys it may be 0. Ignored with --dictionary in-batch, where K is the batch size - 1."""
     batch_keys: bool = False
     """Compare each query also with the momentum encoder's keys of the other images in its batch (v3), or only with
     these if --queue-size is 0."""
@@ -152,7 +152,7 @@ class PretrainConfig:
     """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
     crops with little colour change, for --teacher)."""
     image_size: Side | None = 224
-    """Side of the images in pixels, in evaluations too. --init-weights sets it unless you give it."""
+    """Side in pixels to which whole images are resized; documents: bytes. --init-weights sets it unless you give it."""
     view_size: Side | None = None
     """Side of the training views in pixels, by default --image-size. Smaller views save time."""
     decode: Annotated[Literal["exact", "scaled"], Earlier("exact")] = "scaled"
@@ -228,9 +228,8 @@ class PretrainConfig:
     ] = "auto"
     device: Device = "auto"
     compile: Annotated[Literal["auto", "on", "off"], Earlier("off", ((True, "on"), (False, "off")))] = "auto"
-    """Whether to compile the encoders. on does so before the first step, which takes a minute or more. auto does so on
-    an NVIDIA GPU in runs of 5,000 steps or more, after timing both ways, where the compiled ones are faster; elsewhere
-    it is off."""
+    """Whether to compile the encoders before the first step, which takes a minute or more. auto does so on an NVIDIA
+    GPU in runs of 5,000 steps or more, if it is faster when both ways are timed."""
     recompute: bool = False
     """Recompute a ResNet's activations for the gradient: much less memory, a third more time."""
     deterministic: bool = False
@@ -243,13 +242,13 @@ class PretrainConfig:
     checkpoint_every: CountOrZero | None = None
     """Steps between two checkpoints (0: only at the end); by default one epoch, at most 1000 steps."""
     knn_every: CountOrZero | None = None
-    """Steps between two evaluations by the kNN monitor (0: never); by default one epoch."""
+    """Steps between two evaluations by kNN during training (0: never); by default one epoch."""
     knn_images: Count = 10000
-    """Largest number of images in the monitor's bank; it has up to a fifth as many queries."""
+    """Largest number of training images that vote in these evaluations; up to a fifth as many are classified."""
     knn_k: KnnNeighbours = None
     knn_temperature: KnnTemperature = 0.1
     keep: Literal["best", "last"] = "last"
-    """Which encoder the run ends with: the last one, or the best of the monitor's evaluations. best is the initial one
+    """Which encoder the run ends with: the last one, or the best by the evaluations during training: the initial one
     unless another classifies clearly more images correctly; encoder-last.safetensors then holds the last one."""
     whiten: CountOrZero = 0
     """Whiten the finished encoder's features by this many training images (0: do not)."""
@@ -264,11 +263,12 @@ class PretrainConfig:
 class AutoConfig:
     """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
 
-    You can also give any flag of moco pretrain (moco pretrain quick --help-all), which auto keeps.
+    auto keeps any flag of moco pretrain (moco pretrain quick --help-all), such as --init-weights W, weights to start
+    from, or --teacher W, weights to imitate. W is a run, a checkpoint or, for example, timm:tf_efficientnet_lite0.
     """
 
     minutes: Minutes = field(default=10.0, kw_only=True)
-    """Total time: start, measurements, training, the monitor's evaluations, the final evaluation."""
+    """Total time: start, measurements, training, evaluations during training (--knn-every) and at the end."""
     data: Annotated[str, D]
     """Images: a folder, with subfolders or without, or any other form that moco pretrain quick --help lists."""
     out: RunFolder

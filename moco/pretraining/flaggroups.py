@@ -2,8 +2,8 @@
 
 PRETRAIN_GROUPS: dict[str, tuple[str, ...]] = {
     "Common": (
-        "data", "out", "epochs", "batch_size", "image_size", "arch", "init_weights", "teacher", "queue_size", "lr",
-        "seed", "device", "workers", "keep", "whiten", "json",
+        "data", "out", "epochs", "batch_size", "image_size", "arch", "init_weights", "teacher", "dictionary",
+        "queue_size", "lr", "seed", "device", "workers", "keep", "whiten", "json",
     ),
     "Method": (),
     "Data": (

@@ -216,7 +216,7 @@ def describe_pretext(config: PretrainConfig) -> str:
     """Describe for a run's log what is paired; empty for two views of an image."""
     if config.pretext.startswith(OWN):
         name, _, digest = config.pretext.removeprefix(OWN).partition("@sha256:")
-        return f"\npairs come from code of your own, {name}, which runs with your rights (SHA-256 {digest[:12]})"
+        return f"\npairs come from code of your own, {name}, which runs with your permissions (SHA-256 {digest[:12]})"
     more = {
         "masked": f", {config.hidden:.0%} of the query's patches of {config.patch} pixels hidden",
         "neighbours": f", query and key at most {config.within} frames apart"

@@ -106,8 +106,8 @@ RECIPES = {
         "MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; its features classify 60.6% of ImageNet",
         {},
     ),
-    "v2": Recipe("MoCo v2 (arXiv:2003.04297): MLP head, more augmentation, cosine; 67.5%", V2),
-    "v3": Recipe("MoCo v3 (arXiv:2104.02057): ViT-S without a queue, 224 pixels, 300 epochs; 73.2%", V3),
+    "v2": Recipe("MoCo v2 (arXiv:2003.04297): MLP head, more augmentation, cosine schedule; 67.5% of ImageNet", V2),
+    "v3": Recipe("MoCo v3 (arXiv:2104.02057): ViT-S without a queue, 224 pixels, 300 epochs; 73.2% of ImageNet", V3),
     "cifar10": Recipe(
         "the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; they report 82.6% by kNN", CIFAR10
     ),

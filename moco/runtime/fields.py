@@ -122,8 +122,8 @@ Loggers = Annotated[
     NamesCode(tuple(TRACKERS)),
     arg(
         metavar="wandb|mlflow|FILE.py:FUNCTION",
-        help="Where to send the run's figures as well: Weights & Biases, MLflow, or a function of your own, which is "
-        "run with your rights and returns what takes each line of figures. May be given several times.",
+        help="Where to send the run's figures as well: Weights & Biases, MLflow, or your own function (it runs with "
+        "your permissions), whose result receives each line of figures. May be given several times.",
     ),
 ]
 LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]
@@ -132,8 +132,8 @@ WeightDecay = Annotated[NotNegative, arg(help="Weight decay of SGD.")]
 KnnNeighbours = Annotated[
     Count | None,
     arg(
-        help="Neighbours that vote (200 in the papers); by default the number that classifies the images of the bank "
-        "best (leave-one-out)."
+        help="Neighbours that vote (200 in the papers); by default the number that classifies the training images "
+        "best, each by the others."
     ),
 ]
 KnnTemperature = Annotated[Positive, arg(help="A neighbour votes with weight exp(similarity / this temperature).")]

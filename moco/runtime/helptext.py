@@ -58,15 +58,19 @@ def explain(
     everything: bool,
     about: str = "",
     needs: str | None = None,
+    one_of: Sequence[str] = (),
 ) -> str:
     """Explain the flags of a config, with the values of `default`; `groups` and `everything` as for `render_help`.
 
-    `about` follows the sentence about the command, and the field `needs` has to be given although it has a default.
+    `about` follows the sentence about the command, the field `needs` has to be given although it has a default, and so
+    has one of the fields `one_of`.
     """
     flags = [
         replace(one, text=f"{one.text} (required)") if one.field == needs else one for one in list_flags(kind, default)
     ]
     needed = " ".join(one.written for one in flags if "(required)" in one.text or not one.written.startswith("-"))
+    choice = " | ".join(one.written for one in flags if one.field in one_of)
+    needed += f" ({choice})" if choice else ""
     return render_help(
         f"{prog} {needed} [flags]".replace("  ", " "), " ".join(f"{kind.__doc__ or ''} {about}".split()), flags, groups,
         everything=everything,

@@ -54,7 +54,7 @@ def test_a_run_by_code_of_ones_own(own: str, tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "run"
     result = pretrain.run(config(out, pretext=own, dictionary="queue", queue_size=64, checkpoint_every=0))
     assert result["step"] == 4
-    assert "code of your own, pairs, which runs with your rights" in capsys.readouterr().err
+    assert "code of your own, pairs, which runs with your permissions" in capsys.readouterr().err
     stored = json.loads((out / "config.json").read_text(encoding="utf-8"))["pretext"]
     assert stored.startswith(f"{OWN}pairs@sha256:")
     assert str(tmp_path) not in stored
