@@ -17,7 +17,7 @@ from moco.data.decoding import WHITEST, decode, from_pillow
 from moco.errors import BadInputError
 from moco.evaluation.features import prepare_image
 from moco.interop.checkpoints import load_weights
-from moco.interop.metadata import CLASSIFIER, read_metadata
+from moco.interop.metadata import CLASSIFIER, RGB_BYTES, describe_input, read_metadata
 from moco.runtime.checkpoint import load_tensors
 from moco.shapes import Features, Image, Views
 
@@ -35,11 +35,13 @@ class FrozenEncoder(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         white_level: int | None = None,
+        takes: str = RGB_BYTES,
     ) -> None:
+        """Take a module, how `embed` prepares images for it, and what it `takes` (`describe_input`)."""
         super().__init__()
         self.module = module
         self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
-        self.white_level = white_level or WHITEST
+        self.white_level, self.takes = white_level or WHITEST, takes
         self.requires_grad_(False)
         self.eval()
 
@@ -53,8 +55,13 @@ class FrozenEncoder(nn.Module):
         """Encode images to features (N, C) in fp32 on the CPU, in order; `unit` scales them to unit length.
 
         Images may be of any and of different sizes; they are resized, cut and normalised as evaluations do. Raises
-        BadInputError for what is not an image.
+        BadInputError for what is not an image, and where the encoder takes other inputs than RGB.
         """
+        if self.takes != RGB_BYTES:
+            raise BadInputError(
+                f"embed takes RGB images, and this encoder takes {self.takes}: use the command moco embed, or call the "
+                f"encoder with inputs that are prepared"
+            )
         if isinstance(images, str | Path | PillowImage.Image):
             raise BadInputError("embed takes a list of images, got a single one: put it in a list")
         if batch_size < 1:
@@ -105,7 +112,8 @@ def load_encoder(weights: str | Path, *, features: Output = "backbone", image_si
     encoder = found.encoder
     encoder.require_size(image_size or encoder.plan.image_size, "image_size")
     size = image_size or encoder.plan.image_size
-    return FrozenEncoder(encoder.reading(features), size, found.mean, found.std, found.white_level)
+    takes = describe_input(encoder.plan, found.form)
+    return FrozenEncoder(encoder.reading(features), size, found.mean, found.std, found.white_level, takes)
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class Classifier:
 def load_classifier(path: str | Path) -> Classifier:
     """Load the file that `moco finetune --save` wrote: a network and the names of its classes, in their order.
 
-    Raises BadInputError where the file is no such classifier, is damaged, or was trained on other images than RGB.
+    Raises BadInputError where the file is no such classifier, or is damaged.
     """
     path = Path(path)
     tensors, metadata = load_tensors(path)
@@ -132,13 +140,11 @@ def load_classifier(path: str | Path) -> Classifier:
     if metadata.get("kind") != CLASSIFIER or not isinstance(classes, list) or type(size) is not int or size < 1:
         raise BadInputError(f"{path}: expected a file that moco finetune --save wrote")
     plan, about = read_metadata(path, metadata)
-    if about["form"] is not None:
-        raise BadInputError(f"{path}: it classifies {about['form'].kind}, and only RGB images can be predicted here")
     plan = dataclasses.replace(plan, head="linear", feature_dim=len(classes))  # whose layer is the classifier
     head = head_prefix(plan.arch)
     named = {head + name.removeprefix("fc.") if name.startswith("fc.") else name: value
              for name, value in tensors.items()}  # fmt: skip
     encoder = build_filled_encoder(plan, named)
     network = nn.Sequential(encoder.backbone, encoder.head)
-    images = size, about["mean"], about["std"], about["white_level"]
+    images = size, about["mean"], about["std"], about["white_level"], describe_input(plan, about["form"])
     return Classifier(FrozenEncoder(network, *images), tuple(map(str, classes)))

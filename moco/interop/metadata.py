@@ -17,6 +17,8 @@ CLASSIFIER = "classifier"
 """The kind of a file of `moco finetune --save`."""
 DOCUMENTS = "documents"
 """What an encoder of bytes takes."""
+RGB_BYTES = "bytes of RGB"
+"""What most encoders take."""
 
 
 def encoder_metadata(
@@ -76,4 +78,4 @@ def describe_input(plan: EncoderPlan, form: Form | None) -> str:
     """Describe in words what an encoder takes: documents, bytes of RGB, or other channels."""
     if reads_bytes(plan.arch):
         return DOCUMENTS
-    return "bytes of RGB" if form is None else form.kind
+    return RGB_BYTES if form is None else form.kind

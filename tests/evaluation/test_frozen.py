@@ -11,10 +11,14 @@ from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 import moco
+from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
 from moco.data.augment import normalize
 from moco.data.decoding import decode
+from moco.data.forms import Form
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, encode, prepare_image
+from moco.interop.metadata import encoder_metadata
+from moco.runtime.checkpoint import save_tensors
 
 
 @pytest.fixture
@@ -131,3 +135,17 @@ def test_images_one_by_one(tiny_run: Path, files: list[Path]) -> None:
     """Any iterable will do."""
     encoder = moco.load_encoder(tiny_run)
     assert torch.equal(encoder.embed(path for path in files), encoder.embed(files))
+
+
+@pytest.mark.parametrize("kind", ["3 channels of uint16", "documents"])
+def test_an_encoder_of_other_inputs_embeds_no_rgb(kind: str, tmp_path: Path) -> None:
+    """It has no preparation for them: without a word its features would be of nearly black images."""
+    form = Form(3, "uint16", (20000.0,) * 3, (5000.0,) * 3) if kind != "documents" else None
+    plan = EncoderPlan("resnet18-w4" if form else "bytes-tiny", image_size=8)
+    mean, std = (form.mean, form.std) if form else ((0.5,) * 3, (0.5,) * 3)
+    save_tensors(
+        tmp_path / "encoder.safetensors", encoder_tensors(Encoder(plan)),
+        encoder_metadata(plan, mean, std, 0, form=form),
+    )  # fmt: skip
+    with pytest.raises(BadInputError, match=f"embed takes RGB images, and this encoder takes {kind}"):
+        moco.load_encoder(tmp_path / "encoder.safetensors").embed([torch.zeros(3, 8, 8, dtype=torch.uint8)])
