@@ -22,6 +22,8 @@ from moco.study import statistics
 from moco.study.budgets import AtBudget, name_budgets, require_budgets
 from moco.study.config import StudyConfig
 from moco.study.definition import Arm, Study
+from moco.study.estimate import estimate_seconds, find_cost
+from moco.study.formula import add_predictions, check_formula
 from moco.study.page import study_page
 from moco.study.plan import (
     Cell,
@@ -48,11 +50,6 @@ from moco.study.running import (
 )
 from moco.study.sweep import best_arms, plan_rounds, settle_study
 from moco.study.verdict import describe_budgets, write_verdict
-
-START = 6.0
-"""Seconds that a process takes to start, about."""
-FINETUNING = 3.0
-"""What an image costs in fine-tuning, in forward passes."""
 
 
 def run(config: StudyConfig) -> dict[str, Any]:
@@ -114,7 +111,11 @@ def settle_plan(study: Study, config: StudyConfig) -> dict[str, Any]:
     budgets = equal_budgets(study, config, arms)
     images = budgets[-1] if budgets else equal_budget(study, config, wanted, arms) if arms else 0
     with say_if_slow("counting the memory of the papers' setting"):
-        extra = run_alone("moco.study.memory:papers_setting", config, Path(), "") if study.extrapolate else None
+        extra = (
+            run_alone("moco.study.memory:count_memory", config, Path(), str(survey["images"]))
+            if study.extrapolate
+            else None
+        )
     plan = {
         "asked": collect_fixed_flags(config),
         "study": known,
@@ -124,24 +125,7 @@ def settle_plan(study: Study, config: StudyConfig) -> dict[str, Any]:
         "extrapolation": extra,
     }
     once = cells(study, dataclasses.replace(config, seeds=1, budgets=tuple(budgets)), images, arms)
-    return {**plan, "cost": {cell.kind: round(_seconds(cell, survey), 1) for cell in once}}
-
-
-def _seconds(cell: Cell, survey: dict[str, Any]) -> float:
-    """Estimate the seconds of a cell: training and evaluations."""
-    batch, steps = cell.training.batch_size, cell.steps
-    seconds = START + survey["loading"] + steps * batch / survey["rates"][cell.arm.name]
-    looks = steps // cell.training.knn_every if cell.training.knn_every else 0
-    encoded = survey["encoded"]
-    seconds += looks * min(1.2 * cell.training.knn_images, survey["all_images"]) / encoded
-    for command in cell.commands[1:]:
-        words = dict(itertools.pairwise(command))
-        tuned = (
-            int(words.get("--finetune-steps", 400)) * 128 * FINETUNING if command[0] in ("lowshot", "finetune") else 0
-        )
-        both = 1 if "--no-baseline" in command else 2
-        seconds += START + survey["loading"] + both * (survey["all_images"] + tuned) / encoded
-    return float(seconds)
+    return {**plan, "cost": {cell.kind: round(estimate_seconds(cell, survey), 1) for cell in once}}
 
 
 def _describe_plan(
@@ -153,16 +137,11 @@ def _describe_plan(
         if cell.seed == 0:
             further = " more" if cell.earlier else ""
             begin = f"  {cell.kind:<20} {cell.steps:>7}{further} steps of {cell.training.batch_size:<5}"
-            lines.append(f"{begin} {duration(_cost(plan, cell))}")
+            lines.append(f"{begin} {duration(find_cost(plan, cell))}")
     waiting = [cell for cell in every if read_cell_result(config.out, cell) is None]
-    left = sum(_cost(plan, cell) for cell in waiting)
+    left = sum(find_cost(plan, cell) for cell in waiting)
     lines += [*left_out, f"{len(every)} cells, {len(waiting)} of them not run yet: about {duration(left)}"]
     return "\n".join(lines)
-
-
-def _cost(plan: dict[str, Any], cell: Cell) -> float:
-    """Look up the estimated seconds of a cell; of one in a round of halving, those of a whole one."""
-    return float(plan["cost"].get(cell.kind, plan["cost"].get(cell.arm.name, 0.0)))
 
 
 def budget(study: Study, config: StudyConfig, plan: dict[str, Any]) -> str:
@@ -220,7 +199,7 @@ def _run_all(
                 raise OSError(f"cell {cell.name} failed before it began: {read_last_words(log)} (all of it: {log})")
             keep_cell_result(config.out, {**done, "wall_seconds": round(time.monotonic() - started, 1)})
             write_result(study, config, plan, every, [*left_out, *_notes(skipped)])
-            left = sum(_cost(plan, other) for other in waiting[number:])
+            left = sum(find_cost(plan, other) for other in waiting[number:])
             figures = ", ".join(f"{name} {value:.2f}" for name, value in done["figures"].items() if value is not None)
             said = f"{read_last_words(log)} (all of it: {log})" if done["state"] == "failed" else figures
             say(f"{number}/{len(waiting)} {cell.name}: {done['state']} {said} (about {duration(left)} left)")
@@ -271,15 +250,20 @@ def write_result(
     verdict = write_verdict(study, rows, agreed, judged, random)
     if plan["budgets"]:
         verdict = f"{write_verdict(study, rows, agreed, [], random)} {describe_budgets(looks)}"
+    check = check_formula(rows, (plan["extrapolation"] or {}).get("arms", {}))
+    verdict += f" {check.sentence}" if check else ""
     findings = {
         "verdict": verdict, "random": random, "results": results, "looks": looks if plan["budgets"] else [],
         "notes": notes, "budget": budget(study, config, plan), "extrapolation": plan["extrapolation"],
+        "check": check,
     }  # fmt: skip
     table = [row for look in looks for row in list_values(look.rows, None if study.steps else look.images)]
+    add_predictions(table, check)
     result = {
         "study": study.name, "source": study.source, "rows": table, "failed": missing,
         "agreement": None if agreed is None else dataclasses.asdict(agreed),
         "claims": [_flat(one) for one in judged], "images": plan["images"],
+        "formula_check": None if check is None else {**dataclasses.asdict(check), "trusted": check.trusted},
         "budgets": [{"images": look.images, "claims": [_flat(one) for one in look.judged]} for look in looks],
         **{name: findings[name] for name in ("verdict", "random", "notes", "budget", "extrapolation")},
         "cells": [{name: value for name, value in one.items() if name != "over_time"} for one in results],

@@ -9,6 +9,7 @@ from moco.report.markup import NOTHING, element, escape, escape_whole, number, s
 from moco.report.page import page_of_parts
 from moco.study.budgets import AtBudget, describe_crossing, follow_claims
 from moco.study.definition import Outcome, Study
+from moco.study.formula import Check
 from moco.study.rows import Row
 from moco.study.statistics import Agreement, Judged
 from moco.study.verdict import describe_difference
@@ -27,8 +28,8 @@ def study_page(
 ) -> str:
     """Return the page.
 
-    `findings` has `verdict`, `random`, `results`, `looks` (at each of several budgets), `budget`, `notes` and
-    `extrapolation`.
+    `findings` has `verdict`, `random`, `results`, `looks` (at each of several budgets), `budget`, `notes`,
+    `extrapolation` and `check` (of its formula).
     """
     sections = [
         (
@@ -45,6 +46,7 @@ def study_page(
             "Over time",
             element("div", _over_time(study, rows, findings["results"]), class_="charts") if study.over_time else "",
         ),
+        ("formula", "The formula for memory against the measurement", _check(findings.get("check"))),
         ("extrapolation", "In the papers' setting", _extrapolation(findings["extrapolation"])),
         ("setup", "What was run", _setup(study, findings)),
     ]
@@ -210,6 +212,33 @@ def _over_time(study: Study, rows: Sequence[Row], results: Sequence[Mapping[str,
             f"time-{name.replace('_', '-')}", f"{name.replace('_', ' ')} over time", curves, Axes("step", "%")
         )
     return content
+
+
+def _check(check: Check | None) -> str:
+    """What the formula predicts for each cell, beside what was measured."""
+    if check is None:
+        return ""
+    cells = [
+        [
+            escape(one.row), show(one.measured, 0), show(one.predicted, 0), f"{one.error:+.1f}",
+            f"{one.own_error:+.0f}", "held out" if one.held_out else "fitted",
+        ]
+        for one in check.predictions
+    ]  # fmt: skip
+    header = [
+        "arm",
+        "measured (MiB)",
+        "formula and constant (MiB)",
+        "error (%)",
+        "error beyond the constant (%)",
+        "constant",
+    ]
+    note = (
+        "The constant stands for what the formula leaves out, for example libraries and images; in the papers' setting "
+        "it is negligible, so the error beyond it counts there. The largest batch of each curve is held out."
+    )
+    said = element("p", escape_whole(check.sentence)) + table(header, cells, label="Formula", numbers=range(1, 5))
+    return said + element("p", note, class_="note")
 
 
 def _extrapolation(formula: Mapping[str, Any] | None) -> str:
