@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,7 +80,14 @@ def test_table_and_page_have_it() -> None:
     add_predictions(table, check)
     assert [(row["predicted"], row["held_out"]) for row in table[-2:]] == [(660, True), (None, None)]
     assert [row["error_percent"] for row in table[:6]] == pytest.approx([0] * 6)
-    findings = {"verdict": "", "random": None, "results": [], "notes": [], "budget": "", "extrapolation": None}
+    findings: dict[str, Any] = {
+        "verdict": "",
+        "random": None,
+        "results": [],
+        "notes": [],
+        "budget": "",
+        "extrapolation": None,
+    }
     page = study_page(find_study("cost"), some, None, [], {**findings, "check": check}, "")
     assert '<td class="n">660</td><td class="n">660</td><td class="n">+0.0</td>' in page
 
