@@ -7,6 +7,7 @@ from typing import Any
 from moco.report.charts import Axes, Curve, Level, chart
 from moco.report.markup import NOTHING, element, escape, escape_whole, number, show, table
 from moco.report.page import page_of_parts
+from moco.study.budgets import AtBudget, describe_crossing, follow_claims
 from moco.study.definition import Outcome, Study
 from moco.study.rows import Row
 from moco.study.statistics import Agreement, Judged
@@ -24,7 +25,11 @@ def study_page(
     findings: Mapping[str, Any],
     made: str,
 ) -> str:
-    """Return the page; `findings` has `verdict`, `random`, `results`, `plan`, `budget`, `notes` and `extrapolation`."""
+    """Return the page.
+
+    `findings` has `verdict`, `random`, `results`, `looks` (at each of several budgets), `budget`, `notes` and
+    `extrapolation`.
+    """
     sections = [
         (
             "verdict",
@@ -32,7 +37,8 @@ def study_page(
             element("div", element("p", escape_whole(str(findings["verdict"]))), class_="card open"),
         ),
         ("charts", "Charts", element("div", _charts(study, rows, findings["random"]), class_="charts")),
-        ("table", "Figures", _table(rows) + _agreement(agreed)),
+        ("budgets", "Over the budgets", _budgets(findings.get("looks", ()))),
+        ("table", "Figures", _tables(rows, findings.get("looks", ())) + _agreement(agreed)),
         ("claims", "What the paper says, and what holds here", _claims(judged)),
         (
             "over-time",
@@ -103,6 +109,36 @@ def _places(study: Study, rows: Sequence[Row]) -> dict[float | str, float]:
 
 def _label(x: float | str) -> str:
     return x if isinstance(x, str) else f"{x:g}"
+
+
+def _budgets(looks: Sequence[AtBudget]) -> str:
+    """The main figure over the budgets, and the verdict on each claim at each of them."""
+    if len(looks) < 2:
+        return ""
+    places = {look.images: math.log2(look.images / looks[0].images) for look in looks}
+    curves = []
+    for style, row in enumerate(row for row in looks[-1].rows if row.outcome == looks[-1].rows[0].outcome):
+        own = [(place, next(each for each in look.rows if each.name == row.name))
+               for look, place in zip(looks, places.values(), strict=True)]  # fmt: skip
+        points = [(place, each.mean) for place, each in own]
+        curves.append(Curve(row.name, points, style, tuple(each.deviation for _, each in own)))
+    ticks = tuple((place, f"{images:,}") for images, place in places.items())
+    axes = Axes("images", looks[0].rows[0].outcome.name, ticks=ticks)
+    content = element("div", chart("budgets", "Over the budgets", curves, axes), class_="charts")
+    cells = []
+    for text, judged in follow_claims(looks):
+        known = {images: f"{one.verdict} ({describe_difference(one)})" for images, one in judged}
+        verdicts = [escape(known.get(images, NOTHING)) for images in places]
+        cells.append([escape_whole(text), *verdicts, escape_whole(describe_crossing(judged) or NOTHING)])
+    header = ["claim", *(f"{images:,} images" for images in places), "crossing"]
+    return content + (table(header, cells, label="Claims at each budget") if cells else "")
+
+
+def _tables(rows: Sequence[Row], looks: Sequence[AtBudget]) -> str:
+    """The figures, of each budget apart."""
+    if not looks:
+        return _table(rows)
+    return "".join(element("h3", f"At {look.images:,} images") + _table(look.rows) for look in looks)
 
 
 def _table(rows: Sequence[Row]) -> str:
