@@ -1,5 +1,6 @@
 """Checks every annotated shape while testing; fixtures that several tests need."""
 
+import functools
 import gc
 import inspect
 import os
@@ -45,13 +46,31 @@ def has_shapes(annotation: object) -> bool:
     return isinstance(annotation, str) or any(map(has_shapes, get_args(annotation)))
 
 
+CHECKED = 8
+"""Calls of a function in a test whose shapes are checked, the first ones: a run makes the same calls in every step."""
+calls = dict[Callable[..., Any], int]()
+"""How many were checked in this test."""
+
+
 def checked_where_shaped(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
     """What is written before each function and class of those modules: only calls with shapes are worth a check."""
 
     def decorate(part: Any) -> Any:
         annotations = inspect.get_annotations(part.__init__ if inspect.isclass(part) else part)
-        is_shaped = any(map(has_shapes, annotations.values()))
-        return jaxtyped(part, typechecker=typechecker) if is_shaped else part
+        if not any(map(has_shapes, annotations.values())):
+            return part
+        checked = jaxtyped(part, typechecker=typechecker)
+        if inspect.isclass(part):
+            return checked
+
+        @functools.wraps(part)
+        def call(*values: Any, **named: Any) -> Any:
+            if calls.get(call, 0) == CHECKED:
+                return part(*values, **named)
+            calls[call] = calls.get(call, 0) + 1
+            return checked(*values, **named)
+
+        return call
 
     return decorate
 
@@ -77,6 +96,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Keep what the libraries and the collected tests left out of every later garbage collection."""
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def check_shapes_anew() -> None:
+    """The first calls in each test are checked."""
+    calls.clear()
 
 
 @pytest.fixture(autouse=True)
