@@ -199,14 +199,15 @@ def _claims(judged: Sequence[Judged]) -> str:
 
 
 def _over_time(study: Study, rows: Sequence[Row], results: Sequence[Mapping[str, Any]]) -> str:
-    """Curves of the first seed that each arm has."""
+    """Curves of the first seed that each arm has; of several budgets, which the results have in order, the largest."""
     content = ""
     for name in study.over_time:
         curves = []
         for style, arm in enumerate(dict.fromkeys(row.arm.name for row in rows)):
-            own = next((result for result in results if result["arm"] == arm), None)
-            if own is not None:
-                points = [(float(step), number(value)) for step, value in own["over_time"].get(name, [])]
+            own = [result for result in results if result["arm"] == arm]
+            if own:
+                longest = [result for result in own if result["seed"] == own[0]["seed"]][-1]
+                points = [(float(step), number(value)) for step, value in longest["over_time"].get(name, [])]
                 curves.append(Curve(arm, points, style))
         content += chart(
             f"time-{name.replace('_', '-')}", f"{name.replace('_', ' ')} over time", curves, Axes("step", "%")

@@ -108,7 +108,8 @@ def cells(study: Study, config: StudyConfig, images: int, arms: Sequence[Arm], p
             machine = _common_flags(config)
             commands = [("pretrain", recipe_of(study, config), *_flags(study, arm, config, trained), *machine)]
             for name, (command, *flags) in study.evaluate.items():
-                words = [word for word in flags if not (name == "knn" and arm is arms[0] and word == "--no-baseline")]
+                compares = name == "knn" and arm is arms[0] and count == stages[0][0]
+                words = [word for word in flags if not (compares and word == "--no-baseline")]
                 if command == "knn" and not any(word.partition("=")[0] == "--knn-k" for word in words):
                     words += ["--knn-k", str(PAPERS_K)]
                 places = ("--weights", str(trained.out), "--data", config.data, "--seed", str(seed))

@@ -21,7 +21,9 @@ from moco.study.budgets import (
 )
 from moco.study.config import StudyConfig
 from moco.study.definition import Arm, Claim, Study, find_study
+from moco.study.page import study_page
 from moco.study.plan import cells, equal_budgets, select_arms
+from moco.study.rows import list_rows
 from moco.study.statistics import Judged
 from tests.digits import use_few_digits
 from tests.distributed.session import shallow_nets
@@ -144,3 +146,16 @@ def test_the_crossing_is_named(verdicts: list[tuple[str, float]], said: str) -> 
     ((text, judged),) = follow_claims(looks)
     assert text == CLAIM.text
     assert describe_crossing(judged) == said
+
+
+def test_curves_over_time_are_those_of_the_largest_budget() -> None:
+    """Of the first seed that an arm has."""
+    study = Study("s", "s", (Arm("a"),), over_time=("loss",))
+    results: list[dict[str, Any]] = [
+        {"arm": "a", "seed": seed, "state": "done", "figures": {"kNN top-1 (%)": 50.0}, "command": "moco",
+         "over_time": {"loss": [(0, 10.0), (budget, 10.0 + budget + seed)]}, "machine": {}}
+        for seed in (0, 1) for budget in (1, 2)
+    ]  # fmt: skip
+    rows = list_rows(study, study.arms, results[2:])
+    findings = {"verdict": "", "random": None, "results": results, "notes": [], "budget": "", "extrapolation": None}
+    assert "a: % from 10.00 to 12.00" in study_page(study, rows, None, [], findings, "")
