@@ -222,7 +222,7 @@ def _check(check: Check | None) -> str:
     cells = [
         [
             escape(one.row), show(one.measured, 0), show(one.predicted, 0), f"{one.error:+.1f}",
-            f"{one.own_error:+.0f}", "held out" if one.held_out else "fitted",
+            f"{one.own_error:+.0f}" if one.held_out else NOTHING, "held out" if one.held_out else "fitted",
         ]
         for one in check.predictions
     ]  # fmt: skip
