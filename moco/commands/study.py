@@ -1,8 +1,6 @@
 """`moco study`: plans, runs the missing cells, and writes the result after every cell. Imports no torch."""
 
-import csv
 import dataclasses
-import io
 import itertools
 import json
 import time
@@ -21,12 +19,25 @@ from moco.runtime.files import replace_file, takes_files
 from moco.runtime.phases import say_if_slow
 from moco.runtime.signals import EXIT_CODE, StopRequest
 from moco.study import statistics
+from moco.study.budgets import AtBudget, name_budgets, require_budgets
 from moco.study.config import StudyConfig
 from moco.study.definition import Arm, Study
+from moco.study.estimate import estimate_seconds, find_cost
+from moco.study.formula import add_predictions, check_formula
 from moco.study.page import study_page
-from moco.study.plan import Cell, cells, collect_fixed_flags, equal_budget, keep_plan, read_plan, recipe_of, select_arms
+from moco.study.plan import (
+    Cell,
+    cells,
+    collect_fixed_flags,
+    equal_budget,
+    equal_budgets,
+    keep_plan,
+    read_plan,
+    recipe_of,
+    select_arms,
+)
 from moco.study.power import describe_power, settle_seeds
-from moco.study.rows import list_rows
+from moco.study.rows import list_rows, list_values, write_csv
 from moco.study.running import (
     FINISHED,
     Result,
@@ -38,12 +49,7 @@ from moco.study.running import (
     run_cell,
 )
 from moco.study.sweep import best_arms, plan_rounds, settle_study
-from moco.study.verdict import write_verdict
-
-START = 6.0
-"""Seconds that a process takes to start, about."""
-FINETUNING = 3.0
-"""What an image costs in fine-tuning, in forward passes."""
+from moco.study.verdict import describe_budgets, write_verdict
 
 
 def run(config: StudyConfig) -> dict[str, Any]:
@@ -55,16 +61,19 @@ def run(config: StudyConfig) -> dict[str, Any]:
         raise BadInputError("--images and --minutes both say how long a cell trains: leave one out")
     if not takes_files(config.out):
         raise BadInputError(f"--out {config.out}: no folder can be made or written there: give another")
+    require_budgets(study, config)
     plan = settle_plan(study, config)
+    config = dataclasses.replace(config, budgets=tuple(plan["budgets"]))
     arms, left_out = select_arms(study, config, plan["survey"]["images"])
-    known = list_rows(study, arms, read_finished(config.out, cells(study, config, plan["images"], arms)))
+    known = show_budgets(study, config, list(cells(study, config, plan["images"], arms)))[-1].rows
     config = settle_seeds(study, config, known, len(arms))
     every = list(cells(study, config, plan["images"], arms))
     say = (lambda text: None) if config.json else print
     if config.commands:
         keep_plan(config, plan)
-        print("\n".join(cell.line for cell in every))
-        return {"cells": len(every), "commands": [cell.line for cell in every]}
+        lines = [cell.line for cell in every if cell.images == plan["images"]]
+        print("\n".join(lines))
+        return {"cells": len(every), "commands": lines}
     say(_describe_plan(study, config, plan, every, left_out))
     power = describe_power(study, config, known, len(arms), plan["survey"])
     say(power)
@@ -99,35 +108,24 @@ def settle_plan(study: Study, config: StudyConfig) -> dict[str, Any]:
     wanted = float(config.images or survey["images"])
     if config.minutes is not None and arms:
         wanted = 60 * config.minutes / (sum(1 / survey["rates"][arm.name] for arm in arms) / len(arms))
-    images = equal_budget(study, config, wanted, arms) if arms else 0
+    budgets = equal_budgets(study, config, arms)
+    images = budgets[-1] if budgets else equal_budget(study, config, wanted, arms) if arms else 0
     with say_if_slow("counting the memory of the papers' setting"):
-        extra = run_alone("moco.study.memory:papers_setting", config, Path(), "") if study.extrapolate else None
+        extra = (
+            run_alone("moco.study.memory:count_memory", config, Path(), str(survey["images"]))
+            if study.extrapolate
+            else None
+        )
     plan = {
         "asked": collect_fixed_flags(config),
         "study": known,
         "images": images,
+        "budgets": budgets,
         "survey": survey,
         "extrapolation": extra,
     }
-    return {**plan, "cost": {arm.name: round(_seconds(study, config, arm, images, survey), 1) for arm in arms}}
-
-
-def _seconds(study: Study, config: StudyConfig, arm: Arm, images: int, survey: dict[str, Any]) -> float:
-    """Estimate the seconds of a cell: training and evaluations."""
-    cell = next(iter(cells(study, dataclasses.replace(config, seeds=1), images, [arm])))
-    batch, steps = cell.training.batch_size, cell.training.max_steps or 0
-    seconds = START + survey["loading"] + steps * batch / survey["rates"][arm.name]
-    looks = steps // cell.training.knn_every if cell.training.knn_every else 0
-    encoded = survey["encoded"]
-    seconds += looks * min(1.2 * cell.training.knn_images, survey["all_images"]) / encoded
-    for command in cell.commands[1:]:
-        words = dict(itertools.pairwise(command))
-        tuned = (
-            int(words.get("--finetune-steps", 400)) * 128 * FINETUNING if command[0] in ("lowshot", "finetune") else 0
-        )
-        both = 1 if "--no-baseline" in command else 2
-        seconds += START + survey["loading"] + both * (survey["all_images"] + tuned) / encoded
-    return float(seconds)
+    once = cells(study, dataclasses.replace(config, seeds=1, budgets=tuple(budgets)), images, arms)
+    return {**plan, "cost": {cell.kind: round(estimate_seconds(cell, survey), 1) for cell in once}}
 
 
 def _describe_plan(
@@ -137,11 +135,11 @@ def _describe_plan(
     lines = [f"{study.name}: {study.about} ({study.source})", budget(study, config, plan)]
     for cell in every:
         if cell.seed == 0:
-            seconds = plan["cost"][cell.arm.name]
-            steps, batch = cell.training.max_steps, cell.training.batch_size
-            lines.append(f"  {cell.arm.name:<20} {steps:>7} steps of {batch:<5} {duration(seconds)}")
+            further = " more" if cell.earlier else ""
+            begin = f"  {cell.kind:<20} {cell.steps:>7}{further} steps of {cell.training.batch_size:<5}"
+            lines.append(f"{begin} {duration(find_cost(plan, cell))}")
     waiting = [cell for cell in every if read_cell_result(config.out, cell) is None]
-    left = sum(plan["cost"][cell.arm.name] for cell in waiting)
+    left = sum(find_cost(plan, cell) for cell in waiting)
     lines += [*left_out, f"{len(every)} cells, {len(waiting)} of them not run yet: about {duration(left)}"]
     return "\n".join(lines)
 
@@ -151,7 +149,8 @@ def budget(study: Study, config: StudyConfig, plan: dict[str, Any]) -> str:
     much = f"{study.steps} steps" if study.steps else f"{plan['images']} images"
     set_of = f"{config.data} ({plan['survey']['images']} training images)"
     how = f"recipe {recipe_of(study, config)}, {config.precision}; seeds 0 to {config.seeds - 1}"
-    return f"Each cell: {much} of {set_of}, {how}."
+    at = f" Evaluated at {name_budgets(plan['budgets'])} images, at a constant rate." if plan["budgets"] else ""
+    return f"Each cell: {much} of {set_of}, {how}.{at}"
 
 
 def _run_rounds(
@@ -200,7 +199,7 @@ def _run_all(
                 raise OSError(f"cell {cell.name} failed before it began: {read_last_words(log)} (all of it: {log})")
             keep_cell_result(config.out, {**done, "wall_seconds": round(time.monotonic() - started, 1)})
             write_result(study, config, plan, every, [*left_out, *_notes(skipped)])
-            left = sum(plan["cost"][other.arm.name] for other in waiting[number:])
+            left = sum(find_cost(plan, other) for other in waiting[number:])
             figures = ", ".join(f"{name} {value:.2f}" for name, value in done["figures"].items() if value is not None)
             said = f"{read_last_words(log)} (all of it: {log})" if done["state"] == "failed" else figures
             say(f"{number}/{len(waiting)} {cell.name}: {done['state']} {said} (about {duration(left)} left)")
@@ -222,40 +221,56 @@ def _notes(skipped: dict[str, int]) -> list[str]:
     ]
 
 
+def show_budgets(
+    study: Study, config: StudyConfig, every: Sequence[Cell], sure: float = statistics.SURE
+) -> list[AtBudget]:
+    """Judge the finished cells of each budget; the last is the largest of which a cell is finished, or the smallest."""
+    arms, looks = list({cell.arm.name: cell.arm for cell in every}.values()), list[AtBudget]()
+    for images in sorted({cell.images for cell in every}) or [0]:
+        results = read_finished(config.out, [cell for cell in every if cell.images == images])
+        if results or not looks:
+            rows = list_rows(study, arms, results)
+            looks.append(AtBudget(images, rows, statistics.judge_claims(study, rows, sure)))
+    return looks
+
+
 def write_result(
     study: Study, config: StudyConfig, plan: dict[str, Any], every: Sequence[Cell], left_out: Sequence[str]
 ) -> Result:
     """Write study.json, study.csv and study.html of the cells that are finished, and return what the first holds."""
-    arms = list({cell.arm.name: cell.arm for cell in every}.values())
-    results = read_finished(config.out, every)
-    rows = list_rows(study, arms, results)
     sure = statistics.looks_level(config.seeds) if config.skip_settled else statistics.SURE
-    agreed, judged = statistics.agreement(rows), statistics.judge_claims(study, rows, sure)
+    looks, results = show_budgets(study, config, every, sure), read_finished(config.out, every)
+    rows, judged = looks[-1].rows, looks[-1].judged
+    agreed = statistics.agreement(rows)
     randoms = [result["random"] for result in results if result.get("random") is not None]
     random = sum(randoms) / len(randoms) if randoms else None
     known = {result["cell"] for result in results}
     missing = [cell.name for cell in every if cell.name not in known and _is_due(study, config, every, cell)]
     notes = [*left_out, *([f"Not finished: {', '.join(missing)}."] if missing else [])]
+    verdict = write_verdict(study, rows, agreed, judged, random)
+    if plan["budgets"]:
+        verdict = f"{write_verdict(study, rows, agreed, [], random)} {describe_budgets(looks)}"
+    check = check_formula(rows, (plan["extrapolation"] or {}).get("arms", {}))
+    verdict += f" {check.sentence}" if check else ""
     findings = {
-        "verdict": write_verdict(study, rows, agreed, judged, random), "random": random, "results": results,
+        "verdict": verdict, "random": random, "results": results, "looks": looks if plan["budgets"] else [],
         "notes": notes, "budget": budget(study, config, plan), "extrapolation": plan["extrapolation"],
+        "check": check,
     }  # fmt: skip
-    table = [
-        {"arm": row.arm.name, "row": row.name, "figure": row.outcome.name, "mean": row.mean, "deviation": row.deviation,
-         "seeds": len(row.values), "diverged": row.diverged, "each": list(row.values), "paper": row.paper,
-         "recalled": row.arm.recalled, "fails_in_paper": row.arm.fails}
-        for row in rows
-    ]  # fmt: skip
+    table = [row for look in looks for row in list_values(look.rows, None if study.steps else look.images)]
+    add_predictions(table, check)
     result = {
         "study": study.name, "source": study.source, "rows": table, "failed": missing,
         "agreement": None if agreed is None else dataclasses.asdict(agreed),
         "claims": [_flat(one) for one in judged], "images": plan["images"],
+        "formula_check": None if check is None else {**dataclasses.asdict(check), "trusted": check.trusted},
+        "budgets": [{"images": look.images, "claims": [_flat(one) for one in look.judged]} for look in looks],
         **{name: findings[name] for name in ("verdict", "random", "notes", "budget", "extrapolation")},
         "cells": [{name: value for name, value in one.items() if name != "over_time"} for one in results],
     }  # fmt: skip
     made = f"Made by momentum-contrast {version('momentum-contrast')} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
     replace_file(config.out / "study.json", (json.dumps(result, indent=2) + "\n").encode())
-    replace_file(config.out / "study.csv", _csv(table).encode())
+    replace_file(config.out / "study.csv", write_csv(table).encode())
     replace_file(config.out / "study.html", study_page(study, rows, agreed, judged, findings, made).encode())
     return result
 
@@ -263,11 +278,3 @@ def write_result(
 def _flat(one: statistics.Judged) -> dict[str, Any]:
     own = {"difference": one.difference, "error": one.error, "verdict": one.verdict}
     return dict(drop_nonfinite({**dataclasses.asdict(one.claim), **own}))
-
-
-def _csv(table: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(table[0]) if table else ["arm"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, "each": " ".join(str(value) for value in row["each"])} for row in table)
-    return text.getvalue()

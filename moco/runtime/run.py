@@ -91,8 +91,7 @@ class Run:
     def restore(self, remembered: Collection[str] = ()) -> int:
         """Load the newest valid state and return its step, 0 where there is none; cut the log back to that step.
 
-        What the last line with a loss says under the `remembered` names goes into the result. Writes config.json where
-        there is none yet.
+        The last line with a loss gives the result the `remembered` names. Writes config.json where there is none yet.
         """
         whole = dict[str, Tensor]()
 
@@ -110,9 +109,10 @@ class Run:
             load_state_tensors({**newest.tensors, **whole}, self.modules, self.optimizer, self.scaler, str(newest.path))
             step, seconds = int(newest.metadata["step"]), float(newest.metadata["seconds"])
         path = self.log.run / "config.json"
-        if self.config is not None and self.log.active and not path.is_file():
+        new = self.config is not None and self.log.active and not path.is_file()
+        if self.config is not None and new:
             write_text(path, self.config)
-        else:
+        if newest is not None or not new:
             last = self.log.resume(step, seconds)
             self.result.update({name: last[name] for name in remembered if name in last})
         self.log.begin(step, self.config)

@@ -27,6 +27,9 @@ class StudyConfig:
     minutes: Minutes | None = None
     """Minutes that each run trains for, on average over the arms, instead of --images; a short trial measures how many
     images that is."""
+    budgets: tuple[Count, ...] = ()
+    """Several numbers of images, instead of --images: each run trains on the largest, is evaluated at each, and keeps a
+    constant learning rate, so that it passes through the shorter runs."""
     seeds: Repetitions = 3
     """Repetitions of each arm, with seeds 0, 1, ..."""
     resolve: Annotated[float, Range(above=0, most=100)] | None = None

@@ -7,7 +7,9 @@ from typing import Any
 from moco.report.charts import Axes, Curve, Level, chart
 from moco.report.markup import NOTHING, element, escape, escape_whole, number, show, table
 from moco.report.page import page_of_parts
+from moco.study.budgets import AtBudget, describe_crossing, follow_claims
 from moco.study.definition import Outcome, Study
+from moco.study.formula import Check
 from moco.study.rows import Row
 from moco.study.statistics import Agreement, Judged
 from moco.study.verdict import describe_difference
@@ -24,7 +26,11 @@ def study_page(
     findings: Mapping[str, Any],
     made: str,
 ) -> str:
-    """Return the page; `findings` has `verdict`, `random`, `results`, `plan`, `budget`, `notes` and `extrapolation`."""
+    """Return the page.
+
+    `findings` has `verdict`, `random`, `results`, `looks` (at each of several budgets), `budget`, `notes`,
+    `extrapolation` and `check` (of its formula).
+    """
     sections = [
         (
             "verdict",
@@ -32,13 +38,15 @@ def study_page(
             element("div", element("p", escape_whole(str(findings["verdict"]))), class_="card open"),
         ),
         ("charts", "Charts", element("div", _charts(study, rows, findings["random"]), class_="charts")),
-        ("table", "Figures", _table(rows) + _agreement(agreed)),
+        ("budgets", "Over the budgets", _budgets(findings.get("looks", ()))),
+        ("table", "Figures", _tables(rows, findings.get("looks", ())) + _agreement(agreed)),
         ("claims", "What the paper says, and what holds here", _claims(judged)),
         (
             "over-time",
             "Over time",
             element("div", _over_time(study, rows, findings["results"]), class_="charts") if study.over_time else "",
         ),
+        ("formula", "The formula for memory against the measurement", _check(findings.get("check"))),
         ("extrapolation", "In the papers' setting", _extrapolation(findings["extrapolation"])),
         ("setup", "What was run", _setup(study, findings)),
     ]
@@ -105,6 +113,36 @@ def _label(x: float | str) -> str:
     return x if isinstance(x, str) else f"{x:g}"
 
 
+def _budgets(looks: Sequence[AtBudget]) -> str:
+    """The main figure over the budgets, and the verdict on each claim at each of them."""
+    if len(looks) < 2:
+        return ""
+    places = {look.images: math.log2(look.images / looks[0].images) for look in looks}
+    curves = []
+    for style, row in enumerate(row for row in looks[-1].rows if row.outcome == looks[-1].rows[0].outcome):
+        own = [(place, next(each for each in look.rows if each.name == row.name))
+               for look, place in zip(looks, places.values(), strict=True)]  # fmt: skip
+        points = [(place, each.mean) for place, each in own]
+        curves.append(Curve(row.name, points, style, tuple(each.deviation for _, each in own)))
+    ticks = tuple((place, f"{images:,}") for images, place in places.items())
+    axes = Axes("images", looks[0].rows[0].outcome.name, ticks=ticks)
+    content = element("div", chart("budgets", "Over the budgets", curves, axes), class_="charts")
+    cells = []
+    for text, judged in follow_claims(looks):
+        known = {images: f"{one.verdict} ({describe_difference(one)})" for images, one in judged}
+        verdicts = [escape(known.get(images, NOTHING)) for images in places]
+        cells.append([escape_whole(text), *verdicts, escape_whole(describe_crossing(judged) or NOTHING)])
+    header = ["claim", *(f"{images:,} images" for images in places), "crossing"]
+    return content + (table(header, cells, label="Claims at each budget") if cells else "")
+
+
+def _tables(rows: Sequence[Row], looks: Sequence[AtBudget]) -> str:
+    """The figures, of each budget apart."""
+    if not looks:
+        return _table(rows)
+    return "".join(element("h3", f"At {look.images:,} images") + _table(look.rows) for look in looks)
+
+
 def _table(rows: Sequence[Row]) -> str:
     header = ["arm", "figure", "mean", "deviation", "seeds", "each", "paper"]
     cells = []
@@ -161,19 +199,47 @@ def _claims(judged: Sequence[Judged]) -> str:
 
 
 def _over_time(study: Study, rows: Sequence[Row], results: Sequence[Mapping[str, Any]]) -> str:
-    """Curves of the first seed that each arm has."""
+    """Curves of the first seed that each arm has; of several budgets, which the results have in order, the largest."""
     content = ""
     for name in study.over_time:
         curves = []
         for style, arm in enumerate(dict.fromkeys(row.arm.name for row in rows)):
-            own = next((result for result in results if result["arm"] == arm), None)
-            if own is not None:
-                points = [(float(step), number(value)) for step, value in own["over_time"].get(name, [])]
+            own = [result for result in results if result["arm"] == arm]
+            if own:
+                longest = [result for result in own if result["seed"] == own[0]["seed"]][-1]
+                points = [(float(step), number(value)) for step, value in longest["over_time"].get(name, [])]
                 curves.append(Curve(arm, points, style))
         content += chart(
             f"time-{name.replace('_', '-')}", f"{name.replace('_', ' ')} over time", curves, Axes("step", "%")
         )
     return content
+
+
+def _check(check: Check | None) -> str:
+    """What the formula predicts for each cell, beside what was measured."""
+    if check is None:
+        return ""
+    cells = [
+        [
+            escape(one.row), show(one.measured, 0), show(one.predicted, 0), f"{one.error:+.1f}",
+            f"{one.own_error:+.0f}" if one.held_out else NOTHING, "held out" if one.held_out else "fitted",
+        ]
+        for one in check.predictions
+    ]  # fmt: skip
+    header = [
+        "arm",
+        "measured (MiB)",
+        "formula and constant (MiB)",
+        "error (%)",
+        "error beyond the constant (%)",
+        "constant",
+    ]
+    note = (
+        "The constant stands for what the formula leaves out, for example libraries and images; in the papers' setting "
+        "it is negligible, so the error beyond it counts there. The largest batch of each curve is held out."
+    )
+    said = element("p", escape_whole(check.sentence)) + table(header, cells, label="Formula", numbers=range(1, 5))
+    return said + element("p", note, class_="note")
 
 
 def _extrapolation(formula: Mapping[str, Any] | None) -> str:

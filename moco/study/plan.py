@@ -1,5 +1,6 @@
 """A study and its budget -> cells, each of which is an ordinary run, and the commands that make it."""
 
+import itertools
 import json
 import math
 import shlex
@@ -14,6 +15,7 @@ from moco.pretraining.recipes import RECIPES
 from moco.runtime.fields import flag
 from moco.runtime.files import replace_file
 from moco.runtime.records import read_object
+from moco.study.budgets import CONSTANT, describe_length_flag, hand_over_line
 from moco.study.config import StudyConfig
 from moco.study.definition import Arm, Study, arm_values
 
@@ -37,6 +39,10 @@ class Cell:
     """Arguments of `moco`, one after the other: the training, then the evaluations."""
     evaluations: tuple[str, ...]
     """The files that the evaluations leave in the run's evaluations/, without their ending."""
+    images: int = 0
+    """Images that it has trained on in the end."""
+    earlier: "Cell | None" = None
+    """The cell of the budget before, whose training it continues."""
 
     @property
     def name(self) -> str:
@@ -44,9 +50,20 @@ class Cell:
         return self.run.name
 
     @property
+    def kind(self) -> str:
+        """Return what cells that differ by the seed have in common: the arm, and the budget if it is a smaller one."""
+        return self.name.removesuffix(f"-s{self.seed}")
+
+    @property
+    def steps(self) -> int:
+        """Count the steps that it makes itself."""
+        return (self.training.max_steps or 0) - (self.earlier.training.max_steps or 0 if self.earlier else 0)
+
+    @property
     def line(self) -> str:
-        """Write the cell as one line of shell."""
-        return " && ".join(shlex.join(("moco", *command)) for command in self.commands)
+        """Write the cell as one line of shell, which begins with the cell that it continues."""
+        before = [self.earlier.line, hand_over_line(self.earlier.run, self.run)] if self.earlier else []
+        return " && ".join([*before, *(shlex.join(("moco", *command)) for command in self.commands)])
 
 
 def build_training(
@@ -67,7 +84,7 @@ def build_training(
         "device": config.device, "threads": config.threads, "knn_k": values.get("knn_k") or PAPERS_K,
         "exclude": config.exclude, "most_pixels": config.most_pixels,
     }  # fmt: skip
-    return PretrainConfig(**{**values, **own})
+    return PretrainConfig(**{**values, **own, **(CONSTANT if config.budgets else {})})
 
 
 def recipe_of(study: Study, config: StudyConfig) -> str:
@@ -79,24 +96,33 @@ def recipe_of(study: Study, config: StudyConfig) -> str:
 
 
 def cells(study: Study, config: StudyConfig, images: int, arms: Sequence[Arm], part: str = "") -> Iterator[Cell]:
-    """Yield every arm with every seed; seeds outermost, so that an interrupted study has whole repetitions."""
+    """Yield every arm with every seed; seeds outermost, so that an interrupted study has whole repetitions.
+
+    Budgets follow next: all arms reach the smallest one first.
+    """
+    stages = [*((count, f"-n{count}") for count in config.budgets[:-1]), (images, part)]
+    latest = dict[str, Cell]()
     for seed in range(config.seeds):
-        for arm in arms:
-            trained = build_training(study, arm, config, images, seed, part)
+        for (count, label), arm in itertools.product(stages, arms):
+            trained = build_training(study, arm, config, count, seed, label)
             machine = _common_flags(config)
             commands = [("pretrain", recipe_of(study, config), *_flags(study, arm, config, trained), *machine)]
             for name, (command, *flags) in study.evaluate.items():
-                words = [word for word in flags if not (name == "knn" and arm is arms[0] and word == "--no-baseline")]
+                compares = name == "knn" and arm is arms[0] and count == stages[0][0]
+                words = [word for word in flags if not (compares and word == "--no-baseline")]
                 if command == "knn" and not any(word.partition("=")[0] == "--knn-k" for word in words):
                     words += ["--knn-k", str(PAPERS_K)]
                 places = ("--weights", str(trained.out), "--data", config.data, "--seed", str(seed))
                 commands.append((command, *places, *words, *machine))
-            yield Cell(arm, seed, trained.out, trained, tuple(commands), tuple(study.evaluate))
+            earlier = None if count == stages[0][0] else latest[arm.name]
+            cell = Cell(arm, seed, trained.out, trained, tuple(commands), tuple(study.evaluate), count, earlier)
+            latest[arm.name] = cell
+            yield cell
 
 
 def _flags(study: Study, arm: Arm, config: StudyConfig, trained: PretrainConfig) -> list[str]:
     words = ["--data", trained.data, "--out", str(trained.out), "--seed", str(trained.seed)]
-    names = ("max_steps", "log_every", "knn_every", "knn_k")
+    names = ("max_steps", "log_every", "knn_every", "knn_k", *(CONSTANT if config.budgets else ()))
     given = {**arm_values(study, arm, recipe_of(study, config)), **{name: getattr(trained, name) for name in names}}
     for name, value in given.items():
         if isinstance(value, bool):
@@ -117,6 +143,10 @@ def select_arms(study: Study, config: StudyConfig, images: int) -> tuple[list[Ar
     """Select the arms that a set of so many images is large enough for; of the others, why they are left out."""
     kept, left_out = [], []
     for arm in study.arms:
+        own = describe_length_flag(study, arm, recipe_of(study, config)) if config.budgets else None
+        if own is not None:
+            left_out.append(f"{arm.name} is left out: {own} depends on the length of a run, which --budgets rules out")
+            continue
         trained = build_training(study, arm, config, images)
         keys = trained.queue_size if trained.dictionary != "in-batch" and not trained.mask_own_keys else 0
         if trained.batch_size > images or keys > images:
@@ -125,6 +155,24 @@ def select_arms(study: Study, config: StudyConfig, images: int) -> tuple[list[Ar
         else:
             kept.append(arm)
     return kept, left_out
+
+
+def equal_budgets(study: Study, config: StudyConfig, arms: Sequence[Arm]) -> list[int]:
+    """Return --budgets as `equal_budget` rounds them, the smallest first.
+
+    Raises BadInputError where two become one, or where no arm is left.
+    """
+    if config.budgets and not arms:
+        _, left_out = select_arms(study, config, max(config.budgets))
+        raise BadInputError(f"--budgets: no arm of {study.name} is left: {'; '.join(left_out[:1])}")
+    found = [equal_budget(study, config, images, arms) for images in sorted(config.budgets)]
+    for place, images in enumerate(found[1:]):
+        if images == found[place]:
+            raise BadInputError(
+                f"--budgets {' '.join(map(str, config.budgets))}: two of them become {images} images, whole batches of "
+                f"every arm: give budgets that lie further apart"
+            )
+    return found
 
 
 def equal_budget(study: Study, config: StudyConfig, images: float, arms: Sequence[Arm]) -> int:
@@ -153,14 +201,17 @@ def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
         return {}
     try:
         plan = read_object(config.out / "plan.json")
-        asked = {"exclude": [], "most_pixels": None, "halving": False, **plan["asked"]}
+        plan.setdefault("budgets", [])
+        asked = {"exclude": [], "most_pixels": None, "halving": False, "budgets": [], **plan["asked"]}
         theirs = asked, plan["study"], plan["images"], plan["survey"]["images"], dict(plan["cost"])
         plan["survey"]["rates"], plan["extrapolation"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInputError(f"--out {config.out}: no valid plan.json beside its cells: give another folder") from error
     asked = collect_fixed_flags(config)
+    lengths = ("images", "minutes", "budgets")
+    known = lengths if not any(asked[name] for name in lengths) else ()  # a study that goes on need not be told again
     for name, value in asked.items():
-        if theirs[0].get(name) != value and not (name in ("images", "minutes") and asked["images"] is asked["minutes"]):
+        if theirs[0].get(name) != value and name not in known:
             raise BadInputError(
                 f"--out {config.out} holds a study with {flag(name)} {theirs[0].get(name)}, and now it is {value}: "
                 f"give another folder, or the same flags to continue"
@@ -173,4 +224,5 @@ def read_plan(config: StudyConfig, study: dict[str, Any]) -> dict[str, Any]:
 def collect_fixed_flags(config: StudyConfig) -> dict[str, Any]:
     """Return the flags that must not change when a study continues; more seeds may be added."""
     names = ("data", "images", "minutes", "recipe", "precision", "halving", "most_pixels")
-    return {**{name: getattr(config, name) for name in names}, "exclude": list(config.exclude)}
+    lists = {"exclude": list(config.exclude), "budgets": sorted(config.budgets)}
+    return {**{name: getattr(config, name) for name in names}, **lists}

@@ -52,9 +52,10 @@ def describe_power(study: Study, config: StudyConfig, rows: Sequence[Row], arms:
     told = resolved_difference(deviation, config.seeds, arms)
     if math.isinf(told):
         return "One seed cannot show a difference between arms: give --seeds 2 or more."
+    at = ", at each budget," if config.budgets else ""
     lines = [
-        f"{config.seeds} seeds detect a difference of {show(told)} points between two arms with probability {POWER:g} "
-        f"(95% confidence; a cell deviates by {show(deviation)} points, {source})."
+        f"{config.seeds} seeds detect a difference of {show(told)} points between two arms{at} with probability "
+        f"{POWER:g} (95% confidence; a cell deviates by {show(deviation)} points, {source})."
     ]
     tested = survey.get("tested")
     if tested:

@@ -1,5 +1,7 @@
 """The table of a study: a row for each arm and figure."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,3 +67,22 @@ def list_rows(study: Study, arms: Sequence[Arm], results: Sequence[Mapping[str, 
             diverged = sum(result["state"] == "diverged" for result in own)
             made.append(Row(row_name(study, arm, outcome), arm, outcome, tuple(known.values()), diverged, tuple(known)))
     return made
+
+
+def list_values(rows: Sequence[Row], images: int | None) -> list[dict[str, Any]]:
+    """Return rows as plain values, as study.json and study.csv have them; `images` is the budget of their cells."""
+    return [
+        {"arm": row.arm.name, "row": row.name, "figure": row.outcome.name, "mean": row.mean, "deviation": row.deviation,
+         "seeds": len(row.values), "diverged": row.diverged, "each": list(row.values), "paper": row.paper,
+         "recalled": row.arm.recalled, "fails_in_paper": row.arm.fails, "images": images}
+        for row in rows
+    ]  # fmt: skip
+
+
+def write_csv(table: Sequence[Mapping[str, Any]]) -> str:
+    """Write the rows of `list_values` as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]) if table else ["arm"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "each": " ".join(str(value) for value in row["each"])} for row in table)
+    return text.getvalue()

@@ -16,6 +16,7 @@ from moco.report.runs import Run, read_run
 from moco.runtime.files import replace_file
 from moco.runtime.records import read_object
 from moco.runtime.signals import EXIT_CODE, StopRequest
+from moco.study.budgets import hand_over
 from moco.study.definition import Study
 from moco.study.plan import Cell
 
@@ -34,6 +35,8 @@ def run_cell(cell: Cell, request: StopRequest) -> str:
     What the commands print goes to logs/ of the study. Raises BadInputError where a command refuses what it is given,
     and StoppedError after a signal.
     """
+    if cell.earlier is not None:
+        hand_over(cell.earlier.run, cell.run)
     logs = cell.run.parent.parent / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{cell.name}.txt"

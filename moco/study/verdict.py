@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from moco.report.markup import show
+from moco.study.budgets import AtBudget, describe_crossing, follow_claims
 from moco.study.definition import Study
 from moco.study.rows import Row
 from moco.study.statistics import Agreement, Judged, standard_errors
@@ -80,6 +81,20 @@ def _claims(judged: Sequence[Judged]) -> list[str]:
         compared = f"{one.claim.better} minus {one.claim.worse}: {describe_difference(one)}"
         said.append(f"The paper: {one.claim.text} Here that {one.verdict} ({compared}).")
     return said
+
+
+def describe_budgets(looks: Sequence[AtBudget]) -> str:
+    """Say of each claim whether it holds at each budget, and where that changes; of which budget the figures are."""
+    if not any(row.values or row.diverged for row in looks[-1].rows):
+        return ""
+    said = [f"These figures are at {looks[-1].images:,} images."]
+    for text, judged in follow_claims(looks):
+        compared = f"{judged[0][1].claim.better} minus {judged[0][1].claim.worse}"
+        verdicts = [f"{one.verdict} at {images:,} images ({describe_difference(one)})" for images, one in judged]
+        crossing = describe_crossing(judged)
+        said.append(f"The paper: {text} Here ({compared}) that {', '.join(verdicts)}.")
+        said += [f"The crossing: {crossing}."] if crossing else []
+    return " ".join(said)
 
 
 def describe_difference(one: Judged) -> str:

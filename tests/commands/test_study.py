@@ -243,3 +243,43 @@ def test_successive_halving(tmp_path: Path, machine: Machine, monkeypatch: pytes
     note = "After 1280 images lr=0.01 (20.00) dropped out; lr=0.1 (21.00), lr=1 (22.00) went on."
     assert note in result["notes"]
     assert note in (tmp_path / "S" / "study.html").read_text(encoding="utf-8")
+
+
+def test_budgets(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All arms at the small budget, then on to the large one; the crossing is named; it goes on where it stopped."""
+    small = {"low-n640": 40.0, "middle-n640": 30.0, "high-n640": 20.0}
+    monkeypatch.setitem(globals(), "TOP1", {**TOP1, **small})
+    config = study(tmp_path, images=None, budgets=(1280, 640))
+    machine.codes = {"low-s0": 75}
+    assert run(config)["exit_code"] == 75
+    assert "The crossing" not in (tmp_path / "S" / "study.html").read_text(encoding="utf-8")
+    machine.codes = {}
+    result = run(study(tmp_path, images=None))  # the plan knows the budgets
+    order = [f"{arm}{part}-s{seed}" for seed in (0, 1) for part in ("-n640", "") for arm in TOP1 if "-" not in arm]
+    trained = [call.split()[1] for call in machine.calls if call.startswith("knn")]
+    assert trained == order
+    assert [(row["arm"], row["images"], row["mean"]) for row in result["rows"]] == [
+        ("low", 640, 40.5), ("middle", 640, 30.5), ("high", 640, 20.5),
+        ("low", 1280, 20.5), ("middle", 1280, 30.5), ("high", 1280, 40.5),
+    ]  # fmt: skip
+    assert [one["claims"][0]["verdict"] for one in result["budgets"]] == ["does not hold", "holds"]
+    said = "The crossing: does not hold at 640 images, holds at 1,280."
+    assert said in result["verdict"]
+    page = (tmp_path / "S" / "study.html").read_text(encoding="utf-8")
+    assert said in page
+    assert "At 640 images" in page
+    with pytest.raises(BadInputError, match=r"--budgets \[640, 1280\], and now it is \[640, 2560\]"):
+        run(study(tmp_path, images=None, budgets=(640, 2560)))
+    with pytest.raises(BadInputError, match="--images None, and now it is 1280"):
+        run(study(tmp_path))
+    capsys.readouterr()
+    plan = run(study(tmp_path, images=None, plan=True))
+    assert len(plan["cells"]) == 12
+    assert "Evaluated at 640 and 1,280 images, at a constant rate." in capsys.readouterr().out
+    lines = run(study(tmp_path, images=None, commands=True, seeds=1))["commands"]
+    assert len(lines) == 3
+    assert [part.split()[1] for part in lines[0].split(" && ") if part.startswith("moco")] == [
+        "pretrain", "knn", "pretrain", "knn",
+    ]  # fmt: skip

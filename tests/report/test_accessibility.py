@@ -13,6 +13,7 @@ from moco.explore.page import static_page
 from moco.explore.tray import open_tray
 from moco.report.page import page
 from moco.report.runs import distinct_names, read_run
+from moco.study.budgets import AtBudget
 from moco.study.definition import find_study
 from moco.study.page import study_page
 from moco.study.rows import list_rows
@@ -53,7 +54,7 @@ def a_report(folder: Path, count: int) -> str:
 
 
 def a_study() -> str:
-    """The page of a study of the paper's, over three seeds."""
+    """The page of a study of the paper's, over three seeds and two budgets."""
     study = find_study("shuffling-bn")
     over = {name: [(0, 10.0), (50, 40.0), (100, 60.0)] for name in study.over_time}
     results: list[dict[str, Any]] = [
@@ -63,7 +64,8 @@ def a_study() -> str:
     ]  # fmt: skip
     rows = list_rows(study, study.arms, results)
     findings = {"verdict": "It holds.", "random": 30.0, "results": results, "notes": ["Not finished: one."],
-                "budget": "Each cell: 100 images.", "extrapolation": None}  # fmt: skip
+                "budget": "Each cell: 100 images.", "extrapolation": None,
+                "looks": [AtBudget(images, rows, judge_claims(study, rows)) for images in (50, 100)]}  # fmt: skip
     return study_page(study, rows, agreement(rows), judge_claims(study, rows), findings, MADE)
 
 

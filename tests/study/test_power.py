@@ -22,6 +22,8 @@ def test_the_deviation_is_assumed_until_it_is_measured() -> None:
     assert f"difference of {resolved_difference(1.0, 3, 3):.2f} points" in said
     assert "an assumption: no two seeds are finished" in said
     assert "400 test images alone moves a difference by up to 4.38 points" in said
+    each = dataclasses.replace(CONFIG, budgets=(128, 256))
+    assert "points between two arms, at each budget, with probability 0.8" in describe_power(STUDY, each, [], 3, {})
     known = [row("a", [10.0, 12.0]), row("b", [20.0, 21.0]), row("c", [30.0, 33.0])]
     assert "a cell deviates by 0.71 points, measured on the cells that are finished, 2" in describe_power(
         STUDY, CONFIG, known, 3, {}
