@@ -10,11 +10,11 @@ from moco.commands import pretrain
 from moco.commands.scene import MOST_WATCHED, PROBED, Scene, open_teacher
 from moco.core.encoder import Encoder, parameter_count
 from moco.core.pair import Teacher
+from moco.core.whitening import LEAST_SHARE
 from moco.data.derived import make_readable, take_evenly
 from moco.data.splits import final_split
 from moco.errors import BadInputError
 from moco.evaluation.comparison import measure_encoding
-from moco.evaluation.feature_whitening import LEAST_SHARE
 from moco.interop.checkpoints import Weights
 from moco.pretraining.auto import TRIAL_IMAGES, Reasons, Situation, complete, settle
 from moco.pretraining.channels import with_form

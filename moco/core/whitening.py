@@ -1,15 +1,23 @@
-"""A first convolution that whitens the images' patches, so that training need not find it."""
+"""Whitening of patches, of features, and of what a new head reads, so that training need not find it."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moco.shapes import Views
+from moco.shapes import Features, Views
 
 NOISE = 0.01
 """Added to every variance, in units of a channel's: directions with less hold noise, which is not to be amplified."""
 PATCHES = 2**18
 """About how many patches the covariance is estimated from."""
+
+
+LEAST_SHARE = 0.5
+"""Images, per number of a feature, below which the covariance of features is not known well enough."""
+RIDGE = 0.01
+"""Share of the largest variance that is added to every variance where nothing chooses another."""
 
 
 def views_to_whiten(conv: nn.Conv2d, side: int) -> int:
@@ -50,3 +58,50 @@ def _cut_patches(conv: nn.Conv2d, views: Tensor) -> Tensor:
     """What the convolution sees at each place, without those at the border: (places, C k k)."""
     kernel = (conv.kernel_size[0], conv.kernel_size[1])
     return F.unfold(views, kernel, stride=(conv.stride[0], conv.stride[1])).transpose(1, 2).flatten(0, 1)
+
+
+@torch.no_grad()
+def whitening_maps(features: Features, ridges: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
+    """Return weight (C, C), symmetric, and bias (C,) of the map that whitens features (n, C), for each ridge r.
+
+    With their mean m and the eigenvalues l_1 >= l_2 >= ... and eigenvectors U of their covariance, x becomes
+    U diag(sqrt((l_1 + r l_1) / (l_i + r l_1))) U^T (x - m). The direction of the largest variance stays as it is, and
+    the others are enlarged, at most by sqrt((1 + r) / r). Of the maps to this covariance none stays nearer to the plain
+    features. The list is empty where all features are equal.
+
+    Source: arXiv:1512.00809 (ZCA); the ridge is ours.
+    """
+    x = features.double()
+    mean = x.mean(0)
+    centred = x - mean
+    variances, components = torch.linalg.eigh(centred.T @ centred / len(x))
+    variances = variances.clamp(min=0)
+    largest = variances[-1]
+    if not float(largest) > 0:
+        return []
+    gains = [((1 + ridge) * largest / (variances + ridge * largest)).sqrt() for ridge in ridges]
+    weights = [(components * gain) @ components.T for gain in gains]
+    return [(weight.float(), (-mean @ weight).float()) for weight in weights]
+
+
+@torch.no_grad()
+def whiten_head(head: nn.Module, features: Features) -> bool:
+    """Let a new projection head read whitened features and give outputs of mean 0; return whether it does now.
+
+    Published features have a large mean and few strong directions. Through random layers all images then have nearly
+    the same output, and training spends its first hundreds of steps on changing that. `features` (n, C) are those of
+    n images. With A x + b their whitening (`whitening_maps`), scaled to a variance of 1 on average, the first layer
+    W x + c becomes W (A x + b) + c, and the last layer's bias loses the mean of the outputs. A head without biases, or
+    fewer than C / 2 features, stays as it is.
+    """
+    layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
+    enough = len(features) >= LEAST_SHARE * features.shape[1]
+    if not enough or any(layer.bias is None for layer in layers):
+        return False
+    for weight, bias in whitening_maps(features, (RIDGE,)):
+        scale = (features.float() @ weight + bias).var(0, unbiased=False).mean().rsqrt()
+        layers[0].bias.add_(layers[0].weight @ (scale * bias))
+        layers[0].weight.copy_(layers[0].weight @ (scale * weight))
+        layers[-1].bias.sub_(head(features.float()).mean(0))
+        return True
+    return False

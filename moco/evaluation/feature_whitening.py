@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moco.core.encoder import Encoder
+from moco.core.whitening import LEAST_SHARE, RIDGE, whitening_maps
 from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, Labels
 from moco.evaluation.features import Encoding, encode
@@ -16,10 +17,8 @@ from moco.evaluation.knn import count_right
 from moco.evaluation.session import labels_of
 from moco.shapes import Features
 
-RIDGES = (0.01, 0.003, 0.03)
+RIDGES = (RIDGE, 0.003, 0.03)
 """Shares of the largest variance that are added to every variance; the first one where no labels choose."""
-LEAST_SHARE = 0.5
-"""Images, per number of a feature, below which the covariance is not known well enough."""
 ROWS = 16384
 """Features that a whitening is estimated from, at most, and that are whitened at a time."""
 
@@ -67,31 +66,10 @@ class Whitening:
         return f"{said}: kNN accuracy on them rose from {self.plain_top1:.1f}% to {self.top1:.1f}%"
 
 
-@torch.no_grad()
 def fit_whitening(features: Features, ridges: tuple[float, ...] = RIDGES[:1]) -> list[Whitening]:
-    """Fit a whitening of features (n, C) for each ridge r.
-
-    With their mean m and the eigenvalues l_1 >= l_2 >= ... and eigenvectors U of their covariance, x becomes
-    U diag(sqrt((l_1 + r l_1) / (l_i + r l_1))) U^T (x - m). The direction of the largest variance stays as it is, and
-    the others are enlarged, at most by sqrt((1 + r) / r). Of the maps to this covariance none stays nearer to the plain
-    features. The list is empty where all features are equal.
-
-    Source: arXiv:1512.00809 (ZCA); the ridge is ours.
-    """
-    x = features.double()
-    mean = x.mean(0)
-    centred = x - mean
-    variances, components = torch.linalg.eigh(centred.T @ centred / len(x))
-    variances = variances.clamp(min=0)
-    largest = variances[-1]
-    if not float(largest) > 0:
-        return []
-    found = []
-    for ridge in ridges:
-        gain = ((1 + ridge) * largest / (variances + ridge * largest)).sqrt()
-        weight = (components * gain) @ components.T
-        found.append(Whitening(weight.float(), (-mean @ weight).float(), len(x), ridge))
-    return found
+    """Fit a whitening of features (n, C) for each ridge (`whitening_maps`); none where all features are equal."""
+    maps = zip(ridges, whitening_maps(features, ridges), strict=False)
+    return [Whitening(weight, bias, len(features), ridge) for ridge, (weight, bias) in maps]
 
 
 def choose_whitening(

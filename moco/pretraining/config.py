@@ -84,8 +84,8 @@ class PretrainConfig:
     """Leave a transformer's patch projection at its initial weights, which keeps its training stable (v3)."""
     init: Literal["kaiming", "torch", "whitened"] = "kaiming"
     """Initial weights of a ResNet's convolutions: kaiming (normal by fan-out, as in the papers), torch (PyTorch's
-    smaller uniform ones, with which the first epochs learn more), or whitened (as torch, with a first convolution that
-    whitens the images' patches; the first epochs learn most)."""
+    smaller uniform ones: more is learned early), or whitened (as torch, with a first convolution that whitens the
+    images' patches; with --init-weights, a new head reads whitened features: most is learned early)."""
 
     teacher: Annotated[str | None, W] = None
     """Weights of a frozen teacher, of any architecture, that makes the keys (SEED, arXiv:2101.04731)."""

@@ -106,15 +106,23 @@ def adapt_weights(weights: Weights, form: Form | None) -> Weights:
     return dataclasses.replace(weights, encoder=encoder, mean=form.mean, std=form.std, form=form)
 
 
+def has_whitened_head(config: PretrainConfig, encoder: Encoder) -> bool:
+    """Tell whether --init whitened is about the head: a new one on given weights, without a teacher to imitate."""
+    if config.init != "whitened" or config.init_weights is None or config.teacher is not None:
+        return False
+    return not _same_head(encoder, load_weights(config.init_weights, flag_of(config)).encoder)
+
+
 def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary) -> str:
     """Take f_k and the queue of `init_weights` too, where its file has them and they fit; say where each comes from."""
     if config.init_weights is None:
         return ""
     weights = load_weights(config.init_weights, flag_of(config))
     same_head = _same_head(pair.encoder, weights.encoder)
+    head = ", its head is new" + (" (--init whitened)" if has_whitened_head(config, pair.encoder) else "")
     same_channels = pair.encoder.plan.channels == weights.encoder.plan.channels
     given = [flag(name) for name, value in _own(weights).items() if getattr(config, name) != value]
-    origin = f"\nf_q is that of {config.init_weights} ({weights.origin})" + ("" if same_head else ", its head is new")
+    origin = f"\nf_q is that of {config.init_weights} ({weights.origin})" + ("" if same_head else head)
     origin += "; network, image size, mean and std come from these weights"
     origin += f", except {', '.join(given)}" if given else ""
     origin += "; the encoder of --partner starts as f_q does" if config.partner_encoder == "own" else ""

@@ -2,19 +2,23 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import nn
 
-from moco.core.encoder import Encoder
+from moco.core.encoder import Encoder, use_evaluation_mode
 from moco.core.pair import EncoderPair, Side, Sides, Teacher
 from moco.core.resnet import ResNet
-from moco.core.whitening import views_to_whiten, whiten
+from moco.core.whitening import views_to_whiten, whiten, whiten_head
 from moco.data.images import Images
 from moco.data.loader import ViewBatches
 from moco.data.pairs import PairBatches
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.initial import has_whitened_head
 from moco.pretraining.prepare import build_batches, build_dictionary, build_encoder
 from moco.pretraining.pretexts import open_partner
+from moco.runtime.device import autocast
+from moco.runtime.fields import require
 from moco.runtime.owncode import OwnCode
 from moco.runtime.randomness import Stream, permute
 
@@ -39,6 +43,8 @@ def build_sides(
         if config.init == "whitened" and config.init_weights is None:
             whiten_first_layer(f_q, build_batches(config, images, own), stream)
         f_q = f_q.to(config.device).to(memory_format=torch.channels_last)
+        if has_whitened_head(settings, f_q):
+            whiten_new_head(f_q, build_batches(config, images, own), stream, config)
         pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
         sides.append(Side(pair, build_dictionary(config, len(images), teacher).to(config.device)))
     return sides
@@ -76,3 +82,18 @@ def whiten_first_layer(
         first = permute(range(count), len(batches.images), seed=batches.seed, stream=Stream.ORDER, epoch=0)
         (views,) = batches.make_views(first, 0, [stream])
         whiten(encoder.backbone.conv1, views)
+
+
+def whiten_new_head(
+    encoder: Encoder, batches: ViewBatches | PairBatches, stream: Stream, config: PretrainConfig
+) -> None:
+    """Let a new head read whitened features, by views of `stream` of as many images as features have numbers."""
+    count = min(encoder.num_features, len(batches.images))
+    chosen = permute(range(count), len(batches.images), seed=batches.seed, stream=Stream.ORDER, epoch=0)
+    features = []
+    with torch.no_grad(), use_evaluation_mode(encoder), autocast(require(config.precision), config.device):
+        for some in np.split(chosen, range(config.batch_size, count, config.batch_size)):
+            (views,) = batches.make_views(some, 0, [stream])
+            views = views.to(config.device, memory_format=torch.channels_last)
+            features.append(encoder.backbone(views).float())
+    whiten_head(encoder.head, torch.cat(features))

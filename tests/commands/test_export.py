@@ -118,7 +118,9 @@ def test_torchvision(weights: Path, tmp_path: Path, images: Tensor, capsys: pyte
     assert str(MEAN) in printed
 
 
-@pytest.mark.parametrize("arch", ["resnext50-32x8d", "mobilenet_v2", "mnasnet0_5"])
+@pytest.mark.parametrize(
+    "arch", [pytest.param("resnext50-32x8d", marks=pytest.mark.slow), "mobilenet_v2", "mnasnet0_5"]
+)
 def test_other_nets_that_torchvision_has(nets: Nets, tmp_path: Path, arch: str) -> None:
     """By its class where it has no name for it; and what is no ResNet."""
     path = nets(EncoderPlan(arch, image_size=32))

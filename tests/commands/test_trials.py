@@ -63,7 +63,7 @@ def tried() -> dict[str, dict[str, Any]]:
     return {one["name"]: one for one in json.loads(Path("run/auto.json").read_text())["tried"]}
 
 
-@pytest.mark.parametrize("goal", ["accurate", "small"])
+@pytest.mark.parametrize("goal", [pytest.param("accurate", marks=pytest.mark.slow), "small"])
 def test_a_run_goes_on_from_its_trial_bit_for_bit(place: Path, capsys: pytest.CaptureFixture[str], goal: str) -> None:
     """Its encoder is that of a run of the same config that was never tried; the comparison is printed.
 
@@ -114,6 +114,7 @@ def test_a_way_that_diverges_or_cannot_begin_is_not_taken(
     assert f"not tried: a small network taught by {SHORT}: --symmetric needs keys" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_weights_that_training_harms_are_judged_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their run ends with them, whatever the trial has reached (--keep best)."""
     monkeypatch.setattr(trials, "judge_weights", lambda *more: torch.zeros_like(judge_weights(*more)))

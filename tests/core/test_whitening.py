@@ -1,11 +1,14 @@
-"""Whitened first filters against plain loops over patches and NumPy's decomposition."""
+"""Whitened first filters and what a new head reads, against plain loops and NumPy's decomposition."""
+
+import copy
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from moco.core.whitening import NOISE, PATCHES, views_to_whiten, whiten
+from moco.core.whitening import LEAST_SHARE, NOISE, PATCHES, RIDGE, views_to_whiten, whiten, whiten_head
 
 
 def correlated_views(count: int = 12, side: int = 12) -> torch.Tensor:
@@ -69,3 +72,51 @@ def test_enough_views_for_the_covariance(side: int, stride: int, count: int) -> 
     conv = nn.Conv2d(3, 8, 3, stride)
     assert views_to_whiten(conv, side) == count
     assert count * (side // stride) ** 2 >= PATCHES
+
+
+# --- what a new head reads ------------------------------------------------------------------------------------------
+
+
+def features_with_a_mean(count: int = 60, width: int = 6) -> torch.Tensor:
+    """Features of unequal variances in directions of their own, far from zero."""
+    draw = np.random.default_rng(0)
+    turned, _ = np.linalg.qr(draw.normal(size=(width, width)))
+    return torch.from_numpy(draw.normal(size=(count, width)) * 2.0 ** -np.arange(width) @ turned + 5).float()
+
+
+def mean_cosine(z: torch.Tensor) -> float:
+    """How alike outputs are, over all pairs."""
+    return float(F.normalize(z).mean(0).square().sum())
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_head_reads_whitened_features(layers: int) -> None:
+    """As the same head does with features that NumPy has whitened, but for the mean of its outputs."""
+    torch.manual_seed(0)
+    head = nn.Linear(6, 4) if layers == 1 else nn.Sequential(nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 4))
+    as_drawn, x = copy.deepcopy(head), features_with_a_mean()
+    assert whiten_head(head, x)
+
+    centred = x.double().numpy() - x.double().numpy().mean(0)
+    variances, directions = np.linalg.eigh(centred.T @ centred / len(x))
+    along = centred @ directions / np.sqrt(variances + RIDGE * variances.max())
+    white = along @ directions.T
+    white /= np.sqrt(white.var(0).mean())
+    with torch.no_grad():
+        expected, found, plain = as_drawn(torch.from_numpy(white).float()), head(x), as_drawn(x)
+    torch.testing.assert_close(found, expected - expected.mean(0), rtol=1e-3, atol=1e-4)
+    assert abs(mean_cosine(found)) < 0.1
+    assert mean_cosine(plain) > 0.9
+
+
+@pytest.mark.parametrize("head", [nn.Linear(6, 4), nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8))])
+def test_heads_that_stay(head: nn.Module) -> None:
+    """Too few features, or all equal, tell nothing; and a head that normalises by itself has no bias."""
+    before = copy.deepcopy(head.state_dict())
+    few = features_with_a_mean(int(LEAST_SHARE * 6) - 1)
+    equal = torch.ones(60, 6)
+    assert not whiten_head(head, few)
+    assert not whiten_head(head, equal)
+    if isinstance(head, nn.Sequential):
+        assert not whiten_head(head, features_with_a_mean())
+    assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())

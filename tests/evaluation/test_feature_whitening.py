@@ -8,16 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from moco.core.encoder import Encoder, EncoderPlan, build_filled_encoder, encoder_tensors
+from moco.core.whitening import LEAST_SHARE
 from moco.data.derived import take_evenly
 from moco.data.images import ArrayImages
 from moco.evaluation import feature_whitening
-from moco.evaluation.feature_whitening import (
-    LEAST_SHARE,
-    RIDGES,
-    FeatureWhitener,
-    choose_whitening,
-    fit_whitening,
-)
+from moco.evaluation.feature_whitening import RIDGES, FeatureWhitener, choose_whitening, fit_whitening
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.frozen import load_encoder
 from moco.interop.metadata import encoder_metadata

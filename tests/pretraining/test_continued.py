@@ -4,12 +4,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from moco.cli import main
+from moco.core.pair import EncoderPair
 from moco.data.catalog import load
 from moco.data.images import Images
 from moco.errors import BadInputError
@@ -20,7 +22,9 @@ from moco.pretraining.health import diagnose
 from moco.pretraining.loop import pretrain
 from moco.pretraining.prepare import build_batches, build_encoder, resolve_config
 from moco.pretraining.recipes import recipe
+from moco.pretraining.sides import build_sides
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
+from moco.runtime.randomness import Stream
 from tests.pretraining import algorithm_1 as plain
 from tests.pretraining.test_loop import lines, losses
 
@@ -100,6 +104,30 @@ def test_losses_and_weights_equal_a_plain_loop(
         torch.testing.assert_close(found[name].double(), value, rtol=1e-3, atol=1e-5)
         moved = float((value - given[name].double()).abs().max())
         assert float((found[name].double() - value).abs().max()) < 0.02 * moved
+
+
+def test_a_new_head_reads_whitened_features(tmp_path: Path, tiny_run: Path, digits: Images) -> None:
+    """Views of different images have unlike keys from the first step on; a head of the file stays as it is."""
+
+    def build(**values: Any) -> EncoderPair:
+        torch.manual_seed(0)
+        return build_sides(resolve_config(small(tmp_path, tiny_run, **values), digits), digits)[0].pair
+
+    batches = build_batches(resolve_config(small(tmp_path, tiny_run), digits), digits)
+    (views,) = batches.make_views(np.arange(64), 0, [Stream.VIEW_QUERY])
+    likeness = {}
+    for init in ("whitened", "torch"):
+        pair = build(feature_dim=24, init=init)
+        assert pair.f_k is not None
+        with torch.no_grad():
+            q, k = pair.encoder(views), pair.f_k(views)
+        torch.testing.assert_close(q, k)
+        likeness[init] = float((q @ q.T).mean())
+    assert abs(likeness["whitened"]) < 0.1
+    assert likeness["torch"] > 0.5
+    torch.testing.assert_close(
+        build().encoder.head.state_dict()["weight"], f_q(tiny_run)["head.weight"], rtol=0, atol=0
+    )
 
 
 # --- what changes and what does not ---------------------------------------------------------------------------------

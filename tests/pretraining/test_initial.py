@@ -112,7 +112,10 @@ def test_a_run_says_and_keeps_what_it_took(tmp_path: Path, lite: str, capsys: py
     """config.json holds the values themselves; the same flags go on with it, and others are refused."""
     pretrain(settings(tmp_path, lite), load("digits")["train"])
     said = capsys.readouterr().out
-    assert f"f_q is that of {lite} (timm), its head is new; network, image size, mean and std come from " in said
+    assert (
+        f"f_q is that of {lite} (timm), its head is new (--init whitened); network, image size, mean and std come from "
+        in said
+    )
     assert "come from these weights, except --image-size\n" in said
     assert "timm:test_efficientnet_gn with 0.1 million parameters, views of 32 pixels" in said
     assert "no batch normalisation (--bn and --bn-groups have no effect)" in said

@@ -155,6 +155,7 @@ def test_queries_find_their_keys_in_a_queue(with_a_queue: dict[str, Any]) -> Non
     assert with_a_queue["contrast_accuracy"] > 1.5 * 100 / 129
 
 
+@pytest.mark.slow
 def test_queries_find_their_keys_in_the_batch(tmp_path: Path, digits: Images) -> None:
     """Soon, with gradient on both sides: 3.7 to 4 times chance in most runs, of 1,280 queries that find some 70."""
     last = last_line(tmp_path, digits, dictionary="in-batch", queue_size=64)
