@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -81,6 +82,12 @@ hook.__enter__()
 for ignored in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
     if signal.getsignal(ignored) is signal.SIG_IGN:  # a run honours that, and a shell's background jobs inherit it
         signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: tests of killed, stopped and waiting processes leave theirs idle."""
+    here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return here + 1
 
 
 LAST = ("data", "core", "explore", "transfer", "study", "curation", "bench", "examples")
