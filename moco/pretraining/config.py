@@ -263,8 +263,8 @@ class PretrainConfig:
 class AutoConfig:
     """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
 
-    auto keeps any flag of moco pretrain (moco pretrain quick --help-all), such as --init-weights W, weights to start
-    from, or --teacher W, weights to imitate. W is a run, a checkpoint or, for example, timm:tf_efficientnet_lite0.
+    You can also give any flag of moco pretrain (moco pretrain quick --help-all lists them), such as --init-weights W,
+    weights to start from, or --teacher W, weights to imitate; W is a run, a checkpoint or timm:tf_efficientnet_lite0.
     """
 
     minutes: Minutes = field(default=10.0, kw_only=True)
