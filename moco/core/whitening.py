@@ -95,13 +95,13 @@ def whiten_head(head: nn.Module, features: Features) -> bool:
     fewer than C / 2 features, stays as it is.
     """
     layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
-    enough = len(features) >= LEAST_SHARE * features.shape[1]
-    if not enough or any(layer.bias is None for layer in layers):
+    x = features.float()
+    maps = whitening_maps(x, (RIDGE,)) if len(x) >= LEAST_SHARE * x.shape[1] else []
+    if not maps or any(layer.bias is None for layer in layers):
         return False
-    for weight, bias in whitening_maps(features, (RIDGE,)):
-        scale = (features.float() @ weight + bias).var(0, unbiased=False).mean().rsqrt()
-        layers[0].bias.add_(layers[0].weight @ (scale * bias))
-        layers[0].weight.copy_(layers[0].weight @ (scale * weight))
-        layers[-1].bias.sub_(head(features.float()).mean(0))
-        return True
-    return False
+    ((weight, bias),) = maps
+    scale = (x @ weight + bias).var(0, unbiased=False).mean().rsqrt()
+    layers[0].bias.add_(layers[0].weight @ (scale * bias))
+    layers[0].weight.copy_(layers[0].weight @ (scale * weight))
+    layers[-1].bias.sub_(head(x).mean(0))
+    return True

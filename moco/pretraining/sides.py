@@ -17,6 +17,7 @@ from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import has_whitened_head
 from moco.pretraining.prepare import build_batches, build_dictionary, build_encoder
 from moco.pretraining.pretexts import open_partner
+from moco.runtime import distributed
 from moco.runtime.device import autocast
 from moco.runtime.fields import require
 from moco.runtime.owncode import OwnCode
@@ -87,13 +88,17 @@ def whiten_first_layer(
 def whiten_new_head(
     encoder: Encoder, batches: ViewBatches | PairBatches, stream: Stream, config: PretrainConfig
 ) -> None:
-    """Let a new head read whitened features, by views of `stream` of as many images as features have numbers."""
+    """Let a new head read whitened features, by views of `stream` of as many images as features have numbers.
+
+    Features depend on the processor in low precision, so every rank takes the head of the first.
+    """
     count = min(encoder.num_features, len(batches.images))
     chosen = permute(range(count), len(batches.images), seed=batches.seed, stream=Stream.ORDER, epoch=0)
     features = []
     with torch.no_grad(), use_evaluation_mode(encoder), autocast(require(config.precision), config.device):
         for some in np.split(chosen, range(config.batch_size, count, config.batch_size)):
             (views,) = batches.make_views(some, 0, [stream])
-            views = views.to(config.device, memory_format=torch.channels_last)
-            features.append(encoder.backbone(views).float())
+            features.append(encoder.backbone(views.to(config.device)).float())
     whiten_head(encoder.head, torch.cat(features))
+    own = {name: value.cpu() for name, value in encoder.head.state_dict().items()}
+    encoder.head.load_state_dict(distributed.from_first(lambda: own))

@@ -1,6 +1,7 @@
 """Weights that are trained on: their statistics, the rate of a new head, and what the recipe settles."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from moco.pretraining.loop import pretrain
 from moco.pretraining.prepare import build_batches, build_encoder, resolve_config
 from moco.pretraining.recipes import recipe
 from moco.pretraining.sides import build_sides
+from moco.runtime import distributed
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from moco.runtime.randomness import Stream
 from tests.pretraining import algorithm_1 as plain
@@ -128,6 +130,27 @@ def test_a_new_head_reads_whitened_features(tmp_path: Path, tiny_run: Path, digi
     torch.testing.assert_close(
         build().encoder.head.state_dict()["weight"], f_q(tiny_run)["head.weight"], rtol=0, atol=0
     )
+
+
+def test_every_rank_takes_the_first_ones_head(
+    tmp_path: Path, tiny_run: Path, digits: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features in bf16 depend on the processor, and ranks may have different ones."""
+    config = resolve_config(small(tmp_path, tiny_run, feature_dim=24), digits)
+    plain = distributed.from_first
+
+    def first(make: Callable[[], Any]) -> Any:
+        found = plain(make)
+        return {name: value + 1 for name, value in found.items()} if isinstance(found, dict) else found
+
+    torch.manual_seed(0)
+    expected = build_sides(config, digits)[0].pair.encoder.head.state_dict()
+    monkeypatch.setattr(distributed, "from_first", first)
+    torch.manual_seed(0)
+    pair = build_sides(config, digits)[0].pair
+    assert pair.f_k is not None
+    for head in (pair.encoder.head, pair.f_k.head):
+        assert all(torch.equal(value, expected[name] + 1) for name, value in head.state_dict().items())
 
 
 # --- what changes and what does not ---------------------------------------------------------------------------------

@@ -160,6 +160,9 @@ def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.Captu
         BadInputError, match="--pretext text pairs spans of documents, and --arch resnet18 takes images"
     ):
         pretrain.run(recipe("text", data=data, out=tmp_path / "other", **{**small, "arch": "resnet18"}))
+    begun = {**small, "init_weights": str(out), "head": "mlp", "init": "whitened", "max_steps": 1, "feature_dim": 8}
+    assert pretrain.run(recipe("text", data=data, out=tmp_path / "begun", **begun))["step"] == 1
+    assert "its head is new (--init whitened)" in capsys.readouterr().err
     (tmp_path / "data.txt").write_bytes(b"\n".join(path.read_bytes() for path in (tmp_path / "data").rglob("*.txt")))
     bag = {**small, "arch": "bytes-ngrams", "optimizer": "adamw", "max_steps": 2, "knn_every": 1}
     found = pretrain.run(recipe("text", data=str(tmp_path / "data.txt"), out=tmp_path / "lines", **bag))
