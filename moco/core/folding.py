@@ -108,12 +108,17 @@ def fold_norms(pairs: Sequence[Foldable]) -> Iterator[None]:
 def folded_copy(network: nn.Module, x: Tensor) -> nn.Module:
     """Return a copy of the network with its norms folded for good; the network itself where there are none to fold.
 
-    The network must be in evaluation mode, and x (N, C, H, W) is encoded to find them.
+    The network must be in evaluation mode, and x (N, C, H, W) is encoded to find them. The copy shares the tensors that
+    stay as they are.
     """
     pairs = find_foldable(network, x)
     if not pairs:
         return network
-    network, pairs = copy.deepcopy((network, pairs))
+    tensors = [*network.parameters(), *network.buffers()]
+    empty = [
+        value for part in network.modules() for value in vars(part).values() if isinstance(value, dict) and not value
+    ]
+    network, pairs = copy.deepcopy((network, pairs), {id(shared): shared for shared in (*tensors, *empty)})
     with torch.no_grad():
         _fold(pairs)
     return network
