@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -79,6 +80,7 @@ def checked_where_shaped(*, typechecker: Callable[..., Any]) -> Callable[[Any], 
 pytest.MonkeyPatch().setattr(jaxtyping, "jaxtyped", checked_where_shaped)
 hook = install_import_hook(modules_with_shapes(), "beartype.beartype")
 hook.__enter__()
+import_module("tests.shallow")  # before other modules of moco take the function that it replaces
 for ignored in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
     if signal.getsignal(ignored) is signal.SIG_IGN:  # a run honours that, and a shell's background jobs inherit it
         signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
@@ -172,7 +174,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("runs") / "tiny"
     small = {
-        "arch": "resnet18-w8",
+        "arch": "resnet10-w8",
         "dictionary": "queue",
         "image_size": 16,
         "max_steps": 2,

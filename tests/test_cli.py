@@ -40,10 +40,10 @@ from moco.transfer.config import TransferConfig
 from moco.transfer.recipes import TASKS
 
 pytestmark = pytest.mark.usefixtures("few_digits")
-RANDOM = ["knn", "--weights", "random", "--arch", "resnet18-w8", "--stem", "cifar", "--image-size", "16"]
+RANDOM = ["knn", "--weights", "random", "--arch", "resnet10-w8", "--stem", "cifar", "--image-size", "16"]
 SMALL = [
     "--arch",
-    "resnet18-w8",
+    "resnet10-w8",
     "--dictionary",
     "queue",
     "--image-size",
@@ -298,7 +298,7 @@ def test_a_bad_image_in_training(capsys: pytest.CaptureFixture[str], data: Path,
         if path.stat().st_size:
             PillowImage.new("RGB", (100, 100), "grey").save(path)
     arguments = ["pretrain", "quick", "--data", "broken", "--out", "run", "--batch-size", "40", "--queue-size", "40"]
-    arguments += ["--arch", "resnet18-w4", "--image-size", "16", "--epochs", "1"]
+    arguments += ["--arch", "resnet10-w4", "--image-size", "16", "--epochs", "1"]
     more = ["--knn-every", "0", "--workers", workers, *CPU]
     assert main([*arguments, *more]) == 0
     (notice,) = [line for line in capsys.readouterr().out.splitlines() if "39.png: cannot be read" in line]
@@ -385,7 +385,7 @@ def test_a_run_of_another_config_is_not_touched(capsys: pytest.CaptureFixture[st
 def test_unlabelled_images_a_warning_and_json(capsys: pytest.CaptureFixture[str], data: Path) -> None:
     """A run of one step on a flat folder: the warning is one line, standard output ends with one object."""
     run = ["--out", "run", "--max-steps", "1", "--batch-size", "16", "--queue-size", "80", "--image-size", "16"]
-    run += ["--dictionary", "queue", "--arch", "resnet18-w4"]
+    run += ["--dictionary", "queue", "--arch", "resnet10-w4"]
     assert main(["pretrain", "quick", "--data", "flat", *run, *CPU, "--json"]) == 0
     out, err = capsys.readouterr()
     warned = [line for line in err.splitlines() if "warning" in line.lower()]
@@ -429,7 +429,7 @@ def test_a_command_that_was_stopped_gives_python_no_figures(
 def test_a_script_ends_where_its_training_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By SIGTERM before the first step, which is honoured after it; the same call then trains to the end."""
     call: dict[str, Any] = {
-        "data": "digits", "out": tmp_path / "run", "arch": "resnet18-w4", "image_size": 12, "batch_size": 16,
+        "data": "digits", "out": tmp_path / "run", "arch": "resnet10-w4", "image_size": 12, "batch_size": 16,
         "queue_size": 32, "max_steps": 2, "knn_every": 0, "device": "cpu", "threads": 1,
     }  # fmt: skip
     with monkeypatch.context() as patch:
@@ -689,7 +689,7 @@ def test_commands_from_python(tmp_path: Path) -> None:
     """The same parser: flags with underscores, several values, switches; bad input is an exception."""
     out = tmp_path / "run"
     small = {
-        "arch": "resnet18-w4",
+        "arch": "resnet10-w4",
         "image_size": 16,
         "batch_size": 32,
         "knn_every": 0,

@@ -145,7 +145,7 @@ def test_onnx(tmp_path: Path, images: Tensor) -> None:
     """Any net, any batch size, and its images' form in the metadata; no file of this machine is named."""
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    path = saved(tmp_path / "encoder.safetensors", EncoderPlan("resnet18-w16", "cifar", image_size=32))
+    path = saved(tmp_path / "encoder.safetensors", EncoderPlan("resnet10-w16", "cifar", image_size=32))
     result = export(path, "onnx", tmp_path / "net.onnx")
     session = onnxruntime.InferenceSession(result["out"], providers=["CPUExecutionProvider"])
     expected = ours(path, images)
@@ -175,14 +175,14 @@ def test_a_folder_for_any_net(tiny_run: Path, tmp_path: Path) -> None:
     """Names as torchvision's; the card says what was trained, on what, and what was measured."""
     export(tiny_run, "safetensors", tmp_path / "net")
     state = load_file(tmp_path / "net" / "model.safetensors")
-    net, _ = build_backbone("resnet18-w8", "cifar", 16)
+    net, _ = build_backbone("resnet10-w8", "cifar", 16)
     net.load_state_dict(state)
     again = load_weights(str(tmp_path / "net"))
     views = photographs(again)
     with torch.no_grad():
         assert torch.equal(again.encoder.backbone.eval()(views), net.eval()(views))
     config = json.loads((tmp_path / "net" / "config.json").read_text())
-    assert config["moco"]["encoder"]["arch"] == "resnet18-w8"
+    assert config["moco"]["encoder"]["arch"] == "resnet10-w8"
     assert "architecture" not in config
     card = (tmp_path / "net" / "README.md").read_text()
     for row in ("| data | digits |", "| queue&#95;size | 64 |", "| steps | 2 |", "| loss while training | "):

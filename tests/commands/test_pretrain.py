@@ -45,7 +45,7 @@ CONFIG = recipe("quick", data="digits", out=Path("run"), image_size=16, device="
 def encoder() -> Encoder:
     """A small network with random weights."""
     torch.manual_seed(0)
-    return Encoder(EncoderPlan("resnet18-w4", "cifar", image_size=16))
+    return Encoder(EncoderPlan("resnet10-w4", "cifar", image_size=16))
 
 
 def centred(images: Images) -> Any:
@@ -105,7 +105,7 @@ def deep_images(folder: Path, factor: int) -> str:
 def test_the_white_level_goes_with_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What was white to a run is so to all that its weights see: evaluations, exports, single images, further runs."""
     config = recipe(
-        "quick", data=deep_images(tmp_path / "x", 16), out=tmp_path / "run", arch="resnet18-w4", image_size=16,
+        "quick", data=deep_images(tmp_path / "x", 16), out=tmp_path / "run", arch="resnet10-w4", image_size=16,
         batch_size=16, queue_size=32, max_steps=1, knn_every=0, workers=0, threads=1, device="cpu", init="kaiming",
         channels="rgb",
     )  # fmt: skip
@@ -137,7 +137,7 @@ def test_the_white_level_goes_with_the_run(tmp_path: Path, capsys: pytest.Captur
 def test_the_most_pixels_go_with_the_run(tmp_path: Path) -> None:
     """The run stores them; images of more are replaced, in evaluations refused."""
     config = recipe(
-        "quick", data=deep_images(tmp_path / "x", 256), out=tmp_path / "run", arch="resnet18-w4", image_size=16,
+        "quick", data=deep_images(tmp_path / "x", 256), out=tmp_path / "run", arch="resnet10-w4", image_size=16,
         batch_size=16, queue_size=32, max_steps=1, knn_every=0, workers=0, threads=1, device="cpu", init="kaiming",
         channels="rgb", most_pixels=256,
     )  # fmt: skip
@@ -160,7 +160,7 @@ def test_runs_from_before_keep_the_full_range(tmp_path: Path) -> None:
 def whitening(out: Path, **more: Any) -> PretrainConfig:
     """A run of a step or two that ends by whitening the features of its images."""
     small = {"arch": "resnet18-w4", "image_size": 16, "batch_size": 16, "max_steps": 2, "knn_every": 0, "workers": 0}
-    return recipe("quick", data="digits", out=out, threads=1, device="cpu", precision="fp32", **small, **more)
+    return recipe("quick", data="digits", out=out, threads=1, device="cpu", precision="fp32", **{**small, **more})
 
 
 def test_a_run_ends_with_whitened_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,7 +243,7 @@ def test_only_neighbours_see_whitened_features(tmp_path: Path, capsys: pytest.Ca
 def test_exports_say_where_they_cannot_whiten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Other libraries' formats have no place for it, which is said; ONNX, checked by its own runtime, has."""
     pytest.importorskip("onnxscript")
-    config = whitening(tmp_path / "run", stem="imagenet")
+    config = whitening(tmp_path / "run", arch="resnet10-w4", stem="imagenet")
     pretrain(config)
     capsys.readouterr()
     export(ExportConfig(str(config.out), "safetensors", tmp_path / "folder"))

@@ -80,7 +80,7 @@ def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[PretrainConf
     for i in range(40):
         PillowImage.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "old" / f"{i:02}.png")
     config = recipe(
-        "quick", data="old", out=tmp_path / "run", arch="resnet18-w4", image_size=16, batch_size=16, queue_size=32,
+        "quick", data="old", out=tmp_path / "run", arch="resnet10-w4", image_size=16, batch_size=16, queue_size=32,
         max_steps=1, knn_every=0, workers=0, threads=1, device="cpu", init="kaiming",
     )  # fmt: skip
     pretrain.run(config)

@@ -105,7 +105,7 @@ COMMAND = [
     "--workers",
     "0",
     "--arch",
-    "resnet18-w4",
+    "resnet10-w4",
 ]
 
 

@@ -34,7 +34,7 @@ from moco.transfer.recipes import TASKS, transfer_config
 from tests.transfer.scenes import write
 
 SMALL: dict[str, Any] = {
-    "weights": "random", "arch": "resnet18-w4", "max_steps": 4, "batch_size": 2, "train_sizes": (48, 64),
+    "weights": "random", "arch": "resnet10-w4", "max_steps": 4, "batch_size": 2, "train_sizes": (48, 64),
     "test_size": 64, "longest_side": 96, "crop_size": 48, "head_channels": 8, "regions": 8, "precise_bn": 2,
     "threads": 1, "workers": 0, "device": "cpu", "log_every": 1, "shown_images": 1,
 }  # fmt: skip
@@ -49,7 +49,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_weights_of_channels_are_refused(tmp_path: Path) -> None:
     """Tasks read RGB: in one line, before anything is written."""
     form = Form(4, "uint16", (1.0,) * 4, (2.0,) * 4)
-    weights = random_weights(EncoderPlan("resnet18-w4", channels=4), 0, form.mean, form.std, form=form)
+    weights = random_weights(EncoderPlan("resnet10-w4", channels=4), 0, form.mean, form.std, form=form)
     save_tensors(tmp_path / "e.safetensors", encoder_tensors(weights.encoder), weights.metadata)
     with pytest.raises(BadInputError, match="take 4 channels of uint16, and moco transfer reads all images as bytes"):
         transfer(config(tmp_path, weights=str(tmp_path / "e.safetensors")))
@@ -293,7 +293,7 @@ def as_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_input_is_exit_code_2_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown task, a missing folder, a value out of range, another config in the folder."""
     write("voc", tmp_path / "voc", 4, (96, 64))
-    common = ["--weights", "random", "--arch", "resnet18-w4", "--out", str(tmp_path / "run")]
+    common = ["--weights", "random", "--arch", "resnet10-w4", "--out", str(tmp_path / "run")]
     for arguments, message in (
         (["transfer", "voc-c5", *common, "--data", "x"], "did you mean voc-"),
         (["transfer", "voc-c4", *common, "--data", str(tmp_path / "nothing")], "no such folder"),

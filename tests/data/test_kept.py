@@ -94,7 +94,7 @@ def test_a_monitor_decodes_once(photographs: Path, decoded: list[Any], flat: boo
     assert isinstance(splits["train"], FileImages)
     config = recipe("quick", data=str(photographs), out=photographs / "run", image_size=16, device="cpu")
     torch.manual_seed(0)
-    monitor, encoder = build_monitor(config, splits), Encoder(EncoderPlan("resnet18-w16", image_size=16))
+    monitor, encoder = build_monitor(config, splits), Encoder(EncoderPlan("resnet10-w16", image_size=16))
     first, opened = monitor(encoder), len(decoded)
     assert opened >= 12
     assert monitor(encoder) == first

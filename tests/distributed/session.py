@@ -15,10 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torchvision.models.resnet import BasicBlock
 
 from moco.core.dictionary import MemoryBank
-from moco.core.resnet import RESNETS, ResNetPlan
 from moco.data.catalog import load
 from moco.data.derived import Subset
 from moco.data.loader import Batch
@@ -66,11 +64,6 @@ CASES: dict[str, dict[str, Any]] = {
 """What is compared in float64, with the same config on any number of processes."""
 
 Sent = dict[str, list[int]]
-
-
-def shallow_nets(patch: pytest.MonkeyPatch) -> None:
-    """Let there be nets of one block in each stage: half the time of the smallest that users have."""
-    patch.setitem(RESNETS, "resnet10", ResNetPlan(BasicBlock, (1, 1, 1, 1)))
 
 
 def config_of(out: Path, **values: Any) -> PretrainConfig:
@@ -197,7 +190,6 @@ def session(folder: Path, earlier: Path | None) -> None:
     """
     torch.set_num_threads(1)
     distributed.join_processes("cpu", timeout=60)
-    shallow_nets(pytest.MonkeyPatch())
     found: dict[str, Any] = {}
     sent: Sent = {}
     rank, ranks = distributed.rank(), distributed.world_size()

@@ -33,7 +33,6 @@ from tests.distributed.session import (
     config_of,
     global_batches,
     session,
-    shallow_nets,
 )
 from tests.faults.processes import ended_well, start_program
 from tests.pretraining.algorithm_1 import Found, Weights, algorithm_1, named
@@ -279,9 +278,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Found:
     views = [(x_q, x_k, index) for x_q, x_k, index, _ in global_batches(config, STEPS) if x_k is not None]
     torch.set_default_dtype(torch.float64)
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            shallow_nets(patch)
-            return algorithm_1(config, views, devices=2)
+        return algorithm_1(config, views, devices=2)
     finally:
         torch.set_default_dtype(torch.float32)
 

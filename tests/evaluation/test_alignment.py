@@ -77,7 +77,7 @@ def test_effective_rank_equals_numpy(n: int, width: int) -> None:
 def encoder() -> Encoder:
     """A small network with random weights."""
     torch.manual_seed(0)
-    return Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16))
+    return Encoder(EncoderPlan("resnet10-w16", "cifar", image_size=16))
 
 
 def digits(count: int) -> Images:

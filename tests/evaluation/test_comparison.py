@@ -25,7 +25,7 @@ def test_weights_and_pixels_are_judged_on_the_same_images() -> None:
     images = load("digits")["train"]
     bank, queries = Subset(images, np.arange(80)), Subset(images, np.arange(80, 110))
     torch.manual_seed(0)
-    weights = Weights(Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=8)), (0.5,) * 3, (0.5,) * 3)
+    weights = Weights(Encoder(EncoderPlan("resnet10-w16", "cifar", image_size=8)), (0.5,) * 3, (0.5,) * 3)
     found = judge_weights(weights, 8, bank, queries, FP32)
     how = Encoding(8, weights.mean, weights.std, unit=False)
     plain = [encode(weights.encoder, part, how) for part in (bank, queries)]

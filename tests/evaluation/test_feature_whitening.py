@@ -128,7 +128,7 @@ def test_many_features_are_estimated_from_some(monkeypatch: pytest.MonkeyPatch) 
 def tiny(seed: int = 0) -> Encoder:
     """A network with four features."""
     torch.manual_seed(seed)
-    return Encoder(EncoderPlan("resnet18-w4", "cifar", image_size=8, feature_dim=3))
+    return Encoder(EncoderPlan("resnet10-w4", "cifar", image_size=8, feature_dim=3))
 
 
 def test_an_encoder_whitens_only_what_is_compared(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_prepare_at_small_sizes_resizes_the_whole(size: int, shape: tuple[int, i
 def encoder() -> Encoder:
     """A small network with random weights."""
     torch.manual_seed(0)
-    return Encoder(EncoderPlan("resnet18-w16", "cifar", feature_dim=24, image_size=16))
+    return Encoder(EncoderPlan("resnet10-w16", "cifar", feature_dim=24, image_size=16))
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
 def subject() -> Subject:
     """A small network with random weights."""
     torch.manual_seed(0)
-    encoder = Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16))
+    encoder = Encoder(EncoderPlan("resnet10-w16", "cifar", image_size=16))
     return Subject(Weights(encoder, HALVES, HALVES), Encoding(16, HALVES, HALVES, unit=False))
 
 
@@ -167,7 +167,7 @@ def test_what_is_no_classifier_is_refused(tiny_run: Path, tmp_path: Path) -> Non
         moco.load_classifier(tiny_run / "encoder.safetensors")
     with pytest.raises(BadInputError, match="not a valid safetensors file"):
         moco.load_classifier(tmp_path / "gone.safetensors")
-    plan, save = EncoderPlan("resnet18-w4", "cifar", image_size=8), tmp_path / "tuned.safetensors"
+    plan, save = EncoderPlan("resnet10-w4", "cifar", image_size=8), tmp_path / "tuned.safetensors"
     more = {"kind": "classifier", "image_size": 8, "classes": ["cat", "dog"]}
     backbone = Encoder(plan).backbone.state_dict()
     save_tensors(save, backbone, encoder_metadata(plan, HALVES, HALVES, 0) | more)

@@ -54,7 +54,7 @@ def test_copies_of_an_image_do_not_hide_it(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_figures_are_the_monitors() -> None:
     """Those that `knn` gives; the images of a look are those of bank and queries."""
     torch.manual_seed(0)
-    encoder = Encoder(EncoderPlan("resnet18-w4", "cifar", image_size=8))
+    encoder = Encoder(EncoderPlan("resnet10-w4", "cifar", image_size=8))
     images = load("digits")["train"]
     bank, queries, how = take_evenly(images, 60), take_evenly(images, 25), Encoding(8, (0.5,) * 3, (0.5,) * 3)
     judge = KnnJudge(bank, queries, how, k=7, temperature=0.1, name_figures=lambda found, k: {**found, "k": k})
@@ -73,7 +73,7 @@ def test_the_figures_are_the_monitors() -> None:
 def test_a_run_that_whitens_is_judged_whitened() -> None:
     """By loops: with the whitening and the k that suit the bank; the monitor's figures stay those of plain features."""
     torch.manual_seed(0)
-    encoder = Encoder(EncoderPlan("resnet18-w4", "cifar", image_size=8))
+    encoder = Encoder(EncoderPlan("resnet10-w4", "cifar", image_size=8))
     images = load("digits")["train"]
     bank, queries, how = take_evenly(images, 60), take_evenly(images, 25), Encoding(8, (0.5,) * 3, (0.5,) * 3)
     plain, judge = (
@@ -95,7 +95,7 @@ def test_a_run_that_whitens_is_judged_whitened() -> None:
 def test_views_are_found_among_all_others() -> None:
     """By a plain loop over the features of the two sets of mild views; the figures are those of the other pair."""
     torch.manual_seed(0)
-    encoder = Encoder(EncoderPlan("resnet18-w4", "cifar", image_size=8))
+    encoder = Encoder(EncoderPlan("resnet10-w4", "cifar", image_size=8))
     some, how = take_evenly(load("digits")["train"], 30), Encoding(8, (0.5,) * 3, (0.5,) * 3)
     pairs, mild = draw_pairs(some, AUGMENTATIONS["v2"], 8), draw_pairs(some, AUGMENTATIONS["mild"], 8)
     judge = ViewJudge(lambda: pairs, lambda: mild, how)

@@ -292,7 +292,7 @@ HOW = Encoding(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 def encoder() -> Encoder:
     """A small network with random weights."""
     torch.manual_seed(0)
-    return Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16))
+    return Encoder(EncoderPlan("resnet10-w16", "cifar", image_size=16))
 
 
 def digits(first: int, count: int) -> Subset:

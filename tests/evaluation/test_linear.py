@@ -46,7 +46,7 @@ CPU = ["--device", "cpu", "--precision", "fp32", "--threads", "1"]
 def subject() -> Subject:
     """A small network with random weights."""
     torch.manual_seed(0)
-    encoder = Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16))
+    encoder = Encoder(EncoderPlan("resnet10-w16", "cifar", image_size=16))
     return Subject(Weights(encoder, HALVES, HALVES), Encoding(16, HALVES, HALVES, unit=False))
 
 
@@ -210,7 +210,7 @@ def test_the_backbone_stays_as_it_is(subject: Subject, protocol: Any) -> None:
 
 def test_a_changed_backbone_voids_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forgetting eval mode moves the running statistics: an error, not a number."""
-    encoder = Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16)).train()
+    encoder = Encoder(EncoderPlan("resnet10-w16", "cifar", image_size=16)).train()
     own = Subject(Weights(encoder, HALVES, HALVES), Encoding(16, HALVES, HALVES, unit=False))
     monkeypatch.setattr(module, "use_evaluation_mode", lambda backbone: contextlib.nullcontext())
     with pytest.raises(RuntimeError, match="backbone was changed"):

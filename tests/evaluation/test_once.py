@@ -59,7 +59,7 @@ def test_an_interrupted_encoding_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     """What was encoded is not encoded again; features are the same to the last bit, and no part is left behind."""
     monkeypatch.setattr(once, "IMAGES_IN_A_PART", 6)
     images = Interrupted(torch.randint(256, (38, 3, 8, 8), dtype=torch.uint8))
-    weights = random_weights(EncoderPlan("resnet18-w4", "cifar", image_size=8), 0, IMAGENET_MEAN, IMAGENET_STD)
+    weights = random_weights(EncoderPlan("resnet10-w4", "cifar", image_size=8), 0, IMAGENET_MEAN, IMAGENET_STD)
     how = Encoding(8, weights.mean, weights.std, batch_size=4)
     monkeypatch.setenv("MOCO_DATA", str(tmp_path / "at once"))
     whole = encode_once(weights, images, how, "encoding")

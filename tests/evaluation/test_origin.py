@@ -18,7 +18,7 @@ from moco.evaluation.session import load_labelled
 from moco.pretraining.recipes import recipe
 
 SMALL: dict[str, Any] = {
-    "arch": "resnet18-w4", "image_size": 8, "view_size": 8, "max_steps": 1, "batch_size": 8, "bn_groups": 2,
+    "arch": "resnet10-w4", "image_size": 8, "view_size": 8, "max_steps": 1, "batch_size": 8, "bn_groups": 2,
     "knn_every": 0, "device": "cpu", "threads": 1, "workers": 0,
 }  # fmt: skip
 

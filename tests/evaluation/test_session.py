@@ -83,7 +83,7 @@ def test_a_result_that_could_not_be_kept(tiny_run: Path, tmp_path: Path) -> None
 
 def test_an_unreadable_image_in_memory_is_not_black() -> None:
     """Random views of it are refused as the whole image is."""
-    encoder = Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=8))
+    encoder = Encoder(EncoderPlan("resnet10-w16", "cifar", image_size=8))
     with pytest.raises(BadInputError, match=r"b\.png: broken"):
         encode(encoder, some(), Encoding(8, HALVES, HALVES), RandomViews(CROP_AND_FLIP, 0, 0))
 

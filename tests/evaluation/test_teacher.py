@@ -27,7 +27,7 @@ from tests.faults.processes import finish, lines
 
 STUDENT = Encoding(16, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
 SMALL = (
-    "--arch", "resnet18-w8", "--stem", "cifar", "--image-size", "12", "--batch-size", "32", "--precision", "fp32",
+    "--arch", "resnet10-w8", "--stem", "cifar", "--image-size", "12", "--batch-size", "32", "--precision", "fp32",
     "--device", "cpu", "--threads", "1", "--knn-every", "0", "--log-every", "4", "--data", "digits", "--max-steps", "6",
 )  # fmt: skip
 

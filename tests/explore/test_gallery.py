@@ -48,7 +48,7 @@ def config() -> PretrainConfig:
 def encoder() -> Encoder:
     """With random weights."""
     torch.manual_seed(0)
-    return Encoder(EncoderPlan("resnet18-w16", "cifar", image_size=16))
+    return Encoder(EncoderPlan("resnet10-w16", "cifar", image_size=16))
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def folder_of(path: Path, count: int, bad: Mapping[str, bytes] | None = None) ->
 def flags(data: Path | str, out: Path, **given: object) -> list[str]:
     """The command line of a training of a second or two."""
     values: dict[str, object] = {
-        "data": data, "out": out, "arch": "resnet18-w4", "dictionary": "queue", "image-size": 16, "batch-size": 10,
+        "data": data, "out": out, "arch": "resnet10-w4", "dictionary": "queue", "image-size": 16, "batch-size": 10,
         "queue-size": 20, "bn-groups": 2, "epochs": 2, "knn-every": 0, "log-every": 1, "checkpoint-every": 0,
         "device": "cpu", "precision": "fp32", "threads": 1, "workers": 0,
     }  # fmt: skip

@@ -38,7 +38,7 @@ PATIENCE = 300.0
 """Seconds after which something that should have happened did not."""
 STEPS = 12
 FLAGS: dict[str, Any] = {
-    "arch": "resnet18-w4", "dictionary": "queue", "image-size": 12, "view-size": 12, "batch-size": 32, "queue-size": 80,
+    "arch": "resnet10-w4", "dictionary": "queue", "image-size": 12, "view-size": 12, "batch-size": 32, "queue-size": 80,
     "max-steps": STEPS, "bn-groups": 4, "log-every": 1, "checkpoint-every": 0, "knn-every": 0, "threads": 1,
     "precision": "fp32", "device": "cpu", "augment": "cifar", "base-lr": 0.06,
     "whiten": 160,
@@ -47,6 +47,7 @@ FLAGS: dict[str, Any] = {
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
+        "tests.shallow",
         "moco.commands.pretrain",
         "pytest",
         "sklearn.datasets",
@@ -172,8 +173,8 @@ class Torchrun:
 
 
 def torchrun(arguments: Sequence[str], said: Path, *options: str) -> Torchrun:
-    """Begin `torchrun OPTIONS -m moco ARGUMENTS`."""
-    line = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "moco", *arguments]
+    """Begin `torchrun OPTIONS -m moco ARGUMENTS`, which knows the tests' shallow networks too."""
+    line = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "tests.shallow", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with said.open("wb") as file:
         process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)

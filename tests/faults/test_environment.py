@@ -18,7 +18,7 @@ from tests.faults.processes import command, finish, start, status
 from tests.transfer import scenes
 
 SMALL = (
-    "--weights random --arch resnet18-w4 --max-steps 1 --batch-size 2 --crop-size 16 --head-channels 4 --precise-bn 0 "
+    "--weights random --arch resnet10-w4 --max-steps 1 --batch-size 2 --crop-size 16 --head-channels 4 --precise-bn 0 "
     "--shown-images 0 --threads 1 --workers 0 --device cpu"
 )
 NOBODY = 54321

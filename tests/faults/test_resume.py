@@ -82,7 +82,7 @@ def test_on_one_rank_instead_of_two(tmp_path: Path, whole: Whole) -> None:
 
 
 OTHER: dict[str, tuple[dict[str, object], str]] = {
-    "width": ({"arch": "resnet18-w8"}, r"f_[qk]\.backbone\.\S+ expected \(4,.*\), found \(8,"),
+    "width": ({"arch": "resnet10-w8"}, r"f_[qk]\.backbone\.\S+ expected \(4,.*\), found \(8,"),
     "queue": ({"queue-size": 96}, r"dictionary\.\S+ expected \(80,.*\), found \(96,"),
     "arch": ({"arch": "resnet34-w4"}, r"f_[qk]\.backbone\.layer\S+ expected nothing, found \("),
     "dictionary": ({"dictionary": "memory-bank"}, r"dictionary\.\S+ expected \S+, found "),

@@ -25,7 +25,7 @@ from moco.pretraining.recipes import CIFAR10, recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors, save_tensors
 from moco.runtime.fields import require
 
-PLAN = EncoderPlan("resnet18-w8", "cifar", image_size=16)
+PLAN = EncoderPlan("resnet10-w8", "cifar", image_size=16)
 """Of the tiny run."""
 
 
@@ -180,7 +180,7 @@ def described(**changed: Any) -> dict[str, Any]:
     [
         ({"feature_dim": 64}, r"head.bias expected \(64,\), found \(128,\)"),
         ({"arch": "resnet18-w4"}, r"resnet18-w4: bn1.bias expected \(4,\), found \(8,\)"),
-        ({"arch": "resnet34-w8"}, r"resnet34-w8: layer1.2.bn1.bias expected \(8,\), found nothing"),
+        ({"arch": "resnet34-w8"}, r"resnet34-w8: layer1.1.bn1.bias expected \(8,\), found nothing"),
         ({"stem": "imagenet"}, r"conv1.weight expected \(8, 3, 7, 7\), found \(8, 3, 3, 3\)"),
         ({"head": "mlp"}, r"head.0.bias expected \(64,\), found nothing"),
         ({"arch": "resnet18-wide"}, r"resnet18-wide is not known"),

@@ -227,7 +227,7 @@ def test_two_processes_keep_what_one_keeps(tmp_path: Path, tiny_run: Path, monke
     monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
     kept = []
     for ranks in (1, 2):
-        flags = {"arch": "resnet18-w8", "image_size": 16, "view_size": 16, "bn_groups": 1, "base_lr": 0.01}
+        flags = {"arch": "resnet10-w8", "image_size": 16, "view_size": 16, "bn_groups": 1, "base_lr": 0.01}
         more = {"init_weights": tiny_run, "bn": "keep", "keep": "best", "knn_every": 2, "max_steps": 4, "head_lr": 0.1}
         out = tmp_path / str(ranks)
         words = command(out, **flags, **more, knn_images=200)

@@ -40,7 +40,7 @@ def write_set(folder: Path, channels: int = 4, count: int = 20) -> str:
 def settings(data: str, out: Path, **more: Any) -> PretrainConfig:
     """A run of two steps of a tiny network."""
     small: dict[str, Any] = {
-        "arch": "resnet18-w4", "image_size": 16, "view_size": 16, "batch_size": 8, "bn_groups": 2, "max_steps": 2,
+        "arch": "resnet10-w4", "image_size": 16, "view_size": 16, "batch_size": 8, "bn_groups": 2, "max_steps": 2,
         "workers": 0, "threads": 1, "device": "cpu", "precision": "fp32", **more,
     }  # fmt: skip
     return recipe("quick", data=data, out=out, **small)
@@ -109,8 +109,8 @@ def test_other_images_are_refused_by_name(trained: tuple[str, Path], tmp_path: P
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
 def test_first_layers_are_adapted_as_timm_does(channels: int) -> None:
     """One channel gets the sum; more get the three in turn, scaled by 3 / channels."""
-    given = Encoder(EncoderPlan("resnet18-w4", "cifar")).backbone.state_dict()
-    wanted = Encoder(EncoderPlan("resnet18-w4", "cifar", channels=channels)).backbone.state_dict()
+    given = Encoder(EncoderPlan("resnet10-w4", "cifar")).backbone.state_dict()
+    wanted = Encoder(EncoderPlan("resnet10-w4", "cifar", channels=channels)).backbone.state_dict()
     adapted = adapt_channels(given, wanted)
     torch.testing.assert_close(adapted["conv1.weight"], adapt_input_conv(channels, given["conv1.weight"]))
     assert all(torch.equal(adapted[name], given[name]) for name in given if name != "conv1.weight")
@@ -123,7 +123,7 @@ def test_weights_of_rgb_begin_a_run(trained: tuple[str, Path], tiny_run: Path, t
     pretrain.run(dataclasses.replace(config, mean=None, std=None, view_size=None))
     found = load_weights(str(tmp_path / "run"))
     assert found.form == load_weights(str(run)).form
-    assert found.encoder.plan.arch == "resnet18-w8"
+    assert found.encoder.plan.arch == "resnet10-w8"
 
 
 @pytest.mark.parametrize("arch", ["timm:convnext_atto", "mobilenet_v3_small", "timm:vit_tiny_patch16_224"])

@@ -17,7 +17,6 @@ from moco.pretraining.loop import pretrain
 from moco.pretraining.recipes import recipe
 from tests import oracles
 from tests.core.test_batchnorm import BATCH, EPS, GROUPS, MOMENTUM, layer_and_batch
-from tests.distributed.session import shallow_nets
 from tests.faults.processes import ended_well, start_program
 
 SMALL: dict[str, Any] = {
@@ -101,7 +100,6 @@ def two_runs(folder: Path) -> None:
 
     images = load("digits")["train"]
     with pytest.MonkeyPatch.context() as patch:
-        shallow_nets(patch)
         pretrain(recipe("quick", data="digits", out=folder / "without", **SMALL), images)
         assert not graphs
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
@@ -123,6 +121,6 @@ def test_a_folder_for_code_that_is_none(tmp_path: Path, monkeypatch: pytest.Monk
     """Is named with its setting before the first step; --compile auto would do without."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / place))
-    config = recipe("quick", data="digits", out=tmp_path / "run", compile="on", **{**SMALL, "arch": "resnet18-w4"})
+    config = recipe("quick", data="digits", out=tmp_path / "run", compile="on", **{**SMALL, "arch": "resnet10-w4"})
     with pytest.raises(BadInputError, match=r"--compile needs a folder .*/file.* \(.+\): set TORCHINDUCTOR"):
         pretrain(config, load("digits")["train"])

@@ -24,7 +24,7 @@ from tests.pretraining.test_loop import small
 
 def prepared(out: Path, **values: Any) -> tuple[PretrainConfig, EncoderPair]:
     """A resolved config that leaves the choice to a comparison, as on a GPU, and its encoders."""
-    config = resolve_config(small(out, arch="resnet18-w4", max_steps=10_000, **values), load("digits")["train"])
+    config = resolve_config(small(out, arch="resnet10-w4", max_steps=10_000, **values), load("digits")["train"])
     config = dataclasses.replace(config, compile="auto")
     return config, EncoderPair(build_encoder(config), config.dictionary)
 

@@ -206,7 +206,7 @@ def test_the_recipe_settles_small_steps_and_the_weights_the_rest(
     assert (config.head_lr, config.batch_size, config.queue_size, config.key_momentum) == (0.06, 64, 1024, 0.99)
     assert (config.temperature, config.augment, config.head, config.schedule) == (0.2, "v2", "mlp", "cosine")
     assert (config.bn, config.bn_groups, config.keep) == ("keep", 1, "best")
-    assert (config.arch, config.image_size, config.view_size) == ("resnet18-w8", 16, 16)
+    assert (config.arch, config.image_size, config.view_size) == ("resnet10-w8", 16, 16)
     assert resolve_config(config, digits) == config  # as when it goes on
     norms = [part for part in build_encoder(config).backbone.modules() if hasattr(part, "running_mean")]
     assert norms

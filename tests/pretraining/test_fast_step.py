@@ -44,7 +44,7 @@ def test_the_fast_step_equals_the_plain_one_at_20_states(tmp_path: Path, monkeyp
     The net is narrow, so that few activations are so near 0 that rounding turns a ReLU on or off.
     """
     monkeypatch.setattr(checkpoint, "remove_old_checkpoints", lambda run, step: None)
-    values = {"arch": "resnet18-w4", "batch_size": 16, "queue_size": 40}
+    values = {"arch": "resnet10-w4", "batch_size": 16, "queue_size": 40}
     config = small(tmp_path / "run", max_steps=STATES + 1, checkpoint_every=1, **values)
     images = load("digits")["train"]
     pretrain(config, images)

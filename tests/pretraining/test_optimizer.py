@@ -32,7 +32,7 @@ def config(**values: Any) -> PretrainConfig:
 def small_encoder() -> Encoder:
     """The narrowest ResNet."""
     torch.manual_seed(0)
-    return Encoder(EncoderPlan("resnet18-w2", "cifar", feature_dim=4, image_size=8))
+    return Encoder(EncoderPlan("resnet10-w2", "cifar", feature_dim=4, image_size=8))
 
 
 def quintic_by_hand(singular: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ def test_sgd_is_unchanged() -> None:
 def encoder_with_heads() -> Encoder:
     """The narrowest ResNet with v3's heads."""
     torch.manual_seed(0)
-    encoder = Encoder(EncoderPlan("resnet18-w2", "cifar", "mlp-bn", feature_dim=4, hidden_dim=6, image_size=8))
+    encoder = Encoder(EncoderPlan("resnet10-w2", "cifar", "mlp-bn", feature_dim=4, hidden_dim=6, image_size=8))
     encoder.add_predictor()
     return encoder
 
@@ -185,7 +185,7 @@ def test_every_parameter_is_trained_once() -> None:
 @pytest.mark.parametrize("values", [{"arch": "mobilenet_v3_small", "stem": "imagenet"}, {"bn": "keep"}])
 def test_kernels_whose_scale_matters_are_left_to_sgd(values: dict[str, Any]) -> None:
     """A fixed norm is right only where a trained batch normalisation takes it out."""
-    plan = EncoderPlan(values.get("arch", "resnet18-w2"), values.get("stem", "cifar"), image_size=32)
+    plan = EncoderPlan(values.get("arch", "resnet10-w2"), values.get("stem", "cifar"), image_size=32)
     encoder = Encoder(plan)
     optimizer = build_optimizer(config(optimizer="muon", **values), encoder)
     assert not any("kernels" in group for group in optimizer.param_groups)

@@ -17,7 +17,6 @@ from moco.pretraining.loop import pretrain as train
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from moco.runtime.fields import flag
-from tests.distributed.session import shallow_nets
 from tests.faults.processes import finish
 
 SMALL: dict[str, Any] = {
@@ -25,12 +24,6 @@ SMALL: dict[str, Any] = {
     "queue_size": 64, "max_steps": 60, "bn_groups": 4, "lr": 0.06, "log_every": 10, "knn_every": 60, "knn_images": 100,
     "checkpoint_every": 0, "threads": 1, "precision": "fp32", "device": "cpu", "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nets of half the depth."""
-    shallow_nets(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +104,6 @@ def test_a_run_that_goes_on_knows_how_it_began(tmp_path: Path, digits: Images, m
 def test_two_processes_say_what_one_says(tmp_path: Path, digits: Images) -> None:
     """Each encodes half of the views: the figures of the first look agree within fp32's rounding after three steps."""
     values = {**SMALL, "max_steps": 3, "knn_every": 3, "base_lr": 0.03, "augment": "cifar"}
-    values["arch"] = "resnet18-w4"  # the other processes know no other
     values["view_size"] = values["image_size"]  # a flag cannot take back what the recipe says
     arguments = ["pretrain", "quick", "--data", "digits", "--out", str(tmp_path / "two"), "--whiten", "0"]
     for name, value in values.items():
@@ -151,7 +143,7 @@ def test_a_collapse(tmp_path: Path, digits: Images, monkeypatch: pytest.MonkeyPa
 def test_a_rate_of_nothing(tmp_path: Path, digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     """With lr = 1e-12 the loss stays at chance: in the early steps that is normal, after them no longer."""
     monkeypatch.setattr(judge, "EARLY_STEPS", 40)
-    values: dict[str, Any] = {"arch": "resnet18-w4", "batch_size": 16, "queue_size": 32}
+    values: dict[str, Any] = {"arch": "resnet10-w4", "batch_size": 16, "queue_size": 32}
     early, late = examined(small(tmp_path, lr=1e-12, max_steps=40, knn_every=20, log_every=5, **values), digits)
     assert early["findings"] == late["findings"] == ["chance"]
     assert early["health"].endswith("log(K+1) = 3.50. That is normal in the first 40 steps. Wait.")

@@ -27,7 +27,7 @@ from moco.pretraining.pretexts import open_partner
 from moco.pretraining.recipes import recipe
 from moco.pretraining.sides import list_sides
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
-from tests.distributed.session import Shares, shallow_nets
+from tests.distributed.session import Shares
 from tests.pretraining.algorithm_1 import Weights, info_nce, named, on_one_device
 from tests.pretraining.test_loop import interrupted_at, losses, same
 
@@ -109,11 +109,8 @@ def oracle(config: PretrainConfig, batches: list[Batch]) -> tuple[list[float], l
 
 @pytest.mark.filterwarnings("ignore:--bn-groups 1:UserWarning")
 @pytest.mark.parametrize("dictionary", ["queue", "in-batch"])
-def test_a_run_is_two_losses_of_two_encoders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cameras: Cameras, dictionary: str
-) -> None:
+def test_a_run_is_two_losses_of_two_encoders(tmp_path: Path, cameras: Cameras, dictionary: str) -> None:
     """Losses in float64, and all encoders at the end; each file holds the encoder of its camera and how it sees."""
-    shallow_nets(monkeypatch)
     config = small(tmp_path / "run", cameras, dictionary=dictionary, bn_groups=1)
     images = load(config.data)["train"]
     resolved = resolve_config(config, images)
@@ -147,11 +144,8 @@ def test_a_run_is_two_losses_of_two_encoders(
 
 
 @pytest.mark.parametrize("dictionary", ["queue", "in-batch"])
-def test_a_run_that_was_broken_off_goes_on_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cameras: Cameras, dictionary: str
-) -> None:
+def test_a_run_that_was_broken_off_goes_on_bit_for_bit(tmp_path: Path, cameras: Cameras, dictionary: str) -> None:
     """Both encoders, both queues, and the momenta of both."""
-    shallow_nets(monkeypatch)
     ends, images = list[list[dict[str, Tensor]]](), load(cameras[0])["train"]
     more = {"dictionary": dictionary, "knn_every": 1, "optimizer": "muon", "init": "whitened"}
     for name in ("whole", "broken"):
@@ -168,10 +162,9 @@ def test_a_run_that_was_broken_off_goes_on_bit_for_bit(
 
 
 def test_from_the_command_to_features_of_both_cameras(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cameras: Cameras, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, cameras: Cameras, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With its monitor and its health, which reads both encoders, and weights to begin with."""
-    shallow_nets(monkeypatch)
     config = small(tmp_path / "run", cameras, knn_every=2, json=True)
     assert pretrain.run(config)["effective_rank"] > 1
     said = capsys.readouterr().err
@@ -188,11 +181,8 @@ def test_from_the_command_to_features_of_both_cameras(
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_one_encoder_for_other_channels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cameras: Cameras, turned: bool
-) -> None:
+def test_one_encoder_for_other_channels(tmp_path: Path, cameras: Cameras, turned: bool) -> None:
     """Says what both sides are, and which flag takes them, before the first step."""
-    shallow_nets(monkeypatch)
     left, right = reversed(cameras) if turned else cameras
     kinds = "bytes of RGB", "2 channels of uint16"
     mine, theirs = reversed(kinds) if turned else kinds
@@ -201,9 +191,8 @@ def test_one_encoder_for_other_channels(
         pretrain.run(config)
 
 
-def test_deep_grey_beside_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deep_grey_beside_colours(tmp_path: Path) -> None:
     """Is not scaled to bytes unless that is asked for, and then by the level that was given."""
-    shallow_nets(monkeypatch)
     pixels = np.random.default_rng(0).integers(0, 3000, (16, 12, 12)).astype(np.uint16)
     for name in ("colour", "deep"):
         (tmp_path / name).mkdir()

@@ -21,7 +21,7 @@ from moco.pretraining.timing import LEAST, ReadyBatches, measure_throughput, tim
 from moco.runtime.trackers import TRACKERS
 
 SMALL: dict[str, Any] = {
-    "arch": "resnet18-w16", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 64, "bn_groups": 4,
+    "arch": "resnet10-w16", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 64, "bn_groups": 4,
     "dictionary": "queue", "max_steps": 1000, "threads": 1, "precision": "fp32", "device": "cpu",
 }  # fmt: skip
 
@@ -106,7 +106,7 @@ def test_the_speed_is_that_of_a_watch(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_monitor_lets_a_few_steps_pass() -> None:
     """It is called before the first step, too; the first step does not count, and then come at least three."""
-    monitor, encoder = timing.stop_after(0.0), Encoder(EncoderPlan("resnet18-w16", image_size=12))
+    monitor, encoder = timing.stop_after(0.0), Encoder(EncoderPlan("resnet10-w16", image_size=12))
     for _ in range(LEAST + 1):
         assert monitor(encoder) == {}
     with pytest.raises(timing._TimeIsOverError):

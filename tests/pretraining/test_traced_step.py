@@ -120,7 +120,7 @@ class Traced:
 def test_no_step_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]) -> None:
     """Neither with any dictionary nor with what mixes keys, views or directions."""
     images, waits = load("digits")["train"], Waits()
-    config = small(tmp_path, arch="resnet18-w4", batch_size=16, queue_size=32, max_steps=3, log_every=0, **values)
+    config = small(tmp_path, arch="resnet10-w4", batch_size=16, queue_size=32, max_steps=3, log_every=0, **values)
     train = loop.train
 
     def train_known(config: Any, sides: Any, *others: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from moco.pretraining.loop import pretrain
 from moco.pretraining.prepare import build_key_momentum, resolve_config
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
-from tests.distributed.session import V3, config_of, global_batches, images, shallow_nets, train
+from tests.distributed.session import V3, config_of, global_batches, images, train
 from tests.pretraining.algorithm_1_of_v3 import algorithm_1_of_v3
 from tests.pretraining.test_loop import interrupted_at, losses, same
 
@@ -42,9 +42,8 @@ def tiny(out: Path, **values: Any) -> PretrainConfig:
     return recipe("v3-small", data="digits", out=out, **{**TINY, **values})
 
 
-def test_a_run_is_algorithm_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_algorithm_1(tmp_path: Path) -> None:
     """Six steps in float64: losses, and f_k at the end, which has followed f_q by an m that rose."""
-    shallow_nets(monkeypatch)
     config = config_of(tmp_path / "run", **{**V3, "max_steps": STEPS, "bn_groups": 2})
     batches = global_batches(config, STEPS)
     train(config, batches, torch.float64)

@@ -24,7 +24,7 @@ from moco.runtime.signals import StopRequest
 from tests.faults.processes import ended_well, start_program
 
 RANKS, BATCH, BN_GROUPS, STEPS = 2, 16, 4, 2
-TINY = EncoderPlan(arch="resnet18-w4", stem="cifar", feature_dim=8, image_size=16)
+TINY = EncoderPlan(arch="resnet10-w4", stem="cifar", feature_dim=8, image_size=16)
 PERMUTATION = torch.tensor([7, 2, 0, 6, 1, 3, 4, 5])
 """Rank 1 gets three rows of rank 0's and one of its own."""
 

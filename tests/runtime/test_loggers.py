@@ -149,7 +149,7 @@ def test_code_that_a_file_names_is_not_run(tmp_path: Path, own: Path, capsys: py
 
 RUN = ["--precision", "fp32", "--device", "cpu", "--threads", "1", "--image-size", "8", "--batch-size", "32",
        "--queue-size", "64", "--knn-every", "0", "--workers", "0", "--log-every", "1",
-       "--arch", "resnet18-w16"]  # fmt: skip
+       "--arch", "resnet10-w16"]  # fmt: skip
 
 
 def figures_logged(folder: Path) -> list[tuple[int, float]]:

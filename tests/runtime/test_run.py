@@ -37,11 +37,11 @@ from tests.transfer.scenes import write
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0}
 SMALL: dict[str, Any] = {
-    "arch": "resnet18-w4", "image_size": 8, "view_size": 8, "dictionary": "queue", "batch_size": 32, "queue_size": 64,
+    "arch": "resnet10-w4", "image_size": 8, "view_size": 8, "dictionary": "queue", "batch_size": 32, "queue_size": 64,
     "bn_groups": 4, "max_steps": 6, "log_every": 1, "checkpoint_every": 0, "knn_every": 0, **CPU,
 }  # fmt: skip
 SCENES: dict[str, Any] = {
-    "arch": "resnet18-w4", "max_steps": 6, "batch_size": 2, "crop_size": 32, "head_channels": 4, "precise_bn": 0,
+    "arch": "resnet10-w4", "max_steps": 6, "batch_size": 2, "crop_size": 32, "head_channels": 4, "precise_bn": 0,
     "log_every": 1, "shown_images": 0, **CPU,
 }  # fmt: skip
 STOPPED = 3
@@ -88,7 +88,7 @@ def begin_finetuning(place: Place, lr: float = 0.1, **more: Any) -> dict[str, An
 LOOPS: dict[str, Callable[..., dict[str, Any]]] = {
     "pretraining": begin_pretraining, "transfer": begin_transfer, "linear": begin_linear, "finetune": begin_finetuning,
 }  # fmt: skip
-FIRST_SCALES = {"pretraining": 2.0**14, "transfer": 2.0**17}
+FIRST_SCALES = {"pretraining": 2.0**15, "transfer": 2.0**17}
 """So large that the first steps in fp16 overflow, and small enough that later ones do not."""
 every_loop = pytest.mark.parametrize("loop", LOOPS)
 

@@ -26,10 +26,9 @@ from moco.study.plan import cells, equal_budgets, select_arms
 from moco.study.rows import list_rows
 from moco.study.statistics import Judged
 from tests.digits import use_few_digits
-from tests.distributed.session import shallow_nets
 
 SMALL: dict[str, Any] = {
-    "arch": "resnet18-w4", "image_size": 8, "view_size": 8, "dictionary": "queue", "batch_size": 32, "queue_size": 64,
+    "arch": "resnet10-w4", "image_size": 8, "view_size": 8, "dictionary": "queue", "batch_size": 32, "queue_size": 64,
     "bn_groups": 2, "checkpoint_every": 2, "workers": 0, "warmup_epochs": 0.5, "whiten": 200,
 }  # fmt: skip
 
@@ -42,7 +41,6 @@ def config(folder: Path, *budgets: int, **values: Any) -> StudyConfig:
 def test_a_budget_is_a_run_of_that_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit: against runs of those lengths, each from the beginning, by a config that knows no study."""
     use_few_digits(monkeypatch)
-    shallow_nets(monkeypatch)
     study = Study("s", "s", (Arm("a", SMALL),), evaluate={})
     for cell in cells(study, config(tmp_path / "S", 96, 224, seeds=1), 224, study.arms):
         if cell.earlier:
