@@ -155,6 +155,9 @@ class PretrainConfig:
     """Side in pixels to which whole images are resized; documents: bytes. --init-weights sets it unless you give it."""
     view_size: Side | None = None
     """Side of the training views in pixels, by default --image-size. Smaller views save time."""
+    small_views: bool = False
+    """Without --view-size, train on views of 4/7 of --image-size, where the network takes that: crops enlarge what they
+    show, so whole images need more pixels."""
     decode: Annotated[Literal["exact", "scaled"], Earlier("exact")] = "scaled"
     """How JPEG photographs are decoded: exact decodes every pixel; scaled decodes at a half, a quarter or an eighth of
     the size if every crop still has at least as many pixels as a view. scaled is faster for large photographs and
