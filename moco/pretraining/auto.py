@@ -218,10 +218,10 @@ def candidates(side: int, n: int, device: str = "cpu") -> Sequence[dict[str, Any
         tries = [(arch, stem, seen, view) for arch in ("resnet18-w16", "resnet18-w32", "resnet18")]
         tries += [("resnet18", stem, size, size)]
     else:
-        widths = (("resnet18-w16", 64), ("resnet18-w16", 96), ("resnet18-w32", 96), ("resnet18", 96),
-                  ("resnet18", 160), ("resnet18", 224))  # fmt: skip
+        widths = [("resnet18-w16", 64), ("resnet18-w16", 96), ("resnet18-w32", 96), ("resnet18", 96),
+                  ("resnet18", 160), ("resnet18", 224)]  # fmt: skip
         least = IMAGES_FOR_LARGE.get(device, IMAGES_FOR_LARGE["cpu"])
-        widths += (("resnet50", 224),) if n >= least else ()
+        widths += [("resnet50", 224)] if n >= least else []
         views = [(arch, min(size, side // 32 * 32)) for arch, size in widths]
         tries = [(arch, "imagenet", max(view, min(side, view * 3 // 2) // 4 * 4), view) for arch, view in views]
     return [dict(zip(("arch", "stem", "image_size", "view_size"), one, strict=True)) for one in dict.fromkeys(tries)]
