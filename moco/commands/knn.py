@@ -8,6 +8,7 @@ from moco.evaluation.baselines import PIXELS, load_baselines, say_gain
 from moco.evaluation.config import RANDOM, KnnConfig
 from moco.evaluation.feature_whitening import choose_whitening
 from moco.evaluation.knn import knn_scores
+from moco.evaluation.once import encode_again
 from moco.evaluation.origin import describe_origin
 from moco.evaluation.scores import Scores, describe_predictions
 from moco.evaluation.session import Subject, keep_evaluation, labels_of, load_labelled, say, session, workers_for
@@ -25,7 +26,7 @@ def run(config: KnnConfig) -> dict[str, Any]:
             how = dataclasses.replace(subject.how, stored=config.bank, workers=workers)
             return knn_scores(
                 subject.encoder, images.train, images.test, how, k=config.knn_k, temperature=config.knn_temperature,
-                title=title, adapt=choose_whitening if whiten else None,
+                title=title, adapt=choose_whitening if whiten else None, encoded=encode_again,
             )  # fmt: skip
 
         started = time.monotonic()

@@ -159,7 +159,7 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         workers = choose_workers(bank) if config.workers is None else config.workers
     text, precision = reads_bytes(require(config.arch)), resolve_precision(config.precision, device)
     how = Encoding(size, mean, std, precision=precision, workers=workers, rgb=bank.form is None, text=text)
-    reason = "without labels (class folders)" if bank.labels is None or queries.labels is None else None
+    reason = "without labels, which class folders would give" if bank.labels is None or queries.labels is None else None
     if reason is None and len(bank.classes) < 2:
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:

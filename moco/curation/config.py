@@ -142,7 +142,7 @@ class SearchConfig:
     image: Path | None = None
     """Image file to search by; it need not be in --data."""
     index: Annotated[int, Range(0, 10**9)] | None = None
-    """Row of the image to search by in the file that moco embed writes of the same --data and --split, from 0."""
+    """Number of an image of --data to search by: its row, from 0, in what moco embed writes for the same --split."""
     near: tuple[Path, ...] = ()
     """Image files to search by together, by the mean of their features."""
     k: Annotated[int, Range(1, 10**6)] = 10

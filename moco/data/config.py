@@ -48,7 +48,8 @@ Bands = Annotated[
     tuple[str, ...],
     arg(
         metavar="ENDING",
-        help="File endings of the bands of an image, one file per channel, in this order: _B02.tif _B03.tif.",
+        help="File endings of the bands of an image, one file per channel, in the order of the channels: for example "
+        "_B02.tif _B03.tif.",
     ),
 ]
 

@@ -60,7 +60,7 @@ class Whitening:
     @property
     def sentence(self) -> str:
         """Say for people what it does."""
-        said = f"the encoder whitens its features, as it learned from {self.images} training images"
+        said = f"the encoder whitens its features by the statistics of {self.images} training images"
         if self.top1 is None:
             return said
         return f"{said}: kNN accuracy on them rose from {self.plain_top1:.1f}% to {self.top1:.1f}%"

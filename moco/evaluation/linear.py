@@ -19,6 +19,7 @@ from moco.evaluation.classifiers import MILESTONES, MOMENTUM, new_classifier
 from moco.evaluation.config import LinearConfig
 from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.logistic import ViewFeatures
+from moco.evaluation.once import encode_again
 from moco.evaluation.penalty import Part, divide, fit
 from moco.evaluation.scores import Scores, score_logits
 from moco.evaluation.session import (
@@ -54,11 +55,11 @@ def run_fast_protocol(subject: Subject, images: Labelled, config: LinearConfig, 
     encoder, how, device = subject.encoder, subject.how, str(next(subject.encoder.parameters()).device)
     train, labels, chooser = images.train, labels_of(images.train), images.validation
     features = encode_random_views(encoder, train, how, config.views, config.seed, title)
-    test = encode(encoder, images.test, how, title=f"{title}: encoding {len(images.test)} images")
+    test = encode_again(encoder, images.test, how, f"{title}: encoding {len(images.test)} images")
     if chooser is None:
         parts = divide(labels, features[0])
     else:
-        choosing = encode(encoder, chooser, how, title=f"{title}: encoding {len(chooser)} images")
+        choosing = encode_again(encoder, chooser, how, f"{title}: encoding {len(chooser)} images")
         parts = [Part(np.arange(len(labels)), choosing, labels_of(chooser))]
     found = fit(features, labels, len(images.classes), config.penalties, parts, device, f"{title}: penalties")
     path = [dataclasses.asdict(tried) for tried in found.path]
@@ -72,8 +73,10 @@ def encode_random_views(
     features = torch.empty(1 + views, len(images), encoder.width(how.output))
     for number, out in enumerate(features):
         said = title and f"{title}: encoding {len(images)} images" + (f", {number + 1} of {1 + views}" if views else "")
-        drawn = RandomViews(CROP_AND_FLIP, seed, number - 1) if number else None
-        out.copy_(encode(encoder, images, how, drawn, said))
+        if number:
+            out.copy_(encode(encoder, images, how, RandomViews(CROP_AND_FLIP, seed, number - 1), said))
+        else:
+            out.copy_(encode_again(encoder, images, how, said))
     return features
 
 

@@ -10,10 +10,10 @@ from moco.data.derived import Subset
 from moco.data.images import Images, Labels, hold
 from moco.errors import BadInputError
 from moco.evaluation.config import LowshotConfig
-from moco.evaluation.features import encode
 from moco.evaluation.finetune import Finetuning, finetune_and_score
 from moco.evaluation.label_share import LabelShare, read_label_share
 from moco.evaluation.linear import encode_random_views
+from moco.evaluation.once import encode_again
 from moco.evaluation.penalty import divide, fit
 from moco.evaluation.scores import Scores, score_logits, spread
 from moco.evaluation.session import (
@@ -68,7 +68,7 @@ def evaluate_lowshot(subject: Subject, images: Labelled, config: LowshotConfig, 
     drawn = [
         draw_rows(labels_of(images.train), images.classes, wanted, config.seed, draw) for draw in range(config.draws)
     ]
-    test = encode(subject.encoder, images.test, subject.how, title=f"{title}: encoding {len(images.test)} images")
+    test = encode_again(subject.encoder, images.test, subject.how, f"{title}: encoding {len(images.test)} images")
     linear, penalties, tuned = [], [], []
     started = time.monotonic()
     for number, rows in enumerate(drawn):

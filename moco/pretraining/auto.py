@@ -206,7 +206,9 @@ def groups_for(batch: int) -> int | None:
 def candidates(side: int, n: int, device: str = "cpu") -> Sequence[dict[str, Any]]:
     """List networks and sizes from the cheapest on, for images of that shorter side.
 
-    Views of half the side show things smaller than whole images do, so evaluations shrink those to 1.5 times the views.
+    Small images: views of half the side show things smaller than whole images do, so evaluations shrink those to 1.5
+    times the views. Photographs: a crop of 20 to 100% of the area, enlarged to the view, shows things larger, so whole
+    images have up to 1.5 times its side (arXiv:1906.06423).
     """
     if side <= SMALL_IMAGE:
         size = max(LEAST_SIDE, side // 4 * 4)
@@ -216,12 +218,12 @@ def candidates(side: int, n: int, device: str = "cpu") -> Sequence[dict[str, Any
         tries = [(arch, stem, seen, view) for arch in ("resnet18-w16", "resnet18-w32", "resnet18")]
         tries += [("resnet18", stem, size, size)]
     else:
-        widths = (("resnet18-w16", 64), ("resnet18-w16", 96), ("resnet18-w32", 96), ("resnet18", 96),
-                  ("resnet18", 160), ("resnet18", 224))  # fmt: skip
-        sizes = [(arch, min(size, side // 32 * 32)) for arch, size in widths]
-        tries = [(arch, "imagenet", size, size) for arch, size in sizes]
+        widths = [("resnet18-w16", 64), ("resnet18-w16", 96), ("resnet18-w32", 96), ("resnet18", 96),
+                  ("resnet18", 160), ("resnet18", 224)]  # fmt: skip
         least = IMAGES_FOR_LARGE.get(device, IMAGES_FOR_LARGE["cpu"])
-        tries += [("resnet50", "imagenet", 224, 224)] if n >= least else []
+        widths += [("resnet50", 224)] if n >= least else []
+        views = [(arch, min(size, side // 32 * 32)) for arch, size in widths]
+        tries = [(arch, "imagenet", max(view, min(side, view * 3 // 2) // 4 * 4), view) for arch, view in views]
     return [dict(zip(("arch", "stem", "image_size", "view_size"), one, strict=True)) for one in dict.fromkeys(tries)]
 
 

@@ -52,8 +52,9 @@ class PretrainConfig:
     data: Annotated[str, D]
     """Images: a folder (flat, with one folder per class, or with train/, val/ and test/, each flat or by class), a text
     list of paths, tar shards, an archive, Parquet files, a saved Hugging Face data set, hf://datasets/OWNER/NAME,
-    videos, or one of cifar10, fashion-mnist, digits. Training uses train/ and unlabeled/, never val/ or test/, and no
-    labels; they only serve to measure kNN accuracy."""
+    videos, or one of cifar10, fashion-mnist, digits. Recipe text: text files in such folders, a list of them, or a file
+    with a document per line. Training uses train/ and unlabeled/, never val/, test/ or labels. Labels only measure kNN
+    accuracy; --whiten and --keep best choose by it."""
     out: RunFolder
 
     arch: str | None = "resnet50"
@@ -84,8 +85,8 @@ class PretrainConfig:
     """Leave a transformer's patch projection at its initial weights, which keeps its training stable (v3)."""
     init: Literal["kaiming", "torch", "whitened"] = "kaiming"
     """Initial weights of a ResNet's convolutions: kaiming (normal by fan-out, as in the papers), torch (PyTorch's
-    smaller uniform ones: more is learned early), or whitened (as torch, with a first convolution that whitens the
-    images' patches; with --init-weights, a new head reads whitened features: most is learned early)."""
+    smaller uniform ones: more is learned early), or whitened: as torch, but the first convolution whitens the images'
+    patches, and most is learned early. With --init-weights, whitened lets a new head read whitened features."""
 
     teacher: Annotated[str | None, W] = None
     """Weights of a frozen teacher, of any architecture, that makes the keys (SEED, arXiv:2101.04731)."""
@@ -98,8 +99,8 @@ class PretrainConfig:
     """Divides the teacher's similarities, which the student learns to match; 0 is InfoNCE."""
 
     dictionary: Literal["queue", "memory-bank", "in-batch"] = "queue"
-    """Where the keys come from: the momentum encoder's last K keys (MoCo), one stored feature for each image
-    (InstDisc), or the batch itself with gradient to both sides (end-to-end)."""
+    """Where the keys come from. queue: the momentum encoder's last K keys (MoCo); memory-bank: one stored feature for
+    each image (InstDisc); in-batch: the batch itself, with gradient to both sides (end-to-end)."""
     queue_size: KeyCountOrZero = 65536
     """K: negative keys that each query is compared with, best well below the number of images. A memory bank draws K of
     its entries. With --batch-keys it may be 0. Ignored with --dictionary in-batch, where K is the batch size - 1."""
@@ -137,8 +138,8 @@ class PretrainConfig:
     running statistics of --init-weights, which then never change, and trains scale and shift; frozen trains neither."""
     bn_groups: BatchSize | None = None
     """G: groups of the batch, each with its own statistics in batch normalisation, as if on G devices; the keys are
-    shuffled over them (shuffling BN). With 1 group the encoder of a single process can cheat. By default 8, or the
-    number of processes if that is larger; 1 if --bn keeps the statistics."""
+    shuffled over them (shuffling BN). With 1 group the encoder of a single process can cheat. Where a recipe sets no
+    number: 8, or the number of processes if that is larger; 1 if --bn keeps the statistics."""
     pretext: PretextName = "views"
     within: Within = 5
     series: SeriesList = None
@@ -152,9 +153,13 @@ class PretrainConfig:
     """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
     crops with little colour change, for --teacher)."""
     image_size: Side | None = 224
-    """Side in pixels to which whole images are resized; documents: bytes. --init-weights sets it unless you give it."""
+    """Side in pixels to which whole images are resized; for documents, bytes of a span. --init-weights sets it unless
+    you give it."""
     view_size: Side | None = None
     """Side of the training views in pixels, by default --image-size. Smaller views save time."""
+    small_views: bool = False
+    """Without --view-size, train on views of 4/7 of --image-size, where the network takes that: crops enlarge what they
+    show, so whole images need more pixels."""
     decode: Annotated[Literal["exact", "scaled"], Earlier("exact")] = "scaled"
     """How JPEG photographs are decoded: exact decodes every pixel; scaled decodes at a half, a quarter or an eighth of
     the size if every crop still has at least as many pixels as a view. scaled is faster for large photographs and
@@ -197,7 +202,7 @@ class PretrainConfig:
     """How the learning rate falls: by --lr-decay at each of --milestones (v1), along half a cosine to 0 over the whole
     run (v2), or along one that begins after the warm-up (v3)."""
     milestones: tuple[Share, ...] = (0.6, 0.8)
-    """Shares of the run after which --schedule step lowers the learning rate: epochs 120 and 160 of 200."""
+    """Shares of the run after which --schedule step lowers the learning rate; 0.6 of 200 epochs are 120."""
     lr_decay: Positive = 0.1
     """Factor by which --schedule step multiplies the learning rate at each of --milestones."""
     warmup_epochs: WarmupEpochs = 0.0
@@ -248,10 +253,10 @@ class PretrainConfig:
     knn_k: KnnNeighbours = None
     knn_temperature: KnnTemperature = 0.1
     keep: Literal["best", "last"] = "last"
-    """Which encoder the run ends with: the last one, or the best by the evaluations during training: the initial one
-    unless another classifies clearly more images correctly; encoder-last.safetensors then holds the last one."""
+    """Which encoder the run ends with. last: the last one. best: the best by the evaluations during training, which is
+    the initial one unless another classifies clearly more images correctly; encoder-last.safetensors holds the last."""
     whiten: CountOrZero = 0
-    """Whiten the finished encoder's features by this many training images (0: do not)."""
+    """Whiten the finished encoder's features by the statistics of this many training images (0: do not)."""
     exclude: Excluded = ()
     white_level: Annotated[WhiteLevel, Earlier(65535)] = None
     most_pixels: MostPixels = None
@@ -264,7 +269,8 @@ class AutoConfig:
     """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
 
     You can also give any flag of moco pretrain (moco pretrain quick --help-all lists them), such as --init-weights W,
-    weights to start from, or --teacher W, weights to imitate; W is a run, a checkpoint or timm:tf_efficientnet_lite0.
+    weights to start from, or --teacher W, weights to imitate; W is a run, a checkpoint, or published weights such as
+    timm:tf_efficientnet_lite0. Labels, if there are any, choose the method and never train.
     """
 
     minutes: Minutes = field(default=10.0, kw_only=True)

@@ -27,8 +27,8 @@ def describe_choice(
         f"auto: network: {config.arch}, {parameters / 1e6:.1f} M parameters, views of {view} pixels, for {n} images",
         f"auto: method: {way.why}",
         f"auto: time: {pace.max_steps} steps of {config.batch_size} images ({passes:.1f} passes), about "
-        f"{pace.training / 60:.1f} of {minutes:g} minutes; {spent / 60:.1f} are spent, the rest is for {pace.looks} "
-        f"evaluations on the way and the final one{few}. All reasons: {config.out}/auto.json",
+        f"{pace.training / 60:.1f} of {minutes:g} minutes; {spent / 60:.1f} are already spent, the rest is for "
+        f"{pace.looks} evaluations during training and the final one{few}. All reasons: {config.out}/auto.json",
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from moco.core.dictionary import Dictionary, Queue
-from moco.core.encoder import Encoder, head_prefix, load_encoder_tensors
+from moco.core.encoder import Encoder, EncoderPlan, head_prefix, load_encoder_tensors
 from moco.core.pair import EncoderPair
 from moco.core.whitening import LEAST_SHARE
 from moco.data.forms import Form
@@ -16,7 +16,7 @@ from moco.errors import BadInputError
 from moco.interop.checkpoints import Weights, load_weights
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import OF_WEIGHTS, TEACHERS_OWN
-from moco.runtime.fields import flag
+from moco.runtime.fields import flag, require
 from moco.shapes import require_same_shapes
 
 
@@ -31,11 +31,31 @@ def with_weights(config: PretrainConfig) -> PretrainConfig:
         config = dataclasses.replace(config, init_weights=config.teacher)
     left_open = [name for name in OF_WEIGHTS if getattr(config, name) is None]
     if not left_open:
-        return config
+        return _with_small_views(config)
     if config.init_weights is None:
         raise BadInputError(f"{flag(left_open[0])} is left open: give a value, or --init-weights, which have one")
     weights = load_weights(config.init_weights, flag_of(config))
-    return dataclasses.replace(config, **{name: _own(weights)[name] for name in left_open})
+    return _with_small_views(dataclasses.replace(config, **{name: _own(weights)[name] for name in left_open}))
+
+
+def encoder_plan(config: PretrainConfig) -> EncoderPlan:
+    """Return the encoder that a config asks for, with nothing of it left open."""
+    arch, size, head = require(config.arch), require(config.image_size), config.head
+    channels = len(require(config.mean))
+    return EncoderPlan(arch, require(config.stem), head, config.feature_dim, config.hidden_dim, size, channels)
+
+
+def _with_small_views(config: PretrainConfig) -> PretrainConfig:
+    """Settle the size of small views: a multiple of 16 near 4/7 of whole images; theirs where the network needs it."""
+    if not config.small_views or config.view_size is not None:
+        return config
+    size = require(config.image_size)
+    view = min(size, max(16, round(size / 28) * 16))
+    try:
+        Encoder(encoder_plan(config)).require_size(view, flag("view_size"))
+    except BadInputError:
+        return config
+    return dataclasses.replace(config, view_size=view)
 
 
 def flag_of(config: PretrainConfig) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from moco.core.batchnorm import fitting_groups, keep_statistics, nearest_groups
 from moco.core.dictionary import Dictionary, InBatch, Keys, MemoryBank, Queue, TeacherKeys
-from moco.core.encoder import Encoder, EncoderPlan
+from moco.core.encoder import Encoder
 from moco.core.loss import Contrast, info_nce, match_teacher
 from moco.core.pair import Teacher
 from moco.core.resnet import ResNet
@@ -22,7 +22,7 @@ from moco.errors import BadInputError
 from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.counts import shared_negatives
-from moco.pretraining.initial import fill, with_weights
+from moco.pretraining.initial import encoder_plan, fill, with_weights
 from moco.pretraining.pretexts import build_pairs, require_pretext
 from moco.pretraining.timetable import require_lengths
 from moco.runtime import distributed
@@ -186,13 +186,6 @@ def _warn(config: PretrainConfig, n: int) -> None:
             + (", or give an even --batch-size." if config.batch_size % 2 else "."),
             stacklevel=3,
         )
-
-
-def encoder_plan(config: PretrainConfig) -> EncoderPlan:
-    """Return the encoder that a config asks for, with nothing of it left open."""
-    arch, size, head = require(config.arch), require(config.image_size), config.head
-    channels = len(require(config.mean))
-    return EncoderPlan(arch, require(config.stem), head, config.feature_dim, config.hidden_dim, size, channels)
 
 
 def build_encoder(config: PretrainConfig) -> Encoder:

@@ -78,7 +78,8 @@ REDUCED: dict[str, Any] = {
 small steps towards their own features of the whole image they learn it again (docs/reduced.md)."""
 CONTINUED: dict[str, Any] = {
     **V2, "bn": "keep", "batch_size": 64, "queue_size": 1024, "key_momentum": 0.99, "mask_own_keys": True,
-    "base_lr": 0.004, "head_lr": 0.06, "epochs": 10, "keep": "best", "init": "whitened", "whiten": WHITEN,
+    "base_lr": 0.016, "head_lr": 0.03, "epochs": 10, "keep": "best", "init": "whitened", "whiten": WHITEN,
+    "small_views": True,
 }  # fmt: skip
 """Small steps for the published network, large ones for its new head (docs/continued.md). Sets for which that pays are
 often hardly larger than the queue, so an image's own older keys are masked."""

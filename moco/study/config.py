@@ -29,7 +29,7 @@ class StudyConfig:
     images that is."""
     budgets: tuple[Count, ...] = ()
     """Several numbers of images, instead of --images: each run trains on the largest, is evaluated at each, and keeps a
-    constant learning rate, so that it passes through the shorter runs."""
+    constant learning rate, so that its beginning equals the shorter runs."""
     seeds: Repetitions = 3
     """Repetitions of each arm, with seeds 0, 1, ..."""
     resolve: Annotated[float, Range(above=0, most=100)] | None = None

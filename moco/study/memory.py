@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from moco.core.encoder import Encoder, EncoderPlan, parameter_count
 from moco.pretraining.counts import negatives
-from moco.pretraining.prepare import encoder_plan
+from moco.pretraining.initial import encoder_plan
 from moco.runtime.fields import require
 from moco.study.config import StudyConfig
 from moco.study.plan import build_training, select_arms

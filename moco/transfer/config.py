@@ -81,7 +81,7 @@ class TransferConfig:
     lr: Positive = 0.02
     """Learning rate of SGD for the whole batch; reduce it in proportion to a smaller batch."""
     milestones: tuple[Share, ...] = (0.75, 11 / 12)
-    """Shares of the run after which the learning rate falls: 18k and 22k of 24k steps."""
+    """Shares of the run after which the learning rate falls; 0.75 of 24k steps are 18k."""
     lr_drops: tuple[CountOrZero, ...] | None = None
     """Steps after which the learning rate falls, instead of --milestones."""
     lr_decay: Positive = 0.1

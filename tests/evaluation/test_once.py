@@ -1,17 +1,19 @@
 """What follows from images is computed once for each set of weights, images and settings."""
 
+import dataclasses
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 
-from moco.core.encoder import EncoderPlan
+from moco.core.encoder import EncoderPlan, Output
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.images import ArrayImages
 from moco.errors import BadInputError
 from moco.evaluation import once
-from moco.evaluation.features import Encoding
-from moco.evaluation.once import FOLDER, Kept, compute_once, encode_once
+from moco.evaluation.features import Encoding, encode
+from moco.evaluation.once import FOLDER, Kept, compute_once, encode_again, encode_once
 from moco.interop.checkpoints import random_weights
 
 
@@ -75,3 +77,48 @@ def test_an_interrupted_encoding_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert torch.equal(encode_once(weights, images, how, "encoding"), whole)
     assert images.left == 0
     assert len(list((tmp_path / "in parts" / FOLDER).iterdir())) == 1
+
+
+@pytest.mark.parametrize("output", ["plain", "backbone"])
+@pytest.mark.parametrize("unit", [False, True])
+def test_evaluations_encode_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: Output, unit: bool) -> None:
+    """Plain features are kept where encoding took long; whitened and of unit length they are as if encoded anew."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path))
+    images = ArrayImages(torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8))
+    encoder = random_weights(EncoderPlan("resnet18-w4", image_size=8), 0, IMAGENET_MEAN, IMAGENET_STD).encoder
+    encoder.add_whitening()
+    how = Encoding(8, IMAGENET_MEAN, IMAGENET_STD, output, unit=unit)
+    expected = encode(encoder, images, how)
+    torch.testing.assert_close(encode_again(encoder, images, how, None), expected)
+    assert not (tmp_path / FOLDER).exists()  # it took no time
+
+    monkeypatch.setattr(once, "LEAST_SECONDS", 0.0)
+    torch.testing.assert_close(encode_again(encoder, images, how, None), expected)
+    monkeypatch.setattr(once, "encode", lambda *_, **__: pytest.fail("encoded again"))
+    torch.testing.assert_close(encode_again(encoder, images, how, None), expected)
+    for other in ({"precision": "bf16"}, {"image_size": 6}, {"mean": (0.5, 0.5, 0.5)}):
+        with pytest.raises(pytest.fail.Exception, match="encoded again"):
+            encode_again(encoder, images, dataclasses.replace(how, **other), None)
+
+
+@pytest.mark.parametrize("why", ["large", "no folder", "no room"])
+def test_evaluations_go_on_where_features_cannot_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """Nothing but time is lost."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / ("file" if why == "no folder" else "data")))
+    monkeypatch.setattr(once, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(once, "MOST_BYTES", 0 if why == "large" else once.MOST_BYTES)
+    if why == "no room":
+        monkeypatch.setattr(once, "save_tensors", raise_no_room)
+    images = ArrayImages(torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8))
+    encoder = random_weights(EncoderPlan("resnet18-w4", image_size=8), 0, IMAGENET_MEAN, IMAGENET_STD).encoder
+    how = Encoding(8, IMAGENET_MEAN, IMAGENET_STD)
+    torch.testing.assert_close(encode_again(encoder, images, how, None), encode(encoder, images, how))
+    assert not (tmp_path / "data").exists()
+
+
+def raise_no_room(*_: object) -> None:
+    """Fail as a full disk does."""
+    raise OSError(errno.ENOSPC, "No space left on device")

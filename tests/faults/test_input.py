@@ -426,7 +426,7 @@ def test_labels_in_one_split_only(tmp_path: Path, capsys: pytest.CaptureFixture[
         write(tmp_path, b"data/train/%s/%d.jpg" % (b"ab"[i % 2 : i % 2 + 1], i), jpeg(i))
         write(tmp_path, b"data/val/%d.jpg" % i, jpeg(i))
     assert train(tmp_path / "data", tmp_path / "run", epochs=1, knn_every=2) == 0
-    assert "without labels (class folders): no kNN accuracy" in capsys.readouterr().out
+    assert "without labels, which class folders would give: no kNN accuracy" in capsys.readouterr().out
     assert lines(tmp_path / "run", "uniformity")
     assert not lines(tmp_path / "run", "knn_top1")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from moco.core.blending import blend_views
 from moco.core.encoder import Encoder
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.prepare import encoder_plan
+from moco.pretraining.initial import encoder_plan
 from moco.runtime.randomness import Stream, permute
 
 Weights = dict[str, Tensor]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moco.core.encoder import Encoder
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.prepare import encoder_plan
+from moco.pretraining.initial import encoder_plan
 from moco.runtime.randomness import Stream, permute
 from tests.pretraining.algorithm_1 import View, Weights, basic_block, convolved, normalised
 

@@ -76,9 +76,10 @@ def test_more_time_buys_width_larger_views_a_longer_run_and_the_queue() -> None:
 
 
 def test_photographs_keep_more_pixels() -> None:
-    """Than `quick` leaves them, by the usual stem."""
+    """Than `quick` leaves them, by the usual stem; whole images have more than views, as far as there are more."""
     found = values(3000, 300, 10)
-    assert (found["image_size"], found["view_size"], found["stem"]) == (64, 64, "imagenet")
+    assert (found["image_size"], found["view_size"], found["stem"]) == (96, 64, "imagenet")
+    assert [(one["image_size"], one["view_size"]) for one in candidates(110, 3000)][:2] == [(96, 64), (108, 96)]
     assert found["batch_size"] * 8 <= 3000
 
 
@@ -144,7 +145,7 @@ def test_a_network_that_does_not_fit_into_memory_is_left_out() -> None:
     answers = iter([StepTime(1e-4, 1.0), None])
     said = list[str]()
     found = settle(SCRATCH, Situation(3000, 300, "cpu", 500.0, {}), lambda _: next(answers), said.append)
-    assert found["image_size"][0] == 64
+    assert (found["image_size"][0], found["view_size"][0]) == (96, 64)
     assert said == ["auto: resnet18-w16 with views of 64 pixels: 1280000 images/s",
                     "auto: resnet18-w16 with views of 96 pixels: out of memory"]  # fmt: skip
     with pytest.raises(BadInputError, match="out of memory"):

@@ -200,10 +200,10 @@ def test_a_rate_of_the_head_that_is_the_others_changes_nothing(tmp_path: Path, t
 def test_the_recipe_settles_small_steps_and_the_weights_the_rest(
     tmp_path: Path, tiny_run: Path, digits: Images
 ) -> None:
-    """At its batch of 64: 0.001 for the network, 0.06 for the new head."""
+    """At its batch of 64: 0.004 for the network, 0.03 for the new head."""
     config = resolve_config(recipe("continued", data="digits", out=tmp_path, init_weights=str(tiny_run)), digits)
-    assert config.lr == pytest.approx(0.001)
-    assert (config.head_lr, config.batch_size, config.queue_size, config.key_momentum) == (0.06, 64, 1024, 0.99)
+    assert config.lr == pytest.approx(0.004)
+    assert (config.head_lr, config.batch_size, config.queue_size, config.key_momentum) == (0.03, 64, 1024, 0.99)
     assert (config.temperature, config.augment, config.head, config.schedule) == (0.2, "v2", "mlp", "cosine")
     assert (config.bn, config.bn_groups, config.keep) == ("keep", 1, "best")
     assert (config.arch, config.image_size, config.view_size) == ("resnet10-w8", 16, 16)
@@ -237,7 +237,7 @@ def test_the_command(
     few = ["--max-steps", "2", "--batch-size", "16", "--queue-size", "32", "--knn-every", "1", "--knn-images", "100"]
     assert main(["pretrain", "continued", "--init-weights", str(tiny_run), *words, *few, "--precision", "fp32"]) == 0
     said = capsys.readouterr().out
-    assert "learning rate 0.00025 (0.06 for the head), BN statistics of the weights, fp32 on cpu" in said
+    assert "learning rate 0.001 (0.03 for the head), BN statistics of the weights, fp32 on cpu" in said
     assert "kept the encoder that the run began with" in said
     looked = lines(tmp_path, "judged_top1")
     assert [line["step"] for line in looked] == [0, 1, 2]

@@ -13,8 +13,9 @@ from torch import Tensor
 from moco.core.encoder import Encoder
 from moco.data.catalog import load
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.initial import encoder_plan
 from moco.pretraining.loop import pretrain
-from moco.pretraining.prepare import build_batches, encoder_plan, resolve_config
+from moco.pretraining.prepare import build_batches, resolve_config
 from moco.runtime import checkpoint
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from tests.pretraining.algorithm_1 import Weights, named, step

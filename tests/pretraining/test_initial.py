@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from moco.cli import main, parse
-from moco.core.encoder import encoder_tensors
+from moco.core.encoder import Encoder, encoder_tensors
 from moco.data.catalog import load
 from moco.errors import BadInputError
 from moco.interop.checkpoints import load_weights
@@ -41,6 +41,28 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> str:
 def settings(out: Path, weights: str, **values: Any) -> PretrainConfig:
     """A run of two steps on the digits by `quick`."""
     return recipe("quick", data="digits", out=out, init_weights=weights, **{**SMALL, **values})
+
+
+@pytest.mark.parametrize(
+    ("size", "view"), [(224, 128), (192, 112), (160, 96), (128, 80), (96, 48), (64, 32), (32, 16), (24, 16), (8, 8)]
+)
+def test_small_views_are_near_four_sevenths_of_whole_images(size: int, view: int) -> None:
+    """Multiples of 16 as far as there are any; a size that is given stays."""
+    config = recipe("v2", data="digits", out=Path("run"), arch="resnet18-w4", image_size=size, small_views=True)
+    assert with_weights(config).view_size == view
+    assert with_weights(dataclasses.replace(config, view_size=40)).view_size == 40
+    assert with_weights(dataclasses.replace(config, small_views=False)).view_size is None
+
+
+def test_networks_of_one_size_have_no_small_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their views have the size of whole images."""
+
+    def refuse(_: Encoder, size: int, name: str) -> None:
+        raise BadInputError(f"{name} {size}")
+
+    monkeypatch.setattr(Encoder, "require_size", refuse)
+    config = recipe("v2", data="digits", out=Path("run"), arch="resnet18-w4", image_size=160, small_views=True)
+    assert with_weights(config) == config
 
 
 def test_the_network_and_its_images_are_the_weights_own(tmp_path: Path, lite: str) -> None:
@@ -85,7 +107,9 @@ def test_the_command_line_leaves_open_what_is_not_given(lite: str, monkeypatch: 
 def test_recipes_without_weights(name: str) -> None:
     """Have every value, also where the weights are said to be none."""
     config = recipe(name, data="digits", out=Path("run"), init_weights=None)
-    assert with_weights(config) == config == recipe(name, data="digits", out=Path("run"))
+    settled: dict[str, Any] = {"view_size": 128} if config.small_views else {}
+    assert with_weights(config) == dataclasses.replace(config, **settled)
+    assert config == recipe(name, data="digits", out=Path("run"))
 
 
 def test_the_teacher_is_also_where_the_student_begins(tmp_path: Path, lite: str) -> None:

@@ -15,7 +15,8 @@ from moco.data.augment import AUGMENTATIONS, Augmentation
 from moco.data.images import ArrayImages
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.prepare import build_schedule, encoder_plan, resolve_config
+from moco.pretraining.initial import encoder_plan
+from moco.pretraining.prepare import build_schedule, resolve_config
 from moco.pretraining.recipes import RECIPES, recipe
 from moco.runtime.fields import check
 

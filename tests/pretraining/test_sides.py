@@ -20,9 +20,10 @@ from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig
 from moco.interop.checkpoints import load_weights
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.initial import encoder_plan
 from moco.pretraining.loop import pretrain as train
 from moco.pretraining.monitor import ENCODERS
-from moco.pretraining.prepare import build_batches, encoder_plan, resolve_config
+from moco.pretraining.prepare import build_batches, resolve_config
 from moco.pretraining.pretexts import open_partner
 from moco.pretraining.recipes import recipe
 from moco.pretraining.sides import list_sides
