@@ -20,15 +20,18 @@ from torch import Tensor, nn
 
 from moco.cli import main
 from moco.commands.export import photographs, run
+from moco.commands.pretrain import run as pretrain
 from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
 from moco.core.networks import build_backbone
 from moco.errors import BadInputError
+from moco.evaluation.frozen import load_encoder
 from moco.interop import targets
 from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.config import ExportConfig, Format
 from moco.interop.detectron2 import convert_tensors, describe_settings
 from moco.interop.metadata import encoder_metadata
 from moco.interop.model_card import _inert
+from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import save_tensors
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -156,6 +159,36 @@ def test_onnx(tmp_path: Path, images: Tensor) -> None:
     assert (described["mean"], described["std"], described["image_size"]) == (str(MEAN), str(STD), "32")
     assert str(Path(torch.__file__).parent.parent).encode() not in Path(result["out"]).read_bytes()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("net")] == ["net.onnx"]
+
+
+@pytest.mark.parametrize(("arch", "size"), [("timm:test_efficientnet", 32), ("timm:test_vit", 160)])
+def test_onnx_of_timms_networks(tmp_path: Path, arch: str, size: int) -> None:
+    """Compared there by the command itself."""
+    pytest.importorskip("onnxscript")
+    path = saved(tmp_path / "encoder.safetensors", EncoderPlan(arch, image_size=size))
+    assert export(path, "onnx", tmp_path / "net.onnx")["largest_difference"] < 1e-3
+    assert (tmp_path / "net.onnx").is_file()
+
+
+def test_where_features_cannot_be_whitened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other libraries' formats have no place for it, which is said; ONNX, checked by its own runtime, has."""
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    config = recipe(
+        "quick", data="digits", out=tmp_path / "run", arch="resnet10-w4", stem="imagenet", image_size=16, batch_size=16,
+        max_steps=2, knn_every=0, workers=0, threads=1, device="cpu", precision="fp32",
+    )  # fmt: skip
+    pretrain(config)
+    capsys.readouterr()
+    export(config.out, "safetensors", tmp_path / "folder")
+    said = "cannot whiten features: its kNN accuracy is that of moco knn --features plain. --format onnx can"
+    assert said in capsys.readouterr().out
+    export(config.out, "onnx", tmp_path / "net.onnx")
+    assert "cannot whiten" not in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    x = torch.rand(2, 3, 16, 16)
+    expected = load_encoder(config.out)(x)
+    assert np.abs(session.run(["features"], {"images": x.numpy()})[0] - expected.numpy()).max() < 1e-3
 
 
 def test_a_folder_for_timm(weights: Path, tmp_path: Path, images: Tensor) -> None:

@@ -160,7 +160,7 @@ def test_runs_from_before_keep_the_full_range(tmp_path: Path) -> None:
 def whitening(out: Path, **more: Any) -> PretrainConfig:
     """A run of a step or two that ends by whitening the features of its images."""
     small = {"arch": "resnet18-w4", "image_size": 16, "batch_size": 16, "max_steps": 2, "knn_every": 0, "workers": 0}
-    return recipe("quick", data="digits", out=out, threads=1, device="cpu", precision="fp32", **{**small, **more})
+    return recipe("quick", data="digits", out=out, threads=1, device="cpu", precision="fp32", **small, **more)
 
 
 def test_a_run_ends_with_whitened_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,21 +238,3 @@ def test_only_neighbours_see_whitened_features(tmp_path: Path, capsys: pytest.Ca
     pixels = [found["baselines"]["pixels"]["top1"] for found in (kept, asked, whitened)]
     assert pixels[0] != pixels[1] == pixels[2]
     assert kept["baselines"]["random"]["top1"] < asked["baselines"]["random"]["top1"]
-
-
-def test_exports_say_where_they_cannot_whiten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Other libraries' formats have no place for it, which is said; ONNX, checked by its own runtime, has."""
-    pytest.importorskip("onnxscript")
-    config = whitening(tmp_path / "run", arch="resnet10-w4", stem="imagenet")
-    pretrain(config)
-    capsys.readouterr()
-    export(ExportConfig(str(config.out), "safetensors", tmp_path / "folder"))
-    said = "cannot whiten features: its kNN accuracy is that of moco knn --features plain. --format onnx can"
-    assert said in capsys.readouterr().out
-    export(ExportConfig(str(config.out), "onnx", tmp_path / "net.onnx"))
-    assert "cannot whiten" not in capsys.readouterr().out
-    onnxruntime = pytest.importorskip("onnxruntime")
-    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
-    x = torch.rand(2, 3, 16, 16)
-    expected = load_encoder(config.out)(x)
-    assert np.abs(session.run(["features"], {"images": x.numpy()})[0] - expected.numpy()).max() < 1e-3

@@ -215,16 +215,6 @@ def test_our_own_transformer_to_timm(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run_json([*command, *CPU], capsys)["width"] == 192
 
 
-@pytest.mark.parametrize("kind", ["run", "vit"])
-def test_to_onnx(kind: str, run: Path, tmp_path: Path) -> None:
-    """Compared there by the command itself."""
-    pytest.importorskip("onnxscript")
-    weights = str(run) if kind == "run" else vit_at(160, tmp_path / "encoder.safetensors")
-    found = export.run(ExportConfig(weights, "onnx", tmp_path / "net.onnx"))
-    assert found["largest_difference"] < 1e-3
-    assert (tmp_path / "net.onnx").is_file()
-
-
 def test_what_onnx_cannot_express(
     tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
