@@ -50,9 +50,9 @@ def measured() -> None:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Forty photographs of two classes, light and dark, in the current folder; a tiny published network beside them."""
+    """Twenty-four photographs of two classes, light and dark, in the current folder; a tiny published network beside them."""
     rng = np.random.default_rng(0)
-    for i in range(40):
+    for i in range(24):
         (tmp_path / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 200, (100, 100, 3), dtype=np.uint8) + np.uint8(50 * (i % 2))
         PillowImage.fromarray(pixels).save(tmp_path / "photos" / "ab"[i % 2] / f"{i:02}.jpg")
@@ -152,7 +152,7 @@ def test_without_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "find their own second view" in out
     assert "without labels moco cannot measure how well the encoder separates your classes" in out
     kept = json.loads(Path("run/status.json").read_text())["result"]["kept"]
-    assert (kept["by"], kept["images"]) == ("views", 40)
+    assert (kept["by"], kept["images"]) == ("views", 24)
     assert reasons()["compared"] == []
 
 
@@ -224,7 +224,7 @@ def test_absurd_wishes(data: Path, capsys: pytest.CaptureFixture[str], more: lis
 def scenes(data: Path) -> Path:
     """Sixteen images of four channels and 16 bits, of two classes that differ in the last channel."""
     rng = np.random.default_rng(0)
-    for i in range(16):
+    for i in range(24):
         (data / "scenes" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         values = rng.integers(1000, 2000, (4, 100, 100)).astype(np.uint16)
         values[3] += np.uint16(9000 * (i % 2))
