@@ -50,7 +50,7 @@ def measured() -> None:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Twenty-four photographs of two classes, light and dark, in the current folder; a tiny published network beside them."""
+    """24 photographs of two classes, light and dark, in the current folder; a tiny published network beside them."""
     rng = np.random.default_rng(0)
     for i in range(24):
         (tmp_path / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
@@ -224,7 +224,7 @@ def test_absurd_wishes(data: Path, capsys: pytest.CaptureFixture[str], more: lis
 def scenes(data: Path) -> Path:
     """Sixteen images of four channels and 16 bits, of two classes that differ in the last channel."""
     rng = np.random.default_rng(0)
-    for i in range(24):
+    for i in range(16):
         (data / "scenes" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         values = rng.integers(1000, 2000, (4, 100, 100)).astype(np.uint16)
         values[3] += np.uint16(9000 * (i % 2))

@@ -67,8 +67,8 @@ def test_a_k_that_is_given_is_taken(run: Path, capsys: pytest.CaptureFixture[str
 def test_other_weights_at_their_own_size(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each as a command of its own evaluates it, with the paired difference on the same images."""
     other = tmp_path / "other"
-    values: dict[str, Any] = {"mean": (0.1, 0.2, 0.3), "max_steps": 1, "batch_size": 32, "knn_every": 0}
-    pretrain(recipe("quick", data="digits", out=other, image_size=12, device="cpu", threads=1, **values))
+    values: dict[str, Any] = {"arch": "resnet10-w4", "mean": (0.1, 0.2, 0.3), "max_steps": 1, "batch_size": 32}
+    pretrain(recipe("quick", data="digits", out=other, image_size=12, knn_every=0, device="cpu", threads=1, **values))
     capsys.readouterr()
     alone, _ = told(capsys, other, "--no-baseline")
     flags = ["--no-baseline", "--baseline", str(other), "--baseline", str(other)]
