@@ -24,6 +24,8 @@ SLACK = 0.03
 TAIL = 0.05
 """Where the time is over, a run still makes this share of the steps that it has made: without the last steps of the
 schedule, at small rates, an encoder is worse than one of a shorter run."""
+WORTH_TELLING = 0.2
+"""Share of the length last said by which another one is said, too; metrics.jsonl has them all."""
 ENDLESS = 10**9
 """Steps whose batches are asked for where the last one is not known yet."""
 
@@ -39,6 +41,7 @@ class Timetable:
         self._watch, self._run = watch, watch.run
         self._since, self._step = math.nan, 0
         self._look = self._looked = 0.0
+        self._told = 0  # the length that was said last
 
     @property
     def latest(self) -> int:
@@ -82,10 +85,13 @@ class Timetable:
             write_text(log.run / "config.json", to_json(self._watch.config, "pretrain"))
         log.set_length(length)
         log.event("planned_again", step=step, max_steps=length, was=before, images_per_second=round(speed, 1))
-        log.say(
-            f"step {step}/{length}  length adjusted to end in time: at {speed:.0f} images/s, {length} steps fit "
-            f"({before} were planned)"
-        )
+        told = self._told or before
+        if abs(length - told) > WORTH_TELLING * told:
+            self._told = length
+            log.say(
+                f"step {step}/{length}  length adjusted to end in time: at {speed:.0f} images/s, {length} steps fit "
+                f"({told} were planned)"
+            )
         return True
 
     def _propose(self, step: int) -> tuple[int, float] | None:

@@ -26,6 +26,7 @@ from moco.pretraining.prepare import build_batches, build_schedule, resolve_conf
 from moco.pretraining.recipes import recipe
 from moco.pretraining.timetable import PARTS, Timetable, require_lengths
 from moco.runtime.configfile import from_json
+from moco.runtime.fields import require
 
 Speed = Callable[[float], float]
 """Seconds since the start -> how many times as fast as at first the machine is."""
@@ -98,7 +99,11 @@ def test_a_run_ends_in_time_whatever_the_speed_does(tmp_path: Path, name: str) -
     """Within 10% of the 600 s, and the schedule ends with the run."""
     watch, seconds = simulate(planned(tmp_path), SPEEDS[name], step=0.1, look=3.0, spare=40.0)
     assert seconds == pytest.approx(600, rel=0.08)
-    assert len(watch.config.earlier_lengths) == len(watch.said) < PARTS
+    lengths = [length for _, length in watch.config.earlier_lengths] + [require(watch.config.max_steps)]
+    told = [lengths[0]] + [int(line.split()[1].partition("/")[2]) for line in watch.said]
+    assert len(told) <= len(lengths) <= PARTS
+    assert all(abs(after - before) > 0.2 * before for before, after in itertools.pairwise(told))  # the large changes
+    assert abs(lengths[-1] - told[-1]) <= 0.2 * told[-1]
     require_lengths(watch.config)
     if name == "as measured":
         assert watch.config == planned(tmp_path)
