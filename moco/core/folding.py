@@ -114,11 +114,8 @@ def folded_copy(network: nn.Module, x: Tensor) -> nn.Module:
     pairs = find_foldable(network, x)
     if not pairs:
         return network
-    tensors = [*network.parameters(), *network.buffers()]
-    empty = [
-        value for part in network.modules() for value in vars(part).values() if isinstance(value, dict) and not value
-    ]
-    network, pairs = copy.deepcopy((network, pairs), {id(shared): shared for shared in (*tensors, *empty)})
+    shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    network, pairs = copy.deepcopy((network, pairs), shared)
     with torch.no_grad():
         _fold(pairs)
     return network
