@@ -115,8 +115,7 @@ class PretrainConfig:
     temperature: Positive = 0.07
     """tau: divides the similarities in the loss."""
     scale_loss: bool = False
-    """Multiply the loss by 2 tau before its gradient is taken, so that the gradient depends less on tau (v3). Logs show
-    it without."""
+    """Multiply the loss by 2 tau before its gradient, which then depends less on tau (v3). Logs show it without."""
     bank_momentum: Share = 0.5
     """b: share of its old entry that the memory bank keeps when it stores a feature."""
     symmetric: bool = False
@@ -131,8 +130,7 @@ class PretrainConfig:
     mix_query: KeyCountOrZero = 0
     """s': number of negatives that are each mixed from one of these keys and the query, nearer to the key."""
     blend: bool = False
-    """Mix the query views of a batch with each other, by mixup or CutMix, and their losses in the same shares. With
-    few images this delays overfitting."""
+    """Mix a batch's query views by mixup or CutMix, and their losses in the same shares; delays overfitting."""
     bn: Literal["train", "keep", "frozen"] = "train"
     """Batch normalisation in the backbone: train normalises each group by its own statistics; keep normalises by the
     running statistics of --init-weights, which then never change, and trains scale and shift; frozen trains neither."""
@@ -153,13 +151,11 @@ class PretrainConfig:
     """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
     crops with little colour change, for --teacher)."""
     image_size: Side | None = 224
-    """Side in pixels to which whole images are resized; for documents, bytes of a span. --init-weights sets it unless
-    you give it."""
+    """Side in pixels of whole images; for documents, bytes of a span. --init-weights sets it unless you give it."""
     view_size: Side | None = None
     """Side of the training views in pixels, by default --image-size. Smaller views save time."""
     small_views: bool = False
-    """Without --view-size, train on views of 4/7 of --image-size, where the network takes that: crops enlarge what they
-    show, so whole images need more pixels."""
+    """Without --view-size, train on views of 4/7 of --image-size if the network takes that: crops enlarge things."""
     decode: Annotated[Literal["exact", "scaled"], Earlier("exact")] = "scaled"
     """How JPEG photographs are decoded: exact decodes every pixel; scaled decodes at a half, a quarter or an eighth of
     the size if every crop still has at least as many pixels as a view. scaled is faster for large photographs and
@@ -216,9 +212,9 @@ class PretrainConfig:
     muon_momentum: Share = 0.9
     """Momentum of muon (not m)."""
     sgd_momentum: SgdMomentum = 0.9
-    weight_decay: Annotated[
-        WeightDecay, tyro.conf.arg(help="Weight decay; adamw and lars leave biases and norms out of it.")
-    ] = 1e-4
+    weight_decay: Annotated[WeightDecay, tyro.conf.arg(help="Weight decay; adamw and lars spare biases and norms.")] = (
+        1e-4
+    )
 
     seed: Seed = 0
     """Seed of everything random: initial weights, order of the images, views, shuffles."""
