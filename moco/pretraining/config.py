@@ -212,9 +212,7 @@ class PretrainConfig:
     muon_momentum: Share = 0.9
     """Momentum of muon (not m)."""
     sgd_momentum: SgdMomentum = 0.9
-    weight_decay: Annotated[WeightDecay, tyro.conf.arg(help="Weight decay; adamw and lars spare biases and norms.")] = (
-        1e-4
-    )
+    weight_decay: Annotated[WeightDecay, tyro.conf.arg(help="Weight decay; adamw, lars: not of biases, norms.")] = 1e-4
 
     seed: Seed = 0
     """Seed of everything random: initial weights, order of the images, views, shuffles."""
