@@ -47,8 +47,8 @@ NamedWeights = Annotated[
         "random (with --like RUN or --arch).",
     ),
 ]
-LABELLED = """Labelled images, with one folder per class. Accuracy is measured on the test split; without one on the
-validation split; without that on a tenth of train."""
+LABELLED = """Labelled images: one folder per class, or any other form with labels that moco pretrain quick --help
+lists. Accuracy is measured on the test split; without one on the validation split; without that on a tenth of train."""
 LabelledData = Annotated[str, arg(metavar="D", help=LABELLED)]
 LikeRun = Annotated[
     Path | None, arg(help="For random weights: copy architecture, image size, mean and std from this run.")

@@ -51,10 +51,10 @@ class PretrainConfig:
 
     data: Annotated[str, D]
     """Images: a folder (flat, with one folder per class, or with train/, val/ and test/, each flat or by class), a text
-    list of paths, tar shards, an archive, Parquet files, a saved Hugging Face data set, hf://datasets/OWNER/NAME,
-    videos, or one of cifar10, fashion-mnist, digits. Recipe text: text files in such folders, a list of them, or a file
-    with a document per line. Training uses train/ and unlabeled/, never val/, test/ or labels. Labels only measure kNN
-    accuracy; --whiten and --keep best choose by it."""
+    list of paths, a pack, tar shards, an archive, Parquet files, a saved Hugging Face data set,
+    hf://datasets/OWNER/NAME, videos, or one of cifar10, fashion-mnist, digits. Recipe text: text files in such folders,
+    a list of them, or a file with a document per line. Training uses train/ and unlabeled/, never val/, test/ or
+    labels. Labels only measure kNN accuracy; --whiten and --keep best choose by it."""
     out: RunFolder
 
     arch: str | None = "resnet50"

@@ -18,7 +18,7 @@ class StudyConfig:
     """mechanisms, momentum, shuffling-bn, temperature, v2, simclr, cost, supervised, hard-negatives; sweep, with --flag
     and --values; or a .toml or .json file with a study of your own."""
     data: Annotated[str, D]
-    """Images with labels, in class folders: the arms are compared by kNN accuracy."""
+    """Images with labels, in any form that moco pretrain quick --help lists. kNN accuracy compares the arms."""
     out: Path
     """Folder of the study: cells/ (ordinary runs), results/, study.json, study.csv, study.html. An existing
     study continues."""
@@ -50,8 +50,8 @@ class StudyConfig:
     plan: bool = False
     """Only print the runs that would be made, with an estimate of the time."""
     commands: bool = False
-    """Only print one line of shell for each run, for example for a job array. The same study then collects the
-    results."""
+    """Only print one line of shell for each run, for example for a job array. The same command without --commands
+    then collects the results."""
     exclude: Excluded = ()
     most_pixels: MostPixels = None
     precision: Precision = "fp32"
