@@ -155,7 +155,7 @@ class PretrainConfig:
     view_size: Side | None = None
     """Side of the training views in pixels, by default --image-size. Smaller views save time."""
     small_views: bool = False
-    """Without --view-size, train on views of 4/7 of --image-size if the network takes that: crops enlarge things."""
+    """Without --view-size, train on views of 4/7 of the weights' own image size, where the network takes that size."""
     decode: Annotated[Literal["exact", "scaled"], Earlier("exact")] = "scaled"
     """How JPEG photographs are decoded: exact decodes every pixel; scaled decodes at a half, a quarter or an eighth of
     the size if every crop still has at least as many pixels as a view. scaled is faster for large photographs and

@@ -46,11 +46,17 @@ def encoder_plan(config: PretrainConfig) -> EncoderPlan:
 
 
 def _with_small_views(config: PretrainConfig) -> PretrainConfig:
-    """Settle the size of small views: a multiple of 16 near 4/7 of whole images; theirs where the network needs it."""
+    """Settle the size of small views: a multiple of 16 near 4/7 of the weights' own size, at most that of whole images.
+
+    Networks that take one size only keep it. Far below its own size a network knows little: at 80 pixels one of 224
+    became worse (docs/measurements.md).
+    """
     if not config.small_views or config.view_size is not None:
         return config
-    size = require(config.image_size)
-    view = min(size, max(16, round(size / 28) * 16))
+    size = own = require(config.image_size)
+    if config.init_weights is not None:
+        own = load_weights(config.init_weights, flag_of(config)).encoder.plan.image_size
+    view = min(size, max(16, round(own / 28) * 16))
     try:
         Encoder(encoder_plan(config)).require_size(view, flag("view_size"))
     except BadInputError:

@@ -54,6 +54,14 @@ def test_small_views_are_near_four_sevenths_of_whole_images(size: int, view: int
     assert with_weights(dataclasses.replace(config, small_views=False)).view_size is None
 
 
+@pytest.mark.parametrize(("size", "view"), [(None, 96), (224, 96), (128, 96), (64, 64)])
+def test_small_views_suit_the_size_of_the_weights(tmp_path: Path, lite: str, size: int | None, view: int) -> None:
+    """Theirs is 160: whole images of another size change nothing, but where they are smaller than the views."""
+    given = {} if size is None else {"image_size": size}
+    config = with_weights(recipe("continued", data="digits", out=tmp_path, init_weights=lite, **given))
+    assert (config.image_size, config.view_size) == (size or 160, view)
+
+
 def test_networks_of_one_size_have_no_small_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their views have the size of whole images."""
 
