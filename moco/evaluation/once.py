@@ -144,7 +144,8 @@ def encode_again(encoder: Encoder, images: Images, how: Encoding, title: str | N
     They are kept where that pays: encoding took `LEAST_SECONDS`, and they take at most `MOST_BYTES`. Where they cannot
     be kept, nothing is lost but time.
     """
-    if how.stored == "fp16" or how.output == "head":
+    computes = any(True for _ in encoder.backbone.parameters())  # raw pixels take much room and little time
+    if how.stored == "fp16" or how.output == "head" or not computes:
         return encode(encoder, images, how, title=title)
     plain = dataclasses.replace(how, output="plain", unit=False)
     about = _describe("evaluated", encoder, images, plain)

@@ -14,6 +14,7 @@ from moco.errors import BadInputError
 from moco.evaluation import once
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.once import FOLDER, Kept, compute_once, encode_again, encode_once
+from moco.evaluation.pixels import build_raw_pixels
 from moco.interop.checkpoints import random_weights
 
 
@@ -99,6 +100,16 @@ def test_evaluations_encode_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for other in ({"precision": "bf16"}, {"image_size": 6}, {"mean": (0.5, 0.5, 0.5)}):
         with pytest.raises(pytest.fail.Exception, match="encoded again"):
             encode_again(encoder, images, dataclasses.replace(how, **other), None)
+
+
+def test_raw_pixels_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take 3 kB an image, and hardly any time."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path))
+    monkeypatch.setattr(once, "LEAST_SECONDS", 0.0)
+    images = ArrayImages(torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8))
+    encoder, how = build_raw_pixels(Encoding(8, IMAGENET_MEAN, IMAGENET_STD), "cpu")
+    torch.testing.assert_close(encode_again(encoder, images, how, None), encode(encoder, images, how))
+    assert not (tmp_path / FOLDER).exists()
 
 
 @pytest.mark.parametrize("why", ["large", "no folder", "no room"])
