@@ -111,11 +111,6 @@ def encode(
     return outputs(encoder.reading(how.output), encoder.width(how.output), images, how, views, title, device, earlier)
 
 
-def encode_now(encoder: Encoder, images: Images, how: Encoding, title: str | None) -> Features:
-    """Encode all images as `encode` does, each time anew."""
-    return encode(encoder, images, how, title=title)
-
-
 @torch.no_grad()
 def outputs(
     module: nn.Module,

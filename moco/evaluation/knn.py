@@ -14,7 +14,7 @@ from moco.core.encoder import Encoder
 from moco.core.precision import exact_products
 from moco.data.images import Images, Labels
 from moco.errors import BadInputError
-from moco.evaluation.features import Encoding, encode_now
+from moco.evaluation.features import Encoding, encode
 from moco.evaluation.scores import Scores, score_votes
 from moco.evaluation.session import NEEDS_LABELS, labels_of
 from moco.runtime.phases import say_if_slow
@@ -153,19 +153,20 @@ def knn_scores(
     temperature: float,
     title: str | None = None,
     adapt: Callable[[Features, Labels, int], Callable[[Features], Features] | None] | None = None,
-    encoded: Callable[[Encoder, Images, Encoding, str | None], Features] = encode_now,
+    encoded: Callable[..., Features] = encode,
 ) -> tuple[Scores, int]:
     """Classify the queries by the bank's features; the scores, and the k that was given or, where none is, chosen.
 
     With a title, bars show progress. `adapt` sees features, labels and the number of classes of the bank, and returns
-    what is done to all features. `encoded` gives the features. Raises BadInputError where either has
-    no labels.
+    what is done to all features. `encoded` is `encode` or takes its arguments. Raises BadInputError where either has no
+    labels.
     """
     if bank.labels is None or queries.labels is None or len(bank.classes) < 2:
         raise BadInputError(f"kNN {NEEDS_LABELS}")
     how = dataclasses.replace(how, unit=adapt is None)
     features = [
-        encoded(encoder, images, how, title and f"{title}: encoding {len(images)} images") for images in (bank, queries)
+        encoded(encoder, images, how, title=title and f"{title}: encoding {len(images)} images")
+        for images in (bank, queries)
     ]
     labels, classes, device = labels_of(bank), len(bank.classes), str(next(encoder.parameters()).device)
     with say_if_slow(f"{title}: comparing {len(queries)} images with {len(bank)}") if title else nullcontext():

@@ -138,7 +138,7 @@ def encode_once(weights: Weights, images: Images, how: Encoding, title: str) -> 
 
 
 @torch.no_grad()
-def encode_again(encoder: Encoder, images: Images, how: Encoding, title: str | None) -> Features:
+def encode_again(encoder: Encoder, images: Images, how: Encoding, title: str | None = None) -> Features:
     """Encode as `encode` does, but read the plain features (n, C) of images where an earlier evaluation kept them.
 
     They are kept where that pays: encoding took `LEAST_SECONDS`, and they take at most `MOST_BYTES`. Where they cannot

@@ -41,7 +41,7 @@ class Timetable:
         self._watch, self._run = watch, watch.run
         self._since, self._step = math.nan, 0
         self._look = self._looked = 0.0
-        self._told = 0  # the length that was said last
+        self._told = require(watch.config.max_steps)  # the length that was said last
 
     @property
     def latest(self) -> int:
@@ -85,13 +85,12 @@ class Timetable:
             write_text(log.run / "config.json", to_json(self._watch.config, "pretrain"))
         log.set_length(length)
         log.event("planned_again", step=step, max_steps=length, was=before, images_per_second=round(speed, 1))
-        told = self._told or before
-        if abs(length - told) > WORTH_TELLING * told:
-            self._told = length
+        if abs(length - self._told) > WORTH_TELLING * self._told:
             log.say(
                 f"step {step}/{length}  length adjusted to end in time: at {speed:.0f} images/s, {length} steps fit "
-                f"({told} were planned)"
+                f"({self._told} were planned)"
             )
+            self._told = length
         return True
 
     def _propose(self, step: int) -> tuple[int, float] | None:

@@ -39,6 +39,7 @@ SPEEDS: dict[str, Speed] = {
     "contention in the middle": lambda now: 1 / 2.4 if 250 < now < 400 else 1.0,
     "falls late": lambda now: 1.0 if now < 575 else 1 / 2.4,
     "rises late": lambda now: 1.0 if now < 575 else 2.0,
+    "falls slowly": lambda now: 1.0 / (1 + now / 600),
     "is noisy": lambda now: 0.7 + 0.6 * (int(now / 7) % 2),
 }
 
