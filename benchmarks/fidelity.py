@@ -102,7 +102,7 @@ def run_moco(train: Labelled, test: Labelled, settings: Settings, seed: int) -> 
             image_size=settings.size, epochs=settings.epochs, batch_size=settings.batch, bn_groups=settings.groups,
             queue_size=settings.queue, key_momentum=settings.momentum, temperature=settings.temperature,
             lr=settings.rate, weight_decay=settings.decay, precision="fp32", device="cpu", threads=1, workers=0,
-            checkpoint_every=0, json=True,
+            checkpoint_every=0, knn_every=len(train[0]) // settings.batch, json=True,
         )  # fmt: skip
         pretrain(config, ArrayImages(train[0]), look)
     return found

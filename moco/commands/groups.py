@@ -11,6 +11,9 @@ from moco.evaluation.session import say
 from moco.runtime.fields import check
 
 MOST_GROUPS = 1000
+CLEAR = 0.05
+"""Smallest silhouette of groups that a person would tell apart."""
+VAGUE = "near 0, so the images form no clear groups, and the number of groups says little; give --k a number"
 
 
 def run(config: GroupsConfig) -> dict[str, Any]:
@@ -33,7 +36,8 @@ def run(config: GroupsConfig) -> dict[str, Any]:
             say(f"{number:3}. {len(group.rows)} images{_name(found, group)}, such as {found.names[group.rows[0]]}")
         for name, of in figures.items():
             labels = "" if of["purity"] is None else f", {of['purity']}% of the images have the label of their group"
-            say(f"{name}: {of['k']} groups, silhouette {of['silhouette']:.3f}{labels}")
+            vague = f": {VAGUE}" if k is None and of["silhouette"] < CLEAR else ""
+            say(f"{name}: {of['k']} groups, silhouette {of['silhouette']:.3f}{labels}{vague}")
         written = _write(found, groups, figures)
     return {
         "groups": [

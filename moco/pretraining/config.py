@@ -241,7 +241,7 @@ class PretrainConfig:
     checkpoint_every: CountOrZero | None = None
     """Steps between two checkpoints (0: only at the end); by default one epoch, at most 1000 steps."""
     knn_every: CountOrZero | None = None
-    """Steps between two evaluations by kNN during training (0: never); by default one epoch."""
+    """Steps between two evaluations by kNN during training (0: never); by default 1 to 4 epochs."""
     knn_images: Count = 10000
     """Largest number of training images that vote in these evaluations; up to a fifth as many are classified."""
     knn_k: KnnNeighbours = None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import warnings
 from collections.abc import Callable
 
@@ -35,6 +36,8 @@ from moco.shapes import Features
 
 DEFAULT_BN_GROUPS = 8
 """The papers' number of devices."""
+TRAINED_PER_EVALUATED = 4
+"""Smallest number of images to train on for each that the monitor evaluates."""
 
 
 def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
@@ -79,12 +82,18 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
         bn_groups=_bn_groups(config, ranks),
         lr=config.lr or config.base_lr * config.batch_size / 256,
         max_steps=steps,
-        knn_every=steps_per_epoch if config.knn_every is None else config.knn_every,
+        knn_every=steps_per_epoch * _epochs_a_look(config, n) if config.knn_every is None else config.knn_every,
         checkpoint_every=min(steps_per_epoch, 1000) if config.checkpoint_every is None else config.checkpoint_every,
     )
     require_lengths(resolved)
     _warn(resolved, n)
     return resolved
+
+
+def _epochs_a_look(config: PretrainConfig, n: int) -> int:
+    """Choose how often the monitor evaluates, so that on small sets training takes most of the time."""
+    evaluated = min(n, config.knn_images * 6 // 5)
+    return math.ceil(TRAINED_PER_EVALUATED * evaluated / n)
 
 
 def _with_teacher(config: PretrainConfig, n: int) -> PretrainConfig:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from moco.commands.groups import read_group_count, run
 from moco.curation.config import GroupsConfig
@@ -36,3 +37,16 @@ def test_the_number_of_groups() -> None:
     for wrong in ("1", "1001", "many", "-3", "9" * 30, "²"):
         with pytest.raises(BadInputError, match="expected auto, or a number from 2 to 1000"):
             read_group_count(wrong)
+
+
+@pytest.mark.parametrize(("k", "silhouette", "said"), [("auto", 0.01, True), ("auto", 0.4, False), ("2", 0.01, False)])
+def test_vague_groups_are_said(
+    k: str, silhouette: float, said: bool, tiny_run: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A number that was chosen from groups that are not apart says so."""
+    monkeypatch.setattr(
+        "moco.commands.groups.divide_images", lambda z, *_: (torch.arange(len(z)).numpy() % 2, silhouette)
+    )
+    run(GroupsConfig(str(tiny_run), "digits", k=k, **CPU))
+    assert ("no clear groups" in capsys.readouterr().out) is said

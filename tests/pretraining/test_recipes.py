@@ -218,3 +218,10 @@ def test_a_recipes_stem_gives_way_to_the_network(name: str, arch: str) -> None:
 def test_resnets_keep_a_recipes_stem(arch: str) -> None:
     """Whatever their width."""
     assert recipe("quick", data="digits", out=Path("run"), arch=arch).stem == "cifar"
+
+
+@pytest.mark.parametrize(("count", "epochs"), [(1024, 4), (12_000, 4), (20_000, 3), (24_000, 2), (48_000, 1)])
+def test_evaluations_take_less_than_training(count: int, epochs: int) -> None:
+    """Between two evaluations of up to 12,000 images a run trains on four times as many, in whole epochs."""
+    config = resolve_config(given("v1", batch_size=64, queue_size=512), images(count))
+    assert config.knn_every == epochs * (count // 64)
