@@ -5,9 +5,11 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from moco.core.encoder import Encoder, Output
 from moco.data.derived import Readable
-from moco.data.fingerprint import digest_images
+from moco.data.fingerprint import digest_fingerprint, digest_images, fingerprint
 from moco.data.forms import describe_digest
 from moco.data.images import Images
 from moco.data.named import data_home
@@ -27,6 +29,7 @@ from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import Metadata, digest, load_tensors, save_tensors
 from moco.runtime.files import takes_files
+from moco.runtime.machine import processor
 from moco.shapes import Features
 
 FOLDER = "features"
@@ -102,7 +105,7 @@ def compute_in_parts(about: Metadata, compute: Callable[[Parts], Kept]) -> Kept:
 def _read(path: Path) -> Kept | None:
     """Read a file that every rank finds whole."""
     kept: Kept | None = None
-    with contextlib.suppress(BadInputError):  # a damaged file is written anew
+    with contextlib.suppress(BadInputError, OSError):  # a damaged file is written anew
         kept = load_tensors(path) if path.is_file() else None
     return None if distributed.on_any_rank(kept is None)[0] else kept
 
@@ -134,7 +137,8 @@ def encode_once(weights: Weights, images: Images, how: Encoding, title: str) -> 
         alone = distributed.world_size() == 1
         return {"features": encode(encoder, Readable(images), how, None, title, earlier if alone else None)}, {}
 
-    return compute_in_parts(_describe("features", encoder, images, how), compute)[0]["features"]
+    about = _describe("features", encoder, digest_images(images, times=True), images, how)
+    return compute_in_parts(about, compute)[0]["features"]
 
 
 @torch.no_grad()
@@ -147,9 +151,12 @@ def encode_again(encoder: Encoder, images: Images, how: Encoding, title: str | N
     computes = any(True for _ in encoder.backbone.parameters())  # raw pixels take much room and little time
     if how.stored == "fp16" or how.output == "head" or not computes:
         return encode(encoder, images, how, title=title)
+    marks, device = fingerprint(images), next(encoder.parameters()).device
+    if marks.block > 1:  # a change of an image without marks of its own would not be seen
+        return encode(encoder, images, how, title=title)
     plain = dataclasses.replace(how, output="plain", unit=False)
-    about = _describe("evaluated", encoder, images, plain)
-    about |= {"arch": encoder.plan.arch, "stem": encoder.plan.stem, "text": how.text}
+    about = _describe("evaluated", encoder, digest_fingerprint(marks, times=True), images, plain)
+    about |= {"root": _place_of(images), "computed by": _computed_by(device)}
     path = _file_of(about)
     kept = _read(path)
     started = time.monotonic()
@@ -158,7 +165,7 @@ def encode_again(encoder: Encoder, images: Images, how: Encoding, title: str | N
     if distributed.rank() == 0 and kept is None and pays and takes_files(path.parent):
         with contextlib.suppress(BadInputError):
             _save(path, {"features": features}, about)
-    whitening, device = encoder.whitening, next(encoder.parameters()).device
+    whitening = encoder.whitening
     for part in torch.split(features, ROWS_AT_A_TIME):
         if how.output == "backbone" and encoder.whitens:
             part.copy_(whitening(part.to(device)))
@@ -167,14 +174,27 @@ def encode_again(encoder: Encoder, images: Images, how: Encoding, title: str | N
     return features
 
 
-def _describe(kind: str, encoder: Encoder, images: Images, how: Encoding) -> Metadata:
-    """Say everything that features depend on."""
+def _describe(kind: str, encoder: Encoder, digest_of_images: str, images: Images, how: Encoding) -> Metadata:
+    """Say everything that features depend on: networks with tensors of the same names and shapes may differ."""
+    plan = encoder.plan
     about = {
-        "kind": kind, "weights": digest_encoder(encoder, how.output), "images": digest_images(images, times=True),
+        "kind": kind, "weights": digest_encoder(encoder, how.output), "images": digest_of_images,
+        "arch": plan.arch, "stem": plan.stem, "own_size": plan.image_size, "text": how.text,
         "image_size": how.image_size, "output": how.output, "unit": how.unit, "precision": how.precision,
         "mean": list(how.mean), "std": list(how.std), "white_level": images.white_level,
     }  # fmt: skip
     return about | ({} if images.form is None else {"form": describe_digest(images.form)})
+
+
+def _place_of(images: Images) -> str | None:
+    """The folder of files: files of two folders may have the same names, sizes and times."""
+    return None if images.root is None else os.path.abspath(os.fsdecode(images.root))
+
+
+def _computed_by(device: torch.device) -> list[str]:
+    """What else a figure depends on: the versions, and the GPU or processor, of which each rounds in its own way."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return [*(f"{part} {version(part)}" for part in ("momentum-contrast", "torch", "timm")), device.type, name]
 
 
 def digest_encoder(encoder: Encoder, output: Output) -> str:
