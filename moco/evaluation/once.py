@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,10 @@ LEAST_SECONDS = 2.0
 """Evaluations encode again what took them less."""
 MOST_BYTES = 1 << 28
 """Evaluations encode again what takes more: 524,288 features of 128 numbers, 52,428 of 1,280."""
+MOST_KEPT = 4 << 30
+"""Bytes that features of evaluations take in all: beyond, those that were not read for longest are removed."""
+EVALUATED = "evaluated-"
+"""Prefix of their files' names: no other file is removed. What `encode_once` keeps took longer to compute."""
 
 Kept = tuple[dict[str, Tensor], Metadata]
 
@@ -110,9 +115,27 @@ def _read(path: Path) -> Kept | None:
     return None if distributed.on_any_rank(kept is None)[0] else kept
 
 
-def _file_of(about: Metadata) -> Path:
+def _limit(folder: Path) -> None:
+    """Remove features of evaluations that were not read for longest, and what killed ones left, beyond `MOST_KEPT`.
+
+    A command that has read a file does without it.
+    """
+    found = list[tuple[float, int, Path]]()
+    for path in folder.glob(EVALUATED + "[0-9a-f]" * 32 + ".safetensors*"):
+        with contextlib.suppress(OSError):  # another command removed it
+            status = path.lstat()
+            found += [(status.st_mtime, status.st_size, path)] * stat.S_ISREG(status.st_mode)
+    room = MOST_KEPT
+    for _, size, path in sorted(found, reverse=True):
+        room -= size
+        if room < 0:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _file_of(about: Metadata, prefix: str = "") -> Path:
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-    return data_home() / FOLDER / f"{name}.safetensors"
+    return data_home() / FOLDER / f"{prefix}{name}.safetensors"
 
 
 def _save(path: Path, tensors: dict[str, Tensor], about: Metadata) -> None:
@@ -157,14 +180,18 @@ def encode_again(encoder: Encoder, images: Images, how: Encoding, title: str | N
     plain = dataclasses.replace(how, output="plain", unit=False)
     about = _describe("evaluated", encoder, digest_fingerprint(marks, times=True), images, plain)
     about |= {"root": _place_of(images), "computed by": _computed_by(device)}
-    path = _file_of(about)
+    path = _file_of(about, EVALUATED)
     kept = _read(path)
     started = time.monotonic()
     features = encode(encoder, images, plain, title=title) if kept is None else kept[0]["features"]
     pays = time.monotonic() - started >= LEAST_SECONDS and features.nbytes <= MOST_BYTES
+    if distributed.rank() == 0 and kept is not None:
+        with contextlib.suppress(OSError):
+            os.utime(path)
     if distributed.rank() == 0 and kept is None and pays and takes_files(path.parent):
         with contextlib.suppress(BadInputError):
             _save(path, {"features": features}, about)
+        _limit(path.parent)
     whitening = encoder.whitening
     for part in torch.split(features, ROWS_AT_A_TIME):
         if how.output == "backbone" and encoder.whitens:

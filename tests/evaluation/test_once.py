@@ -185,6 +185,37 @@ def test_a_teacher_of_another_network_encodes_anew(tmp_path: Path, monkeypatch: 
         encode_once(weights, images, HOW, "encoding")
 
 
+def test_features_of_evaluations_take_limited_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were not read for longest are removed, with what a killed command left, and no other file."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path))
+    monkeypatch.setattr(once, "LEAST_SECONDS", 0.0)
+    weights, folder = random_weights(PLAN, 0, IMAGENET_MEAN, IMAGENET_STD), tmp_path / FOLDER
+    sets = [ArrayImages(torch.full((2, 3, 8, 8), value, dtype=torch.uint8)) for value in range(4)]
+    encode_once(weights, sets[0], HOW, "encoding")
+    others = {*folder.iterdir(), folder / "evaluated-mine.safetensors"}
+    (folder / "evaluated-mine.safetensors").write_text("mine")
+
+    def kept() -> set[Path]:
+        return {*folder.iterdir()} - others
+
+    files = list[Path]()
+    for number, images in enumerate(sets[:3]):
+        encode_again(weights.encoder, images, HOW)
+        (new,) = kept() - {*files}
+        files.append(new)
+        os.utime(new, (number, number))
+    left = folder / f"{files[0].name}.00ff00ff.partial"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    encode_again(weights.encoder, sets[0], HOW)  # is read, and so the newest
+    monkeypatch.setattr(once, "MOST_KEPT", files[0].stat().st_size * 3)
+    encode_again(weights.encoder, sets[3], HOW)
+    assert kept() >= {files[0], files[2]}
+    assert len(kept()) == 3
+    assert not kept() & {files[1], left}
+    assert all(path.exists() for path in others)
+
+
 def test_raw_pixels_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They take 3 kB an image, and hardly any time."""
     monkeypatch.setenv("MOCO_DATA", str(tmp_path))
