@@ -59,7 +59,7 @@ class Parts:
     def read(self) -> list[Kept]:
         """Read the parts in order, up to the first that is missing or damaged."""
         found = list[Kept]()
-        with contextlib.suppress(BadInputError):
+        with contextlib.suppress(BadInputError, OSError):
             for number in itertools.count():
                 if not self._part(number).is_file():
                     break
@@ -110,7 +110,7 @@ def compute_in_parts(about: Metadata, compute: Callable[[Parts], Kept]) -> Kept:
 def _read(path: Path) -> Kept | None:
     """Read a file that every rank finds whole."""
     kept: Kept | None = None
-    with contextlib.suppress(BadInputError, OSError):  # a damaged file is written anew
+    with contextlib.suppress(BadInputError, OSError):  # a damaged file, or one that may not be read, is computed anew
         kept = load_tensors(path) if path.is_file() else None
     return None if distributed.on_any_rank(kept is None)[0] else kept
 

@@ -45,9 +45,10 @@ def test_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is told before anything is computed."""
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "file"))
-    with pytest.raises(BadInputError, match="cannot be written, and features are kept there"):
-        compute_once({}, lambda: pytest.fail("computed"))
+    for name in ("file", 300 * "a"):
+        monkeypatch.setenv("MOCO_DATA", str(tmp_path / name))
+        with pytest.raises(BadInputError, match="cannot be written, and features are kept there"):
+            compute_once({}, lambda: pytest.fail("computed"))
 
 
 class Interrupted(ArrayImages):
@@ -226,13 +227,14 @@ def test_raw_pixels_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / FOLDER).exists()
 
 
-@pytest.mark.parametrize("why", ["large", "no folder", "no room"])
+@pytest.mark.parametrize("why", ["large", "no folder", "unreachable", "no room"])
 def test_evaluations_go_on_where_features_cannot_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     """Nothing but time is lost."""
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("MOCO_DATA", str(tmp_path / ("file" if why == "no folder" else "data")))
+    places = {"no folder": "file", "unreachable": 300 * "a"}  # the system refuses to say what a long name is
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / places.get(why, "data")))
     monkeypatch.setattr(once, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(once, "MOST_BYTES", 0 if why == "large" else once.MOST_BYTES)
     if why == "no room":
