@@ -158,8 +158,8 @@ def _short(config: PretrainConfig, known: Mapping[str, float]) -> list[Finding]:
                                 f"better thousands."))  # fmt: skip
     if steps < EARLY_STEPS:
         findings.append(Finding("short", "undecided", f"This run is too short to judge: it has {steps} steps, and in "
-                                f"the first {EARLY_STEPS} an encoder learns little. Give more --epochs, or "
-                                f"--max-steps."))  # fmt: skip
+                                f"the first {EARLY_STEPS} an encoder learns little. Give more --epochs or "
+                                f"--max-steps; with auto, more --minutes."))  # fmt: skip
     return findings
 
 
