@@ -104,7 +104,7 @@ def make_ready(scene: Scene, way: Way, compared: Sequence[Compared], spared: flo
             trial = dataclasses.replace(trial, feature_dim=teacher.width)
         seconds = scene.share(share / ways, limits)
         what = f"{trial.arch or 'the network'} with views of {trial.view_size or trial.image_size} pixels"
-        with say_if_slow(f"auto: timing steps of {what}: {seconds:.0f} s, and what the first step takes"):
+        with say_if_slow(f"auto: timing steps of {what}: a slow first one, then {seconds:.0f} s of others"):
             return time_step(with_weights(trial), some, seconds, teacher)
 
     seconds = max(1.0, (1 - RESERVE) * (scene.budget.left - spared) * (1 - ONE_LOOK - EVALUATING / 2))

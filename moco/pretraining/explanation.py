@@ -27,8 +27,9 @@ def describe_choice(
         f"auto: network: {config.arch}, {parameters / 1e6:.1f} M parameters, views of {view} pixels, for {n} images",
         f"auto: method: {way.why}",
         f"auto: time: {pace.max_steps} steps of {config.batch_size} images ({passes:.1f} passes), about "
-        f"{pace.training / 60:.1f} of {minutes:g} minutes; {spent / 60:.1f} are already spent, the rest is for "
-        f"{pace.looks} evaluations during training and the final one{few}. All reasons: {config.out}/auto.json",
+        f"{pace.training / 60:.1f} minutes; {spent / 60:.1f} of --minutes {minutes:g} are already spent, "
+        f"the rest is for {pace.looks} evaluations during training and the final one{few}. All reasons: "
+        f"{config.out}/auto.json",
     ]
 
 
@@ -49,8 +50,9 @@ def describe_result(result: Mapping[str, Any], found: Mapping[str, Any], *, taug
     whitened = result.get("whitened")
     unchanged = kept is not None and kept["step"] == 0 and whitened is None
     if whitened is not None:
-        rose = "top1" in whitened
-        gain = f": kNN accuracy rose from {whitened['plain_top1']:.1f}% to {whitened['top1']:.1f}%" if rose else ""
+        gain = ""
+        if "top1" in whitened:
+            gain = f": kNN accuracy among them rose from {whitened['plain_top1']:.1f}% to {whitened['top1']:.1f}%"
         lines.append(f"auto: whitened the features on {whitened['images']} training images{gain}")
     if "top1" in found:
         lines.append(f"auto: the encoder's kNN accuracy is {found['top1']:.1f}% on {found['queries']} images of "
@@ -59,12 +61,12 @@ def describe_result(result: Mapping[str, Any], found: Mapping[str, Any], *, taug
         lines.append(describe_gain(TO_BEAT.get(key, key), gain, unchanged=unchanged))
     if "retrieval" in result:
         return [*lines, *describe_views(result, taught=taught, kept=kept is not None)]
-    if lines:
-        return lines
-    if "knn_top1" in before and "knn_top1" in result:
-        return [f"auto: kNN in the run: {before['knn_top1']:.1f}% before the first step, {result['knn_top1']:.1f}% at "
-                f"the end, on {int(result['knn_queries'])} images"]  # fmt: skip
-    return [UNKNOWN]
+    if kept is None and "top1" not in found and "knn_top1" in before and "knn_top1" in result:
+        lines.append(
+            f"auto: kNN in the run: {before['knn_top1']:.1f}% before the first step, {result['knn_top1']:.1f}% at the "
+            f"end, on {int(result['knn_queries'])} images"
+        )
+    return lines or [UNKNOWN]
 
 
 def describe_views(result: Mapping[str, Any], *, taught: bool, kept: bool) -> list[str]:

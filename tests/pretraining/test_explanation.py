@@ -98,8 +98,18 @@ def test_what_whitening_did() -> None:
     gain = {"difference": 0.0, "low": -1.0, "high": 1.0, "top1": 80.0, "image_size": 128}
     found = {"top1": 80.0, "queries": 50, "measured_on": "the test split", "baselines": {"timm:x": gain}}
     with_labels = describe_result({"kept": kept, "whitened": {"images": 90, "top1": 84.0, "plain_top1": 80.0}}, found)
-    assert "auto: whitened the features on 90 training images: kNN accuracy rose from 80.0% to 84.0%" in with_labels
+    said = "auto: whitened the features on 90 training images: kNN accuracy among them rose from 80.0% to 84.0%"
+    assert said in with_labels
     assert "The run kept these weights" not in with_labels[-1]
     without = describe_result({"kept": kept, "whitened": {"images": 90}}, {})
     assert "auto: whitened the features on 90 training images" in without
     assert "The run kept these weights" in describe_result({"kept": kept}, found)[-1]
+
+
+def test_accuracies_during_the_run_stand_in_for_an_evaluation() -> None:
+    """Also beside what whitening did, whose accuracy is of other images."""
+    watched = {"before": {"knn_top1": 20.0}, "knn_top1": 50.0, "knn_queries": 40.0}
+    said = "auto: kNN in the run: 20.0% before the first step, 50.0% at the end, on 40 images"
+    assert describe_result(watched, {}) == [said]
+    assert describe_result({**watched, "whitened": {"images": 90, "top1": 28.0, "plain_top1": 20.0}}, {})[-1] == said
+    assert said not in describe_result(watched, {"top1": 80.0, "queries": 50, "measured_on": "the test split"})
