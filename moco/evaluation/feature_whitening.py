@@ -66,7 +66,7 @@ class Whitening:
         said = f"the encoder whitens its features by the statistics of {self.images} training images"
         if self.top1 is None:
             return said
-        return f"{said}: kNN accuracy on them rose from {self.plain_top1:.1f}% to {self.top1:.1f}%"
+        return f"{said}: kNN accuracy among them rose from {self.plain_top1:.1f}% to {self.top1:.1f}%"
 
 
 def fit_whitening(features: Features, ridges: tuple[float, ...] = RIDGES[:1]) -> list[Whitening]:

@@ -148,7 +148,7 @@ def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.Captu
     result = pretrain.run(recipe("text", data=data, out=out, **{**small, "muon_lr": 0.03, "max_steps": 3}))
     assert result["knn_queries"] == 4
     assert "knn_pixels" not in result
-    assert "muon 0.03 for 16 kernels" in capsys.readouterr().err
+    assert "Muon at 0.03 for 16 kernels" in capsys.readouterr().err
     how: dict[str, Any] = {"weights": str(out), "data": data, "threads": 1, "device": "cpu", "precision": "fp32"}
     assert knn.run(KnnConfig(**how))["baselines"].keys() == {"random"}
     assert linear.run(LinearConfig(**how))["train"] == 36
