@@ -120,3 +120,21 @@ def test_heads_that_stay(head: nn.Module) -> None:
     if isinstance(head, nn.Sequential):
         assert not whiten_head(head, features_with_a_mean())
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_no_numbers(value: float) -> None:
+    """A diverged network's, of one view or of all: the head stays, and the training tells what is wrong."""
+    head = nn.Linear(6, 4)
+    before = copy.deepcopy(head.state_dict())
+    for rows in (slice(1), slice(None)):
+        x = features_with_a_mean()
+        x[rows] = value
+        assert not whiten_head(head, x)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in head.state_dict().items())
+
+
+def test_features_that_differ_by_rounding() -> None:
+    """Those of one image, computed in batches of several sizes: their differences are not to be enlarged."""
+    x = torch.ones(60, 6) + 1e-6 * torch.from_numpy(np.random.default_rng(0).normal(size=(60, 6))).float()
+    assert not whiten_head(nn.Linear(6, 4), x)
