@@ -69,17 +69,20 @@ def whitening_maps(features: Features, ridges: Sequence[float]) -> list[tuple[Te
     With their mean m and the eigenvalues l_1 >= l_2 >= ... and eigenvectors U of their covariance, x becomes
     U diag(sqrt((l_1 + r l_1) / (l_i + r l_1))) U^T (x - m). The direction of the largest variance stays as it is, and
     the others are enlarged, at most by sqrt((1 + r) / r). Of the maps to this covariance none stays nearer to the plain
-    features. The list is empty where all features are equal.
+    features. The list is empty where all features are equal but for rounding, or some are not finite.
 
     Source: arXiv:1512.00809 (ZCA); the ridge is ours.
     """
     x = features.double()
     mean = x.mean(0)
     centred = x - mean
-    variances, components = torch.linalg.eigh(centred.T @ centred / len(x))
+    covariance = centred.T @ centred / len(x)
+    if not bool(covariance.isfinite().all()):
+        return []
+    variances, components = torch.linalg.eigh(covariance)
     variances = variances.clamp(min=0)
     largest = variances[-1]
-    if not float(largest) > 0:
+    if not float(largest.sqrt()) > ROUNDING * float(mean.abs().max()):
         return []
     gains = [((1 + ridge) * largest / (variances + ridge * largest)).sqrt() for ridge in ridges]
     weights = [(components * gain) @ components.T for gain in gains]
