@@ -13,7 +13,7 @@ from moco.runtime.fields import check
 MOST_GROUPS = 1000
 CLEAR = 0.05
 """Smallest silhouette of groups that a person would tell apart."""
-VAGUE = "near 0, so the images form no clear groups, and the number of groups says little; give --k a number"
+VAGUE = "that is near 0: the images form no clear groups, so their number says little; give --k a number"
 
 
 def run(config: GroupsConfig) -> dict[str, Any]:
@@ -35,9 +35,9 @@ def run(config: GroupsConfig) -> dict[str, Any]:
         for number, group in enumerate(groups, 1):
             say(f"{number:3}. {len(group.rows)} images{_name(found, group)}, such as {found.names[group.rows[0]]}")
         for name, of in figures.items():
-            labels = "" if of["purity"] is None else f", {of['purity']}% of the images have the label of their group"
-            vague = f": {VAGUE}" if k is None and of["silhouette"] < CLEAR else ""
-            say(f"{name}: {of['k']} groups, silhouette {of['silhouette']:.3f}{labels}{vague}")
+            labels = "" if of["purity"] is None else f", {of['purity']}% of the images have their group's main label"
+            vague = f"; {VAGUE}" if k is None and of["silhouette"] < CLEAR else ""
+            say(f"{name}: {of['k']} groups{labels}, silhouette {of['silhouette']:.3f}{vague}")
         written = _write(found, groups, figures)
     return {
         "groups": [
@@ -87,7 +87,7 @@ def _write(found: Collected, groups: list[Group], figures: dict[str, dict[str, A
         )
         for number, group in enumerate(groups, 1)
     ]  # fmt: skip
-    columns = {"k": "groups", "silhouette": "silhouette", "purity": "images with the label of their group, %"}
+    columns = {"k": "groups", "silhouette": "silhouette", "purity": "images with their group's main label, %"}
     return write_results(
         found, "groups", table=(["group", "rank", "path", "label"], table), lists={},
         lead=f"{len(found.names)} images in {len(groups)} groups by {config.weights}; the most typical come first.",

@@ -102,7 +102,7 @@ class KnnConfig:
     image_size: EncodedSide = None
     features: EncoderOutput = "backbone"
     whiten: bool = False
-    """Whiten the features of --weights and of each --baseline W by the statistics of the training images."""
+    """Whiten all features, those of the baselines too, by the statistics of the training images."""
     knn_k: KnnNeighbours = None
     knn_temperature: KnnTemperature = 0.1
     bank: Literal["fp32", "fp16"] = "fp32"

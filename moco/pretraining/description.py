@@ -47,7 +47,7 @@ def _optimizer(config: PretrainConfig, encoder: Encoder) -> str:
     said = "" if config.head_lr is None else f" ({config.head_lr:g} for the head)"
     if config.optimizer == "muon":
         kernels = inner_kernels(config, encoder)
-        said += f", muon {config.muon_lr:g} for {len(kernels)} kernels" if kernels else ", no kernels for muon"
+        said += f", Muon at {config.muon_lr:g} for {len(kernels)} kernels" if kernels else ", no kernels for Muon"
     elif config.optimizer != "sgd":
         said += f" by {config.optimizer}"
     if config.freeze_patches:

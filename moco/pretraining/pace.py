@@ -42,7 +42,7 @@ class Budget:
 
     def describe(self) -> str:
         """Say how much of the time is spent."""
-        return f"auto: took {self.spent / 60:.1f} of {self.seconds / 60:g} minutes"
+        return f"auto: took {self.spent / 60:.1f} minutes (--minutes {self.seconds / 60:g})"
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -123,7 +123,8 @@ Loggers = Annotated[
     arg(
         metavar="wandb|mlflow|FILE.py:FUNCTION",
         help="Where to send the run's figures as well: Weights & Biases, MLflow, or your own function (it runs with "
-        "your permissions), whose result receives each line of figures. May be given several times.",
+        "your permissions). It is called once, and returns an object whose log(step, figures) gets every line. May be "
+        "given several times.",
     ),
 ]
 LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]

@@ -65,9 +65,7 @@ def explain(
     `about` follows the sentence about the command, the field `needs` has to be given although it has a default, and so
     has one of the fields `one_of`.
     """
-    flags = [
-        replace(one, text=f"{one.text} (required)") if one.field == needs else one for one in list_flags(kind, default)
-    ]
+    flags = [one if needs is None else _demand(one, needs) for one in list_flags(kind, default)]
     needed = " ".join(one.written for one in flags if "(required)" in one.text or not one.written.startswith("-"))
     choice = " | ".join(one.written for one in flags if one.field in one_of)
     needed += f" ({choice})" if choice else ""
@@ -75,6 +73,13 @@ def explain(
         f"{prog} {needed} [flags]".replace("  ", " "), " ".join(f"{kind.__doc__ or ''} {about}".split()), flags, groups,
         everything=everything,
     )  # fmt: skip
+
+
+def _demand(one: Flag, needs: str) -> Flag:
+    """Mark the field `needs` as required; what it sets has no default then."""
+    if one.field == needs:
+        return replace(one, text=f"{one.text} (required)")
+    return replace(one, default="") if f"--{needs.replace('_', '-')} sets it" in one.text else one
 
 
 def list_flags(kind: type[Any], default: Any) -> list[Flag]:

@@ -321,3 +321,15 @@ def test_the_last_evaluation_is_of_the_images_that_were_trained_on(
     monkeypatch.setattr(knn, "run", evaluate)
     auto.conclude(PretrainConfig("D", tmp_path, exclude=("masks",), most_pixels=900), {}, "D")
     assert [(one.exclude, one.most_pixels) for one in asked] == [(("masks",), 900)]
+
+
+def test_a_comparison_that_was_left_out_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With labels a person expects one; without labels there is none to expect."""
+    for labelled in (True, False):
+        told = {"way": {"recipe": "quick"}, "evaluation": {"seconds": 0.0, "random": False, "published": False},
+                "weights": None, "labelled": labelled}  # fmt: skip
+        monkeypatch.setattr(auto, "_read_chosen", lambda _, told=told: told)
+        auto.conclude(PretrainConfig("D", tmp_path), {}, "D")
+        assert ("no time was left to compare" in capsys.readouterr().out) == labelled

@@ -169,7 +169,7 @@ def test_a_run_ends_with_whitened_features(tmp_path: Path, capsys: pytest.Captur
     pretrain(plain)
     result = pretrain(config)
     said = capsys.readouterr().out
-    assert "whitens its features by the statistics of 150 training images: kNN accuracy on them rose" in said
+    assert "whitens its features by the statistics of 150 training images: kNN accuracy among them rose" in said
     before, after = (load_weights(str(one.out)).encoder for one in (plain, config))
     assert not before.whitens
     assert after.whitens

@@ -109,3 +109,12 @@ def test_whitened_weights_are_not_unchanged() -> None:
     whitened = {"kept": kept, "whitened": {"images": 90, "top1": 84.0, "plain_top1": 80.0}}
     assert "The run kept these weights" not in describe_result(whitened, found)[-1]
     assert "The run kept these weights" in describe_result({"kept": kept}, found)[-1]
+
+
+def test_accuracies_during_the_run_stand_in_for_an_evaluation() -> None:
+    """Also beside what whitening did, whose accuracy is of other images."""
+    watched = {"before": {"knn_top1": 20.0}, "knn_top1": 50.0, "knn_queries": 40.0}
+    said = "auto: kNN in the run: 20.0% before the first step, 50.0% at the end, on 40 images"
+    assert describe_result(watched, {}) == [said]
+    assert describe_result({**watched, "whitened": {"images": 90, "top1": 28.0, "plain_top1": 20.0}}, {})[-1] == said
+    assert said not in describe_result(watched, {"top1": 80.0, "queries": 50, "measured_on": "the test split"})

@@ -95,8 +95,8 @@ def test_the_encoder_file_is_timms(tmp_path: Path, digits: Images, arch: str, si
 def test_groups_are_said_to_have_no_effect(tmp_path: Path, digits: Images, capsys: pytest.CaptureFixture[str]) -> None:
     """Where there is nothing to group, in the introduction's line."""
     for arch, wording in (
-        ("timm:test_vit", "no kernels for muon, no batch normalisation (--bn and --bn-groups have no effect)"),
-        ("timm:test_resnet", "no kernels for muon, 4 BN groups"),
+        ("timm:test_vit", "no kernels for Muon, no batch normalisation (--bn and --bn-groups have no effect)"),
+        ("timm:test_resnet", "no kernels for Muon, 4 BN groups"),
     ):
         pretrain(settings(tmp_path / arch[5:], arch, 32), digits)
         assert f"learning rate 0.00375, {wording}, fp32" in capsys.readouterr().out

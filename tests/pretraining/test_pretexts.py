@@ -148,7 +148,7 @@ def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.Captu
     result = pretrain.run(recipe("text", data=data, out=out, **{**small, "muon_lr": 0.03, "max_steps": 3}))
     assert result["knn_queries"] == 4
     assert "knn_pixels" not in result
-    assert "muon 0.03 for 16 kernels" in capsys.readouterr().err
+    assert "Muon at 0.03 for 16 kernels" in capsys.readouterr().err
     how: dict[str, Any] = {"weights": str(out), "data": data, "threads": 1, "device": "cpu", "precision": "fp32"}
     assert knn.run(KnnConfig(**how))["baselines"].keys() == {"random"}
     assert linear.run(LinearConfig(**how))["train"] == 36
@@ -163,7 +163,7 @@ def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.Captu
     begun = {**small, "init_weights": str(out), "head": "mlp", "init": "whitened", "max_steps": 1, "feature_dim": 8}
     assert pretrain.run(recipe("text", data=data, out=tmp_path / "begun", **begun))["step"] == 1
     said = capsys.readouterr().err
-    assert "its head is new (--init whitened)" in said
+    assert "its head is new and random (--init whitened takes at least 64 documents, and there are 40)" in said
     (tmp_path / "data.txt").write_bytes(b"\n".join(path.read_bytes() for path in (tmp_path / "data").rglob("*.txt")))
     bag = {**small, "arch": "bytes-ngrams", "optimizer": "adamw", "max_steps": 2, "knn_every": 1}
     found = pretrain.run(recipe("text", data=str(tmp_path / "data.txt"), out=tmp_path / "lines", **bag))

@@ -73,3 +73,23 @@ def test_without_groups_everything_is_listed_and_lines_are_broken_between_words(
     assert max(map(len, lines)) <= 70
     for name in ("--data STR", "--colour-that-comes-first {red,blue}", "--fast, --no-fast"):
         assert name in text
+
+
+def test_what_a_required_flag_sets_has_no_default() -> None:
+    """A default that never holds would mislead; without the requirement it holds."""
+
+    @dataclass(frozen=True)
+    class Fitted:
+        """Fit."""
+
+        old_weights: str | None = None
+        """Weights."""
+        size: int = 7
+        """Side. --old-weights sets it unless you give it."""
+
+    def help_of(needs: str | None) -> str:
+        return " ".join(explain(Fitted, "moco fit", Fitted(), {}, everything=True, needs=needs).split())
+
+    assert "unless you give it. (default: 7)" in help_of(None)
+    assert "default" not in help_of("old_weights")
+    assert "Weights. (required)" in help_of("old_weights")
