@@ -358,7 +358,7 @@ def test_knn_without_json_ends_for_people(capsys: pytest.CaptureFixture[str], ti
     assert main(["knn", "--weights", str(tiny_run / "encoder.safetensors"), "--data", "digits", *CPU]) == 0
     line, *beside = capsys.readouterr().out.splitlines()
     assert "kNN top-1" in line
-    assert "chosen by leave-one-out on the bank; 120 queries" in line
+    assert "chosen by leave-one-out; " in line
     assert [said.split(",")[0] for said in beside] == ["  against random weights", "  against raw pixels"]
 
 
