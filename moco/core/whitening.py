@@ -90,13 +90,13 @@ def whiten_head(head: nn.Module, features: Features) -> bool:
 
     Published features have a large mean and few strong directions. Through random layers all images then have nearly
     the same output, and training spends its first hundreds of steps on changing that. `features` (n, C) are those of
-    n views. With A x + b their whitening (`whitening_maps`), scaled to a variance of 1 on average, the first layer
-    W x + c becomes W (A x + b) + c, and the last layer's bias loses the mean of the outputs. A head without biases
-    stays as it is, and every head where all features are equal.
+    n images. With A x + b their whitening (`whitening_maps`), scaled to a variance of 1 on average, the first layer
+    W x + c becomes W (A x + b) + c, and the last layer's bias loses the mean of the outputs. A head without biases, or
+    fewer than C / 2 features, stays as it is.
     """
     layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
     x = features.float()
-    maps = whitening_maps(x, (RIDGE,))
+    maps = whitening_maps(x, (RIDGE,)) if len(x) >= LEAST_SHARE * x.shape[1] else []
     if not maps or any(layer.bias is None for layer in layers):
         return False
     ((weight, bias),) = maps

@@ -1,6 +1,7 @@
 """Initial weights from --init-weights, and the settings that they decide unless flags do."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from moco.core.dictionary import Dictionary, Queue
 from moco.core.encoder import Encoder, EncoderPlan, head_prefix, load_encoder_tensors
 from moco.core.pair import EncoderPair
+from moco.core.whitening import LEAST_SHARE
 from moco.data.forms import Form
 from moco.errors import BadInputError
 from moco.interop.checkpoints import Weights, load_weights
@@ -139,12 +141,21 @@ def has_whitened_head(config: PretrainConfig, encoder: Encoder) -> bool:
     return not _same_head(encoder, load_weights(config.init_weights, flag_of(config)).encoder)
 
 
-def _describe_new_head(config: PretrainConfig, encoder: Encoder) -> str:
-    return ", its head is new" + " (--init whitened)" * has_whitened_head(config, encoder)
+def _describe_new_head(config: PretrainConfig, encoder: Encoder, images: int) -> str:
+    if not has_whitened_head(config, encoder):
+        return ", its head is new"
+    enough = math.ceil(LEAST_SHARE * encoder.num_features)
+    if images < enough:
+        items = "documents" if config.pretext == "text" else "images"
+        return f", its head is new and random (--init whitened takes at least {enough} {items}, and there are {images})"
+    return ", its head is new (--init whitened)"
 
 
-def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary) -> str:
-    """Take f_k and the queue of `init_weights` too, where its file has them and they fit; say where each comes from."""
+def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary, images: int) -> str:
+    """Take f_k and the queue of `init_weights` too, where its file has them and they fit; say where each comes from.
+
+    `images` is the number of images to train on.
+    """
     if config.init_weights is None:
         return ""
     weights = load_weights(config.init_weights, flag_of(config))
@@ -152,7 +163,7 @@ def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Di
     same_channels = pair.encoder.plan.channels == weights.encoder.plan.channels
     given = [flag(name) for name, value in _own(weights).items() if getattr(config, name) != value]
     origin = f"\nf_q is that of {config.init_weights} ({weights.origin})"
-    origin += "" if same_head else _describe_new_head(config, pair.encoder)
+    origin += "" if same_head else _describe_new_head(config, pair.encoder, images)
     origin += "; network, image size, mean and std come from these weights"
     origin += f", except {', '.join(given)}" if given else ""
     origin += "; the encoder of --partner starts as f_q does" if config.partner_encoder == "own" else ""

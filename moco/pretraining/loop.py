@@ -72,7 +72,7 @@ def pretrain(
         torch.manual_seed(config.seed)
         with say_if_slow("building the network"):
             sides = build_sides(config, images, teacher, own)
-        origin, encoders = load_f_k_and_queue(config, *sides[0]), [side.pair.encoder for side in sides]
+        origin, encoders = load_f_k_and_queue(config, *sides[0], len(images)), [side.pair.encoder for side in sides]
         f_q = encoders[0]
         described = encoder_metadata(
             f_q.plan, require(config.mean), require(config.std), 0, config.white_level, images.form

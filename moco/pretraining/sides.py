@@ -1,6 +1,5 @@
 """The trained encoders, and the dictionary of each side of the pairs; mostly one encoder for both."""
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -89,19 +88,17 @@ def whiten_first_layer(
 def whiten_new_head(
     encoder: Encoder, batches: ViewBatches | PairBatches, stream: Stream, config: PretrainConfig
 ) -> None:
-    """Let a new head read whitened features, by at least as many views of `stream` as features have numbers.
+    """Let a new head read whitened features, by views of `stream` of as many images as features have numbers.
 
-    They show different images as far as there are so many. Features depend on the processor in low precision, so every
-    rank takes the head of the first.
+    Features depend on the processor in low precision, so every rank takes the head of the first.
     """
     count = min(encoder.num_features, len(batches.images))
     chosen = permute(range(count), len(batches.images), seed=batches.seed, stream=Stream.ORDER, epoch=0)
     features = []
     with torch.no_grad(), use_evaluation_mode(encoder), autocast(require(config.precision), config.device):
-        for epoch in range(math.ceil(encoder.num_features / count)):
-            for some in np.split(chosen, range(config.batch_size, count, config.batch_size)):
-                (views,) = batches.make_views(some, epoch, [stream])
-                features.append(encoder.backbone(views.to(config.device)).float())
+        for some in np.split(chosen, range(config.batch_size, count, config.batch_size)):
+            (views,) = batches.make_views(some, 0, [stream])
+            features.append(encoder.backbone(views.to(config.device)).float())
     whiten_head(encoder.head, torch.cat(features))
     own = {name: value.cpu() for name, value in encoder.head.state_dict().items()}
     encoder.head.load_state_dict(distributed.from_first(lambda: own))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from moco.core.whitening import NOISE, PATCHES, RIDGE, views_to_whiten, whiten, whiten_head
+from moco.core.whitening import LEAST_SHARE, NOISE, PATCHES, RIDGE, views_to_whiten, whiten, whiten_head
 
 
 def correlated_views(count: int = 12, side: int = 12) -> torch.Tensor:
@@ -111,9 +111,12 @@ def test_a_head_reads_whitened_features(layers: int) -> None:
 
 @pytest.mark.parametrize("head", [nn.Linear(6, 4), nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8))])
 def test_heads_that_stay(head: nn.Module) -> None:
-    """Features that are all equal tell nothing, and a head that normalises by itself has no bias."""
+    """Too few features, or all equal, tell nothing; and a head that normalises by itself has no bias."""
     before = copy.deepcopy(head.state_dict())
-    assert not whiten_head(head, torch.ones(60, 6))
+    few = features_with_a_mean(int(LEAST_SHARE * 6) - 1)
+    equal = torch.ones(60, 6)
+    assert not whiten_head(head, few)
+    assert not whiten_head(head, equal)
     if isinstance(head, nn.Sequential):
         assert not whiten_head(head, features_with_a_mean())
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())

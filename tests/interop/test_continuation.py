@@ -49,12 +49,12 @@ def config(weights: Path, **values: Any) -> PretrainConfig:
     return recipe("quick", data="digits", out=weights.parent / "run", **{**small, **values})
 
 
-def begun(settings: PretrainConfig) -> tuple[EncoderPair, Any, str]:
+def begun(settings: PretrainConfig, images: int = 100) -> tuple[EncoderPair, Any, str]:
     """What the loop starts from, and what is said of it."""
     settings = with_weights(settings)
     pair = EncoderPair(build_encoder(settings), settings.dictionary)
-    dictionary = build_dictionary(settings, 100)
-    return pair, dictionary, load_f_k_and_queue(settings, pair, dictionary)
+    dictionary = build_dictionary(settings, images)
+    return pair, dictionary, load_f_k_and_queue(settings, pair, dictionary, images)
 
 
 def named(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -92,11 +92,17 @@ def test_the_queue_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFi
     assert "the queue is the file's" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("init", "said"), [("whitened", " (--init whitened)"), ("torch", "")])
-def test_it_is_said_whether_a_new_head_is_whitened(tmp_path: Path, init: str, said: str) -> None:
-    """A head that is drawn otherwise is only new."""
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (64, ", its head is new (--init whitened); "),
+        (63, ", its head is new and random (--init whitened takes at least 64 images, and there are 63); "),
+    ],
+)
+def test_it_is_said_whether_a_new_head_is_whitened(tmp_path: Path, images: int, said: str) -> None:
+    """A covariance of 128 numbers needs 64 images."""
     reference(tmp_path / "net.pth.tar")
-    assert f", its head is new{said}; " in begun(config(tmp_path / "net.pth.tar", head="linear", init=init))[2]
+    assert said in begun(config(tmp_path / "net.pth.tar", head="linear", init="whitened"), images)[2]
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_text_from_a_run_to_its_evaluations(tmp_path: Path, capsys: pytest.Captu
     begun = {**small, "init_weights": str(out), "head": "mlp", "init": "whitened", "max_steps": 1, "feature_dim": 8}
     assert pretrain.run(recipe("text", data=data, out=tmp_path / "begun", **begun))["step"] == 1
     said = capsys.readouterr().err
-    assert "its head is new (--init whitened)" in said
+    assert "its head is new and random (--init whitened takes at least 64 documents, and there are 40)" in said
     (tmp_path / "data.txt").write_bytes(b"\n".join(path.read_bytes() for path in (tmp_path / "data").rglob("*.txt")))
     bag = {**small, "arch": "bytes-ngrams", "optimizer": "adamw", "max_steps": 2, "knn_every": 1}
     found = pretrain.run(recipe("text", data=str(tmp_path / "data.txt"), out=tmp_path / "lines", **bag))
