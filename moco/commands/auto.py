@@ -214,13 +214,14 @@ def conclude(
             precision=config.precision, threads=config.threads, workers=config.workers, exclude=config.exclude,
             most_pixels=config.most_pixels,
         ))  # fmt: skip
-    for line in describe_result(result, found.get("knn", {}), taught=config.teacher is not None):
+    taught, labelled = config.teacher is not None, told["labelled"]
+    for line in describe_result(result, found.get("knn", {}), taught=taught, labelled=labelled):
         print(line)
     if told["labelled"] and not found.get("knn"):
         print(NOT_COMPARED)
     if describe_time():
         print(describe_time())
-    for line in describe_next(config.out, data, labelled=told["labelled"]):
+    for line in describe_next(config.out, data, labelled=labelled):
         print(line)
     return {**result, **found}
 

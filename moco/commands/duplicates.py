@@ -25,7 +25,7 @@ SEARCHED = 10
 FEW = 10
 """Percentage of the pairs of views, below which a threshold finds hardly any near duplicates."""
 COLUMNS = {
-    "threshold": "similarity from", "views_found": "of two mild views found, %",
+    "threshold": "similarity from", "views_found": "slightly changed copies found, %",
     "false_pairs": "pairs expected to be false", "groups": "groups", "drop": "images to drop",
 }  # fmt: skip
 
@@ -85,7 +85,7 @@ def encode_mild_views(
 ) -> tuple[Features, Features]:
     """Encode two mild random views (M, C) of up to 256 of the images; with a name bars show progress."""
     some = take_evenly(images, VIEWED)
-    title = None if name is None else f"{name}: encoding views of {len(some)} images"
+    title = None if name is None else f"{name}: encoding slightly changed copies of {len(some)} images"
     views = [RandomViews(AUGMENTATIONS[AUGMENTATION], seed, number) for number in (0, 1)]
     first, second = (encode(subject.encoder, some, how, own, title=title) for own in views)
     return first, second
@@ -94,8 +94,8 @@ def encode_mild_views(
 def _describe(name: str, figures: dict[str, Any], images: int) -> str:
     return (
         f"{name}: {figures['groups']} group(s) of duplicates among {images} images, {figures['drop']} image(s) to "
-        f"drop; threshold: similarity {figures['threshold']:.4f}, which finds {figures['views_found']}% of the pairs "
-        f"of mild views (expected false pairs: about {figures['false_pairs']:.2g})"
+        f"drop; threshold: similarity {figures['threshold']:.4f}, which finds {figures['views_found']}% of slightly "
+        f"changed copies (expected false pairs: about {figures['false_pairs']:.2g})"
     )
 
 

@@ -69,7 +69,7 @@ def _first(found: Collected, group: Group) -> list[str]:
 
 
 def _name(found: Collected, group: Group) -> str:
-    return "" if group.label is None else f", {group.share:.0%} of class {found.classes[group.label]}"
+    return "" if group.label is None else f", {group.share:.0%} labelled {found.classes[group.label]}"
 
 
 def _write(found: Collected, groups: list[Group], figures: dict[str, dict[str, Any]]) -> dict[str, Any]:

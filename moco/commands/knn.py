@@ -39,10 +39,10 @@ def run(config: KnnConfig) -> dict[str, Any]:
             "whitened": config.whiten or subject.whitens,
             **describe_origin(config.weights, images, "bank", "queries"), "baselines": {},
         }  # fmt: skip
-        chosen = ", chosen by leave-one-out on the bank" if config.knn_k is None else ""
+        chosen = ", chosen by leave-one-out" if config.knn_k is None else ""
         say(
-            f"{config.weights}: kNN top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% (k {k}{chosen}; {queries} queries "
-            f"of {result['measured_on']}; {bank} images in the bank)"
+            f"{config.weights}: kNN top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% of {queries} images of "
+            f"{result['measured_on']} (k {k}{chosen}; {bank} training images vote)"
         )
         for baseline in baselines:
             alike = baseline.key in (RANDOM, PIXELS) and subject.whitens  # else whitening would pass for learning

@@ -13,8 +13,8 @@ from moco.evaluation.session import say
 from moco.explore.embed_run import clusters
 from moco.runtime.phases import say_if_slow
 
-BESIDE = 6
-"""Neighbours that the page shows."""
+BESIDE, SAID = 6, 10
+"""Neighbours that the page shows, and rows of each list that are printed."""
 IMAGES_IN_A_CLUSTER, MOST_CLUSTERS = 50, 100
 """Average number of images in a cluster, which sets the number of clusters, and its maximum."""
 
@@ -24,9 +24,12 @@ def run(config: OutliersConfig) -> dict[str, Any]:
     with collect_images(config) as found:
         looks = {name: _look(found, name) for name in (config.weights, *found.baselines)}
         images, labels, near = looks[config.weights]
-        for place, one in enumerate(images[:10], 1):
+        say(f"unusual images, the first {len(images[:SAID])} of {len(images)}, with scores (--out writes all):")
+        for place, one in enumerate(images[:SAID], 1):
             say(f"{place:3}. {found.names[one.row]}: {', '.join(one.reasons)} ({one.score:.1f})")
-        for place, other in enumerate(labels[:10], 1):
+        if labels:
+            say(f"labels that are probably wrong, the first {len(labels[:SAID])} of {len(labels)}:")
+        for place, other in enumerate(labels[:SAID], 1):
             say(f"{place:3}. {found.names[other.row]}: {_contradict(found, other)}")
         figures = {name: _figures(found, *look[:2]) for name, look in looks.items()}
         for name, own in figures.items():
@@ -74,7 +77,7 @@ def _describe(figures: dict[str, Any]) -> str:
 def _contradict(found: Collected, one: Suspicion) -> str:
     own, other = found.classes[one.label], found.classes[one.expected]
     votes = found.classes[one.by_neighbours]
-    return f"labelled {own} ({one.own_share:.1%} expected), {other} expected ({one.share:.0%}), neighbours: {votes}"
+    return f"labelled {own} (probability {one.own_share:.1%}), predicted {other} ({one.share:.0%}), neighbours: {votes}"
 
 
 def _result(found: Collected, images: list[Outlier], labels: list[Suspicion]) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from moco.commands import pretrain
 from moco.commands.scene import MOST_WATCHED, PROBED, Scene, open_teacher
 from moco.core.encoder import Encoder, parameter_count
 from moco.core.pair import Teacher
-from moco.core.whitening import LEAST_SHARE
 from moco.data.derived import make_readable, take_evenly
 from moco.data.splits import final_split
 from moco.errors import BadInputError
 from moco.evaluation.comparison import measure_encoding
+from moco.evaluation.feature_whitening import least_images
 from moco.interop.checkpoints import Weights
 from moco.pretraining.auto import TRIAL_IMAGES, Reasons, Situation, complete, settle
 from moco.pretraining.channels import with_form
@@ -104,7 +104,7 @@ def make_ready(scene: Scene, way: Way, compared: Sequence[Compared], spared: flo
             trial = dataclasses.replace(trial, feature_dim=teacher.width)
         seconds = scene.share(share / ways, limits)
         what = f"{trial.arch or 'the network'} with views of {trial.view_size or trial.image_size} pixels"
-        with say_if_slow(f"auto: timing steps of {what}: a slow first one, then {seconds:.0f} s of others"):
+        with say_if_slow(f"auto: timing steps of {what}: the first step, then {seconds:.0f} s"):
             return time_step(with_weights(trial), some, seconds, teacher)
 
     seconds = max(1.0, (1 - RESERVE) * (scene.budget.left - spared) * (1 - ONE_LOOK - EVALUATING / 2))
@@ -164,7 +164,8 @@ def _measure_looks(
     if "knn_images" not in scene.given and watched < MOST_WATCHED:
         reasons["knn_images"] = (watched, f"an evaluation by the monitor takes at most {ONE_LOOK:.0%} of the time")
         config = dataclasses.replace(config, knn_images=watched)
-    whitened = plan_whitening(config.whiten, len(scene.images), encoder.num_features, image, scene.budget.seconds)
+    least = least_images(encoder.num_features, scene.is_labelled)
+    whitened = plan_whitening(config.whiten, len(scene.images), least, image, scene.budget.seconds)
     if "whiten" not in scene.given and whitened != config.whiten:
         reasons["whiten"] = (whitened, f"whitening the features takes at most {WHITENING:.0%} of the time")
         config = dataclasses.replace(config, whiten=whitened)
@@ -184,13 +185,13 @@ def _measure_looks(
     return Ready(way, config, monitor, checkup, teacher, reasons, costs, length, evaluation)
 
 
-def plan_whitening(most: int, images: int, features: int, each: float, seconds: float) -> int:
-    """Plan by how many images the features are whitened; 0 where too few for them can be encoded in time.
+def plan_whitening(most: int, images: int, least: int, each: float, seconds: float) -> int:
+    """Plan by how many images the features are whitened; 0 where fewer than `least` can be encoded in time.
 
     Encoding takes `each` seconds an image, of `seconds` in all.
     """
     count = min(most, images, int(WHITENING * seconds / each))
-    return 0 if count < LEAST_SHARE * features else most if count == images else count
+    return 0 if count < least else most if count == images else count
 
 
 def _seconds_to_encode(scene: Scene, config: PretrainConfig, encoder: Encoder) -> float:

@@ -93,7 +93,7 @@ def _open(data: str, exclude: Exclude, notes: Notes) -> dict[Split, Images]:
     path = fetch_data(place) if is_hosted(place) else expand_home(place)
     if data in CATALOG and not path.exists():
         folder = data_home() / data
-        named = load_folder(folder, notes=Notes()) if (folder / "train").is_dir() else CATALOG[data]()
+        named = load_folder(folder, notes=Notes()) if os.path.isdir(folder / "train") else CATALOG[data]()
         return {split: leave_out(images, exclude, notes) for split, images in named.items()}
     videos = find_videos(path, exclude) if path.is_dir() and not is_pack(path) else []
     if path.suffix.lower() in ENDINGS and path.is_file():

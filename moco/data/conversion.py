@@ -30,7 +30,7 @@ def convert_once(
     """
     key = hashlib.sha256(os.fsencode("\n".join(facts))).hexdigest()[:16]
     target = data_home() / folder / key / name
-    if target.is_file():
+    if os.path.isfile(target):
         return target
     print(f"--data {data}: {doing} once into {target}", file=sys.stderr, flush=True)
     try:

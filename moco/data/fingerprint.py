@@ -192,7 +192,11 @@ def _checksum_names(images: Images, rows: range) -> Words:
 
 def digest_images(images: Images, *, times: bool = False) -> str:
     """Compute the SHA-256 of what tells these images, in their order, from others; with `times` also by these."""
-    own = fingerprint(images)
+    return digest_fingerprint(fingerprint(images), times=times)
+
+
+def digest_fingerprint(own: Fingerprint, *, times: bool) -> str:
+    """Compute the SHA-256 of a fingerprint; with `times` also of these."""
     sha = hashlib.sha256(f"{own.kind} {own.images} {own.block}".encode())
     sha.update(own.names.tobytes())
     sha.update(own.contents.tobytes())

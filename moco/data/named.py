@@ -27,7 +27,10 @@ CHOICE = re.compile(r"every=(\d{1,6})@(.+)", re.DOTALL)
 
 
 def data_home() -> Path:
-    """Return the folder of the named data sets: $MOCO_DATA, else ~/.cache/moco."""
+    """Return the folder of the named data sets: $MOCO_DATA, else ~/.cache/moco.
+
+    It may lie where this user may not look: `os.path.isfile` calls that missing, `Path.is_file` raises OSError.
+    """
     place = os.environ.get("MOCO_DATA")  # containers do not expand ~
     return expand_home(place) if place else home_folder() / ".cache" / "moco"
 
@@ -68,7 +71,7 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 def _open_fashion_mnist() -> dict[Split, Images]:
     """Open Zalando's 60,000 + 10,000 grey 28x28 pictures of clothes (arXiv:1708.07747)."""
     places = [data_home() / "fashion-mnist", Path("/usr/share/datasets/fashion-mnist")]
-    folder = next((place for place in places if all((place / name).is_file() for name in FASHION_MNIST_FILES)), None)
+    folder = next((place for place in places if all(os.path.isfile(place / name) for name in FASHION_MNIST_FILES)), None)
     if folder is None:
         folder = places[0]
         for name, md5 in FASHION_MNIST_FILES.items():
@@ -85,7 +88,7 @@ def _open_fashion_mnist() -> dict[Split, Images]:
 def _open_cifar10() -> dict[Split, Images]:
     """Open Krizhevsky's 50,000 + 10,000 colour 32x32 images of ten classes, in binary form."""
     binary = data_home() / "cifar-10-batches-bin"
-    if not (binary / "test_batch.bin").is_file():
+    if not os.path.isfile(binary / "test_batch.bin"):
         archive = data_home() / "cifar-10-binary.tar.gz"
         _download("cifar10", CIFAR10_URL, archive, CIFAR10_MD5)
         _unpack_cifar10(archive, binary)
@@ -160,7 +163,7 @@ def _read_idx(path: Path) -> ByteArray:
 
 def _download(name: str, url: str, target: Path, md5: str) -> None:
     """Fetch a file and keep it only if its published checksum is right."""
-    if target.is_file():
+    if os.path.isfile(target):
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Whitens an encoder's features on the user's own images, so that their neighbours share a class more often."""
 
+import math
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,8 @@ from moco.shapes import Features
 
 RIDGES = (RIDGE, 0.003, 0.03)
 """Shares of the largest variance that are added to every variance; the first one where no labels choose."""
+LEAST_SHARE_JUDGED = 0.1
+"""Images, per number of a feature, that suffice where labels tell whether whitening pays; others need LEAST_SHARE."""
 ROWS = 16384
 """Features that a whitening is estimated from, at most, and that are whitened at a time."""
 
@@ -72,6 +75,11 @@ def fit_whitening(features: Features, ridges: tuple[float, ...] = RIDGES[:1]) ->
     return [Whitening(weight, bias, len(features), ridge) for ridge, (weight, bias) in maps]
 
 
+def least_images(numbers: int, judged: bool) -> int:
+    """Return by how many images, at least, features of so many numbers are whitened; `judged` tells if labels judge."""
+    return math.ceil((LEAST_SHARE_JUDGED if judged else LEAST_SHARE) * numbers)
+
+
 def choose_whitening(
     features: Features, labels: Labels | None = None, classes: int = 0, *, temperature: float = 0.1
 ) -> Whitening | None:
@@ -80,11 +88,12 @@ def choose_whitening(
     With labels the ridge is chosen by which the most of these images are classified rightly by the others, with the
     number of neighbours that suits best. Plain features are kept where they do as well.
     """
-    if len(features) < LEAST_SHARE * features.shape[1]:
+    judged = labels is not None and classes > 1
+    if len(features) < least_images(features.shape[1], judged):
         return None
     step = -(-len(features) // ROWS)
     rows = features[::step].float()
-    if labels is None or classes < 2:
+    if labels is None or not judged:
         return next(iter(fit_whitening(rows)), None)
     own = labels[::step]
 

@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 SELDOM: dict[str, tuple[str, ...]] = {
-    "With --weights random": ("like", "arch", "stem", "seed"),
+    "Random weights": ("like", "arch", "stem", "seed"),
     "Method": (
         "knn_temperature", "penalties", "views", "warmup_epochs", "weight_decay", "finetune_steps", "finetune_lr",
         "supervised_epochs",

@@ -5,9 +5,12 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -16,7 +19,7 @@ from torch import Tensor
 
 from moco.core.encoder import Encoder, Output
 from moco.data.derived import Readable
-from moco.data.fingerprint import digest_images
+from moco.data.fingerprint import digest_fingerprint, digest_images, fingerprint
 from moco.data.forms import describe_digest
 from moco.data.images import Images
 from moco.data.named import data_home
@@ -27,6 +30,7 @@ from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
 from moco.runtime.checkpoint import Metadata, digest, load_tensors, save_tensors
 from moco.runtime.files import takes_files
+from moco.runtime.machine import processor
 from moco.shapes import Features
 
 FOLDER = "features"
@@ -38,6 +42,10 @@ LEAST_SECONDS = 2.0
 """Evaluations encode again what took them less."""
 MOST_BYTES = 1 << 28
 """Evaluations encode again what takes more: 524,288 features of 128 numbers, 52,428 of 1,280."""
+MOST_KEPT = 4 << 30
+"""Bytes that features of evaluations take in all: beyond, those that were not read for longest are removed."""
+EVALUATED = "evaluated-"
+"""Prefix of their files' names: no other file is removed. What `encode_once` keeps took longer to compute."""
 
 Kept = tuple[dict[str, Tensor], Metadata]
 
@@ -51,7 +59,7 @@ class Parts:
     def read(self) -> list[Kept]:
         """Read the parts in order, up to the first that is missing or damaged."""
         found = list[Kept]()
-        with contextlib.suppress(BadInputError):
+        with contextlib.suppress(BadInputError, OSError):
             for number in itertools.count():
                 if not self._part(number).is_file():
                     break
@@ -102,14 +110,32 @@ def compute_in_parts(about: Metadata, compute: Callable[[Parts], Kept]) -> Kept:
 def _read(path: Path) -> Kept | None:
     """Read a file that every rank finds whole."""
     kept: Kept | None = None
-    with contextlib.suppress(BadInputError):  # a damaged file is written anew
+    with contextlib.suppress(BadInputError, OSError):  # a damaged file, or one that may not be read, is computed anew
         kept = load_tensors(path) if path.is_file() else None
     return None if distributed.on_any_rank(kept is None)[0] else kept
 
 
-def _file_of(about: Metadata) -> Path:
+def _limit(folder: Path) -> None:
+    """Remove features of evaluations that were not read for longest, and what killed ones left, beyond `MOST_KEPT`.
+
+    A command that has read a file does without it.
+    """
+    found = list[tuple[float, int, Path]]()
+    for path in folder.glob(EVALUATED + "[0-9a-f]" * 32 + ".safetensors*"):
+        with contextlib.suppress(OSError):  # another command removed it
+            status = path.lstat()
+            found += [(status.st_mtime, status.st_size, path)] * stat.S_ISREG(status.st_mode)
+    room = MOST_KEPT
+    for _, size, path in sorted(found, reverse=True):
+        room -= size
+        if room < 0:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _file_of(about: Metadata, prefix: str = "") -> Path:
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-    return data_home() / FOLDER / f"{name}.safetensors"
+    return data_home() / FOLDER / f"{prefix}{name}.safetensors"
 
 
 def _save(path: Path, tensors: dict[str, Tensor], about: Metadata) -> None:
@@ -134,7 +160,8 @@ def encode_once(weights: Weights, images: Images, how: Encoding, title: str) -> 
         alone = distributed.world_size() == 1
         return {"features": encode(encoder, Readable(images), how, None, title, earlier if alone else None)}, {}
 
-    return compute_in_parts(_describe("features", encoder, images, how), compute)[0]["features"]
+    about = _describe("features", encoder, digest_images(images, times=True), images, how)
+    return compute_in_parts(about, compute)[0]["features"]
 
 
 @torch.no_grad()
@@ -147,18 +174,25 @@ def encode_again(encoder: Encoder, images: Images, how: Encoding, title: str | N
     computes = any(True for _ in encoder.backbone.parameters())  # raw pixels take much room and little time
     if how.stored == "fp16" or how.output == "head" or not computes:
         return encode(encoder, images, how, title=title)
+    marks, device = fingerprint(images), next(encoder.parameters()).device
+    if marks.block > 1:  # a change of an image without marks of its own would not be seen
+        return encode(encoder, images, how, title=title)
     plain = dataclasses.replace(how, output="plain", unit=False)
-    about = _describe("evaluated", encoder, images, plain)
-    about |= {"arch": encoder.plan.arch, "stem": encoder.plan.stem, "text": how.text}
-    path = _file_of(about)
+    about = _describe("evaluated", encoder, digest_fingerprint(marks, times=True), images, plain)
+    about |= {"root": _place_of(images), "computed by": _computed_by(device)}
+    path = _file_of(about, EVALUATED)
     kept = _read(path)
     started = time.monotonic()
     features = encode(encoder, images, plain, title=title) if kept is None else kept[0]["features"]
     pays = time.monotonic() - started >= LEAST_SECONDS and features.nbytes <= MOST_BYTES
+    if distributed.rank() == 0 and kept is not None:
+        with contextlib.suppress(OSError):
+            os.utime(path)
     if distributed.rank() == 0 and kept is None and pays and takes_files(path.parent):
         with contextlib.suppress(BadInputError):
             _save(path, {"features": features}, about)
-    whitening, device = encoder.whitening, next(encoder.parameters()).device
+        _limit(path.parent)
+    whitening = encoder.whitening
     for part in torch.split(features, ROWS_AT_A_TIME):
         if how.output == "backbone" and encoder.whitens:
             part.copy_(whitening(part.to(device)))
@@ -167,14 +201,27 @@ def encode_again(encoder: Encoder, images: Images, how: Encoding, title: str | N
     return features
 
 
-def _describe(kind: str, encoder: Encoder, images: Images, how: Encoding) -> Metadata:
-    """Say everything that features depend on."""
+def _describe(kind: str, encoder: Encoder, digest_of_images: str, images: Images, how: Encoding) -> Metadata:
+    """Say everything that features depend on: networks with tensors of the same names and shapes may differ."""
+    plan = encoder.plan
     about = {
-        "kind": kind, "weights": digest_encoder(encoder, how.output), "images": digest_images(images, times=True),
+        "kind": kind, "weights": digest_encoder(encoder, how.output), "images": digest_of_images,
+        "arch": plan.arch, "stem": plan.stem, "own_size": plan.image_size, "text": how.text,
         "image_size": how.image_size, "output": how.output, "unit": how.unit, "precision": how.precision,
         "mean": list(how.mean), "std": list(how.std), "white_level": images.white_level,
     }  # fmt: skip
     return about | ({} if images.form is None else {"form": describe_digest(images.form)})
+
+
+def _place_of(images: Images) -> str | None:
+    """The folder of files: files of two folders may have the same names, sizes and times."""
+    return None if images.root is None else os.path.abspath(os.fsdecode(images.root))
+
+
+def _computed_by(device: torch.device) -> list[str]:
+    """What else a figure depends on: the versions, and the GPU or processor, of which each rounds in its own way."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return [*(f"{part} {version(part)}" for part in ("momentum-contrast", "torch", "timm")), device.type, name]
 
 
 def digest_encoder(encoder: Encoder, output: Output) -> str:

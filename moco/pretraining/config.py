@@ -54,7 +54,7 @@ class PretrainConfig:
     list of paths, a pack, tar shards, an archive, Parquet files, a saved Hugging Face data set,
     hf://datasets/OWNER/NAME, videos, or one of cifar10, fashion-mnist, digits. Recipe text: text files in such folders,
     a list of them, or a file with a document per line. Training uses train/ and unlabeled/, never val/, test/ or
-    labels. Labels only measure kNN accuracy; --whiten and --keep best choose by it."""
+    labels. Labels only measure kNN accuracy, by which --whiten and --keep best choose."""
     out: RunFolder
 
     arch: str | None = "resnet50"
@@ -151,7 +151,7 @@ class PretrainConfig:
     """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
     crops with little colour change, for --teacher)."""
     image_size: Side | None = 224
-    """Side in pixels of whole images; for documents, bytes of a span. --init-weights sets it unless you give it."""
+    """Side of whole images in pixels, or bytes of a span. --init-weights sets it unless you, or reduced, give it."""
     view_size: Side | None = None
     """Side of the training views in pixels, by default --image-size. Smaller views save time."""
     small_views: bool = False

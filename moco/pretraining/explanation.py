@@ -24,16 +24,17 @@ def describe_choice(
     few = f". Fewer than {EARLY_STEPS} steps teach little: give more --minutes" if pace.max_steps < EARLY_STEPS else ""
     passes, view = pace.max_steps * config.batch_size / n, config.view_size or config.image_size
     return [
-        f"auto: network: {config.arch}, {parameters / 1e6:.1f} M parameters, views of {view} pixels, for {n} images",
+        f"auto: network: {config.arch}, {parameters / 1e6:.1f} M parameters, views of {view} pixels, {n} images",
         f"auto: method: {way.why}",
-        f"auto: time: {pace.max_steps} steps of {config.batch_size} images ({passes:.1f} passes), about "
-        f"{pace.training / 60:.1f} minutes; {spent / 60:.1f} of --minutes {minutes:g} are already spent, "
-        f"the rest is for {pace.looks} evaluations during training and the final one{few}. All reasons: "
-        f"{config.out}/auto.json",
+        f"auto: time, {minutes:g} minutes in all: {spent / 60:.1f} for measurements, about {pace.training / 60:.1f} "
+        f"for {pace.max_steps} steps of {config.batch_size} images ({passes:.1f} passes), the rest for {pace.looks} "
+        f"evaluations during training and the final one{few}. All reasons: {config.out}/auto.json",
     ]
 
 
-def describe_result(result: Mapping[str, Any], found: Mapping[str, Any], *, taught: bool = False) -> list[str]:
+def describe_result(
+    result: Mapping[str, Any], found: Mapping[str, Any], *, taught: bool = False, labelled: bool = False
+) -> list[str]:
     """Describe what the run reached, against what: its own figures, and those of the evaluation where there was one."""
     lines, before, kept = list[str](), result.get("before", {}), result.get("kept")
     judged = "" if kept is None else JUDGED[kept.get("by", "neighbours")]
@@ -47,13 +48,7 @@ def describe_result(result: Mapping[str, Any], found: Mapping[str, Any], *, taug
             f"auto: training improved the weights: {kept['first_top1']:.1f}% of {kept['images']} images {judged} "
             f"before it, {kept['top1']:.1f}% after {kept['step']} steps"
         )
-    whitened = result.get("whitened")
-    unchanged = kept is not None and kept["step"] == 0 and whitened is None
-    if whitened is not None:
-        gain = ""
-        if "top1" in whitened:
-            gain = f": kNN accuracy among them rose from {whitened['plain_top1']:.1f}% to {whitened['top1']:.1f}%"
-        lines.append(f"auto: whitened the features on {whitened['images']} training images{gain}")
+    unchanged = kept is not None and kept["step"] == 0 and "whitened" not in result
     if "top1" in found:
         lines.append(f"auto: the encoder's kNN accuracy is {found['top1']:.1f}% on {found['queries']} images of "
                      f"{found['measured_on']}")  # fmt: skip
@@ -61,11 +56,13 @@ def describe_result(result: Mapping[str, Any], found: Mapping[str, Any], *, taug
         lines.append(describe_gain(TO_BEAT.get(key, key), gain, unchanged=unchanged))
     if "retrieval" in result:
         return [*lines, *describe_views(result, taught=taught, kept=kept is not None)]
-    if kept is None and "top1" not in found and "knn_top1" in before and "knn_top1" in result:
+    if not lines and "knn_top1" in before and "knn_top1" in result:
         lines.append(
             f"auto: kNN in the run: {before['knn_top1']:.1f}% before the first step, {result['knn_top1']:.1f}% at the "
             f"end, on {int(result['knn_queries'])} images"
         )
+    if labelled and not found:
+        lines.append("auto: no time was left to compare the encoder with its baselines: moco knn does")
     return lines or [UNKNOWN]
 
 

@@ -157,9 +157,9 @@ def _short(config: PretrainConfig, known: Mapping[str, float]) -> list[Finding]:
                                 f"memorise them, so its loss says nothing about other images. Use some hundreds, or "
                                 f"better thousands."))  # fmt: skip
     if steps < EARLY_STEPS:
-        findings.append(Finding("short", "undecided", f"This run is too short to judge: it has {steps} steps, and an "
-                                f"encoder learns little in its first {EARLY_STEPS}. Give more --epochs, or "
-                                f"--max-steps."))  # fmt: skip
+        findings.append(Finding("short", "undecided", f"This run is too short to judge: it has {steps} steps, and in "
+                                f"the first {EARLY_STEPS} an encoder learns little. Give more --epochs or "
+                                f"--max-steps; with auto, more --minutes."))  # fmt: skip
     return findings
 
 

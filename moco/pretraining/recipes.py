@@ -104,11 +104,15 @@ V3_SMALL: dict[str, Any] = {
 
 RECIPES = {
     "v1": Recipe(
-        "MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; its features classify 60.6% of ImageNet",
+        "MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; the paper reports 60.6% on ImageNet",
         {},
     ),
-    "v2": Recipe("MoCo v2 (arXiv:2003.04297): MLP head, more augmentation, cosine schedule; 67.5% of ImageNet", V2),
-    "v3": Recipe("MoCo v3 (arXiv:2104.02057): ViT-S without a queue, 224 pixels, 300 epochs; 73.2% of ImageNet", V3),
+    "v2": Recipe(
+        "MoCo v2 (arXiv:2003.04297): MLP head, more augmentation, cosine schedule; the paper reports 67.5%", V2
+    ),
+    "v3": Recipe(
+        "MoCo v3 (arXiv:2104.02057): ViT-S without a queue, 224 pixels, 300 epochs; the paper reports 73.2%", V3
+    ),
     "cifar10": Recipe(
         "the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; they report 82.6% by kNN", CIFAR10
     ),
@@ -125,9 +129,9 @@ RECIPES = {
         CONTINUED,
         "init_weights",
     ),
-    "v3-small": Recipe("a small transformer on small images, as v3; needs a GPU, or hours on a CPU", V3_SMALL),
+    "v3-small": Recipe("a small transformer on small images, like v3; needs a GPU, or hours on a CPU", V3_SMALL),
     "quick": Recipe("from scratch on small images, on a CPU, in minutes", QUICK),
-    "text": Recipe("from scratch on documents, text files instead of images, on a CPU, in minutes", TEXT),
+    "text": Recipe("from scratch on text files instead of images, on a CPU, in minutes", TEXT),
 }
 
 

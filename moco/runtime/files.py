@@ -43,9 +43,12 @@ def expand_home(path: str) -> Path:
 
 def takes_files(folder: Path) -> bool:
     """Return whether files can be written in a folder, which may have to be made first."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK)
+    try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        return folder.is_dir() and os.access(folder, os.W_OK)
+    except OSError:  # it lies in a folder of another user, or its name is too long
+        return False
 
 
 def require_file_name(flag: str, path: Path) -> None:

@@ -18,7 +18,7 @@ def machine() -> dict[str, Any]:
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": cores,
         "system": f"{platform.system()} {platform.machine()}",
         **(gpu() if "torch" in sys.modules else {}),
@@ -59,8 +59,8 @@ def _driver() -> str | None:
     return said[0] if said else None
 
 
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
+def processor() -> str:
+    """Return the processor's name, where the system tells it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -55,11 +55,13 @@ def test_a_k_that_is_given_is_taken(run: Path, capsys: pytest.CaptureFixture[str
     """By the baselines too; one that is chosen says so."""
     chosen, said = told(capsys, run, "--features", "plain")
     assert chosen["k_chosen"] is True
-    assert f"(k {chosen['k']}, chosen by leave-one-out on the bank; 360 queries of the test split" in said
+    assert (
+        f"% of 360 images of the test split, held out from training (k {chosen['k']}, chosen by leave-one-out; " in said
+    )
     given, said = told(capsys, run, "--features", "plain", "--knn-k", "200")
     assert (given["k"], given["k_chosen"]) == (200, False)
     assert {own["k"] for own in given["baselines"].values()} == {200}
-    assert "(k 200; 360 queries of the test split, held out from training; 1437 images in the bank)" in said
+    assert "% of 360 images of the test split, held out from training (k 200; 1437 training images vote)" in said
     assert chosen["k"] < 200
     assert chosen["top1"] > given["top1"]  # of the digits' 180 images for each class
 

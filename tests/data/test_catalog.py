@@ -360,6 +360,17 @@ def test_cifar10_as_image_folders(home: Path) -> None:
     assert {split: len(images) for split, images in splits.items()} == {"train": 2, "test": 1}
 
 
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10"])
+def test_a_place_that_may_not_be_looked_into(home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Is taken for an empty one: what needs no file is there, and an error says what to do."""
+    monkeypatch.setenv("MOCO_DATA", str(home.parent / (300 * "a")))
+    assert len(load("digits")["test"]) == 360
+    if name == "fashion-mnist" and Path("/usr/share/datasets/fashion-mnist").is_dir():
+        return
+    with pytest.raises(BadInputError, match="set MOCO_DATA to a folder of your own"):
+        load(name)
+
+
 # --- downloads ------------------------------------------------------------------------------------------------------
 
 

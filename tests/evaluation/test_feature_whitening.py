@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from moco.core.encoder import Encoder, EncoderPlan, build_filled_encoder, encoder_tensors
-from moco.core.whitening import LEAST_SHARE
 from moco.data.derived import take_evenly
 from moco.data.images import ArrayImages
 from moco.evaluation import feature_whitening
@@ -60,10 +59,15 @@ def test_equal_features_are_not_whitened() -> None:
 
 
 def test_too_few_images_for_the_covariance() -> None:
-    """Half as many images as numbers are needed."""
-    few = int(LEAST_SHARE * 40) - 1
-    assert choose_whitening(correlated(few, 40)) is None
-    assert choose_whitening(correlated(few + 1, 40)) is not None
+    """Half as many images as numbers are needed, and a tenth where labels judge what whitening does."""
+    assert choose_whitening(correlated(19, 40)) is None
+    assert choose_whitening(correlated(20, 40)) is not None
+    labels, drawn = np.arange(40) % 2, torch.Generator().manual_seed(0)
+    x = torch.randn(40, 400, generator=drawn) * 0.01
+    x[:, :2] = 30 * torch.randn(40, 2, generator=drawn)  # strong, and says nothing of the classes
+    x[:, 2] += torch.from_numpy(labels) * 6.0
+    assert choose_whitening(x[1:], labels[1:], 2) is None
+    assert choose_whitening(x, labels, 2) is not None
 
 
 def leave_one_out(z: np.ndarray, labels: np.ndarray, k: int) -> float:

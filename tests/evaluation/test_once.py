@@ -2,14 +2,18 @@
 
 import dataclasses
 import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from moco.core.encoder import EncoderPlan, Output
+from moco.core.encoder import Encoder, EncoderPlan, Output
+from moco.data import fingerprint
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
-from moco.data.images import ArrayImages
+from moco.data.images import ArrayImages, FileImages
+from moco.data.paths import PathTable
 from moco.errors import BadInputError
 from moco.evaluation import once
 from moco.evaluation.features import Encoding, encode
@@ -41,9 +45,10 @@ def test_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is told before anything is computed."""
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "file"))
-    with pytest.raises(BadInputError, match="cannot be written, and features are kept there"):
-        compute_once({}, lambda: pytest.fail("computed"))
+    for name in ("file", 300 * "a"):
+        monkeypatch.setenv("MOCO_DATA", str(tmp_path / name))
+        with pytest.raises(BadInputError, match="cannot be written, and features are kept there"):
+            compute_once({}, lambda: pytest.fail("computed"))
 
 
 class Interrupted(ArrayImages):
@@ -102,6 +107,116 @@ def test_evaluations_encode_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             encode_again(encoder, images, dataclasses.replace(how, **other), None)
 
 
+PLAN = EncoderPlan("resnet10-w4", image_size=8)
+HOW = Encoding(8, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def write_pictures(folder: Path, value: int) -> FileImages:
+    """Write two pictures of the same names, sizes and times whatever their value."""
+    folder.mkdir()
+    for name in ("0.ppm", "1.ppm"):
+        (folder / name).write_bytes(b"P6 8 8 255\n" + bytes([value] * 192))
+        os.utime(folder / name, (0, 0))
+    return FileImages(os.fsencode(folder), PathTable([b"0.ppm", b"1.ppm"]))
+
+
+def change_images(images: FileImages, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> FileImages:
+    """Take those of another folder."""
+    return write_pictures(Path(os.fsdecode(images.root)).with_name("b"), 200)
+
+
+def change_processor(images: FileImages, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> FileImages:
+    """Go to another machine that has the same $MOCO_DATA."""
+    monkeypatch.setattr(once, "processor", lambda: "another")
+    return images
+
+
+def change_version(images: FileImages, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> FileImages:
+    """Install other versions."""
+    monkeypatch.setattr(once, "version", lambda _: "0.0")
+    return images
+
+
+def change_network(images: FileImages, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> FileImages:
+    """Take a network that has tensors of the same names and shapes."""
+    encoder.plan = dataclasses.replace(encoder.plan, arch="another")
+    return images
+
+
+def change_own_size(images: FileImages, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> FileImages:
+    """Build the network for another size, of which its windows may depend."""
+    encoder.plan = dataclasses.replace(encoder.plan, image_size=16)
+    return images
+
+
+Change = Callable[[FileImages, Encoder, pytest.MonkeyPatch], FileImages]
+
+
+@pytest.mark.parametrize("change", [change_images, change_processor, change_version, change_network, change_own_size])
+def test_evaluations_encode_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
+    """Whatever features depend on is another: those that were kept are not used."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(once, "LEAST_SECONDS", 0.0)
+    encoder = random_weights(PLAN, 0, IMAGENET_MEAN, IMAGENET_STD).encoder
+    images = write_pictures(tmp_path / "a", 10)
+    encode_again(encoder, images, HOW)
+    images = change(images, encoder, monkeypatch)
+    monkeypatch.setattr(once, "encode", lambda *_, **__: pytest.fail("encoded again"))
+    with pytest.raises(pytest.fail.Exception, match="encoded again"):
+        encode_again(encoder, images, HOW)
+
+
+def test_features_of_images_without_marks_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Very large sets mark some of their images only, so that a change of others would not be seen."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(once, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(fingerprint, "MOST_ROWS", 1)
+    encode_again(random_weights(PLAN, 0, IMAGENET_MEAN, IMAGENET_STD).encoder, write_pictures(tmp_path / "a", 1), HOW)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_teacher_of_another_network_encodes_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tensors have the same names, shapes and values, as those of two networks that differ in the activation."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "data"))
+    weights, images = random_weights(PLAN, 0, IMAGENET_MEAN, IMAGENET_STD), write_pictures(tmp_path / "a", 10)
+    encode_once(weights, images, HOW, "encoding")
+    weights.encoder.plan = dataclasses.replace(PLAN, arch="another")
+    monkeypatch.setattr(once, "encode", lambda *_, **__: pytest.fail("encoded again"))
+    with pytest.raises(pytest.fail.Exception, match="encoded again"):
+        encode_once(weights, images, HOW, "encoding")
+
+
+def test_features_of_evaluations_take_limited_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were not read for longest are removed, with what a killed command left, and no other file."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path))
+    monkeypatch.setattr(once, "LEAST_SECONDS", 0.0)
+    weights, folder = random_weights(PLAN, 0, IMAGENET_MEAN, IMAGENET_STD), tmp_path / FOLDER
+    sets = [ArrayImages(torch.full((2, 3, 8, 8), value, dtype=torch.uint8)) for value in range(4)]
+    encode_once(weights, sets[0], HOW, "encoding")
+    others = {*folder.iterdir(), folder / "evaluated-mine.safetensors"}
+    (folder / "evaluated-mine.safetensors").write_text("mine")
+
+    def kept() -> set[Path]:
+        return {*folder.iterdir()} - others
+
+    files = list[Path]()
+    for number, images in enumerate(sets[:3]):
+        encode_again(weights.encoder, images, HOW)
+        (new,) = kept() - {*files}
+        files.append(new)
+        os.utime(new, (number, number))
+    left = folder / f"{files[0].name}.00ff00ff.partial"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    encode_again(weights.encoder, sets[0], HOW)  # is read, and so the newest
+    monkeypatch.setattr(once, "MOST_KEPT", files[0].stat().st_size * 3)
+    encode_again(weights.encoder, sets[3], HOW)
+    assert kept() >= {files[0], files[2]}
+    assert len(kept()) == 3
+    assert not kept() & {files[1], left}
+    assert all(path.exists() for path in others)
+
+
 def test_raw_pixels_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They take 3 kB an image, and hardly any time."""
     monkeypatch.setenv("MOCO_DATA", str(tmp_path))
@@ -112,13 +227,14 @@ def test_raw_pixels_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / FOLDER).exists()
 
 
-@pytest.mark.parametrize("why", ["large", "no folder", "no room"])
+@pytest.mark.parametrize("why", ["large", "no folder", "unreachable", "no room"])
 def test_evaluations_go_on_where_features_cannot_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     """Nothing but time is lost."""
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("MOCO_DATA", str(tmp_path / ("file" if why == "no folder" else "data")))
+    places = {"no folder": "file", "unreachable": 300 * "a"}  # the system refuses to say what a long name is
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / places.get(why, "data")))
     monkeypatch.setattr(once, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(once, "MOST_BYTES", 0 if why == "large" else once.MOST_BYTES)
     if why == "no room":
