@@ -137,8 +137,9 @@ def test_timm(nets: Nets, tmp_path: Path, images: Tensor, arch: str) -> None:
     result = export(path, "timm", tmp_path / "net.pth")
     name = {"resnet18": "resnet18", "resnext50-32x8d": "resnext50_32x4d"}[arch]
     more: dict[str, Any] = {"base_width": 8} if arch == "resnext50-32x8d" else {}
-    model = timm.create_model(name, num_classes=0, **more)
-    model.load_state_dict(torch.load(result["out"], weights_only=True))
+    with torch.device("meta"):  # where no weight is drawn
+        model = timm.create_model(name, num_classes=0, **more)
+    model.load_state_dict(torch.load(result["out"], weights_only=True), assign=True)
     with torch.no_grad():
         assert close(model.eval()(images), ours(path, images))
     assert f"create_model('{name}'" in result["told"]
@@ -336,7 +337,9 @@ def detectron2_names(blocks: tuple[int, ...], *, bottleneck: bool) -> dict[str, 
 @pytest.mark.parametrize(("arch", "blocks"), [("resnet50", (3, 4, 6, 3)), ("resnet18", (2, 2, 2, 2))])
 def test_detectron2s_names(arch: str, blocks: tuple[int, ...]) -> None:
     """Every tensor of its ResNet is there, with its shape, and no other but the counters of batches."""
-    found = convert_tensors(encoder_tensors(Encoder(EncoderPlan(arch))))
+    with torch.device("meta"):
+        encoder = Encoder(EncoderPlan(arch))
+    found = convert_tensors(encoder_tensors(encoder))
     shapes = {name: value.shape for name, value in found.items() if not name.endswith("num_batches_tracked")}
     assert shapes == detectron2_names(blocks, bottleneck=arch == "resnet50")
 
