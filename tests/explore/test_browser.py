@@ -91,7 +91,7 @@ def expected(row: int, seed: int = 0) -> list[int]:
     return [int(other) for other in np.argsort(-(z @ z[row])) if other != row][:24]
 
 
-@pytest.mark.parametrize(("width", "phone", "dark"), [(1280, False, True), (360, True, False)])
+@pytest.mark.parametrize(("width", "phone", "dark"), [(1280, False, False), (1280, False, True), (360, True, False)])
 def test_it_draws(browser: Browser, address: str, tmp_path: Path, width: int, phone: bool, dark: bool) -> None:
     """Points are on the map, nothing is on the console, nothing wider than the window, nothing asked for elsewhere."""
     opened(browser, address, width, 800, phone=phone, dark=dark)
