@@ -18,6 +18,8 @@ LEAST_SHARE = 0.5
 """Images, per number of a feature, below which the covariance of features is not known well enough."""
 ROUNDING = 1e-4
 """Share of the largest feature: what differs by less is equal but for rounding, which is not to be enlarged."""
+SMALLEST = torch.finfo(torch.float32).tiny ** 0.5
+"""Deviation below which a variance in float32 is 0."""
 RIDGE = 0.01
 """Share of the largest variance that is added to every variance where nothing chooses another."""
 
@@ -82,7 +84,7 @@ def whitening_maps(features: Features, ridges: Sequence[float]) -> list[tuple[Te
     variances, components = torch.linalg.eigh(covariance)
     variances = variances.clamp(min=0)
     largest = variances[-1]
-    if not float(largest.sqrt()) > ROUNDING * float(mean.abs().max()):
+    if not float(largest.sqrt()) > max(ROUNDING * float(mean.abs().max()), SMALLEST):
         return []
     gains = [((1 + ridge) * largest / (variances + ridge * largest)).sqrt() for ridge in ridges]
     weights = [(components * gain) @ components.T for gain in gains]
@@ -97,12 +99,11 @@ def whiten_head(head: nn.Module, features: Features) -> bool:
     the same output, and training spends its first hundreds of steps on changing that. `features` (n, C) are those of
     n images. With A x + b their whitening (`whitening_maps`), scaled to a variance of 1 on average, the first layer
     W x + c becomes W (A x + b) + c, and the last layer's bias loses the mean of the outputs. A head without biases, or
-    fewer than C / 2 features, or such as only rounding tells apart, stays as it is.
+    fewer than C / 2 features, or such as only rounding tells apart, leave it as it is.
     """
     layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
     x = features.float()
-    enough = len(x) >= LEAST_SHARE * x.shape[1] and _differ(x)
-    maps = whitening_maps(x, (RIDGE,)) if enough else []
+    maps = whitening_maps(x, (RIDGE,)) if len(x) >= LEAST_SHARE * x.shape[1] else []
     if not maps or any(layer.bias is None for layer in layers):
         return False
     ((weight, bias),) = maps
@@ -111,9 +112,3 @@ def whiten_head(head: nn.Module, features: Features) -> bool:
     layers[0].weight.copy_(layers[0].weight @ (scale * weight))
     layers[-1].bias.sub_(head(x).mean(0))
     return True
-
-
-def _differ(x: Features) -> bool:
-    """Whether features (n, C) differ by more than rounding; those of copies of one image do not."""
-    least = max(ROUNDING * float(x.abs().max()), torch.finfo(x.dtype).tiny)
-    return float((x - x.mean(0)).abs().max()) > least

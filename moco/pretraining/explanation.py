@@ -26,8 +26,8 @@ def describe_choice(
     return [
         f"auto: network: {config.arch}, {parameters / 1e6:.1f} M parameters, views of {view} pixels, {n} images",
         f"auto: method: {way.why}",
-        f"auto: time: measurements took {spent / 60:.1f} of {minutes:g} minutes; about {pace.training / 60:.1f} are for "
-        f"{pace.max_steps} steps of {config.batch_size} images ({passes:.1f} passes), the rest for {pace.looks} "
+        f"auto: time: measurements took {spent / 60:.1f} of {minutes:g} minutes; about {pace.training / 60:.1f} are "
+        f"for {pace.max_steps} steps of {config.batch_size} images ({passes:.1f} passes), the rest for {pace.looks} "
         f"evaluations during training and the final one{few}. All reasons: {config.out}/auto.json",
     ]
 

@@ -1,5 +1,6 @@
 """Initial weights from --init-weights, and the settings that they decide unless flags do."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -46,22 +47,23 @@ def encoder_plan(config: PretrainConfig) -> EncoderPlan:
 
 
 def _with_small_views(config: PretrainConfig) -> PretrainConfig:
-    """Settle the size of small views: a multiple of 16 near 4/7 of the weights' own size, at most that of whole images.
+    """Settle the size of small views: near 4/7 of the weights' own size, at most that of whole images.
 
-    Networks that take one size only keep it. Far below its own size a network knows little: at 80 pixels one of 224
-    became worse (docs/measurements.md).
+    It is a multiple of 16 or else, for patches of 14 pixels, of 14. Networks that take neither keep their size. Far
+    below its own size a network knows little: at 80 pixels one of 224 became worse (docs/measurements.md).
     """
     if not config.small_views or config.view_size is not None:
         return config
     size = own = require(config.image_size)
     if config.init_weights is not None:
         own = load_weights(config.init_weights, flag_of(config)).encoder.plan.image_size
-    view = min(size, max(16, round(own / 28) * 16))
-    try:
-        Encoder(encoder_plan(config)).require_size(view, flag("view_size"))
-    except BadInputError:
-        return config
-    return dataclasses.replace(config, view_size=view)
+    encoder = Encoder(encoder_plan(config))
+    for multiple in (16, 14):
+        view = min(size, max(multiple, round(own * 4 / (7 * multiple)) * multiple))
+        with contextlib.suppress(BadInputError):
+            encoder.require_size(view, flag("view_size"))
+            return dataclasses.replace(config, view_size=view)
+    return config
 
 
 def flag_of(config: PretrainConfig) -> str:

@@ -62,6 +62,13 @@ def test_small_views_suit_the_size_of_the_weights(tmp_path: Path, lite: str, siz
     assert (config.image_size, config.view_size) == (size or 160, view)
 
 
+@pytest.mark.parametrize(("arch", "view"), [("timm:vit_tiny_patch16_224", 128), ("timm:vit_small_patch14_dinov2", 126)])
+def test_small_views_are_whole_patches(arch: str, view: int) -> None:
+    """Of 16 pixels, or of 14 as DINOv2's."""
+    given = {"arch": arch, "image_size": 224, "head": "linear"}
+    assert with_weights(recipe("v2", data="digits", out=Path("run"), **given, small_views=True)).view_size == view
+
+
 def test_networks_of_one_size_have_no_small_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their views have the size of whole images."""
 
