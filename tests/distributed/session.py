@@ -28,7 +28,7 @@ from moco.pretraining.recipes import recipe
 from moco.runtime import distributed
 from moco.runtime.checkpoint import checkpoint_path
 
-STEPS, MIDDLE, BATCH, IMAGES, QUEUE = 20, 10, 8, 40, 36
+STEPS, MIDDLE, BATCH, IMAGES, QUEUE = 50, 25, 8, 40, 36
 SMALL: dict[str, Any] = {
     "arch": "resnet10-w4", "image_size": 12, "view_size": None, "batch_size": BATCH, "queue_size": QUEUE,
     "max_steps": STEPS, "bn_groups": 4, "log_every": 1, "checkpoint_every": MIDDLE, "knn_every": 0, "threads": 1,
@@ -72,7 +72,7 @@ def config_of(out: Path, **values: Any) -> PretrainConfig:
 
 
 def images() -> Subset:
-    """So few that the longest runs pass over them four times."""
+    """So few that the longest runs pass over them ten times."""
     return Subset(load("digits")["train"], np.arange(IMAGES))
 
 
