@@ -48,9 +48,6 @@ from moco.runtime.signals import terminate_as_interrupt
 
 CHOSEN = "auto.json"
 """What was chosen, from what and why, beside the run that was made of it."""
-NOT_COMPARED = (
-    "auto: no time was left to compare the encoder with random weights and raw pixels: moco knn and moco linear do that"
-)
 
 
 @dataclass(frozen=True)
@@ -217,8 +214,6 @@ def conclude(
     taught, labelled = config.teacher is not None, told["labelled"]
     for line in describe_result(result, found.get("knn", {}), taught=taught, labelled=labelled):
         print(line)
-    if labelled and not found.get("knn"):
-        print(NOT_COMPARED)
     if describe_time():
         print(describe_time())
     for line in describe_next(config.out, data, labelled=labelled):

@@ -16,6 +16,8 @@ PATCHES = 2**18
 
 LEAST_SHARE = 0.5
 """Images, per number of a feature, below which the covariance of features is not known well enough."""
+ROUNDING = 1e-4
+"""Share of the largest feature: what differs by less is equal but for rounding, which is not to be enlarged."""
 RIDGE = 0.01
 """Share of the largest variance that is added to every variance where nothing chooses another."""
 
@@ -67,17 +69,20 @@ def whitening_maps(features: Features, ridges: Sequence[float]) -> list[tuple[Te
     With their mean m and the eigenvalues l_1 >= l_2 >= ... and eigenvectors U of their covariance, x becomes
     U diag(sqrt((l_1 + r l_1) / (l_i + r l_1))) U^T (x - m). The direction of the largest variance stays as it is, and
     the others are enlarged, at most by sqrt((1 + r) / r). Of the maps to this covariance none stays nearer to the plain
-    features. The list is empty where all features are equal.
+    features. The list is empty where all features are equal but for rounding, or some are not finite.
 
     Source: arXiv:1512.00809 (ZCA); the ridge is ours.
     """
     x = features.double()
     mean = x.mean(0)
     centred = x - mean
-    variances, components = torch.linalg.eigh(centred.T @ centred / len(x))
+    covariance = centred.T @ centred / len(x)
+    if not bool(covariance.isfinite().all()):
+        return []
+    variances, components = torch.linalg.eigh(covariance)
     variances = variances.clamp(min=0)
     largest = variances[-1]
-    if not float(largest) > 0:
+    if not float(largest.sqrt()) > ROUNDING * float(mean.abs().max()):
         return []
     gains = [((1 + ridge) * largest / (variances + ridge * largest)).sqrt() for ridge in ridges]
     weights = [(components * gain) @ components.T for gain in gains]
@@ -92,11 +97,12 @@ def whiten_head(head: nn.Module, features: Features) -> bool:
     the same output, and training spends its first hundreds of steps on changing that. `features` (n, C) are those of
     n images. With A x + b their whitening (`whitening_maps`), scaled to a variance of 1 on average, the first layer
     W x + c becomes W (A x + b) + c, and the last layer's bias loses the mean of the outputs. A head without biases, or
-    fewer than C / 2 features, stays as it is.
+    fewer than C / 2 features, or such as only rounding tells apart, stays as it is.
     """
     layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
     x = features.float()
-    maps = whitening_maps(x, (RIDGE,)) if len(x) >= LEAST_SHARE * x.shape[1] else []
+    enough = len(x) >= LEAST_SHARE * x.shape[1] and _differ(x)
+    maps = whitening_maps(x, (RIDGE,)) if enough else []
     if not maps or any(layer.bias is None for layer in layers):
         return False
     ((weight, bias),) = maps
@@ -105,3 +111,9 @@ def whiten_head(head: nn.Module, features: Features) -> bool:
     layers[0].weight.copy_(layers[0].weight @ (scale * weight))
     layers[-1].bias.sub_(head(x).mean(0))
     return True
+
+
+def _differ(x: Features) -> bool:
+    """Whether features (n, C) differ by more than rounding; those of copies of one image do not."""
+    least = max(ROUNDING * float(x.abs().max()), torch.finfo(x.dtype).tiny)
+    return float((x - x.mean(0)).abs().max()) > least

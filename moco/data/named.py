@@ -71,7 +71,9 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 def _open_fashion_mnist() -> dict[Split, Images]:
     """Open Zalando's 60,000 + 10,000 grey 28x28 pictures of clothes (arXiv:1708.07747)."""
     places = [data_home() / "fashion-mnist", Path("/usr/share/datasets/fashion-mnist")]
-    folder = next((place for place in places if all(os.path.isfile(place / name) for name in FASHION_MNIST_FILES)), None)
+    folder = next(
+        (place for place in places if all(os.path.isfile(place / name) for name in FASHION_MNIST_FILES)), None
+    )
     if folder is None:
         folder = places[0]
         for name, md5 in FASHION_MNIST_FILES.items():

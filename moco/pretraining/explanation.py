@@ -26,8 +26,8 @@ def describe_choice(
     return [
         f"auto: network: {config.arch}, {parameters / 1e6:.1f} M parameters, views of {view} pixels, {n} images",
         f"auto: method: {way.why}",
-        f"auto: time: {minutes:g} minutes in all, {spent / 60:.1f} for measurements, about {pace.training / 60:.1f} "
-        f"for {pace.max_steps} steps of {config.batch_size} images ({passes:.1f} passes), the rest for {pace.looks} "
+        f"auto: time: measurements took {spent / 60:.1f} of {minutes:g} minutes; about {pace.training / 60:.1f} are for "
+        f"{pace.max_steps} steps of {config.batch_size} images ({passes:.1f} passes), the rest for {pace.looks} "
         f"evaluations during training and the final one{few}. All reasons: {config.out}/auto.json",
     ]
 
@@ -61,7 +61,9 @@ def describe_result(
             f"auto: kNN in the run: {before['knn_top1']:.1f}% before the first step, {result['knn_top1']:.1f}% at the "
             f"end, on {int(result['knn_queries'])} images"
         )
-    return lines if lines or labelled else [UNKNOWN]
+    if labelled and not found:
+        lines.append("auto: no time was left to compare the encoder with its baselines: moco knn does")
+    return lines or [UNKNOWN]
 
 
 def describe_views(result: Mapping[str, Any], *, taught: bool, kept: bool) -> list[str]:

@@ -32,8 +32,12 @@ SECONDS = 12.0
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """A machine whose steps, looks and images take their time, without published weights; types are not checked."""
+    """A machine whose steps, looks and images take their time, without published weights; types are not checked.
+
+    A new head is left as it is drawn: to whiten it takes longer than the steps (`pretraining/test_continued.py` does).
+    """
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr("moco.pretraining.sides.whiten_new_head", lambda *_: None)
     monkeypatch.setenv("MOCO_DATA", str(tmp_path / "cache"))
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
@@ -97,7 +101,8 @@ def test_from_scratch(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("more", "recipe"),
     [(["--init-weights", "NET"], "continued"), (["--init-weights", "NET", "--for", "small"], "reduced"),
-     (["--teacher", "NET"], "reduced"), (["--teacher", "NET", "--for", "accurate"], "continued")],
+     (["--teacher", "NET"], "reduced"),
+     pytest.param(["--teacher", "NET", "--for", "accurate"], "continued", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_with_weights(data: Path, capsys: pytest.CaptureFixture[str], more: list[str], recipe: str) -> None:
     """They are compared as they are with random weights and pixels, then trained on, or they teach."""

@@ -35,12 +35,13 @@ def test_advice(found: dict[str, Any], expected: str | None) -> None:
         assert said.endswith("; try --lr 0.1")
 
 
+@pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize(("rate", "lines"), [("10000", 1), ("0.1", 0)])
 def test_the_command_gives_it(capsys: pytest.CaptureFixture[str], rate: str, lines: int) -> None:
     """In one line, and nothing where the classifier is better than guessing on what it was trained on."""
     arguments = ["--weights", "random", "--arch", "resnet10-w4", "--image-size", "16", "--protocol", "paper"]
-    arguments += ["--epochs", "1", "--lr", rate, "--data", "digits", "--device", "cpu", "--precision", "fp32"]
-    assert main(["linear", *arguments, "--threads", "1", "--penalties", "0.1", "0.01"]) == 0
+    arguments += ["--epochs", "1", "--batch-size", "96", "--lr", rate, "--data", "digits", "--precision", "fp32"]
+    assert main(["linear", *arguments, "--device", "cpu", "--threads", "1", "--penalties", "0.1", "0.01"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert len([line for line in out if "does not suit" in line]) == lines
     (beside,) = [line for line in out if "against raw pixels" in line]

@@ -120,3 +120,13 @@ def test_heads_that_stay(head: nn.Module) -> None:
     if isinstance(head, nn.Sequential):
         assert not whiten_head(head, features_with_a_mean())
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(1000.0, 1e-4), (5.0, 1e-6), (0.0, 1e-40), (1.0, float("nan"))])
+def test_rounding_is_not_whitened(mean: float, deviation: float) -> None:
+    """Features of copies of one image differ by rounding: enlarged, it would be all that the head sees."""
+    head = nn.Linear(6, 4)
+    before = copy.deepcopy(head.state_dict())
+    x = mean + deviation * torch.from_numpy(np.random.default_rng(0).normal(size=(60, 6))).float()
+    assert not whiten_head(head, x)
+    assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())

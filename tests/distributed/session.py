@@ -28,15 +28,15 @@ from moco.pretraining.recipes import recipe
 from moco.runtime import distributed
 from moco.runtime.checkpoint import checkpoint_path
 
-STEPS, MIDDLE, BATCH, IMAGES, QUEUE = 50, 25, 8, 40, 36
+STEPS, MIDDLE, BATCH, IMAGES, QUEUE = 20, 10, 8, 40, 36
 SMALL: dict[str, Any] = {
     "arch": "resnet10-w4", "image_size": 12, "view_size": None, "batch_size": BATCH, "queue_size": QUEUE,
     "max_steps": STEPS, "bn_groups": 4, "log_every": 1, "checkpoint_every": MIDDLE, "knn_every": 0, "threads": 1,
     "precision": "fp32", "device": "cpu", "augment": "cifar", "lr": 0.02, "feature_dim": 8, "timeout": 60.0,
     "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip
-FEWER, HALF = 12, 6
-"""Steps of the other dictionaries and half of them: their images or batches come by twice and more."""
+FEWER, HALF = 10, 5
+"""Steps of the other dictionaries and half of them: their images or batches come by twice."""
 SHARDED, RESUMED, WRONG_GROUPS, FP32 = "memory-bank-sharded", "memory-bank-resumed", "queue-of-2-groups", "queue-fp32"
 IN_PARTS: dict[str, Any] = {
     "dictionary": "queue", "batch_size": 2 * BATCH, "bn_groups": 8, "symmetric": True, "accumulate": 2, "max_steps": 2,
@@ -72,7 +72,7 @@ def config_of(out: Path, **values: Any) -> PretrainConfig:
 
 
 def images() -> Subset:
-    """So few that the runs pass over them ten times."""
+    """So few that the longest runs pass over them four times."""
     return Subset(load("digits")["train"], np.arange(IMAGES))
 
 

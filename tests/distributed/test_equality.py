@@ -1,6 +1,6 @@
 """One, two and four processes are the same computation: real runs of `pretrain`.
 
-In float64 all steps agree within 1e-9, 50 with a queue and 12 with every other dictionary; in float32 the first three
+In float64 all steps agree within 1e-9, 20 with a queue and 10 with every other dictionary; in float32 the first three
 within 1e-4.
 """
 
@@ -40,7 +40,7 @@ from tests.pretraining.algorithm_1 import Found, Weights, algorithm_1, named
 EARLIER = {1: None, 4: 1, 2: 4}
 """Numbers of processes in the order of the sessions, and from which session each takes up a run in its middle."""
 TOLERANCE = 1e-9
-"""Float64's rounding, 1e-16, grows by 50 steps of training; what is compared is of the order of 1."""
+"""Float64's rounding, 1e-16, grows by 20 steps of training; what is compared is of the order of 1."""
 
 Sessions = dict[int, Path]
 
@@ -284,7 +284,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 def test_two_ranks_have_the_losses_of_algorithm_1(sessions: Sessions, oracle: Found) -> None:
-    """All of 50 steps, in which the queue is replaced eleven times."""
+    """All of 20 steps, in which the queue is replaced four times."""
     assert len(oracle.losses) == STEPS
     assert column(sessions[2] / "queue", "loss") == pytest.approx(oracle.losses, abs=TOLERANCE, rel=0)
     assert math.isfinite(oracle.losses[-1])

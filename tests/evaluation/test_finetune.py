@@ -36,7 +36,7 @@ CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
 def subject() -> Subject:
     """A small network with random weights."""
     torch.manual_seed(0)
-    encoder = Encoder(EncoderPlan("resnet10-w16", "cifar", image_size=16))
+    encoder = Encoder(EncoderPlan("resnet10-w8", "cifar", image_size=16))
     return Subject(Weights(encoder, HALVES, HALVES), Encoding(16, HALVES, HALVES, unit=False))
 
 

@@ -84,7 +84,7 @@ def test_on_one_rank_instead_of_two(tmp_path: Path, whole: Whole) -> None:
 OTHER: dict[str, tuple[dict[str, object], str]] = {
     "width": ({"arch": "resnet10-w8"}, r"f_[qk]\.backbone\.\S+ expected \(4,.*\), found \(8,"),
     "queue": ({"queue-size": 96}, r"dictionary\.\S+ expected \(80,.*\), found \(96,"),
-    "arch": ({"arch": "resnet34-w4"}, r"f_[qk]\.backbone\.layer\S+ expected nothing, found \("),
+    "arch": ({"arch": "resnet18-w4"}, r"f_[qk]\.backbone\.layer\S+ expected nothing, found \("),
     "dictionary": ({"dictionary": "memory-bank"}, r"dictionary\.\S+ expected \S+, found "),
 }
 
@@ -101,8 +101,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_of_another_run(tmp_path: Path, whole: Whole, stopped: Path, what: str) -> None:
     """Row 18: the error names file, key, what was expected and what was found; exit code 2."""
     flags, message = OTHER[what]
-    run, other = Path(shutil.copytree(stopped, tmp_path / "run")), whole(**flags)
-    shutil.copy(checkpoint_path(other, STEPS), checkpoint_path(run, 7))
+    run, other = Path(shutil.copytree(stopped, tmp_path / "run")), whole(**flags, max_steps=1)
+    shutil.copy(checkpoint_path(other, 1), checkpoint_path(run, 7))
     training = start(command(run), tmp_path)
     assert training.exit_codes() == [2]
     last = training.text().splitlines()[-1]

@@ -416,7 +416,10 @@ def _dotted(name: str, parts: tuple[str, ...]) -> str:
     return name
 
 
-@pytest.mark.parametrize(("arch", "size"), OF_TORCHVISION.items())
+@pytest.mark.parametrize(
+    ("arch", "size"),
+    [pytest.param(*one, marks=pytest.mark.slow if one[0] == "swin_t" else ()) for one in OF_TORCHVISION.items()],
+)
 def test_a_network_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, size: int) -> None:
     """Its features are what torchvision's own network hands to its last layer, its images' form torchvision's."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

@@ -27,7 +27,7 @@ from tests.faults.processes import command, finish
 SMALL: dict[str, Any] = {
     "arch": "resnet10-w4", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 80, "max_steps": 4,
     "bn_groups": 4, "log_every": 1, "checkpoint_every": 2, "knn_every": 1, "threads": 1, "precision": "fp32",
-    "device": "cpu", "base_lr": 0.06, "dictionary": "queue", "keep": "best",
+    "device": "cpu", "base_lr": 0.06, "dictionary": "queue", "keep": "best", "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip
 IMAGES = 100
 
@@ -147,8 +147,11 @@ def test_without_a_judge_the_last_is_kept(tmp_path: Path, digits: Images, capsys
 # --- interrupted ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("counts", [[60, 70, 65, 65, 65], [60, 50, 65, 80, 70], [60, 50, 50, 50, 50]], ids=str)
-@pytest.mark.parametrize("fails_at", [3, 4])
+@pytest.mark.parametrize(
+    ("counts", "fails_at"),
+    [([60, 70, 65, 65, 65], 3), ([60, 50, 65, 80, 70], 3), ([60, 50, 65, 80, 70], 4), ([60, 50, 50, 50, 50], 4)],
+    ids=str,
+)
 def test_a_run_that_was_broken_off_keeps_the_same(
     tmp_path: Path, digits: Images, counts: list[int], fails_at: int
 ) -> None:

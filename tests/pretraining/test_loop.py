@@ -132,7 +132,7 @@ def test_symmetric_loss_is_the_sum_over_both_directions(tmp_path: Path, digits: 
 
 
 LEARNING: dict[str, Any] = {
-    "arch": "resnet10-w16", "lr": 0.06, "augment": "v2", "batch_size": 64, "log_every": 20, "bn_groups": 8,
+    "arch": "resnet10-w8", "lr": 0.06, "augment": "v2", "batch_size": 64, "log_every": 20, "bn_groups": 8,
 }  # fmt: skip
 """For real learning on the digits within 80 steps, though little of it."""
 
@@ -165,7 +165,7 @@ def test_queries_find_their_keys_in_the_batch(tmp_path: Path, digits: Images) ->
 
 def test_a_memory_bank_fills_with_what_belongs_together(tmp_path: Path, digits: Images) -> None:
     """Its entries start at random, where the loss is far above chance, and become the images' own features."""
-    last_line(tmp_path, digits, dictionary="memory-bank", arch="resnet10-w8", queue_size=64)
+    last_line(tmp_path, digits, dictionary="memory-bank", queue_size=64)
     first, *_, last = losses(tmp_path)
     assert first > 7 > 5 > last
 
