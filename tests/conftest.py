@@ -80,7 +80,6 @@ def checked_where_shaped(*, typechecker: Callable[..., Any]) -> Callable[[Any], 
 pytest.MonkeyPatch().setattr(jaxtyping, "jaxtyped", checked_where_shaped)
 hook = install_import_hook(modules_with_shapes(), "beartype.beartype")
 hook.__enter__()
-sys.modules.setdefault("wandb", None)  # type: ignore[arg-type]  # timm imports it if it can, for two seconds
 import_module("tests.shallow")  # before other modules of moco take the function that it replaces
 for ignored in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
     if signal.getsignal(ignored) is signal.SIG_IGN:  # a run honours that, and a shell's background jobs inherit it
@@ -120,8 +119,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_finish() -> None:
     """Keep what the libraries and the collected tests left out of every later garbage collection."""
-    if sys.modules.get("wandb", ...) is None:
-        del sys.modules["wandb"]  # a test may import it
     gc.freeze()
 
 
