@@ -102,21 +102,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.relative_to(tests).parts[0] in LAST)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give all files that fork processes to one worker: the server of each worker would import everything again."""
-    if config.getoption("dist") != "loadfile":
-        return None
-    scheduler = import_module("xdist.scheduler").LoadFileScheduling(config, log)
-    file_of, tests = scheduler._split_scope, Path(__file__).parent
-    forking = {
-        path.relative_to(config.rootpath).as_posix()
-        for path in tests.rglob("test_*.py")
-        if "from tests.faults.processes import" in path.read_text(encoding="utf-8")
-    }
-    scheduler._split_scope = lambda test: "forking" if file_of(test) in forking else file_of(test)
-    return scheduler
-
-
 def pytest_collection_finish() -> None:
     """Keep what the libraries and the collected tests left out of every later garbage collection."""
     gc.freeze()
