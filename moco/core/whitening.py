@@ -98,8 +98,8 @@ def whiten_head(head: nn.Module, features: Features) -> bool:
     Published features have a large mean and few strong directions. Through random layers all images then have nearly
     the same output, and training spends its first hundreds of steps on changing that. `features` (n, C) are those of
     n images. With A x + b their whitening (`whitening_maps`), scaled to a variance of 1 on average, the first layer
-    W x + c becomes W (A x + b) + c, and the last layer's bias loses the mean of the outputs. A head without biases, or
-    fewer than C / 2 features, or such as only rounding tells apart, leave it as it is.
+    W x + c becomes W (A x + b) + c, and the last layer's bias loses the mean of the outputs. A head without biases
+    stays as it is, and so does any where features are fewer than C / 2 or differ by rounding only.
     """
     layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
     x = features.float()

@@ -124,7 +124,8 @@ def _limit(folder: Path) -> None:
     for path in folder.glob(EVALUATED + "[0-9a-f]" * 32 + ".safetensors*"):
         with contextlib.suppress(OSError):  # another command removed it
             status = path.lstat()
-            found += [(status.st_mtime, status.st_size, path)] * stat.S_ISREG(status.st_mode)
+            if stat.S_ISREG(status.st_mode):
+                found.append((status.st_mtime, status.st_size, path))
     room = MOST_KEPT
     for _, size, path in sorted(found, reverse=True):
         room -= size

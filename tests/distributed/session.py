@@ -35,8 +35,8 @@ SMALL: dict[str, Any] = {
     "precision": "fp32", "device": "cpu", "augment": "cifar", "lr": 0.02, "feature_dim": 8, "timeout": 60.0,
     "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip
-FEWER, HALF = 10, 5
-"""Steps of the other dictionaries and half of them: their images or batches come by twice."""
+FEWER, HALF = 12, 6
+"""Steps of the other dictionaries and half of them: their images or batches come by twice and more."""
 SHARDED, RESUMED, WRONG_GROUPS, FP32 = "memory-bank-sharded", "memory-bank-resumed", "queue-of-2-groups", "queue-fp32"
 IN_PARTS: dict[str, Any] = {
     "dictionary": "queue", "batch_size": 2 * BATCH, "bn_groups": 8, "symmetric": True, "accumulate": 2, "max_steps": 2,
@@ -72,7 +72,7 @@ def config_of(out: Path, **values: Any) -> PretrainConfig:
 
 
 def images() -> Subset:
-    """So few that the longest runs pass over them ten times."""
+    """So few that the runs pass over them ten times."""
     return Subset(load("digits")["train"], np.arange(IMAGES))
 
 

@@ -1,6 +1,6 @@
 """One, two and four processes are the same computation: real runs of `pretrain`.
 
-In float64 all steps agree within 1e-9, 50 with a queue and 10 with every other dictionary; in float32 the first three
+In float64 all steps agree within 1e-9, 50 with a queue and 12 with every other dictionary; in float32 the first three
 within 1e-4.
 """
 

@@ -18,7 +18,6 @@ import pytest
 from moco.cli import main
 from moco.data.loader import ViewBatches
 from moco.runtime import distributed
-from tests.digits import use_few_digits
 from tests.faults.processes import ended_well, start_program
 
 EXACT = ("bank", "queries", "test", "train", "images", "width", "steps", "protocol")
@@ -27,7 +26,6 @@ EXACT = ("bank", "queries", "test", "train", "images", "width", "steps", "protoc
 def evaluate(run: Path, out: Path) -> None:
     """What each process does."""
     distributed.join_processes("cpu")
-    use_few_digits(pytest.MonkeyPatch())  # to the end of the process
     run_batches = ViewBatches.run
 
     def and_a_signal(*arguments: Any) -> Iterator[Any]:
@@ -41,7 +39,7 @@ def evaluate(run: Path, out: Path) -> None:
         ["embed", "--out", f"{out}/f.npz", "--split", "test"],
         ["knn", "--no-baseline"],
         ["linear", "--penalties", "0.1", "0.01", "--views", "1", "--no-baseline"],
-        ["linear", "--protocol", "paper", "--epochs", "1", "--batch-size", "96", "--lr", "0.3", "--no-baseline"],
+        ["linear", "--protocol", "paper", "--epochs", "1", "--lr", "0.3", "--no-baseline"],
         ["finetune", "--max-steps", "3", "--batch-size", "32"],
     ):
         if "paper" in command or "finetune" in command:  # stopped, and gone on with
@@ -58,11 +56,11 @@ def results(tiny_run: Path, folder: Path, ranks: int) -> tuple[Path, list[dict[s
     training = ended_well(start_program(functools.partial(evaluate, run, folder), folder, ranks=ranks))
     said = [line for rank in range(ranks) for line in training.text(rank).splitlines()]
     objects = [json.loads(line) for line in said if line.startswith("{")]
-    return run, objects, [line for line in said if "top-1" in line or "120 features" in line]
+    return run, objects, [line for line in said if "top-1" in line or "360 features" in line]
 
 
 def test_two_processes_tell_what_one_tells(tiny_run: Path, tmp_path: Path) -> None:
-    """Features within 1e-5, accuracies of 120 images within 2.5 points (3 images), each file and line once."""
+    """Features within 1e-5, accuracies of 360 images within 1 point (3 images), each file and line once."""
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
@@ -77,7 +75,7 @@ def test_two_processes_tell_what_one_tells(tiny_run: Path, tmp_path: Path) -> No
     for one, two in zip(alone[1][:-1], both[1][:-1], strict=True):  # fine-tuning has the ranks' own batch statistics
         assert {name: one[name] for name in EXACT if name in one} == {name: two[name] for name in EXACT if name in two}
         if "top1" in one:
-            assert one["top1"] == pytest.approx(two["top1"], abs=2.51)
+            assert one["top1"] == pytest.approx(two["top1"], abs=1)
     names = {"knn.json", "linear-fast.json", "linear-paper.json", "finetune.json"}
     for run in (alone[0], both[0]):
         assert {path.name for path in (run / "evaluations").iterdir()} == names
