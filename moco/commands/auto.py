@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +15,20 @@ import torch
 
 from moco.commands import knn, pretrain
 from moco.commands.readiness import Ready, make_ready, make_ready_all, set_end, set_pace
-from moco.commands.scene import Scene, begin_with, can_teach, compare_weights, open_scene
+from moco.commands.scene import (
+    Scene,
+    begin_with,
+    can_teach,
+    compare_weights,
+    open_scene,
+    takes_given_network,
+)
 from moco.commands.trials import measure_trial, note_images, plan_trials, take_over, try_way
 from moco.core.encoder import Encoder, EncoderPlan, parameter_count
 from moco.data.decoding import limit_pixels
 from moco.errors import BadInputError
 from moco.evaluation.config import KnnConfig
+from moco.evaluation.session import read_kept_evaluation
 from moco.interop.checkpoints import load_weights
 from moco.pretraining.config import AutoConfig, PretrainConfig
 from moco.pretraining.explanation import describe_choice, describe_next, describe_result
@@ -41,7 +50,7 @@ from moco.runtime import distributed
 from moco.runtime.configfile import from_json
 from moco.runtime.device import preserve_torch_state, set_threads
 from moco.runtime.fields import check, require
-from moco.runtime.files import read_bounded
+from moco.runtime.files import read_bounded, takes_files
 from moco.runtime.loggers import settle_loggers
 from moco.runtime.runlog import write_text
 from moco.runtime.signals import terminate_as_interrupt
@@ -82,6 +91,8 @@ def _run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[s
         own = from_json(PretrainConfig, read_bounded(there), there)
         own = dataclasses.replace(own, data=config.data, out=config.out, json=config.json)
         return conclude(own, pretrain.run(own), config.data)
+    if not takes_files(config.out):
+        raise BadInputError(f"--out {config.out}: cannot be written: give a folder that can")
     budget = Budget(60 * config.minutes, started)
     with terminate_as_interrupt():
         scene = open_scene(config, {**given, "logger": settle_loggers(given.get("logger", ()))}, budget)
@@ -106,7 +117,8 @@ def _choose(scene: Scene) -> Chosen:
     elif weights is not None and size is None:
         size = sizes_to_try(load_weights(weights).encoder.plan.image_size, scene.side)[0]
     parameters = 0 if weights is None else parameter_count(load_weights(weights).encoder.backbone)
-    recipes = open_recipes(goal, parameters, size, teaches=can_teach(scene, weights))
+    teaches, fits = can_teach(scene, weights), takes_given_network(scene, weights)
+    recipes = open_recipes(goal, parameters, size, teaches=teaches, fits=fits)
     first = choose_way(recipes, weights, reason, published, rivals, size=size, given=named)
     for line in tabulate(compared, first):
         scene.say(line)
@@ -196,21 +208,25 @@ def conclude(
 ) -> dict[str, Any]:
     """Evaluate a run that auto began and that is finished now, and say what was reached, against what, and what next.
 
-    Returns its figures and these. Of other runs, and of one that was finished before, nothing is said.
-    `describe_time` says how long all of it took, where that is known.
+    Returns its figures and these. Of other runs, and of one that was finished before, nothing is said, unless its
+    evaluation was interrupted. `describe_time` says how long all of it took, where that is known.
     """
     told = _read_chosen(config.out)
-    if told is None or result.get("exit_code") or result.get("already_done") or distributed.world_size() > 1:
+    if told is None or result.get("exit_code") or distributed.world_size() > 1:
+        return result
+    named = (told["weights"],) if told["evaluation"]["published"] and told["weights"] is not None else ()
+    asked = KnnConfig(
+        str(config.out), data, baseline=told["evaluation"]["random"], baselines=named, device=config.device,
+        precision=config.precision, threads=config.threads, workers=config.workers, exclude=config.exclude,
+        most_pixels=config.most_pixels,
+    )  # fmt: skip
+    evaluates = bool(told["evaluation"]["seconds"])
+    if result.get("already_done") and not (evaluates and not read_kept_evaluation(asked)):
         return result
     found: dict[str, Any] = {"way": told["way"]["recipe"]}
-    if told["evaluation"]["seconds"]:
-        named = (told["weights"],) if told["evaluation"]["published"] and told["weights"] is not None else ()
+    if evaluates:
         print("auto: evaluating the encoder and its baselines", file=sys.stderr, flush=True)
-        found["knn"] = knn.run(KnnConfig(
-            str(config.out), data, baseline=told["evaluation"]["random"], baselines=named, device=config.device,
-            precision=config.precision, threads=config.threads, workers=config.workers, exclude=config.exclude,
-            most_pixels=config.most_pixels,
-        ))  # fmt: skip
+        found["knn"] = _evaluate(asked)
     taught, labelled = config.teacher is not None, told["labelled"]
     for line in describe_result(result, found.get("knn", {}), taught=taught, labelled=labelled):
         print(line)
@@ -219,6 +235,15 @@ def conclude(
     for line in describe_next(config.out, data, labelled=labelled):
         print(line)
     return {**result, **found}
+
+
+def _evaluate(asked: KnnConfig) -> dict[str, Any]:
+    try:
+        return knn.run(asked)
+    except KeyboardInterrupt:
+        print(f"auto: the run is finished, but not compared: moco resume {shlex.quote(asked.weights)} makes up for it",
+              file=sys.stderr, flush=True)  # fmt: skip
+        raise
 
 
 def _read_chosen(run: Path) -> dict[str, Any] | None:

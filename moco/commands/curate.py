@@ -25,7 +25,7 @@ from moco.curation.neighbours import Index, build_index, needs_index, pack_index
 from moco.curation.page import curation_page
 from moco.data.ahead import load_ahead
 from moco.data.derived import Joined, Subset
-from moco.data.fingerprint import digest_images
+from moco.data.fingerprint import digest_files
 from moco.data.forms import describe_digest
 from moco.data.images import Images, see
 from moco.data.replacement import list_names
@@ -179,7 +179,7 @@ def measure_images(images: Images, workers: int) -> tuple[Facts, dict[int, str]]
     Those that could not be read are tried again each time: a file may have been out of reach.
     """
     about = {
-        "kind": "facts", "version": FACTS_VERSION, "images": digest_images(images, times=True),
+        "kind": "facts", "version": FACTS_VERSION, "images": digest_files(images),
         "white_level": images.white_level,
     } | ({} if images.form is None else {"form": describe_digest(images.form)})  # fmt: skip
 

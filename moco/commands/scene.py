@@ -11,14 +11,17 @@ from moco.core.encoder import EncoderPlan
 from moco.core.pair import Teacher
 from moco.data.catalog import load
 from moco.data.derived import make_readable, take_evenly
+from moco.data.forms import Form
 from moco.data.images import Images, Split, hold
 from moco.data.kept import keep_prepared
+from moco.data.settling import require_fitting
 from moco.data.splits import monitor_split, training_images
 from moco.errors import BadInputError
 from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding
 from moco.evaluation.session import place_weights
 from moco.interop.checkpoints import load_weights, random_weights
 from moco.interop.metadata import DOCUMENTS, describe_input
+from moco.interop.published import short_name
 from moco.pretraining.auto import FEWEST_IMAGES, LEAST_SIDE, SAMPLE, candidates, typical_side
 from moco.pretraining.channels import asked_of
 from moco.pretraining.config import AutoConfig, PretrainConfig
@@ -96,6 +99,8 @@ def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Sce
     asked = asked_of(PretrainConfig(config.data, config.out, **given), weights)
     splits = load(config.data, given.get("exclude", ()), level, asked)
     images = training_images(splits)
+    if isinstance(asked, Form):
+        require_fitting(splits["train"], asked, config.data)
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(
             f"--data {config.data}: {len(images)} training image(s), expected at least {FEWEST_IMAGES}, and some "
@@ -142,7 +147,18 @@ def begin_with(scene: Scene) -> tuple[Goal, str | None, str, bool]:
     if weights is not None:
         with scene.budget.paused():
             load_weights(weights)
+        if goal == "accurate" and not takes_given_network(scene, weights):
+            wanted = " ".join(f"{flag(name)} {scene.given[name]}" for name in ("arch", "stem") if name in scene.given)
+            return goal, None, f"{wanted} is given, and {short_name(weights)} is another network", False
     return goal, weights, reason, False
+
+
+def takes_given_network(scene: Scene, weights: str | None) -> bool:
+    """Tell whether the network that the user may have given is that of the weights: only then can it begin as they."""
+    if weights is None:
+        return True
+    plan = load_weights(weights).encoder.plan
+    return all(scene.given.get(name, own) == own for name, own in (("arch", plan.arch), ("stem", plan.stem)))
 
 
 def can_teach(scene: Scene, weights: str | None) -> bool:

@@ -1,5 +1,6 @@
 """Tries the ways that are open to `moco pretrain auto`: each makes the first steps of its run, and is then judged."""
 
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -17,7 +18,7 @@ from moco.commands.readiness import Ready, set_pace
 from moco.commands.scene import Scene
 from moco.data import fingerprint
 from moco.data.loader import Batch, Batches
-from moco.errors import DivergedError
+from moco.errors import BadInputError, DivergedError
 from moco.evaluation.comparison import judge_weights
 from moco.evaluation.session import place_weights
 from moco.interop.checkpoints import load_weights
@@ -125,11 +126,32 @@ def measure_trial(folder: Path) -> float:
 
 
 def take_over(folder: Path, config: PretrainConfig) -> None:
-    """Make the trial in `folder` the run of `config`, which goes on from its checkpoint."""
-    shutil.copytree(folder, config.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("config.json"))
-    path = folder / "config.json"
+    """Make the trial in `folder` the run of `config`, which goes on from its checkpoint.
+
+    Where that fails or is interrupted nothing of it stays: without its settings the run would be none. Raises
+    BadInputError where it cannot be written.
+    """
+    path, made = folder / "config.json", not config.out.exists()
     own = from_json(PretrainConfig, read_bounded(path), path)
     named = {
         name: getattr(config, name) for name in ("out", "checkpoint_every", "json", "logger", "end_after", "end_spare")
     }
-    write_text(config.out / "config.json", to_json(dataclasses.replace(own, **named), "pretrain"))
+    try:
+        shutil.copytree(folder, config.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("config.json"))
+        write_text(config.out / "config.json", to_json(dataclasses.replace(own, **named), "pretrain"))
+    except BaseException as error:
+        _remove_copy(folder, config.out, made=made)
+        if not isinstance(error, OSError):
+            raise
+        reason = error.strerror or ", ".join(dict.fromkeys(str(one[2]) for one in error.args[0]))
+        raise BadInputError(f"--out {config.out}: the trial cannot be copied there ({reason}): give another") from error
+
+
+def _remove_copy(folder: Path, out: Path, *, made: bool) -> None:
+    """Remove what a copy of `folder` has left in `out`, and `out` itself where it was `made` for that."""
+    for part in [out] if made else [out / entry.name for entry in folder.iterdir()]:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)

@@ -92,7 +92,10 @@ def to_channels(values: Values, form: Form, name: str) -> Channels:
     """
     if len(values.array) != form.channels or values.depth != form.depth:
         kind = describe_kind(len(values.array), values.depth)
-        raise BadInputError(f"{name}: {kind}, expected {form.kind} as in the rest of the set: convert it or remove it")
+        raise BadInputError(
+            f"{name}: {kind}, expected {form.kind} as the rest of the set has, or the weights take: convert it, remove "
+            f"it, or give other weights"
+        )
     pixels = mask_missing(values, form.no_data, name)
     missing = np.isnan(pixels)
     if missing.any():

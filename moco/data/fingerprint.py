@@ -27,6 +27,8 @@ MOST_ROWS = 1 << 20
 """A larger set has one row for several images: all of their names, and the first one's content."""
 LOOKED_AT = 10_000
 """Images that are looked up in another set's fingerprint, at most, spread evenly."""
+SAMPLED = 16
+"""Files whose content is digested too where features are kept, spread evenly."""
 PIXEL_BUDGET = 2 << 30
 """Bytes of an array that are looked at, at most."""
 
@@ -202,4 +204,20 @@ def digest_fingerprint(own: Fingerprint, *, times: bool) -> str:
     sha.update(own.contents.tobytes())
     if times:
         sha.update(own.times.tobytes())
+    return sha.hexdigest()
+
+
+def digest_files(images: Images) -> str:
+    """Compute the SHA-256 of a fingerprint, of its times, and of the content of `SAMPLED` files.
+
+    Files of two folders may have the same names, sizes and times: those of an archive often have one time, and those of
+    a format without compression one size. Copies of the same files have the same digest.
+    """
+    sha = hashlib.sha256(digest_images(images, times=True).encode())
+    for row in np.linspace(0, len(images) - 1, min(len(images), SAMPLED)).astype(np.int64).tolist():
+        try:
+            content = images.encoded(row)
+        except BadInputError:
+            content = None
+        sha.update(b"" if content is None else hashlib.sha256(content).digest())
     return sha.hexdigest()

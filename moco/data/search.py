@@ -6,6 +6,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import AnyStr
 
 from moco.data.foldernames import find_annotations, find_masks, find_mixed_splits
 from moco.data.kinds import Exclude, has_image_ending, is_system, why_no_image
@@ -142,11 +143,19 @@ def is_left_out(search: Search, below: bytes, entry: "os.DirEntry[bytes]") -> bo
     return False
 
 
-def is_folder(entry: "os.DirEntry[bytes]") -> bool:
+def is_folder(entry: "os.DirEntry[AnyStr]") -> bool:
     """Tell whether this is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link that cannot be followed: it is no file either
+        return False
+
+
+def is_regular(entry: "os.DirEntry[AnyStr]") -> bool:
+    """Tell whether this is a regular file, or a link to one."""
+    try:
+        return entry.is_file()
+    except OSError:  # a link that cannot be followed, say in a circle
         return False
 
 
@@ -159,7 +168,7 @@ def _is_image(search: Search, below: bytes, entry: "os.DirEntry[bytes]") -> bool
     except OSError as error:  # it may be opened to see what it is
         if error.errno in TOO_MANY_OPEN:
             raise
-        reason = "without permission to read"
+        reason = "special" if error.errno == errno.ELOOP else "without permission to read"
     if reason == "special":
         broken = entry.is_symlink() and not os.path.exists(entry.path)
         kind = "broken link(s)" if broken else "pipe(s), socket(s) or device(s)"

@@ -87,6 +87,17 @@ def require_files(images: Images, form: Form, data: str) -> None:
         raise BadInputError(f"--data {data}: {found}, expected images of {form.kind}, as the weights take")
 
 
+def require_fitting(images: Images, form: Form, data: str) -> None:
+    """Raise BadInputError where none of some images has the channels that weights take: the weights are to blame."""
+    some = [] if images.in_memory else list(_read_some(images, LOOKED_AT, form.channels))
+    kinds = [describe_kind(len(own.values.array), own.values.depth) for own in some]
+    if kinds and form.kind not in kinds:
+        raise BadInputError(
+            f"--data {data}: {some[0].name} is {kinds[0]}, and the weights take {form.kind}: give other weights, or "
+            f"other images"
+        )
+
+
 def _keep_form(form: Form | None, number: int | None, asked: Asked, notes: Notes, data: str) -> Form | None:
     """Return what images in memory are, as they were packed. Raises BadInputError where something else is asked for."""
     if number not in (None, 3 if form is None else form.channels):

@@ -13,6 +13,7 @@ from moco.data.indexing import open_shards
 from moco.data.kinds import Exclude, has_image_ending, is_system
 from moco.data.notes import Notes
 from moco.data.parquet import convert_parquet
+from moco.data.search import is_folder, is_regular
 from moco.errors import BadInputError, one_line
 from moco.runtime.records import read_object
 
@@ -121,9 +122,9 @@ def _walk(root: Path, exclude: Exclude) -> Iterator[str]:
                     continue
                 if has_image_ending(name) or looked > MOST_LOOKED_AT:
                     return
-                if entry.is_dir() and path.count("/") < DEEPEST:
+                if is_folder(entry) and path.count("/") < DEEPEST:
                     waiting.append(f"{path}/")
-                elif os.path.splitext(entry.name)[1].lower() in (ARROW, PARQUET) and entry.is_file():
+                elif os.path.splitext(entry.name)[1].lower() in (ARROW, PARQUET) and is_regular(entry):
                     found.append(path)
     yield from found
 

@@ -16,6 +16,7 @@ from moco.data.archives import require_room
 from moco.data.conversion import convert_once
 from moco.data.images import Images
 from moco.data.kinds import Exclude, has_image_ending, is_system
+from moco.data.search import is_folder, is_regular
 from moco.errors import BadInputError, one_line
 from moco.runtime.progress import show_progress
 
@@ -40,9 +41,9 @@ def find_videos(path: Path, exclude: Exclude) -> list[str]:
                     continue
                 if has_image_ending(name) or looked > MOST_LOOKED_AT:
                     return []
-                if entry.is_dir():
+                if is_folder(entry):
                     waiting.append(f"{below}{entry.name}/")
-                elif entry.name.lower().endswith(ENDINGS) and entry.is_file():
+                elif entry.name.lower().endswith(ENDINGS) and is_regular(entry):
                     found.append(below + entry.name)
     return sorted(found, key=os.fsencode)
 

@@ -12,6 +12,7 @@ from moco.evaluation.pixels import build_raw_pixels
 from moco.evaluation.scores import Scores, compare_scores
 from moco.evaluation.session import Subject, at_random, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
+from moco.interop.metadata import describe_input
 from moco.interop.published import short_name
 
 PIXELS, SUPERVISED = "pixels", "supervised"
@@ -71,6 +72,9 @@ def _named(name: str, subject: Subject) -> Subject:
     if reads_bytes(weights.encoder.plan.arch) != subject.how.text:
         kinds = ("documents", "images") if subject.how.text else ("images", "documents")
         raise BadInputError(f"--baseline {name}: takes {kinds[1]}, and the data are {kinds[0]}: give other weights")
+    takes, there = (describe_input(one.encoder.plan, one.form) for one in (weights, subject.weights))
+    if takes != there:
+        raise BadInputError(f"--baseline {name}: takes {takes}, and the images are {there}: give other weights")
     say_notes(weights)
     how = dataclasses.replace(
         subject.how,

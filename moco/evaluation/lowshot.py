@@ -37,7 +37,8 @@ def draw_rows(labels: Labels, classes: tuple[str, ...], wanted: LabelShare, seed
         if wanted.share is None:
             count = wanted.number or 0
             if count > len(members):
-                raise BadInputError(f"--labels {count}: class {name!r} has only {len(members)} training images")
+                do = f"give at most {len(members)}" if len(members) else "add images, or leave it out (--exclude)"
+                raise BadInputError(f"--labels {count}: class {name!r} has only {len(members)} training images: {do}")
         else:
             count = math.floor(wanted.share / 100 * len(members) + 0.5)
             if count == 0:

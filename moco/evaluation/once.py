@@ -19,7 +19,7 @@ from torch import Tensor
 
 from moco.core.encoder import Encoder, Output
 from moco.data.derived import Readable
-from moco.data.fingerprint import digest_fingerprint, digest_images, fingerprint
+from moco.data.fingerprint import digest_files, digest_fingerprint, fingerprint
 from moco.data.forms import describe_digest
 from moco.data.images import Images
 from moco.data.named import data_home
@@ -149,7 +149,8 @@ def _save(path: Path, tensors: dict[str, Tensor], about: Metadata) -> None:
 def encode_once(weights: Weights, images: Images, how: Encoding, title: str) -> Features:
     """Read the features (n, C) of images by these weights where they are kept, or encode and keep them.
 
-    A file that was changed, or has another time of change, is encoded again. What one process had encoded when it was
+    A file that was changed, or has another time of change, is encoded again, and so are files of another folder that
+    have the same names, sizes and times. What one process had encoded when it was
     interrupted is kept too, up to the last whole part.
     """
     encoder = weights.encoder
@@ -161,7 +162,7 @@ def encode_once(weights: Weights, images: Images, how: Encoding, title: str) -> 
         alone = distributed.world_size() == 1
         return {"features": encode(encoder, Readable(images), how, None, title, earlier if alone else None)}, {}
 
-    about = _describe("features", encoder, digest_images(images, times=True), images, how)
+    about = _describe("features", encoder, digest_files(images), images, how)
     return compute_in_parts(about, compute)[0]["features"]
 
 

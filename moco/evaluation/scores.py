@@ -15,6 +15,8 @@ from moco.errors import BadInputError, DivergedError
 
 Z_95 = 1.959964
 """The normal distribution has 95% of its mass within this many standard deviations."""
+TAIL = 0.025
+"""The share of the distribution beyond one end of a 95% interval."""
 CONFUSION_UP_TO = 200
 """Classes for which a table of confusions is kept."""
 
@@ -76,8 +78,9 @@ def paired_interval(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> Int
     """Return the accuracy of a minus that of b, with its paired 95% interval.
 
     With p and q the shares of images that only a, or only b, gets right, the difference is p - q and its variance is
-    (p + q - (p - q)^2) / n (the normal interval that belongs to McNemar's test). Raises BadInputError where the two
-    are not of the same images.
+    (p + q - (p - q)^2) / n (the normal interval that belongs to McNemar's test). Where each image is right by the same
+    one only, as of one or two images, that would be 0: there p (or q) is at least 0.025^(1/n), the exact bound. Raises
+    BadInputError where the two are not of the same images.
     """
     if len(correct_a) != len(correct_b) or len(correct_a) == 0:
         raise BadInputError(
@@ -87,7 +90,10 @@ def paired_interval(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> Int
     only_a, only_b = float((a & ~b).mean()), float((b & ~a).mean())
     difference = only_a - only_b
     reach = Z_95 * math.sqrt((only_a + only_b - difference**2) / len(a))
-    return Interval(*(round(100 * value, 3) for value in (difference, difference - reach, difference + reach)))
+    if abs(difference) == 1:
+        reach = 2 - 2 * TAIL ** (1 / len(a))
+    low, high = max(-1.0, difference - reach), min(1.0, difference + reach)
+    return Interval(*(round(100 * value, 3) for value in (difference, low, high)))
 
 
 def compare_scores(found: Scores, baseline: Scores, truth: Labels) -> dict[str, float]:

@@ -90,15 +90,17 @@ def whiten_new_head(
 ) -> None:
     """Let a new head read whitened features, by views of `stream` of as many images as features have numbers.
 
-    Features depend on the processor in low precision, so every rank takes the head of the first.
+    Features depend on the processor in low precision, so every rank takes the head of the first. Views are always in
+    fp32.
     """
     count = min(encoder.num_features, len(batches.images))
     chosen = permute(range(count), len(batches.images), seed=batches.seed, stream=Stream.ORDER, epoch=0)
     features = []
-    with torch.no_grad(), use_evaluation_mode(encoder), autocast(require(config.precision), config.device):
+    with torch.no_grad(), use_evaluation_mode(encoder):
         for some in np.split(chosen, range(config.batch_size, count, config.batch_size)):
             (views,) = batches.make_views(some, 0, [stream])
-            features.append(encoder.backbone(views.to(config.device)).float())
+            with autocast(require(config.precision), config.device):
+                features.append(encoder.backbone(views.to(config.device)).float())
     whiten_head(encoder.head, torch.cat(features))
     own = {name: value.cpu() for name, value in encoder.head.state_dict().items()}
     encoder.head.load_state_dict(distributed.from_first(lambda: own))

@@ -159,17 +159,20 @@ def choose_way(
                f"than the baselines: {best.top1:.1f}% ({figures})")  # fmt: skip
 
 
-def open_recipes(goal: Goal, parameters: int, size: int | None, *, teaches: bool = True) -> tuple[WayRecipe, ...]:
+def open_recipes(
+    goal: Goal, parameters: int, size: int | None, *, teaches: bool = True, fits: bool = True
+) -> tuple[WayRecipe, ...]:
     """List the recipes that may be tried with weights of so many parameters for this size, the rule's choice first.
 
     The last one first goes untried where the time is short. A network that is small itself, and sees larger images than
-    a small one would, is not replaced by another. Weights that cannot see the images as they are teach nothing.
+    a small one would, is not replaced by another. Weights that cannot see the images as they are teach nothing, and
+    where the user has given a network of which theirs is none (`fits`), they can only teach it.
     """
     if not teaches:
         return "continued", "quick"
     if goal == "accurate":
         return "continued", "quick", "taught"
-    reducible = parameters <= SMALL_NETWORK and size is not None and size > REDUCED["image_size"]
+    reducible = fits and parameters <= SMALL_NETWORK and size is not None and size > REDUCED["image_size"]
     return ("reduced", "taught", "quick") if reducible else ("taught", "quick")
 
 

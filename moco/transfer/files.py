@@ -10,6 +10,7 @@ from pathlib import Path
 
 from moco.data.images import EXTENSIONS
 from moco.data.kinds import is_system
+from moco.data.search import is_folder, is_regular
 from moco.errors import BadInputError, quote
 from moco.runtime.files import LARGEST_LIST, read_bounded
 
@@ -167,9 +168,9 @@ class Folder:
             except OSError:
                 entries = []
             for entry in entries:
-                if entry.is_dir():
+                if is_folder(entry):
                     listing.folders.add(entry.name)
-                elif entry.is_file():  # not a pipe or device, which could block
+                elif is_regular(entry):  # not a pipe or device, which could block
                     listing.files.add(entry.name)
                 listing.alike.setdefault(_fold(entry.name), []).append(entry.name)
             self._listed[place] = listing

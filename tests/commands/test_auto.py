@@ -18,7 +18,7 @@ from PIL import Image as PillowImage
 from safetensors.torch import save_file
 
 from moco.cli import main
-from moco.commands import auto, knn, readiness
+from moco.commands import auto, knn, readiness, scene
 from moco.evaluation.config import KnnConfig
 from moco.interop.checkpoints import load_weights
 from moco.pretraining import timing
@@ -147,6 +147,22 @@ def test_published_weights_are_a_baseline(data: Path, capsys: pytest.CaptureFixt
     assert f"auto: the encoder's kNN accuracy is {knn['top1']:.1f}% on {knn['queries']} images" in err
 
 
+@pytest.mark.parametrize(
+    ("more", "recipe"), [([], "quick"), (["--for", "small"], "taught"), (["--teacher", NET], "taught")]
+)
+def test_a_given_network_is_kept_where_there_are_weights_of_another(
+    data: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], recipe: str
+) -> None:
+    """Weights that auto found itself are not what such a run begins with: they can only teach it."""
+    monkeypatch.setattr(scene, "find_weights", lambda *_, **__: (NET, "they are on this machine"))
+    for path in Path("photos").glob("*/*.jpg"):
+        path.rename(data / "photos" / path.name)
+    assert main([*start("--arch", "resnet18-w4", "--max-steps", "2"), *more]) == 0
+    assert json.loads(Path("run/config.json").read_text())["arch"] == "resnet18-w4"
+    assert reasons()["way"]["recipe"] == recipe
+    assert ("--arch resnet18-w4 is given" in reasons()["way"]["why"]) == (not more)
+
+
 def test_without_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is compared, the rule decides, and both ends say so."""
     for path in Path("photos").glob("*/*.jpg"):
@@ -182,6 +198,39 @@ def test_an_interrupted_run_ends_as_auto_does(
     assert [line.split()[1] for line in out.splitlines()[-3:]] == ["report", "linear", "explore"]
     assert main(again) == 0
     assert "Next:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("again", [["resume", "run"], start("--max-steps", "2")], ids=["resume", "the same"])
+def test_an_interrupted_comparison_is_made_up_for(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], again: list[str]
+) -> None:
+    """The run is finished by then; then there is nothing to say."""
+    evaluate = knn.run
+
+    def interrupt(_: KnnConfig) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(knn, "run", interrupt)
+    assert main(start("--max-steps", "2")) == 130
+    assert "not compared: moco resume run makes up for it" in capsys.readouterr().err
+    monkeypatch.setattr(knn, "run", evaluate)
+    assert main(again) == 0
+    out = capsys.readouterr().out
+    assert "better than random weights" in out
+    assert [line.split()[1] for line in out.splitlines()[-3:]] == ["report", "linear", "explore"]
+    assert main(again) == 0
+    assert "Next:" not in capsys.readouterr().out
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else it would be known when an eighth and a fifth of the time are spent."""
+    monkeypatch.setattr(auto, "open_scene", lambda *_: pytest.fail("opened"))
+    (data / "run").write_text("")
+    for place in ("run", "run/below"):
+        assert main([*start(), "--out", place]) == 2
+        assert capsys.readouterr().err == f"moco: error: --out {place}: cannot be written: give a folder that can\n"
 
 
 def test_given_settings_stay(data: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,20 @@ def test_features_are_kept(
     assert later["unreadable"] == []
     assert ["05.png", "broken.png"] in later["groups"]
     assert len(recwarn) == 2
+
+
+def test_files_of_another_folder_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have the same names, sizes and times, as those of two archives without compression often do."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "home"))
+    found = []
+    for value in (10, 200):
+        where = tmp_path / str(value)
+        where.mkdir()
+        for name in ("0.ppm", "1.ppm"):
+            (where / name).write_bytes(b"P6 8 8 255\n" + bytes([value] * 192))
+            os.utime(where / name, (0, 0))
+        found.append(curate.measure_images(load(str(where))["train"], 0)[0].content)
+    assert not np.array_equal(*found)
 
 
 def test_an_interrupted_command_goes_on(tiny_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

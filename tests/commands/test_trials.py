@@ -1,8 +1,10 @@
 """Trials of ways: first steps of the very runs, of which one goes on bit for bit; what fails or is stopped is gone."""
 
 import dataclasses
+import errno
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,12 @@ from safetensors.torch import load_file, save_file
 
 from moco.cli import main
 from moco.commands import pretrain, readiness, trials
-from moco.errors import DivergedError
+from moco.errors import BadInputError, DivergedError
 from moco.evaluation.comparison import judge_weights
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain as train
 from moco.pretraining.timing import StepTime
-from moco.runtime.configfile import from_json
+from moco.runtime.configfile import from_json, to_json
 
 SHORT = "timm:test_efficientnet"
 NET = f"{SHORT}@net.safetensors"
@@ -139,3 +141,32 @@ def test_a_trial_can_be_interrupted(place: Path, monkeypatch: pytest.MonkeyPatch
     assert main(COMMAND) == 130
     assert not Path("run").exists()
     assert list((place / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_trial_that_cannot_be_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool, error: BaseException
+) -> None:
+    """Leaves nothing behind: checkpoints without settings are no run, and would be in the next one's way."""
+    trial, out = tmp_path / "trial", tmp_path / "run"
+    (trial / "checkpoints").mkdir(parents=True)
+    for name in ("encoder.safetensors", "metrics.jsonl", "checkpoints/1.safetensors", "checkpoints/2.safetensors"):
+        (trial / name).write_text(name)
+    config = PretrainConfig(data="photos", out=out)
+    (trial / "config.json").write_text(to_json(config, "pretrain"))
+    if before:
+        out.mkdir()
+        (out / "notes.txt").write_text("mine")
+
+    copy = shutil.copyfile
+
+    def fail(source: str, *more: Any, **how: Any) -> Any:
+        if str(getattr(source, "path", source)).endswith("2.safetensors"):
+            raise error
+        return copy(source, *more, **how)
+
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    with pytest.raises((BadInputError, KeyboardInterrupt), match=r"No space left on device|^$"):
+        trials.take_over(trial, config)
+    assert [path.name for path in out.rglob("*")] == ["notes.txt"] if before else not out.exists()

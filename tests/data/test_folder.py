@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from moco.data import columns
 from moco.data import folder as module
 from moco.data import search as searching
+from moco.data.catalog import load
 from moco.data.folder import open_folder
 from moco.data.images import EXTENSIONS, FileImages
 from moco.data.kinds import Exclude
 from moco.data.layout import find_start
 from moco.data.notes import Notes
 from moco.data.tree import DiskTree
+from moco.data.video import find_videos
 from moco.errors import BadInputError
 
 
@@ -282,6 +284,26 @@ def test_what_is_no_regular_file(tmp_path: Path) -> None:
     assert found == ["1.png"]
     assert "3 pipe(s), socket(s) or device(s)" in left_out
     assert "1 broken link(s) (4.png)" in left_out
+
+
+@pytest.mark.parametrize("name", ["5.png", "5", "5.parquet", "5.mp4"])
+def test_links_in_a_circle(tmp_path: Path, name: str) -> None:
+    """They lead nowhere: whatever `--data` may hold besides images, they are counted as broken links."""
+    for folder in (tmp_path, tmp_path / "a"):
+        folder.mkdir(exist_ok=True)
+        (folder / name).symlink_to("6")
+        (folder / "6").symlink_to(name)
+    (tmp_path / "a" / "1.png").touch()
+    assert len(load(str(tmp_path))["train"]) == 1
+    assert "2 broken link(s)" in found_with_notes(tmp_path / "a")[1]
+
+
+def test_links_in_a_circle_beside_videos(tmp_path: Path) -> None:
+    """The videos of the folder are found all the same."""
+    (tmp_path / "5").symlink_to("5")
+    for number in range(3):
+        (tmp_path / f"{number}.mp4").touch()
+    assert find_videos(tmp_path, Exclude()) == ["0.mp4", "1.mp4", "2.mp4"]
 
 
 def test_folders_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

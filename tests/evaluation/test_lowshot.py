@@ -69,7 +69,7 @@ def test_draws_are_a_pure_function_of_seed_and_number() -> None:
 
 def test_too_many_of_a_class() -> None:
     """Names it, and how many there are."""
-    with pytest.raises(BadInputError, match="class 'a' has only 40"):
+    with pytest.raises(BadInputError, match="class 'a' has only 40 training images: give at most 40"):
         draw_rows(LABELS, NAMES, read_label_share("41"), 0, 0)
 
 

@@ -186,6 +186,17 @@ def test_a_teacher_of_another_network_encodes_anew(tmp_path: Path, monkeypatch: 
         encode_once(weights, images, HOW, "encoding")
 
 
+def test_files_of_another_folder_are_encoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have the same names, sizes and times, as two archives without compression often do; copies are known."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "data"))
+    weights = random_weights(PLAN, 0, IMAGENET_MEAN, IMAGENET_STD)
+    one = encode_once(weights, write_pictures(tmp_path / "a", 10), HOW, "encoding")
+    other = encode_once(weights, write_pictures(tmp_path / "b", 200), HOW, "encoding")
+    assert not torch.equal(one, other)
+    monkeypatch.setattr(once, "encode", lambda *_, **__: pytest.fail("encoded again"))
+    assert torch.equal(encode_once(weights, write_pictures(tmp_path / "c", 10), HOW, "encoding"), one)
+
+
 def test_features_of_evaluations_take_limited_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that were not read for longest are removed, with what a killed command left, and no other file."""
     monkeypatch.setenv("MOCO_DATA", str(tmp_path))

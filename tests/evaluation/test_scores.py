@@ -77,6 +77,24 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert abs(inside / 10 - 95) < 2.1
 
 
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 20])
+def test_interval_where_one_is_right_everywhere_and_the_other_nowhere(n: int) -> None:
+    """Few images prove nothing: the interval leaves 0 out where a sign test at 5% does, from 6 images on."""
+    found, opposite = paired_interval([True] * n, [False] * n), paired_interval([False] * n, [True] * n)
+    assert (found.difference, found.high) == (100, 100)
+    assert (opposite.difference, opposite.low, opposite.high) == (-100, -100, -found.low)
+    assert (found.low > 0) == (2 * 0.5**n < 0.05)
+    share = (1 + found.low / 100) / 2  # the smallest share that gives n of n in 2.5% of all cases
+    assert share**n == pytest.approx(0.025, rel=1e-3)
+
+
+def test_interval_ends_at_a_hundred_points() -> None:
+    """An accuracy has no more, and of two images the normal interval would."""
+    found = paired_interval([True, True], [True, False])
+    assert (found.difference, found.high) == (50, 100)
+    assert found.low < 0
+
+
 def test_interval_of_the_same_predictions() -> None:
     """No difference, and no doubt about it."""
     found = paired_interval([True, False], [True, False])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image as PillowImage
 from timm.models import adapt_input_conv
 
 from moco.commands import embed, export, knn, pretrain
@@ -104,6 +105,29 @@ def test_other_images_are_refused_by_name(trained: tuple[str, Path], tmp_path: P
     with pytest.raises(BadInputError, match=r"takes 4 channels of uint16, and the images have 2 channel"):
         pretrain.run(settings(other, tmp_path / "run", init_weights=str(out), channels="2"))
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("channels", [2, "rgb"])
+def test_weights_that_fit_no_image_are_to_blame(trained: tuple[str, Path], tmp_path: Path, channels: int | str) -> None:
+    """Not the images, as if each were damaged; nothing is written."""
+    (tmp_path / "x").mkdir()
+    if channels == "rgb":
+        for number in range(9):
+            PillowImage.new("RGB", (16, 16 + number)).save(tmp_path / "x" / f"{number}.png")
+    else:
+        write_set(tmp_path / "x", int(channels))
+    with pytest.raises(BadInputError, match=r"and the weights take 4 channels of uint16: give other weights"):
+        pretrain.run(settings(str(tmp_path / "x"), tmp_path / "run", init_weights=str(trained[1])))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_baseline_of_other_channels_is_named_before_anything_is_encoded(
+    trained: tuple[str, Path], tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says which weights it is about."""
+    monkeypatch.setattr("moco.commands.knn.knn_scores", lambda *_, **__: pytest.fail("encoded"))
+    with pytest.raises(BadInputError, match=r"--baseline .*: takes .*RGB, and the images are 4 channels of uint16"):
+        knn.run(KnnConfig(str(trained[1]), trained[0], baselines=(str(tiny_run),), device="cpu", workers=0, threads=1))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])

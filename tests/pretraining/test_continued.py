@@ -14,10 +14,12 @@ from torch import Tensor
 from moco.cli import main
 from moco.core.pair import EncoderPair
 from moco.data.catalog import load
-from moco.data.images import Images
+from moco.data.forms import Form
+from moco.data.images import ArrayImages, Images
 from moco.errors import BadInputError
 from moco.interop.checkpoints import load_weights
 from moco.pretraining.best import BEST
+from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.health import diagnose
 from moco.pretraining.loop import pretrain
@@ -130,6 +132,19 @@ def test_a_new_head_reads_whitened_features(tmp_path: Path, tiny_run: Path, digi
     torch.testing.assert_close(
         build().encoder.head.state_dict()["weight"], f_q(tiny_run)["head.weight"], rtol=0, atol=0
     )
+
+
+def test_views_for_a_new_head_are_in_full_precision(tmp_path: Path, tiny_run: Path) -> None:
+    """Also where the encoder computes in bf16: torch would crop and blur in bf16 too, or fail, as with channels."""
+    form = Form(5, "uint16", (9.0,) * 5, (5.0,) * 5)
+    images = ArrayImages(20 * torch.rand(24, 5, 8, 8), form=form)
+    heads = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        config = small(tmp_path, tiny_run, feature_dim=24, augment="v2", precision=precision, queue_size=8)
+        pair = build_sides(resolve_config(with_form(config, images), images), images)[0].pair
+        heads.append(pair.encoder.head.state_dict()["weight"])
+    torch.testing.assert_close(*heads, rtol=0.1, atol=0.1)
 
 
 def test_every_rank_takes_the_first_ones_head(
