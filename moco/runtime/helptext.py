@@ -62,15 +62,15 @@ def explain(
 ) -> str:
     """Explain the flags of a config, with the values of `default`; `groups` and `everything` as for `render_help`.
 
-    `about` follows the sentence about the command, the field `needs` has to be given although it has a default, and so
-    has one of the fields `one_of`.
+    `about` says what the command does, by default as the config's docstring; the field `needs` has to be given although
+    it has a default, and so has one of the fields `one_of`.
     """
     flags = [one if needs is None else _demand(one, needs) for one in list_flags(kind, default)]
     needed = " ".join(one.written for one in flags if "(required)" in one.text or not one.written.startswith("-"))
     choice = " | ".join(one.written for one in flags if one.field in one_of)
     needed += f" ({choice})" if choice else ""
     return render_help(
-        f"{prog} {needed} [flags]".replace("  ", " "), " ".join(f"{kind.__doc__ or ''} {about}".split()), flags, groups,
+        f"{prog} {needed} [flags]".replace("  ", " "), " ".join((about or kind.__doc__ or "").split()), flags, groups,
         everything=everything,
     )  # fmt: skip
 
