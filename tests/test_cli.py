@@ -161,7 +161,7 @@ def test_transfer_names_every_task(capsys: pytest.CaptureFixture[str], arguments
     ids=str,
 )
 def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], command: list[str], kind: type[Any]) -> None:
-    """Every field of the command's config is a flag, or the run folder of resume; a recipe's own are in the short one."""
+    """Every field of the command's config is a flag, or a run folder; a recipe's own are in the short one."""
     text, short = help_of(capsys, *command, "--help-all"), help_of(capsys, *command, "-h")
     assert f"usage: moco {' '.join(command)}" in text
     assert short.splitlines()[0] == text.splitlines()[0]

@@ -29,7 +29,7 @@ from moco.data.fingerprint import digest_images
 from moco.data.forms import describe_digest
 from moco.data.images import Images, see
 from moco.data.replacement import list_names
-from moco.errors import BadInputError, one_line
+from moco.errors import BadInputError, counted, one_line
 from moco.evaluation.config import RANDOM, EmbedConfig
 from moco.evaluation.features import Encoding
 from moco.evaluation.once import IMAGES_IN_A_PART, Kept, Parts, compute_in_parts, compute_once, encode_once
@@ -142,7 +142,7 @@ def collect_images(config: CurationConfig) -> Iterator[Collected]:
         unreadable = [{"path": names[row], "reason": one_line(reasons[row])} for row in sorted(reasons)]
         if unreadable:
             few = list_names(one["path"] for one in unreadable)
-            warnings.warn(f"{len(unreadable)} images cannot be read and are left out: {few}", stacklevel=3)
+            warnings.warn(f"left out {counted(len(unreadable), 'image')} that cannot be read: {few}", stacklevel=3)
         if len(rows) < FEWEST:
             raise BadInputError(f"--data {config.data}: {len(rows)} images can be read, expected {FEWEST} or more")
         kept = [names[row] for row in rows]
@@ -286,6 +286,8 @@ def write_list(found: Collected, rows: Sequence[int], name: str) -> bytes:
     paths = [(found.files or found.names)[row] for row in rows]
     odd = [path for path in paths if len(path.splitlines()) != 1]
     if odd:
-        warnings.warn(f"{name}: {len(odd)} names have line breaks and are left out: {list_names(odd)}", stacklevel=3)
+        warnings.warn(
+            f"{name}: left out {counted(len(odd), 'name')} with a line break: {list_names(odd)}", stacklevel=3
+        )
     lines = "".join(f"{path}\n" for path in paths if len(path.splitlines()) == 1)
     return lines.encode("utf-8", "surrogateescape")

@@ -12,6 +12,8 @@ from typing import Any
 
 import tyro
 
+from moco.errors import counted
+
 WIDE = "1000"
 """The width, in $COLUMNS, at which tyro breaks no line by itself."""
 HELP_INDENT = 8
@@ -134,7 +136,7 @@ def render_help(
     hidden = sum(len(own) for own in shown.values()) - len(shown[first])
     if not everything and hidden:
         titles = ", ".join(title.lower() for title, own in shown.items() if own and title != first)
-        lines += _wrap(f"{usage.split(' --')[0]} --help-all lists {hidden} more flags: {titles}.", "")
+        lines += _wrap(f"{usage.split(' --')[0]} --help-all lists {counted(hidden, 'more flag')}: {titles}.", "")
     return "\n".join(lines).rstrip()
 
 
