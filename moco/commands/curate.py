@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moco.commands.comparison import called
 from moco.commands.embed import label_splits
 from moco.curation.config import CurationConfig
 from moco.curation.facts import Facts, blank_facts, measure_image
@@ -71,7 +72,8 @@ class Collected:
     def encode(self, name: str) -> Features:
         """Give the features (N, C), of unit length, of these weights or of `random` ones of the same network."""
         subject = at_random(self.config_of_session, self.subject) if name == RANDOM else self.subject
-        return encode_once(subject.weights, self.images, self.how, f"{name}: encoding {len(self.images)} images")
+        title = f"{called(name)}: encoding {len(self.images)} images"
+        return encode_once(subject.weights, self.images, self.how, title)
 
     def index(self, name: str, z: Features, k: int) -> Index | None:
         """Read or build an index of the features of these weights for the k nearest, and say how good it is.
@@ -81,9 +83,10 @@ class Collected:
         if not needs_index(len(z)):
             return None
         about = {"kind": "index", "version": INDEX_VERSION, "features": digest({"z": z}, {}), "k": k}
-        with say_if_slow(f"{name}: building an index of {len(z)} images"):
+        with say_if_slow(f"{called(name)}: building an index of {len(z)} images"):
             index = unpack_index(*compute_once(about, lambda: pack_index(build_index(z, k))))
-        say(f"{name}: approximate search finds {index.recall:.1%} of the {k} nearest ({index.lists} lists searched)")
+        said = f"approximate search finds {index.recall:.1%} of the {k} nearest ({index.lists} lists searched)"
+        say(f"{called(name)}: {said}")
         return index
 
     @property
