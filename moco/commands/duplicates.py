@@ -96,7 +96,7 @@ def _describe(figures: dict[str, Any], images: int) -> str:
         f"{counted(figures['groups'], 'group')} of duplicates among {images} images, "
         f"{counted(figures['drop'], 'image')} to drop. Near duplicates have a similarity of at least "
         f"{figures['threshold']:.4f}: that finds {figures['views_found']}% of slightly changed copies "
-        f"(false pairs to expect: about {figures['false_pairs']:.2g})"
+        f"(expected false pairs: about {figures['false_pairs']:.2g})"
     )
 
 
