@@ -136,8 +136,8 @@ def _describe_plan(
     lines = [f"{study.name}: {study.about} ({study.source})", budget(study, config, plan)]
     for cell in every:
         if cell.seed == 0:
-            further = " more" if cell.earlier else ""
-            begin = f"  {cell.kind:<20} {cell.steps:>7}{further} steps of {cell.training.batch_size:<5}"
+            steps = counted(cell.steps, "more step" if cell.earlier else "step")
+            begin = f"  {cell.kind:<20} {steps:>13} of {cell.training.batch_size:<5}"
             lines.append(f"{begin} {duration(find_cost(plan, cell))}")
     waiting = [cell for cell in every if read_cell_result(config.out, cell) is None]
     left = sum(find_cost(plan, cell) for cell in waiting)
