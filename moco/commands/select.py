@@ -108,7 +108,7 @@ def _describe(figures: dict[str, Any]) -> str:
 
 def _nearness(figures: dict[str, Any]) -> float:
     """Return the mean similarity of all images to the nearest chosen one; as in all that people read, no distance."""
-    return round(1 - figures["mean_distance"], 4)
+    return round(1 - float(figures["mean_distance"]), 4)
 
 
 def _write(found: Collected, chosen: list[int], figures: dict[str, dict[str, Any]]) -> dict[str, Any]:

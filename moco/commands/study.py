@@ -101,8 +101,8 @@ def settle_plan(study: Study, config: StudyConfig) -> dict[str, Any]:
     earlier = read_plan(config, known)
     if earlier:
         return earlier
-    arms = counted(len(study.arms), "arm")
-    doing = f"measuring how fast this machine trains {arms} (minutes for large networks on a CPU)"
+    number = counted(len(study.arms), "arm")
+    doing = f"measuring how fast this machine trains {number} (minutes for large networks on a CPU)"
     with say_if_slow(doing):
         survey = run_alone("moco.study.speeds:measure_speeds", config, Path(), "")
     arms, _ = select_arms(study, config, survey["images"])
