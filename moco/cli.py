@@ -38,7 +38,7 @@ from moco.evaluation.requirements import IDLE_IN_LINEAR
 from moco.explore.config import ExploreConfig
 from moco.interop.config import ExportConfig
 from moco.pretraining.config import AutoConfig, PretrainConfig, ResumeConfig
-from moco.pretraining.flaggroups import PRETRAIN_GROUPS
+from moco.pretraining.flaggroups import PRETRAIN_GROUPS, group_with
 from moco.pretraining.idle import IDLE as IDLE_IN_PRETRAINING
 from moco.pretraining.recipes import RECIPES, fit_recipe, recipe_values
 from moco.report.config import ReportConfig
@@ -223,10 +223,7 @@ def _given(arguments: Sequence[str]) -> set[str]:
 def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how: Any) -> Any:
     """Read the flags of a config; what tyro says in a box of several lines becomes one line."""
     if set(arguments) & set(HELP):
-        whole, name = "--help-all" in arguments, prog.rpartition(" ")[2]
-        needs, about = RECIPES[name].needs if kind is PretrainConfig else None, _about(kind, name)
-        groups, one_of = GROUPS.get(kind, {}), ONE_OF.get(kind, ())
-        print(explain(kind, prog, default, groups, everything=whole, about=about, needs=needs, one_of=one_of))
+        print(explain(kind, prog, default, everything="--help-all" in arguments, **_help_of(kind, prog.split()[-1])))
         raise SystemExit(0)
     for word in arguments:
         instead = GONE.get(kind, {}).get(word.partition("=")[0])
@@ -240,11 +237,14 @@ def _flags(kind: type[Any], arguments: list[str], prog: str, default: Any, **how
         raise BadInputError(f"{explain_mistake(flatten_error(box.getvalue()), prog)} (see {prog} --help)") from None
 
 
-def _about(kind: type[Any], name: str) -> str:
-    """Describe the recipe or task whose flags are explained; empty for other commands."""
+def _help_of(kind: type[Any], name: str) -> dict[str, Any]:
+    """Return what `explain` says beside the flags of a command, or of its recipe or task."""
     if kind is PretrainConfig:
-        return f"Recipe {name}: {RECIPES[name].about}."
-    return f"Task {name}: {TASKS[name].about}." if kind is TransferConfig else ""
+        recipe = RECIPES[name]
+        about = f"{recipe.opening} Recipe {name}: {recipe.about}."
+        return {"groups": group_with(recipe.own_flags), "about": about, "needs": recipe.needs}
+    about = f"{kind.__doc__} Task {name}: {TASKS[name].about}." if kind is TransferConfig else ""
+    return {"groups": GROUPS.get(kind, {}), "about": about, "one_of": ONE_OF.get(kind, ())}
 
 
 def _require_words(arguments: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The failures that a caller can act on; `cli` turns each into its exit code."""
+"""The failures that a caller can act on, each of which `cli` turns into its exit code; and how messages are written."""
 
 import errno
 import re
@@ -36,6 +36,16 @@ def shorten(text: str) -> str:
 def quote(value: object) -> str:
     """Write a value as a message repeats it: in quotes where it is text, and not too long."""
     return shorten(repr(value))
+
+
+HISSING = ("s", "x", "ch", "sh")
+"""How nouns end whose plural takes -es."""
+
+
+def counted(number: object, thing: str) -> str:
+    """Write how many there are of a thing: 1 step, 2 steps, 1 loading process, 0 loading processes."""
+    ending = "" if str(number) == "1" else "es" if thing.endswith(HISSING) else "s"
+    return f"{number} {thing}{ending}"
 
 
 def explain_torch(error: BaseException) -> str | None:

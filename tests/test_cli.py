@@ -161,10 +161,14 @@ def test_transfer_names_every_task(capsys: pytest.CaptureFixture[str], arguments
     ids=str,
 )
 def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], command: list[str], kind: type[Any]) -> None:
-    """Every field of the command's config is a flag, or the run folder of resume."""
-    text = help_of(capsys, *command, "--help-all")
+    """Every field of the command's config is a flag, or a run folder; a recipe's own are in the short one."""
+    text, short = help_of(capsys, *command, "--help-all"), help_of(capsys, *command, "-h")
     assert f"usage: moco {' '.join(command)}" in text
-    assert help_of(capsys, *command, "-h").splitlines()[0] == text.splitlines()[0]
+    assert short.splitlines()[0] == text.splitlines()[0]
+    rows = re.findall(r"^  --(\S+?),?(?: |$)", text, re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    for own in RECIPES[command[1]].own_flags if kind is PretrainConfig else ():
+        assert f"\n  {flag(own)}" in short
     needed = RECIPES[command[1]].needs if kind is PretrainConfig else None
     assert needed is None or f"{flag(needed)} W" in text.splitlines()[0]
     for field in dataclasses.fields(kind):
@@ -188,6 +192,22 @@ def test_help_shows_the_symbol_and_the_recipe_s_value(capsys: pytest.CaptureFixt
     assert "tau: divides the similarities in the loss. (default: 0.2)" in words
     assert "theta_k <- m theta_k + (1 - m) theta_q" in words
     assert "Recipe v2: MoCo v2 (arXiv:2003.04297)" in words
+
+
+@pytest.mark.parametrize(
+    ("name", "opening"),
+    [
+        ("v2", "Pre-train an encoder on unlabelled images by momentum contrast."),
+        ("quick", "Pre-train an encoder on unlabelled images by contrast within each batch."),
+        ("taught", "Train an encoder on unlabelled images to match the features of a teacher."),
+        ("reduced", "Train an encoder on unlabelled images to match the features of a teacher."),
+        ("text", "Pre-train an encoder on unlabelled documents by momentum contrast."),
+    ],
+)
+def test_help_begins_with_what_the_recipe_does(capsys: pytest.CaptureFixture[str], name: str, opening: str) -> None:
+    """A teacher makes the keys of some, and the batch those of others; text has no images."""
+    words = " ".join(help_of(capsys, "pretrain", name, "--help").split())
+    assert f"[flags] {opening} Recipe {name}: " in words
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

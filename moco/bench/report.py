@@ -5,6 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
+from moco.errors import counted
+
 LARGE_QUEUE_CASE, LARGE_QUEUE_BATCH = "resnet50-224", 32
 """The step that a longer queue is compared with: ResNet-50 at 224 pixels, 32 images."""
 
@@ -46,14 +48,15 @@ def tabulate_figures(found: Found) -> Table:
 def _title(machine: Found) -> str:
     busy = f", load {machine['load']:g} before" if machine["load"] is not None else ""
     gpu = f"{machine['gpu']}, " if machine.get("gpu") else ""
-    return f"{gpu}{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, {machine['date']}{busy}"
+    processor = f"{machine['processor']}, {counted(machine['cores'], 'core')}"
+    return f"{gpu}{processor}, torch {machine['torch']}, {machine['date']}{busy}"
 
 
 def caution(found: Found) -> str | None:
     """Warn where figures cannot be trusted: other work on the machine, or a whole faster than its part."""
     load, cores = found["machine"]["load"], found["machine"]["cores"]
     if load is not None and load > BUSY * cores:
-        return f"caution: the machine was busy before (load {load:g} on {cores} cores): figures are too low"
+        return f"caution: the machine was busy before (load {load:g} on {counted(cores, 'core')}): figures are too low"
     shares = [row.get("share_of_step", 0.0) for row in found.get("end-to-end", {}).values()]
     if max(shares, default=0.0) > IMPOSSIBLE:
         return f"caution: a loop was {max(shares):.2f} times as fast as its step alone: the machine's speed changes"

@@ -12,7 +12,7 @@ from moco.data.config import CheckConfig
 from moco.data.decoding import limit_pixels
 from moco.data.images import Images
 from moco.data.settling import Asked
-from moco.errors import BadInputError, one_line
+from moco.errors import BadInputError, counted, one_line
 from moco.runtime.device import cores
 from moco.runtime.fields import check
 from moco.runtime.files import replace_file, require_file_name
@@ -41,7 +41,7 @@ def run(config: CheckConfig) -> dict[str, Any]:
     for one in found[:MOST_PRINTED]:
         print(one_line(f"{one['split']}: {one['path']}: {one['reason']}"))
     more = f" (the first {MOST_PRINTED} above)" if len(found) > MOST_PRINTED else ""
-    print(f"{count} images checked, {len(found)} cannot be read{more}")
+    print(f"{counted(count, 'image')} checked, {len(found)} cannot be read{more}")
     if config.out is not None:
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")

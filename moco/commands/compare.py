@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from moco.errors import BadInputError, one_line
+from moco.errors import BadInputError, counted, one_line
 from moco.evaluation.config import RANDOM
 from moco.interop.published import TORCHVISION
 from moco.runtime.fields import flag
@@ -116,7 +116,7 @@ def tabulate_task(task: str, rows: list[dict[str, Any]], *, with_conditions: boo
     names, title = TASKS[task].figures, f"{task}: {TASKS[task].about}"
     if with_conditions:
         conditions = {name: value for name, value in rows[0]["conditions"].items() if value is not None}
-        given = [f"{rows[0]['steps']} steps", *(f"{flag(name)} {value}" for name, value in conditions.items())]
+        given = [counted(rows[0]["steps"], "step"), *(f"{flag(name)} {value}" for name, value in conditions.items())]
         title += f"; not comparable with the others: {', '.join(given)}"
     shown = Table(title=Text(one_line(title)), title_justify="left")
     shown.add_column("weights")

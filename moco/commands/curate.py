@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moco.commands.comparison import called
 from moco.commands.embed import label_splits
 from moco.curation.config import CurationConfig
 from moco.curation.facts import Facts, blank_facts, measure_image
@@ -29,7 +30,7 @@ from moco.data.fingerprint import digest_files
 from moco.data.forms import describe_digest
 from moco.data.images import Images, see
 from moco.data.replacement import list_names
-from moco.errors import BadInputError, one_line
+from moco.errors import BadInputError, counted, one_line
 from moco.evaluation.config import RANDOM, EmbedConfig
 from moco.evaluation.features import Encoding
 from moco.evaluation.once import IMAGES_IN_A_PART, Kept, Parts, compute_in_parts, compute_once, encode_once
@@ -71,7 +72,8 @@ class Collected:
     def encode(self, name: str) -> Features:
         """Give the features (N, C), of unit length, of these weights or of `random` ones of the same network."""
         subject = at_random(self.config_of_session, self.subject) if name == RANDOM else self.subject
-        return encode_once(subject.weights, self.images, self.how, f"{name}: encoding {len(self.images)} images")
+        title = f"{called(name)}: encoding {len(self.images)} images"
+        return encode_once(subject.weights, self.images, self.how, title)
 
     def index(self, name: str, z: Features, k: int) -> Index | None:
         """Read or build an index of the features of these weights for the k nearest, and say how good it is.
@@ -81,9 +83,10 @@ class Collected:
         if not needs_index(len(z)):
             return None
         about = {"kind": "index", "version": INDEX_VERSION, "features": digest({"z": z}, {}), "k": k}
-        with say_if_slow(f"{name}: building an index of {len(z)} images"):
+        with say_if_slow(f"{called(name)}: building an index of {len(z)} images"):
             index = unpack_index(*compute_once(about, lambda: pack_index(build_index(z, k))))
-        say(f"{name}: approximate search finds {index.recall:.1%} of the {k} nearest ({index.lists} lists searched)")
+        said = f"approximate search finds {index.recall:.1%} of the {k} nearest ({index.lists} lists searched)"
+        say(f"{called(name)}: {said}")
         return index
 
     @property
@@ -142,7 +145,7 @@ def collect_images(config: CurationConfig) -> Iterator[Collected]:
         unreadable = [{"path": names[row], "reason": one_line(reasons[row])} for row in sorted(reasons)]
         if unreadable:
             few = list_names(one["path"] for one in unreadable)
-            warnings.warn(f"{len(unreadable)} images cannot be read and are left out: {few}", stacklevel=3)
+            warnings.warn(f"left out {counted(len(unreadable), 'image')} that cannot be read: {few}", stacklevel=3)
         if len(rows) < FEWEST:
             raise BadInputError(f"--data {config.data}: {len(rows)} images can be read, expected {FEWEST} or more")
         kept = [names[row] for row in rows]
@@ -286,6 +289,8 @@ def write_list(found: Collected, rows: Sequence[int], name: str) -> bytes:
     paths = [(found.files or found.names)[row] for row in rows]
     odd = [path for path in paths if len(path.splitlines()) != 1]
     if odd:
-        warnings.warn(f"{name}: {len(odd)} names have line breaks and are left out: {list_names(odd)}", stacklevel=3)
+        warnings.warn(
+            f"{name}: left out {counted(len(odd), 'name')} with a line break: {list_names(odd)}", stacklevel=3
+        )
     lines = "".join(f"{path}\n" for path in paths if len(path.splitlines()) == 1)
     return lines.encode("utf-8", "surrogateescape")

@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from moco.commands.comparison import called, compare_figures, say_each
 from moco.commands.curate import Collected, collect_images, write_results
 from moco.curation.config import DuplicatesConfig
 from moco.curation.duplicates import Calibration, Member, calibrate, choose_kept, group_duplicates
-from moco.curation.page import Strip, Tile, render_figures, render_strips
+from moco.curation.page import Strip, Tile, render_strips
 from moco.data.augment import AUGMENTATIONS
 from moco.data.derived import take_evenly
 from moco.data.images import Images
+from moco.errors import counted
 from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.session import Subject, at_random, say
 from moco.report.markup import element
@@ -39,16 +41,14 @@ def run(config: DuplicatesConfig) -> dict[str, Any]:
         for name, subject in subjects.items():
             z = found.encode(name)
             known = _calibrated(found, subject, z, name)
-            groups = group_duplicates(
-                z, found.facts, known.threshold, f"{name}: comparing {len(z)} images", found.index(name, z, SEARCHED)
-            )
+            title, index = f"{called(name)}: comparing {len(z)} images", found.index(name, z, SEARCHED)
+            groups = group_duplicates(z, found.facts, known.threshold, title, index)
             own = [choose_kept(group, z, found.facts, known.threshold, config.keep) for group in groups]
             drop = sum(member.instead is not None for group in own for member in group)
             figures[name] = {**dataclasses.asdict(known), "groups": len(own), "drop": drop}
             members = members if name != config.weights else own
         own_figures = figures[config.weights]
-        for name in figures:
-            say(_describe(name, figures[name], len(found.names)))
+        say_each({name: _describe(own, len(found.names)) for name, own in figures.items()})
         if config.threshold is None and own_figures["views_found"] < FEW:
             say(
                 f"this threshold finds hardly more than equal images: to find near duplicates among {len(found.names)} "
@@ -85,17 +85,18 @@ def encode_mild_views(
 ) -> tuple[Features, Features]:
     """Encode two mild random views (M, C) of up to 256 of the images; with a name bars show progress."""
     some = take_evenly(images, VIEWED)
-    title = None if name is None else f"{name}: encoding slightly changed copies of {len(some)} images"
+    title = None if name is None else f"{called(name)}: encoding slightly changed copies of {len(some)} images"
     views = [RandomViews(AUGMENTATIONS[AUGMENTATION], seed, number) for number in (0, 1)]
     first, second = (encode(subject.encoder, some, how, own, title=title) for own in views)
     return first, second
 
 
-def _describe(name: str, figures: dict[str, Any], images: int) -> str:
+def _describe(figures: dict[str, Any], images: int) -> str:
     return (
-        f"{name}: {figures['groups']} group(s) of duplicates among {images} images, {figures['drop']} image(s) to "
-        f"drop; threshold: similarity {figures['threshold']:.4f}, which finds {figures['views_found']}% of slightly "
-        f"changed copies (expected false pairs: about {figures['false_pairs']:.2g})"
+        f"{counted(figures['groups'], 'group')} of duplicates among {images} images, "
+        f"{counted(figures['drop'], 'image')} to drop. Near duplicates have a similarity of at least "
+        f"{figures['threshold']:.4f}: that finds {figures['views_found']}% of slightly changed copies "
+        f"(expected false pairs: about {figures['false_pairs']:.2g})"
     )
 
 
@@ -123,10 +124,10 @@ def _write(
     )  # fmt: skip
     return write_results(
         found, "duplicates", table=(header, rows), lists={"keep.txt": kept, "drop.txt": dropped},
-        lead=_describe(config.weights, figures[config.weights], len(found.names)),
+        lead=f"{called(config.weights)}: {_describe(figures[config.weights], len(found.names))}.",
         parts=[
             ("groups", "Groups", note + render_strips(strips, found.picture)),
-            ("figures", "How the threshold was chosen", render_figures(figures, COLUMNS)),
+            ("figures", "How the threshold was chosen", compare_figures(figures, COLUMNS)),
         ],
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from moco.data.fingerprint import digest_images
 from moco.data.forms import describe_digest
 from moco.data.images import Images, Labels, Split
 from moco.data.replacement import list_names
-from moco.errors import BadInputError, one_line
+from moco.errors import BadInputError, counted, one_line
 from moco.evaluation.config import EmbedConfig
 from moco.evaluation.features import Encoding, outputs
 from moco.evaluation.maps import find_map
@@ -85,10 +85,10 @@ def run(config: EmbedConfig) -> dict[str, Any]:
         count = sum(map(len, parts.values())) - len(names)
         added = "" if was is None else f", {encoded} of them new"
         said = " x ".join(map(str, reading.shape))
-        say(f"{config.out}: {count} features of {said} numbers ({', '.join(parts)}){added}")
+        say(f"{config.out}: {counted(count, 'feature')} of {counted(said, 'number')} ({', '.join(parts)}){added}")
     if names:
         few = list_names(one["path"] for one in names)
-        warnings.warn(f"{len(names)} images cannot be read and are left out: {few}", stacklevel=2)
+        warnings.warn(f"left out {counted(len(names), 'image')} that cannot be read: {few}", stacklevel=2)
     return {
         "out": str(config.out), "images": count, "width": reading.shape[0], "shape": list(reading.shape),
         "encoded": encoded, "unreadable": names, "splits": list(parts), "weights": config.weights,

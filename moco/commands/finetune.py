@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from moco.errors import BadInputError
+from moco.errors import BadInputError, counted
 from moco.evaluation.config import RANDOM, FinetuneConfig
 from moco.evaluation.finetune import Finetuning, score_network, train_network
 from moco.evaluation.scores import Scores, describe_predictions
@@ -50,7 +50,8 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             started = time.monotonic()
             found = score_network(model, subject, images.test, title)
             seconds = round(seconds + time.monotonic() - started, 2)
-            say(f"{title}: top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% ({recipe.steps} steps, {seconds:.0f} s)")
+            took = f"{counted(recipe.steps, 'step')}, {seconds:.0f} s"
+            say(f"{title}: top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% ({took})")
             return model, found, seconds
 
         model, found, seconds = train(subject, f"{config.weights}: fine-tuned")

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from moco.commands.comparison import called, compare_figures, say_each
 from moco.commands.curate import Collected, collect_images, write_results
 from moco.curation.config import GroupsConfig
 from moco.curation.groups import Group, describe_groups, divide_images, mean_share
-from moco.curation.page import Strip, Tile, render_figures, render_strips
-from moco.errors import BadInputError
+from moco.curation.page import Strip, Tile, render_strips
+from moco.errors import BadInputError, counted
 from moco.evaluation.session import say
 from moco.runtime.fields import check
 
@@ -24,7 +25,7 @@ def run(config: GroupsConfig) -> dict[str, Any]:
         groups, figures = list[Group](), dict[str, dict[str, Any]]()
         for name in (config.weights, *found.baselines):
             z = found.encode(name)
-            numbers, silhouette = divide_images(z, k, f"{name}: dividing {len(z)} images into groups")
+            numbers, silhouette = divide_images(z, k, f"{called(name)}: dividing {len(z)} images into groups")
             own = describe_groups(z, numbers, found.labels)
             purity = mean_share(own)
             figures[name] = {
@@ -33,11 +34,8 @@ def run(config: GroupsConfig) -> dict[str, Any]:
             }  # fmt: skip
             groups = groups or own
         for number, group in enumerate(groups, 1):
-            say(f"{number:3}. {len(group.rows)} images{_name(found, group)}, such as {found.names[group.rows[0]]}")
-        for name, of in figures.items():
-            labels = "" if of["purity"] is None else f", {of['purity']}% of the images have their group's main label"
-            vague = f"; {VAGUE}" if k is None and of["silhouette"] < CLEAR else ""
-            say(f"{name}: {of['k']} groups{labels}, silhouette {of['silhouette']:.3f}{vague}")
+            say(f"{number:3}. {_name(found, group)}, such as {found.names[group.rows[0]]}")
+        say_each({name: _describe(of, chosen=k is None) for name, of in figures.items()})
         written = _write(found, groups, figures)
     return {
         "groups": [
@@ -52,6 +50,14 @@ def run(config: GroupsConfig) -> dict[str, Any]:
         "weights": config.weights, "data": config.data, **written,
         "baselines": {name: figures[name] for name in found.baselines},
     }  # fmt: skip
+
+
+def _describe(figures: dict[str, Any], *, chosen: bool) -> str:
+    """Say how well the groups are apart, and what that means where their number was chosen by it."""
+    purity, silhouette = figures["purity"], figures["silhouette"]
+    labels = "" if purity is None else f", {purity}% of the images have their group's main label"
+    vague = f"; {VAGUE}" if chosen and silhouette < CLEAR else ""
+    return f"{figures['k']} groups{labels}, silhouette {silhouette:.3f} (1: far apart, 0: not apart){vague}"
 
 
 def read_group_count(text: str) -> int | None:
@@ -69,7 +75,8 @@ def _first(found: Collected, group: Group) -> list[str]:
 
 
 def _name(found: Collected, group: Group) -> str:
-    return "" if group.label is None else f", {group.share:.0%} labelled {found.classes[group.label]}"
+    label = "" if group.label is None else f", {group.share:.0%} labelled {found.classes[group.label]}"
+    return f"{counted(len(group.rows), 'image')}{label}"
 
 
 def _write(found: Collected, groups: list[Group], figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -83,16 +90,17 @@ def _write(found: Collected, groups: list[Group], figures: dict[str, dict[str, A
         Strip(
             None,
             [Tile(row, found.names[row], found.label(row)) for row in group.rows[: config.representatives].tolist()],
-            f"Group {number}: {len(group.rows)} images{_name(found, group)}",
+            f"Group {number}: {_name(found, group)}",
         )
         for number, group in enumerate(groups, 1)
     ]  # fmt: skip
     columns = {"k": "groups", "silhouette": "silhouette", "purity": "images with their group's main label, %"}
     return write_results(
         found, "groups", table=(["group", "rank", "path", "label"], table), lists={},
-        lead=f"{len(found.names)} images in {len(groups)} groups by {config.weights}; the most typical come first.",
+        lead=f"{len(found.names)} images in {len(groups)} groups by {called(config.weights)}; "
+        "the most typical come first.",
         parts=[
             ("groups", "Groups", render_strips(strips, found.picture)),
-            ("figures", "Compared with random weights", render_figures(figures, columns)),
+            ("figures", "Compared with random weights", compare_figures(figures, columns)),
         ],
     )  # fmt: skip

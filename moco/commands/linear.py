@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from moco.data.images import Labels
+from moco.errors import counted
 from moco.evaluation.baselines import SUPERVISED, Baseline, load_baselines, say_gain
 from moco.evaluation.config import LinearConfig, Protocol
 from moco.evaluation.finetune import Finetuning, finetune_and_score
@@ -51,8 +52,8 @@ def run(config: LinearConfig) -> dict[str, Any]:
         }  # fmt: skip
         say(
             f"{config.weights}: linear ({config.protocol}) top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% "
-            f"({describe_rate(details)}; {len(images.test)} images of {result['measured_on']}; "
-            f"{len(images.train)} images to learn from; {result['seconds']:.0f} s)"
+            f"({describe_rate(details)}; {counted(len(images.test), 'image')} of {result['measured_on']}; "
+            f"{counted(len(images.train), 'image')} to learn from; {result['seconds']:.0f} s)"
         )
         result["baselines"] = measure_baselines(config, compared_with, subject, images, found)
         agreement = compare_protocols(config, result, found.predicted, labels_of(images.test))
@@ -116,7 +117,7 @@ def measure_baselines(
         seconds = round(time.monotonic() - started, 2)
         gain = compare_scores(found, supervised, truth)
         results[SUPERVISED] = {**gain, "epochs": config.supervised_epochs, "seconds": seconds}
-        say(say_gain("training from scratch with labels", supervised, f"{config.supervised_epochs} epochs", gain))
+        say(say_gain("training from scratch with labels", supervised, counted(config.supervised_epochs, "epoch"), gain))
     return results
 
 

@@ -4,11 +4,13 @@ from typing import Any
 
 from torch import Tensor
 
+from moco.commands.comparison import called, compare_figures, say_each
 from moco.commands.curate import Collected, collect_images, write_results
 from moco.curation.config import OutliersConfig
 from moco.curation.neighbours import find_others
 from moco.curation.outliers import Outlier, Suspicion, expect_labels, rank_outliers, suspect_labels
-from moco.curation.page import Strip, Tile, render_figures, render_strips
+from moco.curation.page import Strip, Tile, render_strips
+from moco.errors import counted
 from moco.evaluation.session import say
 from moco.explore.embed_run import clusters
 from moco.runtime.phases import say_if_slow
@@ -24,16 +26,17 @@ def run(config: OutliersConfig) -> dict[str, Any]:
     with collect_images(config) as found:
         looks = {name: _look(found, name) for name in (config.weights, *found.baselines)}
         images, labels, near = looks[config.weights]
-        say(f"unusual images, the first {len(images[:SAID])} of {len(images)}, with scores (--out writes all):")
+        say(f"the {len(images[:SAID])} most unusual of {len(found.names)} images, with reasons and a score (deviations "
+            f"from what is typical here); --out lists {len(images)}:")  # fmt: skip
         for place, one in enumerate(images[:SAID], 1):
             say(f"{place:3}. {found.names[one.row]}: {', '.join(one.reasons)} ({one.score:.1f})")
         if labels:
-            say(f"labels that are probably wrong, the first {len(labels[:SAID])} of {len(labels)}:")
+            say(f"the first {len(labels[:SAID])} of {counted(len(labels), 'label')} that may be wrong, with how "
+                f"probable the label is and the class predicted instead; --out lists all:")  # fmt: skip
         for place, other in enumerate(labels[:SAID], 1):
             say(f"{place:3}. {found.names[other.row]}: {_contradict(found, other)}")
         figures = {name: _figures(found, *look[:2]) for name, look in looks.items()}
-        for name, own in figures.items():
-            say(f"{name}: {_describe(own)}")
+        say_each({name: _describe(own) for name, own in figures.items()})
         written = _write(found, images, labels, near, figures)
         results = {name: _result(found, *look[:2]) for name, look in looks.items()}
     return {
@@ -48,14 +51,15 @@ def _look(found: Collected, name: str) -> tuple[list[Outlier], list[Suspicion], 
     config = found.config
     assert isinstance(config, OutliersConfig)
     z = found.encode(name)
-    similarity, rows = find_others(z, config.k, found.index(name, z, config.k), f"{name}: comparing {len(z)} images")
+    title, index = f"{called(name)}: comparing {len(z)} images", found.index(name, z, config.k)
+    similarity, rows = find_others(z, config.k, index, title)
     count = min(MOST_CLUSTERS, max(2, len(z) // IMAGES_IN_A_CLUSTER))
-    with say_if_slow(f"{name}: ranking {len(z)} images in {count} clusters"):
+    with say_if_slow(f"{called(name)}: ranking {len(z)} images in {count} clusters"):
         images = rank_outliers(z, similarity, clusters(z.numpy(), count), found.facts)[: config.top]
     labelled = len(found.classes) > 1
     if not labelled:
         return images, [], rows
-    with say_if_slow(f"{name}: learning the labels of {len(z)} images"):
+    with say_if_slow(f"{called(name)}: learning the labels of {len(z)} images"):
         expected = expect_labels(z, similarity, rows, found.labels, len(found.classes))
     labels = suspect_labels(similarity, rows, found.labels, len(found.classes), expected)
     return images, labels[: config.top], rows
@@ -70,14 +74,16 @@ def _figures(found: Collected, images: list[Outlier], labels: list[Suspicion]) -
 
 
 def _describe(figures: dict[str, Any]) -> str:
-    labels = f"; {figures['listed_labels']} suspicious labels" if figures["listed_labels"] else ""
-    return f"{figures['listed']} images, scores {figures['score']:g} to {figures['last_score']:g}{labels}"
+    labels = f", and {counted(figures['listed_labels'], 'label')} that may be wrong" if figures["listed_labels"] else ""
+    scores = f"scores from {figures['score']:g} to {figures['last_score']:g}"
+    return f"{counted(figures['listed'], 'image')} with {scores}{labels}"
 
 
 def _contradict(found: Collected, one: Suspicion) -> str:
     own, other = found.classes[one.label], found.classes[one.expected]
     votes = found.classes[one.by_neighbours]
-    return f"labelled {own} (probability {one.own_share:.1%}), predicted {other} ({one.share:.0%}), neighbours: {votes}"
+    probable = f"labelled {own} (probability {one.own_share:.1%}), predicted {other} ({one.share:.0%})"
+    return f"{probable}, nearest images vote for {votes}"
 
 
 def _result(found: Collected, images: list[Outlier], labels: list[Suspicion]) -> dict[str, Any]:
@@ -126,7 +132,7 @@ def _write(
         "score": "highest score", "last_score": "lowest score listed", "listed_labels": "suspicious labels",
         "votes": "probability of the first label, %",
     }  # fmt: skip
-    parts.append(("figures", "Compared with random weights", render_figures(figures, columns)))
+    parts.append(("figures", "Compared with random weights", compare_figures(figures, columns)))
     return write_results(
         found, "outliers",
         table=(["kind", "rank", "path", "score", "reasons", "label", "expected", "by_neighbours"], table),
@@ -134,6 +140,7 @@ def _write(
             "outliers.txt": [one.row for one in images],
             **({"suspicious-labels.txt": [one.row for one in labels]} if labels else {}),
         },
-        lead=f"{len(found.names)} images by {found.config.weights}: {_describe(figures[found.config.weights])}. "
+        lead=f"{len(found.names)} images by {called(found.config.weights)}; listed: "
+        f"{_describe(figures[found.config.weights])}. "
         "Look before you remove anything: a rare image may be the most valuable one.", parts=parts,
     )  # fmt: skip

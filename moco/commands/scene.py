@@ -16,7 +16,7 @@ from moco.data.images import Images, Split, hold
 from moco.data.kept import keep_prepared
 from moco.data.settling import require_fitting
 from moco.data.splits import monitor_split, training_images
-from moco.errors import BadInputError
+from moco.errors import BadInputError, counted
 from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding
 from moco.evaluation.session import place_weights
 from moco.interop.checkpoints import load_weights, random_weights
@@ -103,8 +103,8 @@ def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Sce
         require_fitting(splits["train"], asked, config.data)
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(
-            f"--data {config.data}: {len(images)} training image(s), expected at least {FEWEST_IMAGES}, and some "
-            f"hundreds to learn anything"
+            f"--data {config.data}: {counted(len(images), 'training image')}, expected at least {FEWEST_IMAGES}, and "
+            f"some hundreds to learn anything"
         )
     device = resolve_device(config.device)
     precision = resolve_precision(given.get("precision", "auto"), device)
@@ -181,7 +181,7 @@ def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compa
     with say_if_slow(f"auto: measuring how fast {weights} encodes your images"):
         costs = {size: measure_encoding(published, probe, size, scene.precision) for size in sizes}
     channels = published.encoder.plan.channels
-    adapted = "" if native.form == published.form else f", its first layer for {channels} channels,"
+    adapted = "" if native.form == published.form else f", its first layer for {counted(channels, 'channel')},"
     if not adapted:  # else moco knn cannot give it the images
         scene.native_seconds = costs[sizes[-1]] * (published.encoder.plan.image_size / sizes[-1]) ** 2
     everything, seconds = len(bank) + len(queries), COMPARING * scene.budget.seconds

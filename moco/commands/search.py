@@ -14,7 +14,7 @@ from moco.curation.config import SearchConfig
 from moco.curation.neighbours import find_nearest
 from moco.curation.page import Strip, Tile, render_strips
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
-from moco.errors import BadInputError
+from moco.errors import BadInputError, counted
 from moco.evaluation.config import RANDOM
 from moco.evaluation.features import encode
 from moco.evaluation.session import at_random, say
@@ -39,6 +39,7 @@ def run(config: SearchConfig) -> dict[str, Any]:
             similarity, rows = find_nearest(query, z, config.k + (own is not None), index)
             ranked[name] = [(int(row), float(value)) for value, row in zip(similarity[0], rows[0], strict=True)
                             if int(row) != own][: config.k]  # fmt: skip
+        say(f"similarity and path of {counted(len(ranked[config.weights]), 'image')}, the most similar first:")
         for row, value in ranked[config.weights]:
             say(f"{value:.4f}  {found.names[row]}")
         written = _write(found, files, ranked)

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from moco.commands.comparison import called, compare_figures, say_each
 from moco.commands.curate import Collected, collect_images, write_results
 from moco.curation.config import SelectConfig
-from moco.curation.page import Strip, Tile, render_figures, render_strips
+from moco.curation.page import Strip, Tile, render_strips
 from moco.curation.selection import (
     MOST_CLUSTERS,
     choose_random,
@@ -13,7 +14,7 @@ from moco.curation.selection import (
     choose_typical,
     mean_gap,
 )
-from moco.errors import BadInputError
+from moco.errors import BadInputError, counted
 from moco.evaluation.session import say
 from moco.explore.embed_run import clusters
 from moco.runtime.fields import check
@@ -21,8 +22,8 @@ from moco.runtime.files import read_bounded
 from moco.runtime.phases import say_if_slow
 from moco.shapes import Features
 
-IN_A_STRIP = 12
-"""Chosen images in a row of the page."""
+IN_A_STRIP, SAID = 12, 10
+"""Chosen images in a row of the page, and those that are printed."""
 
 
 def run(config: SelectConfig) -> dict[str, Any]:
@@ -35,17 +36,20 @@ def run(config: SelectConfig) -> dict[str, Any]:
         if len(labelled) >= len(found.names):
             raise BadInputError(f"--labelled {config.labelled}: names all {len(found.names)} images: none is left")
         choices, z = dict[str, list[int]](), found.encode(config.weights)
-        choices[config.weights] = _choose(config, z, labelled, config.weights)
+        choices[config.weights] = _choose(config, z, labelled, called(config.weights))
         for name in found.baselines:
-            choices[f"{name} weights"] = _choose(config, found.encode(name), labelled, name)
+            choices[f"{name} weights"] = _choose(config, found.encode(name), labelled, called(name))
         if config.baseline and config.method != "random":
             choices["random choice"] = choose_random(len(z), config.n, config.seed, labelled)
         figures = {name: _figures(found, z, rows, labelled) for name, rows in choices.items()}
-        for name, own in figures.items():
-            say(f"{name}: {_describe(own)}")
-        written = _write(found, choices[config.weights], figures)
+        chosen = choices[config.weights]
+        say(f"images to label, the first {len(chosen[:SAID])} of {len(chosen)}; --out writes all:")
+        for place, row in enumerate(chosen[:SAID], 1):
+            say(f"{place:3}. {found.names[row]}")
+        say_each({name: _describe(own) for name, own in figures.items()})
+        written = _write(found, chosen, figures)
     return {
-        "paths": [found.names[row] for row in choices[config.weights]], **figures[config.weights],
+        "paths": [found.names[row] for row in chosen], **figures[config.weights],
         "method": config.method, "labelled": len(labelled), "images": len(found.names),
         "unreadable": list(found.unreadable), "weights": config.weights, "data": config.data, **written,
         "baselines": {
@@ -95,11 +99,16 @@ def _figures(found: Collected, z: Features, rows: list[int], labelled: list[int]
 
 
 def _describe(figures: dict[str, Any]) -> str:
-    classes = "" if figures["classes"] is None else f", of {figures['classes']} classes"
+    classes = "" if figures["classes"] is None else f" of {counted(figures['classes'], 'class')}"
     return (
-        f"{figures['chosen']} images{classes}; mean distance of all images to the nearest chosen or labelled one: "
-        f"{figures['mean_distance']:.4f}"
+        f"{counted(figures['chosen'], 'image')}{classes}; the nearest chosen or labelled image has a similarity of "
+        f"{_nearness(figures):.4f} on average"
     )
+
+
+def _nearness(figures: dict[str, Any]) -> float:
+    """Return the mean similarity of all images to the nearest chosen one; as in all that people read, no distance."""
+    return round(1 - float(figures["mean_distance"]), 4)
 
 
 def _write(found: Collected, chosen: list[int], figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -110,12 +119,13 @@ def _write(found: Collected, chosen: list[int], figures: dict[str, dict[str, Any
                      enumerate(chosen[start : start + IN_A_STRIP], 1)])
         for start in range(0, len(chosen), IN_A_STRIP)
     ]  # fmt: skip
-    columns = {"chosen": "images", "mean_distance": "mean distance of all images", "classes": "classes"}
+    columns = {"chosen": "images", "nearness": "similarity to the nearest, mean", "classes": "classes"}
+    shown = {name: {**own, "nearness": _nearness(own)} for name, own in figures.items()}
     return write_results(
         found, "select", table=(["rank", "path", "label"], table), lists={"select.txt": chosen},
-        lead=f"{_describe(figures[config.weights])}, of {len(found.names)} by {config.weights}.",
+        lead=f"{_describe(figures[config.weights])}, of {len(found.names)} by {called(config.weights)}.",
         parts=[
             ("images", "What to label first", render_strips(strips, found.picture)),
-            ("figures", "Compared with random choices", render_figures(figures, columns)),
+            ("figures", "Compared with random choices", compare_figures(shown, columns)),
         ],
     )  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.bench.alone import run_alone
-from moco.errors import BadInputError, StoppedError
+from moco.errors import BadInputError, StoppedError, counted
 from moco.report.markup import duration
 from moco.runtime.configfile import drop_nonfinite
 from moco.runtime.fields import check
@@ -101,7 +101,8 @@ def settle_plan(study: Study, config: StudyConfig) -> dict[str, Any]:
     earlier = read_plan(config, known)
     if earlier:
         return earlier
-    doing = f"measuring how fast this machine trains {len(study.arms)} arms (minutes for large networks on a CPU)"
+    number = counted(len(study.arms), "arm")
+    doing = f"measuring how fast this machine trains {number} (minutes for large networks on a CPU)"
     with say_if_slow(doing):
         survey = run_alone("moco.study.speeds:measure_speeds", config, Path(), "")
     arms, _ = select_arms(study, config, survey["images"])
@@ -135,19 +136,19 @@ def _describe_plan(
     lines = [f"{study.name}: {study.about} ({study.source})", budget(study, config, plan)]
     for cell in every:
         if cell.seed == 0:
-            further = " more" if cell.earlier else ""
-            begin = f"  {cell.kind:<20} {cell.steps:>7}{further} steps of {cell.training.batch_size:<5}"
+            steps = counted(cell.steps, "more step" if cell.earlier else "step")
+            begin = f"  {cell.kind:<20} {steps:>13} of {cell.training.batch_size:<5}"
             lines.append(f"{begin} {duration(find_cost(plan, cell))}")
     waiting = [cell for cell in every if read_cell_result(config.out, cell) is None]
     left = sum(find_cost(plan, cell) for cell in waiting)
-    lines += [*left_out, f"{len(every)} cells, {len(waiting)} of them not run yet: about {duration(left)}"]
+    lines += [*left_out, f"{counted(len(every), 'cell')}, {len(waiting)} of them not run yet: about {duration(left)}"]
     return "\n".join(lines)
 
 
 def budget(study: Study, config: StudyConfig, plan: dict[str, Any]) -> str:
     """Return what is equal in all cells."""
-    much = f"{study.steps} steps" if study.steps else f"{plan['images']} images"
-    set_of = f"{config.data} ({plan['survey']['images']} training images)"
+    much = counted(study.steps, "step") if study.steps else counted(plan["images"], "image")
+    set_of = f"{config.data} ({counted(plan['survey']['images'], 'training image')})"
     how = f"recipe {recipe_of(study, config)}, {config.precision}; seeds 0 to {config.seeds - 1}"
     at = f" Evaluated at {name_budgets(plan['budgets'])} images, at a constant rate." if plan["budgets"] else ""
     return f"Each cell: {much} of {set_of}, {how}.{at}"

@@ -18,7 +18,7 @@ from moco.commands.readiness import Ready, set_pace
 from moco.commands.scene import Scene
 from moco.data import fingerprint
 from moco.data.loader import Batch, Batches
-from moco.errors import BadInputError, DivergedError
+from moco.errors import BadInputError, DivergedError, counted
 from moco.evaluation.comparison import judge_weights
 from moco.evaluation.session import place_weights
 from moco.interop.checkpoints import load_weights
@@ -90,7 +90,7 @@ def try_way(scene: Scene, ready: Ready, steps: int, folder: Path, as_it_is: Comp
     `as_it_is`. One that diverges has no image right. Raises KeyboardInterrupt where a signal came.
     """
     bank, queries = require(scene.judged)
-    scene.say(f"auto: trial of {steps} steps: {ready.way.title}, about {steps * ready.costs.step:.0f} s")
+    scene.say(f"auto: trial of {counted(steps, 'step')}: {ready.way.title}, about {steps * ready.costs.step:.0f} s")
     begun, right = time.monotonic(), torch.zeros(len(bank) + len(queries), dtype=torch.bool)
     try:
         _begin(scene, ready, steps, folder)

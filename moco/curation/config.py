@@ -79,7 +79,7 @@ class OutliersConfig:
     top: Annotated[int, Range(1, 10**6)] = 50
     """Number of images, and of labels, to list."""
     k: Annotated[int, Range(1, 1000)] = 20
-    """Number of neighbours: an image's score is its distance to the last of them, and all of them vote on its label."""
+    """Number of neighbours: the farther the last of them, the higher an image's score; all vote on its label."""
     split: ChosenSplit = "all"
     features: EncoderOutput = "backbone"
     baseline: RandomBeside = True

@@ -108,7 +108,9 @@ def _reasons(names: Sequence[str], strength: Scores, far: float) -> tuple[str, .
     found = [(float(own), name) for own, name in zip(strength, names, strict=True) if own > 0]
     if far > FAR:
         found.append((float(far), "far from everything"))
-    return tuple(name for _, name in sorted(found, reverse=True)) or ("among the farthest from the others",)
+    return tuple(name for _, name in sorted(found, reverse=True)) or (
+        "among the farthest from the others" if far > 0 else "nothing unusual",
+    )
 
 
 def deviations(values: Scores) -> Scores:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from moco.errors import BadInputError, quote
+from moco.errors import BadInputError, counted, quote
 from moco.shapes import Channels, Image
 
 MOST_CHANNELS = 64
@@ -98,7 +98,7 @@ def describe_digest(form: Form | None) -> dict[str, Any] | None:
 
 def describe_kind(channels: int, depth: str) -> str:
     """Say how many channels there are, and of what numbers."""
-    return f"{channels} channel{'s' if channels > 1 else ''} of {depth}"
+    return f"{counted(channels, 'channel')} of {depth}"
 
 
 def parse_no_data(text: str | None) -> float | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from moco.data.images import EXTENSIONS
 from moco.data.named import data_home
 from moco.data.tables import PARQUET
-from moco.errors import BadInputError
+from moco.errors import BadInputError, counted
 from moco.runtime import distributed
 from moco.runtime.files import replace_file
 from moco.runtime.hub import DATASETS, Address, fetch_hub_file, hub_errors, parse_address, quiet, unreachable
@@ -93,7 +93,8 @@ def _list_files(address: Address, place: Path) -> tuple[str, list[str]]:
             f"a script that loads a data set is not run"
         )
     if distributed.rank() == 0:
-        print(f"{FLAG} {address.text}: {len(files)} files of commit {commit[:12]}; later commands use this commit too")
+        said = f"{counted(len(files), 'file')} of commit {commit[:12]}; later commands use this commit too"
+        print(f"{FLAG} {address.text}: {said}")
     replace_file(place, json.dumps({"commit": commit, "files": files}).encode())
     return commit, files
 

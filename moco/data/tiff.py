@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import (
 )
 
 from moco.data.opening import BinaryFile
-from moco.errors import BadInputError
+from moco.errors import BadInputError, counted
 
 COLOURS = {2: 3, 5: 4, 6: 3, 8: 3, 9: 3}
 """Bands of RGB, CMYK, YCbCr and L*a*b* in a TIFF; grey and palette have one."""
@@ -65,7 +65,7 @@ def describe_bands(tags: Any) -> str:
     bits = max(tags.get(BITSPERSAMPLE, (1,)))
     numbers = NUMBERS.get(max(tags.get(SAMPLEFORMAT, (1,))), "undefined numbers")
     colours = " that are not marked as RGB" if bands > 2 and tags.get(PHOTOMETRIC_INTERPRETATION, 0) in (0, 1) else ""
-    return f"{bands} band{'s' if bands > 1 else ''} of {bits}-bit {numbers}{colours}"
+    return f"{counted(bands, 'band')} of {bits}-bit {numbers}{colours}"
 
 
 def is_unsigned(image: PillowImage.Image) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from moco.data.derived import Subset
 from moco.data.images import Images, Labels, hold
-from moco.errors import BadInputError
+from moco.errors import BadInputError, counted
 from moco.evaluation.config import LowshotConfig
 from moco.evaluation.finetune import Finetuning, finetune_and_score
 from moco.evaluation.label_share import LabelShare, read_label_share
@@ -92,7 +92,8 @@ def evaluate_lowshot(subject: Subject, images: Labelled, config: LowshotConfig, 
             tuned.append(finetune_and_score(subject, hold(Subset(images.train, rows)), images.test, recipe, said).top1)
         result |= {"finetune": spread(tuned), "finetune_seconds": round(time.monotonic() - started, 2)}
     parts = [f"{name} {_describe_spread(result[name])}" for name in ("linear", "finetune") if name in result]
-    say(f"{title}, labels {config.labels} ({len(drawn[0])} images, {config.draws} draws): top-1 {', '.join(parts)}")
+    labelled = f"{counted(len(drawn[0]), 'image')}, {counted(config.draws, 'draw')}"
+    say(f"{title}, labels {config.labels} ({labelled}): top-1 {', '.join(parts)}")
     return result
 
 

@@ -178,7 +178,7 @@ async function start() {
         const same = label ? (said(other) === label ? "same" : "other") : "";
         const button = made("button", { type: "button", className: `tile ${same}`, title: data.names[other] }, thumbnail(other),
           made("span", { className: "caption", textContent: said(other) || data.names[other] }),
-          made("span", { className: "caption distance", textContent: list.distances[rank].toFixed(3) + (both.has(other) ? " ●" : "") }));
+          made("span", { className: "caption similarity", textContent: (1 - list.distances[rank]).toFixed(3) + (both.has(other) ? " ●" : "") }));
         button.dataset.row = other;
         button.addEventListener("click", () => choose(other));
         const pointed = (at) => () => { state.pointed = at; mark(); };
@@ -187,8 +187,8 @@ async function start() {
         return made("li", {}, button);
       });
       const agree = list.rows.filter((other) => said(other) === label).length, share = label ? ` · ${agree} of ${list.rows.length} of its class` : "";
-      const head = made("h3", { textContent: data.runs.length > 1 ? data.runs[place].name : "Cosine distance" });
-      return made("section", {}, head, made("p", { className: "note", textContent: (data.runs.length > 1 ? `cosine distance${both.size ? `, ● in both (${both.size})` : ""}` : "nearest first") + share }), made("ol", { className: "found" }, ...tiles));
+      const head = made("h3", { textContent: data.runs.length > 1 ? data.runs[place].name : "Cosine similarity" });
+      return made("section", {}, head, made("p", { className: "note", textContent: (data.runs.length > 1 ? `cosine similarity${both.size ? `, ● in both (${both.size})` : ""}` : "nearest first") + share }), made("ol", { className: "found" }, ...tiles));
     }));
     if (row >= 0) maps.forEach((map) => map.reveal(row));
     mark();

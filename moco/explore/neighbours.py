@@ -24,7 +24,7 @@ def find_neighbours(features: Floats, queries: Floats, k: int) -> tuple[Rows, Fl
 
 
 def distances(similarity: Floats) -> list[float]:
-    """Convert similarities to the cosine distances that the page gets."""
+    """Convert similarities to the cosine distances that the page gets, and shows as similarities again."""
     return [round(max(0.0, 1 - float(value)), 4) for value in similarity]
 
 

@@ -19,7 +19,7 @@ class ExportConfig:
     format: Format
     """torchvision and timm: a state dict, without classifier; detectron2: a .pkl; onnx: a network from images to
     pooled features, for any batch size; safetensors: a folder in the Hugging Face layout with a model card; reference:
-    the MoCo authors' .pth.tar."""
+    the MoCo authors' .pth.tar. Only onnx keeps the whitening of a run's features; the others hold the backbone."""
     out: Path
     """New file to write, or for safetensors a new folder."""
     push: str | None = None

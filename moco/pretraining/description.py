@@ -7,6 +7,7 @@ from moco.core.encoder import Encoder, parameter_count
 from moco.core.networks import reads_bytes
 from moco.core.transformers import patch_projection
 from moco.data.images import Images
+from moco.errors import counted
 from moco.pretraining.channels import describe_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.counts import negatives, shared_negatives
@@ -27,17 +28,17 @@ def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> st
     keys = SOURCES[config.dictionary] if config.teacher is None else f"{config.teacher_views} keys of {config.teacher}"
     keys += " and its own batch" if config.batch_keys else ""
     documents = reads_bytes(require(config.arch))
-    items, views = ("documents", "spans") if documents else ("images", "views")
+    item, views = ("document", "spans") if documents else ("image", "views")
     return (
-        f"{len(images)} {items}, {config.max_steps} steps of {config.batch_size}; {config.arch} with "
+        f"{counted(len(images), item)}, {counted(config.max_steps, 'step')} of {config.batch_size}; {config.arch} with "
         f"{parameter_count(encoder.backbone) / 1e6:.1f} million parameters, {views} of {config.view_size} "
         f"{'bytes' if documents else 'pixels'}"
         f"{describe_pretext(config)}\n"
-        f"each query has K = {shared_negatives(config)} negatives from {keys}{more}; guessing gives a loss of "
-        f"log({count}) = {chance:.2f}, and the loss may exceed that at first\n"
+        f"each query has K = {counted(shared_negatives(config), 'negative')} from {keys}{more}; guessing gives a loss "
+        f"of log({count}) = {chance:.2f}, and the loss may exceed that at first\n"
         f"learning rate {config.lr:g}{_optimizer(config, encoder)}, {_norms(config, encoder)}, "
-        f"{describe_precision(config.precision, config.device)} with {config.threads} threads and {config.workers} "
-        f"loading processes{describe_form(images.form)}\n"
+        f"{describe_precision(config.precision, config.device)} with {counted(config.threads, 'thread')} and "
+        f"{counted(config.workers, 'loading process')}{describe_form(images.form)}\n"
         f"in the log: accuracy = how often a query finds its own key (guessing gives "
         f"{100 / (negatives(config) + 1):.2g}%), data wait = share of time spent waiting for images"
     )
@@ -63,7 +64,7 @@ def _norms(config: PretrainConfig, encoder: Encoder) -> str:
         for parts in ((encoder.backbone,), (encoder.head, encoder.predictor))
     )
     if backbone:
-        return f"{config.bn_groups} BN groups" if config.bn == "train" else "BN statistics of the weights"
+        return counted(config.bn_groups, "BN group") if config.bn == "train" else "BN statistics of the weights"
     if heads:
-        return f"{config.bn_groups} BN groups in the heads (no batch normalisation in the backbone)"
+        return f"{counted(config.bn_groups, 'BN group')} in the heads (no batch normalisation in the backbone)"
     return "no batch normalisation (--bn and --bn-groups have no effect)"

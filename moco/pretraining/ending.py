@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from moco.errors import counted
 from moco.pretraining.explanation import describe_next
 from moco.pretraining.health import CAUSES, TO_BEAT, accuracy_gain
 
@@ -13,7 +14,7 @@ def describe_reached(
     result: Mapping[str, Any], run: Path, data: str, *, labelled: bool, documents: bool = False
 ) -> list[str]:
     """Describe the result of a run that is finished, a line each."""
-    lines = [f"done: {result['step']} steps in {timedelta(seconds=round(result['seconds']))}"]
+    lines = [f"done: {counted(result['step'], 'step')} in {timedelta(seconds=round(result['seconds']))}"]
     if "kept" in result:
         figures = result["kept"]
         lines.append(f"  accuracy of the encoder that is kept: {figures['top1']:.1f}% of {figures['images']} images")
@@ -31,7 +32,7 @@ def _describe_accuracy(result: Mapping[str, Any]) -> list[str]:
     """Describe the monitor's last accuracy beside its first one and raw pixels."""
     top1, images = result["knn_top1"], int(result["knn_queries"])
     trained_on = ", which it was trained on" if result.get("knn_trained_on") else ""
-    lines = [f"  kNN accuracy: {top1:.1f}% of {images} images{trained_on}"]
+    lines = [f"  kNN accuracy: {top1:.1f}% of {counted(images, 'image')}{trained_on}"]
     others = {"before training": result.get("before", {}).get("knn_top1"), TO_BEAT["pixels"]: result.get("knn_pixels")}
     return lines + [_against(name, top1, other, images) for name, other in others.items() if other is not None]
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moco.errors import counted
 from moco.interop.published import short_name
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.health import EARLY_STEPS, JUDGED, TO_BEAT, accuracy_gain
@@ -26,9 +27,10 @@ def describe_choice(
     return [
         f"auto: network: {config.arch}, {parameters / 1e6:.1f} M parameters, views of {view} pixels, {n} images",
         f"auto: method: {way.why}",
-        f"auto: time: measurements took {spent / 60:.1f} of {minutes:g} minutes; about {pace.training / 60:.1f} are "
-        f"for {pace.max_steps} steps of {config.batch_size} images ({passes:.1f} passes), the rest for {pace.looks} "
-        f"evaluations during training and the final one{few}. All reasons: {config.out}/auto.json",
+        f"auto: time: measurements took {spent / 60:.1f} of {counted(f'{minutes:g}', 'minute')}; about "
+        f"{pace.training / 60:.1f} are for {counted(pace.max_steps, 'step')} of {config.batch_size} images "
+        f"({passes:.1f} passes), the rest for {counted(pace.looks, 'evaluation')} during training and the final one"
+        f"{few}. All reasons: {config.out}/auto.json",
     ]
 
 
@@ -46,12 +48,12 @@ def describe_result(
     elif kept is not None:
         lines.append(
             f"auto: training improved the weights: {kept['first_top1']:.1f}% of {kept['images']} images {judged} "
-            f"before it, {kept['top1']:.1f}% after {kept['step']} steps"
+            f"before it, {kept['top1']:.1f}% after {counted(kept['step'], 'step')}"
         )
     unchanged = kept is not None and kept["step"] == 0 and "whitened" not in result
     if "top1" in found:
-        lines.append(f"auto: the encoder's kNN accuracy is {found['top1']:.1f}% on {found['queries']} images of "
-                     f"{found['measured_on']}")  # fmt: skip
+        lines.append(f"auto: the encoder's kNN accuracy is {found['top1']:.1f}% on "
+                     f"{counted(found['queries'], 'image')} of {found['measured_on']}")  # fmt: skip
     for key, gain in found.get("baselines", {}).items():
         lines.append(describe_gain(TO_BEAT.get(key, key), gain, unchanged=unchanged))
     if "retrieval" in result:
@@ -59,7 +61,7 @@ def describe_result(
     if not lines and "knn_top1" in before and "knn_top1" in result:
         lines.append(
             f"auto: kNN in the run: {before['knn_top1']:.1f}% before the first step, {result['knn_top1']:.1f}% at the "
-            f"end, on {int(result['knn_queries'])} images"
+            f"end, on {counted(int(result['knn_queries']), 'image')}"
         )
     if labelled and not found:
         lines.append("auto: no time was left to compare the encoder with its baselines: moco knn does")

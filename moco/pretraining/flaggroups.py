@@ -19,3 +19,8 @@ PRETRAIN_GROUPS: dict[str, tuple[str, ...]] = {
     "Logging": ("log_every", "logger", "checkpoint_every", "knn_every", "knn_images", "knn_k", "knn_temperature"),
 }  # fmt: skip
 """Title -> fields of PretrainConfig. Those that are named nowhere are of the method."""
+
+
+def group_with(own: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Return the groups of a recipe: its own flags are among the common ones."""
+    return {**PRETRAIN_GROUPS, "Common": (*PRETRAIN_GROUPS["Common"], *own)}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from moco.errors import counted
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.counts import negatives
 from moco.runtime.fields import require
@@ -44,9 +45,8 @@ EARLY_STEPS = 200
 """Until then no loss shows whether a run learns: the encoder changes so fast at first that old keys can be recognised
 by their age (docs/results.md), and features that look alike spread out later. A shorter run cannot be judged ..."""
 EARLY_FILLS = 8
-"""... and a loss at chance is normal until the queue was filled this often: it is on record that with K = 65536 the
-loss stood at 11.09 for a few epochs of 500 steps, then fell (DTennant/CL-Visualizing-Feature-Transformation, issue 1)
-..."""
+"""... and a loss at chance is normal until the queue was filled this often: with K = 65536 one stood at 11.09
+for a few epochs of 500 steps, then fell (DTennant/CL-Visualizing-Feature-Transformation, issue 1) ..."""
 EARLY_EPOCHS = 10
 """... and with a memory bank until each image was seen this often: its entries are as old as the last epoch."""
 AT_CHANCE = 0.01
@@ -157,8 +157,8 @@ def _short(config: PretrainConfig, known: Mapping[str, float]) -> list[Finding]:
                                 f"memorise them, so its loss says nothing about other images. Use some hundreds, or "
                                 f"better thousands."))  # fmt: skip
     if steps < EARLY_STEPS:
-        findings.append(Finding("short", "undecided", f"This run is too short to judge: it has {steps} steps, and in "
-                                f"the first {EARLY_STEPS} an encoder learns little. Give more --epochs or "
+        findings.append(Finding("short", "undecided", f"This run is too short to judge: it has {counted(steps, 'step')}"
+                                f", and in the first {EARLY_STEPS} an encoder learns little. Give more --epochs or "
                                 f"--max-steps; with auto, more --minutes."))  # fmt: skip
     return findings
 

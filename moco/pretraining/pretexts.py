@@ -20,7 +20,7 @@ from moco.data.settling import Asked
 from moco.data.spans import draw_spans, read_document
 from moco.data.splits import training_images
 from moco.data.views import Look
-from moco.errors import BadInputError
+from moco.errors import BadInputError, counted
 from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig
 from moco.runtime import distributed
@@ -219,7 +219,7 @@ def describe_pretext(config: PretrainConfig) -> str:
         return f"\npairs come from code of your own, {name}, which runs with your permissions (SHA-256 {digest[:12]})"
     more = {
         "masked": f", {config.hidden:.0%} of the query's patches of {config.patch} pixels hidden",
-        "neighbours": f", query and key at most {config.within} frames apart"
+        "neighbours": f", query and key at most {counted(config.within, 'frame')} apart"
         + ("" if config.series is None else f" in the series of {config.series}"),
         "paired": f" with {config.partner}"
         + (", each with its own encoder" if config.partner_encoder == "own" else ""),

@@ -23,6 +23,10 @@ class Recipe:
     values: dict[str, Any]
     needs: str | None = None
     """The field that has to be given, beside data and out."""
+    own_flags: tuple[str, ...] = ()
+    """Fields that its short help lists beside those of every recipe."""
+    opening: str = "Pre-train an encoder on unlabelled images by momentum contrast."
+    """The first sentence of its help."""
 
 
 WHITEN = 4096
@@ -102,6 +106,9 @@ V3_SMALL: dict[str, Any] = {
     "warmup_epochs": 1.0, "epochs": 5,
 }  # fmt: skip
 
+TEACHERS_FLAGS = ("teacher_size", "teacher_views", "teacher_temperature", "blend")
+BY_TEACHER = "Train an encoder on unlabelled images to match the features of a teacher."
+
 RECIPES = {
     "v1": Recipe(
         "MoCo v1 (arXiv:1911.05722): ResNet-50, 224 pixels, 200 epochs; the paper reports 60.6% on ImageNet",
@@ -117,22 +124,31 @@ RECIPES = {
         "the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; they report 82.6% by kNN", CIFAR10
     ),
     "taught": Recipe(
-        "trains a small, fast network in minutes to imitate a larger encoder, --teacher W", TAUGHT, "teacher"
+        "trains a small, fast network in minutes to imitate a larger encoder, --teacher W", TAUGHT, "teacher",
+        own_flags=TEACHERS_FLAGS, opening=BY_TEACHER,
     ),
     "reduced": Recipe(
-        "makes published weights fast by adapting them to images of 64 pixels, --teacher W",
-        REDUCED,
-        "teacher",
+        "makes published weights fast by adapting them to images of 64 pixels, --teacher W", REDUCED, "teacher",
+        own_flags=(*TEACHERS_FLAGS, "base_lr", "head_lr", "bn"), opening=BY_TEACHER,
     ),
     "continued": Recipe(
-        "continues the training of published or your own weights, --init-weights W; keeps the best",
-        CONTINUED,
-        "init_weights",
+        "continues the training of published or your own weights, --init-weights W; keeps the best", CONTINUED,
+        "init_weights", own_flags=("base_lr", "head_lr", "bn", "small_views", "view_size"),
     ),
-    "v3-small": Recipe("a small transformer on small images, like v3; needs a GPU, or hours on a CPU", V3_SMALL),
-    "quick": Recipe("from scratch on small images, on a CPU, in minutes", QUICK),
-    "text": Recipe("from scratch on text files instead of images, on a CPU, in minutes", TEXT),
-}
+    "v3-small": Recipe(
+        "a small transformer on small images, like v3; needs a GPU, or hours on a CPU", V3_SMALL,
+        own_flags=("view_size",),
+    ),
+    "quick": Recipe(
+        "from scratch on small images, on a CPU, in minutes", QUICK, own_flags=("view_size",),
+        opening="Pre-train an encoder on unlabelled images by contrast within each batch.",
+    ),
+    "text": Recipe(
+        "from scratch on text files instead of images, on a CPU, in minutes", TEXT,
+        own_flags=("view_size", "base_lr", "temperature"),
+        opening="Pre-train an encoder on unlabelled documents by momentum contrast.",
+    ),
+}  # fmt: skip
 
 
 OF_WEIGHTS = ("arch", "stem", "image_size", "mean", "std")

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from moco.errors import counted
 from moco.interop.published import download_bytes, is_on_this_machine, short_name
 from moco.pretraining.best import is_clearly_better
 from moco.pretraining.config import AutoConfig
@@ -100,7 +101,7 @@ class Tried:
     @property
     def when(self) -> str:
         """Say at which point of its run it was judged."""
-        return f"after {self.steps} steps, {self.seconds:.0f} s" if self.steps else "before training"
+        return f"after {counted(self.steps, 'step')}, {self.seconds:.0f} s" if self.steps else "before training"
 
 
 def find_weights(
@@ -209,7 +210,7 @@ def choose_tried(tried: Sequence[Tried]) -> Tried:
         kept = max(tried, key=lambda one: one.expected)
     others = ", ".join(f"{one.way.title} {_judged(one)}" for one in tried if one is not kept)
     said = "" if kept is not first else "; no other method is clearly better" if first.steps else ""
-    point = f"after {kept.steps} trial steps" if kept.steps else "before training"
+    point = f"after {counted(kept.steps, 'trial step')}" if kept.steps else "before training"
     why = f"{kept.way.title}: {point} it classifies {_judged(kept)} of your images correctly by kNN ({others}){said}"
     if not first.steps:
         why += f". Judging by runs on other images, it should end at {kept.expected:.0f}%"

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+from moco.errors import counted
 from moco.report.config import MOST_POINTS
 from moco.report.markup import as_list, data_block, element, escape, number, picture, show, to_plain_text
 from moco.report.runs import Run
@@ -105,7 +106,7 @@ def _legend(classes: list[str], counts: Counter[int], labels: list[int], predict
     more = (
         ""
         if len(counts) <= MOST_BUTTONS
-        else element("p", f"and {len(counts) - MOST_BUTTONS} more classes", class_="note")
+        else element("p", f"and {counted(len(counts) - MOST_BUTTONS, 'more class')}", class_="note")
     )
     return element(
         "div",

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from moco.errors import counted
 from moco.pretraining.health import TO_BEAT
 from moco.report.gains import describe_measured
 from moco.report.markup import NOTHING, element, escape, number, percent, show, table
@@ -111,7 +112,7 @@ def _spread(value: Any) -> tuple[float | None, float | None]:
 def _name(name: str, content: dict[str, Any]) -> str:
     if name.startswith("lowshot"):
         labels = str(content.get("labels", name.removeprefix("lowshot-")))
-        return f"{labels} of the labels" if labels.endswith("%") else f"{labels} labels for each class"
+        return f"{labels} of the labels" if labels.endswith("%") else f"{counted(labels, 'label')} for each class"
     if name.startswith("linear"):
         protocol = content.get("protocol") or name.removeprefix("linear").strip("-")
         return f"linear, {protocol} protocol" if protocol else "linear"
@@ -125,7 +126,7 @@ def _conditions(content: dict[str, Any]) -> str:
             own = f"images{describe_measured(content)}" if key == "test" and describe_measured(content) else said
             parts.append(f"{show(content[key], 0)} {own}{describe_measured(content) if key == 'queries' else ''}")
     if number(content.get("draws")) is not None:
-        parts.append(f"{show(content['draws'], 0)} draws")
+        parts.append(counted(show(content["draws"], 0), "draw"))
     parts += [f"{key} {content[key]:g}" for key in ("k", "lr", "penalty") if number(content.get(key)) is not None]
     agreement = _mapping(content.get("agreement"))
     if number(agreement.get("difference")) is not None:

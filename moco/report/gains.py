@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from moco.errors import counted
 from moco.pretraining.health import JUDGED, TO_BEAT, accuracy_gain
 from moco.report.markup import number, percent, show, to_plain_text
 from moco.report.runs import Run
@@ -63,7 +64,7 @@ def describe_evaluations(run: Run) -> Iterator[Measured]:
         if supervised is not None:
             compared.append(f"the same network trained with labels for {percent(supervised)}")
         by = "The nearest neighbours' vote" if name.startswith("knn") else "A linear classifier on the frozen features"
-        images = "the images" if count is None else f"{show(count, 0)} images"
+        images = "the images" if count is None else counted(show(count, 0), "image")
         images += describe_measured(content)
         sentence = "; ".join([f"{by} is right for {percent(top1)} of {images}", *compared])
         yield Measured(f"{sentence}.", tuple(gains))

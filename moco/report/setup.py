@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moco.errors import counted
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import RECIPES
 from moco.report.markup import (
@@ -142,20 +143,20 @@ def _replanned(run: Run) -> str:
     if not isinstance(turns, list) or not turns or not isinstance(turns[0], list) or not turns[0]:
         return ""
     times = "once" if len(turns) == 1 else f"{len(turns)} times"
-    lengths = f"from {show(turns[0][-1], 0)} to {show(run.steps, 0)} steps"
+    lengths = f"from {show(turns[0][-1], 0)} to {counted(show(run.steps, 0), 'step')}"
     return element("p", f"Its length was adjusted {times} to the measured speed, to end in time: {lengths}.")
 
 
 def _steps(run: Run) -> str:
     whole = f" of {show(run.steps, 0)}" if run.steps and run.steps != run.step else ""
-    return f"{show(run.step, 0)}{whole} {TIMES} {run.config.get('batch_size')} images"
+    return f"{show(run.step, 0)}{whole} {TIMES} {counted(run.config.get('batch_size'), 'image')}"
 
 
 def _recipe(run: Run) -> str:
     name, departures = closest_recipe(run.config)
     if not departures:
         return f"{name}, unchanged"
-    return f"{name}, {len(departures)} setting{'s' if len(departures) > 1 else ''} changed"
+    return f"{name}, {counted(len(departures), 'setting')} changed"
 
 
 def _data(run: Run) -> str:
@@ -184,7 +185,7 @@ def _machine(run: Run) -> str:
     parts = [_gpu(machine)] if machine.get("gpu") else []
     parts += [str(machine["processor"])] if machine.get("processor") else []
     cores = number(machine.get("cores"))
-    parts += [f"{cores:.0f} cores"] if cores is not None else []
+    parts += [counted(f"{cores:.0f}", "core")] if cores is not None else []
     parts += [f"{config.get('device')}, {config.get('precision')}, threads: {config.get('threads')}"]
     parts += [f"torch {machine['torch']}"] if machine.get("torch") else []
     return ", ".join(parts)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+from moco.errors import counted
 from moco.pretraining.health import HEALTHY, Condition
 from moco.report.findings import Health, health_of
 from moco.report.gains import Gain, course, describe_evaluations, describe_kept, describe_monitor
@@ -109,10 +110,10 @@ def _pace(run: Run) -> list[str]:
     trials = [one.get("steps") for one in tried if isinstance(one, dict)] if isinstance(tried, list) else []
     resumed = len(resumes) - (resumes[:1] != [] and resumes[0] in trials)  # auto continues its own trial
     if resumed:
-        sentences.append(f"It was interrupted and resumed {resumed} time{'s' if resumed > 1 else ''}.")
+        sentences.append(f"It was interrupted and resumed {counted(resumed, 'time')}.")
     replaced = sum(line.get("event") == "replaced" for line in run.metrics)
     if replaced:
-        sentences.append(f"{replaced} image{'s' if replaced > 1 else ''} could not be read; others took their place.")
+        sentences.append(f"{counted(replaced, 'image')} could not be read; others took their place.")
     speeds = [value for _, value in run.series("images_per_second") if value]
     if not speeds:
         return sentences

@@ -12,6 +12,8 @@ from typing import Any
 
 import tyro
 
+from moco.errors import counted
+
 WIDE = "1000"
 """The width, in $COLUMNS, at which tyro breaks no line by itself."""
 HELP_INDENT = 8
@@ -62,15 +64,15 @@ def explain(
 ) -> str:
     """Explain the flags of a config, with the values of `default`; `groups` and `everything` as for `render_help`.
 
-    `about` follows the sentence about the command, the field `needs` has to be given although it has a default, and so
-    has one of the fields `one_of`.
+    `about` says what the command does, by default as the config's docstring; the field `needs` has to be given although
+    it has a default, and so has one of the fields `one_of`.
     """
     flags = [one if needs is None else _demand(one, needs) for one in list_flags(kind, default)]
     needed = " ".join(one.written for one in flags if "(required)" in one.text or not one.written.startswith("-"))
     choice = " | ".join(one.written for one in flags if one.field in one_of)
     needed += f" ({choice})" if choice else ""
     return render_help(
-        f"{prog} {needed} [flags]".replace("  ", " "), " ".join(f"{kind.__doc__ or ''} {about}".split()), flags, groups,
+        f"{prog} {needed} [flags]".replace("  ", " "), " ".join((about or kind.__doc__ or "").split()), flags, groups,
         everything=everything,
     )  # fmt: skip
 
@@ -134,7 +136,7 @@ def render_help(
     hidden = sum(len(own) for own in shown.values()) - len(shown[first])
     if not everything and hidden:
         titles = ", ".join(title.lower() for title, own in shown.items() if own and title != first)
-        lines += _wrap(f"{usage.split(' --')[0]} --help-all lists {hidden} more flags: {titles}.", "")
+        lines += _wrap(f"{usage.split(' --')[0]} --help-all lists {counted(hidden, 'more flag')}: {titles}.", "")
     return "\n".join(lines).rstrip()
 
 

@@ -7,7 +7,15 @@ from datetime import timedelta
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)  # fmt: skip
 
 from moco.runtime import distributed
 from moco.runtime.phases import PATIENCE, say_if_slow
@@ -17,22 +25,26 @@ LINE_EVERY = 60.0
 """Seconds between two lines of a log."""
 
 
-def columns() -> tuple[ProgressColumn, ...]:
-    """Build the columns of every progress bar: what is done, how far, and the time that is left."""
-    return TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+def columns(far: ProgressColumn | None = None) -> tuple[ProgressColumn, ...]:
+    """Build the columns of every progress bar: what is done, how far (by default in steps), and the time left."""
+    text = TextColumn("{task.description}", markup=False)
+    return text, BarColumn(), far or MofNCompleteColumn(), TimeRemainingColumn()
 
 
 def show_progress(
     items: Iterable[Item], title: str | None, total: int, console: Console | None = None
 ) -> Iterator[Item]:
-    """Yield the items and report `title` and how many are done on standard error; nothing without a title."""
+    """Yield the items and report `title` and what share is done on standard error; nothing without a title.
+
+    A share, since items are often batches, of which a person knows nothing.
+    """
     console = console or Console(stderr=True)
     if title is None or distributed.rank() != 0:
         yield from items
     elif not console.is_terminal:
         yield from _in_lines(items, title, total, console)
     else:
-        with Progress(*columns(), console=console, transient=True) as progress:
+        with Progress(*columns(TaskProgressColumn()), console=console, transient=True) as progress:
             task = progress.add_task(title, total=total)
             for item in items:
                 yield item
@@ -51,6 +63,8 @@ def _in_lines(items: Iterable[Item], title: str, total: int, console: Console) -
                 first.close()
             if done and now >= next_line:
                 left = timedelta(seconds=round((now - start) / done * max(0, total - done)))
-                console.print(f"{title}: {done}/{total}, {left} left", markup=False, highlight=False, soft_wrap=True)
+                console.print(
+                    f"{title}: {done / max(1, total):.0%}, {left} left", markup=False, highlight=False, soft_wrap=True
+                )
                 next_line = now + LINE_EVERY
             yield item

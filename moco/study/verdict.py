@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from moco.errors import counted
 from moco.report.markup import show
 from moco.study.budgets import AtBudget, describe_crossing, follow_claims
 from moco.study.definition import Study
@@ -36,7 +37,7 @@ def _extremes(study: Study, known: Sequence[Row]) -> str:
     sign = -1 if known[0].outcome.lower_is_better else 1
     ordered = sorted(known, key=lambda row: sign * (row.mean or 0.0), reverse=True)
     best, last = ordered[0], ordered[-1]
-    sentence = f"{study.about}: over {seeds} seed{'s' if seeds > 1 else ''} {best.name} did best, {_figure(best)}"
+    sentence = f"{study.about}: over {counted(seeds, 'seed')} {best.name} did best, {_figure(best)}"
     if len(ordered) > 1:
         errors = standard_errors(known)
         second = ordered[1]

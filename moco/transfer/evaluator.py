@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from moco.data import fingerprint
+from moco.errors import counted
 from moco.runtime import distributed
 from moco.runtime.configfile import to_json
 from moco.runtime.randomness import Stream, seed_of
@@ -68,7 +69,7 @@ class Evaluator:
         """Figures of the test images, with precise statistics that are the mean over the ranks; and pictures."""
         config, model, shown = self.config, self.run.modules["model"], list[dict[str, Any]]()
         count = min(config.precise_bn, config.max_steps)
-        self.run.log.say(f"evaluating on {min(config.test_images or len(self.test), len(self.test))} images")
+        self.run.log.say(f"evaluating on {counted(min(config.test_images or len(self.test), len(self.test)), 'image')}")
         with self.request.waiting(), torch.random.fork_rng(devices=[]):
             # draw the regions for precise statistics independently of earlier draws, which a resumed run has not made
             drawn_from = seed_of(seed=config.seed, stream=Stream.TRANSFER_STEP, epoch=0, index=1 + distributed.rank())

@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from moco.core.encoder import parameter_count
+from moco.errors import counted
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
 from moco.runtime.device import describe_precision
@@ -73,10 +74,11 @@ def describe_transfer(
     masks = task.heads != "mask" or heads_for(task, train) == "mask"
     return (
         f"{config.task}: {task.about}{'' if masks else '; boxes only: the annotations have no masks'}\n"
-        f"{len(train)} training and {len(test)} test images, {len(train.classes)} classes{batches.passes.describe()}; "
+        f"{len(train)} training and {counted(len(test), 'test image')}, {counted(len(train.classes), 'class')}"
+        f"{batches.passes.describe()}; "
         f"{config.weights} "
         f"({plan.arch}, {weights.origin}), {parameter_count(model) / 1e6:.1f} M parameters with the new layers\n"
-        f"{config.max_steps} steps of {config.batch_size}, lr {config.lr:g}; {norms}; "
-        f"{describe_precision(config.precision, config.device)} with {config.threads} threads and "
-        f"{config.workers} loading processes"
+        f"{counted(config.max_steps, 'step')} of {config.batch_size}, lr {config.lr:g}; {norms}; "
+        f"{describe_precision(config.precision, config.device)} with {counted(config.threads, 'thread')} and "
+        f"{counted(config.workers, 'loading process')}"
     )

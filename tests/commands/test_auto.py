@@ -320,7 +320,7 @@ def test_too_few_images(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in sorted(Path("photos").glob("*/*.jpg"))[3:]:
         path.unlink()
     assert main(start()) == 2
-    assert "3 training image(s), expected at least 4" in capsys.readouterr().err
+    assert "3 training images, expected at least 4" in capsys.readouterr().err
 
 
 def test_several_processes_are_refused(

@@ -46,7 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_from_folder_to_lists_and_page(tiny_run: Path, folder: Path, tmp_path: Path) -> None:
     """The copies are found; every image is in one of both lists; names stay text."""
     out, before = tmp_path / "out", sorted(folder.iterdir())
-    with pytest.warns(UserWarning, match=r"1 images cannot be read and are left out: broken\.png"):
+    with pytest.warns(UserWarning, match=r"left out 1 image that cannot be read: broken\.png"):
         result = run(DuplicatesConfig(str(tiny_run), str(folder), out, threshold=0.9995, **CPU))
     pairs = {frozenset(group) for group in result["groups"]}
     assert {frozenset({"00.png", "copy.png"}), frozenset({"01.png", HOSTILE})} <= pairs
@@ -114,7 +114,7 @@ def test_an_interrupted_command_goes_on(tiny_run: Path, folder: Path, monkeypatc
     monkeypatch.setattr(curate, "measure_image", measure)
     with pytest.raises(KeyboardInterrupt):
         run(config)
-    with pytest.warns(UserWarning, match=r"1 images cannot be read and are left out: 0\.png"):
+    with pytest.warns(UserWarning, match=r"left out 1 image that cannot be read: 0\.png"):
         later = run(config)
     assert len(measured) == 20 + 28 - 16
     monkeypatch.setenv("MOCO_DATA", f"{folder.parent}/elsewhere")

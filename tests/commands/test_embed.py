@@ -327,7 +327,7 @@ def test_unreadable_images_are_left_out(tiny_run: Path, photos: Path, tmp_path: 
     """And named; they are tried again when images are added. Where none can be read, that is an error."""
     (photos / "05.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
     config = EmbedConfig(str(tiny_run), str(photos), tmp_path / "f.npz", **CPU)
-    with pytest.warns(UserWarning, match=r"1 images cannot be read and are left out: 05\.png"):
+    with pytest.warns(UserWarning, match=r"left out 1 image that cannot be read: 05\.png"):
         result = run(config)
     assert (result["images"], [one["path"] for one in result["unreadable"]]) == (6, ["05.png"])
     assert "05.png" not in read(config.out)["paths"].tolist()

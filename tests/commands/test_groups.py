@@ -49,4 +49,6 @@ def test_vague_groups_are_said(
         "moco.commands.groups.divide_images", lambda z, *_: (torch.arange(len(z)).numpy() % 2, silhouette)
     )
     run(GroupsConfig(str(tiny_run), "digits", k=k, **CPU))
-    assert ("no clear groups" in capsys.readouterr().out) is said
+    text = capsys.readouterr().out
+    assert ("no clear groups" in text) is said
+    assert f"silhouette {silhouette:.3f} (1: far apart, 0: not apart)" in text

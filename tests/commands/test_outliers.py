@@ -16,7 +16,9 @@ from moco.data.catalog import load
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1, "workers": 0}
 
 
-def test_planted_faults(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_faults(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A constant image stands first with its reason; labels, tables and the page are there, random weights beside."""
     monkeypatch.setenv("MOCO_DATA", str(tmp_path / "home"))
     digits, out = load("digits")["train"], tmp_path / "out"
@@ -28,6 +30,9 @@ def test_planted_faults(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.Monk
             PillowImage.fromarray(digits[row].permute(1, 2, 0).numpy()).save(tmp_path / "d" / name / f"{row}.png")
     PillowImage.new("RGB", (8, 8), (200, 30, 30)).save(tmp_path / "d" / "one" / "red.png")
     result = run(OutliersConfig(str(tiny_run), str(tmp_path / "d"), out, top=5, k=3, **CPU))
+    said = capsys.readouterr().out
+    assert said.startswith("the 5 most unusual of 33 images, with reasons and a score (deviations from what is typical")
+    assert "\nfor comparison, random weights: 5 images with scores from " in said
     assert result["images"][0]["path"] == "one/red.png"
     assert "nearly constant" in result["images"][0]["reasons"]
     assert "in colour among grey images" in result["images"][0]["reasons"]

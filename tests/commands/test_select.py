@@ -19,10 +19,15 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("method", ["typical", "spread", "random"])
-def test_what_is_labelled_is_left_out(tiny_run: Path, tmp_path: Path, method: SelectionMethod) -> None:
+def test_what_is_labelled_is_left_out(
+    tiny_run: Path, tmp_path: Path, method: SelectionMethod, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In the second round no image of the first comes again; baselines stand beside."""
     first = run(SelectConfig(str(tiny_run), "digits", tmp_path / "out", n=12, method=method, **CPU))
     assert len(set(first["paths"])) == 12
+    said = capsys.readouterr().out
+    assert said.startswith(f"images to label, the first 10 of 12; --out writes all:\n  1. {first['paths'][0]}\n")
+    assert f"image has a similarity of {1 - first['mean_distance']:.4f} on average\nfor comparison, random w" in said
     chosen = tmp_path / "out" / "select.txt"
     assert chosen.read_text().splitlines() == first["paths"]
     chosen.write_text("\n".join(f"{path},seven" for path in first["paths"]))

@@ -46,6 +46,9 @@ def test_every_reason_is_named() -> None:
     assert {one.row for one in ranked[:7]} == set(range(7))
     for row, word in {0: "constant", 1: "tiny", 2: "grey", 3: "blurred", 4: "far", 5: "group", 6: "group"}.items():
         assert any(word in reason for reason in reasons[row]), (row, reasons[row])
+    assert [one.reasons for one in ranked[-10:]] == [
+        ("nothing unusual",)
+    ] * 10  # nearer to the others than half of them
 
 
 def test_a_set_of_grey_images_is_not_unusual() -> None:

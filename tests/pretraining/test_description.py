@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
         ({"arch": "timm:test_resnet"}, ["no patch projection to freeze, 2 BN groups, "]),
         (
             {"arch": "timm:test_vit", "head": "mlp", "predictor": "none"},
-            ["no batch normalisation (--bn and --bn-group"],
+            ["no batch normalisation (--bn and --bn-group", " with 1 thread and 0 loading processes"],
         ),
         ({"arch": "resnet18-w4", "stem": "cifar", "optimizer": "lars", "freeze_patches": False}, [" by lars, 2 BN gr"]),
     ],

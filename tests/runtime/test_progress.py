@@ -19,21 +19,21 @@ def consoles() -> tuple[io.StringIO, Console, Console]:
 
 
 def test_on_a_terminal_the_title_is_seen() -> None:
-    """With how many of how many; brackets are no markup."""
+    """With the share that is done; brackets are no markup."""
     file, terminal, _ = consoles()
     assert list(show_progress(iter("abc"), "encoding [3] images", 3, terminal)) == ["a", "b", "c"]
     assert "encoding [3] images" in file.getvalue()
-    assert "3/3" in file.getvalue()
+    assert "100%" in file.getvalue()
 
 
 def test_a_log_has_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first after five seconds, the next after a minute: what is done, of how many, and the time that is left."""
+    """The first after five seconds, the next after a minute: the share that is done, and the time that is left."""
     clock = itertools.chain([100.0], itertools.count(100.0, 20.0))  # at the start, and before each item, of 20 seconds
     monkeypatch.setattr("moco.runtime.progress.say_if_slow", lambda title: contextlib.nullcontext())
     monkeypatch.setattr("moco.runtime.progress.time.monotonic", lambda: next(clock))
     file, _, plain = consoles()
     assert list(show_progress(range(9), "encoding [9] images", 9, plain)) == list(range(9))
-    left = ["1/9, 0:02:40 left", "4/9, 0:01:40 left", "7/9, 0:00:40 left"]
+    left = ["11%, 0:02:40 left", "44%, 0:01:40 left", "78%, 0:00:40 left"]
     assert file.getvalue().splitlines() == [f"encoding [9] images: {one}" for one in left]
 
 
