@@ -337,6 +337,8 @@ def test_a_teachers_keys_never_change() -> None:
         assert keys.mask is not None
         used = [i for i in range(7) if not keys.mask[row, i]]
         assert used == [i for i in range(7) if i != own]
+    own = units(3)
+    assert torch.equal(teacher.read(own, index).positive, own)
     teacher.write(units(3), None, index)
     assert torch.equal(teacher.read(None, index).negative, features)
     assert teacher.state_dict() == {}
