@@ -26,7 +26,7 @@ class Teacher:
     """C, the width of its features."""
     keys: KeySource
     features: Features | None = None
-    """(images, C), of unit length, where every image is encoded once."""
+    """(images * (crops + 1), C), of unit length, where all images, then a crop of each and so on are encoded once."""
     digest: str = ""
     """SHA-256 of its tensors."""
 

@@ -60,12 +60,13 @@ def load_teacher(
         encode_once(weights, images, how, f"teacher: encoding crop {number} of {len(crops)} of each image", crop)
         for number, crop in enumerate(crops, 1)
     ]
-    on_device = [F.normalize(own - centre).to(device) for own in (features, *of_crops)]
+    cached_keys = F.normalize(torch.cat([features, *of_crops]) - centre)
+    on_device = cached_keys.to(device)
 
     def keys(_: Inputs | None, index: Index, epoch: int) -> Features:
-        return on_device[epoch % len(on_device)][index]
+        return on_device[epoch % (1 + len(crops)) * len(images) + index]
 
-    return Teacher(weights.encoder.num_features, keys, F.normalize(features - centre), sha256)
+    return Teacher(weights.encoder.num_features, keys, cached_keys, sha256)
 
 
 def encode_views(weights: Weights, centre: Tensor, student: Encoding) -> KeySource:

@@ -217,8 +217,9 @@ def build_encoder(config: PretrainConfig) -> Encoder:
 
 def build_dictionary(config: PretrainConfig, images: int, teacher: Teacher | None = None) -> Dictionary:
     """Build the dictionary that `config.dictionary` names, or all of a teacher's cached keys where K is that large."""
-    if teacher is not None and teacher.features is not None and config.queue_size >= images - 1:
-        return TeacherKeys(teacher.features)
+    cached = None if teacher is None else teacher.features
+    if cached is not None and config.queue_size >= len(cached) // images * (images - 1):
+        return TeacherKeys(cached, images)
     if config.mask_own_keys and config.dictionary != "queue":
         raise BadInputError(f"--mask-own-keys is for --dictionary queue: {config.dictionary} has no older keys to mask")
     if config.dictionary == "queue":

@@ -15,8 +15,8 @@ def with_teacher(config: PretrainConfig, n: int) -> PretrainConfig:
         return config
     if config.teacher_views == "cached" and config.symmetric:
         raise BadInputError("--symmetric needs keys of both views, and --teacher-views cached has none: leave one out")
-    most, crops = n - 1 if config.teacher_views == "cached" else n, count_teacher_crops(config, n)
-    queue_size = max(1, min(config.queue_size, most))
+    crops = count_teacher_crops(config, n)
+    queue_size = max(1, min(config.queue_size, (1 + crops) * (n - 1) if config.teacher_views == "cached" else n))
     return dataclasses.replace(config, dictionary="queue", queue_size=queue_size, teacher_crops=crops)
 
 
