@@ -23,6 +23,7 @@ from moco.data.images import Images, hold
 from moco.data.kept import KEPT_BYTES, keep_prepared
 from moco.data.loader import choose_workers
 from moco.data.named import absolute_data
+from moco.data.parts import CROPS, FIRST_CROP
 from moco.data.settling import Asked, require_fitting
 from moco.data.sizes import warn_of_small
 from moco.data.spans import pair_documents
@@ -30,7 +31,7 @@ from moco.data.splits import monitor_source, monitor_split, training_images
 from moco.errors import one_line
 from moco.evaluation.alignment import EPOCH, draw_pairs
 from moco.evaluation.feature_whitening import FeatureWhitener
-from moco.evaluation.features import Encoding
+from moco.evaluation.features import Encoding, RandomViews
 from moco.evaluation.judge import KnnJudge, ViewJudge
 from moco.evaluation.knn import knn_scores
 from moco.evaluation.pixels import build_raw_pixels
@@ -46,6 +47,7 @@ from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor, Whitener
 from moco.pretraining.prepare import build_batches
 from moco.pretraining.pretexts import load_own_pretext, require_pretext
+from moco.pretraining.teaching import count_teacher_crops
 from moco.runtime import distributed
 from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check, require
@@ -140,11 +142,14 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
         size, mean, std, precision=resolve_precision(config.precision, device),
         workers=choose_workers(images) if config.workers is None else config.workers, rgb=images.form is None,
     )  # fmt: skip
-    cached = config.teacher_views == "cached"
+    cached, numbers = config.teacher_views == "cached", range(1, 1 + count_teacher_crops(config, len(images)))
+    crops = [RandomViews(CROPS, config.seed, FIRST_CROP + number) for number in numbers]
     with preserve_torch_state(device):
         set_threads(config.threads)
         with say_if_slow("loading the teacher and encoding the images with it"):
-            return load_teacher(config.teacher, images, student, device, size=config.teacher_size, cached=cached)
+            return load_teacher(
+                config.teacher, images, student, device, size=config.teacher_size, cached=cached, crops=crops
+            )
 
 
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:

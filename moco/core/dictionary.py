@@ -219,24 +219,25 @@ class InBatch(nn.Module):
 
 
 class TeacherKeys(nn.Module):
-    """A frozen teacher's feature of every image, encoded once (SEED, arXiv:2101.04731, with the whole set as queue).
+    """A frozen teacher's features of all images, encoded once (SEED, arXiv:2101.04731, with the whole set as queue).
 
-    The positive is the image's own feature, the negatives are those of all other images. Nothing is written: these keys
-    never go stale. They are no part of a checkpoint, since they follow from the teacher and the images.
+    Features of crops follow those of the whole images, as many as these. The positive is the feature of the image, or
+    of its crop, the negatives are all features of other images. Nothing is written: these keys never go stale. They are
+    no part of a checkpoint, since they follow from the teacher and the images.
     """
 
-    features: Tensor  # (images, C), unit length
-    images: Tensor  # (images,)
+    features: Tensor  # (images * (crops + 1), C), unit length
+    images: Tensor  # the image of each
 
-    def __init__(self, features: Bank) -> None:
+    def __init__(self, features: Bank, images: int) -> None:
         super().__init__()
         self.register_buffer("features", features, persistent=False)
-        self.register_buffer("images", torch.arange(len(features)), persistent=False)
+        self.register_buffer("images", torch.arange(len(features)) % images, persistent=False)
 
     def read(self, k: Features | None, index: Index) -> Keys:
-        """Compare each query with its image's own feature and with those of all others."""
+        """Compare each query with its key k, by default its image's feature, and with those of all other images."""
         mask = index[:, None] == self.images[None]
-        return Keys(self.features[index], self.features, mask=mask, images=self.images)
+        return Keys(self.features[index] if k is None else k, self.features, mask=mask, images=self.images)
 
     def write(self, q: Features, k: Features | None, index: Index) -> None:
         """Do nothing: the teacher's keys do not change."""

@@ -14,8 +14,8 @@ from moco.runtime.exchange import exchange, send
 from moco.runtime.randomness import Stream, permute
 from moco.shapes import Features, Index, Inputs
 
-KeySource = Callable[[Inputs | None, Index], Features]
-"""Key views and their images' numbers -> keys (N, C)."""
+KeySource = Callable[[Inputs | None, Index, int], Features]
+"""Key views, their images' numbers and the epoch -> keys (N, C)."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Teacher:
     """C, the width of its features."""
     keys: KeySource
     features: Features | None = None
-    """(images, C), of unit length, where every image is encoded once."""
+    """(images * (crops + 1), C), of unit length, where all images, then a crop of each and so on are encoded once."""
     digest: str = ""
     """SHA-256 of its tensors."""
 
@@ -57,14 +57,14 @@ class EncoderPair(nn.Module):
         return encoder
 
     @torch.no_grad()
-    def keys(self, x_k: Inputs | None, step: int, index: Index | None = None) -> Features | None:
+    def keys(self, x_k: Inputs | None, step: int, index: Index | None = None, epoch: int = 0) -> Features | None:
         """Encode the key views x_k (N, 3, H, W) by f_k, shuffled, without gradient: (N, C). None without an f_k.
 
-        A teacher makes the keys in its place, from the images' numbers `index` (N,) too.
+        A teacher makes the keys in its place, from the images' numbers `index` (N,) and the epoch too.
         """
         if self.teacher is not None:
             assert index is not None
-            return self.teacher.keys(x_k, index)
+            return self.teacher.keys(x_k, index, epoch)
         if self.f_k is None or x_k is None:
             return None
         order, inverse = self._shuffle(len(x_k), step)

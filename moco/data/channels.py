@@ -91,11 +91,8 @@ def to_channels(values: Values, form: Form, name: str) -> Channels:
     Raises BadInputError where channels or numbers are others, values are not finite, or all of them are missing.
     """
     if len(values.array) != form.channels or values.depth != form.depth:
-        kind = describe_kind(len(values.array), values.depth)
-        raise BadInputError(
-            f"{name}: {kind}, expected {form.kind} as the rest of the set has, or the weights take: convert it, remove "
-            f"it, or give other weights"
-        )
+        takes = f"expected {form.kind} as the set has or the weights take: convert it, remove it, or give other weights"
+        raise BadInputError(f"{name}: {describe_kind(len(values.array), values.depth)}, {takes}")
     pixels = mask_missing(values, form.no_data, name)
     missing = np.isnan(pixels)
     if missing.any():

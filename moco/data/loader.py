@@ -81,6 +81,8 @@ class ViewBatches(Dataset[Batch]):
     """What views are stored as where they are finished on the device."""
     compiled: bool = False
     """Compile what finishes them there."""
+    crops: int = 0
+    """Crops of each image of which the views are parts, in turn; see Look."""
 
     def __post_init__(self) -> None:
         if self.batch_size > len(self.images):
@@ -123,7 +125,7 @@ class ViewBatches(Dataset[Batch]):
     def look(self) -> Look:
         """Return what the views have in common."""
         scaled = self.decode == "scaled"
-        return Look(self.augmentation, self.view_size, self.mean, self.std, scaled)
+        return Look(self.augmentation, self.view_size, self.mean, self.std, scaled, self.crops)
 
     def run(self, start: int, stop: int, workers: int) -> Iterator[Batch]:
         """Yield the batches of steps start..stop-1, in order, made by `workers` processes (0: in this one)."""

@@ -26,6 +26,7 @@ from moco.data.augment import (
     render,
 )
 from moco.data.jpeg import choose_shrink
+from moco.data.parts import draw_parts
 from moco.data.photos import Photo, decode_photo, read_photo
 from moco.data.replacement import ChosenImages
 from moco.errors import BadInputError, one_line
@@ -67,6 +68,8 @@ class Look:
     std: Sequence[float]
     scaled: bool = False
     """Decode a photograph at a half, a quarter or an eighth of its size where every crop keeps a view's pixels."""
+    crops: int = 0
+    """Views are parts of the whole image in every epoch that these crops + 1 divide, and of one crop in each other."""
     compiled: bool = field(default_factory=lambda: can_compile())
     """Render by the compiled kernels, else by torch's operations: equal within rounding."""
 
@@ -141,13 +144,16 @@ def draw_views_of_one_size(
 def _draw_views(chosen: ChosenImages, sizes: Integers, streams: Sequence[Stream], look: Look) -> list[ViewParameters]:
     """Draw the parameters of one view of each chosen image for each stream; sizes (n, 2) are heights and widths."""
     form = chosen.images.form
-    return [
+    parts = draw_parts(sizes, look.crops, seed=chosen.seed, epoch=chosen.epochs, index=chosen.index)
+    drawn = [
         draw(
-            look.augmentation, sizes, seed=chosen.seed, epoch=chosen.epochs, index=chosen.index, view=stream,
+            look.augmentation, parts[:, 2:], seed=chosen.seed, epoch=chosen.epochs, index=chosen.index, view=stream,
             deviations=() if form is None else form.std,
         )
         for stream in streams
     ]  # fmt: skip
+    corner = parts * (1, 1, 0, 0)
+    return [replace(parameters, crop=parameters.crop + corner) for parameters in drawn]
 
 
 def _choose_row_shrink(drawn: Sequence[ViewParameters], row: int, look: Look) -> int:

@@ -24,7 +24,7 @@ from moco.data.forms import describe_digest
 from moco.data.images import Images
 from moco.data.named import data_home
 from moco.errors import BadInputError
-from moco.evaluation.features import ROWS_AT_A_TIME, Earlier, Encoding, encode
+from moco.evaluation.features import ROWS_AT_A_TIME, Earlier, Encoding, RandomViews, encode
 from moco.evaluation.session import backbone_digest
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
@@ -146,12 +146,14 @@ def _save(path: Path, tensors: dict[str, Tensor], about: Metadata) -> None:
         raise BadInputError(f"{path}: cannot be written ({error.strerror}): {DO}") from error
 
 
-def encode_once(weights: Weights, images: Images, how: Encoding, title: str) -> Features:
-    """Read the features (n, C) of images by these weights where they are kept, or encode and keep them.
+def encode_once(
+    weights: Weights, images: Images, how: Encoding, title: str, views: RandomViews | None = None
+) -> Features:
+    """Read the features (n, C) of images, or of random views, by these weights where they are kept, or encode and keep.
 
     A file that was changed, or has another time of change, is encoded again, and so are files of another folder that
-    have the same names, sizes and times. What one process had encoded when it was
-    interrupted is kept too, up to the last whole part.
+    have the same names, sizes and times. What one process had encoded when it was interrupted is kept too, up to the
+    last whole part.
     """
     encoder = weights.encoder
 
@@ -160,9 +162,10 @@ def encode_once(weights: Weights, images: Images, how: Encoding, title: str) -> 
         number = itertools.count(len(stored))
         earlier = Earlier(stored, lambda z: parts.write(next(number), {"features": z}, {}), IMAGES_IN_A_PART)
         alone = distributed.world_size() == 1
-        return {"features": encode(encoder, Readable(images), how, None, title, earlier if alone else None)}, {}
+        return {"features": encode(encoder, Readable(images), how, views, title, earlier if alone else None)}, {}
 
     about = _describe("features", encoder, digest_files(images), images, how)
+    about |= {} if views is None else {"views": dataclasses.asdict(views)}
     return compute_in_parts(about, compute)[0]["features"]
 
 

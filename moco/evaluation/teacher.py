@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,28 +12,30 @@ from moco.core.pair import KeySource, Teacher
 from moco.data.derived import take_evenly
 from moco.data.images import Images
 from moco.errors import BadInputError
-from moco.evaluation.features import Encoding
+from moco.evaluation.features import Encoding, RandomViews
 from moco.evaluation.once import encode_once
 from moco.evaluation.session import backbone_digest, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.metadata import describe_input
 from moco.runtime.device import autocast
-from moco.shapes import Features, Index, Views
+from moco.shapes import Features, Index, Inputs, Views
 
 CENTRED_BY = 4096
 """Number of images for the mean feature that centres keys encoded at each step."""
 
 
 def load_teacher(
-    name: str, images: Images, student: Encoding, device: str, *, size: int | None, cached: bool
-) -> Teacher:
+    name: str, images: Images, student: Encoding, device: str, *, size: int | None, cached: bool,
+    crops: Sequence[RandomViews] = (),
+) -> Teacher:  # fmt: skip
     """Load a teacher by its name, any W; encode every image once where its keys are to be cached.
 
     Its features are centred by their mean over the images and scaled to unit length. `size` is the side in pixels at
     which it encodes whole images, by default its own. `student` says how the student's views are normalised, and the
-    precision and number of loading processes. Features are kept in $MOCO_DATA/features, under a digest of weights,
-    images and size. Raises BadInputError where the weights cannot be had or give features that are no numbers, or where
-    the file cannot be written.
+    precision and number of loading processes. It encodes these `crops` of each image, too: the cached keys of an epoch
+    are those of the whole images or of one crop of each, in turn. Features are kept in $MOCO_DATA/features, under a
+    digest of weights, images and size. Raises BadInputError where the weights cannot be had or give features that are
+    no numbers, or where the file cannot be written.
     """
     weights = place_weights(load_weights(name, "--teacher"), device)
     say_notes(weights)
@@ -53,9 +56,17 @@ def load_teacher(
     if not cached:
         live = encode_views(weights, centre.to(device), student)
         return Teacher(weights.encoder.num_features, live, digest=sha256)
-    keys = F.normalize(features - centre)
-    on_device = keys.to(device)
-    return Teacher(weights.encoder.num_features, lambda x_k, index: on_device[index], keys, sha256)
+    of_crops = [
+        encode_once(weights, images, how, f"teacher: encoding crop {number} of {len(crops)} of each image", crop)
+        for number, crop in enumerate(crops, 1)
+    ]
+    cached_keys = F.normalize(torch.cat([features, *of_crops]) - centre)
+    on_device = cached_keys.to(device)
+
+    def keys(_: Inputs | None, index: Index, epoch: int) -> Features:
+        return on_device[epoch % (1 + len(crops)) * len(images) + index]
+
+    return Teacher(weights.encoder.num_features, keys, cached_keys, sha256)
 
 
 def encode_views(weights: Weights, centre: Tensor, student: Encoding) -> KeySource:
@@ -66,7 +77,7 @@ def encode_views(weights: Weights, centre: Tensor, student: Encoding) -> KeySour
         return torch.tensor(values, device=centre.device).view(1, -1, 1, 1)
 
     @torch.no_grad()
-    def keys(x_k: Views | None, index: Index) -> Features:
+    def keys(x_k: Views | None, index: Index, epoch: int) -> Features:
         assert x_k is not None
         pixels = x_k * column(tuple(student.std)) + column(tuple(student.mean))  # in [0, 1]
         x = (pixels - column(tuple(weights.mean))) / column(tuple(weights.std))

@@ -91,8 +91,10 @@ class PretrainConfig:
     teacher: Annotated[str | None, W] = None
     """Weights of a frozen teacher, of any architecture, that makes the keys (SEED, arXiv:2101.04731)."""
     teacher_views: Literal["cached", "live"] = "cached"
-    """When the teacher makes the keys: cached encodes every whole image once before the first step and keeps the
-    features in $MOCO_DATA/features; live encodes the key view at every step."""
+    """cached encodes every image once, before the first step, and keeps the features; live encodes each key view."""
+    teacher_crops: CountOrZero | None = 0
+    """Random crops of each image that the teacher encodes, too, with --teacher-views cached. The student's views are
+    parts of the whole image in one epoch, and of one of these crops in each other."""
     teacher_size: Side | None = None
     """Side in pixels at which a teacher encodes whole images; by default its own image size."""
     teacher_temperature: NotNegative = 0.1
@@ -108,8 +110,7 @@ class PretrainConfig:
     """Compare each query also with the momentum encoder's keys of the other images in its batch (v3), or only with
     these if --queue-size is 0."""
     key_momentum: Share = 0.999
-    """m: theta_k <- m theta_k + (1 - m) theta_q after every step. Shorter runs need a smaller m: about 0.999 for 10^5
-    steps and more, 0.99 for 10^4."""
+    """m: theta_k <- m theta_k + (1 - m) theta_q. Shorter runs need a smaller m: 0.999 for 10^5 steps, 0.99 for 10^4."""
     key_momentum_schedule: Literal["constant", "cosine"] = "constant"
     """Whether m stays as it is, or rises to 1 along half a cosine (v3)."""
     temperature: Positive = 0.07
@@ -123,8 +124,7 @@ class PretrainConfig:
     mask_own_keys: bool = False
     """Exclude an image's own older keys in the queue from its negatives."""
     hard_negatives: KeyCountOrZero = 0
-    """N: how many of the keys most similar to a query are used to mix further negatives (MoCHi, arXiv:2010.01028); at
-    most half of K, 0 mixes none."""
+    """N: keys most similar to a query of which negatives are mixed (MoCHi, arXiv:2010.01028); 0, or at most K / 2."""
     mix: KeyCountOrZero = 0
     """s: number of negatives that are each mixed from two of these keys."""
     mix_query: KeyCountOrZero = 0

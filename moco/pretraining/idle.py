@@ -31,7 +31,7 @@ IDLE = (
         ("augment", "decode", "mean", "std", "white_level", "most_pixels", "channels", "bands", "no_data", "stem"),
         _documents,
     ),
-    Idle(("teacher_views", "teacher_size", "teacher_temperature"), _without_teacher),
+    Idle(("teacher_views", "teacher_crops", "teacher_size", "teacher_temperature"), _without_teacher),
     Idle(("key_momentum", "key_momentum_schedule"), _no_f_k),
     Idle(("queue_size",), _no_queue),
     Idle(

@@ -25,6 +25,7 @@ from moco.pretraining.config import PretrainConfig
 from moco.pretraining.counts import shared_negatives
 from moco.pretraining.initial import encoder_plan, fill, with_weights
 from moco.pretraining.pretexts import build_pairs, require_pretext
+from moco.pretraining.teaching import with_teacher
 from moco.pretraining.timetable import require_lengths
 from moco.runtime import distributed
 from moco.runtime.device import resolve_device, resolve_precision, set_precision, set_threads
@@ -62,7 +63,7 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
             "--symmetric needs keys of both views, and --dictionary memory-bank has none: leave one out"
         )
     require_pretext(config)
-    config = _with_teacher(config, n)
+    config = with_teacher(config, n)
     _require_momentum_encoder(config)
     _require_mixing(config)
     _require_kept(config)
@@ -94,16 +95,6 @@ def _epochs_a_look(config: PretrainConfig, n: int) -> int:
     """Choose how often the monitor evaluates, so that on small sets training takes most of the time."""
     evaluated = min(n, config.knn_images * 6 // 5)
     return math.ceil(TRAINED_PER_EVALUATED * evaluated / n)
-
-
-def _with_teacher(config: PretrainConfig, n: int) -> PretrainConfig:
-    """Settle what follows from a teacher: its keys lie in a queue, or all of them in one where they are cached."""
-    if config.teacher is None:
-        return config
-    if config.teacher_views == "cached" and config.symmetric:
-        raise BadInputError("--symmetric needs keys of both views, and --teacher-views cached has none: leave one out")
-    most = n - 1 if config.teacher_views == "cached" else n
-    return dataclasses.replace(config, dictionary="queue", queue_size=max(1, min(config.queue_size, most)))
 
 
 def _bn_groups(config: PretrainConfig, ranks: int) -> int:
@@ -226,8 +217,9 @@ def build_encoder(config: PretrainConfig) -> Encoder:
 
 def build_dictionary(config: PretrainConfig, images: int, teacher: Teacher | None = None) -> Dictionary:
     """Build the dictionary that `config.dictionary` names, or all of a teacher's cached keys where K is that large."""
-    if teacher is not None and teacher.features is not None and config.queue_size >= images - 1:
-        return TeacherKeys(teacher.features)
+    cached = None if teacher is None else teacher.features
+    if cached is not None and config.queue_size >= len(cached) // images * (images - 1):
+        return TeacherKeys(cached, images)
     if config.mask_own_keys and config.dictionary != "queue":
         raise BadInputError(f"--mask-own-keys is for --dictionary queue: {config.dictionary} has no older keys to mask")
     if config.dictionary == "queue":
@@ -258,6 +250,7 @@ def build_batches(config: PretrainConfig, images: Images, own: OwnCode | None = 
         device=config.device,
         dtype=torch.bfloat16 if config.precision == "bf16" and config.teacher is None else torch.float32,
         compiled=config.device == "cuda",
+        crops=config.teacher_crops or 0,
     )
 
 

@@ -70,7 +70,8 @@ these to 24 pixels (docs/results.md). It is small images' fastest start, not the
 TAUGHT: dict[str, Any] = {
     "arch": "resnet18-w32", "stem": "imagenet-unpooled", "head": "mlp", "image_size": 64, "augment": "mild",
     "temperature": 0.2, "schedule": "cosine", "batch_size": 64, "bn_groups": 1, "base_lr": 0.2, "warmup_epochs": 5.0,
-    "epochs": 120, "init": "whitened", "optimizer": "muon", "muon_lr": 0.03, "blend": True, "whiten": WHITEN,
+    "epochs": 120, "init": "whitened", "optimizer": "muon", "muon_lr": 0.03, "blend": True, "teacher_crops": None,
+    "whiten": WHITEN,
 }  # fmt: skip
 """What taught a small network most in ten minutes on two sets of photographs (docs/teacher.md)."""
 REDUCED: dict[str, Any] = {
@@ -106,7 +107,7 @@ V3_SMALL: dict[str, Any] = {
     "warmup_epochs": 1.0, "epochs": 5,
 }  # fmt: skip
 
-TEACHERS_FLAGS = ("teacher_size", "teacher_views", "teacher_temperature", "blend")
+TEACHERS_FLAGS = ("teacher_size", "teacher_views", "teacher_crops", "teacher_temperature", "blend")
 BY_TEACHER = "Train an encoder on unlabelled images to match the features of a teacher."
 
 RECIPES = {

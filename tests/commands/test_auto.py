@@ -19,7 +19,12 @@ from safetensors.torch import save_file
 
 from moco.cli import main
 from moco.commands import auto, knn, readiness, scene
+from moco.core.pair import Teacher
+from moco.data.images import Images
+from moco.data.parts import CROPS, FIRST_CROP
 from moco.evaluation.config import KnnConfig
+from moco.evaluation.features import Encoding, RandomViews
+from moco.evaluation.teacher import load_teacher
 from moco.interop.checkpoints import load_weights
 from moco.pretraining import timing
 from moco.pretraining.config import PretrainConfig
@@ -131,6 +136,27 @@ def test_a_teacher_knows_more_images_than_speeds_are_measured_on(data: Path, mon
 
 
 NET = "timm:test_efficientnet@net.safetensors"
+
+
+@pytest.mark.parametrize(("share", "crops"), [(0.25, 7), (0.022, 4), (0.012, 0), (0.0001, None)])
+def test_a_teacher_sees_what_its_student_sees(
+    data: Path, monkeypatch: pytest.MonkeyPatch, share: float, crops: int | None
+) -> None:
+    """As many crops as a share of the time allows, or whole images, or each step's views (None)."""
+    asked = dict[str, Any]()
+
+    def note(name: str, images: Images, student: Encoding, device: str, **how: Any) -> Teacher:
+        asked.update(how, student=student)
+        return load_teacher(name, images, student, device, **how)
+
+    monkeypatch.setattr("moco.commands.pretrain.load_teacher", note)
+    monkeypatch.setattr("moco.commands.scene.measure_encoding", lambda *_: 0.002)
+    monkeypatch.setattr("moco.commands.scene.ENCODED_BY_TEACHER", share)
+    assert main([*start("--teacher", NET, "--seed", "3", "--max-steps", "2")]) == 0
+    config = json.loads(Path("run/config.json").read_text())
+    assert (config["teacher_views"], config["teacher_crops"]) == (("live", 0) if crops is None else ("cached", crops))
+    assert asked["crops"] == [RandomViews(CROPS, 3, FIRST_CROP + number) for number in range(1, 1 + (crops or 0))]
+    assert list(asked["student"].mean) == config["mean"]
 
 
 def test_published_weights_are_a_baseline(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -330,16 +330,28 @@ def test_no_gradient_reaches_what_is_stored(kind: str) -> None:
 def test_a_teachers_keys_never_change() -> None:
     """Each image's own feature is its positive and no negative of it; nothing is written, nor kept in a checkpoint."""
     features = units(7)
-    teacher, index = TeacherKeys(features.clone()), torch.tensor([3, 0, 3])
+    teacher, index = TeacherKeys(features.clone(), 7), torch.tensor([3, 0, 3])
     keys = teacher.read(None, index)
     assert torch.equal(keys.positive, features[[3, 0, 3]])
     for row, own in enumerate(index.tolist()):
         assert keys.mask is not None
         used = [i for i in range(7) if not keys.mask[row, i]]
         assert used == [i for i in range(7) if i != own]
+    own = units(3)
+    assert torch.equal(teacher.read(own, index).positive, own)
     teacher.write(units(3), None, index)
     assert torch.equal(teacher.read(None, index).negative, features)
     assert teacher.state_dict() == {}
+
+
+def test_a_teachers_keys_of_crops() -> None:
+    """A query's negatives are all keys of other images: of these, and of their crops."""
+    whole, crops, own = units(4), units(8), units(2)
+    keys = TeacherKeys(torch.cat([whole, crops]), 4).read(own, torch.tensor([3, 1]))
+    assert torch.equal(keys.positive, own)
+    assert torch.equal(keys.negative, torch.cat([whole, crops]))
+    assert keys.mask is not None
+    assert keys.mask.nonzero().tolist() == [[0, 3], [0, 7], [0, 11], [1, 1], [1, 5], [1, 9]]
 
 
 @pytest.mark.parametrize("rows", [range(3, 7), range(7, 10), range(0, 10), range(8, 8)])

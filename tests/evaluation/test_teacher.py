@@ -1,27 +1,34 @@
 """A teacher's keys: of every image once, or of each view; a student learns from them and goes on bit for bit."""
 
+import dataclasses
 import functools
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from moco.cli import main
 from moco.core.dictionary import TeacherKeys
 from moco.core.encoder import EncoderPlan
 from moco.data.catalog import load
 from moco.data.derived import take_evenly
-from moco.data.images import Images
+from moco.data.images import ArrayImages, Images
+from moco.data.loader import ViewBatches
+from moco.data.parts import CROPS, FIRST_CROP, draw_parts
 from moco.errors import BadInputError
-from moco.evaluation.features import Encoding, encode
+from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.session import backbone_digest
 from moco.evaluation.teacher import load_teacher
 from moco.interop.checkpoints import load_weights, random_weights
 from moco.pretraining.prepare import build_dictionary
 from moco.pretraining.recipes import recipe
+from moco.pretraining.teaching import count_teacher_crops
 from moco.runtime.checkpoint import checkpoint_path, load_tensors, save_tensors
 from tests.faults.processes import finish, lines
 
@@ -55,7 +62,7 @@ def test_cached_keys_are_the_centred_features_of_whole_images(tiny_run: Path, im
     assert torch.allclose(teacher.features, F.normalize(h - h.mean(0)), atol=1e-6)
     assert teacher.width == h.shape[1]
     index = torch.tensor([5, 0, 5])
-    assert torch.equal(teacher.keys(None, index), teacher.features[index])
+    assert torch.equal(teacher.keys(None, index, 0), teacher.features[index])
     (kept,) = (home / "features").iterdir()
     kept.write_bytes(kept.read_bytes()[:-7])
     again = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=True)
@@ -66,6 +73,60 @@ def test_cached_keys_are_the_centred_features_of_whole_images(tiny_run: Path, im
     assert len(list((home / "features").iterdir())) == 3
 
 
+def test_a_crop_has_a_key_of_its_own(tiny_run: Path, images: Images, home: Path) -> None:
+    """The teacher's feature of that window of the image alone, centred as whole images are."""
+    weights, crops = load_weights(str(tiny_run)), [RandomViews(CROPS, 3, FIRST_CROP + number) for number in (1, 2)]
+    teacher = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=True, crops=crops)
+    assert len(list((home / "features").iterdir())) == 3
+    h = encode(weights.encoder, images, Encoding(16, weights.mean, weights.std, "plain", unit=False))
+    assert teacher.features is not None
+    whole = teacher.features[: len(images)]
+    assert torch.allclose(whole, F.normalize(h - h.mean(0)), atol=1e-6)
+    rows, sizes = np.arange(len(images)), np.array([images[row].shape[1:] for row in range(len(images))])
+    for epoch in range(6):
+        keys, place = teacher.keys(None, torch.from_numpy(rows), epoch), epoch % 3 * len(images)
+        assert torch.equal(keys, teacher.features[place : place + len(images)])
+        if epoch % 3 == 0:
+            assert torch.equal(keys, whole)
+            continue
+        windows = draw_parts(sizes, 2, seed=3, epoch=epoch, index=rows)
+        cut = [images[row][:, y : y + h, x : x + w] for row, (y, x, h, w) in enumerate(windows.tolist())]
+        pixels = torch.cat([F.interpolate(one[None] / 255, (16, 16), mode="bilinear", antialias=True) for one in cut])
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (weights.mean, weights.std))
+        with torch.no_grad():
+            expected = F.normalize(weights.encoder.eval().backbone((pixels - mean) / std) - h.mean(0))
+        assert torch.allclose(keys, expected, atol=1e-3)
+
+
+def test_views_are_parts_of_the_crop_in_turn() -> None:
+    """Pixels say where they are from: a view lies in its epoch's window, and is another in the next round."""
+    y, x = np.mgrid[:64, :96].astype(np.uint8)
+    images = ArrayImages(torch.from_numpy(np.stack([y, x, y])[None].repeat(40, 0)))
+    batches = ViewBatches(images, CROPS, 8, (0.0,) * 3, (1.0,) * 3, 40, seed=5, key_views=False, crops=2)
+    plain = dataclasses.replace(batches, crops=0)
+    sizes, found = np.full((40, 2), (64, 96)), list[Tensor]()
+    for epoch in range(6):
+        view = batches[epoch]
+        top, left, height, width = draw_parts(sizes, 2, seed=5, epoch=epoch, index=view.index.numpy()).T
+        assert ((height * width < 64 * 96).all(), (height * width == 64 * 96).all()) == (epoch % 3 > 0, epoch % 3 == 0)
+        for channel, first, size in ((0, top, height), (1, left, width)):
+            pixels = view.x_q[:, channel].flatten(1) * 255
+            assert (pixels.amin(1).numpy() >= first - 0.01).all()
+            assert (pixels.amax(1).numpy() <= first + size - 1 + 0.01).all()
+        assert torch.equal(view.x_q, plain[epoch].x_q) == (epoch % 3 == 0)
+        found.append(view.x_q[view.index.argsort()])
+    assert not torch.equal(found[1], found[4])
+
+
+@pytest.mark.parametrize(
+    ("given", "n", "expected"),
+    [({}, 100, 7), ({}, 2048, 7), ({}, 2049, 0), ({"teacher_crops": 3}, 10**6, 3), ({"teacher_views": "live"}, 100, 0)],
+)
+def test_crops_are_encoded_of_few_images(given: dict[str, Any], n: int, expected: int) -> None:
+    """Where their number was not given."""
+    assert count_teacher_crops(recipe("taught", data="", out=Path(), teacher="", **given), n) == expected
+
+
 def test_live_keys_are_those_of_the_views(tiny_run: Path, images: Images) -> None:
     """Whole images, normalised for the student, get the keys that they have in the cache."""
     cached = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=True)
@@ -74,7 +135,7 @@ def test_live_keys_are_those_of_the_views(tiny_run: Path, images: Images) -> Non
     pixels = torch.stack([images[row] for row in range(6)]).float()
     pixels = F.interpolate(pixels, (16, 16), mode="bilinear", antialias=True) / 255
     x = (pixels - torch.tensor(STUDENT.mean).view(3, 1, 1)) / torch.tensor(STUDENT.std).view(3, 1, 1)
-    found, expected = live.keys(x, torch.arange(6)), cached.keys(None, torch.arange(6))
+    found, expected = live.keys(x, torch.arange(6), 0), cached.keys(None, torch.arange(6), 0)
     assert torch.allclose(found, expected, atol=2e-2)  # resized pixels are rounded to bytes, or not
 
 
@@ -84,9 +145,9 @@ def test_live_keys_send_no_numbers_at_each_step(
     """Means and deviations go to the device once: a host that sends numbers to a GPU waits for it."""
     live = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=False)
     x, index = torch.rand(2, 3, 16, 16), torch.arange(2)
-    first = live.keys(x, index)
+    first = live.keys(x, index, 0)
     monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("numbers were sent"))
-    assert torch.equal(live.keys(x, index), first)
+    assert torch.equal(live.keys(x, index, 0), first)
 
 
 def test_all_keys_or_a_queue_of_them(tiny_run: Path, images: Images) -> None:
@@ -117,7 +178,13 @@ def test_documents_teach_nothing_about_images(images: Images, monkeypatch: pytes
         load_teacher("W", images, STUDENT, "cpu", size=None, cached=True)
 
 
-@pytest.mark.parametrize("more", [(), ("--teacher-views", "live", "--queue-size", "64")], ids=["cached", "live"])
+AGAIN = ("--teacher-crops", "2", "--batch-size", "480")
+"""Six steps are two epochs."""
+
+
+@pytest.mark.parametrize(
+    "more", [(), AGAIN, ("--teacher-views", "live", "--queue-size", "64")], ids=["cached", "views", "live"]
+)
 def test_a_student_goes_on_bit_for_bit(tiny_run: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
     """Six steps, and the same with only the checkpoint of the fourth left."""
     run = tmp_path / "run"
@@ -161,7 +228,7 @@ def keep_in(folder: str) -> None:
 
 def test_two_ranks_are_taught_as_one(tiny_run: Path, tmp_path: Path) -> None:
     """The same losses, with keys from a cache that one of them writes, and of views that each encodes."""
-    for views, more in (("cached", ()), ("live", ("--queue-size", "64"))):
+    for views, more in (("cached", ("--teacher-crops", "2")), ("live", ("--queue-size", "64"))):
         found = []
         for ranks in (1, 2):
             run = tmp_path / f"{views}-{ranks}"
@@ -178,6 +245,10 @@ def test_two_ranks_are_taught_as_one(tiny_run: Path, tmp_path: Path) -> None:
     ("flags", "said"),
     [
         (("--teacher", "nowhere"), "nowhere"),
+        (
+            ("--teacher", "RUN", "--teacher-views", "live", "--teacher-crops", "3"),
+            "--teacher-crops is 3, and with --teacher-views live",
+        ),
         (("--teacher", "RUN", "--symmetric"), "--symmetric needs keys of both views, and --teacher-views cached"),
     ],
 )
