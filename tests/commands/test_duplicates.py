@@ -95,7 +95,7 @@ def test_files_of_another_folder_are_measured_anew(tmp_path: Path, monkeypatch: 
             (where / name).write_bytes(b"P6 8 8 255\n" + bytes([value] * 192))
             os.utime(where / name, (0, 0))
         found.append(curate.measure_images(load(str(where))["train"], 0)[0].content)
-    assert not np.array_equal(*found)
+    assert not np.array_equal(found[0], found[1])
 
 
 def test_an_interrupted_command_goes_on(tiny_run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moco.cli import main
-from moco.core.dictionary import TeacherKeys
+from moco.core.dictionary import Queue, TeacherKeys
 from moco.core.encoder import EncoderPlan
 from moco.data.catalog import load
 from moco.data.derived import take_evenly
@@ -154,8 +154,8 @@ def test_all_keys_or_a_queue_of_them(tiny_run: Path, images: Images) -> None:
     """Where K holds the keys of all other images they are the dictionary; else the last K are."""
     teacher = load_teacher(str(tiny_run), images, STUDENT, "cpu", size=None, cached=True)
     config = recipe("taught", data="", out=Path(), teacher="", feature_dim=teacher.width)
-    assert isinstance(build_dictionary(config, len(images), teacher), TeacherKeys)
-    assert not isinstance(build_dictionary(config, 10**6, teacher), TeacherKeys)
+    for others, kind in ((len(images) - 1, TeacherKeys), (len(images) - 2, Queue)):
+        assert isinstance(build_dictionary(dataclasses.replace(config, queue_size=others), len(images), teacher), kind)
 
 
 def test_weights_that_give_no_numbers_teach_nothing(
