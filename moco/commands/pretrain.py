@@ -24,7 +24,7 @@ from moco.data.kept import KEPT_BYTES, keep_prepared
 from moco.data.loader import choose_workers
 from moco.data.named import absolute_data
 from moco.data.parts import CROPS, FIRST_CROP
-from moco.data.settling import Asked, require_fitting
+from moco.data.settling import Asked, require_fitting_channels
 from moco.data.sizes import warn_of_small
 from moco.data.spans import pair_documents
 from moco.data.splits import monitor_source, monitor_split, training_images
@@ -99,7 +99,7 @@ def open_splits(
     """Open the splits of `--data`; small training images are held in memory."""
     splits = load(data, exclude, white_level, form)
     if isinstance(form, Form):
-        require_fitting(splits["train"], form, data)
+        require_fitting_channels(splits["train"], form, data)
     trained: tuple[Split, ...] = ("train", "unlabeled")
     with say_if_slow(f"decoding the images of {data} into memory"):
         splits = {split: hold(images) if split in trained else images for split, images in splits.items()}

@@ -14,7 +14,7 @@ from moco.data.derived import make_readable, take_evenly
 from moco.data.forms import Form
 from moco.data.images import Images, Split, hold
 from moco.data.kept import keep_prepared
-from moco.data.settling import require_fitting
+from moco.data.settling import require_fitting_channels
 from moco.data.splits import monitor_split, training_images
 from moco.errors import BadInputError, counted
 from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding
@@ -103,7 +103,7 @@ def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Sce
     splits = load(config.data, given.get("exclude", ()), level, asked)
     images = training_images(splits)
     if isinstance(asked, Form):
-        require_fitting(splits["train"], asked, config.data)
+        require_fitting_channels(splits["train"], asked, config.data)
     if len(images) < FEWEST_IMAGES:
         raise BadInputError(
             f"--data {config.data}: {counted(len(images), 'training image')}, expected at least {FEWEST_IMAGES}, and "

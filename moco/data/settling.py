@@ -87,7 +87,7 @@ def require_files(images: Images, form: Form, data: str) -> None:
         raise BadInputError(f"--data {data}: {found}, expected images of {form.kind}, as the weights take")
 
 
-def require_fitting(images: Images, form: Form, data: str) -> None:
+def require_fitting_channels(images: Images, form: Form, data: str) -> None:
     """Raise BadInputError where none of some images has the channels that weights take: the weights are to blame."""
     some = [] if images.in_memory else list(_read_some(images, LOOKED_AT, form.channels))
     kinds = [describe_kind(len(own.values.array), own.values.depth) for own in some]

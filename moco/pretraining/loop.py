@@ -120,12 +120,11 @@ def train(
             with recent.paused(), timetable.looking(), request.waiting():
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, schedule.steps)
-        epoch = step // batches.steps_per_epoch
         lr, directions = set_rate(run.optimizer, schedule(step)), pair_views(batch, sides, symmetric=config.symmetric)
         losses, written, shares = list[Tensor](), [], dict[str, float]()
         for here, there, x_q, x_k in directions:  # (N, 3, H, W) each; the queries' side and the keys', mostly one
             with autocast(precision, device):
-                k = there.pair.keys(x_k, step, batch.index, epoch)  # (N, C) by f_k: shuffled, without gradient
+                k = there.pair.keys(x_k, step, batch.index, step // batches.steps_per_epoch)  # (N, C): by f_k, detached
             beside = gather_batch_keys(require(k), batch.index) if config.batch_keys else None
             parts = cut(config.accumulate, x_q, x_k, k, batch.index)
             for x_q, x_k, k, index in parts:

@@ -38,6 +38,8 @@ SMALL: dict[str, Any] = {
     "test_size": 64, "longest_side": 96, "crop_size": 48, "head_channels": 8, "regions": 8, "precise_bn": 2,
     "threads": 1, "workers": 0, "device": "cpu", "log_every": 1, "shown_images": 1,
 }  # fmt: skip
+USERS = "resnet18-w4"
+"""The network of ten layers is known to the tests' own processes only."""
 
 
 @pytest.fixture(autouse=True)
@@ -318,7 +320,7 @@ def test_a_run_that_diverges_is_exit_code_3(tmp_path: Path, capsys: pytest.Captu
     own = config(tmp_path, "voc-semantic")
     arguments = ["transfer", "voc-semantic", "--data", own.data, "--out", str(own.out), "--lr", "1e30"]
     for name in ("weights", "arch", "batch_size", "crop_size", "head_channels", "threads", "workers", "device"):
-        arguments += [f"--{name.replace('_', '-')}", str(SMALL[name])]
+        arguments += [f"--{name.replace('_', '-')}", str({**SMALL, "arch": USERS}[name])]
     assert main([*arguments, "--max-steps", "40"]) == 3
     assert "smaller --lr" in capsys.readouterr().err
     assert json.loads((own.out / "status.json").read_text())["exit_code"] == 3
@@ -339,7 +341,15 @@ def test_two_processes_stop_together_and_go_on_bit_for_bit(tmp_path: Path) -> No
     """One of two is signalled; both stop after the same step, and a second start goes on as if nothing had been."""
     own = config(tmp_path, "voc-semantic", "whole")
     program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    values = {**SMALL, "data": own.data, "max_steps": 5, "batch_size": 4, "test_images": 2, "evaluate_every": 3}
+    values = {
+        **SMALL,
+        "arch": USERS,
+        "data": own.data,
+        "max_steps": 5,
+        "batch_size": 4,
+        "test_images": 2,
+        "evaluate_every": 3,
+    }
 
     def run(module: str, out: Path) -> int:
         arguments = ["transfer", "voc-semantic", "--out", str(out)]
@@ -370,7 +380,7 @@ def test_two_processes_train_together(tmp_path: Path) -> None:
     own = config(tmp_path, "coco-fpn")
     arguments = ["coco-fpn", "--data", own.data, "--out", str(own.out), "--precise-bn", "1", "--max-steps", "2"]
     for name in ("weights", "arch", "batch_size", "test_size", "longest_side", "head_channels", "regions"):
-        arguments += [f"--{name.replace('_', '-')}", str(SMALL[name])]
+        arguments += [f"--{name.replace('_', '-')}", str({**SMALL, "arch": USERS}[name])]
     arguments += ["--train-sizes", "48", "64", "--threads", "1", "--workers", "0", "--device", "cpu"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "moco"]
     done = subprocess.run([*command, "transfer", *arguments], capture_output=True, text=True, timeout=240)

@@ -5,21 +5,18 @@ import functools
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from moco.cli import main
 from moco.core.dictionary import Queue, TeacherKeys
 from moco.core.encoder import EncoderPlan
 from moco.data.catalog import load
 from moco.data.derived import take_evenly
-from moco.data.images import ArrayImages, Images
-from moco.data.loader import ViewBatches
+from moco.data.images import Images
 from moco.data.parts import CROPS, FIRST_CROP, draw_parts
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, RandomViews, encode
@@ -28,7 +25,6 @@ from moco.evaluation.teacher import load_teacher
 from moco.interop.checkpoints import load_weights, random_weights
 from moco.pretraining.prepare import build_dictionary
 from moco.pretraining.recipes import recipe
-from moco.pretraining.teaching import count_teacher_crops
 from moco.runtime.checkpoint import checkpoint_path, load_tensors, save_tensors
 from tests.faults.processes import finish, lines
 
@@ -96,35 +92,6 @@ def test_a_crop_has_a_key_of_its_own(tiny_run: Path, images: Images, home: Path)
         with torch.no_grad():
             expected = F.normalize(weights.encoder.eval().backbone((pixels - mean) / std) - h.mean(0))
         assert torch.allclose(keys, expected, atol=1e-3)
-
-
-def test_views_are_parts_of_the_crop_in_turn() -> None:
-    """Pixels say where they are from: a view lies in its epoch's window, and is another in the next round."""
-    y, x = np.mgrid[:64, :96].astype(np.uint8)
-    images = ArrayImages(torch.from_numpy(np.stack([y, x, y])[None].repeat(40, 0)))
-    batches = ViewBatches(images, CROPS, 8, (0.0,) * 3, (1.0,) * 3, 40, seed=5, key_views=False, crops=2)
-    plain = dataclasses.replace(batches, crops=0)
-    sizes, found = np.full((40, 2), (64, 96)), list[Tensor]()
-    for epoch in range(6):
-        view = batches[epoch]
-        top, left, height, width = draw_parts(sizes, 2, seed=5, epoch=epoch, index=view.index.numpy()).T
-        assert ((height * width < 64 * 96).all(), (height * width == 64 * 96).all()) == (epoch % 3 > 0, epoch % 3 == 0)
-        for channel, first, size in ((0, top, height), (1, left, width)):
-            pixels = view.x_q[:, channel].flatten(1) * 255
-            assert (pixels.amin(1).numpy() >= first - 0.01).all()
-            assert (pixels.amax(1).numpy() <= first + size - 1 + 0.01).all()
-        assert torch.equal(view.x_q, plain[epoch].x_q) == (epoch % 3 == 0)
-        found.append(view.x_q[view.index.argsort()])
-    assert not torch.equal(found[1], found[4])
-
-
-@pytest.mark.parametrize(
-    ("given", "n", "expected"),
-    [({}, 100, 7), ({}, 2048, 7), ({}, 2049, 0), ({"teacher_crops": 3}, 10**6, 3), ({"teacher_views": "live"}, 100, 0)],
-)
-def test_crops_are_encoded_of_few_images(given: dict[str, Any], n: int, expected: int) -> None:
-    """Where their number was not given."""
-    assert count_teacher_crops(recipe("taught", data="", out=Path(), teacher="", **given), n) == expected
 
 
 def test_live_keys_are_those_of_the_views(tiny_run: Path, images: Images) -> None:
