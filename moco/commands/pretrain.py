@@ -47,7 +47,7 @@ from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor, Whitener
 from moco.pretraining.prepare import build_batches
 from moco.pretraining.pretexts import load_own_pretext, require_pretext
-from moco.pretraining.teaching import count_teacher_crops
+from moco.pretraining.teaching import require_cached
 from moco.runtime import distributed
 from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check, require
@@ -142,7 +142,8 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
         size, mean, std, precision=resolve_precision(config.precision, device),
         workers=choose_workers(images) if config.workers is None else config.workers, rgb=images.form is None,
     )  # fmt: skip
-    cached, numbers = config.teacher_views == "cached", range(1, 1 + count_teacher_crops(config, len(images)))
+    require_cached(config)
+    cached, numbers = config.teacher_views == "cached", range(1, 1 + config.teacher_crops)
     crops = [RandomViews(CROPS, config.seed, FIRST_CROP + number) for number in numbers]
     with preserve_torch_state(device):
         set_threads(config.threads)

@@ -28,7 +28,6 @@ from moco.pretraining.config import AutoConfig, PretrainConfig
 from moco.pretraining.initial import adapt_weights, with_weights
 from moco.pretraining.pace import TRYING, Budget
 from moco.pretraining.recipes import QUICK, RECIPES
-from moco.pretraining.teaching import TEACHER_CROPS
 from moco.pretraining.ways import Compared, Goal, Way, find_weights, sizes_to_try
 from moco.runtime.device import resolve_device, resolve_precision
 from moco.runtime.fields import Precision, flag, require
@@ -44,8 +43,6 @@ PROBED, LEAST_COMPARED = 16, 300
 """Number of images to time encoding, and the fewest images for a comparison at the larger of two sizes."""
 ENCODED_BY_TEACHER = 0.25
 """Share of the time that a teacher's encoding of all images may take; if it takes more, keys are made at each step."""
-FEWEST_CROPS = 4
-"""Crops of each image below which the teacher encodes whole images only."""
 
 
 @dataclass
@@ -218,9 +215,9 @@ def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compa
 
 
 def open_teacher(scene: Scene, way: Way, chosen: Compared | None, given: dict[str, Any]) -> Teacher | None:
-    """Load the teacher and let it encode the images, and as many crops of each as a share of the time allows.
+    """Load the teacher and let it encode the images, or at each step where that would take too long.
 
-    Where even the whole images would take too long, it encodes at each step. Both are then values that are `given`.
+    That is then a value that is `given`.
     """
     if way.recipe not in ("taught", "reduced"):
         return None
@@ -230,12 +227,9 @@ def open_teacher(scene: Scene, way: Way, chosen: Compared | None, given: dict[st
         seconds = measure_encoding(weights, probe, require(way.image_size), scene.precision)
     else:
         seconds = chosen.seconds
-    rounds = ENCODED_BY_TEACHER * scene.budget.seconds / (seconds * len(scene.images))
-    if "teacher_views" not in given and rounds < 1:
+    asked = "teacher_views" in given or "teacher_crops" in given
+    if not asked and seconds * len(scene.images) > ENCODED_BY_TEACHER * scene.budget.seconds:
         given["teacher_views"] = "live"
-    if given.get("teacher_views") != "live" and "teacher_crops" not in given:
-        crops = min(TEACHER_CROPS, int(rounds) - 1)
-        given["teacher_crops"] = crops if crops >= FEWEST_CROPS else 0
     values = {**RECIPES[way.recipe].values, **given, "teacher": way.weights, "teacher_size": way.image_size}
     config = PretrainConfig(**{**values, "data": scene.config.data, "out": scene.config.out})
     return pretrain.build_teacher(with_weights(config), scene.images)

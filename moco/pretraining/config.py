@@ -92,7 +92,7 @@ class PretrainConfig:
     """Weights of a frozen teacher, of any architecture, that makes the keys (SEED, arXiv:2101.04731)."""
     teacher_views: Literal["cached", "live"] = "cached"
     """cached encodes every image once, before the first step, and keeps the features; live encodes each key view."""
-    teacher_crops: CountOrZero | None = 0
+    teacher_crops: CountOrZero = 0
     """Random crops of each image that the teacher encodes, too, with --teacher-views cached. The student's views are
     parts of the whole image in one epoch, and of one of these crops in each other."""
     teacher_size: Side | None = None

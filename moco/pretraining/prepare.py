@@ -250,7 +250,7 @@ def build_batches(config: PretrainConfig, images: Images, own: OwnCode | None = 
         device=config.device,
         dtype=torch.bfloat16 if config.precision == "bf16" and config.teacher is None else torch.float32,
         compiled=config.device == "cuda",
-        crops=config.teacher_crops or 0,
+        crops=config.teacher_crops,
     )
 
 

@@ -70,8 +70,7 @@ these to 24 pixels (docs/results.md). It is small images' fastest start, not the
 TAUGHT: dict[str, Any] = {
     "arch": "resnet18-w32", "stem": "imagenet-unpooled", "head": "mlp", "image_size": 64, "augment": "mild",
     "temperature": 0.2, "schedule": "cosine", "batch_size": 64, "bn_groups": 1, "base_lr": 0.2, "warmup_epochs": 5.0,
-    "epochs": 120, "init": "whitened", "optimizer": "muon", "muon_lr": 0.03, "blend": True, "teacher_crops": None,
-    "whiten": WHITEN,
+    "epochs": 120, "init": "whitened", "optimizer": "muon", "muon_lr": 0.03, "blend": True, "whiten": WHITEN,
 }  # fmt: skip
 """What taught a small network most in ten minutes on two sets of photographs (docs/teacher.md)."""
 REDUCED: dict[str, Any] = {

@@ -138,11 +138,14 @@ def test_a_teacher_knows_more_images_than_speeds_are_measured_on(data: Path, mon
 NET = "timm:test_efficientnet@net.safetensors"
 
 
-@pytest.mark.parametrize(("share", "crops"), [(0.25, 7), (0.022, 4), (0.012, 0), (0.0001, None)])
+@pytest.mark.parametrize(
+    ("share", "given", "expected"),
+    [(0.25, (), ("cached", 0)), (0.001, (), ("live", 0)), (0.001, ("--teacher-crops", "2"), ("cached", 2))],
+)
 def test_a_teacher_sees_what_its_student_sees(
-    data: Path, monkeypatch: pytest.MonkeyPatch, share: float, crops: int | None
+    data: Path, monkeypatch: pytest.MonkeyPatch, share: float, given: tuple[str, ...], expected: tuple[str, int]
 ) -> None:
-    """As many crops as a share of the time allows, or whole images, or each step's views (None)."""
+    """Whole images, and crops where they are asked for, or each step's views if the time is short."""
     asked = dict[str, Any]()
 
     def note(name: str, images: Images, student: Encoding, device: str, **how: Any) -> Teacher:
@@ -150,12 +153,12 @@ def test_a_teacher_sees_what_its_student_sees(
         return load_teacher(name, images, student, device, **how)
 
     monkeypatch.setattr("moco.commands.pretrain.load_teacher", note)
-    monkeypatch.setattr("moco.commands.scene.measure_encoding", lambda *_: 0.002)
     monkeypatch.setattr("moco.commands.scene.ENCODED_BY_TEACHER", share)
-    assert main([*start("--teacher", NET, "--seed", "3", "--max-steps", "2")]) == 0
+    monkeypatch.setattr("moco.commands.scene.measure_encoding", lambda *_: 0.002)
+    assert main([*start("--teacher", NET, "--seed", "3", "--max-steps", "2", *given)]) == 0
     config = json.loads(Path("run/config.json").read_text())
-    assert (config["teacher_views"], config["teacher_crops"]) == (("live", 0) if crops is None else ("cached", crops))
-    assert asked["crops"] == [RandomViews(CROPS, 3, FIRST_CROP + number) for number in range(1, 1 + (crops or 0))]
+    assert (config["teacher_views"], config["teacher_crops"]) == expected
+    assert asked["crops"] == [RandomViews(CROPS, 3, FIRST_CROP + number) for number in range(1, 1 + expected[1])]
     assert list(asked["student"].mean) == config["mean"]
 
 
