@@ -17,6 +17,8 @@ from moco.errors import DivergedError, StalledError
 
 SECONDS = 1.0
 """Between two beats."""
+MEETING, ASKING = 30.0, 5.0
+"""Seconds to reach the store: where processes meet, and where one asks who is silent and its holder may have left."""
 _stopped = threading.Event()
 _beating: threading.Thread | None = None
 
@@ -25,7 +27,7 @@ def start_pulse(rank: int) -> None:
     """Start to beat, and say where this process is."""
     global _beating
     _stopped.clear()
-    store = _store()
+    store = _store(MEETING)
     store.set(f"moco/place/{rank}", f"process {os.getpid()} on {socket.gethostname()}")
     _beating = threading.Thread(target=_beat, args=(store, rank), daemon=True, name="pulse")
     _beating.start()
@@ -79,7 +81,7 @@ def _beat(store: Any, rank: int) -> None:
 def _silent(own: int, ranks: int) -> list[str]:
     """The processes whose count stands still, and where they are."""
     try:
-        store = _store()
+        store = _store(ASKING)
         before = [store.add(f"moco/pulse/{rank}", 0) for rank in range(ranks)]
         time.sleep(3 * SECONDS)
         still = [rank for rank in range(ranks) if rank != own and store.add(f"moco/pulse/{rank}", 0) == before[rank]]
@@ -88,7 +90,7 @@ def _silent(own: int, ranks: int) -> list[str]:
         return [f"the one that holds the store ({_first_line(error)})"]
 
 
-def _store() -> Any:
+def _store(seconds: float) -> Any:
     """A connection of its own to the store where the processes met."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=30))  # type: ignore[attr-defined]
+    return dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=seconds))  # type: ignore[attr-defined]

@@ -1,5 +1,8 @@
 """Which errors are taken for those of a collective; what is said of it is tested with real ranks in tests/faults."""
 
+import socket
+import time
+
 import pytest
 
 from moco.errors import DivergedError, StalledError
@@ -18,3 +21,17 @@ def test_other_errors_pass(message: str, ranks: int) -> None:
     """Those that no collective raises, and all where there is one process."""
     with pytest.raises(RuntimeError, match=f"^{message}$"), pulse.watch_collectives(0, ranks):
         raise RuntimeError(message)
+
+
+def test_a_store_that_left_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder ended: the others say so and end, too. They tried to reach it for up to a minute."""
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        port = own.getsockname()[1]
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    monkeypatch.setattr(pulse, "ASKING", 0.5)
+    begun = time.monotonic()
+    with pytest.raises(StalledError, match="the one that holds the store"), pulse.watch_collectives(1, 2):
+        raise RuntimeError("[gloo.cc] Connection closed by peer")
+    assert time.monotonic() - begun < pulse.MEETING / 2
