@@ -50,16 +50,16 @@ def load_teacher(
     try:
         some = images if cached else take_evenly(images, CENTRED_BY)
         features = encode_once(weights, some, how, title=f"teacher: encoding {len(some)} images")
+        of_crops = [
+            encode_once(weights, images, how, f"teacher: encoding crop {number} of {len(crops)} of each image", crop)
+            for number, crop in enumerate(crops, 1)
+        ]
     except BadInputError as error:
         raise BadInputError(f"--teacher {name}: {error}") from error
     centre, sha256 = features.mean(0), backbone_digest(weights.encoder)
     if not cached:
         live = encode_views(weights, centre.to(device), student)
         return Teacher(weights.encoder.num_features, live, digest=sha256)
-    of_crops = [
-        encode_once(weights, images, how, f"teacher: encoding crop {number} of {len(crops)} of each image", crop)
-        for number, crop in enumerate(crops, 1)
-    ]
     cached_keys = F.normalize(torch.cat([features, *of_crops]) - centre)
     on_device = cached_keys.to(device)
 
