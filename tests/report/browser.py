@@ -98,10 +98,12 @@ class Browser:
         )
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
-        self.events.clear()
-        self.call("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(self._next())
+        # the page before asks for images until another has taken its place
+        for url in ("about:blank", page.as_uri() if isinstance(page, Path) else page):
+            self.events.clear()
+            self.call("Page.navigate", url=url)
+            while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+                self.events.append(self._next())
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression in the page."""

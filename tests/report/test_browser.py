@@ -38,6 +38,19 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+def test_nothing_of_the_page_before_is_counted(browser: Browser, pages: dict[str, Path], tmp_path: Path) -> None:
+    """A page that never stops asking for images and writing to the console leaves no trace in the next one."""
+    busy = tmp_path / "busy.html"
+    ask = "setInterval(() => { for (const n of Array(20).keys()) new Image().src = 'missing' + n; console.log(1) })"
+    busy.write_text(f"<script>{ask}</script>", encoding="utf-8")
+    for _ in range(5):
+        browser.open(busy, 800, 600)
+        browser.evaluate("new Promise(done => setTimeout(done, 50))")
+        browser.open(pages["one"], 800, 600)
+        assert browser.requests == [pages["one"].as_uri()]
+        assert browser.complaints == []
+
+
 @pytest.mark.parametrize("name", ["one", "three", "hostile"])
 @pytest.mark.parametrize(("width", "phone", "dark"), [(1280, False, True), (360, True, False)])
 def test_it_draws(
