@@ -12,7 +12,6 @@ from torch import nn
 from moco.core.encoder import Encoder
 from moco.core.networks import reads_bytes
 from moco.core.pair import Teacher
-from moco.data.augment import AUGMENTATIONS
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import Split, load
 from moco.data.decoding import limit_pixels
@@ -46,7 +45,7 @@ from moco.pretraining.initial import flag_of, with_weights
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor, Whitener
 from moco.pretraining.prepare import build_batches
-from moco.pretraining.pretexts import load_own_pretext, require_pretext
+from moco.pretraining.pretexts import augmentation_of, load_own_pretext, require_pretext
 from moco.pretraining.teaching import require_cached
 from moco.runtime import distributed
 from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
@@ -181,8 +180,11 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         if text:
             spans = functools.partial(pair_documents, length=size)
             return ViewJudge(lambda: spans(seen, epoch=EPOCH), lambda: spans(few, epoch=EPOCH - 1), how)
-        pairs = _remember(lambda: draw_pairs(seen, AUGMENTATIONS[config.augment], size), 6 * size**2 * len(seen))
-        mild = _remember(lambda: draw_pairs(few, AUGMENTATIONS["mild"], size), 6 * size**2 * len(few))
+        pairs = _remember(lambda: draw_pairs(seen, augmentation_of(config), size), 6 * size**2 * len(seen))
+        mild = _remember(
+            lambda: draw_pairs(few, augmentation_of(dataclasses.replace(config, augment="mild")), size),
+            6 * size**2 * len(few),
+        )
         return ViewJudge(pairs, mild, how)
     bank = keep_prepared(make_readable(take_evenly(bank, config.knn_images)))
     queries = keep_prepared(make_readable(take_evenly(queries, max(1, config.knn_images // 5))))

@@ -4,7 +4,6 @@ Every operation equals torchvision's tensor function in float32 for the same par
 difference). The parameters are a pure function of (seed, epoch, index, view).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +44,8 @@ class Augmentation:
     grey_probability: float = 0.2
     blur_probability: float = 0.0
     flip_probability: float = 0.5
+    quarter_turns: bool = False
+    """Whether views are turned by 0 to 3 quarters of a circle, each equally often."""
     grey_first: bool = False
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -80,6 +81,8 @@ class ViewParameters:
     sigma: npt.NDArray[np.float32]
     """(n,): the blur's standard deviation in pixels; 0 for no blur."""
     flip: npt.NDArray[np.bool_]
+    turns: Integers | None = None
+    """(n,): quarter turns, counterclockwise; None where views are not turned."""
     bands: BandParameters | None = None
     """In place of factors, order and grey, where images are no RGB."""
 
@@ -93,7 +96,7 @@ def draw(
     Each has the distribution of torchvision's transform of that name. `deviations` are those of each channel where
     images are no RGB: then brightness and contrast are drawn for each channel, and noise.
     """
-    u = uniforms(4 * CROP_TRIES + 10, seed=seed, stream=view, epoch=epoch, index=index)
+    u = uniforms(4 * CROP_TRIES + 11, seed=seed, stream=view, epoch=epoch, index=index)
     n, v = len(u), u[:, 4 * CROP_TRIES :]
     low = [max(0.0, 1 - strength) for strength in augmentation.jitter[:HUE]] + [-augmentation.jitter[HUE]]
     high = [1 + strength for strength in augmentation.jitter[:HUE]] + [augmentation.jitter[HUE]]
@@ -107,6 +110,7 @@ def draw(
         grey=v[:, 6] < augmentation.grey_probability,
         sigma=np.where(v[:, 7] < augmentation.blur_probability, sigma, 0).astype(np.float32),
         flip=v[:, 9] < augmentation.flip_probability,
+        turns=(4 * v[:, 10]).astype(np.int64) if augmentation.quarter_turns else None,
         bands=draw_bands(
             deviations, augmentation.jitter[:2], jittered, seed=seed, epoch=epoch, index=index, view=view
         ) if deviations else None,
@@ -147,7 +151,7 @@ def render(
 
 
 def finish(pixels: Rendered, parameters: ViewParameters, augmentation: Augmentation) -> Rendered:
-    """Apply all that follows the crop, in place: colours, blur, noise (other channels only), flip."""
+    """Apply all that follows the crop, in place: colours, blur, noise (other channels only), flip, quarter turns."""
     bands = parameters.bands
     pixels = change_colours(pixels, parameters, augmentation) if bands is None else adjust_bands(pixels, bands)
     blurred = np.flatnonzero(parameters.sigma)
@@ -158,7 +162,15 @@ def finish(pixels: Rendered, parameters: ViewParameters, augmentation: Augmentat
         add_noise(pixels, bands)
     flip = torch.from_numpy(np.flatnonzero(parameters.flip)).to(pixels.device)
     pixels[flip] = pixels[flip].flip(-1)
+    turn(pixels, parameters.turns)
     return pixels
+
+
+def turn(pixels: Rendered, turns: Integers | None) -> None:
+    """Turn each view by its number of quarter turns, in place."""
+    for quarters in (1, 2, 3) if turns is not None else ():
+        rows = torch.from_numpy(np.flatnonzero(turns == quarters)).to(pixels.device)
+        pixels[rows] = pixels[rows].rot90(quarters, (-2, -1))
 
 
 def change_colours(pixels: Rendered, parameters: ViewParameters, augmentation: Augmentation) -> Rendered:
@@ -183,18 +195,6 @@ def crop_one(image: Image, window: Sequence[int], size: int) -> Square:
     top, left, height, width = window
     cut = to_unit(image[None, :, top : top + height, left : left + width])
     return F.interpolate(cut, (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
-
-
-def crop_fraction(image: Image, window: Sequence[float], size: int) -> Square:
-    """Crop as `crop_one` does, from a window with fractional borders; a pixel is inside if its centre is."""
-    top, left, height, width = window
-    maps, cut = [], image
-    for axis, (start, length) in enumerate(((top, height), (left, width)), 1):
-        first, last = int(start), min(math.ceil(start + length), image.shape[axis])
-        cut = cut.narrow(axis, first, last - first)
-        place = [torch.tensor([value], device=image.device) for value in (start - first, length)]
-        maps.append(resampling_matrix(place[0], place[1], last - first, size)[0])
-    return maps[0] @ to_unit(cut) @ maps[1].T
 
 
 def crop_batch(images: Bytes, windows: Integers, size: int) -> Rendered:

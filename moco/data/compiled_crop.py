@@ -1,4 +1,4 @@
-"""Crop and resize, compiled for the processor by numba (an extra): what augment.crop_one and crop_fraction compute.
+"""Crop and resize, compiled for the processor by numba (an extra): as augment.crop_one and views.crop_fraction do.
 
 Numba keeps the machine code on disk, and makes it again when the file changes: so no compiled function calls one of
 another file.

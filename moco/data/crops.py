@@ -1,7 +1,7 @@
 """What loading processes hand over where views are finished on a device: crops as bytes, and what was drawn for them.
 
 A crop of 224 pixels takes a quarter of its view's bytes in fp32. Everything after it (colours, blur, flip,
-normalisation) is `finishing.finish_views`.
+quarter turns, normalisation) is `finishing.finish_views`.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ WINDOW = slice(0, 4)
 SHARE, OWN, MEAN = slice(4, 10), slice(10, 16), slice(16, 22)
 """Six blends, three before the hue is turned and three after it: pixel -> share pixel + own luminance + mean of the
 image's luminance. An operation is in its drawn place among them, and the others change nothing."""
-SHIFT, GREY, SIGMA, FLIP = 22, 23, 24, 25
-COLUMNS = 26
+SHIFT, GREY, SIGMA, FLIP, TURNS = 22, 23, 24, 25, 26
+COLUMNS = 27
 
 
 class Crops(NamedTuple):
@@ -87,4 +87,5 @@ def pack_drawn(parameters: ViewParameters) -> npt.NDArray[np.float32]:
     packed[:, WINDOW] = parameters.crop
     packed[:, SHIFT] = np.where(jittered, parameters.factors[:, HUE], 0)
     packed[:, GREY], packed[:, SIGMA], packed[:, FLIP] = parameters.grey, parameters.sigma, parameters.flip
+    packed[:, TURNS] = 0 if parameters.turns is None else parameters.turns
     return packed

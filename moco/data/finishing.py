@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from moco.data.augment import Augmentation, adjust_hue, blur_kernel_size, blur_matrix, luminance
-from moco.data.crops import FLIP, GREY, MEAN, OWN, SHARE, SHIFT, SIGMA
+from moco.data.crops import FLIP, GREY, MEAN, OWN, SHARE, SHIFT, SIGMA, TURNS
 from moco.shapes import AnyPixels, Drawn, PerColour, PerImage, PerImageFactor, Pixels, Rendered, SquareViews
 
 NO_BLUR = 0.01
@@ -18,12 +18,14 @@ NO_BLUR = 0.01
 def finish_views(
     pixels: AnyPixels, drawn: Drawn, mean: PerColour, std: PerColour, augmentation: Augmentation, dtype: torch.dtype
 ) -> SquareViews:
-    """Apply flip, colours, blur and normalisation to crops; the result is of `dtype`, colours innermost.
+    """Apply flip, quarter turns, colours, blur and normalisation to crops; the result is of `dtype`, colours innermost.
 
     Bytes are taken for values in [0, 1] times 255. Everything but the result is fp32.
     """
     columns: Drawn = drawn[:, :, None, None, None]
     pixels = torch.where(columns[:, FLIP] > 0, pixels.flip(-1), pixels)
+    for quarters in (1, 2, 3) if augmentation.quarter_turns else ():
+        pixels = torch.where(columns[:, TURNS] == quarters, pixels.rot90(quarters, (-2, -1)), pixels)
     if pixels.dtype == torch.uint8:
         pixels = pixels.float() / 255
     if augmentation.grey_first:

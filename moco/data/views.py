@@ -4,6 +4,7 @@ Rendering is augment.render and then augment.normalize, within rounding; compile
 """
 
 import functools
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,13 +19,15 @@ from moco.data.augment import (
     Augmentation,
     ViewParameters,
     blur_kernel_size,
-    crop_fraction,
     crop_one,
     draw,
     finish,
     normalize,
     render,
+    resampling_matrix,
+    turn,
 )
+from moco.data.forms import to_unit
 from moco.data.jpeg import choose_shrink
 from moco.data.parts import draw_parts
 from moco.data.photos import Photo, decode_photo, read_photo
@@ -98,7 +101,7 @@ def _make_views_of_files(chosen: ChosenImages, streams: Sequence[Stream], look: 
 
     drawn = decode_rows(chosen, streams, look, use)
     if look.compiled:
-        return [out.permute(0, 3, 1, 2) for out in outs]
+        return [_turned(out, parameters) for parameters, out in zip(drawn, outs, strict=True)]
     return [
         normalize(finish(out, parameters, look.augmentation), look.mean, look.std)
         for parameters, out in zip(drawn, outs, strict=True)
@@ -169,7 +172,14 @@ def render_array(images: Bytes, parameters: ViewParameters, look: Look) -> Squar
         return normalize(render(images, parameters, look.augmentation, look.size), look.mean, look.std)
     out = _new_tensor(len(images), look.size, look.size, 3)
     _render_compiled(images, parameters.crop.astype(np.float64), parameters, slice(None), look, out)
-    return out.permute(0, 3, 1, 2)
+    return _turned(out, parameters)
+
+
+def _turned(out: Interleaved, parameters: ViewParameters) -> SquareViews:
+    """Do what the compiled kernels leave out: quarter turns, in place."""
+    views = out.permute(0, 3, 1, 2)
+    turn(views, parameters.turns)
+    return views
 
 
 def _render_row(image: Image, shrink: int, parameters: ViewParameters, row: int, look: Look, out: Tensor) -> None:
@@ -196,6 +206,18 @@ def _crop_by_torch(image: Image, window: Integers, shrink: int, size: int) -> Sq
     if shrink == 1:
         return crop_one(image, window.tolist(), size)
     return crop_fraction(image, (window / shrink).tolist(), size)
+
+
+def crop_fraction(image: Image, window: Sequence[float], size: int) -> Square:
+    """Crop as `crop_one` does, from a window with fractional borders; a pixel is inside if its centre is."""
+    top, left, height, width = window
+    maps, cut = [], image
+    for axis, (start, length) in enumerate(((top, height), (left, width)), 1):
+        first, last = int(start), min(math.ceil(start + length), image.shape[axis])
+        cut = cut.narrow(axis, first, last - first)
+        place = [torch.tensor([value], device=image.device) for value in (start - first, length)]
+        maps.append(resampling_matrix(place[0], place[1], last - first, size)[0])
+    return maps[0] @ to_unit(cut) @ maps[1].T
 
 
 def _new_views(count: int, look: Look) -> Tensor:

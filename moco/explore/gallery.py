@@ -16,7 +16,6 @@ from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from moco.core.encoder import Encoder
-from moco.data.augment import AUGMENTATIONS
 from moco.data.derived import take_evenly
 from moco.data.images import Images, Split, see
 from moco.data.named import CATALOG, data_home
@@ -30,6 +29,7 @@ from moco.evaluation.scores import describe_predictions, score_votes
 from moco.evaluation.session import labels_of
 from moco.explore.embedding_map import flat_map
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.pretexts import augmentation_of
 from moco.runtime.fields import require
 from moco.runtime.phases import say_if_slow
 from moco.runtime.randomness import Stream
@@ -122,7 +122,7 @@ def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
     size = require(config.view_size or config.image_size)
     channels = 3 if train.form is None else train.form.channels
     plain, form = ((0.0,) * channels, (1.0,) * channels), train.form
-    look = Look(AUGMENTATIONS[config.augment], size, *plain, scaled=config.decode == "scaled")
+    look = Look(augmentation_of(config), size, *plain, scaled=config.decode == "scaled")
     streams = {"query": Stream.VIEW_QUERY, "key": Stream.VIEW_KEY}
     columns, titles = [], []
     for epoch in range(EPOCHS):

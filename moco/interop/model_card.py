@@ -15,8 +15,8 @@ from moco.runtime.records import read_object, read_records
 
 SHOWN = (
     "init_weights", "arch", "stem", "head", "dictionary", "queue_size", "key_momentum", "temperature", "symmetric",
-    "augment", "image_size", "epochs", "max_steps", "batch_size", "bn", "bn_groups", "lr", "head_lr", "schedule",
-    "weight_decay", "seed",
+    "augment", "flip", "quarter_turns", "image_size", "epochs", "max_steps", "batch_size", "bn", "bn_groups", "lr",
+    "head_lr", "schedule", "weight_decay", "seed",
 )  # fmt: skip
 """Fields of a run's config that the card lists."""
 BASELINES = {"random": "random weights", "pixels": "raw pixels"}

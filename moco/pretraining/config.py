@@ -9,6 +9,7 @@ import tyro
 from moco.core.stems import Stem
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD, Bands, ChannelCount, Excluded, MostPixels, NoData, WhiteLevel
 from moco.data.pairconfig import HiddenShare, OwnPretextAgain, PartnerData, PatchSide, PretextName, SeriesList, Within
+from moco.data.viewconfig import AugmentName, FlipShare, QuarterTurns
 from moco.runtime.fields import (
     RUN,
     AcceptChangedData,
@@ -107,8 +108,7 @@ class PretrainConfig:
     """K: negative keys that each query is compared with, best well below the number of images. A memory bank draws K of
     its entries. With --batch-keys it may be 0. Ignored with --dictionary in-batch, where K is the batch size - 1."""
     batch_keys: bool = False
-    """Compare each query also with the momentum encoder's keys of the other images in its batch (v3), or only with
-    these if --queue-size is 0."""
+    """Compare each query also (with --queue-size 0: only) with the momentum keys of its batch's other images (v3)."""
     key_momentum: Share = 0.999
     """m: theta_k <- m theta_k + (1 - m) theta_q. Shorter runs need a smaller m: 0.999 for 10^5 steps, 0.99 for 10^4."""
     key_momentum_schedule: Literal["constant", "cosine"] = "constant"
@@ -147,9 +147,9 @@ class PretrainConfig:
     partner_encoder: Literal["shared", "own"] = "shared"
     """Which encoder takes the images of --partner: shared, that of --data; or own, a second one, for other channels
     too. Queries of each side are then compared with keys of the other; it needs --symmetric."""
-    augment: Literal["v1", "v2", "cifar", "mild"] = "v1"
-    """Random views: v1, v2 (with blur and weaker hue changes), cifar (without blur, with smaller crops), or mild (large
-    crops with little colour change, for --teacher)."""
+    augment: AugmentName = "v1"
+    flip: FlipShare = 0.5
+    quarter_turns: QuarterTurns = False
     image_size: Side | None = 224
     """Side of whole images in pixels, or bytes of a span. --init-weights sets it unless you, or reduced, give it."""
     view_size: Side | None = None

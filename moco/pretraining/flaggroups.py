@@ -7,8 +7,8 @@ PRETRAIN_GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Method": (),
     "Data": (
-        "exclude", "white_level", "most_pixels", "channels", "bands", "no_data", "decode", "augment", "view_size",
-        "small_views", "mean", "std", "accept_changed_data",
+        "exclude", "white_level", "most_pixels", "channels", "bands", "no_data", "decode", "augment", "flip",
+        "quarter_turns", "view_size", "small_views", "mean", "std", "accept_changed_data",
     ),
     "Schedule": (
         "max_steps", "end_after", "end_spare", "earlier_lengths", "accumulate", "base_lr", "head_lr", "schedule",

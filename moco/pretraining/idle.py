@@ -26,11 +26,12 @@ def _no_queue(config: PretrainConfig) -> str:
     return "with --dictionary in-batch it is the batch size - 1" if unused else ""
 
 
+OF_IMAGES = (
+    "augment", "flip", "quarter_turns", "decode", "mean", "std", "white_level", "most_pixels", "channels", "bands",
+    "no_data", "stem",
+)  # fmt: skip
 IDLE = (
-    Idle(
-        ("augment", "decode", "mean", "std", "white_level", "most_pixels", "channels", "bands", "no_data", "stem"),
-        _documents,
-    ),
+    Idle(OF_IMAGES, _documents),
     Idle(("teacher_views", "teacher_crops", "teacher_size", "teacher_temperature"), _without_teacher),
     Idle(("key_momentum", "key_momentum_schedule"), _no_f_k),
     Idle(("queue_size",), _no_queue),

@@ -15,7 +15,6 @@ from moco.core.loss import Contrast, info_nce, match_teacher
 from moco.core.pair import Teacher
 from moco.core.resnet import ResNet
 from moco.core.transformers import patch_projection
-from moco.data.augment import AUGMENTATIONS
 from moco.data.images import Images
 from moco.data.loader import ViewBatches, choose_workers
 from moco.data.pairs import PairBatches
@@ -24,7 +23,7 @@ from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.counts import shared_negatives
 from moco.pretraining.initial import encoder_plan, fill, with_weights
-from moco.pretraining.pretexts import build_pairs, require_pretext
+from moco.pretraining.pretexts import augmentation_of, build_pairs, require_pretext
 from moco.pretraining.teaching import with_teacher
 from moco.pretraining.timetable import require_lengths
 from moco.runtime import distributed
@@ -237,7 +236,7 @@ def build_batches(config: PretrainConfig, images: Images, own: OwnCode | None = 
         return build_pairs(config, images, own)
     return ViewBatches(
         images,
-        AUGMENTATIONS[config.augment],
+        augmentation_of(config),
         require(config.view_size or config.image_size),
         require(config.mean),
         require(config.std),

@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 
 from moco.core.networks import OF_BYTES, example_input, reads_bytes
-from moco.data.augment import AUGMENTATIONS
+from moco.data.augment import AUGMENTATIONS, Augmentation
 from moco.data.catalog import load
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.forms import AUTO, Form
@@ -140,7 +140,13 @@ def build_pairing(config: PretrainConfig, images: Images, own: OwnCode | None) -
 
 def _look(config: PretrainConfig) -> Look:
     size, mean, std = require(config.view_size or config.image_size), require(config.mean), require(config.std)
-    return Look(AUGMENTATIONS[config.augment], size, mean, std, config.decode == "scaled")
+    return Look(augmentation_of(config), size, mean, std, config.decode == "scaled")
+
+
+def augmentation_of(config: PretrainConfig) -> Augmentation:
+    """Return the augmentation by which a run makes its views."""
+    named = AUGMENTATIONS[config.augment]
+    return dataclasses.replace(named, flip_probability=config.flip, quarter_turns=config.quarter_turns)
 
 
 def open_partner(config: PretrainConfig, images: Images) -> tuple[Images, PretrainConfig]:

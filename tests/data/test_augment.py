@@ -344,6 +344,32 @@ def test_a_flip_mirrors_the_finished_view() -> None:
     check_close(after[1::2], reference.hflip(before[1::2]), "hflip")
 
 
+def test_quarter_turns_turn_the_finished_view() -> None:
+    """Bit for bit numpy's rotation of the same view, counterclockwise."""
+    images, plain = digits(), drawn("v2", 8, (8, 8))
+    assert plain.turns is None
+    turned = dataclasses.replace(plain, turns=np.arange(8) % 4)
+    before, after = (render(images, parameters, AUGMENTATIONS["v2"], 32) for parameters in (plain, turned))
+    for i in range(8):
+        np.testing.assert_array_equal(after[i].numpy(), np.rot90(before[i].numpy(), i % 4, (1, 2)))
+
+
+def test_quarter_turns_are_equally_likely_and_change_nothing_else() -> None:
+    """A chi-square test over the four turns; all that is drawn besides keeps every bit."""
+    augmentation = dataclasses.replace(AUGMENTATIONS["v2"], quarter_turns=True)
+    sizes = np.full((DRAWS, 2), 32)
+    turned, plain = (
+        draw(one, sizes, seed=0, epoch=0, index=np.arange(DRAWS), view=Stream.VIEW_KEY)
+        for one in (augmentation, AUGMENTATIONS["v2"])
+    )
+    assert turned.turns is not None
+    assert stats.chisquare(np.bincount(turned.turns, minlength=4)).pvalue > SMALLEST_P
+    assert stats.chisquare(np.bincount(turned.turns[plain.flip], minlength=4)).pvalue > SMALLEST_P
+    for field in dataclasses.fields(plain):
+        if field.name != "turns":
+            np.testing.assert_array_equal(getattr(turned, field.name), getattr(plain, field.name))
+
+
 @pytest.mark.parametrize("form", ["list", "tensor"])
 def test_rendering_leaves_the_images_as_they_are(form: str) -> None:
     """They are held in memory for the next epoch."""

@@ -1,5 +1,6 @@
 """Views that are finished on a device are those of the CPU to a rounding of their crops, and nobody waits for them."""
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -32,7 +33,7 @@ HUE_GAIN = 3.0
 FP32 = 2e-4
 """Twice what the views may differ from torchvision's by order of operations (tests/data/test_views.py)."""
 STREAMS = (Stream.VIEW_QUERY, Stream.VIEW_KEY)
-ALL = {**AUGMENTATIONS, "linear": CROP_AND_FLIP}
+ALL = {**AUGMENTATIONS, "linear": CROP_AND_FLIP, "turned": dataclasses.replace(AUGMENTATIONS["v2"], quarter_turns=True)}
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

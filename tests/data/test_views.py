@@ -20,12 +20,12 @@ from torch import Tensor
 
 import moco.data
 from moco.data import photos as module
-from moco.data.augment import AUGMENTATIONS, ViewParameters, crop_batch, crop_fraction, draw
+from moco.data.augment import AUGMENTATIONS, ViewParameters, crop_batch, draw
 from moco.data.derived import Subset, make_readable
 from moco.data.images import ArrayImages, FileImages, Images, PathTable
 from moco.data.jpeg import decode_plain
 from moco.data.replacement import ChosenImages
-from moco.data.views import COMPILED, Look, can_compile, make_views, render_array
+from moco.data.views import COMPILED, Look, can_compile, crop_fraction, make_views, render_array
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers, Stream
 from tests.data.test_augment import digits, drawn, photographs, reference_view
@@ -257,6 +257,27 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     images = FileImages(os.fsencode(tmp_path), PathTable([b"gone.jpg"]))
     with pytest.raises(BadInputError, match=r"gone\.jpg: cannot be read"):
         make_pair(images, [0], Look(AUGMENTATIONS["v2"], 32, *PLAIN))
+
+
+@both_ways
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_views_are_turned_as_drawn(files: FileImages, compiled: bool, in_memory: bool) -> None:
+    """Every view of files and of images in memory is the view without turns, turned by what was drawn for it."""
+    images: Images = ArrayImages(digits().repeat(3, 1, 1, 1)) if in_memory else files
+    index = list(range(20)) if in_memory else [0, 2, 3, 4, 2, 3, 4]
+    turning = dataclasses.replace(AUGMENTATIONS["v2"], quarter_turns=True)
+    pairs = [
+        make_pair(images, index, Look(one, 16, *PLAIN, compiled=compiled)) for one in (AUGMENTATIONS["v2"], turning)
+    ]
+    sizes = np.array([images[i].shape[1:] for i in index])
+    seen = set()
+    for stream, before, after in zip(STREAMS, *pairs, strict=True):
+        turns = draw(turning, sizes, seed=0, epoch=0, index=index, view=stream).turns
+        assert turns is not None
+        seen |= set(turns.tolist())
+        for i, quarters in enumerate(turns.tolist()):
+            assert torch.equal(after[i], torch.from_numpy(np.rot90(before[i].numpy(), quarters, (1, 2)).copy()))
+    assert seen == {0, 1, 2, 3}
 
 
 @both_ways

@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from moco.commands import embed, knn, linear, pretrain, report, resume
+from moco.data.augment import AUGMENTATIONS
 from moco.data.catalog import load
 from moco.data.splits import training_images
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, KnnConfig, LinearConfig
 from moco.pretraining.config import PretrainConfig, ResumeConfig
-from moco.pretraining.pretexts import load_own_pretext, open_partner, require_pretext
+from moco.pretraining.prepare import build_batches
+from moco.pretraining.pretexts import augmentation_of, load_own_pretext, open_partner, require_pretext
 from moco.pretraining.recipes import recipe
 from moco.report.config import ReportConfig
 from moco.runtime.configfile import to_json
@@ -40,6 +43,29 @@ SMALL: dict[str, Any] = {
 def config(out: Path, **values: Any) -> PretrainConfig:
     """A config of four small steps on the digits."""
     return recipe("quick", data="digits", out=out, **{**SMALL, **values})
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_flips_and_turns_are_the_users(augment: str, tmp_path: Path) -> None:
+    """By default the papers' views; --flip and --quarter-turns change these two and nothing else."""
+    named = AUGMENTATIONS[augment]
+    assert augmentation_of(config(tmp_path, augment=augment)) == named
+    changed = augmentation_of(config(tmp_path, augment=augment, flip=0.0, quarter_turns=True))
+    assert changed == dataclasses.replace(named, flip_probability=0.0, quarter_turns=True)
+
+
+def test_a_run_turns_its_views(tmp_path: Path) -> None:
+    """Each view of its batches is one of the four turns of the view that is not turned."""
+    images, own = load("digits"), {"augment": "mild", "flip": 0.0, "quarter_turns": True}
+    turned, plain = (
+        build_batches(config(tmp_path, **values), images["train"])[0]
+        for values in (own, {**own, "quarter_turns": False})
+    )
+    found = [
+        any(torch.equal(a, b.rot90(k, (1, 2))) for k in range(4)) for a, b in zip(turned[0], plain[0], strict=True)
+    ]
+    assert all(found)
+    assert not torch.equal(turned[0], plain[0])
 
 
 @pytest.fixture
