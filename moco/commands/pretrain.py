@@ -170,10 +170,11 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     if reason is None and len(bank.classes) < 2:
         reason = f"with one class only ({one_line(bank.classes[0])})"
     if reason is not None:
+        things, part = ("documents", "span") if text else ("images", "view")
         print(
-            f"the images come {reason}: no kNN accuracy. The monitor measures instead: retrieval (how many images "
-            f"find their own second view), alignment (mean squared distance of two views of an image) and "
-            f"uniformity (how evenly the images spread: lower is better)"
+            f"the {things} come {reason}: no kNN accuracy. The monitor measures instead: retrieval (how many "
+            f"{things} find their own second {part}), alignment (mean squared distance of two {part}s of one) and "
+            f"uniformity (how evenly the {things} spread: lower is better)"
         )
         seen = make_readable(take_evenly(training_images(splits), min(UNLABELLED_IMAGES, config.knn_images)))
         few = take_evenly(seen, RETRIEVED)

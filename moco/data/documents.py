@@ -115,7 +115,7 @@ class _Found:
         if self.exclude.patterns and self.exclude.fits_any_part(name):
             self.notes.skip("by --exclude")
         elif _name_other_kind(text) is not None:
-            self.notes.skip("file(s) that are not text", os.fsdecode(name))
+            self.notes.skip("file(s) without text", os.fsdecode(name))
         elif len(text) < SHORTEST:
             self.notes.skip("empty document(s)", os.fsdecode(name))
         else:
@@ -153,7 +153,7 @@ def open_documents(data: str, exclude: Sequence[str] = ()) -> dict[Split, Images
     if empty:
         left_out = f" (left out: {found.notes.left_out})" if found.notes.skipped else ""
         raise BadInputError(f"--data {data}: no document in {empty[0]}{left_out}: expected files of text")
-    found.notes.print(data, {split: len(documents) for split, documents in sets.items()})
+    found.notes.print(data, {split: len(documents) for split, documents in sets.items()}, kind="document")
     classes = sorted({document.label for document in sets["train"] if document.label is not None})
     return {split: _collect(documents, classes, f"{data} ({split})") for split, documents in sets.items()}
 

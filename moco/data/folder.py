@@ -13,7 +13,7 @@ from moco.data.layout import find_start
 from moco.data.notes import Notes
 from moco.data.search import Search, read_times
 from moco.data.tree import DiskTree
-from moco.errors import BadInputError
+from moco.errors import BadInputError, counted
 
 LARGE = 50_000
 """The index of a folder with more images than this is kept; others are searched anew every time."""
@@ -126,7 +126,7 @@ def _search(root: Path, search: Search) -> FileImages:
         labels = np.repeat(np.array([number[name] for name in search.classes], np.int64), search.counts)
     elif names:
         search.notes.remark(
-            f"{search.loose} image(s) lie beside {len(names)} folder(s) with images, such as "
+            f"{counted(search.loose, 'image')} beside {counted(len(names), 'folder')} with images, such as "
             f"{os.fsdecode(names[0])}/: so these are no classes, and there are no labels; if they are, leave the "
             f"others out with --exclude"
         )

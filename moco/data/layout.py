@@ -87,7 +87,7 @@ def _remark(folders: dict[Split, str], others: list[str], listing: Listing, note
             f"classes, put them into one folder train/"
         )
     if listing.loose:
-        notes.remark(f"not used: image(s) beside the splits, such as {os.fsdecode(min(listing.loose))}")
+        notes.remark(f"not used: images beside the splits, such as {os.fsdecode(min(listing.loose))}")
 
 
 def find_start(tree: Tree, top: bytes = b"") -> bytes:

@@ -22,7 +22,7 @@ class Notes:
     """What is found while a set of images is opened; printed once it is open."""
 
     skipped: Counter[str] = field(default_factory=Counter)
-    """A reason -> how many files or folders are left out for it."""
+    """A reason, such as `hidden file(s)` -> how many files or folders are left out for it."""
     first: dict[str, str] = field(default_factory=dict)
     """A reason -> the first of them, where that helps to find it."""
     remarks: list[str] = field(default_factory=list)
@@ -51,7 +51,8 @@ class Notes:
         """Describe what is left out; empty if nothing is."""
         ranked = sorted(self.skipped.items(), key=lambda item: (-item[1], item[0]))
         shown = [
-            f"{count} {reason}" + (f" ({self.first[reason]})" if reason in self.first else "")
+            f"{count} {reason.replace('(s)', '' if count == 1 else 's')}"
+            + (f" ({self.first[reason]})" if reason in self.first else "")
             for reason, count in ranked[:MOST_REASONS]
         ]
         rest = sum(count for _, count in ranked[MOST_REASONS:])
@@ -75,14 +76,14 @@ class Notes:
                 notes.remarks = [str(text) for text in remarks]
         return notes
 
-    def print(self, data: str, counts: dict[str, int], flag: str = DATA) -> None:
+    def print(self, data: str, counts: dict[str, int], flag: str = DATA, kind: str = "image") -> None:
         """Print the remarks, a line each, and one line of what is left out of the set that `flag` names; each once."""
         found = ", ".join(f"{count} {split}" for split, count in counts.items())
         lines = self.remarks[:MOST_REMARKS]
         if len(self.remarks) > MOST_REMARKS:
             lines = [*lines, f"and {len(self.remarks) - MOST_REMARKS} more remarks of this kind"]
         if self.skipped:
-            lines = [*lines, f"{found} images; left out: {self.left_out}"]
+            lines = [*lines, f"{found} {kind}{'' if list(counts.values()) == [1] else 's'}; left out: {self.left_out}"]
         for line in lines:
             text = one_line(f"{flag} {data}: {line}")
             if text not in _printed and distributed.rank() == 0:

@@ -13,7 +13,7 @@ from moco.core.encoder import Encoder, EncoderPlan, head_prefix, load_encoder_te
 from moco.core.pair import EncoderPair
 from moco.core.whitening import LEAST_SHARE
 from moco.data.forms import Form
-from moco.errors import BadInputError
+from moco.errors import BadInputError, counted
 from moco.interop.checkpoints import Weights, load_weights
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import OF_WEIGHTS, TEACHERS_OWN
@@ -85,8 +85,8 @@ def fill(encoder: Encoder, init_weights: str) -> None:
     if given.plan.channels != plan.channels:
         if weights.form is not None:
             raise BadInputError(
-                f"--init-weights {init_weights}: takes {weights.form.kind}, and the images have {plan.channels} "
-                f"channel(s): expected the same, or weights of RGB"
+                f"--init-weights {init_weights}: takes {weights.form.kind}, and the images have "
+                f"{counted(plan.channels, 'channel')}: expected the same, or weights of RGB"
             )
         tensors = adapt_channels(tensors, encoder.backbone.state_dict())
     try:
@@ -174,7 +174,7 @@ def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Di
         how = "the sum of its three channels" if channels == 1 else (
             f"its three channels in turn, scaled by 3 / {channels}"
         )  # fmt: skip
-        origin += f"; the first layer takes {channels} channel(s): {how}"
+        origin += f"; the first layer takes {counted(channels, 'channel')}: {how}"
     if pair.f_k is not None:
         if same_head and same_channels and weights.momentum is not None:
             load_encoder_tensors(pair.f_k, weights.momentum)

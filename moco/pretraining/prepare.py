@@ -18,7 +18,7 @@ from moco.core.transformers import patch_projection
 from moco.data.images import Images
 from moco.data.loader import ViewBatches, choose_workers
 from moco.data.pairs import PairBatches
-from moco.errors import BadInputError
+from moco.errors import BadInputError, counted
 from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.counts import shared_negatives
@@ -118,7 +118,7 @@ def _bn_groups(config: PretrainConfig, ranks: int) -> int:
         asked = f"--bn-groups is {config.bn_groups}" if config.bn_groups else f"--batch-size is {config.batch_size}"
         raise BadInputError(
             f"{asked}: expected groups of two images or more, of equal size, that fill the batch of "
-            f"{config.batch_size} on {ranks} process(es) in {config.accumulate} part(s)"
+            f"{config.batch_size} on {counted(ranks, 'process')} in {counted(config.accumulate, 'part')}"
             + ("" if fitting else ": give a larger --batch-size or a smaller --accumulate")
         )
     return config.bn_groups or nearest_groups(fitting, aim)

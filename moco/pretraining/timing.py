@@ -20,7 +20,7 @@ from moco.core.encoder import Encoder
 from moco.core.pair import Teacher
 from moco.data.images import Images
 from moco.data.loader import Batch, Batches
-from moco.errors import BadInputError, NoMemoryError
+from moco.errors import BadInputError, NoMemoryError, counted
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Monitor
@@ -146,8 +146,8 @@ def measure_throughput(lines: Iterable[Mapping[str, Any]], batch_size: int) -> d
     seconds = trained[-1]["time"] - trained[0]["time"] if trained else 0.0
     if steps <= 0 or seconds <= 0:
         raise BadInputError(
-            f"metrics with {len(trained)} line(s) of a loss over {steps} steps and {seconds:g} s: expected two or more "
-            f"from one run, some time apart"
+            f"metrics with {counted(len(trained), 'line')} of a loss over {steps} steps and {seconds:g} s: expected "
+            f"two or more from one run, some time apart"
         )
     return {"images_per_second": round(steps * batch_size / seconds, 2), "steps": steps, "seconds": round(seconds, 2)}
 

@@ -334,7 +334,7 @@ def test_other_channels(scenes: Path, capsys: pytest.CaptureFixture[str], more: 
     assert "images of 4 channels of uint16: views change brightness" in err
     if recipe == "continued":
         assert f"without training: {NET}, its first layer for 4 channels," in err
-        assert "the first layer takes 4 channel(s): its three channels in turn" in err
+        assert "the first layer takes 4 channels: its three channels in turn" in err
     else:
         assert "from scratch, because published weights, which would teach, take RGB, and these images are 4" in err
     form = load_weights("run").form

@@ -270,7 +270,7 @@ def test_links_to_a_folder_above(tmp_path: Path) -> None:
     (tmp_path / "d" / "self").symlink_to(tmp_path / "d" / "self")
     found, left_out = found_with_notes(tmp_path / "d")
     assert found == ["a/1.png"]
-    assert "1 link(s) to a folder above (a/again)" in left_out
+    assert "1 link to a folder above (a/again)" in left_out
 
 
 def test_what_is_no_regular_file(tmp_path: Path) -> None:
@@ -282,8 +282,8 @@ def test_what_is_no_regular_file(tmp_path: Path) -> None:
     (tmp_path / "4.png").symlink_to("gone")
     found, left_out = found_with_notes(tmp_path)
     assert found == ["1.png"]
-    assert "3 pipe(s), socket(s) or device(s)" in left_out
-    assert "1 broken link(s) (4.png)" in left_out
+    assert "3 pipes, sockets or devices" in left_out
+    assert "1 broken link (4.png)" in left_out
 
 
 @pytest.mark.parametrize("name", ["5.png", "5", "5.parquet", "5.mp4"])
@@ -295,7 +295,7 @@ def test_links_in_a_circle(tmp_path: Path, name: str) -> None:
         (folder / "6").symlink_to(name)
     (tmp_path / "a" / "1.png").touch()
     assert len(load(str(tmp_path))["train"]) == 1
-    assert "2 broken link(s)" in found_with_notes(tmp_path / "a")[1]
+    assert "2 broken links" in found_with_notes(tmp_path / "a")[1]
 
 
 def test_links_in_a_circle_beside_videos(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_folders_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "d" / "secret").mkdir(parents=True)
     (tmp_path / "d" / "1.png").touch()
     monkeypatch.setattr(os, "scandir", denied)
-    assert found_with_notes(tmp_path / "d") == (["1.png"], "1 folder(s) without permission to read (secret/)")
+    assert found_with_notes(tmp_path / "d") == (["1.png"], "1 folder without permission to read (secret/)")
     with pytest.raises(BadInputError, match="change its permissions"):
         open_folder(tmp_path / "d" / "secret")
 

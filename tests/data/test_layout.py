@@ -131,7 +131,7 @@ def test_what_is_not_plain_is_said(tmp_path: Path, name: str, capsys: pytest.Cap
 def test_hidden_folders_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever they hold, as hidden images are."""
     load(str(make(tmp_path / "d", "a/1.png", "b/2.png", ".thumbnails/1.png", "a/.cache/2.png", ".gitignore")))
-    assert "2 train images; left out: 2 hidden folder(s) (" in capsys.readouterr().err
+    assert "2 train images; left out: 2 hidden folders (" in capsys.readouterr().err
 
 
 def test_a_plain_folder_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def test_files_of_systems_and_hidden_ones(tmp_path: Path, capsys: pytest.Capture
     images = train(path)
     assert [images.name(i) for i in range(len(images))] == ["x.tar/1.png", "x.tar/photo"]
     said = capsys.readouterr().err
-    assert "2 hidden image(s)" in said
-    assert "3 file(s) of an operating system" in said
+    assert "2 hidden images" in said
+    assert "3 files of an operating system" in said
     train(path)
     assert len(list((tmp_path / ".moco-index").iterdir())) == 1

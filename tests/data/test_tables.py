@@ -163,7 +163,7 @@ def test_rows_without_image_or_class(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [images.encoded(i) for i in range(len(images))] == [picture(0), picture(2)]
     assert [images.name(i).partition("/")[2] for i in range(2)] == ["0000000", "0000002-c.png"]
     said = capsys.readouterr().err
-    assert "left out: 1 row(s) without an image" in said
+    assert "left out: 1 row without an image" in said
     assert "1 of 2 rows have no class in label" in said
 
 
