@@ -133,7 +133,8 @@ def _describe_plan(
     study: Study, config: StudyConfig, plan: dict[str, Any], every: Sequence[Cell], left_out: Sequence[str]
 ) -> str:
     """The plan for people."""
-    lines = [f"{study.name}: {study.about} ({study.source})", budget(study, config, plan)]
+    source = f" ({study.source})" if study.source else ""
+    lines = [f"{study.name}: {study.about}{source}", budget(study, config, plan)]
     for cell in every:
         if cell.seed == 0:
             steps = counted(cell.steps, "more step" if cell.earlier else "step")

@@ -122,7 +122,8 @@ def convert_value(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    raise BadInputError(f"{where} is {_SHORT.repr(value)}, expected {getattr(hint, '__name__', hint)}")
+    expected = "true or false" if hint is bool else getattr(hint, "__name__", hint)
+    raise BadInputError(f"{where} is {_SHORT.repr(value)}, expected {expected}")
 
 
 def drop_nonfinite(value: Any) -> Any:

@@ -224,7 +224,9 @@ def test_settled_arms_get_no_further_seeds(tmp_path: Path, machine: Machine) -> 
     assert machine.calls == []
 
 
-def test_successive_halving(tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_successive_halving(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """All arms on half of the images, then the better two on all; it goes on where it stopped."""
     names = [f"lr={value}" for value in (0.01, 0.1, 1)]
     monkeypatch.setattr(module, "run_alone", lambda *asked: {**SURVEY, "rates": dict.fromkeys(names, 100.0)})
@@ -240,6 +242,7 @@ def test_successive_halving(tmp_path: Path, machine: Machine, monkeypatch: pytes
         *(f"{name}-r0-s0" for name in names), "lr=0.1-s0", "lr=1-s0",
     ]  # fmt: skip
     assert [row["arm"] for row in result["rows"]] == names[1:]
+    assert "sweep: --lr\n" in capsys.readouterr().out
     note = "After 1280 images lr=0.01 (20.00) dropped out; lr=0.1 (21.00), lr=1 (22.00) went on."
     assert note in result["notes"]
     assert note in (tmp_path / "S" / "study.html").read_text(encoding="utf-8")
