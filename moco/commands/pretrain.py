@@ -167,12 +167,15 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         workers = choose_workers(bank) if config.workers is None else config.workers
     text, precision = reads_bytes(require(config.arch)), resolve_precision(config.precision, device)
     how = Encoding(size, mean, std, precision=precision, workers=workers, rgb=bank.form is None, text=text)
-    reason = "without labels, which class folders would give" if bank.labels is None or queries.labels is None else None
-    if reason is None and len(bank.classes) < 2:
-        reason = f"with one class only ({one_line(bank.classes[0])})"
+    reason = None
+    if bank.labels is None or queries.labels is None:
+        neither = bank.labels is None and queries.labels is None
+        reason = "no labels (class folders would give them)" if neither else "labels in one split only"
+    elif len(bank.classes) < 2:
+        reason = f"one class only ({one_line(bank.classes[0])})"
     if reason is not None:
         print(
-            f"the images come {reason}: no kNN accuracy. The monitor measures instead: retrieval (how many images "
+            f"the images have {reason}: no kNN accuracy. Instead the monitor measures retrieval (how many images "
             f"find their own second view), alignment (mean squared distance of two views of an image) and "
             f"uniformity (how evenly the images spread: lower is better)"
         )
