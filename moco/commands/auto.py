@@ -180,7 +180,8 @@ def _explain(scene: Scene, chosen: Chosen) -> None:
             channels=len(require(config.mean)),
         )  # fmt: skip
         parameters = parameter_count(Encoder(plan).backbone)
-    for line in describe_choice(config, ready.way, pace, scene.config.minutes, scene.budget.spent, n, parameters):
+    minutes = None if scene.given.get("epochs") or scene.given.get("max_steps") else scene.config.minutes
+    for line in describe_choice(config, ready.way, pace, minutes, scene.budget.spent, n, parameters):
         print(line)
     content = {
         "minutes": scene.config.minutes, "spent": round(scene.budget.spent, 1), "way": dataclasses.asdict(ready.way),

@@ -48,7 +48,7 @@ def run(config: CheckConfig) -> dict[str, Any]:
         writer.writeheader()
         writer.writerows(found)
         replace_file(config.out, text.getvalue().encode("utf-8", "surrogateescape"))
-        print(f"{config.out}: the full list, with reasons")
+        print(f"{config.out}: {'the full list, with reasons' if found else 'the list, which is empty'}")
     return {"data": config.data, "images": count, "unreadable": found}
 
 

@@ -85,7 +85,8 @@ def run(config: EmbedConfig) -> dict[str, Any]:
         count = sum(map(len, parts.values())) - len(names)
         added = "" if was is None else f", {encoded} of them new"
         said = " x ".join(map(str, reading.shape))
-        say(f"{config.out}: {counted(count, 'feature')} of {counted(said, 'number')} ({', '.join(parts)}){added}")
+        of = counted(count, "document" if subject.how.text else "image")
+        say(f"{config.out}: features of {of}, {counted(said, 'number')} each ({', '.join(parts)}){added}")
     if names:
         few = list_names(one["path"] for one in names)
         warnings.warn(f"left out {counted(len(names), 'image')} that cannot be read: {few}", stacklevel=2)

@@ -51,7 +51,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             found = score_network(model, subject, images.test, title)
             seconds = round(seconds + time.monotonic() - started, 2)
             took = f"{counted(recipe.steps, 'step')}, {seconds:.0f} s"
-            say(f"{title}: top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% ({took})")
+            say(f"{title}: {found.describe(len(images.classes))} ({took})")
             return model, found, seconds
 
         model, found, seconds = train(subject, f"{config.weights}: fine-tuned")

@@ -42,7 +42,7 @@ def run(config: KnnConfig) -> dict[str, Any]:
         }  # fmt: skip
         chosen = ", chosen by leave-one-out" if config.knn_k is None else ""
         say(
-            f"{config.weights}: kNN top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% of {counted(queries, 'image')} of "
+            f"{config.weights}: kNN {found.describe(len(images.classes))} of {counted(queries, 'image')} of "
             f"{result['measured_on']} (k {k}{chosen}; {bank} training images vote)"
         )
         for baseline in baselines:

@@ -51,7 +51,7 @@ def run(config: LinearConfig) -> dict[str, Any]:
             **describe_origin(config.weights, images, "train", "test"), **details,
         }  # fmt: skip
         say(
-            f"{config.weights}: linear ({config.protocol}) top-1 {found.top1:.2f}%, top-5 {found.top5:.2f}% "
+            f"{config.weights}: linear ({config.protocol}) {found.describe(len(images.classes))} "
             f"({describe_rate(details)}; {counted(len(images.test), 'image')} of {result['measured_on']}; "
             f"{counted(len(images.train), 'image')} to learn from; {result['seconds']:.0f} s)"
         )

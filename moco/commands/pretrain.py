@@ -166,15 +166,18 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
         workers = choose_workers(bank) if config.workers is None else config.workers
     text, precision = reads_bytes(require(config.arch)), resolve_precision(config.precision, device)
     how = Encoding(size, mean, std, precision=precision, workers=workers, rgb=bank.form is None, text=text)
-    reason = "without labels, which class folders would give" if bank.labels is None or queries.labels is None else None
-    if reason is None and len(bank.classes) < 2:
-        reason = f"with one class only ({one_line(bank.classes[0])})"
+    reason = None
+    if bank.labels is None or queries.labels is None:
+        neither = bank.labels is None and queries.labels is None
+        reason = "no labels (class folders would give them)" if neither else "labels in one split only"
+    elif len(bank.classes) < 2:
+        reason = f"one class only ({one_line(bank.classes[0])})"
     if reason is not None:
         things, part = ("documents", "span") if text else ("images", "view")
         print(
-            f"the {things} come {reason}: no kNN accuracy. The monitor measures instead: retrieval (how many "
-            f"{things} find their own second {part}), alignment (mean squared distance of two {part}s of one) and "
-            f"uniformity (how evenly the {things} spread: lower is better)"
+            f"the {things} have {reason}: no kNN accuracy. Instead the monitor measures retrieval (how many {things} "
+            f"find their own second {part}), alignment (mean squared distance of two {part}s of one) and uniformity "
+            f"(how evenly the {things} spread: lower is better)"
         )
         seen = make_readable(take_evenly(training_images(splits), min(UNLABELLED_IMAGES, config.knn_images)))
         few = take_evenly(seen, RETRIEVED)

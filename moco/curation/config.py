@@ -112,7 +112,7 @@ class SelectConfig:
     """typical: the most typical image of each of --n clusters, at most 500 (TypiClust); spread: each image as far as
     possible from those chosen before (k-centre); random."""
     labelled: Path | None = None
-    """Text list of images that already have labels; they count as chosen before."""
+    """Text list of images that already have labels; they count as already chosen."""
     split: ChosenSplit = "all"
     features: EncoderOutput = "backbone"
     baseline: RandomBeside = True

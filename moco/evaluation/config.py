@@ -124,7 +124,7 @@ class KnnConfig:
 
 @dataclass(frozen=True)
 class LinearConfig:
-    """Train a linear classifier on frozen features, by a fast protocol or the papers'."""
+    """Train a linear classifier on frozen features, by a fast protocol or by that of the papers."""
 
     weights: NamedWeights
     data: LabelledData

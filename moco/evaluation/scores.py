@@ -34,6 +34,10 @@ class Scores:
         """Return the figures for the JSON result."""
         return {"top1": self.top1, "top5": self.top5}
 
+    def describe(self, classes: int) -> str:
+        """Describe the accuracies; top-5 only where there are more than five classes, as it says nothing of fewer."""
+        return f"top-1 {self.top1:.2f}%" + (f", top-5 {self.top5:.2f}%" if classes > 5 else "")
+
 
 def score_logits(logits: Tensor, labels: Labels) -> Scores:
     """Score logits (N, classes); of equal ones the lower class number wins.

@@ -151,9 +151,9 @@ class PretrainConfig:
     flip: FlipShare = 0.5
     quarter_turns: QuarterTurns = False
     image_size: Side | None = 224
-    """Side of whole images in pixels, or bytes of a span. --init-weights sets it unless you, or reduced, give it."""
+    """Side of whole images in pixels (text: bytes of a span). --init-weights sets it unless you or reduced do."""
     view_size: Side | None = None
-    """Side of the training views in pixels, or bytes of a span; by default --image-size. Smaller ones save time."""
+    """Side of the training views in pixels (text: bytes of a span); by default --image-size. Smaller ones save time."""
     small_views: bool = False
     """Without --view-size, train on views of 4/7 of the weights' own image size, where the network takes that size."""
     decode: Annotated[Literal["exact", "scaled"], Earlier("exact")] = "scaled"
@@ -190,7 +190,7 @@ class PretrainConfig:
     base_lr: Positive = 0.03
     """Learning rate for a batch of 256. It grows in proportion to --batch-size."""
     lr: Positive | None = None
-    """Learning rate, instead of --base-lr x batch / 256."""
+    """Learning rate; by default --base-lr x batch / 256."""
     head_lr: Positive | None = None
     """Learning rate of the projection head; by default the same as the rest. A new head on published weights needs a
     larger rate than the weights tolerate. It follows --schedule."""

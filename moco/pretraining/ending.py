@@ -24,7 +24,8 @@ def describe_reached(
     elif "loss" in result and "chance_loss" in result:
         lines.append(f"  loss {result['loss']:.2f}, where guessing gives {result['chance_loss']:.2f}")
     if result.get("findings"):
-        lines.append(f"  but {' and '.join(CAUSES[name] for name in result['findings'])} (see health above)")
+        *most, last = (CAUSES[name] for name in result["findings"])
+        lines.append(f"  but {' and '.join([', '.join(most), last] if most else [last])} (see health above)")
     return [*lines, *describe_next(run, data, labelled=labelled, documents=documents, speaker="")]
 
 

@@ -19,17 +19,21 @@ UNKNOWN = (
 
 
 def describe_choice(
-    config: PretrainConfig, way: Way, pace: Pace, minutes: float, spent: float, n: int, parameters: int
+    config: PretrainConfig, way: Way, pace: Pace, minutes: float | None, spent: float, n: int, parameters: int
 ) -> list[str]:
-    """Describe network and size, method and why, and the time, a line each."""
-    few = f". Fewer than {EARLY_STEPS} steps teach little: give more --minutes" if pace.max_steps < EARLY_STEPS else ""
+    """Describe network and size, method and why, and the time, a line each; `minutes` is None for a given length."""
+    more = "--epochs or --max-steps" if minutes is None else "--minutes"
+    few = f". Fewer than {EARLY_STEPS} steps teach little: give more {more}" if pace.max_steps < EARLY_STEPS else ""
     passes, view = pace.max_steps * config.batch_size / n, config.view_size or config.image_size
+    took = counted(f"{spent / 60:.1f}", "minute") if minutes is None else (
+        f"{spent / 60:.1f} of {counted(f'{minutes:g}', 'minute')}")  # fmt: skip
+    looks = f"{counted(pace.looks, 'evaluation')} during training and the final one"
     return [
         f"auto: network: {config.arch}, {parameters / 1e6:.1f} M parameters, views of {view} pixels, {n} images",
         f"auto: method: {way.why}",
-        f"auto: time: measurements took {spent / 60:.1f} of {counted(f'{minutes:g}', 'minute')}; about "
-        f"{pace.training / 60:.1f} are for {counted(pace.max_steps, 'step')} of {config.batch_size} images "
-        f"({passes:.1f} passes), the rest for {counted(pace.looks, 'evaluation')} during training and the final one"
+        f"auto: time: measurements took {took}. The {counted(pace.max_steps, 'step')} of {config.batch_size} images "
+        f"({passes:.1f} passes) should take about {pace.training / 60:.1f}"
+        f"{f', besides {looks}' if minutes is None else f'; the rest is for {looks}'}"
         f"{few}. All reasons: {config.out}/auto.json",
     ]
 
@@ -106,7 +110,8 @@ def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool =
         do = "Use these weights instead"
     else:
         do = "These weights may be as good without training; more --minutes may show a difference"
-    return f"auto: the encoder is NOT clearly better than {where}: {interval}. {do}"
+    said = "clearly WORSE" if gain["high"] < 0 else "NOT clearly better"
+    return f"auto: the encoder is {said} than {where}: {interval}. {do}"
 
 
 def describe_next(

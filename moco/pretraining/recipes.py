@@ -115,10 +115,12 @@ RECIPES = {
         {},
     ),
     "v2": Recipe(
-        "MoCo v2 (arXiv:2003.04297): MLP head, more augmentation, cosine schedule; the paper reports 67.5%", V2
+        "MoCo v2 (arXiv:2003.04297): MLP head, more augmentation, cosine schedule; the paper reports 67.5% on ImageNet",
+        V2,
     ),
     "v3": Recipe(
-        "MoCo v3 (arXiv:2104.02057): ViT-S without a queue, 224 pixels, 300 epochs; the paper reports 73.2%", V3
+        "MoCo v3 (arXiv:2104.02057): ViT-S, no queue, 224 pixels, 300 epochs; the paper reports 73.2% on ImageNet",
+        V3,
     ),
     "cifar10": Recipe(
         "the authors' CIFAR-10 notebook: ResNet-18, 32 pixels, 200 epochs; they report 82.6% by kNN", CIFAR10

@@ -122,8 +122,8 @@ Loggers = Annotated[
     NamesCode(tuple(TRACKERS)),
     arg(
         metavar="wandb|mlflow|FILE.py:FUNCTION",
-        help="Where to send the run's figures as well: Weights & Biases, MLflow, or your own function (it runs with "
-        "your permissions). It is called once, and returns an object whose log(step, figures) gets every line. May be "
+        help="Where to send the run's figures as well: Weights & Biases, MLflow, or your own function. It runs "
+        "with your permissions, is called once, and returns an object whose log(step, figures) gets every line. May be "
         "given several times.",
     ),
 ]
@@ -133,8 +133,8 @@ WeightDecay = Annotated[NotNegative, arg(help="Weight decay of SGD.")]
 KnnNeighbours = Annotated[
     Count | None,
     arg(
-        help="Neighbours that vote (200 in the papers); by default the number that classifies the training images "
-        "best, each by the others."
+        help="Neighbours that vote (200 in the papers); by default the number with which the training images "
+        "classify each other best."
     ),
 ]
 KnnTemperature = Annotated[Positive, arg(help="A neighbour votes with weight exp(similarity / this temperature).")]

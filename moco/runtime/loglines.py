@@ -9,7 +9,9 @@ LONGEST = 120
 KEPT_BY = "judged_top1"
 LOOK = {"knn_top1": "kNN accuracy", "knn_pixels": "raw pixels", KEPT_BY: "all monitored images"}
 """Percentages of a monitor, and their names; of its further figures a line has no room."""
-UNLABELLED = {KEPT_BY: "retrieval"}
+RETRIEVAL = "retrieval"
+"""A percentage, beside `retrieval_images`, of how many."""
+UNLABELLED = {KEPT_BY: RETRIEVAL}
 """The same of a monitor without labels."""
 
 
@@ -32,7 +34,8 @@ def describe_look(step: int, steps: int, values: Mapping[str, float]) -> str:
     """Describe what an evaluation in the middle of a run found."""
     names = LOOK if "knn_top1" in values else UNLABELLED
     named = [f"{name} {_percent(values[key])}" for key, name in names.items() if key in values]
-    others = [f"{name} {_rounded(value)}" for name, value in values.items()]
+    others = [f"{name} {_percent(value) if name == RETRIEVAL else _rounded(value)}"
+              for name, value in values.items() if name != f"{RETRIEVAL}_images"]  # fmt: skip
     return _join([f"step {step}/{steps}", *(named or others)])
 
 

@@ -155,7 +155,7 @@ def test_from_the_command_line(tiny_run: Path, tmp_path: Path, capsys: pytest.Ca
     flags = ["--weights", str(tiny_run), "--data", "digits", "--out", str(tmp_path / "f.npz"), "--split", "test"]
     assert main(["embed", *flags, "--device", "cpu", "--threads", "1", "--json"]) == 0
     last, message = capsys.readouterr()
-    assert "360 features of 64 numbers (test)" in message
+    assert ": features of 360 images, 64 numbers each (test)\n" in message
     assert json.loads(last)["width"] == 64
 
 

@@ -28,6 +28,7 @@ def test_scores_equal_a_plain_count(classes: int) -> None:
     assert np.array_equal(found.predicted, logits.argmax(1))
     if classes <= 5:
         assert found.top5 == 100
+    assert found.describe(classes) == f"top-1 {found.top1:.2f}%" + (f", top-5 {found.top5:.2f}%" if classes > 5 else "")
 
 
 def correct(n: int, both: float, only_a: float, only_b: float, seed: int) -> tuple[list[bool], list[bool]]:

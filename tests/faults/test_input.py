@@ -413,7 +413,7 @@ def test_hostile_classes_are_inert(tmp_path: Path, capfdbinary: pytest.CaptureFi
         write(tmp_path, b"data/\x1b[2J\xff<b>/%d.jpg" % i, jpeg(i))
     assert train(tmp_path / "data", tmp_path / "run", epochs=1) == 0
     out = capfdbinary.readouterr().out.decode("utf-8")
-    assert "with one class only (\\x1b[2J\\udcff<b>)" in out
+    assert "the images have one class only (\\x1b[2J\\udcff<b>)" in out
     assert "\x1b" not in out
 
 
@@ -426,7 +426,7 @@ def test_labels_in_one_split_only(tmp_path: Path, capsys: pytest.CaptureFixture[
         write(tmp_path, b"data/train/%s/%d.jpg" % (b"ab"[i % 2 : i % 2 + 1], i), jpeg(i))
         write(tmp_path, b"data/val/%d.jpg" % i, jpeg(i))
     assert train(tmp_path / "data", tmp_path / "run", epochs=1, knn_every=2) == 0
-    assert "without labels, which class folders would give: no kNN accuracy" in capsys.readouterr().out
+    assert "the images have labels in one split only: no kNN accuracy" in capsys.readouterr().out
     assert lines(tmp_path / "run", "uniformity")
     assert not lines(tmp_path / "run", "knn_top1")
 
@@ -436,7 +436,7 @@ def test_one_class_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     for i in range(20):
         write(tmp_path, b"data/cat/%d.jpg" % i, jpeg(i))
     assert train(tmp_path / "data", tmp_path / "run", epochs=1, knn_every=2) == 0
-    assert "with one class only (cat): no kNN accuracy" in capsys.readouterr().out
+    assert "the images have one class only (cat): no kNN accuracy" in capsys.readouterr().out
 
 
 def test_classes_that_train_does_not_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,3 +52,5 @@ def test_what_is_wrong_is_said_last_and_an_encoder_that_is_kept_is_the_one_that_
     assert lines[1] == "  accuracy of the encoder that is kept: 70.0% of 100 images"
     assert "not clearly different" in lines[2]
     assert lines[3] == "  but it is too short and its loss is at chance (see health above)"
+    three = end(findings=["few", "short", "chance"])[4]
+    assert three == "  but its images are too few, it is too short and its loss is at chance (see health above)"

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from moco.pretraining.explanation import UNKNOWN, describe_next, describe_result
+from moco.pretraining.config import PretrainConfig
+from moco.pretraining.explanation import UNKNOWN, describe_choice, describe_next, describe_result
+from moco.pretraining.pace import Pace
+from moco.pretraining.ways import Way
 
 CLEAR = {"top1": 50.0, "difference": 12.0, "low": 8.0, "high": 16.0}
 UNCLEAR = {"top1": 60.0, "difference": 0.5, "low": -3.0, "high": 4.0}
@@ -51,7 +54,10 @@ def test_published_weights_are_compared_with_by_their_name() -> None:
     assert second.startswith("auto: the encoder is NOT clearly better than timm:net (60.0%): +0.5 points")
     assert second.endswith("may be as good without training; more --minutes may show a difference")
     worse = {"baselines": {"timm:net": {"top1": 70.0, "difference": -8.0, "low": -12.0, "high": -4.0}}}
-    assert describe_result({}, worse)[0].endswith("Use these weights instead")
+    (line,) = describe_result({}, worse)
+    assert line.endswith("Use these weights instead")
+    said = "auto: the encoder is clearly WORSE than timm:net (70.0%): -8.0 points, 95% interval -12.0 to -4.0"
+    assert line.startswith(said)
     kept = {"step": 0, "images": 90, "first_top1": 83.7, "top1": 83.7, "last_top1": 80.0}
     assert describe_result({"kept": kept}, found)[-1].endswith("The run kept these weights")
 
@@ -77,6 +83,25 @@ def test_without_labels_weights_are_kept_by_their_views() -> None:
     first, last = describe_result(result, {})
     assert "92.7% of 384 images find their own second view before it, 93.2% after it" in first
     assert last == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("minutes", "said"),
+    [
+        (10.0, "measurements took 0.8 of 10 minutes. The 12 steps of 4 images (0.8 passes) should take about 1.5; the "
+               "rest is for 13 evaluations during training and the final one. Fewer than 200 steps teach little: give "
+               "more --minutes. All reasons: runs/a/auto.json"),
+        (None, "measurements took 0.8 minutes. The 12 steps of 4 images (0.8 passes) should take about 1.5, besides 13 "
+               "evaluations during training and the final one. Fewer than 200 steps teach little: give more --epochs "
+               "or --max-steps. All reasons: runs/a/auto.json"),
+    ],
+)  # fmt: skip
+def test_the_time_of_a_run_whose_length_is_given_is_not_that_of_minutes(minutes: float | None, said: str) -> None:
+    """Where --epochs or --max-steps fixes the length, nothing is left over, and more --minutes would change nothing."""
+    config = PretrainConfig("photos", Path("runs/a"), arch="resnet18", batch_size=4, image_size=64)
+    pace = Pace(max_steps=12, knn_every=1, checkpoint_every=9, looks=13, training=90.0, log_every=20)
+    *_, time = describe_choice(config, Way("quick", None, None, "because"), pace, minutes, 48.0, 60, 700_000)
+    assert time == f"auto: time: {said}"
 
 
 @pytest.mark.parametrize("labelled", [True, False])

@@ -34,6 +34,7 @@ def test_a_step_of_another_training() -> None:
         ({"knn_top1": 63.21, "judged_top1": 62.0}, "step 8/9  kNN accuracy 63.2%  all monitored images 62.0%"),
         ({"judged_top1": 98.5, "alignment": 0.5}, "step 8/9  retrieval 98.5%"),
         ({"alignment": 0.51234, "uniformity": -1.5}, "step 8/9  alignment 0.5123  uniformity -1.5"),
+        ({"alignment": 0.5, "retrieval": 98.5, "retrieval_images": 60.0}, "step 8/9  alignment 0.5  retrieval 98.5%"),
         ({"AP": 31.25, "AP50": 51.0}, "step 8/9  AP 31.25  AP50 51"),
         ({}, "step 8/9"),
     ],
