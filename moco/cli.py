@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -49,7 +50,7 @@ from moco.runtime.helptext import WIDE, explain, flatten_error, set_environment
 from moco.runtime.idle import warn_of_idle
 from moco.runtime.mapped import explain_failed_reads
 from moco.runtime.phases import say_if_slow
-from moco.runtime.signals import EXIT_CODE
+from moco.runtime.signals import EXIT_CODE, terminate_as_interrupt
 from moco.runtime.streams import forgive, open_closed_streams, speak_in_lines, why_lost
 from moco.study.config import StudyConfig
 from moco.transfer.config import TRANSFER_GROUPS, CompareConfig, TransferConfig
@@ -93,9 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     open_closed_streams()
     sys.stdout, sys.stderr = forgive(sys.stdout), forgive(sys.stderr)
     try:
-        config, function = parse(list(sys.argv[1:] if arguments is None else arguments))
-        with contextlib.redirect_stdout(sys.stderr) if config.json else contextlib.nullcontext():
-            result = function(config)
+        with terminate_as_interrupt([signal.SIGINT]):
+            config, function = parse(list(sys.argv[1:] if arguments is None else arguments))
+            with contextlib.redirect_stdout(sys.stderr) if config.json else contextlib.nullcontext():
+                result = function(config)
     except BadInputError as error:
         return _fail(error, 2)
     except DivergedError as error:

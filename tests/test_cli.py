@@ -627,6 +627,22 @@ def test_too_little_memory_is_one_line(
     assert err.count("\n") == 1
 
 
+def test_ctrl_c_is_one_line_whatever_a_library_makes_of_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Compiled code may replace it by an error of its own, such as one of a file that is fine."""
+
+    def read(_: KnnConfig) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise BadInputError("w: not a valid safetensors file") from None
+
+    monkeypatch.setattr(cli, "parse", lambda _: (KnnConfig("W", "D"), read))
+    assert main([]) == 130
+    assert capsys.readouterr().err == "moco: error: interrupted\n"
+
+
 def test_what_cannot_be_compiled_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,8 @@ class Chosen:
     """The published weights that were there."""
     compared: Sequence[Compared]
     tried: Sequence[Tried]
+    recorded: bool = False
+    """Whether auto.json is in the run folder already: the trial that was kept has brought it."""
 
 
 def run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[st
             "moco pretrain auto runs in one process: run it once, then give torchrun the values that it chose"
         )
     check(config)
-    with limit_pixels(given.get("most_pixels")):
+    with limit_pixels(given.get("most_pixels")), terminate_as_interrupt():
         return _run(config, given, started)
 
 
@@ -94,14 +96,17 @@ def _run(config: AutoConfig, given: Mapping[str, Any], started: float) -> dict[s
     if not takes_files(config.out):
         raise BadInputError(f"--out {config.out}: cannot be written: give a folder that can")
     budget = Budget(60 * config.minutes, started)
-    with terminate_as_interrupt():
-        scene = open_scene(config, {**given, "logger": settle_loggers(given.get("logger", ()))}, budget)
-        with preserve_torch_state(scene.device):
-            set_threads(given.get("threads"))
-            chosen = _choose(scene)
-    _explain(scene, chosen)
-    ready = chosen.ready
-    result = pretrain.train_prepared(ready.config, scene.splits, ready.monitor, ready.teacher)
+    scene = open_scene(config, {**given, "logger": settle_loggers(given.get("logger", ()))}, budget)
+    with preserve_torch_state(scene.device):
+        set_threads(given.get("threads"))
+        chosen = _choose(scene)
+    ready, made = chosen.ready, not config.out.exists()
+    try:
+        _explain(scene, chosen)
+        result = pretrain.train_prepared(ready.config, scene.splits, ready.monitor, ready.teacher)
+    except KeyboardInterrupt:
+        _remove_unbegun(config.out, made=made)
+        raise
     result = conclude(ready.config, result, config.data, budget.describe)
     return result if result.get("exit_code") else {**result, "minutes": round(budget.spent / 60, 2)}
 
@@ -166,8 +171,10 @@ def _try(
             return Chosen(_by_rule(scene, replace(planned[number][0], way=kept.way)), weights, compared, tried)
         begun = measure_trial(Path(folder, str(number)))
         ready = set_end(scene, replace(planned[number][0], way=kept.way), begun)
+        chosen = Chosen(ready, weights, compared, tried, recorded=True)
+        _record(scene, chosen, Path(folder, str(number)))
         take_over(Path(folder, str(number)), ready.config)
-    return Chosen(ready, weights, compared, tried)
+    return chosen
 
 
 def _explain(scene: Scene, chosen: Chosen) -> None:
@@ -183,6 +190,13 @@ def _explain(scene: Scene, chosen: Chosen) -> None:
     minutes = None if scene.given.get("epochs") or scene.given.get("max_steps") else scene.config.minutes
     for line in describe_choice(config, ready.way, pace, minutes, scene.budget.spent, n, parameters):
         print(line)
+    if not chosen.recorded:
+        _record(scene, chosen, config.out)
+
+
+def _record(scene: Scene, chosen: Chosen, folder: Path) -> None:
+    """Write all reasons into auto.json."""
+    ready = chosen.ready
     content = {
         "minutes": scene.config.minutes, "spent": round(scene.budget.spent, 1), "way": dataclasses.asdict(ready.way),
         "weights": chosen.weights, "labelled": scene.is_labelled, "evaluation": vars(ready.evaluation),
@@ -194,10 +208,19 @@ def _explain(scene: Scene, chosen: Chosen) -> None:
         "settings": {name: {"value": value, "reason": why} for name, (value, why) in ready.reasons.items()},
     }  # fmt: skip
     try:
-        config.out.mkdir(parents=True, exist_ok=True)
-        write_text(config.out / CHOSEN, json.dumps(content, indent=2) + "\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / CHOSEN, json.dumps(content, indent=2) + "\n")
     except OSError as error:
-        raise BadInputError(f"--out {config.out}: cannot be written ({error.strerror}): give another") from error
+        raise BadInputError(f"--out {ready.config.out}: cannot be written ({error.strerror}): give another") from error
+
+
+def _remove_unbegun(out: Path, *, made: bool) -> None:
+    """Remove auto.json, and `out` where it was `made` for it, if no run has begun there."""
+    if not (out / "config.json").exists():
+        with contextlib.suppress(OSError):
+            (out / CHOSEN).unlink(missing_ok=True)
+            if made:
+                out.rmdir()
 
 
 def _figures(one: Compared) -> dict[str, Any]:
@@ -239,8 +262,16 @@ def conclude(
 
 
 def _evaluate(asked: KnnConfig) -> dict[str, Any]:
+    """Evaluate a run; weights that it began with and that are gone are left out of the comparison, with a word."""
+    for name in asked.baselines:
+        try:
+            load_weights(name, "--baseline")
+        except BadInputError as error:
+            print(f"auto: not compared with {name}, which cannot be read ({error})", file=sys.stderr, flush=True)
+            asked = replace(asked, baselines=tuple(other for other in asked.baselines if other != name))
     try:
-        return knn.run(asked)
+        with terminate_as_interrupt():  # moco resume evaluates, too
+            return knn.run(asked)
     except KeyboardInterrupt:
         print(f"auto: the run is finished, but not compared: moco resume {shlex.quote(asked.weights)} makes up for it",
               file=sys.stderr, flush=True)  # fmt: skip

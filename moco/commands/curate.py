@@ -199,7 +199,7 @@ def measure_images(images: Images, workers: int) -> tuple[Facts, dict[int, str]]
             new.append(one)
             if len(new) * MEASURED_AT_A_TIME >= IMAGES_IN_A_PART:
                 found.append(_join(new))
-                parts.write(len(found) - 1, *found[-1])
+                parts.write(len(found) - 1, *found[-1], sum(len(tensors["height"]) for tensors, _ in found[:-1]))
                 new.clear()
         return _join([*((Facts.from_tensors(tensors), more["unreadable"]) for tensors, more in found), *new])
 

@@ -41,18 +41,20 @@ from moco.interop.checkpoints import load_weights
 from moco.pretraining.channels import asked_of, with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.ending import describe_reached
-from moco.pretraining.initial import flag_of, with_weights
+from moco.pretraining.initial import as_begun, flag_of, with_weights
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Checkup, Monitor, Whitener
 from moco.pretraining.prepare import build_batches
 from moco.pretraining.pretexts import augmentation_of, load_own_pretext, require_pretext
 from moco.pretraining.teaching import require_cached
 from moco.runtime import distributed
+from moco.runtime.checkpoint import newest_checkpoint
 from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_threads
 from moco.runtime.fields import check, require
 from moco.runtime.loggers import settle_loggers
 from moco.runtime.owncode import OwnCode
 from moco.runtime.phases import say_if_slow
+from moco.runtime.run import TEACHER
 
 Drawn = TypeVar("Drawn")
 
@@ -74,7 +76,7 @@ def _run(config: PretrainConfig) -> dict[str, Any]:
     config = dataclasses.replace(config, logger=settle_loggers(config.logger))
     config = with_weights(config if own is None else dataclasses.replace(config, pretext=own.stored))
     require_pretext(config)
-    given = config.init_weights or config.teacher
+    given = None if as_begun(config) is not None else config.init_weights or config.teacher
     weights = None if given is None else load_weights(given, flag_of(config))
     level = config.white_level if weights is None or config.white_level else weights.white_level
     if reads_bytes(require(config.arch)):
@@ -148,8 +150,15 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
         set_threads(config.threads)
         with say_if_slow("loading the teacher and encoding the images with it"):
             return load_teacher(
-                config.teacher, images, student, device, size=config.teacher_size, cached=cached, crops=crops
-            )
+                config.teacher, images, student, device, size=config.teacher_size, cached=cached, crops=crops,
+                began_with=functools.partial(_read_teacher, config),
+            )  # fmt: skip
+
+
+def _read_teacher(config: PretrainConfig) -> str | None:
+    """Read the digest of the teacher with which the run in `out` began; None where there is none to go on."""
+    newest = None if as_begun(config) is None else newest_checkpoint(config.out)
+    return None if newest is None else str(newest.metadata.get(TEACHER, "")) or None
 
 
 def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monitor:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import json
 import shutil
 import time
 import warnings
@@ -31,6 +32,7 @@ from moco.runtime.configfile import from_json, to_json
 from moco.runtime.device import preserve_torch_state
 from moco.runtime.fields import require
 from moco.runtime.files import read_bounded
+from moco.runtime.folder import read_status
 from moco.runtime.runlog import read_metrics, write_text
 from moco.runtime.signals import EXIT_CODE
 
@@ -136,8 +138,10 @@ def take_over(folder: Path, config: PretrainConfig) -> None:
     named = {
         name: getattr(config, name) for name in ("out", "checkpoint_every", "json", "logger", "end_after", "end_spare")
     }
+    status = {**read_status(folder), "state": "stopped", "exit_code": EXIT_CODE}  # it left the loop by an error
     try:
         shutil.copytree(folder, config.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("config.json"))
+        write_text(config.out / "status.json", json.dumps(status) + "\n")
         write_text(config.out / "config.json", to_json(dataclasses.replace(own, **named), "pretrain"))
     except BaseException as error:
         _remove_copy(folder, config.out, made=made)

@@ -115,6 +115,8 @@ class Side(NamedTuple):
 
     pair: EncoderPair
     dictionary: Dictionary
+    whitened: bool = False
+    """Whether its new head reads whitened features now."""
 
 
 Sides = Sequence[Side]

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import os
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,9 +27,10 @@ from moco.evaluation.features import ROWS_AT_A_TIME, Earlier, Encoding, RandomVi
 from moco.evaluation.session import backbone_digest
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
-from moco.runtime.checkpoint import Metadata, digest, load_tensors, save_tensors
-from moco.runtime.files import takes_files
+from moco.runtime.checkpoint import Metadata, digest, load_tensors, peek_metadata, save_tensors
+from moco.runtime.files import remove_unless_written, takes_files
 from moco.runtime.machine import processor
+from moco.runtime.room import limit_room, note_use
 from moco.shapes import Features
 
 FOLDER = "features"
@@ -42,39 +42,58 @@ LEAST_SECONDS = 2.0
 """Evaluations encode again what took them less."""
 MOST_BYTES = 1 << 28
 """Evaluations encode again what takes more: 524,288 features of 128 numbers, 52,428 of 1,280."""
-MOST_KEPT = 4 << 30
-"""Bytes that features of evaluations take in all: beyond, those that were not read for longest are removed."""
+NAMED = "[0-9a-f]" * 32 + ".safetensors"
+"""Matches the names of their files."""
+MOST_COMPUTED = 16 << 30
+"""Bytes that all which `compute_once` keeps may take: beyond, what was not read for longest is removed. A million
+features of 1,280 numbers take 5 GB, and as much for each crop."""
 EVALUATED = "evaluated-"
-"""Prefix of their files' names: no other file is removed. What `encode_once` keeps took longer to compute."""
+"""Prefix of the names of files with features of evaluations, which take less long to compute."""
+MOST_KEPT = 4 << 30
+"""Bytes that those may take in all."""
+FIRST = "first"
+"""In the metadata of a part: the row in which it begins."""
+_in_use = set[Path]()
+"""What this process computed or read by `compute_once`: it stays."""
 
 Kept = tuple[dict[str, Tensor], Metadata]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The finished parts of an interrupted computation of a file, as PATH-0000 and so on."""
+    """The finished parts of an interrupted computation of a file, as PATH-0000 and so on.
+
+    Two processes may compute the same and divide it in other places: a part says in which row it begins.
+    """
 
     path: Path
 
     def read(self) -> list[Kept]:
-        """Read the parts in order, up to the first that is missing or damaged."""
-        found = list[Kept]()
+        """Read the parts in order, up to the first that is missing, damaged, or begins in another row."""
+        found, rows = list[Kept](), 0
         with contextlib.suppress(BadInputError, OSError):
             for number in itertools.count():
                 if not self._part(number).is_file():
                     break
-                found.append(load_tensors(self._part(number)))
+                tensors, more = load_tensors(self._part(number))
+                if more.pop(FIRST, rows) != rows:
+                    break
+                found.append((tensors, more))
+                rows += len(next(iter(tensors.values())))
         return found
 
-    def write(self, number: int, tensors: dict[str, Tensor], more: Metadata) -> None:
-        """Write a part. Raises BadInputError where that fails."""
-        _save(self._part(number), tensors, more)
+    def write(self, number: int, tensors: dict[str, Tensor], more: Metadata, first: int) -> None:
+        """Write a part that begins in the row `first`. Raises BadInputError where that fails."""
+        _save(self._part(number), tensors, {**more, FIRST: first})
 
     def remove(self) -> None:
-        """Remove all of them: the whole is kept."""
+        """Remove all of them, and what killed processes left of them: the whole is kept.
+
+        What another process, which computes the same, is writing stays: it will remove that.
+        """
         for part in self.path.parent.glob(f"{self.path.name}-*"):
             with contextlib.suppress(OSError):
-                part.unlink()
+                remove_unless_written(part)
 
     def _part(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}-{number:04}")
@@ -86,24 +105,43 @@ def compute_once(about: Metadata, compute: Callable[[], Kept]) -> Kept:
     `about` says everything that they depend on. Raises BadInputError where they cannot be kept, before they are
     computed where that can be seen.
     """
+    kept, new = _compute(about, compute)
+    if new:
+        _limit()
+    return kept
+
+
+def _compute(about: Metadata, compute: Callable[[], Kept]) -> tuple[Kept, bool]:
+    """Read or compute; tell whether a file was written."""
     path = _file_of(about)
+    _in_use.add(path)
     kept = _read(path)
     if kept is not None:
-        return kept
+        if distributed.rank() == 0:
+            note_use(path)
+        return kept, False
     if distributed.on_any_rank(distributed.rank() == 0 and not takes_files(path.parent))[0]:
         raise BadInputError(f"{path.parent}: cannot be written, and features are kept there: {DO}")
     tensors, more = compute()
     if distributed.rank() == 0:
         _save(path, tensors, {**about, **more})
-    return tensors, more
+    return (tensors, more), True
+
+
+def _limit() -> None:
+    """Remove what was not read for longest, and what killed processes left."""
+    if distributed.rank() == 0:
+        limit_room((data_home() / FOLDER).glob(f"{NAMED}*"), MOST_COMPUTED, _in_use)
 
 
 def compute_in_parts(about: Metadata, compute: Callable[[Parts], Kept]) -> Kept:
     """Compute as `compute_once` does, in parts: `compute` continues those of an interrupted call."""
     parts = Parts(_file_of(about))
-    kept = compute_once(about, lambda: compute(parts))
+    kept, new = _compute(about, lambda: compute(parts))
     if distributed.rank() == 0:
         parts.remove()
+    if new:
+        _limit()
     return kept
 
 
@@ -113,25 +151,6 @@ def _read(path: Path) -> Kept | None:
     with contextlib.suppress(BadInputError, OSError):  # a damaged file, or one that may not be read, is computed anew
         kept = load_tensors(path) if path.is_file() else None
     return None if distributed.on_any_rank(kept is None)[0] else kept
-
-
-def _limit(folder: Path) -> None:
-    """Remove features of evaluations that were not read for longest, and what killed ones left, beyond `MOST_KEPT`.
-
-    A command that has read a file does without it.
-    """
-    found = list[tuple[float, int, Path]]()
-    for path in folder.glob(EVALUATED + "[0-9a-f]" * 32 + ".safetensors*"):
-        with contextlib.suppress(OSError):  # another command removed it
-            status = path.lstat()
-            if stat.S_ISREG(status.st_mode):
-                found.append((status.st_mtime, status.st_size, path))
-    room = MOST_KEPT
-    for _, size, path in sorted(found, reverse=True):
-        room -= size
-        if room < 0:
-            with contextlib.suppress(OSError):
-                path.unlink()
 
 
 def _file_of(about: Metadata, prefix: str = "") -> Path:
@@ -159,14 +178,41 @@ def encode_once(
 
     def compute(parts: Parts) -> Kept:
         stored = [part[0]["features"] for part in parts.read()]
-        number = itertools.count(len(stored))
-        earlier = Earlier(stored, lambda z: parts.write(next(number), {"features": z}, {}), IMAGES_IN_A_PART)
+        done = [len(part) for part in stored]
+
+        def keep(z: Features) -> None:
+            parts.write(len(done), {"features": z}, {}, sum(done))
+            done.append(len(z))
+
+        earlier = Earlier(stored, keep, IMAGES_IN_A_PART)
         alone = distributed.world_size() == 1
         return {"features": encode(encoder, Readable(images), how, views, title, earlier if alone else None)}, {}
 
     about = _describe("features", encoder, digest_files(images), images, how)
     about |= {} if views is None else {"views": dataclasses.asdict(views)}
     return compute_in_parts(about, compute)[0]["features"]
+
+
+def recall(sha256: str, images: Images, how: Encoding, size: int | None, views: RandomViews | None) -> Features | None:
+    """Read what `encode_once` keeps of these images by weights of this digest, which are no longer there.
+
+    `size` is the side in pixels, None for the weights' own; what else `how` says of the weights does not count. Returns
+    None where nothing, or more than one thing, is kept.
+    """
+    about = _describe_images("features", sha256, digest_files(images), images, how)
+    wanted = json.loads(json.dumps(about | ({} if views is None else {"views": dataclasses.asdict(views)})))
+    found = list[Path]()
+    for path in (data_home() / FOLDER).glob(NAMED):
+        kept = peek_metadata(path)
+        sizes = (kept.get("image_size"), kept.get("own_size") if size is None else size)
+        if sizes[0] == sizes[1] and all(kept.get(name) == wanted.get(name) for name in {*wanted, "views", "form"}):
+            found.append(path)
+    path = found[0] if len(found) == 1 else Path(os.devnull)
+    whole = _read(path)
+    if whole is not None:
+        _in_use.add(path)
+        note_use(path)
+    return None if whole is None else whole[0]["features"]
 
 
 @torch.no_grad()
@@ -191,12 +237,11 @@ def encode_again(encoder: Encoder, images: Images, how: Encoding, title: str | N
     features = encode(encoder, images, plain, title=title) if kept is None else kept[0]["features"]
     pays = time.monotonic() - started >= LEAST_SECONDS and features.nbytes <= MOST_BYTES
     if distributed.rank() == 0 and kept is not None:
-        with contextlib.suppress(OSError):
-            os.utime(path)
+        note_use(path)
     if distributed.rank() == 0 and kept is None and pays and takes_files(path.parent):
         with contextlib.suppress(BadInputError):
             _save(path, {"features": features}, about)
-        _limit(path.parent)
+        limit_room(path.parent.glob(f"{EVALUATED}{NAMED}*"), MOST_KEPT)
     whitening = encoder.whitening
     for part in torch.split(features, ROWS_AT_A_TIME):
         if how.output == "backbone" and encoder.whitens:
@@ -209,11 +254,18 @@ def encode_again(encoder: Encoder, images: Images, how: Encoding, title: str | N
 def _describe(kind: str, encoder: Encoder, digest_of_images: str, images: Images, how: Encoding) -> Metadata:
     """Say everything that features depend on: networks with tensors of the same names and shapes may differ."""
     plan = encoder.plan
+    return {
+        **_describe_images(kind, digest_encoder(encoder, how.output), digest_of_images, images, how),
+        "arch": plan.arch, "stem": plan.stem, "own_size": plan.image_size, "image_size": how.image_size,
+        "mean": list(how.mean), "std": list(how.std),
+    }  # fmt: skip
+
+
+def _describe_images(kind: str, weights: str, digest_of_images: str, images: Images, how: Encoding) -> Metadata:
+    """Say of features what is known without their network: the digest of its weights, and how images are encoded."""
     about = {
-        "kind": kind, "weights": digest_encoder(encoder, how.output), "images": digest_of_images,
-        "arch": plan.arch, "stem": plan.stem, "own_size": plan.image_size, "text": how.text,
-        "image_size": how.image_size, "output": how.output, "unit": how.unit, "precision": how.precision,
-        "mean": list(how.mean), "std": list(how.std), "white_level": images.white_level,
+        "kind": kind, "weights": weights, "images": digest_of_images, "text": how.text, "output": how.output,
+        "unit": how.unit, "precision": how.precision, "white_level": images.white_level,
     }  # fmt: skip
     return about | ({} if images.form is None else {"form": describe_digest(images.form)})
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +13,11 @@ from moco.data.derived import take_evenly
 from moco.data.images import Images
 from moco.errors import BadInputError
 from moco.evaluation.features import Encoding, RandomViews
-from moco.evaluation.once import encode_once
-from moco.evaluation.session import backbone_digest, place_weights, say_notes
+from moco.evaluation.once import encode_once, recall
+from moco.evaluation.session import backbone_digest, place_weights, say, say_notes
 from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.metadata import describe_input
+from moco.runtime import distributed
 from moco.runtime.device import autocast
 from moco.shapes import Features, Index, Inputs, Views
 
@@ -26,7 +27,7 @@ CENTRED_BY = 4096
 
 def load_teacher(
     name: str, images: Images, student: Encoding, device: str, *, size: int | None, cached: bool,
-    crops: Sequence[RandomViews] = (),
+    crops: Sequence[RandomViews] = (), began_with: Callable[[], str | None] = lambda: None,
 ) -> Teacher:  # fmt: skip
     """Load a teacher by its name, any W; encode every image once where its keys are to be cached.
 
@@ -34,10 +35,22 @@ def load_teacher(
     which it encodes whole images, by default its own. `student` says how the student's views are normalised, and the
     precision and number of loading processes. It encodes these `crops` of each image, too: the cached keys of an epoch
     are those of the whole images or of one crop of each, in turn. Features are kept in $MOCO_DATA/features, under a
-    digest of weights, images and size. Raises BadInputError where the weights cannot be had or give features that are
+    digest of weights, images and size. Where the weights are gone and these are kept, they are enough for a run that
+    `began_with` weights of this digest. Raises BadInputError where the weights cannot be had or give features that are
     no numbers, or where the file cannot be written.
     """
-    weights = place_weights(load_weights(name, "--teacher"), device)
+    gone: BadInputError | None = None
+    try:
+        weights = place_weights(load_weights(name, "--teacher"), device)
+    except BadInputError as error:
+        gone = error
+    if distributed.on_any_rank(gone is not None)[0]:
+        sha256 = distributed.from_first(began_with) if cached else None
+        kept = [] if sha256 is None else [recall(sha256, images, _plain(student), size, of) for of in (None, *crops)]
+        if sha256 is None or any(one is None for one in kept):
+            raise gone or BadInputError(f"--teacher {name}: another process cannot read it: put it there, too")
+        say(f"--teacher {name}: cannot be read, and is not needed: its features are kept")
+        return _answer([one for one in kept if one is not None], len(images), sha256, device)
     say_notes(weights)
     other = "bytes of RGB" if images.form is None else images.form.kind
     own = describe_input(weights.encoder.plan, weights.form)
@@ -46,7 +59,7 @@ def load_teacher(
     weights.encoder.eval().requires_grad_(False)
     size = size or weights.encoder.plan.image_size
     weights.encoder.require_size(size, "--teacher-size")
-    how = dataclasses.replace(student, image_size=size, mean=weights.mean, std=weights.std, output="plain", unit=False)
+    how = dataclasses.replace(_plain(student), image_size=size, mean=weights.mean, std=weights.std)
     try:
         some = images if cached else take_evenly(images, CENTRED_BY)
         features = encode_once(weights, some, how, title=f"teacher: encoding {len(some)} images")
@@ -56,17 +69,26 @@ def load_teacher(
         ]
     except BadInputError as error:
         raise BadInputError(f"--teacher {name}: {error}") from error
-    centre, sha256 = features.mean(0), backbone_digest(weights.encoder)
     if not cached:
-        live = encode_views(weights, centre.to(device), student)
-        return Teacher(weights.encoder.num_features, live, digest=sha256)
-    cached_keys = F.normalize(torch.cat([features, *of_crops]) - centre)
+        live = encode_views(weights, features.mean(0).to(device), student)
+        return Teacher(weights.encoder.num_features, live, digest=backbone_digest(weights.encoder))
+    return _answer([features, *of_crops], len(images), backbone_digest(weights.encoder), device)
+
+
+def _plain(student: Encoding) -> Encoding:
+    """How a teacher encodes."""
+    return dataclasses.replace(student, output="plain", unit=False)
+
+
+def _answer(features: Sequence[Features], images: int, sha256: str, device: str) -> Teacher:
+    """Make the teacher that answers by cached keys: features (n, C) of the whole images, then those of each crop."""
+    cached_keys = F.normalize(torch.cat(list(features)) - features[0].mean(0))
     on_device = cached_keys.to(device)
 
     def keys(_: Inputs | None, index: Index, epoch: int) -> Features:
-        return on_device[epoch % (1 + len(crops)) * len(images) + index]
+        return on_device[epoch % len(features) * images + index]
 
-    return Teacher(weights.encoder.num_features, keys, cached_keys, sha256)
+    return Teacher(cached_keys.shape[1], keys, cached_keys, sha256)
 
 
 def encode_views(weights: Weights, centre: Tensor, student: Encoding) -> KeySource:

@@ -6,30 +6,36 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from moco.core.dictionary import Dictionary, Queue
 from moco.core.encoder import Encoder, EncoderPlan, head_prefix, load_encoder_tensors
 from moco.core.pair import EncoderPair
 from moco.core.whitening import LEAST_SHARE
-from moco.data.forms import Form
+from moco.data.forms import AUTO, Form
 from moco.errors import BadInputError, counted
 from moco.interop.checkpoints import Weights, load_weights
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.recipes import OF_WEIGHTS, TEACHERS_OWN
+from moco.runtime import distributed
+from moco.runtime.checkpoint import checkpoints
+from moco.runtime.configfile import from_json
 from moco.runtime.fields import flag, require
+from moco.runtime.files import read_bounded
 from moco.shapes import require_same_shapes
 
 
 def with_weights(config: PretrainConfig) -> PretrainConfig:
     """Settle what the flags leave open of the network and its images: that of the weights to start from.
 
-    `--init-weights teacher` stands for those of the teacher. Raises BadInputError where there are no such weights.
+    A run that goes on has it in its settings. `--init-weights teacher` stands for those of the teacher. Raises
+    BadInputError where there are no such weights.
     """
     if config.init_weights == TEACHERS_OWN:
         if config.teacher is None:
             raise BadInputError(f"--init-weights {TEACHERS_OWN} starts from the weights of --teacher: give --teacher W")
         config = dataclasses.replace(config, init_weights=config.teacher)
+    config = as_begun(config) or config
     left_open = [name for name in OF_WEIGHTS if getattr(config, name) is None]
     if not left_open:
         return _with_small_views(config)
@@ -37,6 +43,39 @@ def with_weights(config: PretrainConfig) -> PretrainConfig:
         raise BadInputError(f"{flag(left_open[0])} is left open: give a value, or --init-weights, which have one")
     weights = load_weights(config.init_weights, flag_of(config))
     return _with_small_views(dataclasses.replace(config, **{name: _own(weights)[name] for name in left_open}))
+
+
+def as_begun(config: PretrainConfig) -> PretrainConfig | None:
+    """Settle what weights decided as the run in `out` has it, which goes on from a checkpoint and needs them no more.
+
+    Returns None where it has no checkpoint, or did not begin with these weights. Checkpoints may be damaged: if all
+    are, the run is refused, and does not begin anew.
+    """
+    path = config.out / "config.json"
+    if {config.init_weights, config.teacher} == {None} or not path.is_file() or not checkpoints(config.out):
+        return None
+    begun = from_json(PretrainConfig, read_bounded(path), path)
+    if (begun.init_weights, begun.teacher) != (config.init_weights, config.teacher):
+        return None
+    names = {name for name in (*OF_WEIGHTS, "white_level") if getattr(config, name) is None}
+    names |= {"view_size"} if config.small_views and config.view_size is None else set()
+    names |= {"channels", "bands", "no_data"} if config.channels == AUTO and not config.bands else set()
+    return dataclasses.replace(config, **{name: getattr(begun, name) for name in names})
+
+
+def as_built(config: PretrainConfig) -> PretrainConfig:
+    """Return the settings by which encoders are built: without weights where a checkpoint replaces all of them.
+
+    The first rank decides, for whitening is a matter of all.
+    """
+    going_on = distributed.from_first(lambda: as_begun(config) is not None)
+    return dataclasses.replace(config, init="kaiming", init_weights=None) if going_on else config
+
+
+def describe_begun(config: PretrainConfig, step: int) -> str:
+    """Say of a run that goes on which weights it began with."""
+    begun = config.init_weights
+    return "" if begun is None else f"\nthe run began with {begun} and goes on from its checkpoint of step {step}"
 
 
 def encoder_plan(config: PretrainConfig) -> EncoderPlan:
@@ -143,20 +182,28 @@ def has_whitened_head(config: PretrainConfig, encoder: Encoder) -> bool:
     return not _same_head(encoder, load_weights(config.init_weights, flag_of(config)).encoder)
 
 
-def _describe_new_head(config: PretrainConfig, encoder: Encoder, images: int) -> str:
+def _describe_new_head(config: PretrainConfig, encoder: Encoder, images: int, *, whitened: bool) -> str:
     if not has_whitened_head(config, encoder):
         return ", its head is new"
-    enough = math.ceil(LEAST_SHARE * encoder.num_features)
+    items = "documents" if config.pretext == "text" else "images"
+    enough, used = math.ceil(LEAST_SHARE * encoder.num_features), min(encoder.num_features, images)
     if images < enough:
-        items = "documents" if config.pretext == "text" else "images"
-        return f", its head is new and random (--init whitened takes at least {enough} {items}, and there are {images})"
-    return ", its head is new (--init whitened)"
+        why = f"takes at least {enough} {items}, and there are {images}"
+    elif any(isinstance(layer, nn.Linear) and layer.bias is None for layer in encoder.head.modules()):
+        why = f"needs layers with biases, and --head {config.head} has some without"
+    elif not whitened:
+        why = f"needs features that differ, and those of the first {used} {items} do not"
+    else:
+        return ", its head is new (--init whitened)"
+    return f", its head is new and random (--init whitened {why})"
 
 
-def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary, images: int) -> str:
+def load_f_k_and_queue(
+    config: PretrainConfig, pair: EncoderPair, dictionary: Dictionary, images: int, *, whitened: bool = True
+) -> str:
     """Take f_k and the queue of `init_weights` too, where its file has them and they fit; say where each comes from.
 
-    `images` is the number of images to train on.
+    `images` is the number of images to train on, and `whitened` whether a new head reads whitened features.
     """
     if config.init_weights is None:
         return ""
@@ -165,7 +212,7 @@ def load_f_k_and_queue(config: PretrainConfig, pair: EncoderPair, dictionary: Di
     same_channels = pair.encoder.plan.channels == weights.encoder.plan.channels
     given = [flag(name) for name, value in _own(weights).items() if getattr(config, name) != value]
     origin = f"\nf_q is that of {config.init_weights} ({weights.origin})"
-    origin += "" if same_head else _describe_new_head(config, pair.encoder, images)
+    origin += "" if same_head else _describe_new_head(config, pair.encoder, images, whitened=whitened)
     origin += "; network, image size, mean and std come from these weights"
     origin += f", except {', '.join(given)}" if given else ""
     origin += "; the encoder of --partner starts as f_q does" if config.partner_encoder == "own" else ""

@@ -19,7 +19,7 @@ from moco.interop.metadata import encoder_metadata
 from moco.pretraining.compiling import keep_less, settle_compilation
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.description import describe_run
-from moco.pretraining.initial import load_f_k_and_queue
+from moco.pretraining.initial import as_built, describe_begun, load_f_k_and_queue
 from moco.pretraining.limits import advise_less_memory
 from moco.pretraining.monitor import ENCODERS, TRAINING, Checkup, Monitor, Watch, Whitener, log_ranks, pack_encoder
 from moco.pretraining.optimizer import build_optimizer, set_rate, take_step
@@ -71,8 +71,9 @@ def pretrain(
 
         torch.manual_seed(config.seed)
         with say_if_slow("building the network"):
-            sides = build_sides(config, images, teacher, own)
-        origin, encoders = load_f_k_and_queue(config, *sides[0], len(images)), [side.pair.encoder for side in sides]
+            sides = build_sides(built := as_built(config), images, teacher, own)
+        origin = load_f_k_and_queue(built, *sides[0][:2], len(images), whitened=sides[0].whitened)
+        encoders = [side.pair.encoder for side in sides]
         f_q = encoders[0]
         described = encoder_metadata(
             f_q.plan, require(config.mean), require(config.std), 0, config.white_level, images.form
@@ -91,7 +92,7 @@ def pretrain(
             start = run.restore(TRAINING)
             with request.waiting():
                 watch.begin(start)
-            run.log.say(describe_run(config, f_q, images) + origin)
+            run.log.say(describe_run(config, f_q, images) + (origin or describe_begun(config, start)))
             keep_freed_memory()
             for side in sides:
                 settle_compilation(config, side.pair, run, start)

@@ -44,10 +44,10 @@ def build_sides(
         if config.init == "whitened" and config.init_weights is None:
             whiten_first_layer(f_q, build_batches(config, images, own), stream)
         f_q = f_q.to(config.device).to(memory_format=torch.channels_last)
-        if has_whitened_head(settings, f_q):
-            whiten_new_head(f_q, build_batches(config, images, own), stream, config)
+        asked = has_whitened_head(settings, f_q)
+        whitened = asked and whiten_new_head(f_q, build_batches(config, images, own), stream, config)
         pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
-        sides.append(Side(pair, build_dictionary(config, len(images), teacher).to(config.device)))
+        sides.append(Side(pair, build_dictionary(config, len(images), teacher).to(config.device), whitened))
     return sides
 
 
@@ -87,11 +87,11 @@ def whiten_first_layer(
 
 def whiten_new_head(
     encoder: Encoder, batches: ViewBatches | PairBatches, stream: Stream, config: PretrainConfig
-) -> None:
+) -> bool:
     """Let a new head read whitened features, by views of `stream` of as many images as features have numbers.
 
-    Features depend on the processor in low precision, so every rank takes the head of the first. Views are always in
-    fp32.
+    Returns whether it does. Features depend on the processor in low precision, so every rank takes the head of the
+    first. Views are always in fp32.
     """
     count = min(encoder.num_features, len(batches.images))
     chosen = permute(range(count), len(batches.images), seed=batches.seed, stream=Stream.ORDER, epoch=0)
@@ -101,6 +101,7 @@ def whiten_new_head(
             (views,) = batches.make_views(some, 0, [stream])
             with autocast(require(config.precision), config.device):
                 features.append(encoder.backbone(views.to(config.device)).float())
-    whiten_head(encoder.head, torch.cat(features))
+    whitened = whiten_head(encoder.head, torch.cat(features))
     own = {name: value.cpu() for name, value in encoder.head.state_dict().items()}
     encoder.head.load_state_dict(distributed.from_first(lambda: own))
+    return whitened

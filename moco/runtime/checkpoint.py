@@ -178,6 +178,20 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     return tensors, metadata
 
 
+def peek_metadata(path: Path) -> Metadata:
+    """Read what a file says of its tensors without reading these, so that a damaged one is not noticed.
+
+    It is empty where the file is not moco's, or cannot be read.
+    """
+    try:
+        require_regular(path)
+        with safe_open(path, "pt") as file:
+            found = json.loads((file.metadata() or {}).get("moco", "{}"))
+    except (SafetensorError, OSError, ValueError, RecursionError):  # also BadInputError
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def digest(tensors: Mapping[str, Tensor], metadata: Metadata) -> str:
     """Compute the SHA-256 of metadata and of tensors (name, type, shape, bytes) in the order of their names."""
     sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())

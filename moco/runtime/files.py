@@ -138,6 +138,23 @@ def _remove_left_over(path: Path) -> None:
                 os.close(descriptor)
 
 
+def remove_unless_written(path: Path) -> None:
+    """Remove a file; what `written_aside` gave a process that still writes to it stays. Raises OSError."""
+    if path.suffix != PARTIAL:
+        path.unlink(missing_ok=True)
+        return
+    try:
+        descriptor = _lock(path)
+    except _NoLocksError:
+        path.unlink(missing_ok=True)
+        return
+    if descriptor is not None:
+        try:
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+
 def _lock(path: Path) -> int | None:
     """Lock a file or folder until the descriptor is closed; None where it is locked or gone.
 

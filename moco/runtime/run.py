@@ -33,9 +33,10 @@ OF_EACH_PROCESS = frozenset({*PLACES, "out", "threads", "workers", "json"})
 """Fields that may differ between the processes of a run, say because their machines do."""
 HOW_NOT_WHAT = frozenset({
     "out", "json", "workers", "threads", "log_every", "logger", "checkpoint_every", "knn_every", "knn_k", "timeout",
-    "accept_changed_data", "keep", "end_after", "end_spare",
+    "accept_changed_data", "keep", "end_after", "end_spare", "small_views",
 })  # fmt: skip
-"""Fields that do not change what a run computes: a run continues if only these differ."""
+"""Fields that do not change what a run computes: a run continues if only these differ. --view-size says what small
+views are."""
 SAID = ("loss", "knn_top1", "alignment", "uniformity", "mIoU", "AP", "AP50")
 """Figures that are named of a run that is finished already."""
 TEACHER = "teacher"

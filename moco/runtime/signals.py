@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import TypeVar
@@ -128,21 +128,30 @@ def is_asked_to_stop() -> bool:
 
 
 @contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """Let the signals that ask to end raise KeyboardInterrupt, as Ctrl-C does, so that temporary files are removed."""
+def terminate_as_interrupt(numbers: Sequence[int] = StopRequest.SIGNALS) -> Iterator[None]:
+    """Let signals that ask to end raise KeyboardInterrupt, as Ctrl-C does, so that temporary files are removed.
+
+    It is raised also where a library, in whose code a signal came, made an error of its own of it.
+    """
     if threading.current_thread() is not threading.main_thread():  # no other may handle signals
         yield
         return
+    noted = threading.Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        noted.set()
         raise KeyboardInterrupt
 
-    handlers = {number: signal.getsignal(number) for number in StopRequest.SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in numbers}
     before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, interrupt)
     try:
         yield
+    except Exception as error:
+        if noted.is_set():
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

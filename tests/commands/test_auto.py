@@ -258,6 +258,37 @@ def test_an_interrupted_comparison_is_made_up_for(
     assert "Next:" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("again", [["resume", "run"], start("--init-weights", NET, "--max-steps", "2")],
+                         ids=["resume", "the same"])  # fmt: skip
+@pytest.mark.parametrize("at", ["training", "comparison"])
+def test_an_interrupted_run_ends_without_the_file_that_it_began_with(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], again: list[str], at: str
+) -> None:
+    """It trains and is compared with all else; one line says which comparison is left out, and why."""
+    evaluate, plan = knn.run, Timetable.plan
+
+    def interrupt(*_: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return False
+
+    monkeypatch.setattr("moco.commands.knn.run" if at == "comparison" else f"{Timetable.__module__}.Timetable.plan",
+                        interrupt)  # fmt: skip
+    assert main(start("--init-weights", NET, "--max-steps", "2")) == (75 if at == "training" else 130)
+    monkeypatch.setattr(Timetable, "plan", plan)
+    monkeypatch.setattr(knn, "run", evaluate)
+    told = reasons()
+    told["evaluation"]["published"] = True
+    Path("run/auto.json").write_text(json.dumps(told))
+    Path(NET.partition("@")[2]).unlink()
+    capsys.readouterr()
+    assert main(again) == 0
+    out, err = capsys.readouterr()
+    (line,) = [line for line in err.splitlines() if NET in line]
+    assert line.startswith(f"auto: not compared with {NET}, which cannot be read (")
+    assert "better than random weights" in out
+    assert [line.split()[1] for line in out.splitlines()[-3:]] == ["report", "linear", "explore"]
+
+
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -392,6 +423,45 @@ def test_measuring_can_be_interrupted(
     assert capsys.readouterr().err.endswith("moco: error: interrupted\n")
     assert not Path("run").exists()
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("before", [False, True])
+def test_an_interruption_before_the_run_begins_leaves_nothing(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals,
+    before: bool,
+) -> None:  # fmt: skip
+    """Exit code 130 and one line; what was in the folder before stays."""
+    if before:
+        Path("run").mkdir()
+        Path("run/notes.txt").write_text("mine")
+    with monkeypatch.context() as patch:
+        patch.setattr("moco.commands.pretrain.train_prepared", lambda *_: signal.raise_signal(number))
+        assert main(start("--max-steps", "2")) == 130
+    assert capsys.readouterr().err.endswith("moco: error: interrupted\n")
+    assert [path.name for path in Path("run").iterdir()] == ["notes.txt"] if before else not Path("run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_last_comparison_can_be_interrupted(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    """Also where it is made up for, and where a library makes an error of its own of the signal."""
+
+    def evaluate(_: KnnConfig) -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape of an object") from None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(knn, "run", evaluate)
+        for _ in range(2):
+            assert main(start("--max-steps", "2")) == 130
+            said = capsys.readouterr().err
+            assert "not compared: moco resume run makes up for it" in said
+            assert said.endswith("moco: error: interrupted\n")
+    assert json.loads(Path("run/status.json").read_text())["state"] == "done"
 
 
 def test_the_last_evaluation_is_of_the_images_that_were_trained_on(

@@ -25,6 +25,7 @@ from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain as train
 from moco.pretraining.timing import StepTime
 from moco.runtime.configfile import from_json, to_json
+from moco.runtime.folder import read_status
 
 SHORT = "timm:test_efficientnet"
 NET = f"{SHORT}@net.safetensors"
@@ -129,18 +130,36 @@ def test_weights_that_training_harms_are_judged_as_they_are(monkeypatch: pytest.
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_trial_can_be_interrupted(place: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     """Exit code 130, and nothing is left behind."""
-    begin = trials.FirstBatches.run
+    begin, asked = trials.FirstBatches.run, list[int]()
 
     def run(batches: trials.FirstBatches, *more: int) -> Any:
         for count, batch in enumerate(begin(batches, *more)):
+            asked.append(count)
             if count == 3:
                 os.kill(os.getpid(), number)
             yield batch
 
     monkeypatch.setattr(trials.FirstBatches, "run", run)
     assert main(COMMAND) == 130
+    assert asked[-1] <= 4  # at once
     assert not Path("run").exists()
     assert list((place / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_chosen_trial_can_be_interrupted_before_it_goes_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    """It is a run that was stopped: the same command goes on with it, and ends as auto does."""
+    with monkeypatch.context() as patch:
+        patch.setattr("moco.commands.pretrain.train_prepared", lambda *_: signal.raise_signal(number))
+        assert main(COMMAND) == 130
+    assert capsys.readouterr().err.endswith("moco: error: interrupted\n")
+    assert read_status(Path("run"))["state"] == "stopped"
+    assert tried()
+    assert list((place / "temporary").iterdir()) == []
+    assert main(COMMAND) == 0
+    assert "auto: the encoder is run/encoder.safetensors. Next:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("before", [False, True])

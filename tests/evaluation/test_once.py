@@ -17,7 +17,7 @@ from moco.data.paths import PathTable
 from moco.errors import BadInputError
 from moco.evaluation import once
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.once import FOLDER, Kept, compute_once, encode_again, encode_once
+from moco.evaluation.once import FOLDER, Kept, Parts, compute_in_parts, compute_once, encode_again, encode_once
 from moco.evaluation.pixels import build_raw_pixels
 from moco.interop.checkpoints import random_weights
 
@@ -226,6 +226,84 @@ def test_features_of_evaluations_take_limited_room(tmp_path: Path, monkeypatch: 
     assert len(kept()) == 3
     assert not kept() & {files[1], left}
     assert all(path.exists() for path in others)
+
+
+def test_what_is_computed_once_takes_limited_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a teacher's features, also those under names that an earlier version gave; never what is in use now."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path))
+    monkeypatch.setattr(once, "_in_use", set())
+    folder = tmp_path / FOLDER
+
+    def compute(number: int) -> Path:
+        before = {*folder.glob("*")}
+        compute_once({"number": number}, lambda: ({"x": torch.zeros(100)}, {}))
+        return next(iter({*folder.glob("*")} - before), folder)
+
+    files = [compute(number) for number in range(3)]
+    earlier, part = folder / f"{32 * 'a'}.safetensors", folder / f"{32 * 'b'}.safetensors-0000"
+    others = [folder / "mine.safetensors", folder / f"evaluated-{32 * 'c'}.safetensors"]
+    for path in (earlier, part, *others):
+        path.write_bytes(bytes(files[0].stat().st_size))
+    for age, path in enumerate([earlier, part, *files, *others]):
+        os.utime(path, (age, age))
+    once._in_use.clear()  # those were other runs
+    monkeypatch.setattr(once, "MOST_COMPUTED", 3 * files[0].stat().st_size)
+    compute(0)  # is read, and so the newest
+    new = compute(3)
+    assert {*folder.iterdir()} == {files[0], files[2], new, *others}
+    monkeypatch.setattr(once, "MOST_COMPUTED", 0)
+    newest = compute(4)
+    assert {*folder.iterdir()} == {files[0], new, newest, *others}
+
+
+def test_two_processes_that_encode_the_same_do_not_disturb_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One ends, and removes the parts, while the other is writing one; what killed ones left is removed."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path))
+    about = {"kind": "features"}
+    folder = tmp_path / FOLDER
+    dead = folder / f"{once._file_of(about).name}-0007.00ff00ff.part"
+
+    def compute(parts: Parts) -> Kept:
+        parts.write(0, {"x": torch.zeros(2)}, {}, 0)
+        dead.write_bytes(b"half")
+        replace = Path.replace
+
+        def end_of_another(partial: Path, target: Path) -> Path:
+            monkeypatch.setattr(Path, "replace", replace)
+            parts.remove()
+            return replace(partial, target)
+
+        monkeypatch.setattr(Path, "replace", end_of_another)
+        parts.write(1, {"x": torch.ones(2)}, {}, 2)
+        return {"x": torch.arange(4)}, {}
+
+    assert compute_in_parts(about, compute)[0]["x"].tolist() == [0, 1, 2, 3]
+    assert {*folder.iterdir()} == {once._file_of(about)}
+
+
+def test_parts_of_two_processes_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one has other batches than the other, and both are killed, a part may begin in another row."""
+    monkeypatch.setattr(once, "IMAGES_IN_A_PART", 6)
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path))
+    images = Interrupted(torch.randint(256, (38, 3, 8, 8), dtype=torch.uint8))
+    weights = random_weights(EncoderPlan("resnet10-w4", "cifar", image_size=8), 0, IMAGENET_MEAN, IMAGENET_STD)
+    ways = [Encoding(8, weights.mean, weights.std, batch_size=size) for size in (4, 7)]
+    written = list[dict[Path, bytes]]()
+    for how in ways:
+        images.left = 30
+        with pytest.raises(KeyboardInterrupt):
+            encode_once(weights, images, how, "encoding")
+        written.append({path: path.read_bytes() for path in sorted((tmp_path / FOLDER).iterdir())})
+        for path in written[-1]:
+            path.unlink()
+    first, *_ = written[1]
+    for path, content in {**written[0], first: written[1][first]}.items():
+        path.write_bytes(content)
+    images.left = 10**6
+    found = encode_once(weights, images, ways[0], "encoding")
+    torch.testing.assert_close(found, encode(weights.encoder, images, ways[0]))
 
 
 def test_raw_pixels_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,6 +188,39 @@ def test_another_teacher_than_before_is_refused(
     assert f"its teacher's weights had the digest {digest[:12]}, those of --teacher have" in line
 
 
+@pytest.mark.parametrize("recipe_name", ["taught", "reduced"])
+def test_a_student_goes_on_without_the_teachers_file(
+    tiny_run: Path, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], recipe_name: str
+) -> None:
+    """The kept features are enough; without these, or for keys of views, the file is needed, and one line says so."""
+    run, teacher = tmp_path / "run", tmp_path / "teacher.safetensors"
+    tensors, about = load_tensors(tiny_run / "encoder.safetensors")
+    save_tensors(teacher, tensors, about)
+    small = SMALL if recipe_name == "taught" else SMALL[4:]
+    command = ["pretrain", recipe_name, "--teacher", str(teacher), *small, "--checkpoint-every", "4", "--out", str(run)]
+    command += ["--teacher-crops", "1", "--teacher-size", "12", "--image-size", "12", "--keep", "last"]
+    assert main(command) == 0
+    whole, _ = load_tensors(checkpoint_path(run, 6))
+    teacher.unlink()
+    for again in (command, ["resume", str(run)]):
+        checkpoint_path(run, 6).unlink()
+        (run / "status.json").write_text('{"state": "running"}')
+        capsys.readouterr()
+        assert main(again) == 0
+        assert f"--teacher {teacher}: cannot be read, and is not needed: its features are kept" in (
+            capsys.readouterr().out
+        )
+        found, _ = load_tensors(checkpoint_path(run, 6))
+        assert all(torch.equal(found[name], value) for name, value in whole.items())
+    for kept in (home / "features").iterdir():
+        kept.unlink()
+    checkpoint_path(run, 6).unlink()
+    (run / "status.json").write_text('{"state": "running"}')
+    assert main(["resume", str(run)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert f"--teacher {teacher}: no such run or file" in line
+
+
 def keep_in(folder: str) -> None:
     """Keep a teacher's features there, in a process of its own."""
     os.environ["MOCO_DATA"] = folder

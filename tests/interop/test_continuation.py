@@ -13,6 +13,7 @@ from moco.core.dictionary import Queue
 from moco.core.encoder import Encoder, EncoderPlan, encoder_tensors
 from moco.core.pair import EncoderPair
 from moco.data.catalog import load
+from moco.data.images import ArrayImages
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import load_f_k_and_queue, with_weights
 from moco.pretraining.loop import pretrain
@@ -103,6 +104,28 @@ def test_it_is_said_whether_a_new_head_is_whitened(tmp_path: Path, images: int, 
     """A covariance of 128 numbers needs 64 images."""
     reference(tmp_path / "net.pth.tar")
     assert said in begun(config(tmp_path / "net.pth.tar", head="linear", init="whitened"), images)[2]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"head": "linear"}, "its head is new (--init whitened); "),
+        ({"head": "mlp-bn"}, "its head is new and random (--init whitened needs layers with biases, and --head mlp-bn "
+                             "has some without); "),
+        ({"head": "linear", "seed": 7}, "its head is new and random (--init whitened needs features that differ, "
+                                             "and those of the first 128 images do not); "),
+    ],
+    ids=["whitened", "no biases", "equal images"],
+)  # fmt: skip
+def test_a_head_that_cannot_be_whitened_is_not_called_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], values: dict[str, Any], said: str
+) -> None:
+    """Whatever the reason."""
+    reference(tmp_path / "net.pth.tar")
+    digits = load("digits")["train"]
+    black = ArrayImages(torch.zeros((140, 3, 8, 8), dtype=torch.uint8))
+    pretrain(config(tmp_path / "net.pth.tar", init="whitened", **values), black if "seed" in values else digits)
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

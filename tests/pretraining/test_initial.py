@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from moco.pretraining.initial import with_weights
 from moco.pretraining.loop import pretrain
 from moco.pretraining.prepare import build_encoder, resolve_config
 from moco.pretraining.recipes import QUICK, RECIPES, recipe
+from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from moco.runtime.configfile import from_json
 
 SMALL: dict[str, Any] = {
@@ -186,6 +188,74 @@ def test_one_of_our_runs(tiny_run: Path, tmp_path: Path) -> None:
     encoder = build_encoder(dataclasses.replace(config, batch_size=16, bn_groups=4))
     given = encoder_tensors(load_weights(str(tiny_run)).encoder)
     assert all(torch.equal(value, given[name]) for name, value in encoder_tensors(encoder).items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("continued", ("--arch", "timm:test_efficientnet_gn", "--image-size", "32", "--init", "whitened")),
+        ("continued", ("--small-views",)),
+        ("quick", ()),
+    ],
+    ids=["whitened", "small views", "quick"],
+)
+def test_a_run_goes_on_without_the_file_that_it_began_with(
+    tmp_path: Path, lite: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str,
+    more: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Bit for bit, by the same command and by `moco resume`; it says nothing of what only a beginning has."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr("moco.commands.pretrain.warn_of_small", lambda *_: None)
+    name, _, file = lite.partition("@")
+    weights, run = Path(shutil.copy(file, tmp_path / "net.safetensors")), tmp_path / "run"
+    flags = "--data digits --batch-size 16 --max-steps 4 --checkpoint-every 2 --knn-every 0 --precision fp32"
+    command = ["pretrain", kind, *flags.split(), "--device", "cpu", "--workers", "0", *more, "--out", str(run)]
+    command += ["--threads", "1", "--whiten", "0"]
+    command += ["--init-weights", f"{name}@{weights}", *(("--keep", "last") if kind == "continued" else ())]
+    assert main(command) == 0
+    assert f"f_q is that of {name}@{weights} (timm)" in capsys.readouterr().out
+    settled, (whole, _) = (run / "config.json").read_text(), load_tensors(checkpoint_path(run, 4))
+    weights.unlink()
+    for again in (command, ["resume", str(run)]):
+        checkpoint_path(run, 4).unlink()
+        (run / "status.json").write_text('{"state": "running"}')
+        assert main(again) == 0
+        out, err = capsys.readouterr()
+        assert f"the run began with {name}@{weights} and goes on from its checkpoint of step 2" in out
+        assert "f_q is that of" not in out
+        assert "error" not in err
+        found, _ = load_tensors(checkpoint_path(run, 4))
+        assert all(torch.equal(found[key], value) for key, value in whole.items())
+    assert (run / "config.json").read_text() == settled
+    shutil.rmtree(run / "checkpoints")
+    (run / "status.json").write_text('{"state": "running"}')
+    assert main(["resume", str(run)]) == 2  # from the first step it needs them
+    assert f"--init-weights {name}@{weights}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("again", ["the same", "resume"])
+@pytest.mark.parametrize("view", [None, 160], ids=["as settled", "whole images"])
+def test_a_run_from_before_there_were_small_views_goes_on(
+    tmp_path: Path, lite: str, monkeypatch: pytest.MonkeyPatch, again: str, view: int | None
+) -> None:
+    """With views of its own size, whatever the recipe's are now."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr("moco.commands.pretrain.warn_of_small", lambda *_: None)
+    run = tmp_path / "run"
+    flags = "--data digits --batch-size 16 --max-steps 4 --checkpoint-every 2 --knn-every 0 --precision fp32 --whiten 0"
+    command = ["pretrain", "continued", *flags.split(), "--device", "cpu", "--workers", "0", "--threads", "1"]
+    command += ["--init-weights", lite, "--keep", "last", "--out", str(run)]
+    assert main(command) == 0
+    checkpoint_path(run, 4).unlink()
+    (run / "status.json").write_text('{"state": "running"}')
+    stored = json.loads((run / "config.json").read_text())
+    for name in ("small_views", "teacher_crops"):
+        del stored[name]
+    stored["view_size"] = view or stored["view_size"]
+    (run / "config.json").write_text(json.dumps(stored))
+    assert main(command if again == "the same" else ["resume", str(run)]) == 0
+    assert checkpoint_path(run, 4).is_file()
+    assert json.loads((run / "config.json").read_text())["view_size"] == stored["view_size"]
 
 
 def test_a_network_that_is_given_and_fits(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from moco.runtime import signals
-from moco.runtime.signals import StopRequest, WaitEnded
+from moco.runtime.signals import StopRequest, WaitEnded, terminate_as_interrupt
 
 
 @pytest.fixture(autouse=True)
@@ -189,3 +189,21 @@ def test_a_signal_that_was_blocked_is_noted() -> None:
         assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_stays_one_whatever_a_library_makes_of_it(number: int) -> None:
+    """Compiled code may replace what a handler raised by an error of its own; other errors stay as they are."""
+    before = signal.getsignal(number)
+
+    def read() -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape") from None
+
+    with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
+        read()
+    with pytest.raises(ValueError, match="shape"), terminate_as_interrupt():
+        raise ValueError("could not determine the shape")
+    assert signal.getsignal(number) is before

@@ -104,7 +104,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"about": "x", "arms": [{**ARM, "values": {"out": "/etc"}}]}, "--out, which the study sets itself"),
     ({"about": "x", "arms": [{**ARM, "values": {"nonsense": 1}}]}, "--nonsense, which is not a flag"),
     ({"about": "x", "arms": [{**ARM, "values": {"queue_size": "many"}}]}, "--queue-size is 'many', expected int"),
-    ({"about": "x", "arms": [{**ARM, "values": {"quarter_turns": "on"}}]}, "--quarter-turns is 'on', expected true or "),
+    ({"about": "x", "arms": [{**ARM, "values": {"quarter_turns": "on"}}]}, "expected true or false"),
     ({"about": "x", "arms": [{**ARM, "values": {"queue_size": -1}}]}, "--queue-size is -1"),
     ({"about": "x", "arms": [ARM], "recipe": "v9"}, "'v9' is not a recipe"),
     ({"about": "x", "arms": [ARM], "evaluate": {"knn": "pretrain v1"}}, "expected one of knn, linear"),
