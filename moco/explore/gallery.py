@@ -27,7 +27,7 @@ from moco.evaluation.features import Encoding, encode, prepare_image
 from moco.evaluation.knn import choose_k, count_votes, nearest
 from moco.evaluation.scores import describe_predictions, score_votes
 from moco.evaluation.session import labels_of
-from moco.explore.embedding_map import flat_map
+from moco.explore.embedding_map import FEWEST, flat_map
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.pretexts import augmentation_of
 from moco.runtime.fields import require
@@ -192,7 +192,8 @@ def build_map(
     images: Images, z: Features, predicted: npt.NDArray[np.int64] | None, scope: Scope, image_size: int
 ) -> dict[str, Any]:
     """Return where each image lies in a plane, what it is called, and all thumbnails in one picture."""
-    with say_if_slow(f"arranging {len(z)} images on a map (t-SNE, {scope.map_seconds:.0f} seconds at most)"):
+    how = f"t-SNE, {scope.map_seconds:.0f} seconds at most" if len(z) >= FEWEST else "first two principal components"
+    with say_if_slow(f"arranging {len(z)} images on a map ({how})"):
         place, method = flat_map(z.numpy().astype(np.float64), scope.map_seconds)
     low, high = place.min(0), place.max(0)
     scaled = np.round(1000 * (place - low) / np.maximum(high - low, 1e-12)).astype(int)
