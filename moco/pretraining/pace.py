@@ -11,6 +11,8 @@ RESERVE = 0.04
 SHARE_OF_LOOKS = 0.05
 """Share of the time left for the monitor's evaluations; two always happen, before the first and after the last step."""
 MOST_LOOKS = 20
+BETWEEN_LOOKS = 10
+"""Least steps between two of these evaluations: after fewer nothing has changed."""
 SHARE_OF_SAVES = 0.02
 """Share of training that writing checkpoints may take."""
 TRYING = 0.2
@@ -127,7 +129,7 @@ def plan_pace(left: float, costs: Costs, *, max_steps: int | None = None, knn_ev
         fixed, each = (looks, 0.0) if knn_every is None else (2, 1 / knn_every) if knn_every else (0, 0.0)
         max_steps = max(1, int((usable - fixed * costs.look) / (step + each * costs.look)))
     if knn_every is None:
-        knn_every = max(1, math.ceil(max_steps / (looks - 1)))
+        knn_every = min(max_steps, max(BETWEEN_LOOKS, math.ceil(max_steps / (looks - 1))))
     looks = math.ceil(max_steps / knn_every) + 1 if knn_every else 0
     checkpoint_every = max(1, min(max_steps, round(interval / costs.step)))
     log_every = max(1, min(MOST_BETWEEN_LINES, round(BETWEEN_LINES / costs.step)))

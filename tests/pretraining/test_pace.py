@@ -62,6 +62,12 @@ def test_a_length_that_is_given_stays() -> None:
     assert (pace.max_steps, math.ceil(100 / pace.knn_every) + 1) == (100, pace.looks)
 
 
+def test_a_short_run_is_not_evaluated_at_each_step() -> None:
+    """Before the first of 12 steps, after 10 and at the end, however cheap that is."""
+    pace = plan_pace(540.0, Costs(step=0.1, look=0.001), max_steps=12)
+    assert (pace.knn_every, pace.looks) == (10, 3)
+
+
 @pytest.mark.parametrize("left", [-50.0, 0.0, 1e-9])
 def test_no_time_is_a_run_of_one_step(left: float) -> None:
     """With a look before and after it."""
