@@ -15,13 +15,12 @@ from moco.core.pair import EncoderPair
 from moco.interop.checkpoints import load_weights
 from moco.interop.metadata import encoder_metadata
 from moco.runtime.checkpoint import save_tensors
+from tests.slow import slow
 
 SMALLEST = 32
-QUICK = {
-    "byobnet": "test_byobnet", "mambaout": "test_mambaout", "mobilenetv3": "lcnet_035", "mobilevit": "mobilevit_xxs",
-    "nfnet": "test_nfnet", "vision_transformer_relpos": "test_vit_relpos",
-}  # fmt: skip
+QUICK = {"byobnet": "test_byobnet", "mambaout": "test_mambaout", "nfnet": "test_nfnet"}
 FAMILIES = {
+    "mobilenetv3": "lcnet_035", "mobilevit": "mobilevit_xxs", "vision_transformer_relpos": "test_vit_relpos",
     "beit": "beit_base_patch16_224", "byoanet": "halonet_h1", "cait": "cait_xxs24_224", "coat": "coat_tiny",
     "convit": "convit_tiny", "convmixer": "convmixer_768_32", "convnext": "test_convnext", "cpubone": "cpubone_nano",
     "crossvit": "crossvit_tiny_240", "csatv2": "csatv2", "cspnet": "cs3darknet_focus_s", "cspnext": "cspnext_tiny",
@@ -60,7 +59,7 @@ TOO_LARGE = {"deepseek_vit", "gemma4_vit"}
 
 every_family = pytest.mark.parametrize(
     ("family", "name"),
-    [*QUICK.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in FAMILIES.items())],
+    [*QUICK.items(), *(slow(*item) for item in FAMILIES.items())],
 )
 
 

@@ -1,0 +1,10 @@
+"""A parameter that the slow tests alone take: the others show the same fact in `make test`."""
+
+from typing import Any
+
+import pytest
+
+
+def slow(*values: Any, **options: Any) -> Any:
+    """What `pytest.param` takes, marked as slow."""
+    return pytest.param(*values, marks=pytest.mark.slow, **options)
