@@ -186,8 +186,8 @@ def images() -> Images:
 
 def small(out: Path, **more: Any) -> PretrainConfig:
     """A run of 40 tiny steps that are to take four seconds."""
-    values = {"batch_size": 8, "bn_groups": 2, "threads": 1, "precision": "fp32", "device": "cpu", "workers": 0,
-              "image_size": 8, "view_size": None, "max_steps": 40, "knn_every": 0, "warmup_epochs": 1.0,
+    values = {"arch": "resnet10-w4", "batch_size": 8, "bn_groups": 2, "threads": 1, "precision": "fp32",
+              "device": "cpu", "workers": 0, "image_size": 8, "view_size": None, "max_steps": 40, "knn_every": 0, "warmup_epochs": 1.0,
               "dictionary": "queue", "queue_size": 16, "key_momentum_schedule": "cosine"}  # fmt: skip
     return recipe("quick", data="digits", out=out, **{**values, **more})
 
