@@ -10,13 +10,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from moco.bench.flops import layer_flops, step_flops
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.core.pair import EncoderPair
+from tests.slow import slow
 
 
-@pytest.mark.parametrize("bn_group_size", [0, 2])
 @pytest.mark.parametrize(
-    ("arch", "stem", "head"),
-    [("resnet18-w16", "cifar", "linear"), ("resnet50-w16", "imagenet", "mlp")],
-)
+    ("arch", "stem", "head", "bn_group_size"),
+    [
+        ("resnet18-w16", "cifar", "linear", 0), ("resnet50-w16", "imagenet", "mlp", 2),
+        slow("resnet18-w16", "cifar", "linear", 2), slow("resnet50-w16", "imagenet", "mlp", 0),
+    ],
+)  # fmt: skip
 def test_a_step_s_operations_are_those_that_torch_counts(arch: str, stem: Any, head: Any, bn_group_size: int) -> None:
     """Forward and backward of f_q and forward of f_k, with BN groups and without; the loss counts nothing here."""
     n, size = 4, 32

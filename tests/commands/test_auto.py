@@ -30,6 +30,7 @@ from moco.pretraining import timing
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.timetable import Timetable
 from moco.pretraining.timing import StepTime
+from tests.slow import slow
 
 CPU = ["--device", "cpu", "--threads", "1", "--precision", "fp32", "--workers", "0"]
 SECONDS = 12.0
@@ -140,7 +141,7 @@ NET = "timm:test_efficientnet@net.safetensors"
 
 @pytest.mark.parametrize(
     ("share", "given", "expected"),
-    [(0.25, (), ("cached", 0)), (0.001, (), ("live", 0)), (0.001, ("--teacher-crops", "2"), ("cached", 2))],
+    [(0.25, (), ("cached", 0)), (0.001, (), ("live", 0)), slow(0.001, ("--teacher-crops", "2"), ("cached", 2))],
 )
 def test_a_teacher_sees_what_its_student_sees(
     data: Path, monkeypatch: pytest.MonkeyPatch, share: float, given: tuple[str, ...], expected: tuple[str, int]
@@ -184,7 +185,7 @@ def test_published_weights_are_a_baseline(data: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("more", "recipe"), [([], "quick"), (["--for", "small"], "taught"), (["--teacher", NET], "taught")]
+    ("more", "recipe"), [([], "quick"), slow(["--for", "small"], "taught"), (["--teacher", NET], "taught")]
 )
 def test_a_given_network_is_kept_where_there_are_weights_of_another(
     data: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], recipe: str
@@ -213,7 +214,9 @@ def test_without_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reasons()["compared"] == []
 
 
-@pytest.mark.parametrize("again", [["resume", "run"], start("--max-steps", "4")], ids=["resume", "the same"])
+@pytest.mark.parametrize(
+    "again", [pytest.param(["resume", "run"], id="resume"), slow(start("--max-steps", "4"), id="the same")]
+)
 def test_an_interrupted_run_ends_as_auto_does(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], again: list[str]
 ) -> None:
@@ -236,7 +239,9 @@ def test_an_interrupted_run_ends_as_auto_does(
     assert "Next:" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("again", [["resume", "run"], start("--max-steps", "2")], ids=["resume", "the same"])
+@pytest.mark.parametrize(
+    "again", [pytest.param(["resume", "run"], id="resume"), slow(start("--max-steps", "2"), id="the same")]
+)
 def test_an_interrupted_comparison_is_made_up_for(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], again: list[str]
 ) -> None:

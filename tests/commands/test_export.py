@@ -33,6 +33,7 @@ from moco.interop.metadata import encoder_metadata
 from moco.interop.model_card import _inert
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import save_tensors
+from tests.slow import slow
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 PLAN = EncoderPlan("resnet18", image_size=32)
@@ -162,7 +163,7 @@ def test_onnx(tmp_path: Path, images: Tensor) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("net")] == ["net.onnx"]
 
 
-@pytest.mark.parametrize(("arch", "size"), [("timm:test_efficientnet", 32), ("timm:test_vit", 160)])
+@pytest.mark.parametrize(("arch", "size"), [slow("timm:test_efficientnet", 32), ("timm:test_vit", 160)])
 def test_onnx_of_timms_networks(tmp_path: Path, arch: str, size: int) -> None:
     """Compared there by the command itself."""
     pytest.importorskip("onnxscript")

@@ -31,6 +31,7 @@ from moco.transfer import evaluation, evaluator
 from moco.transfer.config import TransferConfig
 from moco.transfer.loop import fine_tune
 from moco.transfer.recipes import TASKS, transfer_config
+from tests.slow import slow
 from tests.transfer.scenes import write
 
 SMALL: dict[str, Any] = {
@@ -106,7 +107,7 @@ def test_every_task_runs_from_the_data_to_its_figures(tmp_path: Path, task: str)
     assert transfer(own)["already_done"]
 
 
-@pytest.mark.parametrize(("task", "last"), [("coco-fpn", 1), ("voc-semantic", 1), ("voc-semantic", 3)])
+@pytest.mark.parametrize(("task", "last"), [("coco-fpn", 1), slow("voc-semantic", 1), ("voc-semantic", 3)])
 def test_a_run_that_was_interrupted_goes_on_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, last: int
 ) -> None:
@@ -207,7 +208,7 @@ def test_a_trial_that_diverges_ends_them_all(tmp_path: Path) -> None:
         transfer(own)
 
 
-@pytest.mark.parametrize(("error", "state"), [(OSError(28, "full"), "failed"), (KeyboardInterrupt(), "killed")])
+@pytest.mark.parametrize(("error", "state"), [slow(OSError(28, "full"), "failed"), (KeyboardInterrupt(), "killed")])
 def test_trials_that_end_by_an_error_are_not_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, state: str
 ) -> None:
@@ -228,7 +229,7 @@ def test_trials_that_end_by_an_error_are_not_running(
     assert len(transfer(own)["trials"]["mIoU"]) == 2
 
 
-@pytest.mark.parametrize("trials", [1, 2])
+@pytest.mark.parametrize("trials", [slow(1), 2])
 def test_other_files_than_before(tmp_path: Path, trials: int) -> None:
     """A run, or the next trial of it, does not go on with another image or annotation; once accepted, it does."""
     own = interrupted(config(tmp_path, "voc-semantic", trials=trials), 1)
@@ -243,7 +244,7 @@ def test_other_files_than_before(tmp_path: Path, trials: int) -> None:
     assert [changed.name in one["what"] for one in events if one.get("event") == "data_changed"] == [True]
 
 
-@pytest.mark.parametrize("trials", [1, 2])
+@pytest.mark.parametrize("trials", [slow(1), 2])
 def test_a_run_goes_on_where_its_images_were_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: int
 ) -> None:

@@ -26,6 +26,7 @@ from moco.pretraining.loop import pretrain as train
 from moco.pretraining.timing import StepTime
 from moco.runtime.configfile import from_json, to_json
 from moco.runtime.folder import read_status
+from tests.slow import slow
 
 SHORT = "timm:test_efficientnet"
 NET = f"{SHORT}@net.safetensors"
@@ -127,7 +128,7 @@ def test_weights_that_training_harms_are_judged_as_they_are(monkeypatch: pytest.
     assert json.loads(Path("run/config.json").read_text())["init_weights"] == NET
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM])
 def test_a_trial_can_be_interrupted(place: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     """Exit code 130, and nothing is left behind."""
     begin, asked = trials.FirstBatches.run, list[int]()

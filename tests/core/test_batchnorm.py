@@ -20,6 +20,7 @@ from moco.core.batchnorm import (
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.errors import BadInputError
 from tests import oracles
+from tests.slow import slow
 
 BATCH, CHANNELS, SIDE = 6, 3, 4
 GROUPS = (1, 2, 3, 6)
@@ -279,7 +280,9 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize(("name", "size"), NETWORKS.items())
+@pytest.mark.parametrize(
+    ("name", "size"), [slow(*one) if one[0] == "efficientvit_m0" else one for one in NETWORKS.items()]
+)
 def test_groups_of_a_network_are_passes_of_their_own(name: str, size: int) -> None:
     """G groups in one pass give what G passes of timm's own network give, and their mean statistics (float64)."""
     torch.manual_seed(0)

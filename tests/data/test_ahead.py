@@ -95,7 +95,9 @@ def test_stuck_loading_processes_end_with_the_loader() -> None:
     In a process of its own: one that is forked ends otherwise, without what is registered for the end.
     """
     code = (
-        "import time\nfrom moco.data.ahead import load_ahead\nfrom tests.data.test_ahead import stick\n"
+        "import os, time\nfrom moco.data.ahead import load_ahead\n"
+        "def stick(item):\n    if item:\n        print(os.getpid(), flush=True)\n        time.sleep(1000)\n"
+        "    return item\n"
         "loaded = load_ahead(stick, [0, 1, 2], workers=2)\nnext(loaded)\ntime.sleep(1)\nraise OSError('end')"
     )
     begun = time.monotonic()

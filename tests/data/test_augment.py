@@ -36,6 +36,7 @@ from moco.data.augment import (
 )
 from moco.runtime.randomness import Stream
 from tests import oracles
+from tests.slow import slow
 
 LARGEST = {
     "crop_one": 1e-6,  # 0 seen
@@ -307,7 +308,7 @@ def check_every_branch_is_taken(name: str, parameters: ViewParameters) -> None:
     assert (parameters.sigma > 0).any() == (name == "v2")
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", [name if name in ("v2", "cifar") else slow(name) for name in AUGMENTATIONS])
 def test_a_view_of_a_photograph_equals_torchvision(name: str) -> None:
     """The full chain at 224 pixels; images of several sizes as a list, of one size as a tensor."""
     n, size = 15, 224
@@ -396,7 +397,7 @@ SMALLEST_P = 1e-3
 
 
 @pytest.mark.parametrize("name", ["v1", "cifar"])
-@pytest.mark.parametrize("size", [(64, 64), (120, 90), (40, 100)], ids=str)
+@pytest.mark.parametrize("size", [slow((64, 64)), (120, 90), (40, 100)], ids=str)
 def test_crops_are_distributed_as_torchvision_s(name: str, size: tuple[int, int]) -> None:
     """Area, ratio and position by two-sample Kolmogorov-Smirnov tests; 40x100 sometimes needs the fallback window."""
     height, width = size

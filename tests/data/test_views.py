@@ -29,6 +29,7 @@ from moco.data.views import COMPILED, Look, can_compile, crop_fraction, make_vie
 from moco.errors import BadInputError
 from moco.runtime.randomness import Integers, Stream
 from tests.data.test_augment import digits, drawn, photographs, reference_view
+from tests.slow import slow
 
 LARGEST_SMALL, LARGEST_PHOTOGRAPH = 4e-6, 1e-4
 """Of 1: largest difference to torchvision's pixels; 1.4e-6 and 4.5e-5 seen. See test_augment for the reasons."""
@@ -73,8 +74,14 @@ def make_pair(images: Images, index: list[int], look: Look) -> list[Tensor]:
     return make_views(ChosenImages(images, np.array(index), 0, 0, stand_ins=False), STREAMS, look)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-@pytest.mark.parametrize("size", [224, 32])
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [
+        slow(size, name) if size == 224 and name != "v2" else (size, name)
+        for size in (224, 32)
+        for name in AUGMENTATIONS
+    ],
+)
 def test_views_of_photographs_equal_torchvision(name: str, size: int) -> None:
     """Fifteen views, in which every operation and most orders occur."""
     n = 15
@@ -89,7 +96,7 @@ def test_views_of_photographs_equal_torchvision(name: str, size: int) -> None:
         assert (found - expected).abs().max() <= LARGEST_PHOTOGRAPH, compiled
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", [name if name in ("v2", "cifar") else slow(name) for name in AUGMENTATIONS])
 def test_views_of_small_images_equal_torchvision_in_all_orders(name: str) -> None:
     """A few hundred views from 32 and from 8 pixels, normalised."""
     patches = torch.stack([photographs()[i % 3][:, i : i + 32, i : i + 32] for i in range(200)])

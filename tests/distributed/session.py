@@ -182,6 +182,23 @@ def tables(patch: pytest.MonkeyPatch) -> dict[str, list[list[float]]]:
     }
 
 
+def go_on(folder: Path, earlier: Path, batches: list[Batch]) -> None:
+    """Take up the run with a sharded bank of an earlier session from its checkpoint in the middle."""
+    if distributed.rank() == 0:
+        take_up(folder / RESUMED, earlier / SHARDED)
+    distributed.barrier()
+    train(config_of(folder / RESUMED, **CASES[SHARDED]), batches, torch.float64, sharded=True)
+
+
+def take_up_session(folder: Path, earlier: Path) -> None:
+    """Only take up the run of an earlier session."""
+    torch.set_num_threads(1)
+    distributed.join_processes("cpu", timeout=60)
+    go_on(folder, earlier, global_batches(config_of(folder), FEWER))
+    distributed.barrier()
+    distributed.leave_processes()
+
+
 def session(folder: Path, earlier: Path | None) -> None:
     """Run every case into FOLDER/CASE, and write what else this process found to FOLDER/RANK.json.
 
@@ -213,10 +230,7 @@ def session(folder: Path, earlier: Path | None) -> None:
     v3 = config_of(folder / "v3", **V3)
     train(v3, global_batches(v3, 6), torch.float64)
     if earlier is not None:
-        if rank == 0:
-            take_up(folder / RESUMED, earlier / SHARDED)
-        distributed.barrier()
-        train(config_of(folder / RESUMED, **CASES[SHARDED]), batches, torch.float64, sharded=True)
+        go_on(folder, earlier, batches)
     if ranks == 1:
         train(config_of(folder / WRONG_GROUPS, dictionary="queue", bn_groups=2), batches, torch.float64)
     (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")

@@ -14,6 +14,7 @@ from moco.errors import BadInputError
 from moco.evaluation.config import PENALTIES, LowshotConfig
 from moco.evaluation.label_share import LabelShare, read_label_share
 from moco.evaluation.lowshot import draw_rows
+from tests.slow import slow
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
@@ -73,7 +74,7 @@ def test_too_many_of_a_class() -> None:
         draw_rows(LABELS, NAMES, read_label_share("41"), 0, 0)
 
 
-@pytest.mark.parametrize("labels", ["1", "15%"])
+@pytest.mark.parametrize("labels", ["1", slow("15%")])
 def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], labels: str) -> None:
     """Mean and spread of both ways, for the run and for baselines; the file in the run."""
     copy = Path(shutil.copytree(tiny_run, tmp_path / "run"))

@@ -16,6 +16,7 @@ from moco.evaluation.config import RANDOM
 from moco.evaluation.origin import describe_images, describe_origin
 from moco.evaluation.session import load_labelled
 from moco.pretraining.recipes import recipe
+from tests.slow import slow
 
 SMALL: dict[str, Any] = {
     "arch": "resnet10-w4", "image_size": 8, "view_size": 8, "max_steps": 1, "batch_size": 8, "bn_groups": 2,
@@ -116,7 +117,7 @@ def test_only_what_was_not_trained_on_is_held_out(share: float | None) -> None:
     assert "held out" not in describe_images("tenth", share)
 
 
-@pytest.mark.parametrize("command", ["knn", "linear", "lowshot"])
+@pytest.mark.parametrize("command", ["knn", slow("linear"), "lowshot"])
 def test_the_commands_say_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     """In their results."""
     data = tmp_path / "data"

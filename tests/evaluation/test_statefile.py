@@ -15,6 +15,7 @@ from moco.data.loader import ViewBatches
 from moco.evaluation import statefile
 from moco.runtime.checkpoint import load_tensors, save_tensors
 from moco.runtime.run import Run
+from tests.slow import slow
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 CPU = ["--data", "digits", "--device", "cpu", "--precision", "fp32", "--threads", "1", "--json"]
@@ -97,7 +98,7 @@ def undisturbed() -> dict[str, tuple[dict[str, Any], list[int]]]:
     ("command", "batch", "file"),
     [
         ("linear-paper", 3, "linear-paper"),  # in the first epoch
-        ("linear-paper", 10, "linear-paper"),  # the last batch
+        slow("linear-paper", 10, "linear-paper"),  # the last batch
         ("finetune", 3, "finetune"),
         ("finetune", 11, "finetune-scratch"),  # of the baseline
     ],
@@ -170,7 +171,7 @@ def test_a_crash_costs_what_was_not_saved(
 
 
 @pytest.mark.filterwarnings("always")  # as the command shows them
-@pytest.mark.parametrize("change", ["flags", "damage", "weights"])
+@pytest.mark.parametrize("change", ["flags", "damage", slow("weights")])
 def test_what_is_of_something_else_is_not_taken_up(
     change: str, run: Path, at_batch: Callable[[int, Callable[[], None]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

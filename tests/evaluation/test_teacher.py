@@ -27,6 +27,7 @@ from moco.pretraining.prepare import build_dictionary
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors, save_tensors
 from tests.faults.processes import finish, lines
+from tests.slow import slow
 
 STUDENT = Encoding(16, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
 SMALL = (
@@ -147,10 +148,12 @@ def test_documents_teach_nothing_about_images(images: Images, monkeypatch: pytes
 
 AGAIN = ("--teacher-crops", "2", "--batch-size", "480")
 """Six steps are two epochs."""
+LIVE = ("--teacher-views", "live", "--queue-size", "64")
 
 
 @pytest.mark.parametrize(
-    "more", [(), AGAIN, ("--teacher-views", "live", "--queue-size", "64")], ids=["cached", "views", "live"]
+    "more",
+    [slow((), id="cached"), pytest.param(AGAIN, id="views"), pytest.param(LIVE, id="live")],
 )
 def test_a_student_goes_on_bit_for_bit(tiny_run: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
     """Six steps, and the same with only the checkpoint of the fourth left."""
@@ -226,19 +229,21 @@ def keep_in(folder: str) -> None:
     os.environ["MOCO_DATA"] = folder
 
 
-def test_two_ranks_are_taught_as_one(tiny_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("views", "more"), [("cached", ("--teacher-crops", "2")), slow("live", ("--queue-size", "64"))]
+)
+def test_two_ranks_are_taught_as_one(tiny_run: Path, tmp_path: Path, views: str, more: tuple[str, ...]) -> None:
     """The same losses, with keys from a cache that one of them writes, and of views that each encodes."""
-    for views, more in (("cached", ("--teacher-crops", "2")), ("live", ("--queue-size", "64"))):
-        found = []
-        for ranks in (1, 2):
-            run = tmp_path / f"{views}-{ranks}"
-            command = ["pretrain", "taught", "--teacher", str(tiny_run), *SMALL, *more, "--teacher-views", views]
-            settings = "--bn-groups 2 --workers 0 --log-every 1 --no-blend --whiten 0"
-            command += [*settings.split(), "--out", str(run)]
-            finish(command, tmp_path, ranks=ranks, inject=functools.partial(keep_in, str(tmp_path / f"home-{ranks}")))
-            found.append([line["loss"] for line in lines(run, "loss")])
-        assert len(found[0]) == 6
-        assert found[1] == pytest.approx(found[0], rel=1e-4)
+    found = []
+    for ranks in (1, 2):
+        run = tmp_path / f"{views}-{ranks}"
+        command = ["pretrain", "taught", "--teacher", str(tiny_run), *SMALL, *more, "--teacher-views", views]
+        settings = "--bn-groups 2 --workers 0 --log-every 1 --no-blend --whiten 0"
+        command += [*settings.split(), "--out", str(run)]
+        finish(command, tmp_path, ranks=ranks, inject=functools.partial(keep_in, str(tmp_path / f"home-{ranks}")))
+        found.append([line["loss"] for line in lines(run, "loss")])
+    assert len(found[0]) == 6
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 @pytest.mark.parametrize(

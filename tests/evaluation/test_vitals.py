@@ -24,6 +24,7 @@ from moco.evaluation.vitals import key_figures, likeness, vitals
 from moco.runtime.fields import Precision
 from moco.runtime.randomness import Stream
 from tests import oracles
+from tests.slow import slow
 
 MEAN = STD = (0.5, 0.5, 0.5)
 BATCH, K, STEPS = 8, 48, 13
@@ -100,7 +101,7 @@ def trained(batches: ViewBatches, *, symmetric: bool) -> tuple[Encoder, Queue, l
     return last.eval(), queue, history
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("symmetric", [slow(False), True])
 def test_key_figures_equal_a_loop(batches: ViewBatches, symmetric: bool) -> None:
     """The views are those that training saw, in whichever epoch; one forward pass for each, and plain sums."""
     f_k, queue, history = trained(batches, symmetric=symmetric)

@@ -26,6 +26,7 @@ from moco.explore.tray import open_tray
 from tests.explore.explored import collection, embedding, features, png
 from tests.report.browser import CHROMIUM, Browser
 from tests.report.folders import webp
+from tests.slow import slow
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 TOKEN, MARGIN = "t0ken", 24
@@ -91,7 +92,9 @@ def expected(row: int, seed: int = 0) -> list[int]:
     return [int(other) for other in np.argsort(-(z @ z[row])) if other != row][:24]
 
 
-@pytest.mark.parametrize(("width", "phone", "dark"), [(1280, False, False), (1280, False, True), (360, True, False)])
+@pytest.mark.parametrize(
+    ("width", "phone", "dark"), [slow(1280, False, False), (1280, False, True), (360, True, False)]
+)
 def test_it_draws(browser: Browser, address: str, tmp_path: Path, width: int, phone: bool, dark: bool) -> None:
     """Points are on the map, nothing is on the console, nothing wider than the window, nothing asked for elsewhere."""
     opened(browser, address, width, 800, phone=phone, dark=dark)

@@ -8,9 +8,10 @@ import pytest
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from tests.faults.injections import poison
 from tests.faults.processes import command, saved_steps, start, status
+from tests.slow import slow
 
 
-@pytest.mark.parametrize(("what", "rank"), [("nan", 0), ("inf", 1), ("gradient", 1)])
+@pytest.mark.parametrize(("what", "rank"), [("nan", 0), slow("inf", 1), ("gradient", 1)])
 def test_one_rank_diverges(tmp_path: Path, what: str, rank: int) -> None:
     """All ranks stop before the update, with exit code 3; the last good state is kept, and stays the last."""
     run = tmp_path / "run"

@@ -6,12 +6,10 @@ import re
 import shutil
 import signal
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 
-from moco.core.dictionary import Mechanism
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from tests.faults.conftest import Whole
 from tests.faults.injections import gate, pause_before
@@ -27,6 +25,7 @@ from tests.faults.processes import (
     start,
     status,
 )
+from tests.slow import slow
 
 
 def stop_after(step: int, run: Path, *, ranks: int = 1, **flags: object) -> None:
@@ -42,7 +41,9 @@ def stop_after(step: int, run: Path, *, ranks: int = 1, **flags: object) -> None
     assert (status(run)["state"], status(run)["exit_code"]) == ("stopped", 75)
 
 
-@pytest.mark.parametrize(("dictionary", "ranks"), [("queue", 1), *((name, 2) for name in get_args(Mechanism))])
+@pytest.mark.parametrize(
+    ("dictionary", "ranks"), [slow("queue", 1), ("queue", 2), slow("memory-bank", 2), slow("in-batch", 2)]
+)
 def test_stopped_in_mid_epoch(tmp_path: Path, whole: Whole, dictionary: str, ranks: int) -> None:
     """Rows 1 and 2: all that a run ends with is equal bit for bit, on two ranks with the statistics of each."""
     run = tmp_path / "run"
@@ -58,6 +59,7 @@ def test_stopped_in_mid_epoch(tmp_path: Path, whole: Whole, dictionary: str, ran
     assert {"queue": "dictionary.keys", "memory-bank": "dictionary.features"}.get(dictionary, "random") in names
 
 
+@pytest.mark.slow
 def test_with_four_workers_instead_of_none(tmp_path: Path, whole: Whole) -> None:
     """Row 3: the same images, pixels and order, or the weights would differ."""
     run = tmp_path / "run"
@@ -67,6 +69,7 @@ def test_with_four_workers_instead_of_none(tmp_path: Path, whole: Whole) -> None
     assert_same_end(run, whole())
 
 
+@pytest.mark.slow
 def test_on_one_rank_instead_of_two(tmp_path: Path, whole: Whole) -> None:
     """Row 4: the very same samples, and losses within 2e-4 for three steps; later rounding has grown (here to 5e-3)."""
     run, undisturbed = tmp_path / "run", whole(2)

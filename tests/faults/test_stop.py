@@ -34,6 +34,7 @@ from tests.faults.processes import (
     torchrun,
     until,
 )
+from tests.slow import slow
 
 
 def assert_stopped(run: Path, step: int) -> None:
@@ -63,7 +64,7 @@ def test_sigterm_to_torchrun_with_workers(tmp_path: Path, whole: Whole) -> None:
     assert_same_end(run, whole(2, **flags), 120)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT)])
 def test_a_signal_to_the_whole_group(tmp_path: Path, whole: Whole, number: signal.Signals) -> None:
     """A terminal and torchrun signal the loading processes too."""
     run, place = tmp_path / "run", gate(tmp_path / "gate")
@@ -77,7 +78,7 @@ def test_a_signal_to_the_whole_group(tmp_path: Path, whole: Whole, number: signa
     assert_same_end(run, whole())
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [slow(0), 1])
 def test_sigterm_to_one_rank_only(tmp_path: Path, whole: Whole, rank: int) -> None:
     """Row 7: both ranks stop after the same step."""
     run, place = tmp_path / "run", gate(tmp_path / "gate")
@@ -121,16 +122,17 @@ def test_sigterm_while_a_checkpoint_is_written(tmp_path: Path, whole: Whole) -> 
     assert_same_end(run, whole())
 
 
+STOPPED = "a batch of a process that was stopped"
 WAITS: dict[str, tuple[Callable[..., None], int, dict[str, object], int]] = {
     "the last look": (pause_in_monitor, 1, {"knn_every": 100}, STEPS),
     "the first batch, made here": (pause_in_batch, 0, {"workers": 0}, 0),
     "a batch of another process": (pause_in_batch, 4, {"workers": 1}, 4),
-    "a batch of a process that was stopped": (stop_loading, 4, {"workers": 1}, 4),
+    STOPPED: (stop_loading, 4, {"workers": 1}, 4),
 }
 """What a run waits for, which never comes: how, when, with which flags, and the step that is saved."""
 
 
-@pytest.mark.parametrize("what", WAITS)
+@pytest.mark.parametrize("what", [slow(what) if what == STOPPED else what for what in WAITS])
 def test_sigterm_while_it_waits(tmp_path: Path, whole: Whole, what: str) -> None:
     """Row 8: the run ends within seconds, saved, and goes on as if nothing had been."""
     run, place = tmp_path / "run", gate(tmp_path / "gate")

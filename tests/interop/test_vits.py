@@ -25,9 +25,12 @@ from moco.errors import BadInputError
 from moco.interop import vits
 from moco.interop.checkpoints import load_weights
 from moco.interop.vits import rename_tensors
+from tests.slow import slow
 
 SIDE, PATCH, WIDTH, DEPTH, HEADS, REGISTERS = 16, 4, 32, 2, 2, 3
 KINDS = ("vit", "deit", "dinov2", "dinov2_with_registers")
+UNLIKE = {("vit", True), ("deit", False), ("dinov2_with_registers", False), ("dinov2_with_registers", True)}
+"""Each kind of network and of names but DINOv2's without registers."""
 REFERENCES: dict[str, list[float]] = {
     "vit": [
         0.437208,
@@ -222,8 +225,14 @@ def tiny_networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         del _model_pretrained_cfgs[name]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("wrapped", [False, True], ids=["model", "classifier"])
+@pytest.mark.parametrize(
+    ("kind", "wrapped"),
+    [
+        (kind, wrapped) if (kind, wrapped) in UNLIKE else slow(kind, wrapped)
+        for kind in KINDS
+        for wrapped in (False, True)
+    ],
+)
 def test_features_are_transformers_own(tmp_path: Path, kind: str, wrapped: bool) -> None:
     """By --weights FOLDER, of the bare model and of one for classification; mean and deviation are the folder's."""
     found = load_weights(str(write_folder(tmp_path / "x", kind, f"{kind}." if wrapped else "")))

@@ -15,6 +15,7 @@ from moco.pretraining.auto import Situation, batch_for, candidates, complete, gr
 from moco.pretraining.timing import StepTime
 from moco.pretraining.ways import Way
 from moco.runtime.fields import check
+from tests.slow import slow
 
 SCRATCH = Way("quick", None, None, "from scratch, because")
 TAUGHT = Way("taught", "net.pth", 128, "taught")
@@ -91,8 +92,8 @@ def test_given_values_stay(tried: list[Mapping[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("way", [SCRATCH, TAUGHT, REDUCED, CONTINUED], ids=lambda way: way.recipe)
-@pytest.mark.parametrize("count", [16, 100, 1437, 10**6])
-@pytest.mark.parametrize("side", [8, 28, 90, 100, 500])
+@pytest.mark.parametrize("count", [16, slow(100), slow(1437), 10**6])
+@pytest.mark.parametrize("side", [8, slow(28), 90, slow(100), 500])
 def test_every_derived_run_is_sound(count: int, side: int, way: Way) -> None:
     """Values in their ranges (`values` checks), whole BN groups, a batch that the images fill."""
     found = values(count, side, 5, way)

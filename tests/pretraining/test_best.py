@@ -23,6 +23,7 @@ from moco.pretraining.loop import pretrain
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from tests.faults.processes import command, finish
+from tests.slow import slow
 
 SMALL: dict[str, Any] = {
     "arch": "resnet10-w4", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 80, "max_steps": 4,
@@ -149,7 +150,12 @@ def test_without_a_judge_the_last_is_kept(tmp_path: Path, digits: Images, capsys
 
 @pytest.mark.parametrize(
     ("counts", "fails_at"),
-    [([60, 70, 65, 65, 65], 3), ([60, 50, 65, 80, 70], 3), ([60, 50, 65, 80, 70], 4), ([60, 50, 50, 50, 50], 4)],
+    [
+        ([60, 70, 65, 65, 65], 3),
+        slow([60, 50, 65, 80, 70], 3),
+        ([60, 50, 65, 80, 70], 4),
+        slow([60, 50, 50, 50, 50], 4),
+    ],
     ids=str,
 )
 def test_a_run_that_was_broken_off_keeps_the_same(

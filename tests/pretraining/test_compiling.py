@@ -20,6 +20,7 @@ from moco.pretraining.prepare import build_encoder, resolve_config
 from moco.runtime.run import Run
 from moco.runtime.runlog import RunLog
 from tests.pretraining.test_loop import small
+from tests.slow import slow
 
 
 def prepared(out: Path, **values: Any) -> tuple[PretrainConfig, EncoderPair]:
@@ -91,7 +92,7 @@ def test_a_short_run_is_not_worth_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert resolve_config(small(tmp_path, compile="on", deterministic=True), images).compile == "on"
 
 
-@pytest.mark.parametrize("values", [{}, {"accumulate": 2}, {"dictionary": "in-batch"}])
+@pytest.mark.parametrize("values", [{"accumulate": 2}, slow({}), slow({"dictionary": "in-batch"})])
 def test_a_comparison_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]) -> None:
     """Weights, running statistics, gradients and random numbers are as before; each way is timed as often."""
     config, pair = prepared(tmp_path, **values)

@@ -15,12 +15,11 @@ from moco.core.pair import EncoderPair
 from moco.interop.checkpoints import load_weights
 from moco.interop.metadata import encoder_metadata
 from moco.runtime.checkpoint import save_tensors
+from tests.slow import long, slow
 
 SMALLEST = 32
-QUICK = {
-    "byobnet": "test_byobnet", "mambaout": "test_mambaout", "mobilenetv3": "lcnet_035", "mobilevit": "mobilevit_xxs",
-    "nfnet": "test_nfnet", "vision_transformer_relpos": "test_vit_relpos",
-}  # fmt: skip
+QUICK = {"byobnet": "test_byobnet", "mambaout": "test_mambaout", "nfnet": "test_nfnet"}
+SLOWER = {"mobilenetv3": "lcnet_035", "mobilevit": "mobilevit_xxs", "vision_transformer_relpos": "test_vit_relpos"}
 FAMILIES = {
     "beit": "beit_base_patch16_224", "byoanet": "halonet_h1", "cait": "cait_xxs24_224", "coat": "coat_tiny",
     "convit": "convit_tiny", "convmixer": "convmixer_768_32", "convnext": "test_convnext", "cpubone": "cpubone_nano",
@@ -60,7 +59,7 @@ TOO_LARGE = {"deepseek_vit", "gemma4_vit"}
 
 every_family = pytest.mark.parametrize(
     ("family", "name"),
-    [*QUICK.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in FAMILIES.items())],
+    [*QUICK.items(), *(slow(*item) for item in SLOWER.items()), *(long(*item) for item in FAMILIES.items())],
 )
 
 
@@ -109,4 +108,4 @@ def test_a_bare_state_dict_of_timm(tmp_path: Path, family: str, name: str) -> No
 @pytest.mark.slow
 def test_no_family_is_forgotten() -> None:
     """There are no others in timm."""
-    assert {*QUICK, *FAMILIES, *TOO_LARGE} == set(timm.list_modules())
+    assert {*QUICK, *SLOWER, *FAMILIES, *TOO_LARGE} == set(timm.list_modules())

@@ -20,8 +20,7 @@ from moco.runtime import checkpoint
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from tests.pretraining.algorithm_1 import Weights, named, step
 from tests.pretraining.test_loop import losses, small
-
-STATES = 20
+from tests.slow import slow
 
 
 def gradient_between(config: PretrainConfig, before: dict[str, Tensor], after: dict[str, Tensor]) -> Weights:
@@ -39,19 +38,22 @@ def flat(gradient: Weights) -> Tensor:
     return torch.cat([gradient[name].flatten() for name in sorted(gradient)])
 
 
-def test_the_fast_step_equals_the_plain_one_at_20_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number_of_states", [6, slow(20)])
+def test_the_fast_step_equals_the_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number_of_states: int
+) -> None:
     """Loss within 1e-5, gradient within 1e-4 of its length.
 
     The net is narrow, so that few activations are so near 0 that rounding turns a ReLU on or off.
     """
     monkeypatch.setattr(checkpoint, "remove_old_checkpoints", lambda run, step: None)
     values = {"arch": "resnet10-w4", "batch_size": 16, "queue_size": 40}
-    config = small(tmp_path / "run", max_steps=STATES + 1, checkpoint_every=1, **values)
+    config = small(tmp_path / "run", max_steps=number_of_states + 1, checkpoint_every=1, **values)
     images = load("digits")["train"]
     pretrain(config, images)
     config = resolve_config(config, images)
     batches, found = build_batches(config, images), losses(tmp_path / "run")
-    states = [load_tensors(checkpoint_path(tmp_path / "run", number))[0] for number in range(1, STATES + 2)]
+    states = [load_tensors(checkpoint_path(tmp_path / "run", number))[0] for number in range(1, number_of_states + 2)]
     distances = []
     for number, (before, after) in enumerate(itertools.pairwise(states), 1):
         x_q, x_k, index, _ = batches[number]

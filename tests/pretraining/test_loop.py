@@ -23,6 +23,7 @@ from moco.pretraining.prepare import build_batches, resolve_config
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, checkpoints, load_tensors
 from tests.pretraining.algorithm_1 import algorithm_1
+from tests.slow import slow
 
 SMALL: dict[str, Any] = {
     "arch": "resnet10-w4", "image_size": 12, "view_size": None, "batch_size": 32, "queue_size": 80, "max_steps": 6,
@@ -75,15 +76,19 @@ def oracle(config: PretrainConfig, images: Images) -> list[float]:
     return algorithm_1(config, [(x_q, x_k, index) for x_q, x_k, index, _ in views if x_k is not None]).losses
 
 
+PLAIN = {"batch_size": 16, "queue_size": 40}
+"""Half the images of each batch: plain loops over them take most of the time."""
+
+
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory, digits: Images) -> list[float]:
     """The losses of Algorithm 1 with a queue."""
-    return oracle(small(tmp_path_factory.mktemp("oracle")), digits)
+    return oracle(small(tmp_path_factory.mktemp("oracle"), **PLAIN), digits)
 
 
 def test_losses_equal_algorithm_1(tmp_path: Path, digits: Images, expected: list[float]) -> None:
     """Six steps, over which the queue wraps around twice; fp32's rounding grows from step to step."""
-    pretrain(small(tmp_path / "run"), digits)
+    pretrain(small(tmp_path / "run", **PLAIN), digits)
     assert losses(tmp_path / "run")[:3] == pytest.approx(expected[:3], rel=2e-4)
     assert losses(tmp_path / "run") == pytest.approx(expected, rel=5e-3)
     assert abs(expected[0] - expected[-1]) > 0.05  # something was learned: the agreement says something
@@ -91,8 +96,8 @@ def test_losses_equal_algorithm_1(tmp_path: Path, digits: Images, expected: list
 
 def test_losses_of_mixed_views_equal_algorithm_1(tmp_path: Path, digits: Images, expected: list[float]) -> None:
     """Each query has two positives, its image's key and its partner's, in the shares of its view."""
-    pretrain(small(tmp_path / "run", blend=True), digits)
-    mixed = oracle(small(tmp_path / "run", blend=True), digits)
+    pretrain(small(tmp_path / "run", blend=True, **PLAIN), digits)
+    mixed = oracle(small(tmp_path / "run", blend=True, **PLAIN), digits)
     assert losses(tmp_path / "run")[:3] == pytest.approx(mixed[:3], rel=2e-4)
     assert losses(tmp_path / "run") == pytest.approx(mixed, rel=5e-3)
     assert mixed != pytest.approx(expected, rel=1e-2)
@@ -107,11 +112,11 @@ def test_mixed_views_have_their_limits(tmp_path: Path, digits: Images, flags: di
 
 def test_another_number_of_groups_is_noticed(tmp_path: Path, digits: Images, expected: list[float]) -> None:
     """The comparison above would fail for wrong groups."""
-    pretrain(small(tmp_path / "run", bn_groups=2), digits)
+    pretrain(small(tmp_path / "run", bn_groups=2, **PLAIN), digits)
     assert losses(tmp_path / "run")[:3] != pytest.approx(expected[:3], rel=2e-3)
 
 
-@pytest.mark.parametrize("dictionary", ["queue", "memory-bank"])
+@pytest.mark.parametrize("dictionary", ["queue", slow("memory-bank")])
 def test_accumulation_changes_nothing(tmp_path: Path, digits: Images, dictionary: str) -> None:
     """With a queue or a bank, a batch in two parts gives the losses of the whole."""
     for parts in (1, 2):

@@ -19,6 +19,7 @@ from moco.pretraining.loop import pretrain
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from tests.pretraining.test_loop import interrupted_at, lines, losses, same
+from tests.slow import slow
 
 SMALL: dict[str, Any] = {
     "stem": "imagenet", "image_size": 32, "view_size": 32, "dictionary": "queue", "queue_size": 32, "batch_size": 8,
@@ -33,7 +34,11 @@ KINDS = {
     "timm:test_coatnet": 64,  # built for one size
     "mnasnet0_5": 64,  # of torchvision, which is not loaded without its version
 }
-every_kind = pytest.mark.parametrize(("arch", "size"), KINDS.items())
+UNLIKE = {"timm:test_efficientnet", "timm:test_convnext", "mnasnet0_5"}
+"""With batch normalisation, without it, and of another library."""
+every_kind = pytest.mark.parametrize(
+    ("arch", "size"), [kind if kind[0] in UNLIKE else slow(*kind) for kind in KINDS.items()]
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +77,10 @@ def test_a_run_goes_on_bit_for_bit(tmp_path: Path, digits: Images, arch: str, si
     assert len(checkpoint.momentum) == len(read.encoder.state_dict()) >= len(lagging)
 
 
-@pytest.mark.parametrize(("arch", "size"), [kind for kind in KINDS.items() if kind[0].startswith("timm:")])
+@pytest.mark.parametrize(
+    ("arch", "size"),
+    [kind if kind[0] in UNLIKE else slow(*kind) for kind in KINDS.items() if kind[0].startswith("timm:")],
+)
 def test_the_encoder_file_is_timms(tmp_path: Path, digits: Images, arch: str, size: int) -> None:
     """Names and values: timm's own network with the file's tensors gives the same features."""
     config = settings(tmp_path / "run", arch, size)

@@ -15,6 +15,7 @@ from moco.errors import BadInputError
 from moco.pretraining.loop import pretrain
 from moco.pretraining.recipes import recipe
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
+from tests.slow import slow
 
 SMALL: dict[str, Any] = {
     "arch": "resnet10-w4", "image_size": 12, "view_size": None, "batch_size": 16, "queue_size": 40, "max_steps": 2,
@@ -25,7 +26,7 @@ PLAN = EncoderPlan(arch="resnet18-w16", stem="cifar", feature_dim=8, image_size=
 IMAGES = 8
 
 
-@pytest.mark.parametrize("dictionary", ["queue", "memory-bank", "in-batch"])
+@pytest.mark.parametrize("dictionary", ["queue", slow("memory-bank"), slow("in-batch")])
 def test_two_steps_are_bit_identical(tmp_path: Path, dictionary: str) -> None:
     """Losses, gradient norms, weights, running statistics and what counts the batches."""
     images = load("digits")["train"]

@@ -31,6 +31,7 @@ from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from tests.distributed.session import Shares
 from tests.pretraining.algorithm_1 import Weights, info_nce, named, on_one_device
 from tests.pretraining.test_loop import interrupted_at, losses, same
+from tests.slow import slow
 
 STEPS, M = 4, 0.9
 SMALL: dict[str, Any] = {
@@ -109,7 +110,7 @@ def oracle(config: PretrainConfig, batches: list[Batch]) -> tuple[list[float], l
 
 
 @pytest.mark.filterwarnings("ignore:--bn-groups 1:UserWarning")
-@pytest.mark.parametrize("dictionary", ["queue", "in-batch"])
+@pytest.mark.parametrize("dictionary", ["queue", slow("in-batch")])
 def test_a_run_is_two_losses_of_two_encoders(tmp_path: Path, cameras: Cameras, dictionary: str) -> None:
     """Losses in float64, and all encoders at the end; each file holds the encoder of its camera and how it sees."""
     config = small(tmp_path / "run", cameras, dictionary=dictionary, bn_groups=1)
@@ -144,7 +145,7 @@ def test_a_run_is_two_losses_of_two_encoders(tmp_path: Path, cameras: Cameras, d
             torch.testing.assert_close(value, state[f"{letter}_q.{name}"].float(), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("dictionary", ["queue", "in-batch"])
+@pytest.mark.parametrize("dictionary", ["queue", slow("in-batch")])
 def test_a_run_that_was_broken_off_goes_on_bit_for_bit(tmp_path: Path, cameras: Cameras, dictionary: str) -> None:
     """Both encoders, both queues, and the momenta of both."""
     ends, images = list[list[dict[str, Tensor]]](), load(cameras[0])["train"]

@@ -15,6 +15,7 @@ from moco.commands import pretrain, resume
 from moco.errors import BadInputError
 from moco.pretraining.config import ResumeConfig
 from moco.pretraining.recipes import recipe
+from tests.slow import slow
 
 SMALL: dict[str, Any] = {
     "image_size": 12, "view_size": None, "batch_size": 4, "max_steps": 4, "arch": "resnet10-w4", "log_every": 1,
@@ -80,7 +81,7 @@ def test_a_changed_partner_is_noticed(
     assert resume.run(ResumeConfig(run))["step"] == 4
 
 
-@pytest.mark.parametrize("command", ["resume", "pretrain"])
+@pytest.mark.parametrize("command", ["resume", slow("pretrain")])
 def test_sources_that_were_moved(two_folders: tuple[Path, Path], tmp_path: Path, command: str) -> None:
     """The run says where it looked, goes on with what is the same in another place, and keeps that one."""
     data, partner = two_folders

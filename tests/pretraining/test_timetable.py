@@ -186,9 +186,11 @@ def images() -> Images:
 
 def small(out: Path, **more: Any) -> PretrainConfig:
     """A run of 40 tiny steps that are to take four seconds."""
-    values = {"batch_size": 8, "bn_groups": 2, "threads": 1, "precision": "fp32", "device": "cpu", "workers": 0,
-              "image_size": 8, "view_size": None, "max_steps": 40, "knn_every": 0, "warmup_epochs": 1.0,
-              "dictionary": "queue", "queue_size": 16, "key_momentum_schedule": "cosine"}  # fmt: skip
+    values = {
+        "arch": "resnet10-w4", "image_size": 8, "view_size": None, "batch_size": 8, "bn_groups": 2, "max_steps": 40,
+        "dictionary": "queue", "queue_size": 16, "key_momentum_schedule": "cosine", "warmup_epochs": 1.0,
+        "knn_every": 0, "precision": "fp32", "device": "cpu", "threads": 1, "workers": 0,
+    }  # fmt: skip
     return recipe("quick", data="digits", out=out, **{**values, **more})
 
 

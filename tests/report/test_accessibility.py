@@ -22,6 +22,7 @@ from tests.explore.explored import collection, embedding
 from tests.explore.test_browser import served
 from tests.report.browser import CHROMIUM, Browser
 from tests.report.folders import gallery, metrics, webp, write_run
+from tests.slow import slow
 
 AXE = find_spec("axe_core_python")
 pytestmark = [
@@ -110,7 +111,14 @@ LIGHT, DARK = (1280, False), (360, True)
 
 @pytest.mark.parametrize(
     ("kind", "way"),
-    [("report", LIGHT), ("reports", DARK), ("study", LIGHT), ("study", DARK), ("curation", LIGHT), ("map", DARK)],
+    [
+        slow("report", LIGHT),
+        ("reports", DARK),
+        ("study", LIGHT),
+        slow("study", DARK),
+        ("curation", LIGHT),
+        ("map", DARK),
+    ],
 )
 def test_a_file_is_accessible(browser: Browser, tmp_path: Path, kind: str, way: tuple[int, bool]) -> None:
     """A report on one run and on two, a study, a page of curation, and a map to send on: axe finds nothing."""
@@ -123,7 +131,7 @@ def test_a_file_is_accessible(browser: Browser, tmp_path: Path, kind: str, way: 
     assert violations(browser, file, CHOSEN if kind == "map" else SEVERAL, *way) == []
 
 
-@pytest.mark.parametrize("way", [LIGHT, DARK])
+@pytest.mark.parametrize("way", [slow(LIGHT), DARK])
 def test_the_explorer_is_accessible(browser: Browser, tmp_path: Path, way: tuple[int, bool]) -> None:
     """Served, with two maps, a tray and an image chosen."""
     shown = collection()

@@ -9,6 +9,7 @@ from moco.report.page import page
 from moco.report.runs import distinct_names, read_run
 from tests.report.browser import CHROMIUM, Browser
 from tests.report.folders import gallery, metrics, write_run
+from tests.slow import slow
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 HOSTILE = '</script><img src=x onerror="window.hit=1"><!-- '
@@ -38,12 +39,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def test_nothing_of_the_page_before_is_counted(browser: Browser, pages: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, slow(5)])
+def test_nothing_of_the_page_before_is_counted(
+    browser: Browser, pages: dict[str, Path], tmp_path: Path, times: int
+) -> None:
     """A page that never stops asking for images and writing to the console leaves no trace in the next one."""
     busy = tmp_path / "busy.html"
     ask = "setInterval(() => { for (const n of Array(20).keys()) new Image().src = 'missing' + n; console.log(1) })"
     busy.write_text(f"<script>{ask}</script>", encoding="utf-8")
-    for _ in range(5):
+    for _ in range(times):
         browser.open(busy, 800, 600)
         browser.evaluate("new Promise(done => setTimeout(done, 50))")
         browser.open(pages["one"], 800, 600)
@@ -51,8 +55,16 @@ def test_nothing_of_the_page_before_is_counted(browser: Browser, pages: dict[str
         assert browser.complaints == []
 
 
-@pytest.mark.parametrize("name", ["one", "three", "hostile"])
-@pytest.mark.parametrize(("width", "phone", "dark"), [(1280, False, True), (360, True, False)])
+SCREEN, PHONE = (1280, False, True), (360, True, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "phone", "dark"),
+    [
+        ("three", *SCREEN), ("hostile", *PHONE),
+        slow("one", *SCREEN), slow("one", *PHONE), slow("three", *PHONE), slow("hostile", *SCREEN),
+    ],
+)  # fmt: skip
 def test_it_draws(
     browser: Browser, pages: dict[str, Path], tmp_path: Path, name: str, width: int, phone: bool, dark: bool
 ) -> None:

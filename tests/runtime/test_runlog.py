@@ -1,5 +1,6 @@
 """The run folder: metrics line by line, the cut on resuming, the lock, the status."""
 
+import functools
 import importlib
 import io
 import json
@@ -16,6 +17,7 @@ from rich.console import Console
 from moco.errors import BadInputError
 from moco.runtime.folder import lock, read_status
 from moco.runtime.runlog import RunLog, read_events, write_text
+from tests.faults.processes import ended_well, start_program
 
 LOSS = {"loss": 2.5, "images_per_second": 100.0}
 
@@ -115,25 +117,22 @@ def test_a_half_written_line_is_survived(tmp_path: Path, half: str) -> None:
 
 def test_a_second_run_in_the_folder_is_refused(tmp_path: Path) -> None:
     """Another process learns which process holds the folder, and leaves it as it is."""
-    program = (
-        "import sys, pathlib\n"
-        "from moco.errors import BadInputError\n"
-        "from moco.runtime.runlog import RunLog\n"
-        "try:\n"
-        "    RunLog(pathlib.Path(sys.argv[1]), 10).__enter__()\n"
-        "except BadInputError as error:\n"
-        "    print(error)\n"
-    )
-    with RunLog(tmp_path, 10) as log:
+    run = tmp_path / "run"
+    run.mkdir()
+    with RunLog(run, 10) as log:
         log.metrics(1, LOSS)
-        command = [sys.executable, "-c", program, str(tmp_path)]
-        other = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        other = ended_well(start_program(functools.partial(enter, run), tmp_path, ranks=1)).text()
         log.metrics(2, LOSS)
-    assert (
-        other.stdout
-        == f"--out {tmp_path}: process {os.getpid()} on {socket.gethostname()} is writing it: wait, or give another\n"
-    )
-    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+    where = f"process {os.getpid()} on {socket.gethostname()}"
+    assert other == f"--out {run}: {where} is writing it: wait, or give another\n"
+    assert [line["step"] for line in lines(run)] == [1, 2]
+
+
+def enter(run: Path) -> None:
+    """Begin to write a run's folder, and print why that is refused."""
+    with pytest.raises(BadInputError) as refused:
+        RunLog(run, 10).__enter__()
+    print(refused.value)
 
 
 def test_the_lock_ends_with_the_run(tmp_path: Path) -> None:

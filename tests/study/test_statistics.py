@@ -11,6 +11,7 @@ from moco.study import statistics
 from moco.study.definition import Arm, Claim, Outcome, Study
 from moco.study.rows import Row
 from moco.study.statistics import agreement, arms_to_go_on, judge_claims, looks_level, standard_errors
+from tests.slow import slow
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +103,7 @@ def test_arms_are_left_out_only_where_every_claim_is_settled() -> None:
     assert arms_to_go_on(open_too, some, seeds=3) == {"a", "c", "d"}
 
 
-@pytest.mark.parametrize("gap", [0.0, 3.0])
+@pytest.mark.parametrize("gap", [0.0, slow(3.0)])
 def test_looking_after_each_seed_errs_in_five_of_a_hundred(gap: float) -> None:
     """Without a difference few studies settle; with a large one most do, early, and on the right side."""
     rng, wrong, early, studies, seeds = np.random.default_rng(1), 0, 0, 400, 5

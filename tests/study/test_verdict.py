@@ -6,6 +6,7 @@ from moco.study.definition import Arm, Claim, Study
 from moco.study.rows import list_rows
 from moco.study.statistics import agreement, judge_claims
 from moco.study.verdict import write_verdict
+from tests.slow import slow
 from tests.study.test_statistics import KNN, row
 
 
@@ -31,7 +32,7 @@ def test_the_paragraph_follows_the_numbers() -> None:
 @pytest.mark.parametrize(
     ("order", "said"),
     [
-        ([1, 2, 3, 4], "mostly agrees with the paper's"),
+        slow([1, 2, 3, 4], "mostly agrees with the paper's"),
         ([3, 1, 2, 4], "rather agrees with the paper's (Kendall's tau 0.33"),
         ([4, 3, 2, 1], "rather reverses the paper's"),
     ],

@@ -9,8 +9,11 @@ from moco.errors import BadInputError
 from moco.transfer.backbones import Body, Level, SparseBatchNorm, levels_of
 from moco.transfer.detectors import DetectorPlan, build_detector
 from moco.transfer.segmentation import SegmentationNet
+from tests.slow import slow
 
 NARROW = ("resnet18-w16", "resnet34-w16", "resnet50-w16", "resnext50-32x8d-w8")
+UNLIKE = {("resnet18-w16", "c4"), ("resnet50-w16", "dc5"), ("resnet50-w16", "fpn"), ("resnext50-32x8d-w8", "c4")}
+"""Every kind of block and of detector."""
 
 
 def encoder(arch: str = "resnet18-w16", stem: str = "imagenet") -> Encoder:
@@ -23,8 +26,11 @@ def encoder(arch: str = "resnet18-w16", stem: str = "imagenet") -> Encoder:
     return made
 
 
-@pytest.mark.parametrize("features", ["c4", "dc5", "fpn"])
-@pytest.mark.parametrize("arch", NARROW)
+@pytest.mark.parametrize(
+    ("arch", "features"),
+    [(arch, features) if (arch, features) in UNLIKE else slow(arch, features)
+     for arch in NARROW for features in ("c4", "dc5", "fpn")],
+)  # fmt: skip
 def test_every_tensor_of_the_backbone_arrives(arch: str, features: str) -> None:
     """Each once, bit by bit, and as a copy: what trains the detector does not touch the encoder."""
     source = encoder(arch)

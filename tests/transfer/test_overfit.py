@@ -11,6 +11,7 @@ from moco.commands.transfer import run as transfer
 from moco.transfer.recipes import TASKS, transfer_config
 from tests.transfer.scenes import write
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 SMALL: dict[str, Any] = {
     "weights": "random", "arch": "resnet18-w16", "max_steps": 150, "batch_size": 4, "lr": 0.05, "device": "cpu",
     "train_sizes": (64, 64), "test_size": 64, "longest_side": 96, "crop_size": 64, "crop_scales": (0.8, 1.2),
@@ -26,7 +27,6 @@ MEASURED = {"voc": "AP50", "coco": "box_AP50", "coco-keypoints": "keypoint_AP50"
 """What must pass 30, by the layout of the data."""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_eight_images_are_learned_by_heart(tmp_path: Path, task: str) -> None:
     """To AP50 above 30, or a mean IoU as high; masks too where there are."""
@@ -36,7 +36,6 @@ def test_eight_images_are_learned_by_heart(tmp_path: Path, task: str) -> None:
     assert_learned(tmp_path / "run", task)
 
 
-@pytest.mark.slow
 def test_eight_photographs_of_blood_cells_are_learned_by_heart(tmp_path: Path) -> None:
     """BCCD's first eight, as training and as test images."""
     source = Path(os.environ.get("MOCO_DATA", "")) / "bccd"
