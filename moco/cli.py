@@ -50,7 +50,7 @@ from moco.runtime.helptext import WIDE, explain, flatten_error, set_environment
 from moco.runtime.idle import warn_of_idle
 from moco.runtime.mapped import explain_failed_reads
 from moco.runtime.phases import say_if_slow
-from moco.runtime.signals import EXIT_CODE, terminate_as_interrupt
+from moco.runtime.signals import EXIT_CODE, INTERRUPTED, terminate_as_interrupt
 from moco.runtime.streams import forgive, open_closed_streams, speak_in_lines, why_lost
 from moco.study.config import StudyConfig
 from moco.transfer.config import TRANSFER_GROUPS, CompareConfig, TransferConfig
@@ -83,8 +83,6 @@ AUTO = "auto"
 """The recipe that is made for the images and the time: `moco.commands.auto`."""
 HOME = re.compile(r"^(|--[\w-]+=|[\w.:=,-]+@|--[\w-]+=[\w.:=,-]+@)~(?=/|$)")
 """Matches the home folder where a shell leaves it as it is: in quotes, behind = and behind @."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C where there is nothing to save, or a second one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
