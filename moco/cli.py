@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -50,7 +49,7 @@ from moco.runtime.helptext import WIDE, explain, flatten_error, set_environment
 from moco.runtime.idle import warn_of_idle
 from moco.runtime.mapped import explain_failed_reads
 from moco.runtime.phases import say_if_slow
-from moco.runtime.signals import EXIT_CODE, INTERRUPTED, terminate_as_interrupt
+from moco.runtime.signals import CTRL_C, EXIT_CODE, terminate_as_interrupt
 from moco.runtime.streams import forgive, open_closed_streams, speak_in_lines, why_lost
 from moco.study.config import StudyConfig
 from moco.transfer.config import TRANSFER_GROUPS, CompareConfig, TransferConfig
@@ -83,6 +82,8 @@ AUTO = "auto"
 """The recipe that is made for the images and the time: `moco.commands.auto`."""
 HOME = re.compile(r"^(|--[\w-]+=|[\w.:=,-]+@|--[\w-]+=[\w.:=,-]+@)~(?=/|$)")
 """Matches the home folder where a shell leaves it as it is: in quotes, behind = and behind @."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C where there is nothing to save, or a second one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,9 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     open_closed_streams()
     sys.stdout, sys.stderr = forgive(sys.stdout), forgive(sys.stderr)
     try:
-        with terminate_as_interrupt([signal.SIGINT]):
+        with terminate_as_interrupt(CTRL_C):
             config, function = parse(list(sys.argv[1:] if arguments is None else arguments))
-            with contextlib.redirect_stdout(sys.stderr) if config.json else contextlib.nullcontext():
+            with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
                 result = function(config)
     except BadInputError as error:
         return _fail(error, 2)
@@ -111,8 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(RuntimeError(explained), 1)
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
-    alone = os.environ.get("WORLD_SIZE", "1") == "1"
-    if config.json and (alone or os.environ.get("RANK", "0") == "0"):  # of torchrun's processes one speaks
+    if config.json and (os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"):  # one speaks
         said = {name: value for name, value in result.items() if name != "table"}  # as long as the set; --out has it
         print(json.dumps(drop_nonfinite(said), allow_nan=False))
     if why := why_lost(sys.stdout):

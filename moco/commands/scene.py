@@ -194,8 +194,8 @@ def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compa
     )
     scene.judged = bank, queries
     scene.say(
-        f"auto: comparing on {len(bank) + len(queries)} images, without training: {weights}{adapted}, random weights, "
-        f"raw pixels"
+        f"auto: comparing on {len(bank) + len(queries)} images, without training: {weights}{adapted or ','} "
+        f"random weights, raw pixels"
     )
     cheapest = candidates(scene.side, len(scene.images))[0]
     form = bank.form

@@ -35,7 +35,7 @@ HOW_NOT_WHAT = frozenset({
     "out", "json", "workers", "threads", "log_every", "logger", "checkpoint_every", "knn_every", "knn_k", "timeout",
     "accept_changed_data", "keep", "end_after", "end_spare", "small_views",
 })  # fmt: skip
-"""Fields that do not change what a run computes (--view-size says what small views are): others must not differ."""
+"""Fields that do not change what a run computes (view_size does, small_views only settles it): they may differ."""
 SAID = ("loss", "knn_top1", "alignment", "uniformity", "mIoU", "AP", "AP50")
 """Figures that are named of a run that is finished already."""
 TEACHER = "teacher"

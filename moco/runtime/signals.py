@@ -13,8 +13,7 @@ Item = TypeVar("Item")
 
 EXIT_CODE = 75
 """Exit code of a process that was saved after a signal."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C where there is nothing to save, or a second one."""
+CTRL_C = (signal.SIGINT,)
 SAME_REQUEST = 1.0
 """Seconds in which further signals are the first one's echo: a scheduler signals torchrun and every process, and
 torchrun hands its own on to them."""

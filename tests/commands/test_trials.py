@@ -154,12 +154,12 @@ def test_a_chosen_trial_can_be_interrupted_before_it_goes_on(
     """It is a run that was stopped: the same command goes on with it, and ends as auto does."""
     with monkeypatch.context() as patch:
         patch.setattr("moco.commands.pretrain.train_prepared", lambda *_: signal.raise_signal(number))
-        assert main(COMMAND) == 130
+        assert main([*COMMAND, "--for", "small"]) == 130
     assert capsys.readouterr().err.endswith("moco: error: interrupted\n")
     assert read_status(Path("run"))["state"] == "stopped"
     assert tried()
     assert list((place / "temporary").iterdir()) == []
-    assert main(COMMAND) == 0
+    assert main([*COMMAND, "--for", "small"]) == 0
     assert "auto: the encoder is run/encoder.safetensors. Next:" in capsys.readouterr().out
 
 
