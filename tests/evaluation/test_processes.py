@@ -60,7 +60,7 @@ def results(
     training = ended_well(start_program(functools.partial(evaluate, run, folder, names), folder, ranks=ranks))
     said = [line for rank in range(ranks) for line in training.text(rank).splitlines()]
     objects = [json.loads(line) for line in said if line.startswith("{")]
-    return run, objects, [line for line in said if "top-1" in line or "360 features" in line]
+    return run, objects, [line for line in said if "top-1" in line or "features of 360 images" in line]
 
 
 QUICK = ("embed", "knn", "linear-paper")

@@ -124,8 +124,8 @@ def test_no_step_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: 
     train = loop.train
 
     def train_known(config: Any, sides: Any, *others: Any) -> dict[str, Any]:
-        ((pair, dictionary),) = sides
-        waits.take(*pair.parameters(), *pair.buffers(), *dictionary.buffers())
+        (side,) = sides
+        waits.take(*side.pair.parameters(), *side.pair.buffers(), *side.dictionary.buffers())
         return train(config, sides, *others)
 
     monkeypatch.setattr(loop, "train", train_known)

@@ -118,8 +118,8 @@ def test_what_a_killed_writer_left(tmp_path: Path, folder: bool) -> None:
     path = tmp_path / "result.json"
     writer = CONTEXT.Process(target=hang_while_writing, args=(path, folder))
     writer.start()
-    while not list(tmp_path.glob("*.part/half" if folder else "*.part")):
-        time.sleep(0.01)
+    while not any(half.read_bytes() for half in tmp_path.glob("*.part/half" if folder else "*.part")):
+        time.sleep(0.01)  # until something is written it may not be locked yet
     replace_file(path, b"first")
     assert len(list(tmp_path.glob("*.part"))) == 1
     assert writer.pid is not None
