@@ -32,7 +32,7 @@ def describe_choice(
         f"auto: network: {config.arch}, {parameters / 1e6:.1f} M parameters, views of {view} pixels, {n} images",
         f"auto: method: {way.why}",
         f"auto: time: measurements took {took}. The {counted(pace.max_steps, 'step')} of {config.batch_size} images "
-        f"({passes:.1f} passes) should take about {pace.training / 60:.1f}"
+        f"({passes:.1f} passes) should take about {pace.training / 60:.1f} minutes"
         f"{f', besides {looks}' if minutes is None else f'; the rest is for {looks}'}"
         f"{few}. All reasons: {config.out}/auto.json",
     ]
