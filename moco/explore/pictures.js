@@ -39,8 +39,13 @@ function createPictures(frame, places, thumbnail) {
     for (const [row, picture] of shown) if (!rows.has(row)) { picture.remove(); shown.delete(row); }
     for (const row of rows) {
       if (shown.has(row)) continue;
-      shown.set(row, thumbnail(row));
-      layer.append(shown.get(row));
+      const picture = thumbnail(row);
+      if (picture.complete === false) {  // until its picture is there, and where it cannot be read, a point shows itself
+        picture.hidden = true;
+        picture.addEventListener("load", () => { picture.hidden = false; });
+      }
+      shown.set(row, picture);
+      layer.append(picture);
     }
     place(now);
   };

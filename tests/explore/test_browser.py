@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import uvicorn
 from PIL import Image as PillowImage
 
+from moco.errors import BadInputError
 from moco.explore.embedding import Collection, Embedding
 from moco.explore.marking import Marking
 from moco.explore.page import static_page
@@ -48,10 +50,12 @@ def served(shown: Collection, embeddings: list[Embedding], marking: Marking | No
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}/?token={TOKEN}"
-    server.should_exit = True
-    thread.join()
-    listening.close()
+    try:
+        yield f"http://127.0.0.1:{port}/?token={TOKEN}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,16 @@ def expected(row: int, seed: int = 0) -> list[int]:
     return [int(other) for other in np.argsort(-(z @ z[row])) if other != row][:24]
 
 
+def drawn(browser: Browser, file: Path, scale: int = 1) -> set[int]:
+    """The points of the first map, of 60, that stand out from what is beside all of them."""
+    content = browser.screenshot(file, whole=False)
+    pixels = np.asarray(PillowImage.open(io.BytesIO(content)).convert("RGB")).astype(int)
+    x, y = zip(*(where(browser, row, embedding()) for row in range(60)), strict=True)
+    empty = pixels[round((min(y) - 12) * scale), round((min(x) - 12) * scale)]
+    there = [pixels[round(down * scale), round(across * scale)] for across, down in zip(x, y, strict=True)]
+    return {row for row in range(60) if abs(there[row] - empty).sum() > 60}
+
+
 @pytest.mark.parametrize(
     ("width", "phone", "dark"), [slow(1280, False, False), (1280, False, True), (360, True, False)]
 )
@@ -99,14 +113,7 @@ def test_it_draws(browser: Browser, address: str, tmp_path: Path, width: int, ph
     """Points are on the map, nothing is on the console, nothing wider than the window, nothing asked for elsewhere."""
     opened(browser, address, width, 800, phone=phone, dark=dark)
     assert browser.evaluate("location.search") == ""
-    content = browser.screenshot(tmp_path / "page.png", whole=False)
-    drawn = np.asarray(PillowImage.open(io.BytesIO(content)).convert("RGB")).astype(int)
-    scale = 2 if phone else 1
-    x, y = zip(*(where(browser, row, embedding()) for row in range(60)), strict=True)
-    empty = drawn[round((min(y) - 12) * scale), round((min(x) - 12) * scale)]
-    for row in range(60):
-        there = drawn[round(y[row] * scale), round(x[row] * scale)]
-        assert abs(there - empty).sum() > 60, row
+    assert drawn(browser, tmp_path / "page.png", 2 if phone else 1) == set(range(60))
     assert browser.complaints == []
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     host = address.split("/?")[0]
@@ -179,11 +186,34 @@ def test_a_dropped_image(browser: Browser, address: str, tmp_path: Path) -> None
     browser.until("document.getElementById('status').textContent.includes('not an image')")
 
 
+def test_points_show_until_their_pictures_are_there(browser: Browser, tmp_path: Path) -> None:
+    """A picture that is still on its way does not hide its point; nor does one that cannot be read."""
+    ready, shown = threading.Event(), collection()
+
+    def late(row: int) -> bytes:
+        ready.wait(60)
+        if row % 2:
+            raise BadInputError("this image cannot be read")
+        return shown.thumbnail(row)
+
+    layer = "[...document.querySelector('.frame .pictures').children]"
+    with served(replace(shown, thumbnail=late), [embedding(), embedding(seed=1, name="other")]) as page:
+        opened(browser, page, dark=True)
+        browser.until(f"{layer}.length > 4")
+        try:
+            assert drawn(browser, tmp_path / "early.png") == set(range(60))
+        finally:
+            ready.set()
+        browser.until(f"{layer}.every(img => img.complete) && {layer}.some(img => !img.hidden)")
+        assert browser.evaluate(f"{layer}.every(img => img.hidden === (img.naturalWidth === 0))")
+        assert drawn(browser, tmp_path / "late.png") == set(range(60))
+
+
 def test_pictures_on_the_map(browser: Browser, address: str) -> None:
     """Each lies on its point and none on another; they follow the filters, and can be put away."""
     opened(browser, address)
     layer = "[...document.querySelector('.frame .pictures').children]"
-    browser.until(f"{layer}.length")
+    browser.until(f"{layer}.length && {layer}.every(img => !img.hidden)")
     found = browser.evaluate(
         f"{layer}.map(p => [Number(p.src.match(/thumbnail.([0-9]+)/)[1]), p.getBoundingClientRect()])"
         ".map(([row, box]) => [row, box.left + box.width / 2, box.top + box.height / 2])"
