@@ -48,6 +48,11 @@ def counted(number: object, thing: str) -> str:
     return f"{number} {thing}{ending}"
 
 
+def spell_images(measured_on: str) -> str:
+    """Write for people which images a figure is of: results on disk call the training images train."""
+    return measured_on.replace("a tenth of train", "a tenth of the training images", 1)
+
+
 def explain_torch(error: BaseException) -> str | None:
     """Say in one line what torch or numpy could not do on this machine, and what to do; None for any other error."""
     first = str(error).strip().partition("\n")[0]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moco.errors import counted
+from moco.errors import counted, spell_images
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,9 @@ from moco.errors import counted
 def test_one_of_a_thing_is_singular(number: object, thing: str, said: str) -> None:
     """Everything else is plural, also as it is written for people."""
     assert counted(number, thing) == said
+
+
+def test_people_read_of_training_images() -> None:
+    """Results on disk keep their words."""
+    assert spell_images("a tenth of train, held out") == "a tenth of the training images, held out"
+    assert spell_images("the test split") == "the test split"

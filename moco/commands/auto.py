@@ -273,7 +273,7 @@ def _evaluate(asked: KnnConfig) -> dict[str, Any]:
         with terminate_as_interrupt():  # moco resume evaluates, too
             return knn.run(asked)
     except KeyboardInterrupt:
-        print(f"auto: the run is finished, but not compared: moco resume {shlex.quote(asked.weights)} makes up for it",
+        print(f"auto: the run is finished, but not compared: moco resume {shlex.quote(asked.weights)} compares it",
               file=sys.stderr, flush=True)  # fmt: skip
         raise
 

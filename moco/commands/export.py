@@ -56,7 +56,8 @@ def run(config: ExportConfig) -> dict[str, Any]:
         partial.replace(config.out)
     difference = figures.get("largest_difference")
     library = target.checked_with(weights)
-    checked = library if difference is None else f"{library} ({figures['images']} photographs)"
+    cut = f"{figures.get('images')} images cut from two sample photographs"
+    checked = library if difference is None else f"{library} ({cut})"
     said = (
         "" if difference is None else f"; largest difference {difference:.1e}, features up to {figures['largest']:.3g}"
     )

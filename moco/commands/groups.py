@@ -33,9 +33,9 @@ def run(config: GroupsConfig) -> dict[str, Any]:
                 "purity": None if purity is None else round(100 * purity, 1),
             }  # fmt: skip
             groups = groups or own
+        say_each({name: _describe(of, chosen=k is None) for name, of in figures.items()})
         for number, group in enumerate(groups, 1):
             say(f"{number:3}. {_name(found, group)}, such as {found.names[group.rows[0]]}")
-        say_each({name: _describe(of, chosen=k is None) for name, of in figures.items()})
         written = _write(found, groups, figures)
     return {
         "groups": [

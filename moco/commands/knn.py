@@ -4,7 +4,7 @@ import dataclasses
 import time
 from typing import Any
 
-from moco.errors import counted
+from moco.errors import counted, spell_images
 from moco.evaluation.baselines import PIXELS, load_baselines, say_gain
 from moco.evaluation.config import RANDOM, KnnConfig
 from moco.evaluation.feature_whitening import choose_whitening
@@ -43,7 +43,7 @@ def run(config: KnnConfig) -> dict[str, Any]:
         chosen = ", chosen by leave-one-out" if config.knn_k is None else ""
         say(
             f"{config.weights}: kNN {found.describe(len(images.classes))} of {counted(queries, 'image')} of "
-            f"{result['measured_on']} (k {k}{chosen}; {bank} training images vote)"
+            f"{spell_images(result['measured_on'])} (k {k}{chosen}; {bank} training images vote)"
         )
         for baseline in baselines:
             alike = baseline.key in (RANDOM, PIXELS) and subject.whitens  # else whitening would pass for learning

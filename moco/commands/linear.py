@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from moco.data.images import Labels
-from moco.errors import counted
+from moco.errors import counted, spell_images
 from moco.evaluation.baselines import SUPERVISED, Baseline, load_baselines, say_gain
 from moco.evaluation.config import LinearConfig, Protocol
 from moco.evaluation.finetune import Finetuning, finetune_and_score
@@ -52,7 +52,8 @@ def run(config: LinearConfig) -> dict[str, Any]:
         }  # fmt: skip
         say(
             f"{config.weights}: linear ({config.protocol}) {found.describe(len(images.classes))} "
-            f"({describe_rate(details)}; {counted(len(images.test), 'image')} of {result['measured_on']}; "
+            f"({describe_rate(details)}; {counted(len(images.test), 'image')} of "
+            f"{spell_images(result['measured_on'])}; "
             f"{counted(len(images.train), 'image')} to learn from; {result['seconds']:.0f} s)"
         )
         result["baselines"] = measure_baselines(config, compared_with, subject, images, found)

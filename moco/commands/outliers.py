@@ -26,6 +26,8 @@ def run(config: OutliersConfig) -> dict[str, Any]:
     with collect_images(config) as found:
         looks = {name: _look(found, name) for name in (config.weights, *found.baselines)}
         images, labels, near = looks[config.weights]
+        figures = {name: _figures(found, *look[:2]) for name, look in looks.items()}
+        say_each({name: _describe(own) for name, own in figures.items()})
         say(f"the {len(images[:SAID])} most unusual of {len(found.names)} images, with reasons and a score (deviations "
             f"from what is typical here); --out lists {len(images)}:")  # fmt: skip
         for place, one in enumerate(images[:SAID], 1):
@@ -35,8 +37,6 @@ def run(config: OutliersConfig) -> dict[str, Any]:
                 f"probable the label is and the class predicted instead; --out lists all:")  # fmt: skip
         for place, other in enumerate(labels[:SAID], 1):
             say(f"{place:3}. {found.names[other.row]}: {_contradict(found, other)}")
-        figures = {name: _figures(found, *look[:2]) for name, look in looks.items()}
-        say_each({name: _describe(own) for name, own in figures.items()})
         written = _write(found, images, labels, near, figures)
         results = {name: _result(found, *look[:2]) for name, look in looks.items()}
     return {

@@ -43,10 +43,10 @@ def run(config: SelectConfig) -> dict[str, Any]:
             choices["random choice"] = choose_random(len(z), config.n, config.seed, labelled)
         figures = {name: _figures(found, z, rows, labelled) for name, rows in choices.items()}
         chosen = choices[config.weights]
+        say_each({name: _describe(own) for name, own in figures.items()})
         say(f"images to label, the first {len(chosen[:SAID])} of {len(chosen)}; --out writes all:")
         for place, row in enumerate(chosen[:SAID], 1):
             say(f"{place:3}. {found.names[row]}")
-        say_each({name: _describe(own) for name, own in figures.items()})
         written = _write(found, chosen, figures)
     return {
         "paths": [found.names[row] for row in chosen], **figures[config.weights],

@@ -72,7 +72,7 @@ def settle_form(images: Images, asked: Asked, notes: Notes, data: str) -> Form |
     moments = asked.moments or _measure(images, channels, no_data)
     form = Form(channels, cast(Depth, depth), *moments, asked.bands, no_data)
     notes.remark(
-        f"its images are {form.kind}, read at full depth"
+        f"its images have {form.kind}, read at full depth"
         + ("" if asked.moments else f"; mean {_list(form.mean)}, standard deviation {_list(form.std)}, measured")
         + (f" (--channels {RGB} reads bytes of RGB)" if asked.channels == AUTO else "")
     )

@@ -48,7 +48,7 @@ NamedWeights = Annotated[
     ),
 ]
 LABELLED = """Labelled images: one folder per class, or any other form with labels that moco pretrain quick --help
-lists. Accuracy is measured on the test split; without one on the validation split; without that on a tenth of train."""
+lists. Accuracy is measured on the test split, else the validation split, else a tenth of the training images."""
 LabelledData = Annotated[str, arg(metavar="D", help=LABELLED)]
 LikeRun = Annotated[
     Path | None, arg(help="For random weights: copy architecture, image size, mean and std from this run.")

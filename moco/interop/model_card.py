@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from moco.core.networks import TIMM, is_timms, timm_config
-from moco.errors import BadInputError
+from moco.errors import BadInputError, spell_images
 from moco.interop.checkpoints import Weights, find_run, load_weights
 from moco.runtime.checkpoint import save_tensors
 from moco.runtime.records import read_object, read_records
@@ -117,7 +117,9 @@ def _figures(run: Path | None, step: int) -> dict[str, Any]:
         }  # fmt: skip
     for path in sorted((run / "evaluations").glob("*.json")):
         values = _read(path)
-        where = f"{values.get('data')}: {values['measured_on']}" if "measured_on" in values else values.get("data")
+        where = values.get("data")
+        if "measured_on" in values:
+            where = f"{where}: {spell_images(str(values['measured_on']))}"
         found |= {f"{path.stem} {name} on {where}": values[name] for name in FIGURES if name in values}
         others = values.get("baselines")
         for key, own in (others if isinstance(others, dict) else {}).items():

@@ -55,7 +55,7 @@ class PretrainConfig:
     list of paths, a pack, tar shards, an archive, Parquet files, a saved Hugging Face data set,
     hf://datasets/OWNER/NAME, videos, or one of cifar10, fashion-mnist, digits. Recipe text: text files in such folders,
     a list of them, or a file with a document per line. Training uses train/ and unlabeled/, never val/, test/ or
-    labels. Labels only measure kNN accuracy, by which --whiten and --keep best choose."""
+    labels. Labels only measure kNN accuracy, which --whiten and --keep best use to choose."""
     out: RunFolder
 
     arch: str | None = "resnet50"
@@ -94,8 +94,8 @@ class PretrainConfig:
     teacher_views: Literal["cached", "live"] = "cached"
     """cached encodes every image once, before the first step, and keeps the features; live encodes each key view."""
     teacher_crops: CountOrZero = 0
-    """Random crops of each image that the teacher encodes, too, with --teacher-views cached. The student's views are
-    parts of the whole image in one epoch, and of one of these crops in each other."""
+    """Random crops of each image that the teacher encodes, too, with --teacher-views cached. In one epoch
+    the student's views come from the whole images, in the next from the first of these crops, and so on in turn."""
     teacher_size: Side | None = None
     """Side in pixels at which a teacher encodes whole images; by default its own image size."""
     teacher_temperature: NotNegative = 0.1
@@ -124,7 +124,7 @@ class PretrainConfig:
     mask_own_keys: bool = False
     """Exclude an image's own older keys in the queue from its negatives."""
     hard_negatives: KeyCountOrZero = 0
-    """N: keys most similar to a query of which negatives are mixed (MoCHi, arXiv:2010.01028); 0, or at most K / 2."""
+    """N: mix negatives from the N keys most similar to a query (MoCHi, arXiv:2010.01028); 0, or at most K / 2."""
     mix: KeyCountOrZero = 0
     """s: number of negatives that are each mixed from two of these keys."""
     mix_query: KeyCountOrZero = 0
@@ -151,7 +151,7 @@ class PretrainConfig:
     flip: FlipShare = 0.5
     quarter_turns: QuarterTurns = False
     image_size: Side | None = 224
-    """Side of whole images in pixels (text: bytes of a span). --init-weights sets it unless you or reduced do."""
+    """Side of whole images in pixels (text: bytes of a span). --init-weights sets it unless you do (not in reduced)."""
     view_size: Side | None = None
     """Side of the training views in pixels (text: bytes of a span); by default --image-size. Smaller ones save time."""
     small_views: bool = False

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moco.errors import counted
+from moco.errors import counted, spell_images
 from moco.interop.published import short_name
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.health import EARLY_STEPS, JUDGED, TO_BEAT, accuracy_gain
@@ -57,7 +57,7 @@ def describe_result(
     unchanged = kept is not None and kept["step"] == 0 and "whitened" not in result
     if "top1" in found:
         lines.append(f"auto: the encoder's kNN accuracy is {found['top1']:.1f}% on "
-                     f"{counted(found['queries'], 'image')} of {found['measured_on']}")  # fmt: skip
+                     f"{counted(found['queries'], 'image')} of {spell_images(found['measured_on'])}")  # fmt: skip
     for key, gain in found.get("baselines", {}).items():
         lines.append(describe_gain(TO_BEAT.get(key, key), gain, unchanged=unchanged))
     if "retrieval" in result:

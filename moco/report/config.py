@@ -28,7 +28,8 @@ class ReportConfig:
     stored."""
     show_channels: ShownChannels = ()
     map_images: Annotated[int, Range(1, MOST_POINTS)] = 2000
-    """Images on the map, at most 10,000: of the test split, otherwise validation, otherwise a tenth of train."""
+    """Images on the map, at most 10,000: of the test split, otherwise validation, otherwise a tenth of the training
+    images."""
     map_seconds: Seconds = 60.0
     """Approximate time limit for computing a map, in seconds."""
     device: Device = "auto"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moco.errors import counted
+from moco.errors import counted, spell_images
 from moco.pretraining.health import JUDGED, TO_BEAT, accuracy_gain
 from moco.report.markup import number, percent, show, to_plain_text
 from moco.report.runs import Run
@@ -94,7 +94,7 @@ def describe_monitor(run: Run) -> Measured | None:
 def describe_measured(content: Mapping[str, Any]) -> str:
     """Repeat which images an evaluation says it is of; nothing where an older one does not say it."""
     found = content.get("measured_on")
-    return f" of {to_plain_text(found)}" if isinstance(found, str) else ""
+    return f" of {to_plain_text(spell_images(found))}" if isinstance(found, str) else ""
 
 
 def describe_training(share: float | None) -> str:

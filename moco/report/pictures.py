@@ -85,7 +85,7 @@ def _searched_for(run: Run) -> str:
     splits = run.gallery.get("splits")
     known = {"test": "the test split", "val": "the validation split"}
     there = (said for name, said in known.items() if isinstance(splits, dict) and name in splits)
-    return next(there, "a tenth of train, which is not searched")
+    return next(there, "a tenth of the training images, which is not searched")
 
 
 def _tile(found: dict[str, Any], classes: Any, own: Any) -> str:

@@ -123,8 +123,7 @@ Loggers = Annotated[
     arg(
         metavar="wandb|mlflow|FILE.py:FUNCTION",
         help="Where to send the run's figures as well: Weights & Biases, MLflow, or your own function. It runs "
-        "with your permissions, is called once, and returns an object whose log(step, figures) gets every line. May be "
-        "given several times.",
+        "with your permissions, is called once, and returns an object whose log(step, figures) gets every line.",
     ),
 ]
 LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]

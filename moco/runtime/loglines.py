@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from typing import Any
 
 LONGEST = 120
 """Characters of a line."""
@@ -13,6 +14,8 @@ RETRIEVAL = "retrieval"
 """A percentage, beside `retrieval_images`, of how many."""
 UNLABELLED = {KEPT_BY: RETRIEVAL}
 """The same of a monitor without labels."""
+FINISHED = ("loss", "knn_top1", "alignment", "uniformity", "mIoU", "AP", "AP50")
+"""Figures that are named of a run that is finished already."""
 
 
 def describe_step(step: int, steps: int, values: Mapping[str, float], left: float | None) -> str:
@@ -37,6 +40,14 @@ def describe_look(step: int, steps: int, values: Mapping[str, float]) -> str:
     others = [f"{name} {_percent(value) if name == RETRIEVAL else _rounded(value)}"
               for name, value in values.items() if name != f"{RETRIEVAL}_images"]  # fmt: skip
     return _join([f"step {step}/{steps}", *(named or others)])
+
+
+def describe_finished(values: Mapping[str, Any]) -> str:
+    """Describe what a run that is finished has reached."""
+    known = {name: values[name] for name in FINISHED if isinstance(values.get(name), float | int)}
+    return ", ".join(
+        f"{LOOK[name]} {_percent(value)}" if name in LOOK else f"{name} {value:.4g}" for name, value in known.items()
+    )
 
 
 def _describe_training(values: Mapping[str, float], left: float | None) -> Iterable[str]:

@@ -21,6 +21,7 @@ from moco.runtime.device import peak_memory
 from moco.runtime.fields import flag
 from moco.runtime.files import read_bounded, replace_file
 from moco.runtime.folder import FAILED, read_status, require_run_folder
+from moco.runtime.loglines import describe_finished
 from moco.runtime.runlog import RunLog, write_text
 from moco.runtime.scaling import IDLE, build_scaler
 from moco.runtime.shortage import describe_shortage
@@ -36,8 +37,6 @@ HOW_NOT_WHAT = frozenset({
     "accept_changed_data", "keep", "end_after", "end_spare", "small_views",
 })  # fmt: skip
 """Fields that do not change what a run computes (view_size does, small_views only settles it): they may differ."""
-SAID = ("loss", "knn_top1", "alignment", "uniformity", "mIoU", "AP", "AP50")
-"""Figures that are named of a run that is finished already."""
 TEACHER = "teacher"
 """In the metadata of a run's states: the digest of the weights that teach it."""
 
@@ -292,7 +291,7 @@ def repeat_result(config: Any, earlier: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of a run that is finished already, and say so."""
     result = {**earlier["result"], "already_done": True}
     if distributed.rank() == 0:
-        figures = ", ".join(f"{name} {result[name]:.4g}" for name in SAID if isinstance(result.get(name), float | int))
+        figures = describe_finished(result)
         print(
             f"{config.out}: already finished, after step {earlier.get('step')}{figures and f' ({figures})'}: nothing "
             f"is left to do. Look at it with moco report {config.out}, or give another --out to train again"

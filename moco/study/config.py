@@ -39,7 +39,7 @@ class StudyConfig:
     """Train no further seeds of an arm once every claim about it is settled. Intervals are then wider, so that all
     tests together are wrong in at most 5%."""
     flag: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """sweep: a flag of moco pretrain to vary; may be repeated, each time followed by --values."""
+    """sweep: a flag of moco pretrain to vary; its --values follow it."""
     values: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """sweep: the values of the --flag before it."""
     halving: bool = False

@@ -251,7 +251,7 @@ def test_the_card_says_what_was_measured_on_what(tiny_run: Path, tmp_path: Path,
     (run / "evaluations" / "knn.json").write_text(json.dumps(result))
     export(run, "safetensors", tmp_path / "net")
     card = (tmp_path / "net" / "README.md").read_text().replace("&#95;", "_")
-    where = "knn top1 on photos: a tenth of train, which the encoder was trained on"
+    where = "knn top1 on photos: a tenth of the training images, which the encoder was trained on"
     assert f"| knn_top1 while training{words} | 41.5 |" in card
     assert f"| {where} | 38.7 |" in card
     assert f"| {where}, raw pixels | 41.7 |" in card

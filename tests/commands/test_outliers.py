@@ -31,8 +31,9 @@ def test_planted_faults(
     PillowImage.new("RGB", (8, 8), (200, 30, 30)).save(tmp_path / "d" / "one" / "red.png")
     result = run(OutliersConfig(str(tiny_run), str(tmp_path / "d"), out, top=5, k=3, **CPU))
     said = capsys.readouterr().out
-    assert said.startswith("the 5 most unusual of 33 images, with reasons and a score (deviations from what is typical")
-    assert "\nfor comparison, random weights: 5 images with scores from " in said
+    assert said.startswith(f"{tiny_run}: 5 images with scores from ")
+    listed = "\nthe 5 most unusual of 33 images, with reasons and a score (deviations from what is typical"
+    assert 0 < said.find("\nfor comparison, random weights: 5 images with scores from ") < said.find(listed)
     assert result["images"][0]["path"] == "one/red.png"
     assert "nearly constant" in result["images"][0]["reasons"]
     assert "in colour among grey images" in result["images"][0]["reasons"]

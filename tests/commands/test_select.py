@@ -26,8 +26,10 @@ def test_what_is_labelled_is_left_out(
     first = run(SelectConfig(str(tiny_run), "digits", tmp_path / "out", n=12, method=method, **CPU))
     assert len(set(first["paths"])) == 12
     said = capsys.readouterr().out
-    assert said.startswith(f"images to label, the first 10 of 12; --out writes all:\n  1. {first['paths'][0]}\n")
-    assert f"image has a similarity of {1 - first['mean_distance']:.4f} on average\nfor comparison, random w" in said
+    listed = f"\nimages to label, the first 10 of 12; --out writes all:\n  1. {first['paths'][0]}\n"
+    nearest = f"image has a similarity of {1 - first['mean_distance']:.4f} on average\nfor comparison, random w"
+    assert said.startswith(f"{tiny_run}: 12 images of ")
+    assert 0 < said.find(nearest) < said.find(listed)
     chosen = tmp_path / "out" / "select.txt"
     assert chosen.read_text().splitlines() == first["paths"]
     chosen.write_text("\n".join(f"{path},seven" for path in first["paths"]))

@@ -46,7 +46,7 @@ def test_bands_are_read_and_measured(tmp_path: Path, capsys: pytest.CaptureFixtu
     np.testing.assert_allclose(form.std, values.std((0, 2, 3)), rtol=1e-5)
     assert images[3].dtype == torch.float32
     np.testing.assert_array_equal(images[3].numpy(), values[3])
-    assert "its images are 4 channels of uint16, read at full depth; mean " in capsys.readouterr().err
+    assert "its images have 4 channels of uint16, read at full depth; mean " in capsys.readouterr().err
 
 
 def test_far_from_zero_nothing_is_lost(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_run_that_is_too_short(steps: int) -> None:
     """Whatever its figures are, at its end and before: more epochs are asked for, and no message says to wait."""
     short = {"max_steps": steps}
     assert (names(steps, short), means(steps, short)) == (["short"], "undecided")
-    assert f"it has {steps} step{'s' if steps > 1 else ''}, and" in text(steps, short)
+    assert f"it has {steps} step{'s' if steps > 1 else ''} and needs 200" in text(steps, short)
     assert "Give more --epochs" in text(steps, short)
     at_chance: dict[str, Any] = {"loss": CHANCE, "contrast_accuracy": 0.0}
     assert names(steps, short | {"dictionary": "in-batch"}, **at_chance) == ["short", "chance"]

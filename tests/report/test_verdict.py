@@ -192,7 +192,8 @@ def test_other_weights_are_shown_and_need_not_be_beaten(tmp_path: Path) -> None:
     }  # fmt: skip
     mood, headline, said = judged(tmp_path / "run", flat(2.0, ()), evaluations={"knn": knn})
     assert (mood, headline) == ("good", "It learned")
-    assert "50.00% of 341 images of a tenth of train, which the encoder was trained on; random weights for 30" in said
+    where = "a tenth of the training images, which the encoder was trained on"
+    assert f"50.00% of 341 images of {where}; random weights for 30" in said
     assert "raw pixels for 41.00% (" in said
     assert "timm:lite for 83.00% (\u221233.00 points, 95% interval \u221238.00 to \u221228.00)." in said
     assert "held out" not in said

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moco.runtime.loglines import LONGEST, describe_bar, describe_look, describe_step
+from moco.runtime.loglines import LONGEST, describe_bar, describe_finished, describe_look, describe_step
 
 VALUES = {
     "epoch": 1.93, "loss": 4.582, "chance_loss": 4.852, "contrast_accuracy": 5.273, "lr": 5e-4, "gradient_norm": 2.56,
@@ -42,6 +42,14 @@ def test_a_step_of_another_training() -> None:
 def test_an_evaluation_in_the_middle(values: dict[str, float], said: str) -> None:
     """Accuracies by their names; other figures as they are called."""
     assert describe_look(8, 9, values) == said
+
+
+def test_a_finished_run_is_described_in_words() -> None:
+    """No name of a record is there, and what is no number is left out."""
+    assert describe_finished({"step": 9, "loss": 3.49234, "knn_top1": 86.014, "uniformity": None}) == (
+        "loss 3.492, kNN accuracy 86.0%"
+    )
+    assert describe_finished({"AP50": 12.0}) == "AP50 12"
 
 
 def test_no_line_is_longer_than_it_may_be() -> None:
