@@ -56,7 +56,9 @@ def caution(found: Found) -> str | None:
     """Warn where figures cannot be trusted: other work on the machine, or a whole faster than its part."""
     load, cores = found["machine"]["load"], found["machine"]["cores"]
     if load is not None and load > BUSY * cores:
-        return f"caution: the machine was busy before (load {load:g} on {counted(cores, 'core')}): figures are too low"
+        return (
+            f"caution: the machine was busy before (load {load:g} on {counted(cores, 'core')}): figures understate it"
+        )
     shares = [row.get("share_of_step", 0.0) for row in found.get("end-to-end", {}).values()]
     if max(shares, default=0.0) > IMPOSSIBLE:
         return f"caution: a loop was {max(shares):.2f} times as fast as its step alone: the machine's speed changes"

@@ -148,14 +148,15 @@ class RunLog:
     def health(self, step: int, text: str, findings: Mapping[str, str], values: Metrics) -> None:
         """Log how the run does after `step`: in words, what was found and what each means, and the figures.
 
-        A person reads the words only where something else was found than the last time.
+        A person reads the words only where something else was found than the last time, and then only what is new.
         """
+        new = text.removeprefix(self._health.get("health", "")).lstrip() or text
         self._health = {"health": text}
         names, conditions = list(findings), list(findings.values())
         self._write({"step": step, "health": text, "findings": names, "conditions": conditions, **values})
         self._draw(step, values)
         if findings != self._found:
-            self.say(f"step {step}/{self.steps}  health: {text}")
+            self.say(f"step {step}/{self.steps}  health: {new}")
         self._found = dict(findings)
 
     def progress(self, step: int) -> None:

@@ -180,6 +180,17 @@ def test_slow_steps_are_not_silent(
     assert [line.split()[1] for line in told] == ["3/10", "6/10", "8/10"]
 
 
+def test_what_was_said_of_health_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A further finding stands alone on the terminal; the record has the whole text."""
+    with RunLog(tmp_path, 10) as log:
+        log.health(4, "Too short.", {"short": "undecided"}, {})
+        log.health(6, "Too short. At chance.", {"short": "undecided", "chance": "undecided"}, {})
+        log.health(8, "Too short.", {"short": "undecided"}, {})
+    told = [line.split("health: ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["Too short.", "At chance.", "Too short."]
+    assert [line["health"] for line in without_time(tmp_path)] == ["Too short.", "Too short. At chance.", "Too short."]
+
+
 def test_health(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A line of metrics with the words, what was found and its figures, kept in every later status.
 
