@@ -179,7 +179,7 @@ def run(*words: object, **flags: object) -> dict[str, Any]:
 
     Flags are those of the command line, with underscores; several values are a list or a tuple. Raises BadInputError,
     DivergedError, and StoppedError where a signal (Ctrl-C, a scheduler's) ended the command: all is saved, and the same
-    call goes on.
+    call continues.
     """
     arguments = [str(word) for word in words]
     for name, value in flags.items():

@@ -41,10 +41,10 @@ class Queue(nn.Module):
     """The last K keys of the momentum encoder, first in, first out (v1, 3.1).
 
     It starts with K random unit keys of index -1, so that chance is log(K + 1) from the first step on. Any batch of at
-    most K keys can be written: what does not fit before the end goes on at the start. Every key keeps the index of its
+    most K keys can be written: what does not fit before the end wraps to the start. Every key keeps the index of its
     image and the number of the write that brought it.
 
-    With `mask_own`, a query's own image's older keys are no negatives of it. No gradient passes. A queue of size 0
+    With `mask_own`, older keys of a query's own image are not its negatives. No gradient passes. A queue of size 0
     holds nothing, for negatives that come from the batch alone (`add_batch_keys`).
     """
 

@@ -10,7 +10,7 @@ from moco.shapes import Features, Logits, PerImage, Scalar
 
 
 class Contrast(NamedTuple):
-    """The result of a batch of queries: the loss, and the share of queries that found their key first."""
+    """The result of a batch of queries: the loss, and the share of queries most similar to their own key."""
 
     loss: Scalar
     """The mean InfoNCE; log(K + 1) is chance."""
@@ -21,7 +21,7 @@ class Contrast(NamedTuple):
 def info_nce(q: Features, keys: Keys, temperature: float) -> Contrast:
     """L_q = -log( exp(q.k+ / tau) / sum_i exp(q.k_i / tau) ), averaged over the batch, in fp32 or fp64 (v1, Eq. 1).
 
-    q is (N, C); the sum runs over the positive, the K negatives but for those of the mask, and the S extra ones.
+    q is (N, C); the sum runs over the positive, the K negatives except masked ones, and the S extra ones.
     """
     with torch.autocast(q.device.type, enabled=False):
         l_pos, l_neg = _similarities(at_least_fp32(q) / temperature, keys)  # saves a pass over (N, K)

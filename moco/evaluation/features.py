@@ -104,8 +104,8 @@ def encode(
     """Encode all images: features on the CPU, in fp32 and of unit length unless `how` says otherwise.
 
     What is encoded of an image is its whole or its centre (`prepare_image`), or with `views` a random view. The encoder
-    is left in the mode it was in. Several ranks share the images out, and each gets all the features. With a title, a
-    bar shows progress. With `earlier` one process goes on behind the features that it holds.
+    is left in the mode it was in. Several ranks divide the images, and each gets all the features. With a title, a
+    bar shows progress. With `earlier` one process continues after the features that it holds.
     """
     device = next(encoder.parameters()).device
     return outputs(encoder.reading(how.output), encoder.width(how.output), images, how, views, title, device, earlier)

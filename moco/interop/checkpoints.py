@@ -59,7 +59,7 @@ MLP_HEAD = ("0.weight", "0.bias", "2.weight", "2.bias")
 
 @dataclass(frozen=True)
 class Weights:
-    """An encoder (f_q), what images must look like for it, and what else its file held to train on from."""
+    """An encoder (f_q), what images must look like for it, and what else of its file training can continue from."""
 
     encoder: Encoder
     mean: tuple[float, ...]
