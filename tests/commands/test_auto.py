@@ -253,7 +253,7 @@ def test_an_interrupted_comparison_is_made_up_for(
 
     monkeypatch.setattr(knn, "run", interrupt)
     assert main(start("--max-steps", "2")) == 130
-    assert "not compared: moco resume run makes up for it" in capsys.readouterr().err
+    assert "not compared: moco resume run compares it" in capsys.readouterr().err
     monkeypatch.setattr(knn, "run", evaluate)
     assert main(again) == 0
     out = capsys.readouterr().out
@@ -464,7 +464,7 @@ def test_the_last_comparison_can_be_interrupted(
         for _ in range(2):
             assert main(start("--max-steps", "2")) == 130
             said = capsys.readouterr().err
-            assert "not compared: moco resume run makes up for it" in said
+            assert "not compared: moco resume run compares it" in said
             assert said.endswith("moco: error: interrupted\n")
     assert json.loads(Path("run/status.json").read_text())["state"] == "done"
 
