@@ -36,7 +36,7 @@ from moco.evaluation.config import GONE, REPEATED, EmbedConfig, FinetuneConfig, 
 from moco.evaluation.flaggroups import group_flags
 from moco.evaluation.requirements import IDLE_IN_LINEAR
 from moco.explore.config import ExploreConfig
-from moco.interop.config import ExportConfig
+from moco.interop.config import ExportConfig, JoinConfig
 from moco.pretraining.config import AutoConfig, PretrainConfig, ResumeConfig
 from moco.pretraining.flaggroups import PRETRAIN_GROUPS, group_with
 from moco.pretraining.idle import IDLE as IDLE_IN_PRETRAINING
@@ -62,7 +62,7 @@ SECTIONS: dict[str, dict[str, type[Any]]] = {
         "knn": KnnConfig, "linear": LinearConfig, "lowshot": LowshotConfig, "finetune": FinetuneConfig,
         "transfer": TransferConfig,
     },
-    "Use an encoder": {"embed": EmbedConfig, "export": ExportConfig},
+    "Use an encoder": {"embed": EmbedConfig, "export": ExportConfig, "join": JoinConfig},
     "Curate a folder of images": {
         "duplicates": DuplicatesConfig, "outliers": OutliersConfig, "select": SelectConfig, "search": SearchConfig,
         "groups": GroupsConfig,

@@ -15,6 +15,7 @@ from moco.core.batchnorm import GroupedBatchNorm, group_batch_norms, record_toge
 from moco.core.bytes import LONGEST_SPAN, TRANSFORMERS
 from moco.core.depthwise import quicken_depthwise
 from moco.core.folding import Foldable, find_foldable, fold_norms
+from moco.core.joined import JOINED, JoinedBackbone, Part
 from moco.core.networks import REFUSALS, TIMM, build_backbone, example_input, is_timms, reason
 from moco.core.precision import at_least_fp32
 from moco.core.resnet import ResNet, resnet_plan
@@ -51,9 +52,13 @@ class EncoderPlan:
     image_size: int = 224
     channels: int = 3
     """Channels of the images; 3 are red, green and blue, unless the weights' metadata says otherwise."""
+    parts: tuple[Part, ...] = ()
+    """The networks that are side by side where `arch` is "joined"."""
 
     def __post_init__(self) -> None:
         """Raise BadInputError for a value that no encoder has: a plan may come from a file."""
+        if (self.arch == JOINED) != bool(self.parts):
+            raise BadInputError(f"an encoder with arch {str(self.arch)[:40]!r} has {len(self.parts)} parts")
         if not isinstance(self.arch, str) or self.stem not in get_args(Stem) or self.head not in get_args(Head):
             raise BadInputError(
                 f"there is no encoder with arch {self.arch!r}, stem {self.stem!r} and head {self.head!r}"
@@ -75,9 +80,7 @@ class Encoder(nn.Module):
         """Build the plan's network, or take a backbone that is no network by name, with how many features it gives."""
         super().__init__()
         self.plan = plan
-        self.backbone, self.num_features = backbone or build_backbone(
-            plan.arch, plan.stem, plan.image_size, plan.channels
-        )
+        self.backbone, self.num_features = backbone or _build(plan)
         quicken_depthwise(self.backbone)
         self._norms: list[GroupedBatchNorm] = []
         self._foldable: list[Foldable] = []
@@ -135,7 +138,7 @@ class Encoder(nn.Module):
 
     def add_whitening(self) -> None:
         """Let an affine map follow the backbone wherever features are compared; the head and training do without."""
-        device = next(self.head.parameters()).device
+        device = next(self.parameters()).device
         self.whitening = nn.Linear(self.num_features, self.num_features, device=device).requires_grad_(False)
 
     @property
@@ -197,6 +200,14 @@ class Encoder(nn.Module):
         if not bool(y.isfinite().all()):
             return "its features of them are not finite"
         return None
+
+
+def _build(plan: EncoderPlan) -> tuple[nn.Module, int]:
+    """The backbone of a plan, and how many features it gives."""
+    if not plan.parts:
+        return build_backbone(plan.arch, plan.stem, plan.image_size, plan.channels)
+    joined = JoinedBackbone(plan.parts, plan.image_size, plan.channels)
+    return joined, sum(joined.widths)
 
 
 def _normalised_mlp(*widths: int) -> nn.Sequential:

@@ -251,9 +251,10 @@ def all_splits(
 
 
 def backbone_digest(encoder: Encoder) -> str:
-    """Compute the SHA-256 of the backbone's tensors, including running statistics and whitening."""
+    """Compute the SHA-256 of the backbone's tensors, including running statistics and whitening, and of its parts."""
     tensors = {**encoder.backbone.state_dict(), **encoder.whitening.state_dict(prefix=WHITENING)}
-    return digest({name: tensor.detach().cpu() for name, tensor in tensors.items()}, {})
+    parts = {"parts": dataclasses.asdict(encoder.plan)["parts"]} if encoder.plan.parts else {}
+    return digest({name: tensor.detach().cpu() for name, tensor in tensors.items()}, parts)
 
 
 def say(text: str) -> None:

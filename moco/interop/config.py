@@ -1,10 +1,24 @@
-"""The settings of `moco export`."""
+"""The settings of `moco export` and `moco join`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from moco.runtime.fields import JsonOutput, W
+from tyro.conf import arg
+
+from moco.data.config import Excluded, MostPixels
+from moco.runtime.fields import (
+    D,
+    Device,
+    JsonOutput,
+    KnnTemperature,
+    Precision,
+    Range,
+    Side,
+    Threads,
+    W,
+    Workers,
+)
 
 Format = Literal["torchvision", "timm", "detectron2", "onnx", "safetensors", "reference"]
 
@@ -25,4 +39,29 @@ class ExportConfig:
     push: str | None = None
     """OWNER/NAME: a repository on huggingface.co that the export is also sent to. If it does not exist, it is created
     as a private one."""
+    json: JsonOutput = False
+
+
+@dataclass(frozen=True)
+class JoinConfig:
+    """Join encoders, such as a run and published weights, into one that has the features of all."""
+
+    weights: Annotated[tuple[str, ...], arg(metavar="W W...")]
+    """Two to eight encoders: runs, checkpoints or published weights, such as runs/mine timm:tf_efficientnet_lite0."""
+    data: Annotated[str, D]
+    """Images on which the whitening of the features is chosen: a folder, or any other form that moco pretrain takes.
+    With labels, the command also says whether joining pays."""
+    out: Path
+    """New file to write: an encoder.safetensors, which every command takes as weights."""
+    image_sizes: tuple[Side, ...] = ()
+    """Side of the images in pixels for each encoder, in the order of --weights; by default as in training."""
+    images: Annotated[int, Range(1, 2**24)] = 4096
+    """Use at most this many training images."""
+    knn_temperature: KnnTemperature = 0.1
+    precision: Precision = "auto"
+    device: Device = "auto"
+    workers: Workers = None
+    threads: Threads = None
+    exclude: Excluded = ()
+    most_pixels: MostPixels = None
     json: JsonOutput = False

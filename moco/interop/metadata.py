@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.core.encoder import EncoderPlan
+from moco.core.joined import read_parts
 from moco.core.networks import reads_bytes
 from moco.data.decoding import WHITEST
 from moco.data.forms import Form
@@ -28,6 +29,8 @@ def encoder_metadata(
     """Build the metadata of an encoder's weights; for RGB bytes it says nothing about channels."""
     images: Metadata = {"mean": list(mean), "std": list(std), "white_level": white_level}
     encoder = dataclasses.asdict(plan)
+    if not plan.parts:
+        del encoder["parts"]
     if form is None:
         del encoder["channels"]
     else:
@@ -41,7 +44,8 @@ def read_metadata(path: Path, metadata: Metadata) -> tuple[EncoderPlan, dict[str
     Raises BadInputError where one is missing, or no number that an encoder has.
     """
     try:
-        plan = EncoderPlan(**metadata["encoder"])
+        settings = metadata["encoder"]
+        plan = EncoderPlan(**{**settings, "parts": read_parts(settings.get("parts", []))})
         deep = metadata.get("images")
         mean, std = (_colours(metadata[name], plan.channels, deep is not None) for name in ("mean", "std"))
         if min(std) <= 0:

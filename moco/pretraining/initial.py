@@ -42,6 +42,11 @@ def with_weights(config: PretrainConfig) -> PretrainConfig:
     if config.init_weights is None:
         raise BadInputError(f"{flag(left_open[0])} is left open: give a value, or --init-weights, which have one")
     weights = load_weights(config.init_weights, flag_of(config))
+    if weights.encoder.plan.parts:
+        raise BadInputError(
+            f"{flag_of(config)} {config.init_weights}: joins several networks, which moco does not train further: give "
+            f"one of them"
+        )
     return _with_small_views(dataclasses.replace(config, **{name: _own(weights)[name] for name in left_open}))
 
 

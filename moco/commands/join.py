@@ -1,0 +1,113 @@
+"""`moco join`: writes one encoder that has the features of several, whitened as suits the user's images."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moco.core.encoder import Encoder, encoder_tensors
+from moco.core.joined import PlainParts
+from moco.data.ahead import watch_loading
+from moco.data.brightness import warn_of_dark
+from moco.data.catalog import load
+from moco.data.decoding import limit_pixels
+from moco.data.derived import make_readable, take_evenly
+from moco.data.images import Images
+from moco.data.loader import choose_workers
+from moco.data.splits import final_split, training_images
+from moco.errors import BadInputError, counted
+from moco.evaluation.features import Encoding, outputs
+from moco.evaluation.joining import Choice, Judge, backbone_of, choose, join_encoders, plan_parts
+from moco.evaluation.session import labels_of, place_weights, say_notes
+from moco.interop.checkpoints import Weights, load_weights
+from moco.interop.config import JoinConfig
+from moco.interop.published import short_name
+from moco.runtime.checkpoint import save_tensors
+from moco.runtime.device import preserve_torch_state, resolve_device, resolve_precision, set_precision, set_threads
+from moco.runtime.fields import check
+from moco.runtime.files import require_file_name
+
+SUFFIX = ".safetensors"
+
+
+def run(config: JoinConfig) -> dict[str, Any]:
+    """`moco join`: join the encoders of `config.weights`, and write the result to `config.out`."""
+    check(config)
+    _require_out(config)
+    device = resolve_device(config.device)
+    with preserve_torch_state(device), watch_loading("Then give the command again"), limit_pixels(config.most_pixels):
+        set_threads(config.threads)
+        precision = resolve_precision(config.precision, device)
+        set_precision(precision)
+        weights = [load_weights(name) for name in config.weights]
+        for one in weights:
+            say_notes(one)
+        sizes = config.image_sizes or [one.encoder.plan.image_size for one in weights]
+        parts = plan_parts(config.weights, weights, sizes)
+        start = place_weights(join_encoders(weights, parts, max(sizes)), device)
+        images = _training_images(config, start)
+        how = Encoding(max(sizes), start.mean, start.std, "plain", precision=precision, unit=False,
+                       rgb=start.form is None, workers=_workers(config, images))  # fmt: skip
+        judge = None
+        if images.labels is not None and len(images.classes) > 1:
+            judge = Judge(labels_of(images), len(images.classes), config.knn_temperature)
+        choice, alone = choose(_encode(start.encoder, images, how, device), judge)
+        joined = join_encoders(weights, parts, max(sizes), choice)
+        save_tensors(config.out, encoder_tensors(joined.encoder), {**joined.metadata, "kind": "backbone"})
+    for name, part, score in zip(config.weights, parts, alone, strict=False):
+        print(f"{short_name(name)} at {part.side} pixels: kNN accuracy {score:.1f}%")
+    print(_explain(config, choice, alone, len(images), joined.encoder.num_features))
+    return {
+        "out": str(config.out), "weights": list(config.weights), "image_sizes": list(sizes),
+        "width": joined.encoder.num_features, "images": len(images), "alone": [round(score, 3) for score in alone],
+        "top1": None if choice.top1 is None else round(choice.top1, 3),
+        "whitens_parts": [one is not None for one in choice.parts], "whitens": choice.whole is not None,
+    }  # fmt: skip
+
+
+def _require_out(config: JoinConfig) -> None:
+    if config.out.suffix != SUFFIX:
+        raise BadInputError(f"--out {config.out}: expected a name that ends with {SUFFIX}")
+    if config.out.exists():
+        raise BadInputError(f"--out {config.out} exists: give another name")
+    if not config.out.parent.is_dir():
+        raise BadInputError(f"--out {config.out}: there is no folder {config.out.parent}: make it first")
+    require_file_name("--out", config.out)
+
+
+def _training_images(config: JoinConfig, weights: Weights) -> Images:
+    """Those of the training images that no evaluation takes as queries, where they have labels."""
+    splits = load(config.data, config.exclude, weights.white_level, weights.form)
+    train = splits["train"]
+    images = training_images(splits) if train.labels is None else final_split(splits)[0]
+    warn_of_dark(images, config.data)
+    return make_readable(take_evenly(images, config.images))
+
+
+def _workers(config: JoinConfig, images: Images) -> int:
+    return choose_workers(images) if config.workers is None else config.workers
+
+
+def _encode(encoder: Encoder, images: Images, how: Encoding, device: str) -> list[Tensor]:
+    """Encode the images by each part: plain features (n, C_i)."""
+    backbone = backbone_of(encoder)
+    title = f"join: encoding {len(images)} images by {len(backbone.parts)} encoders"
+    features = outputs(PlainParts(backbone), sum(backbone.widths), images, how, title=title,
+                       device=torch.device(device))  # fmt: skip
+    return list(torch.split(features, backbone.widths, 1))
+
+
+def _explain(config: JoinConfig, choice: Choice, alone: list[float], images: int, width: int) -> str:
+    """Say what the joined encoder is, and whether it pays."""
+    written = f"{config.out}: {width} numbers per image"
+    if choice.top1 is None:
+        return (f"{written}; without labels, moco cannot tell whether joining pays: compare with moco explore and "
+                f"moco search")  # fmt: skip
+    best = max(range(len(alone)), key=lambda place: alone[place])
+    name, gain = short_name(config.weights[best]), choice.top1 - alone[best]
+    verdict = f"joining does not pay here: {name} alone is as good"
+    if gain > 0:
+        verdict = (f"joining gains {gain:.1f} points over {name} alone; measure it on test images with moco knn "
+                   f"--weights {config.out} --data {config.data}")  # fmt: skip
+    of = f"of {counted(images, 'training image')}, each classified by the others"
+    return f"joined: kNN accuracy {choice.top1:.1f}% {of}\n{written}\n{verdict}"

@@ -1,0 +1,155 @@
+"""Joins encoders into one that has the features of all, and chooses on training images how these are whitened."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moco.core.encoder import Encoder, EncoderPlan
+from moco.core.joined import JOINED, MOST_PARTS, JoinedBackbone, Part
+from moco.data.images import Labels
+from moco.errors import BadInputError
+from moco.evaluation.feature_whitening import Whitening, choose_whitening
+from moco.evaluation.features import CROP_SHARE, SMALL
+from moco.evaluation.knn import count_right
+from moco.interop.checkpoints import NoHead, Weights
+from moco.interop.metadata import DOCUMENTS, describe_input
+from moco.shapes import Features
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How features are whitened: those of each part before they are joined, and all together after that."""
+
+    parts: tuple[Whitening | None, ...]
+    whole: Whitening | None
+    top1: float | None = None
+    """Percent of the images that the others classify rightly by kNN (leave-one-out); None without labels."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Classifies each image by the others, with the number of neighbours that suits best."""
+
+    labels: Labels
+    classes: int
+    temperature: float
+
+    def score(self, features: Features) -> float:
+        """Return the percentage that is right."""
+        right, asked = count_right(
+            F.normalize(features), self.labels, temperature=self.temperature, classes=self.classes
+        )
+        return 100 * max(right.values(), default=0) / max(1, asked)
+
+    def whiten(self, features: Features) -> tuple[Whitening | None, float]:
+        """Choose the whitening that suits features (n, C), and return it with its score; None where plain ones do."""
+        found = choose_whitening(features, self.labels, self.classes, temperature=self.temperature)
+        return found, self.score(features) if found is None or found.top1 is None else found.top1
+
+
+def choose(parts: Sequence[Tensor], judge: Judge | None) -> tuple[Choice, list[float]]:
+    """Choose how the features (n, C_i) of the parts are whitened; return also the score of each part by itself.
+
+    With labels, of plain parts and of parts each whitened as suits it, both with and without a whitening of the whole,
+    the one is taken that classifies the most images rightly. Without labels, the whole is whitened if images suffice.
+    """
+    plain = (None,) * len(parts)
+    if judge is None:
+        return Choice(plain, choose_whitening(_joined(parts, plain))), []
+    alone = [judge.whiten(part) for part in parts]
+    tried = []
+    for whitenings in dict.fromkeys((plain, tuple(whitening for whitening, _ in alone))):
+        joined = _joined(parts, whitenings)
+        tried.append(Choice(whitenings, None, judge.score(joined)))
+        tried.append(Choice(whitenings, *judge.whiten(joined)))
+    return max(tried, key=lambda choice: choice.top1 or 0.0), [score for _, score in alone]
+
+
+def _joined(parts: Sequence[Tensor], whitenings: Sequence[Whitening | None]) -> Features:
+    own = (z if whiten is None else whiten(z) for z, whiten in zip(parts, whitenings, strict=True))
+    return torch.cat([F.normalize(z) for z in own], 1)
+
+
+def plan_parts(names: Sequence[str], weights: Sequence[Weights], sizes: Sequence[int]) -> list[Part]:
+    """Plan the parts for images of the largest of the sizes, which each part resizes to its own.
+
+    Raises BadInputError where the encoders do not take the same kind of images, or one does not take its size.
+    """
+    _require_joinable(names, weights, sizes)
+    parts = []
+    for one, size in zip(weights, sizes, strict=True):
+        plan, side = one.encoder.plan, size
+        one.encoder.require_size(size, "--image-sizes")
+        if max(sizes) > SMALL >= size:  # a centre crop shows things larger than the whole images do that it is used to
+            side = _taken(one.encoder, round(CROP_SHARE * size), size)
+        parts.append(Part(plan.arch, plan.stem, plan.image_size, side, one.mean, one.std))
+    return parts
+
+
+def join_encoders(
+    weights: Sequence[Weights], parts: Sequence[Part], size: int, choice: Choice | None = None
+) -> Weights:
+    """Return the encoder, for images of `size` pixels, whose features are those of all parts, whitened as chosen."""
+    channels, levels = weights[0].encoder.plan.channels, {one.white_level for one in weights} - {None}
+    whitenings = choice.parts if choice is not None else (None,) * len(parts)
+    own = (dataclasses.replace(part, whitens=one is not None) for part, one in zip(parts, whitenings, strict=True))
+    encoder = Encoder(EncoderPlan(JOINED, image_size=size, channels=channels, parts=tuple(own)))
+    encoder.head = NoHead()
+    encoder.requires_grad_(False)
+    backbone = backbone_of(encoder)
+    for part, one in zip(backbone.parts, weights, strict=True):
+        part.get_submodule("network").load_state_dict(one.encoder.backbone.state_dict())
+    for layer, whitening in zip(backbone.whitening, whitenings, strict=True):
+        if whitening is not None:
+            layer.load_state_dict({"weight": whitening.weight, "bias": whitening.bias})
+    if choice is not None and choice.whole is not None:
+        choice.whole.add_to(encoder)
+    return Weights(
+        encoder, (0.0,) * channels, (1.0,) * channels, white_level=next(iter(levels), None), form=weights[0].form
+    )
+
+
+def backbone_of(encoder: Encoder) -> JoinedBackbone:
+    """Return the parts of a joined encoder."""
+    assert isinstance(encoder.backbone, JoinedBackbone)
+    return encoder.backbone
+
+
+def _taken(encoder: Encoder, side: int, otherwise: int) -> int:
+    """A side where the network takes it: transformers take multiples of their patches only."""
+    try:
+        encoder.require_size(side, "--image-sizes")
+    except BadInputError:
+        return otherwise
+    return side
+
+
+def _require_joinable(names: Sequence[str], weights: Sequence[Weights], sizes: Sequence[int]) -> None:
+    if not 2 <= len(weights) <= MOST_PARTS:
+        raise BadInputError(f"--weights names {len(weights)} encoders: expected 2 to {MOST_PARTS}")
+    if len(sizes) != len(weights):
+        raise BadInputError(
+            f"--image-sizes has {len(sizes)} sizes for {len(weights)} encoders: give one for each, in the order of "
+            f"--weights"
+        )
+    first = weights[0]
+    for name, one in zip(names, weights, strict=True):
+        takes = describe_input(one.encoder.plan, one.form)
+        if takes == DOCUMENTS:
+            raise BadInputError(f"--weights {name}: takes documents, and moco join is for encoders of images")
+        if one.encoder.plan.parts:
+            raise BadInputError(f"--weights {name}: is joined already: name its parts and the others together")
+        if one.form != first.form:
+            other = describe_input(first.encoder.plan, first.form)
+            raise BadInputError(
+                f"--weights {name}: takes {takes}, and {names[0]} takes {other}: expected encoders of the same images"
+            )
+        if None not in (one.white_level, first.white_level) and one.white_level != first.white_level:
+            raise BadInputError(
+                f"--weights {name}: {one.white_level} is white in its 16-bit images, and {first.white_level} in those "
+                f"of {names[0]}: expected encoders of the same images"
+            )

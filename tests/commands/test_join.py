@@ -1,0 +1,123 @@
+"""`moco join`: a file that every command takes, in which each encoder keeps its features."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from moco.cli import main
+from moco.commands.join import run
+from moco.errors import BadInputError
+from moco.evaluation.frozen import load_encoder
+from moco.interop.checkpoints import load_weights
+from moco.interop.config import JoinConfig
+from moco.runtime.checkpoint import load_tensors, save_tensors
+
+pytestmark = pytest.mark.usefixtures("few_digits")
+CPU = ["--device", "cpu", "--threads", "1"]
+
+
+@pytest.fixture
+def two(tiny_run: Path, tmp_path: Path) -> list[str]:
+    """A run, and the same network with other weights."""
+    tensors, about = load_tensors(tiny_run / "encoder.safetensors")
+    draw = torch.Generator().manual_seed(1)
+    other = {
+        name: value + 0.1 * torch.randn(value.shape, generator=draw) if name.endswith("conv1.weight") else value
+        for name, value in tensors.items()
+    }
+    save_tensors(tmp_path / "other.safetensors", other, about)
+    return [str(tiny_run), str(tmp_path / "other.safetensors")]
+
+
+def test_the_command(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says what each reaches alone and both reach together; other commands take the file as weights."""
+    out = tmp_path / "both.safetensors"
+    assert main(["join", "--weights", *two, "--data", "digits", "--out", str(out), *CPU, "--json"]) == 0
+    stdout, said = capsys.readouterr()
+    result = json.loads(stdout)
+    for name, score in zip(two, result["alone"], strict=True):
+        assert f"{name} at 16 pixels: kNN accuracy {score:.1f}%\n" in said
+    assert f"joined: kNN accuracy {result['top1']:.1f}% of " in said
+    assert f"{out}: {result['width']} numbers per image\n" in said
+    verdict = "joining gains" if result["top1"] > max(result["alone"]) else "joining does not pay here: "
+    assert verdict in said
+    for command in (["knn"], ["linear", "--no-baseline"]):
+        assert main([*command, "--weights", str(out), "--data", "digits", *CPU]) == 0
+    found = load_encoder(out)
+    z = found.embed(torch.zeros(2, 3, 20, 20, dtype=torch.uint8))
+    assert z.shape == (2, result["width"])
+    capsys.readouterr()
+    assert main(["join", "--weights", *two, "--data", "digits", "--out", str(out), *CPU]) == 2
+    assert capsys.readouterr().err == f"moco: error: --out {out} exists: give another name\n"
+    with pytest.raises(SystemExit):
+        main(["join", "--help"])
+    train = ["pretrain", "continued", "--init-weights", str(out), "--data", "digits", "--out", str(tmp_path / "run")]
+    assert main([*train, *CPU]) == 2
+    assert "joins several networks, which moco does not train further: give one of them" in capsys.readouterr().err
+
+
+def test_the_file_is_the_encoder(two: list[str], tmp_path: Path) -> None:
+    """What is read back gives the features of each network: unit vectors behind each other if none is whitened."""
+    config = JoinConfig(tuple(two), "digits", tmp_path / "both.safetensors", images=12, device="cpu", threads=1)
+    result = run(config)
+    read = load_weights(str(config.out))
+    assert read.encoder.plan.arch == "joined"
+    assert result["images"] == 12
+    assert (result["whitens"], result["whitens_parts"]) == (False, [False, False])  # 12 images are too few to know
+    images = (255 * torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(2))).to(torch.uint8)
+    both = torch.as_tensor(load_encoder(config.out).embed(images))
+    alone = [torch.as_tensor(load_encoder(name, features="plain").embed(images, unit=True)) for name in two]
+    assert torch.allclose(both, torch.cat(alone, 1), atol=1e-4)
+
+
+def test_without_labels(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file is written, and it says that it cannot judge."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(6):
+        Image.new("RGB", (20, 20), (40 * number, 9, 90)).save(folder / f"{number}.png")
+    result = run(JoinConfig(tuple(two), str(folder), tmp_path / "both.safetensors", device="cpu", threads=1))
+    assert (result["top1"], result["alone"], result["images"]) == (None, [], 6)
+    assert "without labels, moco cannot tell whether joining pays" in capsys.readouterr().out
+    assert load_encoder(tmp_path / "both.safetensors").embed([folder / "1.png"]).shape == (1, result["width"])
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [("both.pth", "expected a name that ends with .safetensors"), ("no/both.safetensors", "there is no folder")],
+)
+def test_a_name_that_cannot_be_written(two: list[str], tmp_path: Path, out: str, said: str) -> None:
+    """It is refused before anything is encoded."""
+    with pytest.raises(BadInputError, match=said):
+        run(JoinConfig(tuple(two), "digits", tmp_path / out, device="cpu"))
+
+
+@pytest.mark.parametrize("where", ["part", "arch", "tensor"])
+def test_a_damaged_description(two: list[str], tmp_path: Path, where: str) -> None:
+    """A file whose parts are not what it says is refused in one line."""
+    out = tmp_path / "both.safetensors"
+    run(JoinConfig(tuple(two), "digits", out, images=12, device="cpu", threads=1))
+    tensors, about = load_tensors(out)
+    if where == "part":
+        about["encoder"]["parts"][0]["side"] = -1
+    elif where == "arch":
+        about["encoder"]["parts"][1]["arch"] = "../secret"
+    else:
+        tensors.pop(next(iter(tensors)))
+    save_tensors(tmp_path / "bad.safetensors", tensors, about)
+    with pytest.raises(BadInputError) as error:
+        load_weights(str(tmp_path / "bad.safetensors"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_onnx(two: list[str], tmp_path: Path) -> None:
+    """The exported network has the same features."""
+    out = tmp_path / "both.safetensors"
+    shutil.copyfile(two[1], tmp_path / "copy.safetensors")
+    run(JoinConfig(tuple(two), "digits", out, image_sizes=(16, 24), device="cpu", threads=1))
+    assert main(["export", "--weights", str(out), "--format", "onnx", "--out", str(tmp_path / "both.onnx")]) == 0
