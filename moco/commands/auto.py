@@ -256,7 +256,8 @@ def conclude(
         print(line)
     if describe_time():
         print(describe_time())
-    for line in describe_next(config.out, data, labelled=labelled):
+    beside = told["weights"] if told["way"]["recipe"] == "quick" else None
+    for line in describe_next(config.out, data, labelled=labelled, beside=beside):
         print(line)
     return {**result, **found}
 

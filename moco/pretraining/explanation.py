@@ -115,9 +115,12 @@ def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool =
 
 
 def describe_next(
-    run: Path, data: str, *, labelled: bool, documents: bool = False, speaker: str = "auto: "
+    run: Path, data: str, *, labelled: bool, documents: bool = False, speaker: str = "auto: ", beside: str | None = None
 ) -> list[str]:
-    """Say where the encoder is, and the next commands, which a shell takes as they stand: documents have no page."""
+    """Say where the encoder is, and the next commands, which a shell takes as they stand: documents have no page.
+
+    `beside` are published weights that the encoder can be joined with.
+    """
     place, images = shlex.quote(str(run)), shlex.quote(data)
     second = f"linear --weights {place} --data {images}" if labelled else (
         f"embed --weights {place} --data {images} --out features.npz")  # fmt: skip
@@ -126,4 +129,11 @@ def describe_next(
         f"  moco report {place}",
         f"  moco {second}",
         *([] if documents else [f"  moco explore {place} --data {images}"]),
+        *(
+            []
+            if beside is None
+            else [
+                f"  moco join --weights {place} {shlex.quote(beside)} --data {images} --out joined.safetensors",
+            ]
+        ),
     ]

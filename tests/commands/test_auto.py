@@ -498,3 +498,20 @@ def test_a_comparison_that_was_left_out_is_named(
         monkeypatch.setattr(auto, "_read_chosen", lambda _, told=told: told)
         auto.conclude(PretrainConfig("D", tmp_path), {}, "D")
         assert ("no time was left to compare" in capsys.readouterr().out) == labelled
+
+
+@pytest.mark.parametrize(
+    ("recipe", "weights", "said"),
+    [("quick", "timm:net", True), ("quick", None, False), ("continued", "timm:net", False)],
+)
+def test_published_weights_can_be_joined_with_what_was_trained_from_scratch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: str,
+    weights: str | None, said: bool,
+) -> None:  # fmt: skip
+    """A run that begins with the weights knows what they know; one from scratch knows other things."""
+    told = {"way": {"recipe": recipe}, "evaluation": {"seconds": 0.0, "random": False, "published": False},
+            "weights": weights, "labelled": True}  # fmt: skip
+    monkeypatch.setattr(auto, "_read_chosen", lambda _: told)
+    auto.conclude(PretrainConfig("D", tmp_path), {}, "D")
+    command = f"  moco join --weights {tmp_path} timm:net --data D --out joined.safetensors\n"
+    assert (command in capsys.readouterr().out) == said

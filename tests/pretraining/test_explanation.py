@@ -113,6 +113,9 @@ def test_the_next_commands_can_be_typed_as_they_stand(labelled: bool) -> None:
     if not labelled:
         second = ["moco", "embed", "--weights", run, "--data", data, "--out", "features.npz"]
     assert commands == [["moco", "report", run], second, ["moco", "explore", run, "--data", data]]
+    beside = describe_next(Path(run), data, labelled=labelled, beside="timm:net@my file")[1:]
+    join = ["moco", "join", "--weights", run, "timm:net@my file", "--data", data, "--out", "joined.safetensors"]
+    assert list(map(shlex.split, beside)) == [*commands, join]
     of_documents = describe_next(Path(run), data, labelled=labelled, documents=True)[1:]
     assert list(map(shlex.split, of_documents)) == commands[:2]
 

@@ -24,7 +24,7 @@ from moco.data.config import CheckConfig, PackConfig
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.explore.config import ExploreConfig
-from moco.interop.config import ExportConfig
+from moco.interop.config import ExportConfig, JoinConfig
 from moco.pretraining.config import AutoConfig, ResumeConfig
 from moco.pretraining.counts import negatives
 from moco.pretraining.recipes import RECIPES, recipe
@@ -47,6 +47,7 @@ CONFIGS: dict[str, Any] = {
     "transfer": transfer_config("voc-c4", weights="run", data="photos", out=RUN),
     "embed": EmbedConfig("run", "digits", Path("f.npz")),
     "export": ExportConfig("run", "onnx", Path("f.onnx")),
+    "join": JoinConfig(("run", "other"), "digits", Path("j.safetensors")),
     "pack": PackConfig("digits", Path("pack")),
     "check": CheckConfig("digits"),
     "bench": BenchConfig(),
