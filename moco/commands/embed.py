@@ -19,7 +19,7 @@ from moco.data.images import Images, Labels, Split
 from moco.data.replacement import list_names
 from moco.errors import BadInputError, counted, one_line
 from moco.evaluation.config import EmbedConfig
-from moco.evaluation.features import Encoding, outputs
+from moco.evaluation.features import Encoding, describe_preparation, outputs
 from moco.evaluation.maps import find_map
 from moco.evaluation.once import digest_encoder
 from moco.evaluation.pieces import Floats, Pieces, opened_pieces, plan_pieces
@@ -113,10 +113,11 @@ def _read_off(config: EmbedConfig, subject: Subject) -> Reading:
     module, shape = encoder.reading(how.output), cast(tuple[int, ...], (encoder.width(how.output),))
     if config.features == "map":
         module, shape = find_map(encoder, how.image_size)
-    settings = {
+    settings: dict[str, Any] = {
         "weights": digest_encoder(encoder, how.output), "image size": how.image_size, "features": config.features,
         "unit": how.unit, "precision": how.precision, "mean": list(how.mean), "std": list(how.std),
         "white level": subject.weights.white_level, "form": str(subject.weights.form),
+        **({} if how.text else describe_preparation(how.image_size)),
     }  # fmt: skip
     if subject.weights.form is not None:
         settings["form"] = describe_digest(subject.weights.form)

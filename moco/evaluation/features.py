@@ -35,7 +35,11 @@ from moco.shapes import Features, Image, Square
 CROP_SHARE = 0.875
 """Images are resized to size / 0.875 and their centre is cut out (256 and 224 in the papers) ..."""
 SMALL = 64
-"""... but for sizes up to this, where the whole image is resized."""
+"""... but for sizes up to this, where the whole of an image that is nearly square is resized."""
+NEARLY_SQUARE = 1.1
+"""Longer side over shorter side up to which a square image shows things hardly distorted."""
+PREPARATION = 2
+"""Version of `prepare_image` at small sizes, on which features depend that are kept; 1 squeezed images of any shape."""
 LONGEST = 16
 """Times its shorter side, beyond which a larger image's longer side is cut first: of a line of pixels, resized, the
 memory could not hold the rest."""
@@ -243,10 +247,15 @@ def _look(views: RandomViews, how: Encoding) -> Look:
     return Look(views.augmentation, how.image_size, how.mean, how.std, scaled=True)
 
 
+def describe_preparation(size: int) -> dict[str, int]:
+    """Say how images are prepared at this size where that was another way before; nothing at other sizes."""
+    return {"preparation": PREPARATION} if size <= SMALL else {}
+
+
 def prepare_image(image: Image, size: int) -> Square:
-    """Resize the shorter side to size / 0.875 and cut the centre, or resize the whole to a small size."""
+    """Resize the shorter side to size / 0.875 and cut the centre, or resize the whole of a square to a small size."""
     pixels = to_unit(image[None])
-    if size <= SMALL:
+    if size <= SMALL and max(image.shape[1:]) <= NEARLY_SQUARE * min(image.shape[1:]):
         return pixels[0] if pixels.shape[2:] == (size, size) else _resize(pixels, size, size)[0]
     height, width = (min(side, LONGEST * min(image.shape[1:])) for side in image.shape[1:])
     y, x = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2

@@ -13,7 +13,6 @@ from moco.core.joined import JOINED, MOST_PARTS, JoinedBackbone, Part
 from moco.data.images import Labels
 from moco.errors import BadInputError
 from moco.evaluation.feature_whitening import Whitening, choose_whitening
-from moco.evaluation.features import CROP_SHARE, SMALL
 from moco.evaluation.knn import count_right
 from moco.interop.checkpoints import NoHead, Weights
 from moco.interop.metadata import DOCUMENTS, describe_input
@@ -82,11 +81,9 @@ def plan_parts(names: Sequence[str], weights: Sequence[Weights], sizes: Sequence
     _require_joinable(names, weights, sizes)
     parts = []
     for one, size in zip(weights, sizes, strict=True):
-        plan, side = one.encoder.plan, size
+        plan = one.encoder.plan
         one.encoder.require_size(size, "--image-sizes")
-        if max(sizes) > SMALL >= size:  # a centre crop shows things larger than the whole images do that it is used to
-            side = _taken(one.encoder, round(CROP_SHARE * size), size)
-        parts.append(Part(plan.arch, plan.stem, plan.image_size, side, one.mean, one.std))
+        parts.append(Part(plan.arch, plan.stem, plan.image_size, size, one.mean, one.std))
     return parts
 
 
@@ -117,15 +114,6 @@ def backbone_of(encoder: Encoder) -> JoinedBackbone:
     """Return the parts of a joined encoder."""
     assert isinstance(encoder.backbone, JoinedBackbone)
     return encoder.backbone
-
-
-def _taken(encoder: Encoder, side: int, otherwise: int) -> int:
-    """A side where the network takes it: transformers take multiples of their patches only."""
-    try:
-        encoder.require_size(side, "--image-sizes")
-    except BadInputError:
-        return otherwise
-    return side
 
 
 def _require_joinable(names: Sequence[str], weights: Sequence[Weights], sizes: Sequence[int]) -> None:

@@ -23,7 +23,7 @@ from moco.data.forms import describe_digest
 from moco.data.images import Images
 from moco.data.named import data_home
 from moco.errors import BadInputError
-from moco.evaluation.features import ROWS_AT_A_TIME, Earlier, Encoding, RandomViews, encode
+from moco.evaluation.features import ROWS_AT_A_TIME, Earlier, Encoding, RandomViews, describe_preparation, encode
 from moco.evaluation.session import backbone_digest
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
@@ -257,7 +257,7 @@ def _describe(kind: str, encoder: Encoder, digest_of_images: str, images: Images
     return {
         **_describe_images(kind, digest_encoder(encoder, how.output), digest_of_images, images, how),
         "arch": plan.arch, "stem": plan.stem, "own_size": plan.image_size, "image_size": how.image_size,
-        "mean": list(how.mean), "std": list(how.std),
+        "mean": list(how.mean), "std": list(how.std), **describe_preparation(how.image_size),
     }  # fmt: skip
 
 

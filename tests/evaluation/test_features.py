@@ -65,15 +65,23 @@ def test_prepare_at_other_sizes_keeps_the_same_share(size: int, short_side: int)
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])
-@pytest.mark.parametrize("shape", [(32, 32), (8, 8), (427, 640), (64, 40)], ids=str)
+@pytest.mark.parametrize("shape", [(32, 32), (8, 8), (100, 108), (44, 40)], ids=str)
 def test_prepare_at_small_sizes_resizes_the_whole(size: int, shape: tuple[int, int]) -> None:
-    """Up to 64 pixels nothing is cut off; an image of that size is left as it is."""
+    """Up to 64 pixels nothing of a square is cut off; an image of that size is left as it is."""
     image = photograph(*shape)
     pixels = image.contiguous().float() / 255
     found = prepare_image(image, size)
     assert (found - reference.resize(pixels, [size, size], antialias=True)).abs().max() <= LARGEST
     if shape == (size, size):
         assert torch.equal(found, pixels)
+
+
+@pytest.mark.parametrize(("size", "short_side"), [(16, 18), (32, 37), (64, 73)])
+@pytest.mark.parametrize("shape", [(427, 640), (64, 40), (100, 113)], ids=str)
+def test_prepare_at_small_sizes_squeezes_nothing(size: int, short_side: int, shape: tuple[int, int]) -> None:
+    """Of what is no square the centre is cut, as at larger sizes: views of training are not squeezed either."""
+    image = photograph(*shape)
+    assert (prepare_image(image, size) - reference_prepare(image, size, short_side)).abs().max() <= LARGEST
 
 
 # --- encode ---------------------------------------------------------------------------------------------------------
