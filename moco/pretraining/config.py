@@ -153,7 +153,7 @@ class PretrainConfig:
     image_size: Side | None = 224
     """Side of whole images in pixels (text: bytes of a span). --init-weights sets it unless you do (not in reduced)."""
     view_size: Side | None = None
-    """Side of the training views in pixels (text: bytes of a span); by default --image-size. Smaller ones save time."""
+    """Side of views in pixels (text: bytes); by default --image-size (see --small-views). Smaller ones save time."""
     small_views: bool = False
     """Without --view-size, train on views of 4/7 of the weights' own image size, where the network takes that size."""
     decode: Annotated[Literal["exact", "scaled"], Earlier("exact")] = "scaled"
