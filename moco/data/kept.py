@@ -9,6 +9,7 @@ from moco.runtime.randomness import Integers
 from moco.runtime.transfers import free_memory
 from moco.shapes import Bytes, Image, Square
 
+Make = Callable[[Image, int], Square]
 KEPT_BYTES = 1 << 30
 """Memory that the prepared images of a set may take."""
 
@@ -21,32 +22,32 @@ class KeptImages:
 
     def __init__(self, images: Images, limit: int = KEPT_BYTES) -> None:
         self.images, self.labels, self.classes, self._left = images, images.labels, images.classes, limit
-        self._squares = dict[tuple[int, int], Square]()
-        self._on_device = dict[tuple[range, int, str], Bytes]()
+        self._squares = dict[tuple[int, int, Make], Square]()
+        self._on_device = dict[tuple[range, int, Make, str], Bytes]()
 
-    def prepare(self, index: int, size: int, make: Callable[[Image, int], Square]) -> Square:
+    def prepare(self, index: int, size: int, make: Make) -> Square:
         """Return `make(image, size)`, made now or earlier; callers must not write into it."""
-        square = self._squares.get((index, size))
+        square = self._squares.get((index, size, make))
         if square is None:
             square = make(self.images[index], size)
             if square.nbytes <= self._left:
                 square = square.clone()  # alone in its memory: a view would keep a whole photograph
-                self._squares[index, size] = square
+                self._squares[index, size, make] = square
                 self._left -= square.nbytes
         return square
 
-    def on_device(self, rows: range, size: int, device: str) -> Bytes | None:
-        """Return what was kept of these rows on a device."""
-        return self._on_device.get((rows, size, device))
+    def on_device(self, rows: range, size: int, make: Make, device: str) -> Bytes | None:
+        """Return what was kept of these rows, made so, on a device."""
+        return self._on_device.get((rows, size, make, device))
 
-    def keep_on_device(self, rows: range, size: int, device: str, squares: Bytes) -> None:
+    def keep_on_device(self, rows: range, size: int, make: Make, device: str, squares: Bytes) -> None:
         """Keep prepared images where they are: on a GPU while they take less than a quarter of the rest, else `limit`.
 
         They are bytes, a quarter of what `prepare` keeps.
         """
         free = free_memory(device)
         if squares.nbytes <= (self._left if free is None else free // 4):
-            self._on_device[rows, size, device] = squares
+            self._on_device[rows, size, make, device] = squares
             self._left -= squares.nbytes if free is None else 0
 
     @property
@@ -124,6 +125,6 @@ def find_kept(images: Images) -> KeptImages | None:
     return images if isinstance(images, KeptImages) else None
 
 
-def prepare_one(images: Images, index: int, size: int, make: Callable[[Image, int], Square]) -> Square:
+def prepare_one(images: Images, index: int, size: int, make: Make) -> Square:
     """Return `make(image, size)` of one image, from memory where the set has kept it."""
     return images.prepare(index, size, make) if isinstance(images, KeptImages) else make(images[index], size)

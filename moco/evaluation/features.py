@@ -68,6 +68,8 @@ class Encoding:
     """The encoder takes documents: each is cut into spans of `image_size` bytes, whose features are averaged."""
     rgb: bool = True
     """Images are bytes of RGB, not channels at full depth."""
+    whole: bool = False
+    """Resize the whole of each image, whatever its shape: raw pixels."""
     feed: bool | None = None
     """Hand images over as bytes and normalise them where the encoder is; by default where that is not the CPU."""
 
@@ -215,7 +217,7 @@ def _batches(
         if views is not None:
             crops = DrawnCrops(images, _look(views, how), views.number, views.seed)
             return feed_drawn(crops, ranges, how.workers, device)
-        prepared = PreparedBytes(images, how.image_size, prepare_image)
+        prepared = PreparedBytes(images, how.image_size, prepare_whole if how.whole else prepare_image)
         return feed_prepared(prepared, ranges, (how.mean, how.std), how.workers, device)
     return load_ahead(_Prepared(images, how, views), ranges, how.workers)
 
@@ -234,7 +236,8 @@ class _Prepared:
     def _centred(self, rows: range) -> Tensor:
         if self.how.text:
             return torch.stack([cut_whole(read_document(self.images, row), self.how.image_size) for row in rows])
-        batch = torch.stack([prepare_one(self.images, row, self.how.image_size, prepare_image) for row in rows])
+        make = prepare_whole if self.how.whole else prepare_image
+        batch = torch.stack([prepare_one(self.images, row, self.how.image_size, make) for row in rows])
         return normalize(batch, self.how.mean, self.how.std)
 
     def _random(self, rows: range, views: RandomViews) -> Tensor:
@@ -254,9 +257,9 @@ def describe_preparation(size: int) -> dict[str, int]:
 
 def prepare_image(image: Image, size: int) -> Square:
     """Resize the shorter side to size / 0.875 and cut the centre, or resize the whole of a square to a small size."""
-    pixels = to_unit(image[None])
     if size <= SMALL and max(image.shape[1:]) <= NEARLY_SQUARE * min(image.shape[1:]):
-        return pixels[0] if pixels.shape[2:] == (size, size) else _resize(pixels, size, size)[0]
+        return prepare_whole(image, size)
+    pixels = to_unit(image[None])
     height, width = (min(side, LONGEST * min(image.shape[1:])) for side in image.shape[1:])
     y, x = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
     pixels = pixels[:, :, y : y + height, x : x + width]
@@ -264,6 +267,12 @@ def prepare_image(image: Image, size: int) -> Square:
     rows, columns = (int(short * side / min(height, width)) for side in (height, width))
     top, left = round((rows - size) / 2), round((columns - size) / 2)
     return _resize(pixels, rows, columns)[0, :, top : top + size, left : left + size]
+
+
+def prepare_whole(image: Image, size: int) -> Square:
+    """Resize the whole image to a square; one of that size is left as it is."""
+    pixels = to_unit(image[None])
+    return pixels[0] if pixels.shape[2:] == (size, size) else _resize(pixels, size, size)[0]
 
 
 def _resize(pixels: Tensor, height: int, width: int) -> Tensor:

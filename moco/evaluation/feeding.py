@@ -61,7 +61,7 @@ def feed_prepared(
     """Yield the normalised images of each range, on the device; a set that keeps what was prepared keeps it there."""
     sender, images = Sender(device), make.images
     kept = find_kept(images)
-    known = {} if kept is None else {rows: kept.on_device(rows, make.size, device) for rows in ranges}
+    known = {} if kept is None else {rows: kept.on_device(rows, make.size, make.prepare, device) for rows in ranges}
     missing = [rows for rows in ranges if known.get(rows) is None]
     mean, std = (torch.tensor(list(values)).view(3, 1, 1).to(device) for values in moments)
     loaded = _load(make, missing, workers, sender)
@@ -70,7 +70,7 @@ def feed_prepared(
         if batch is None:
             batch = next(loaded)
             if kept is not None:
-                kept.keep_on_device(rows, make.size, device, batch)
+                kept.keep_on_device(rows, make.size, make.prepare, device, batch)
         yield ((batch.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 

@@ -30,6 +30,5 @@ def build_raw_pixels(how: Encoding, device: torch.device | str) -> tuple[Encoder
     """
     channels = len(how.mean)
     encoder = Encoder(EncoderPlan("raw pixels", image_size=SIDE), (RawPixels(), channels * SIDE * SIDE)).to(device)
-    if not how.rgb:
-        return encoder, dataclasses.replace(how, image_size=SIDE, output="backbone")
-    return encoder, dataclasses.replace(how, image_size=SIDE, mean=(0.0,) * 3, std=(1.0,) * 3, output="backbone")
+    how = dataclasses.replace(how, image_size=SIDE, whole=True, output="backbone")
+    return encoder, how if not how.rgb else dataclasses.replace(how, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -23,7 +23,7 @@ from moco.data.replacement import ChosenImages
 from moco.data.splits import final_split
 from moco.data.views import Look, make_views
 from moco.evaluation.alignment import effective_rank
-from moco.evaluation.features import Encoding, encode, prepare_image
+from moco.evaluation.features import Encoding, encode, prepare_whole
 from moco.evaluation.knn import choose_k, count_votes, nearest
 from moco.evaluation.scores import describe_predictions, score_votes
 from moco.evaluation.session import labels_of
@@ -212,7 +212,7 @@ def sheet(images: Images, side: int, columns: int) -> str:
     pixels = torch.zeros(3, -(-len(images) // columns) * side, columns * side, dtype=torch.uint8)
     for row in range(len(images)):
         top, left = row // columns * side, row % columns * side
-        pixels[:, top : top + side, left : left + side] = _bytes(prepare_image(see(images, row), side))
+        pixels[:, top : top + side, left : left + side] = _bytes(prepare_whole(see(images, row), side))
     return base64.b64encode(_webp(pixels, SHEET_QUALITY)).decode("ascii")
 
 

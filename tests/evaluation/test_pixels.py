@@ -1,5 +1,7 @@
 """Raw pixels: each picture whole, in 16 x 16, less its own mean, by torchvision's resizing and plain numpy."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from sklearn.datasets import load_sample_images
 from moco.data.catalog import load
 from moco.data.derived import Subset
 from moco.data.images import ArrayImages
+from moco.data.kept import KeptImages
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.knn import knn_scores
 from moco.evaluation.pixels import build_raw_pixels
@@ -58,3 +61,17 @@ def test_a_picture_of_one_colour_has_neighbours_too() -> None:
     images = ArrayImages(pixels, np.arange(6) % 2, ("a", "b"))
     encoder, how = build_raw_pixels(HOW, "cpu")
     assert knn_scores(encoder, images, images, how, k=1, temperature=0.1)[0].top1 == 50
+
+
+def test_a_monitor_keeps_pixels_apart_from_what_encoders_see() -> None:
+    """Of one set the whole images and their centres at the same size are kept both."""
+    photograph = torch.from_numpy(load_sample_images().images[0].copy()).permute(2, 0, 1)[None]
+    kept = KeptImages(ArrayImages(photograph))
+    encoder, how = build_raw_pixels(HOW, "cpu")
+    centre = dataclasses.replace(how, whole=False)
+    fresh = ArrayImages(photograph)
+    for one in (centre, how, centre):
+        for feed in (False, True):
+            fed = dataclasses.replace(one, feed=feed)
+            assert torch.equal(encode(encoder, kept, fed), encode(encoder, fresh, fed))
+    assert not torch.allclose(encode(encoder, kept, how), encode(encoder, kept, centre), atol=1e-3)
