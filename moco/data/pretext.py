@@ -82,7 +82,8 @@ class EachItem:
         try:
             pair = self.pretext(item, draw)
         except (Exception, SystemExit) as error:  # the user's own code may raise anything
-            last = traceback.extract_tb(error.__traceback__)[-1]
+            frames = traceback.extract_tb(error.__traceback__)[1:] or traceback.extract_tb(error.__traceback__)
+            last = [frame for frame in frames if frame.filename == frames[0].filename][-1]  # not of what it calls
             where = f"line {last.lineno} of {last.name}"
             raise BadInputError(
                 f"{self.said}: {type(error).__name__} for item {name} ({where}: {one_line(error)}): expected a pair "

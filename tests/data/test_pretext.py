@@ -91,7 +91,7 @@ WRONG: list[tuple[Any, torch.Tensor, str]] = [
     (lambda *_: ("a", "b"), PAIR, "x_q of item #2 is str: expected a tensor"),
     (lambda *_: 1 / 0, PAIR, r"ZeroDivisionError for item #2 \(line \d+ of <lambda>: division by zero\)"),
     (leave, PAIR, r"SystemExit for item #2 \(line \d+ of leave: 0\)"),
-    (lambda _, draw: draw.integer(0), PAIR, r"ValueError for item #2 \(line \d+ of integer: 0: expected 1 or more\)"),
+    (lambda _, draw: draw.integer(0), PAIR, r"ValueError for item #2 \(line \d+ of <lambda>: 0: expected 1 or more\)"),
 ]
 
 
