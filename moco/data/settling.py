@@ -13,6 +13,7 @@ from moco.data.derived import take_evenly
 from moco.data.forms import AUTO, RGB, Depth, Form, describe_kind, parse_channels, parse_no_data
 from moco.data.images import Images
 from moco.data.notes import Notes
+from moco.data.tiff import count_pages
 from moco.errors import BadInputError
 
 LOOKED_AT = 16
@@ -129,7 +130,7 @@ def _read_some(images: Images, count: int, channels: int | None) -> Iterator[_Fo
 
 def _count_deep(images: Images, notes: Notes) -> float:
     """Return the share of some images that have more than bytes of colours."""
-    some, deep, seen = take_evenly(images, LOOKED_AT), 0, 0
+    some, deep, seen, pages = take_evenly(images, LOOKED_AT), 0, 0, 1
     for index in range(len(some)):
         with suppress(BadInputError):
             content = some.encoded(index)
@@ -139,6 +140,10 @@ def _count_deep(images: Images, notes: Notes) -> float:
                 deep += found
                 if not found and is_deep_colour(content):
                     notes.remark(f"its colours of 16 bits are read as 8: for all 16, {EXTRA}")
+                pages = max(pages, 1 if found else count_pages(content))
+    if pages > 1:
+        do = "save each page, or all as one RGB image" if pages == 3 else f"--channels {pages} reads all as channels"
+        notes.remark(f"its TIFFs have up to {pages} pages, and only the first of each is read: {do}")
     return deep / max(seen, 1)
 
 

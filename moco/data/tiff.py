@@ -1,5 +1,6 @@
 """Reads the bands of a TIFF and their number types from its tags, also if Pillow cannot read it."""
 
+import io
 from contextlib import suppress
 from typing import Any
 
@@ -57,6 +58,18 @@ def read_tags(file: BinaryFile) -> ImageFileDirectory_v2 | None:
         tags.load(file)
         return tags
     return None
+
+
+def count_pages(content: bytes) -> int:
+    """Count the pages of a TIFF that have the size of the first; 1 for other files, and for damaged ones."""
+    count = 1
+    if content.startswith((b"II", b"MM")):
+        with suppress(Exception), PillowImage.open(io.BytesIO(content), formats=("TIFF",)) as image:
+            first = image.size
+            for page in range(1, getattr(image, "n_frames", 1)):
+                image.seek(page)
+                count += image.size == first  # others are previews
+    return count
 
 
 def describe_bands(tags: Any) -> str:

@@ -77,6 +77,23 @@ def test_pictures_of_bytes_stay_as_they_are(tmp_path: Path, mode: str) -> None:
         assert (form.channels, form.depth) == (channels, "uint8")
 
 
+def test_pages_of_bytes_are_not_dropped_silently(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a stack of 8-bit pages the first is read, and a line says so, once; a preview is no page."""
+    pages = [PillowImage.new("L", (9, 9), 40 * page) for page in range(4)]
+    for number in range(4):
+        pages[0].save(tmp_path / f"{number}.tif", save_all=True, append_images=pages[1:])
+    assert opened(tmp_path, "auto").form is None
+    said = capsys.readouterr().err
+    line = "its TIFFs have up to 4 pages, and only the first of each is read: --channels 4 reads all as channels"
+    assert said.count(line) == 1
+    assert opened(tmp_path, "4")[0].shape == (4, 9, 9)
+    other = tmp_path / "other"
+    other.mkdir()
+    pages[0].save(other / "a.tif", save_all=True, append_images=[PillowImage.new("L", (3, 3))])
+    opened(other, "auto")
+    assert "only the first" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("channels", ["auto", "rgb", "3"])
 def test_no_value_of_pictures_means_none(tmp_path: Path, channels: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A flag without effect is said, and one that is no number is refused as ever."""
