@@ -52,7 +52,7 @@ class JoinConfig:
     """Images on which the whitening of the features is chosen: a folder, or any other form that moco pretrain takes.
     With labels, the command also says whether joining pays."""
     out: Path
-    """New file to write: an encoder.safetensors, which every command takes as weights."""
+    """New file to write: an encoder.safetensors, which evaluations and other commands take as weights."""
     image_sizes: tuple[Side, ...] = ()
     """Side of the images in pixels for each encoder, in the order of --weights; by default as in training."""
     images: Annotated[int, Range(1, 2**24)] = 4096
