@@ -46,8 +46,9 @@ def run(config: JoinConfig) -> dict[str, Any]:
         parts = plan_parts(config.weights, weights, sizes)
         start = place_weights(join_encoders(weights, parts, max(sizes)), device)
         images = _training_images(config, start)
+        workers = choose_workers(images) if config.workers is None else config.workers
         how = Encoding(max(sizes), start.mean, start.std, "plain", precision=precision, unit=False,
-                       rgb=start.form is None, workers=_workers(config, images))  # fmt: skip
+                       rgb=start.form is None, workers=workers)  # fmt: skip
         judge = None
         if images.labels is not None and len(images.classes) > 1:
             judge = Judge(labels_of(images), len(images.classes), config.knn_temperature)
@@ -82,10 +83,6 @@ def _training_images(config: JoinConfig, weights: Weights) -> Images:
     images = training_images(splits) if train.labels is None else final_split(splits)[0]
     warn_of_dark(images, config.data)
     return make_readable(take_evenly(images, config.images))
-
-
-def _workers(config: JoinConfig, images: Images) -> int:
-    return choose_workers(images) if config.workers is None else config.workers
 
 
 def _encode(encoder: Encoder, images: Images, how: Encoding, device: str) -> list[Tensor]:

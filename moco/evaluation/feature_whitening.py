@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moco.core.encoder import Encoder
@@ -14,7 +13,7 @@ from moco.core.whitening import LEAST_SHARE, RIDGE, whitening_maps
 from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, Labels
 from moco.evaluation.features import Encoding, encode
-from moco.evaluation.knn import count_right
+from moco.evaluation.knn import score_left_out
 from moco.evaluation.session import labels_of
 from moco.shapes import Features
 
@@ -96,13 +95,11 @@ def choose_whitening(
     if labels is None or not judged:
         return next(iter(fit_whitening(rows)), None)
     own = labels[::step]
-
-    def share(z: Features) -> float:
-        right, asked = count_right(F.normalize(z.float()), own, temperature=temperature, classes=classes)
-        return 100 * max(right.values(), default=0) / max(1, asked)
-
-    plain = share(rows)
-    tried = [replace(one, top1=share(one(rows)), plain_top1=plain) for one in fit_whitening(rows, RIDGES)]
+    plain = score_left_out(rows, own, classes, temperature)
+    tried = [
+        replace(one, top1=score_left_out(one(rows), own, classes, temperature), plain_top1=plain)
+        for one in fit_whitening(rows, RIDGES)
+    ]
     best = max(tried, key=lambda one: one.top1 or 0.0, default=None)
     return best if best is not None and (best.top1 or 0.0) > plain else None
 

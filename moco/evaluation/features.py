@@ -73,6 +73,11 @@ class Encoding:
     feed: bool | None = None
     """Hand images over as bytes and normalise them where the encoder is; by default where that is not the CPU."""
 
+    @property
+    def prepare(self) -> Callable[[Image, int], Square]:
+        """Return what makes the square of an image at a size."""
+        return prepare_whole if self.whole else prepare_image
+
     def require_images(self, otherwise: str) -> None:
         """Raise BadInputError, with what to do `otherwise`, where the encoder takes documents: these have no crops."""
         if self.text:
@@ -217,7 +222,7 @@ def _batches(
         if views is not None:
             crops = DrawnCrops(images, _look(views, how), views.number, views.seed)
             return feed_drawn(crops, ranges, how.workers, device)
-        prepared = PreparedBytes(images, how.image_size, prepare_whole if how.whole else prepare_image)
+        prepared = PreparedBytes(images, how.image_size, how.prepare)
         return feed_prepared(prepared, ranges, (how.mean, how.std), how.workers, device)
     return load_ahead(_Prepared(images, how, views), ranges, how.workers)
 
@@ -236,8 +241,8 @@ class _Prepared:
     def _centred(self, rows: range) -> Tensor:
         if self.how.text:
             return torch.stack([cut_whole(read_document(self.images, row), self.how.image_size) for row in rows])
-        make = prepare_whole if self.how.whole else prepare_image
-        batch = torch.stack([prepare_one(self.images, row, self.how.image_size, make) for row in rows])
+        how = self.how
+        batch = torch.stack([prepare_one(self.images, row, how.image_size, how.prepare) for row in rows])
         return normalize(batch, self.how.mean, self.how.std)
 
     def _random(self, rows: range, views: RandomViews) -> Tensor:

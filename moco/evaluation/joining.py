@@ -11,9 +11,9 @@ from torch import Tensor
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.core.joined import JOINED, MOST_PARTS, JoinedBackbone, Part
 from moco.data.images import Labels
-from moco.errors import BadInputError
+from moco.errors import BadInputError, counted
 from moco.evaluation.feature_whitening import Whitening, choose_whitening
-from moco.evaluation.knn import count_right
+from moco.evaluation.knn import score_left_out
 from moco.interop.checkpoints import NoHead, Weights
 from moco.interop.metadata import DOCUMENTS, describe_input
 from moco.shapes import Features
@@ -39,10 +39,7 @@ class Judge:
 
     def score(self, features: Features) -> float:
         """Return the percentage that is right."""
-        right, asked = count_right(
-            F.normalize(features), self.labels, temperature=self.temperature, classes=self.classes
-        )
-        return 100 * max(right.values(), default=0) / max(1, asked)
+        return score_left_out(features, self.labels, self.classes, self.temperature)
 
     def whiten(self, features: Features) -> tuple[Whitening | None, float]:
         """Choose the whitening that suits features (n, C), and return it with its score; None where plain ones do."""
@@ -118,11 +115,11 @@ def backbone_of(encoder: Encoder) -> JoinedBackbone:
 
 def _require_joinable(names: Sequence[str], weights: Sequence[Weights], sizes: Sequence[int]) -> None:
     if not 2 <= len(weights) <= MOST_PARTS:
-        raise BadInputError(f"--weights names {len(weights)} encoders: expected 2 to {MOST_PARTS}")
+        raise BadInputError(f"--weights names {counted(len(weights), 'encoder')}: expected 2 to {MOST_PARTS}")
     if len(sizes) != len(weights):
         raise BadInputError(
-            f"--image-sizes has {len(sizes)} sizes for {len(weights)} encoders: give one for each, in the order of "
-            f"--weights"
+            f"--image-sizes has {counted(len(sizes), 'size')} for {len(weights)} encoders: give one for each, "
+            f"in the order of --weights"
         )
     first = weights[0]
     for name, one in zip(names, weights, strict=True):

@@ -111,6 +111,12 @@ def count_right(
     return right, len(rows)
 
 
+def score_left_out(features: Features, labels: Labels, classes: int, temperature: float) -> float:
+    """Return the percentage of images that the others classify right by features (n, C), with the k that suits best."""
+    right, asked = count_right(F.normalize(features.float()), labels, temperature=temperature, classes=classes)
+    return 100 * max(right.values(), default=0) / max(1, asked)
+
+
 @exact_products()
 def nearest(queries: Features, bank: Bank, k: int) -> tuple[Tensor, Tensor]:
     """Return the similarities and rows (N, k) of the k features of the bank that are most similar to each query.

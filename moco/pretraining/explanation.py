@@ -124,16 +124,13 @@ def describe_next(
     place, images = shlex.quote(str(run)), shlex.quote(data)
     second = f"linear --weights {place} --data {images}" if labelled else (
         f"embed --weights {place} --data {images} --out features.npz")  # fmt: skip
-    return [
+    lines = [
         f"{speaker}the encoder is {run / 'encoder.safetensors'}. Next:",
         f"  moco report {place}",
         f"  moco {second}",
-        *([] if documents else [f"  moco explore {place} --data {images}"]),
-        *(
-            []
-            if beside is None
-            else [
-                f"  moco join --weights {place} {shlex.quote(beside)} --data {images} --out joined.safetensors",
-            ]
-        ),
     ]
+    if not documents:
+        lines.append(f"  moco explore {place} --data {images}")
+    if beside is not None:
+        lines.append(f"  moco join --weights {place} {shlex.quote(beside)} --data {images} --out joined.safetensors")
+    return lines

@@ -121,9 +121,9 @@ def test_what_cannot_be_joined(other: Weights, said: str) -> None:
 def test_the_wrong_number() -> None:
     """Of encoders, of sizes, and an encoder that is joined already."""
     one = weights()
-    with pytest.raises(BadInputError, match="--weights names 1 encoders: expected 2 to 8"):
+    with pytest.raises(BadInputError, match="--weights names 1 encoder: expected 2 to 8"):
         plan_parts(["a"], [one], [16])
-    with pytest.raises(BadInputError, match="--image-sizes has 1 sizes for 2 encoders"):
+    with pytest.raises(BadInputError, match="--image-sizes has 1 size for 2 encoders"):
         plan_parts(["a", "b"], [one, one], [16])
     both = join_encoders([one, one], plan_parts(["a", "b"], [one, one], [16, 16]), 16)
     assert isinstance(both.encoder, Encoder)
