@@ -3,17 +3,17 @@
 import contextlib
 import dataclasses
 import json
-import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from moco.commands import knn, pretrain
+from moco.commands import pretrain
+from moco.commands.conclusion import CHOSEN, conclude
 from moco.commands.readiness import Ready, make_ready, make_ready_all, set_end, set_pace
 from moco.commands.scene import (
     Scene,
@@ -27,11 +27,9 @@ from moco.commands.trials import measure_trial, note_images, plan_trials, take_o
 from moco.core.encoder import Encoder, EncoderPlan, parameter_count
 from moco.data.decoding import limit_pixels
 from moco.errors import BadInputError
-from moco.evaluation.config import KnnConfig
-from moco.evaluation.session import read_kept_evaluation
 from moco.interop.checkpoints import load_weights
 from moco.pretraining.config import AutoConfig, PretrainConfig
-from moco.pretraining.explanation import describe_choice, describe_next, describe_result
+from moco.pretraining.explanation import describe_choice
 from moco.pretraining.pace import Budget
 from moco.pretraining.ways import (
     Compared,
@@ -54,9 +52,6 @@ from moco.runtime.files import read_bounded, takes_files
 from moco.runtime.loggers import settle_loggers
 from moco.runtime.runlog import write_text
 from moco.runtime.signals import terminate_as_interrupt
-
-CHOSEN = "auto.json"
-"""What was chosen, from what and why, beside the run that was made of it."""
 
 
 @dataclass(frozen=True)
@@ -225,64 +220,3 @@ def _remove_unbegun(out: Path, *, made: bool) -> None:
 
 def _figures(one: Compared) -> dict[str, Any]:
     return {"name": one.name, "image_size": one.image_size, "top1": round(one.top1, 2), "images": len(one.right)}
-
-
-def conclude(
-    config: PretrainConfig, result: dict[str, Any], data: str, describe_time: Callable[[], str] = str
-) -> dict[str, Any]:
-    """Evaluate a run that auto began and that is finished now, and say what was reached, against what, and what next.
-
-    Returns its figures and these. Of other runs, and of one that was finished before, nothing is said, unless its
-    evaluation was interrupted. `describe_time` says how long all of it took, where that is known.
-    """
-    told = _read_chosen(config.out)
-    if told is None or result.get("exit_code") or distributed.world_size() > 1:
-        return result
-    named = (told["weights"],) if told["evaluation"]["published"] and told["weights"] is not None else ()
-    asked = KnnConfig(
-        str(config.out), data, baseline=told["evaluation"]["random"], baselines=named, device=config.device,
-        precision=config.precision, threads=config.threads, workers=config.workers, exclude=config.exclude,
-        most_pixels=config.most_pixels,
-    )  # fmt: skip
-    evaluates = bool(told["evaluation"]["seconds"])
-    if result.get("already_done") and not (evaluates and not read_kept_evaluation(asked)):
-        return result
-    found: dict[str, Any] = {"way": told["way"]["recipe"]}
-    if evaluates:
-        print("auto: evaluating the encoder and its baselines", file=sys.stderr, flush=True)
-        found["knn"] = _evaluate(asked)
-    taught, labelled = config.teacher is not None, told["labelled"]
-    for line in describe_result(result, found.get("knn", {}), taught=taught, labelled=labelled):
-        print(line)
-    if describe_time():
-        print(describe_time())
-    beside = told["weights"] if told["way"]["recipe"] == "quick" else None
-    for line in describe_next(config.out, data, labelled=labelled, beside=beside):
-        print(line)
-    return {**result, **found}
-
-
-def _evaluate(asked: KnnConfig) -> dict[str, Any]:
-    """Evaluate a run; weights that it began with and that are gone are left out of the comparison, with a word."""
-    for name in asked.baselines:
-        try:
-            load_weights(name, "--baseline")
-        except BadInputError as error:
-            print(f"auto: not compared with {name}, which cannot be read ({error})", file=sys.stderr, flush=True)
-            asked = replace(asked, baselines=tuple(other for other in asked.baselines if other != name))
-    try:
-        with terminate_as_interrupt():  # moco resume evaluates, too
-            return knn.run(asked)
-    except KeyboardInterrupt:
-        print(f"auto: the run is finished, but not compared: moco resume {shlex.quote(asked.weights)} compares it",
-              file=sys.stderr, flush=True)  # fmt: skip
-        raise
-
-
-def _read_chosen(run: Path) -> dict[str, Any] | None:
-    """Read a run's auto.json; return None if it is missing, damaged or of an older version."""
-    with contextlib.suppress(OSError, ValueError, BadInputError, KeyError, TypeError):
-        told: dict[str, Any] = json.loads(read_bounded(run / CHOSEN))
-        _ = told["way"]["recipe"], told["weights"], told["labelled"], told["evaluation"]["seconds"]
-        return told
-    return None

@@ -1,5 +1,6 @@
 """`moco join`: writes one encoder that has the features of several, whitened as suits the user's images."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from moco.data.loader import choose_workers
 from moco.data.splits import final_split, training_images
 from moco.errors import BadInputError, counted
 from moco.evaluation.features import Encoding, outputs
-from moco.evaluation.joining import Choice, Judge, backbone_of, choose, join_encoders, plan_parts
+from moco.evaluation.joining import Judge, backbone_of, choose, join_encoders, plan_parts
 from moco.evaluation.session import labels_of, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.config import JoinConfig
@@ -31,7 +32,16 @@ SUFFIX = ".safetensors"
 
 
 def run(config: JoinConfig) -> dict[str, Any]:
-    """`moco join`: join the encoders of `config.weights`, and write the result to `config.out`."""
+    """`moco join`: join the encoders of `config.weights`, write the result to `config.out`, and say what it reaches."""
+    result = write_joined(config)
+    for name, side, score in zip(config.weights, result["image_sizes"], result["alone"], strict=False):
+        print(f"{short_name(name)} at {side} pixels: kNN accuracy {score:.1f}%")
+    print(_explain(config, result))
+    return result
+
+
+def write_joined(config: JoinConfig) -> dict[str, Any]:
+    """Join the encoders of `config.weights`, write the result to `config.out`, and return its figures."""
     check(config)
     _require_out(config)
     device = resolve_device(config.device)
@@ -55,9 +65,6 @@ def run(config: JoinConfig) -> dict[str, Any]:
         choice, alone = choose(_encode(start.encoder, images, how, device), judge)
         joined = join_encoders(weights, parts, max(sizes), choice)
         save_tensors(config.out, encoder_tensors(joined.encoder), {**joined.metadata, "kind": "backbone"})
-    for name, part, score in zip(config.weights, parts, alone, strict=False):
-        print(f"{short_name(name)} at {part.side} pixels: kNN accuracy {score:.1f}%")
-    print(_explain(config, choice, alone, len(images), joined.encoder.num_features))
     return {
         "out": str(config.out), "weights": list(config.weights), "image_sizes": list(sizes),
         "width": joined.encoder.num_features, "images": len(images), "alone": [round(score, 3) for score in alone],
@@ -94,17 +101,17 @@ def _encode(encoder: Encoder, images: Images, how: Encoding, device: str) -> lis
     return list(torch.split(features, backbone.widths, 1))
 
 
-def _explain(config: JoinConfig, choice: Choice, alone: list[float], images: int, width: int) -> str:
+def _explain(config: JoinConfig, result: Mapping[str, Any]) -> str:
     """Say what the joined encoder is, and whether it pays."""
-    written = f"{config.out}: {width} numbers per image"
-    if choice.top1 is None:
+    written, top1, alone = f"{config.out}: {result['width']} numbers per image", result["top1"], result["alone"]
+    if top1 is None:
         return (f"{written}; without labels, moco cannot tell whether joining pays: compare with moco explore and "
                 f"moco search")  # fmt: skip
     best = max(range(len(alone)), key=lambda place: alone[place])
-    name, gain = short_name(config.weights[best]), choice.top1 - alone[best]
+    name, gain = short_name(config.weights[best]), top1 - alone[best]
     verdict = f"joining does not pay here: {name} alone is as good"
     if gain > 0:
         verdict = (f"joining gains {gain:.1f} points over {name} alone; measure it on test images with moco knn "
                    f"--weights {config.out} --data {config.data}")  # fmt: skip
-    of = f"of {counted(images, 'training image')}, each classified by the others"
-    return f"joined: kNN accuracy {choice.top1:.1f}% {of}\n{written}\n{verdict}"
+    of = f"of {counted(result['images'], 'training image')}, each classified by the others"
+    return f"joined: kNN accuracy {top1:.1f}% {of}\n{written}\n{verdict}"

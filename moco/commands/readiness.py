@@ -16,12 +16,13 @@ from moco.errors import BadInputError
 from moco.evaluation.comparison import measure_encoding
 from moco.evaluation.feature_whitening import least_images
 from moco.interop.checkpoints import Weights
+from moco.interop.config import JoinConfig
 from moco.pretraining.auto import TRIAL_IMAGES, Reasons, Situation, complete, settle
 from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import with_weights
 from moco.pretraining.monitor import Checkup, Monitor
-from moco.pretraining.pace import RESERVE, Costs, Evaluation, Pace, plan_evaluation, plan_pace, plan_trial
+from moco.pretraining.pace import RESERVE, Costs, Evaluation, Pace, plan_evaluation, plan_joining, plan_pace, plan_trial
 from moco.pretraining.prepare import build_encoder, resolve_config
 from moco.pretraining.timing import StepTime, time_step
 from moco.pretraining.ways import Compared, Way, find_untrained, is_known
@@ -38,6 +39,8 @@ WHITENING = 0.05
 EVALUATING = 0.15
 """Share of the time that the evaluation at the end may take; it leaves out published and random weights, or all,
 otherwise."""
+JOINING = 0.2
+"""Share of the time that joining an encoder from scratch with published weights may take, evaluation included."""
 TIMING = (0.5, 2.0)
 """Seconds for which a candidate is timed: a hundredth of the time, within these; the chosen one twice as long ..."""
 FINAL_TIMING = (1.0, 15.0)
@@ -179,6 +182,10 @@ def _measure_looks(
     limit = EVALUATING * scene.budget.seconds if scene.is_labelled else 0.0
     asked = sum(len(images) for images in final_split(scene.splits))
     evaluation = plan_evaluation(limit, asked * image, asked * scene.native_seconds)
+    if way.recipe == "quick":
+        encoded = asked + min(JoinConfig.images, len(scene.images))
+        seconds = encoded * (image + scene.native_seconds)
+        evaluation = plan_joining(evaluation, seconds, JOINING * scene.budget.seconds)
     ending = evaluation.seconds + min(config.whiten, len(scene.images)) * image
     costs = Costs(speed.step, speed.start, look, save, ending)
     length = config.max_steps or (resolved.max_steps if "epochs" in scene.given else None)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, TypeVar
 
-from moco.commands import auto, pretrain, transfer
+from moco.commands import conclusion, pretrain, transfer
 from moco.data.hosted import is_hosted
 from moco.data.named import CATALOG, absolute_data, part_choice
 from moco.errors import BadInputError
@@ -40,7 +40,7 @@ def run(config: ResumeConfig) -> dict[str, Any]:
     if command == "pretrain":
         before = _with_pretext(_with_loggers(from_json(PretrainConfig, content, path), config), config, now)
         own = _find_sources(before, config)
-        return auto.conclude(own, pretrain.run(own), own.data)
+        return conclusion.conclude(own, pretrain.run(own), own.data)
     if command == "transfer":
         stored = _with_loggers(from_json(TransferConfig, content, path), config)
         return transfer.run(_find_sources(dataclasses.replace(stored, **now), config))

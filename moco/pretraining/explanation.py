@@ -114,6 +114,17 @@ def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool =
     return f"auto: the encoder is {said} than {where}: {interval}. {do}"
 
 
+def describe_joined(published: str, path: Path, found: Mapping[str, Any], run: str) -> str:
+    """Say what the encoder of a run reaches together with published weights, and whether that is more than alone."""
+    gain = found["baselines"][run]
+    said = f"auto: joined with {short_name(published)} ({path}), it reaches {found['top1']:.1f}%"
+    if gain["low"] > 0:
+        return f"{said}: clearly better than alone: {gain['difference']:+.1f} points"
+    interval = f"{gain['difference']:+.1f} points, 95% interval {gain['low']:+.1f} to {gain['high']:+.1f}"
+    worse = "clearly WORSE" if gain["high"] < 0 else "NOT clearly better"
+    return f"{said}: {worse} than alone: {interval}. Alone, it is faster"
+
+
 def describe_next(
     run: Path, data: str, *, labelled: bool, documents: bool = False, speaker: str = "auto: ", beside: str | None = None
 ) -> list[str]:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 RESERVE = 0.04
 """Share of the time left that is not planned for: a speed that was measured for seconds is off by a few percent."""
@@ -91,6 +91,8 @@ class Evaluation:
     seconds: float
     published: bool = False
     random: bool = False
+    joined: bool = False
+    """Whether published weights and the encoder are joined, and that is compared, too."""
 
 
 def plan_evaluation(limit: float, alone: float, published: float) -> Evaluation:
@@ -104,6 +106,12 @@ def plan_evaluation(limit: float, alone: float, published: float) -> Evaluation:
     seconds = alone + (published if with_published else 0.0)
     with_random = seconds + alone <= limit
     return Evaluation(seconds + (alone if with_random else 0.0), with_published, with_random)
+
+
+def plan_joining(evaluation: Evaluation, seconds: float, limit: float) -> Evaluation:
+    """Plan to join the encoder with the published weights, where they are compared and that takes at most `limit`."""
+    joins = evaluation.published and seconds <= limit
+    return replace(evaluation, seconds=evaluation.seconds + seconds, joined=True) if joins else evaluation
 
 
 def plan_trial(seconds: float, costs: Costs, max_steps: int) -> int:

@@ -18,7 +18,7 @@ from PIL import Image as PillowImage
 from safetensors.torch import save_file
 
 from moco.cli import main
-from moco.commands import auto, knn, readiness, scene
+from moco.commands import auto, conclusion, knn, readiness, scene
 from moco.core.pair import Teacher
 from moco.data.images import Images
 from moco.data.parts import CROPS, FIRST_CROP
@@ -182,6 +182,22 @@ def test_published_weights_are_a_baseline(data: Path, capsys: pytest.CaptureFixt
     )
     assert line in err
     assert f"auto: the encoder's kNN accuracy is {knn['top1']:.1f}% on {knn['queries']} images" in err
+
+
+def test_what_was_trained_from_scratch_is_joined_with_published_weights(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where these are on the machine, are not clearly better than the baselines, and there is time."""
+    monkeypatch.setattr(scene, "find_weights", lambda *_, **__: (NET, "they are on this machine"))
+    assert main([*start("--minutes", "60", "--max-steps", "2"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["way"] == "quick"
+    told = reasons()["evaluation"]
+    assert told["joined"]
+    assert set(result["joined"]["baselines"]) == {"run"}
+    assert (Path("run") / conclusion.JOINED).is_file()
+    assert "(run/joined.safetensors), it reaches " in err
 
 
 @pytest.mark.parametrize(
@@ -476,15 +492,15 @@ def test_the_last_evaluation_is_of_the_images_that_were_trained_on(
     asked = list[KnnConfig]()
     told = {"way": {"recipe": "quick"}, "evaluation": {"seconds": 1.0, "random": True, "published": False},
             "weights": None, "labelled": True}  # fmt: skip
-    monkeypatch.setattr(auto, "_read_chosen", lambda _: told)
-    monkeypatch.setattr(auto, "describe_result", lambda *_, **__: ())
+    monkeypatch.setattr(conclusion, "_read_chosen", lambda _: told)
+    monkeypatch.setattr(conclusion, "describe_result", lambda *_, **__: ())
 
     def evaluate(given: KnnConfig) -> dict[str, Any]:
         asked.append(given)
         return {}
 
     monkeypatch.setattr(knn, "run", evaluate)
-    auto.conclude(PretrainConfig("D", tmp_path, exclude=("masks",), most_pixels=900), {}, "D")
+    conclusion.conclude(PretrainConfig("D", tmp_path, exclude=("masks",), most_pixels=900), {}, "D")
     assert [(one.exclude, one.most_pixels) for one in asked] == [(("masks",), 900)]
 
 
@@ -495,8 +511,8 @@ def test_a_comparison_that_was_left_out_is_named(
     for labelled in (True, False):
         told = {"way": {"recipe": "quick"}, "evaluation": {"seconds": 0.0, "random": False, "published": False},
                 "weights": None, "labelled": labelled}  # fmt: skip
-        monkeypatch.setattr(auto, "_read_chosen", lambda _, told=told: told)
-        auto.conclude(PretrainConfig("D", tmp_path), {}, "D")
+        monkeypatch.setattr(conclusion, "_read_chosen", lambda _, told=told: told)
+        conclusion.conclude(PretrainConfig("D", tmp_path), {}, "D")
         assert ("no time was left to compare" in capsys.readouterr().out) == labelled
 
 
@@ -511,7 +527,7 @@ def test_published_weights_can_be_joined_with_what_was_trained_from_scratch(
     """A run that begins with the weights knows what they know; one from scratch knows other things."""
     told = {"way": {"recipe": recipe}, "evaluation": {"seconds": 0.0, "random": False, "published": False},
             "weights": weights, "labelled": True}  # fmt: skip
-    monkeypatch.setattr(auto, "_read_chosen", lambda _: told)
-    auto.conclude(PretrainConfig("D", tmp_path), {}, "D")
+    monkeypatch.setattr(conclusion, "_read_chosen", lambda _: told)
+    conclusion.conclude(PretrainConfig("D", tmp_path), {}, "D")
     command = f"  moco join --weights {tmp_path} timm:net --data D --out joined.safetensors\n"
     assert (command in capsys.readouterr().out) == said

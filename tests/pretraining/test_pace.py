@@ -5,7 +5,7 @@ import math
 import pytest
 
 from moco.pretraining import pace as module
-from moco.pretraining.pace import Budget, Costs, Evaluation, Pace, plan_evaluation, plan_pace, plan_trial
+from moco.pretraining.pace import Budget, Costs, Evaluation, Pace, plan_evaluation, plan_joining, plan_pace, plan_trial
 
 
 def simulate(pace: Pace, costs: Costs) -> float:
@@ -116,6 +116,14 @@ def test_the_clock_counts_all_but_pauses(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_evaluation_fits_its_limit(limit: float, alone: float, published: float, found: Evaluation) -> None:
     """Published weights come before random ones; without time, or labels, there is none."""
     assert plan_evaluation(limit, alone, published) == found
+
+
+def test_joining_takes_time_that_is_left() -> None:
+    """Only where published weights are compared; its seconds are the evaluation's, too."""
+    compared = Evaluation(22.0, published=True)
+    assert plan_joining(compared, 10.0, 10.0) == Evaluation(32.0, published=True, joined=True)
+    assert plan_joining(compared, 10.0, 9.0) == compared
+    assert plan_joining(Evaluation(20.0, random=True), 1.0, 10.0) == Evaluation(20.0, random=True)
 
 
 def test_a_trial_fits_its_time() -> None:
