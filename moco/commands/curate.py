@@ -29,12 +29,13 @@ from moco.data.derived import Joined, Subset
 from moco.data.fingerprint import digest_files
 from moco.data.forms import describe_digest
 from moco.data.images import Images, see
+from moco.data.loader import choose_workers
 from moco.data.replacement import list_names
 from moco.errors import BadInputError, counted, one_line
 from moco.evaluation.config import RANDOM, EmbedConfig
 from moco.evaluation.features import Encoding
 from moco.evaluation.once import IMAGES_IN_A_PART, Kept, Parts, compute_in_parts, compute_once, encode_once
-from moco.evaluation.session import Subject, all_splits, at_random, say, session, workers_for
+from moco.evaluation.session import Subject, all_splits, at_random, say, session
 from moco.explore.gallery import thumbnail
 from moco.runtime import distributed
 from moco.runtime.checkpoint import digest
@@ -92,7 +93,7 @@ class Collected:
     @property
     def how(self) -> Encoding:
         """Return how images are encoded."""
-        workers = workers_for(self.config_of_session, self.images)
+        workers = choose_workers(self.config_of_session.workers, self.images)
         return dataclasses.replace(self.subject.how, unit=True, workers=workers)
 
     @property
@@ -140,7 +141,7 @@ def collect_images(config: CurationConfig) -> Iterator[Collected]:
         whole: Images = Joined(tuple(parts.values()), tuple(prefixes))
         names = [whole.name(row) for row in range(len(whole))]
         labels, classes = label_splits(parts)
-        facts, reasons = measure_images(whole, workers_for(_session_config(config), whole))
+        facts, reasons = measure_images(whole, choose_workers(config.workers, whole))
         rows = np.setdiff1d(np.arange(len(whole)), np.array(list(reasons), np.int64))
         unreadable = [{"path": names[row], "reason": one_line(reasons[row])} for row in sorted(reasons)]
         if unreadable:

@@ -16,6 +16,7 @@ from moco.data.derived import Subset
 from moco.data.fingerprint import digest_images
 from moco.data.forms import describe_digest
 from moco.data.images import Images, Labels, Split
+from moco.data.loader import choose_workers
 from moco.data.replacement import list_names
 from moco.errors import BadInputError, counted, one_line
 from moco.evaluation.config import EmbedConfig
@@ -23,7 +24,7 @@ from moco.evaluation.features import Encoding, describe_preparation, outputs
 from moco.evaluation.maps import find_map
 from moco.evaluation.once import digest_encoder
 from moco.evaluation.pieces import Floats, Pieces, opened_pieces, plan_pieces
-from moco.evaluation.session import Subject, all_splits, say, session, workers_for
+from moco.evaluation.session import Subject, all_splits, say, session
 from moco.evaluation.stored import Origin, find_stored, map_stored, read_origin, record_origin, write_origin
 from moco.evaluation.tables import Table, require_writer, write_features
 from moco.runtime import distributed
@@ -150,7 +151,7 @@ def _encode_pieces(
     for split, rows in work:
         places = _stored_rows(stored, split, rows)
         images, wanted = parts[split], np.arange(rows.start, rows.stop)
-        how = dataclasses.replace(reading.how, workers=workers_for(config, images))
+        how = dataclasses.replace(reading.how, workers=choose_workers(config.workers, images))
         made, kept, reasons = _encode_readable(reading, how, images, wanted[places < 0], ticks)
         unreadable[split] |= reasons
         encoded += len(kept)

@@ -98,7 +98,8 @@ def _check(config: ExploreConfig) -> None:
 def _computed(config: ExploreConfig) -> Sight:
     from moco.data.derived import take_evenly
     from moco.data.fingerprint import digest_images
-    from moco.evaluation.session import session, workers_for
+    from moco.data.loader import choose_workers
+    from moco.evaluation.session import session
     from moco.explore.embed_run import Scope, embed_run
     from moco.interop.metadata import describe_input
 
@@ -115,10 +116,9 @@ def _computed(config: ExploreConfig) -> Sight:
             taken = describe_input(subject.encoder.plan, subject.weights.form)
             if taken != kind:
                 raise BadInputError(f"{run}: takes {taken}, and the images are {kind}: give runs of the same kind")
-            how = dataclasses.replace(subject.how, unit=True, workers=workers_for(asked, images))
+            how = dataclasses.replace(subject.how, unit=True, workers=choose_workers(asked.workers, images))
             subject = dataclasses.replace(subject, how=how)
-            scope = Scope(config.map_seconds, config.clusters)
-            embeddings.append(embed_run(run, subject, images, digest, scope, name))
+            embeddings.append(embed_run(run, subject, images, digest, Scope(config.map_seconds, config.clusters), name))
         subjects.append(subject)
     return Sight(images, _collection(data, images, subjects), embeddings, subjects[0])
 

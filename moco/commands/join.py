@@ -56,7 +56,7 @@ def write_joined(config: JoinConfig) -> dict[str, Any]:
         parts = plan_parts(config.weights, weights, sizes)
         start = place_weights(join_encoders(weights, parts, max(sizes)), device)
         images = _training_images(config, start)
-        workers = choose_workers(images) if config.workers is None else config.workers
+        workers = choose_workers(config.workers, images)
         how = Encoding(max(sizes), start.mean, start.std, "plain", precision=precision, unit=False,
                        rgb=start.form is None, workers=workers)  # fmt: skip
         judge = None

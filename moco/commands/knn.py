@@ -4,6 +4,7 @@ import dataclasses
 import time
 from typing import Any
 
+from moco.data.loader import choose_workers
 from moco.errors import counted, spell_images
 from moco.evaluation.baselines import PIXELS, load_baselines, say_gain
 from moco.evaluation.config import RANDOM, KnnConfig
@@ -12,7 +13,7 @@ from moco.evaluation.knn import knn_scores
 from moco.evaluation.once import encode_again
 from moco.evaluation.origin import describe_origin
 from moco.evaluation.scores import Scores, describe_predictions
-from moco.evaluation.session import Subject, keep_evaluation, labels_of, load_labelled, say, session, workers_for
+from moco.evaluation.session import Subject, keep_evaluation, labels_of, load_labelled, say, session
 
 
 def run(config: KnnConfig) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def run(config: KnnConfig) -> dict[str, Any]:
         baselines = load_baselines(config, subject)
         weights = subject.weights
         images = load_labelled(config.data, config.exclude, weights.white_level, weights.form, text=subject.how.text)
-        workers = workers_for(config, images.train)
+        workers = choose_workers(config.workers, images.train)
 
         def evaluate(subject: Subject, title: str, whiten: bool = config.whiten) -> tuple[Scores, int]:
             how = dataclasses.replace(subject.how, stored=config.bank, workers=workers)

@@ -141,7 +141,7 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
     size, mean, std = require(config.image_size), require(config.mean), require(config.std)
     student = Encoding(
         size, mean, std, precision=resolve_precision(config.precision, device),
-        workers=choose_workers(images) if config.workers is None else config.workers, rgb=images.form is None,
+        workers=choose_workers(config.workers, images), rgb=images.form is None,
     )  # fmt: skip
     require_cached(config)
     cached, numbers = config.teacher_views == "cached", range(1, 1 + config.teacher_crops)
@@ -172,7 +172,7 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     bank, queries = monitor_split(splits)
     workers = 0  # on a CPU this process keeps what it prepared, and the training's own processes have the cores
     if device != "cpu":
-        workers = choose_workers(bank) if config.workers is None else config.workers
+        workers = choose_workers(config.workers, bank)
     text, precision = reads_bytes(require(config.arch)), resolve_precision(config.precision, device)
     how = Encoding(size, mean, std, precision=precision, workers=workers, rgb=bank.form is None, text=text)
     reason = None
@@ -233,7 +233,7 @@ def build_whitener(config: PretrainConfig, images: Images) -> Whitener:
     how = Encoding(
         require(config.image_size), require(config.mean), require(config.std),
         precision=resolve_precision(config.precision, device), rgb=images.form is None,
-        workers=choose_workers(images) if config.workers is None else config.workers,
+        workers=choose_workers(config.workers, images),
         text=reads_bytes(require(config.arch)),
     )  # fmt: skip
     return FeatureWhitener.build(images, config.whiten, how, config.knn_temperature)

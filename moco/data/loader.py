@@ -155,13 +155,15 @@ def _join_views(views: Sequence[Tensor], index: Tensor, replaced: tuple[Replaced
     return Batch(views[0], views[1] if len(views) > 1 else None, index, replaced)
 
 
-def choose_workers(images: Images, device: str = "cpu") -> int:
+def choose_workers(given: int | None, images: Images, device: str = "cpu") -> int:
     """Choose how many processes load these images: one a core, for what is in memory none, or one that draws for a GPU.
 
-    Beside a GPU two cores are left to the process that keeps it busy.
+    A `given` number stays. Beside a GPU two cores are left to the process that keeps it busy.
 
     Drawing 512 pairs of views takes 10 ms, in which a GPU could make half a step.
     """
+    if given is not None:
+        return given
     if not images.in_memory:
         return max(1, cores() - 2) if device == "cuda" else cores()
     return int(device == "cuda" and sys.platform == "linux")  # elsewhere the process would get a copy of the images

@@ -210,12 +210,7 @@ def labels_of(images: Images) -> Labels:
 
 def with_workers(config: EvaluationConfig, subject: Subject, images: Images) -> Subject:
     """Return the subject, with as many processes that load images as suit these."""
-    return Subject(subject.weights, dataclasses.replace(subject.how, workers=workers_for(config, images)))
-
-
-def workers_for(config: EvaluationConfig, images: Images) -> int:
-    """Return how many processes load the images."""
-    return choose_workers(images) if config.workers is None else config.workers
+    return Subject(subject.weights, dataclasses.replace(subject.how, workers=choose_workers(config.workers, images)))
 
 
 def limit_batch_size(batch_size: int, images: int) -> int:

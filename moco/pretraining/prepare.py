@@ -77,7 +77,7 @@ def resolve_config(config: PretrainConfig, images: Images) -> PretrainConfig:
         precision=precision,
         threads=set_threads(config.threads),
         compile=config.compile if (device == "cuda" and not config.deterministic) or config.compile == "on" else "off",
-        workers=choose_workers(images, device) if config.workers is None else config.workers,
+        workers=choose_workers(config.workers, images, device),
         view_size=config.view_size or config.image_size,
         bn_groups=_bn_groups(config, ranks),
         lr=config.lr or config.base_lr * config.batch_size / 256,

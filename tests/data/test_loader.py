@@ -246,5 +246,5 @@ def test_two_cores_are_left_beside_a_gpu(monkeypatch: pytest.MonkeyPatch, file_i
     """To the process that keeps it busy; one process loads in any case."""
     for here, expected in ((16, 14), (2, 1), (1, 1)):
         monkeypatch.setattr(loader, "cores", lambda here=here: here)
-        assert choose_workers(file_images, "cuda") == expected
-        assert choose_workers(file_images) == here
+        assert choose_workers(None, file_images, "cuda") == expected
+        assert choose_workers(None, file_images) == here
