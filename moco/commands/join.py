@@ -108,7 +108,7 @@ def _explain(config: JoinConfig, result: Mapping[str, Any]) -> str:
         return (f"{written}; without labels, moco cannot tell whether joining pays: compare with moco explore and "
                 f"moco search")  # fmt: skip
     best = max(range(len(alone)), key=lambda place: alone[place])
-    name, gain = short_name(config.weights[best]), top1 - alone[best]
+    name, gain = short_name(config.weights[best]), round(top1, 1) - round(alone[best], 1)
     verdict = f"joining does not pay here: {name} alone is as good"
     if gain > 0:
         verdict = (f"joining gains {gain:.1f} points over {name} alone; measure it on test images with moco knn "

@@ -28,13 +28,15 @@ def run(config: OutliersConfig) -> dict[str, Any]:
         images, labels, near = looks[config.weights]
         figures = {name: _figures(found, *look[:2]) for name, look in looks.items()}
         say_each({name: _describe(own) for name, own in figures.items()})
+        more = f"; --out lists {len(images)}" if len(images) > SAID else ""
         say(f"the {len(images[:SAID])} most unusual of {len(found.names)} images, with reasons and a score (deviations "
-            f"from what is typical here); --out lists {len(images)}:")  # fmt: skip
+            f"from what is typical here){more}:")  # fmt: skip
         for place, one in enumerate(images[:SAID], 1):
             say(f"{place:3}. {found.names[one.row]}: {', '.join(one.reasons)} ({one.score:.1f})")
         if labels:
+            more = "; --out lists all" if len(labels) > SAID else ""
             say(f"the first {len(labels[:SAID])} of {counted(len(labels), 'label')} that may be wrong, with how "
-                f"probable the label is and the class predicted instead; --out lists all:")  # fmt: skip
+                f"probable the label is and the class predicted instead{more}:")  # fmt: skip
         for place, other in enumerate(labels[:SAID], 1):
             say(f"{place:3}. {found.names[other.row]}: {_contradict(found, other)}")
         written = _write(found, images, labels, near, figures)

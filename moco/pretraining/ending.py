@@ -33,7 +33,8 @@ def _describe_accuracy(result: Mapping[str, Any]) -> list[str]:
     """Describe the monitor's last accuracy beside its first one and raw pixels."""
     top1, images = result["knn_top1"], int(result["knn_queries"])
     trained_on = ", which it was trained on" if result.get("knn_trained_on") else ""
-    lines = [f"  kNN accuracy: {top1:.1f}% of {counted(images, 'image')}{trained_on}"]
+    plain = " before whitening (moco knn measures the whitened encoder)" if "whitened" in result else ""
+    lines = [f"  kNN accuracy{plain}: {top1:.1f}% of {counted(images, 'image')}{trained_on}"]
     others = {"before training": result.get("before", {}).get("knn_top1"), TO_BEAT["pixels"]: result.get("knn_pixels")}
     return lines + [_against(name, top1, other, images) for name, other in others.items() if other is not None]
 

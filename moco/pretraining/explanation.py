@@ -1,5 +1,6 @@
 """What `moco pretrain auto` says: what it chose in three lines, and at the end what was reached and what to do next."""
 
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from moco.pretraining.health import EARLY_STEPS, JUDGED, TO_BEAT, accuracy_gain
 from moco.pretraining.pace import Pace
 from moco.pretraining.ways import Way
 
+TRAINED = 0.8
+"""Share of the time, about, that measurements and training take together."""
 UNKNOWN = (
     "auto: without labels moco cannot measure how well the encoder separates your classes: label some hundreds of "
     "images (moco select suggests which), or inspect the map with moco explore"
@@ -22,8 +25,9 @@ def describe_choice(
     config: PretrainConfig, way: Way, pace: Pace, minutes: float | None, spent: float, n: int, parameters: int
 ) -> list[str]:
     """Describe network and size, method and why, and the time, a line each; `minutes` is None for a given length."""
-    more = "--epochs or --max-steps" if minutes is None else "--minutes"
-    few = f". Fewer than {EARLY_STEPS} steps teach little: give more {more}" if pace.max_steps < EARLY_STEPS else ""
+    least = math.ceil((spent + EARLY_STEPS * pace.training / pace.max_steps) / (60 * TRAINED))
+    more = f"--minutes {least} or more" if minutes is not None else "more --epochs or --max-steps"
+    few = f". Fewer than {EARLY_STEPS} steps teach little: stop with Ctrl-C, and give {more} and another --out"
     passes, view = pace.max_steps * config.batch_size / n, config.view_size or config.image_size
     took = counted(f"{spent / 60:.1f}", "minute") if minutes is None else (
         f"{spent / 60:.1f} of {counted(f'{minutes:g}', 'minute')}")  # fmt: skip
@@ -34,7 +38,7 @@ def describe_choice(
         f"auto: time: measurements took {took}. The {counted(pace.max_steps, 'step')} of {config.batch_size} images "
         f"({passes:.1f} passes) should take about {pace.training / 60:.1f} minutes"
         f"{f', besides {looks}' if minutes is None else f'; the rest is for {looks}'}"
-        f"{few}. All reasons: {config.out}/auto.json",
+        f"{few if pace.max_steps < EARLY_STEPS else ''}. All reasons: {config.out}/auto.json",
     ]
 
 

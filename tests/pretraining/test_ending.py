@@ -34,6 +34,8 @@ def test_a_run_with_labels() -> None:
         "    raw pixels: 61.0% (+1.0 points, 95% interval -3.3 to +5.3: not clearly different)", *NEXT,
     ]  # fmt: skip
     assert end(knn_top1=20.0)[2].endswith(": worse)")
+    plain = "  kNN accuracy before whitening (moco knn measures the whitened encoder): 62.0% of 1000 images"
+    assert end(whitened={"images": 400})[1] == plain
     assert end(knn_trained_on=100.0)[1].endswith("1000 images, which it was trained on")
 
 
