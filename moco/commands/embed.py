@@ -21,8 +21,8 @@ from moco.data.replacement import list_names
 from moco.errors import BadInputError, counted, one_line
 from moco.evaluation.config import EmbedConfig
 from moco.evaluation.features import Encoding, describe_preparation, outputs
+from moco.evaluation.identity import digest_encoder
 from moco.evaluation.maps import find_map
-from moco.evaluation.once import digest_encoder
 from moco.evaluation.pieces import Floats, Pieces, opened_pieces, plan_pieces
 from moco.evaluation.session import Subject, all_splits, say, session
 from moco.evaluation.stored import Origin, find_stored, map_stored, read_origin, record_origin, write_origin

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from moco.core.encoder import Encoder, encoder_tensors
-from moco.core.joined import PlainParts
 from moco.data.ahead import watch_loading
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import load
 from moco.data.decoding import limit_pixels
 from moco.data.derived import make_readable, take_evenly
-from moco.data.images import Images
+from moco.data.images import Images, hold
 from moco.data.loader import choose_workers
 from moco.data.splits import final_split, training_images
 from moco.errors import BadInputError, counted
-from moco.evaluation.features import Encoding, outputs
+from moco.evaluation.features import Encoding
 from moco.evaluation.joining import Judge, backbone_of, choose, join_encoders, plan_parts
+from moco.evaluation.once import encode_networks
 from moco.evaluation.session import labels_of, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.config import JoinConfig
@@ -62,7 +62,7 @@ def write_joined(config: JoinConfig) -> dict[str, Any]:
         judge = None
         if images.labels is not None and len(images.classes) > 1:
             judge = Judge(labels_of(images), len(images.classes), config.knn_temperature)
-        choice, alone = choose(_encode(start.encoder, images, how, device), judge)
+        choice, alone = choose(_encode(start.encoder, images, how), judge)
         joined = join_encoders(weights, parts, max(sizes), choice)
         save_tensors(config.out, encoder_tensors(joined.encoder), {**joined.metadata, "kind": "backbone"})
     return {
@@ -89,16 +89,14 @@ def _training_images(config: JoinConfig, weights: Weights) -> Images:
     train = splits["train"]
     images = training_images(splits) if train.labels is None else final_split(splits)[0]
     warn_of_dark(images, config.data)
-    return make_readable(take_evenly(images, config.images))
+    return make_readable(hold(take_evenly(images, config.images)))
 
 
-def _encode(encoder: Encoder, images: Images, how: Encoding, device: str) -> list[Tensor]:
+def _encode(encoder: Encoder, images: Images, how: Encoding) -> list[Tensor]:
     """Encode the images by each part: plain features (n, C_i)."""
     backbone = backbone_of(encoder)
     title = f"join: encoding {len(images)} images by {len(backbone.parts)} encoders"
-    features = outputs(PlainParts(backbone), sum(backbone.widths), images, how, title=title,
-                       device=torch.device(device))  # fmt: skip
-    return list(torch.split(features, backbone.widths, 1))
+    return list(torch.split(encode_networks(encoder, images, how, title), backbone.widths, 1))
 
 
 def _explain(config: JoinConfig, result: Mapping[str, Any]) -> str:

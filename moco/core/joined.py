@@ -84,8 +84,11 @@ class JoinedBackbone(nn.Module):
 
     def forward(self, x: Views) -> Features:
         """Encode the images by every part."""
-        zs = self.plain(x)
-        with torch.autocast(x.device.type, enabled=False):
+        return self.combine(self.plain(x))
+
+    def combine(self, zs: Sequence[Tensor]) -> Features:
+        """Whiten the features (N, C_i) of each part as it was chosen, and put the unit vectors behind each other."""
+        with torch.autocast(zs[0].device.type, enabled=False):
             return torch.cat([F.normalize(whiten(z)) for whiten, z in zip(self.whitening, zs, strict=True)], 1)
 
     def plain(self, x: Views) -> list[Tensor]:

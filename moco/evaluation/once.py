@@ -9,27 +9,32 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.core.encoder import Encoder, Output
+from moco.core.encoder import Encoder
+from moco.core.joined import JoinedBackbone, PlainParts
 from moco.data.derived import Readable
 from moco.data.fingerprint import digest_files, digest_fingerprint, fingerprint
-from moco.data.forms import describe_digest
 from moco.data.images import Images
 from moco.data.named import data_home
 from moco.errors import BadInputError
-from moco.evaluation.features import ROWS_AT_A_TIME, Earlier, Encoding, RandomViews, describe_preparation, encode
-from moco.evaluation.session import backbone_digest
+from moco.evaluation.features import (
+    ROWS_AT_A_TIME,
+    Earlier,
+    Encoding,
+    RandomViews,
+    encode,
+    outputs,
+)
+from moco.evaluation.identity import computed_by, describe_encoding, describe_features, digest_networks, place_of
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
-from moco.runtime.checkpoint import Metadata, digest, load_tensors, peek_metadata, save_tensors
+from moco.runtime.checkpoint import Metadata, load_tensors, peek_metadata, save_tensors
 from moco.runtime.files import remove_unless_written, takes_files
-from moco.runtime.machine import processor
 from moco.runtime.room import limit_room, note_use
 from moco.shapes import Features
 
@@ -188,7 +193,7 @@ def encode_once(
         alone = distributed.world_size() == 1
         return {"features": encode(encoder, Readable(images), how, views, title, earlier if alone else None)}, {}
 
-    about = _describe("features", encoder, digest_files(images), images, how)
+    about = describe_features("features", encoder, digest_files(images), images, how)
     about |= {} if views is None else {"views": dataclasses.asdict(views)}
     return compute_in_parts(about, compute)[0]["features"]
 
@@ -199,7 +204,7 @@ def recall(sha256: str, images: Images, how: Encoding, size: int | None, views: 
     `size` is the side in pixels, None for the weights' own; what else `how` says of the weights does not count. Returns
     None where nothing, or more than one thing, is kept.
     """
-    about = _describe_images("features", sha256, digest_files(images), images, how)
+    about = describe_encoding("features", sha256, digest_files(images), images, how)
     wanted = json.loads(json.dumps(about | ({} if views is None else {"views": dataclasses.asdict(views)})))
     found = list[Path]()
     for path in (data_home() / FOLDER).glob(NAMED):
@@ -225,16 +230,41 @@ def encode_again(encoder: Encoder, images: Images, how: Encoding, title: str | N
     computes = any(True for _ in encoder.backbone.parameters())  # raw pixels take much room and little time
     if how.stored == "fp16" or how.output == "head" or not computes:
         return encode(encoder, images, how, title=title)
-    marks, device = fingerprint(images), next(encoder.parameters()).device
+    features, device = encode_networks(encoder, images, how, title), next(encoder.parameters()).device
+    for part in torch.split(features, ROWS_AT_A_TIME):
+        if isinstance(encoder.backbone, JoinedBackbone):
+            part.copy_(encoder.backbone.combine(torch.split(part.to(device), encoder.backbone.widths, 1)))
+        if how.output == "backbone" and encoder.whitens:
+            part.copy_(encoder.whitening(part.to(device)))
+        if how.unit:
+            F.normalize(part, out=part)
+    return features
+
+
+def encode_networks(encoder: Encoder, images: Images, how: Encoding, title: str | None = None) -> Features:
+    """Encode images to plain features (n, C), or read them where an earlier evaluation kept them.
+
+    Those of a joined encoder are what its networks give, one behind the other, before any whitening and scaling.
+    """
+    device, plain = next(encoder.parameters()).device, dataclasses.replace(how, output="plain", unit=False)
+    joined = encoder.backbone if isinstance(encoder.backbone, JoinedBackbone) else None
+
+    def compute() -> Features:
+        if joined is None:
+            return encode(encoder, images, plain, title=title)
+        return outputs(PlainParts(joined), sum(joined.widths), images, plain, title=title, device=device)
+
+    marks = fingerprint(images)
     if marks.block > 1:  # a change of an image without marks of its own would not be seen
-        return encode(encoder, images, how, title=title)
-    plain = dataclasses.replace(how, output="plain", unit=False)
-    about = _describe("evaluated", encoder, digest_fingerprint(marks, times=True), images, plain)
-    about |= {"root": _place_of(images), "computed by": _computed_by(device)}
+        return compute()
+    about = describe_features("evaluated", encoder, digest_fingerprint(marks, times=True), images, plain)
+    about |= {"root": place_of(images), "computed by": computed_by(device)}
+    if joined is not None:  # by whatever they are whitened
+        about |= {"weights": digest_networks(encoder.plan.parts, joined), "networks": True}
     path = _file_of(about, EVALUATED)
     kept = _read(path)
     started = time.monotonic()
-    features = encode(encoder, images, plain, title=title) if kept is None else kept[0]["features"]
+    features = compute() if kept is None else kept[0]["features"]
     pays = time.monotonic() - started >= LEAST_SECONDS and features.nbytes <= MOST_BYTES
     if distributed.rank() == 0 and kept is not None:
         note_use(path)
@@ -242,47 +272,4 @@ def encode_again(encoder: Encoder, images: Images, how: Encoding, title: str | N
         with contextlib.suppress(BadInputError):
             _save(path, {"features": features}, about)
         limit_room(path.parent.glob(f"{EVALUATED}{NAMED}*"), MOST_KEPT)
-    whitening = encoder.whitening
-    for part in torch.split(features, ROWS_AT_A_TIME):
-        if how.output == "backbone" and encoder.whitens:
-            part.copy_(whitening(part.to(device)))
-        if how.unit:
-            F.normalize(part, out=part)
     return features
-
-
-def _describe(kind: str, encoder: Encoder, digest_of_images: str, images: Images, how: Encoding) -> Metadata:
-    """Say everything that features depend on: networks with tensors of the same names and shapes may differ."""
-    plan = encoder.plan
-    return {
-        **_describe_images(kind, digest_encoder(encoder, how.output), digest_of_images, images, how),
-        "arch": plan.arch, "stem": plan.stem, "own_size": plan.image_size, "image_size": how.image_size,
-        "mean": list(how.mean), "std": list(how.std), **describe_preparation(how.image_size),
-    }  # fmt: skip
-
-
-def _describe_images(kind: str, weights: str, digest_of_images: str, images: Images, how: Encoding) -> Metadata:
-    """Say of features what is known without their network: the digest of its weights, and how images are encoded."""
-    about = {
-        "kind": kind, "weights": weights, "images": digest_of_images, "text": how.text, "output": how.output,
-        "unit": how.unit, "precision": how.precision, "white_level": images.white_level,
-    }  # fmt: skip
-    return about | ({} if images.form is None else {"form": describe_digest(images.form)})
-
-
-def _place_of(images: Images) -> str | None:
-    """The folder of files: files of two folders may have the same names, sizes and times."""
-    return None if images.root is None else os.path.abspath(os.fsdecode(images.root))
-
-
-def _computed_by(device: torch.device) -> list[str]:
-    """What else a figure depends on: the versions, and the GPU or processor, of which each rounds in its own way."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return [*(f"{part} {version(part)}" for part in ("momentum-contrast", "torch", "timm")), device.type, name]
-
-
-def digest_encoder(encoder: Encoder, output: Output) -> str:
-    """Compute the SHA-256 of the tensors that an output depends on: the backbone's and its whitening's, or all."""
-    if output != "head":
-        return backbone_digest(encoder)
-    return digest({name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}, {})

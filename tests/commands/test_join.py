@@ -3,14 +3,20 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from moco.cli import main
 from moco.commands.join import run
+from moco.data.catalog import load
+from moco.data.images import Images
 from moco.errors import BadInputError
+from moco.evaluation import once
+from moco.evaluation.features import Encoding, outputs
 from moco.evaluation.frozen import load_encoder
 from moco.interop.checkpoints import load_weights
 from moco.interop.config import JoinConfig
@@ -121,3 +127,45 @@ def test_onnx(two: list[str], tmp_path: Path) -> None:
     shutil.copyfile(two[1], tmp_path / "copy.safetensors")
     run(JoinConfig(tuple(two), "digits", out, image_sizes=(16, 24), device="cpu", threads=1))
     assert main(["export", "--weights", str(out), "--format", "onnx", "--out", str(tmp_path / "both.onnx")]) == 0
+
+
+@pytest.mark.parametrize("side", [16, 100])
+def test_images_are_encoded_once(
+    two: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], side: int
+) -> None:
+    """An evaluation of the file reads what was computed to make it; its figures are the same as without that."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path / "kept"))
+    monkeypatch.setattr(once, "LEAST_SECONDS", 0.0)
+    draw, photos = np.random.default_rng(0), tmp_path / "photos"
+    for i in range(60):
+        folder = photos / ("test" if i % 3 == 0 else "train") / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = draw.integers(0, 200, (side, side, 3), dtype=np.uint8) + np.uint8(20 * (i % 2))
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    encoded = list[int]()
+
+    def count(module: torch.nn.Module, width: int, images: Images, *more: Any, **named: Any) -> torch.Tensor:
+        encoded.append(len(images))
+        return outputs(module, width, images, *more, **named)
+
+    monkeypatch.setattr("moco.evaluation.once.outputs", count)
+    out = str(tmp_path / "both.safetensors")
+    data = ["--data", str(photos), *CPU, "--workers", "0", "--json"]
+    assert main(["join", "--weights", *two, "--out", out, *data]) == 0
+    assert encoded == [40]
+    figures = list[dict[str, Any]]()
+    for again in ([20], []):
+        encoded.clear()
+        capsys.readouterr()
+        assert main(["knn", "--weights", out, "--no-baseline", *data]) == 0
+        assert encoded == again
+        figures.append(json.loads(capsys.readouterr().out))
+    shutil.rmtree(tmp_path / "kept")
+    encoder = load_encoder(out)
+    paths = sorted((photos / "test").glob("*/*.png"))
+    by_hand = torch.as_tensor(encoder.embed(paths, unit=True))
+    weights, images = load_weights(out), load(str(photos))["test"]
+    how = Encoding(weights.encoder.plan.image_size, weights.mean, weights.std)
+    found = once.encode_again(weights.encoder, images, how)
+    assert torch.allclose(found, by_hand, atol=1e-5)
+    assert figures[0]["top1"] == figures[1]["top1"]

@@ -15,7 +15,7 @@ from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.images import ArrayImages, FileImages
 from moco.data.paths import PathTable
 from moco.errors import BadInputError
-from moco.evaluation import once
+from moco.evaluation import identity, once
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.once import FOLDER, Kept, Parts, compute_in_parts, compute_once, encode_again, encode_once
 from moco.evaluation.pixels import build_raw_pixels
@@ -127,13 +127,13 @@ def change_images(images: FileImages, encoder: Encoder, monkeypatch: pytest.Monk
 
 def change_processor(images: FileImages, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> FileImages:
     """Go to another machine that has the same $MOCO_DATA."""
-    monkeypatch.setattr(once, "processor", lambda: "another")
+    monkeypatch.setattr(identity, "processor", lambda: "another")
     return images
 
 
 def change_version(images: FileImages, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> FileImages:
     """Install other versions."""
-    monkeypatch.setattr(once, "version", lambda _: "0.0")
+    monkeypatch.setattr(identity, "version", lambda _: "0.0")
     return images
 
 
