@@ -183,7 +183,7 @@ def _measure_looks(
     asked = sum(len(images) for images in final_split(scene.splits))
     evaluation = plan_evaluation(limit, asked * image, asked * scene.native_seconds)
     if way.recipe == "quick":
-        encoded = asked + min(JoinConfig.images, len(scene.images))
+        encoded = asked + (JoinConfig.images if len(scene.images) > JoinConfig.images else 0)  # else only once
         seconds = encoded * (image + scene.native_seconds)
         evaluation = plan_joining(evaluation, seconds, JOINING * scene.budget.seconds)
     ending = evaluation.seconds + min(config.whiten, len(scene.images)) * image

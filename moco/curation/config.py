@@ -109,8 +109,8 @@ class SelectConfig:
     n: Annotated[int, Range(1, 10**6)] = 100
     """Number of images to choose."""
     method: SelectionMethod = "typical"
-    """typical: the most typical image of each of --n clusters, at most 500 (TypiClust); spread: each image as far as
-    possible from those chosen before (k-centre); random."""
+    """typical: the most typical image of each of --n clusters, or several of each of 500 clusters (TypiClust); spread:
+    each image as far as possible from those chosen before (k-centre); random."""
     labelled: Path | None = None
     """Text list of images that already have labels; they count as already chosen."""
     split: ChosenSplit = "all"

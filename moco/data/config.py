@@ -22,7 +22,7 @@ WhiteLevel = Annotated[
     Annotated[int, Range(1, 65535)] | None,
     arg(
         help="Value of 16-bit grey files that becomes white (65535: their full range); by default that stored with "
-        "the weights, where a command reads any, otherwise the range that the images use."
+        "the weights, if the command reads weights, otherwise the range that the images use."
     ),
 ]
 

@@ -55,7 +55,7 @@ class PretrainConfig:
     list of paths, a pack, tar shards, an archive, Parquet files, a saved Hugging Face data set,
     hf://datasets/OWNER/NAME, videos, or one of cifar10, fashion-mnist, digits. Recipe text: text files in such folders,
     a list of them, or a file with a document per line. Training uses train/ and unlabeled/, never val/, test/ or
-    labels. Labels only measure kNN accuracy, which --whiten and --keep best use to choose."""
+    labels. Labels only measure kNN accuracy; --whiten and --keep best choose by it."""
     out: RunFolder
 
     arch: str | None = "resnet50"
@@ -151,9 +151,9 @@ class PretrainConfig:
     flip: FlipShare = 0.5
     quarter_turns: QuarterTurns = False
     image_size: Side | None = 224
-    """Side of whole images in pixels (text: bytes of a span). --init-weights sets it unless you do (not in reduced)."""
+    """Side of whole images in pixels (text: bytes of a span). --init-weights sets it, except in reduced."""
     view_size: Side | None = None
-    """Side of views in pixels (text: bytes); by default --image-size (see --small-views). Smaller ones save time."""
+    """Side of views in pixels (text: bytes). Where a recipe sets none: --image-size, or less with --small-views."""
     small_views: bool = False
     """Without --view-size, train on views of 4/7 of the weights' own image size, where the network takes that size."""
     decode: Annotated[Literal["exact", "scaled"], Earlier("exact")] = "scaled"
@@ -204,9 +204,9 @@ class PretrainConfig:
     warmup_epochs: WarmupEpochs = 0.0
     """Epochs over which the learning rate first rises to its full value."""
     optimizer: Literal["sgd", "muon", "adamw", "lars"] = "sgd"
-    """sgd; muon for the inner kernels of a ResNet, whose steps it makes equally large in every direction, and sgd for
-    the rest and for other networks; adamw, for transformers; or lars, sgd with steps in proportion to each layer's
-    weights, for batches of thousands. With muon the first epochs learn much more."""
+    """sgd; muon for the inner kernels of ResNets and of transformers over bytes, whose steps it makes equally large in
+    every direction, and sgd for all else; adamw, for transformers; or lars, sgd with steps in proportion to each
+    layer's weights, for batches of thousands. With muon the first epochs learn much more."""
     muon_lr: Positive = 0.05
     """Learning rate of muon: the share of its norm by which a step moves a kernel. It follows --schedule."""
     muon_momentum: Share = 0.9
