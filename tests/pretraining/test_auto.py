@@ -67,8 +67,8 @@ def test_small_images_for_minutes_are_the_quick_recipe() -> None:
 
 
 def test_more_time_buys_width_larger_views_a_longer_run_and_the_queue() -> None:
-    """An hour: twice the width; four days: full width, views of the whole size, K a quarter of the images, MLP head."""
-    hour, days = values(50_000, 32, 60), values(50_000, 32, 96 * 60)
+    """An hour: twice the width; two weeks: full width, views of the whole size, K a quarter of the images, MLP head."""
+    hour, days = values(50_000, 32, 60), values(50_000, 32, 14 * 24 * 60)
     assert (hour["view_size"], hour["image_size"], hour["arch"]) == (16, 24, "resnet18-w32")
     assert (days["view_size"], days["image_size"]) == (32, 32)
     assert (days["arch"], days["dictionary"], days["head"], days["temperature"]) == ("resnet18", "queue", "mlp", 0.2)
