@@ -85,7 +85,7 @@ def _evaluate(asked: KnnConfig) -> dict[str, Any]:
 
 
 def _join(asked: KnnConfig, published: str) -> dict[str, Any]:
-    """Join the encoder with published weights, and compare both with the encoder; nothing where that fails."""
+    """Join the encoder with published weights, and compare both with each; nothing where that fails."""
     both = Path(asked.weights) / JOINED
     config = JoinConfig(
         (asked.weights, published), asked.data, both, precision=asked.precision, device=asked.device,
@@ -96,7 +96,7 @@ def _join(asked: KnnConfig, published: str) -> dict[str, Any]:
         with terminate_as_interrupt():
             both.unlink(missing_ok=True)  # of an attempt that was interrupted
             join.write_joined(config)
-            return knn.run(replace(asked, weights=str(both), baseline=False, baselines=(asked.weights,)))
+            return knn.run(replace(asked, weights=str(both), baseline=False, baselines=(asked.weights, published)))
     except KeyboardInterrupt:
         print("auto: the run is finished, but not joined with published weights: moco join does that",
               file=sys.stderr, flush=True)  # fmt: skip

@@ -103,9 +103,9 @@ def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool =
     published = baseline not in TO_BEAT.values()
     size = f" at {gain['image_size']} pixels" if published and "image_size" in gain else ""
     where = f"{short_name(baseline)}{size} ({gain['top1']:.1f}%)"
+    said = f"auto: the encoder is {_describe_lead(where, gain)}"
     if gain["low"] > 0:
-        return f"auto: the encoder is clearly better than {where}: {gain['difference']:+.1f} points"
-    interval = f"{gain['difference']:+.1f} points, 95% interval {gain['low']:+.1f} to {gain['high']:+.1f}"
+        return said
     if not published:
         do = "Give more --minutes, or published weights (--init-weights W)"
     elif unchanged:
@@ -114,19 +114,24 @@ def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool =
         do = "Use these weights instead"
     else:
         do = "These weights may be as good without training; more --minutes may show a difference"
+    return f"{said}. {do}"
+
+
+def _describe_lead(where: str, gain: Mapping[str, float]) -> str:
+    """Say whether an accuracy is better than another one beyond the interval, and by how much."""
+    points = f"{gain['difference']:+.1f} points"
+    if gain["low"] > 0:
+        return f"clearly better than {where}: {points}"
     said = "clearly WORSE" if gain["high"] < 0 else "NOT clearly better"
-    return f"auto: the encoder is {said} than {where}: {interval}. {do}"
+    return f"{said} than {where}: {points}, 95% interval {gain['low']:+.1f} to {gain['high']:+.1f}"
 
 
 def describe_joined(published: str, path: Path, found: Mapping[str, Any], run: str) -> str:
-    """Say what the encoder of a run reaches together with published weights, and whether that is more than alone."""
-    gain = found["baselines"][run]
-    said = f"auto: joined with {short_name(published)} ({path}), it reaches {found['top1']:.1f}%"
-    if gain["low"] > 0:
-        return f"{said}: clearly better than alone: {gain['difference']:+.1f} points"
-    interval = f"{gain['difference']:+.1f} points, 95% interval {gain['low']:+.1f} to {gain['high']:+.1f}"
-    worse = "clearly WORSE" if gain["high"] < 0 else "NOT clearly better"
-    return f"{said}: {worse} than alone: {interval}. Alone, it is faster"
+    """Say what the encoder of a run reaches together with published weights, and whether that is more than either."""
+    name, baselines = short_name(published), found["baselines"]
+    said = f"auto: joined with {name} ({path}), it reaches {found['top1']:.1f}%"
+    where = f"{name} ({baselines[published]['top1']:.1f}%)"
+    return f"{said}: {_describe_lead('alone', baselines[run])}; {_describe_lead(where, baselines[published])}"
 
 
 def describe_next(

@@ -195,7 +195,7 @@ def test_what_was_trained_from_scratch_is_joined_with_published_weights(
     assert result["way"] == "quick"
     told = reasons()["evaluation"]
     assert told["joined"]
-    assert set(result["joined"]["baselines"]) == {"run"}
+    assert set(result["joined"]["baselines"]) == {"run", NET}
     assert (Path("run") / conclusion.JOINED).is_file()
     assert "(run/joined.safetensors), it reaches " in err
 

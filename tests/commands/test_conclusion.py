@@ -51,6 +51,10 @@ def test_both_are_joined_and_compared_with_the_run_alone(end: Callable[..., Any]
         assert both["top1"] - alone["top1"] == pytest.approx(gain["difference"], abs=0.002)  # each is rounded
         assert f"joined with {tmp_path / 'other.safetensors'} ({joined}), it reaches {both['top1']:.1f}%: " in said
         assert f"than alone: {gain['difference']:+.1f} points" in said
+        other = both["baselines"][str(tmp_path / "other.safetensors")]
+        assert (
+            f"than {tmp_path / 'other.safetensors'} ({other['top1']:.1f}%): {other['difference']:+.1f} points" in said
+        )
         assert "moco join --weights" not in said
     kept = read_kept_evaluation(KnnConfig(str(tmp_path / "run"), "digits"))
     assert kept is not None  # of the run, not of what it was joined into
