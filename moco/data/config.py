@@ -67,7 +67,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class PackConfig:
-    """Pack images into memory-mapped arrays or tar shards with an index, which load faster than many files."""
+    """Pack images into arrays, which load faster than small files, or shards, for disks that open files slowly."""
 
     data: Annotated[str, D]
     """Images, in any form that moco pretrain quick --help lists; all splits are packed, in their order."""

@@ -123,7 +123,8 @@ Loggers = Annotated[
     arg(
         metavar="wandb|mlflow|FILE.py:FUNCTION",
         help="Where to send the run's figures as well: Weights & Biases, MLflow, or your own function. It runs "
-        "with your permissions, is called once, and returns an object whose log(step, figures) gets every line.",
+        "with your permissions, is called once, and returns an object with log(step, figures), which gets every line, "
+        "and close(state).",
     ),
 ]
 LogEvery = Annotated[CountOrZero, arg(help="Steps between two lines of metrics (0: never).")]
