@@ -263,7 +263,7 @@ class AutoConfig:
     """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
 
     You can also give any flag of moco pretrain (moco pretrain quick --help-all lists them), such as --init-weights W,
-    weights to start from, or --teacher W, weights to imitate; W is a run, a checkpoint, or published weights such as
+    weights to try first, or --teacher W, weights to imitate; W is a run, a checkpoint, or published weights such as
     timm:tf_efficientnet_lite0. Labels, if there are any, choose the method and never train.
     """
 

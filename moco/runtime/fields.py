@@ -98,7 +98,8 @@ Threads = Annotated[
 Workers = Annotated[
     Annotated[int, Range(0, 512)] | None,
     arg(
-        help="Processes that load images; by default one per core, and none for small images, which are held in memory."
+        help="Processes that load images; by default one per core (beside a GPU two fewer), and none for small images, "
+        "which are held in memory."
     ),
 ]
 Timeout = Annotated[
