@@ -37,12 +37,12 @@ def describe_encoding(kind: str, weights: str, digest_of_images: str, images: Im
 
 
 def place_of(images: Images) -> str | None:
-    """The folder of files: files of two folders may have the same names, sizes and times."""
+    """Return the folder of files: files of two folders may have the same names, sizes and times."""
     return None if images.root is None else os.path.abspath(os.fsdecode(images.root))
 
 
 def computed_by(device: torch.device) -> list[str]:
-    """What else a figure depends on: the versions, and the GPU or processor, of which each rounds in its own way."""
+    """List what else a figure depends on: versions, and the GPU or processor, each of which rounds in its own way."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return [*(f"{part} {version(part)}" for part in ("momentum-contrast", "torch", "timm")), device.type, name]
 

@@ -22,14 +22,7 @@ from moco.data.fingerprint import digest_files, digest_fingerprint, fingerprint
 from moco.data.images import Images
 from moco.data.named import data_home
 from moco.errors import BadInputError
-from moco.evaluation.features import (
-    ROWS_AT_A_TIME,
-    Earlier,
-    Encoding,
-    RandomViews,
-    encode,
-    outputs,
-)
+from moco.evaluation.features import ROWS_AT_A_TIME, Earlier, Encoding, RandomViews, encode, outputs
 from moco.evaluation.identity import computed_by, describe_encoding, describe_features, digest_networks, place_of
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed

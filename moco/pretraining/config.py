@@ -153,7 +153,7 @@ class PretrainConfig:
     image_size: Side | None = 224
     """Side of whole images in pixels (text: bytes of a span). --init-weights sets it, except in reduced."""
     view_size: Side | None = None
-    """Side of views (text: bytes). With --init-weights, or if the recipe sets none: --image-size (or --small-views)."""
+    """Side of views in pixels (text: bytes). With --init-weights, or if the recipe sets none: that of images."""
     small_views: bool = False
     """Without --view-size, train on views of 4/7 of the weights' own image size, where the network takes that size."""
     decode: Annotated[Literal["exact", "scaled"], Earlier("exact")] = "scaled"

@@ -26,8 +26,8 @@ def describe_choice(
 ) -> list[str]:
     """Describe network and size, method and why, and the time, a line each; `minutes` is None for a given length."""
     least = math.ceil((spent + EARLY_STEPS * pace.training / pace.max_steps) / (60 * TRAINED))
-    more = f"--minutes {least} or more" if minutes is not None else "more --epochs or --max-steps"
-    few = f". Fewer than {EARLY_STEPS} steps teach little: stop with Ctrl-C, and give {more} and another --out"
+    more = f"--minutes {least} or more" if minutes is not None else "larger --epochs or --max-steps"
+    few = f". Fewer than {EARLY_STEPS} steps may teach little: for more steps, give {more} and another --out"
     passes, view = pace.max_steps * config.batch_size / n, config.view_size or config.image_size
     took = counted(f"{spent / 60:.1f}", "minute") if minutes is None else (
         f"{spent / 60:.1f} of {counted(f'{minutes:g}', 'minute')}")  # fmt: skip

@@ -89,12 +89,12 @@ def test_without_labels_weights_are_kept_by_their_views() -> None:
     ("minutes", "said"),
     [
         (10.0, "measurements took 0.8 of 10 minutes. The 12 steps of 4 images (0.8 passes) should take about 1.5 "
-               "minutes; the rest is for 13 evaluations during training and the final one. Fewer than 200 steps teach "
-               "little: stop with Ctrl-C, and give --minutes 33 or more and another --out. "
+               "minutes; the rest is for 13 evaluations during training and the final one. Fewer than 200 steps may "
+               "teach little: for more steps, give --minutes 33 or more and another --out. "
                "All reasons: runs/a/auto.json"),
         (None, "measurements took 0.8 minutes. The 12 steps of 4 images (0.8 passes) should take about 1.5 "
-               "minutes, besides 13 evaluations during training and the final one. Fewer than 200 steps teach little: "
-               "stop with Ctrl-C, and give more --epochs or --max-steps and another --out. "
+               "minutes, besides 13 evaluations during training and the final one. Fewer than 200 steps may teach "
+               "little: for more steps, give larger --epochs or --max-steps and another --out. "
                "All reasons: runs/a/auto.json"),
     ],
 )  # fmt: skip
