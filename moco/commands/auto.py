@@ -36,6 +36,7 @@ from moco.pretraining.ways import (
     Tried,
     choose_tried,
     choose_way,
+    find_beside,
     find_untrained,
     is_known,
     list_ways,
@@ -147,7 +148,7 @@ def _try(
 ) -> Chosen:
     """Try ways, and go on with the better one."""
     with tempfile.TemporaryDirectory() as folder:
-        tried = []
+        tried, known = [], not planned[0][1]
         for number, (ready, steps) in enumerate(planned):
             size = ready.config.image_size
             as_it_is = next((one for one in compared if (one.name, one.image_size) == (weights, size)), None)
@@ -157,7 +158,8 @@ def _try(
                 continue
             if number:
                 note_images(Path(folder, str(number)), Path(folder, str(number - 1)))
-            tried.append(try_way(scene, ready, steps, Path(folder, str(number)), as_it_is))
+            beside = find_beside(weights, compared) if known and ready.evaluation.joined else None
+            tried.append(try_way(scene, ready, steps, Path(folder, str(number)), as_it_is, beside))
         kept = choose_tried(tried)
         for line in tabulate_trials(tried, kept):
             scene.say(line)
@@ -197,7 +199,8 @@ def _record(scene: Scene, chosen: Chosen, folder: Path) -> None:
         "weights": chosen.weights, "labelled": scene.is_labelled, "evaluation": vars(ready.evaluation),
         "compared": [_figures(one) for one in chosen.compared],
         "tried": [
-            {**_figures(one.compared), "steps": one.steps, "seconds": round(one.seconds, 1)} for one in chosen.tried
+            {**_figures(one.compared), "steps": one.steps, "seconds": round(one.seconds, 1)}
+            | ({} if one.joined is None else {"joined": round(one.joined, 2)}) for one in chosen.tried
         ],
         "seconds": {name: round(value, 4) for name, value in vars(ready.costs).items()},
         "settings": {name: {"value": value, "reason": why} for name, (value, why) in ready.reasons.items()},

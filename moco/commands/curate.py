@@ -270,6 +270,9 @@ def write_results(
         except OSError as error:
             raise BadInputError(f"--out {out / name}: cannot be written ({error.strerror})") from error
     say(f"written to {out}: {', '.join(contents)}")
+    if lists and not found.files:
+        say(f"--data takes no list of these images, which are no files of their own: to train on a list, unpack "
+            f"{found.config.data} and repeat {command} on the folder")  # fmt: skip
     return {"files": {name: str(out / name) for name in contents}, "table": rows}
 
 

@@ -17,7 +17,7 @@ from moco.data.kept import keep_prepared
 from moco.data.settling import require_fitting_channels
 from moco.data.splits import monitor_split, training_images
 from moco.errors import BadInputError, counted
-from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding
+from moco.evaluation.comparison import encode_both, judge_pixels, judge_weights, measure_encoding, vote_by_features
 from moco.evaluation.session import place_weights
 from moco.interop.checkpoints import load_weights, random_weights
 from moco.interop.metadata import DOCUMENTS, describe_input
@@ -202,16 +202,17 @@ def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compa
     mean, std = (QUICK["mean"], QUICK["std"]) if form is None else (form.mean, form.std)
     own = EncoderPlan(cheapest["arch"], cheapest["stem"], image_size=cheapest["image_size"], channels=len(mean))
     random = place_weights(random_weights(own, scene.given.get("seed", 0), mean, std, form=form), scene.device)
-    rivals = [
+    compared = [
         Compared(
             "random weights", own.image_size, judge_weights(random, own.image_size, bank, queries, scene.precision)
         ),
         Compared("raw pixels", 16, judge_pixels(bank, queries)),
     ]
-    return rivals + [
-        Compared(weights, size, judge_weights(published, size, bank, queries, scene.precision), costs[size])
-        for size in sizes
-    ]
+    for size in sizes:
+        features = encode_both(published, size, bank, queries, scene.precision)
+        right = vote_by_features(features, bank, queries, scene.device)
+        compared.append(Compared(weights, size, right, costs[size], features))
+    return compared
 
 
 def open_teacher(scene: Scene, way: Way, chosen: Compared | None, given: dict[str, Any]) -> Teacher | None:

@@ -20,7 +20,7 @@ from moco.commands.scene import Scene
 from moco.data import fingerprint
 from moco.data.loader import Batch, Batches
 from moco.errors import BadInputError, DivergedError, counted
-from moco.evaluation.comparison import judge_weights
+from moco.evaluation.comparison import encode_both, measure_joining, vote_by_features
 from moco.evaluation.session import place_weights
 from moco.interop.checkpoints import load_weights
 from moco.pretraining.config import PretrainConfig
@@ -33,6 +33,7 @@ from moco.runtime.device import preserve_torch_state
 from moco.runtime.fields import require
 from moco.runtime.files import read_bounded
 from moco.runtime.folder import read_status
+from moco.runtime.phases import say_if_slow
 from moco.runtime.runlog import read_metrics, write_text
 from moco.runtime.signals import EXIT_CODE
 
@@ -85,25 +86,34 @@ def note_images(folder: Path, other: Path) -> None:
         shutil.copyfile(other / fingerprint.FILE, folder / fingerprint.FILE)
 
 
-def try_way(scene: Scene, ready: Ready, steps: int, folder: Path, as_it_is: Compared | None) -> Tried:
+def try_way(
+    scene: Scene, ready: Ready, steps: int, folder: Path, as_it_is: Compared | None, beside: Compared | None = None
+) -> Tried:
     """Make the first steps of a run in `folder`, and judge its encoder by the neighbours of the compared images.
 
     A run that keeps the best encoder never ends worse than it begins, so that it is not judged worse than its weights
-    `as_it_is`. One that diverges has no image right. Raises KeyboardInterrupt where a signal came.
+    `as_it_is`. One that diverges has no image right. The encoder is also judged joined with the weights `beside` it.
+    Raises KeyboardInterrupt where a signal came.
     """
     bank, queries = require(scene.judged)
     scene.say(f"auto: trial of {counted(steps, 'step')}: {ready.way.title}, about {steps * ready.costs.step:.0f} s")
     begun, right = time.monotonic(), torch.zeros(len(bank) + len(queries), dtype=torch.bool)
+    joined = None
     try:
         _begin(scene, ready, steps, folder)
         found = place_weights(load_weights(str(folder / "encoder.safetensors"), ""), scene.device)
-        right = judge_weights(found, require(ready.config.image_size), bank, queries, scene.precision)
+        features = encode_both(found, require(ready.config.image_size), bank, queries, scene.precision)
+        right = vote_by_features(features, bank, queries, scene.device)
+        if beside is not None:
+            with say_if_slow("auto: joining the encoder of the trial with the published weights"):
+                joined = beside.top1 + measure_joining(require(beside.features), features, bank)
     except DivergedError:
         pass
     if ready.config.keep == "best" and as_it_is is not None and int(as_it_is.right.sum()) > int(right.sum()):
         right = as_it_is.right
     compared = Compared(ready.way.name, require(ready.config.image_size), right)
-    return Tried(ready.way, compared, steps, time.monotonic() - begun)
+    length = require(ready.pace).max_steps
+    return Tried(ready.way, compared, steps, time.monotonic() - begun, length, joined)
 
 
 def _begin(scene: Scene, ready: Ready, steps: int, folder: Path) -> None:

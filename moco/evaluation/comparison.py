@@ -1,5 +1,6 @@
 """Which encoder suits the images as it is: kNN by neighbours of several encoders, on the same images."""
 
+import math
 import time
 from dataclasses import replace
 
@@ -8,14 +9,20 @@ from torch import Tensor
 from moco.core.encoder import Encoder
 from moco.data.images import Images
 from moco.evaluation.features import Encoding, encode
+from moco.evaluation.joining import Judge, choose
 from moco.evaluation.judge import classify_whitened
 from moco.evaluation.pixels import SIDE, build_raw_pixels
 from moco.evaluation.session import labels_of
 from moco.interop.checkpoints import Weights
-from moco.runtime.fields import Precision
+from moco.runtime.fields import Precision, require
+from moco.shapes import Bank, Features
 
 TEMPERATURE = 0.1
 """Weight of a vote: exp(similarity / this), the default of every command."""
+JOINED_BY = 1024
+"""Images of the bank, at most, that say whether joining two encoders pays: it takes seconds for so many."""
+Encoded = tuple[Bank, Features]
+"""Plain features of bank and queries, (B, C) and (N, C)."""
 
 
 def measure_encoding(weights: Weights, images: Images, size: int, precision: Precision) -> float:
@@ -28,7 +35,9 @@ def measure_encoding(weights: Weights, images: Images, size: int, precision: Pre
 
 def judge_weights(weights: Weights, size: int, bank: Images, queries: Images, precision: Precision) -> Tensor:
     """Say which images of bank and queries their neighbours in the bank classify rightly, (B + N,) bool."""
-    return _judge(weights.encoder, _encoding(weights, size, precision), bank, queries)
+    return vote_by_features(
+        encode_both(weights, size, bank, queries, precision), bank, queries, _device(weights.encoder)
+    )
 
 
 def judge_pixels(bank: Images, queries: Images) -> Tensor:
@@ -36,16 +45,41 @@ def judge_pixels(bank: Images, queries: Images) -> Tensor:
     form = bank.form
     mean, std = ((0.0,) * 3, (1.0,) * 3) if form is None else (form.mean, form.std)
     encoder, how = build_raw_pixels(Encoding(SIDE, mean, std, rgb=form is None), "cpu")
-    return _judge(encoder, how, bank, queries)
+    return vote_by_features(_encode(encoder, how, bank, queries), bank, queries, _device(encoder))
 
 
-def _judge(encoder: Encoder, how: Encoding, bank: Images, queries: Images) -> Tensor:
-    known, asked = (encode(encoder, images, replace(how, unit=False)) for images in (bank, queries))
-    device = str(next(encoder.parameters()).device)
+def encode_both(weights: Weights, size: int, bank: Images, queries: Images, precision: Precision) -> Encoded:
+    """Encode bank and queries at this size."""
+    return _encode(weights.encoder, _encoding(weights, size, precision), bank, queries)
+
+
+def vote_by_features(encoded: Encoded, bank: Images, queries: Images, device: str) -> Tensor:
+    """Say which images neighbours classify rightly, (B + N,) bool, by features that are whitened where that pays."""
+    known, asked = encoded
     return classify_whitened(
         known, labels_of(bank), asked, labels_of(queries), temperature=TEMPERATURE, classes=len(bank.classes),
         device=device,
     )  # fmt: skip
+
+
+def measure_joining(known: Encoded, other: Encoded, bank: Images) -> float:
+    """Measure by how many points an encoder joined with another classifies the bank better than `known` does alone.
+
+    Each image is classified by the others (leave-one-out), as `moco join` does it.
+    """
+    step = math.ceil(len(bank) / JOINED_BY)
+    judge = Judge(labels_of(bank)[::step], len(bank.classes), TEMPERATURE)
+    choice, alone = choose([known[0][::step], other[0][::step]], judge)
+    return require(choice.top1) - alone[0]
+
+
+def _encode(encoder: Encoder, how: Encoding, bank: Images, queries: Images) -> Encoded:
+    known, asked = (encode(encoder, images, replace(how, unit=False)) for images in (bank, queries))
+    return known, asked
+
+
+def _device(encoder: Encoder) -> str:
+    return str(next(encoder.parameters()).device)
 
 
 def _encoding(weights: Weights, size: int, precision: Precision) -> Encoding:

@@ -44,7 +44,7 @@ NamedWeights = Annotated[
         metavar="W",
         help="A run folder, a checkpoint, an encoder.safetensors, another project's checkpoint, "
         "timm:NAME, timm:NAME@FILE or torchvision:NAME (published weights), hf://OWNER/NAME (the Hugging Face hub), or "
-        "random (with --like RUN or --arch).",
+        "random (with --like RUN, or with --arch and --image-size).",
     ),
 ]
 LABELLED = """Labelled images: one folder per class, or any other form with labels that moco pretrain quick --help

@@ -1,5 +1,6 @@
 """The way that `moco pretrain auto` takes: published weights trained on, a small network taught, or from scratch."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -28,11 +29,14 @@ ENLARGED = 4
 """Times its own side, at most, that an image is enlarged for a published network. It pays: EfficientNet-Lite0 has 65.0%
 on CIFAR-10's 32 pixels at 64 and 76.9% at 128 (docs/measurements.md)."""
 LEAST_SIZE = 96
-ERROR_LEFT: dict[str, float] = {"continued": 0.75, "quick": 0.55}
+ERROR_LEFT: dict[str, float] = {"continued": 0.75, "quick": 0.75, "joined": 0.9}
 """What the rest of a run leaves of the kNN error that published weights have as they are, and that a run from scratch
-has after its trial (docs/measurements.md). Other ways are taken to gain nothing more ..."""
+has after its trial, alone or joined with published weights (docs/measurements.md). Other ways are taken to gain nothing
+more ..."""
 STEPS_TO_GAIN = 200
-"""... and published weights in proportion less in fewer steps than these."""
+"""... published weights in proportion less in fewer steps than these ..."""
+TRIED = 4
+"""... and runs from scratch less with the logarithm where they are less than so many times as long as their trial."""
 SMALL_NETWORK = 6_000_000
 """Largest number of parameters of a published network for `--for small`: 24 MB in fp32."""
 
@@ -47,6 +51,9 @@ class Compared:
     """Which images are classified rightly by their neighbours, (n,) bool; the same images for all that are compared."""
     seconds: float = 0.0
     """What encoding one image takes, decoding counted."""
+    features: tuple[Tensor, Tensor] | None = None
+    """Those of bank and queries, (B, C) and (N, C), of published weights: what is trained beside them is joined with
+    these."""
 
     @property
     def top1(self) -> float:
@@ -89,14 +96,18 @@ class Tried:
     seconds: float
     length: int = STEPS_TO_GAIN
     """Steps of the whole run."""
+    joined: float | None = None
+    """The kNN accuracy of it and the published weights together, in percent, where the run ends by joining both."""
 
     @property
     def expected(self) -> float:
-        """Return the kNN accuracy that the run is expected to reach, in percent."""
-        gain = 1 - ERROR_LEFT.get(self.way.recipe, 1.0)
-        if not self.steps:
-            gain *= min(1.0, self.length / STEPS_TO_GAIN)
-        return 100 - (1 - gain) * (100 - self.compared.top1)
+        """Return the kNN accuracy that the run is expected to reach, joined where it ends so, in percent."""
+        left = ERROR_LEFT.get(self.way.recipe if self.joined is None else "joined", 1.0)
+        if self.steps:
+            left **= min(1.0, math.log(self.length / self.steps, TRIED))
+        else:
+            left = 1 - (1 - left) * min(1.0, self.length / STEPS_TO_GAIN)
+        return 100 - left * (100 - (self.compared.top1 if self.joined is None else self.joined))
 
     @property
     def when(self) -> str:
@@ -190,6 +201,12 @@ def find_untrained(way: Way, compared: Sequence[Compared]) -> Compared | None:
     return next((one for one in compared if (one.name, one.image_size) == (way.weights, way.image_size)), None)
 
 
+def find_beside(weights: str | None, compared: Sequence[Compared]) -> Compared | None:
+    """Find what was said of published weights at the largest size, at which an encoder is joined with them."""
+    named = [one for one in compared if one.name == weights and one.features is not None]
+    return max(named, key=lambda one: one.image_size, default=None)
+
+
 def is_known(way: Way, compared: Sequence[Compared]) -> bool:
     """Tell whether a way needs no trial: it never ends worse than its weights are, and these were compared."""
     return way.recipe == "continued" and find_untrained(way, compared) is not None
@@ -211,14 +228,17 @@ def choose_tried(tried: Sequence[Tried]) -> Tried:
     others = ", ".join(f"{one.way.title} {_judged(one)}" for one in tried if one is not kept)
     said = "" if kept is not first else "; no other method is clearly better" if first.steps else ""
     point = f"after {counted(kept.steps, 'trial step')}" if kept.steps else "before training"
-    why = f"{kept.way.title}: {point} it classifies {_judged(kept)} of your images correctly by kNN ({others}){said}"
+    alone = f"{kept.compared.top1:.1f}% of your images correctly by kNN"
+    both = "" if kept.joined is None else f", and {kept.joined:.1f}% joined with the published weights"
+    why = f"{kept.way.title}: {point} it classifies {alone}{both} ({others}){said}"
     if not first.steps:
-        why += f". Judging by runs on other images, it should end at {kept.expected:.0f}%"
+        ending = "it" if kept.joined is None else "the joined encoder"
+        why += f". Judging by runs on other images, {ending} should end at {kept.expected:.0f}%"
     return replace(kept, way=replace(kept.way, why=why))
 
 
 def _judged(one: Tried) -> str:
-    return f"{one.compared.top1:.1f}%"
+    return f"{one.compared.top1:.1f}%" + ("" if one.joined is None else f" (joined {one.joined:.1f}%)")
 
 
 def tabulate_trials(tried: Sequence[Tried], kept: Tried) -> list[str]:
@@ -230,6 +250,7 @@ def tabulate_trials(tried: Sequence[Tried], kept: Tried) -> list[str]:
         f"auto: kNN accuracy on {len(kept.compared.right)} of your images after the first steps of each method",
         *(
             f"  {one.way.title:<{width}}  {one.compared.top1:5.1f}%  {one.when}"
+            + ("" if one.joined is None else f"; joined with the published weights {one.joined:.1f}%")
             + ("  <- chosen" if one.way.recipe == kept.way.recipe else "") for one in tried
         ),
         f"auto: {next_step} cost {lost:.0f} s",

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import os
+import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,24 @@ def test_from_folder_to_lists_and_page(tiny_run: Path, folder: Path, tmp_path: P
     assert "http://" not in page
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
     assert sorted(folder.iterdir()) == before
+
+
+def test_images_that_are_no_files_of_their_own(
+    tiny_run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No command takes a list of the members of an archive as --data, and that is said; one of files is taken."""
+    (folder / "broken.png").unlink()
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, path.name)
+    for data, taken in (("photos.tar", False), ("photos", True)):
+        out = tmp_path / f"of-{data}"
+        run(DuplicatesConfig(str(tiny_run), str(tmp_path / data), out, threshold=0.9995, baseline=False, **CPU))
+        said = f"--data takes no list of these images, which are no files of their own: to train on a list, unpack " \
+               f"{tmp_path / data} and repeat duplicates on the folder"  # fmt: skip
+        assert (said in capsys.readouterr().out) is not taken
+        with nullcontext() if taken else pytest.raises(BadInputError, match="not a file"):
+            load(str(out / "keep.txt"))
 
 
 def test_features_are_kept(

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from moco.cli import main
 from moco.commands import pretrain, readiness, trials
 from moco.errors import BadInputError, DivergedError
-from moco.evaluation.comparison import judge_weights
+from moco.evaluation.comparison import vote_by_features
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.loop import pretrain as train
 from moco.pretraining.timing import StepTime
@@ -121,7 +121,7 @@ def test_a_way_that_diverges_or_cannot_begin_is_not_taken(
 @pytest.mark.slow
 def test_weights_that_training_harms_are_judged_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their run ends with them, whatever the trial has reached (--keep best)."""
-    monkeypatch.setattr(trials, "judge_weights", lambda *more: torch.zeros_like(judge_weights(*more)))
+    monkeypatch.setattr(trials, "vote_by_features", lambda *more: torch.zeros_like(vote_by_features(*more)))
     assert main([*COMMAND, "--for", "accurate"]) == 0
     compared = {one["name"]: one["top1"] for one in json.loads(Path("run/auto.json").read_text())["compared"]}
     assert tried()[f"continued training of {NET}"]["top1"] == compared[NET] > 0

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier
@@ -10,7 +11,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.catalog import load
 from moco.data.derived import Subset
-from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding
+from moco.evaluation import comparison
+from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding, measure_joining
 from moco.evaluation.feature_whitening import choose_whitening
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.knn import choose_k
@@ -50,3 +52,32 @@ def test_weights_and_pixels_are_judged_on_the_same_images() -> None:
     assert len(pixels) == len(found) == 110
     assert float(pixels.float().mean()) > 0.5
     assert measure_encoding(dataclasses.replace(weights), queries, 8, FP32) > 0
+
+
+def test_what_joining_gains_is_what_the_neighbours_of_both_find_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a plain loop over every second image: the mean of both similarities votes. Too few images to whiten by."""
+    bank = Subset(load("digits")["train"], np.arange(40))
+    assert bank.labels is not None
+    own = bank.labels[::2]
+    torch.manual_seed(0)
+    means = torch.randn(10, 300)[torch.from_numpy(bank.labels)]
+    known, other = (torch.randn(40, 300) + share * means for share in (0.2, 0.3))
+    monkeypatch.setattr(comparison, "JOINED_BY", 20)
+    found = measure_joining((known, known[:0]), (other, other[:0]), bank)
+
+    def count_right(similarity: "np.ndarray[tuple[int, int], np.dtype[np.float32]]", k: int) -> int:
+        right = 0
+        for row in range(20):
+            nearest = [one for one in np.argsort(-similarity[row]) if one != row][:k]
+            votes = np.zeros(10)
+            for one in nearest:
+                votes[own[one]] += np.exp(similarity[row, one] / 0.1)
+            right += votes.argmax() == own[row]
+        return right
+
+    first, second = (F.normalize(z[::2]) @ F.normalize(z[::2]).T for z in (known, other))
+    alone, both = (
+        max(count_right(similarity.numpy(), k) for k in (1, 3, 5, 10)) for similarity in (first, (first + second) / 2)
+    )
+    assert found == pytest.approx(5 * (both - alone))
+    assert both > alone
