@@ -34,9 +34,10 @@ ERROR_LEFT: dict[str, float] = {"continued": 0.75, "quick": 0.75, "joined": 0.9}
 has after its trial, alone or joined with published weights (docs/measurements.md). Other ways are taken to gain nothing
 more ..."""
 STEPS_TO_GAIN = 200
-"""... published weights in proportion less in fewer steps than these ..."""
+"""... published weights gain in proportion less in fewer steps than these ..."""
 TRIED = 4
-"""... and runs from scratch less with the logarithm where they are less than so many times as long as their trial."""
+"""... and a run from scratch gains that if it is so many times as long as its trial, and as much again at this squared.
+"""
 SMALL_NETWORK = 6_000_000
 """Largest number of parameters of a published network for `--for small`: 24 MB in fp32."""
 
@@ -104,7 +105,7 @@ class Tried:
         """Return the kNN accuracy that the run is expected to reach, joined where it ends so, in percent."""
         left = ERROR_LEFT.get(self.way.recipe if self.joined is None else "joined", 1.0)
         if self.steps:
-            left **= min(1.0, math.log(self.length / self.steps, TRIED))
+            left **= math.log(self.length / self.steps, TRIED)
         else:
             left = 1 - (1 - left) * min(1.0, self.length / STEPS_TO_GAIN)
         return 100 - left * (100 - (self.compared.top1 if self.joined is None else self.joined))
