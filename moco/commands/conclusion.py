@@ -62,7 +62,9 @@ def conclude(
     if describe_time():
         print(describe_time())
     beside = told["weights"] if told["way"]["recipe"] == "quick" and not found.get("joined") else None
-    for line in describe_next(config.out, data, labelled=labelled, beside=beside):
+    better = bool(found.get("joined")) and found["joined"]["top1"] > found["knn"]["top1"]
+    joined = config.out / JOINED if better else None
+    for line in describe_next(config.out, data, labelled=labelled, beside=beside, joined=joined):
         print(line)
     return {**result, **found}
 

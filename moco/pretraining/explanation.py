@@ -135,17 +135,21 @@ def describe_joined(published: str, path: Path, found: Mapping[str, Any], run: s
 
 
 def describe_next(
-    run: Path, data: str, *, labelled: bool, documents: bool = False, speaker: str = "auto: ", beside: str | None = None
-) -> list[str]:
+    run: Path, data: str, *, labelled: bool, documents: bool = False, speaker: str = "auto: ",
+    beside: str | None = None, joined: Path | None = None,
+) -> list[str]:  # fmt: skip
     """Say where the encoder is, and the next commands, which a shell takes as they stand: documents have no page.
 
-    `beside` are published weights that the encoder can be joined with.
+    `beside` are published weights that the encoder can be joined with; `joined` is the encoder joined with them, where
+    that is the better one.
     """
     place, images = shlex.quote(str(run)), shlex.quote(data)
-    second = f"linear --weights {place} --data {images}" if labelled else (
-        f"embed --weights {place} --data {images} --out features.npz")  # fmt: skip
+    best = place if joined is None else shlex.quote(str(joined))
+    second = f"linear --weights {best} --data {images}" if labelled else (
+        f"embed --weights {best} --data {images} --out features.npz")  # fmt: skip
+    better = "" if joined is None else f", joined with the weights it is {joined}"
     lines = [
-        f"{speaker}the encoder is {run / 'encoder.safetensors'}. Next:",
+        f"{speaker}the encoder is {run / 'encoder.safetensors'}{better}. Next:",
         f"  moco report {place}",
         f"  moco {second}",
     ]

@@ -50,6 +50,7 @@ def test_both_are_joined_and_compared_with_the_run_alone(end: Callable[..., Any]
         assert gain["top1"] == alone["top1"]
         assert both["top1"] - alone["top1"] == pytest.approx(gain["difference"], abs=0.002)  # each is rounded
         assert f"joined with {tmp_path / 'other.safetensors'} ({joined}), it reaches {both['top1']:.1f}%: " in said
+        assert (f"moco linear --weights {joined} " in said) == (both["top1"] > alone["top1"])
         assert f"than alone: {gain['difference']:+.1f} points" in said
         other = both["baselines"][str(tmp_path / "other.safetensors")]
         assert (

@@ -118,6 +118,11 @@ def test_the_next_commands_can_be_typed_as_they_stand(labelled: bool) -> None:
     beside = describe_next(Path(run), data, labelled=labelled, beside="timm:net@my file")[1:]
     join = ["moco", "join", "--weights", run, "timm:net@my file", "--data", data, "--out", "joined.safetensors"]
     assert list(map(shlex.split, beside)) == [*commands, join]
+    both = describe_next(Path(run), data, labelled=labelled, joined=Path(run, "both.safetensors"))
+    assert f"joined with the weights it is {Path(run, 'both.safetensors')}" in both[0]
+    taken = [shlex.split(line) for line in both[1:]]
+    assert taken[1][taken[1].index("--weights") + 1] == str(Path(run, "both.safetensors"))
+    assert [taken[0], *taken[2:]] == [commands[0], *commands[2:]]
     of_documents = describe_next(Path(run), data, labelled=labelled, documents=True)[1:]
     assert list(map(shlex.split, of_documents)) == commands[:2]
 
