@@ -17,7 +17,14 @@ from moco.data.kept import keep_prepared
 from moco.data.settling import require_fitting_channels
 from moco.data.splits import monitor_split, training_images
 from moco.errors import BadInputError, counted
-from moco.evaluation.comparison import encode_both, judge_pixels, judge_weights, measure_encoding, vote_by_features
+from moco.evaluation.comparison import (
+    encode_both,
+    judge_pixels,
+    judge_weights,
+    measure_encoding,
+    thin,
+    vote_by_features,
+)
 from moco.evaluation.session import place_weights
 from moco.interop.checkpoints import load_weights, random_weights
 from moco.interop.metadata import DOCUMENTS, describe_input
@@ -211,7 +218,7 @@ def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compa
     for size in sizes:
         features = encode_both(published, size, bank, queries, scene.precision)
         right = vote_by_features(features, bank, queries, scene.device)
-        compared.append(Compared(weights, size, right, costs[size], features))
+        compared.append(Compared(weights, size, right, costs[size], thin(features[0])))
     return compared
 
 

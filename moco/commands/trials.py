@@ -20,7 +20,7 @@ from moco.commands.scene import Scene
 from moco.data import fingerprint
 from moco.data.loader import Batch, Batches
 from moco.errors import BadInputError, DivergedError, counted
-from moco.evaluation.comparison import encode_both, measure_joining, vote_by_features
+from moco.evaluation.comparison import encode_both, measure_joining, thin, vote_by_features
 from moco.evaluation.session import place_weights
 from moco.interop.checkpoints import load_weights
 from moco.pretraining.config import PretrainConfig
@@ -106,7 +106,7 @@ def try_way(
         right = vote_by_features(features, bank, queries, scene.device)
         if beside is not None:
             with say_if_slow("auto: joining the encoder of the trial with the published weights"):
-                joined = beside.top1 + measure_joining(require(beside.features), features, bank)
+                joined = beside.top1 + measure_joining(require(beside.features), thin(features[0]), bank)
     except DivergedError:
         pass
     if ready.config.keep == "best" and as_it_is is not None and int(as_it_is.right.sum()) > int(right.sum()):

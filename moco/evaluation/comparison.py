@@ -62,15 +62,24 @@ def vote_by_features(encoded: Encoded, bank: Images, queries: Images, device: st
     )  # fmt: skip
 
 
-def measure_joining(known: Encoded, other: Encoded, bank: Images) -> float:
+def thin(features: Bank) -> Features:
+    """Keep the features of as many images as say whether joining pays, evenly spread over the bank."""
+    return features[:: _step(len(features))].clone()
+
+
+def measure_joining(known: Tensor, other: Tensor, bank: Images) -> float:
     """Measure by how many points an encoder joined with another classifies the bank better than `known` does alone.
 
-    Each image is classified by the others (leave-one-out), as `moco join` does it.
+    Both give features (n, C_i) of some of its images (`thin`), each classified by the others (leave-one-out), as
+    `moco join` does it.
     """
-    step = math.ceil(len(bank) / JOINED_BY)
-    judge = Judge(labels_of(bank)[::step], len(bank.classes), TEMPERATURE)
-    choice, alone = choose([known[0][::step], other[0][::step]], judge)
+    judge = Judge(labels_of(bank)[:: _step(len(bank))], len(bank.classes), TEMPERATURE)
+    choice, alone = choose([known, other], judge)
     return require(choice.top1) - alone[0]
+
+
+def _step(images: int) -> int:
+    return math.ceil(images / JOINED_BY)
 
 
 def _encode(encoder: Encoder, how: Encoding, bank: Images, queries: Images) -> Encoded:

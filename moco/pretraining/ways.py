@@ -12,6 +12,7 @@ from moco.interop.published import download_bytes, is_on_this_machine, short_nam
 from moco.pretraining.best import is_clearly_better
 from moco.pretraining.config import AutoConfig
 from moco.pretraining.recipes import REDUCED
+from moco.shapes import Bank
 
 Goal = Literal["accurate", "small"]
 WayRecipe = Literal["quick", "taught", "reduced", "continued"]
@@ -52,9 +53,8 @@ class Compared:
     """Which images are classified rightly by their neighbours, (n,) bool; the same images for all that are compared."""
     seconds: float = 0.0
     """What encoding one image takes, decoding counted."""
-    features: tuple[Tensor, Tensor] | None = None
-    """Those of bank and queries, (B, C) and (N, C), of published weights: what is trained beside them is joined with
-    these."""
+    features: Bank | None = None
+    """Those of published weights for some of the images: what is trained beside them is joined with these."""
 
     @property
     def top1(self) -> float:

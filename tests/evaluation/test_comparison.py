@@ -12,7 +12,7 @@ from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.catalog import load
 from moco.data.derived import Subset
 from moco.evaluation import comparison
-from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding, measure_joining
+from moco.evaluation.comparison import judge_pixels, judge_weights, measure_encoding, measure_joining, thin
 from moco.evaluation.feature_whitening import choose_whitening
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.knn import choose_k
@@ -63,7 +63,7 @@ def test_what_joining_gains_is_what_the_neighbours_of_both_find_more(monkeypatch
     means = torch.randn(10, 300)[torch.from_numpy(bank.labels)]
     known, other = (torch.randn(40, 300) + share * means for share in (0.2, 0.3))
     monkeypatch.setattr(comparison, "JOINED_BY", 20)
-    found = measure_joining((known, known[:0]), (other, other[:0]), bank)
+    found = measure_joining(thin(known), thin(other), bank)
 
     def count_right(similarity: "np.ndarray[tuple[int, int], np.dtype[np.float32]]", k: int) -> int:
         right = 0

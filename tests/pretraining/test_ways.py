@@ -203,7 +203,7 @@ def test_a_trial_counts_by_its_share_of_the_run_and_by_what_it_adds_to_the_weigh
 
 def test_encoders_are_joined_with_the_largest_published_one() -> None:
     """As `moco join` takes it; nothing is joined with weights whose features were not kept, or that are not there."""
-    features = torch.zeros(4, 2), torch.zeros(1, 2)
+    features = torch.zeros(4, 2)
     small, large = (dataclasses.replace(compared("W", 300, size), features=features) for size in (128, 224))
     assert find_beside("W", [*RIVALS, small, large, compared("W", 300, 256)]) is large
     assert find_beside("W", RIVALS) is None
