@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from moco.study.plan import (
     keep_plan,
     read_plan,
     recipe_of,
+    require_arms,
     select_arms,
 )
 from moco.study.power import describe_power, settle_seeds
@@ -71,6 +73,8 @@ def run(config: StudyConfig) -> dict[str, Any]:
     say = (lambda text: None) if config.json else print
     if config.commands:
         keep_plan(config, plan)
+        for text in left_out:
+            print(text, file=sys.stderr)
         lines = [cell.line for cell in every if cell.images == plan["images"]]
         print("\n".join(lines))
         return {"cells": len(every), "commands": lines}
@@ -105,12 +109,13 @@ def settle_plan(study: Study, config: StudyConfig) -> dict[str, Any]:
     doing = f"measuring how fast this machine trains {number} (minutes for large networks on a CPU)"
     with say_if_slow(doing):
         survey = run_alone("moco.study.speeds:measure_speeds", config, Path(), "")
-    arms, _ = select_arms(study, config, survey["images"])
+    arms, left_out = select_arms(study, config, survey["images"])
+    require_arms(study, config, arms, left_out)
     wanted = float(config.images or survey["images"])
-    if config.minutes is not None and arms:
+    if config.minutes is not None:
         wanted = 60 * config.minutes / (sum(1 / survey["rates"][arm.name] for arm in arms) / len(arms))
     budgets = equal_budgets(study, config, arms)
-    images = budgets[-1] if budgets else equal_budget(study, config, wanted, arms) if arms else 0
+    images = budgets[-1] if budgets else equal_budget(study, config, wanted, arms)
     with say_if_slow("counting the memory of the papers' setting"):
         extra = (
             run_alone("moco.study.memory:count_memory", config, Path(), str(survey["images"]))

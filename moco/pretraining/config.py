@@ -263,8 +263,8 @@ class AutoConfig:
     """Choose the method, the network and the length of a run for your images, this machine and --minutes, then train.
 
     You can also give any flag of moco pretrain (moco pretrain quick --help-all lists them), such as --init-weights W,
-    weights to try first, or --teacher W, weights to imitate; W is a run, a checkpoint, or published weights such as
-    timm:tf_efficientnet_lite0. Labels, if there are any, choose the method and never train.
+    weights to try first, or --teacher W, weights from which to make a small network; W is a run, a checkpoint, or
+    published weights such as timm:tf_efficientnet_lite0. Labels, if there are any, choose the method and never train.
     """
 
     minutes: Minutes = field(default=10.0, kw_only=True)

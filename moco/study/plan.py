@@ -157,14 +157,20 @@ def select_arms(study: Study, config: StudyConfig, images: int) -> tuple[list[Ar
     return kept, left_out
 
 
+def require_arms(study: Study, config: StudyConfig, arms: Sequence[Arm], left_out: Sequence[str]) -> None:
+    """Raise BadInputError, with the first reason, where every arm of a study is left out."""
+    if not arms:
+        raise BadInputError(
+            f"--data {config.data}: no arm of {study.name} is left: {'; '.join(left_out[:1])}. Give other images or "
+            f"another study"
+        )
+
+
 def equal_budgets(study: Study, config: StudyConfig, arms: Sequence[Arm]) -> list[int]:
     """Return --budgets as `equal_budget` rounds them, the smallest first.
 
-    Raises BadInputError where two become one, or where no arm is left.
+    Raises BadInputError where two become one.
     """
-    if config.budgets and not arms:
-        _, left_out = select_arms(study, config, max(config.budgets))
-        raise BadInputError(f"--budgets: no arm of {study.name} is left: {'; '.join(left_out[:1])}")
     found = [equal_budget(study, config, images, arms) for images in sorted(config.budgets)]
     for place, images in enumerate(found[1:]):
         if images == found[place]:

@@ -22,7 +22,7 @@ from moco.study.budgets import (
 from moco.study.config import StudyConfig
 from moco.study.definition import Arm, Claim, Study, find_study
 from moco.study.page import study_page
-from moco.study.plan import cells, equal_budgets, select_arms
+from moco.study.plan import cells, equal_budgets, require_arms, select_arms
 from moco.study.rows import list_rows
 from moco.study.statistics import Judged
 from tests.digits import use_few_digits
@@ -114,14 +114,18 @@ def test_what_does_not_go_together(tmp_path: Path, study: str, values: dict[str,
 
 
 def test_budgets_become_whole_batches(tmp_path: Path) -> None:
-    """The smallest first; two that become one are refused, and a study of which no arm is left."""
+    """The smallest first; two that become one are refused, and a study of which no arm is left, with the reason."""
     study = find_study("momentum")
     assert equal_budgets(study, config(tmp_path, 1300, 260), study.arms) == [256, 1280]
     with pytest.raises(BadInputError, match="--budgets 260 270: two of them become 256 images"):
         equal_budgets(study, config(tmp_path, 260, 270), study.arms)
-    cosine = Study("s", "s", (Arm("a", {"schedule": "cosine"}),))
+    cosine, asked = Study("s", "s", (Arm("a", {"schedule": "cosine"}),)), config(tmp_path, 260)
     with pytest.raises(BadInputError, match="no arm of s is left: a is left out: --schedule cosine"):
-        equal_budgets(cosine, config(tmp_path, 260), [])
+        require_arms(cosine, asked, *select_arms(cosine, asked, 260))
+    reason = r"--data \S+: no arm of momentum is left: m-0 is left out: a batch of 128, and there are only 24 images"
+    with pytest.raises(BadInputError, match=reason):
+        require_arms(study, asked, *select_arms(study, asked, 24))
+    require_arms(study, asked, *select_arms(study, asked, 512))
     assert name_budgets([1000, 20_000, 300_000]) == "1,000, 20,000 and 300,000"
 
 
