@@ -128,12 +128,12 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def few_to_whiten_by() -> Iterator[None]:
     """A run whitens its features by a few images: to encode all of the digits takes as long as its steps."""
-    from moco.evaluation.feature_whitening import FeatureWhitener
+    from moco.evaluation.feature_whitening import ROWS, FeatureWhitener
 
     build = FeatureWhitener.build
 
     def build_of_few(images: "Images", most: int, how: "Encoding", temperature: float) -> FeatureWhitener:
-        return build(images, min(most, 200), how, temperature)
+        return build(images, most if most == ROWS else min(most, 200), how, temperature)  # ROWS: of an evaluation
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FeatureWhitener, "build", build_of_few)

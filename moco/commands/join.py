@@ -1,5 +1,6 @@
 """`moco join`: writes one encoder that has the features of several, whitened as suits the user's images."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +18,8 @@ from moco.data.loader import choose_workers
 from moco.data.splits import final_split, training_images
 from moco.errors import BadInputError, counted
 from moco.evaluation.features import Encoding
-from moco.evaluation.joining import Judge, backbone_of, choose, join_encoders, plan_parts
-from moco.evaluation.once import encode_networks
+from moco.evaluation.joining import Judge, backbone_of, choose, join_encoders, pick_chosen, plan_parts
+from moco.evaluation.once import encode_networks, keep_networks
 from moco.evaluation.session import labels_of, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.config import JoinConfig
@@ -54,7 +55,9 @@ def write_joined(config: JoinConfig) -> dict[str, Any]:
             say_notes(one)
         sizes = config.image_sizes or [one.encoder.plan.image_size for one in weights]
         parts = plan_parts(config.weights, weights, sizes)
-        start = place_weights(join_encoders(weights, parts, max(sizes)), device)
+        grids = [one.encoder.grids(size) for one, size in zip(weights, sizes, strict=True)]
+        wide = [dataclasses.replace(part, grids=own) for part, own in zip(parts, grids, strict=True)]
+        start = place_weights(join_encoders(weights, wide, max(sizes)), device)
         images = _training_images(config, start)
         workers = choose_workers(config.workers, images)
         how = Encoding(max(sizes), start.mean, start.std, "plain", precision=precision, unit=False,
@@ -62,8 +65,10 @@ def write_joined(config: JoinConfig) -> dict[str, Any]:
         judge = None
         if images.labels is not None and len(images.classes) > 1:
             judge = Judge(labels_of(images), len(images.classes), config.knn_temperature)
-        choice, alone = choose(_encode(start.encoder, images, how), judge)
+        features = _encode(start.encoder, images, how)
+        choice, alone = choose(features, judge, grids)
         joined = join_encoders(weights, parts, max(sizes), choice)
+        keep_networks(joined.encoder, images, how, torch.cat(pick_chosen(features, choice, grids), 1))
         save_tensors(config.out, encoder_tensors(joined.encoder), {**joined.metadata, "kind": "backbone"})
     return {
         "out": str(config.out), "weights": list(config.weights), "image_sizes": list(sizes),

@@ -1,14 +1,17 @@
 """`moco knn`: weighted kNN accuracy of an encoder, beside random weights, raw pixels and other weights."""
 
+import copy
 import dataclasses
 import time
 from typing import Any
+
+from torch import nn
 
 from moco.data.loader import choose_workers
 from moco.errors import counted, spell_images
 from moco.evaluation.baselines import PIXELS, load_baselines, say_gain
 from moco.evaluation.config import RANDOM, KnnConfig
-from moco.evaluation.feature_whitening import choose_whitening
+from moco.evaluation.feature_whitening import ROWS, FeatureWhitener
 from moco.evaluation.knn import knn_scores
 from moco.evaluation.once import encode_again
 from moco.evaluation.origin import describe_origin
@@ -26,9 +29,16 @@ def run(config: KnnConfig) -> dict[str, Any]:
 
         def evaluate(subject: Subject, title: str, whiten: bool = config.whiten) -> tuple[Scores, int]:
             how = dataclasses.replace(subject.how, stored=config.bank, workers=workers)
+            encoder = subject.encoder
+            if whiten:
+                encoder, how = copy.deepcopy(encoder), dataclasses.replace(how, output="backbone")
+                encoder.whitening = nn.Identity()
+                found = FeatureWhitener.build(images.train, ROWS, how, config.knn_temperature)(encoder)
+                if found is not None:
+                    found.add_to(encoder)
             return knn_scores(
-                subject.encoder, images.train, images.test, how, k=config.knn_k, temperature=config.knn_temperature,
-                title=title, adapt=choose_whitening if whiten else None, encoded=encode_again,
+                encoder, images.train, images.test, how, k=config.knn_k, temperature=config.knn_temperature,
+                title=title, encoded=encode_again,
             )  # fmt: skip
 
         started = time.monotonic()

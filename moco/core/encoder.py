@@ -2,8 +2,8 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.core.batchnorm import GroupedBatchNorm, group_batch_norms, record_together
-from moco.core.bytes import LONGEST_SPAN, TRANSFORMERS
 from moco.core.depthwise import quicken_depthwise
 from moco.core.folding import Foldable, find_foldable, fold_norms
 from moco.core.joined import JOINED, JoinedBackbone, Part
-from moco.core.networks import REFUSALS, TIMM, build_backbone, example_input, is_timms, reason
+from moco.core.maps import FINEST, Grids, count_numbers, find_grids
+from moco.core.networks import TIMM, build_backbone, example_input, is_timms
 from moco.core.precision import at_least_fp32
 from moco.core.resnet import ResNet, resnet_plan
+from moco.core.sizes import require_size, use_evaluation_mode
 from moco.core.stems import Stem
 from moco.errors import BadInputError
 from moco.shapes import Features, Inputs, require_same_shapes
@@ -34,10 +35,6 @@ WHITENING = "whitening."
 read only the backbone pass over."""
 LARGEST = 1 << 16
 """Largest size in a plan."""
-REACH = 32
-"""Pixels up and down from a size that does not fit, among which one is looked for that does: patches are no larger."""
-FURTHER = range(64, 385, 32)
-"""Sizes that are tried where none within reach fits: the smallest that a network of timm takes is 256."""
 
 
 @dataclass(frozen=True)
@@ -136,25 +133,50 @@ class Encoder(nn.Module):
         with use_evaluation_mode(self.backbone):
             self._foldable = find_foldable(self.backbone, self._blank(self.plan.image_size))
 
-    def add_whitening(self) -> None:
-        """Let an affine map follow the backbone wherever features are compared; the head and training do without."""
+    def add_whitening(self, numbers: int | None = None, grid: int = 1) -> None:
+        """Let an affine map follow the backbone wherever features are compared; the head and training do without.
+
+        It gives so many numbers, by default as many as it gets: the features, or with a grid of k x k cells the
+        averages of the backbone's last map over each of these.
+        """
+        gets = count_numbers(self.num_features, (grid,))
         device = next(self.parameters()).device
-        self.whitening = nn.Linear(self.num_features, self.num_features, device=device).requires_grad_(False)
+        self.whitening = nn.Linear(gets, numbers or gets, device=device).requires_grad_(False)
 
     @property
     def whitens(self) -> bool:
         """Tell whether it whitens its features."""
         return isinstance(self.whitening, nn.Linear)
 
+    @property
+    def grid(self) -> int:
+        """Return over how many cells in a row the map is averaged before it is whitened; 1: over the whole."""
+        gets = self.whitening.in_features if isinstance(self.whitening, nn.Linear) else self.num_features
+        return math.isqrt(gets // self.num_features)
+
+    def grids(self, size: int) -> tuple[int, ...]:
+        """List the grids over which the map of images of this size can be averaged: 1, and others if there is a map."""
+        if next(self.backbone.parameters(), None) is None:  # raw pixels
+            return (1,)
+        with use_evaluation_mode(self.backbone):
+            return find_grids(self.backbone, self.num_features, self._blank(size))
+
     def reading(self, output: Output) -> nn.Module:
         """Return the module that turns images into an output."""
         if output == "head":
             return self
-        return nn.Sequential(self.backbone, self.whitening) if output == "backbone" and self.whitens else self.backbone
+        if output == "plain" or not self.whitens:
+            return self.backbone
+        averaged = self.backbone if self.grid == 1 else Grids(self.backbone, (self.grid,))
+        return nn.Sequential(averaged, self.whitening)
 
     def width(self, output: Output) -> int:
         """Return how many numbers an output has."""
-        return self.plan.feature_dim if output == "head" else self.num_features
+        if output == "head":
+            return self.plan.feature_dim
+        if output == "backbone" and isinstance(self.whitening, nn.Linear):
+            return self.whitening.out_features
+        return self.num_features
 
     def set_recompute(self, recompute: bool) -> None:
         """Keep little for the gradient, and compute it once more. Raises BadInputError where it is no ResNet."""
@@ -164,42 +186,13 @@ class Encoder(nn.Module):
             raise BadInputError(f"--recompute is for ResNets, and --arch is {self.plan.arch}: leave it out")
 
     def require_size(self, size: int, flag: str) -> None:
-        """Raise BadInputError, with a near size that fits, where the backbone takes no square images of this one.
-
-        One image is encoded to find out, but by our ResNets, which take any.
-        """
-        if self.plan.arch in TRANSFORMERS and size > LONGEST_SPAN:
-            raise BadInputError(f"{flag} {size}: {self.plan.arch} takes spans of at most {LONGEST_SPAN} bytes")
-        why = None if isinstance(self.backbone, ResNet) else self._refusal(size)
-        if why is None:
-            return
-        sizes = (range(max(1, size - REACH), size + REACH + 1), (self.plan.image_size, *FURTHER))
-        tried = (other for some in sizes for other in sorted(some, key=lambda other: abs(other - size)))
-        fitting = next((other for other in tried if self._refusal(other) is None), None)
-        hint = "give another" if fitting is None else f"give {flag} {fitting}"
-        raise BadInputError(f"{flag} {size}: {self.plan.arch} does not take such images ({why}): {hint}")
+        """Raise BadInputError, with a near size that fits, where the backbone takes no square images of this one."""
+        require_size(self.backbone, self.plan.arch, self.num_features, self._blank, size, self.plan.image_size, flag)
 
     def _blank(self, size: int) -> Tensor:
         """One image of zeros, or one span."""
         example = example_input(self.plan.arch, size, self.plan.channels)
         return example.to(next(self.backbone.parameters()).device)
-
-    @torch.no_grad()
-    def _refusal(self, size: int) -> str | None:
-        """Return why the backbone does not take an image of that size; None if it does."""
-        try:
-            with use_evaluation_mode(self.backbone):
-                y = self.backbone(self._blank(size))
-        except REFUSALS as error:
-            return reason(error)
-        if y.shape != (1, self.num_features):
-            raise BadInputError(
-                f"{self.plan.arch} gives features of shape {tuple(y.shape)}: expected pooled ones, "
-                f"(1, {self.num_features}): give another network"
-            )
-        if not bool(y.isfinite().all()):
-            return "its features of them are not finite"
-        return None
 
 
 def _build(plan: EncoderPlan) -> tuple[nn.Module, int]:
@@ -207,7 +200,7 @@ def _build(plan: EncoderPlan) -> tuple[nn.Module, int]:
     if not plan.parts:
         return build_backbone(plan.arch, plan.stem, plan.image_size, plan.channels)
     joined = JoinedBackbone(plan.parts, plan.image_size, plan.channels)
-    return joined, sum(joined.widths)
+    return joined, joined.num_features
 
 
 def _normalised_mlp(*widths: int) -> nn.Sequential:
@@ -220,18 +213,6 @@ def _normalised_mlp(*widths: int) -> nn.Sequential:
 
 def _grouped_norms(module: nn.Module) -> list[GroupedBatchNorm]:
     return [norm for norm in module.modules() if isinstance(norm, GroupedBatchNorm)]
-
-
-@contextmanager
-def use_evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Use running statistics and no dropout inside the block, then restore the modes."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 def encoder_tensors(encoder: Encoder) -> dict[str, Tensor]:
@@ -265,10 +246,15 @@ def load_encoder_tensors(encoder: Encoder, tensors: Mapping[str, Tensor]) -> Non
 
 
 def add_own_whitening(encoder: Encoder, tensors: Mapping[str, Tensor]) -> None:
-    """Let an encoder have a whitening if these tensors of it have one, and none otherwise."""
+    """Let an encoder have a whitening, of the same size, if these tensors of it have one, and none otherwise."""
     encoder.whitening = nn.Identity()
-    if any(name.startswith(head_prefix(encoder.plan.arch) + WHITENING) for name in tensors):
-        encoder.add_whitening()
+    prefix = head_prefix(encoder.plan.arch) + WHITENING
+    if not any(name.startswith(prefix) for name in tensors):
+        return
+    weight = tensors.get(f"{prefix}weight", torch.empty(0))
+    numbers, gets = weight.shape if weight.dim() == 2 else (0, 0)
+    grid = next((k for k in range(1, FINEST + 1) if gets == count_numbers(encoder.num_features, (k,))), 1)
+    encoder.add_whitening(numbers if grid > 1 and 0 < numbers <= gets else None, grid)
 
 
 def build_filled_encoder(plan: EncoderPlan, tensors: Mapping[str, Tensor]) -> Encoder:

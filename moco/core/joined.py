@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moco.core.maps import FINEST, count_numbers, encode_over
 from moco.core.networks import build_backbone, reads_bytes
 from moco.core.precision import at_least_fp32
 from moco.core.stems import Stem
@@ -20,6 +21,8 @@ JOINED = "joined"
 MOST_PARTS = 8
 LARGEST = 1 << 14
 """Largest side of images."""
+MOST_KEPT = 1 << 16
+"""Most numbers that a whitening gives."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class Part:
     std: tuple[float, ...]
     whitens: bool = False
     """Its features are whitened before they are scaled to unit length."""
+    grids: tuple[int, ...] = (1,)
+    """Over how many cells in a row its map is averaged; 1: over the whole. More than one only while joining chooses."""
+    numbers: int | None = None
+    """Numbers that the whitening gives; None: as many as it gets."""
 
     def __post_init__(self) -> None:
         """Raise BadInputError for a value that no network has: parts may come from a file."""
@@ -43,6 +50,9 @@ class Part:
             raise BadInputError(f"a part cannot be {str(self.arch)[:40]!r}: expected a network that takes images")
         if self.stem not in get_args(Stem) or type(self.whitens) is not bool:
             raise BadInputError(f"a part has stem {str(self.stem)[:20]!r} and whitens {str(self.whitens)[:20]!r}")
+        cells = all(type(k) is int and 0 < k <= FINEST for k in self.grids) and 0 < len(self.grids) <= FINEST
+        if not cells or not (self.numbers is None or (type(self.numbers) is int and 0 < self.numbers <= MOST_KEPT)):
+            raise BadInputError(f"a part has grids {str(self.grids)[:20]} and numbers {str(self.numbers)[:20]}")
         if not all(type(size) is int and 0 < size <= LARGEST for size in (self.image_size, self.side)):
             raise BadInputError(f"a part takes images of {str(self.side)[:20]} pixels: expected 1 to {LARGEST}")
         numbers = (*self.mean, *self.std)
@@ -56,7 +66,10 @@ def read_parts(values: object) -> tuple[Part, ...]:
     if not isinstance(values, list) or len(values) > MOST_PARTS:
         raise BadInputError(f"parts: expected a list of at most {MOST_PARTS}")
     try:
-        return tuple(Part(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])}) for value in values)
+        listed = ("mean", "std", "grids")
+        return tuple(
+            Part(**{**value, **{name: tuple(value[name]) for name in listed if name in value}}) for value in values
+        )
     except (TypeError, KeyError) as error:
         raise BadInputError(f"a part does not describe a network ({one_line(error)})") from error
 
@@ -75,11 +88,14 @@ class JoinedBackbone(nn.Module):
                 raise BadInputError(f"a part takes images of {len(part.mean)} channels: expected {channels}")
             network, width = build_backbone(part.arch, part.stem, part.image_size, channels)
             networks.append(_Resized(network, part, image_size))
-            self.widths.append(width)
+            self.widths.append(count_numbers(width, part.grids))
         self.parts = nn.ModuleList(networks)
         self.whitening = nn.ModuleList(
-            nn.Linear(width, width) if part.whitens else nn.Identity()
+            nn.Linear(width, part.numbers or width) if part.whitens else nn.Identity()
             for part, width in zip(parts, self.widths, strict=True)
+        )
+        self.num_features = sum(
+            (part.numbers if part.whitens else None) or width for part, width in zip(parts, self.widths, strict=True)
         )
 
     def forward(self, x: Views) -> Features:
@@ -92,7 +108,7 @@ class JoinedBackbone(nn.Module):
             return torch.cat([F.normalize(whiten(z)) for whiten, z in zip(self.whitening, zs, strict=True)], 1)
 
     def plain(self, x: Views) -> list[Tensor]:
-        """Return the features (N, C_i) of each part, of any length and not whitened."""
+        """Return the features (N, C_i) of each part, over its grids, of any length and not whitened."""
         return [at_least_fp32(part(x)) for part in self.parts]
 
 
@@ -113,7 +129,7 @@ class _Resized(nn.Module):
 
     def __init__(self, network: nn.Module, part: Part, image_size: int) -> None:
         super().__init__()
-        self.network, self.side = network, part.side
+        self.network, self.side, self.grids = network, part.side, part.grids
         for name, values in (("mean", part.mean), ("std", part.std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("resize", resize_matrix(image_size, part.side), persistent=False)
@@ -126,8 +142,7 @@ class _Resized(nn.Module):
             if (self.side, self.side) != y.shape[2:]:
                 y = rows @ y @ columns.T
             y = (y - self.get_buffer("mean")) / self.get_buffer("std")
-        features: Features = self.network(y.contiguous(memory_format=torch.channels_last))
-        return features
+        return encode_over(self.network, y.contiguous(memory_format=torch.channels_last), self.grids)
 
 
 def resize_matrix(source: int, target: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Whitening of patches, of features, and of what a new head reads, so that training need not find it."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +23,10 @@ SMALLEST = torch.finfo(torch.float32).tiny ** 0.5
 """Deviation below which a variance in float32 is 0."""
 RIDGE = 0.01
 """Share of the largest variance that is added to every variance where nothing chooses another."""
+MOST_SQUARE = 2048
+"""Numbers of a feature up to which its covariance is decomposed, which takes seconds; beyond, as many features say."""
+NOTHING = 1e-10
+"""Share of the largest variance below which a direction has none but for rounding."""
 
 
 def views_to_whiten(conv: nn.Conv2d, side: int) -> int:
@@ -65,30 +70,50 @@ def _cut_patches(conv: nn.Conv2d, views: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def whitening_maps(features: Features, ridges: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
-    """Return weight (C, C), symmetric, and bias (C,) of the map that whitens features (n, C), for each ridge r.
+def whitening_maps(features: Features, ridges: Sequence[float], most: int | None = None) -> list[tuple[Tensor, Tensor]]:
+    """Return weight (K, C) and bias (K,) of the map that whitens features (n, C), for each ridge r.
 
     With their mean m and the eigenvalues l_1 >= l_2 >= ... and eigenvectors U of their covariance, x becomes
     U diag(sqrt((l_1 + r l_1) / (l_i + r l_1))) U^T (x - m). The direction of the largest variance stays as it is, and
     the others are enlarged, at most by sqrt((1 + r) / r). Of the maps to this covariance none stays nearer to the plain
     features. The list is empty where all features are equal but for rounding, or some are not finite.
 
+    If C exceeds `most`, the first U is left out, and only the K <= `most` directions of the largest variances are kept.
+    Similarities stay the same but for what those hold that are left out.
+
     Source: arXiv:1512.00809 (ZCA); the ridge is ours.
     """
     x = features.double()
     mean = x.mean(0)
     centred = x - mean
-    covariance = centred.T @ centred / len(x)
-    if not bool(covariance.isfinite().all()):
+    if not bool(centred.isfinite().all()):
         return []
-    variances, components = torch.linalg.eigh(covariance)
-    variances = variances.clamp(min=0)
+    projects = most is not None and x.shape[1] > most
+    variances, components = _decompose(centred, fully=not projects or x.shape[1] <= MOST_SQUARE)
     largest = variances[-1]
     if not float(largest.sqrt()) > max(ROUNDING * float(mean.abs().max()), SMALLEST):
         return []
     gains = [((1 + ridge) * largest / (variances + ridge * largest)).sqrt() for ridge in ridges]
-    weights = [(components * gain) @ components.T for gain in gains]
-    return [(weight.float(), (-mean @ weight).float()) for weight in weights]
+    if not projects:
+        weights = [(components * gain) @ components.T for gain in gains]
+    else:
+        kept = [place for place in range(len(variances) - 1, -1, -1) if variances[place] > NOTHING * largest][:most]
+        weights = [(components * gain).T[kept] for gain in gains]
+    return [(weight.float(), (-weight @ mean).float()) for weight in weights]
+
+
+def _decompose(centred: Tensor, *, fully: bool) -> tuple[Tensor, Tensor]:
+    """Return the variances of features (n, C) of mean 0 along their principal directions, ascending, and these (C, K).
+
+    If not fully, only those directions are found in which MOST_SQUARE of the features differ.
+    """
+    if fully:
+        variances, components = torch.linalg.eigh(centred.T @ centred / len(centred))
+        return variances.clamp(min=0), components
+    some = centred[:: math.ceil(len(centred) / MOST_SQUARE)]
+    variances, turned = torch.linalg.eigh(some @ some.T / len(some))
+    variances = variances.clamp(min=0)
+    return variances, some.T @ turned / (len(some) * variances).sqrt().clamp(min=SMALLEST)
 
 
 @torch.no_grad()

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moco.core.encoder import Encoder, Output, use_evaluation_mode
+from moco.core.encoder import Encoder, Output
 from moco.core.folding import folded_copy
+from moco.core.maps import Grids, count_numbers
+from moco.core.sizes import use_evaluation_mode
 from moco.data.ahead import load_ahead
 from moco.data.augment import Augmentation, normalize
 from moco.data.forms import to_unit
@@ -120,6 +122,14 @@ def encode(
     """
     device = next(encoder.parameters()).device
     return outputs(encoder.reading(how.output), encoder.width(how.output), images, how, views, title, device, earlier)
+
+
+def encode_grids(
+    encoder: Encoder, images: Images, how: Encoding, grids: Sequence[int], title: str | None = None
+) -> Features:
+    """Encode all images to averages over the cells of these grids, as `Grids` gives them, not whitened."""
+    device, width = next(encoder.parameters()).device, count_numbers(encoder.num_features, grids)
+    return outputs(Grids(encoder.backbone, grids), width, images, how, title=title, device=device)
 
 
 @torch.no_grad()

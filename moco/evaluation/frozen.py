@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from PIL import Image as PillowImage
 from torch import Tensor, nn
 
-from moco.core.encoder import Output, build_filled_encoder, head_prefix, use_evaluation_mode
+from moco.core.encoder import Output, build_filled_encoder, head_prefix
+from moco.core.sizes import use_evaluation_mode
 from moco.data.augment import normalize
 from moco.data.decoding import WHITEST, decode, from_pillow
 from moco.errors import BadInputError

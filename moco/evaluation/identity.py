@@ -49,7 +49,7 @@ def computed_by(device: torch.device) -> list[str]:
 
 def digest_networks(parts: Sequence[Part], joined: JoinedBackbone) -> str:
     """Compute the SHA-256 of the networks of a joined encoder and of how each gets its images."""
-    about = [{**dataclasses.asdict(part), "whitens": None} for part in parts]
+    about = [{**dataclasses.asdict(part), "whitens": None, "numbers": None} for part in parts]
     return digest({name: tensor.detach().cpu() for name, tensor in joined.parts.state_dict().items()}, {"parts": about})
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.core.joined import JOINED, MOST_PARTS, JoinedBackbone, Part
+from moco.core.maps import count_numbers
 from moco.data.images import Labels
 from moco.errors import BadInputError, counted
 from moco.evaluation.feature_whitening import Whitening, choose_whitening
@@ -41,28 +42,54 @@ class Judge:
         """Return the percentage that is right."""
         return score_left_out(features, self.labels, self.classes, self.temperature)
 
-    def whiten(self, features: Features) -> tuple[Whitening | None, float]:
-        """Choose the whitening that suits features (n, C), and return it with its score; None where plain ones do."""
-        found = choose_whitening(features, self.labels, self.classes, temperature=self.temperature)
-        return found, self.score(features) if found is None or found.top1 is None else found.top1
+    def whiten(self, features: Features, grids: Sequence[int] = (1,)) -> tuple[Whitening | None, float]:
+        """Choose the whitening that suits features (n, C), or those over several grids, and return it with its score.
+
+        None where plain features, those over a grid of one cell, do as well.
+        """
+        found = choose_whitening(features, self.labels, self.classes, temperature=self.temperature, grids=grids)
+        if found is not None and found.top1 is not None:
+            return found, found.top1
+        return None, self.score(features[:, : count_plain(features, grids)])
 
 
-def choose(parts: Sequence[Tensor], judge: Judge | None) -> tuple[Choice, list[float]]:
+def count_plain(features: Features, grids: Sequence[int]) -> int:
+    """Count the numbers of plain features, which come first in those over several grids."""
+    return features.shape[1] // count_numbers(1, grids)
+
+
+def choose(
+    parts: Sequence[Tensor], judge: Judge | None, grids: Sequence[Sequence[int]] | None = None
+) -> tuple[Choice, list[float]]:
     """Choose how the features (n, C_i) of the parts are whitened; return also the score of each part by itself.
+
+    `grids` are those over which the features of each part are averaged, by default the one of one cell.
 
     With labels, of plain parts and of parts each whitened as suits it, both with and without a whitening of the whole,
     the one is taken that classifies the most images rightly. Without labels, the whole is whitened if images suffice.
     """
-    plain = (None,) * len(parts)
+    plain, over = (None,) * len(parts), grids or ((1,),) * len(parts)
+    whole = [part[:, : count_plain(part, own)] for part, own in zip(parts, over, strict=True)]
     if judge is None:
-        return Choice(plain, choose_whitening(_joined(parts, plain))), []
-    alone = [judge.whiten(part) for part in parts]
+        return Choice(plain, choose_whitening(_joined(whole, plain))), []
+    alone = [judge.whiten(part, own) for part, own in zip(parts, over, strict=True)]
     tried = []
     for whitenings in dict.fromkeys((plain, tuple(whitening for whitening, _ in alone))):
-        joined = _joined(parts, whitenings)
+        used = [z if one is None else part for z, part, one in zip(whole, parts, whitenings, strict=True)]
+        joined = _joined(used, whitenings)
         tried.append(Choice(whitenings, None, judge.score(joined)))
         tried.append(Choice(whitenings, *judge.whiten(joined)))
     return max(tried, key=lambda choice: choice.top1 or 0.0), [score for _, score in alone]
+
+
+def pick_chosen(parts: Sequence[Tensor], choice: Choice, grids: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Pick of the features of each part, over several grids, those over the one that was chosen."""
+    picked = []
+    for z, own, one in zip(parts, grids, choice.parts, strict=True):
+        plain, k = count_plain(z, own), 1 if one is None else one.grid
+        start = count_numbers(plain, range(1, k))
+        picked.append(z[:, start : start + count_numbers(plain, (k,))])
+    return picked
 
 
 def _joined(parts: Sequence[Tensor], whitenings: Sequence[Whitening | None]) -> Features:
@@ -90,7 +117,7 @@ def join_encoders(
     """Return the encoder, for images of `size` pixels, whose features are those of all parts, whitened as chosen."""
     channels, levels = weights[0].encoder.plan.channels, {one.white_level for one in weights} - {None}
     whitenings = choice.parts if choice is not None else (None,) * len(parts)
-    own = (dataclasses.replace(part, whitens=one is not None) for part, one in zip(parts, whitenings, strict=True))
+    own = (_chosen(part, one) for part, one in zip(parts, whitenings, strict=True))
     encoder = Encoder(EncoderPlan(JOINED, image_size=size, channels=channels, parts=tuple(own)))
     encoder.head = NoHead()
     encoder.requires_grad_(False)
@@ -104,6 +131,16 @@ def join_encoders(
         choice.whole.add_to(encoder)
     return Weights(
         encoder, (0.0,) * channels, (1.0,) * channels, white_level=next(iter(levels), None), form=weights[0].form
+    )
+
+
+def _chosen(part: Part, whitening: Whitening | None) -> Part:
+    """A part with the grid and the whitening that were chosen; with none, its plain features."""
+    if whitening is None:
+        return part
+    numbers, gets = whitening.weight.shape
+    return dataclasses.replace(
+        part, whitens=True, grids=(whitening.grid,), numbers=None if numbers == gets else int(numbers)
     )
 
 

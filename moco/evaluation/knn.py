@@ -158,27 +158,22 @@ def knn_scores(
     k: int | None,
     temperature: float,
     title: str | None = None,
-    adapt: Callable[[Features, Labels, int], Callable[[Features], Features] | None] | None = None,
     encoded: Callable[..., Features] = encode,
 ) -> tuple[Scores, int]:
     """Classify the queries by the bank's features; the scores, and the k that was given or, where none is, chosen.
 
-    With a title, bars show progress. `adapt` sees features, labels and the number of classes of the bank, and returns
-    what is done to all features. `encoded` is `encode` or takes its arguments. Raises BadInputError where either has no
-    labels.
+    With a title, bars show progress. `encoded` is `encode` or takes its arguments. Raises BadInputError where either
+    has no labels.
     """
     if bank.labels is None or queries.labels is None or len(bank.classes) < 2:
         raise BadInputError(f"kNN {NEEDS_LABELS}")
-    how = dataclasses.replace(how, unit=adapt is None)
+    how = dataclasses.replace(how, unit=True)
     features = [
         encoded(encoder, images, how, title=title and f"{title}: encoding {len(images)} images")
         for images in (bank, queries)
     ]
     labels, classes, device = labels_of(bank), len(bank.classes), str(next(encoder.parameters()).device)
     with say_if_slow(f"{title}: comparing {len(queries)} images with {len(bank)}") if title else nullcontext():
-        if adapt is not None:
-            adapted = adapt(features[0], labels, classes)
-            features = [F.normalize(z if adapted is None else adapted(z)) for z in features]
         asked: dict[str, Any] = {"temperature": temperature, "classes": classes, "device": device}
         k = choose_k(features[0], labels, **asked) if k is None else k
         votes = knn_votes(features[0], labels, features[1], k=k, **asked)

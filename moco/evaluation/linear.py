@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils import get_total_norm
 
-from moco.core.encoder import Encoder, use_evaluation_mode
+from moco.core.encoder import Encoder
+from moco.core.sizes import use_evaluation_mode
 from moco.data.augment import Augmentation
 from moco.data.derived import take_evenly
 from moco.data.images import Images

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from moco.core.encoder import Encoder, use_evaluation_mode
+from moco.core.encoder import Encoder
+from moco.core.maps import compute_map
 from moco.core.networks import REFUSALS
-from moco.core.resnet import ResNet
+from moco.core.sizes import use_evaluation_mode
 from moco.errors import BadInputError
 
 
@@ -18,20 +19,7 @@ class FlatMap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the map of images x (N, 3, H, W)."""
-        return self.compute_map(x).flatten(1)
-
-    def compute_map(self, x: Tensor) -> Tensor:
-        """Compute the map (N, C, h, w): what our ResNets, timm's or torchvision's networks pool."""
-        own = self.backbone
-        if isinstance(own, ResNet):
-            x = own.maxpool(own.relu(own.bn1(own.conv1(x))))
-            for stage in (own.layer1, own.layer2, own.layer3, own.layer4):
-                x = stage(x)
-            return x
-        known = getattr(own, "forward_features", None) or getattr(own, "features", None)
-        if known is None:
-            raise BadInputError("has no feature map that it names")
-        return torch.as_tensor(known(x))
+        return compute_map(self.backbone, x).flatten(1)
 
 
 @torch.no_grad()
@@ -44,7 +32,7 @@ def find_map(encoder: Encoder, image_size: int) -> tuple[FlatMap, tuple[int, int
     device = next(encoder.parameters()).device
     try:
         with use_evaluation_mode(module):
-            shape = tuple(module.compute_map(torch.zeros(1, 3, image_size, image_size, device=device)).shape)
+            shape = tuple(compute_map(encoder.backbone, torch.zeros(1, 3, image_size, image_size, device=device)).shape)
     except (BadInputError, *REFUSALS):
         shape = ()
     if len(shape) != 4 or shape[2] != shape[3]:

@@ -22,7 +22,7 @@ from moco.data.fingerprint import digest_files, digest_fingerprint, fingerprint
 from moco.data.images import Images
 from moco.data.named import data_home
 from moco.errors import BadInputError
-from moco.evaluation.features import ROWS_AT_A_TIME, Earlier, Encoding, RandomViews, encode, outputs
+from moco.evaluation.features import ROWS_AT_A_TIME, Earlier, Encoding, RandomViews, encode, encode_grids, outputs
 from moco.evaluation.identity import computed_by, describe_encoding, describe_features, digest_networks, place_of
 from moco.interop.checkpoints import Weights
 from moco.runtime import distributed
@@ -223,19 +223,24 @@ def encode_again(encoder: Encoder, images: Images, how: Encoding, title: str | N
     computes = any(True for _ in encoder.backbone.parameters())  # raw pixels take much room and little time
     if how.stored == "fp16" or how.output == "head" or not computes:
         return encode(encoder, images, how, title=title)
-    features, device = encode_networks(encoder, images, how, title), next(encoder.parameters()).device
-    for part in torch.split(features, ROWS_AT_A_TIME):
+    device, over_grid = next(encoder.parameters()).device, how.output == "backbone" and encoder.grid > 1
+    features = encode_networks(encoder, images, how, title, encoder.grid if over_grid else 1)
+    width = encoder.width(how.output)
+    finished = features if features.shape[1] == width else features.new_empty(len(features), width)
+    for part, to in zip(torch.split(features, ROWS_AT_A_TIME), torch.split(finished, ROWS_AT_A_TIME), strict=True):
+        z = part.to(device)
         if isinstance(encoder.backbone, JoinedBackbone):
-            part.copy_(encoder.backbone.combine(torch.split(part.to(device), encoder.backbone.widths, 1)))
-        if how.output == "backbone" and encoder.whitens:
-            part.copy_(encoder.whitening(part.to(device)))
-        if how.unit:
-            F.normalize(part, out=part)
-    return features
+            z = encoder.backbone.combine(torch.split(z, encoder.backbone.widths, 1))
+        if how.output == "backbone":
+            z = encoder.whitening(z)
+        to.copy_(F.normalize(z) if how.unit else z)
+    return finished
 
 
-def encode_networks(encoder: Encoder, images: Images, how: Encoding, title: str | None = None) -> Features:
-    """Encode images to plain features (n, C), or read them where an earlier evaluation kept them.
+def encode_networks(
+    encoder: Encoder, images: Images, how: Encoding, title: str | None = None, grid: int = 1
+) -> Features:
+    """Encode images to plain features (n, C), or to averages over a grid, or read what an earlier evaluation kept.
 
     Those of a joined encoder are what its networks give, one behind the other, before any whitening and scaling.
     """
@@ -243,26 +248,48 @@ def encode_networks(encoder: Encoder, images: Images, how: Encoding, title: str 
     joined = encoder.backbone if isinstance(encoder.backbone, JoinedBackbone) else None
 
     def compute() -> Features:
-        if joined is None:
+        if joined is None and grid == 1:
             return encode(encoder, images, plain, title=title)
+        if joined is None:
+            return encode_grids(encoder, images, plain, (grid,), title)
         return outputs(PlainParts(joined), sum(joined.widths), images, plain, title=title, device=device)
 
-    marks = fingerprint(images)
-    if marks.block > 1:  # a change of an image without marks of its own would not be seen
+    about = _describe_networks(encoder, images, plain, grid)
+    if about is None:
         return compute()
-    about = describe_features("evaluated", encoder, digest_fingerprint(marks, times=True), images, plain)
-    about |= {"root": place_of(images), "computed by": computed_by(device)}
-    if joined is not None:  # by whatever they are whitened
-        about |= {"weights": digest_networks(encoder.plan.parts, joined), "networks": True}
     path = _file_of(about, EVALUATED)
     kept = _read(path)
     started = time.monotonic()
     features = compute() if kept is None else kept[0]["features"]
-    pays = time.monotonic() - started >= LEAST_SECONDS and features.nbytes <= MOST_BYTES
     if distributed.rank() == 0 and kept is not None:
         note_use(path)
-    if distributed.rank() == 0 and kept is None and pays and takes_files(path.parent):
+    if kept is None and time.monotonic() - started >= LEAST_SECONDS:
+        _keep_for_evaluations(path, features, about)
+    return features
+
+
+def keep_networks(encoder: Encoder, images: Images, how: Encoding, features: Features) -> None:
+    """Keep what `encode_networks` would compute, where it was computed in another way."""
+    about = _describe_networks(encoder, images, dataclasses.replace(how, output="plain", unit=False), 1)
+    if about is not None:
+        _keep_for_evaluations(_file_of(about, EVALUATED), features, about)
+
+
+def _keep_for_evaluations(path: Path, features: Features, about: Metadata) -> None:
+    if distributed.rank() == 0 and features.nbytes <= MOST_BYTES and takes_files(path.parent):
         with contextlib.suppress(BadInputError):
             _save(path, {"features": features}, about)
         limit_room(path.parent.glob(f"{EVALUATED}{NAMED}*"), MOST_KEPT)
-    return features
+
+
+def _describe_networks(encoder: Encoder, images: Images, plain: Encoding, grid: int) -> Metadata | None:
+    """Say everything that the features depend on; None where a change of an image would not be seen."""
+    marks = fingerprint(images)
+    if marks.block > 1:  # an image has no marks of its own
+        return None
+    about = describe_features("evaluated", encoder, digest_fingerprint(marks, times=True), images, plain)
+    about |= {"root": place_of(images), "computed by": computed_by(next(encoder.parameters()).device)}
+    about |= {} if grid == 1 else {"grid": grid}
+    if isinstance(encoder.backbone, JoinedBackbone):  # by whatever they are whitened
+        about |= {"weights": digest_networks(encoder.plan.parts, encoder.backbone), "networks": True}
+    return about

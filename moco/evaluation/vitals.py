@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from moco.core.dictionary import Queue
-from moco.core.encoder import Encoder, use_evaluation_mode
+from moco.core.encoder import Encoder
+from moco.core.sizes import use_evaluation_mode
 from moco.data.loader import ViewBatches
 from moco.data.pairs import PairBatches
 from moco.evaluation.alignment import EPOCH, alignment, effective_rank, uniformity

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from moco.core.encoder import Encoder, use_evaluation_mode
+from moco.core.encoder import Encoder
 from moco.core.networks import REFUSALS, TIMM, example_input, reads_bytes
 from moco.core.resnet import RESNETS, ResNet, ResNetPlan, resnet_plan
+from moco.core.sizes import use_evaluation_mode
 from moco.core.stems import Stem
 from moco.errors import BadInputError
 from moco.interop.contents import MARKS, first_names

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from moco.core.encoder import Encoder, use_evaluation_mode
+from moco.core.encoder import Encoder
 from moco.core.pair import EncoderPair, Side, Sides, Teacher
 from moco.core.resnet import ResNet
+from moco.core.sizes import use_evaluation_mode
 from moco.core.whitening import views_to_whiten, whiten, whiten_head
 from moco.data.images import Images
 from moco.data.loader import ViewBatches

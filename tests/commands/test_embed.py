@@ -34,12 +34,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_both_splits_of_the_digits(tiny_run: Path, tmp_path: Path) -> None:
-    """Features as the backbone gives them, labels, names, which split, the classes' names."""
+    """Features as evaluations compare them, of 2x2 parts of each image, labels, names, which split, the classes."""
     result = run(EmbedConfig(str(tiny_run), "digits", tmp_path / "f.npz", **CPU))
     assert result["images"] == 1797
     found, digits, weights = read(tmp_path / "f.npz"), moco.load("digits"), moco.load_weights(str(tiny_run))
     assert found.keys() == {"features", "labels", "paths", "splits", "classes"}
-    assert (found["features"].shape, found["features"].dtype) == ((1797, 64), np.float32)
+    assert (found["features"].shape, found["features"].dtype) == ((1797, 256), np.float32)
     how = Encoding(16, weights.mean, weights.std, unit=False)
     expected = torch.cat([encode(weights.encoder, digits[name], how) for name in ("train", "test")])
     assert np.allclose(found["features"], expected.numpy(), atol=1e-5)
@@ -155,8 +155,8 @@ def test_from_the_command_line(tiny_run: Path, tmp_path: Path, capsys: pytest.Ca
     flags = ["--weights", str(tiny_run), "--data", "digits", "--out", str(tmp_path / "f.npz"), "--split", "test"]
     assert main(["embed", *flags, "--device", "cpu", "--threads", "1", "--json"]) == 0
     last, message = capsys.readouterr()
-    assert ": features of 360 images, 64 numbers each (test)\n" in message
-    assert json.loads(last)["width"] == 64
+    assert ": features of 360 images, 256 numbers each (test)\n" in message
+    assert json.loads(last)["width"] == 256
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -240,7 +240,7 @@ def test_pieces_of_other_settings(tiny_run: Path, tmp_path: Path, monkeypatch: p
     leave_pieces()
     numbers = tmp_path / "f.npz.unfinished" / pieces.NUMBERS
     content = bytearray(numbers.read_bytes())
-    content[128 * 64 * 4 + 7] ^= 1  # in the second piece
+    content[128 * 256 * 4 + 7] ^= 1  # in the second piece
     numbers.write_bytes(content)
     assert run(EmbedConfig(str(tiny_run), "digits", out, split="test", batch_size=128, **CPU))["encoded"] == 232
 
@@ -326,7 +326,7 @@ def test_a_stored_embedding_that_is_not_the_described_one(tiny_run: Path, photos
 def test_unreadable_images_are_left_out(tiny_run: Path, photos: Path, tmp_path: Path) -> None:
     """And named; they are tried again when images are added. Where none can be read, that is an error."""
     (photos / "05.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
-    config = EmbedConfig(str(tiny_run), str(photos), tmp_path / "f.npz", **CPU)
+    config = EmbedConfig(str(tiny_run), str(photos), tmp_path / "f.npz", features="plain", **CPU)
     with pytest.warns(UserWarning, match=r"left out 1 image that cannot be read: 05\.png"):
         result = run(config)
     assert (result["images"], [one["path"] for one in result["unreadable"]]) == (6, ["05.png"])

@@ -25,7 +25,7 @@ from moco.data.splits import monitor_split
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, KnnConfig
 from moco.evaluation.feature_whitening import choose_whitening
-from moco.evaluation.features import Encoding, encode
+from moco.evaluation.features import Encoding, encode, encode_grids
 from moco.evaluation.frozen import load_encoder
 from moco.evaluation.knn import choose_k
 from moco.evaluation.session import labels_of
@@ -175,8 +175,11 @@ def test_a_run_ends_with_whitened_features(tmp_path: Path, capsys: pytest.Captur
     assert after.whitens
     digits = take_evenly(load("digits")["train"], 150)
     how = Encoding(16, require(config.mean), require(config.std), unit=False)
-    expected = choose_whitening(encode(before, digits, how), labels_of(digits), 10)
+    grids = before.grids(16)
+    cells = encode_grids(before, digits, how, grids)
+    expected = choose_whitening(cells, labels_of(digits), 10, grids=grids)
     assert expected is not None
+    assert (after.grid, len(expected.weight)) == (2, 4 * before.num_features)  # the last map has 2 x 2 pixels
     assert torch.allclose(after.whitening.get_parameter("weight"), expected.weight, atol=1e-5)
     assert result["whitened"] == {**expected.figures, "ridge": result["whitened"]["ridge"]}
     assert torch.equal(encode(after, digits, dataclasses.replace(how, output="plain")), encode(before, digits, how))

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moco.core.encoder import Encoder, EncoderPlan, use_evaluation_mode
+from moco.core.encoder import Encoder, EncoderPlan
 from moco.core.joined import JoinedBackbone, Part, read_parts, resize_matrix
 from moco.core.networks import build_backbone
+from moco.core.sizes import use_evaluation_mode
 from moco.errors import BadInputError
 
 SMALL = Part("resnet10-w8", "cifar", 16, 12, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

@@ -70,6 +70,67 @@ def test_too_few_images_for_the_covariance() -> None:
     assert choose_whitening(x, labels, 2) is not None
 
 
+def test_directions_that_are_left_out() -> None:
+    """Of 5 directions the 2 of the largest variances stay, and what they say of similarities."""
+    x = correlated()
+    (whole,), (part,) = fit_whitening(x), fit_whitening(x, most=2)
+    assert part.weight.shape == (2, 5)
+    values, directions = np.linalg.eigh(np.cov(x.double().numpy(), rowvar=False, bias=True))
+    strongest = torch.from_numpy(directions[:, -2:].astype(np.float32))
+    expected = whole(x) @ strongest @ strongest.T
+    assert torch.allclose(part(x) @ part(x).T, expected @ expected.T, atol=1e-4)
+    assert part(x).var(0, unbiased=False).tolist() == pytest.approx(
+        [values[-1], values[-2] * 1.01 * values[-1] / (values[-2] + 0.01 * values[-1])], rel=1e-3
+    )
+
+
+def test_more_numbers_than_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directions are found by the similarities of the images: the same as by the covariance."""
+    x = torch.randn(12, 40, generator=torch.Generator().manual_seed(0))
+    (expected,) = fit_whitening(x, most=39)
+    monkeypatch.setattr("moco.core.whitening.MOST_SQUARE", 12)
+    (found,) = fit_whitening(x, most=39)
+    assert found.weight.shape == expected.weight.shape == (11, 40)  # 12 images differ in 11 directions
+    assert torch.allclose(found(x) @ found(x).T, expected(x) @ expected(x).T, atol=1e-3)
+
+
+def cells(n: int = 200) -> tuple[Tensor, np.ndarray]:
+    """Features over grids of 1 and 2 x 2 cells of two channels; only where a channel is strong tells the classes."""
+    labels, draw = np.arange(n) % 2, torch.Generator().manual_seed(0)
+    grid = 0.3 * torch.randn(n, 2, 4, generator=draw)
+    grid[torch.arange(n), 0, torch.from_numpy(labels)] += 2.0
+    return torch.cat([grid.mean(2), grid.flatten(1)], 1), labels
+
+
+def test_the_grid_that_separates_classes() -> None:
+    """It is chosen with labels, and maps features over all grids as it does those over its own."""
+    x, labels = cells()
+    found = choose_whitening(x, labels, 2, grids=(1, 2))
+    assert found is not None
+    assert (found.grid, found.weight.shape, found.top1) == (2, (8, 8), 100.0)
+    assert found.plain_top1 is not None
+    assert found.plain_top1 < 70
+    assert torch.equal(found(x), found(x[:, 2:]))
+    assert found.sentence.endswith(", with features of 2x2 parts of each image")
+
+
+def test_a_grid_that_gains_nothing_is_not_taken() -> None:
+    """Its features take more room. Without labels it is taken if the images suffice for the covariance."""
+    x, _ = cells(60)
+    strong = torch.from_numpy(np.arange(60) % 2) * 3.0
+    x[:, 0] += strong
+    x[:, 2:6] += strong[:, None]
+    x[:, 1] *= 100  # and says nothing
+    x[:, 6:] *= 100
+    found = choose_whitening(x, np.arange(60) % 2, 2, grids=(1, 2))
+    assert found is not None
+    assert found.grid == 1
+    for images, grid in ((60, 2), (4, 2), (3, 1)):
+        blind = choose_whitening(x[:images], grids=(1, 2))
+        assert blind is not None
+        assert blind.grid == grid
+
+
 def leave_one_out(z: np.ndarray, labels: np.ndarray, k: int) -> float:
     """Percentage of rows whose k nearest others vote for their class, by loops."""
     z = z / np.linalg.norm(z, axis=1, keepdims=True)

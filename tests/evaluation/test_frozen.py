@@ -41,13 +41,15 @@ def test_paths_pillow_images_and_tensors_give_the_same(tiny_run: Path, files: li
     """A row each, in their order: what the backbone gives for the prepared image; one by one or together (1e-5)."""
     encoder = moco.load_encoder(tiny_run)
     of_paths = encoder.embed(files)
-    assert of_paths.shape == (4, 64)
+    assert of_paths.shape == (4, 256)  # of 2 x 2 parts of each image, 64 channels each
     assert of_paths.dtype == torch.float32
     assert torch.equal(encoder.embed([str(path) for path in files]), of_paths)
     assert torch.equal(encoder.embed([decode(path) for path in files]), of_paths)
     assert torch.equal(encoder.embed([PillowImage.open(path) for path in files]), of_paths)
     weights = moco.load_weights(str(tiny_run))
-    whitened = nn.Sequential(weights.encoder.backbone, weights.encoder.whitening).eval()
+    own: Any = weights.encoder.eval().backbone
+    stages = nn.Sequential(own.conv1, own.bn1, own.relu, own.maxpool, own.layer1, own.layer2, own.layer3, own.layer4)
+    whitened = nn.Sequential(stages, nn.Flatten(), weights.encoder.whitening)  # the last map has 2 x 2 pixels
     for row, path in enumerate(files):
         with torch.no_grad():
             expected = whitened(normalize(prepare_image(decode(path), 16)[None], weights.mean, weights.std))[0]
@@ -71,7 +73,7 @@ def test_it_is_a_module_in_eval_mode_without_gradients(tiny_run: Path) -> None:
     assert isinstance(encoder, torch.nn.Module)
     assert not any(part.training for part in encoder.modules())
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
-    assert encoder(torch.zeros(2, 3, 16, 16)).shape == (2, 64)
+    assert encoder(torch.zeros(2, 3, 16, 16)).shape == (2, 256)
     pictures: list[Any] = [torch.zeros(3, 8, 8, dtype=torch.uint8), torch.full((3, 9, 5), 200, dtype=torch.uint8)]
     before = encoder.embed(pictures)
     encoder.train()
