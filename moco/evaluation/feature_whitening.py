@@ -108,6 +108,8 @@ def choose_whitening(
     """
     width = features.shape[1] // count_numbers(1, grids)
     judged = labels is not None and classes > 1
+    if len(features) < least_images(width, judged):
+        return None
     step = -(-len(features) // ROWS)
     rows = features[::step].float()
     blocks = zip(grids, torch.split(rows, [count_numbers(width, (k,)) for k in grids], 1), strict=True)

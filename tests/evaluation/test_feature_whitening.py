@@ -67,6 +67,8 @@ def test_too_few_images_for_the_covariance() -> None:
     x[:, :2] = 30 * torch.randn(40, 2, generator=drawn)  # strong, and says nothing of the classes
     x[:, 2] += torch.from_numpy(labels) * 6.0
     assert choose_whitening(x[1:], labels[1:], 2) is None
+    for images in (0, 1, 2):
+        assert choose_whitening(x[:images], labels[:images], 2) is None
     assert choose_whitening(x, labels, 2) is not None
 
 
