@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from moco.data.loader import choose_workers
-from moco.errors import counted, spell_images
+from moco.errors import BadInputError, counted, spell_images
 from moco.evaluation.baselines import PIXELS, load_baselines, say_gain
 from moco.evaluation.config import RANDOM, KnnConfig
 from moco.evaluation.feature_whitening import ROWS, FeatureWhitener
@@ -21,6 +21,8 @@ from moco.evaluation.session import Subject, keep_evaluation, labels_of, load_la
 
 def run(config: KnnConfig) -> dict[str, Any]:
     """`moco knn`: top-1 and top-5 of an encoder on labelled images; kept in the run's folder where it is one's."""
+    if config.whiten and config.features == "head":
+        raise BadInputError("--features head: --whiten is for the backbone's features: leave out one of them")
     with session(config) as subject:
         baselines = load_baselines(config, subject)
         weights = subject.weights

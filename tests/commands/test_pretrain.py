@@ -238,6 +238,8 @@ def test_only_neighbours_see_whitened_features(tmp_path: Path, capsys: pytest.Ca
     assert asked["top1"] > kept["top1"]
     assert asked["baselines"]["random"] == {**whitened["baselines"]["random"], **{
         name: asked["baselines"]["random"][name] for name in ("difference", "low", "high")}}  # fmt: skip
+    assert main(["knn", "--weights", str(plain.out), "--whiten", "--features", "head", *common]) == 2
+    assert "--features head: --whiten is for the backbone's features" in capsys.readouterr().err
     pixels = [found["baselines"]["pixels"]["top1"] for found in (kept, asked, whitened)]
     assert pixels[0] != pixels[1] == pixels[2]
     assert kept["baselines"]["random"]["top1"] < asked["baselines"]["random"]["top1"]
