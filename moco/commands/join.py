@@ -17,9 +17,9 @@ from moco.data.images import Images, hold
 from moco.data.loader import choose_workers
 from moco.data.splits import final_split, training_images
 from moco.errors import BadInputError, counted
+from moco.evaluation.again import encode_networks, keep_networks
 from moco.evaluation.features import Encoding
 from moco.evaluation.joining import Judge, backbone_of, choose, join_encoders, pick_chosen, plan_parts
-from moco.evaluation.once import encode_networks, keep_networks
 from moco.evaluation.session import labels_of, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.config import JoinConfig
@@ -101,7 +101,8 @@ def _encode(encoder: Encoder, images: Images, how: Encoding) -> list[Tensor]:
     """Encode the images by each part: plain features (n, C_i)."""
     backbone = backbone_of(encoder)
     title = f"join: encoding {len(images)} images by {len(backbone.parts)} encoders"
-    return list(torch.split(encode_networks(encoder, images, how, title), backbone.widths, 1))
+    (features,) = encode_networks(encoder, images, how, title)
+    return list(torch.split(features, backbone.widths, 1))
 
 
 def _explain(config: JoinConfig, result: Mapping[str, Any]) -> str:

@@ -9,11 +9,11 @@ from torch import nn
 
 from moco.data.loader import choose_workers
 from moco.errors import BadInputError, counted, spell_images
+from moco.evaluation.again import encode_again
 from moco.evaluation.baselines import PIXELS, load_baselines, say_gain
 from moco.evaluation.config import RANDOM, KnnConfig
 from moco.evaluation.feature_whitening import ROWS, FeatureWhitener
 from moco.evaluation.knn import knn_scores
-from moco.evaluation.once import encode_again
 from moco.evaluation.origin import describe_origin
 from moco.evaluation.scores import Scores, describe_predictions
 from moco.evaluation.session import Subject, keep_evaluation, labels_of, load_labelled, say, session

@@ -69,8 +69,15 @@ def run(config: LinearConfig) -> dict[str, Any]:
 
 
 def describe_rate(details: dict[str, Any]) -> str:
-    """Name the rate of a training, or the penalty that was chosen."""
-    return f"lr {details['lr']:g}" if "lr" in details else f"penalty {details['penalty']:g}"
+    """Name the rate of a training, or the penalty and the parts of an image that were chosen."""
+    if "lr" in details:
+        return f"lr {details['lr']:g}"
+    return f"penalty {details['penalty']:g}{describe_grid(details['grid'], ', ')}"
+
+
+def describe_grid(grid: int, before: str) -> str:
+    """Say which parts of an image a classifier reads; nothing of whole images."""
+    return f"{before}{grid}x{grid} parts of each image" if grid > 1 else ""
 
 
 def advise(result: dict[str, Any], classes: int) -> str | None:
@@ -83,7 +90,7 @@ def advise(result: dict[str, Any], classes: int) -> str | None:
     agreement, guessing = result.get("agreement"), math.log(classes)
     if loss > guessing:
         evidence = f"its loss on the training images is {loss:.4g}, and guessing gives {guessing:.4g}"
-    elif agreement and agreement["high"] < 0 and not FAR > rate / suiting > 1 / FAR:
+    elif agreement and agreement["grid"] == 1 and agreement["high"] < 0 and not FAR > rate / suiting > 1 / FAR:
         evidence = f"the fast protocol is {-agreement['difference']:.2f} points better on the same images"
     else:
         return None
@@ -96,15 +103,16 @@ def measure_baselines(
     """Evaluate the baselines by the fast protocol, and the subject's network trained from random weights with labels.
 
     Each result says by how much `found` is better. All are evaluated by the fast protocol, since the papers' would take
-    hours for each, and say so.
+    hours for each, and say so; on whole images if `found` is by the papers'.
     """
     truth, results = labels_of(images.test), dict[str, Any]()
-    quick = dataclasses.replace(config, protocol="fast")
+    quick = dataclasses.replace(config, protocol="fast", parts=config.parts and config.protocol == "fast")
     for baseline in baselines:
         started = time.monotonic()
         own = with_workers(config, baseline.subject, images.train)
         other, details = evaluate_linear(own, images, quick, f"linear, {baseline.name}")
-        more = {"penalty": details["penalty"], "protocol": "fast", "seconds": round(time.monotonic() - started, 2)}
+        chosen = {name: details[name] for name in ("penalty", "grid")}
+        more = {**chosen, "protocol": "fast", "seconds": round(time.monotonic() - started, 2)}
         results[baseline.key] = baseline.compare(found, other, truth, **more)
         protocol = "" if config.protocol == "fast" else "by the fast protocol, "
         say(say_gain(baseline.name, other, f"{protocol}{describe_rate(details)}", results[baseline.key]))
@@ -134,8 +142,10 @@ def compare_protocols(
     if not same or not whole:
         return None
     interval = paired_interval((predicted == truth).tolist(), (np.array(guesses) == truth).tolist())
+    grid = max(one.get("grid", 1) for one in (result, earlier))
     say(
         f"{config.protocol} minus {other}: {interval.difference:+.2f} points, "
-        f"95% interval {interval.low:+.2f} to {interval.high:+.2f} (same test images)"
+        f"95% interval {interval.low:+.2f} to {interval.high:+.2f} "
+        f"(same test images{describe_grid(grid, ', fast with ')})"
     )
-    return {"with": other, **dataclasses.asdict(interval)}
+    return {"with": other, "grid": grid, **dataclasses.asdict(interval)}

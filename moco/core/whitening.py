@@ -83,23 +83,52 @@ def whitening_maps(features: Features, ridges: Sequence[float], most: int | None
 
     Source: arXiv:1512.00809 (ZCA); the ridge is ours.
     """
+    found = _find_directions(features, most)
+    if found is None:
+        return []
+    mean, variances, components = found
+    largest = variances[-1]
+    gains = [((1 + ridge) * largest / (variances + ridge * largest)).sqrt() for ridge in ridges]
+    if most is None or features.shape[1] <= most:
+        weights = [(components * gain) @ components.T for gain in gains]
+    else:
+        kept = _list_largest(variances, most)
+        weights = [(components * gain).T[kept] for gain in gains]
+    return [(weight.float(), (-weight @ mean).float()) for weight in weights]
+
+
+@torch.no_grad()
+def principal_map(features: Features, most: int) -> tuple[Tensor, Tensor] | None:
+    """Return weight (K, C) and bias (K,) of the map of features (n, C) to their K <= `most` principal components.
+
+    It turns the features less their mean, and leaves out the directions of the smallest variances. None where all
+    features are equal but for rounding, or some are not finite.
+    """
+    found = _find_directions(features, most)
+    if found is None:
+        return None
+    mean, variances, components = found
+    weight = components.T[_list_largest(variances, most)]
+    return weight.float(), (-weight @ mean).float()
+
+
+def _list_largest(variances: Tensor, most: int | None) -> list[int]:
+    """The places of the largest of variances that are ascending, largest first, without those of rounding."""
+    places = range(len(variances) - 1, -1, -1)
+    return [place for place in places if variances[place] > NOTHING * variances[-1]][:most]
+
+
+def _find_directions(features: Features, most: int | None) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The mean of features (n, C), their variances along the principal directions, ascending, and these (C, K)."""
     x = features.double()
     mean = x.mean(0)
     centred = x - mean
     if not bool(centred.isfinite().all()):
-        return []
-    projects = most is not None and x.shape[1] > most
-    variances, components = _decompose(centred, fully=not projects or x.shape[1] <= MOST_SQUARE)
-    largest = variances[-1]
-    if not float(largest.sqrt()) > max(ROUNDING * float(mean.abs().max()), SMALLEST):
-        return []
-    gains = [((1 + ridge) * largest / (variances + ridge * largest)).sqrt() for ridge in ridges]
-    if not projects:
-        weights = [(components * gain) @ components.T for gain in gains]
-    else:
-        kept = [place for place in range(len(variances) - 1, -1, -1) if variances[place] > NOTHING * largest][:most]
-        weights = [(components * gain).T[kept] for gain in gains]
-    return [(weight.float(), (-weight @ mean).float()) for weight in weights]
+        return None
+    variances, components = _decompose(centred, fully=most is None or x.shape[1] <= max(most, MOST_SQUARE))
+    if not float(variances[-1].sqrt()) > max(ROUNDING * float(mean.abs().max()), SMALLEST):
+        return None
+    return mean, variances, components
 
 
 def _decompose(centred: Tensor, *, fully: bool) -> tuple[Tensor, Tensor]:

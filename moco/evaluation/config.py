@@ -66,14 +66,9 @@ NoBaseline = Annotated[
     arg(help="Skip the comparison with random weights of the same network and raw pixels.", help_behavior_hint=""),
 ]
 OtherWeights = Annotated[
-    tuple[str, ...],
-    UseAppendAction,
-    arg(
-        name="baseline",
-        metavar="W",
-        help="Further weights to compare with, as for --weights, at their own image size.",
-    ),
-]
+    tuple[str, ...], UseAppendAction,
+    arg(name="baseline", metavar="W", help="Further weights to compare with, as for --weights, at their own size."),
+]  # fmt: skip
 ExtraViews = Annotated[
     Annotated[int, Range(0, 1000)],
     arg(
@@ -81,6 +76,9 @@ ExtraViews = Annotated[
         "centre (0: only the centre)."
     ),
 ]
+PARTS = """Fit the classifier to features of whole images only. By default it also tries averages over 2x2 and 3x3 parts
+of each image, and takes what suits held-out training images best."""
+ReadParts = Annotated[bool, FlagCreatePairsOff, arg(help=PARTS, help_behavior_hint="")]
 Penalties = Annotated[
     tuple[Positive, ...],
     arg(
@@ -133,6 +131,7 @@ class LinearConfig:
     crops and flips, which go through the frozen backbone in every epoch (MoCo v1, section 4.1)."""
     penalties: Penalties = PENALTIES
     views: ExtraViews = 0
+    parts: ReadParts = True
     epochs: Count = 100
     """Passes over the training images, with --protocol paper."""
     lr: Positive = 30.0
@@ -171,6 +170,7 @@ class LowshotConfig:
     """Number of random draws; the result has their mean and standard deviation."""
     penalties: Penalties = PENALTIES
     views: ExtraViews = 0
+    parts: ReadParts = True
     finetune_steps: CountOrZero = 400
     """Steps of fine-tuning for each draw (0: do not fine-tune)."""
     finetune_lr: Positive = 0.05

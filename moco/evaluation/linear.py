@@ -16,12 +16,13 @@ from moco.data.images import Images
 from moco.data.loader import ViewBatches
 from moco.data.replacement import Damage
 from moco.errors import VoidError
+from moco.evaluation.again import encode_again
 from moco.evaluation.classifiers import MILESTONES, MOMENTUM, new_classifier
-from moco.evaluation.config import LinearConfig
+from moco.evaluation.config import LinearConfig, LowshotConfig
+from moco.evaluation.divided import Division, divide_features, encode_divided, list_grids
 from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.logistic import ViewFeatures
-from moco.evaluation.once import encode_again
-from moco.evaluation.penalty import Part, divide, fit
+from moco.evaluation.penalty import Candidate, Part, divide, fit_best
 from moco.evaluation.scores import Scores, score_logits
 from moco.evaluation.session import (
     Labelled,
@@ -51,20 +52,43 @@ Evaluated = tuple[Scores, dict[str, Any]]
 def run_fast_protocol(subject: Subject, images: Labelled, config: LinearConfig, title: str) -> Evaluated:
     """Encode the images once, and solve a regularised classifier on the features of all training images.
 
-    The penalty is chosen on the validation split, else on training images that are held out for that.
+    The penalty, and whether features of whole images or of their parts are read, is chosen on the validation split,
+    else on training images that are held out for that.
     """
     encoder, how, device = subject.encoder, subject.how, str(next(subject.encoder.parameters()).device)
     train, labels, chooser = images.train, labels_of(images.train), images.validation
-    features = encode_random_views(encoder, train, how, config.views, config.seed, title)
-    test = encode_again(encoder, images.test, how, f"{title}: encoding {len(images.test)} images")
+    read = encode_to_learn(subject, train, config, config.seed, title)
     if chooser is None:
-        parts = divide(labels, features[0])
+        parts = [divide(labels, features[0]) for _, features in read]
     else:
-        choosing = encode_again(encoder, chooser, how, f"{title}: encoding {len(chooser)} images")
-        parts = [Part(np.arange(len(labels)), choosing, labels_of(chooser))]
-    found = fit(features, labels, len(images.classes), config.penalties, parts, device, f"{title}: penalties")
+        grids = [division.grid for division, _ in read]
+        choosing = encode_divided(encoder, chooser, how, grids, f"{title}: encoding {len(chooser)} images")
+        rows, truth = np.arange(len(labels)), labels_of(chooser)
+        parts = [[Part(rows, division(z), truth)] for (division, _), z in zip(read, choosing, strict=True)]
+    candidates = [Candidate(features, own) for (_, features), own in zip(read, parts, strict=True)]
+    best, found = fit_best(candidates, labels, len(images.classes), config.penalties, device, f"{title}: penalties")
+    division = read[best][0]
+    (test,) = encode_divided(
+        encoder, images.test, how, [division.grid], f"{title}: encoding {len(images.test)} images"
+    )  # fmt: skip
     path = [dataclasses.asdict(tried) for tried in found.path]
-    return score_logits(found.classifier.logits(test), labels_of(images.test)), {"penalty": found.penalty, "path": path}
+    scores = score_logits(found.classifier.logits(division(test)), labels_of(images.test))
+    return scores, {"penalty": found.penalty, "grid": division.grid, "path": path}
+
+
+def encode_to_learn(
+    subject: Subject, images: Images, config: LinearConfig | LowshotConfig, seed: int, title: str | None = None
+) -> list[tuple[Division, ViewFeatures]]:
+    """Encode training images to what a classifier may be fitted to: plain features first, then those of their parts.
+
+    With random views of each image there are plain features only.
+    """
+    encoder, how = subject.encoder, subject.how
+    if config.views or not config.parts:
+        return [(Division(1), encode_random_views(encoder, images, how, config.views, seed, title))]
+    grids = list_grids(encoder, how, len(images))
+    averages = encode_divided(encoder, images, how, grids, title and f"{title}: encoding {len(images)} images")
+    return [(one, one(z)[None]) for one, z in zip(divide_features(averages, grids), averages, strict=True)]
 
 
 def encode_random_views(

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,11 @@ from moco.data.derived import Subset
 from moco.data.images import Images, Labels, hold
 from moco.errors import BadInputError, counted
 from moco.evaluation.config import LowshotConfig
+from moco.evaluation.divided import encode_divided, list_grids
 from moco.evaluation.finetune import Finetuning, finetune_and_score
 from moco.evaluation.label_share import LabelShare, read_label_share
-from moco.evaluation.linear import encode_random_views
-from moco.evaluation.once import encode_again
-from moco.evaluation.penalty import divide, fit
+from moco.evaluation.linear import encode_to_learn
+from moco.evaluation.penalty import Candidate, divide, fit_best
 from moco.evaluation.scores import Scores, score_logits, spread
 from moco.evaluation.session import (
     Labelled,
@@ -53,14 +54,19 @@ def draw_rows(labels: Labels, classes: tuple[str, ...], wanted: LabelShare, seed
 
 
 def fit_few(
-    subject: Subject, images: Images, test: Features, test_labels: Labels, config: LowshotConfig, seed: int
-) -> tuple[Scores, float]:
-    """Score the linear classifier of a draw, and return its penalty, chosen by cross-validation in the draw."""
+    subject: Subject, images: Images, test: Mapping[int, Features], truth: Labels, config: LowshotConfig, seed: int
+) -> tuple[Scores, float, int]:
+    """Score the linear classifier of a draw, and return its penalty and grid, chosen by cross-validation in the draw.
+
+    `test` holds the features of the test images over each grid.
+    """
     labels, device = labels_of(images), str(next(subject.encoder.parameters()).device)
-    features = encode_random_views(subject.encoder, images, subject.how, config.views, seed)
-    parts = divide(labels, features[0])
-    found = fit(features, labels, len(images.classes), config.penalties, parts, device)
-    return score_logits(found.classifier.logits(test), test_labels), found.penalty
+    read = [one for one in encode_to_learn(subject, images, config, seed) if one[0].grid in test]
+    candidates = [Candidate(features, divide(labels, features[0])) for _, features in read]
+    best, found = fit_best(candidates, labels, len(images.classes), config.penalties, device)
+    division = read[best][0]
+    logits = found.classifier.logits(division(test[division.grid]))
+    return score_logits(logits, truth), found.penalty, division.grid
 
 
 def evaluate_lowshot(subject: Subject, images: Labelled, config: LowshotConfig, title: str) -> dict[str, Any]:
@@ -69,16 +75,19 @@ def evaluate_lowshot(subject: Subject, images: Labelled, config: LowshotConfig, 
     drawn = [
         draw_rows(labels_of(images.train), images.classes, wanted, config.seed, draw) for draw in range(config.draws)
     ]
-    test = encode_again(subject.encoder, images.test, subject.how, f"{title}: encoding {len(images.test)} images")
-    linear, penalties, tuned = [], [], []
+    grids = list_grids(subject.encoder, subject.how, len(images.test)) if config.parts and not config.views else (1,)
+    said = f"{title}: encoding {len(images.test)} images"
+    test = dict(zip(grids, encode_divided(subject.encoder, images.test, subject.how, grids, said), strict=True))
+    linear, penalties, chosen, tuned = [], [], [], []
     started = time.monotonic()
     for number, rows in enumerate(drawn):
         labelled_images = hold(Subset(images.train, rows))
-        found, penalty = fit_few(subject, labelled_images, test, test_labels, config, config.seed + number)
+        found, penalty, grid = fit_few(subject, labelled_images, test, test_labels, config, config.seed + number)
         linear.append(found.top1)
         penalties.append(penalty)
+        chosen.append(grid)
     result: dict[str, Any] = {
-        "images": len(drawn[0]), "linear": {**spread(linear), "penalty": penalties},
+        "images": len(drawn[0]), "linear": {**spread(linear), "penalty": penalties, "grid": chosen},
         "linear_seconds": round(time.monotonic() - started, 2),
     }  # fmt: skip
     if config.finetune_steps:

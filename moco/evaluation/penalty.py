@@ -75,6 +75,14 @@ def count_before(labels: Labels) -> Labels:
     return found
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """Features of all images that a classifier may be fitted to, and held-out ones in the same form."""
+
+    features: ViewFeatures
+    parts: Sequence[Part]
+
+
 def fit(
     features: ViewFeatures,
     labels: Labels,
@@ -88,13 +96,35 @@ def fit(
 
     Accuracy would choose worse: it counts few images (docs/measurements.md).
     """
-    path = try_penalties(features, labels, classes, penalties, parts, device, title) if len(penalties) > 1 else []
-    if path:
-        chosen = min(path, key=lambda tried: tried.loss).penalty
+    return fit_best([Candidate(features, parts)], labels, classes, penalties, device, title)[1]
+
+
+def fit_best(
+    candidates: Sequence[Candidate],
+    labels: Labels,
+    classes: int,
+    penalties: Sequence[float],
+    device: str = "cpu",
+    title: str | None = None,
+) -> tuple[int, Fit]:
+    """Choose one of several features in the same way as the penalty, and fit all images; return its number, too.
+
+    Of equals, and where nothing can be held out, the first is taken.
+    """
+    paths = [
+        try_penalties(one.features, labels, classes, penalties, one.parts, device, title)
+        if len(penalties) > 1 or len(candidates) > 1
+        else []
+        for one in candidates
+    ]
+    lowest = [min((tried.loss for tried in path), default=math.inf) for path in paths]
+    best = lowest.index(min(lowest))
+    if paths[best]:
+        chosen = min(paths[best], key=lambda tried: tried.loss).penalty
     else:
         chosen = min(penalties, key=lambda penalty: abs(math.log(penalty / UNCHOSEN)))
-    problem = pose(features, labels, classes, np.arange(len(labels)), device)
-    return Fit(problem.classifier(solve(problem, chosen)), chosen, path)
+    problem = pose(candidates[best].features, labels, classes, np.arange(len(labels)), device)
+    return best, Fit(problem.classifier(solve(problem, chosen)), chosen, paths[best])
 
 
 def try_penalties(

@@ -15,7 +15,7 @@ from moco.commands.join import run
 from moco.data.catalog import load
 from moco.data.images import Images
 from moco.errors import BadInputError
-from moco.evaluation import once
+from moco.evaluation import again
 from moco.evaluation.features import Encoding, outputs
 from moco.evaluation.frozen import load_encoder
 from moco.interop.checkpoints import load_weights
@@ -135,7 +135,7 @@ def test_images_are_encoded_once(
 ) -> None:
     """An evaluation of the file reads what was computed to make it; its figures are the same as without that."""
     monkeypatch.setenv("MOCO_DATA", str(tmp_path / "kept"))
-    monkeypatch.setattr(once, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(again, "LEAST_SECONDS", 0.0)
     draw, photos = np.random.default_rng(0), tmp_path / "photos"
     for i in range(60):
         folder = photos / ("test" if i % 3 == 0 else "train") / "ab"[i % 2]
@@ -148,17 +148,17 @@ def test_images_are_encoded_once(
         encoded.append(len(images))
         return outputs(module, width, images, *more, **named)
 
-    monkeypatch.setattr("moco.evaluation.once.outputs", count)
+    monkeypatch.setattr("moco.evaluation.again.outputs", count)
     out = str(tmp_path / "both.safetensors")
     data = ["--data", str(photos), *CPU, "--workers", "0", "--json"]
     assert main(["join", "--weights", *two, "--out", out, *data]) == 0
     assert encoded == [40]
     figures = list[dict[str, Any]]()
-    for again in ([20], []):
+    for expected in ([20], []):
         encoded.clear()
         capsys.readouterr()
         assert main(["knn", "--weights", out, "--no-baseline", *data]) == 0
-        assert encoded == again
+        assert encoded == expected
         figures.append(json.loads(capsys.readouterr().out))
     shutil.rmtree(tmp_path / "kept")
     encoder = load_encoder(out)
@@ -166,6 +166,6 @@ def test_images_are_encoded_once(
     by_hand = torch.as_tensor(encoder.embed(paths, unit=True))
     weights, images = load_weights(out), load(str(photos))["test"]
     how = Encoding(weights.encoder.plan.image_size, weights.mean, weights.std)
-    found = once.encode_again(weights.encoder, images, how)
+    found = again.encode_again(weights.encoder, images, how)
     assert torch.allclose(found, by_hand, atol=1e-5)
     assert figures[0]["top1"] == figures[1]["top1"]

@@ -1,6 +1,7 @@
 """The linear protocols: what they compute, what they leave alone, and what they refuse."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 import shutil
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image as PillowImage
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -21,10 +23,12 @@ from moco.data.catalog import load
 from moco.data.images import ArrayImages, Images
 from moco.data.loader import ViewBatches
 from moco.errors import BadInputError
+from moco.evaluation import divided
 from moco.evaluation import linear as module
 from moco.evaluation.classifiers import first_weights
 from moco.evaluation.config import LinearConfig
-from moco.evaluation.features import Encoding, RandomViews, encode
+from moco.evaluation.divided import divide_features, list_grids
+from moco.evaluation.features import Encoding, RandomViews, encode, prepare_image
 from moco.evaluation.linear import (
     CROP_AND_FLIP,
     encode_random_views,
@@ -134,7 +138,8 @@ def test_images_that_are_not_held_give_the_same_views(subject: Subject, tmp_path
 def test_fast_equals_scikit_learn_on_the_same_features(subject: Subject) -> None:
     """The penalty of the lowest held-out loss, the same predictions by scikit-learn's solver with that penalty."""
     images = some()
-    found, details = run_fast_protocol(subject, images, CONFIG, "")
+    found, details = run_fast_protocol(subject, images, dataclasses.replace(CONFIG, parts=False), "")
+    assert details["grid"] == 1
     assert [tried["penalty"] for tried in details["path"]] == [0.1, 0.01, 0.001][: len(details["path"])]
     assert details["penalty"] == min(details["path"], key=lambda tried: tried["loss"])["penalty"]
     train, test = (encode(subject.encoder, part, subject.how).double() for part in (images.train, images.test))
@@ -146,6 +151,67 @@ def test_fast_equals_scikit_learn_on_the_same_features(subject: Subject) -> None
     oracle.fit(((train - train.mean(0)) / scale).numpy(), np.asarray(images.train.labels))
     expected = oracle.predict(((test - train.mean(0)) / scale).numpy())
     assert (found.predicted != expected).sum() <= 1  # logits differ by rounding
+
+
+def test_parts_of_images_equal_scikit_learn(subject: Subject) -> None:
+    """What is read is chosen by the held-out loss: here averages over the quarters of the last map."""
+    images = some()
+    found, details = run_fast_protocol(subject, images, CONFIG, "")
+    whole = run_fast_protocol(subject, images, dataclasses.replace(CONFIG, parts=False), "")[1]
+    assert details["grid"] == 2
+    assert min(tried["loss"] for tried in details["path"]) < min(tried["loss"] for tried in whole["path"])
+
+    @torch.no_grad()
+    def average(part: Images) -> np.ndarray[Any, np.dtype[np.float64]]:
+        maps: list[Any] = []
+        encoder = copy.deepcopy(subject.encoder).double().eval()
+        encoder.backbone.get_submodule("avgpool").register_forward_pre_hook(lambda _, x: maps.append(x[0].numpy()))
+        for row in range(len(part)):
+            encoder.backbone((prepare_image(part[row], 16).double() - 0.5)[None] / 0.5)
+        z = np.concatenate(maps)
+        assert z.shape[2:] == (2, 2)
+        return z.reshape(len(part), -1)
+
+    train, test = average(images.train), average(images.test)
+    varies = train.std(0) > 0
+    train, test = train[:, varies], test[:, varies]
+    scale = np.sqrt(train.std(0) * train.std(0).mean())
+    oracle = LogisticRegression(C=1 / (200 * details["penalty"]), tol=1e-8, max_iter=10_000)
+    oracle.fit((train - train.mean(0)) / scale, np.asarray(images.train.labels))
+    expected = oracle.predict((test - train.mean(0)) / scale)
+    assert (found.predicted != expected).sum() <= 1  # logits differ by rounding
+
+
+def test_many_numbers_are_turned_to_principal_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are scikit-learn's but for signs; what a whole image has stays as it is."""
+    monkeypatch.setattr(divided, "MOST_READ", 4)
+    torch.manual_seed(0)
+    whole, parts = torch.randn(40, 3), torch.randn(40, 12) * torch.arange(1, 13)
+    first, second = divide_features([whole, parts], (1, 2))
+    assert torch.equal(first(whole), whole)
+    expected = torch.from_numpy(PCA(4).fit_transform(parts.double().numpy())).float()
+    torch.testing.assert_close(second(parts).abs(), expected.abs(), rtol=1e-4, atol=1e-4)
+
+
+def test_averages_that_would_not_fit_are_not_held(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 128 + 512 numbers for each image."""
+    monkeypatch.setattr(divided, "MOST_AT_ONCE", 640 * 200)
+    assert list_grids(subject.encoder, subject.how, 200) == (1, 2)
+    assert list_grids(subject.encoder, subject.how, 201) == (1,)
+
+
+def test_the_papers_protocol_is_compared_on_whole_images(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own classifier reads these, and so do those of its baselines; --no-parts lets the fast one do so."""
+    run = ["--weights", str(shutil.copytree(tiny_run, tmp_path / "run")), "--penalties", "0.1"]
+    parts = result_of(capsys, run)
+    assert (parts["grid"], parts["baselines"]["random"]["grid"]) == (2, 2)
+    assert result_of(capsys, [*run, "--no-parts", "--no-baseline"])["grid"] == 1
+    result_of(capsys, [*run, "--no-baseline"])
+    paper = result_of(capsys, [*run, "--protocol", "paper", "--epochs", "1", "--lr", "0.3"])
+    assert paper["agreement"]["grid"] == 2
+    assert paper["baselines"]["random"]["grid"] == 1
 
 
 def test_a_validation_split_chooses_where_there_is_one(subject: Subject) -> None:
