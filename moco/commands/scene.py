@@ -26,7 +26,7 @@ from moco.evaluation.comparison import (
     vote_by_features,
 )
 from moco.evaluation.session import place_weights
-from moco.interop.checkpoints import load_weights, random_weights
+from moco.interop.checkpoints import Weights, load_weights, random_weights
 from moco.interop.metadata import DOCUMENTS, describe_input
 from moco.interop.published import short_name
 from moco.pretraining.auto import FEWEST_IMAGES, LEAST_SIDE, SAMPLE, candidates, typical_side
@@ -215,11 +215,29 @@ def compare_weights(scene: Scene, weights: str | None, goal: Goal) -> list[Compa
         ),
         Compared("raw pixels", 16, judge_pixels(bank, queries)),
     ]
-    for size in sizes:
-        features = encode_both(published, size, bank, queries, scene.precision)
-        right = vote_by_features(features, bank, queries, scene.device)
-        compared.append(Compared(weights, size, right, costs[size], thin(features[0])))
-    return compared
+    return compared + judge_published(scene, weights, published, {size: costs[size] for size in sizes})
+
+
+def judge_published(scene: Scene, name: str, published: Weights, costs: dict[int, float]) -> list[Compared]:
+    """Judge published weights at each of the sizes that `costs` has, with the seconds that encoding an image takes.
+
+    At the best size features of parts of each image count, too: to choose a whitening of these takes seconds more.
+    """
+    bank, queries = require(scene.judged)
+    encoder, whole = published.encoder, (1,)
+    grids = {size: encoder.grids(size) for size in costs}
+    encoded = {size: encode_both(published, size, bank, queries, scene.precision, grids[size]) for size in costs}
+    plain = {size: (z[:, : encoder.num_features], q[:, : encoder.num_features]) for size, (z, q) in encoded.items()}
+    right = {size: vote_by_features(both, bank, queries, scene.device) for size, both in plain.items()}
+    best = max(costs, key=lambda size: int(right[size].sum()))
+    if grids[best] != whole:
+        right[best] = vote_by_features(encoded[best], bank, queries, scene.device, grids[best])
+    return [
+        Compared(name, size, right[size], seconds, thin(encoded[size][0]), grids[size])
+        if size == best
+        else Compared(name, size, right[size], seconds, thin(plain[size][0]))
+        for size, seconds in costs.items()
+    ]
 
 
 def open_teacher(scene: Scene, way: Way, chosen: Compared | None, given: dict[str, Any]) -> Teacher | None:

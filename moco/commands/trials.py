@@ -102,11 +102,14 @@ def try_way(
     try:
         _begin(scene, ready, steps, folder)
         found = place_weights(load_weights(str(folder / "encoder.safetensors"), ""), scene.device)
-        features = encode_both(found, require(ready.config.image_size), bank, queries, scene.precision)
-        right = vote_by_features(features, bank, queries, scene.device)
+        size = require(ready.config.image_size)
+        grids = found.encoder.grids(size)
+        features = encode_both(found, size, bank, queries, scene.precision, grids)
+        right = vote_by_features(features, bank, queries, scene.device, grids)
         if beside is not None:
             with say_if_slow("auto: joining the encoder of the trial with the published weights"):
-                joined = beside.top1 + measure_joining(require(beside.features), thin(features[0]), bank)
+                parts = require(beside.features), thin(features[0])
+                joined = beside.top1 + measure_joining(*parts, bank, (beside.grids, grids))
     except DivergedError:
         pass
     if ready.config.keep == "best" and as_it_is is not None and int(as_it_is.right.sum()) > int(right.sum()):

@@ -2,13 +2,14 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 from moco.core.encoder import Encoder
 from moco.data.images import Images
-from moco.evaluation.features import Encoding, encode
+from moco.evaluation.features import Encoding, encode, encode_grids
 from moco.evaluation.joining import Judge, choose
 from moco.evaluation.judge import classify_whitened
 from moco.evaluation.pixels import SIDE, build_raw_pixels
@@ -22,7 +23,7 @@ TEMPERATURE = 0.1
 JOINED_BY = 1024
 """Images of the bank, at most, that say whether joining two encoders pays: it takes seconds for so many."""
 Encoded = tuple[Bank, Features]
-"""Plain features of bank and queries, (B, C) and (N, C)."""
+"""Features of bank and queries over one or more grids, (B, C) and (N, C), not whitened."""
 
 
 def measure_encoding(weights: Weights, images: Images, size: int, precision: Precision) -> float:
@@ -35,9 +36,9 @@ def measure_encoding(weights: Weights, images: Images, size: int, precision: Pre
 
 def judge_weights(weights: Weights, size: int, bank: Images, queries: Images, precision: Precision) -> Tensor:
     """Say which images of bank and queries their neighbours in the bank classify rightly, (B + N,) bool."""
-    return vote_by_features(
-        encode_both(weights, size, bank, queries, precision), bank, queries, _device(weights.encoder)
-    )
+    grids = weights.encoder.grids(size)
+    encoded = encode_both(weights, size, bank, queries, precision, grids)
+    return vote_by_features(encoded, bank, queries, _device(weights.encoder), grids)
 
 
 def judge_pixels(bank: Images, queries: Images) -> Tensor:
@@ -45,20 +46,30 @@ def judge_pixels(bank: Images, queries: Images) -> Tensor:
     form = bank.form
     mean, std = ((0.0,) * 3, (1.0,) * 3) if form is None else (form.mean, form.std)
     encoder, how = build_raw_pixels(Encoding(SIDE, mean, std, rgb=form is None), "cpu")
-    return vote_by_features(_encode(encoder, how, bank, queries), bank, queries, _device(encoder))
+    known, asked = (encode(encoder, images, replace(how, unit=False)) for images in (bank, queries))
+    return vote_by_features((known, asked), bank, queries, _device(encoder))
 
 
-def encode_both(weights: Weights, size: int, bank: Images, queries: Images, precision: Precision) -> Encoded:
-    """Encode bank and queries at this size."""
-    return _encode(weights.encoder, _encoding(weights, size, precision), bank, queries)
+def encode_both(
+    weights: Weights, size: int, bank: Images, queries: Images, precision: Precision, grids: Sequence[int]
+) -> Encoded:
+    """Encode bank and queries at this size, over these grids."""
+    how = replace(_encoding(weights, size, precision), unit=False)
+    known, asked = (encode_grids(weights.encoder, images, how, grids) for images in (bank, queries))
+    return known, asked
 
 
-def vote_by_features(encoded: Encoded, bank: Images, queries: Images, device: str) -> Tensor:
-    """Say which images neighbours classify rightly, (B + N,) bool, by features that are whitened where that pays."""
+def vote_by_features(
+    encoded: Encoded, bank: Images, queries: Images, device: str, grids: Sequence[int] = (1,)
+) -> Tensor:
+    """Say which images neighbours classify rightly, (B + N,) bool, by features as a run would end with them.
+
+    Those over the grid that suits best are whitened where that pays.
+    """
     known, asked = encoded
     return classify_whitened(
         known, labels_of(bank), asked, labels_of(queries), temperature=TEMPERATURE, classes=len(bank.classes),
-        device=device,
+        device=device, grids=grids,
     )  # fmt: skip
 
 
@@ -67,24 +78,21 @@ def thin(features: Bank) -> Features:
     return features[:: _step(len(features))].clone()
 
 
-def measure_joining(known: Tensor, other: Tensor, bank: Images) -> float:
+def measure_joining(
+    known: Tensor, other: Tensor, bank: Images, grids: tuple[Sequence[int], Sequence[int]] = ((1,), (1,))
+) -> float:
     """Measure by how many points an encoder joined with another classifies the bank better than `known` does alone.
 
-    Both give features (n, C_i) of some of its images (`thin`), each classified by the others (leave-one-out), as
-    `moco join` does it.
+    Both give features (n, C_i) of some of its images (`thin`), each over its own grids. Each image is classified by
+    the others (leave-one-out), as `moco join` does it.
     """
     judge = Judge(labels_of(bank)[:: _step(len(bank))], len(bank.classes), TEMPERATURE)
-    choice, alone = choose([known, other], judge)
+    choice, alone = choose([known, other], judge, grids)
     return require(choice.top1) - alone[0]
 
 
 def _step(images: int) -> int:
     return math.ceil(images / JOINED_BY)
-
-
-def _encode(encoder: Encoder, how: Encoding, bank: Images, queries: Images) -> Encoded:
-    known, asked = (encode(encoder, images, replace(how, unit=False)) for images in (bank, queries))
-    return known, asked
 
 
 def _device(encoder: Encoder) -> str:

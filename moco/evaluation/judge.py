@@ -1,7 +1,7 @@
 """Monitors that compare two encoders image by image, with labels and without."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moco.core.encoder import Encoder
+from moco.core.maps import count_numbers
 from moco.data.images import Images, Labels
 from moco.evaluation.alignment import align_uniform, find_own_views
 from moco.evaluation.feature_whitening import choose_whitening
@@ -111,14 +112,16 @@ def classify_by_neighbours(
 
 def classify_whitened(
     bank: Bank, bank_labels: Labels, queries: Features, query_labels: Labels, *, temperature: float, classes: int,
-    device: str = "cpu",
+    device: str = "cpu", grids: Sequence[int] = (1,),
 ) -> Tensor:  # fmt: skip
     """Do as `classify_by_neighbours` with features as a run would end with them: whitened where that pays.
 
-    The bank (B, C), of any length, chooses the whitening and k.
+    The bank (B, C), of any length, chooses the whitening and k. With several `grids` the features of both are the
+    averages over each of these, and the bank chooses one of them, too.
     """
-    found = choose_whitening(bank, bank_labels, classes, temperature=temperature)
-    bank, queries = (F.normalize(z if found is None else found(z)) for z in (bank, queries))
+    found, plain = choose_whitening(bank, bank_labels, classes, temperature=temperature, grids=grids), bank.shape[1]
+    plain //= count_numbers(1, grids)
+    bank, queries = (F.normalize(z[:, :plain] if found is None else found(z)) for z in (bank, queries))
     common: dict[str, Any] = {"temperature": temperature, "classes": classes, "device": device}
     k = choose_k(bank, bank_labels, **common)
     return classify_by_neighbours(bank, bank_labels, queries, query_labels, k=k, **common)

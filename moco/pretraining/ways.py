@@ -12,7 +12,6 @@ from moco.interop.published import download_bytes, is_on_this_machine, short_nam
 from moco.pretraining.best import is_clearly_better
 from moco.pretraining.config import AutoConfig
 from moco.pretraining.recipes import REDUCED
-from moco.shapes import Bank
 
 Goal = Literal["accurate", "small"]
 WayRecipe = Literal["quick", "taught", "reduced", "continued"]
@@ -30,7 +29,7 @@ ENLARGED = 4
 """Times its own side, at most, that an image is enlarged for a published network. It pays: EfficientNet-Lite0 has 65.0%
 on CIFAR-10's 32 pixels at 64 and 76.9% at 128 (docs/measurements.md)."""
 LEAST_SIZE = 96
-ERROR_LEFT: dict[str, float] = {"continued": 0.75, "quick": 0.75, "joined": 0.9}
+ERROR_LEFT: dict[str, float] = {"continued": 0.75, "quick": 0.6, "joined": 0.9}
 """What the rest of a run leaves of the kNN error that published weights have as they are, and that a run from scratch
 has after its trial, alone or joined with published weights (docs/measurements.md). Other ways are taken to gain nothing
 more ..."""
@@ -53,8 +52,10 @@ class Compared:
     """Which images are classified rightly by their neighbours, (n,) bool; the same images for all that are compared."""
     seconds: float = 0.0
     """What encoding one image takes, decoding counted."""
-    features: Bank | None = None
+    features: Tensor | None = None
     """Those of published weights for some of the images: what is trained beside them is joined with these."""
+    grids: tuple[int, ...] = (1,)
+    """Over which these are averages, and from which the one was chosen that the images are classified by."""
 
     @property
     def top1(self) -> float:
@@ -102,13 +103,17 @@ class Tried:
 
     @property
     def expected(self) -> float:
-        """Return the kNN accuracy that the run is expected to reach, joined where it ends so, in percent."""
-        left = ERROR_LEFT.get(self.way.recipe if self.joined is None else "joined", 1.0)
+        """Return the kNN accuracy that the run is expected to reach, alone or joined, in percent."""
+        alone = self._expect(self.compared.top1, self.way.recipe)
+        return alone if self.joined is None else max(alone, self._expect(self.joined, "joined"))
+
+    def _expect(self, top1: float, key: str) -> float:
+        left = ERROR_LEFT.get(key, 1.0)
         if self.steps:
             left **= math.log(self.length / self.steps, TRIED)
         else:
             left = 1 - (1 - left) * min(1.0, self.length / STEPS_TO_GAIN)
-        return 100 - left * (100 - (self.compared.top1 if self.joined is None else self.joined))
+        return 100 - left * (100 - top1)
 
     @property
     def when(self) -> str:
@@ -233,7 +238,7 @@ def choose_tried(tried: Sequence[Tried]) -> Tried:
     both = "" if kept.joined is None else f", and {kept.joined:.1f}% joined with the published weights"
     why = f"{kept.way.title}: {point} it classifies {alone}{both} ({others}){said}"
     if not first.steps:
-        ending = "it" if kept.joined is None else "the joined encoder"
+        ending = "it" if kept.joined is None else "the better of it and the joined encoder"
         why += f". Judging by runs on other images, {ending} should end at {kept.expected:.0f}%"
     return replace(kept, way=replace(kept.way, why=why))
 

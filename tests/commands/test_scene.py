@@ -2,19 +2,31 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import jaxtyping
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.neighbors import KNeighborsClassifier
 
 from moco.cli import main
 from moco.commands import pretrain, readiness, scene
+from moco.commands.scene import judge_published
+from moco.core.encoder import Encoder, EncoderPlan
+from moco.data.catalog import load
 from moco.data.channels import Values
+from moco.data.derived import Subset
 from moco.data.forms import Form
 from moco.data.images import Images, Marks
 from moco.errors import BadInputError
+from moco.evaluation.feature_whitening import choose_whitening
+from moco.evaluation.features import Encoding, encode_grids
+from moco.evaluation.knn import choose_k
+from moco.evaluation.session import labels_of
+from moco.interop.checkpoints import Weights
 from moco.pretraining.config import AutoConfig
 from moco.pretraining.pace import Budget
 from moco.pretraining.timing import StepTime
@@ -139,3 +151,26 @@ def test_a_small_set_is_decoded_once(prepared: list[Images], monkeypatch: pytest
     assert main([*COMMAND, "--batch-size", "8", "--knn-images", "20", "--precision", "fp32"]) == 75
     assert prepared[0].in_memory
     assert listing.decoded == 200 + 48
+
+
+def test_published_weights_are_judged_by_parts_at_their_better_size() -> None:
+    """As a run would end with them; at another size by whole images, which take less time."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderPlan("resnet10-w4", "cifar", image_size=24)).eval()
+    images = load("digits")["train"]
+    bank, queries = Subset(images, np.arange(200)), Subset(images, np.arange(200, 240))
+    its = SimpleNamespace(judged=(bank, queries), precision="fp32", device="cpu")
+    found = judge_published(cast(Any, its), "W", Weights(encoder, (0.5,) * 3, (0.5,) * 3), {8: 0.1, 24: 0.2})
+    best, other = sorted(found, key=lambda one: one.top1, reverse=True)
+    assert (best.image_size, best.grids, best.seconds) == (24, (1, 2, 3), 0.2)
+    assert (other.image_size, other.grids) == (8, (1,))
+    how = Encoding(24, (0.5,) * 3, (0.5,) * 3, unit=False)
+    z, q = (encode_grids(encoder, part, how, (1, 2, 3)) for part in (bank, queries))
+    chosen = choose_whitening(z, bank.labels, 10, grids=(1, 2, 3))
+    assert chosen is not None
+    assert chosen.grid > 1
+    known, asked = (F.normalize(chosen(part)) for part in (z, q))
+    k = choose_k(known, labels_of(bank), temperature=0.1, classes=10)
+    judge = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1))
+    right = judge.fit(known.numpy(), labels_of(bank)).predict(asked.numpy()) == labels_of(queries)
+    assert (best.right[200:].numpy() != right).sum() <= 1  # a tie may fall either way

@@ -13,7 +13,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image as PillowImage
-from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -23,11 +22,9 @@ from moco.data.catalog import load
 from moco.data.images import ArrayImages, Images
 from moco.data.loader import ViewBatches
 from moco.errors import BadInputError
-from moco.evaluation import divided
 from moco.evaluation import linear as module
 from moco.evaluation.classifiers import first_weights
 from moco.evaluation.config import LinearConfig
-from moco.evaluation.divided import divide_features, list_grids
 from moco.evaluation.features import Encoding, RandomViews, encode, prepare_image
 from moco.evaluation.linear import (
     CROP_AND_FLIP,
@@ -180,24 +177,6 @@ def test_parts_of_images_equal_scikit_learn(subject: Subject) -> None:
     oracle.fit((train - train.mean(0)) / scale, np.asarray(images.train.labels))
     expected = oracle.predict((test - train.mean(0)) / scale)
     assert (found.predicted != expected).sum() <= 1  # logits differ by rounding
-
-
-def test_many_numbers_are_turned_to_principal_components(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are scikit-learn's but for signs; what a whole image has stays as it is."""
-    monkeypatch.setattr(divided, "MOST_READ", 4)
-    torch.manual_seed(0)
-    whole, parts = torch.randn(40, 3), torch.randn(40, 12) * torch.arange(1, 13)
-    first, second = divide_features([whole, parts], (1, 2))
-    assert torch.equal(first(whole), whole)
-    expected = torch.from_numpy(PCA(4).fit_transform(parts.double().numpy())).float()
-    torch.testing.assert_close(second(parts).abs(), expected.abs(), rtol=1e-4, atol=1e-4)
-
-
-def test_averages_that_would_not_fit_are_not_held(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 128 + 512 numbers for each image."""
-    monkeypatch.setattr(divided, "MOST_AT_ONCE", 640 * 200)
-    assert list_grids(subject.encoder, subject.how, 200) == (1, 2)
-    assert list_grids(subject.encoder, subject.how, 201) == (1,)
 
 
 def test_the_papers_protocol_is_compared_on_whole_images(

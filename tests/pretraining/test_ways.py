@@ -126,14 +126,14 @@ def test_the_rule_gives_way_to_what_is_clearly_better(rights: tuple[int, int, in
     [
         ((300, 255, 0), "continued"),
         ((300, 320, 0), "quick"),
-        ((300, 300, 0), "continued"),
-        ((300, 301, 0), "quick"),
+        ((300, 275, 0), "continued"),
+        ((300, 276, 0), "quick"),
         ((300, 100, 330), "taught"),
         ((400, 400, 400), "continued"),
     ],
 )
 def test_weights_as_they_are_against_short_trials(rights: tuple[int, int, int], taken: str) -> None:
-    """Of 400 images 100 are wrong, of which training leaves three quarters, as of those of a run from scratch."""
+    """Of 400 images 100 are wrong. Training leaves three quarters of these, and of those of a run from scratch 60%."""
     tried = [
         Tried(way, compared(way.name, right), steps, 40.0 if steps else 0.0)
         for way, right, steps in zip((CONTINUED, SCRATCH, TAUGHT), rights, (0, 50, 50), strict=True)
@@ -150,10 +150,10 @@ def test_weights_as_they_are_against_short_trials(rights: tuple[int, int, int], 
 
 
 def test_a_run_too_short_to_gain_is_expected_to_gain_little() -> None:
-    """Of 64 wrong images 30 of 200 steps take 0.25 * 0.15; from scratch 80 wrong ones become 60."""
+    """Of 64 wrong images 30 of 200 steps take 0.25 * 0.15; from scratch 88 wrong ones become 53."""
     tried = [
         Tried(CONTINUED, compared("weights", 336), 0, 0.0, 30),
-        Tried(SCRATCH, compared("scratch", 320), 76, 37.0, 304),
+        Tried(SCRATCH, compared("scratch", 312), 76, 37.0, 304),
     ]
     assert tried[0].expected == pytest.approx(100 - 16 * (1 - 0.25 * 0.15))
     assert choose_tried(tried).way.recipe == "quick"
@@ -165,7 +165,7 @@ def test_a_run_too_short_to_gain_is_expected_to_gain_little() -> None:
     [
         (225, 71, 236, None, "continued", 75.3),
         (247, 62, 125, None, "continued", 75.3),
-        (270, 10, 160, None, "quick", 81.72),
+        (270, 10, 160, None, "quick", 88.3),
         (225, 71, 236, 276, "continued", 75.3),
         (225, 71, 236, 308, "quick", 79.01),
         (100, 40, 80, 308, "quick", 78.18),
@@ -176,8 +176,8 @@ def test_a_trial_counts_by_its_share_of_the_run_and_by_what_it_adds_to_the_weigh
 ) -> None:
     """300 photographs of hands, three minutes: published weights 74.8%, of whose error 20 steps leave 97.5%.
 
-    A quarter of a run leaves 75% of its error, joined with the weights 90%, half a run the square root of that, and a
-    sixteenth its square.
+    A quarter of a run leaves 60% of its error, joined with the weights 90%, half a run the square root of that, and a
+    sixteenth its square. The better of both counts.
     The first two runs ended at 66.0 and 63.3%, and joined at 80.0 and 80.7.
     """
     joined = None if together is None else together / 4
@@ -191,7 +191,7 @@ def test_a_trial_counts_by_its_share_of_the_run_and_by_what_it_adds_to_the_weigh
     assert (f"{(together or 0) / 4:.1f}% joined with the published weights (" in kept.way.why) == (
         taken == "quick" and together is not None
     )
-    ending = "the joined encoder" if taken == "quick" and together is not None else "it"
+    ending = "the better of it and the joined encoder" if taken == "quick" and together is not None else "it"
     assert kept.way.why.endswith(f"{ending} should end at {kept.expected:.0f}%")
     assert tabulate_trials(tried, kept)[2].endswith(
         "after {} steps, 16 s{}{}".format(
