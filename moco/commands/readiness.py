@@ -14,7 +14,7 @@ from moco.data.derived import make_readable, take_evenly
 from moco.data.splits import final_split
 from moco.errors import BadInputError
 from moco.evaluation.comparison import measure_encoding
-from moco.evaluation.feature_whitening import least_images
+from moco.evaluation.feature_whitening import estimate_choosing, least_images
 from moco.interop.checkpoints import Weights
 from moco.interop.config import JoinConfig
 from moco.pretraining.auto import TRIAL_IMAGES, Reasons, Situation, complete, settle
@@ -168,7 +168,8 @@ def _measure_looks(
         reasons["knn_images"] = (watched, f"an evaluation by the monitor takes at most {ONE_LOOK:.0%} of the time")
         config = dataclasses.replace(config, knn_images=watched)
     least = least_images(encoder.num_features, scene.is_labelled)
-    whitened = plan_whitening(config.whiten, len(scene.images), least, image, scene.budget.seconds)
+    whitening = image + estimate_choosing(encoder, require(config.image_size))
+    whitened = plan_whitening(config.whiten, len(scene.images), least, whitening, scene.budget.seconds)
     if "whiten" not in scene.given and whitened != config.whiten:
         reasons["whiten"] = (whitened, f"whitening the features takes at most {WHITENING:.0%} of the time")
         config = dataclasses.replace(config, whiten=whitened)
@@ -186,16 +187,16 @@ def _measure_looks(
         encoded = asked + (JoinConfig.images if len(scene.images) > JoinConfig.images else 0)  # else only once
         seconds = encoded * (image + scene.native_seconds)
         evaluation = plan_joining(evaluation, seconds, JOINING * scene.budget.seconds)
-    ending = evaluation.seconds + min(config.whiten, len(scene.images)) * image
+    ending = evaluation.seconds + min(config.whiten, len(scene.images)) * whitening
     costs = Costs(speed.step, speed.start, look, save, ending)
     length = config.max_steps or (resolved.max_steps if "epochs" in scene.given else None)
     return Ready(way, config, monitor, checkup, teacher, reasons, costs, length, evaluation)
 
 
 def plan_whitening(most: int, images: int, least: int, each: float, seconds: float) -> int:
-    """Plan by how many images the features are whitened; 0 where fewer than `least` can be encoded in time.
+    """Plan by how many images the features are whitened; 0 where time suffices for fewer than `least`.
 
-    Encoding takes `each` seconds an image, of `seconds` in all.
+    Encoding them and choosing a whitening takes `each` seconds an image, of `seconds` in all.
     """
     count = min(most, images, int(WHITENING * seconds / each))
     return 0 if count < least else most if count == images else count

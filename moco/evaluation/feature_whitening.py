@@ -29,6 +29,9 @@ FEWEST_KEPT = 512
 """Numbers that are left of a feature over a grid, at most, unless plain features have more."""
 UNJUDGED = 2
 """Cells in a row of the finest grid that is taken where no labels choose."""
+SECONDS_A_NUMBER = 1e-6
+"""Approximate time that choosing takes of one core, for each number of the features over all grids
+(docs/measurements.md)."""
 WORTH = 0.5
 """Points that a finer grid has to gain, since its features take more room."""
 
@@ -94,6 +97,11 @@ def fit_whitening(
 def least_images(numbers: int, judged: bool) -> int:
     """Return by how many images, at least, features of so many numbers are whitened; `judged` tells if labels judge."""
     return math.ceil((LEAST_SHARE_JUDGED if judged else LEAST_SHARE) * numbers)
+
+
+def estimate_choosing(encoder: Encoder, size: int) -> float:
+    """Estimate the seconds that `choose_whitening` takes for each image of this size."""
+    return SECONDS_A_NUMBER * count_numbers(encoder.num_features, encoder.grids(size))
 
 
 def choose_whitening(

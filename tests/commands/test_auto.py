@@ -136,6 +136,14 @@ def test_a_teacher_knows_more_images_than_speeds_are_measured_on(data: Path, mon
     assert reasons()["way"]["recipe"] == "reduced"
 
 
+def test_a_whitening_that_would_take_too_long_is_left_out(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choosing it counts, not only encoding the images."""
+    monkeypatch.setattr("moco.evaluation.feature_whitening.SECONDS_A_NUMBER", 1.0)
+    assert main(start("--max-steps", "2")) == 0
+    assert reasons()["settings"]["whiten"]["value"] == 0
+    assert "whitened" not in json.loads(Path("run/status.json").read_text())["result"]
+
+
 NET = "timm:test_efficientnet@net.safetensors"
 
 

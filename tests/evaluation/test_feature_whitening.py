@@ -11,7 +11,13 @@ from moco.core.encoder import Encoder, EncoderPlan, build_filled_encoder, encode
 from moco.data.derived import take_evenly
 from moco.data.images import ArrayImages
 from moco.evaluation import feature_whitening
-from moco.evaluation.feature_whitening import RIDGES, FeatureWhitener, choose_whitening, fit_whitening
+from moco.evaluation.feature_whitening import (
+    RIDGES,
+    FeatureWhitener,
+    choose_whitening,
+    estimate_choosing,
+    fit_whitening,
+)
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.frozen import load_encoder
 from moco.interop.metadata import encoder_metadata
@@ -238,3 +244,10 @@ def test_it_is_learned_from_the_images_of_a_run() -> None:
     assert torch.equal(found.bias, expected.bias)
     assert encoder.training
     assert not encoder.whitens
+
+
+def test_the_time_of_choosing_follows_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of 1 + 4 + 9 cells, or of one where the map has no more."""
+    monkeypatch.setattr(feature_whitening, "SECONDS_A_NUMBER", 0.5)
+    encoder = Encoder(EncoderPlan("resnet10-w4", "cifar", image_size=24))
+    assert [estimate_choosing(encoder, size) for size in (24, 8)] == [0.5 * 14 * 32, 0.5 * 32]
