@@ -38,6 +38,9 @@ STEPS_TO_GAIN = 200
 TRIED = 4
 """... and a run from scratch gains that if it is so many times as long as its trial, and as much again at this squared.
 """
+JOINED_WORTH = 2.0
+"""Points that the joined encoder has to be better by than other ways: it is larger and slower, and the run's own encoder
+may be far below both (docs/measurements.md)."""
 SMALL_NETWORK = 6_000_000
 """Largest number of parameters of a published network for `--for small`: 24 MB in fp32."""
 
@@ -104,8 +107,20 @@ class Tried:
     @property
     def expected(self) -> float:
         """Return the kNN accuracy that the run is expected to reach, alone or joined, in percent."""
-        alone = self._expect(self.compared.top1, self.way.recipe)
-        return alone if self.joined is None else max(alone, self._expect(self.joined, "joined"))
+        return max(self._expected_alone, self._expected_joined)
+
+    @property
+    def merit(self) -> float:
+        """Return by what ways are compared: the same, less JOINED_WORTH if it is that of the joined encoder."""
+        return max(self._expected_alone, self._expected_joined - JOINED_WORTH)
+
+    @property
+    def _expected_alone(self) -> float:
+        return self._expect(self.compared.top1, self.way.recipe)
+
+    @property
+    def _expected_joined(self) -> float:
+        return 0.0 if self.joined is None else self._expect(self.joined, "joined")
 
     def _expect(self, top1: float, key: str) -> float:
         left = ERROR_LEFT.get(key, 1.0)
@@ -230,7 +245,7 @@ def choose_tried(tried: Sequence[Tried]) -> Tried:
         better = [one for one in tried[1:] if is_clearly_better(one.compared.right, first.compared.right)]
         kept = max(better, key=lambda one: one.compared.top1) if better else first
     else:
-        kept = max(tried, key=lambda one: one.expected)
+        kept = max(tried, key=lambda one: one.merit)
     others = ", ".join(f"{one.way.title} {_judged(one)}" for one in tried if one is not kept)
     said = "" if kept is not first else "; no other method is clearly better" if first.steps else ""
     point = f"after {counted(kept.steps, 'trial step')}" if kept.steps else "before training"

@@ -169,6 +169,7 @@ def test_a_run_too_short_to_gain_is_expected_to_gain_little() -> None:
         (225, 71, 236, 276, "continued", 75.3),
         (225, 71, 236, 308, "quick", 79.01),
         (100, 40, 80, 308, "quick", 78.18),
+        (225, 71, 236, 298, "continued", 75.3),
     ],
 )
 def test_a_trial_counts_by_its_share_of_the_run_and_by_what_it_adds_to_the_weights(
@@ -178,7 +179,7 @@ def test_a_trial_counts_by_its_share_of_the_run_and_by_what_it_adds_to_the_weigh
 
     A quarter of a run leaves 60% of its error, joined with the weights 90%, half a run the square root of that, and a
     sixteenth its square. The better of both counts.
-    The first two runs ended at 66.0 and 63.3%, and joined at 80.0 and 80.7.
+    The first two runs ended at 66.0 and 63.3%, and joined at 80.0 and 80.7. Joining has to gain 2 points.
     """
     joined = None if together is None else together / 4
     tried = [
