@@ -39,8 +39,8 @@ TRIED = 4
 """... and a run from scratch gains that if it is so many times as long as its trial, and as much again at this squared.
 """
 JOINED_WORTH = 2.0
-"""Points that the joined encoder has to be better by than other ways: it is larger and slower, and the run's own one may
-be far below both (docs/measurements.md)."""
+"""Points that the joined encoder has to be better by than other ways. It is larger and slower, and the run's own
+encoder may be far worse (docs/measurements.md)."""
 SMALL_NETWORK = 6_000_000
 """Largest number of parameters of a published network for `--for small`: 24 MB in fp32."""
 
