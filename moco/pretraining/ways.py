@@ -197,14 +197,14 @@ def open_recipes(
 ) -> tuple[WayRecipe, ...]:
     """List the recipes that may be tried with weights of so many parameters for this size, the rule's choice first.
 
-    The last one first goes untried where the time is short. A network that is small itself, and sees larger images than
-    a small one would, is not replaced by another. Weights that cannot see the images as they are teach nothing, and
-    where the user has given a network of which theirs is none (`fits`), they can only teach it.
+    The last one first goes untried where the time is short. For `accurate` no small network is taught: it reached the
+    weights' accuracy nowhere but where training from scratch exceeded both (docs/teacher.md). A network that is
+    small itself, and sees larger images than a small one would, is not replaced by another. Weights that cannot see the
+    images as they are teach nothing, and where the user has given a network of which theirs is none (`fits`), they can
+    only teach it.
     """
-    if not teaches:
+    if goal == "accurate" or not teaches:
         return "continued", "quick"
-    if goal == "accurate":
-        return "continued", "quick", "taught"
     reducible = fits and parameters <= SMALL_NETWORK and size is not None and size > REDUCED["image_size"]
     return ("reduced", "taught", "quick") if reducible else ("taught", "quick")
 

@@ -81,8 +81,8 @@ CONTINUED, SCRATCH, TAUGHT, REDUCED = (
 
 @pytest.mark.parametrize(
     ("first", "goal", "parameters", "recipes"),
-    [(CONTINUED, "accurate", 10**6, ["continued", "quick", "taught"]),
-     (SCRATCH, "accurate", 10**6, ["quick", "continued", "taught"]),
+    [(CONTINUED, "accurate", 10**6, ["continued", "quick"]),
+     (SCRATCH, "accurate", 10**6, ["quick", "continued"]),
      (TAUGHT, "small", 10**7, ["taught", "quick"]), (REDUCED, "small", 10**6, ["reduced", "taught", "quick"])],
 )  # fmt: skip
 def test_ways_that_are_open(first: Way, goal: Goal, parameters: int, recipes: list[str]) -> None:
