@@ -90,7 +90,7 @@ def advise(result: dict[str, Any], classes: int) -> str | None:
     agreement, guessing = result.get("agreement"), math.log(classes)
     if loss > guessing:
         evidence = f"its loss on the training images is {loss:.4g}, and guessing gives {guessing:.4g}"
-    elif agreement and agreement["grid"] == 1 and agreement["high"] < 0 and not FAR > rate / suiting > 1 / FAR:
+    elif agreement and agreement.get("grid", 1) == 1 and agreement["high"] < 0 and not FAR > rate / suiting > 1 / FAR:
         evidence = f"the fast protocol is {-agreement['difference']:.2f} points better on the same images"
     else:
         return None

@@ -76,9 +76,9 @@ ExtraViews = Annotated[
         "centre (0: only the centre)."
     ),
 ]
-PARTS = """Fit the classifier to features of whole images only. By default it also tries averages over 2x2 and 3x3 parts
-of each image, and takes what suits held-out training images best."""
-ReadParts = Annotated[bool, FlagCreatePairsOff, arg(help=PARTS, help_behavior_hint="")]
+PARTS = """Also fit the linear classifier to averages over 2x2 and 3x3 parts of each image, and keep the one that suits
+held-out training images best."""
+ReadParts = Annotated[bool, arg(help=PARTS)]
 Penalties = Annotated[
     tuple[Positive, ...],
     arg(
