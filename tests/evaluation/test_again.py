@@ -14,13 +14,13 @@ from moco.core.encoder import Encoder, EncoderPlan, Output
 from moco.data import fingerprint
 from moco.data.config import IMAGENET_MEAN, IMAGENET_STD
 from moco.data.images import ArrayImages, FileImages
-from moco.data.paths import PathTable
 from moco.evaluation import again, identity, once
 from moco.evaluation.again import encode_again, encode_networks
 from moco.evaluation.features import Encoding, encode, encode_grids
 from moco.evaluation.once import FOLDER, encode_once
 from moco.evaluation.pixels import build_raw_pixels
 from moco.interop.checkpoints import random_weights
+from tests.evaluation.test_once import HOW, PLAN, write_pictures
 
 
 @pytest.mark.parametrize("output", ["plain", "backbone"])
@@ -43,19 +43,6 @@ def test_evaluations_encode_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for other in ({"precision": "bf16"}, {"image_size": 6}, {"mean": (0.5, 0.5, 0.5)}):
         with pytest.raises(pytest.fail.Exception, match="encoded again"):
             encode_again(encoder, images, dataclasses.replace(how, **other), None)
-
-
-PLAN = EncoderPlan("resnet10-w4", image_size=8)
-HOW = Encoding(8, IMAGENET_MEAN, IMAGENET_STD)
-
-
-def write_pictures(folder: Path, value: int) -> FileImages:
-    """Write two pictures of the same names, sizes and times whatever their value."""
-    folder.mkdir()
-    for name in ("0.ppm", "1.ppm"):
-        (folder / name).write_bytes(b"P6 8 8 255\n" + bytes([value] * 192))
-        os.utime(folder / name, (0, 0))
-    return FileImages(os.fsencode(folder), PathTable([b"0.ppm", b"1.ppm"]))
 
 
 def change_images(images: FileImages, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> FileImages:
