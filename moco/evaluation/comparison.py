@@ -10,8 +10,8 @@ from torch import Tensor
 from moco.core.encoder import Encoder
 from moco.data.images import Images
 from moco.evaluation.features import Encoding, encode, encode_grids
+from moco.evaluation.folds import Vote, classify_by_folds
 from moco.evaluation.joining import Judge, choose
-from moco.evaluation.judge import classify_whitened
 from moco.evaluation.pixels import SIDE, build_raw_pixels
 from moco.evaluation.session import labels_of
 from moco.interop.checkpoints import Weights
@@ -62,15 +62,10 @@ def encode_both(
 def vote_by_features(
     encoded: Encoded, bank: Images, queries: Images, device: str, grids: Sequence[int] = (1,)
 ) -> Tensor:
-    """Say which images neighbours classify rightly, (B + N,) bool, by features as a run would end with them.
-
-    Those over the grid that suits best are whitened where that pays.
-    """
+    """Say which images neighbours classify rightly, (B + N,) bool; see `classify_by_folds`."""
     known, asked = encoded
-    return classify_whitened(
-        known, labels_of(bank), asked, labels_of(queries), temperature=TEMPERATURE, classes=len(bank.classes),
-        device=device, grids=grids,
-    )  # fmt: skip
+    vote = Vote(labels_of(bank), len(bank.classes), TEMPERATURE, device)
+    return classify_by_folds(known, asked, labels_of(queries), vote, grids)
 
 
 def thin(features: Bank) -> Features:

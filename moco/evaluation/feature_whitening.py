@@ -56,12 +56,14 @@ class Whitening:
 
     def __call__(self, features: Features) -> Tensor:
         """Whiten features (n, C), or those over all grids up to this or a finer one: (n, K)."""
+        parts = (part.float() @ self.weight.T + self.bias for part in torch.split(self.pick(features), ROWS))
+        return torch.cat([part.to(features.dtype) for part in parts])
+
+    def pick(self, features: Features) -> Tensor:
+        """Pick the features over its own grid of those over all grids up to this or a finer one."""
         own = self.weight.shape[1]
         start = count_numbers(own // self.grid**2, range(1, self.grid)) if features.shape[1] > own else 0
-        parts = (
-            part[:, start : start + own].float() @ self.weight.T + self.bias for part in torch.split(features, ROWS)
-        )
-        return torch.cat([part.to(features.dtype) for part in parts])
+        return features[:, start : start + own]
 
     def add_to(self, encoder: Encoder) -> None:
         """Let an encoder whiten its features so."""
@@ -92,6 +94,14 @@ def fit_whitening(
     """Fit a whitening of features (n, C) for each ridge (`whitening_maps`); none where all features are equal."""
     maps = zip(ridges, whitening_maps(features, ridges, most), strict=False)
     return [Whitening(weight, bias, len(features), ridge, grid) for ridge, (weight, bias) in maps]
+
+
+def fit_again(whitening: Whitening | None, features: Features) -> Whitening | None:
+    """Fit a whitening of the same grid and ridge to other features; None where there was none, or all are equal."""
+    if whitening is None:
+        return None
+    own, most = whitening.pick(features), len(whitening.weight)
+    return next(iter(fit_whitening(own, (whitening.ridge,), grid=whitening.grid, most=most)), None)
 
 
 def least_images(numbers: int, judged: bool) -> int:

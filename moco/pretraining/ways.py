@@ -38,9 +38,9 @@ STEPS_TO_GAIN = 200
 TRIED = 4
 """... and a run from scratch gains that if it is so many times as long as its trial, and as much again at this squared.
 """
-JOINED_WORTH = 2.0
-"""Points that the joined encoder has to be better by than other ways. It is larger and slower, and the run's own
-encoder may be far worse (docs/measurements.md)."""
+SCRATCH_WORTH = 2.0
+"""Points that a run from scratch has to be better by than published weights that were judged as they are. It knows only
+these images, among which some may show the same scene, and images to come may not (docs/measurements.md)."""
 SMALL_NETWORK = 6_000_000
 """Largest number of parameters of a published network for `--for small`: 24 MB in fp32."""
 
@@ -111,8 +111,8 @@ class Tried:
 
     @property
     def merit(self) -> float:
-        """Return by what ways are compared: the same, less JOINED_WORTH if it is that of the joined encoder."""
-        return max(self._expected_alone, self._expected_joined - JOINED_WORTH)
+        """Return by what ways are compared: the same, less SCRATCH_WORTH for a run from scratch."""
+        return self.expected - (SCRATCH_WORTH if self.way.recipe == "quick" else 0.0)
 
     @property
     def _expected_alone(self) -> float:
