@@ -11,6 +11,7 @@ from typing import Any
 
 from moco.commands import join, knn
 from moco.errors import BadInputError
+from moco.evaluation.baselines import PIXELS
 from moco.evaluation.config import KnnConfig
 from moco.evaluation.session import read_kept_evaluation
 from moco.interop.checkpoints import load_weights
@@ -39,20 +40,23 @@ def conclude(
     told = _read_chosen(config.out)
     if told is None or result.get("exit_code") or distributed.world_size() > 1:
         return result
-    named = (told["weights"],) if told["evaluation"]["published"] and told["weights"] is not None else ()
+    planned = told["evaluation"]
+    named = (told["weights"],) if planned["published"] and told["weights"] is not None else ()
+    if planned.get("pixels") and not planned["random"]:
+        named = (PIXELS, *named)
     asked = KnnConfig(
-        str(config.out), data, baseline=told["evaluation"]["random"], baselines=named, device=config.device,
+        str(config.out), data, baseline=planned["random"], baselines=named, device=config.device,
         precision=config.precision, threads=config.threads, workers=config.workers, exclude=config.exclude,
         most_pixels=config.most_pixels,
     )  # fmt: skip
-    evaluates = bool(told["evaluation"]["seconds"])
+    evaluates = bool(planned["seconds"])
     if result.get("already_done") and not (evaluates and not read_kept_evaluation(asked)):
         return result
     found: dict[str, Any] = {"way": told["way"]["recipe"]}
     if evaluates:
         print("auto: evaluating the encoder and its baselines", file=sys.stderr, flush=True)
         found["knn"] = _evaluate(asked)
-        if told["evaluation"].get("joined") and told["weights"] in found["knn"]["baselines"]:
+        if planned.get("joined") and told["weights"] in found["knn"]["baselines"]:
             found["joined"] = _join(asked, told["weights"])
     taught, labelled = config.teacher is not None, told["labelled"]
     for line in describe_result(result, found.get("knn", {}), taught=taught, labelled=labelled):
@@ -72,6 +76,8 @@ def conclude(
 def _evaluate(asked: KnnConfig) -> dict[str, Any]:
     """Evaluate a run; weights that it began with and that are gone are left out of the comparison, with a word."""
     for name in asked.baselines:
+        if name == PIXELS:
+            continue
         try:
             load_weights(name, "--baseline")
         except BadInputError as error:

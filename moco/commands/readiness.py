@@ -13,7 +13,7 @@ from moco.core.pair import Teacher
 from moco.data.derived import make_readable, take_evenly
 from moco.data.splits import final_split
 from moco.errors import BadInputError
-from moco.evaluation.comparison import measure_encoding
+from moco.evaluation.comparison import measure_encoding, measure_pixels
 from moco.evaluation.feature_whitening import estimate_choosing, least_images
 from moco.interop.checkpoints import Weights
 from moco.interop.config import JoinConfig
@@ -182,7 +182,8 @@ def _measure_looks(
     save = 3 * 4 * parameter_count(encoder) / BYTES_A_SECOND
     limit = EVALUATING * scene.budget.seconds if scene.is_labelled else 0.0
     asked = sum(len(images) for images in final_split(scene.splits))
-    evaluation = plan_evaluation(limit, asked * image, asked * scene.native_seconds)
+    pixels = measure_pixels(make_readable(take_evenly(scene.images, PROBED)))
+    evaluation = plan_evaluation(limit, asked * image, asked * scene.native_seconds, asked * pixels)
     if way.recipe == "quick":
         encoded = asked + (JoinConfig.images if len(scene.images) > JoinConfig.images else 0)  # else only once
         seconds = encoded * (image + scene.native_seconds)

@@ -39,16 +39,17 @@ class Baseline:
 def load_baselines(config: KnnConfig | LinearConfig | LowshotConfig, subject: Subject) -> list[Baseline]:
     """List the baselines that the settings ask for, loaded: random weights, unless they are the subject; raw pixels.
 
-    Documents have no pixels. Then the weights that `--baseline` names, at their own image sizes. Raises BadInputError
-    where these cannot be had.
+    Documents have no pixels. Then the weights that `--baseline` names, at their own image sizes; with `--no-baseline`
+    it can name raw pixels too. Raises BadInputError where these cannot be had.
     """
     found = []
+    named = [] if isinstance(config, LowshotConfig) else list(dict.fromkeys(config.baselines))
+    alone = not config.baseline and PIXELS in named
     if config.baseline and config.weights != RANDOM:
         found.append(Baseline(RANDOM, "random weights", at_random(config, subject)))
-    if config.baseline and not subject.how.text:
+    if (config.baseline or alone) and not subject.how.text:
         found.append(Baseline(PIXELS, "raw pixels", _pixels(subject)))
-    named = () if isinstance(config, LowshotConfig) else config.baselines
-    return found + [Baseline(name, name, _named(name, subject)) for name in dict.fromkeys(named)]
+    return found + [Baseline(name, name, _named(name, subject)) for name in named if not (alone and name == PIXELS)]
 
 
 def say_gain(name: str, own: Scores, setting: str, gain: dict[str, Any]) -> str:

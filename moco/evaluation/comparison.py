@@ -43,11 +43,25 @@ def judge_weights(weights: Weights, size: int, bank: Images, queries: Images, pr
 
 def judge_pixels(bank: Images, queries: Images) -> Tensor:
     """Say the same of raw pixels, 16 x 16 and centred."""
-    form = bank.form
+    encoder, how = _build_pixels(bank)
+    known, asked = (encode(encoder, images, how) for images in (bank, queries))
+    return vote_by_features((known, asked), bank, queries, _device(encoder))
+
+
+def _build_pixels(images: Images) -> tuple[Encoder, Encoding]:
+    """Make raw pixels of these images an encoder."""
+    form = images.form
     mean, std = ((0.0,) * 3, (1.0,) * 3) if form is None else (form.mean, form.std)
     encoder, how = build_raw_pixels(Encoding(SIDE, mean, std, rgb=form is None), "cpu")
-    known, asked = (encode(encoder, images, replace(how, unit=False)) for images in (bank, queries))
-    return vote_by_features((known, asked), bank, queries, _device(encoder))
+    return encoder, replace(how, unit=False)
+
+
+def measure_pixels(images: Images) -> float:
+    """Measure how many seconds it takes to read one of these few images and to shrink it to raw pixels."""
+    encoder, how = _build_pixels(images)
+    begun = time.monotonic()
+    encode(encoder, images, how)
+    return (time.monotonic() - begun) / len(images)
 
 
 def encode_both(

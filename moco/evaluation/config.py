@@ -67,7 +67,7 @@ NoBaseline = Annotated[
 ]
 OtherWeights = Annotated[
     tuple[str, ...], UseAppendAction,
-    arg(name="baseline", metavar="W", help="Further weights to compare with, as for --weights, at their own size."),
+    arg(name="baseline", metavar="W", help="Further weights to compare with, at their own size, or pixels."),
 ]  # fmt: skip
 ExtraViews = Annotated[
     Annotated[int, Range(0, 1000)],

@@ -93,19 +93,24 @@ class Evaluation:
     random: bool = False
     joined: bool = False
     """Whether published weights and the encoder are joined, and that is compared, too."""
+    pixels: bool = False
+    """Whether raw pixels are compared with; they always are where random weights are."""
 
 
-def plan_evaluation(limit: float, alone: float, published: float) -> Evaluation:
-    """Plan what the encoder is compared with in at most `limit` seconds: published weights first, then random ones.
+def plan_evaluation(limit: float, alone: float, published: float, pixels: float) -> Evaluation:
+    """Plan what the encoder is compared with in at most `limit` seconds.
 
-    Evaluating the encoder takes `alone` seconds, as random weights do; `published` is 0 where there are none.
+    Raw pixels come first, then published weights, then random ones. Evaluating the encoder takes `alone` seconds, as
+    random weights do; `published` is 0 where there are none.
     """
     if alone > limit:
         return Evaluation(0.0)
-    with_published = 0 < published <= limit - alone
-    seconds = alone + (published if with_published else 0.0)
-    with_random = seconds + alone <= limit
-    return Evaluation(seconds + (alone if with_random else 0.0), with_published, with_random)
+    with_pixels = alone + pixels <= limit
+    seconds = alone + (pixels if with_pixels else 0.0)
+    with_published = 0 < published <= limit - seconds
+    seconds += published if with_published else 0.0
+    with_random = with_pixels and seconds + alone <= limit
+    return Evaluation(seconds + (alone if with_random else 0.0), with_published, with_random, pixels=with_pixels)
 
 
 def plan_joining(evaluation: Evaluation, seconds: float, limit: float) -> Evaluation:

@@ -512,6 +512,24 @@ def test_the_last_evaluation_is_of_the_images_that_were_trained_on(
     assert [(one.exclude, one.most_pixels) for one in asked] == [(("masks",), 900)]
 
 
+@pytest.mark.parametrize(
+    ("random", "pixels", "names"), [(False, True, ("pixels", "W")), (True, True, ("W",)), (False, False, ("W",))]
+)
+def test_raw_pixels_are_compared_with_where_random_weights_take_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, random: bool, pixels: bool, names: tuple[str, ...]
+) -> None:
+    """They take hardly longer than reading the images; random weights bring them along."""
+    told = {"way": {"recipe": "continued"}, "weights": "W", "labelled": True,
+            "evaluation": {"seconds": 1.0, "random": random, "published": True, "pixels": pixels}}  # fmt: skip
+    monkeypatch.setattr(conclusion, "_read_chosen", lambda _: told)
+    monkeypatch.setattr(conclusion, "load_weights", lambda *_: None)
+    monkeypatch.setattr(conclusion, "describe_result", lambda *_, **__: ())
+    asked = list[KnnConfig]()
+    monkeypatch.setattr(knn, "run", lambda given: asked.append(given) or {"baselines": {}})
+    conclusion.conclude(PretrainConfig("D", tmp_path), {}, "D")
+    assert [(one.baseline, one.baselines) for one in asked] == [(random, names)]
+
+
 def test_a_comparison_that_was_left_out_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

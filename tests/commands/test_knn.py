@@ -49,6 +49,8 @@ def test_the_gain_over_random_weights_and_raw_pixels(run: Path, capsys: pytest.C
         assert own["high"] - own["low"] < high - low
     assert json.loads((run / "evaluations" / "knn.json").read_text())["baselines"] == result["baselines"]
     assert result["baselines"]["pixels"]["image_size"] == 16
+    alone, _ = told(capsys, run, "--no-baseline", "--baseline", "pixels")
+    assert alone["baselines"] == {"pixels": result["baselines"]["pixels"]}
 
 
 def test_a_k_that_is_given_is_taken(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

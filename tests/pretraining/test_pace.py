@@ -102,20 +102,26 @@ def test_the_clock_counts_all_but_pauses(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("limit", "alone", "published", "found"),
+    ("limit", "alone", "published", "pixels", "found"),
     [
-        (9.0, 10.0, 0.0, Evaluation(0.0)),
-        (15.0, 10.0, 0.0, Evaluation(10.0)),
-        (25.0, 10.0, 0.0, Evaluation(20.0, random=True)),
-        (25.0, 10.0, 12.0, Evaluation(22.0, published=True)),
-        (25.0, 10.0, 16.0, Evaluation(20.0, random=True)),
-        (50.0, 10.0, 16.0, Evaluation(36.0, published=True, random=True)),
-        (0.0, 10.0, 16.0, Evaluation(0.0)),
+        (9.0, 10.0, 0.0, 0.0, Evaluation(0.0)),
+        (15.0, 10.0, 0.0, 0.0, Evaluation(10.0, pixels=True)),
+        (25.0, 10.0, 0.0, 0.0, Evaluation(20.0, random=True, pixels=True)),
+        (25.0, 10.0, 12.0, 0.0, Evaluation(22.0, published=True, pixels=True)),
+        (25.0, 10.0, 12.0, 3.0, Evaluation(25.0, published=True, pixels=True)),
+        (25.0, 10.0, 12.0, 3.5, Evaluation(23.5, random=True, pixels=True)),
+        (25.0, 10.0, 12.0, 5.5, Evaluation(15.5, pixels=True)),
+        (25.0, 10.0, 12.0, 16.0, Evaluation(22.0, published=True)),
+        (25.0, 10.0, 16.0, 0.0, Evaluation(20.0, random=True, pixels=True)),
+        (50.0, 10.0, 16.0, 2.0, Evaluation(38.0, published=True, random=True, pixels=True)),
+        (0.0, 10.0, 16.0, 0.0, Evaluation(0.0)),
     ],
 )
-def test_an_evaluation_fits_its_limit(limit: float, alone: float, published: float, found: Evaluation) -> None:
-    """Published weights come before random ones; without time, or labels, there is none."""
-    assert plan_evaluation(limit, alone, published) == found
+def test_an_evaluation_fits_its_limit(
+    limit: float, alone: float, published: float, pixels: float, found: Evaluation
+) -> None:
+    """Raw pixels come first, then published weights, then random ones; without time, or labels, there is none."""
+    assert plan_evaluation(limit, alone, published, pixels) == found
 
 
 def test_joining_takes_time_that_is_left() -> None:
