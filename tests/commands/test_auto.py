@@ -524,10 +524,15 @@ def test_raw_pixels_are_compared_with_where_random_weights_take_too_long(
     monkeypatch.setattr(conclusion, "_read_chosen", lambda _: told)
     monkeypatch.setattr(conclusion, "load_weights", lambda *_: None)
     monkeypatch.setattr(conclusion, "describe_result", lambda *_, **__: ())
-    asked = list[KnnConfig]()
-    monkeypatch.setattr(knn, "run", lambda given: asked.append(given) or {"baselines": {}})
+    asked = list[tuple[bool, tuple[str, ...]]]()
+
+    def evaluate(given: KnnConfig) -> dict[str, Any]:
+        asked.append((given.baseline, given.baselines))
+        return {"baselines": {}}
+
+    monkeypatch.setattr(knn, "run", evaluate)
     conclusion.conclude(PretrainConfig("D", tmp_path), {}, "D")
-    assert [(one.baseline, one.baselines) for one in asked] == [(random, names)]
+    assert asked == [(random, names)]
 
 
 def test_a_comparison_that_was_left_out_is_named(
