@@ -1,7 +1,7 @@
 """Monitors that compare two encoders image by image, with labels and without."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moco.core.encoder import Encoder
-from moco.core.maps import count_numbers
 from moco.data.images import Images, Labels
 from moco.evaluation.alignment import align_uniform, find_own_views
 from moco.evaluation.feature_whitening import choose_whitening
@@ -112,16 +111,14 @@ def classify_by_neighbours(
 
 def classify_whitened(
     bank: Bank, bank_labels: Labels, queries: Features, query_labels: Labels, *, temperature: float, classes: int,
-    device: str = "cpu", grids: Sequence[int] = (1,),
+    device: str = "cpu",
 ) -> Tensor:  # fmt: skip
-    """Do as `classify_by_neighbours` with features as a run would end with them: whitened where that pays.
+    """Do as `classify_by_neighbours` with features whitened where that pays, of any length.
 
-    The bank (B, C), of any length, chooses the whitening and k. With several `grids` the features of both are the
-    averages over each of these, and the bank chooses one of them, too.
+    The bank (B, C) chooses the whitening and k.
     """
-    found, plain = choose_whitening(bank, bank_labels, classes, temperature=temperature, grids=grids), bank.shape[1]
-    plain //= count_numbers(1, grids)
-    bank, queries = (F.normalize(z[:, :plain] if found is None else found(z)) for z in (bank, queries))
+    found = choose_whitening(bank, bank_labels, classes, temperature=temperature)
+    bank, queries = (F.normalize(z if found is None else found(z)) for z in (bank, queries))
     common: dict[str, Any] = {"temperature": temperature, "classes": classes, "device": device}
     k = choose_k(bank, bank_labels, **common)
     return classify_by_neighbours(bank, bank_labels, queries, query_labels, k=k, **common)
