@@ -59,7 +59,8 @@ def conclude(
         if planned.get("joined") and told["weights"] in found["knn"]["baselines"]:
             found["joined"] = _join(asked, told["weights"])
     taught, labelled = config.teacher is not None, told["labelled"]
-    for line in describe_result(result, found.get("knn", {}), taught=taught, labelled=labelled):
+    weights = told["weights"] is not None
+    for line in describe_result(result, found.get("knn", {}), taught=taught, labelled=labelled, weights=weights):
         print(line)
     if found.get("joined"):
         print(describe_joined(told["weights"], config.out / JOINED, found["joined"], asked.weights))

@@ -93,6 +93,8 @@ class Encoder(nn.Module):
             self.head = _normalised_mlp(self.num_features, hidden, hidden, plan.feature_dim)
         self.predictor: nn.Module = nn.Identity()
         self.whitening: nn.Module = nn.Identity()
+        self.trains_backbone = True
+        """False lets gradients reach the head alone."""
 
     def forward(self, x: Inputs) -> Features:
         """Encode x, views (N, 3, H, W) or what else the backbone takes, into unit vectors.
@@ -104,7 +106,9 @@ class Encoder(nn.Module):
                 norm.images = len(x)
         foldable = self._foldable if self.training and not torch.compiler.is_compiling() else []
         with record_together(self._norms), fold_norms(foldable):
-            z = self.predictor(self.head(self.backbone(x)))
+            with torch.set_grad_enabled(self.trains_backbone and torch.is_grad_enabled()):
+                features = self.backbone(x)
+            z = self.predictor(self.head(features))
         return F.normalize(at_least_fp32(z))
 
     def add_predictor(self) -> None:

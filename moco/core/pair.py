@@ -42,10 +42,12 @@ class EncoderPair(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, mechanism: Mechanism, *, seed: int = 0, teacher: Teacher | None = None
-    ) -> None:
+        self, encoder: Encoder, mechanism: Mechanism, *, seed: int = 0, teacher: Teacher | None = None,
+        head_steps: int = 0,
+    ) -> None:  # fmt: skip
+        """Build f_k where the mechanism has one. In the first `head_steps` steps only the head is trained."""
         super().__init__()
-        self.mechanism, self.seed, self.teacher = mechanism, seed, teacher
+        self.mechanism, self.seed, self.teacher, self.head_steps = mechanism, seed, teacher, head_steps
         self.f_q: nn.Module = encoder
         self.f_k = encoder.momentum_copy() if mechanism == "queue" and teacher is None else None
 
@@ -62,6 +64,7 @@ class EncoderPair(nn.Module):
 
         A teacher makes the keys in its place, from the images' numbers `index` (N,) and the epoch too.
         """
+        self._hold_backbone(step)
         if self.teacher is not None:
             assert index is not None
             return self.teacher.keys(x_k, index, epoch)
@@ -77,6 +80,7 @@ class EncoderPair(nn.Module):
 
         Such keys are by the encoder `of_keys`, where the key views have one of their own.
         """
+        self._hold_backbone(step)
         if self.mechanism != "in-batch" or self.teacher is not None:
             return self.f_q(x_q), k
         assert x_k is not None
@@ -98,6 +102,10 @@ class EncoderPair(nn.Module):
         if self.f_k is not None:
             theta_k, theta_q = tuple(self.f_k.parameters()), tuple(self.encoder.parameters())
             torch._foreach_lerp_(theta_k, theta_q[: len(theta_k)], 1 - m)
+
+    def _hold_backbone(self, step: int) -> None:
+        """Let only the head learn in the first steps. The keys' encoder, which may be another pair's, is held first."""
+        self.encoder.trains_backbone = step >= self.head_steps
 
     def _shuffle(self, n: int, step: int) -> tuple[Tensor, Tensor]:
         """A permutation of the global batch, a pure function of (seed, step), and its inverse: on the host."""

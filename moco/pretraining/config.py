@@ -194,6 +194,9 @@ class PretrainConfig:
     head_lr: Positive | None = None
     """Learning rate of the projection head; by default the same as the rest. A new head on published weights needs a
     larger rate than the weights tolerate. It follows --schedule."""
+    head_steps: CountOrZero = 0
+    """Train only the head in the first so many steps, at most half of all. A new head's first gradients harm the
+    network of --init-weights."""
     schedule: Literal["step", "cosine", "cosine-after-warmup"] = "step"
     """How the learning rate falls: by --lr-decay at each of --milestones (v1), along half a cosine to 0 over the whole
     run (v2), or along one that begins after the warm-up (v3)."""
@@ -216,15 +219,7 @@ class PretrainConfig:
 
     seed: Seed = 0
     """Seed of everything random: initial weights, order of the images, views, shuffles."""
-    precision: Annotated[
-        Precision,
-        tyro.conf.arg(
-            help="Number format of convolutions and matrix products; auto takes bf16 where the hardware multiplies it "
-            "natively, fp16 on older GPUs with tensor cores, else fp32. tf32 (NVIDIA GPUs) rounds fp32 numbers to 10 "
-            "bits before it multiplies them. fp16 trains with loss scaling. Loss, dictionary and momentum update are "
-            "always in fp32."
-        ),
-    ] = "auto"
+    precision: Precision = "auto"
     device: Device = "auto"
     compile: Annotated[Literal["auto", "on", "off"], Earlier("off", ((True, "on"), (False, "off")))] = "auto"
     """Whether to compile the encoders before the first step, which takes a minute or more. auto does so on an NVIDIA

@@ -12,6 +12,7 @@ from moco.pretraining.channels import describe_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.counts import negatives, shared_negatives
 from moco.pretraining.optimizer import inner_kernels
+from moco.pretraining.prepare import count_head_steps
 from moco.pretraining.pretexts import describe_pretext
 from moco.runtime.device import describe_precision
 from moco.runtime.fields import require
@@ -45,7 +46,10 @@ def describe_run(config: PretrainConfig, encoder: Encoder, images: Images) -> st
 
 
 def _optimizer(config: PretrainConfig, encoder: Encoder) -> str:
-    said = "" if config.head_lr is None else f" ({config.head_lr:g} for the head)"
+    of_head = [] if config.head_lr is None else [f"{config.head_lr:g} for the head"]
+    if alone := count_head_steps(config):
+        of_head.append(f"only the head learns for {counted(alone, 'step')}")
+    said = f" ({'; '.join(of_head)})" if of_head else ""
     if config.optimizer == "muon":
         kernels = inner_kernels(config, encoder)
         said += f", Muon at {config.muon_lr:g} for {len(kernels)} kernels" if kernels else ", no kernels for Muon"

@@ -43,9 +43,14 @@ def describe_choice(
 
 
 def describe_result(
-    result: Mapping[str, Any], found: Mapping[str, Any], *, taught: bool = False, labelled: bool = False
-) -> list[str]:
-    """Describe what the run reached, against what: its own figures, and those of the evaluation where there was one."""
+    result: Mapping[str, Any], found: Mapping[str, Any], *, taught: bool = False, labelled: bool = False,
+    weights: bool = False,
+) -> list[str]:  # fmt: skip
+    """Describe what the run reached, against what: its own figures, and those of the evaluation where there was one.
+
+    Where it had no published `weights` to choose, these are advised if the encoder is not better than a baseline.
+    """
+    advice = "Give more --minutes" + ("" if weights else ", or published weights (--init-weights W)")
     lines, before, kept = list[str](), result.get("before", {}), result.get("kept")
     judged = "" if kept is None else JUDGED[kept.get("by", "neighbours")]
     if kept is not None and kept["step"] == 0:
@@ -63,9 +68,9 @@ def describe_result(
         lines.append(f"auto: the encoder's kNN accuracy is {found['top1']:.1f}% on "
                      f"{counted(found['queries'], 'image')} of {spell_images(found['measured_on'])}")  # fmt: skip
     for key, gain in found.get("baselines", {}).items():
-        lines.append(describe_gain(TO_BEAT.get(key, key), gain, unchanged=unchanged))
+        lines.append(describe_gain(TO_BEAT.get(key, key), gain, advice, unchanged=unchanged))
     if "retrieval" in result:
-        return [*lines, *describe_views(result, taught=taught, kept=kept is not None)]
+        return [*lines, *describe_views(result, advice, taught=taught, kept=kept is not None)]
     if not lines and "knn_top1" in before and "knn_top1" in result:
         lines.append(
             f"auto: kNN in the run: {before['knn_top1']:.1f}% before the first step, {result['knn_top1']:.1f}% at the "
@@ -76,7 +81,7 @@ def describe_result(
     return lines or [UNKNOWN]
 
 
-def describe_views(result: Mapping[str, Any], *, taught: bool, kept: bool) -> list[str]:
+def describe_views(result: Mapping[str, Any], advice: str, *, taught: bool, kept: bool) -> list[str]:
     """Say without labels whether the encoder is better than it began, as far as views tell, and that no more is known.
 
     Of a run that `kept` its best encoder that is said already, and views do not tell for one that was `taught`.
@@ -91,11 +96,10 @@ def describe_views(result: Mapping[str, Any], *, taught: bool, kept: bool) -> li
     if low > 0:
         return [f"auto: {shares}. That is a good sign but no proof", UNKNOWN]
     said = "seems WORSE than" if high < 0 else "is NOT clearly better than"
-    return [f"auto: the encoder {said} its initial weights: {shares}. Give more --minutes, or published "
-            f"weights (--init-weights W)", UNKNOWN]  # fmt: skip
+    return [f"auto: the encoder {said} its initial weights: {shares}. {advice}", UNKNOWN]
 
 
-def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool = False) -> str:
+def describe_gain(baseline: str, gain: Mapping[str, float], advice: str, *, unchanged: bool = False) -> str:
     """Say whether the encoder is better than a baseline beyond the interval and, where it is not, what to do.
 
     Published weights that the run kept `unchanged` are not compared with themselves.
@@ -107,7 +111,7 @@ def describe_gain(baseline: str, gain: Mapping[str, float], *, unchanged: bool =
     if gain["low"] > 0:
         return said
     if not published:
-        do = "Give more --minutes, or published weights (--init-weights W)"
+        do = advice
     elif unchanged:
         do = "The run kept these weights"
     elif gain["high"] < 0:

@@ -11,8 +11,8 @@ PRETRAIN_GROUPS: dict[str, tuple[str, ...]] = {
         "quarter_turns", "view_size", "small_views", "mean", "std", "accept_changed_data",
     ),
     "Schedule": (
-        "max_steps", "end_after", "end_spare", "earlier_lengths", "accumulate", "base_lr", "head_lr", "schedule",
-        "milestones", "lr_decay", "warmup_epochs", "optimizer", "muon_lr", "muon_momentum", "sgd_momentum",
+        "max_steps", "end_after", "end_spare", "earlier_lengths", "accumulate", "base_lr", "head_lr", "head_steps",
+        "schedule", "milestones", "lr_decay", "warmup_epochs", "optimizer", "muon_lr", "muon_momentum", "sgd_momentum",
         "weight_decay",
     ),
     "Machine": ("precision", "deterministic", "compile", "recompute", "timeout", "threads"),

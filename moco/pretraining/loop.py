@@ -96,7 +96,7 @@ def pretrain(
             keep_freed_memory()
             for side in sides:
                 settle_compilation(config, side.pair, run, start)
-                side.pair.f_q = distributed.wrap(side.pair.encoder)
+                side.pair.f_q = distributed.wrap(side.pair.encoder, find_unused_parameters=config.head_steps > 0)
             return train(config, sides, batches, run, watch, request, start)
 
         how = (keep_less(config.recompute), choose_algorithms(deterministic=config.deterministic))

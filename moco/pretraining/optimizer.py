@@ -117,7 +117,8 @@ def _orthogonalize_gradients(optimizer: torch.optim.Optimizer, group: dict[str, 
     """
     how = group["kernels"]
     for kernel in group["params"]:
-        assert kernel.grad is not None
+        if kernel.grad is None:  # with --head-steps, only the head learns at first
+            continue
         state = optimizer.state[kernel]
         if MOMENTUM not in state:
             state[MOMENTUM] = torch.zeros_like(kernel)

@@ -161,6 +161,11 @@ def _require_kept(config: PretrainConfig) -> None:
             f"--init-weights is not given, and --bn {config.bn} keeps the statistics of these weights: give "
             f"--init-weights W, such as timm:NAME or a run, or --bn train"
         )
+    if config.head_steps and config.init_weights is None:
+        raise BadInputError(
+            f"--head-steps is {config.head_steps}, and without --init-weights the network beneath the head has learned "
+            f"nothing yet: leave one out"
+        )
     if config.keep == "best" and config.knn_every == 0:
         raise BadInputError(
             "--keep best needs the monitor, and --knn-every 0 turns it off: give another --knn-every, or --keep last"
@@ -260,6 +265,12 @@ def build_schedule(config: PretrainConfig, steps_per_epoch: int) -> Schedule:
         config.schedule, require(config.lr), require(config.max_steps), warmup, config.milestones, config.lr_decay,
         earlier=config.earlier_lengths,
     )  # fmt: skip
+
+
+def count_head_steps(config: PretrainConfig) -> int:
+    """Return in how many steps only the head learns: those of --head-steps, at most half of the first plan's."""
+    first = config.earlier_lengths[0][1] if config.earlier_lengths else require(config.max_steps)
+    return min(config.head_steps, first // 2)
 
 
 def build_key_momentum(config: PretrainConfig) -> Callable[[int], float]:

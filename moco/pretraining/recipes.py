@@ -82,8 +82,8 @@ REDUCED: dict[str, Any] = {
 small steps towards their own features of the whole image they learn it again (docs/reduced.md)."""
 CONTINUED: dict[str, Any] = {
     **V2, "bn": "keep", "batch_size": 64, "queue_size": 1024, "key_momentum": 0.99, "mask_own_keys": True,
-    "base_lr": 0.016, "head_lr": 0.03, "epochs": 10, "keep": "best", "init": "whitened", "whiten": WHITEN,
-    "small_views": True,
+    "base_lr": 0.016, "head_lr": 0.03, "head_steps": 40, "epochs": 10, "keep": "best", "init": "whitened",
+    "whiten": WHITEN, "small_views": True,
 }  # fmt: skip
 """Small steps for the published network, large ones for its new head (docs/continued.md). Sets for which that pays are
 often hardly larger than the queue, so an image's own older keys are masked."""
@@ -135,7 +135,7 @@ RECIPES = {
     ),
     "continued": Recipe(
         "continues the training of published or your own weights, --init-weights W; keeps the best", CONTINUED,
-        "init_weights", own_flags=("base_lr", "head_lr", "bn", "small_views", "view_size"),
+        "init_weights", own_flags=("base_lr", "head_lr", "head_steps", "bn", "small_views", "view_size"),
     ),
     "v3-small": Recipe(
         "a small transformer on small images, like v3; needs a GPU, or hours on a CPU", V3_SMALL,

@@ -16,7 +16,7 @@ from moco.data.loader import ViewBatches
 from moco.data.pairs import PairBatches
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.initial import has_whitened_head
-from moco.pretraining.prepare import build_batches, build_dictionary, build_encoder
+from moco.pretraining.prepare import build_batches, build_dictionary, build_encoder, count_head_steps
 from moco.pretraining.pretexts import open_partner
 from moco.runtime import distributed
 from moco.runtime.device import autocast
@@ -47,7 +47,8 @@ def build_sides(
         f_q = f_q.to(config.device).to(memory_format=torch.channels_last)
         asked = has_whitened_head(settings, f_q)
         whitened = asked and whiten_new_head(f_q, build_batches(config, images, own), stream, config)
-        pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher)
+        alone = count_head_steps(config)
+        pair = EncoderPair(f_q, config.dictionary, seed=config.seed, teacher=teacher, head_steps=alone)
         sides.append(Side(pair, build_dictionary(config, len(images), teacher).to(config.device), whitened))
     return sides
 

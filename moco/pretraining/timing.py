@@ -106,8 +106,8 @@ def time_step(
     ):  # fmt: skip
         warnings.simplefilter("ignore")
         trial = dataclasses.replace(
-            training, out=Path(run), max_steps=ENDLESS, knn_every=0, checkpoint_every=0, keep="last", json=True,
-            compile=_compile_if_asked(training), logger=(),
+            training, out=Path(run), max_steps=ENDLESS, head_steps=0, knn_every=0, checkpoint_every=0, keep="last",
+            json=True, compile=_compile_if_asked(training), logger=(),
         )  # fmt: skip
         with preserve_torch_state(device):
             timed = TimedBatches(build_batches(resolve_config(trial, images), images), seconds)
@@ -159,7 +159,7 @@ def _into(training: PretrainConfig, run: Path) -> PretrainConfig:
     """
     every = 10 if resolve_device(training.device) == "cuda" else 1
     return dataclasses.replace(
-        training, out=run, log_every=every, knn_every=every, checkpoint_every=0, json=True,
+        training, out=run, log_every=every, knn_every=every, head_steps=0, checkpoint_every=0, json=True,
         compile=_compile_if_asked(training), logger=(),
     )  # fmt: skip
 

@@ -93,13 +93,13 @@ def leave_processes() -> None:
         dist.destroy_process_group()
 
 
-def wrap(module: nn.Module) -> nn.Module:
-    """Average the gradients of `module` over the processes whenever it is differentiated."""
+def wrap(module: nn.Module, **options: Any) -> nn.Module:
+    """Average the gradients of `module` over the processes whenever it is differentiated, with torch's `options`."""
     if world_size() == 1:
         return module
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of another name from torch 2.14 on
-        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True, **options)
 
 
 def average_gradients(*modules: nn.Module, now: bool) -> None:

@@ -35,6 +35,8 @@ SMALL: dict[str, Any] = {
     "precision": "fp32", "device": "cpu", "augment": "cifar", "lr": 0.02, "feature_dim": 8, "timeout": 60.0,
     "init": "kaiming", "optimizer": "sgd",
 }  # fmt: skip
+WEIGHTS = "weights"
+"""A run beside the sessions."""
 FEWER, HALF = 12, 6
 """Steps of the other dictionaries and half of them: their images or batches come by twice and more."""
 SHARDED, RESUMED, WRONG_GROUPS, FP32 = "memory-bank-sharded", "memory-bank-resumed", "queue-of-2-groups", "queue-fp32"
@@ -60,6 +62,7 @@ CASES: dict[str, dict[str, Any]] = {
     "in-batch": {"dictionary": "in-batch", **SHORT},
     "queue-own": {"dictionary": "queue", **OWN, **SHORT},
     "in-batch-own": {"dictionary": "in-batch", **OWN, **SHORT},
+    "head-first": {"dictionary": "queue", "head_steps": HALF - 1, **SHORT},
 }
 """What is compared in float64, with the same config on any number of processes."""
 
@@ -67,8 +70,9 @@ Sent = dict[str, list[int]]
 
 
 def config_of(out: Path, **values: Any) -> PretrainConfig:
-    """A config of small steps on the digits."""
-    return recipe("quick", data="digits", out=out, **{**SMALL, **values})
+    """A config of small steps on the digits. With --head-steps it starts from the weights of all sessions."""
+    given = {"init_weights": str(out.parents[1] / WEIGHTS)} if "head_steps" in values else {}
+    return recipe("quick", data="digits", out=out, **{**SMALL, **given, **values})
 
 
 def images() -> Subset:
@@ -156,8 +160,8 @@ def averaged(patch: pytest.MonkeyPatch) -> list[int]:
         sizes.append(bucket.buffer().numel())
         return allreduce_hook(None, bucket)  # type: ignore[arg-type]  # None: all
 
-    def wrapping(module: torch.nn.Module) -> torch.nn.Module:
-        wrapped = wrap(module)
+    def wrapping(module: torch.nn.Module, **options: bool) -> torch.nn.Module:
+        wrapped = wrap(module, **options)
         if isinstance(wrapped, torch.nn.parallel.DistributedDataParallel):
             wrapped.register_comm_hook(None, lambda _, bucket: average(bucket))
         return wrapped

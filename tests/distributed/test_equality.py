@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.scaling import Job, payload
+from moco.pretraining.loop import pretrain
 from moco.runtime.checkpoint import checkpoint_path, load_tensors
 from moco.runtime.randomness import Stream, permute
 from tests.distributed.session import (
@@ -29,9 +30,11 @@ from tests.distributed.session import (
     SHARDED,
     SMALL,
     STEPS,
+    WEIGHTS,
     WRONG_GROUPS,
     config_of,
     global_batches,
+    images,
     session,
     take_up_session,
 )
@@ -51,6 +54,7 @@ class Sessions(dict[int, Path]):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
+        pretrain(config_of(folder / WEIGHTS, dictionary="queue", max_steps=1), images())
 
     def __missing__(self, ranks: int) -> Path:
         earlier = EARLIER[ranks]

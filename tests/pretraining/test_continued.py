@@ -1,5 +1,7 @@
 """Weights that are trained on: their statistics, the rate of a new head, and what the recipe settles."""
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moco.cli import main
+from moco.core.encoder import Encoder
 from moco.core.pair import EncoderPair
 from moco.data.catalog import load
 from moco.data.forms import Form
@@ -23,7 +26,8 @@ from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.health import diagnose
 from moco.pretraining.loop import pretrain
-from moco.pretraining.prepare import build_batches, build_encoder, resolve_config
+from moco.pretraining.monitor import Monitor
+from moco.pretraining.prepare import build_batches, build_encoder, count_head_steps, resolve_config
 from moco.pretraining.recipes import recipe
 from moco.pretraining.sides import build_sides
 from moco.runtime import distributed
@@ -57,6 +61,18 @@ def f_q(run: Path) -> dict[str, Tensor]:
     return {name: value for name, value in tensors.items() if "whitening." not in name}
 
 
+def break_off_after(steps: int) -> Monitor:
+    """A monitor, asked before each step, that breaks a run off after so many."""
+    asked = itertools.count()
+
+    def look(encoder: Encoder) -> dict[str, float]:
+        if next(asked) == steps:
+            raise RuntimeError
+        return {}
+
+    return look
+
+
 def changed(run: Path, first: Path) -> set[str]:
     """The tensors of a run that are not those of the first, bit for bit."""
     found, expected = f_q(run), f_q(first)
@@ -67,11 +83,15 @@ def changed(run: Path, first: Path) -> set[str]:
 # --- against plain loops --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("of_head", [0, 2])
 def test_losses_and_weights_equal_a_plain_loop(
-    tmp_path: Path, tiny_run: Path, digits: Images, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_run: Path, digits: Images, monkeypatch: pytest.MonkeyPatch, of_head: int
 ) -> None:
-    """Algorithm 1 in float64 with the statistics of the file, and SGD with a rate of its own for the head."""
-    pretrain(small(tmp_path, tiny_run), digits)
+    """Algorithm 1 in float64 with the statistics of the file, and SGD with a rate of its own for the head.
+
+    The head may learn alone in the first steps.
+    """
+    pretrain(small(tmp_path, tiny_run, head_steps=of_head), digits)
     config = resolve_config(small(tmp_path, tiny_run), digits)
     given = f_q(tiny_run)
 
@@ -91,11 +111,12 @@ def test_losses_and_weights_equal_a_plain_loop(
         assert x_k is not None
         done = plain.step(config, query, key, queue, (x_q, x_k, index), number)
         share = (1 + math.cos(math.pi * number / STEPS)) / 2
-        for name in query:
+        for name in [name for name in query if number >= of_head or name.startswith("head.")]:
             rate = share * (0.3 if name.startswith("head.") else 0.01)
             decayed = done.gradient[name] + config.weight_decay * query[name]
             velocity[name] = config.sgd_momentum * velocity[name] + decayed
             query[name] = query[name] - rate * velocity[name]
+        for name in query:
             key[name] = config.key_momentum * key[name] + (1 - config.key_momentum) * query[name]
         queue = [*queue, *((row, int(image)) for row, image in zip(done.keys, index, strict=True))][
             -config.queue_size :
@@ -195,6 +216,51 @@ def test_frozen_leaves_scale_and_shift_too(tmp_path: Path, tiny_run: Path, digit
     assert all(torch.equal(before[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "muon", "adamw", "lars"])
+def test_a_head_that_learns_alone_leaves_the_network_as_it_is(
+    tmp_path: Path, tiny_run: Path, digits: Images, optimizer: str
+) -> None:
+    """Then it is trained, too; a run goes on bit for bit from the middle of either part."""
+    held = list[set[bool]]()
+    first = {name: value for name, value in f_q(tiny_run).items() if name.endswith(("weight", "bias"))}
+    given: dict[str, Any] = {
+        "bn": "train", "bn_groups": 4, "optimizer": optimizer, "head_steps": 2, "checkpoint_every": 1, "knn_every": 1,
+    }  # fmt: skip
+
+    def look(encoder: Encoder) -> dict[str, float]:
+        own = dict(encoder.named_parameters())
+        assert torch.equal(own["head.weight"], first["head.weight"]) is (not held)
+        held.append(
+            {torch.equal(own[f"backbone.{name}"], value) for name, value in first.items() if "head" not in name}
+        )
+        return {}
+
+    pretrain(small(tmp_path / "whole", tiny_run, **given), digits, look)
+    assert held == [{True}] * 3 + [{False}] * 2
+    whole = load_tensors(checkpoint_path(tmp_path / "whole", STEPS))[0]
+    for steps in (1, 3):
+        broken = small(tmp_path / f"broken{steps}", tiny_run, **given)
+        with pytest.raises(RuntimeError):
+            pretrain(broken, digits, break_off_after(steps))
+        pretrain(broken, digits, lambda encoder: {})
+        found = load_tensors(checkpoint_path(broken.out, STEPS))[0]
+        assert all(torch.equal(value, found[name]) for name, value in whole.items())
+
+
+def test_at_most_half_of_the_steps_are_the_heads_alone(tmp_path: Path, tiny_run: Path, digits: Images) -> None:
+    """Of the steps that were planned at first, whatever the length becomes."""
+    config = resolve_config(small(tmp_path, tiny_run, head_steps=40), digits)
+    assert count_head_steps(config) == STEPS // 2
+    assert count_head_steps(dataclasses.replace(config, max_steps=200)) == 40
+    assert count_head_steps(dataclasses.replace(config, max_steps=200, earlier_lengths=((9, 60), (12, 500)))) == 30
+
+
+def test_without_weights_no_head_learns_alone(tmp_path: Path, digits: Images) -> None:
+    """A random network below it has nothing to keep."""
+    with pytest.raises(BadInputError, match=r"--head-steps is 5, and without --init-weights"):
+        resolve_config(recipe("v2", data="digits", out=tmp_path, head_steps=5, batch_size=16, queue_size=16), digits)
+
+
 def test_trained_statistics_move(tmp_path: Path, tiny_run: Path, digits: Images) -> None:
     """As everywhere else."""
     pretrain(small(tmp_path, tiny_run, bn="train", bn_groups=4), digits)
@@ -252,7 +318,7 @@ def test_the_command(
     few = ["--max-steps", "2", "--batch-size", "16", "--queue-size", "32", "--knn-every", "1", "--knn-images", "100"]
     assert main(["pretrain", "continued", "--init-weights", str(tiny_run), *words, *few, "--precision", "fp32"]) == 0
     said = capsys.readouterr().out
-    assert "learning rate 0.001 (0.03 for the head), BN statistics of the weights, fp32 on cpu" in said
+    assert "learning rate 0.001 (0.03 for the head; only the head learns for 1 step), BN statistics of the weights, fp32 on cpu" in said
     assert "kept the encoder that the run began with" in said
     looked = lines(tmp_path, "judged_top1")
     assert [line["step"] for line in looked] == [0, 1, 2]

@@ -36,6 +36,16 @@ def test_each_baseline_is_beaten_or_said_not_to_be(
     assert len(lines) == len(better) + len(unclear)
 
 
+def test_published_weights_are_advised_only_where_there_were_none() -> None:
+    """By what a baseline says, and without labels by what views say."""
+    watched = {"retrieval": 50.0, "retrieval_images": 100, "before": {"retrieval": 50.0}}
+    for result, found in (({}, {"baselines": {"pixels": UNCLEAR}}), (watched, {})):
+        for weights in (True, False):
+            line = describe_result(result, found, weights=weights)[0]
+            assert "Give more --minutes" in line
+            assert ("published weights" not in line) is weights
+
+
 def test_weights_that_training_did_not_help_are_said_to_be_unchanged() -> None:
     """Step 0 was kept."""
     kept = {"step": 0, "images": 90, "first_top1": 83.7, "top1": 83.7, "last_top1": 80.0}
