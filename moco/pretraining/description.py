@@ -10,9 +10,8 @@ from moco.data.images import Images
 from moco.errors import counted
 from moco.pretraining.channels import describe_form
 from moco.pretraining.config import PretrainConfig
-from moco.pretraining.counts import negatives, shared_negatives
+from moco.pretraining.counts import count_head_steps, negatives, shared_negatives
 from moco.pretraining.optimizer import inner_kernels
-from moco.pretraining.prepare import count_head_steps
 from moco.pretraining.pretexts import describe_pretext
 from moco.runtime.device import describe_precision
 from moco.runtime.fields import require

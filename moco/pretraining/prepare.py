@@ -267,12 +267,6 @@ def build_schedule(config: PretrainConfig, steps_per_epoch: int) -> Schedule:
     )  # fmt: skip
 
 
-def count_head_steps(config: PretrainConfig) -> int:
-    """Return in how many steps only the head learns: those of --head-steps, at most half of the first plan's."""
-    first = config.earlier_lengths[0][1] if config.earlier_lengths else require(config.max_steps)
-    return min(config.head_steps, first // 2)
-
-
 def build_key_momentum(config: PretrainConfig) -> Callable[[int], float]:
     """Give m, the momentum of f_k, at each step."""
     if config.key_momentum_schedule == "constant":

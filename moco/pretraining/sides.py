@@ -15,8 +15,9 @@ from moco.data.images import Images
 from moco.data.loader import ViewBatches
 from moco.data.pairs import PairBatches
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.counts import count_head_steps
 from moco.pretraining.initial import has_whitened_head
-from moco.pretraining.prepare import build_batches, build_dictionary, build_encoder, count_head_steps
+from moco.pretraining.prepare import build_batches, build_dictionary, build_encoder
 from moco.pretraining.pretexts import open_partner
 from moco.runtime import distributed
 from moco.runtime.device import autocast

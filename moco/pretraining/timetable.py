@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from moco.errors import BadInputError
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.counts import count_head_steps
 from moco.pretraining.monitor import Watch
 from moco.runtime import distributed
 from moco.runtime.configfile import from_json, to_json
@@ -41,6 +42,7 @@ class Timetable:
         self._watch, self._run = watch, watch.run
         self._since, self._step = math.nan, 0
         self._look = self._looked = 0.0
+        self._of_head = count_head_steps(watch.config)
         self._told = require(watch.config.max_steps)  # the length that was said last
 
     @property
@@ -97,7 +99,7 @@ class Timetable:
         """Propose another length, and say what a step takes now; nothing where that is not due, or little changes."""
         config, now = self._watch.config, self._run.log.seconds
         length, seconds = require(config.max_steps), require(config.end_after)
-        if math.isnan(self._since):  # what precedes the end of the first step is no step's time
+        if math.isnan(self._since) or step <= self._of_head:  # the first step includes the start; these are faster
             self._since, self._step, self._looked = now, step, 0.0
         steps = step - self._step
         if steps < LEAST_STEPS or now - self._since < seconds / PARTS:

@@ -24,10 +24,11 @@ from moco.interop.checkpoints import load_weights
 from moco.pretraining.best import BEST
 from moco.pretraining.channels import with_form
 from moco.pretraining.config import PretrainConfig
+from moco.pretraining.counts import count_head_steps
 from moco.pretraining.health import diagnose
 from moco.pretraining.loop import pretrain
 from moco.pretraining.monitor import Monitor
-from moco.pretraining.prepare import build_batches, build_encoder, count_head_steps, resolve_config
+from moco.pretraining.prepare import build_batches, build_encoder, resolve_config
 from moco.pretraining.recipes import recipe
 from moco.pretraining.sides import build_sides
 from moco.runtime import distributed
@@ -318,7 +319,8 @@ def test_the_command(
     few = ["--max-steps", "2", "--batch-size", "16", "--queue-size", "32", "--knn-every", "1", "--knn-images", "100"]
     assert main(["pretrain", "continued", "--init-weights", str(tiny_run), *words, *few, "--precision", "fp32"]) == 0
     said = capsys.readouterr().out
-    assert "learning rate 0.001 (0.03 for the head; only the head learns for 1 step), BN statistics of the weights, fp32 on cpu" in said
+    rates = "learning rate 0.001 (0.03 for the head; only the head learns for 1 step)"
+    assert f"{rates}, BN statistics of the weights, fp32 on cpu" in said
     assert "kept the encoder that the run began with" in said
     looked = lines(tmp_path, "judged_top1")
     assert [line["step"] for line in looked] == [0, 1, 2]

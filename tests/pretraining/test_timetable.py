@@ -123,6 +123,21 @@ def test_without_a_time_the_length_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_the_faster_steps_of_the_head_alone_plan_nothing(tmp_path: Path) -> None:
+    """The length only grows by the time that they save."""
+    watch = Clocked(planned(tmp_path, knn_every=0, end_spare=0, max_steps=100, head_steps=40))
+    timetable, made = Timetable(watch), 0  # type: ignore[arg-type]
+    while made < (watch.config.max_steps or 0):
+        watch.now += 3 if made < 40 else 6
+        made += 1
+        timetable.plan(made)
+    lengths = [length for _, length in watch.config.earlier_lengths] + [made]
+    assert lengths == [100, 120]
+    assert watch.config.earlier_lengths[0][0] > 40
+    assert watch.now == 600
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_a_run_whose_time_is_over_still_ends_its_schedule(tmp_path: Path) -> None:
     """After a twentieth of the steps that it has made: here the machine stands still for an hour."""
     watch = Clocked(planned(tmp_path, knn_every=0, max_steps=5600))
