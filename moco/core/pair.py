@@ -104,7 +104,7 @@ class EncoderPair(nn.Module):
             torch._foreach_lerp_(theta_k, theta_q[: len(theta_k)], 1 - m)
 
     def _hold_backbone(self, step: int) -> None:
-        """Let only the head learn in the first steps. The keys' encoder, which may be another pair's, is held first."""
+        """Let only the head learn in the first `head_steps` steps."""
         self.encoder.trains_backbone = step >= self.head_steps
 
     def _shuffle(self, n: int, step: int) -> tuple[Tensor, Tensor]:

@@ -164,7 +164,7 @@ def _require_kept(config: PretrainConfig) -> None:
     if config.head_steps and config.init_weights is None:
         raise BadInputError(
             f"--head-steps is {config.head_steps}, and without --init-weights the network beneath the head has learned "
-            f"nothing yet: leave one out"
+            f"nothing yet: give --init-weights W, or leave --head-steps out"
         )
     if config.keep == "best" and config.knn_every == 0:
         raise BadInputError(
