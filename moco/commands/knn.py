@@ -35,7 +35,8 @@ def run(config: KnnConfig) -> dict[str, Any]:
             if whiten:
                 encoder, how = copy.deepcopy(encoder), dataclasses.replace(how, output="backbone")
                 encoder.whitening = nn.Identity()
-                found = FeatureWhitener.build(images.train, ROWS, how, config.knn_temperature)(encoder)
+                whitener = FeatureWhitener.build(images.train, ROWS, how, config.knn_temperature)
+                found = dataclasses.replace(whitener, keeps=True)(encoder)
                 if found is not None:
                     found.add_to(encoder)
             return knn_scores(

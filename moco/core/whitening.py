@@ -90,11 +90,19 @@ def whitening_maps(features: Features, ridges: Sequence[float], most: int | None
     largest = variances[-1]
     gains = [((1 + ridge) * largest / (variances + ridge * largest)).sqrt() for ridge in ridges]
     if most is None or features.shape[1] <= most:
-        weights = [(components * gain) @ components.T for gain in gains]
+        rests = [((1 + ridge) / ridge) ** 0.5 for ridge in ridges]
+        weights = [_turn_back(components, gain, rest) for gain, rest in zip(gains, rests, strict=True)]
     else:
         kept = _list_largest(variances, most)
         weights = [(components * gain).T[kept] for gain in gains]
     return [(weight.float(), (-weight @ mean).float()) for weight in weights]
+
+
+def _turn_back(components: Tensor, gains: Tensor, rest: float) -> Tensor:
+    """The map (C, C) that enlarges directions (C, K) by their gains (K), and all those that are missing by the rest."""
+    if components.shape[1] == len(components):
+        return (components * gains) @ components.T
+    return (components * (gains - rest)) @ components.T + rest * torch.eye(len(components), dtype=gains.dtype)
 
 
 @torch.no_grad()
@@ -134,14 +142,18 @@ def _find_directions(features: Features, most: int | None) -> tuple[Tensor, Tens
 def _decompose(centred: Tensor, *, fully: bool) -> tuple[Tensor, Tensor]:
     """Return the variances of features (n, C) of mean 0 along their principal directions, ascending, and these (C, K).
 
-    If not fully, only those directions are found in which MOST_SQUARE of the features differ.
+    Fewer features than numbers differ in K < n directions: only these are found. If not fully, only those are found in
+    which MOST_SQUARE of the features differ.
     """
-    if fully:
+    if fully and len(centred) >= centred.shape[1]:
         variances, components = torch.linalg.eigh(centred.T @ centred / len(centred))
         return variances.clamp(min=0), components
-    some = centred[:: math.ceil(len(centred) / MOST_SQUARE)]
+    some = centred if fully else centred[:: math.ceil(len(centred) / MOST_SQUARE)]
     variances, turned = torch.linalg.eigh(some @ some.T / len(some))
     variances = variances.clamp(min=0)
+    differ = variances > NOTHING * variances[-1]
+    differ[-1] = True
+    variances, turned = variances[differ], turned[:, differ]
     return variances, some.T @ turned / (len(some) * variances).sqrt().clamp(min=SMALLEST)
 
 

@@ -26,8 +26,8 @@ from moco.shapes import Features
 
 LEAST_SECONDS = 2.0
 """Evaluations encode again what took them less."""
-MOST_BYTES = 1 << 28
-"""Evaluations encode again what takes more: 524,288 features of 128 numbers, 52,428 of 1,280."""
+MOST_BYTES = 1 << 29
+"""Evaluations encode again what takes more: a million features of 128 numbers, 104,857 of 1,280."""
 EVALUATED = "evaluated-"
 """Prefix of the names of files with features of evaluations, which take less long to compute."""
 MOST_KEPT = 4 << 30
@@ -64,35 +64,48 @@ def encode_networks(
     """Encode images to averages over each grid (n, C k^2), or read what an earlier evaluation kept of them.
 
     A grid of one cell gives the plain features. Those of a joined encoder are what its networks give, one behind the
-    other, before any whitening and scaling. What is missing is encoded at once.
+    other, before any whitening and scaling. What is missing is encoded at once. Where that takes maps, their averages
+    over all other grids are kept, too, if there is room: the next evaluation may read them.
     """
     device, plain = next(encoder.parameters()).device, dataclasses.replace(how, output="plain", unit=False)
     joined = encoder.backbone if isinstance(encoder.backbone, JoinedBackbone) else None
 
+    maps = tuple(grids) != (1,)
+
     def compute(missing: Sequence[int]) -> Sequence[Tensor]:
         if joined is not None:
             return [outputs(PlainParts(joined), sum(joined.widths), images, plain, title=title, device=device)]
-        if missing == [1]:
+        if not maps:
             return [encode(encoder, images, plain, title=title)]
         numbers = [count_numbers(encoder.num_features, (k,)) for k in missing]
         return torch.split(encode_grids(encoder, images, plain, missing, title), numbers, 1)
 
-    about = {k: _describe_networks(encoder, images, plain, k) for k in grids}
+    about = {k: _describe_networks(encoder, images, plain, k if maps else None) for k in grids}
     found = {k: _read_of_evaluation(about[k]) for k in grids}
     missing = [k for k in grids if found[k] is None]
+    if missing and maps:
+        others = _list_other_grids(encoder, how.image_size, len(images), grids)
+        about |= {k: _describe_networks(encoder, images, plain, k) for k in others}
+        missing += others
     started = time.monotonic()
     new = dict(zip(missing, compute(missing), strict=True)) if missing else {}
     if time.monotonic() - started >= LEAST_SECONDS:
         for k, features in new.items():
-            if k > 1 or missing == [1]:  # the average of a map differs from plain features by rounding
-                _keep_for_evaluations(about[k], features)
+            _keep_for_evaluations(about[k], features)
     return [new[k] if features is None else features for k, features in found.items()]
+
+
+def _list_other_grids(encoder: Encoder, size: int, images: int, grids: Sequence[int]) -> list[int]:
+    """List the grids over which the encoder's maps can be averaged beside these; none if all take too much room."""
+    every = encoder.grids(size)
+    numbers = images * count_numbers(encoder.num_features, every)
+    return [k for k in every if k not in grids] if numbers * torch.float32.itemsize <= MOST_BYTES else []
 
 
 def keep_networks(encoder: Encoder, images: Images, how: Encoding, features: Features) -> None:
     """Keep the plain features that `encode_networks` would compute, where they were computed in another way."""
     plain = dataclasses.replace(how, output="plain", unit=False)
-    _keep_for_evaluations(_describe_networks(encoder, images, plain, 1), features)
+    _keep_for_evaluations(_describe_networks(encoder, images, plain), features)
 
 
 def _read_of_evaluation(about: Metadata | None) -> Features | None:
@@ -119,14 +132,17 @@ def _keep_for_evaluations(about: Metadata | None, features: Features) -> None:
         limit_room(path.parent.glob(f"{EVALUATED}{NAMED}*"), MOST_KEPT)
 
 
-def _describe_networks(encoder: Encoder, images: Images, plain: Encoding, grid: int) -> Metadata | None:
-    """Say everything that the features depend on; None where a change of an image would not be seen."""
+def _describe_networks(encoder: Encoder, images: Images, plain: Encoding, grid: int | None = None) -> Metadata | None:
+    """Say everything that the features depend on; None where a change of an image would not be seen.
+
+    The average of a map over a grid of one cell differs from plain features, without a grid, by rounding.
+    """
     marks = fingerprint(images)
     if marks.block > 1:  # an image has no marks of its own
         return None
     about = describe_features("evaluated", encoder, digest_fingerprint(marks, times=True), images, plain)
     about |= {"root": place_of(images), "computed by": computed_by(next(encoder.parameters()).device)}
-    about |= {} if grid == 1 else {"grid": grid}
+    about |= {} if grid is None else {"grid": grid}
     if isinstance(encoder.backbone, JoinedBackbone):  # by whatever they are whitened
         about |= {"weights": digest_networks(encoder.plan.parts, encoder.backbone), "networks": True}
     return about

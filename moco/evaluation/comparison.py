@@ -5,11 +5,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from moco.core.encoder import Encoder
 from moco.data.images import Images
-from moco.evaluation.features import Encoding, encode, encode_grids
+from moco.evaluation.again import encode_networks
+from moco.evaluation.features import Encoding, encode
 from moco.evaluation.folds import Vote, classify_by_folds
 from moco.evaluation.joining import Judge, choose
 from moco.evaluation.pixels import SIDE, build_raw_pixels
@@ -67,9 +69,11 @@ def measure_pixels(images: Images) -> float:
 def encode_both(
     weights: Weights, size: int, bank: Images, queries: Images, precision: Precision, grids: Sequence[int]
 ) -> Encoded:
-    """Encode bank and queries at this size, over these grids."""
+    """Encode bank and queries at this size, over these grids, or read what an earlier evaluation kept."""
     how = replace(_encoding(weights, size, precision), unit=False)
-    known, asked = (encode_grids(weights.encoder, images, how, grids) for images in (bank, queries))
+    known, asked = (
+        torch.cat(encode_networks(weights.encoder, images, how, grids=grids), 1) for images in (bank, queries)
+    )
     return known, asked
 
 

@@ -14,6 +14,7 @@ from moco.core.maps import count_numbers
 from moco.core.whitening import LEAST_SHARE, RIDGE, whitening_maps
 from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, Labels
+from moco.evaluation.again import encode_networks
 from moco.evaluation.features import Encoding, encode_grids
 from moco.evaluation.knn import score_left_out
 from moco.evaluation.session import labels_of
@@ -161,6 +162,8 @@ class FeatureWhitener:
     images: Images
     how: Encoding
     temperature: float
+    keeps: bool = False
+    """Whether features are kept for other evaluations of these images."""
 
     @classmethod
     def build(cls, images: Images, most: int, how: Encoding, temperature: float) -> "FeatureWhitener":
@@ -173,6 +176,8 @@ class FeatureWhitener:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # training has named the images that cannot be read
             grids = encoder.grids(self.how.image_size)
-            z = encode_grids(encoder, self.images, self.how, grids, f"whitening: encoding {len(self.images)} images")
+            what = encoder, self.images, self.how
+            said = f"whitening: encoding {len(self.images)} images"
+            z = torch.cat(encode_networks(*what, said, grids), 1) if self.keeps else encode_grids(*what, grids, said)
         labels = None if self.images.labels is None else labels_of(self.images)
         return choose_whitening(z, labels, len(self.images.classes), temperature=self.temperature, grids=grids)

@@ -35,10 +35,6 @@ CONSTANT = 1e-6
 NEGLIGIBLE = 1e-9
 """Principal axes with a smaller share of the largest variance are left out: they are rounding, too."""
 ITERATIONS = 1000
-GRADIENT = 3e-5
-"""L-BFGS has converged where no entry of the gradient, in units in which the Hessian is near 1, is larger."""
-DECREASE = 1e-9
-"""It also ends where a step lowers the objective by a smaller share, which fp32 does not resolve."""
 CORRECTIONS = 20
 """Steps from which L-BFGS estimates the Hessian."""
 OUT_OF_ITERATIONS = 1
@@ -50,6 +46,22 @@ AxisFeatures = Float[Tensor, "n d"]
 """Features on d - 1 principal axes, and a last column of ones."""
 AxisWeights = Float[Tensor, "k d"]
 """Weights on these axes for each of k classes; the last column holds the biases."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """When L-BFGS has converged."""
+
+    gradient: float
+    """No entry of the gradient, in units in which the Hessian is near 1, is larger."""
+    decrease: float
+    """Or a step lowers the objective by a smaller share."""
+
+
+CLOSE = Tolerance(3e-5, 1e-9)
+"""As near to the minimum as fp32 resolves."""
+ROUGH = Tolerance(3e-4, 1e-5)
+"""Near enough to compare penalties, in a third of the iterations (docs/measurements.md)."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +141,9 @@ def pose(features: ViewFeatures, labels: Labels, classes: int, rows: Labels, dev
     return Problem(x, y.to(device), sums, mean, rotation, variances)
 
 
-def solve(problem: Problem, penalty: float, start: AxisWeights | None = None) -> AxisWeights:
+def solve(
+    problem: Problem, penalty: float, start: AxisWeights | None = None, tolerance: Tolerance = CLOSE
+) -> AxisWeights:
     """Find the weights (fp64) at the minimum, by L-BFGS from `start` or from 0; warns where it was not reached."""
     classes, columns = problem.sums.shape
     penalties = torch.full((columns,), penalty, dtype=torch.float64)
@@ -148,8 +162,8 @@ def solve(problem: Problem, penalty: float, start: AxisWeights | None = None) ->
         "maxiter": ITERATIONS,
         "maxfun": 2 * ITERATIONS,
         "maxcor": CORRECTIONS,
-        "gtol": GRADIENT,
-        "ftol": DECREASE,
+        "gtol": tolerance.gradient,
+        "ftol": tolerance.decrease,
     }
     with threadpool_limits(1, user_api="blas"):  # scipy's own threads would wait in a loop, on the cores of torch's
         found = minimize(objective, point, jac=True, method="L-BFGS-B", options=options)

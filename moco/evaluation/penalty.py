@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from moco.data.images import Labels
 from moco.data.splits import hold_out_tenth
-from moco.evaluation.logistic import AxisWeights, Classifier, ViewFeatures, pose, solve
+from moco.evaluation.logistic import ROUGH, AxisWeights, Classifier, ViewFeatures, pose, solve
 from moco.runtime.progress import show_progress
 from moco.runtime.randomness import Stream, permute
 from moco.shapes import Features
@@ -154,7 +154,7 @@ def try_penalties(
     for penalty in show_progress(ordered, title, len(ordered)):
         loss, right = 0.0, 0
         for number, (problem, part) in enumerate(zip(problems, parts, strict=True)):
-            weights[number] = solved = solve(problem, penalty, weights[number])
+            weights[number] = solved = solve(problem, penalty, weights[number], ROUGH)
             logits, truth = problem.classifier(solved).logits(part.held_out), torch.from_numpy(part.truth)
             loss += float(F.cross_entropy(logits, truth, reduction="sum"))
             right += int((logits.argmax(1) == truth).sum())

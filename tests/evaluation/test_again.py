@@ -165,8 +165,12 @@ def raise_no_room(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_grids_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is missing is encoded together; each grid is kept for itself, and is what `encode_grids` gives."""
+@pytest.mark.parametrize(("room", "encoded"), [(1 << 29, [[3, 1, 2]]), (12_000, [[3], [1, 2]])])
+def test_grids_are_encoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, encoded: list[list[int]]
+) -> None:
+    """All of them at the first time, if there is room; each is kept for itself, and is what `encode_grids` gives."""
+    monkeypatch.setattr(again, "MOST_BYTES", room)
     monkeypatch.setenv("MOCO_DATA", str(tmp_path))
     monkeypatch.setattr(again, "LEAST_SECONDS", 0.0)
     plan = EncoderPlan("resnet10-w4", "cifar", image_size=24)
@@ -179,10 +183,10 @@ def test_grids_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     expected = torch.split(
         encode_grids(encoder, images, dataclasses.replace(how, unit=False), (1, 2, 3)), [32, 128, 288], 1
     )
-    (finest,) = encode_networks(encoder, images, how, grids=(3,))
     monkeypatch.setattr(again, "encode_grids", asked := Mock(side_effect=encode_grids))
+    (finest,) = encode_networks(encoder, images, how, grids=(3,))
     for _ in range(2):
         found = encode_networks(encoder, images, how, grids=(1, 2, 3))
         torch.testing.assert_close(found, list(expected))
         assert torch.equal(found[2], finest)
-    assert [call.args[3] for call in asked.call_args_list] == [[1, 2]]
+    assert [call.args[3] for call in asked.call_args_list] == encoded

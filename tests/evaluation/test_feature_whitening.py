@@ -1,6 +1,8 @@
 """Whitened features: the map against closed forms and loops, when it is chosen, and how it travels with weights."""
 
+import dataclasses
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from torch import Tensor, nn
 from moco.core.encoder import Encoder, EncoderPlan, build_filled_encoder, encoder_tensors
 from moco.data.derived import take_evenly
 from moco.data.images import ArrayImages
-from moco.evaluation import feature_whitening
+from moco.evaluation import again, feature_whitening
+from moco.evaluation.again import encode_networks
 from moco.evaluation.feature_whitening import (
     RIDGES,
     FeatureWhitener,
@@ -18,7 +21,7 @@ from moco.evaluation.feature_whitening import (
     estimate_choosing,
     fit_whitening,
 )
-from moco.evaluation.features import Encoding, encode
+from moco.evaluation.features import Encoding, encode, encode_grids
 from moco.evaluation.frozen import load_encoder
 from moco.interop.metadata import encoder_metadata
 from moco.runtime.checkpoint import save_tensors
@@ -92,14 +95,37 @@ def test_directions_that_are_left_out() -> None:
     )
 
 
-def test_more_numbers_than_images(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("images", [2, 12, 39])
+@pytest.mark.parametrize("twice", [False, True])
+def test_more_numbers_than_images(images: int, twice: bool) -> None:
+    """Directions in which no two of the images differ are enlarged most: the map is that of the whole covariance."""
+    x = torch.randn(images, 80, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, -3, 80)
+    x = torch.cat([x, x]) if twice else x
+    (found,) = fit_whitening(x)
+    expected, bias = whiten_by_covariance(x, found.ridge)
+    assert torch.allclose(found.weight, expected, atol=1e-4)
+    assert torch.allclose(found.bias, bias, atol=1e-4)
+
+
+@pytest.mark.parametrize("square", [12, 2048])
+def test_more_numbers_than_are_kept(monkeypatch: pytest.MonkeyPatch, square: int) -> None:
     """The directions are found by the similarities of the images: the same as by the covariance."""
     x = torch.randn(12, 40, generator=torch.Generator().manual_seed(0))
-    (expected,) = fit_whitening(x, most=39)
-    monkeypatch.setattr("moco.core.whitening.MOST_SQUARE", 12)
+    monkeypatch.setattr("moco.core.whitening.MOST_SQUARE", square)
     (found,) = fit_whitening(x, most=39)
-    assert found.weight.shape == expected.weight.shape == (11, 40)  # 12 images differ in 11 directions
-    assert torch.allclose(found(x) @ found(x).T, expected(x) @ expected(x).T, atol=1e-3)
+    weight, bias = whiten_by_covariance(x, found.ridge)
+    expected = x @ weight.T + bias
+    assert found.weight.shape == (11, 40)  # 12 images differ in 11 directions
+    assert torch.allclose(found(x) @ found(x).T, expected @ expected.T, atol=1e-3)
+
+
+def whiten_by_covariance(x: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """The weight and bias of the map that whitens features, by NumPy."""
+    values, directions = np.linalg.eigh(np.cov(x.double().numpy(), rowvar=False, bias=True))
+    gains = np.sqrt((1 + ridge) * values[-1] / (np.maximum(values, 0) + ridge * values[-1]))
+    weight = directions @ np.diag(gains) @ directions.T
+    bias = -weight @ x.double().numpy().mean(0)
+    return torch.from_numpy(weight.astype(np.float32)), torch.from_numpy(bias.astype(np.float32))
 
 
 def cells(n: int = 200) -> tuple[Tensor, np.ndarray]:
@@ -244,6 +270,22 @@ def test_it_is_learned_from_the_images_of_a_run() -> None:
     assert torch.equal(found.bias, expected.bias)
     assert encoder.training
     assert not encoder.whitens
+
+
+@pytest.mark.parametrize("grids", [(1, 2), (3,)])
+def test_neighbours_are_read_where_whitening_encoded_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grids: tuple[int, ...]
+) -> None:
+    """Over whichever grid was chosen, if whitening keeps the features of all images."""
+    monkeypatch.setenv("MOCO_DATA", str(tmp_path))
+    monkeypatch.setattr(again, "LEAST_SECONDS", 0.0)
+    images = ArrayImages(torch.randint(0, 256, (60, 3, 24, 24), dtype=torch.uint8))
+    encoder, how = Encoder(EncoderPlan("resnet10-w4", "cifar", image_size=24)), Encoding(24, (0.5,) * 3, (0.5,) * 3)
+    dataclasses.replace(FeatureWhitener.build(images, 60, how, 0.1), keeps=True)(encoder)
+    monkeypatch.setattr(again, "encode_grids", Mock(side_effect=AssertionError("encoded again")))
+    found = encode_networks(encoder, images, how, grids=grids)
+    expected = encode_grids(encoder, images, dataclasses.replace(how, unit=False), grids)
+    torch.testing.assert_close(torch.cat(found, 1), expected)
 
 
 def test_the_time_of_choosing_follows_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
