@@ -18,6 +18,7 @@ from moco.errors import BadInputError
 from moco.evaluation.features import ROWS_AT_A_TIME, Encoding, encode, encode_grids, outputs
 from moco.evaluation.identity import computed_by, describe_features, digest_networks, place_of
 from moco.evaluation.once import NAMED, file_of, read_kept, save_kept
+from moco.evaluation.session import backbone_digest
 from moco.runtime import distributed
 from moco.runtime.checkpoint import Metadata
 from moco.runtime.files import takes_files
@@ -144,5 +145,5 @@ def _describe_networks(encoder: Encoder, images: Images, plain: Encoding, grid: 
     about |= {"root": place_of(images), "computed by": computed_by(next(encoder.parameters()).device)}
     about |= {} if grid is None else {"grid": grid}
     if isinstance(encoder.backbone, JoinedBackbone):  # by whatever they are whitened
-        about |= {"weights": digest_networks(encoder.plan.parts, encoder.backbone), "networks": True}
-    return about
+        return about | {"weights": digest_networks(encoder.plan.parts, encoder.backbone), "networks": True}
+    return about | {"weights": backbone_digest(encoder, plain=True)}

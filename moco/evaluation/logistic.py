@@ -12,6 +12,7 @@ as they are and with those divided by their deviation).
 """
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,8 @@ from moco.shapes import Features
 
 ROWS_AT_A_TIME = 16384
 """Features that are multiplied at a time; their logits take 64 MB for 1,000 classes."""
+STRETCH = 1024
+"""Features that one thread multiplies at a time: few enough for its cache, and so read once."""
 CONSTANT = 1e-6
 """A feature is constant where its deviation is at most this share of its mean: in fp32 that much is rounding."""
 NEGLIGIBLE = 1e-9
@@ -180,12 +183,22 @@ def cross_entropy(problem: Problem, weights: AxisWeights) -> tuple[float, AxisWe
     """Mean cross-entropy over all rows, and its gradient p - y times x (fp64, on the CPU).
 
     Rows are columns here: a softmax over a few classes is several times as fast where each class is one stretch of
-    memory.
+    memory. Threads take one stack of rows each: a product of few classes is too small to be shared.
     """
     total, gradient = 0.0, -problem.sums
     own = weights.float().to(problem.x.device)
-    for x, y in zip(torch.split(problem.x, ROWS_AT_A_TIME), torch.split(problem.y, ROWS_AT_A_TIME), strict=True):
-        log_p = (own @ x.T).log_softmax(0)  # (K, rows)
-        total -= float(log_p.gather(0, y[None]).cpu().double().sum())
-        gradient += (log_p.exp_() @ x).cpu()
+    for x, y in zip(_stack(problem.x), _stack(problem.y), strict=True):
+        log_p = torch.bmm(own.expand(len(x), *own.shape), x.mT).log_softmax(1)  # (stacks, K, rows)
+        total -= float(log_p.gather(1, y[:, None]).cpu().double().sum())
+        gradient += torch.bmm(log_p.exp_(), x).sum(0).cpu()
     return total / len(problem.x), gradient / len(problem.x)
+
+
+def _stack(rows: Tensor) -> Iterator[Tensor]:
+    """Cut rows (n, ...) into stacks (s, STRETCH, ...), and what is left into one (1, r, ...)."""
+    whole = len(rows) // STRETCH * STRETCH
+    at_a_time = STRETCH * torch.get_num_threads() if rows.device.type == "cpu" else ROWS_AT_A_TIME
+    for part in torch.split(rows[:whole], at_a_time) if whole else ():
+        yield part.view(-1, STRETCH, *rows.shape[1:])
+    if whole < len(rows):
+        yield rows[None, whole:]

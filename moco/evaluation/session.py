@@ -245,9 +245,13 @@ def all_splits(
 # --- results --------------------------------------------------------------------------------------------------------
 
 
-def backbone_digest(encoder: Encoder) -> str:
-    """Compute the SHA-256 of the backbone's tensors, including running statistics and whitening, and of its parts."""
-    tensors = {**encoder.backbone.state_dict(), **encoder.whitening.state_dict(prefix=WHITENING)}
+def backbone_digest(encoder: Encoder, *, plain: bool = False) -> str:
+    """Compute the SHA-256 of the backbone's tensors, including running statistics and whitening, and of its parts.
+
+    Plain features do not depend on the whitening: their digest leaves it out.
+    """
+    whitening = {} if plain else encoder.whitening.state_dict(prefix=WHITENING)
+    tensors = {**encoder.backbone.state_dict(), **whitening}
     parts = {"parts": dataclasses.asdict(encoder.plan)["parts"]} if encoder.plan.parts else {}
     return digest({name: tensor.detach().cpu() for name, tensor in tensors.items()}, parts)
 

@@ -281,11 +281,13 @@ def test_neighbours_are_read_where_whitening_encoded_them(
     monkeypatch.setattr(again, "LEAST_SECONDS", 0.0)
     images = ArrayImages(torch.randint(0, 256, (60, 3, 24, 24), dtype=torch.uint8))
     encoder, how = Encoder(EncoderPlan("resnet10-w4", "cifar", image_size=24)), Encoding(24, (0.5,) * 3, (0.5,) * 3)
-    dataclasses.replace(FeatureWhitener.build(images, 60, how, 0.1), keeps=True)(encoder)
+    found = dataclasses.replace(FeatureWhitener.build(images, 60, how, 0.1), keeps=True)(encoder)
+    assert found is not None
+    found.add_to(encoder)
     monkeypatch.setattr(again, "encode_grids", Mock(side_effect=AssertionError("encoded again")))
-    found = encode_networks(encoder, images, how, grids=grids)
+    read = encode_networks(encoder, images, how, grids=grids)
     expected = encode_grids(encoder, images, dataclasses.replace(how, unit=False), grids)
-    torch.testing.assert_close(torch.cat(found, 1), expected)
+    torch.testing.assert_close(torch.cat(read, 1), expected)
 
 
 def test_the_time_of_choosing_follows_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
