@@ -99,10 +99,12 @@ def whitening_maps(features: Features, ridges: Sequence[float], most: int | None
 
 
 def _turn_back(components: Tensor, gains: Tensor, rest: float) -> Tensor:
-    """The map (C, C) that enlarges directions (C, K) by their gains (K), and all those that are missing by the rest."""
+    """Build the map (C, C) that enlarges directions (C, K) by their gains (K), and all missing ones by the rest."""
     if components.shape[1] == len(components):
         return (components * gains) @ components.T
-    return (components * (gains - rest)) @ components.T + rest * torch.eye(len(components), dtype=gains.dtype)
+    turned = (components * (gains - rest)) @ components.T
+    turned.diagonal().add_(rest)
+    return turned
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ class Tolerance:
     gradient: float
     """No entry of the gradient, in units in which the Hessian is near 1, is larger."""
     decrease: float
-    """Or a step lowers the objective by a smaller share."""
+    """It also ends where a step lowers the objective by a smaller share."""
 
 
 CLOSE = Tolerance(3e-5, 1e-9)
