@@ -28,8 +28,9 @@ from moco.data.images import ArrayImages, Images
 from moco.data.splits import hold_out_tenth
 from moco.evaluation.alignment import draw_pairs
 from moco.evaluation.comparison import judge_weights
-from moco.evaluation.features import Encoding, encode, prepare_image
+from moco.evaluation.features import Encoding, encode
 from moco.evaluation.labelfree import measure_features
+from moco.evaluation.preparation import prepare_image
 from moco.interop.checkpoints import Weights
 from moco.pretraining.initial import with_weights
 from moco.pretraining.loop import pretrain

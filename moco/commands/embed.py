@@ -20,10 +20,11 @@ from moco.data.loader import choose_workers
 from moco.data.replacement import list_names
 from moco.errors import BadInputError, counted, one_line
 from moco.evaluation.config import EmbedConfig
-from moco.evaluation.features import Encoding, describe_preparation, outputs
+from moco.evaluation.features import Encoding, outputs
 from moco.evaluation.identity import digest_encoder
 from moco.evaluation.maps import find_map
 from moco.evaluation.pieces import Floats, Pieces, opened_pieces, plan_pieces
+from moco.evaluation.preparation import describe_preparation
 from moco.evaluation.session import Subject, all_splits, say, session
 from moco.evaluation.stored import Origin, find_stored, map_stored, read_origin, record_origin, write_origin
 from moco.evaluation.tables import Table, require_writer, write_features

@@ -81,12 +81,13 @@ def encode_networks(
         numbers = [count_numbers(encoder.num_features, (k,)) for k in missing]
         return torch.split(encode_grids(encoder, images, plain, missing, title), numbers, 1)
 
-    about = {k: _describe_networks(encoder, images, plain, k if maps else None) for k in grids}
+    what = _describe_networks(encoder, images, plain)
+    about = {k: _over_grid(what, k) if maps else what for k in grids}
     found = {k: _read_of_evaluation(about[k]) for k in grids}
     missing = [k for k in grids if found[k] is None]
     if missing and maps:
         others = _list_other_grids(encoder, how.image_size, len(images), grids)
-        about |= {k: _describe_networks(encoder, images, plain, k) for k in others}
+        about |= {k: _over_grid(what, k) for k in others}
         missing += others
     started = time.monotonic()
     new = dict(zip(missing, compute(missing), strict=True)) if missing else {}
@@ -133,17 +134,18 @@ def _keep_for_evaluations(about: Metadata | None, features: Features) -> None:
         limit_room(path.parent.glob(f"{EVALUATED}{NAMED}*"), MOST_KEPT)
 
 
-def _describe_networks(encoder: Encoder, images: Images, plain: Encoding, grid: int | None = None) -> Metadata | None:
-    """Say everything that the features depend on; None where a change of an image would not be seen.
+def _over_grid(about: Metadata | None, grid: int) -> Metadata | None:
+    """Say the same of averages of maps over a grid; over one of a single cell they differ from features by rounding."""
+    return None if about is None else about | {"grid": grid}
 
-    The average of a map over a grid of one cell differs from plain features, without a grid, by rounding.
-    """
+
+def _describe_networks(encoder: Encoder, images: Images, plain: Encoding) -> Metadata | None:
+    """Say everything that plain features depend on; None where a change of an image would not be seen."""
     marks = fingerprint(images)
     if marks.block > 1:  # an image has no marks of its own
         return None
     about = describe_features("evaluated", encoder, digest_fingerprint(marks, times=True), images, plain)
     about |= {"root": place_of(images), "computed by": computed_by(next(encoder.parameters()).device)}
-    about |= {} if grid is None else {"grid": grid}
     if isinstance(encoder.backbone, JoinedBackbone):  # by whatever they are whitened
         return about | {"weights": digest_networks(encoder.plan.parts, encoder.backbone), "networks": True}
     return about | {"weights": backbone_digest(encoder, plain=True)}

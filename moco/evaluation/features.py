@@ -16,7 +16,6 @@ from moco.core.maps import Grids, count_numbers
 from moco.core.sizes import use_evaluation_mode
 from moco.data.ahead import load_ahead
 from moco.data.augment import Augmentation, normalize
-from moco.data.forms import to_unit
 from moco.data.images import Images
 from moco.data.kept import prepare_one
 from moco.data.replacement import ChosenImages
@@ -24,6 +23,7 @@ from moco.data.spans import cut_whole, read_document
 from moco.data.views import Look, make_views
 from moco.errors import BadInputError
 from moco.evaluation.feeding import DrawnCrops, PreparedBytes, feed_drawn, feed_prepared
+from moco.evaluation.preparation import prepare_image, prepare_whole
 from moco.runtime.allocation import keep_freed_memory
 from moco.runtime.device import autocast
 from moco.runtime.distributed import gather, rank, world_size
@@ -32,19 +32,8 @@ from moco.runtime.progress import show_progress
 from moco.runtime.randomness import Stream
 from moco.runtime.sharedmemory import require_shared_memory
 from moco.runtime.transfers import Fetcher
-from moco.shapes import Features, Image, Square
+from moco.shapes import Features
 
-CROP_SHARE = 0.875
-"""Images are resized to size / 0.875 and their centre is cut out (256 and 224 in the papers) ..."""
-SMALL = 64
-"""... but for sizes up to this, where the whole of an image that is nearly square is resized."""
-NEARLY_SQUARE = 1.1
-"""Longer side over shorter side up to which a square image shows things hardly distorted."""
-PREPARATION = 2
-"""Version of `prepare_image` at small sizes, on which features depend that are kept; 1 squeezed images of any shape."""
-LONGEST = 16
-"""Times its shorter side, beyond which a larger image's longer side is cut first: of a line of pixels, resized, the
-memory could not hold the rest."""
 PLACES = 1 << 20
 """Pixels, or bytes of documents, that a CPU encodes at a time: larger batches are no faster, and take more memory."""
 ROWS_AT_A_TIME = 8192
@@ -76,8 +65,8 @@ class Encoding:
     """Hand images over as bytes and normalise them where the encoder is; by default where that is not the CPU."""
 
     @property
-    def prepare(self) -> Callable[[Image, int], Square]:
-        """Return what makes the square of an image at a size."""
+    def prepare(self) -> Callable[[Tensor, int], Tensor]:
+        """Return what makes the square of an image at a size, or those of a batch of images."""
         return prepare_whole if self.whole else prepare_image
 
     def require_images(self, otherwise: str) -> None:
@@ -251,9 +240,19 @@ class _Prepared:
     def _centred(self, rows: range) -> Tensor:
         if self.how.text:
             return torch.stack([cut_whole(read_document(self.images, row), self.how.image_size) for row in rows])
-        how = self.how
-        batch = torch.stack([prepare_one(self.images, row, how.image_size, how.prepare) for row in rows])
-        return normalize(batch, self.how.mean, self.how.std)
+        return normalize(torch.cat(list(self._prepare(rows))), self.how.mean, self.how.std)
+
+    def _prepare(self, rows: range) -> Iterator[Tensor]:
+        """Prepare images (n, channels, size, size): together as many as are stacked at no cost, else one by one."""
+        images, size, prepare = self.images, self.how.image_size, self.how.prepare
+        if not images.in_memory or images.unreadable:
+            yield torch.stack([prepare_one(images, row, size, prepare) for row in rows])
+            return
+        together = max(1, PLACES // images[rows.start][0].numel())
+        for part in np.split(np.arange(rows.start, rows.stop), range(together, len(rows), together)):
+            stacked = images.stack(part)
+            assert stacked is not None
+            yield prepare(stacked, size)
 
     def _random(self, rows: range, views: RandomViews) -> Tensor:
         index = np.arange(rows.start, rows.stop)
@@ -263,32 +262,3 @@ class _Prepared:
 
 def _look(views: RandomViews, how: Encoding) -> Look:
     return Look(views.augmentation, how.image_size, how.mean, how.std, scaled=True)
-
-
-def describe_preparation(size: int) -> dict[str, int]:
-    """Say how images are prepared at this size where that was another way before; nothing at other sizes."""
-    return {"preparation": PREPARATION} if size <= SMALL else {}
-
-
-def prepare_image(image: Image, size: int) -> Square:
-    """Resize the shorter side to size / 0.875 and cut the centre, or resize the whole of a square to a small size."""
-    if size <= SMALL and max(image.shape[1:]) <= NEARLY_SQUARE * min(image.shape[1:]):
-        return prepare_whole(image, size)
-    pixels = to_unit(image[None])
-    height, width = (min(side, LONGEST * min(image.shape[1:])) for side in image.shape[1:])
-    y, x = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
-    pixels = pixels[:, :, y : y + height, x : x + width]
-    short = round(size / CROP_SHARE)
-    rows, columns = (int(short * side / min(height, width)) for side in (height, width))
-    top, left = round((rows - size) / 2), round((columns - size) / 2)
-    return _resize(pixels, rows, columns)[0, :, top : top + size, left : left + size]
-
-
-def prepare_whole(image: Image, size: int) -> Square:
-    """Resize the whole image to a square; one of that size is left as it is."""
-    pixels = to_unit(image[None])
-    return pixels[0] if pixels.shape[2:] == (size, size) else _resize(pixels, size, size)[0]
-
-
-def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(pixels, (height, width), mode="bilinear", antialias=True, align_corners=False)

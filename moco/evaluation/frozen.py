@@ -16,7 +16,7 @@ from moco.core.sizes import use_evaluation_mode
 from moco.data.augment import normalize
 from moco.data.decoding import WHITEST, decode, from_pillow
 from moco.errors import BadInputError
-from moco.evaluation.features import prepare_image
+from moco.evaluation.preparation import prepare_image
 from moco.interop.checkpoints import load_weights
 from moco.interop.metadata import CLASSIFIER, RGB_BYTES, describe_input, read_metadata
 from moco.runtime.checkpoint import load_tensors

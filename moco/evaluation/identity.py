@@ -11,7 +11,8 @@ from moco.core.encoder import Encoder, Output
 from moco.core.joined import JoinedBackbone, Part
 from moco.data.forms import describe_digest
 from moco.data.images import Images
-from moco.evaluation.features import Encoding, describe_preparation
+from moco.evaluation.features import Encoding
+from moco.evaluation.preparation import describe_preparation
 from moco.evaluation.session import backbone_digest
 from moco.runtime.checkpoint import Metadata, digest
 from moco.runtime.machine import processor

@@ -23,8 +23,9 @@ from moco.data.replacement import ChosenImages
 from moco.data.splits import final_split
 from moco.data.views import Look, make_views
 from moco.evaluation.alignment import effective_rank
-from moco.evaluation.features import Encoding, encode, prepare_whole
+from moco.evaluation.features import Encoding, encode
 from moco.evaluation.knn import choose_k, count_votes, nearest
+from moco.evaluation.preparation import prepare_whole
 from moco.evaluation.scores import describe_predictions, score_votes
 from moco.evaluation.session import labels_of
 from moco.explore.embedding_map import FEWEST, flat_map

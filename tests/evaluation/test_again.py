@@ -184,9 +184,11 @@ def test_grids_are_encoded_once(
         encode_grids(encoder, images, dataclasses.replace(how, unit=False), (1, 2, 3)), [32, 128, 288], 1
     )
     monkeypatch.setattr(again, "encode_grids", asked := Mock(side_effect=encode_grids))
+    monkeypatch.setattr(again, "fingerprint", looked := Mock(side_effect=fingerprint.fingerprint))
     (finest,) = encode_networks(encoder, images, how, grids=(3,))
     for _ in range(2):
         found = encode_networks(encoder, images, how, grids=(1, 2, 3))
         torch.testing.assert_close(found, list(expected))
         assert torch.equal(found[2], finest)
     assert [call.args[3] for call in asked.call_args_list] == encoded
+    assert looked.call_count == 3  # once each time, for all grids

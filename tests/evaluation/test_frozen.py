@@ -16,7 +16,8 @@ from moco.data.augment import normalize
 from moco.data.decoding import decode
 from moco.data.forms import Form
 from moco.errors import BadInputError
-from moco.evaluation.features import Encoding, encode, prepare_image
+from moco.evaluation.features import Encoding, encode
+from moco.evaluation.preparation import prepare_image
 from moco.interop.metadata import encoder_metadata
 from moco.runtime.checkpoint import save_tensors
 

@@ -25,7 +25,7 @@ from moco.errors import BadInputError
 from moco.evaluation import linear as module
 from moco.evaluation.classifiers import first_weights
 from moco.evaluation.config import LinearConfig
-from moco.evaluation.features import Encoding, RandomViews, encode, prepare_image
+from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.linear import (
     CROP_AND_FLIP,
     encode_random_views,
@@ -34,6 +34,7 @@ from moco.evaluation.linear import (
     run_paper_protocol,
     suit_rate,
 )
+from moco.evaluation.preparation import prepare_image
 from moco.evaluation.scores import score_logits
 from moco.evaluation.session import Labelled, Subject, limit_batch_size, load_labelled, require_labels
 from moco.interop.checkpoints import Weights
