@@ -18,7 +18,7 @@ from moco.data.decoding import limit_pixels
 from moco.data.derived import make_readable, take_evenly
 from moco.data.documents import open_documents
 from moco.data.forms import Form
-from moco.data.images import Images, hold
+from moco.data.images import Images
 from moco.data.kept import KEPT_BYTES, keep_prepared
 from moco.data.loader import choose_workers
 from moco.data.named import absolute_data
@@ -26,7 +26,14 @@ from moco.data.parts import CROPS, FIRST_CROP
 from moco.data.settling import Asked, require_fitting_channels
 from moco.data.sizes import warn_of_small
 from moco.data.spans import pair_documents
-from moco.data.splits import monitor_source, monitor_split, training_images
+from moco.data.splits import (
+    are_labelled,
+    hold_training,
+    images_to_whiten,
+    monitor_source,
+    monitor_split,
+    training_images,
+)
 from moco.errors import one_line
 from moco.evaluation.alignment import EPOCH, draw_pairs
 from moco.evaluation.feature_whitening import FeatureWhitener
@@ -88,7 +95,7 @@ def _run(config: PretrainConfig) -> dict[str, Any]:
     teacher = build_teacher(config, training_images(splits))
     result = train_prepared(config, splits, build_monitor(config, splits), teacher, own)
     if not result.get("exit_code") and "already_done" not in result and distributed.rank() == 0:
-        labelled = splits["train"].labels is not None and len(splits["train"].classes) > 1
+        labelled = are_labelled(splits)
         documents = reads_bytes(require(config.arch))
         print("\n".join(describe_reached(result, config.out, config.data, labelled=labelled, documents=documents)))
     return result
@@ -101,9 +108,8 @@ def open_splits(
     splits = load(data, exclude, white_level, form)
     if isinstance(form, Form):
         require_fitting_channels(splits["train"], form, data)
-    trained: tuple[Split, ...] = ("train", "unlabeled")
     with say_if_slow(f"decoding the images of {data} into memory"):
-        splits = {split: hold(images) if split in trained else images for split, images in splits.items()}
+        splits = hold_training(splits)
     warn_of_dark(splits["train"], data)
     return splits
 
@@ -126,7 +132,7 @@ def train_prepared(
         config = dataclasses.replace(config, feature_dim=teacher.width)
     images = training_images(splits)
     checkup = build_checkup(config, images, own)
-    whitener = build_whitener(config, images) if config.whiten else None
+    whitener = build_whitener(config, splits) if config.whiten else None
     result = pretrain(config, images, monitor, checkup=checkup, teacher=teacher, own=own, whitener=whitener)
     distributed.leave_processes()
     return result
@@ -227,9 +233,9 @@ def build_monitor(config: PretrainConfig, splits: dict[Split, Images]) -> Monito
     return monitor
 
 
-def build_whitener(config: PretrainConfig, images: Images) -> Whitener:
-    """Build what whitens the features at the end of a run, on `config.whiten` of the images."""
-    device = resolve_device(config.device)
+def build_whitener(config: PretrainConfig, splits: dict[Split, Images]) -> Whitener:
+    """Build what whitens the features at the end of a run, on at most `config.whiten` images."""
+    device, images = resolve_device(config.device), images_to_whiten(splits)
     how = Encoding(
         require(config.image_size), require(config.mean), require(config.std),
         precision=resolve_precision(config.precision, device), rgb=images.form is None,

@@ -11,7 +11,7 @@ from moco.commands.scene import MOST_WATCHED, PROBED, Scene, open_teacher
 from moco.core.encoder import Encoder, parameter_count
 from moco.core.pair import Teacher
 from moco.data.derived import make_readable, take_evenly
-from moco.data.splits import final_split
+from moco.data.splits import final_split, images_to_whiten
 from moco.errors import BadInputError
 from moco.evaluation.comparison import measure_encoding, measure_pixels
 from moco.evaluation.feature_whitening import estimate_choosing, least_images
@@ -169,7 +169,8 @@ def _measure_looks(
         config = dataclasses.replace(config, knn_images=watched)
     least = least_images(encoder.num_features, scene.is_labelled)
     whitening = image + estimate_choosing(encoder, require(config.image_size))
-    whitened = plan_whitening(config.whiten, len(scene.images), least, whitening, scene.budget.seconds)
+    by = len(images_to_whiten(scene.splits))
+    whitened = plan_whitening(config.whiten, by, least, whitening, scene.budget.seconds)
     if "whiten" not in scene.given and whitened != config.whiten:
         reasons["whiten"] = (whitened, f"whitening the features takes at most {WHITENING:.0%} of the time")
         config = dataclasses.replace(config, whiten=whitened)
@@ -185,10 +186,10 @@ def _measure_looks(
     pixels = measure_pixels(make_readable(take_evenly(scene.images, PROBED)))
     evaluation = plan_evaluation(limit, asked * image, asked * scene.native_seconds, asked * pixels)
     if way.recipe == "quick":
-        encoded = asked + (JoinConfig.images if len(scene.images) > JoinConfig.images else 0)  # else only once
+        encoded = asked + (JoinConfig.images if len(scene.splits["train"]) > JoinConfig.images else 0)  # else only once
         seconds = encoded * (image + scene.native_seconds)
         evaluation = plan_joining(evaluation, seconds, JOINING * scene.budget.seconds)
-    ending = evaluation.seconds + min(config.whiten, len(scene.images)) * whitening
+    ending = evaluation.seconds + min(config.whiten, by) * whitening
     costs = Costs(speed.step, speed.start, look, save, ending)
     length = config.max_steps or (resolved.max_steps if "epochs" in scene.given else None)
     return Ready(way, config, monitor, checkup, teacher, reasons, costs, length, evaluation)

@@ -12,10 +12,10 @@ from moco.core.pair import Teacher
 from moco.data.catalog import load
 from moco.data.derived import make_readable, take_evenly
 from moco.data.forms import Form
-from moco.data.images import Images, Split, hold
+from moco.data.images import Images, Split
 from moco.data.kept import keep_prepared
 from moco.data.settling import require_fitting_channels
-from moco.data.splits import monitor_split, training_images
+from moco.data.splits import are_labelled, hold_training, monitor_split, training_images
 from moco.errors import BadInputError, counted
 from moco.evaluation.comparison import (
     encode_both,
@@ -75,8 +75,8 @@ class Scene:
 
     @property
     def is_labelled(self) -> bool:
-        """Return whether the images have labels of at least two classes."""
-        return self.images.labels is not None and len(self.images.classes) > 1
+        """Return whether training images have labels."""
+        return are_labelled(self.splits)
 
     def share(self, share: float, bounds: tuple[float, float]) -> float:
         """Compute a share of the time in seconds, within bounds."""
@@ -118,7 +118,7 @@ def open_scene(config: AutoConfig, given: dict[str, Any], budget: Budget) -> Sce
     begun, side = time.monotonic(), typical_side(images)
     if (time.monotonic() - begun) / min(SAMPLE, len(images)) * len(images) <= HOLDING * budget.seconds:
         with say_if_slow(f"auto: decoding {len(images)} images into memory"):
-            splits["train"] = hold(images)
+            splits = hold_training(splits)
     scene = Scene(config, given, splits, side, device, precision, budget)
     if side < LEAST_SIDE:
         scene.say(f"auto: the median shorter side of your images is {side} pixels: moco enlarges them to "

@@ -5,11 +5,14 @@ from typing import Literal
 import numpy as np
 
 from moco.data.derived import Joined, Subset
-from moco.data.images import Images, Split
+from moco.data.images import Images, Split, hold
 from moco.runtime.randomness import Integers, Stream, permute
 
 Source = Literal["test", "val", "tenth"]
 """Where the queries come from: a split of their own, or a tenth of train that is left out of the bank."""
+
+TRAINED: tuple[Split, ...] = ("train", "unlabeled")
+"""What pre-training takes."""
 
 
 def monitor_source(splits: dict[Split, Images]) -> Source:
@@ -46,6 +49,25 @@ def training_images(splits: dict[Split, Images]) -> Images:
     if "unlabeled" not in splits:
         return splits["train"]
     return Joined((splits["train"], splits["unlabeled"]), ("", "unlabeled/"))
+
+
+def are_labelled(splits: dict[Split, Images]) -> bool:
+    """Tell whether training images of at least two classes have labels; others may have none."""
+    train = splits["train"]
+    return train.labels is not None and len(train.classes) > 1
+
+
+def images_to_whiten(splits: dict[Split, Images]) -> Images:
+    """Give the images by whose statistics features are whitened: those with labels, or all where there are none.
+
+    Neighbours among few labels are worse if the statistics are those of further images, too (docs/measurements.md).
+    """
+    return splits["train"] if are_labelled(splits) else training_images(splits)
+
+
+def hold_training(splits: dict[Split, Images]) -> dict[Split, Images]:
+    """Give the same splits, with small images of those that pre-training takes held in memory."""
+    return {split: hold(images) if split in TRAINED else images for split, images in splits.items()}
 
 
 def hold_out_tenth(count: int) -> tuple[Integers, Integers]:

@@ -15,16 +15,16 @@ from moco.cli import main
 from moco.commands.embed import run as embed
 from moco.commands.export import run as export
 from moco.commands.knn import run as knn
-from moco.commands.pretrain import build_monitor
+from moco.commands.pretrain import build_monitor, build_whitener
 from moco.commands.pretrain import run as pretrain
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.catalog import load
 from moco.data.derived import take_evenly
-from moco.data.images import Images, Split
+from moco.data.images import ArrayImages, Images, Split
 from moco.data.splits import monitor_split
 from moco.errors import BadInputError
 from moco.evaluation.config import EmbedConfig, KnnConfig
-from moco.evaluation.feature_whitening import choose_whitening
+from moco.evaluation.feature_whitening import FeatureWhitener, choose_whitening
 from moco.evaluation.features import Encoding, encode, encode_grids
 from moco.evaluation.frozen import load_encoder
 from moco.evaluation.knn import choose_k
@@ -187,6 +187,20 @@ def test_a_run_ends_with_whitened_features(tmp_path: Path, capsys: pytest.Captur
     again = dataclasses.replace(config, out=tmp_path / "more", init_weights=str(config.out), whiten=0)
     pretrain(again)  # whose whitening is that of other features
     assert not load_weights(str(again.out)).encoder.whitens
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(2, 20), (1, 50), (0, 50)])
+def test_images_with_labels_whiten(classes: int, expected: int) -> None:
+    """Where there are labels of several classes, these images alone; else all that are trained on."""
+    pixels = torch.randint(256, (50, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = np.arange(20) % classes if classes else None
+    splits: dict[Split, Images] = {
+        "train": ArrayImages(pixels[:20], labels, tuple("ab"[:classes])), "unlabeled": ArrayImages(pixels[20:]),
+    }  # fmt: skip
+    whitener = build_whitener(dataclasses.replace(CONFIG, whiten=100), splits)
+    assert isinstance(whitener, FeatureWhitener)
+    assert len(whitener.images) == expected
+    assert (whitener.images.labels is not None) == (classes == 2)
 
 
 def test_a_run_that_is_broken_off_while_it_whitens_does_so_again(

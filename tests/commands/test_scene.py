@@ -1,5 +1,6 @@
 """What auto looks at before it trains is bounded, however many images there are: by counts, not by time."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 from moco.cli import main
@@ -31,7 +33,8 @@ from moco.pretraining.config import AutoConfig
 from moco.pretraining.pace import Budget
 from moco.pretraining.timing import StepTime
 from moco.runtime.randomness import Integers
-from moco.shapes import Bytes, Image
+from moco.shapes import Bytes
+from moco.shapes import Image as Pixels
 
 
 class Listing:
@@ -52,7 +55,7 @@ class Listing:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> Image:
+    def __getitem__(self, index: int) -> Pixels:
         self.decoded += 1
         return torch.full((3, self.side, self.side), index % 251, dtype=torch.uint8)
 
@@ -151,6 +154,31 @@ def test_a_small_set_is_decoded_once(prepared: list[Images], monkeypatch: pytest
     assert main([*COMMAND, "--batch-size", "8", "--knn-images", "20", "--precision", "fp32"]) == 75
     assert prepared[0].in_memory
     assert listing.decoded == 200 + 48
+
+
+def write_noise(folder: Path, count: int) -> None:
+    """Write pictures of 16x16 random pixels."""
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(len(folder.name))
+    for number in range(count):
+        Image.fromarray(draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+
+
+@pytest.mark.parametrize("holding", [0.0, 1e9])
+def test_few_labels_and_many_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holding: float) -> None:
+    """All images are trained on, each once; the labels of some compare encoders."""
+    for name, count in (("train/a", 10), ("train/b", 12), ("unlabeled", 30), ("test/a", 3), ("test/b", 3)):
+        write_noise(tmp_path / "set" / name, count)
+    monkeypatch.setattr(scene, "HOLDING", holding)
+    opened = scene.open_scene(
+        AutoConfig(str(tmp_path / "set"), tmp_path / "run", device="cpu"), {}, Budget(60.0, time.monotonic())
+    )
+    assert opened.is_labelled
+    assert [opened.images.name(row) for row in range(len(opened.images))] == sorted(
+        path.relative_to(tmp_path / "set/train").as_posix() for path in (tmp_path / "set/train").rglob("*.png")
+    ) + sorted(path.relative_to(tmp_path / "set").as_posix() for path in (tmp_path / "set/unlabeled").glob("*.png"))
+    assert len(opened.splits["train"]) == 22
+    assert opened.images.in_memory == (holding > 0)
 
 
 def test_published_weights_are_judged_by_parts_at_their_better_size() -> None:
