@@ -67,7 +67,7 @@ NoBaseline = Annotated[
 ]
 OtherWeights = Annotated[
     tuple[str, ...], UseAppendAction,
-    arg(name="baseline", metavar="W", help="Further weights to compare with, at their own size, or pixels."),
+    arg(name="baseline", metavar="W", help="Weights to compare with, at their own size and not whitened, or pixels."),
 ]  # fmt: skip
 ExtraViews = Annotated[
     Annotated[int, Range(0, 1000)],
@@ -100,7 +100,7 @@ class KnnConfig:
     image_size: EncodedSide = None
     features: EncoderOutput = "backbone"
     whiten: bool = False
-    """Whiten all features, those of the baselines too, by the statistics of the training images."""
+    """Whiten all features by the training images. A run that ended so needs this only to whiten --baseline W, too."""
     knn_k: KnnNeighbours = None
     knn_temperature: KnnTemperature = 0.1
     bank: Literal["fp32", "fp16"] = "fp32"

@@ -259,18 +259,21 @@ class AutoConfig:
 
     You can also give any flag of moco pretrain (moco pretrain quick --help-all lists them), such as --init-weights W,
     weights to try first, or --teacher W, weights from which to make a small network; W is a run, a checkpoint, or
-    published weights such as timm:tf_efficientnet_lite0. Labels, if there are any, choose the method and never train.
+    published weights such as timm:tf_efficientnet_lite0. Labels, if there are any, choose the method and the encoder,
+    and never train.
     """
 
     minutes: Minutes = field(default=10.0, kw_only=True)
     """Total time: start, measurements, training, evaluations during training (--knn-every) and at the end."""
     data: Annotated[str, D]
-    """Images: a folder, with subfolders or without, or any other form that moco pretrain quick --help lists."""
+    """Images: a folder, with subfolders or without, a text list, an archive, a pack, Parquet files, videos, or another
+    form that moco pretrain quick --help lists."""
     out: RunFolder
     goal: Annotated[Literal["accurate", "small"] | None, tyro.conf.arg(name="for")] = None
-    """accurate: continues the training of published weights, for the best features. small: makes a small, fast network;
-    published weights are adapted to images of 64 pixels or, if their network is large, teach a small one. Without such
-    weights, or if they do not suit the images, both train from scratch. Default: accurate; small with --teacher."""
+    """accurate: the best features, from published weights or from scratch, whichever should end better. small: a small,
+    fast network, from published weights: adapted to images of 64 pixels or, if their network is large, as its teacher.
+    Without such weights, or if they do not suit the images, both train from scratch. Default: accurate; small with
+    --teacher."""
     download: Literal["ask", "yes", "no"] = "ask"
     """Download published weights if this machine has none; ask asks on a terminal, and elsewhere downloads nothing."""
     device: Device = "auto"

@@ -89,8 +89,8 @@ Precision = Annotated[
     arg(
         help="Number format of convolutions and matrix products; auto takes bf16 where the hardware multiplies it "
         "natively, fp16 on older GPUs with tensor cores, else fp32. tf32 (NVIDIA GPUs) rounds fp32 numbers to 10 bits "
-        "before it multiplies them. fp16 trains with loss scaling. The loss, the dictionary and the momentum update of "
-        "pre-training are always in fp32."
+        "before it multiplies them. Training in fp16 scales the loss. The loss, the dictionary and the momentum update "
+        "of pre-training are always in fp32."
     ),
 ]
 Threads = Annotated[
