@@ -102,9 +102,9 @@ class Run:
     def images(self) -> int | None:
         """Return the number of training images by step, batch and epoch (rounded to three digits in a short run)."""
         splits = self.gallery.get("splits")
-        stored = number(splits.get("train")) if isinstance(splits, dict) else None
-        if stored is not None and self.gallery.get("data") == self.config.get("data"):
-            return int(stored)
+        stored = [number(splits.get(name)) for name in ("train", "unlabeled")] if isinstance(splits, dict) else [None]
+        if stored[0] is not None and self.gallery.get("data") == self.config.get("data"):
+            return sum(int(count or 0) for count in stored)
         batch = number(self.config.get("batch_size"))
         for line in reversed(self.metrics):
             step, epoch = number(line.get("step")), number(line.get("epoch"))

@@ -12,7 +12,7 @@ from moco.data.catalog import load
 from moco.data.decoding import limit_pixels
 from moco.data.derived import take_evenly
 from moco.data.images import Images, hold
-from moco.data.splits import final_split
+from moco.data.splits import final_split, training_images
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.session import require_labels
 from moco.pretraining.config import PretrainConfig
@@ -48,12 +48,11 @@ def _measure_speeds(config: StudyConfig) -> dict[str, Any]:
     bank, queries = final_split(splits)
     if study.evaluate:
         require_labels(bank, queries)  # an evaluation would find that out after the first training
-    count, whole = len(splits["train"]), sum(len(images) for images in splits.values())
+    every = training_images(splits)
+    count, whole = len(every), sum(len(images) for images in splits.values())
     kept, _ = select_arms(study, config, count)
     images = hold(
-        take_evenly(
-            splits["train"], max([1024, *(2 * build_training(study, a, config, count).batch_size for a in kept)])
-        )
+        take_evenly(every, max([1024, *(2 * build_training(study, a, config, count).batch_size for a in kept)]))
     )
     loading = (time.monotonic() - started) * whole / len(images)
     rates, known = {}, dict[tuple[Any, ...], float]()

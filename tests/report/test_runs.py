@@ -6,7 +6,7 @@ import pytest
 
 from moco.errors import BadInputError
 from moco.report.runs import read_run
-from tests.report.folders import write_run
+from tests.report.folders import gallery, write_run
 from tests.report.test_page import parsed
 
 
@@ -30,3 +30,10 @@ def test_no_run(tmp_path: Path) -> None:
     """The message names the folder."""
     with pytest.raises(BadInputError, match=r"gone: no run to report, expected a folder with a config\.json"):
         read_run(tmp_path / "gone")
+
+
+def test_images_without_labels_count(tmp_path: Path) -> None:
+    """A run trains on those of train and of unlabeled."""
+    splits = {"train": 100, "unlabeled": 1450, "test": 512}
+    evaluations = {"gallery": {**gallery(["a"], ["x", "y"]), "splits": splits}}
+    assert read_run(write_run(tmp_path / "run", evaluations=evaluations)).images == 1550
