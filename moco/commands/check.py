@@ -2,24 +2,18 @@
 
 import csv
 import io
-import itertools
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from moco.data.catalog import load
 from moco.data.config import CheckConfig
 from moco.data.decoding import limit_pixels
-from moco.data.images import Images
 from moco.data.settling import Asked
-from moco.errors import BadInputError, counted, one_line
+from moco.data.unreadable import find_unreadable
+from moco.errors import counted, one_line
 from moco.runtime.device import cores
 from moco.runtime.fields import check
 from moco.runtime.files import replace_file, require_file_name
-from moco.runtime.progress import show_progress
 
-AT_ONCE = 1024
-"""Images that wait for a thread."""
 MOST_PRINTED = 20
 COLUMNS = ("split", "path", "reason")
 
@@ -50,22 +44,3 @@ def run(config: CheckConfig) -> dict[str, Any]:
         replace_file(config.out, text.getvalue().encode("utf-8", "surrogateescape"))
         print(f"{config.out}: {'the full list, with reasons' if found else 'the list, which is empty'}")
     return {"data": config.data, "images": count, "unreadable": found}
-
-
-def find_unreadable(images: Images, threads: int, title: str | None = None) -> Iterator[tuple[int, str]]:
-    """Yield the images that cannot be decoded, and why, in their order."""
-
-    def examine(index: int) -> str | None:
-        try:
-            images[index]
-        except BadInputError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(threads) as pool:
-        starts = range(0, len(images), AT_ONCE)
-        chunks = (pool.map(examine, range(start, min(start + AT_ONCE, len(images)))) for start in starts)
-        reasons = show_progress(itertools.chain.from_iterable(chunks), title, len(images))
-        for index, reason in enumerate(reasons):
-            if reason is not None:
-                yield index, reason

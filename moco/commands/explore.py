@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from moco.errors import BadInputError
 from moco.explore.config import FEWEST_IMAGES, ExploreConfig
+from moco.explore.trained_on import data_of, excluded_by, most_pixels_of
 from moco.explore.tray import open_tray
 from moco.runtime.fields import check
 from moco.runtime.files import replace_file, require_file_name, takes_files
@@ -53,7 +54,7 @@ def run(config: ExploreConfig) -> dict[str, Any]:
     from moco.data.decoding import limit_pixels
 
     _check(config)
-    with limit_pixels(config.most_pixels or _most_pixels_of(config.runs[0])):
+    with limit_pixels(config.most_pixels or most_pixels_of(config.runs[0])):
         return _show(config)
 
 
@@ -98,16 +99,29 @@ def _check(config: ExploreConfig) -> None:
 def _computed(config: ExploreConfig) -> Sight:
     from moco.data.derived import take_evenly
     from moco.data.fingerprint import digest_images
+    from moco.data.unreadable import leave_out_unreadable
+    from moco.runtime.device import cores
+
+    data = config.data or data_of(config.runs[0])
+    whole = _split(config, data)
+    images, digest = take_evenly(whole, config.images), digest_images(whole)
+    if len(images) < FEWEST_IMAGES:
+        raise BadInputError(f"--data {data}: there is one image, expected {FEWEST_IMAGES} or more")
+    try:
+        return _embed_all(config, data, images, digest)
+    except BadInputError:
+        readable = leave_out_unreadable(images, cores())
+        if not FEWEST_IMAGES <= len(readable) < len(images):
+            raise
+        return _embed_all(config, data, readable, digest)
+
+
+def _embed_all(config: ExploreConfig, data: str, images: "Images", digest: str) -> Sight:
     from moco.data.loader import choose_workers
     from moco.evaluation.session import session
     from moco.explore.embed_run import Scope, embed_run
     from moco.interop.metadata import describe_input
 
-    data = config.data or _data_of(config.runs[0])
-    whole = _split(config, data)
-    images, digest = take_evenly(whole, config.images), digest_images(whole)
-    if len(images) < FEWEST_IMAGES:
-        raise BadInputError(f"--data {data}: there is one image, expected {FEWEST_IMAGES} or more")
     embeddings, subjects = [], []
     kind = "bytes of RGB" if images.form is None else images.form.kind
     for run, name in zip(config.runs, _names(config.runs), strict=True):
@@ -132,34 +146,6 @@ def _evaluation(config: ExploreConfig, run: Path, data: str) -> Any:
     )  # fmt: skip
 
 
-def _data_of(run: Path) -> str:
-    from moco.explore.gallery import is_here
-    from moco.report.runs import read_run
-
-    data = read_run(run).config.get("data")
-    if not isinstance(data, str) or not is_here(data):
-        raise BadInputError(f"{run}: its images ({data}) are no longer there: give --data")
-    return data
-
-
-def _excluded_by(run: Path) -> tuple[str, ...]:
-    """Return what a run left out; nothing if there is only its encoder."""
-    patterns = _setting_of(run, "exclude")
-    return tuple(map(str, patterns)) if isinstance(patterns, list) else ()
-
-
-def _most_pixels_of(run: Path) -> int | None:
-    """Return how many pixels the images of a run might have; None if that was left open."""
-    most = _setting_of(run, "most_pixels")
-    return most if isinstance(most, int) and most > 0 else None
-
-
-def _setting_of(run: Path, name: str) -> Any:
-    from moco.report.runs import read_run
-
-    return read_run(run).config.get(name) if (run / "config.json").is_file() else None
-
-
 def _split(config: ExploreConfig, data: str) -> "Images":
     """Open the images without those that the first run left out, 16-bit files as it saw them."""
     from moco.data.forms import with_shown
@@ -167,7 +153,7 @@ def _split(config: ExploreConfig, data: str) -> "Images":
     from moco.interop.checkpoints import load_weights
 
     first = config.runs[0]
-    exclude = config.exclude or _excluded_by(first)
+    exclude = config.exclude or excluded_by(first)
     weights = load_weights(str(first), "")
     form = with_shown(weights.form, config.show_channels)
     splits = all_splits(data, config.split or "all", exclude, weights.white_level, form)

@@ -42,6 +42,11 @@ def run(config: ExportConfig) -> dict[str, Any]:
     weights = load_weights(config.weights)
     if describe_input(weights.encoder.plan, weights.form) == DOCUMENTS:
         raise BadInputError(f"--weights {config.weights}: takes documents, and moco export is for encoders of images")
+    if weights.encoder.plan.parts and config.format not in ("onnx", "safetensors"):
+        raise BadInputError(
+            f"--format {config.format}: {config.weights} joins several networks, and such a file holds one: give "
+            f"--format onnx or safetensors"
+        )
     for note in weights.notes:
         print(note)
     target.require(weights, config.format)

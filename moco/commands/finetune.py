@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -37,6 +38,8 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
     with session(config) as subject:
         images = load_labelled(config.data, config.exclude, subject.weights.white_level, subject.weights.form,
                                text=subject.how.text)  # fmt: skip
+        for reason in images.test.unreadable.values():
+            raise BadInputError(reason)  # before training, not after it
         subject = with_workers(config, subject, images.train)
         per_epoch = max(1, len(images.train) // config.batch_size)
         recipe = Finetuning(
@@ -44,35 +47,34 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             config.weight_decay, round(config.warmup_epochs * per_epoch), config.seed,
         )  # fmt: skip
 
-        def train(subject: Subject, title: str, part: str = "") -> tuple[nn.Module, Scores, float]:
+        def train(subject: Subject, title: str, part: str = "") -> tuple[Scores, float]:
             state = locate_state(config, backbone_digest(subject.encoder), images.train, part)
             model, seconds = train_network(subject, images.train, recipe, title, state)
+            if config.save is not None and not part and distributed.rank() == 0:
+                _save(config.save, subject, model, images)  # a test image that cannot be read ends what follows
             started = time.monotonic()
             found = score_network(model, subject, images.test, title)
             seconds = round(seconds + time.monotonic() - started, 2)
             took = f"{counted(recipe.steps, 'step')}, {seconds:.0f} s"
             say(f"{title}: {found.describe(len(images.classes))} ({took})")
-            return model, found, seconds
+            return found, seconds
 
-        model, found, seconds = train(subject, f"{config.weights}: fine-tuned")
+        found, seconds = train(subject, f"{config.weights}: fine-tuned")
         result: dict[str, Any] = {
             **found.figures, "steps": recipe.steps, "lr": recipe.lr, "seconds": seconds, "weights": config.weights,
             "data": config.data, "train": len(images.train), "test": len(images.test), "baselines": {},
         }  # fmt: skip
         if config.baseline and config.weights != RANDOM:
-            _, scratch, seconds = train(at_random(config, subject), "supervised from scratch", "-scratch")
+            scratch, seconds = train(at_random(config, subject), "supervised from scratch", "-scratch")
             result["baselines"]["supervised"] = {**scratch.figures, "steps": recipe.steps, "seconds": seconds}
         keep_evaluation(config, result, **describe_predictions(images.test, found.predicted))
-        if config.save is not None and distributed.rank() == 0:
-            _save(config, subject, model, images)
     return result
 
 
-def _save(config: FinetuneConfig, subject: Subject, model: nn.Module, images: Labelled) -> None:
+def _save(path: Path, subject: Subject, model: nn.Module, images: Labelled) -> None:
     """Save the network under its library's names, with what is needed to use it."""
-    assert config.save is not None
     tensors = {name.removeprefix("backbone."): tensor for name, tensor in model.state_dict().items()}
     weights = dataclasses.replace(subject.weights, white_level=images.white_level)
     classes = list(images.classes)
     metadata = {**weights.metadata, "kind": CLASSIFIER, "image_size": subject.how.image_size, "classes": classes}
-    save_tensors(config.save, tensors, metadata)
+    save_tensors(path, tensors, metadata)

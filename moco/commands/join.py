@@ -1,13 +1,9 @@
 """`moco join`: writes one encoder that has the features of several, whitened as suits the user's images."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from moco.core.encoder import Encoder, encoder_tensors
+from moco.core.encoder import encoder_tensors
 from moco.data.ahead import watch_loading
 from moco.data.brightness import warn_of_dark
 from moco.data.catalog import load
@@ -17,10 +13,10 @@ from moco.data.images import Images, hold
 from moco.data.loader import choose_workers
 from moco.data.splits import final_split, training_images
 from moco.errors import BadInputError, counted
-from moco.evaluation.again import encode_networks, keep_networks
+from moco.evaluation.again import keep_networks
 from moco.evaluation.features import Encoding
-from moco.evaluation.joining import Judge, backbone_of, choose, join_encoders, pick_chosen, plan_parts
-from moco.evaluation.session import labels_of, place_weights, say_notes
+from moco.evaluation.joining import join_chosen, join_encoders, plan_parts
+from moco.evaluation.session import place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.config import JoinConfig
 from moco.interop.published import short_name
@@ -55,24 +51,20 @@ def write_joined(config: JoinConfig) -> dict[str, Any]:
             say_notes(one)
         sizes = config.image_sizes or [one.encoder.plan.image_size for one in weights]
         parts = plan_parts(config.weights, weights, sizes)
-        grids = [one.encoder.grids(size) for one, size in zip(weights, sizes, strict=True)]
-        wide = [dataclasses.replace(part, grids=own) for part, own in zip(parts, grids, strict=True)]
-        start = place_weights(join_encoders(weights, wide, max(sizes)), device)
+        start = join_encoders(weights, parts, max(sizes))
         images = _training_images(config, start)
         workers = choose_workers(config.workers, images)
         how = Encoding(max(sizes), start.mean, start.std, "plain", precision=precision, unit=False,
                        rgb=start.form is None, workers=workers)  # fmt: skip
-        judge = None
-        if images.labels is not None and len(images.classes) > 1:
-            judge = Judge(labels_of(images), len(images.classes), config.knn_temperature)
-        features = _encode(start.encoder, images, how)
-        choice, alone = choose(features, judge, grids)
-        joined = join_encoders(weights, parts, max(sizes), choice)
-        keep_networks(joined.encoder, images, how, torch.cat(pick_chosen(features, choice, grids), 1))
+        placed = [place_weights(one, device) for one in weights]
+        found = join_chosen(placed, parts, images, how, config.knn_temperature)
+        joined, choice = found.weights, found.choice
+        keep_networks(joined.encoder, images, how, found.features)
         save_tensors(config.out, encoder_tensors(joined.encoder), {**joined.metadata, "kind": "backbone"})
     return {
         "out": str(config.out), "weights": list(config.weights), "image_sizes": list(sizes),
-        "width": joined.encoder.num_features, "images": len(images), "alone": [round(score, 3) for score in alone],
+        "width": joined.encoder.num_features, "images": len(images),
+        "alone": [round(score, 3) for score in found.alone],
         "top1": None if choice.top1 is None else round(choice.top1, 3),
         "whitens_parts": [one is not None for one in choice.parts], "whitens": choice.whole is not None,
     }  # fmt: skip
@@ -95,14 +87,6 @@ def _training_images(config: JoinConfig, weights: Weights) -> Images:
     images = training_images(splits) if train.labels is None else final_split(splits)[0]
     warn_of_dark(images, config.data)
     return make_readable(hold(take_evenly(images, config.images)))
-
-
-def _encode(encoder: Encoder, images: Images, how: Encoding) -> list[Tensor]:
-    """Encode the images by each part: plain features (n, C_i)."""
-    backbone = backbone_of(encoder)
-    title = f"join: encoding {len(images)} images by {len(backbone.parts)} encoders"
-    (features,) = encode_networks(encoder, images, how, title)
-    return list(torch.split(features, backbone.widths, 1))
 
 
 def _explain(config: JoinConfig, result: Mapping[str, Any]) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 
 from moco.data.images import Labels
 from moco.errors import counted, spell_images
-from moco.evaluation.baselines import SUPERVISED, Baseline, load_baselines, say_gain
-from moco.evaluation.config import LinearConfig, Protocol
+from moco.evaluation.baselines import SUPERVISED, Baseline, join_like, load_baselines, say_gain
+from moco.evaluation.config import KnnConfig, LinearConfig, Protocol
 from moco.evaluation.finetune import Finetuning, finetune_and_score
 from moco.evaluation.linear import evaluate_linear
 from moco.evaluation.origin import describe_origin
@@ -107,8 +107,9 @@ def measure_baselines(
     """
     truth, results = labels_of(images.test), dict[str, Any]()
     quick = dataclasses.replace(config, protocol="fast", parts=config.parts and config.protocol == "fast")
-    for baseline in baselines:
+    for one in baselines:
         started = time.monotonic()
+        baseline = join_like(subject, one, images.train, KnnConfig.knn_temperature)
         own = with_workers(config, baseline.subject, images.train)
         other, details = evaluate_linear(own, images, quick, f"linear, {baseline.name}")
         chosen = {name: details[name] for name in ("penalty", "grid")}

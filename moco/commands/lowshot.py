@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from moco.evaluation.baselines import PIXELS, load_baselines
-from moco.evaluation.config import LowshotConfig
+from moco.evaluation.baselines import PIXELS, join_like, load_baselines
+from moco.evaluation.config import KnnConfig, LowshotConfig
 from moco.evaluation.label_share import read_label_share
 from moco.evaluation.lowshot import evaluate_lowshot
 from moco.evaluation.origin import describe_origin
@@ -34,7 +34,8 @@ def run(config: LowshotConfig) -> dict[str, Any]:
             "test": len(images.test), **describe_origin(config.weights, images, "train", "test"),
             **evaluate_lowshot(subject, images, config, config.weights), "baselines": {},
         }  # fmt: skip
-        for baseline in baselines:
+        for one in baselines:
+            baseline = join_like(subject, one, images.train, KnnConfig.knn_temperature)
             own = with_workers(config, baseline.subject, images.train)
             asked = dataclasses.replace(config, finetune_steps=0) if baseline.key == PIXELS else config
             result["baselines"][baseline.key] = evaluate_lowshot(own, images, asked, baseline.name)

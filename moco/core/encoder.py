@@ -17,7 +17,7 @@ from moco.core.folding import Foldable, find_foldable, fold_norms
 from moco.core.joined import JOINED, JoinedBackbone, Part
 from moco.core.maps import FINEST, Grids, count_numbers, find_grids
 from moco.core.networks import TIMM, build_backbone, example_input, is_timms
-from moco.core.precision import at_least_fp32
+from moco.core.precision import AffineMap, at_least_fp32
 from moco.core.resnet import ResNet, resnet_plan
 from moco.core.sizes import require_size, use_evaluation_mode
 from moco.core.stems import Stem
@@ -145,7 +145,7 @@ class Encoder(nn.Module):
         """
         gets = count_numbers(self.num_features, (grid,))
         device = next(self.parameters()).device
-        self.whitening = nn.Linear(gets, numbers or gets, device=device).requires_grad_(False)
+        self.whitening = AffineMap(gets, numbers or gets, device=device).requires_grad_(False)
 
     @property
     def whitens(self) -> bool:

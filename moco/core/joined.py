@@ -112,6 +112,12 @@ class JoinedBackbone(nn.Module):
         return [at_least_fp32(part(x)) for part in self.parts]
 
 
+def whitens_parts(encoder: nn.Module) -> bool:
+    """Tell whether an encoder joins others, of which one at least is whitened by itself."""
+    backbone = getattr(encoder, "backbone", None)
+    return isinstance(backbone, JoinedBackbone) and any(isinstance(one, nn.Linear) for one in backbone.whitening)
+
+
 class PlainParts(nn.Module):
     """Images -> the plain features of all parts of a backbone, one behind the other."""
 

@@ -5,12 +5,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
     """Give x in fp32, or fp64 where it is that: 1 - m = 0.001 vanishes in bf16, and so do close similarities."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class AffineMap(nn.Linear):
+    """An affine map that is computed in fp32 under autocast, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., C)."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(at_least_fp32(x))
 
 
 @contextmanager

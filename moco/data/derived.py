@@ -113,7 +113,11 @@ class Joined:
     @cached_property
     def in_memory(self) -> bool:
         """Return whether all sets are in memory with images of one size."""
-        return all(part.in_memory for part in self.parts) and len({part[0].shape for part in self.parts}) == 1
+        if not all(part.in_memory for part in self.parts):
+            return False
+        firsts = [part.stack(np.arange(1)) for part in self.parts]
+        shapes = {first.shape for first in firsts if first is not None}
+        return len(shapes) == 1 and all(first is not None for first in firsts)
 
     @property
     def unreadable(self) -> Mapping[int, str]:

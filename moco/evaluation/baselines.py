@@ -4,14 +4,18 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from moco.core.joined import whitens_parts
 from moco.core.networks import reads_bytes
-from moco.data.images import Labels
+from moco.data.derived import make_readable, take_evenly
+from moco.data.images import Images, Labels
 from moco.errors import BadInputError
 from moco.evaluation.config import RANDOM, KnnConfig, LinearConfig, LowshotConfig
+from moco.evaluation.joining import join_at_random
 from moco.evaluation.pixels import build_raw_pixels
 from moco.evaluation.scores import Scores, compare_scores
 from moco.evaluation.session import Subject, at_random, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
+from moco.interop.config import JoinConfig
 from moco.interop.metadata import describe_input
 from moco.interop.published import short_name
 
@@ -50,6 +54,18 @@ def load_baselines(config: KnnConfig | LinearConfig | LowshotConfig, subject: Su
     if (config.baseline or alone) and not subject.how.text:
         found.append(Baseline(PIXELS, "raw pixels", _pixels(subject)))
     return found + [Baseline(name, name, _named(name, subject)) for name in named if not (alone and name == PIXELS)]
+
+
+def join_like(subject: Subject, baseline: Baseline, images: Images, temperature: float) -> Baseline:
+    """Return random weights of a joined encoder, whitened on the training images as `moco join` whitens its parts.
+
+    Other baselines stay as they are.
+    """
+    if baseline.key != RANDOM or not whitens_parts(subject.encoder):
+        return baseline
+    some, how = make_readable(take_evenly(images, JoinConfig.images)), baseline.subject.how
+    joined = join_at_random(baseline.subject.weights, some, how, temperature)
+    return dataclasses.replace(baseline, subject=Subject(joined, how))
 
 
 def say_gain(name: str, own: Scores, setting: str, gain: dict[str, Any]) -> str:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from moco.core.encoder import Encoder
+from moco.core.joined import JoinedBackbone
 from moco.core.maps import count_numbers
 from moco.core.whitening import LEAST_SHARE, RIDGE, whitening_maps
 from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, Labels
-from moco.evaluation.again import encode_networks
+from moco.evaluation.again import encode_again, encode_networks
 from moco.evaluation.features import Encoding, encode_grids
 from moco.evaluation.knn import score_left_out
 from moco.evaluation.session import labels_of
@@ -178,6 +179,11 @@ class FeatureWhitener:
             grids = encoder.grids(self.how.image_size)
             what = encoder, self.images, self.how
             said = f"whitening: encoding {len(self.images)} images"
-            z = torch.cat(encode_networks(*what, said, grids), 1) if self.keeps else encode_grids(*what, grids, said)
+            if isinstance(encoder.backbone, JoinedBackbone):
+                z = encode_again(encoder, self.images, replace(self.how, output="plain"), said)
+            elif self.keeps:
+                z = torch.cat(encode_networks(*what, said, grids), 1)
+            else:
+                z = encode_grids(*what, grids, said)
         labels = None if self.images.labels is None else labels_of(self.images)
         return choose_whitening(z, labels, len(self.images.classes), temperature=self.temperature, grids=grids)

@@ -20,6 +20,7 @@ from moco.data.images import Images
 from moco.data.kept import prepare_one
 from moco.data.replacement import ChosenImages
 from moco.data.spans import cut_whole, read_document
+from moco.data.unreadable import leave_out_unreadable
 from moco.data.views import Look, make_views
 from moco.errors import BadInputError
 from moco.evaluation.feeding import DrawnCrops, PreparedBytes, feed_drawn, feed_prepared
@@ -119,6 +120,20 @@ def encode_grids(
     """Encode all images to averages over the cells of these grids, as `Grids` gives them, not whitened."""
     device, width = next(encoder.parameters()).device, count_numbers(encoder.num_features, grids)
     return outputs(Grids(encoder.backbone, grids), width, images, how, title=title, device=device)
+
+
+def encode_readable(encoder: Encoder, images: Images, how: Encoding) -> tuple[Images, Features]:
+    """Encode as `encode` does, and leave out images that cannot be read: those that were encoded, and their features.
+
+    Which these are is looked up only where there are some, which takes as long as decoding all.
+    """
+    try:
+        return images, encode(encoder, images, how)
+    except BadInputError:
+        readable = leave_out_unreadable(images)
+        if len(readable) in (0, len(images)):
+            raise
+        return readable, encode(encoder, readable, how)
 
 
 @torch.no_grad()

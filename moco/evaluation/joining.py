@@ -11,10 +11,13 @@ from torch import Tensor
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.core.joined import JOINED, MOST_PARTS, JoinedBackbone, Part
 from moco.core.maps import count_numbers
-from moco.data.images import Labels
+from moco.data.images import Images, Labels
 from moco.errors import BadInputError, counted
+from moco.evaluation.again import encode_networks
 from moco.evaluation.feature_whitening import Whitening, choose_whitening
+from moco.evaluation.features import Encoding
 from moco.evaluation.knn import score_left_out
+from moco.evaluation.session import labels_of, place_weights
 from moco.interop.checkpoints import NoHead, Weights
 from moco.interop.metadata import DOCUMENTS, describe_input
 from moco.shapes import Features
@@ -28,6 +31,18 @@ class Choice:
     whole: Whitening | None
     top1: float | None = None
     """Percent of the images that the others classify rightly by kNN (leave-one-out); None without labels."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Encoders joined as suits images."""
+
+    weights: Weights
+    choice: Choice
+    alone: tuple[float, ...]
+    """The score of each by itself; empty without labels."""
+    features: Features
+    """Of the images by each network, as they are chosen but not whitened."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,38 @@ def pick_chosen(parts: Sequence[Tensor], choice: Choice, grids: Sequence[Sequenc
 def _joined(parts: Sequence[Tensor], whitenings: Sequence[Whitening | None]) -> Features:
     own = (z if whiten is None else whiten(z) for z, whiten in zip(parts, whitenings, strict=True))
     return torch.cat([F.normalize(z) for z in own], 1)
+
+
+def join_chosen(
+    weights: Sequence[Weights], parts: Sequence[Part], images: Images, how: Encoding, temperature: float
+) -> Chosen:
+    """Join encoders, whitened as suits these images, which `how` is for; with labels kNN accuracy chooses."""
+    grids = [one.encoder.grids(part.side) for one, part in zip(weights, parts, strict=True)]
+    wide = [dataclasses.replace(part, grids=own) for part, own in zip(parts, grids, strict=True)]
+    device = str(next(weights[0].encoder.parameters()).device)
+    start = place_weights(join_encoders(weights, wide, how.image_size), device)
+    judge = None
+    if images.labels is not None and len(images.classes) > 1:
+        judge = Judge(labels_of(images), len(images.classes), temperature)
+    title = f"join: encoding {len(images)} images by {len(parts)} encoders"
+    (features,) = encode_networks(start.encoder, images, how, title)
+    own = torch.split(features, backbone_of(start.encoder).widths, 1)
+    choice, alone = choose(own, judge, grids)
+    joined = place_weights(join_encoders(weights, parts, how.image_size, choice), device)
+    return Chosen(joined, choice, tuple(alone), torch.cat(pick_chosen(own, choice, grids), 1))
+
+
+def join_at_random(random: Weights, images: Images, how: Encoding, temperature: float) -> Weights:
+    """Whiten a joined encoder of random networks as it suits the images: as `moco join` would join these networks."""
+    backbone, plan = backbone_of(random.encoder), random.encoder.plan
+    weights = []
+    for part, resized, width in zip(plan.parts, backbone.parts, backbone.widths, strict=True):
+        own = EncoderPlan(part.arch, part.stem, image_size=part.image_size, channels=plan.channels)
+        network = resized.get_submodule("network"), width // count_numbers(1, part.grids)
+        weights.append(dataclasses.replace(random, encoder=Encoder(own, network), mean=part.mean, std=part.std))
+    parts = [dataclasses.replace(part, whitens=False, grids=(1,), numbers=None) for part in plan.parts]
+    how = dataclasses.replace(how, image_size=plan.image_size, output="plain", unit=False)
+    return join_chosen(weights, parts, images, how, temperature).weights
 
 
 def plan_parts(names: Sequence[str], weights: Sequence[Weights], sizes: Sequence[int]) -> list[Part]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from moco.core.encoder import WHITENING, Encoder, EncoderPlan, Output
+from moco.core.joined import whitens_parts
 from moco.core.networks import reads_bytes
 from moco.core.stems import Stem
 from moco.data.ahead import watch_loading
@@ -61,8 +62,8 @@ class Subject:
 
     @property
     def whitens(self) -> bool:
-        """Tell whether the features are whitened."""
-        return self.encoder.whitens and self.how.output == "backbone"
+        """Tell whether the features are whitened, as a whole or by the parts of a joined encoder."""
+        return (self.encoder.whitens or whitens_parts(self.encoder)) and self.how.output == "backbone"
 
 
 @contextmanager

@@ -16,14 +16,15 @@ from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from moco.core.encoder import Encoder
-from moco.data.derived import take_evenly
+from moco.data.derived import Subset, take_evenly
 from moco.data.images import Images, Split, see
 from moco.data.named import CATALOG, data_home
 from moco.data.replacement import ChosenImages
 from moco.data.splits import final_split
+from moco.data.unreadable import find_unreadable
 from moco.data.views import Look, make_views
 from moco.evaluation.alignment import effective_rank
-from moco.evaluation.features import Encoding, encode
+from moco.evaluation.features import Encoding, encode_readable
 from moco.evaluation.knn import choose_k, count_votes, nearest
 from moco.evaluation.preparation import prepare_whole
 from moco.evaluation.scores import describe_predictions, score_votes
@@ -72,7 +73,7 @@ def gallery(
     bank, queries = final_split(splits)
     bank, queries = take_evenly(bank, scope.bank_images), take_evenly(queries, scope.map_images)
     with say_if_slow(f"encoding {len(bank) + len(queries)} images"):
-        z_bank, z = encode(encoder, bank, how), encode(encoder, queries, how)
+        (bank, z_bank), (queries, z) = (encode_readable(encoder, images, how) for images in (bank, queries))
     labelled = bank.labels is not None and queries.labels is not None and len(bank.classes) > 1
     temperature, k = config.knn_temperature, config.knn_k or FOUND
     if labelled and config.knn_k is None:
@@ -120,6 +121,7 @@ def file_digest(path: Path) -> str:
 def seen_views(train: Images, config: PretrainConfig) -> dict[str, Any]:
     """Return the very views, query and key, that some training images had in the first epochs of the run."""
     index = np.linspace(0, len(train) - 1, min(VIEWED, len(train))).astype(np.int64)
+    index = np.delete(index, [place for place, _ in find_unreadable(Subset(train, index), 1)])
     size = require(config.view_size or config.image_size)
     channels = 3 if train.form is None else train.form.channels
     plain, form = ((0.0,) * channels, (1.0,) * channels), train.form

@@ -71,6 +71,20 @@ def test_what_the_run_left_out_is_left_out(run: Path, tmp_path: Path, capsys: py
         assert {name[1] for name in names if name != "#0"} == set(left)
 
 
+@pytest.mark.filterwarnings("always:left out")
+def test_images_that_cannot_be_read_are_left_out(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a warning that names them; the page shows the others."""
+    for number in range(9):
+        PillowImage.new("RGB", (16 + number, 20), (20 * number, 9, 90)).save(tmp_path / f"{number}.png")
+    (tmp_path / "4.png").write_bytes((tmp_path / "4.png").read_bytes()[:60])
+    page = tmp_path / "page.html"
+    data = ["--data", str(tmp_path), "--exclude", "run"]
+    assert main(["explore", str(run), *data, *SHORT[2:], "--static", str(page), "--json"]) == 0
+    out, said = capsys.readouterr()
+    assert "left out 1 image that cannot be read: 4.png" in said
+    assert json.loads(out.splitlines()[-1])["images"] == 8
+
+
 def test_it_is_served_until_it_is_interrupted(run: Path, tmp_path: Path) -> None:
     """An image of the set that is sent in finds itself; then Ctrl-C, and exit code 0."""
     served = start(["explore", str(run), *SHORT, "--port", "0", "--json"], tmp_path)

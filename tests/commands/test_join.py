@@ -1,5 +1,6 @@
 """`moco join`: a file that every command takes, in which each encoder keeps its features."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,15 +12,22 @@ import torch
 from PIL import Image
 
 from moco.cli import main
+from moco.commands.export import run as export
 from moco.commands.join import run
+from moco.commands.knn import run as knn
 from moco.data.catalog import load
+from moco.data.derived import take_evenly
 from moco.data.images import Images
 from moco.errors import BadInputError
-from moco.evaluation import again
+from moco.evaluation import again, baselines, feature_whitening
+from moco.evaluation.again import encode_networks
+from moco.evaluation.config import KnnConfig
+from moco.evaluation.feature_whitening import ROWS, FeatureWhitener
 from moco.evaluation.features import Encoding, outputs
 from moco.evaluation.frozen import load_encoder
-from moco.interop.checkpoints import load_weights
-from moco.interop.config import JoinConfig
+from moco.evaluation.joining import backbone_of, join_at_random
+from moco.interop.checkpoints import Weights, load_weights
+from moco.interop.config import ExportConfig, JoinConfig
 from moco.runtime.checkpoint import load_tensors, save_tensors
 
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -80,6 +88,53 @@ def test_the_file_is_the_encoder(two: list[str], tmp_path: Path) -> None:
     assert torch.allclose(both, torch.cat(alone, 1), atol=1e-4)
 
 
+def test_random_weights_are_joined_likewise(
+    two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whitening does not pass for learning: the baseline's networks are whitened as those of the joined encoder."""
+    monkeypatch.setattr(feature_whitening, "WORTH", -100.0)  # so that each network is whitened
+    monkeypatch.setattr(feature_whitening, "_to_beat", lambda *_: -1.0)
+    out, seen = tmp_path / "both.safetensors", list[Weights]()
+    made = run(JoinConfig(tuple(two), "digits", out, device="cpu", threads=1))
+    assert made["whitens_parts"] == [True, True] or made["whitens"]
+
+    def note(*arguments: Any) -> Weights:
+        seen.append(join_at_random(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(baselines, "join_at_random", note)
+    found = knn(KnnConfig(str(out), "digits", device="cpu", threads=1, precision="fp32"))
+    if made["whitens_parts"] == [False, False]:
+        assert not seen
+        return
+    (random,) = seen
+    assert found["whitened"]
+    backbone = backbone_of(random.encoder)
+    rows = take_evenly(load("digits")["train"], JoinConfig.images)
+    how = Encoding(16, random.mean, random.std, "plain", unit=False, precision="fp32")
+    networks = encode_networks(random.encoder, rows, how)[0]
+    for z, whitening in zip(torch.split(networks, backbone.widths, 1), backbone.whitening, strict=True):
+        if isinstance(whitening, torch.nn.Linear):  # fitted to these features, so that their mean becomes 0
+            assert whitening(z).mean(0).abs().max() < 1e-3 * whitening(z).std()
+    assert any(isinstance(whitening, torch.nn.Linear) for whitening in backbone.whitening)
+
+
+def test_whitening_a_joined_encoder(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`knn --whiten` fits to what the encoder gives, its parts whitened, whether features are kept or not."""
+    out = tmp_path / "both.safetensors"
+    run(JoinConfig(tuple(two), "digits", out, device="cpu", threads=1))
+    encoder, how = load_weights(str(out)).encoder, Encoding(16, (0.0,) * 3, (1.0,) * 3)
+    encoder.whitening = torch.nn.Identity()
+    images = load("digits")["train"]
+    whitener = FeatureWhitener.build(images, ROWS, how, 0.1)
+    kept, fresh = (dataclasses.replace(whitener, keeps=keeps)(encoder) for keeps in (True, False))
+    assert (kept is None) == (fresh is None)
+    if kept is not None and fresh is not None:
+        assert torch.allclose(kept.weight, fresh.weight, atol=1e-3)
+        assert kept.weight.shape[1] == encoder.num_features
+    assert main(["knn", "--weights", str(out), "--data", "digits", "--whiten", "--no-baseline", *CPU]) == 0
+
+
 def test_without_labels(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The file is written, and it says that it cannot judge."""
     folder = tmp_path / "photos"
@@ -118,6 +173,15 @@ def test_a_damaged_description(two: list[str], tmp_path: Path, where: str) -> No
     with pytest.raises(BadInputError) as error:
         load_weights(str(tmp_path / "bad.safetensors"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", ["torchvision", "timm", "detectron2", "reference"])
+def test_formats_of_one_network_are_refused(two: list[str], tmp_path: Path, form: str) -> None:
+    """In one line that names those that hold several."""
+    out = tmp_path / "both.safetensors"
+    run(JoinConfig(tuple(two), "digits", out, images=12, device="cpu", threads=1))
+    with pytest.raises(BadInputError, match=r"joins several networks, .* give --format onnx or safetensors"):
+        export(ExportConfig(str(out), form, tmp_path / "x.pth"))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -267,3 +267,15 @@ def test_a_huge_net_is_not_built_for_small_weights() -> None:
         build_filled_encoder(EncoderPlan(arch="resnet152-w1024"), tensors)
     with pytest.raises(BadInputError, match=r"weights for timm:vit_giant_patch14_224: .* found nothing"):
         build_filled_encoder(EncoderPlan(arch="timm:vit_giant_patch14_224"), tensors)
+
+
+def test_a_whitening_is_computed_in_fp32() -> None:
+    """Under autocast, too: it enlarges small differences, which bf16 would round away."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderPlan("resnet10-w4", image_size=8)).eval()
+    encoder.add_whitening()
+    x = torch.rand(5, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, whitened = encoder.reading("plain")(x), encoder.reading("backbone")(x)
+    assert whitened.dtype == torch.float32
+    assert torch.equal(whitened, encoder.whitening(plain.float()))

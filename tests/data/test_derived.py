@@ -223,3 +223,14 @@ def test_what_is_whole_in_memory_stays_as_it_is(tmp_path: Path) -> None:
     assert make_readable(part) is part
     assert isinstance(make_readable(in_memory(3, {1: "empty"})), Readable)
     assert isinstance(make_readable(FileImages(str(tmp_path).encode(), PathTable([b"a.jpg"]))), Readable)
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_a_first_image_that_cannot_be_read(damaged: int) -> None:
+    """Sets are in memory together whichever of their images are unreadable."""
+    pixels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    parts = [ArrayImages(pixels, unreadable={0: "damaged"} if number == damaged else {}) for number in range(2)]
+    joined = Joined((parts[0], parts[1]), ("", "more/"))
+    assert joined.in_memory
+    assert joined.stack(np.arange(8)) is not None
+    assert not Joined((parts[0], ArrayImages(torch.zeros(4, 3, 9, 8, dtype=torch.uint8))), ("", "")).in_memory

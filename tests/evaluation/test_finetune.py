@@ -10,9 +10,11 @@ import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image as PillowImage
 from torch import nn
 
 import moco
+from moco.cli import main
 from moco.commands.finetune import run
 from moco.core.encoder import Encoder, EncoderPlan
 from moco.data.catalog import load
@@ -181,3 +183,21 @@ def test_batches_of_one_image_are_refused(subject: Subject) -> None:
     """Batch normalisation has nothing to take statistics over."""
     with pytest.raises(BadInputError, match=r"--batch-size is 1, of 64 images: expected 2 or more"):
         train_network(subject, digits("train", 64), Finetuning(3, 0.05, 1))
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_test_image_that_cannot_be_read(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], held: bool
+) -> None:
+    """No work is lost: it is refused before training where that is known then, and else the classifier is saved."""
+    for number in range(24):
+        path = tmp_path / "set" / ("test" if number >= 16 else "train") / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PillowImage.new("RGB", (20, 20 if held else 20 + number), (9 * number, 9, 90)).save(path)
+    (tmp_path / "set" / "test" / "a" / "22.png").write_bytes(b"no image")
+    saved = tmp_path / "classifier.safetensors"
+    command = ["finetune", "--weights", str(tiny_run), "--data", str(tmp_path / "set"), "--max-steps", "1"]
+    command += ["--batch-size", "8", "--device", "cpu", "--threads", "1", "--save", str(saved)]
+    assert main(command) == 2
+    assert "22.png" in capsys.readouterr().err.splitlines()[-1]
+    assert saved.exists() != held

@@ -23,7 +23,7 @@ from moco.data.images import ArrayImages
 from moco.evaluation.features import Encoding, encode
 from moco.evaluation.knn import choose_k
 from moco.explore.embedding_map import principal_components
-from moco.explore.gallery import Scope, file_digest, first_filters, gallery, is_here, seen_views, sheet
+from moco.explore.gallery import VIEWED, Scope, file_digest, first_filters, gallery, is_here, seen_views, sheet
 from moco.pretraining.config import PretrainConfig
 from moco.pretraining.prepare import build_batches
 from moco.pretraining.recipes import recipe
@@ -206,3 +206,17 @@ def test_ten_thousand_thumbnails_are_small_enough(cifar10: Path) -> None:
     images = load(str(cifar10))["test"]
     assert len(images) == 10_000
     assert len(sheet(images, 32, 100)) < 8_000_000
+
+
+def test_images_that_cannot_be_read_are_left_out(config: PretrainConfig, encoder: Encoder, how: Encoding) -> None:
+    """Views, neighbours and map are of the others."""
+    splits = {
+        split: ArrayImages(
+            torch.stack([images[row] for row in range(40)]), np.arange(40) % 2, ("a", "b"), unreadable={0: "damaged"}
+        )
+        for split, images in load("digits").items()
+    }
+    with pytest.warns(UserWarning, match="left out 1 image that cannot be read"):
+        content = gallery(encoder, {**splits}, config, how, Scope(map_images=40, bank_images=40, map_seconds=1))
+    assert len(content["views"]["rows"]) == VIEWED - 1
+    assert (len(content["map"]["x"]), np.sum(content["confusion"])) == (39, 39)
