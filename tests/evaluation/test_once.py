@@ -48,8 +48,9 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 class Interrupted(ArrayImages):
-    """Images of which only so many are read before Ctrl-C."""
+    """Images of which only so many are read before Ctrl-C, one by one as files are."""
 
+    in_memory = False
     left = 10**6
 
     def __getitem__(self, index: int) -> torch.Tensor:
