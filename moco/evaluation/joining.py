@@ -42,7 +42,7 @@ class Chosen:
     alone: tuple[float, ...]
     """The score of each by itself; empty without labels."""
     features: Features
-    """Of the images by each network, as they are chosen but not whitened."""
+    """What each network gives of the images, over the chosen grid and not whitened."""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Tolerance:
 
 
 CLOSE = Tolerance(3e-5, 1e-9)
-"""As near to the minimum as fp32 resolves."""
+"""Ends as near to the minimum as fp32 resolves."""
 ROUGH = Tolerance(3e-4, 1e-5)
 """Near enough to compare penalties, in a third of the iterations (docs/measurements.md)."""
 
