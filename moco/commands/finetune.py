@@ -8,15 +8,16 @@ from typing import Any
 from torch import nn
 
 from moco.errors import BadInputError, counted
-from moco.evaluation.config import RANDOM, FinetuneConfig
+from moco.evaluation.baselines import SUPERVISED, load_tuned
+from moco.evaluation.config import FinetuneConfig
 from moco.evaluation.finetune import Finetuning, score_network, train_network
-from moco.evaluation.scores import Scores, describe_predictions
+from moco.evaluation.scores import Scores, describe_lead, describe_predictions
 from moco.evaluation.session import (
     Labelled,
     Subject,
-    at_random,
     backbone_digest,
     keep_evaluation,
+    labels_of,
     load_labelled,
     say,
     session,
@@ -36,6 +37,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             raise BadInputError(f"--save {config.save}: expected a name that ends in .safetensors")
         require_file_name("--save", config.save)
     with session(config) as subject:
+        compared_with = load_tuned(config, subject)
         images = load_labelled(config.data, config.exclude, subject.weights.white_level, subject.weights.form,
                                text=subject.how.text)  # fmt: skip
         for reason in images.test.unreadable.values():
@@ -47,7 +49,7 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             config.weight_decay, round(config.warmup_epochs * per_epoch), config.seed,
         )  # fmt: skip
 
-        def train(subject: Subject, title: str, part: str = "") -> tuple[Scores, float]:
+        def train(subject: Subject, title: str, part: str = "") -> tuple[Scores, dict[str, Any]]:
             state = locate_state(config, backbone_digest(subject.encoder), images.train, part)
             model, seconds = train_network(subject, images.train, recipe, title, state)
             if config.save is not None and not part and distributed.rank() == 0:
@@ -57,16 +59,20 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             seconds = round(seconds + time.monotonic() - started, 2)
             took = f"{counted(recipe.steps, 'step')}, {seconds:.0f} s"
             say(f"{title}: {found.describe(len(images.classes))} ({took})")
-            return found, seconds
+            return found, {"steps": recipe.steps, "seconds": seconds}
 
-        found, seconds = train(subject, f"{config.weights}: fine-tuned")
+        found, how_long = train(subject, f"{config.weights}: fine-tuned")
         result: dict[str, Any] = {
-            **found.figures, "steps": recipe.steps, "lr": recipe.lr, "seconds": seconds, "weights": config.weights,
-            "data": config.data, "train": len(images.train), "test": len(images.test), "baselines": {},
+            **found.figures, **how_long, "lr": recipe.lr, "weights": config.weights, "data": config.data,
+            "train": len(images.train), "test": len(images.test), "baselines": {},
         }  # fmt: skip
-        if config.baseline and config.weights != RANDOM:
-            scratch, seconds = train(at_random(config, subject), "supervised from scratch", "-scratch")
-            result["baselines"]["supervised"] = {**scratch.figures, "steps": recipe.steps, "seconds": seconds}
+        for number, one in enumerate(compared_with):
+            scratch = one.key == SUPERVISED
+            part, title = ("-scratch", one.name) if scratch else (f"-baseline{number}", f"{one.name}: fine-tuned")
+            other, how_long = train(with_workers(config, one.subject, images.train), title, part)
+            gain = one.compare(found, other, labels_of(images.test), **how_long)
+            result["baselines"][one.key] = gain
+            say(f"  {config.weights}, fine-tuned: {describe_lead(gain)}")
         keep_evaluation(config, result, **describe_predictions(images.test, found.predicted))
     return result
 

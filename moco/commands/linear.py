@@ -15,7 +15,7 @@ from moco.evaluation.config import KnnConfig, LinearConfig, Protocol
 from moco.evaluation.finetune import Finetuning, finetune_and_score
 from moco.evaluation.linear import evaluate_linear
 from moco.evaluation.origin import describe_origin
-from moco.evaluation.scores import Scores, compare_scores, describe_predictions, paired_interval
+from moco.evaluation.scores import Scores, compare_scores, describe_lead, describe_predictions, paired_interval
 from moco.evaluation.session import (
     Labelled,
     Subject,
@@ -145,8 +145,7 @@ def compare_protocols(
     interval = paired_interval((predicted == truth).tolist(), (np.array(guesses) == truth).tolist())
     grid = max(one.get("grid", 1) for one in (result, earlier))
     say(
-        f"{config.protocol} minus {other}: {interval.difference:+.2f} points, "
-        f"95% interval {interval.low:+.2f} to {interval.high:+.2f} "
+        f"{config.protocol} minus {other}: {describe_lead(dataclasses.asdict(interval))} "
         f"(same test images{describe_grid(grid, ', fast with ')})"
     )
     return {"with": other, "grid": grid, **dataclasses.asdict(interval)}

@@ -6,15 +6,18 @@ from typing import Any
 from moco.evaluation.baselines import PIXELS, join_like, load_baselines
 from moco.evaluation.config import KnnConfig, LowshotConfig
 from moco.evaluation.label_share import read_label_share
-from moco.evaluation.lowshot import evaluate_lowshot
+from moco.evaluation.lowshot import add_leads, describe_lowshot, evaluate_lowshot
 from moco.evaluation.origin import describe_origin
 from moco.evaluation.session import (
     keep_evaluation,
+    labels_of,
     load_labelled,
     require_penalties,
+    say,
     session,
     with_workers,
 )
+from moco.interop.published import short_name
 
 
 def run(config: LowshotConfig) -> dict[str, Any]:
@@ -29,15 +32,20 @@ def run(config: LowshotConfig) -> dict[str, Any]:
         weights = subject.weights
         images = load_labelled(config.data, config.exclude, weights.white_level, weights.form, text=subject.how.text)
         subject = with_workers(config, subject, images.train)
+        found, predicted = evaluate_lowshot(subject, images, config, config.weights)
+        say(describe_lowshot(config.weights, found, config))
         result: dict[str, Any] = {
             "labels": config.labels, "draws": config.draws, "weights": config.weights, "data": config.data,
             "test": len(images.test), **describe_origin(config.weights, images, "train", "test"),
-            **evaluate_lowshot(subject, images, config, config.weights), "baselines": {},
+            **found, "baselines": {},
         }  # fmt: skip
         for one in baselines:
             baseline = join_like(subject, one, images.train, KnnConfig.knn_temperature)
             own = with_workers(config, baseline.subject, images.train)
             asked = dataclasses.replace(config, finetune_steps=0) if baseline.key == PIXELS else config
-            result["baselines"][baseline.key] = evaluate_lowshot(own, images, asked, baseline.name)
+            other, guesses = evaluate_lowshot(own, images, asked, baseline.name)
+            add_leads(other, guesses, predicted, labels_of(images.test))
+            say(describe_lowshot(short_name(baseline.name), other, config))
+            result["baselines"][baseline.key] = other
         keep_evaluation(config, result)
     return result

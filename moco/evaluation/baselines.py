@@ -9,10 +9,10 @@ from moco.core.networks import reads_bytes
 from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, Labels
 from moco.errors import BadInputError
-from moco.evaluation.config import RANDOM, KnnConfig, LinearConfig, LowshotConfig
+from moco.evaluation.config import RANDOM, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.evaluation.joining import join_at_random
 from moco.evaluation.pixels import build_raw_pixels
-from moco.evaluation.scores import Scores, compare_scores
+from moco.evaluation.scores import Scores, compare_scores, describe_lead
 from moco.evaluation.session import Subject, at_random, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.config import JoinConfig
@@ -47,13 +47,30 @@ def load_baselines(config: KnnConfig | LinearConfig | LowshotConfig, subject: Su
     it can name raw pixels too. Raises BadInputError where these cannot be had.
     """
     found = []
-    named = [] if isinstance(config, LowshotConfig) else list(dict.fromkeys(config.baselines))
+    named = list(dict.fromkeys(config.baselines))
     alone = not config.baseline and PIXELS in named
     if config.baseline and config.weights != RANDOM:
         found.append(Baseline(RANDOM, "random weights", at_random(config, subject)))
     if (config.baseline or alone) and not subject.how.text:
         found.append(Baseline(PIXELS, "raw pixels", _pixels(subject)))
     return found + [Baseline(name, name, _named(name, subject)) for name in named if not (alone and name == PIXELS)]
+
+
+def load_tuned(config: FinetuneConfig, subject: Subject) -> list[Baseline]:
+    """List the networks that `moco finetune` also trains, loaded.
+
+    Random weights, trained with labels, are supervised training from scratch. Raises BadInputError for raw pixels and
+    for weights that cannot be had.
+    """
+    found = []
+    for name in dict.fromkeys(config.baselines):
+        if name == PIXELS:
+            raise BadInputError(f"--baseline {PIXELS}: raw pixels cannot be fine-tuned: give weights, or {RANDOM}")
+        if name != RANDOM:
+            found.append(Baseline(name, name, _named(name, subject)))
+        elif config.weights != RANDOM:
+            found.append(Baseline(SUPERVISED, "supervised from scratch", at_random(config, subject)))
+    return found
 
 
 def join_like(subject: Subject, baseline: Baseline, images: Images, temperature: float) -> Baseline:
@@ -71,10 +88,7 @@ def join_like(subject: Subject, baseline: Baseline, images: Images, temperature:
 def say_gain(name: str, own: Scores, setting: str, gain: dict[str, Any]) -> str:
     """Say for people what a baseline reached, and how much better the encoder is."""
     size = f" at {gain['image_size']} pixels" if "weights" in gain else ""
-    return (
-        f"  against {short_name(name)}{size}, {own.top1:.2f}% ({setting}): {gain['difference']:+.2f} points, "
-        f"95% interval {gain['low']:+.2f} to {gain['high']:+.2f}"
-    )
+    return f"  against {short_name(name)}{size}, {own.top1:.2f}% ({setting}): {describe_lead(gain)}"
 
 
 def _pixels(subject: Subject) -> Subject:

@@ -61,14 +61,15 @@ OUTPUTS = """backbone: the backbone's features, whitened if training ended with 
 head: the projection head's output, of unit length."""
 EncoderOutput = Annotated[Literal["backbone", "plain", "head"], arg(help=OUTPUTS)]
 NoBaseline = Annotated[
-    bool,
-    FlagCreatePairsOff,
+    bool, FlagCreatePairsOff,
     arg(help="Skip the comparison with random weights of the same network and raw pixels.", help_behavior_hint=""),
-]
+]  # fmt: skip
 OtherWeights = Annotated[
     tuple[str, ...], UseAppendAction,
     arg(name="baseline", metavar="W", help="Weights to compare with, at their own size and not whitened, or pixels."),
 ]  # fmt: skip
+TUNED = "Also fine-tune these weights, at their own size; random: the same network, supervised from scratch."
+TunedAlike = Annotated[tuple[str, ...], UseAppendAction, arg(name="baseline", metavar="W", help=TUNED)]
 ExtraViews = Annotated[
     Annotated[int, Range(0, 1000)],
     arg(
@@ -177,8 +178,8 @@ class LowshotConfig:
     """Highest learning rate of fine-tuning."""
     batch_size: BatchSize = 128
     """Images per step, over all processes; fewer if fewer are labelled."""
-    baseline: bool = True
-    """Also evaluate raw pixels, and random weights of the same network, which fine-tuning trains from scratch."""
+    baseline: NoBaseline = True
+    baselines: OtherWeights = ()
     like: LikeRun = None
     arch: RandomArch = None
     stem: RandomStem = "imagenet"
@@ -212,8 +213,7 @@ class FinetuneConfig:
     weight_decay: WeightDecay = 5e-4
     warmup_epochs: WarmupEpochs = 1.0
     """Epochs over which the learning rate first rises to its full value, at most a tenth of the steps."""
-    baseline: bool = False
-    """Also train the network from random weights in the same way (supervised from scratch)."""
+    baselines: TunedAlike = ()
     save: Path | None = None
     """Also write the network to this .safetensors file, for moco.load_classifier; the new classifier is fc.*."""
     like: LikeRun = None

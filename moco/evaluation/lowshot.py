@@ -1,5 +1,6 @@
 """Few labels: a linear classifier and the fine-tuned network, over several draws of the labelled images."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping
@@ -16,15 +17,13 @@ from moco.evaluation.finetune import Finetuning, finetune_and_score
 from moco.evaluation.label_share import LabelShare, read_label_share
 from moco.evaluation.linear import encode_to_learn
 from moco.evaluation.penalty import Candidate, divide, fit_best
-from moco.evaluation.scores import Scores, score_logits, spread
-from moco.evaluation.session import (
-    Labelled,
-    Subject,
-    labels_of,
-    say,
-)
+from moco.evaluation.scores import Scores, compare_draws, describe_lead, score_logits, spread
+from moco.evaluation.session import Labelled, Subject, labels_of
 from moco.runtime.randomness import Stream, permute
 from moco.shapes import Features
+
+WAYS = {"linear": "linear", "finetune": "fine-tuned"}
+"""The figures of a result, with their names for people."""
 
 
 def draw_rows(labels: Labels, classes: tuple[str, ...], wanted: LabelShare, seed: int, draw: int) -> Labels:
@@ -69,8 +68,13 @@ def fit_few(
     return score_logits(logits, truth), found.penalty, division.grid
 
 
-def evaluate_lowshot(subject: Subject, images: Labelled, config: LowshotConfig, title: str) -> dict[str, Any]:
-    """Measure both figures over all draws, in percent: mean, sample standard deviation and each."""
+def evaluate_lowshot(
+    subject: Subject, images: Labelled, config: LowshotConfig, title: str
+) -> tuple[dict[str, Any], dict[str, list[Labels]]]:
+    """Measure both figures over all draws, in percent: mean, sample standard deviation and each.
+
+    Returns with them the classes that were predicted for the test images, draw by draw, of each of the two WAYS.
+    """
     wanted, test_labels = read_label_share(config.labels), labels_of(images.test)
     drawn = [
         draw_rows(labels_of(images.train), images.classes, wanted, config.seed, draw) for draw in range(config.draws)
@@ -78,34 +82,51 @@ def evaluate_lowshot(subject: Subject, images: Labelled, config: LowshotConfig, 
     grids = list_grids(subject.encoder, subject.how, len(images.test)) if config.parts and not config.views else (1,)
     said = f"{title}: encoding {len(images.test)} images"
     test = dict(zip(grids, encode_divided(subject.encoder, images.test, subject.how, grids, said), strict=True))
-    linear, penalties, chosen, tuned = [], [], [], []
+    linear, penalties, chosen = list[Scores](), list[float](), list[int]()
     started = time.monotonic()
     for number, rows in enumerate(drawn):
         labelled_images = hold(Subset(images.train, rows))
         found, penalty, grid = fit_few(subject, labelled_images, test, test_labels, config, config.seed + number)
-        linear.append(found.top1)
+        linear.append(found)
         penalties.append(penalty)
         chosen.append(grid)
     result: dict[str, Any] = {
-        "images": len(drawn[0]), "linear": {**spread(linear), "penalty": penalties, "grid": chosen},
+        "images": len(drawn[0]),
+        "linear": {**spread([one.top1 for one in linear]), "penalty": penalties, "grid": chosen},
         "linear_seconds": round(time.monotonic() - started, 2),
-    }  # fmt: skip
+    }
+    predicted = {"linear": [one.predicted for one in linear]}
     if config.finetune_steps:
-        started = time.monotonic()
+        started, tuned = time.monotonic(), list[Scores]()
         for number, rows in enumerate(drawn):
             recipe = Finetuning(
                 config.finetune_steps, config.finetune_lr, config.batch_size, seed=config.seed + number,
                 warmup_steps=config.finetune_steps // 20,
             )  # fmt: skip
             said = f"{title}: fine-tuning, draw {number + 1} of {config.draws}"
-            tuned.append(finetune_and_score(subject, hold(Subset(images.train, rows)), images.test, recipe, said).top1)
-        result |= {"finetune": spread(tuned), "finetune_seconds": round(time.monotonic() - started, 2)}
-    parts = [f"{name} {_describe_spread(result[name])}" for name in ("linear", "finetune") if name in result]
-    labelled = f"{counted(len(drawn[0]), 'image')}, {counted(config.draws, 'draw')}"
-    say(f"{title}, labels {config.labels} ({labelled}): top-1 {', '.join(parts)}")
-    return result
+            tuned.append(finetune_and_score(subject, hold(Subset(images.train, rows)), images.test, recipe, said))
+        seconds = round(time.monotonic() - started, 2)
+        result |= {"finetune": spread([one.top1 for one in tuned]), "finetune_seconds": seconds}
+        predicted["finetune"] = [one.predicted for one in tuned]
+    return result, predicted
 
 
-def _describe_spread(figures: dict[str, Any]) -> str:
+def add_leads(
+    other: dict[str, Any], predicted: Mapping[str, list[Labels]], own: Mapping[str, list[Labels]], truth: Labels
+) -> None:
+    """Add to a baseline's figures by how many points the encoder is better: `difference`, `low` and `high`."""
+    for way, guesses in predicted.items():
+        other[way] |= dataclasses.asdict(compare_draws(own[way], guesses, truth))
+
+
+def describe_lowshot(title: str, result: dict[str, Any], config: LowshotConfig) -> str:
+    """Describe the figures in a line, with the encoder's lead over those of a baseline."""
+    found = [_describe_figures(word, result[way]) for way, word in WAYS.items() if way in result]
+    labelled = f"{counted(result['images'], 'image')}, {counted(config.draws, 'draw')}"
+    return f"{title}, labels {config.labels} ({labelled}): top-1 {', '.join(found)}"
+
+
+def _describe_figures(way: str, figures: dict[str, Any]) -> str:
     deviation = "" if figures["deviation"] is None else f" ± {figures['deviation']:.2f}"
-    return f"{figures['mean']:.2f}{deviation}%"
+    lead = f" (the encoder {describe_lead(figures)})" if "difference" in figures else ""
+    return f"{way} {figures['mean']:.2f}{deviation}%{lead}"

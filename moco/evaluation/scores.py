@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,9 +93,27 @@ def paired_interval(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> Int
     a, b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
     only_a, only_b = float((a & ~b).mean()), float((b & ~a).mean())
     difference = only_a - only_b
-    reach = Z_95 * math.sqrt((only_a + only_b - difference**2) / len(a))
+    return _interval(difference, (only_a + only_b - difference**2) / len(a), len(a))
+
+
+def compare_draws(found: Sequence[Labels], baseline: Sequence[Labels], truth: Labels) -> Interval:
+    """Return the mean lead over draws of labels, given the classes that each draw predicts for the test images.
+
+    The variance is the sum of two: that of the images' mean leads over draws, divided by the number of images, and the
+    sample variance of the draws' leads, divided by their number. Of one draw the interval is the paired one.
+    """
+    leads = np.stack([(a == truth).astype(float) - (b == truth) for a, b in zip(found, baseline, strict=True)])
+    draws, images = leads.shape
+    variance = float(leads.mean(0).var()) / images
+    if draws > 1:
+        variance += float(leads.mean(1).var(ddof=1)) / draws
+    return _interval(float(leads.mean()), variance, images)
+
+
+def _interval(difference: float, variance: float, images: int) -> Interval:
+    reach = Z_95 * math.sqrt(variance)
     if abs(difference) == 1:
-        reach = 2 - 2 * TAIL ** (1 / len(a))
+        reach = 2 - 2 * TAIL ** (1 / images)
     low, high = max(-1.0, difference - reach), min(1.0, difference + reach)
     return Interval(*(round(100 * value, 3) for value in (difference, low, high)))
 
@@ -104,6 +122,11 @@ def compare_scores(found: Scores, baseline: Scores, truth: Labels) -> dict[str, 
     """Give a baseline's `top1` and `top5`, and `found`'s lead over it, paired: `difference`, `low` and `high`."""
     interval = paired_interval((found.predicted == truth).tolist(), (baseline.predicted == truth).tolist())
     return {**baseline.figures, **dataclasses.asdict(interval)}
+
+
+def describe_lead(gain: Mapping[str, float]) -> str:
+    """Describe a lead with its interval."""
+    return f"{gain['difference']:+.2f} points, 95% interval {gain['low']:+.2f} to {gain['high']:+.2f}"
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -27,7 +27,9 @@ from moco.runtime.signals import EXIT_CODE
 ENDING = ".unfinished.safetensors"
 SAVE_EVERY = 600.0
 """Seconds between two saves: what a crash can cost."""
-FREE = frozenset({"weights", "data", "like", "baseline", "supervised_epochs", "save", "workers", "threads", "json"})
+FREE = frozenset(
+    {"weights", "data", "like", "baseline", "baselines", "supervised_epochs", "save", "workers", "threads", "json"}
+)
 """Settings that may change when a training continues; weights and images are identified by content."""
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +121,9 @@ def test_divergence_is_told(subject: Subject) -> None:
 
 def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Result, baseline, the file in the run, and the network in a file."""
-    import shutil
-
     copy = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     save = tmp_path / "tuned.safetensors"
-    config = FinetuneConfig(str(copy), "digits", max_steps=3, batch_size=32, baseline=True, save=save, **CPU)
+    config = FinetuneConfig(str(copy), "digits", max_steps=3, batch_size=32, baselines=("random",), save=save, **CPU)
     result = run(config)
     assert result["steps"] == 3
     assert result["lr"] == pytest.approx(0.1 * 32 / 256)
@@ -141,6 +140,27 @@ def test_the_command(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert chosen.tolist() == json.loads((copy / "evaluations" / "finetune.json").read_text())["predicted"]
     with pytest.raises(BadInputError, match=r"ends in \.safetensors"):
         run(dataclasses.replace(config, save=tmp_path / "tuned.pth"))
+
+
+def test_weights_to_compare_with(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--baseline W` fine-tunes them in the same way; random ones are known as supervised."""
+    copy, other = (str(shutil.copytree(tiny_run, tmp_path / name)) for name in ("run", "other"))
+    flags = ["--weights", copy, "--data", "digits", "--max-steps", "2", "--batch-size", "32", "--json"]
+    flags += ["--device", "cpu", "--precision", "fp32", "--threads", "1", "--baseline", "random", "--baseline", other]
+    assert main(["finetune", *flags]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert list(result["baselines"]) == ["supervised", other]
+    same, scratch = result["baselines"][other], result["baselines"]["supervised"]
+    assert (same["top1"], same["difference"], same["low"], same["high"]) == (result["top1"], 0, 0, 0)
+    assert scratch["difference"] == pytest.approx(result["top1"] - scratch["top1"], abs=2e-3)
+    assert f"{copy}, fine-tuned: +0.00 points, 95% interval +0.00 to +0.00" in err
+
+
+def test_raw_pixels_are_no_network(tiny_run: Path) -> None:
+    """To fine-tune."""
+    with pytest.raises(BadInputError, match="--baseline pixels: raw pixels cannot be fine-tuned"):
+        run(FinetuneConfig(str(tiny_run), "digits", baselines=("pixels",), **CPU))
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "timm:mobilenetv3_small_050"])

@@ -116,3 +116,22 @@ def test_a_share_that_leaves_a_class_empty(tiny_run: Path) -> None:
     """Is reported before anything is trained."""
     with pytest.raises(BadInputError, match=r"--labels 0\.1%: that leaves none of the"):
         run(LowshotConfig(str(tiny_run), "digits", labels="0.1%", **CPU))
+
+
+def test_weights_to_compare_with(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--baseline W`: both ways, from the same draws, at their own size; the encoder's lead with its interval."""
+    copy, other = (str(shutil.copytree(tiny_run, tmp_path / name)) for name in ("run", "other"))
+    flags = ["--weights", copy, "--data", "digits", "--labels", "2", "--draws", "2", "--finetune-steps", "2"]
+    flags += ["--device", "cpu", "--precision", "fp32", "--threads", "1", "--json", "--no-baseline"]
+    assert main(["lowshot", *flags, "--baseline", other, "--baseline", "pixels"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert list(result["baselines"]) == ["pixels", other]
+    same, pixels = (result["baselines"][name] for name in (other, "pixels"))
+    for way in ("linear", "finetune"):
+        assert same[way]["each"] == result[way]["each"]
+        assert (same[way]["difference"], same[way]["low"], same[way]["high"]) == (0, 0, 0)
+    lead = result["linear"]["mean"] - pixels["linear"]["mean"]
+    assert pixels["linear"]["difference"] == pytest.approx(lead, abs=2e-3)
+    assert pixels["linear"]["low"] < lead < pixels["linear"]["high"]
+    assert "the encoder +0.00 points, 95% interval +0.00 to +0.00" in err

@@ -9,7 +9,15 @@ import torch
 
 from moco.data.images import ArrayImages
 from moco.errors import BadInputError, DivergedError
-from moco.evaluation.scores import Scores, compare_scores, describe_predictions, paired_interval, score_logits, spread
+from moco.evaluation.scores import (
+    Scores,
+    compare_draws,
+    compare_scores,
+    describe_predictions,
+    paired_interval,
+    score_logits,
+    spread,
+)
 
 
 @pytest.mark.parametrize("classes", [2, 4, 5, 12])
@@ -107,6 +115,36 @@ def test_interval_needs_the_same_images(a: list[bool], b: list[bool]) -> None:
     """The message says how many there were."""
     with pytest.raises(BadInputError, match=rf"same images, got {len(a)} and {len(b)}"):
         paired_interval(a, b)
+
+
+def test_interval_of_one_draw_is_the_paired_one() -> None:
+    """Also where one classifier is right everywhere and the other nowhere."""
+    a, b = (np.array(row, int) for row in correct(200, 0.5, 0.1, 0.06, seed=3))
+    truth = np.ones(200, int)
+    assert compare_draws([a], [b], truth) == paired_interval(a.tolist(), b.tolist())
+    assert compare_draws([truth], [1 - truth], truth) == paired_interval([True] * 200, [False] * 200)
+
+
+def test_interval_over_draws_covers_the_truth() -> None:
+    """At least as often as it says: draws and images both leave their mark, and what neither explains counts twice."""
+    inside, draws, images, truth = 0, 5, 150, np.ones(150, int)
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        of_draw, of_image = 0.05 * rng.standard_normal((draws, 1)), 0.1 * rng.standard_normal(images)
+        a, b = (rng.random((draws, images)) < 0.6 + shift for shift in (of_draw + of_image, 0 * of_draw))
+        found = compare_draws(list(a.astype(int)), list(b.astype(int)), truth)
+        inside += found.low <= 0 <= found.high
+    assert 92 < inside / 4 < 99.6
+
+
+def test_interval_over_draws_of_an_example() -> None:
+    """Two draws, four images, by hand: leads (0, 1, 1, 0) and (0, 0, 1, 1)."""
+    truth = np.zeros(4, int)
+    found = compare_draws([np.array([0, 0, 0, 1]), np.array([1, 0, 0, 0])],
+                          [np.array([0, 1, 1, 1]), np.array([1, 0, 1, 1])], truth)  # fmt: skip
+    variance = statistics.pvariance([0, 0.5, 1, 0.5]) / 4 + statistics.variance([0.5, 0.5]) / 2
+    reach = 100 * 1.959964 * math.sqrt(variance)
+    assert (found.difference, found.low, found.high) == pytest.approx((50, 50 - reach, 50 + reach), abs=1e-3)
 
 
 def test_spread() -> None:

@@ -23,7 +23,7 @@ COMMANDS = {
     "linear-paper": [
         "linear", "--protocol", "paper", "--epochs", "2", "--batch-size", "96", "--lr", "0.3", "--no-baseline",
     ],
-    "finetune": ["finetune", "--max-steps", "8", "--batch-size", "32", "--baseline"],
+    "finetune": ["finetune", "--max-steps", "8", "--batch-size", "32", "--baseline", "random"],
 }  # fmt: skip
 Evaluate = Callable[..., tuple[int, dict[str, Any]]]
 
