@@ -126,13 +126,17 @@ def pose(features: ViewFeatures, labels: Labels, classes: int, rows: Labels, dev
     scale = (deviation * deviation[varies].mean()).sqrt()  # so that the scaled features' variances have a mean of 1
     inverse = torch.where(varies, 1 / scale, 0)
 
-    products = torch.zeros(width, width, dtype=torch.float64)
-    for part in parts:
-        z = ((flat[part].double() - mean) * inverse).float().to(device)
-        products += (z.T @ z).cpu()
-    variances, vectors = torch.linalg.eigh(products / count)
-    kept = variances > NEGLIGIBLE * variances[-1]
-    variances, rotation = variances[kept], inverse[:, None] * vectors[:, kept]
+    if count <= width:  # these rows differ in fewer directions than there are features
+        z = (flat[torch.cat(parts)].double() - mean) * inverse
+        variances, turned = _list_axes(z @ z.T / count)
+        vectors = z.T @ turned / (count * variances).sqrt()
+    else:
+        products = torch.zeros(width, width, dtype=torch.float64)
+        for part in parts:
+            z = ((flat[part].double() - mean) * inverse).float().to(device)
+            products += (z.T @ z).cpu()
+        variances, vectors = _list_axes(products / count)
+    rotation = inverse[:, None] * vectors
 
     x = torch.ones(count, len(variances) + 1, device=device)
     for part, out in zip(parts, torch.split(x[:, :-1], ROWS_AT_A_TIME), strict=True):
@@ -142,6 +146,13 @@ def pose(features: ViewFeatures, labels: Labels, classes: int, rows: Labels, dev
         sums.index_add_(0, own, some.cpu().double())
     variances = torch.cat([variances, torch.ones(1, dtype=torch.float64)])
     return Problem(x, y.to(device), sums, mean, rotation, variances)
+
+
+def _list_axes(products: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues of a symmetric matrix, ascending, and its eigenvectors, without those of rounding."""
+    values, vectors = torch.linalg.eigh(products)
+    kept = values > NEGLIGIBLE * values[-1]
+    return values[kept], vectors[:, kept]
 
 
 def solve(

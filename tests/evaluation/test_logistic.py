@@ -138,6 +138,17 @@ def test_fewer_images_than_features() -> None:
     assert np.allclose(logits - logits.mean(1, keepdim=True), expected - expected.mean(1, keepdims=True), atol=0.02)
 
 
+@pytest.mark.parametrize("images", [10, 39, 40, 41])
+def test_axes_are_those_in_which_images_differ(images: int) -> None:
+    """Ten images differ in nine directions, and no axis is one of rounding; the classifier does not change there."""
+    features = torch.randn(1, images, 40, generator=torch.Generator().manual_seed(1)) + 5
+    labels = np.arange(images) % 3
+    problem = pose(features, labels, 3, np.arange(images))
+    assert problem.x.shape == (images, min(images - 1, 40) + 1)
+    x = problem.x[:, :-1].double()
+    assert torch.allclose(x.T @ x / images, torch.diag(problem.variances[:-1]), atol=1e-5)
+
+
 def test_classes_of_one_image_and_of_none() -> None:
     """The one is found again among its like; the other is never right."""
     features, labels = blobs(60, classes=2)
