@@ -156,8 +156,8 @@ def build_teacher(config: PretrainConfig, images: Images) -> Teacher | None:
         set_threads(config.threads)
         with say_if_slow("loading the teacher and encoding the images with it"):
             return load_teacher(
-                config.teacher, images, student, device, size=config.teacher_size, cached=cached, crops=crops,
-                began_with=functools.partial(_read_teacher, config),
+                config.teacher, images, student, device, size=config.teacher_size, cached=cached,
+                view_size=config.view_size, crops=crops, began_with=functools.partial(_read_teacher, config),
             )  # fmt: skip
 
 

@@ -27,12 +27,14 @@ CENTRED_BY = 4096
 
 def load_teacher(
     name: str, images: Images, student: Encoding, device: str, *, size: int | None, cached: bool,
-    crops: Sequence[RandomViews] = (), began_with: Callable[[], str | None] = lambda: None,
+    view_size: int | None = None, crops: Sequence[RandomViews] = (),
+    began_with: Callable[[], str | None] = lambda: None,
 ) -> Teacher:  # fmt: skip
     """Load a teacher by its name, any W; encode every image once where its keys are to be cached.
 
     Its features are centred by their mean over the images and scaled to unit length. `size` is the side in pixels at
-    which it encodes whole images, by default its own. `student` says how the student's views are normalised, and the
+    which it encodes whole images, by default its own; if keys are not cached, it encodes the student's views, whose
+    side is `view_size`, by default that of its images. `student` says how the student's views are normalised, and the
     precision and number of loading processes. It encodes these `crops` of each image, too: the cached keys of an epoch
     are those of the whole images or of one crop of each, in turn. Features are kept in $MOCO_DATA/features, under a
     digest of weights, images and size. Where the weights are gone and these are kept, they are enough for a run that
@@ -61,6 +63,8 @@ def load_teacher(
     weights.encoder.require_size(size, "--teacher-size")
     how = dataclasses.replace(_plain(student), image_size=size, mean=weights.mean, std=weights.std)
     try:
+        if not cached:
+            weights.encoder.require_size(view_size or student.image_size, "--view-size")
         some = images if cached else take_evenly(images, CENTRED_BY)
         features = encode_once(weights, some, how, title=f"teacher: encoding {len(some)} images")
         of_crops = [

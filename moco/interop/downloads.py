@@ -12,7 +12,7 @@ import torch
 
 from moco.errors import BadInputError, one_line
 from moco.runtime import distributed
-from moco.runtime.hub import hub_errors, quiet, require_sound
+from moco.runtime.hub import digest_file, hub_errors, quiet, require_sound
 
 SILENCE = 30.0
 """Seconds without a byte after which a download is given up; torch's own waits for as long as it takes."""
@@ -23,11 +23,19 @@ IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")
 def from_url(url: str, what: str, otherwise: str = "") -> Path:
     """Return the file of a URL, downloaded once into torch's cache and checked by the digest in its name.
 
-    Raises BadInputError where it is neither here nor to be had, with where to put it, or what to do `otherwise`.
+    Raises BadInputError where it is neither here nor to be had, with where to put it, or what to do `otherwise`, and
+    where the file has another digest.
     """
     path = place_of_url(url)
-    if not path.is_file():
-        digest = IN_NAME.search(path.name)
+    digest = IN_NAME.search(path.name)
+    if path.is_file():
+        found = digest_file(path, large=True) if digest else ""
+        if digest and not found.startswith(digest[1]):
+            raise BadInputError(
+                f"{what}: {path} is damaged or another file, its SHA-256 begins with {found[: len(digest[1])]} and not "
+                f"with {digest[1]}: remove it, and it is fetched again"
+            )
+    else:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _impatient():

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from moco.cli import main
 from moco.core.dictionary import Queue, TeacherKeys
@@ -254,6 +256,15 @@ def test_two_ranks_are_taught_as_one(tiny_run: Path, tmp_path: Path, views: str,
             ("--teacher", "RUN", "--teacher-views", "live", "--teacher-crops", "3"),
             "--teacher-crops is 3, and with --teacher-views live",
         ),
+        (("--teacher", "VIT", "--teacher-size", "100"), "--teacher-size 100: timm:test_vit does not take such images"),
+        (
+            ("--teacher", "VIT", "--teacher-views", "live", "--image-size", "64", "--view-size", "60"),
+            "--view-size 60: timm:test_vit does not take such images",
+        ),
+        (
+            ("--teacher", "VIT", "--teacher-views", "live", "--image-size", "60"),
+            "--view-size 60: timm:test_vit does not take such images",
+        ),
         (("--teacher", "RUN", "--symmetric"), "--symmetric needs keys of both views, and --teacher-views cached"),
     ],
 )
@@ -261,7 +272,11 @@ def test_mistakes_are_named(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
 ) -> None:
     """In one line, with exit code 2."""
-    given = [str(tiny_run) if flag == "RUN" else flag for flag in flags]
+    vit = tmp_path / "vit.safetensors"
+    if "VIT" in flags:
+        save_file(timm.create_model("test_vit").state_dict(), vit)
+    places = {"RUN": str(tiny_run), "VIT": f"timm:test_vit@{vit}"}
+    given = [places.get(flag, flag) for flag in flags]
     assert main(["pretrain", "taught", *SMALL, "--out", str(tmp_path / "run"), *given]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("moco: error: ")

@@ -1,5 +1,6 @@
 """Published weights where they cannot be had: one line that says what to do."""
 
+import hashlib
 import http.client
 import io
 import socket
@@ -14,6 +15,7 @@ import torch
 
 from moco.cli import main
 from moco.errors import BadInputError
+from moco.interop.downloads import from_url
 from moco.interop.published import torchvision_file
 
 FILE = "resnet50-0676ba61.pth"
@@ -93,7 +95,20 @@ def test_a_file_that_was_put_there_is_taken(tmp_path: Path, monkeypatch: pytest.
     """As the message says, without a network."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "urlopen", FAULTS["no network"])
+    content = b"weights"
+    name = f"resnet50-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    place = tmp_path / "hub" / "checkpoints" / name
+    place.parent.mkdir(parents=True)
+    place.write_bytes(content)
+    assert from_url(f"https://download.pytorch.org/models/{name}", "--weights torchvision:resnet50") == place
+
+
+def test_another_file_in_its_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time it is read: its digest is not the one in its name."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     place = tmp_path / "hub" / "checkpoints" / FILE
     place.parent.mkdir(parents=True)
     place.write_bytes(b"weights")
-    assert torchvision_file("torchvision:resnet50") == place
+    with pytest.raises(BadInputError, match=rf"{FILE} is damaged or another file, .* not with 0676ba61: remove it"):
+        torchvision_file("torchvision:resnet50")
+    assert place.read_bytes() == b"weights"
