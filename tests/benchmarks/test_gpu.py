@@ -15,20 +15,15 @@ from benchmarks import gpu
 from benchmarks.gpuchecks.probe import count_kernels, watch_waits
 from benchmarks.gpuchecks.rows import Row
 from tests.faults.processes import ended_well, start_program
-from tests.slow import slow
-
-QUICK = ("machine", "groups", "equal", "repeat", "step")
-"""Parts whose programs every other part needs too: networks, groups and steps."""
 
 
-@pytest.mark.parametrize("parts", [QUICK, slow(tuple(gpu.PARTS))], ids=["quick", "all"])
-def test_every_part_runs_without_a_gpu(tmp_path: Path, parts: tuple[str, ...]) -> None:
+def test_every_part_runs_without_a_gpu(tmp_path: Path) -> None:
     """What must be right is right; figures stand in lines of JSON, and in a table beside their predictions.
 
     In a process of its own, where annotations are not checked: tyro passes values of no type.
     """
-    program = functools.partial(check, parts)
-    lines = ended_well(start_program(program, tmp_path, ranks=1)).text().splitlines()
+    parts = tuple(gpu.PARTS)
+    lines = ended_well(start_program(functools.partial(check, parts), tmp_path, ranks=1)).text().splitlines()
     rows = [json.loads(line) for line in lines if line.startswith("{")]
     assert {row["part"] for row in rows} == set(parts)
     found: dict[str, dict[str, Any]] = {part: {} for part in parts}
@@ -37,9 +32,8 @@ def test_every_part_runs_without_a_gpu(tmp_path: Path, parts: tuple[str, ...]) -
     assert [row for row in rows if row.get("passed") is False] == []
     assert found["repeat"]["stopped and gone on"] == "equal"
     assert found["step"]["8 groups"] > 0
-    if "command" in parts:
-        assert 0 <= found["command"]["0 workers: waited for data"] <= 100
-        assert {"knn", "linear", "embed", "export", "transfer voc-dc5"} <= found["evaluations"].keys()
+    assert 0 <= found["command"]["0 workers: waited for data"] <= 100
+    assert {"knn", "linear", "embed", "export", "transfer voc-dc5"} <= found["evaluations"].keys()
     table = [line.split("  ")[0] for line in lines if not line.startswith("{")]
     assert set(parts) <= set(table)
     assert lines[-1].endswith("checks passed")

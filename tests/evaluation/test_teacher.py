@@ -268,6 +268,7 @@ def test_two_ranks_are_taught_as_one(tiny_run: Path, tmp_path: Path, views: str,
         (("--teacher", "RUN", "--symmetric"), "--symmetric needs keys of both views, and --teacher-views cached"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:--data digits. most images are about 8 pixels")
 def test_mistakes_are_named(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
 ) -> None:
