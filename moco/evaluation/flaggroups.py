@@ -19,5 +19,12 @@ SELDOM: dict[str, tuple[str, ...]] = {
 def group_flags(kind: type[Any]) -> dict[str, tuple[str, ...]]:
     """Group the flags of a command that takes weights: the common ones first, then those that few people set."""
     seldom = {name for names in SELDOM.values() for name in names}
-    common = tuple(field.name for field in fields(kind) if field.name not in seldom)
-    return {"Common": (*common, "no_baseline"), **SELDOM}
+    common = [
+        name for field in fields(kind) if field.name not in seldom for name in (field.name, *_flags_of(field.name))
+    ]
+    return {"Common": tuple(dict.fromkeys(common)), **SELDOM}
+
+
+def _flags_of(field: str) -> tuple[str, ...]:
+    """Return the names of flags that set this field and are not called so."""
+    return {"baseline": ("no_baseline",), "baselines": ("baseline",)}.get(field, ())
