@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from moco.errors import BadInputError, counted
-from moco.evaluation.baselines import SUPERVISED, load_tuned
+from moco.evaluation.baselines import SUPERVISED, keep_when_done, load_tuned
 from moco.evaluation.config import FinetuneConfig
 from moco.evaluation.finetune import Finetuning, score_network, train_network
 from moco.evaluation.scores import Scores, describe_lead, describe_predictions
@@ -16,7 +16,6 @@ from moco.evaluation.session import (
     Labelled,
     Subject,
     backbone_digest,
-    keep_evaluation,
     labels_of,
     load_labelled,
     say,
@@ -66,14 +65,14 @@ def run(config: FinetuneConfig) -> dict[str, Any]:
             **found.figures, **how_long, "lr": recipe.lr, "weights": config.weights, "data": config.data,
             "train": len(images.train), "test": len(images.test), "baselines": {},
         }  # fmt: skip
-        for number, one in enumerate(compared_with):
-            scratch = one.key == SUPERVISED
-            part, title = ("-scratch", one.name) if scratch else (f"-baseline{number}", f"{one.name}: fine-tuned")
-            other, how_long = train(with_workers(config, one.subject, images.train), title, part)
-            gain = one.compare(found, other, labels_of(images.test), **how_long)
-            result["baselines"][one.key] = gain
-            say(f"  {config.weights}, fine-tuned: {describe_lead(gain)}")
-        keep_evaluation(config, result, **describe_predictions(images.test, found.predicted))
+        with keep_when_done(config, result, **describe_predictions(images.test, found.predicted)):
+            for number, one in enumerate(compared_with):
+                scratch = one.key == SUPERVISED
+                part, title = ("-scratch", one.name) if scratch else (f"-baseline{number}", f"{one.name}: fine-tuned")
+                other, how_long = train(with_workers(config, one.subject, images.train), title, part)
+                gain = one.compare(found, other, labels_of(images.test), **how_long)
+                result["baselines"][one.key] = gain
+                say(f"  {config.weights}, fine-tuned: {describe_lead(gain)}")
     return result
 
 

@@ -10,13 +10,13 @@ from torch import nn
 from moco.data.loader import choose_workers
 from moco.errors import BadInputError, counted, spell_images
 from moco.evaluation.again import encode_again
-from moco.evaluation.baselines import PIXELS, join_like, load_baselines, say_gain
+from moco.evaluation.baselines import PIXELS, join_like, keep_when_done, load_baselines, say_gain
 from moco.evaluation.config import RANDOM, KnnConfig
 from moco.evaluation.feature_whitening import ROWS, FeatureWhitener
 from moco.evaluation.knn import knn_scores
 from moco.evaluation.origin import describe_origin
 from moco.evaluation.scores import Scores, describe_predictions
-from moco.evaluation.session import Subject, keep_evaluation, labels_of, load_labelled, say, session
+from moco.evaluation.session import Subject, labels_of, load_labelled, say, session
 
 
 def run(config: KnnConfig) -> dict[str, Any]:
@@ -59,13 +59,13 @@ def run(config: KnnConfig) -> dict[str, Any]:
             f"{config.weights}: kNN {found.describe(len(images.classes))} of {counted(queries, 'image')} of "
             f"{spell_images(result['measured_on'])} (k {k}{chosen}; {bank} training images vote)"
         )
-        for one in baselines:
-            baseline = join_like(subject, one, images.train, config.knn_temperature)
-            alike = baseline.key in (RANDOM, PIXELS) and subject.whitens  # else whitening would pass for learning
-            whiten = config.whiten or (alike and baseline is one)
-            own, own_k = evaluate(baseline.subject, f"kNN, {baseline.name}", whiten)
-            gain = baseline.compare(found, own, labels_of(images.test), k=own_k)
-            result["baselines"][baseline.key] = gain
-            say(say_gain(baseline.name, own, f"k {own_k}", gain))
-        keep_evaluation(config, result, **describe_predictions(images.test, found.predicted))
+        with keep_when_done(config, result, **describe_predictions(images.test, found.predicted)):
+            for one in baselines:
+                baseline = join_like(subject, one, images.train, config.knn_temperature)
+                alike = baseline.key in (RANDOM, PIXELS) and subject.whitens  # else whitening would pass for learning
+                whiten = config.whiten or (alike and baseline is one)
+                own, own_k = evaluate(baseline.subject, f"kNN, {baseline.name}", whiten)
+                gain = baseline.compare(found, own, labels_of(images.test), k=own_k)
+                result["baselines"][baseline.key] = gain
+                say(say_gain(baseline.name, own, f"k {own_k}", gain))
     return result

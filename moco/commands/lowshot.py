@@ -3,13 +3,12 @@
 import dataclasses
 from typing import Any
 
-from moco.evaluation.baselines import PIXELS, join_like, load_baselines
+from moco.evaluation.baselines import PIXELS, join_like, keep_when_done, load_baselines
 from moco.evaluation.config import KnnConfig, LowshotConfig
 from moco.evaluation.label_share import read_label_share
 from moco.evaluation.lowshot import add_leads, describe_lowshot, evaluate_lowshot
 from moco.evaluation.origin import describe_origin
 from moco.evaluation.session import (
-    keep_evaluation,
     labels_of,
     load_labelled,
     require_penalties,
@@ -39,13 +38,13 @@ def run(config: LowshotConfig) -> dict[str, Any]:
             "test": len(images.test), **describe_origin(config.weights, images, "train", "test"),
             **found, "baselines": {},
         }  # fmt: skip
-        for one in baselines:
-            baseline = join_like(subject, one, images.train, KnnConfig.knn_temperature)
-            own = with_workers(config, baseline.subject, images.train)
-            asked = dataclasses.replace(config, finetune_steps=0) if baseline.key == PIXELS else config
-            other, guesses = evaluate_lowshot(own, images, asked, baseline.name)
-            add_leads(other, guesses, predicted, labels_of(images.test))
-            say(describe_lowshot(short_name(baseline.name), other, config))
-            result["baselines"][baseline.key] = other
-        keep_evaluation(config, result)
+        with keep_when_done(config, result):
+            for one in baselines:
+                baseline = join_like(subject, one, images.train, KnnConfig.knn_temperature)
+                own = with_workers(config, baseline.subject, images.train)
+                asked = dataclasses.replace(config, finetune_steps=0) if baseline.key == PIXELS else config
+                other, guesses = evaluate_lowshot(own, images, asked, baseline.name)
+                add_leads(other, guesses, predicted, labels_of(images.test))
+                say(describe_lowshot(short_name(baseline.name), other, config))
+                result["baselines"][baseline.key] = other
     return result

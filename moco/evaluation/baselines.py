@@ -1,6 +1,8 @@
 """The baselines of an encoder on the same images: random weights, raw pixels, and weights that the user names."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +10,12 @@ from moco.core.joined import whitens_parts
 from moco.core.networks import reads_bytes
 from moco.data.derived import make_readable, take_evenly
 from moco.data.images import Images, Labels
-from moco.errors import BadInputError
-from moco.evaluation.config import RANDOM, FinetuneConfig, KnnConfig, LinearConfig, LowshotConfig
+from moco.errors import BadInputError, DivergedError
+from moco.evaluation.config import RANDOM, FinetuneConfig, KeptConfig, KnnConfig, LinearConfig, LowshotConfig
 from moco.evaluation.joining import join_at_random
 from moco.evaluation.pixels import build_raw_pixels
 from moco.evaluation.scores import Scores, compare_scores, describe_lead
-from moco.evaluation.session import Subject, at_random, place_weights, say_notes
+from moco.evaluation.session import Subject, at_random, keep_evaluation, place_weights, say_notes
 from moco.interop.checkpoints import Weights, load_weights
 from moco.interop.config import JoinConfig
 from moco.interop.metadata import describe_input
@@ -44,16 +46,17 @@ def load_baselines(config: KnnConfig | LinearConfig | LowshotConfig, subject: Su
     """List the baselines that the settings ask for, loaded: random weights, unless they are the subject; raw pixels.
 
     Documents have no pixels. Then the weights that `--baseline` names, at their own image sizes; with `--no-baseline`
-    it can name raw pixels too. Raises BadInputError where these cannot be had.
+    it can name one of the first two. Raises BadInputError where these cannot be had.
     """
     found = []
     named = list(dict.fromkeys(config.baselines))
-    alone = not config.baseline and PIXELS in named
-    if config.baseline and config.weights != RANDOM:
+    usual = [name for name in (RANDOM, PIXELS) if config.baseline or name in named]
+    if RANDOM in usual and config.weights != RANDOM:
         found.append(Baseline(RANDOM, "random weights", at_random(config, subject)))
-    if (config.baseline or alone) and not subject.how.text:
+    if PIXELS in usual and not subject.how.text:
         found.append(Baseline(PIXELS, "raw pixels", _pixels(subject)))
-    return found + [Baseline(name, name, _named(name, subject)) for name in named if not (alone and name == PIXELS)]
+    further = named if config.baseline else [name for name in named if name not in usual]
+    return found + [Baseline(name, name, _named(name, subject)) for name in further]
 
 
 def load_tuned(config: FinetuneConfig, subject: Subject) -> list[Baseline]:
@@ -83,6 +86,17 @@ def join_like(subject: Subject, baseline: Baseline, images: Images, temperature:
     some, how = make_readable(take_evenly(images, JoinConfig.images)), baseline.subject.how
     joined = join_at_random(baseline.subject.weights, some, how, temperature)
     return dataclasses.replace(baseline, subject=Subject(joined, how))
+
+
+@contextmanager
+def keep_when_done(config: KeptConfig, result: dict[str, Any], **detail: Any) -> Iterator[None]:
+    """Keep the result of an evaluation behind the baselines that are added to it, also where one of these fails."""
+    try:
+        yield
+    except (BadInputError, DivergedError):
+        keep_evaluation(config, result, **detail)
+        raise
+    keep_evaluation(config, result, **detail)
 
 
 def say_gain(name: str, own: Scores, setting: str, gain: dict[str, Any]) -> str:

@@ -196,6 +196,14 @@ def is_on_this_machine(weights: str) -> bool:
     return isinstance(config.url, str) and place_of_url(config.url).is_file()
 
 
+def published_file(weights: str) -> Path:
+    """Find or download the file of `timm:NAME` or `torchvision:NAME`.
+
+    Raises BadInputError where it cannot be had, or has another digest than the one published.
+    """
+    return torchvision_file(weights) if weights.startswith(TORCHVISION) else _timm_file(weights)
+
+
 def download_bytes(weights: str) -> int:
     """Compute about how many bytes the file of `timm:NAME` or `torchvision:NAME` has."""
     if weights.startswith(TORCHVISION):

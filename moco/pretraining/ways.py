@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from moco.errors import counted
-from moco.interop.published import download_bytes, is_on_this_machine, short_name
+from moco.errors import BadInputError, counted
+from moco.interop.published import download_bytes, is_on_this_machine, published_file, short_name
 from moco.pretraining.best import is_clearly_better
 from moco.pretraining.config import AutoConfig
 from moco.pretraining.recipes import REDUCED
@@ -145,9 +145,13 @@ def find_weights(
     """
     if side <= UNLIKE_PHOTOGRAPHS and not labelled:
         return None, f"images of {side} pixels may be unlike photographs, and have no labels to compare networks by"
-    here = next((name for name in PREFERRED if is_on_this_machine(name)), None)
-    if here is not None:
-        return here, "they are on this machine"
+    for name in filter(is_on_this_machine, PREFERRED):
+        try:
+            published_file(name)
+        except BadInputError as error:
+            say(f"auto: leaves out {name}: {str(error).partition(': ')[2]}")
+        else:
+            return name, "they are on this machine"
     name = PREFERRED[0]
     size = f"{download_bytes(name) / 1e6:.0f} MB"
     if config.download == "yes":

@@ -49,6 +49,8 @@ def test_the_gain_over_random_weights_and_raw_pixels(run: Path, capsys: pytest.C
         assert own["high"] - own["low"] < high - low
     assert json.loads((run / "evaluations" / "knn.json").read_text())["baselines"] == result["baselines"]
     assert result["baselines"]["pixels"]["image_size"] == 16
+    alone, _ = told(capsys, run, "--no-baseline", "--baseline", "random")
+    assert list(alone["baselines"]) == ["random"]
     alone, _ = told(capsys, run, "--no-baseline", "--baseline", "pixels")
     assert alone["baselines"] == {"pixels": result["baselines"]["pixels"]}
 

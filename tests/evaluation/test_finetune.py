@@ -157,6 +157,25 @@ def test_weights_to_compare_with(tiny_run: Path, tmp_path: Path, capsys: pytest.
     assert f"{copy}, fine-tuned: +0.00 points, 95% interval +0.00 to +0.00" in err
 
 
+def test_the_result_is_kept_where_a_baseline_diverges(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rate that suits the encoder need not suit another network."""
+    copy = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+    def train(subject: Subject, images: Images, recipe: Finetuning, title: str, *others: Any) -> Any:
+        if title.startswith("supervised"):
+            raise DivergedError("loss nan")
+        return train_network(subject, images, recipe, title, *others)
+
+    monkeypatch.setattr("moco.commands.finetune.train_network", train)
+    with pytest.raises(DivergedError, match="loss nan"):
+        run(FinetuneConfig(str(copy), "digits", max_steps=1, batch_size=32, baselines=("random",), **CPU))
+    kept = json.loads((copy / "evaluations" / "finetune.json").read_text())
+    assert kept["top1"] > 0
+    assert kept["baselines"] == {}
+
+
 def test_raw_pixels_are_no_network(tiny_run: Path) -> None:
     """To fine-tune."""
     with pytest.raises(BadInputError, match="--baseline pixels: raw pixels cannot be fine-tuned"):

@@ -269,6 +269,7 @@ def test_small_images_may_be_unlike_photographs(empty: Path, monkeypatch: pytest
     assert weights is None
     assert "32 pixels" in why
     monkeypatch.setattr(module, "is_on_this_machine", lambda name: True)
+    monkeypatch.setattr(module, "published_file", lambda name: Path(name))
     assert find_weights(asked_for("no"), 32, None, print, labelled=True)[0] == PREFERRED[0]
     assert find_weights(asked_for("no"), 33, None, print, labelled=False)[0] == PREFERRED[0]
 
@@ -279,6 +280,10 @@ def test_weights_in_a_cache_are_found(empty: Path, monkeypatch: pytest.MonkeyPat
     place = downloads.place_of_url("https://download.pytorch.org/models/resnet18-f37072fd.pth")
     place.parent.mkdir(parents=True)
     place.touch()
+    told: list[str] = []
+    assert find_weights(asked_for("no"), 300, None, told.append, labelled=False)[0] is None
+    assert told[0].startswith(f"auto: leaves out torchvision:resnet18: {place} is damaged or another file")
+    monkeypatch.setattr(downloads, "digest_file", lambda path, large: "f37072fd" + 56 * "0")
     assert find_weights(asked_for("no"), 300, None, print, labelled=False)[0] == "torchvision:resnet18"
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, *_, **__: str(place))
     assert find_weights(asked_for("no"), 300, None, print, labelled=False)[0] == PREFERRED[0]
