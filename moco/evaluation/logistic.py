@@ -56,7 +56,8 @@ class Tolerance:
     """When L-BFGS has converged."""
 
     gradient: float
-    """No entry of the gradient, in units in which the Hessian is near 1, is larger."""
+    """No entry of the gradient, in units in which the Hessian is near 1, is larger; not asked of fewer images than
+    features, which can be fitted exactly."""
     decrease: float
     """It also ends where a step lowers the objective by a smaller share."""
 
@@ -171,12 +172,13 @@ def solve(
         value = loss + float((penalties * weights.square()).sum()) / 2
         return value, ((gradient + penalties * weights) * scale).flatten().numpy()
 
+    separable = len(problem.x) <= columns  # so the loss flattens as it falls, and a small gradient says nothing
     point = np.zeros(classes * columns) if start is None else (start / scale).flatten().numpy()
     options = {
         "maxiter": ITERATIONS,
         "maxfun": 2 * ITERATIONS,
         "maxcor": CORRECTIONS,
-        "gtol": tolerance.gradient,
+        "gtol": 0.0 if separable else tolerance.gradient,
         "ftol": tolerance.decrease,
     }
     with threadpool_limits(1, user_api="blas"):  # scipy's own threads would wait in a loop, on the cores of torch's
