@@ -10,7 +10,7 @@ import numpy as np
 
 from moco.data.images import Labels
 from moco.errors import counted, spell_images
-from moco.evaluation.baselines import SUPERVISED, Baseline, join_like, load_baselines, say_gain
+from moco.evaluation.baselines import SUPERVISED, Baseline, join_like, keep_when_done, load_baselines, say_gain
 from moco.evaluation.config import KnnConfig, LinearConfig, Protocol
 from moco.evaluation.finetune import Finetuning, finetune_and_score
 from moco.evaluation.linear import evaluate_linear
@@ -20,7 +20,6 @@ from moco.evaluation.session import (
     Labelled,
     Subject,
     at_random,
-    keep_evaluation,
     labels_of,
     load_labelled,
     read_kept_evaluation,
@@ -48,7 +47,7 @@ def run(config: LinearConfig) -> dict[str, Any]:
         result: dict[str, Any] = {
             **found.figures, "protocol": config.protocol, "seconds": round(time.monotonic() - started + before, 2),
             "weights": config.weights, "data": config.data, "train": len(images.train), "test": len(images.test),
-            **describe_origin(config.weights, images, "train", "test"), **details,
+            **describe_origin(config.weights, images, "train", "test"), **details, "baselines": {},
         }  # fmt: skip
         say(
             f"{config.weights}: linear ({config.protocol}) {found.describe(len(images.classes))} "
@@ -56,15 +55,15 @@ def run(config: LinearConfig) -> dict[str, Any]:
             f"{spell_images(result['measured_on'])}; "
             f"{counted(len(images.train), 'image')} to learn from; {result['seconds']:.0f} s)"
         )
-        result["baselines"] = measure_baselines(config, compared_with, subject, images, found)
-        agreement = compare_protocols(config, result, found.predicted, labels_of(images.test))
-        if agreement is not None:
-            result["agreement"] = agreement
-        if config.protocol == "paper":
-            result["advice"] = advise(result, len(images.classes))
-            if result["advice"]:
-                say(result["advice"])
-        keep_evaluation(config, result, **describe_predictions(images.test, found.predicted))
+        with keep_when_done(config, result, **describe_predictions(images.test, found.predicted)):
+            result["baselines"] = measure_baselines(config, compared_with, subject, images, found)
+            agreement = compare_protocols(config, result, found.predicted, labels_of(images.test))
+            if agreement is not None:
+                result["agreement"] = agreement
+            if config.protocol == "paper":
+                result["advice"] = advise(result, len(images.classes))
+                if result["advice"]:
+                    say(result["advice"])
     return result
 
 

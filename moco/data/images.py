@@ -33,7 +33,7 @@ SMALL_IMAGE = 96
 MEMORY_BUDGET = 2 << 30
 """They must fit into this many bytes."""
 MOST_UNREADABLE = 100
-"""At most these, and one in a hundred, may be unreadable."""
+"""A set may have so many unreadable images, and one more for every hundred."""
 NONE_KNOWN: Mapping[int, str] = MappingProxyType({})
 """Marks a set that was not searched for unreadable images."""
 

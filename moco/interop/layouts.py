@@ -32,7 +32,7 @@ GAPS: dict[int, tuple[Stem, Stem]] = {
 POOLED: dict[tuple[int, bool], Stem] = {
     (3, True): "cifar-pooled", (3, False): "cifar", (7, True): "imagenet", (7, False): "imagenet-unpooled",
 }  # fmt: skip
-"""By the first convolution's kernel and whether max-pooling follows, where the file says so."""
+"""Maps the first convolution's kernel, and whether max-pooling follows it, to the stem, where the file says so."""
 UNSAID = Description()
 TRANSFORMERS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"embedder\.embedder\.convolution\."), "conv1."),

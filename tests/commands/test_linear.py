@@ -1,13 +1,16 @@
 """`moco linear --protocol paper` says when its rate does not suit the features."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from moco.cli import main
 from moco.commands.linear import advise
+from moco.errors import BadInputError
 
 FASTER = {"with": "fast", "difference": -5.0, "low": -8.0, "high": -2.0}
 UNCLEAR = {**FASTER, "high": 0.5}
@@ -61,3 +64,17 @@ def test_other_weights_at_their_own_size(tiny_run: Path, capsys: pytest.CaptureF
     assert (own["top1"], own["image_size"], own["weights"]) == (alone["top1"], 16, weights)
     assert own["difference"] == pytest.approx(result["top1"] - own["top1"], abs=2e-3)
     assert own["low"] < own["difference"] < own["high"]
+
+
+def test_the_result_is_kept_where_a_baseline_fails(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The encoder's own figures stay with the run."""
+    copy = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    failing = Mock(side_effect=BadInputError("gone"))
+    monkeypatch.setattr("moco.commands.linear.measure_baselines", failing)
+    flags = ["--data", "digits", "--device", "cpu", "--precision", "fp32", "--threads", "1", "--penalties", "0.1"]
+    assert main(["linear", "--weights", str(copy), *flags]) == 2
+    kept = json.loads((copy / "evaluations" / "linear-fast.json").read_text())
+    assert kept["top1"] > 0
+    assert kept["baselines"] == {}
