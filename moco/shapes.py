@@ -94,6 +94,9 @@ Logits = Float[Tensor, "n m"]
 Index = Int[Tensor, " n"]
 """The integers that name the images of a batch."""
 
+Classes = Int[Tensor, " images"]
+"""The class of each image of a set."""
+
 
 def require_same_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str) -> None:
     """Raise BadInputError naming the first tensor that is missing, unexpected or of another shape."""

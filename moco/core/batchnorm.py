@@ -136,9 +136,10 @@ class GroupedBatchNorm(nn.BatchNorm2d):
 
     def _as_one(self, x: Tensor) -> Tensor:
         """Normalise the whole batch by torch's own kernel (cuDNN's if it fits), and move the running statistics."""
-        record = not _recomputing.get()
-        running = (self.running_mean, self.running_var) if record else (None, None)
-        if record:
+        running = (self.get_buffer("running_mean"), self.get_buffer("running_var"))
+        if _recomputing.get():
+            running = (torch.empty_like(running[0]), torch.empty_like(running[1]))  # kept as in the first pass
+        else:
             self._hand_over(Recorded(self))
         momentum, fast = self.momentum or 0.0, torch.backends.cudnn.enabled
         return torch.batch_norm(x, self.weight, self.bias, *running, True, momentum, self.eps, fast)

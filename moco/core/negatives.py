@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from moco.core.dictionary import Keys
 from moco.core.precision import at_least_fp32
 from moco.runtime.exchange import send
-from moco.runtime.randomness import Integers, Stream, uniforms
-from moco.shapes import Features, Index
+from moco.runtime.randomness import Stream, uniforms
+from moco.shapes import Classes, Features, Index
 
 LARGEST_QUERY_SHARE = 0.5
 """Largest share of a query in a negative mixed with it (MoCHi, 3.3): more would make it a positive."""
@@ -60,8 +61,8 @@ def mix_hard_negatives(q: Features, keys: Keys, hardness: Hardness, *, seed: int
 
 @torch.no_grad()
 def negative_figures(
-    q: Features, keys: Keys, temperature: float, index: Index, labels: Integers | None = None
-) -> dict[str, float]:
+    q: Features, keys: Keys, temperature: float, index: Index, labels: Classes | None = None
+) -> dict[str, Tensor]:
     """Return how the gradient of the loss is shared among the negatives of the first queries, mean over these.
 
     A negative's weight is its probability in the loss (v1, Eq. 1), by which it pushes the query away, as a share of all
@@ -69,7 +70,8 @@ def negative_figures(
     equally hard. `hardest_weight`: percentage of the weight that the hardest hundredth has.
 
     With the labels of all images, `false_negatives`: percentage of those negatives of which the image is known that are
-    of the query's own class; `false_negative_weight`: percentage of all weight that these have.
+    of the query's own class; `false_negative_weight`: percentage of all weight that these have. Both are NaN where no
+    image is known. Every figure is a scalar on the device of q, for which the host has not waited.
     """
     with torch.autocast(q.device.type, enabled=False):
         q, some = at_least_fp32(q[:QUERIES].detach()), slice(len(q[:QUERIES]))
@@ -81,17 +83,17 @@ def negative_figures(
             l_neg = torch.cat([l_neg, torch.einsum("nc,nsc->ns", q, keys.extra[some]) / temperature], dim=1)
         weights = l_neg.softmax(1).nan_to_num()  # a query without any negative has none
         figures = {
-            "effective_negatives": float(torch.special.entr(weights).sum(1).exp().mean()),
-            "hardest_weight": 100 * float(weights.topk(math.ceil(HARDEST * l_neg.shape[1])).values.sum(1).mean()),
+            "effective_negatives": torch.special.entr(weights).sum(1).exp().mean(),
+            "hardest_weight": 100 * weights.topk(math.ceil(HARDEST * l_neg.shape[1])).values.sum(1).mean(),
         }
-        if labels is None or keys.images is None or not bool((keys.images >= 0).any()):
+        if labels is None or keys.images is None:
             return figures
-        known = counted & (keys.images >= 0)
-        pairs = torch.cat([index[some], keys.images.clamp(min=0)])
-        of_queries, of_keys = torch.from_numpy(labels[pairs.cpu().numpy()]).to(q.device).tensor_split([len(q)])
+        of_known = keys.images >= 0
+        known = counted & of_known
+        of_queries, of_keys = labels[index[some]], labels[keys.images.clamp(min=0)]
         false = known & (of_queries[:, None] == of_keys[None])
-        return {
-            **figures,
-            "false_negatives": 100 * float(false.sum() / known.sum().clamp(min=1)),
-            "false_negative_weight": 100 * float((weights[:, :shared] * false).sum(1).mean()),
+        rates = {
+            "false_negatives": 100 * (false.sum() / known.sum().clamp(min=1)),
+            "false_negative_weight": 100 * (weights[:, :shared] * false).sum(1).mean(),
         }
+        return figures | {name: torch.where(of_known.any(), rate, torch.nan) for name, rate in rates.items()}

@@ -112,6 +112,7 @@ def train(
     schedule, timetable = build_schedule(config, batches.steps_per_epoch), Timetable(watch)
     contrast, hardness = build_loss(config), Hardness(config.hard_negatives, config.mix, config.mix_query)
     m, recent = build_key_momentum(config), Recent(start, active=config.log_every > 0)
+    labels = None if watch.images.labels is None else torch.tensor(watch.images.labels, device=device)
     check = FiniteCheck(device, config.timeout if distributed.world_size() > 1 else math.inf)
     loading = recent.waiting(request.between(batches.run(start, timetable.latest, require(config.workers))))
     for step, loaded in zip(timetable.steps(start), loading, strict=False):
@@ -122,7 +123,7 @@ def train(
                 watch.look(step)
         batch, logged = loaded.to(device), is_due(step + 1, config.log_every, schedule.steps)
         lr, directions = set_rate(run.optimizer, schedule(step)), pair_views(batch, sides, symmetric=config.symmetric)
-        losses, written, shares = list[Tensor](), [], dict[str, float]()
+        losses, written, shares = list[Tensor](), [], dict[str, Tensor]()
         for here, there, x_q, x_k in directions:  # (N, 3, H, W) each; the queries' side and the keys', mostly one
             with autocast(precision, device):
                 k = there.pair.keys(x_k, step, batch.index, step // batches.steps_per_epoch)  # (N, C): by f_k, detached
@@ -148,7 +149,7 @@ def train(
                 losses.append(loss.detach())
                 recent.add({"loss": loss, "contrast_accuracy": accuracy})
                 if logged:
-                    shares = negative_figures(q, keys, config.temperature, index, watch.images.labels)
+                    shares = negative_figures(q, keys, config.temperature, index, labels)
 
         norm, overflowed = measure_norm(run.scaler, run.optimizer, trained_parameters(sides))
         saved = step + 1 == schedule.steps or is_due(step + 1, require(config.checkpoint_every))
@@ -162,7 +163,7 @@ def train(
             there.dictionary.write(q, k, index)  # newest in, oldest out
 
         if logged:
-            watch.log(step + 1, recent, {"lr": lr, "gradient_norm": float(norm)}, shares)
+            watch.log(step + 1, recent, {"lr": lr}, {"gradient_norm": norm, **shares})
         run.advance(step + 1)
         if stopping or saved:
             run.save(step + 1)

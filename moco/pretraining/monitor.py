@@ -118,12 +118,12 @@ class Watch:
             if step:
                 self._examine(step)
 
-    def log(self, step: int, recent: Recent, last: Mapping[str, float], shares: Mapping[str, float]) -> None:
-        """Log means over the steps up to `step` since the last line, figures of the `last` step, its negatives' shares.
+    def log(self, step: int, recent: Recent, last: Mapping[str, float], more: Mapping[str, Tensor]) -> None:
+        """Log means over the steps since the last line, and figures of the `last` one, `more` of them on a device.
 
         Symmetric losses are halved, so that log(K+1) is chance.
         """
-        means, speed, waiting = recent.summary(step, shares)
+        means, speed, waiting = recent.summary(step, more)
         loss, accuracy = means.pop("loss"), means.pop("contrast_accuracy")
         chance = math.log(negatives(self.config) + 1)
         figures = {"loss": loss, "chance_loss": chance, "contrast_accuracy": accuracy, **last, **means}

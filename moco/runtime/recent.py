@@ -1,5 +1,6 @@
 """What the steps since the last line of metrics gave: means, how fast they were, and how long they waited for data."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -47,16 +48,19 @@ class Recent:
         yield
         self._since += time.monotonic() - started
 
-    def summary(self, step: int, also: Mapping[str, float] | None = None) -> tuple[dict[str, float], float, float]:
+    def summary(self, step: int, also: Mapping[str, Tensor] | None = None) -> tuple[dict[str, float], float, float]:
         """Average each figure over steps and ranks; add steps per second and the percentage of time without a batch.
 
         The last is that of this rank. The next summary begins after `step`.
-        The numbers of `also` are of one step: their means are over the ranks. All ranks ask together.
+        The scalars of `also` are of one step: their means are over the ranks, and one that is NaN is left out. The host
+        waits once for all of them. All ranks ask together.
         """
         names, also = list(self._figures[0]), also or {}
-        own = torch.stack([torch.stack([figures[name] for figures in self._figures]).mean() for name in names])
-        means = distributed.mean(torch.cat([own, own.new_tensor(list(also.values()))])).tolist()
+        own = [torch.stack([figures[name] for figures in self._figures]).mean() for name in names]
+        means = distributed.mean(torch.stack([*own, *also.values()])).tolist()
         now = time.monotonic()
         speed, waiting = (step - self._step) / (now - self._since), 100 * self._waited / (now - self._since)
         self._figures, self._step, self._since, self._waited = [], step, now, 0.0
-        return dict(zip((*names, *also), means, strict=True)), speed, round(waiting, 1)
+        figures = dict(zip((*names, *also), means, strict=True))
+        known = {name: value for name, value in figures.items() if name in names or not math.isnan(value)}
+        return known, speed, round(waiting, 1)

@@ -112,6 +112,11 @@ def figures_by_hand(q: Tensor, keys: Keys, temperature: float, own: list[int], l
     }  # fmt: skip
 
 
+def numbers_of(figures: dict[str, Tensor]) -> dict[str, float]:
+    """Read what is on a device."""
+    return {name: float(value) for name, value in figures.items()}
+
+
 @pytest.mark.parametrize("masked", [0.0, 0.3])
 @pytest.mark.parametrize("pairs", [0, 5])
 def test_figures_equal_the_loop(masked: float, pairs: int) -> None:
@@ -121,21 +126,32 @@ def test_figures_equal_the_loop(masked: float, pairs: int) -> None:
     index = torch.arange(K) % 30
     index[:5] = -1
     labels, own = [image % 3 for image in range(30)], [4, 9, 14, 29]
-    found = negative_figures(q, keys._replace(images=index), 0.2, torch.tensor(own), np.array(labels))
+    found = negative_figures(q, keys._replace(images=index), 0.2, torch.tensor(own), torch.tensor(labels))
     expected = figures_by_hand(q, keys._replace(images=index), 0.2, own, labels)
-    assert found == {name: pytest.approx(value, rel=1e-4) for name, value in expected.items()}
+    assert numbers_of(found) == {name: pytest.approx(value, rel=1e-4) for name, value in expected.items()}
 
 
 def test_figures_at_their_ends() -> None:
     """All K where all are alike, one where one outweighs all; no labels, no rate of false ones."""
     q, same = F.normalize(torch.ones(2, K), dim=1), torch.eye(K)
     flat = negative_figures(q, Keys(q, same), 0.07, torch.arange(2))
-    assert flat == {
+    assert numbers_of(flat) == {
         "effective_negatives": pytest.approx(K, rel=1e-5),
         "hardest_weight": pytest.approx(100 / K, rel=1e-5),
     }
     peak = negative_figures(same[:2], Keys(same[:2], same), 0.01, torch.arange(2))
-    assert peak == {"effective_negatives": pytest.approx(1, rel=1e-5), "hardest_weight": pytest.approx(100, rel=1e-5)}
+    assert numbers_of(peak) == {
+        "effective_negatives": pytest.approx(1, rel=1e-5),
+        "hardest_weight": pytest.approx(100, rel=1e-5),
+    }
+
+
+def test_no_rate_of_false_negatives_without_a_known_image() -> None:
+    """As in a queue to which nothing was written: a rate of 0 would say that all of them are true."""
+    q, keys = case()
+    unknown = keys._replace(images=torch.full((K,), -1))
+    found = negative_figures(q, unknown, 0.2, torch.arange(N), torch.zeros(N, dtype=torch.int64))
+    assert {name for name, value in found.items() if value.isnan()} == {"false_negatives", "false_negative_weight"}
 
 
 def test_dictionaries_know_their_keys_images() -> None:

@@ -101,6 +101,24 @@ def test_statistics_are_recorded_once() -> None:
     assert all(int(norm.get_buffer("num_batches_tracked")) == 1 for norm in norms)
 
 
+def test_a_batch_in_one_group_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own kernel keeps the running statistics for the gradient, too: the second pass must keep as much."""
+    monkeypatch.setattr(GroupedBatchNorm, "_by_kernel", lambda norm, kernel, x, size: norm._as_one(x))
+    torch.manual_seed(0)
+    encoder, x = Encoder(PLAN), torch.randn(4, 3, 32, 32)
+    encoder.set_bn_group_size(4)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    found = []
+    for recompute in (False, True):
+        encoder.load_state_dict(before)
+        encoder.set_recompute(recompute)
+        encoder.zero_grad()
+        encoder(x).sum().backward()
+        gradients = {name: parameter.grad for name, parameter in encoder.named_parameters()}
+        found.append({name: value.clone() for name, value in (encoder.state_dict() | gradients).items()})
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_other_nets_are_refused() -> None:
     """Only the ResNets are built so."""
     plan = EncoderPlan(arch="squeezenet1_1", image_size=32)

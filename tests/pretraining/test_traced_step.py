@@ -125,8 +125,25 @@ def test_no_step_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: 
 
     Only fp16 needs a second answer: whether the gradient overflowed, and the step is to be left out.
     """
+    overflow = {"aten._local_scalar_dense": 1} if values.get("precision") == "fp16" else {}
+    assert trace(tmp_path, monkeypatch, log_every=0, **values) == [Counter(ALLOWED) + Counter(overflow)]
+
+
+@pytest.mark.parametrize("values", [
+    {"dictionary": "queue", "hard_negatives": 8, "mix": 4}, {"dictionary": "memory-bank"},
+    {"dictionary": "in-batch", "accumulate": 2, "symmetric": True},
+], ids=str)  # fmt: skip
+def test_a_logged_step_reads_its_figures_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
+) -> None:
+    """Once, however many parts it has, with the labels of the images too."""
+    assert trace(tmp_path, monkeypatch, log_every=1, **values) == [Counter(ALLOWED) + Counter(tolist=1)]
+
+
+def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> list[Counter[str]]:
+    """Train three steps; return what would wait for a GPU in the second."""
     images, waits = load("digits")["train"], Waits()
-    config = small(tmp_path, arch="resnet10-w4", batch_size=16, queue_size=32, max_steps=3, log_every=0, **values)
+    config = small(tmp_path, arch="resnet10-w4", batch_size=16, queue_size=32, max_steps=3, **values)
     train = loop.train
 
     def train_known(config: Any, sides: Any, *others: Any) -> dict[str, Any]:
@@ -137,9 +154,8 @@ def test_no_step_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: 
     monkeypatch.setattr(loop, "train", train_known)
     traced = Traced(build_batches(resolve_config(config, images), images)[0], waits)
     pretrain(config, images, batches=traced)
-    overflow = {"aten._local_scalar_dense": 1} if values.get("precision") == "fp16" else {}
-    assert traced.found == [Counter(ALLOWED) + Counter(overflow)]
     assert len(waits.on_gpu) > 100
+    return traced.found
 
 
 def test_a_bank_that_is_cut_over_ranks_does_not_wait() -> None:

@@ -17,7 +17,8 @@ def test_recent_gives_means_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> 
     assert next(batches) == "a"
     with recent.paused():
         pass
-    assert recent.summary(7, {"share": 0.5}) == ({"loss": 3.0, "share": 0.5}, 3 / 12, 25.0)
+    also = {"unknown": torch.tensor(torch.nan), "share": torch.tensor(0.5)}
+    assert recent.summary(7, also) == ({"loss": 3.0, "share": 0.5}, 3 / 12, 25.0)
     recent.add({"loss": torch.tensor(7.0)})
     assert list(batches) == []
     assert recent.summary(9) == ({"loss": 7.0}, 2 / 4, 0.0)
