@@ -112,7 +112,6 @@ def train(
     schedule, timetable = build_schedule(config, batches.steps_per_epoch), Timetable(watch)
     contrast, hardness = build_loss(config), Hardness(config.hard_negatives, config.mix, config.mix_query)
     m, recent = build_key_momentum(config), Recent(start, active=config.log_every > 0)
-    labels = None if watch.images.labels is None else torch.tensor(watch.images.labels, device=device)
     check = FiniteCheck(device, config.timeout if distributed.world_size() > 1 else math.inf)
     loading = recent.waiting(request.between(batches.run(start, timetable.latest, require(config.workers))))
     for step, loaded in zip(timetable.steps(start), loading, strict=False):
@@ -149,7 +148,7 @@ def train(
                 losses.append(loss.detach())
                 recent.add({"loss": loss, "contrast_accuracy": accuracy})
                 if logged:
-                    shares = negative_figures(q, keys, config.temperature, index, labels)
+                    shares = negative_figures(q, keys, config.temperature, index, watch.labels)
 
         norm, overflowed = measure_norm(run.scaler, run.optimizer, trained_parameters(sides))
         saved = step + 1 == schedule.steps or is_due(step + 1, require(config.checkpoint_every))

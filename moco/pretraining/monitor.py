@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from moco.core.dictionary import MemoryBank, Queue
@@ -88,6 +89,8 @@ class Watch:
     def __post_init__(self) -> None:
         self.damage = Damage(len(self.images), self.config.batch_size)
         self.best: BestLook | None = None
+        labels = self.images.labels
+        self.labels = None if labels is None else torch.tensor(labels, device=self.config.device)
 
     def begin(self, step: int) -> None:
         """Keep what the images are, and take from the log the first look and which images could not be read."""

@@ -1,6 +1,11 @@
 """The kernels for BN groups on a GPU, against the oracle and by number; without a GPU, numpy runs them."""
 
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,3 +173,17 @@ def test_eight_groups_take_few_more_calls_than_one(monkeypatch: pytest.MonkeyPat
     assert eight_groups.count <= 1.2 * one_group.count
     assert (one_group.launches, eight_groups.launches) == (0, 2 * 3 * 53)  # f_k, f_q and its gradient
     assert eight_groups.count + eight_groups.launches <= 1.7 * one_group.count
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="Triton brings NVIDIA's tools for this machine only")
+def test_kernels_compile_for_real_gpus(tmp_path: Path) -> None:
+    """Without a GPU: for Turing, Ampere and Hopper, without spilled registers, in loads of 16 bytes."""
+    own = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    own |= {"TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "tests.fakegpu.compile_kernels"]
+    said = subprocess.run(command, capture_output=True, text=True, env=own, check=False)
+    assert said.returncode == 0, said.stderr[-2000:]
+    lines = [line.split() for line in said.stdout.splitlines()]
+    assert len(lines) == 12
+    assert all(spilled == "0" and int(wide) > 0 for *_, spilled, wide in lines), said.stdout

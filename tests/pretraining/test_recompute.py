@@ -102,7 +102,7 @@ def test_statistics_are_recorded_once() -> None:
 
 
 def test_a_batch_in_one_group_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's own kernel keeps the running statistics for the gradient, too: the second pass must keep as much."""
+    """There `torch.batch_norm` keeps the running statistics for the gradient: the second pass must keep as much."""
     monkeypatch.setattr(GroupedBatchNorm, "_by_kernel", lambda norm, kernel, x, size: norm._as_one(x))
     torch.manual_seed(0)
     encoder, x = Encoder(PLAN), torch.randn(4, 3, 32, 32)
