@@ -10,11 +10,11 @@ class BenchConfig:
     """Measure how fast this machine trains, and what limits it."""
 
     only: str | None = None
-    """Measurements to run, separated by commas: peak (matrix products in fp32 and bf16), step (training
-    on images that are ready), end-to-end (with loading), views (made on the CPU), dictionary (the queue). By default
-    all of them."""
+    """Measurements to run, separated by commas: peak (matrix products in fp32 and bf16; on a GPU also in fp16 and
+    TF32), step (training on images that are ready), end-to-end (with loading), views (made on the CPU), dictionary
+    (the queue). By default all of them."""
     seconds: Seconds = 5.0
-    """Minimum duration of each of the 13 measurements, in seconds. Starting one takes a few seconds more."""
+    """Minimum duration of each measurement, in seconds. Starting one takes a few seconds more."""
     seed: Seed = 0
     """Seed of everything random."""
     precision: Precision = "auto"

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from moco.bench.config import BenchConfig
-from moco.runtime.device import resolve_device, set_threads
+from moco.runtime.device import resolve_device, set_precision, set_threads
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
 LEAST = 3
 """Products that are timed of each size, at least."""
 
@@ -18,6 +18,7 @@ LEAST = 3
 def measure_peak(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]:
     """Return the highest GFLOP/s of several timed square matrix products, over the sizes that time allows."""
     threads, device = set_threads(config.threads), resolve_device(config.device)
+    set_precision("tf32" if case == "tf32" else "fp32")
     best, best_size, end = 0.0, 0, time.perf_counter() + config.seconds
     for size in SIZES:
         a, b = (torch.randn(size, size, device=device).to(DTYPES[case]) for _ in range(2))

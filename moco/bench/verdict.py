@@ -4,7 +4,7 @@ from typing import Any
 
 LOADING, MATRIX, QUEUE = 0.9, 0.75, 0.1
 """Shares that the loop should reach of its step, the step of the matrix peak, and the queue should stay below."""
-FASTER_BF16 = 1.5
+FASTER_HALF = 1.5
 
 Found = dict[str, Any]
 
@@ -12,8 +12,8 @@ Found = dict[str, Any]
 def find_bottleneck(found: Found) -> str:
     """Find the bottleneck of what was measured, and what to change.
 
-    Loading comes first (a step that waits cannot be helped by anything else), then bf16 left unused, the queue, and the
-    step's share of the peak.
+    Loading comes first (a step that waits cannot be helped by anything else), then bf16 or fp16 left unused, the queue,
+    and the step's share of the peak.
     """
     steps, loops = found.get("step", {}), found.get("end-to-end", {})
     waiting = {case: row["share_of_step"] for case, row in loops.items() if row.get("share_of_step", 1.0) < LOADING}
@@ -26,12 +26,12 @@ def find_bottleneck(found: Found) -> str:
             f"(now {workers}), or a smaller --view-size"
         )
     peaks = {name: row["gflops"] for name, row in found.get("peak", {}).items()}
-    unused = peaks.get("bf16", 0.0) > FASTER_BF16 * peaks.get("fp32", float("inf"))
-    if unused and any(row["precision"] == "fp32" for row in steps.values()):
-        return (
-            f"bottleneck: precision. bf16 products are {peaks['bf16'] / peaks['fp32']:.1f} times as fast as fp32 here, "
-            f"and the step is in fp32: give --precision bf16"
-        )
+    for half in ("bf16", "fp16") if any(row["precision"] == "fp32" for row in steps.values()) else ():
+        if peaks.get(half, 0.0) > FASTER_HALF * peaks.get("fp32", float("inf")):
+            return (
+                f"bottleneck: precision. {half} products are {peaks[half] / peaks['fp32']:.1f} times as fast as fp32 "
+                f"here, and the step is in fp32: give --precision {half}"
+            )
     queues = [row.get("share_of_step_by_65536_keys", 0.0) for row in found.get("dictionary", {}).values()]
     if queues and max(queues) > QUEUE:
         return f"bottleneck: the queue. 65536 keys add {max(queues):.0%} to a step: give a smaller --queue-size"

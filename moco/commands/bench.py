@@ -4,7 +4,7 @@ Imports no torch: a process that it starts takes over its peak memory, so its ow
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ MEASUREMENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "dictionary": ("moco.bench.dictionary:measure_dictionary", tuple(DICTIONARIES)),
 }
 """A name of `--only` -> the function that measures it, and its cases."""
+GPU_PEAKS = ("fp16", "tf32")
+"""Further cases of `peak` on an NVIDIA GPU; one without TF32 computes them in fp32."""
 
 
 def run(config: BenchConfig) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def run(config: BenchConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="moco-bench-") as folder:
         if {"step", "end-to-end", "views"} & set(names):
             run_alone("moco.bench.photographs:write_photographs", config, Path(folder), "")
-        for name, case in _in_turn(names):
+        for name, case in _in_turn(names, found["machine"]):
             console.print(f"measuring {name} {case}", markup=False, highlight=False)
             row = run_alone(MEASUREMENTS[name][0], config, Path(folder), case)
             found["machine"] |= row.pop("gpu", {})
@@ -68,11 +70,16 @@ def select_measurements(only: str | None) -> list[str]:
     return [name for name in MEASUREMENTS if name in given]
 
 
-def _in_turn(names: list[str]) -> Iterator[tuple[str, str]]:
-    """Every measurement and case; a step and the loop around it one after the other, since they are compared."""
+def _in_turn(names: list[str], about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every measurement and case; a step and the loop around it one after the other, since they are compared.
+
+    The first measurement tells `about` of a GPU, if it was made on one.
+    """
     loops = [name for name in ("step", "end-to-end") if name in names]
     for name in names:
         if name not in loops:
             yield from ((name, case) for case in MEASUREMENTS[name][1])
+            if name == "peak" and "gpu" in about:
+                yield from ((name, case) for case in GPU_PEAKS)
         elif name == loops[0]:
             yield from ((loop, case) for case in TRAININGS for loop in loops)

@@ -43,6 +43,7 @@ def found(**changes: Any) -> dict[str, Any]:
         ({"end_to_end__small": {"images_per_second": 4.0, "workers": 2}}, ["loading", "another --workers", "now 2"]),
         ({"step__small__gflops": 30.0}, ["layers", "small", "30%", "--batch-size"]),
         ({"peak__bf16__gflops": 400.0}, ["precision", "4.0 times", "--precision bf16"]),
+        ({"peak__fp16": {"gflops": 800.0, "size": 256}}, ["precision", "8.0 times", "--precision fp16"]),
         ({"dictionary__batch_32__milliseconds": {"4096": 2.0, "65536": 642.0}}, ["queue", "20%", "--queue-size"]),
         ({"end_to_end__small__images_per_second": 4.0, "step__small__gflops": 1.0}, ["loading"]),
     ],

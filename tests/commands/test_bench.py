@@ -57,11 +57,20 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], arguments: li
 
 def test_steps_and_the_loops_around_them_follow_one_another() -> None:
     """They are compared, and the machine's mood changes; every case of what is asked for comes once."""
-    jobs = list(command._in_turn(list(MEASUREMENTS)))
+    jobs = list(command._in_turn(list(MEASUREMENTS), {}))
     assert sorted(jobs) == sorted((name, case) for name, (_, cases) in MEASUREMENTS.items() for case in cases)
     for case in TRAININGS:
         assert jobs.index(("end-to-end", case)) == jobs.index(("step", case)) + 1
-    assert list(command._in_turn(["end-to-end"])) == [("end-to-end", case) for case in TRAININGS]
+    assert list(command._in_turn(["end-to-end"], {})) == [("end-to-end", case) for case in TRAININGS]
+
+
+def test_on_a_gpu_every_precision_has_a_peak() -> None:
+    """A step's share of it is to be known in each; the first peak says that there is a GPU."""
+    about: dict[str, str] = {}
+    jobs = command._in_turn(["peak"], about)
+    found = [next(jobs)[1]]
+    about["gpu"] = "H100"
+    assert found + [case for _, case in jobs] == ["fp32", "bf16", "fp16", "tf32"]
 
 
 def test_a_small_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +80,7 @@ def test_a_small_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photographs, "PATCH_COUNT", 300)
     monkeypatch.setattr(photographs, "JPEG_COUNT", 1)
     photographs.write_photographs(TINY, tmp_path, "")
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "bf16", "fp16", "tf32"):
         assert peak.measure_peak(TINY, tmp_path, precision)["gflops"] > 0
     cost = dictionary.measure_dictionary(TINY, tmp_path, "batch-32")["milliseconds"]
     assert list(cost) == ["256", "512"]
