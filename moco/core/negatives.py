@@ -83,7 +83,7 @@ def negative_figures(
             l_neg = torch.cat([l_neg, torch.einsum("nc,nsc->ns", q, keys.extra[some]) / temperature], dim=1)
         weights = l_neg.softmax(1).nan_to_num()  # a query without any negative has none
         figures = {
-            "effective_negatives": torch.special.entr(weights).sum(1).exp().mean(),
+            "effective_negatives": (-torch.xlogy(weights, weights)).sum(1).exp().mean(),
             "hardest_weight": 100 * weights.topk(math.ceil(HARDEST * l_neg.shape[1])).values.sum(1).mean(),
         }
         if labels is None or keys.images is None:

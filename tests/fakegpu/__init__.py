@@ -1,1 +1,0 @@
-"""What can be learned of a GPU without one."""
