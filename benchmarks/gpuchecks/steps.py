@@ -31,8 +31,8 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 STEPS = 4
 VARIANTS: dict[str, tuple[dict[str, Any], str, str]] = {
-    "8 groups": ({"bn_groups": 8, "compile": "off"}, "85 to 95", "about 2,500"),
-    "1 group": ({"bn_groups": 1, "compile": "off"}, "75 to 90", "about 2,200"),
+    "8 groups": ({"bn_groups": 8, "compile": "off"}, "85 to 95", "about 1,100"),
+    "1 group": ({"bn_groups": 1, "compile": "off"}, "75 to 90", "about 1,000"),
     "8 groups, deterministic": ({"bn_groups": 8, "compile": "off", "deterministic": True}, "up to 130", ""),
     "8 groups, recompute": ({"bn_groups": 8, "compile": "off", "recompute": True}, "115 to 130", ""),
     "8 groups, compile auto": ({"bn_groups": 8, "compile": "auto"}, "60 to 80", "about 900"),

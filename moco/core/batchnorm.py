@@ -131,7 +131,7 @@ class GroupedBatchNorm(nn.BatchNorm2d):
     def _by_kernel(self, kernel: type[torch.autograd.Function], x: Tensor, size: int) -> Tensor:
         y: Tensor
         y, means, inverse_stds = kernel.apply(x, self.weight, self.bias, size, self.eps)
-        self._record(means, inverse_stds, values=size * x[0, 0].numel())
+        self._record(means, inverse_stds, values=size * x.shape[2:].numel())
         return y
 
     def _as_one(self, x: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class GroupedBatchNorm(nn.BatchNorm2d):
         inverse_stds = torch.rsqrt(variances + self.eps)
         weight, bias = (parameter.view(1, 1, -1, *(1,) * (x.dim() - 2)) for parameter in (self.weight, self.bias))
         y = ((groups - means) * (inverse_stds * weight) + bias).flatten(0, 1)
-        self._record(means.flatten(1), inverse_stds.flatten(1), values=size * x[0, 0].numel())
+        self._record(means.flatten(1), inverse_stds.flatten(1), values=size * x.shape[2:].numel())
         return y.to(x.dtype)
 
     def _record(self, means: Tensor, inverse_stds: Tensor, values: int) -> None:
