@@ -64,6 +64,19 @@ def test_what_torch_itself_warns_of(environment: dict[str, str]) -> None:
     assert not [row for row in rows if row["measure"] == "failed"]
 
 
+@pytest.mark.parametrize("values", [QUEUE, ("--dictionary", "memory-bank")], ids=["queue", "bank"])
+def test_two_ranks_by_nccl(environment: dict[str, str], tmp_path: Path, values: tuple[str, ...]) -> None:
+    """Each with a GPU of its own; the run ends for both."""
+    out = ("--device", "cuda", "--threads", "1", "--out", str(tmp_path / "run"))
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.nullgpu.run"]
+    done = subprocess.run(
+        [sys.executable, *command, "pretrain", *QUICK, *values, *out],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run" / "status.json").read_text(encoding="utf-8"))["state"] == "done"
+
+
 @pytest.mark.parametrize("command", ["knn", "linear", "lowshot", "finetune --epochs 1", "embed", "outliers"])
 def test_evaluations(environment: dict[str, str], tmp_path: Path, command: str) -> None:
     """Of random weights, from images to figures."""

@@ -19,7 +19,7 @@ def measure_step(config: BenchConfig, folder: Path, case: str) -> dict[str, Any]
     """Measure the loop alone, on a batch that is ready; and the operations that it takes by formula."""
     training, images = _training(config, folder, case)
     resolved = resolve_config(training, images)
-    batch = build_batches(resolved, images)[0]
+    batch = next(iter(build_batches(resolved, images).run(0, 1, 0)))  # on the device, in the run's own type
     flops = step_flops(build_encoder(resolved).to("meta"))
     found = time_training(training, images, config.seconds, ReadyBatches(batch))
     return {

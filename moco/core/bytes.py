@@ -90,7 +90,7 @@ class ByteTransformer(nn.Module):
         mask = (x != PADDING).view(len(x), -1, STRIDE).any(2)  # (N, T)
         mask[:, 0] = True  # or an empty span would have no token to see
         h = F.gelu(self.stem(self.embedding(x.int()).transpose(1, 2))).transpose(1, 2)  # (N, T, width)
-        h = h + positions(h.shape[1], h.shape[2]).to(h)
+        h = h + positions(h.shape[1], h.shape[2], h.device).to(h)
         for block in self.blocks:
             h = block(h, mask[:, None, None])
         weight = mask[..., None].to(h)
@@ -98,8 +98,8 @@ class ByteTransformer(nn.Module):
         return y
 
 
-def positions(count: int, width: int) -> Tensor:
+def positions(count: int, width: int, device: torch.device | None = None) -> Tensor:
     """Return sines and cosines (count, width) of positions 0..count-1, wavelengths 2 pi to 10,000 x 2 pi."""
-    rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
-    angle = torch.arange(count)[:, None] * rate
+    rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
+    angle = torch.arange(count, device=device)[:, None] * rate
     return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)

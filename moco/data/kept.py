@@ -24,6 +24,7 @@ class KeptImages:
         self.images, self.labels, self.classes, self._left = images, images.labels, images.classes, limit
         self._squares = dict[tuple[int, int, Make], Square]()
         self._on_device = dict[tuple[range, int, Make, str], Bytes]()
+        self._taken = 0
 
     def prepare(self, index: int, size: int, make: Make) -> Square:
         """Return `make(image, size)`, made now or earlier; callers must not write into it."""
@@ -41,13 +42,14 @@ class KeptImages:
         return self._on_device.get((rows, size, make, device))
 
     def keep_on_device(self, rows: range, size: int, make: Make, device: str, squares: Bytes) -> None:
-        """Keep prepared images where they are: on a GPU while they take less than a quarter of the rest, else `limit`.
+        """Keep prepared images where they are: on a GPU up to a quarter of what is free without them, else `limit`.
 
         They are bytes, a quarter of what `prepare` keeps.
         """
         free = free_memory(device)
-        if squares.nbytes <= (self._left if free is None else free // 4):
+        if squares.nbytes <= (self._left if free is None else (free + self._taken) // 4 - self._taken):
             self._on_device[rows, size, make, device] = squares
+            self._taken += squares.nbytes
             self._left -= squares.nbytes if free is None else 0
 
     @property

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -36,9 +36,16 @@ class Batch(NamedTuple):
     """The images that could not be read; the index names those in their place."""
 
     def to(self, device: str) -> "Batch":
-        """Move the tensors to the device."""
-        x_k = None if self.x_k is None else self.x_k.to(device)
-        return Batch(self.x_q.to(device), x_k, self.index.to(device), self.replaced)
+        """Move the tensors to the device; the host does not wait for those in pinned memory."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=device == "cuda"))
+
+    def pin_memory(self) -> "Batch":
+        """Copy the tensors to memory from which a GPU reads by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        x_k = None if self.x_k is None else change(self.x_k)
+        return Batch(change(self.x_q), x_k, change(self.index), self.replaced)
 
 
 @runtime_checkable
@@ -135,7 +142,7 @@ class ViewBatches(Dataset[Batch]):
         fed = self.device != "cpu" if self.feed is None else self.feed
         if not fed or self.images.form is not None:  # only RGB is finished on a device
             require_shared_memory(4 * pixels, workers, len(steps))
-            return load_ahead(self.__getitem__, steps, workers)
+            return load_ahead(self.__getitem__, steps, workers, pinned=self.device == "cuda")
         feed = Feed(self.images, self.look, self.device, self.dtype, self.compiled)
         make = functools.partial(self.crop, with_pixels=feed.held is None)
         require_shared_memory(pixels if feed.held is None else 0, workers, len(steps))

@@ -36,6 +36,8 @@ class PairBatches(Dataset[Batch]):
     mean: Sequence[float] = ()
     """The mean by which views are normalised; empty where x_q and x_k are no views of images."""
     std: Sequence[float] = ()
+    device: str = "cpu"
+    """Where the batches will be sent."""
 
     def __post_init__(self) -> None:
         if self.batch_size > len(self.images):
@@ -64,4 +66,4 @@ class PairBatches(Dataset[Batch]):
         if workers and start < stop:
             (one,) = self.make_views(plan_batch(start, len(self.images), 1, 0, 1, self.seed)[1], 0, (Stream.VIEW_KEY,))
             require_shared_memory(2 * one.nbytes * self.batch_size // self.ranks, workers, stop - start)
-        return load_ahead(self.__getitem__, range(start, stop), workers)
+        return load_ahead(self.__getitem__, range(start, stop), workers, pinned=self.device == "cuda")

@@ -86,11 +86,10 @@ def _plain(student: Encoding) -> Encoding:
 
 def _answer(features: Sequence[Features], images: int, sha256: str, device: str) -> Teacher:
     """Make the teacher that answers by cached keys: features (n, C) of the whole images, then those of each crop."""
-    cached_keys = F.normalize(torch.cat(list(features)) - features[0].mean(0))
-    on_device = cached_keys.to(device)
+    cached_keys = F.normalize(torch.cat(list(features)) - features[0].mean(0)).to(device)
 
     def keys(_: Inputs | None, index: Index, epoch: int) -> Features:
-        return on_device[epoch % len(features) * images + index]
+        return cached_keys[epoch % len(features) * images + index]
 
     return Teacher(cached_keys.shape[1], keys, cached_keys, sha256)
 

@@ -191,7 +191,7 @@ class Watch:
         self.run.result["kept"] = {**best.figures(step), "by": by}
 
     def _whiten(self, step: int) -> None:
-        """Let the encoder that the run ends with whiten its features, where that pays."""
+        """Let the encoder that the run ends with whiten its features, where that pays: the first rank decides."""
         if self.whitener is None:
             return
         self.run.wait()
@@ -206,11 +206,18 @@ class Watch:
                 file = file._replace(metadata=metadata)
             ended.whitening = nn.Identity()  # of an earlier call, which was interrupted here
             found = self.whitener(ended)
-        if found is not None:
+
+        def keep() -> tuple[str, Mapping[str, Any]] | None:
+            if found is None:
+                return None
             found.add_to(ended)
-            distributed.from_first(lambda: save_tensors(file.path, encoder_tensors(ended), file.metadata))
-            self.run.log.say(found.sentence)
-            self.run.result["whitened"] = found.figures
+            save_tensors(file.path, encoder_tensors(ended), file.metadata)
+            return found.sentence, found.figures
+
+        kept = distributed.from_first(keep)
+        if kept is not None:
+            self.run.log.say(kept[0])
+            self.run.result["whitened"] = kept[1]
 
     def _examine(self, step: int) -> None:
         """Say in plain words how the run does; where no monitor looks, its modules are not examined either."""

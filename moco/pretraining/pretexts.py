@@ -111,7 +111,7 @@ def build_pairs(config: PretrainConfig, images: Images, own: OwnCode | None) -> 
     return PairBatches(
         images, build_pairing(config, images, own), config.batch_size, require(config.view_size or config.image_size),
         config.seed, distributed.rank(), distributed.world_size(), require(config.mean) if of_images else (),
-        require(config.std) if of_images else (),
+        require(config.std) if of_images else (), config.device,
     )  # fmt: skip
 
 

@@ -174,6 +174,25 @@ def started_processes() -> int:
     return count
 
 
+def own_gpu() -> int:
+    """Return the number of this process's GPU, as torchrun says in the environment where several processes train.
+
+    Raises BadInputError where it does not say it, or there is no such GPU.
+    """
+    if not os.environ.get("LOCAL_RANK"):
+        raise BadInputError(
+            "LOCAL_RANK is not set in the environment, which says which GPU a process takes: start the processes with "
+            "torchrun, or set it (0 for the first process of a machine)"
+        )
+    number, gpus = _whole_number("LOCAL_RANK", least=0), torch.cuda.device_count()
+    if number >= gpus:
+        raise BadInputError(
+            f"LOCAL_RANK is {number} in the environment, and this process sees {gpus} GPU{'s' if gpus != 1 else ''}: "
+            f"start no more processes on a machine than it has GPUs"
+        )
+    return number
+
+
 def _whole_number(name: str, *, least: int = 1) -> int:
     given = os.environ.get(name, "1")
     if not (given.isascii() and given.isdecimal() and least <= int(given) < 10**6):

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from moco.errors import BadInputError, DivergedError, StalledError
 from moco.runtime import pulse
-from moco.runtime.device import started_processes
+from moco.runtime.device import own_gpu, started_processes
 
 Value = TypeVar("Value")
 RUNNING = ("running_mean", "running_var")
@@ -46,7 +46,7 @@ def join_processes(device: str, timeout: float = 600.0) -> None:
     global _hosts
     if started_processes() > 1 and not dist.is_initialized():
         if device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(own_gpu())
         # gloo carries small objects and checkpoints, also between GPUs
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         limit = timedelta(seconds=timeout)

@@ -195,7 +195,7 @@ class StridedAnchors(AnchorGenerator):
         grids = [list(x.shape[-2:]) for x in feature_maps]
         device = feature_maps[0].device
         self.set_cell_anchors(torch.float32, device)
-        steps = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]
+        steps = [[torch.full((), stride, device=device)] * 2 for stride in self.strides]
         anchors = torch.cat(self.grid_anchors(grids, steps))
         return [anchors for _ in image_list.image_sizes]
 

@@ -12,8 +12,10 @@ import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 
 from benchmarks import gpu
+from benchmarks.gpuchecks import steps
 from benchmarks.gpuchecks.probe import count_kernels, watch_waits
-from benchmarks.gpuchecks.rows import Row
+from benchmarks.gpuchecks.rows import Row, Setting
+from moco.core.batchnorm import GroupedBatchNorm
 from tests.faults.processes import ended_well, start_program
 
 
@@ -42,6 +44,24 @@ def test_every_part_runs_without_a_gpu(tmp_path: Path) -> None:
 def check(parts: tuple[str, ...]) -> None:
     """These parts, with everything tiny."""
     assert gpu.main(["--small", "--device", "cpu", "--only", ",".join(parts)]) == 0
+
+
+def test_a_sound_gpu_rounds_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps are taken for equal where another sum of the same numbers is the only difference."""
+    quietly, configs = steps._quietly, list[Any]()
+
+    def train(config: Any, images: Any, **how: Any) -> None:
+        configs.append(config)
+        with monkeypatch.context() as patch:
+            if len(configs) > 1:
+                patch.setattr(GroupedBatchNorm, "_by_kernel", lambda norm, kernel, x, size: norm._by_formula(x, size))
+            quietly(config, images, **how)
+
+    monkeypatch.setattr(steps, "_quietly", train)
+    rows = list(steps.check_equality(Setting("cpu", True, tmp_path)))
+    assert len(configs) == 2
+    assert [row.passed for row in rows] == [True] * 3
+    assert all(isinstance(row.found, float) and row.found > 0 for row in rows[1:])
 
 
 def test_a_part_that_fails_says_why_and_the_next_one_runs(

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from moco.bench import dictionary, peak, photographs, views
+from moco.bench import dictionary, loop, peak, photographs, views
 from moco.bench.cases import TRAININGS
 from moco.bench.config import BenchConfig
 from moco.cli import main
 from moco.commands import bench as command
 from moco.commands.bench import MEASUREMENTS, select_measurements
+from moco.data.loader import ViewBatches
 from moco.errors import BadInputError
+from moco.pretraining.timing import ReadyBatches
 
 TINY = BenchConfig(seconds=0.01, threads=1, device="cpu")
 
@@ -71,6 +73,25 @@ def test_on_a_gpu_every_precision_has_a_peak() -> None:
     found = [next(jobs)[1]]
     about["gpu"] = "H100"
     assert found + [case for _, case in jobs] == ["fp32", "bf16", "fp16", "tf32"]
+
+
+@pytest.mark.filterwarnings("ignore:the queue holds")
+def test_a_step_is_timed_on_a_batch_that_is_on_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a run would have it there: copies of a batch that is not would count as part of the step."""
+    monkeypatch.setattr(photographs, "PATCH_COUNT", 600)
+    monkeypatch.setattr(photographs, "JPEG_COUNT", 1)
+    photographs.write_photographs(TINY, tmp_path, "")
+    there, timed = object(), list[object]()
+    monkeypatch.setattr(ViewBatches, "run", lambda batches, start, stop, workers: iter([there]))
+    monkeypatch.setattr(ViewBatches, "__getitem__", lambda batches, step: None)
+
+    def time_training(training: object, images: object, seconds: float, ready: ReadyBatches) -> dict[str, float]:
+        timed.append(ready.batch)
+        return {"images_per_second": 1.0}
+
+    monkeypatch.setattr(loop, "time_training", time_training)
+    loop.measure_step(TINY, tmp_path, "resnet18-3x3-stem-32")
+    assert timed == [there]
 
 
 def test_a_small_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,22 @@ def test_no_more_is_kept_than_is_allowed(photographs: Path, decoded: list[Any]) 
     assert sum(square.untyped_storage().nbytes() for square in kept._squares.values()) == 5 * 3 * 16 * 16 * 4
 
 
+def keep_it(image: Tensor, size: int) -> Tensor:
+    """Make nothing of an image."""
+    return image
+
+
+def test_a_monitor_leaves_a_gpu_to_the_training(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together its batches take a quarter of what is free, and not each a quarter of what the others left."""
+    kept, taken = KeptImages(load(str(photographs))["train"]), 0
+    monkeypatch.setattr("moco.data.kept.free_memory", lambda device: 3000 - taken)
+    for start in range(100):
+        batch = torch.zeros(1, 3, 5, 5, dtype=torch.uint8)
+        kept.keep_on_device(range(start, start + 1), 8, keep_it, "cuda", batch)
+        taken += batch.nbytes * (kept.on_device(range(start, start + 1), 8, keep_it, "cuda") is not None)
+    assert taken == 750
+
+
 def test_images_in_memory_need_not_be_kept(photographs: Path) -> None:
     """They are there already."""
     held = ArrayImages(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))

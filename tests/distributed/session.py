@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from moco.core.dictionary import MemoryBank
+from moco.core.encoder import Encoder
 from moco.data.catalog import load
 from moco.data.derived import Subset
 from moco.data.loader import Batch
@@ -170,6 +171,23 @@ def averaged(patch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+class Found:
+    """What a whitener found."""
+
+    figures: ClassVar[dict[str, Any]] = {"rows": 3}
+    sentence = "whitened"
+
+    def add_to(self, encoder: Encoder) -> None:
+        """Change nothing."""
+
+
+def whitened_by(folder: Path, rank: int) -> dict[str, Any]:
+    """Train where one rank alone finds that whitening pays, as rounding may have it; return the run's figures."""
+    config = config_of(folder / f"whitened-by-{rank}", dictionary="queue", max_steps=1)
+    mine = Found() if rank == distributed.rank() else None
+    return pretrain(config, images(), whitener=lambda encoder: mine)
+
+
 def tables(patch: pytest.MonkeyPatch) -> dict[str, list[list[float]]]:
     """A table of five rows, cut over the processes (of four the last has none), handed on row by row."""
     patch.setattr(distributed, "PIECE_BYTES", 1)
@@ -218,6 +236,7 @@ def session(folder: Path, earlier: Path | None) -> None:
         unequal = Subset(load("digits")["train"], np.arange(IMAGES - rank))
         found["unequal data"] = refusal(config_of(folder / "unequal"), unequal)
         found["unequal flags"] = refusal(config_of(folder / "unequal", lr=0.1 * (rank + 1)), images())
+        found["whitened"] = [whitened_by(folder, one).get("whitened") for one in (0, 1)]
     with pytest.MonkeyPatch.context() as patch:
         found["tables"] = tables(patch)
     batches = global_batches(config_of(folder), STEPS)

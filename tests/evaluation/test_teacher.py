@@ -21,6 +21,7 @@ from moco.data.derived import take_evenly
 from moco.data.images import Images
 from moco.data.parts import CROPS, FIRST_CROP, draw_parts
 from moco.errors import BadInputError
+from moco.evaluation import teacher
 from moco.evaluation.features import Encoding, RandomViews, encode
 from moco.evaluation.session import backbone_digest
 from moco.evaluation.teacher import load_teacher
@@ -70,6 +71,13 @@ def test_cached_keys_are_the_centred_features_of_whole_images(tiny_run: Path, im
     load_teacher(str(tiny_run), take_evenly(images, 30), STUDENT, "cpu", size=None, cached=True)
     load_teacher(str(tiny_run), images, STUDENT, "cpu", size=12, cached=True)
     assert len(list((home / "features").iterdir())) == 3
+
+
+def test_cached_keys_lie_on_the_device_once() -> None:
+    """The table that a dictionary compares with is the one that keys are read from."""
+    taught = teacher._answer([torch.randn(4, 3)], 4, "", "meta")
+    assert taught.features is not None
+    assert taught.features.device.type == "meta"
 
 
 def test_a_crop_has_a_key_of_its_own(tiny_run: Path, images: Images, home: Path) -> None:

@@ -12,8 +12,8 @@ import triton
 HERE, LIBRARIES = Path(__file__).parent, Path(torch.__file__).parent / "lib"
 HEADERS = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
 CALLING = ("libc10_cuda.so", "libtorch_cuda.so", "libtorch_cuda_linalg.so", "libtorch_python.so")
-CALLED = r"\b((?:cuda[A-Z]|__cuda(?:Launch|Push|Pop)|cublas|cudnn|cusolver|cusparse|cufft)\w*)"
-KEPT = ("cudnnGetProperty", "cudnnGetErrorString")
+CALLED = r"\b((?:cuda[A-Z]|__cuda(?:Launch|Push|Pop)|cublas|cudnn|cusolver|cusparse|cufft|nccl)\w*)"
+KEPT = ("cudnnGetProperty", "cudnnGetErrorString", "ncclGetVersion")
 """What needs no GPU."""
 
 

@@ -13,6 +13,7 @@ from moco.runtime.device import (
     choose_algorithms,
     cores,
     describe_precision,
+    own_gpu,
     peak_memory,
     preserve_torch_state,
     resolve_device,
@@ -71,6 +72,20 @@ def test_named_precision_is_taken() -> None:
     assert resolve_precision("bf16", "cpu") == "bf16"
     assert resolve_precision("fp32", "cuda") == "fp32"
     assert resolve_precision("auto", "mps") == "fp32"
+
+
+@pytest.mark.parametrize(("local", "message"), [
+    (None, "LOCAL_RANK is not set in the environment"), ("x", "LOCAL_RANK is 'x' in the environment, expected a whole"),
+    ("2", "LOCAL_RANK is 2 in the environment, and this process sees 2 GPUs: start no more processes"),
+])  # fmt: skip
+def test_a_process_without_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, local: str | None, message: str) -> None:
+    """As where a scheduler sets the other variables alone, or starts more processes than there are GPUs."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_gpu() == 1
+    monkeypatch.setenv("LOCAL_RANK", local) if local else monkeypatch.delenv("LOCAL_RANK")
+    with pytest.raises(BadInputError, match=message):
+        own_gpu()
 
 
 def test_tf32_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
