@@ -181,7 +181,7 @@ def test_kernels_compile_for_real_gpus(tmp_path: Path) -> None:
     """Without a GPU: for Turing, Ampere and Hopper, without spilled registers, in loads of 16 bytes."""
     own = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     own |= {"TRITON_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "tests.fakegpu.compile_kernels"]
+    command = [sys.executable, "-m", "tests.nullgpu.compile_kernels"]
     said = subprocess.run(command, capture_output=True, text=True, env=own, check=False)
     assert said.returncode == 0, said.stderr[-2000:]
     lines = [line.split() for line in said.stdout.splitlines()]
